@@ -1,0 +1,146 @@
+"""Every error that replicator raises on purpose, in one tree.
+
+    ReplicatorError
+    ├── ConfigError              a setting is wrong; nothing was started
+    ├── NotPrimary               this node does not take writes now
+    │   └── LeaseLost            it does, but could not renew its lease in time
+    ├── Fenced                   the term of the writer is over; nothing was written
+    ├── ChangeRejected           the application said no to a change (an outcome, not a failure)
+    ├── ChangeTooLarge           a change does not fit into a record, or is not JSON
+    ├── LogUnavailable           Redis does not answer, or refuses
+    │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log
+    ├── LogLost                  the log that this node knew is gone
+    ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
+    ├── CorruptRecord            the log holds something that is not a record
+    ├── CheckpointError          the data directory cannot be used
+    ├── PromotionRefused         another node is the better one
+    ├── PositionLost             a failover left that position behind
+    └── Stalled                  the application's apply() failed; the node keeps its place
+
+Each class' docstring is its message: what happened and what to do. Fields are attributes, for programs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ReplicatorError(Exception):
+    """Something went wrong in replicator."""
+
+    #: Exit code of the command line when this error ends it (docs/cli.md lists them).
+    exit_code = 1
+
+    def __init__(self, message: str = "", **fields: Any) -> None:
+        template = message or (type(self).__doc__ or "").strip()
+        super().__init__(template.format(**fields) if fields else template)
+        self.fields = fields
+
+
+class ConfigError(ReplicatorError):
+    """{setting}: {problem}"""
+
+    exit_code = 2
+
+
+class NotPrimary(ReplicatorError):
+    """{node} is not the primary and takes no writes; {hint}"""
+
+    exit_code = 3
+
+    def __init__(self, message: str = "", *, node: str = "this node", primary: str | None = None) -> None:
+        hint = f"send them to {primary}" if primary else "there is no primary now: `replicator promote NODE` makes one"
+        super().__init__(message or (NotPrimary.__doc__ or ""), node=node, hint=hint)
+        #: Name of the node that holds the current term, as far as this one knows.
+        self.primary = primary
+
+
+class LeaseLost(NotPrimary):
+    """The lease ran out before it could be renewed: Redis is slow or cut off. Writes go on once it is renewed."""
+
+    def __init__(self, *, node: str = "this node") -> None:
+        super().__init__((LeaseLost.__doc__ or "").strip(), node=node)
+
+
+class Fenced(ReplicatorError):
+    """term {term} is over, {primary} holds term {current_term}; nothing was written"""
+
+    exit_code = 5
+
+    def __init__(self, term: int, current_term: int, primary: str | None) -> None:
+        super().__init__(term=term, current_term=current_term, primary=primary or "nobody")
+        self.term = term
+        self.current_term = current_term
+        self.primary = primary
+
+
+class ChangeRejected(ReplicatorError):
+    """The application rejected the change. Raise it in apply() before anything is changed: it must be deterministic."""
+
+    exit_code = 3
+
+    def __init__(self, message: str = "", *, field: str | None = None, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        #: Which field of the change is at fault, for an answer to whoever sent it.
+        self.field = field
+
+
+class ChangeTooLarge(ReplicatorError):
+    """the change cannot be a record: {problem}"""
+
+    exit_code = 2
+
+
+class LogUnavailable(ReplicatorError):
+    """Redis at {url} is not available: {problem}"""
+
+    exit_code = 6
+
+
+class OutcomeUnknown(LogUnavailable):
+    """Redis stopped answering in the middle of a write ({problem}). It may be in the log: read before you repeat it."""
+
+    exit_code = 4
+
+
+class LogLost(ReplicatorError):
+    """{what}. Check that the Redis URL and the group are right and that Redis still has its data
+    (its dump, its AOF, maxmemory-policy noeviction). To found the log anew from what this node has,
+    start it once with --on-log-lost recover."""
+
+
+class NotAcknowledged(ReplicatorError):
+    """The change is in the log at {id}, but {missing} did not acknowledge it in time."""
+
+    exit_code = 4
+
+
+class CorruptRecord(ReplicatorError):
+    """the log has something at {id} that is not a record: {problem}"""
+
+
+class CheckpointError(ReplicatorError):
+    """{path}: {problem}"""
+
+
+class PromotionRefused(ReplicatorError):
+    """{node} should not be promoted: {reason}"""
+
+    exit_code = 3
+
+    def __init__(self, node: str, reason: str, *, better: str | None = None) -> None:
+        hint = f"; {better} is the better one" if better else ""
+        super().__init__(node=node, reason=reason + hint)
+        self.reason = reason
+        self.better = better
+
+
+class PositionLost(ReplicatorError):
+    """{position} was lost in a failover: its term ended at {term_end}"""
+
+    exit_code = 3
+
+
+class Stalled(ReplicatorError):
+    """apply() failed at {id}, which is a bug in the application ({problem}). The node keeps its place:
+    mend the application and restart the node."""
