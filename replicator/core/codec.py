@@ -1,0 +1,264 @@
+"""Payloads: from application values to the bytes of a body, and back.
+
+A codec is named in the header: `json` or `raw`, then optionally `+zstd`. The digest of a payload is xxh3-128 over the
+*decoded* bytes (before compression), never over something re-serialised.
+
+- A change's payload is one JSON list.
+- A snapshot's payload is a sequence of frames, one for each piece of the state. `json`: one JSON value a line. `raw`:
+  each piece after its length (4 bytes, big-endian). Both can be read while they are still arriving.
+
+Two traps are closed here. orjson writes NaN and infinities as `null`: they are refused. And what an application hands
+in may not be what JSON gives back (a tuple, a date, an object that is changed later): every node, the primary
+included, applies what was *decoded*.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+import xxhash
+
+from replicator.errors import ChangeTooLarge, CorruptRecord
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["CHANGE_BYTES_MAX", "SnapshotDecoder", "SnapshotEncoder", "decode_changes", "digest_of", "encode_change", "encode_changes"]
+
+#: A batch of changes: its JSON, before compression. As much as the body of a record, so it fits with or without zstd.
+CHANGE_BYTES_MAX = 256 * 1024
+
+#: Below this, zstd saves less than its call costs.
+_COMPRESS_FROM = 1024
+
+#: Level 1 is as small as level 3 on JSON of registries and twice as fast.
+_LEVEL = 1
+
+#: One piece of a snapshot may not be larger than this, or one line of JSON could fill the memory of every standby.
+PIECE_BYTES_MAX = 256 * 1024 * 1024
+
+#: What the decoder hands to zstd in one go, and takes from it: bounds the memory of a decompression bomb.
+_CHUNK = 1024 * 1024
+
+
+def digest_of(payload: bytes) -> str:
+    """xxh3-128 of `payload`, 32 hex digits."""
+    return xxhash.xxh3_128_hexdigest(payload)
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+def encode_change(change: Any) -> bytes:
+    """One change as JSON. Raises `ChangeTooLarge` if it is not JSON (NaN and infinities are not) or does not fit."""
+    try:
+        encoded = orjson.dumps(change)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ChangeTooLarge(problem=f"it is not JSON: {error}") from None
+    # orjson writes NaN as null, so without a null there is none, and most changes need no second look.
+    if b"null" in encoded and _has_nonfinite(change):
+        raise ChangeTooLarge(problem="NaN and infinities are not JSON")
+    if len(encoded) + 2 > CHANGE_BYTES_MAX:
+        raise ChangeTooLarge(problem=f"it has {len(encoded)} bytes, a record takes {CHANGE_BYTES_MAX}")
+    return encoded
+
+
+def _has_nonfinite(value: Any) -> bool:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return True
+        if isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple):
+            stack.extend(item)
+        elif item is not None and not isinstance(item, str | int | float | bool):
+            return True  # dataclasses and the like hide their floats: a null in them is not worth the doubt
+    return False
+
+
+def encode_changes(encoded: Iterable[bytes]) -> tuple[str, bytes, str]:
+    """Join encoded changes into one payload: its codec, body and digest."""
+    payload = b"[" + b",".join(encoded) + b"]"
+    digest = digest_of(payload)
+    if len(payload) >= _COMPRESS_FROM:
+        packed = zstd.compress(payload, level=_LEVEL)
+        if len(packed) < len(payload):
+            return "json+zstd", packed, digest
+    return "json", payload, digest
+
+
+def decode_changes(codec: str, body: bytes, digest: str, count: int, *, id_: str) -> list[Any]:
+    """The application changes of a change record. Raises `CorruptRecord` if body, digest and count do not agree."""
+    if codec == "json":
+        payload = body
+    elif codec == "json+zstd":
+        payload = _inflate(body, CHANGE_BYTES_MAX, id_)
+    else:
+        raise CorruptRecord(id=id_, problem=f"its codec is {codec!r}: update replicator")
+    if digest_of(payload) != digest:
+        raise CorruptRecord(id=id_, problem="its digest does not fit its body: it was damaged")
+    try:
+        changes = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise CorruptRecord(id=id_, problem=f"its body is not JSON ({error})") from None
+    if not isinstance(changes, list) or len(changes) != count:
+        raise CorruptRecord(id=id_, problem=f"its body is not a list of {count} changes")
+    return changes
+
+
+def _inflate(body: bytes, most: int, id_: str) -> bytes:
+    """Decompress at most `most` bytes: a bomb is refused by what it declares, and by what it turns out to be."""
+    try:
+        declared = zstd.get_frame_info(body).decompressed_size
+        if declared is not None and declared > most:
+            raise CorruptRecord(id=id_, problem=f"it declares {declared} bytes, a record takes {most}")
+        unpacker = zstd.ZstdDecompressor()
+        payload = unpacker.decompress(body, max_length=most + 1)
+    except zstd.ZstdError as error:
+        raise CorruptRecord(id=id_, problem=f"its body is not zstd ({error})") from None
+    if len(payload) > most or not unpacker.eof or unpacker.unused_data:
+        raise CorruptRecord(id=id_, problem="its body is not one whole zstd frame of a size that a record takes")
+    return payload
+
+
+# --- snapshots -------------------------------------------------------------------------------------------------------
+
+
+class SnapshotEncoder:
+    """Turns pieces into compressed bytes as they come: `feed` each piece, then `finish`.
+
+    The first piece decides between `json` and `raw`; a snapshot has one kind only.
+    """
+
+    def __init__(self) -> None:
+        self.codec = "json+zstd"
+        self._hash = xxhash.xxh3_128()
+        self._packer = zstd.ZstdCompressor(level=_LEVEL)
+        self._raw: bool | None = None
+
+    def feed(self, piece: Any) -> bytes:
+        """Compressed bytes that are ready (often none). Raises `ChangeTooLarge` if the piece cannot be encoded."""
+        raw = isinstance(piece, bytes | bytearray | memoryview)
+        if self._raw is None:
+            self._raw = raw
+            self.codec = "raw+zstd" if raw else "json+zstd"
+        if raw != self._raw:
+            raise ChangeTooLarge(problem="a snapshot's pieces are all bytes or all JSON")
+        frame = _raw_frame(bytes(piece)) if raw else _json_frame(piece)
+        self._hash.update(frame)
+        return self._packer.compress(frame)
+
+    def finish(self) -> bytes:
+        """The rest of the compressed bytes. The digest is that of the whole payload from then on."""
+        return self._packer.flush()
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _raw_frame(piece: bytes) -> bytes:
+    if len(piece) > PIECE_BYTES_MAX:
+        raise ChangeTooLarge(problem=f"a piece of {len(piece)} bytes; yield several of 64 KiB or so")
+    return len(piece).to_bytes(4, "big") + piece
+
+
+def _json_frame(piece: Any) -> bytes:
+    try:
+        frame = orjson.dumps(piece, option=orjson.OPT_APPEND_NEWLINE)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ChangeTooLarge(problem=f"a piece of the snapshot is not JSON: {error}") from None
+    if b"null" in frame and _has_nonfinite(piece):
+        raise ChangeTooLarge(problem="NaN and infinities are not JSON")
+    if len(frame) > PIECE_BYTES_MAX:
+        raise ChangeTooLarge(problem=f"a piece of {len(frame)} bytes; yield several of 64 KiB or so")
+    return frame
+
+
+class SnapshotDecoder:
+    """The inverse: `pieces(bodies)` yields each piece as soon as its bytes are there, and checks the digest at the end.
+
+    Memory is bounded by the largest piece, whatever the bodies declare.
+    """
+
+    def __init__(self, codec: str, digest: str, *, id_: str) -> None:
+        if codec not in ("json+zstd", "raw+zstd"):
+            raise CorruptRecord(id=id_, problem=f"its codec is {codec!r}: update replicator")
+        self._lines = codec == "json+zstd"
+        self._wanted = 0  # bytes until the next piece can be whole
+        self._digest = digest
+        self._id = id_
+        self._hash = xxhash.xxh3_128()
+
+    def pieces(self, bodies: Iterable[bytes]) -> Iterator[Any]:
+        """Raises `CorruptRecord` where the bytes are not what the digest says, at the latest after the last piece."""
+        # Chunks are joined only when a piece ends in them: a piece of many chunks is copied once, not once a chunk.
+        rest: list[bytes] = []
+        held = 0
+        for chunk in self._unpack(bodies):
+            self._hash.update(chunk)
+            rest.append(chunk)
+            held += len(chunk)
+            if held > PIECE_BYTES_MAX + _CHUNK:
+                raise CorruptRecord(id=self._id, problem="a piece of the snapshot is too large")
+            if held < self._wanted or (self._lines and b"\n" not in chunk):
+                continue
+            try:
+                pieces, left = self._split(b"".join(rest))
+            except ValueError as error:
+                raise CorruptRecord(id=self._id, problem=f"a piece of the snapshot is not JSON ({error})") from None
+            rest, held = [left], len(left)
+            yield from pieces
+        if held or self._hash.hexdigest() != self._digest:
+            raise CorruptRecord(id=self._id, problem="the snapshot's digest does not fit its parts: it was damaged")
+
+    def _split(self, data: bytes) -> tuple[list[Any], bytes]:
+        if self._lines:
+            return _split_lines(data)
+        pieces, left = _split_frames(data)
+        self._wanted = 4 + int.from_bytes(left[:4], "big") if len(left) >= 4 else 4
+        return pieces, left
+
+    def _unpack(self, bodies: Iterable[bytes]) -> Iterator[bytes]:
+        unpacker = zstd.ZstdDecompressor()
+        try:
+            for body in bodies:
+                data = body
+                while data or not unpacker.needs_input:
+                    if unpacker.eof:
+                        raise CorruptRecord(id=self._id, problem="the snapshot goes on after its end")
+                    yield unpacker.decompress(data, max_length=_CHUNK)
+                    data = b""
+                    if unpacker.eof:
+                        break
+        except zstd.ZstdError as error:
+            raise CorruptRecord(id=self._id, problem=f"the snapshot is not zstd ({error})") from None
+        if not unpacker.eof or unpacker.unused_data:
+            raise CorruptRecord(id=self._id, problem="the snapshot is not one whole zstd frame")
+
+
+def _split_lines(data: bytes) -> tuple[list[Any], bytes]:
+    lines = data.split(b"\n")
+    return [orjson.loads(line) for line in lines[:-1]], lines[-1]
+
+
+def _split_frames(data: bytes) -> tuple[list[Any], bytes]:
+    pieces: list[Any] = []
+    start = 0
+    while len(data) - start >= 4:
+        size = int.from_bytes(data[start : start + 4], "big")
+        if size > PIECE_BYTES_MAX:
+            raise ValueError(f"a piece of {size} bytes")
+        if len(data) - start - 4 < size:
+            break
+        pieces.append(data[start + 4 : start + 4 + size])
+        start += 4 + size
+    return pieces, data[start:]

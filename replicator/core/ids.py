@@ -1,0 +1,109 @@
+"""Names of places in a log: record ids, chains, positions, writers. Pure values with `parse` and `str`.
+
+A record id is the stream id that we choose: `<term>-<n>`. Redis refuses an id that is not above the last one, so the
+order of ids is the order of the log, and the order of terms comes first in it. `n` counts records since the beginning.
+A chain is the running hash of a history; a position, both together, says "this history, up to here".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import NamedTuple
+
+from replicator.errors import ConfigError
+
+__all__ = [
+    "ERA",
+    "ORIGIN",
+    "TERM_MAX",
+    "ZERO_CHAIN",
+    "ZERO_ID",
+    "Position",
+    "RecordId",
+    "Writer",
+    "extend_chain",
+    "next_term",
+]
+
+#: Terms of one life of a Redis server, at the least: the first term taken in a new run starts at a multiple of it.
+ERA = 2**20
+
+#: Lua's numbers are doubles: from 2^53 on they skip integers.
+TERM_MAX = 2**53 - 1
+
+_ID = re.compile(r"(\d{1,20})-(\d{1,20})")
+
+
+class RecordId(NamedTuple):
+    """`<term>-<n>`. Ordered as Redis orders stream ids."""
+
+    term: int
+    n: int
+
+    @classmethod
+    def parse(cls, text: str) -> RecordId:
+        """`"5-1042"` -> `RecordId(5, 1042)`. Raises `ConfigError` for anything else."""
+        match = _ID.fullmatch(text)
+        if match is None:
+            raise ConfigError(setting="position", problem=f"{text!r} is not of the form TERM-N, for example 5-1042")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.term}-{self.n}"
+
+
+ZERO_ID = RecordId(0, 0)
+
+#: The chain of the empty history.
+ZERO_CHAIN = "0" * 32
+
+
+class Position(NamedTuple):
+    """A record and the history that ends with it. Nodes at equal positions hold equal states (G6)."""
+
+    id: RecordId
+    chain: str
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """The inverse of `str`: `"5-1042@<32 hex digits>"`. Raises `ConfigError` for anything else."""
+        id_, at, chain = text.partition("@")
+        if not at or re.fullmatch("[0-9a-f]{32}", chain) is None:
+            raise ConfigError(setting="position", problem=f"{text!r} is not of the form TERM-N@CHAIN")
+        return cls(RecordId.parse(id_), chain)
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.chain}"
+
+
+#: Before the first record.
+ORIGIN = Position(ZERO_ID, ZERO_CHAIN)
+
+
+class Writer(NamedTuple):
+    """One life of one node: its name, and the boot id it drew at its start."""
+
+    node: str
+    boot: str
+
+    def __str__(self) -> str:
+        return f"{self.node}/{self.boot}"
+
+
+def extend_chain(prev: str, header: bytes, body: bytes) -> str:
+    """The chain after a record: the first 128 bits of SHA-1 over prev, header and body, as 32 hex digits.
+
+    SHA-1 because it is the one hash that a Redis script has: a promotion extends the chain inside Redis, in the same
+    step in which it takes the term. It guards against mix-ups and damage, not against a forger who can write to Redis.
+    """
+    digest = hashlib.sha1(prev.encode("ascii"), usedforsecurity=False)
+    digest.update(header)
+    digest.update(body)
+    return digest.hexdigest()[:32]
+
+
+def next_term(effective: int, *, new_run: bool) -> int:
+    """The term that a promotion takes: one up, and above every term of earlier runs if the run is new (G3)."""
+    base = (effective // ERA + 1) * ERA if new_run else effective
+    return base + 1

@@ -1,0 +1,179 @@
+"""A node as the protocol sees it: one frozen value, and what it does next. No socket, file, clock or thread.
+
+`Member` puts the fold (`fold.py`) and the decisions (`life.py`) together with the little that a node remembers besides
+its view: which boot it is, which run of Redis it talks to, which of its terms it knows to be over. The shells hold one
+under a lock, feed it what happened, and carry out what it says. The explorer in `tests/model/` drives the same class
+through every order of events.
+
+The role is derived, never stored: a member leads if it holds the newest term that it knows, took it in the run of Redis
+that it talks to, has heard of no newer one, and is in sync.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from . import life
+from .fold import Verdict, View, holds, step
+from .ids import ZERO_ID, Position, RecordId, Writer
+from .life import Fate
+from .records import ChangeRecord, PartRecord, Record, seal_change, seal_part
+from .replies import Code, Look, Peer, Reply
+
+__all__ = ["Member", "Snapshot"]
+
+
+class Snapshot(NamedTuple):
+    """A snapshot under way, as its writer began it: the same for all of its parts."""
+
+    term: int
+    as_of: Position
+    changed: RecordId
+    rebase: bool
+    replaces: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """One boot of one node. Every method that changes something gives the member that it becomes."""
+
+    me: Writer
+    view: View
+    #: The run of Redis that it talks to; empty: not known, so it holds nothing.
+    run: str = ""
+    #: The newest term that this boot knows to be over although its log has not said so yet.
+    over: int = 0
+    #: The boot before this one, if its checkpoint told: the term which that one held is free to take.
+    previous_boot: str = ""
+    #: Heartbeats since `run` was first seen.
+    beats_in_run: int = 0
+    #: Where the newest snapshot that this boot completed ends.
+    snapshot_end: RecordId = ZERO_ID
+
+    # --- what it is ---
+
+    @property
+    def holds_term(self) -> bool:
+        """It may write to the log: its snapshot if it is out of sync, everything otherwise."""
+        return self.run != "" and self.view.term > self.over and holds(self.view, self.me, self.run)
+
+    @property
+    def leads(self) -> bool:
+        """It is the primary."""
+        return self.holds_term and self.view.in_sync
+
+    @property
+    def must_rebase(self) -> bool:
+        """It holds the term, but the log does not end with what it has: its snapshot has to go first."""
+        return self.holds_term and not self.view.in_sync and life.may_rebase(self.view)
+
+    def peer(self) -> Peer:
+        """Its heartbeat, but for what only the shell knows."""
+        view = self.view
+        return Peer(
+            node=self.me.node,
+            boot=self.me.boot,
+            run=self.run,
+            term=view.term,
+            role="primary" if self.leads else "standby",
+            position=view.position,
+            changed=view.changed,
+            cursor=view.cursor.id,
+            in_sync=view.in_sync,
+        )
+
+    # --- what happens to it ---
+
+    def fold(self, record: Record) -> tuple[Verdict, Member]:
+        """The next record of the log, or its own that was just appended."""
+        verdict, view = step(self.view, record, self.me)
+        completed = isinstance(record, PartRecord) and record.is_last and record.writer == self.me
+        return verdict, replace(self, view=view, snapshot_end=record.id if completed else self.snapshot_end)
+
+    def talks_to(self, run: str) -> Member:
+        """It looked at Redis, which is in this run."""
+        return self if run == self.run else replace(self, run=run, beats_in_run=0)
+
+    def beaten(self) -> Member:
+        """It has sent a heartbeat."""
+        return replace(self, beats_in_run=self.beats_in_run + 1)
+
+    def refused(self, reply: Reply) -> Member:
+        """A write or a renewal was refused: what follows for its role, before the log tells the rest."""
+        if reply.code is Code.FENCED:
+            return replace(self, over=max(self.over, self.view.term))
+        if reply.code is Code.NEW_RUN:
+            return replace(self, run="", beats_in_run=0)
+        if reply.code is Code.BEHIND:
+            return replace(self, view=replace(self.view, in_sync=False))
+        return self
+
+    # --- what it does ---
+
+    def takes_term(self, look: Look, *, restart_as_primary: bool = True) -> bool:
+        """Whether it promotes itself now. Promote with `expect=look.term`, `run=look.run`, `floor=view.term`."""
+        return life.takes_term(
+            self.view,
+            self.me,
+            look,
+            previous_boot=self.previous_boot,
+            beats_in_run=self.beats_in_run,
+            restart_as_primary=restart_as_primary,
+        )
+
+    def owes_snapshot(self, peers: Iterable[Peer]) -> bool:
+        """Whether it has to send a snapshot because some node needs one."""
+        return self.leads and life.owes_snapshot(self.view, peers, self.snapshot_end)
+
+    def change(self, *, codec: str, digest: str, count: int, body: bytes, at: int) -> ChangeRecord:
+        """The record that carries these changes behind its position. Only while it leads."""
+        assert self.leads
+        return seal_change(
+            writer=self.me,
+            term=self.view.term,
+            after=self.view.position,
+            at=at,
+            codec=codec,
+            digest=digest,
+            count=count,
+            body=body,
+        )
+
+    def begin_snapshot(self, *, replaces: bool = False) -> Snapshot:
+        """A snapshot of the state as it is now. Only while it holds the term."""
+        assert self.holds_term
+        view = self.view
+        return Snapshot(view.term, view.position, view.changed, rebase=not view.in_sync, replaces=replaces)
+
+    def part(
+        self, snapshot: Snapshot, *, part: int, parts: int, codec: str, digest: str, body: bytes, at: int
+    ) -> PartRecord:
+        """The next part of its snapshot, behind its position. Only while it still holds the snapshot's term."""
+        assert self.holds_term
+        assert self.view.term == snapshot.term
+        after = self.view.position
+        n = life.rebase_n(self.view) if snapshot.rebase and part == 0 else after.id.n + 1
+        return seal_part(
+            writer=self.me,
+            term=self.view.term,
+            after=after,
+            n=n,
+            at=at,
+            codec=codec,
+            digest=digest,
+            part=part,
+            parts=parts,
+            as_of=snapshot.as_of,
+            changed=snapshot.changed,
+            replaces=snapshot.replaces,
+            body=body,
+        )
+
+    def answered(self, reply: Reply, *, uncertain: bool, found: bool | None = None) -> tuple[Fate, Member]:
+        """What became of a write that it sent. A committed record is folded next, like any other."""
+        fate = life.fate_of_write(reply, uncertain=uncertain, found=found)
+        return fate, (
+            self if fate is Fate.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE) else self.refused(reply)
+        )

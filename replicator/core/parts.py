@@ -1,0 +1,78 @@
+"""Snapshots in parts: cutting a stream of bytes into bodies, and following whether the parts in a log make one whole.
+
+`Cutter` is the writer's side. `Progress` is the reader's: a small value that goes with the view, so that following a
+snapshot survives a restart. It holds no bytes: those go to the checkpoint as they come.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .ids import Position, RecordId, Writer
+from .records import BODY_BYTES_MAX, PartRecord
+
+__all__ = ["Cutter", "Progress", "follow"]
+
+
+class Cutter:
+    """Collects bytes and gives them out as bodies of a full record each; the remainder comes at the end."""
+
+    def __init__(self, size: int = BODY_BYTES_MAX) -> None:
+        self._size = size
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The bodies that are full now."""
+        self._held += data
+        bodies = []
+        while len(self._held) > self._size:  # not >=: the last body is never empty
+            bodies.append(bytes(self._held[: self._size]))
+            del self._held[: self._size]
+        return bodies
+
+    def finish(self) -> bytes:
+        """The body of the last part."""
+        last = bytes(self._held)
+        self._held.clear()
+        return last
+
+
+class Progress(NamedTuple):
+    """How much of a snapshot has passed by without a gap.
+
+    `before` is where its first part followed: the id of the entry before it in the log, and the chain it continues.
+    """
+
+    writer: Writer
+    as_of: Position
+    before: Position
+    next_part: int
+    complete: bool
+
+    @property
+    def resume(self) -> Position:
+        """Where reading goes on once a state was restored from this snapshot: behind what the snapshot contains.
+
+        Usually that is `as_of`: changes that were interleaved with the parts are then folded like any others. Where
+        nothing lies between `as_of` and the first part, it is the place before the first part: after a rebase the log
+        has records of an abandoned history behind `as_of`, and reading those again would lead nowhere.
+        """
+        return self.before if self.before.chain == self.as_of.chain else self.as_of
+
+
+def follow(progress: Progress | None, record: PartRecord, before: RecordId) -> Progress | None:
+    """The progress after `record`, read right after the entry `before`; None if it does not continue from a part 0.
+
+    Pass None as `progress` whenever the reader cannot vouch that it saw everything since the last part.
+    """
+    if record.part == 0:
+        return Progress(record.writer, record.as_of, Position(before, record.prev), 1, record.is_last)
+    if (
+        progress is None
+        or progress.complete
+        or record.part != progress.next_part
+        or record.writer != progress.writer
+        or record.as_of != progress.as_of
+    ):
+        return None
+    return progress._replace(next_part=record.part + 1, complete=record.is_last)

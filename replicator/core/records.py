@@ -1,0 +1,297 @@
+"""The records of a log: what they carry, how they are written down, how they are read.
+
+A log entry has two fields: `h`, a JSON header, and `b`, the body. A record is built by `seal` (or, for a term record,
+by the promote script) and read by `parse`; both end in the same check, so nothing malformed is ever folded. Records
+are frozen, and know the chain that their history has after them. What a record does not carry in its header is in its
+id: term and n.
+
+The invariants of a record, which `_check` holds:
+
+ 1. its term is at least 1, its n is at least 1, and both are below 2^53;
+ 2. `prev` is a chain; node and boot are not empty;
+ 3. a change or a part says its codec; a change has a digest and counts what it carries (0 is a marker);
+ 4. a part's index is below the number of parts, which is 0 while the snapshot's end is not known; only the last part
+    knows it, and only the last part carries the digest;
+ 5. the body fits: BODY_BYTES_MAX.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import orjson
+
+from replicator.errors import ChangeTooLarge, ConfigError, CorruptRecord
+
+from .ids import TERM_MAX, Position, RecordId, Writer, extend_chain
+
+__all__ = [
+    "BODY_BYTES_MAX",
+    "FORMAT_VERSION",
+    "ChangeRecord",
+    "PartRecord",
+    "Record",
+    "TermRecord",
+    "parse",
+    "seal_change",
+    "seal_part",
+]
+
+FORMAT_VERSION = 1
+
+#: A script argument of 1 MiB keeps Redis busy for 1.7 ms, one of 256 KiB for 0.4 ms.
+BODY_BYTES_MAX = 256 * 1024
+
+#: A header that a program of ours wrote has a few hundred bytes.
+HEADER_BYTES_MAX = 16 * 1024
+
+_CHAIN = re.compile("[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What every record has."""
+
+    id: RecordId
+    node: str
+    boot: str
+    prev: str
+    at: int
+    header: bytes
+    body: bytes
+    chain: str
+
+    kind: ClassVar[str]
+
+    @property
+    def writer(self) -> Writer:
+        return Writer(self.node, self.boot)
+
+    @property
+    def position(self) -> Position:
+        return Position(self.id, self.chain)
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.kind} by {self.node}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TermRecord(Record):
+    """The barrier that opens a term: from here on, `node` in this boot writes, and nobody else."""
+
+    log_id: str
+    run: str
+    by: str
+    reason: str
+
+    kind = "term"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChangeRecord(Record):
+    """A batch of application changes. An empty one is a marker: every node reports the digest of its state there."""
+
+    codec: str
+    digest: str
+    count: int
+
+    kind = "change"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartRecord(Record):
+    """One part of a snapshot of the state as of `as_of`, whose last change was `changed`.
+
+    `parts` is 0 in all parts but the last, so a snapshot can be sent while it is still being drawn. With `replaces`
+    the snapshot does not describe the history so far: it takes its place, at the last part.
+    """
+
+    codec: str
+    digest: str
+    part: int
+    parts: int
+    as_of: Position
+    changed: RecordId
+    replaces: bool
+
+    kind = "part"
+
+    @property
+    def is_last(self) -> bool:
+        return self.part + 1 == self.parts
+
+
+def seal_change(
+    *, writer: Writer, term: int, after: Position, at: int, codec: str, digest: str, count: int, body: bytes
+) -> ChangeRecord:
+    """Make the change record that follows `after`. Raises `ChangeTooLarge` if the body does not fit."""
+    header = {
+        "v": FORMAT_VERSION,
+        "kind": "change",
+        "node": writer.node,
+        "boot": writer.boot,
+        "prev": after.chain,
+        "at": at,
+        "codec": codec,
+        "digest": digest,
+        "count": count,
+    }
+    record = _sealed(RecordId(term, after.id.n + 1), header, body)
+    assert isinstance(record, ChangeRecord)
+    return record
+
+
+def seal_part(
+    *,
+    writer: Writer,
+    term: int,
+    after: Position,
+    n: int,
+    at: int,
+    codec: str,
+    digest: str,
+    part: int,
+    parts: int,
+    as_of: Position,
+    changed: RecordId,
+    replaces: bool,
+    body: bytes,
+) -> PartRecord:
+    """Make one part record that follows `after`; `n` is after's n + 1, except where a rebase leaves a gap."""
+    header: dict[str, Any] = {
+        "v": FORMAT_VERSION,
+        "kind": "part",
+        "node": writer.node,
+        "boot": writer.boot,
+        "prev": after.chain,
+        "at": at,
+        "codec": codec,
+        "part": [part, parts],
+        "as_of": str(as_of),
+        "changed": str(changed),
+    }
+    if replaces:
+        header["replaces"] = True
+    if parts:
+        header["digest"] = digest
+    record = _sealed(RecordId(term, n), header, body)
+    assert isinstance(record, PartRecord)
+    return record
+
+
+def _sealed(id_: RecordId, header: dict[str, Any], body: bytes) -> Record:
+    if len(body) > BODY_BYTES_MAX:
+        raise ChangeTooLarge(problem=f"it has {len(body)} bytes, a record takes {BODY_BYTES_MAX}")
+    return parse(str(id_), orjson.dumps(header), body)
+
+
+def parse(id_: str, header: bytes | None, body: bytes | None) -> Record:
+    """Read one log entry. Raises `CorruptRecord`, which names the entry, for anything that is not a record.
+
+    Unknown members of a header are left alone (a later version may add some); an unknown `v` or `kind` is not.
+    """
+    try:
+        return _parse(RecordId.parse(id_), header, body)
+    except (_Malformed, ConfigError) as problem:
+        raise CorruptRecord(id=id_, problem=str(problem)) from None
+
+
+class _Malformed(Exception):
+    pass
+
+
+def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
+    if header is None:
+        raise _Malformed("it has no header field: something else wrote into the stream")
+    if len(header) > HEADER_BYTES_MAX:
+        raise _Malformed(f"its header has {len(header)} bytes")
+    try:
+        fields = orjson.loads(header)
+    except orjson.JSONDecodeError as error:
+        raise _Malformed(f"its header is not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise _Malformed("its header is not a JSON object")
+    if fields.get("v") != FORMAT_VERSION:
+        raise _Malformed(f"its format is {fields.get('v')!r}, this program reads {FORMAT_VERSION}: update replicator")
+    body = body or b""
+    common: dict[str, Any] = {
+        "id": id_,
+        "node": _take(fields, "node", str),
+        "boot": _take(fields, "boot", str),
+        "prev": _take(fields, "prev", str),
+        "at": _take(fields, "at", int),
+        "header": header,
+        "body": body,
+        "chain": "",
+    }
+    kind = fields.get("kind")
+    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    if reader is None:
+        raise _Malformed(f"its kind is {kind!r}: update replicator")
+    _check_common(id_, common)
+    common["chain"] = extend_chain(common["prev"], header, body)
+    return reader(fields, common)
+
+
+def _check_common(id_: RecordId, common: dict[str, Any]) -> None:
+    if not (1 <= id_.term <= TERM_MAX and 1 <= id_.n <= TERM_MAX):
+        raise _Malformed("its id is not TERM-N with both from 1 to 2^53-1")
+    if _CHAIN.fullmatch(common["prev"]) is None:
+        raise _Malformed("prev is not a chain (32 hex digits)")
+    if not common["node"] or not common["boot"]:
+        raise _Malformed("it does not say who wrote it")
+    if len(common["body"]) > BODY_BYTES_MAX:
+        raise _Malformed(f"its body has {len(common['body'])} bytes, more than {BODY_BYTES_MAX}")
+
+
+def _read_term(fields: dict[str, Any], common: dict[str, Any]) -> TermRecord:
+    return TermRecord(
+        **common,
+        log_id=_take(fields, "log_id", str),
+        run=_take(fields, "run", str),
+        by=_take(fields, "by", str),
+        reason=_take(fields, "reason", str),
+    )
+
+
+def _read_change(fields: dict[str, Any], common: dict[str, Any]) -> ChangeRecord:
+    count = _take(fields, "count", int)
+    if count < 0:
+        raise _Malformed("count is below 0")
+    return ChangeRecord(
+        **common,
+        codec=_take(fields, "codec", str),
+        digest=_take(fields, "digest", str),
+        count=count,
+    )
+
+
+def _read_part(fields: dict[str, Any], common: dict[str, Any]) -> PartRecord:
+    place = fields.get("part")
+    if not (isinstance(place, list) and len(place) == 2 and all(type(i) is int and i >= 0 for i in place)):
+        raise _Malformed("part is not [index, number]")
+    part, parts = place
+    if parts and part + 1 != parts:
+        raise _Malformed("only the last part may say how many there are")
+    return PartRecord(
+        **common,
+        codec=_take(fields, "codec", str),
+        digest=_take(fields, "digest", str) if parts else "",
+        part=part,
+        parts=parts,
+        as_of=Position.parse(_take(fields, "as_of", str)),
+        changed=RecordId.parse(_take(fields, "changed", str)),
+        replaces=fields.get("replaces") is True,
+    )
+
+
+_READERS = {"term": _read_term, "change": _read_change, "part": _read_part}
+
+
+def _take(fields: dict[str, Any], name: str, kind: type) -> Any:
+    value = fields.get(name)
+    if type(value) is not kind:
+        raise _Malformed(f"{name} is missing or not {'a text' if kind is str else 'an integer'}")
+    return value

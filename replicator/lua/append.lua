@@ -1,0 +1,37 @@
+-- Append one record behind the head, if the writer may and the head is where it thinks (compare-and-append).
+--
+-- KEYS     term log head
+-- ARGV[1]  run     the life of Redis that the writer's connection learnt when it was made
+-- ARGV[2]  term    the writer's term
+-- ARGV[3]  boot    the writer's boot
+-- ARGV[4]  prev    the chain before the record
+-- ARGV[5]  chain   the chain after it
+-- ARGV[6]  n       its number
+-- ARGV[7]  header  its header, JSON
+-- ARGV[8]  body    its body
+--
+-- Answers
+--   ok ID             it is the newest record
+--   duplicate ID      it was already: this is a repeat
+--   fenced TERM NODE, newrun, lost   see fence.lua
+--   behind ID         the head is elsewhere: the log lost records that the writer has
+--   stray ID          something that is not ours has a higher id
+
+local head = read_head()
+local refused = fence(head, ARGV[1], ARGV[2], ARGV[3])
+if refused then
+  return refused
+end
+if head.chain == ARGV[5] then
+  return { 'duplicate', head.id }
+end
+if head.chain ~= ARGV[4] then
+  return { 'behind', head.id }
+end
+local id = ARGV[2] .. '-' .. ARGV[6]
+local failed = add(id, ARGV[7], ARGV[8])
+if failed then
+  return failed
+end
+redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
+return { 'ok', id }

@@ -1,0 +1,80 @@
+-- The fence: may this writer change the log? Put in front of append, part and renew by log.py.
+--
+-- KEYS[1]  term    string   the newest term, moved by INCR
+-- KEYS[2]  log     stream   the records
+-- KEYS[3]  head    hash     log_id run term node boot id chain snapshot_at previous_snapshot_at part_next
+--
+-- The effective term is the greater of the key and the head's: an evicted or deleted key does no harm, and an INCR by
+-- hand fences everybody. Numbers are doubles here, so terms stay below 2^53; ids are compared and kept as texts.
+
+local function as_text(number)
+  return string.format('%.0f', number)
+end
+
+local function key_term()
+  local text = redis.call('GET', KEYS[1])
+  if not text then
+    return 0
+  end
+  return string.match(text, '^%d+$') and tonumber(text)
+end
+
+-- nil if (term, boot) holds the effective term in `run`; else the answer for the writer:
+--   lost                  there is no log
+--   fenced TERM NODE      another holds the term, or this term is over
+--   newrun                Redis is in another life than the one in which the term was taken
+local function fence(head, run, term, boot)
+  if not head.run or redis.call('EXISTS', KEYS[2]) == 0 then
+    return { 'lost' }
+  end
+  local taken = key_term()
+  if not taken then
+    return redis.error_reply('BADTERM the term key holds no number')
+  end
+  local effective = math.max(taken, tonumber(head.term))
+  if as_text(effective) ~= term or head.boot ~= boot then
+    return { 'fenced', as_text(effective), head.node }
+  end
+  if head.run ~= run then
+    return { 'newrun' }
+  end
+  return nil
+end
+
+local function read_head()
+  local names = { 'log_id', 'run', 'term', 'node', 'boot', 'id', 'chain', 'snapshot_at', 'part_next' }
+  local values = redis.call('HMGET', KEYS[3], unpack(names))
+  local head = {}
+  for i, name in ipairs(names) do
+    head[name] = values[i]
+  end
+  return head
+end
+
+local function newest_id()
+  local info = redis.call('XINFO', 'STREAM', KEYS[2])
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then
+      return info[i + 1]
+    end
+  end
+end
+
+-- XADD, the first write of every script: what fails here has changed nothing. Gives nil if it went well.
+local function add(id, header, body)
+  local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', id, 'h', header, 'b', body)
+  if not added then
+    return { 'lost' }
+  end
+  if type(added) == 'table' and added.err then
+    if string.find(added.err, 'equal or smaller', 1, true) then
+      return { 'stray', newest_id() }
+    end
+    return added
+  end
+  return nil
+end
+
+local function server_run()
+  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+end

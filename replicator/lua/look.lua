@@ -1,0 +1,39 @@
+-- All that is known of a group, in one consistent step. Writes nothing.
+--
+-- KEYS     term log head lease commands nodes
+--
+-- Answers { run, now_ms, term, head, stray, lease_ms, nodes }
+--   run       the life of Redis
+--   now_ms    its clock
+--   term      the effective term, 0 before the first
+--   head      name, value, name, value ...; empty if there is no log, or only half of one
+--   stray     the id of something behind the head that is not ours, or ''
+--   lease_ms  what is left of the lease; below 0: there is none
+--   nodes     node, heartbeat, node, heartbeat ...
+
+local head = redis.call('HGETALL', KEYS[3])
+local id = redis.call('HGET', KEYS[3], 'id')
+local term = redis.call('HGET', KEYS[3], 'term')
+local taken = key_term()
+if not taken then
+  return redis.error_reply('BADTERM the term key holds no number')
+end
+local stray = ''
+if not id or redis.call('EXISTS', KEYS[2]) == 0 then
+  head = {}
+else
+  local above = redis.call('XRANGE', KEYS[2], '(' .. id, '+', 'COUNT', 1)
+  if above[1] then
+    stray = above[1][1]
+  end
+end
+local time = redis.call('TIME')
+return {
+  server_run(),
+  string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)),
+  as_text(math.max(taken, tonumber(term or '0'))),
+  head,
+  stray,
+  redis.call('PTTL', KEYS[4]),
+  redis.call('HGETALL', KEYS[6]),
+}

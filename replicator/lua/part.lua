@@ -1,0 +1,48 @@
+-- Append one part of a snapshot. The last part makes the snapshot complete, and trims the log: in this step and
+-- nowhere else, behind the as_of of the snapshot before, so that a slow reader of that one can finish.
+--
+-- KEYS      term log head
+-- ARGV[1-8] as for append: run term boot prev chain n header body
+-- ARGV[9]   part    its index, from 0
+-- ARGV[10]  parts   how many there are; 0 before the last one
+-- ARGV[11]  as_of   the id whose state the snapshot is
+-- ARGV[12]  rebase  1: the first part may leave the head behind, a holder ahead of a log that lost records goes on
+--                   at its own n and chain
+--
+-- Answers: those of append, and
+--   restart           the part does not follow the one before: begin the snapshot anew
+
+local head = read_head()
+local refused = fence(head, ARGV[1], ARGV[2], ARGV[3])
+if refused then
+  return refused
+end
+if head.chain == ARGV[5] then
+  return { 'duplicate', head.id }
+end
+local part = tonumber(ARGV[9])
+local parts = tonumber(ARGV[10])
+local rebases = ARGV[12] == '1' and part == 0
+if head.chain ~= ARGV[4] and not rebases then
+  return { 'behind', head.id }
+end
+if part ~= 0 and head.part_next ~= ARGV[9] then
+  return { 'restart' }
+end
+local id = ARGV[2] .. '-' .. ARGV[6]
+local failed = add(id, ARGV[7], ARGV[8])
+if failed then
+  return failed
+end
+if part + 1 < parts or parts == 0 then
+  redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', as_text(part + 1))
+  return { 'ok', id }
+end
+local before = head.snapshot_at or '0-0'
+redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', '0',
+  'snapshot_at', ARGV[11], 'previous_snapshot_at', before)
+if before ~= '0-0' then
+  local term, n = string.match(before, '^(%d+)-(%d+)$')
+  redis.call('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))
+end
+return { 'ok', id }

@@ -1,0 +1,87 @@
+-- Take the next term for (node, boot), and open it with its term record. One step: the term, its record, the holder
+-- and the lease change together or not at all.
+--
+-- KEYS      term log head
+-- KEYS[4]   lease     string with PX: "TERM NODE BOOT"; shows the others that the holder lives
+-- KEYS[5]   commands  stream of asks; the one appended here wakes the holder that was replaced
+-- ARGV[1]   node         whom to promote
+-- ARGV[2]   boot         in which boot
+-- ARGV[3]   floor        the highest term that the node has on disk
+-- ARGV[4]   expect       the term that the caller saw, or empty
+-- ARGV[5]   expect_run   the life of Redis that the caller saw, or empty
+-- ARGV[6]   lease_ms
+-- ARGV[7]   new_log_id   found a log of this identity if there is none; empty: never found one
+-- ARGV[8]   by           who asks
+-- ARGV[9]   reason       why
+-- ARGV[10]  at           the caller's clock, unix ms, for people
+--
+-- Answers
+--   ok TERM ID RUN    (node, boot) holds TERM, in RUN; ID is the term record
+--   conflict TERM NODE   another term than the expected one
+--   newrun               Redis is in another life than the expected one
+--   lost                 there is no log (or only half of one: its head or its stream is gone)
+--   stray ID             something that is not ours is the newest entry
+
+local ERA = 1048576
+local TERM_MAX = 9007199254740991
+
+local run = server_run()
+local head = read_head()
+local exists = redis.call('EXISTS', KEYS[2]) == 1
+local commands = redis.call('TYPE', KEYS[5]).ok
+local taken = key_term()
+if not taken then
+  return redis.error_reply('BADTERM the term key holds no number')
+end
+if commands ~= 'none' and commands ~= 'stream' then
+  return redis.error_reply('WRONGTYPE the commands key holds a ' .. commands)
+end
+local founds = not exists and not head.run and ARGV[7] ~= ''
+if not founds and (not exists or not head.run) then
+  return { 'lost' }
+end
+if exists and newest_id() ~= head.id then
+  return { 'stray', newest_id() }
+end
+
+local effective = math.max(taken, tonumber(head.term or '0'))
+if ARGV[4] ~= '' and as_text(effective) ~= ARGV[4] then
+  return { 'conflict', as_text(effective), head.node or '' }
+end
+if ARGV[5] ~= '' and run ~= ARGV[5] then
+  return { 'newrun' }
+end
+
+local base = math.max(effective, tonumber(ARGV[3]))
+if base > 0 and head.run ~= run then
+  -- Redis may have lost terms of its earlier lives, and the same number must not be taken twice.
+  base = (math.floor(base / ERA) + 1) * ERA
+end
+if base >= TERM_MAX then
+  return redis.error_reply('BADTERM there are no more terms')
+end
+local term = as_text(base + 1)
+local n = 1
+if head.id then
+  n = tonumber(string.match(head.id, '-(%d+)$')) + 1
+end
+local id = term .. '-' .. as_text(n)
+local prev = head.chain or string.rep('0', 32)
+local log_id = head.log_id or ARGV[7]
+local header = cjson.encode({
+  v = 1, kind = 'term', node = ARGV[1], boot = ARGV[2], prev = prev, at = tonumber(ARGV[10]),
+  log_id = log_id, run = run, by = ARGV[8], reason = ARGV[9],
+})
+local chain = string.sub(redis.sha1hex(prev .. header), 1, 32)
+
+-- XADD is the first write: if memory is short, or the id is refused, nothing has changed.
+redis.call('XADD', KEYS[2], id, 'h', header, 'b', '')
+if taken ~= base then
+  redis.call('SET', KEYS[1], as_text(base))
+end
+redis.call('INCR', KEYS[1])
+redis.call('HSET', KEYS[3], 'log_id', log_id, 'run', run, 'term', term, 'node', ARGV[1], 'boot', ARGV[2],
+  'id', id, 'chain', chain, 'part_next', '0')
+redis.call('SET', KEYS[4], term .. ' ' .. ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[6])
+redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8])
+return { 'ok', term, id, run }

@@ -1,0 +1,17 @@
+-- Extend the lease of the holder. The same fence as an append, with the life of Redis read here and now.
+--
+-- KEYS     term log head
+-- KEYS[4]  lease     string with PX
+-- ARGV[1]  term      the holder's term
+-- ARGV[2]  boot      the holder's boot
+-- ARGV[3]  node      its name
+-- ARGV[4]  lease_ms
+--
+-- Answers: ok, or one of fence.lua.
+
+local refused = fence(read_head(), server_run(), ARGV[1], ARGV[2])
+if refused then
+  return refused
+end
+redis.call('SET', KEYS[4], ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2], 'PX', ARGV[4])
+return { 'ok' }

@@ -1,0 +1,374 @@
+"""A log in memory: the twin of Redis with our scripts in it, for tests of an application and for our own.
+
+`MemoryRedis` is the server: its whole state is one frozen value, so a test can keep it, put it back, or explore every
+order of events from it (`tests/model/`). Its methods do what the scripts of `lua/` do, step by step in the same order;
+one contract suite runs over both, and the scenario transcripts too, so each proves the other.
+
+`MemoryLog` is one client of it, with the interface of `RedisLog`. Like a real connection, it learns the run when it
+connects, and not again before it connects anew.
+
+    server = MemoryRedis()
+    node = Node(state, group="g", name="a", log=MemoryLog(server), data_dir=tmp_path)
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import orjson
+
+from replicator.core.ids import TERM_MAX, ZERO_ID, Position, RecordId, Writer, extend_chain, next_term
+from replicator.core.records import ChangeRecord, PartRecord, Record, parse
+from replicator.core.replies import Ask, Batch, Code, Head, Look, Peer, Reply
+from replicator.errors import CorruptRecord, LogUnavailable
+
+__all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
+
+
+class Entry(NamedTuple):
+    """A log entry as Redis has it."""
+
+    id: RecordId
+    header: bytes | None
+    body: bytes | None
+
+
+class Lease(NamedTuple):
+    holder: str
+    until_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryState:
+    """Everything that Redis holds of a group. `last_id` stays when entries are trimmed."""
+
+    run: str = "run-1"
+    term: int = 0
+    head: Head | None = None
+    entries: tuple[Entry, ...] = ()
+    last_id: RecordId = ZERO_ID
+    exists: bool = False
+    lease: Lease | None = None
+    beats: tuple[tuple[str, float, bytes], ...] = ()
+    asks: tuple[Ask, ...] = field(default=())
+
+    @property
+    def effective_term(self) -> int:
+        return max(self.term, self.head.term if self.head else 0)
+
+
+_parse = functools.lru_cache(maxsize=4096)(parse)
+
+
+class MemoryRedis:
+    """The server. `clock_ms` can be given, so that no test has to wait."""
+
+    def __init__(self, *, clock_ms: Callable[[], float] | None = None) -> None:
+        self.state = MemoryState()
+        self.clock_ms = clock_ms or (lambda: time.time() * 1000)
+        self.changed = threading.Condition()
+
+    # --- the scripts ---
+
+    def append(self, run: str, record: Record) -> Reply:
+        refused = self._fence(run, record.id.term, record.boot)
+        if refused:
+            return refused
+        head = self._head()
+        if head.position.chain == record.chain:
+            return Reply(Code.DUPLICATE, id=head.position.id)
+        if head.position.chain != record.prev:
+            return Reply(Code.BEHIND, id=head.position.id)
+        failed = self._add(record.id, record.header, record.body)
+        if failed:
+            return failed
+        self._write(head=head._replace(position=record.position))
+        return Reply(Code.OK, id=record.id)
+
+    def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
+        refused = self._fence(run, record.id.term, record.boot)
+        if refused:
+            return refused
+        head = self._head()
+        if head.position.chain == record.chain:
+            return Reply(Code.DUPLICATE, id=head.position.id)
+        if head.position.chain != record.prev and not (rebase and record.part == 0):
+            return Reply(Code.BEHIND, id=head.position.id)
+        if record.part != 0 and record.part != head.part_next:
+            return Reply(Code.RESTART)
+        failed = self._add(record.id, record.header, record.body)
+        if failed:
+            return failed
+        head = head._replace(position=record.position, part_next=record.part + 1)
+        if record.is_last:
+            before = head.snapshot_at
+            head = head._replace(part_next=0, snapshot_at=record.as_of.id, previous_snapshot_at=before)
+            if before != ZERO_ID:
+                self._trim(before)
+        self._write(head=head)
+        return Reply(Code.OK, id=record.id)
+
+    def promote(
+        self,
+        writer: Writer,
+        *,
+        floor: int,
+        lease_ms: int,
+        by: str,
+        reason: str,
+        expect: int | None = None,
+        run: str = "",
+        new_log_id: str = "",
+    ) -> Reply:
+        state, head = self.state, self.state.head
+        founds = not state.exists and head is None and new_log_id != ""
+        if not founds and (not state.exists or head is None):
+            return Reply(Code.LOST)
+        if head is not None and state.last_id != head.position.id:
+            return Reply(Code.STRAY, id=state.last_id)
+        if expect is not None and expect != state.effective_term:
+            return Reply(Code.CONFLICT, term=state.effective_term, node=head.node if head else "")
+        if run and run != state.run:
+            return Reply(Code.NEW_RUN)
+        base = max(state.effective_term, floor)
+        term = next_term(base, new_run=base > 0 and (head is None or head.run != state.run))
+        if term > TERM_MAX:
+            raise LogUnavailable(url="memory", problem="there are no more terms")
+        id_ = RecordId(term, head.position.id.n + 1 if head else 1)
+        prev = head.position.chain if head else "0" * 32
+        log_id = head.log_id if head else new_log_id
+        header = self._term_header(writer, prev=prev, log_id=log_id, by=by, reason=reason)
+        failed = self._add(id_, header, b"")
+        if failed:
+            return failed
+        taken = Head(
+            log_id=log_id,
+            run=state.run,
+            term=term,
+            node=writer.node,
+            boot=writer.boot,
+            position=Position(id_, extend_chain(prev, header, b"")),
+            snapshot_at=head.snapshot_at if head else ZERO_ID,
+            previous_snapshot_at=head.previous_snapshot_at if head else ZERO_ID,
+        )
+        self._write(term=term, head=taken, lease=self._lease(writer, term, lease_ms))
+        self.ask("term", by=by, node=writer.node)
+        return Reply(Code.OK, term=term, id=id_)
+
+    def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
+        refused = self._fence(self.state.run, term, writer.boot)
+        if refused:
+            return refused
+        self._write(lease=self._lease(writer, term, lease_ms))
+        return Reply(Code.OK)
+
+    def give_back(self, writer: Writer, term: int) -> None:
+        if self.state.lease and self.state.lease.holder == f"{term} {writer}":
+            self._write(lease=None)
+
+    def beat(self, peer: Peer) -> None:
+        others = tuple(beat for beat in self.state.beats if beat[0] != peer.node)
+        self._write(beats=(*others, (peer.node, self.clock_ms(), peer.to_json())))
+
+    def ask(self, what: str, *, by: str, node: str = "") -> str:
+        id_ = f"{len(self.state.asks) + 1}-0"
+        self._write(asks=(*self.state.asks, Ask(id_, what, node, by)))
+        return id_
+
+    def look(self) -> Look:
+        state = self.state
+        now_ms = self.clock_ms()
+        peers = (Peer.from_json(data, age_ms=int(now_ms - at)) for _, at, data in state.beats)
+        left = int(state.lease.until_ms - now_ms) if state.lease else -1
+        return Look(
+            run=state.run,
+            term=state.effective_term,
+            head=state.head if state.exists else None,
+            last_id=state.last_id if state.head else ZERO_ID,
+            lease_ms=left if left >= 0 else None,
+            peers={peer.node: peer for peer in peers if peer},
+            now_ms=int(now_ms),
+        )
+
+    # --- what happens to a Redis ---
+
+    def fail_over(self, copy: MemoryState, *, run: str) -> None:
+        """Become another life, with what `copy` (an earlier state) had."""
+        self._write_all(replace(copy, run=run))
+
+    def stray(self, id_: RecordId) -> None:
+        """Somebody's own XADD into the stream."""
+        self._add(id_, None, None)
+
+    def flush(self) -> None:
+        """FLUSHALL."""
+        self._write_all(MemoryState(run=self.state.run))
+
+    # --- inside ---
+
+    def _head(self) -> Head:
+        assert self.state.head is not None
+        return self.state.head
+
+    def _fence(self, run: str, term: int, boot: str) -> Reply | None:
+        state, head = self.state, self.state.head
+        if not state.exists or head is None:
+            return Reply(Code.LOST)
+        if term != state.effective_term or boot != head.boot:
+            return Reply(Code.FENCED, term=state.effective_term, node=head.node)
+        if run != head.run:
+            return Reply(Code.NEW_RUN)
+        return None
+
+    def _add(self, id_: RecordId, header: bytes | None, body: bytes | None) -> Reply | None:
+        if id_ <= self.state.last_id:
+            return Reply(Code.STRAY, id=self.state.last_id)
+        self._write(entries=(*self.state.entries, Entry(id_, header, body)), last_id=id_, exists=True)
+        return None
+
+    def _trim(self, upto: RecordId) -> None:
+        keep = RecordId(upto.term, upto.n + 1)
+        self._write(entries=tuple(entry for entry in self.state.entries if entry.id >= keep))
+
+    def _lease(self, writer: Writer, term: int, lease_ms: int) -> Lease:
+        return Lease(f"{term} {writer}", self.clock_ms() + lease_ms)
+
+    def _term_header(self, writer: Writer, *, prev: str, log_id: str, by: str, reason: str) -> bytes:
+        fields = {"v": 1, "kind": "term", "node": writer.node, "boot": writer.boot, "prev": prev}
+        at = int(self.clock_ms())
+        return orjson.dumps(fields | {"at": at, "log_id": log_id, "run": self.state.run, "by": by, "reason": reason})
+
+    def _write(self, **changes: object) -> None:
+        self._write_all(replace(self.state, **changes))  # type: ignore[arg-type]
+
+    def _write_all(self, state: MemoryState) -> None:
+        with self.changed:
+            self.state = state
+            self.changed.notify_all()
+
+
+class MemoryLog:
+    """One client of a `MemoryRedis`. `down` makes it unreachable: a string, which is the problem it reports."""
+
+    def __init__(self, server: MemoryRedis, group: str = "memory") -> None:
+        self.server = server
+        self.group = group
+        self.url = "memory:"
+        self.down = ""
+        self._run = ""
+        self._closed = False
+
+    def append(self, record: ChangeRecord) -> Reply:
+        with self._reach():
+            return self.server.append(self._run, record)
+
+    def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
+        with self._reach():
+            return self.server.part(self._run, record, rebase=rebase)
+
+    def promote(
+        self,
+        writer: Writer,
+        *,
+        floor: int,
+        lease_ms: int,
+        by: str,
+        reason: str,
+        expect: int | None = None,
+        run: str = "",
+        new_log_id: str = "",
+    ) -> Reply:
+        with self._reach():
+            return self.server.promote(
+                writer,
+                floor=floor,
+                lease_ms=lease_ms,
+                by=by,
+                reason=reason,
+                expect=expect,
+                run=run,
+                new_log_id=new_log_id,
+            )
+
+    def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
+        with self._reach():
+            return self.server.renew(writer, term, lease_ms)
+
+    def give_back(self, writer: Writer, term: int) -> None:
+        with self._reach():
+            self.server.give_back(writer, term)
+
+    def read(
+        self, after: RecordId | None, *, asks_after: str = "", count: int = 32, block_ms: int | None = None
+    ) -> Batch:
+        deadline = time.monotonic() + (block_ms or 0) / 1000
+        while True:
+            with self._reach():
+                batch = self._read(after, asks_after, count)
+            left = deadline - time.monotonic()
+            if batch.records or batch.asks or batch.corrupt or left <= 0:
+                return batch
+            with self.server.changed:
+                self.server.changed.wait(min(left, 0.05))
+
+    def _read(self, after: RecordId | None, asks_after: str, count: int) -> Batch:
+        records: list[Record] = []
+        corrupt = None
+        state = self.server.state
+        behind = [] if after is None else [entry for entry in state.entries if entry.id > after][:count]
+        for entry in behind:
+            try:
+                records.append(_parse(str(entry.id), entry.header, entry.body))
+            except CorruptRecord as problem:
+                corrupt = problem
+                break
+        asks = [ask for ask in state.asks if asks_after and _ask_n(ask.id) > _ask_n(asks_after)]
+        return Batch(records, asks, corrupt)
+
+    def find(self, id: RecordId) -> Record | None:
+        with self._reach():
+            found = [entry for entry in self.server.state.entries if entry.id == id]
+            return _parse(str(id), found[0].header, found[0].body) if found else None
+
+    def look(self) -> Look:
+        with self._reach():
+            return self.server.look()
+
+    def newest_ask(self) -> str:
+        with self._reach():
+            asks = self.server.state.asks
+            return asks[-1].id if asks else "0-0"
+
+    def beat(self, peer: Peer) -> None:
+        with self._reach():
+            self.server.beat(peer)
+
+    def ask(self, what: str, *, by: str, node: str = "") -> str:
+        with self._reach():
+            return self.server.ask(what, by=by, node=node)
+
+    def disconnect(self) -> None:
+        """Break the connection: the next call makes a new one, and learns the run anew."""
+        self._run = ""
+
+    def close(self) -> None:
+        self._closed = True
+        with self.server.changed:
+            self.server.changed.notify_all()
+
+    def _reach(self) -> threading.Condition:
+        """The server, if it can be reached; held as a lock, it does one thing at a time."""
+        if self.down or self._closed:
+            raise LogUnavailable(url=self.url, problem=self.down or "the connection is closed")
+        if not self._run:
+            self._run = self.server.state.run
+        return self.server.changed
+
+
+def _ask_n(id_: str) -> int:
+    return int(id_.partition("-")[0])
