@@ -1,0 +1,79 @@
+"""Warm standbys of a stateful service through a Redis stream, and failover without a split brain.
+
+    from replicator import Node
+
+    with Node(state, group="registry", name="a", redis="redis://localhost:6379/0", data_dir="data/a") as node:
+        node.submit({"op": "register", "hostname": "db1"})
+
+What is public is in `__all__`; it is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .core.ids import Position, RecordId
+    from .errors import (
+        ChangeRejected,
+        ChangeTooLarge,
+        CheckpointError,
+        ConfigError,
+        CorruptRecord,
+        Fenced,
+        LeaseLost,
+        LogLost,
+        LogUnavailable,
+        NotAcknowledged,
+        NotPrimary,
+        OutcomeUnknown,
+        PositionLost,
+        PromotionRefused,
+        ReplicatorError,
+        Stalled,
+    )
+    from .node import Node
+    from .state import ReplicatedState, State
+
+__all__ = [
+    "ChangeRejected",
+    "ChangeTooLarge",
+    "CheckpointError",
+    "ConfigError",
+    "CorruptRecord",
+    "Fenced",
+    "LeaseLost",
+    "LogLost",
+    "LogUnavailable",
+    "Node",
+    "NotAcknowledged",
+    "NotPrimary",
+    "OutcomeUnknown",
+    "Position",
+    "PositionLost",
+    "PromotionRefused",
+    "RecordId",
+    "ReplicatedState",
+    "ReplicatorError",
+    "Stalled",
+    "State",
+]
+
+_ELSEWHERE = {
+    "Node": "node",
+    "Position": "core.ids",
+    "RecordId": "core.ids",
+    "ReplicatedState": "state",
+    "State": "state",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -16,11 +16,13 @@ Three connections: one for writes, one for blocking reads, one for everything el
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
@@ -32,7 +34,7 @@ from replicator.core.records import ChangeRecord, PartRecord, Record, parse
 from replicator.core.replies import Ask, Batch, Code, Head, Look, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 
-__all__ = ["RedisLog"]
+__all__ = ["RedisLog", "client_for"]
 
 SCRIPTS = ("append", "part", "promote", "renew", "yield", "beat", "look")
 
@@ -41,6 +43,14 @@ TIMEOUT_S = 5.0
 
 #: Asks that nobody read in the meantime are of no use any more.
 ASKS_KEPT = 1000
+
+
+def client_for(url: str) -> redis.Redis:
+    """A plain client, for libraries that want one of their own (RQ changes the timeouts of the one it is given)."""
+    try:
+        return redis.Redis.from_url(url)
+    except ValueError as error:
+        raise ConfigError(setting="redis", problem=f"{_shown(url)!r} is not a Redis URL ({error})") from None
 
 
 class _Script:
@@ -61,6 +71,7 @@ class _Link:
         # redis' Connection, whose methods carry no types.
         self._connection: Any = None
         self._lock = threading.Lock()
+        self._closed = False
         self.run = ""
 
     def call(self, *command: Any) -> Any:
@@ -84,12 +95,13 @@ class _Link:
 
     def close(self) -> None:
         # Without the lock: this is how a read that blocks in another thread is ended.
+        self._closed = True
         connection = self._connection
         if connection is not None:
             connection.disconnect()
 
     def _connected(self) -> Any:
-        if self._connection is None or not self._connection.is_connected:
+        if not self._closed and (self._connection is None or not self._connection.is_connected):
             self._connection = None
             connection: Any = self._pool.make_connection()
             try:
@@ -98,8 +110,13 @@ class _Link:
                 self.run = _run_of(connection.read_response(disable_decoding=True))
             except (redis.exceptions.RedisError, OSError) as error:
                 connection.disconnect()
-                raise LogUnavailable(url=self._url, problem=_advice(str(error))) from None
+                raise LogUnavailable(url=self._url, problem=_advice(error)) from None
             self._connection = connection
+        # Asked after the connection was made known, so that either `close` sees it or this sees that it is closed.
+        if self._closed:
+            if self._connection is not None:
+                self._connection.disconnect()
+            raise LogUnavailable(url=self._url, problem="the connection is closed")
         return self._connection
 
     def _answer(self, connection: Any, packed: Any) -> Any:
@@ -110,7 +127,7 @@ class _Link:
             raise
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             # Connection errors to redis-py, but the server did answer: it did nothing.
-            raise LogUnavailable(url=self._url, problem=_advice(str(error))) from None
+            raise LogUnavailable(url=self._url, problem=_advice(error)) from None
         except (redis.exceptions.RedisError, OSError) as error:
             connection.disconnect()
             self._connection = None
@@ -134,9 +151,9 @@ class RedisLog:
         self._scripts = {name: _Script(name) for name in SCRIPTS}
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in ("term", "log", "head", "lease", "commands", "nodes")]
-        self._write = _Link(self._pool(timeout_s), url)
-        self._other = _Link(self._pool(timeout_s), url)
-        self._read = _Link(self._pool(timeout_s), url)
+        self._write = _Link(self._pool(timeout_s), _shown(url))
+        self._other = _Link(self._pool(timeout_s), _shown(url))
+        self._read = _Link(self._pool(timeout_s), _shown(url))
 
     def _pool(self, timeout_s: float) -> ConnectionPool:
         try:
@@ -149,10 +166,11 @@ class RedisLog:
                 decode_responses=False,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
-                client_name=f"replicator-{self.group}",
+                # A client's name takes no spaces and nothing but ASCII.
+                client_name=f"replicator-{quote(self.group)}",
             )
         except ValueError as error:
-            raise ConfigError(setting="redis", problem=f"{self.url!r} is not a Redis URL ({error})") from None
+            raise ConfigError(setting="redis", problem=f"{_shown(self.url)!r} is not a Redis URL ({error})") from None
 
     # --- writes ---
 
@@ -210,20 +228,22 @@ class RedisLog:
         if asks_after:
             keys.append(self._keys[4])
             places.append(asks_after)
-        answer = self._answered(lambda: self._read.call(*command, b"STREAMS", *keys, *places))
+        if not keys:
+            return Batch([], [])
+        answer = self._asked(lambda: self._read.call(*command, b"STREAMS", *keys, *places))
         found = dict(answer or [])
         records, corrupt = _parse_entries(found.get(self._keys[1], []))
         return Batch(records, [_ask_of(entry) for entry in found.get(self._keys[4], [])], corrupt)
 
     def find(self, id: RecordId) -> Record | None:
-        entries = self._answered(lambda: self._other.call(b"XRANGE", self._keys[1], str(id), str(id)))
+        entries = self._asked(lambda: self._other.call(b"XRANGE", self._keys[1], str(id), str(id)))
         records, corrupt = _parse_entries(entries)
         if corrupt is not None:
             raise corrupt
         return records[0] if records else None
 
     def look(self) -> Look:
-        answer = self._answered(lambda: self._other.script(self._scripts["look"], self._keys))
+        answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys))
         run, now, term, head, stray, lease_ms, nodes = answer
         now_ms = int(now)
         parsed = _head_of(_pairs(head))
@@ -240,8 +260,7 @@ class RedisLog:
         )
 
     def newest_ask(self) -> str:
-        """Where to start reading asks: older ones were for somebody else."""
-        entries = self._answered(lambda: self._other.call(b"XREVRANGE", self._keys[4], "+", "-", "COUNT", 1))
+        entries = self._asked(lambda: self._other.call(b"XREVRANGE", self._keys[4], "+", "-", "COUNT", 1))
         return str(entries[0][0], "ascii") if entries else "0-0"
 
     def close(self) -> None:
@@ -260,7 +279,19 @@ class RedisLog:
         except redis.exceptions.ResponseError as error:
             # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...): every script
             # refuses before its first write, so nothing was written.
-            raise LogUnavailable(url=self.url, problem=_advice(str(error))) from None
+            raise LogUnavailable(url=_shown(self.url), problem=_advice(error)) from None
+
+    def _asked(self, send: Callable[[], Any]) -> Any:
+        # A question that got no answer has changed nothing: there is no outcome to be unknown.
+        try:
+            return self._answered(send)
+        except OutcomeUnknown as error:
+            raise LogUnavailable(**error.fields) from None
+
+
+def _shown(url: str) -> str:
+    """The URL without its password, which has no place in a message."""
+    return re.sub(r"(?<=:)[^:/@]+(?=@)|(?<=[?&]password=)[^&]+", "***", url)
 
 
 _ADVICE = {
@@ -270,6 +301,8 @@ _ADVICE = {
     "NOAUTH": "it wants a password; put it into the URL",
     "WRONGPASS": "the password in the URL is wrong",
     "NOPERM": "this user may not do that; see `ACL LOG`",
+    "ACL failure": "this user may not do that; see `ACL LOG`",
+    "can't run this command": "this user may not do that; see `ACL LOG`",
     "WRONGTYPE": "a key of the group holds something else; is it the right database?",
     "BADTERM": "the key was changed by hand; set it to the term that `replicator status` shows",
     "MISCONF": "it cannot write to its disk",
@@ -277,12 +310,28 @@ _ADVICE = {
 }
 
 
-def _advice(error: str) -> str:
+#: redis-py turns the first word of these answers into a class, and takes it out of the text.
+_WORDS = {
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.BusyLoadingError: "LOADING",
+    redis.exceptions.NoPermissionError: "NOPERM",
+}
+
+
+def _advice(error: Exception) -> str:
+    text = " ".join(filter(None, [_word_of(error), str(error)]))
     for word, advice in _ADVICE.items():
         # Redis 6.2 puts the word into the middle of the error of a script.
-        if word in error:
-            return f"{error} ({advice})"
-    return error
+        if word in text:
+            return f"{text} ({advice})"
+    return text
+
+
+def _word_of(error: Exception) -> str:
+    if isinstance(error, redis.exceptions.AuthenticationError):
+        return "NOAUTH" if "required" in str(error) else "WRONGPASS"
+    return _WORDS.get(type(error), "")
 
 
 def _append_args(record: Record) -> tuple[Any, ...]:
@@ -350,4 +399,4 @@ def _run_of(info: bytes) -> str:
     for line in info.splitlines():
         if line.startswith(b"run_id:"):
             return line[7:].strip().decode()
-    raise LogUnavailable(url="", problem="its INFO has no run_id: is it a Redis?")
+    raise redis.exceptions.ResponseError("its INFO has no run_id: is it a Redis?")

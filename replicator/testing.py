@@ -23,7 +23,7 @@ from typing import NamedTuple
 import orjson
 
 from replicator.core.ids import TERM_MAX, ZERO_ID, Position, RecordId, Writer, extend_chain, next_term
-from replicator.core.records import ChangeRecord, PartRecord, Record, parse
+from replicator.core.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, parse
 from replicator.core.replies import Ask, Batch, Code, Head, Look, Peer, Reply
 from replicator.errors import CorruptRecord, LogUnavailable
 
@@ -101,6 +101,8 @@ class MemoryRedis:
             return Reply(Code.BEHIND, id=head.position.id)
         if record.part != 0 and record.part != head.part_next:
             return Reply(Code.RESTART)
+        if rebase and record.part == 0 and self.state.last_id != head.position.id:
+            return Reply(Code.STRAY, id=self.state.last_id)
         failed = self._add(record.id, record.header, record.body)
         if failed:
             return failed
@@ -143,6 +145,9 @@ class MemoryRedis:
         prev = head.position.chain if head else "0" * 32
         log_id = head.log_id if head else new_log_id
         header = self._term_header(writer, prev=prev, log_id=log_id, by=by, reason=reason)
+        if not writer.node or not writer.boot or len(header) > HEADER_BYTES_MAX:
+            problem = "BADRECORD a term record names a node and a boot, and its reason is short"
+            raise LogUnavailable(url="memory:", problem=problem)
         failed = self._add(id_, header, b"")
         if failed:
             return failed
@@ -219,7 +224,7 @@ class MemoryRedis:
         state, head = self.state, self.state.head
         if not state.exists or head is None:
             return Reply(Code.LOST)
-        if term != state.effective_term or boot != head.boot:
+        if term != state.effective_term or term != head.term or boot != head.boot:
             return Reply(Code.FENCED, term=state.effective_term, node=head.node)
         if run != head.run:
             return Reply(Code.NEW_RUN)

@@ -1,1 +1,100 @@
-def main() -> None: ...
+"""The `replicator` command. One module a concern; this one has the group, its options and the exit codes.
+
+Every option can be set in the environment as REPLICATOR_..., or in a TOML file given with --config. Errors go to
+stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 outcome unknown, 5 fenced, 6 Redis unavailable.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replicator.config import load_settings
+from replicator.errors import ReplicatorError
+
+from .context import Settings
+
+__all__ = ["main"]
+
+LOG_FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
+
+
+class _Group(click.Group):
+    """Loads its commands late (a node needs no RQ), and turns our errors into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        where = _COMMANDS.get(name)
+        if where is None:
+            return None
+        module = __import__(f"replicator.cli.{where}", fromlist=[name])
+        command: click.Command = getattr(module, name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ReplicatorError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except TimeoutError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+
+
+_COMMANDS = {
+    "dev": "dev",
+    "node": "node",
+    "status": "inspect",
+    "history": "inspect",
+    "log": "inspect",
+    "promote": "operate",
+    "demote": "operate",
+    "snapshot": "operate",
+    "verify": "operate",
+    "load": "load",
+}
+
+
+@click.group(cls=_Group, context_settings={"auto_envvar_prefix": "REPLICATOR", "help_option_names": ["-h", "--help"]})
+@click.option(
+    "--redis", default="redis://localhost:6379/0", show_default=True, envvar="REPLICATOR_REDIS", help="Redis URL."
+)
+@click.option("--group", default="registry", show_default=True, envvar="REPLICATOR_GROUP", help="Name of the group.")
+@click.option("--config", type=click.Path(path_type=Path), envvar="REPLICATOR_CONFIG", help="Settings, a TOML file.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    default="INFO",
+    show_default=True,
+    envvar="REPLICATOR_LOG_LEVEL",
+    help="What is logged, to stderr.",
+)
+@click.version_option(package_name="replicator", prog_name="replicator")
+@click.pass_context
+def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_level: str) -> None:
+    """Warm standbys through a Redis stream, and failover without a split brain."""
+    if config is not None:
+        settings = load_settings(config)
+        ctx.default_map = settings
+        redis, group = (_from_file(ctx, settings, name, given) for name, given in (("redis", redis), ("group", group)))
+    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    ctx.obj = Settings(redis=redis, group=group)
+
+
+def _from_file(ctx: click.Context, settings: dict[str, Any], name: str, given: str) -> str:
+    if ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
+        return str(settings.get(name, given))
+    return given
+
+
+def main(args: Sequence[str] | None = None, *, prog_name: str = "replicator") -> None:
+    """The entry point. Does not return."""
+    cli.main(args=args, prog_name=prog_name)

@@ -29,7 +29,15 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["CHANGE_BYTES_MAX", "SnapshotDecoder", "SnapshotEncoder", "decode_changes", "digest_of", "encode_change", "encode_changes"]
+__all__ = [
+    "CHANGE_BYTES_MAX",
+    "SnapshotDecoder",
+    "SnapshotEncoder",
+    "decode_changes",
+    "digest_of",
+    "encode_change",
+    "encode_changes",
+]
 
 #: A batch of changes: its JSON, before compression. As much as the body of a record, so it fits with or without zstd.
 CHANGE_BYTES_MAX = 256 * 1024

@@ -24,7 +24,7 @@ from .ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from .parts import Progress, follow
 from .records import ChangeRecord, PartRecord, Record, TermRecord
 
-__all__ = ["NOBODY", "TABLE", "Holder", "Row", "Verdict", "View", "holds", "step"]
+__all__ = ["NOBODY", "TABLE", "Holder", "Row", "Verdict", "View", "diverges", "holds", "step"]
 
 
 class Verdict(Enum):
@@ -75,6 +75,12 @@ class View:
 def holds(view: View, me: Writer, run: str) -> bool:
     """Whether `me` holds the newest term that the view knows, and took it in this run: in another one nobody does."""
     return view.holder == (me.node, me.boot, run)
+
+
+def diverges(view: View, record: Record) -> bool:
+    """Whether the node has records that the history of `record`, which does not follow, has not: its n says so."""
+    surplus = view.in_sync and view.position != ORIGIN and record.id.n <= view.position.id.n + 1
+    return view.diverged or surplus
 
 
 # --- conditions: (view, record, me) -> bool ---------------------------------------------------------------------------
@@ -145,9 +151,7 @@ def _changed(view: View, record: Record) -> View:
 
 
 def _lost_sync(view: View, record: Record) -> View:
-    """Out of sync. The record's n says whether this node has something that the history has not."""
-    surplus = view.in_sync and view.position != ORIGIN and record.id.n <= view.position.id.n + 1
-    return replace(view, in_sync=False, diverged=view.diverged or surplus, cursor=record.position)
+    return replace(view, in_sync=False, diverged=diverges(view, record), cursor=record.position)
 
 
 def _term_taken(view: View, record: Record) -> View:
@@ -223,8 +227,8 @@ TABLE: tuple[Row, ...] = (
     Row(10, PART, "follows my position, I am rebasing, and it completes my snapshot",
         _all(_follows_my_rebase, _completes), Verdict.LEAD, "position, in sync", _rebased),
     Row(11, PART, "follows my position, I am rebasing", _follows_my_rebase, Verdict.SKIP, "position", _moved),
-    Row(12, PART, "completes a snapshot, out of sync", _all(lambda view, record, me: not view.in_sync, _completes),
-        Verdict.RESTORE, "position = as_of, changed, in sync; reading goes on from there", _restored),
+    Row(12, PART, "completes a snapshot", _completes, Verdict.RESTORE,
+        "position = as_of, changed, in sync; reading goes on from there", _restored),
     Row(13, CHANGE + PART, "otherwise", _always, Verdict.NEED_SNAPSHOT, "out of sync", _lost_sync),
 )  # fmt: skip
 

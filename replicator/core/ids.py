@@ -32,7 +32,7 @@ ERA = 2**20
 #: Lua's numbers are doubles: from 2^53 on they skip integers.
 TERM_MAX = 2**53 - 1
 
-_ID = re.compile(r"(\d{1,20})-(\d{1,20})")
+_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
 
 class RecordId(NamedTuple):

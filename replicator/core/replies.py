@@ -208,6 +208,10 @@ class Log(Protocol):
         """Ask something of the group; the id of the ask."""
         ...
 
+    def newest_ask(self) -> str:
+        """Where to start reading asks: older ones were for somebody else."""
+        ...
+
     def close(self) -> None:
         """Close the connections. One that is blocked in `read` in another thread ends with `LogUnavailable`."""
         ...

@@ -1,0 +1,90 @@
+"""`replicator dev`: a Redis and three nodes of the registry on this machine, under supervisord, until Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from replicator import admin
+from replicator.dev import DEFAULT_DIRECTORY, DEFAULT_PORT, DevStack
+from replicator.errors import LogUnavailable, ReplicatorError
+from replicator.log import RedisLog
+
+from .context import Settings
+
+__all__ = ["dev"]
+
+#: The group leads itself again after a restart: two heartbeats, and what a slow machine adds.
+LEADER_WITHIN_S = 30.0
+
+FIRST_PRIMARY = "a"
+
+
+@click.command()
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DIRECTORY,
+    show_default=True,
+    help="Data, logs and pid file of the stack.",
+)
+@click.option(
+    "--port",
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="HTTP port of node a; b and c take the next two. 0: any three.",
+)
+@click.option("--lease-s", default=5.0, show_default=True, envvar="REPLICATOR_LEASE_S", help="Lease of the primary.")
+@click.pass_context
+def dev(ctx: click.Context, directory: Path, port: int, lease_s: float) -> None:
+    """Run a Redis and three nodes on this machine, until Ctrl-C."""
+    settings: Settings = ctx.obj
+    stack = DevStack(
+        directory,
+        port=port,
+        group=settings.group,
+        log_level=ctx.find_root().params["log_level"],
+        environment={"REPLICATOR_LEASE_S": str(lease_s)},
+    )
+    click.echo(f"starting Redis and nodes a, b, c in {stack.directory} ...")
+    stack.run(_lead_and_tell)
+    click.echo("\nended; the data is still there")
+
+
+def _lead_and_tell(stack: DevStack) -> None:
+    log = RedisLog(stack.redis_url, stack.group)
+    try:
+        now = _with_leader(log)
+    finally:
+        log.close()
+    click.echo()
+    for name, url in stack.urls().items():
+        click.echo(f"  node {name}  {url}/v1/state   {'primary' if name == now.holder else 'standby'}")
+    click.echo(f"  logs    {stack.directory / 'log'}")
+    click.echo()
+    click.echo("in another terminal:")
+    click.echo(f"  export REPLICATOR_REDIS='{stack.redis_url}' REPLICATOR_GROUP={stack.group}")
+    click.echo("  replicator status --watch")
+    click.echo("  replicator promote b")
+    click.echo()
+    click.echo("Ctrl-C ends everything.")
+
+
+def _with_leader(log: RedisLog) -> admin.Status:
+    """The group once somebody leads: a new one is given its first primary, another goes on by itself."""
+    deadline = time.monotonic() + LEADER_WITHIN_S
+    while time.monotonic() < deadline:
+        try:
+            now = admin.status(log)
+            if now.term == 0 and any(node.name == FIRST_PRIMARY and node.alive for node in now.nodes):
+                admin.promote(log, FIRST_PRIMARY, by="replicator dev", reason="the first primary", expect=0)
+                continue
+            if any(node.role == "primary" and node.alive for node in now.nodes):
+                return now
+        except LogUnavailable:
+            pass
+        time.sleep(0.1)
+    raise ReplicatorError(f"nobody leads the group after {LEADER_WITHIN_S:.0f} s; the nodes' logs say why")

@@ -1,0 +1,121 @@
+"""Commands that look and change nothing: status, history, log."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from replicator import admin
+from replicator.core.ids import ZERO_ID, RecordId
+from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord
+
+from .context import Settings, output_option, show_json, table
+
+__all__ = ["history", "log", "status"]
+
+WATCH_EVERY_S = 0.5
+
+
+@click.command()
+@output_option
+@click.option("--watch", is_flag=True, help="Show it again and again.")
+@click.pass_obj
+def status(settings: Settings, output: str, watch: bool) -> None:
+    """Who leads the group, and where every node is."""
+    with settings.log() as log:
+        while True:
+            now = admin.status(log)
+            if watch:
+                click.clear()
+            if output == "json":
+                show_json(now.to_dict())
+            else:
+                click.echo(_status_text(now))
+            if not watch:
+                return
+            time.sleep(WATCH_EVERY_S)
+
+
+def _status_text(now: admin.Status) -> str:
+    lease = f"{now.lease_ms} ms" if now.lease_ms is not None else "none"
+    facts = {"group": now.group, "term": now.term, "holder": now.holder or "nobody", "head": now.head or "-"}
+    lines = ["   ".join(f"{name} {value}" for name, value in (facts | {"lease": lease}).items())]
+    if now.problem:
+        lines.append(f"PROBLEM  {now.problem}")
+    if not now.nodes:
+        lines.append("no node has reported yet")
+        return "\n".join(lines)
+    headings = ("name", "role", "alive", "in_sync", "term", "position", "lag", "http", "problem")
+    rows = [vars_of(node) | {"lag": _lag_text(node)} for node in now.nodes]
+    return "\n".join([*lines, "", table(headings, rows)])
+
+
+def vars_of(node: admin.NodeStatus) -> dict[str, Any]:
+    return {name: getattr(node, name) for name in node.__dataclass_fields__}
+
+
+def _lag_text(node: admin.NodeStatus) -> str | None:
+    if node.lag_records is None:
+        return None
+    age = f", {node.lag_seconds:.1f} s" if node.lag_records and node.lag_seconds is not None else ""
+    return f"{node.lag_records}{age}"
+
+
+@click.command()
+@output_option
+@click.pass_obj
+def history(settings: Settings, output: str) -> None:
+    """The terms that the log still tells of: who held them, since when, who asked and why."""
+    with settings.log() as log:
+        terms = admin.history(log)
+    if output == "json":
+        show_json([term.to_dict() for term in terms])
+        return
+    headings = ("term", "node", "since", "first", "last", "changes", "snapshots", "by", "reason")
+    click.echo(table(headings, [term.to_dict() | {"since": _time(term.at)} for term in terms]))
+
+
+@click.command()
+@output_option
+@click.option("--after", default=str(ZERO_ID), help="Start behind this position, for example 5-1042.")
+@click.option("--follow", is_flag=True, help="Go on with what comes.")
+@click.pass_obj
+def log(settings: Settings, output: str, after: str, follow: bool) -> None:
+    """The records of the log, one a line."""
+    with settings.log() as group_log:
+        for record in admin.records(group_log, after=RecordId.parse(after), follow=follow):
+            if output == "json":
+                show_json(_record_dict(record))
+            else:
+                click.echo(_record_text(record))
+
+
+def _record_dict(record: Record) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "id": str(record.id), "kind": record.kind, "node": record.node, "boot": record.boot,
+        "prev": record.prev, "chain": record.chain, "at": record.at, "bytes": len(record.body),
+    }  # fmt: skip
+    if isinstance(record, TermRecord):
+        return fields | {"log_id": record.log_id, "run": record.run, "by": record.by, "reason": record.reason}
+    if isinstance(record, ChangeRecord):
+        return fields | {"codec": record.codec, "digest": record.digest, "count": record.count}
+    assert isinstance(record, PartRecord)
+    return fields | {"codec": record.codec, "part": record.part, "parts": record.parts, "as_of": str(record.as_of.id)}
+
+
+def _record_text(record: Record) -> str:
+    line = f"{_time(record.at)}  {str(record.id).ljust(14)} {record.kind.ljust(6)} {record.node}"
+    if isinstance(record, TermRecord):
+        return f"{line}  opens term {record.id.term}: {record.reason}, by {record.by}"
+    if isinstance(record, ChangeRecord):
+        return f"{line}  {record.count} changes, {len(record.body)} bytes" if record.count else f"{line}  marker"
+    assert isinstance(record, PartRecord)
+    whole = f" of {record.parts}, complete" if record.is_last else ""
+    return f"{line}  part {record.part + 1}{whole}, state as of {record.as_of.id}, {len(record.body)} bytes"
+
+
+def _time(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]

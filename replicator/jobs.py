@@ -1,0 +1,84 @@
+"""Jobs that an RQ worker runs on behalf of the command line: put one into the queue, and follow it to its end.
+
+The functions themselves are in `workers/jobs.py`; here they are known by name only. Arguments and results are JSON.
+The worker knows the group's Redis from its own environment, so no URL with a password goes through the queue.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rq
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from .errors import LogUnavailable, ReplicatorError
+from .log import client_for
+
+__all__ = ["JobFailed", "queue_name", "run_in_queue"]
+
+POLL_EVERY_S = 0.1
+
+#: A job of 80 MB of state takes seconds; one that takes ten minutes hangs.
+JOB_TIMEOUT_S = 600
+
+RESULT_TTL_S = 3600
+
+
+class JobFailed(ReplicatorError):
+    """the job {name} failed: {problem}"""
+
+
+def queue_name(group: str) -> str:
+    """The queue of a group's jobs. A worker serves one group."""
+    return f"replicator-{group}"
+
+
+def run_in_queue(url: str, group: str, name: str, *, wait_s: float, progress: Callable[[str], None]) -> Any:
+    """Enqueue `workers.jobs.<name>`, show its progress, and give its result.
+
+    Raises `JobFailed`, `LogUnavailable`, `TimeoutError` (no worker took it, or it takes longer than `wait_s`).
+    """
+    connection = client_for(url)
+    try:
+        queue = rq.Queue(queue_name(group), connection=connection, serializer=JSONSerializer)
+        job = queue.enqueue(
+            f"workers.jobs.{name}", job_timeout=JOB_TIMEOUT_S, result_ttl=RESULT_TTL_S, failure_ttl=RESULT_TTL_S
+        )
+        progress(f"job {job.id} is in queue {queue.name}")
+        return _follow(job, name, time.monotonic() + wait_s, progress)
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception as error:
+        if type(error).__module__.startswith("redis."):
+            raise LogUnavailable(url=url, problem=str(error)) from None
+        raise
+    finally:
+        connection.close()
+
+
+def _follow(job: Job, name: str, deadline: float, progress: Callable[[str], None]) -> Any:
+    told: str | None = None
+    while time.monotonic() < deadline:
+        status = job.get_status(refresh=True)
+        said = job.get_meta(refresh=True).get("progress")
+        if said and said != told:
+            told = said
+            progress(said)
+        if status == JobStatus.FINISHED:
+            return job.return_value()
+        if status in (JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED):
+            raise JobFailed(name=name, problem=_problem_of(job) or str(status))
+        time.sleep(POLL_EVERY_S)
+    status = job.get_status(refresh=True)
+    if status == JobStatus.QUEUED:
+        raise TimeoutError(f"no worker took job {job.id} from the queue; is `python -m workers.jobs` running?")
+    raise TimeoutError(f"job {job.id} is still {status}")
+
+
+def _problem_of(job: Job) -> str:
+    result = job.latest_result()
+    text = (result.exc_string if result is not None else "") or ""
+    return text.strip().splitlines()[-1] if text.strip() else ""

@@ -1,0 +1,55 @@
+"""The lease of a primary, from its own side: until when it may write without having heard from Redis.
+
+Not what keeps two primaries apart (the term does that, at every append), but what keeps a primary that is cut off from
+accepting writes it cannot commit, and what tells the others that it lives. It is counted on this machine's monotonic
+clock, from *before* the request that renewed it: a slow answer shortens it and never lengthens it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["Lease"]
+
+#: A lease is renewed when a third of it has passed, so two renewals may fail before it runs out.
+RENEW_AT = 1 / 3
+
+
+class Lease:
+    """`length_s` seconds at a time. Thread-safe: each method reads or writes one value."""
+
+    def __init__(self, length_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.length_s = length_s
+        self._clock = clock
+        self._until = float("-inf")
+
+    @property
+    def length_ms(self) -> int:
+        return int(self.length_s * 1000)
+
+    @property
+    def renew_every_s(self) -> float:
+        return self.length_s * RENEW_AT
+
+    def now(self) -> float:
+        """Take this before the request, and give it to `renewed` after the answer."""
+        return self._clock()
+
+    def renewed(self, asked_at: float) -> None:
+        """Redis granted `length_s` seconds, somewhen after `asked_at`."""
+        self._until = asked_at + self.length_s
+
+    def lost(self) -> None:
+        """It was refused, or given back."""
+        self._until = float("-inf")
+
+    @property
+    def held(self) -> bool:
+        return self._clock() < self._until
+
+    @property
+    def left_ms(self) -> int | None:
+        """What is left of it; None if nothing is."""
+        left = self._until - self._clock()
+        return int(left * 1000) if left > 0 else None

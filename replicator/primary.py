@@ -1,0 +1,331 @@
+"""Writing to the log: group commit of changes, snapshots in parts, and what to do when no answer comes.
+
+Whoever submits a change puts it into the queue and takes the turn; who gets the turn first commits all that is queued,
+in one record, and the others find theirs done. Alone, a submitter waits for nobody; many share one round trip.
+
+Append first, apply after: the state of a primary that was fenced never moves. When an answer is lost the primary does
+not guess. The record stays `_unresolved`, and is sent again, to the letter, before anything else is: compare-and-append
+lets it land once, whichever attempt it was. Only the caller who cannot wait for that is told `OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from .core.codec import CHANGE_BYTES_MAX, SnapshotEncoder, encode_change, encode_changes
+from .core.life import Fate, fate_of_write
+from .core.member import Snapshot
+from .core.parts import Cutter
+from .core.records import ChangeRecord, PartRecord
+from .core.replies import Code, Log, Reply
+from .errors import (
+    CorruptRecord,
+    Fenced,
+    LeaseLost,
+    LogLost,
+    LogUnavailable,
+    NotPrimary,
+    OutcomeUnknown,
+    ReplicatorError,
+    Stalled,
+)
+from .lease import Lease
+from .replica import Replica
+
+__all__ = ["Primary"]
+
+logger = logging.getLogger(__name__)
+
+#: One record carries at most this many changes, so that no standby works on one for long.
+BATCH_CHANGES_MAX = 1000
+
+#: How soon an append whose answer was lost is sent again.
+RESEND_EVERY_S = 0.05
+
+
+class _Waiting:
+    """A change in the queue, and what became of it."""
+
+    __slots__ = ("done", "encoded", "error", "result")
+
+    def __init__(self, encoded: bytes) -> None:
+        self.encoded = encoded
+        self.done = False
+        self.result: Any = None
+        self.error: ReplicatorError | None = None
+
+
+class _Sent(NamedTuple):
+    """A record whose answer was lost."""
+
+    record: ChangeRecord | PartRecord
+    rebase: bool
+
+
+class Primary:
+    """What this node writes while it holds the term. `patience_s`: how long a lost answer is waited for."""
+
+    def __init__(self, log: Log, replica: Replica, lease: Lease, *, patience_s: float) -> None:
+        self._log = log
+        self._replica = replica
+        self._lease = lease
+        self._patience_s = patience_s
+        self._queue: deque[_Waiting] = deque()
+        self._unresolved: _Sent | None = None
+        self._publishing = threading.Lock()
+
+    # --- changes -----------------------------------------------------------------------------------------------------
+
+    def submit(self, change: Any, *, timeout_s: float) -> Any:
+        """Commit one change; what `apply` returned. See `Node.submit` for what it raises."""
+        waiting = _Waiting(encode_change(change))
+        self._queue.append(waiting)
+        if not self._replica.turn.acquire(timeout=timeout_s):
+            return self._give_up(waiting)
+        try:
+            while not waiting.done:
+                self._commit_queued()
+        finally:
+            self._replica.turn.release()
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.result
+
+    def mark(self) -> None:
+        """Commit an empty change: a place in the log at which every node reports the digest of its state."""
+        with self._replica.turn:
+            self._check_may_write()
+            self._commit_batch([])
+
+    def _give_up(self, waiting: _Waiting) -> Any:
+        try:
+            self._queue.remove(waiting)
+        except ValueError:
+            # It is on its way, or done: whoever has it will say.
+            problem = "the answer to an earlier write is still due"
+            raise OutcomeUnknown(url=self._log.url, problem=problem) from None
+        raise LogUnavailable(url=self._log.url, problem="earlier writes are still waiting; nothing was written")
+
+    def _commit_queued(self) -> None:
+        batch = self._next_batch()
+        try:
+            self._check_may_write()
+            results = self._commit_batch([waiting.encoded for waiting in batch])
+        except ReplicatorError as error:
+            results = [error] * len(batch)
+        for waiting, result in zip(batch, results, strict=True):
+            if isinstance(result, ReplicatorError):
+                waiting.error = result
+            else:
+                waiting.result = result
+            waiting.done = True
+
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 2
+        while self._queue and len(batch) < BATCH_CHANGES_MAX:
+            size += len(self._queue[0].encoded) + 1
+            if batch and size > CHANGE_BYTES_MAX:
+                break
+            try:
+                batch.append(self._queue.popleft())
+            except IndexError:  # its submitter gave up meanwhile
+                break
+        return batch
+
+    def _commit_batch(self, encoded: list[bytes]) -> list[Any]:
+        codec, body, digest = encode_changes(encoded)
+        record = self._replica.member.change(codec=codec, body=body, digest=digest, count=len(encoded), at=_now_ms())
+        return self._write(record)
+
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Send a snapshot of the state as it is now. After a rebase, this is what makes the node the primary."""
+        with self._publishing:
+            while not self._publish_once():
+                logger.warning("the snapshot was interrupted; it begins anew")
+
+    def _publish_once(self) -> bool:
+        replica = self._replica
+        with replica.turn:
+            self._check_holds()
+            with replica.lock:
+                snapshot = replica.member.begin_snapshot()
+                pieces = replica.state.snapshot()
+        parts = _Parts(pieces)
+        for index, body in enumerate(parts):
+            with replica.turn:
+                self._check_holds(snapshot.term)
+                try:
+                    self._write(self._part(snapshot, parts, index, body), rebase=snapshot.rebase)
+                except _SnapshotBroken:
+                    return False
+        logger.info("published the state as of %s in %d parts", snapshot.as_of.id, parts.count)
+        return True
+
+    def replace(self, pieces: Iterable[Any]) -> None:
+        """Make these pieces the state, on every node, at one record. Everything else waits meanwhile."""
+        parts = _Parts(pieces)
+        bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
+        with self._publishing, self._replica.turn:
+            self._check_may_write()
+            snapshot = self._replica.member.begin_snapshot(replaces=True)
+            for index, body in enumerate(bodies):
+                self._write(self._part(snapshot, parts, index, body))
+
+    def _part(self, snapshot: Snapshot, parts: _Parts, index: int, body: bytes) -> PartRecord:
+        # Which part is the last one is known only when it has been drawn.
+        count = parts.count if index + 1 == parts.count else 0
+        return self._replica.member.part(
+            snapshot, part=index, parts=count, codec=parts.codec, digest=parts.digest, body=body, at=_now_ms()
+        )
+
+    # --- may it? -----------------------------------------------------------------------------------------------------
+
+    def _check_may_write(self) -> None:
+        """It leads, and its lease is not over. The caller has the turn, as for everything below."""
+        self._check_holds()
+        member = self._replica.member
+        if not member.leads:
+            raise NotPrimary("{node} holds the term, but the log does not have its state yet; try again soon",
+                             node=member.me.node)  # fmt: skip
+        if not self._lease.held:
+            raise LeaseLost(node=member.me.node)
+
+    def _check_holds(self, term: int | None = None) -> None:
+        self._resolve()
+        member = self._replica.member
+        if self._replica.stalled:
+            raise Stalled(self._replica.stalled)
+        if not member.holds_term or term not in (None, member.view.term):
+            holder = member.view.holder.node
+            raise NotPrimary(node=member.me.node, primary=holder if holder != member.me.node else None)
+
+    def _resolve(self) -> None:
+        """Settle a write whose answer was lost, before anything else is written."""
+        sent, self._unresolved = self._unresolved, None
+        if sent is None:
+            return
+        member = self._replica.member
+        if not member.holds_term or sent.record.prev != member.view.position.chain:
+            return  # as a standby it finds out from the log
+        try:
+            self._send(sent.record, rebase=sent.rebase, uncertain=True)
+        except OutcomeUnknown as unknown:
+            problem = f"an earlier write has no answer yet ({unknown.fields['problem']}); nothing was written"
+            raise LogUnavailable(url=self._log.url, problem=problem) from None
+        except _SnapshotBroken:
+            return
+        self._replica.commit(sent.record)
+
+    # --- one record --------------------------------------------------------------------------------------------------
+
+    def _write(self, record: ChangeRecord | PartRecord, *, rebase: bool = False) -> list[Any]:
+        """Send a record, and fold it once it is in the log."""
+        self._send(record, rebase=rebase, uncertain=False)
+        return self._replica.commit(record)
+
+    def _send(self, record: ChangeRecord | PartRecord, *, rebase: bool, uncertain: bool) -> None:
+        """Get a record into the log, or raise: then it is not there, unless it is `OutcomeUnknown`.
+
+        `uncertain`: it was sent before, and the answer was lost.
+        """
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                reply = self._ask(record, rebase)
+                found = self._look_up(reply, record) if uncertain else None
+            except OutcomeUnknown as unknown:
+                uncertain, problem = True, unknown.fields["problem"]
+            except LogUnavailable as unavailable:
+                if not uncertain:
+                    raise
+                problem = unavailable.fields["problem"]
+            else:
+                return self._settle(reply, record, uncertain=uncertain, found=found)
+            if time.monotonic() > deadline:
+                self._unresolved = _Sent(record, rebase)
+                raise OutcomeUnknown(url=self._log.url, problem=problem)
+            time.sleep(RESEND_EVERY_S)
+
+    def _ask(self, record: ChangeRecord | PartRecord, rebase: bool) -> Reply:
+        if isinstance(record, PartRecord):
+            return self._log.part(record, rebase=rebase)
+        return self._log.append(record)
+
+    def _look_up(self, reply: Reply, record: ChangeRecord | PartRecord) -> bool | None:
+        """Whether the log has the record, if the answer to a repeat leaves that open."""
+        if fate_of_write(reply, uncertain=True) is not Fate.LOOK:
+            return None
+        there = self._log.find(record.id)
+        return there is not None and there.chain == record.chain
+
+    def _settle(self, reply: Reply, record: ChangeRecord | PartRecord, *, uncertain: bool, found: bool | None) -> None:
+        member = self._replica.member
+        fate, after = member.answered(reply, uncertain=uncertain, found=found)
+        if after is not member:
+            self._replica.refused(reply)
+        if fate is Fate.COMMITTED:
+            return
+        logger.warning("%s: %s (%s)", record, fate.value, reply.code.value)
+        raise self._error(fate, reply, record)
+
+    def _error(self, fate: Fate, reply: Reply, record: ChangeRecord | PartRecord) -> Exception:
+        if fate is Fate.AGAIN:
+            return _SnapshotBroken()
+        if fate is Fate.UNKNOWN:
+            return OutcomeUnknown(url=self._log.url, problem=f"{reply.code.value} after an answer was lost")
+        if fate is Fate.LOST:
+            return LogLost(what=f"the log of group {self._log.group} is gone from {self._log.url}")
+        if fate is Fate.STRAY:
+            return CorruptRecord(id=reply.id, problem="something that is not replicator wrote into the stream")
+        if fate is Fate.REFUSED and reply.code is Code.FENCED:
+            return Fenced(record.id.term, reply.term, reply.node)
+        what = "Redis came back as another run" if reply.code is Code.NEW_RUN else "the log lost records"
+        return NotPrimary("{node} has to lead anew: " + what + "; nothing was written", node=record.node)
+
+
+class _SnapshotBroken(Exception):
+    """The parts of a snapshot do not follow each other in the log: begin it anew."""
+
+
+class _Parts:
+    """Draws pieces and gives bodies. `count` and `digest` are known once the last body was given."""
+
+    def __init__(self, pieces: Iterable[Any]) -> None:
+        self._pieces = pieces
+        self._encoder = SnapshotEncoder()
+        self.count = 0
+
+    @property
+    def codec(self) -> str:
+        return self._encoder.codec
+
+    @property
+    def digest(self) -> str:
+        return self._encoder.digest
+
+    def __iter__(self) -> Iterator[bytes]:
+        cutter = Cutter()
+        given = 0
+        for packed in self._packed():
+            for body in cutter.feed(packed):
+                given += 1
+                yield body
+        self.count = given + 1
+        yield cutter.finish()
+
+    def _packed(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            yield self._encoder.feed(piece)
+        yield self._encoder.finish()
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,290 @@
+"""One node's copy of the group's state: what it knows, what it has, and what of that is on its disk, moved together.
+
+Three locks, always taken in this order, and what each one means:
+
+ 1. `turn`   who may move the view. A standby holds it while it folds what it read; the primary from before it sends a
+             record until it has folded it. So nothing is ever folded twice, or by a node that just lost its term.
+ 2. `_disk`  who writes the checkpoint. Saves happen in the order of the folds.
+ 3. `lock`   the member and the state, for a moment: `apply` and `restore` run under it, and so do readers.
+
+A standby saves before it applies: the term of a record is on disk before anything of that term is applied. The primary
+applies what is in the log and saves a little later (`flush`), except for its term, which is saved before it leads.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from typing import Any, NamedTuple
+
+from .checkpoint import Checkpoint, Step
+from .core.codec import SnapshotDecoder, decode_changes
+from .core.fold import Verdict, View, diverges
+from .core.ids import ORIGIN, RecordId, Writer
+from .core.member import Member
+from .core.records import ChangeRecord, PartRecord, Record, TermRecord
+from .core.replies import Reply
+from .errors import ChangeRejected, CorruptRecord, Stalled
+from .state import ReplicatedState, State
+
+__all__ = ["Replica"]
+
+logger = logging.getLogger(__name__)
+
+#: Below this, replaying changes is cheaper than any snapshot.
+SNAPSHOT_DUE_BYTES_MIN = 1024 * 1024
+
+
+class _Work(NamedTuple):
+    """A fold that is to be carried out, with the decoded changes of its record."""
+
+    step: Step
+    changes: list[Any]
+
+
+class Replica:
+    """A state, the member that says what it contains, and the checkpoint that keeps both.
+
+    `me` has a boot that was drawn for this start. The state is rebuilt from the checkpoint here and now.
+    """
+
+    def __init__(self, state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> None:
+        self.state = state
+        self.turn = threading.Lock()
+        self.lock = threading.Lock()
+        #: Notified whenever the member moves.
+        self.moved = threading.Condition(self.lock)
+        #: Why this node applies nothing any more, if it does not: a bug in the application.
+        self.stalled = ""
+        #: The writer's clock (unix ms) of the newest record in the state; 0: not known.
+        self.applied_at = 0
+        #: Stale records that were ignored since the start.
+        self.rejected = 0
+        #: The newest marker in the state, and the pieces of the state there: its digest is to be reported.
+        self.marker: tuple[RecordId, Iterable[Any]] | None = None
+        self._boot = me.boot
+        self._disk = threading.Lock()
+        self._unsaved: deque[Step] = deque()
+        self._checkpoint = checkpoint
+        self.member = self._load(me)
+
+    # --- start -------------------------------------------------------------------------------------------------------
+
+    def _load(self, me: Writer) -> Member:
+        """The member as of the last save, and the state with it: the newest snapshot, and the changes since."""
+        loaded = self._checkpoint.load()
+        if loaded is None:
+            return Member(me=me, view=View())
+        pieces = self._checkpoint.payload()
+        if pieces is not None:
+            self.state.restore(pieces)
+        place = ORIGIN
+        for record in self._checkpoint.changes():
+            try:
+                self._apply(record, _changes_of(record))
+            except Stalled:
+                # It keeps its place, which is before this record, and says so.
+                view = replace(loaded.view, position=place, cursor=place)
+                return Member(me=me, view=view, previous_boot=loaded.boot)
+            place = record.position
+        return Member(me=me, view=loaded.view, previous_boot=loaded.boot)
+
+    # --- readers -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """The state, between two records. While it is held, nothing is applied."""
+        with self.lock:
+            yield self.state
+
+    # --- what a node reads -------------------------------------------------------------------------------------------
+
+    def take(self, records: Sequence[Record]) -> list[Verdict]:
+        """Fold what was read from the log, save it, apply it. The caller has the turn, and does not hold the term.
+
+        Stops after a record that makes this node the holder, or that has it read on from elsewhere. Records that were
+        folded already are passed over. Raises `CorruptRecord`, `CheckpointError` or `Stalled`; what came before the
+        record at fault is done by then, and the node keeps its place.
+        """
+        if self.stalled:
+            raise Stalled(self.stalled)
+        work: list[_Work] = []
+        member = self.member
+        try:
+            for record in records:
+                if record.id <= member.view.cursor.id:
+                    continue
+                verdict, after = member.fold(record)
+                step = Step(record, verdict, after.view)
+                self._tell(step, member.view)
+                if verdict is Verdict.RESTORE:
+                    self._carry_out(work, member)
+                    self._restore(step, member.view, after)
+                    return [*(done.step.verdict for done in work), verdict]
+                changes = _changes_of(record) if verdict is Verdict.APPLY else []
+                work.append(_Work(step, changes))
+                member = after
+                if member.holds_term:
+                    break
+        except CorruptRecord:
+            self._carry_out(work, member)
+            raise
+        self._carry_out(work, member)
+        return [done.step.verdict for done in work]
+
+    def _carry_out(self, work: list[_Work], member: Member) -> None:
+        if not work:
+            return
+        self._save([done.step for done in work])
+        with self.lock:
+            before = self.member.view
+            for step, changes in work:
+                if step.verdict is Verdict.APPLY:
+                    try:
+                        self._apply(step.record, changes)
+                    except Stalled:
+                        self._adopt(replace(member, view=before))
+                        raise
+                before = step.view
+            self._adopt(member)
+
+    def _restore(self, step: Step, before: View, after: Member) -> None:
+        """Rebuild the state from the parts that the checkpoint has, and this last one."""
+        last = step.record
+        assert isinstance(last, PartRecord)
+        if last.prev != before.position.chain and diverges(before, last):
+            fork = self._checkpoint.write_fork(f"replaced by the snapshot {last.id} of {last.node}")
+            logger.warning("this node had records that the group's history has not: kept as a fork in %s", fork)
+        decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id))
+        try:
+            with self.lock:
+                self.state.restore(decoder.pieces(chain(self._checkpoint.staged(), [last.body])))
+                self._save([step])
+                self.applied_at = last.at
+                self._adopt(after)
+        except CorruptRecord as problem:
+            # The state is what it was. Pass the snapshot by: out of sync behind it, this node will get another one.
+            logger.error("%s; waiting for another snapshot", problem)
+            view = replace(before, cursor=last.position, snapshot=None, in_sync=False)
+            self._save([Step(last, Verdict.NEED_SNAPSHOT, view)])
+            with self.lock:
+                self._adopt(replace(after, view=view))
+            return
+        except Exception as error:
+            logger.exception("restore() failed at %s", last.id)
+            stalled = Stalled(id=last.id, problem=repr(error))
+            self.stalled = str(stalled)
+            raise stalled from error
+        logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
+
+    def _tell(self, step: Step, before: View) -> None:
+        record, verdict = step.record, step.verdict
+        if verdict is Verdict.REJECT_STALE:
+            self.rejected += 1
+            logger.warning("ignored %s: term %d is over, the term is %d", record, record.id.term, before.term)
+        elif verdict is Verdict.CONFLICT:
+            logger.error("%s was not written by the holder of its term, %s", record, before.holder.node)
+        elif isinstance(record, TermRecord):
+            logger.warning("term %d: %s leads (%s, asked by %s)", record.id.term, record.node, record.reason, record.by)
+        if before.in_sync and not step.view.in_sync:
+            logger.warning("out of sync behind %s, at %s; waiting for a snapshot", before.position.id, record)
+
+    # --- what a node wrote -------------------------------------------------------------------------------------------
+
+    def commit(self, record: Record) -> list[Any]:
+        """Fold this node's own record, which is in the log; the results of its changes. The caller has the turn.
+
+        A change that was rejected has its `ChangeRejected` as its result.
+        """
+        before = self.member.view
+        verdict, after = self.member.fold(record)
+        step = Step(record, verdict, after.view)
+        if verdict is Verdict.RESTORE:
+            self.flush()
+            self._restore(step, before, after)
+            return []
+        changes = _changes_of(record) if verdict is Verdict.APPLY else []
+        with self.lock:
+            results = self._apply(record, changes) if verdict is Verdict.APPLY else []
+            self._unsaved.append(step)
+            self._adopt(after)
+        return results
+
+    def flush(self) -> None:
+        """Save what was committed and is not on disk yet."""
+        self._save([])
+
+    @property
+    def snapshot_is_due(self) -> bool:
+        """Whether the changes since the newest snapshot outweigh it."""
+        return self._checkpoint.changes_bytes > max(self._checkpoint.payload_bytes, SNAPSHOT_DUE_BYTES_MIN)
+
+    # --- what else happens to its member -----------------------------------------------------------------------------
+
+    def talks_to(self, run: str) -> None:
+        """Redis is in this run."""
+        with self.lock:
+            self._become(self.member.talks_to(run))
+
+    def beaten(self) -> None:
+        """A heartbeat was sent."""
+        with self.lock:
+            self._become(self.member.beaten())
+
+    def refused(self, reply: Reply) -> None:
+        """A write or a renewal was refused."""
+        with self.lock:
+            self._become(self.member.refused(reply))
+
+    def _become(self, member: Member) -> None:
+        if member is not self.member:
+            self.member = member
+            self.moved.notify_all()
+
+    def _adopt(self, after: Member) -> None:
+        # Only what folding moves: the rest may have moved in another thread since `after` was made.
+        self._become(replace(self.member, view=after.view, snapshot_end=after.snapshot_end))
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _save(self, steps: Sequence[Step]) -> None:
+        with self._disk:
+            every = [self._unsaved.popleft() for _ in range(len(self._unsaved))]
+            every.extend(steps)
+            if not every:
+                return
+            try:
+                self._checkpoint.save(every[-1].view, every, boot=self._boot)
+            except BaseException:
+                # What a standby read it will read again; what was committed here is nowhere else on this node.
+                self._unsaved.extendleft(reversed(every[: len(every) - len(steps)]))
+                raise
+
+    def _apply(self, record: Record, changes: Sequence[Any]) -> list[Any]:
+        """Apply the changes of one record. Raises `Stalled`, from then on, if the application fails at one."""
+        results: list[Any] = []
+        for change in changes:
+            try:
+                results.append(self.state.apply(change))  # type: ignore[union-attr]
+            except ChangeRejected as rejected:
+                results.append(rejected)
+            except Exception as error:
+                logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
+                stalled = Stalled(id=record.id, problem=repr(error))
+                self.stalled = str(stalled)
+                raise stalled from error
+        if not changes:
+            self.marker = (record.id, self.state.snapshot())
+        self.applied_at = record.at
+        return results
+
+
+def _changes_of(record: Record) -> list[Any]:
+    if not isinstance(record, ChangeRecord):
+        return []
+    return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))

@@ -1,0 +1,13 @@
+"""A node of the registry as a process: `python -m workers.node --name a`. The same as `replicator node`.
+
+Settings come from options and from REPLICATOR_... in the environment; SIGTERM ends it in order, with exit code 0.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from replicator.cli import main
+
+if __name__ == "__main__":
+    main(["node", *sys.argv[1:]], prog_name="workers.node")
