@@ -16,7 +16,8 @@ local function key_term()
   if not text then
     return 0
   end
-  return string.match(text, '^%d+$') and tonumber(text)
+  -- INCR refuses a leading zero, and would do so in the middle of a promotion.
+  return (text == '0' or string.match(text, '^[1-9]%d*$')) and tonumber(text)
 end
 
 -- nil if (term, boot) holds the effective term in `run`; else the answer for the writer:
@@ -32,7 +33,7 @@ local function fence(head, run, term, boot)
     return redis.error_reply('BADTERM the term key holds no number')
   end
   local effective = math.max(taken, tonumber(head.term))
-  if as_text(effective) ~= term or head.boot ~= boot then
+  if as_text(effective) ~= term or head.term ~= term or head.boot ~= boot then
     return { 'fenced', as_text(effective), head.node }
   end
   if head.run ~= run then

@@ -7,7 +7,7 @@
 --   now_ms    its clock
 --   term      the effective term, 0 before the first
 --   head      name, value, name, value ...; empty if there is no log, or only half of one
---   stray     the id of something behind the head that is not ours, or ''
+--   stray     the newest id of the stream if it is not the head's: something that is not ours is, or was, there; or ''
 --   lease_ms  what is left of the lease; below 0: there is none
 --   nodes     node, heartbeat, node, heartbeat ...
 
@@ -22,9 +22,9 @@ local stray = ''
 if not id or redis.call('EXISTS', KEYS[2]) == 0 then
   head = {}
 else
-  local above = redis.call('XRANGE', KEYS[2], '(' .. id, '+', 'COUNT', 1)
-  if above[1] then
-    stray = above[1][1]
+  local newest = newest_id()
+  if newest ~= id then
+    stray = newest
   end
 end
 local time = redis.call('TIME')

@@ -29,6 +29,10 @@ end
 if part ~= 0 and head.part_next ~= ARGV[9] then
   return { 'restart' }
 end
+-- A rebase leaves a gap of ids, in which XADD would not notice what somebody else wrote.
+if rebases and newest_id() ~= head.id then
+  return { 'stray', newest_id() }
+end
 local id = ARGV[2] .. '-' .. ARGV[6]
 local failed = add(id, ARGV[7], ARGV[8])
 if failed then

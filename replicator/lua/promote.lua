@@ -25,6 +25,9 @@
 local ERA = 1048576
 local TERM_MAX = 9007199254740991
 
+-- What a reader takes (HEADER_BYTES_MAX in core/records.py): a term record that nobody can read would end the group.
+local HEADER_BYTES_MAX = 16384
+
 local run = server_run()
 local head = read_head()
 local exists = redis.call('EXISTS', KEYS[2]) == 1
@@ -35,6 +38,10 @@ if not taken then
 end
 if commands ~= 'none' and commands ~= 'stream' then
   return redis.error_reply('WRONGTYPE the commands key holds a ' .. commands)
+end
+local lease = redis.call('TYPE', KEYS[4]).ok
+if lease ~= 'none' and lease ~= 'string' then
+  return redis.error_reply('WRONGTYPE the lease key holds a ' .. lease)
 end
 local founds = not exists and not head.run and ARGV[7] ~= ''
 if not founds and (not exists or not head.run) then
@@ -72,6 +79,9 @@ local header = cjson.encode({
   v = 1, kind = 'term', node = ARGV[1], boot = ARGV[2], prev = prev, at = tonumber(ARGV[10]),
   log_id = log_id, run = run, by = ARGV[8], reason = ARGV[9],
 })
+if ARGV[1] == '' or ARGV[2] == '' or #header > HEADER_BYTES_MAX then
+  return redis.error_reply('BADRECORD a term record names a node and a boot, and its reason is short')
+end
 local chain = string.sub(redis.sha1hex(prev .. header), 1, 32)
 
 -- XADD is the first write: if memory is short, or the id is refused, nothing has changed.

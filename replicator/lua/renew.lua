@@ -13,5 +13,6 @@ local refused = fence(read_head(), server_run(), ARGV[1], ARGV[2])
 if refused then
   return refused
 end
+redis.call('GET', KEYS[4]) -- an error, where SET would put itself in the place of something that is not a lease
 redis.call('SET', KEYS[4], ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2], 'PX', ARGV[4])
 return { 'ok' }

@@ -1,0 +1,141 @@
+"""Runs an ASGI application beside everything else that a process does: in a thread, started and stopped by its owner.
+
+- The socket is bound and listens before the thread starts, so a port that is taken is an error of `start` and not a
+  line in a log, and port 0 has become a real one when `start` returns.
+- Signals stay with the process: uvicorn installs handlers only on the main thread, where it never runs here.
+- Logging stays with the process too: uvicorn's loggers pass their records on and configure nothing.
+- `stop` is bounded: requests get `STOP_WITHIN_S` to finish, then they are cancelled, and threads that they wait for are
+  left behind (they are daemons).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from types import TracebackType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from replicator.errors import ConfigError
+
+__all__ = ["WebServer"]
+
+log = logging.getLogger(__name__)
+
+#: How long requests may take to finish once the server is told to stop. uvicorn takes whole seconds.
+STOP_WITHIN_S = 2
+
+#: What uvicorn itself needs beyond that: two polls of 0.1 s, and closing connections; generous for a busy machine.
+STOP_MARGIN_S = 3.0
+
+#: An event loop that runs nothing else starts in milliseconds; this only bounds a hang.
+START_WITHIN_S = 10.0
+
+#: Connections that wait to be accepted. The kernel's own default limit on Linux.
+BACKLOG = 4096
+
+PORT_MAX = 65535
+
+
+class WebServer:
+    """One application on one port. Starts once; a stopped server is not started again."""
+
+    def __init__(self, app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Take port 0 for any free one. The application's lifespan events are not sent."""
+        self._app = app
+        self.host = host
+        #: The port asked for; from `start` on the real one.
+        self.port = port
+        self._server: _Announcing | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def start(self) -> None:
+        """Return once the server answers. Raises ConfigError if it cannot listen there."""
+        if self._thread is not None:
+            raise RuntimeError("a WebServer starts once; make another")
+        listener = _listen(self.host, self.port)
+        self.port = listener.getsockname()[1]
+        self._server = _Announcing(_config(self._app))
+        self._thread = threading.Thread(
+            target=_serve, args=(self._server, listener), name=f"http-{self.port}", daemon=True
+        )
+        self._thread.start()
+        self._server.settled.wait(START_WITHIN_S)
+        if not self._server.started:
+            self.stop()
+            raise ConfigError(setting=f"http {self.host}:{self.port}", problem="the server did not start; see the log")
+
+    def stop(self) -> None:
+        """End it: no new connection from now on, what runs gets `STOP_WITHIN_S`. Does nothing if it does not run."""
+        if self._thread is None or self._server is None:
+            return
+        self._server.should_exit = True
+        self._thread.join(STOP_WITHIN_S + STOP_MARGIN_S)
+        if self._thread.is_alive():
+            self._server.force_exit = True
+            log.warning("the HTTP server on port %d did not stop in time and was left behind", self.port)
+
+    def __enter__(self) -> WebServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _Announcing(uvicorn.Server):
+    """A uvicorn server that says when it has started, or when it never will."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.settled = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.settled.set()
+
+
+def _serve(server: _Announcing, listener: socket.socket) -> None:
+    try:
+        asyncio.run(server.serve(sockets=[listener]))
+    except Exception:
+        log.exception("the HTTP server on port %d ended", server.config.port)
+    finally:
+        listener.close()
+        server.settled.set()
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_WITHIN_S,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, or ConfigError."""
+    try:
+        if not 0 <= port <= PORT_MAX:
+            # Asked of the resolver, such a port would silently become another one.
+            raise OSError(f"a port is a number from 0 to {PORT_MAX}")
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            setting=f"http {host}:{port}", problem=f"cannot listen there ({error}); choose another host or port"
+        ) from error

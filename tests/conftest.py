@@ -1,0 +1,85 @@
+"""Fixtures for tests that need a real server. Servers start in some 10 ms, so nobody needs to share one for speed.
+
+- `redis_server`: runs the test once per server at hand. One process per module, emptied before each test.
+- `any_redis`: the same with one server only, the one that `replicator dev` would take.
+- `redis_factory`: starts as many as a test likes, of the kind it likes; what configures, pauses or kills a server
+  should use this one. All are ended at the end of the test.
+- `redis_binary`: the executable behind `redis_server`.
+
+The first two bring back to life what a test killed or paused, but do not undo a CONFIG SET or an ACL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from replicator.redis_server import RedisServer, ServerBinary, find_server
+from tests.servers import servers_at_hand
+
+RedisFactory = Callable[..., RedisServer]
+
+
+@pytest.fixture(scope="module", params=servers_at_hand(), ids=lambda server: server.id)
+def redis_binary(request: pytest.FixtureRequest) -> ServerBinary:
+    binary: ServerBinary = request.param
+    return binary
+
+
+@pytest.fixture(scope="module")
+def _each_server(redis_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    yield from _running(redis_binary, tmp_path_factory.mktemp("redis"))
+
+
+@pytest.fixture(scope="module")
+def _default_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    yield from _running(find_server(), tmp_path_factory.mktemp("redis"))
+
+
+@pytest.fixture
+def redis_server(_each_server: RedisServer) -> RedisServer:
+    return _emptied(_each_server)
+
+
+@pytest.fixture
+def any_redis(_default_server: RedisServer) -> RedisServer:
+    return _emptied(_default_server)
+
+
+@pytest.fixture
+def redis_factory(tmp_path: Path) -> Iterator[RedisFactory]:
+    """Start a server: `redis_factory()`, `redis_factory(binary=…, port=0, config={…})`; arguments as of `RedisServer`.
+
+    `data_dir` is a fresh directory unless given; `start=False` leaves the start to the test.
+    """
+    servers: list[RedisServer] = []
+
+    def make(*, start: bool = True, **arguments: Any) -> RedisServer:
+        arguments.setdefault("data_dir", tmp_path / f"redis-{len(servers)}")
+        servers.append(RedisServer(**arguments))
+        return servers[-1].start() if start else servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+def _running(binary: ServerBinary, data_dir: Path) -> Iterator[RedisServer]:
+    server = RedisServer(data_dir, binary=binary)
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+def _emptied(server: RedisServer) -> RedisServer:
+    if server.alive:
+        server.resume()
+    server.start()
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    return server

@@ -1,0 +1,218 @@
+"""The files in docker/, without an engine: linters with the official schemas, and what those do not see."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from supervisor.options import ServerOptions
+
+from replicator.dev import DevStack, find_conf
+
+REPOSITORY = Path(__file__).parents[2]
+DOCKER = REPOSITORY / "docker"
+COMPOSE = DOCKER / "compose.yaml"
+CONF = DOCKER / "supervisord.conf"
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return document
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerOptions:
+    """supervisord.conf as supervisord itself reads it, in the environment that `replicator dev` makes."""
+    (tmp_path / "log").mkdir()
+    for name in variables_used():
+        monkeypatch.setenv(name, str(tmp_path) if name == "REPLICATOR_DEV_DIR" else "8001")
+    monkeypatch.setenv("REPLICATOR_PYTHON", "/opt/my python/bin/python")
+    options = ServerOptions()
+    options.realize(["-n", "-c", str(CONF)])
+    return options
+
+
+def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    tool = Path(sysconfig.get_path("scripts")) / name
+    return subprocess.run([str(tool), *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def variables_used() -> set[str]:
+    return set(re.findall(r"%\(ENV_(\w+)\)s", CONF.read_text()))
+
+
+# Dockerfile
+
+
+def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
+    result = run_tool("hadolint", "docker/Dockerfile")
+
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_the_image_runs_as_a_user_that_is_not_root() -> None:
+    users = re.findall(r"^USER (\S+)", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert users
+    assert users[-1] not in {"root", "0"}
+
+
+def test_everything_that_the_dockerfile_copies_exists_and_is_not_ignored() -> None:
+    copies = re.findall(r"^COPY (?!--from)(.*) \S+$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    sources = [source for line in copies for source in line.split()]
+    let_through = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+
+    assert sources
+    assert set(sources) == let_through
+    assert all((REPOSITORY / source).exists() for source in sources)
+
+
+# compose.yaml
+
+
+def test_compose_file_fits_the_official_schema() -> None:
+    result = run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker/compose.yaml")
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_service_that_another_depends_on_exists_and_has_a_health_check(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    dependencies = {name: settings.get("depends_on", {}) for name, settings in services.items()}
+
+    assert set(dependencies) == {"redis", "node-a", "node-b", "node-c", "worker"}
+    for needed in dependencies.values():
+        for name, how in needed.items():
+            assert name in services
+            assert how["condition"] == "service_healthy"
+            assert "test" in services[name]["healthcheck"]
+
+
+def test_every_volume_that_is_used_is_declared_and_no_two_services_share_one(compose: dict[str, Any]) -> None:
+    used = [volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])]
+
+    assert sorted(used) == sorted(compose["volumes"])
+
+
+def test_redis_keeps_an_aof_and_evicts_nothing(compose: dict[str, Any]) -> None:
+    command = compose["services"]["redis"]["command"]
+
+    assert command[command.index("--appendonly") + 1] == "yes"
+    assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
+
+
+def test_ports_are_published_on_loopback_only_and_once(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+
+    assert len(ports) == 3
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert len({port.rsplit(":", 1)[0] for port in ports}) == 3
+
+
+def test_each_node_has_its_own_name_and_listens_where_the_others_find_it(compose: dict[str, Any]) -> None:
+    nodes = {name: service for name, service in compose["services"].items() if name.startswith("node-")}
+
+    for name, service in nodes.items():
+        environment = service["environment"]
+        assert environment["REPLICATOR_NAME"] == name.removeprefix("node-")
+        assert environment["REPLICATOR_HTTP"] == f"{service['hostname']}:8000" == f"{name}:8000"
+        assert environment["REPLICATOR_GROUP"]
+        assert environment["REPLICATOR_REDIS"].startswith("redis://redis:")
+
+
+def test_the_modules_that_containers_run_exist(compose: dict[str, Any]) -> None:
+    modules = [module for service in compose["services"].values() for module in modules_run(service.get("command", []))]
+
+    assert modules == ["workers.jobs"]
+    assert all(module_path(module).is_file() for module in modules)
+
+
+# supervisord.conf
+
+
+def test_supervisord_reads_the_file_and_finds_the_five_programs(options: ServerOptions) -> None:
+    groups = {
+        group.name: [program.name for program in group.process_configs] for group in options.process_group_configs
+    }
+
+    assert groups == {"redis": ["redis"], "nodes": ["node-a", "node-b", "node-c"], "jobs": ["jobs"]}
+
+
+def test_redis_is_started_first_and_ended_last(options: ServerOptions) -> None:
+    priorities = {group.name: group.priority for group in options.process_group_configs}
+
+    assert priorities["redis"] < priorities["nodes"] < priorities["jobs"]
+
+
+def test_every_program_is_restarted_ended_by_sigterm_and_logs_to_a_rotated_file(options: ServerOptions) -> None:
+    for program in programs(options):
+        assert program.autorestart.__name__ == "RestartUnconditionally"
+        assert program.stopsignal == 15
+        assert program.killasgroup
+        assert not program.stopasgroup
+        assert program.redirect_stderr
+        assert program.stdout_logfile == f"{os.environ['REPLICATOR_DEV_DIR']}/log/{program.name}.log"
+        assert program.stdout_logfile_maxbytes > 0
+        assert program.stdout_logfile_backups > 0
+
+
+def test_the_three_nodes_differ_only_in_name_directory_and_port(options: ServerOptions) -> None:
+    nodes = [program for program in programs(options) if program.name.startswith("node-")]
+    own = {"name", "command", "environment", "stdout_logfile"}
+    first, *others = [{key: value for key, value in vars(node).items() if key not in own} for node in nodes]
+
+    assert others == [first, first]
+    assert [node.environment["REPLICATOR_NAME"] for node in nodes] == ["a", "b", "c"]
+    assert len({node.environment["REPLICATOR_DATA_DIR"] for node in nodes}) == 3
+
+
+def test_the_modules_that_programs_run_exist(options: ServerOptions) -> None:
+    modules = {module for program in programs(options) for module in modules_run(shlex.split(program.command))}
+
+    assert modules == {"workers.redis_server", "workers.node", "workers.jobs"}
+    assert {module for module in modules if not module_path(module).is_file()} == set()
+
+
+def test_an_interpreter_with_a_space_in_its_path_is_run(options: ServerOptions) -> None:
+    assert {shlex.split(program.command)[0] for program in programs(options)} == {"/opt/my python/bin/python"}
+
+
+def test_every_variable_in_the_file_is_documented_at_its_head_and_set_by_the_dev_stack(tmp_path: Path) -> None:
+    # given the head of the file, without programs
+    head = CONF.read_text().split("; Started first")[0]
+    documented = set(re.findall(r"^;   (REPLICATOR_\w+)", head, re.MULTILINE))
+    documented |= {"REPLICATOR_HTTP_B", "REPLICATOR_HTTP_C"}  # written there as REPLICATOR_HTTP_A/_B/_C
+    (tmp_path / "head.conf").write_text(head)
+
+    # when a stack runs with it
+    with DevStack(tmp_path, conf=tmp_path / "head.conf", port=0) as stack:
+        environment = psutil.Process(stack.supervisord_pid()).environ()
+
+    # then supervisord has all of them, and needs no others; the programs inherit three that it does not need itself
+    assert documented <= set(environment)
+    assert variables_used() == documented - {"REPLICATOR_GROUP", "REPLICATOR_REDIS", "REPLICATOR_LOG_LEVEL"}
+
+
+def test_the_dev_stack_runs_this_very_file() -> None:
+    assert find_conf() == CONF.resolve()
+
+
+def programs(options: ServerOptions) -> list[Any]:
+    return [program for group in options.process_group_configs for program in group.process_configs]
+
+
+def modules_run(command: list[str]) -> list[str]:
+    return [command[i + 1] for i, word in enumerate(command) if word == "-m"]
+
+
+def module_path(module: str) -> Path:
+    return REPOSITORY / Path(*module.split(".")).with_suffix(".py")

@@ -1,0 +1,643 @@
+"""What a network and a real server can do to a client of the log, on every server at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from replicator.core.ids import ERA, ZERO_ID, Position, RecordId, Writer
+from replicator.core.replies import Code, Log, Peer, Reply
+from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.log import SCRIPTS, RedisLog, _Script
+from replicator.redis_server import RedisServer, ServerBinary
+from tests.conftest import RedisFactory
+from tests.integration.worlds import GROUP, LEASE_MS, Author, RedisWorld, ids, lead, promote
+from tests.proxy import Proxy
+
+
+@pytest.fixture(scope="module")
+def _world(redis_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisWorld]:
+    world = RedisWorld(redis_binary, tmp_path_factory.mktemp("redis"))
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def world(_world: RedisWorld) -> Iterator[RedisWorld]:
+    _world.flush()
+    yield _world
+    _world.admin.config_set("maxmemory", 0)
+    _world.admin.config_set("maxmemory-policy", "noeviction")
+    _world.forget_clients()
+
+
+@pytest.fixture
+def log(world: RedisWorld) -> RedisLog:
+    return world.log()
+
+
+@pytest.fixture
+def proxy(world: RedisWorld) -> Iterator[Proxy]:
+    assert world.server.socket_path is not None
+    with Proxy(world.server.socket_path) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def far(proxy: Proxy) -> Iterator[RedisLog]:
+    """A log whose connections go through the proxy."""
+    log = RedisLog(proxy.url, GROUP, timeout_s=3)
+    yield log
+    log.close()
+
+
+def calls(world: RedisWorld, command: str = "evalsha") -> int:
+    """How often the server was sent this command."""
+    stats = world.admin.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+def in_thread(call: Callable[[], Any]) -> Future[Any]:
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.002)
+
+
+WRITES: dict[str, Callable[[Log, Author], Any]] = {
+    "append": lambda log, author: log.append(author.change("again")),
+    "part": lambda log, author: log.part(author.part(0, 1, as_of=author.position)),
+    "promote": lambda log, author: promote(log, "b"),
+    "renew": lambda log, author: log.renew(author.writer, 1, LEASE_MS),
+    "give_back": lambda log, author: log.give_back(author.writer, 1),
+    "beat": lambda log, author: log.beat(Peer("a", "1")),
+    "ask": lambda log, author: log.ask("snapshot", by="ann"),
+}
+READS: dict[str, Callable[[Log, Author], Any]] = {
+    "look": lambda log, author: log.look(),
+    "read": lambda log, author: log.read(ZERO_ID, asks_after="0-0"),
+    "find": lambda log, author: log.find(RecordId(1, 1)),
+}
+CALLS = WRITES | READS
+
+
+# --- replies that are lost, requests that are late ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_request_whose_reply_is_lost_is_sent_once(
+    name: str, world: RedisWorld, log: RedisLog, proxy: Proxy, far: RedisLog
+) -> None:
+    CALLS[name](far, lead(log))  # the connection is there, the script is known
+    author = lead(log)
+    sent = proxy.requests_sent
+    lost = proxy.drop_reply_after()
+    with pytest.raises(LogUnavailable) as caught:
+        CALLS[name](far, author)
+    assert type(caught.value) is (OutcomeUnknown if name in WRITES else LogUnavailable)
+    assert lost.wait(1)
+    assert proxy.requests_sent == sent + 1
+    time.sleep(0.02)
+    assert proxy.requests_sent == sent + 1
+
+
+def test_the_server_itself_sees_one_evalsha_for_a_lost_reply(
+    world: RedisWorld, log: RedisLog, proxy: Proxy, far: RedisLog
+) -> None:
+    author = lead(log)
+    author.append()
+    far.append(author.change("warm"))
+    author.position = far.look().head.position  # type: ignore[union-attr]
+    before = calls(world)
+    proxy.drop_reply_after()
+    with pytest.raises(OutcomeUnknown):
+        far.append(author.change("x"))
+    assert calls(world) == before + 1
+
+
+def test_an_append_whose_reply_is_lost_is_there_and_lands_once(
+    log: RedisLog, proxy: Proxy, far: RedisLog
+) -> None:
+    """G4."""
+    author = lead(log)
+    record = author.change()
+    far.append(record)
+    author.position = record.position
+    record = author.change("x")
+    proxy.drop_reply_after()
+    with pytest.raises(OutcomeUnknown):
+        far.append(record)
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+    assert far.append(record) == Reply(Code.DUPLICATE, id=record.id)
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
+def test_a_part_whose_reply_is_lost_is_there_and_lands_once(log: RedisLog, proxy: Proxy, far: RedisLog) -> None:
+    author = lead(log)
+    far.part(author.part(0, as_of=author.position))
+    record = author.part(0, 1, as_of=author.position)
+    author.position = far.look().head.position  # type: ignore[union-attr]
+    record = author.part(1, 2, as_of=author.position)
+    proxy.drop_reply_after()
+    with pytest.raises(OutcomeUnknown):
+        far.part(record)
+    assert far.part(record) == Reply(Code.DUPLICATE, id=record.id)
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
+def test_a_promotion_whose_reply_is_lost_is_not_taken_twice_with_an_expectation(
+    log: RedisLog, proxy: Proxy, far: RedisLog
+) -> None:
+    """G1."""
+    lead(log, "a")
+    lead(far, "a")
+    proxy.drop_reply_after()
+    with pytest.raises(OutcomeUnknown):
+        promote(far, "b", expect=2)
+    assert promote(far, "b", expect=2) == Reply(Code.CONFLICT, term=3, node="b")
+    assert log.look().term == 3
+
+
+def test_a_promotion_whose_reply_is_lost_and_repeated_anyway_takes_two_terms(
+    log: RedisLog, proxy: Proxy, far: RedisLog
+) -> None:
+    lead(far, "a")
+    proxy.drop_reply_after()
+    with pytest.raises(OutcomeUnknown):
+        promote(far, "b")
+    assert promote(far, "b").term == 3
+    assert ids(log) == ["1-1", "2-2", "3-3"]
+
+
+def test_an_append_that_is_held_back_until_another_was_promoted_changes_nothing(
+    world: RedisWorld, log: RedisLog, proxy: Proxy, far: RedisLog
+) -> None:
+    """G1."""
+    author = lead(log, "a")
+    author.log = far
+    author.append("warm")
+    proxy.hold_requests(matching=b"EVALSHA")
+    late = in_thread(lambda: author.append("late"))
+    proxy.wait_held()
+    proxy.cut()
+    with pytest.raises(OutcomeUnknown):
+        late.result(5)
+    lead(log, "b")
+    before, called = world.contents(), calls(world)
+    proxy.release_requests()
+    wait_until(lambda: calls(world) == called + 1)
+    assert world.contents() == before
+    assert ids(log) == ["1-1", "1-2", "2-3"]
+
+
+def test_an_append_that_is_held_back_and_still_in_time_lands_once(
+    world: RedisWorld, log: RedisLog, proxy: Proxy, far: RedisLog
+) -> None:
+    author = lead(log, "a")
+    author.log = far
+    author.append("warm")
+    record = author.change("late")
+    proxy.hold_requests(matching=b"EVALSHA")
+    late = in_thread(lambda: far.append(record))
+    proxy.wait_held()
+    proxy.cut()
+    with pytest.raises(OutcomeUnknown):
+        late.result(5)
+    assert log.append(record).code is Code.OK, "the repeat overtakes the first attempt"
+    called = calls(world)
+    proxy.release_requests()
+    wait_until(lambda: calls(world) == called + 1)
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
+def test_a_promotion_that_is_held_back_is_refused_by_what_it_expects(
+    world: RedisWorld, log: RedisLog, proxy: Proxy, far: RedisLog
+) -> None:
+    """G1."""
+    lead(far, "a")
+    proxy.hold_requests(matching=b"EVALSHA")
+    late = in_thread(lambda: promote(far, "b", expect=1))
+    proxy.wait_held()
+    lead(log, "c")
+    before = world.contents()
+    proxy.release_requests()
+    assert late.result(5) == Reply(Code.CONFLICT, term=2, node="c")
+    assert world.contents() == before
+
+
+def test_a_server_that_does_not_answer_in_time_leaves_the_outcome_unknown(world: RedisWorld, proxy: Proxy) -> None:
+    author = lead(world.log())
+    hasty = RedisLog(proxy.url, GROUP, timeout_s=0.2)
+    author.log = hasty
+    author.append("warm")
+    record = author.change("x")
+    proxy.stall("replies")
+    with pytest.raises(OutcomeUnknown):
+        hasty.append(record)
+    proxy.go()
+    assert hasty.append(record).code is Code.DUPLICATE
+    hasty.close()
+
+
+def test_what_was_certainly_not_sent_is_unavailable_and_not_unknown(proxy: Proxy, far: RedisLog) -> None:
+    author = lead(far)
+    proxy.refuse()
+    proxy.cut()
+    with pytest.raises(LogUnavailable):
+        far.append(author.change())
+    for call in CALLS.values():
+        with contextlib.suppress(OutcomeUnknown):  # the first call of each connection finds it cut
+            with pytest.raises(LogUnavailable):
+                call(far, author)
+    for call in CALLS.values():
+        with pytest.raises(LogUnavailable) as caught:
+            call(far, author)
+        assert type(caught.value) is LogUnavailable
+    proxy.accept()
+    assert far.append(author.change()).code is Code.OK
+
+
+def test_after_a_cut_the_log_connects_again_by_itself(proxy: Proxy, far: RedisLog) -> None:
+    author = lead(far)
+    author.log = far
+    author.append()
+    proxy.cut()
+    record = author.change()
+    with pytest.raises(OutcomeUnknown):
+        far.append(record)
+    assert far.append(record).code in (Code.OK, Code.DUPLICATE)
+
+
+@pytest.mark.parametrize("url", ["redis://:geheim@127.0.0.1:1/0", "redis://ann:geheim@127.0.0.1:1/0?password=geheim"])
+def test_a_password_is_not_shown_in_an_error(url: str) -> None:
+    with pytest.raises(LogUnavailable, match=r"127\.0\.0\.1:1") as caught:
+        RedisLog(url, "g").look()
+    assert "geheim" not in str(caught.value)
+    with pytest.raises(ConfigError) as refused:
+        RedisLog(url.replace("redis:", "http:"), "g")
+    assert "geheim" not in str(refused.value)
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    log = RedisLog(f"unix://{tmp_path}/none.sock", "g")
+    for call in CALLS.values():
+        with pytest.raises(LogUnavailable, match="not available"):
+            call(log, Author(log, Writer("a", "1"), 1, Position(RecordId(1, 1), "0" * 32)))
+
+
+# --- scripts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_loads(name: str, world: RedisWorld) -> None:
+    script = _Script(name)
+    assert world.admin.script_load(script.text) == script.sha.decode()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_server_that_forgot_the_scripts_is_told_again(name: str, world: RedisWorld, log: RedisLog) -> None:
+    author = lead(log)
+    world.admin.script_flush()
+    CALLS[name](log, author)
+    world.admin.script_flush()
+    assert lead(log, "z").append().code is Code.OK
+
+
+# --- a server that refuses ---------------------------------------------------------------------------------------------
+
+
+def refused(world: RedisWorld, calls: dict[str, Any], log: Log, author: Author, advice: str) -> None:
+    """Every one of these calls says what to do, and none of them changes anything."""
+    before = world.contents()
+    for name, call in calls.items():
+        with pytest.raises(LogUnavailable, match=advice) as caught:
+            call(log, author)
+        assert type(caught.value) is LogUnavailable, name
+    assert world.contents() == before
+
+
+WITHOUT_GIVE_BACK = {name: call for name, call in WRITES.items() if name != "give_back"}  # it frees memory
+
+
+def test_a_replica_takes_no_writes(world: RedisWorld, log: RedisLog) -> None:
+    author = lead(log)
+    world.admin.replicaof("127.0.0.1", "1")
+    try:
+        refused(world, WRITES, log, author, "READONLY.*point the URL at the master")
+        assert log.look().term == 1
+    finally:
+        world.admin.replicaof("NO", "ONE")
+
+
+def test_a_server_without_memory_writes_nothing(world: RedisWorld, log: RedisLog) -> None:
+    author = lead(log)
+    world.admin.config_set("maxmemory", 1)
+    refused(world, WITHOUT_GIVE_BACK, log, author, "OOM.*raise maxmemory")
+    assert log.look().term == 1
+    world.admin.config_set("maxmemory", 0)
+    assert author.append().code is Code.OK
+
+
+def test_a_server_that_wants_a_password(redis_factory: RedisFactory, redis_binary: ServerBinary) -> None:
+    server = redis_factory(binary=redis_binary, config={"requirepass": "secret"})
+    log = RedisLog(server.url, GROUP)
+    author = Author(log, Writer("a", "1"), 1, Position(RecordId(1, 1), "0" * 32))
+    for call in CALLS.values():
+        with pytest.raises(LogUnavailable, match="put it into the URL"):
+            call(log, author)
+    with pytest.raises(LogUnavailable, match="the password in the URL is wrong"):
+        RedisLog(f"{server.url}?password=guess", GROUP).look()
+    with pytest.raises(LogUnavailable) as caught:
+        RedisLog(f"{server.url}?password=guess", GROUP).look()
+    assert "guess" not in str(caught.value)
+    good = RedisLog(f"{server.url}?password=secret", GROUP)
+    assert good.look().head is None
+    assert lead(good).append().code is Code.OK
+
+
+def test_a_password_that_is_asked_for_in_the_middle(redis_factory: RedisFactory, redis_binary: ServerBinary) -> None:
+    server = redis_factory(binary=redis_binary)
+    log = RedisLog(server.url, GROUP)
+    author = lead(log)
+    author.append()
+    with redis.Redis.from_url(server.url) as admin:
+        admin.config_set("requirepass", "secret")
+        admin.client_kill_filter(skipme=True)
+    with pytest.raises(OutcomeUnknown):
+        author.append()
+    with pytest.raises(LogUnavailable, match="put it into the URL"):
+        author.append()
+
+
+def test_a_user_who_may_only_read(redis_factory: RedisFactory, redis_binary: ServerBinary) -> None:
+    server = redis_factory(binary=redis_binary)
+    lead(RedisLog(server.url, GROUP))
+    with redis.Redis.from_url(server.url) as admin:
+        rules = ("~*", "+@read", "+@connection", "+info", "+evalsha", "+eval", "+script", "+time")
+        admin.execute_command("ACL", "SETUSER", "reader", "on", ">pw", *rules)
+    log = RedisLog(f"{server.url}?username=reader&password=pw", GROUP)
+    assert log.look().term == 1
+    with pytest.raises(LogUnavailable, match="this user may not do that"):
+        promote(log, "b")
+    assert log.look().term == 1
+    assert ids(log) == ["1-1"]
+
+
+def test_a_server_that_is_loading(redis_factory: RedisFactory, redis_binary: ServerBinary) -> None:
+    server = redis_factory(binary=redis_binary, config={"appendonly": "no"})
+    log = RedisLog(server.url, GROUP)
+    author = lead(log)
+    author.append()
+    with redis.Redis.from_url(server.url) as admin:
+        admin.config_set("rdbcompression", "no")
+        admin.mset({f"filler-{i}": "x" * 500_000 for i in range(30)})
+        admin.save()
+    server.kill()
+    # It takes 15 ms for each key, and answers after every 2 MB.
+    server.config |= {"key-load-delay": "15000"}
+    starting = in_thread(server.start)
+    errors = set()
+    while not starting.done():
+        with contextlib.suppress(OutcomeUnknown):
+            try:
+                author.append()
+            except LogUnavailable as error:
+                errors.add(str(error))
+        time.sleep(0.005)
+    starting.result()
+    assert any("LOADING" in error and "it will answer soon" in error for error in errors), errors
+    fresh = RedisLog(server.url, GROUP)
+    assert ids(fresh) == ["1-1", "1-2"]
+
+
+class FakeServer:
+    """Answers INFO as a Redis, and everything else with one line of its own."""
+
+    def __init__(self, directory: Path, line: bytes, *, info: bytes = b"run_id:" + b"a" * 40) -> None:
+        self.path = directory / "fake.sock"
+        self._line = line
+        self._info = b"$%d\r\n%s\r\n" % (len(info), info)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(self.path))
+        self._socket.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        from tests.proxy import split_requests
+
+        buffer = bytearray()
+        while chunk := connection.recv(65536):
+            buffer += chunk
+            for request in split_requests(buffer):
+                if b"INFO" in request and b"SETINFO" not in request:
+                    connection.sendall(self._info)
+                else:
+                    connection.sendall(b"+OK\r\n" if b"CLIENT" in request else self._line + b"\r\n")
+        connection.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        (b"-LOADING Redis is loading the dataset in memory", "it will answer soon"),
+        (b"-MISCONF Redis is configured to save RDB snapshots", "cannot write to its disk"),
+        (b"-BUSY Redis is busy running a script", "a script keeps it busy"),
+        (b"-NOAUTH Authentication required.", "put it into the URL"),
+        (b"-ERR unknown command", "unknown command"),
+    ],
+)
+def test_what_a_server_answers_is_passed_on_with_advice(line: bytes, advice: str, tmp_path: Path) -> None:
+    fake = FakeServer(tmp_path, line)
+    log = RedisLog(f"unix://{fake.path}", GROUP)
+    author = Author(log, Writer("a", "1"), 1, Position(RecordId(1, 1), "0" * 32))
+    for call in CALLS.values():
+        with pytest.raises(LogUnavailable, match=advice) as caught:
+            call(log, author)
+        assert type(caught.value) is LogUnavailable
+    fake.close()
+
+
+def test_what_is_no_redis_is_told_so(tmp_path: Path) -> None:
+    fake = FakeServer(tmp_path, b"+OK", info=b"hello")
+    with pytest.raises(LogUnavailable, match="is it a Redis"):
+        RedisLog(f"unix://{fake.path}", GROUP).look()
+    fake.close()
+
+
+# --- keys that hold something else -------------------------------------------------------------------------------------
+
+USES = {
+    "term": ("append", "part", "promote", "renew", "look"),
+    "log": ("append", "part", "promote", "look", "read", "find"),
+    "head": ("append", "part", "promote", "renew", "look"),
+    "lease": ("promote", "renew", "give_back"),
+    "commands": ("promote", "ask", "read"),
+    "nodes": ("beat", "look"),
+}
+
+
+@pytest.mark.parametrize("key", USES)
+def test_a_key_of_the_wrong_type_is_named_and_left_alone(key: str, world: RedisWorld, log: RedisLog) -> None:
+    author = lead(log)
+    log.beat(Peer("a", "1"))
+    world.admin.delete(world.key(key))
+    world.admin.rpush(world.key(key), "something else")
+    refused(world, {name: CALLS[name] for name in USES[key]}, log, author, "holds something else")
+
+
+@pytest.mark.parametrize("value", ["seven", "", "-1", "1.5", "007", "1e3"])
+def test_a_term_key_that_holds_no_term_is_named_and_left_alone(value: str, world: RedisWorld, log: RedisLog) -> None:
+    author = lead(log)
+    world.admin.set(world.key("term"), value)
+    refused(world, {name: CALLS[name] for name in USES["term"]}, log, author, "BADTERM.*changed by hand")
+
+
+@pytest.mark.parametrize("value", [2**53 - 1, 2**53, 2**63 - 1, 10**30])
+def test_a_term_key_beyond_the_limit_is_not_passed(value: int, world: RedisWorld, log: RedisLog) -> None:
+    author = lead(log)
+    world.admin.set(world.key("term"), value)
+    refused(world, {"promote": CALLS["promote"]}, log, author, "no more terms")
+    assert author.append().code is Code.FENCED
+
+
+def test_one_bad_heartbeat_does_not_hide_the_others(world: RedisWorld, log: RedisLog) -> None:
+    lead(log)
+    log.beat(Peer("a", "1"))
+    for i, bad in enumerate(["", "x", "12 ", "12 {}", '12 {"position": 3}', "12 \xff", "12 null"]):
+        world.admin.hset(world.key("nodes"), f"bad-{i}", bad)
+    assert list(log.look().peers) == ["a"]
+
+
+def test_half_a_log_is_lost_and_not_founded_over(world: RedisWorld, log: RedisLog) -> None:
+    for half in ("log", "head"):
+        world.flush()
+        author = lead(log)
+        world.admin.delete(world.key(half))
+        before = world.contents()
+        assert author.append() == Reply(Code.LOST)
+        assert promote(log, "b") == Reply(Code.LOST)
+        assert log.look().head is None
+        assert world.contents() == before
+
+
+def test_a_stray_record_that_was_deleted_is_still_in_the_way(world: RedisWorld, log: RedisLog) -> None:
+    author = lead(log)
+    stray = world.admin.xadd(world.key("log"), {"hello": "world"}).decode()
+    world.admin.xdel(world.key("log"), stray)
+    assert author.append() == Reply(Code.STRAY, id=RecordId.parse(stray))
+    assert str(log.look().last_id) == stray
+
+
+# --- eviction, durability ----------------------------------------------------------------------------------------------
+
+
+def test_an_evicted_term_key_does_not_let_a_term_go_back(world: RedisWorld, log: RedisLog) -> None:
+    """G3."""
+    lead(log, "a")
+    author = lead(log, "a", floor=40)
+    assert author.term == 41
+    # By frequency, so that the test can say which keys stay: those of the log that are used all the time.
+    world.admin.config_set("maxmemory-policy", "allkeys-lfu")
+    world.admin.config_set("maxmemory-samples", 10)
+    for _ in range(100):
+        world.admin.hget(world.key("head"), "id")
+        world.admin.xlen(world.key("log"))
+    world.admin.config_set("maxmemory", world.admin.info("memory")["used_memory"] + 300_000)
+    for i in range(3_000):
+        world.admin.set(f"filler-{i}", b"x" * 20_000)
+        if not world.admin.exists(world.key("term")):
+            break
+    assert not world.admin.exists(world.key("term"))
+    assert world.admin.exists(world.key("log"), world.key("head")) == 2
+    world.admin.config_set("maxmemory", 0)
+    assert log.look().term == 41
+    assert author.append().code is Code.OK
+    assert promote(log, "b").term == 42
+
+
+def test_a_server_that_was_killed_comes_back_with_every_acknowledged_record(
+    redis_factory: RedisFactory, redis_binary: ServerBinary
+) -> None:
+    """G4: a killed process loses nothing that it had written to its AOF, even with everysec."""
+    server: RedisServer = redis_factory(binary=redis_binary)
+    log = RedisLog(server.url, GROUP)
+    author = lead(log)
+    for value in range(20):
+        author.append(value)
+    server.kill()
+    for call in (author.append, log.look, lambda: log.read(ZERO_ID)):
+        with pytest.raises(LogUnavailable):
+            call()
+    server.start()
+    assert author.append().code is Code.NEW_RUN, "the connection is a new one, and knows the new run"
+    assert ids(log)[-1] == "1-21"
+    assert lead(log, "a").position.id == RecordId(ERA + 1, 22)
+
+
+def test_the_first_write_after_a_restart_is_not_repeated_behind_the_callers_back(
+    redis_factory: RedisFactory, redis_binary: ServerBinary
+) -> None:
+    server = redis_factory(binary=redis_binary)
+    log = RedisLog(server.url, GROUP)
+    author = lead(log)
+    author.append()
+    server.restart()
+    with pytest.raises(OutcomeUnknown):
+        author.append()
+    assert author.append().code is Code.NEW_RUN
+
+
+def test_a_paused_server_is_unavailable_and_then_goes_on(
+    redis_factory: RedisFactory, redis_binary: ServerBinary
+) -> None:
+    server = redis_factory(binary=redis_binary)
+    log = RedisLog(server.url, GROUP, timeout_s=0.3)
+    author = lead(log)
+    author.append()
+    record = author.change("x")
+    server.pause()
+    with pytest.raises(OutcomeUnknown):
+        log.append(record)
+    server.resume()
+    assert log.append(record).code in (Code.OK, Code.DUPLICATE)
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
+def test_threads_may_share_a_log(log: RedisLog) -> None:
+    author = lead(log)
+    for value in range(50):
+        author.append(value)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda i: log.find(RecordId(1, 1 + i % 50)), range(400)))
+    assert [record.id.n for record in found if record] == [1 + i % 50 for i in range(400)]

@@ -1,0 +1,768 @@
+"""The registry's HTTP API, over a node in memory that applies what it is given at once."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from bench.registry_data import generate
+from replicator.errors import (
+    ChangeTooLarge,
+    CorruptRecord,
+    Fenced,
+    LeaseLost,
+    LogLost,
+    LogUnavailable,
+    NotAcknowledged,
+    NotPrimary,
+    OutcomeUnknown,
+    PositionLost,
+    ReplicatorError,
+    Stalled,
+)
+from replicator.state.registry import Registry
+from replicator.web.registry import BODY_BYTES_MAX, ServedNode, document_verdict, registry_app
+from replicator.web.server import WebServer
+
+with warnings.catch_warnings():
+    # Newer versions of Starlette would rather have httpx2.
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+
+KEY = base64.b64encode(b"k" * 32).decode()
+
+
+@dataclass
+class Position:
+    term: int
+    n: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.term}-{self.n}"
+
+
+@dataclass
+class Lag:
+    records: int | None = 0
+    seconds: float | None = 0.0
+
+
+@dataclass
+class NodeInMemory:
+    """A node that is all of its group: it counts its records and applies them at once."""
+
+    name: str = "a"
+    group: str = "registry"
+    role: str = "primary"
+    term: int = 5
+    position: Position = field(default_factory=lambda: Position(5, 1042))
+    in_sync: bool = True
+    lag: Lag = field(default_factory=Lag)
+    stalled: str | None = None
+    primary_http: str | None = None
+    lease_ms: int | None = 4000
+    #: What the next write raises instead.
+    failure: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.registry = Registry()
+        self.submitted: list[dict[str, Any]] = []
+        self.waited: list[str] = []
+        self.threads: set[str] = set()
+        self._lock = threading.RLock()
+
+    def submit(self, change: Any, *, timeout_s: float = 10.0) -> Any:
+        self.threads.add(threading.current_thread().name)
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            self.submitted.append(change)
+            self.position = Position(self.term, self.position.n + 1)
+            return self.registry.apply(orjson.loads(orjson.dumps(change)))
+
+    def replace(self, pieces: Iterable[Any], *, timeout_s: float = 300.0) -> None:
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            self.registry.restore(orjson.loads(orjson.dumps(piece)) for piece in pieces)
+            self.position = Position(self.term, self.position.n + 1)
+
+    def wait(self, *, position: str, timeout_s: float) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.waited.append(position)
+        if self.failure is not None:
+            raise self.failure
+        deadline = time.monotonic() + timeout_s
+        while [*map(int, position.split("-"))] > [self.position.term, self.position.n]:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(0.005)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Registry]:
+        self.threads.add(threading.current_thread().name)
+        with self._lock:
+            yield self.registry
+
+
+@pytest.fixture
+def node() -> NodeInMemory:
+    return NodeInMemory()
+
+
+@pytest.fixture
+def client(node: NodeInMemory) -> TestClient:
+    return client_of(node)
+
+
+def client_of(node: ServedNode) -> TestClient:
+    app = registry_app(node, wait_timeout_s=0.1)
+    return TestClient(app, follow_redirects=False, base_url="http://a:7001")
+
+
+def error_of(answer: httpx.Response, status: int, code: str, name: str | None = None) -> dict[str, Any]:
+    """Check an error: its status and code, the field it names, and that it is whole."""
+    assert answer.status_code == status, answer.text
+    body: dict[str, Any] = answer.json()
+    assert (body["error"], body["field"]) == (code, name)
+    assert body["message"]
+    assert answer.headers["content-type"] == "application/json"
+    assert {"replicator-position", "replicator-role", "replicator-term"} <= set(answer.headers)
+    return body
+
+
+def node_of(client: TestClient, number: int) -> Any:
+    return client.get(f"/v1/nodes/{number}").json()
+
+
+# --- Nodes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_is_registered_once_per_key(client: TestClient, node: NodeInMemory) -> None:
+    # when
+    first = client.post("/v1/nodes", json={"public_key": KEY, "hostname": "web1", "tags": ["x"]})
+    second = client.post("/v1/nodes", json={"public_key": KEY, "hostname": "web2"})
+    # then
+    assert (first.status_code, first.json()) == (201, {"id": 1, "created": True})
+    assert (second.status_code, second.json()) == (200, {"id": 1, "created": False})
+    assert node_of(client, 1)["hostname"] == "web2"
+
+
+def test_times_that_the_sender_left_out_are_stamped_here(client: TestClient, node: NodeInMemory) -> None:
+    # when
+    client.post("/v1/nodes", json={"public_key": KEY})
+    client.post("/v1/nodes", json={"last_seen": "2026-01-31T12:00:00Z"})
+    client.post("/v1/nodes/1/heartbeat")
+    client.patch("/v1/nodes/1", json={"public_key": "AAAA"})
+    client.post("/v1/networks", json={"name": "n"})
+    # then
+    stamped = [set(change) & {"last_seen", "key_created", "created"} for change in node.submitted]
+    assert stamped == [{"last_seen", "key_created"}, {"last_seen"}, {"last_seen"}, {"key_created"}, {"created"}]
+    assert node.submitted[1]["last_seen"] == "2026-01-31T12:00:00Z"
+    assert node_of(client, 1)["key_created"].endswith("Z")
+
+
+def test_a_node_that_is_not_there_is_not_found(client: TestClient) -> None:
+    error_of(client.get("/v1/nodes/9"), 404, "unknown_id", "id")
+    error_of(client.get("/v1/nodes/nine"), 404, "unknown_id", "id")
+    error_of(client.patch("/v1/nodes/9", json={"tags": []}), 404, "unknown_id", "id")
+    error_of(client.delete("/v1/nodes/9"), 404, "unknown_id", "id")
+    error_of(client.post("/v1/nodes/9/heartbeat"), 404, "unknown_id", "id")
+
+
+def test_a_patch_is_one_change_that_is_named_for_what_it_does(client: TestClient, node: NodeInMemory) -> None:
+    # given
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    # when
+    answers = [
+        client.patch("/v1/nodes/1", json=fields)
+        for fields in (
+            {"hostname": "web2"},
+            {"tags": ["a"]},
+            {"public_key": KEY},
+            {"hostname": None, "tags": ["b"], "public": True},
+        )
+    ]
+    # then
+    assert [answer.json() for answer in answers] == [{"id": 1}] * 4
+    assert [change["op"] for change in node.submitted[1:]] == ["set_hostname", "set_tags", "rotate_key", "update"]
+    record = node_of(client, 1)
+    assert (record["tags"], record["public"], "hostname" in record) == (["b"], True, False)
+
+
+def test_a_heartbeat_may_say_where_the_node_is(client: TestClient) -> None:
+    # given
+    client.post("/v1/nodes", json={})
+    # when
+    answer = client.post("/v1/nodes/1/heartbeat", json={"real_addr": "203.0.113.5:4000"})
+    # then
+    assert answer.json() == {"id": 1}
+    assert node_of(client, 1)["real_addr"] == "203.0.113.5:4000"
+
+
+def test_a_deregistered_node_is_gone(client: TestClient) -> None:
+    # given
+    client.post("/v1/nodes", json={})
+    # then
+    assert client.delete("/v1/nodes/1").json() == {"id": 1}
+    error_of(client.get("/v1/nodes/1"), 404, "unknown_id", "id")
+
+
+def test_nodes_and_networks_are_listed_in_pages(client: TestClient) -> None:
+    # given
+    for number in range(5):
+        client.post("/v1/nodes", json={"hostname": f"web{number}"})
+        client.post("/v1/networks", json={"name": f"net{number}"})
+    # when
+    first = client.get("/v1/nodes?limit=2").json()
+    second = client.get(f"/v1/nodes?limit=2&after={first['next']}").json()
+    third = client.get(f"/v1/nodes?limit=2&after={second['next']}").json()
+    networks = client.get("/v1/networks?limit=3&after=1").json()
+    # then
+    assert [[one["id"] for one in page["nodes"]] for page in (first, second, third)] == [[1, 2], [3, 4], [5]]
+    assert (first["next"], second["next"], third["next"]) == (2, 4, None)
+    assert ([one["id"] for one in networks["networks"]], networks["next"]) == ([2, 3, 4], None)
+    assert client.get("/v1/networks").json()["networks"][0]["id"] == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("after=-2", "after"), ("after=", "after")],
+)
+def test_a_page_that_cannot_be_is_refused(client: TestClient, query: str, name: str) -> None:
+    error_of(client.get(f"/v1/nodes?{query}"), 400, "invalid_query", name)
+    error_of(client.get(f"/v1/networks?{query}"), 400, "invalid_query", name)
+
+
+# --- Networks and trust ---------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_created_joined_left_and_deleted(client: TestClient) -> None:
+    # given
+    client.post("/v1/nodes", json={})
+    # then
+    assert client.post("/v1/networks", json={"name": "n"}).status_code == 201
+    joined = {"network": 0, "node": 1}
+    assert client.put("/v1/networks/0/members/1").json() == {**joined, "joined": True}
+    assert client.put("/v1/networks/0/members/1", json={"role": "relay"}).json() == {**joined, "joined": False}
+    assert client.get("/v1/networks").json()["networks"][0]["member_roles"] == {"1": "relay"}
+    assert client.delete("/v1/networks/0/members/1").json() == joined
+    error_of(client.delete("/v1/networks/0/members/1"), 404, "unknown_id", "node")
+    assert client.delete("/v1/networks/0").json() == {"id": 0}
+    error_of(client.delete("/v1/networks/0"), 404, "unknown_id", "id")
+    error_of(client.put("/v1/networks/0/members/1"), 404, "unknown_id", "network")
+    error_of(client.put("/v1/networks/x/members/1"), 404, "unknown_id", "network")
+
+
+def test_a_token_is_asked_for_and_not_shown_in_the_list(client: TestClient) -> None:
+    # given
+    client.post("/v1/nodes", json={})
+    client.post("/v1/networks", json={"name": "vault", "join_rule": "token", "token": "s3cret"})
+    # then
+    error_of(client.put("/v1/networks/0/members/1"), 422, "rejected", "token")
+    error_of(client.put("/v1/networks/0/members/1", json={"token": "wrong"}), 422, "rejected", "token")
+    assert client.put("/v1/networks/0/members/1", json={"token": "s3cret"}).json()["joined"] is True
+    assert "s3cret" not in client.get("/v1/networks").text
+    assert "s3cret" in client.get("/v1/state").text
+
+
+def test_trust_is_given_and_taken(client: TestClient) -> None:
+    # given
+    client.post("/v1/nodes", json={})
+    client.post("/v1/nodes", json={})
+    # then
+    assert client.put("/v1/trust/1/2").json() == {"a": 1, "b": 2, "created": True}
+    assert client.put("/v1/trust/2/1").json() == {"a": 2, "b": 1, "created": False}
+    assert client.delete("/v1/trust/1/2").json() == {"a": 1, "b": 2}
+    error_of(client.delete("/v1/trust/1/2"), 404, "unknown_id", "b")
+    error_of(client.put("/v1/trust/1/9"), 404, "unknown_id", "b")
+    error_of(client.put("/v1/trust/1/1"), 422, "rejected", "b")
+
+
+# --- What is refused ------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_on_what_belongs_to_another_is_a_conflict(client: TestClient) -> None:
+    # given
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    client.post("/v1/networks", json={"name": "n"})
+    # then
+    error_of(client.post("/v1/nodes", json={"hostname": "web1"}), 409, "conflict", "hostname")
+    error_of(client.post("/v1/networks", json={"name": "n"}), 409, "conflict", "name")
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[1,", b'{"a":NaN}', b"\xff", b"hello"])
+def test_what_is_not_json_is_refused(client: TestClient, body: bytes) -> None:
+    answers = [client.request(*route, content=body) for route in (("POST", "/v1/nodes"), ("PUT", "/v1/state"))]
+    for answer in answers if body else answers[1:]:
+        error_of(answer, 400, "invalid_json", "body")
+
+
+@pytest.mark.parametrize("body", [[], "text", 5, None])
+def test_a_body_that_is_no_object_is_refused(client: TestClient, body: Any) -> None:
+    error_of(client.post("/v1/nodes", content=orjson.dumps(body)), 422, "rejected")
+    error_of(client.put("/v1/state", content=orjson.dumps(body)), 422, "invalid_document")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "name"),
+    [
+        ("POST", "/v1/nodes", {"hostname": 5}, "hostname"),
+        ("POST", "/v1/nodes", {"colour": "red"}, "colour"),
+        ("POST", "/v1/nodes", {"op": "deregister"}, "op"),
+        ("POST", "/v1/nodes", {"last_seen": "yesterday"}, "last_seen"),
+        ("PATCH", "/v1/nodes/1", {"id": 2}, "id"),
+        ("PATCH", "/v1/nodes/1", {"hostname": ""}, "hostname"),
+        ("PATCH", "/v1/nodes/1", {"last_seen": "2026-01-31T12:00:00Z"}, "last_seen"),
+        ("POST", "/v1/nodes/1/heartbeat", {"hostname": "x"}, "hostname"),
+        ("DELETE", "/v1/nodes/1", {"x": 1}, "x"),
+        ("POST", "/v1/networks", {}, "name"),
+        ("POST", "/v1/networks", {"name": "n", "join_rule": "never"}, "join_rule"),
+        ("PUT", "/v1/networks/0/members/1", {"node": 1}, "node"),
+        ("PUT", "/v1/trust/1/1", {"why": "x"}, "why"),
+    ],
+)
+def test_a_change_of_the_wrong_shape_is_refused_and_names_the_field(
+    client: TestClient, method: str, path: str, body: Any, name: str
+) -> None:
+    client.post("/v1/nodes", json={})
+    error_of(client.request(method, path, json=body), 422, "rejected", name)
+
+
+def test_a_body_over_the_limit_is_refused_whether_or_not_it_is_announced(
+    client: TestClient, node: NodeInMemory
+) -> None:
+    # given
+    body = b'{"hostname":"' + b"x" * BODY_BYTES_MAX + b'"}'
+
+    def unannounced() -> Iterator[bytes]:
+        for start in range(0, len(body), 50_000):
+            yield body[start : start + 50_000]
+
+    # then
+    error_of(client.post("/v1/nodes", content=body), 413, "too_large", "body")
+    error_of(client.post("/v1/nodes", content=unannounced()), 413, "too_large", "body")
+    assert node.submitted == []
+
+
+def test_an_unknown_route_and_a_wrong_method_are_answered_in_json(client: TestClient) -> None:
+    for path in ("/", "/v1", "/v1/nodes/", "/v1/nodes/1/2/3", "/favicon.ico"):
+        error_of(client.get(path), 404, "unknown_route")
+    wrong = client.put("/v1/nodes", json={})
+    error_of(wrong, 405, "wrong_method")
+    assert {one.strip() for one in wrong.headers["allow"].split(",")} == {"GET", "HEAD", "POST"}
+    error_of(client.request("OPTIONS", "/v1/state"), 405, "wrong_method")
+
+
+UNAVAILABLE = {"url": "redis://h", "problem": "it is away"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (LeaseLost(node="a"), 503, "lease_lost"),
+        (NotPrimary(node="a"), 503, "not_primary"),
+        (Fenced(5, 6, None), 409, "fenced"),
+        (LogUnavailable(**UNAVAILABLE), 503, "log_unavailable"),
+        (OutcomeUnknown(problem="it is away"), 504, "outcome_unknown"),
+        (NotAcknowledged(id="5-1", missing="b"), 504, "not_acknowledged"),
+        (TimeoutError(), 504, "outcome_unknown"),
+        (LogLost(what="the log is gone"), 503, "log_lost"),
+        (CorruptRecord(id="9-9", problem="no header"), 503, "corrupt_record"),
+        (ChangeTooLarge(problem="300 KB"), 413, "change_too_large"),
+        (Stalled(id="5-7", problem="KeyError"), 500, "stalled"),
+        (ReplicatorError("something else"), 500, "failed"),
+    ],
+)
+def test_each_error_of_the_node_has_its_answer(
+    client: TestClient, node: NodeInMemory, failure: Exception, status: int, code: str
+) -> None:
+    # given
+    node.failure = failure
+    # when
+    answer = client.post("/v1/nodes", json={})
+    # then
+    error_of(answer, status, code)
+    assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_a_bug_is_answered_in_json_and_its_traceback_is_logged(
+    client: TestClient, node: NodeInMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given
+    node.failure = ZeroDivisionError("secret detail")
+    # when
+    answer = client.post("/v1/nodes", json={})
+    # then
+    assert "secret detail" not in error_of(answer, 500, "internal")["message"]
+    assert "ZeroDivisionError: secret detail" in caplog.text
+    assert "POST /v1/nodes failed" in caplog.text
+
+
+# --- Standbys -------------------------------------------------------------------------------------------------------
+
+WRITES = [
+    ("POST", "/v1/nodes"),
+    ("PATCH", "/v1/nodes/1"),
+    ("DELETE", "/v1/nodes/1"),
+    ("POST", "/v1/nodes/1/heartbeat"),
+    ("POST", "/v1/networks"),
+    ("DELETE", "/v1/networks/0"),
+    ("PUT", "/v1/networks/0/members/1"),
+    ("DELETE", "/v1/networks/0/members/1"),
+    ("PUT", "/v1/trust/1/2"),
+    ("DELETE", "/v1/trust/1/2"),
+    ("PUT", "/v1/state"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_a_standby_sends_a_write_to_the_primary(method: str, path: str) -> None:
+    # given
+    node = NodeInMemory(role="standby", primary_http="http://b:7002/")
+    # when
+    answer = client_of(node).request(method, f"{path}?x=a%20b&y", content=b"not read")
+    # then
+    body = error_of(answer, 307, "not_primary")
+    assert answer.headers["location"] == body["location"] == f"http://b:7002{path}?x=a%20b&y"
+    assert answer.headers["replicator-role"] == "standby"
+    assert node.submitted == []
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_a_standby_without_a_primary_asks_to_come_back(method: str, path: str) -> None:
+    answer = client_of(NodeInMemory(role="standby")).request(method, path)
+    error_of(answer, 503, "not_primary")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_redirect_keeps_the_path_as_it_was_written() -> None:
+    node = NodeInMemory(role="standby", primary_http="http://b:7002")
+    assert client_of(node).delete("/v1/nodes/a%20b").headers["location"] == "http://b:7002/v1/nodes/a%20b"
+
+
+def test_a_standby_serves_reads(node: NodeInMemory) -> None:
+    # given
+    client_of(node).post("/v1/nodes", json={"hostname": "web1"})
+    node.role, node.primary_http = "standby", "http://b:7002"
+    client = client_of(node)
+    # then
+    for path in ("/v1/nodes", "/v1/nodes/1", "/v1/networks", "/v1/state", "/health", "/ready"):
+        assert client.get(path).status_code == 200
+
+
+def test_a_primary_that_is_deposed_in_the_middle_of_a_write_redirects(client: TestClient, node: NodeInMemory) -> None:
+    def depose(change: Any, *, timeout_s: float = 10.0) -> Any:
+        node.role, node.term, node.primary_http = "standby", 6, "http://b:7002"
+        raise Fenced(5, 6, "b")
+
+    # given
+    node.submit = depose  # type: ignore[method-assign]
+    # when
+    answer = client.post("/v1/nodes", json={})
+    # then
+    error_of(answer, 307, "not_primary")
+    assert answer.headers["location"] == "http://b:7002/v1/nodes"
+    assert answer.headers["replicator-term"] == "6"
+
+
+@pytest.mark.parametrize("failure", [NotPrimary(node="a", primary="a"), LeaseLost(), Fenced(5, 6, "b")])
+def test_a_node_that_takes_itself_for_the_primary_never_redirects(
+    client: TestClient, node: NodeInMemory, failure: Exception
+) -> None:
+    node.failure, node.primary_http = failure, "http://a:7001"
+    assert client.post("/v1/nodes", json={}).status_code in (409, 503)
+
+
+# --- The term that a sender knows -----------------------------------------------------------------------------------
+
+
+def test_a_write_with_the_current_term_is_taken(client: TestClient) -> None:
+    assert client.post("/v1/nodes", json={}, headers={"Replicator-Term": "5"}).status_code == 201
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_a_write_with_another_term_than_the_current_is_refused(
+    client: TestClient, node: NodeInMemory, method: str, path: str
+) -> None:
+    older = client.request(method, path, json={}, headers={"Replicator-Term": "4"})
+    newer = client.request(method, path, json={}, headers={"Replicator-Term": "6"})
+    assert error_of(older, 409, "stale_term", "Replicator-Term")["term"] == 5
+    assert error_of(newer, 409, "unknown_term", "Replicator-Term")["term"] == 5
+    assert node.submitted == []
+
+
+def test_a_standby_refuses_an_older_term_and_leaves_a_newer_one_to_the_primary() -> None:
+    client = client_of(NodeInMemory(role="standby", primary_http="http://b:7002"))
+    older = client.post("/v1/nodes", json={}, headers={"Replicator-Term": "4"})
+    newer = client.post("/v1/nodes", json={}, headers={"Replicator-Term": "6"})
+    error_of(older, 409, "stale_term", "Replicator-Term")
+    error_of(newer, 307, "not_primary")
+
+
+@pytest.mark.parametrize("term", ["five", "-1", "", "1.0", "9" * 40])
+def test_a_term_that_is_no_term_is_refused(client: TestClient, term: str) -> None:
+    answer = client.post("/v1/nodes", json={}, headers={"Replicator-Term": term})
+    error_of(answer, 400, "invalid_header", "Replicator-Term")
+
+
+# --- Positions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_write_answers_with_a_position_at_or_after_it(client: TestClient) -> None:
+    answer = client.post("/v1/nodes", json={})
+    assert answer.headers["replicator-position"] == "5-1043"
+    assert answer.headers["replicator-role"] == "primary"
+    assert answer.headers["replicator-term"] == "5"
+
+
+def test_a_read_answers_with_the_position_of_the_state_that_it_shows(client: TestClient, node: NodeInMemory) -> None:
+    # given
+    client.post("/v1/nodes", json={"hostname": "before"})
+    look = node.registry.node
+
+    def overtaken(number: int) -> Any:
+        # A change that lands after the read but before its answer is sent.
+        threading.Timer(0.0, node.submit, [{"op": "set_hostname", "id": 1, "hostname": "after"}]).start()
+        return look(number)
+
+    node.registry.node = overtaken  # type: ignore[method-assign]
+    # when
+    answer = client.get("/v1/nodes/1")
+    # then
+    assert (answer.json()["hostname"], answer.headers["replicator-position"]) == ("before", "5-1043")
+
+
+def test_a_request_waits_for_the_position_that_it_names(client: TestClient, node: NodeInMemory) -> None:
+    # given
+    threading.Timer(0.03, node.submit, [{"op": "register", "hostname": "web1"}]).start()
+    # when
+    answer = client.get("/v1/nodes/1", headers={"Replicator-Wait": "5-1043"})
+    # then
+    assert answer.json()["hostname"] == "web1"
+    assert answer.headers["replicator-position"] == "5-1043"
+    assert node.waited == ["5-1043"]
+
+
+def test_a_position_that_does_not_come_in_time_is_said_so(client: TestClient) -> None:
+    error_of(client.get("/v1/nodes", headers={"Replicator-Wait": "5-9999"}), 504, "wait_timeout", "Replicator-Wait")
+
+
+def test_a_position_that_was_lost_is_gone(client: TestClient, node: NodeInMemory) -> None:
+    node.failure = PositionLost(position="5-1043", term_end="5-1042")
+    error_of(client.get("/v1/nodes", headers={"Replicator-Wait": "5-1043"}), 410, "position_lost")
+
+
+@pytest.mark.parametrize("position", ["", "5", "5-", "-5", "a-b", "5-1-2", " 5-1 x", "5-" + "9" * 30])
+def test_a_position_that_is_none_is_refused_and_the_header_named(
+    client: TestClient, node: NodeInMemory, position: str
+) -> None:
+    answer = client.get("/v1/nodes", headers={"Replicator-Wait": position})
+    error_of(answer, 400, "invalid_header", "Replicator-Wait")
+    assert node.waited == []
+
+
+def test_nothing_that_blocks_runs_on_the_event_loop(client: TestClient, node: NodeInMemory) -> None:
+    client.post("/v1/nodes", json={})
+    client.get("/v1/state", headers={"Replicator-Wait": "5-1043"})
+    assert all(name.startswith("AnyIO worker") for name in node.threads)
+
+
+# --- The whole document ---------------------------------------------------------------------------------------------
+
+DOCUMENT = (
+    b'{"version":1,"next_node":12,"next_net":1,'
+    b'"nodes":{"10":{"score":1.5,"id":10,"networks":null},"2":{"id":2,"zeta":{"b":[1,null]},"networks":[0]}},'
+    b'"networks":{"0":{"mtu":1400,"id":0,"members":[2],"created":"long ago"}},'
+    b'"trust_pairs":["2:10"],"handshakes":{"9":[]},"audit":null}'
+)
+
+
+def with_term(document: bytes, term: Any) -> bytes:
+    return document.replace(b'"version":1,', b'"version":1,"term":' + orjson.dumps(term) + b",", 1)
+
+
+@pytest.mark.parametrize("document", [DOCUMENT, with_term(DOCUMENT, 0), with_term(DOCUMENT, 5)])
+def test_a_document_comes_out_as_it_went_in_but_for_the_term(client: TestClient, document: bytes) -> None:
+    # when
+    loaded = client.put("/v1/state", content=document)
+    # then
+    assert loaded.json() == {"applied": True, "term": 5, "nodes": 2}
+    assert loaded.headers["replicator-position"] == "5-1043"
+    answer = client.get("/v1/state")
+    assert answer.content == with_term(DOCUMENT, 5)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["replicator-position"] == "5-1043"
+
+
+def test_a_node_without_a_term_gives_a_document_without_one() -> None:
+    client = client_of(NodeInMemory(term=0))
+    client.put("/v1/state", content=DOCUMENT)
+    assert client.get("/v1/state").content == DOCUMENT
+
+
+def test_a_stale_document_changes_nothing_and_is_logged_and_no_error(
+    client: TestClient, node: NodeInMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given
+    before = client.get("/v1/state").content
+    # when
+    with caplog.at_level(logging.WARNING, logger="replicator.web.registry"):
+        answer = client.put("/v1/state", content=with_term(DOCUMENT, 4))
+    # then
+    assert (answer.status_code, answer.json()) == (200, {"applied": False, "reason": "stale", "term": 5})
+    assert answer.headers["replicator-position"] == "5-1042"
+    assert client.get("/v1/state").content == before
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "term 4" in record.getMessage()
+    assert "term is 5" in record.getMessage()
+
+
+def test_a_term_that_nobody_issued_is_not_taken_over(client: TestClient, node: NodeInMemory) -> None:
+    # given
+    before = client.get("/v1/state").content
+    # when
+    answer = client.put("/v1/state", content=with_term(DOCUMENT, 2**40))
+    # then
+    assert error_of(answer, 409, "unknown_term", "term")["term"] == 5
+    assert client.get("/v1/state").content == before
+    assert node.term == 5
+
+
+@pytest.mark.parametrize("term", [4, 2**40])
+def test_any_term_is_loaded_if_asked_for_and_the_term_of_the_node_stays(client: TestClient, term: int) -> None:
+    answer = client.put("/v1/state?any_term=1", content=with_term(DOCUMENT, term))
+    assert answer.json()["applied"] is True
+    assert client.get("/v1/state").json()["term"] == 5
+    error_of(client.put("/v1/state?any_term=yes", content=DOCUMENT), 400, "invalid_query", "any_term")
+
+
+@pytest.mark.parametrize(
+    ("term", "current", "verdict"),
+    [(0, 0, "load"), (0, 5, "load"), (5, 5, "load"), (4, 5, "stale"), (6, 5, "future"), (1, 0, "future")],
+)
+def test_the_verdict_on_a_document_follows_from_two_terms(term: int, current: int, verdict: str) -> None:
+    assert document_verdict(term, current) == verdict
+
+
+@pytest.mark.parametrize(
+    ("document", "name"),
+    [
+        (with_term(DOCUMENT, "5"), "term"),
+        (with_term(DOCUMENT, -1), "term"),
+        (DOCUMENT.replace(b'"networks":[0]', b'"networks":"0"'), "nodes.2.networks"),
+        (DOCUMENT.replace(b'"next_node":12', b'"next_node":2'), "next_node"),
+        (DOCUMENT.replace(b'"version":1', b'"version":2'), "version"),
+    ],
+)
+def test_a_document_that_is_no_registry_is_refused_with_the_path(
+    client: TestClient, node: NodeInMemory, document: bytes, name: str
+) -> None:
+    before = client.get("/v1/state").content
+    error_of(client.put("/v1/state", content=document), 422, "invalid_document", name)
+    assert client.get("/v1/state").content == before
+
+
+def test_a_document_may_be_larger_than_other_bodies(client: TestClient) -> None:
+    # given
+    document = orjson.dumps(generate(3000, seed=1))
+    assert len(document) > 2 * BODY_BYTES_MAX
+    # then
+    assert client.put("/v1/state", content=document).json()["nodes"] == 3000
+    assert client.get("/v1/state").content == with_term(document, 5)
+
+
+def test_a_load_that_fails_in_the_log_is_answered_like_any_write(client: TestClient, node: NodeInMemory) -> None:
+    node.failure = OutcomeUnknown(problem="it is away")
+    error_of(client.put("/v1/state", content=DOCUMENT), 504, "outcome_unknown")
+
+
+# --- Health ---------------------------------------------------------------------------------------------------------
+
+
+def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestClient, node: NodeInMemory) -> None:
+    # given
+    node.role, node.in_sync, node.lag, node.stalled, node.lease_ms = "standby", False, Lag(None, None), "a bug", None
+    # when
+    answer = client.get("/health")
+    # then
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "name": "a",
+        "group": "registry",
+        "role": "standby",
+        "term": 5,
+        "position": "5-1042",
+        "in_sync": False,
+        "lag_records": None,
+        "lag_seconds": None,
+        "lease_ms": None,
+        "stalled": "a bug",
+        "primary_http": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("role", "in_sync", "stalled", "status"),
+    [
+        ("primary", True, None, 200),
+        ("standby", True, None, 200),
+        ("standby", False, None, 503),
+        ("standby", True, "a bug", 503),
+        ("primary", True, "a bug", 503),
+    ],
+)
+def test_a_primary_and_a_standby_in_sync_are_ready(
+    client: TestClient, node: NodeInMemory, role: str, in_sync: bool, stalled: str | None, status: int
+) -> None:
+    node.role, node.in_sync, node.stalled = role, in_sync, stalled
+    assert client.get("/ready").status_code == status
+
+
+# --- On a real socket -----------------------------------------------------------------------------------------------
+
+
+def test_large_bodies_get_their_answers_over_a_real_connection(node: NodeInMemory) -> None:
+    # given
+    document = orjson.dumps(generate(3000, seed=1))
+    with WebServer(registry_app(node)) as server, httpx.Client(base_url=server.url) as client:
+        # then
+        assert client.put("/v1/state", content=document).json()["applied"] is True
+        assert client.get("/v1/state").content == with_term(document, 5)
+        error_of(client.post("/v1/nodes", content=b"x" * (5 * BODY_BYTES_MAX)), 413, "too_large", "body")
+        node.role, node.primary_http = "standby", "http://127.0.0.1:1"
+        error_of(client.put("/v1/state", content=document), 307, "not_primary")
+        assert client.get("/health").json()["role"] == "standby"
+
+
+def test_a_request_that_waits_does_not_hold_up_the_end_of_the_server(node: NodeInMemory) -> None:
+    # given
+    server = WebServer(registry_app(node, wait_timeout_s=30))
+    server.start()
+
+    def patient() -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(f"{server.url}/v1/nodes", headers={"Replicator-Wait": "9-9999"}, timeout=60)
+
+    reader = threading.Thread(target=patient, daemon=True)
+    reader.start()
+    time.sleep(0.2)
+    # when
+    began = time.monotonic()
+    server.stop()
+    # then
+    assert time.monotonic() - began < 5
+    node.position = Position(9, 9999)

@@ -1,0 +1,160 @@
+"""The HTTP server in its thread: it listens when start returns, and it ends when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from replicator.errors import ConfigError
+from replicator.web.server import STOP_MARGIN_S, STOP_WITHIN_S, WebServer
+
+
+def application() -> Starlette:
+    async def hello(request: Request) -> Response:
+        return PlainTextResponse("hello")
+
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(float(request.query_params["s"]))
+        return PlainTextResponse("late")
+
+    return Starlette(routes=[Route("/", hello), Route("/slow", slow)])
+
+
+def test_port_zero_becomes_a_real_one_that_answers_at_once() -> None:
+    # given
+    server = WebServer(application(), port=0)
+    # when
+    server.start()
+    # then
+    try:
+        assert server.port > 0
+        assert server.url == f"http://127.0.0.1:{server.port}"
+        assert httpx.get(server.url).text == "hello"
+    finally:
+        server.stop()
+
+
+def test_stop_closes_the_port_soon_and_twice_is_fine() -> None:
+    # given
+    server = WebServer(application())
+    server.start()
+    with httpx.Client() as client:
+        client.get(server.url)  # a connection that is kept alive must not hold the stop up
+        # when
+        began = time.monotonic()
+        server.stop()
+        server.stop()
+    # then
+    assert time.monotonic() - began < STOP_WITHIN_S
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.url)
+    assert not any(thread.name == f"http-{server.port}" for thread in threading.enumerate())
+
+
+def test_a_port_in_use_is_an_error_that_names_it_and_leaves_no_thread() -> None:
+    # given
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = WebServer(application(), port=port)
+        threads = threading.active_count()
+        # when
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: cannot listen there"):
+            server.start()
+    # then
+    assert threading.active_count() == threads
+    server.stop()
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 99999), ("no-such-host.invalid", 0)])
+def test_an_address_that_does_not_exist_is_an_error_of_the_settings(host: str, port: int) -> None:
+    with pytest.raises(ConfigError):
+        WebServer(application(), host=host, port=port).start()
+
+
+def test_a_port_can_be_taken_again_right_after_a_stop() -> None:
+    # given
+    first = WebServer(application())
+    first.start()
+    httpx.get(first.url)
+    first.stop()
+    # when
+    with WebServer(application(), port=first.port) as second:
+        # then
+        assert httpx.get(second.url).text == "hello"
+
+
+def test_a_request_that_runs_gets_its_answer_when_the_server_stops() -> None:
+    # given
+    answers: list[str] = []
+    server = WebServer(application())
+    server.start()
+    caller = threading.Thread(target=lambda: answers.append(httpx.get(f"{server.url}/slow?s=0.6").text))
+    caller.start()
+    time.sleep(0.2)
+    # when
+    server.stop()
+    caller.join()
+    # then
+    assert answers == ["late"]
+
+
+def test_a_request_that_never_ends_does_not_hold_the_stop_up() -> None:
+    # given
+    server = WebServer(application())
+    server.start()
+    caller = threading.Thread(target=lambda: _swallow(f"{server.url}/slow?s=60"))
+    caller.start()
+    time.sleep(0.2)
+    # when
+    began = time.monotonic()
+    server.stop()
+    # then
+    assert time.monotonic() - began < STOP_WITHIN_S + STOP_MARGIN_S
+    caller.join(5)
+    assert not caller.is_alive()
+
+
+def _swallow(url: str) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.get(url, timeout=30)
+
+
+def test_signals_and_logging_stay_with_the_process() -> None:
+    # given
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    outputs = list(logging.getLogger().handlers)
+    # when
+    with WebServer(application()) as server:
+        httpx.get(server.url)
+        running = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    # then
+    assert running == handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    assert logging.getLogger().handlers == outputs
+    assert logging.getLogger("uvicorn").handlers == []
+
+
+def test_a_server_starts_once() -> None:
+    with WebServer(application()) as server, pytest.raises(RuntimeError):
+        server.start()
+
+
+def test_an_ipv6_address_is_written_with_brackets() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with WebServer(application(), host="::1") as server:
+        assert server.url.startswith("http://[::1]:")
+        assert httpx.get(server.url).text == "hello"
