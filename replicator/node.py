@@ -253,22 +253,23 @@ class Node:
         with self._replica.reading() as state:
             yield state
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0) -> Any:
+    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
 
+        With `term`, only in that one: a caller that acts on what it saw in a term is refused once the term is over.
         Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `Stalled`.
         """
         self._check_serves()
-        return self._primary.submit(change, timeout_s=timeout_s)
+        return self._primary.submit(change, timeout_s=timeout_s, term=term)
 
-    def replace(self, pieces: Iterable[Any], *, timeout_s: float = 300.0) -> None:
+    def replace(self, pieces: Iterable[Any], *, term: int | None = None) -> None:
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
 
         Only on the primary. Raises what `submit` raises.
         """
         self._check_serves()
-        self._primary.replace(pieces)
+        self._primary.replace(pieces, term=term)
 
     def publish(self) -> None:
         """Send a snapshot of the state now. Only on the primary. Raises what `submit` raises."""

@@ -51,10 +51,12 @@ RESEND_EVERY_S = 0.05
 class _Waiting:
     """A change in the queue, and what became of it."""
 
-    __slots__ = ("done", "encoded", "error", "result")
+    __slots__ = ("done", "encoded", "error", "result", "term")
 
-    def __init__(self, encoded: bytes) -> None:
+    def __init__(self, encoded: bytes, term: int | None) -> None:
         self.encoded = encoded
+        #: The term that its submitter knows, if it said so.
+        self.term = term
         self.done = False
         self.result: Any = None
         self.error: ReplicatorError | None = None
@@ -81,9 +83,9 @@ class Primary:
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
-    def submit(self, change: Any, *, timeout_s: float) -> Any:
+    def submit(self, change: Any, *, timeout_s: float, term: int | None) -> Any:
         """Commit one change; what `apply` returned. See `Node.submit` for what it raises."""
-        waiting = _Waiting(encode_change(change))
+        waiting = _Waiting(encode_change(change), term)
         self._queue.append(waiting)
         if not self._replica.turn.acquire(timeout=timeout_s):
             return self._give_up(waiting)
@@ -113,17 +115,36 @@ class Primary:
 
     def _commit_queued(self) -> None:
         batch = self._next_batch()
+        results: list[Any]
         try:
             self._check_may_write()
-            results = self._commit_batch([waiting.encoded for waiting in batch])
+            batch = self._of_this_term(batch)
+            results = self._commit_batch([waiting.encoded for waiting in batch]) if batch else []
         except ReplicatorError as error:
             results = [error] * len(batch)
+        except Exception as error:
+            # Whoever waits for one of these would wait for ever.
+            logger.exception("a bug in replicator")
+            results = [ReplicatorError(f"a bug in replicator: {error!r}")] * len(batch)
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, ReplicatorError):
                 waiting.error = result
             else:
                 waiting.result = result
             waiting.done = True
+
+    def _of_this_term(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Refuse what was meant for another term: the turn keeps this one until the record is in the log."""
+        term = self._replica.member.view.term
+        for waiting in batch:
+            if waiting.term not in (None, term):
+                waiting.error = self._other_term(waiting.term)
+                waiting.done = True
+        return [waiting for waiting in batch if not waiting.done]
+
+    def _other_term(self, meant: int | None) -> Fenced:
+        member = self._replica.member
+        return Fenced(meant or 0, member.view.term, member.me.node)
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -169,12 +190,14 @@ class Primary:
         logger.info("published the state as of %s in %d parts", snapshot.as_of.id, parts.count)
         return True
 
-    def replace(self, pieces: Iterable[Any]) -> None:
+    def replace(self, pieces: Iterable[Any], *, term: int | None) -> None:
         """Make these pieces the state, on every node, at one record. Everything else waits meanwhile."""
         parts = _Parts(pieces)
         bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
         with self._publishing, self._replica.turn:
             self._check_may_write()
+            if term not in (None, self._replica.member.view.term):
+                raise self._other_term(term)
             snapshot = self._replica.member.begin_snapshot(replaces=True)
             for index, body in enumerate(bodies):
                 self._write(self._part(snapshot, parts, index, body))

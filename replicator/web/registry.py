@@ -23,6 +23,7 @@ position has threads of its own, so that a hundred patient readers do not keep w
 from __future__ import annotations
 
 import datetime
+import functools
 import gc
 import logging
 import re
@@ -145,12 +146,12 @@ class ServedNode(Protocol):
     @property
     def lease_ms(self) -> int | None: ...
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0) -> Any:
-        """Have a change appended and applied; what apply returned."""
+    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None) -> Any:
+        """Have a change appended and applied; what apply returned. With `term`: in that one, or not at all."""
         ...
 
-    def replace(self, pieces: Iterable[Any], *, timeout_s: float = 300.0) -> None:
-        """Make these pieces the whole state, on all nodes, at one record."""
+    def replace(self, pieces: Iterable[Any], *, term: int | None = None) -> None:
+        """Make these pieces the whole state, on all nodes, at one record. With `term`: in that one, or not at all."""
         ...
 
     def wait(self, *, position: str, timeout_s: float) -> None:
@@ -473,7 +474,7 @@ class RegistryApi:
         await self._refuse_unless_primary(request)
         fields = await read_fields(request)
         fields.setdefault("last_seen", now())
-        result = await self._submit("register", fields)
+        result = await self._submit(request, "register", fields)
         return json_answer(result, 201 if result["created"] else 200)
 
     async def list_nodes(self, request: Request) -> Response:
@@ -490,7 +491,7 @@ class RegistryApi:
         await self._refuse_unless_primary(request)
         node, fields = path_id(request, "id"), await read_fields(request, "id")
         operation = OPERATION_OF_FIELDS.get(frozenset(fields), "update")
-        return json_answer(await self._submit(operation, fields, id=node))
+        return json_answer(await self._submit(request, operation, fields, id=node))
 
     async def deregister(self, request: Request) -> Response:
         return await self._write(request, "deregister", "id")
@@ -499,7 +500,7 @@ class RegistryApi:
         await self._refuse_unless_primary(request)
         node, fields = path_id(request, "id"), await read_fields(request, "id")
         fields.setdefault("last_seen", now())
-        return json_answer(await self._submit("heartbeat", fields, id=node))
+        return json_answer(await self._submit(request, "heartbeat", fields, id=node))
 
     # Networks and trust
 
@@ -507,7 +508,7 @@ class RegistryApi:
         await self._refuse_unless_primary(request)
         fields = await read_fields(request)
         fields.setdefault("created", now())
-        return json_answer(await self._submit("create_network", fields), 201)
+        return json_answer(await self._submit(request, "create_network", fields), 201)
 
     async def list_networks(self, request: Request) -> Response:
         return await self._page(request, "networks", _networks_without_tokens)
@@ -550,7 +551,8 @@ class RegistryApi:
             raise Refusal(409, "unknown_term", message, field="term", term=current)
         with _collector_paused():
             pieces = pieces_of(document)
-        self._node.replace(pieces)
+        # In the term that the verdict was about: the node may have been replaced and promoted again since.
+        self._node.replace(pieces, term=current)
         return json_answer({"applied": True, "term": self._node.term, "nodes": len(document.get("nodes") or ())})
 
     # Health
@@ -610,13 +612,14 @@ class RegistryApi:
         await self._refuse_unless_primary(request)
         fields = await read_fields(request, *of_the_path)
         ids = {name: path_id(request, name) for name in of_the_path}
-        return json_answer(await self._submit(operation, fields, **ids))
+        return json_answer(await self._submit(request, operation, fields, **ids))
 
-    async def _submit(self, operation: str, fields: Record, **ids: int) -> Any:
+    async def _submit(self, request: Request, operation: str, fields: Record, **ids: int) -> Any:
         if "public_key" in fields:
             fields.setdefault("key_created", now())
         try:
-            return await self._off_loop(self._node.submit, {"op": operation, **ids, **fields})
+            submit = functools.partial(self._node.submit, term=_sent_term(request))
+            return await self._off_loop(submit, {"op": operation, **ids, **fields})
         except TimeoutError:
             message = "no answer in time: the change may or may not be in the log; read before you repeat it"
             raise Refusal(504, "outcome_unknown", message) from None

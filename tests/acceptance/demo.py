@@ -33,6 +33,7 @@ from replicator.core.ids import RecordId, Writer
 from replicator.core.member import Member
 from replicator.core.replies import Code
 from replicator.dev import DevStack
+from replicator.errors import ReplicatorError
 from replicator.log import RedisLog
 
 #: A step that takes longer hangs. Generous: the machine may be busy, and 108,000 nodes are 80 MB of JSON three times.
@@ -122,6 +123,7 @@ class Demo:
     def _bring_a_back(self) -> None:
         self._title("a comes back, with its old checkpoint")
         self.stack.start_program("node-a")
+        self.stack.wait_ready(STEP_TIMEOUT_S)  # it loads its checkpoint before it serves
         head = admin.status(self.log).head
         assert head is not None
         self._wait_everywhere("a", head)
@@ -278,7 +280,7 @@ def main(nodes: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         peak_mib = run(nodes, click.echo)
-    except StepFailed as failed:
+    except (StepFailed, ReplicatorError, httpx.HTTPError) as failed:
         click.echo(f"\nNOT SO: {failed}", err=True)
         sys.exit(1)
     click.echo("")

@@ -83,7 +83,7 @@ class NodeInMemory:
         self.threads: set[str] = set()
         self._lock = threading.RLock()
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0) -> Any:
+    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None) -> Any:
         self.threads.add(threading.current_thread().name)
         with self._lock:
             if self.failure is not None:
@@ -92,7 +92,7 @@ class NodeInMemory:
             self.position = Position(self.term, self.position.n + 1)
             return self.registry.apply(orjson.loads(orjson.dumps(change)))
 
-    def replace(self, pieces: Iterable[Any], *, timeout_s: float = 300.0) -> None:
+    def replace(self, pieces: Iterable[Any], *, timeout_s: float = 300.0, term: int | None = None) -> None:
         with self._lock:
             if self.failure is not None:
                 raise self.failure
@@ -464,7 +464,7 @@ def test_a_standby_serves_reads(node: NodeInMemory) -> None:
 
 
 def test_a_primary_that_is_deposed_in_the_middle_of_a_write_redirects(client: TestClient, node: NodeInMemory) -> None:
-    def depose(change: Any, *, timeout_s: float = 10.0) -> Any:
+    def depose(change: Any, *, timeout_s: float = 10.0, term: int | None = None) -> Any:
         node.role, node.term, node.primary_http = "standby", 6, "http://b:7002"
         raise Fenced(5, 6, "b")
 
