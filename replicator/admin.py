@@ -193,7 +193,7 @@ def promote(
             reason=reason,
             expect=expect,
             run=look.run,
-            new_log_id=_founding_id(look),
+            new_log_id=secrets.token_hex(16) if life.may_found(look) else "",
         )
         if reply.code is Code.NEW_RUN:
             continue  # Redis restarted between look and promotion: look again
@@ -216,12 +216,6 @@ def demote(log: Log, *, by: str, reason: str = "asked by an operator") -> int:
     if reply.code is not Code.OK:
         raise _not_promoted("nobody", reply.code, reply.term, reply.node, reply.id, log)
     return reply.term
-
-
-def _founding_id(look: Look) -> str:
-    """A log is founded only where nobody ever had one: else Redis lost it, and that wants a decision."""
-    had_one = look.term > 0 or any(peer.term > 0 for peer in look.peers.values())
-    return "" if look.head is not None or had_one else secrets.token_hex(16)
 
 
 def _not_promoted(node: str, code: Code, term: int, holder: str, id_: RecordId, log: Log) -> ReplicatorError:

@@ -22,6 +22,7 @@ from typing import Any
 
 from . import health
 from .checkpoint import Checkpoint
+from .core import life
 from .core.fold import Verdict
 from .core.ids import Position, RecordId, Writer
 from .core.records import Record
@@ -279,7 +280,7 @@ class Node:
     def promote(self, *, reason: str = "asked by the application", timeout_s: float = 10.0) -> int:
         """Take the next term, and wait until this node leads; the term. Raises `PromotionRefused`, `TimeoutError`."""
         self._check_serves()
-        self._take_term(reason)
+        self._take_term(reason, self._log.look())
         self.wait(role="primary", timeout_s=timeout_s)
         return self.term
 
@@ -308,6 +309,8 @@ class Node:
     def _check_serves(self) -> None:
         if self.failed is not None:
             raise self.failed
+        if self._replica.read_here:
+            raise ReplicatorError("a write inside `reading()` would wait for itself: end the read first")
         if self._stopping.is_set():
             raise NotPrimary(node=self.name)
 
@@ -394,8 +397,8 @@ class Node:
         self._renew()
         self._digest_marker()
         self._beat()
-        self._do_what_it_owes()
         self._replica.flush()
+        self._do_what_it_owes()
         self._wake.wait(max(0.0, self._beat_every_s - (time.monotonic() - started)))
 
     def _join(self) -> None:
@@ -492,7 +495,7 @@ class Node:
         if look is None or self._replica.stalled:
             return
         if member.takes_term(look, restart_as_primary=self._takes_term_again):
-            self._take_term("it held the term before", expect=look.term, run=look.run)
+            self._take_term("it held the term before", look, expect=look.term)
         elif member.must_rebase:
             self._publish_aside("the log does not have this node's state")
         elif member.holds_term and not member.view.in_sync:
@@ -502,7 +505,7 @@ class Node:
         elif member.leads and self._replica.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
 
-    def _take_term(self, reason: str, *, expect: int | None = None, run: str = "") -> None:
+    def _take_term(self, reason: str, look: Look, *, expect: int | None = None) -> None:
         member = self._replica.member
         reply = self._log.promote(
             member.me,
@@ -511,8 +514,8 @@ class Node:
             by=self.name,
             reason=reason,
             expect=expect,
-            run=run,
-            new_log_id=secrets.token_hex(16) if not member.view.log_id else "",
+            run=look.run,
+            new_log_id=secrets.token_hex(16) if life.may_found(look) else "",
         )
         if reply.code is not Code.OK:
             raise PromotionRefused(self.name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")

@@ -1,7 +1,8 @@
 """Writing to the log: group commit of changes, snapshots in parts, and what to do when no answer comes.
 
-Whoever submits a change puts it into the queue and takes the turn; who gets the turn first commits all that is queued,
-in one record, and the others find theirs done. Alone, a submitter waits for nobody; many share one round trip.
+Whoever submits a change queues it, and takes the turn if that is free. Who has the turn commits all that is queued, in
+one record, and wakes those whose changes it carried; then the first of those who came meanwhile takes the turn. Alone,
+a submitter waits for nobody; many share one round trip.
 
 Append first, apply after: the state of a primary that was fenced never moves. When an answer is lost the primary does
 not guess. The record stays `_unresolved`, and is sent again, to the letter, before anything else is: compare-and-append
@@ -15,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .core.codec import CHANGE_BYTES_MAX, SnapshotEncoder, encode_change, encode_changes
@@ -44,14 +46,17 @@ logger = logging.getLogger(__name__)
 #: One record carries at most this many changes, so that no standby works on one for long.
 BATCH_CHANGES_MAX = 1000
 
+#: Who takes the turn for something else than changes does not wake the queue: it looks again by itself.
+LOOK_AGAIN_S = 0.01
+
 #: How soon an append whose answer was lost is sent again.
 RESEND_EVERY_S = 0.05
 
 
 class _Waiting:
-    """A change in the queue, and what became of it."""
+    """A change in the queue, and what became of it. Its submitter sleeps on a lock that the others release."""
 
-    __slots__ = ("done", "encoded", "error", "result", "term")
+    __slots__ = ("_asleep", "done", "encoded", "error", "result", "term")
 
     def __init__(self, encoded: bytes, term: int | None) -> None:
         self.encoded = encoded
@@ -60,6 +65,19 @@ class _Waiting:
         self.done = False
         self.result: Any = None
         self.error: ReplicatorError | None = None
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def wait(self, timeout_s: float) -> None:
+        self._asleep.acquire(timeout=timeout_s)
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # it is awake
+            self._asleep.release()
+
+    def finish(self) -> None:
+        self.done = True
+        self.wake()
 
 
 class _Sent(NamedTuple):
@@ -87,16 +105,28 @@ class Primary:
         """Commit one change; what `apply` returned. See `Node.submit` for what it raises."""
         waiting = _Waiting(encode_change(change), term)
         self._queue.append(waiting)
-        if not self._replica.turn.acquire(timeout=timeout_s):
-            return self._give_up(waiting)
-        try:
-            while not waiting.done:
-                self._commit_queued()
-        finally:
-            self._replica.turn.release()
+        deadline = time.monotonic() + timeout_s
+        turn = self._replica.turn
+        while not waiting.done:
+            if turn.acquire(blocking=False):
+                try:
+                    while not waiting.done:
+                        self._commit_queued()
+                finally:
+                    turn.release()
+                self._pass_on()
+            elif time.monotonic() > deadline:
+                self._give_up(waiting)
+            else:
+                waiting.wait(LOOK_AGAIN_S)
         if waiting.error is not None:
             raise waiting.error
         return waiting.result
+
+    def _pass_on(self) -> None:
+        """Wake the first of those who queued up meanwhile: it takes the turn next."""
+        with suppress(IndexError):
+            self._queue[0].wake()
 
     def mark(self) -> None:
         """Commit an empty change: a place in the log at which every node reports the digest of its state."""
@@ -104,7 +134,7 @@ class Primary:
             self._check_may_write()
             self._commit_batch([])
 
-    def _give_up(self, waiting: _Waiting) -> Any:
+    def _give_up(self, waiting: _Waiting) -> None:
         try:
             self._queue.remove(waiting)
         except ValueError:
@@ -131,7 +161,7 @@ class Primary:
                 waiting.error = result
             else:
                 waiting.result = result
-            waiting.done = True
+            waiting.finish()
 
     def _of_this_term(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Refuse what was meant for another term: the turn keeps this one until the record is in the log."""
@@ -139,7 +169,7 @@ class Primary:
         for waiting in batch:
             if waiting.term not in (None, term):
                 waiting.error = self._other_term(waiting.term)
-                waiting.done = True
+                waiting.finish()
         return [waiting for waiting in batch if not waiting.done]
 
     def _other_term(self, meant: int | None) -> Fenced:

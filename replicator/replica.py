@@ -1,11 +1,13 @@
 """One node's copy of the group's state: what it knows, what it has, and what of that is on its disk, moved together.
 
-Three locks, always taken in this order, and what each one means:
+Three locks, and what each one means:
 
  1. `turn`   who may move the view. A standby holds it while it folds what it read; the primary from before it sends a
              record until it has folded it. So nothing is ever folded twice, or by a node that just lost its term.
  2. `_disk`  who writes the checkpoint. Saves happen in the order of the folds.
  3. `lock`   the member and the state, for a moment: `apply` and `restore` run under it, and so do readers.
+
+The turn is always taken first. Who saves takes no lock after `_disk`.
 
 A standby saves before it applies: the term of a record is on disk before anything of that term is applied. The primary
 applies what is in the log and saves a little later (`flush`), except for its term, which is saved before it leads.
@@ -68,6 +70,7 @@ class Replica:
         #: The newest marker in the state, and the pieces of the state there: its digest is to be reported.
         self.marker: tuple[RecordId, Iterable[Any]] | None = None
         self._boot = me.boot
+        self._reader = 0
         self._disk = threading.Lock()
         self._unsaved: deque[Step] = deque()
         self._checkpoint = checkpoint
@@ -100,7 +103,16 @@ class Replica:
     def reading(self) -> Iterator[Any]:
         """The state, between two records. While it is held, nothing is applied."""
         with self.lock:
-            yield self.state
+            self._reader = threading.get_ident()
+            try:
+                yield self.state
+            finally:
+                self._reader = 0
+
+    @property
+    def read_here(self) -> bool:
+        """Whether this very thread is reading now: then it must not write."""
+        return self._reader == threading.get_ident()
 
     # --- what a node reads -------------------------------------------------------------------------------------------
 

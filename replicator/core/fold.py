@@ -136,8 +136,8 @@ def _all(*conditions: Condition) -> Condition:
 
 
 def _unchanged(view: View, record: Record) -> View:
-    # The cursor passes by; its chain is still that of the records that count.
-    return replace(view, cursor=Position(record.id, view.cursor.chain))
+    # The cursor passes by, and never back; its chain is still that of the records that count.
+    return replace(view, cursor=Position(max(record.id, view.cursor.id), view.cursor.chain))
 
 
 def _moved(view: View, record: Record) -> View:

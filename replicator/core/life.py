@@ -19,6 +19,7 @@ __all__ = [
     "Fate",
     "Refusal",
     "fate_of_write",
+    "may_found",
     "may_rebase",
     "most_advanced",
     "owes_snapshot",
@@ -70,6 +71,11 @@ def takes_term(
     others = [peer for peer in look.peers.values() if peer.alive and peer.in_sync and peer.node != me.node]
     best = most_advanced(others)
     return best is None or advance(best) <= view.changed
+
+
+def may_found(look: Look) -> bool:
+    """A log is founded only where nobody ever had one: else Redis lost it, and that wants a decision."""
+    return look.head is None and look.term == 0 and all(peer.term == 0 for peer in look.peers.values())
 
 
 def may_rebase(view: View) -> bool:
