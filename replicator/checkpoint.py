@@ -82,6 +82,8 @@ COMMIT;
 _WAL_BYTES_KEPT = 8 * 1024 * 1024
 
 _SETTINGS = (
+    # Nobody else has business in the file while a node runs, even if the lock file was deleted. It also saves the -shm.
+    "PRAGMA locking_mode = EXCLUSIVE",
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     # Without these, fsync on macOS does not reach the disk. Elsewhere they do nothing.
@@ -606,8 +608,9 @@ def _inspect(path: Path) -> _Saved:
 
 
 def _check_header(path: Path) -> None:
-    # Read without SQLite, which would open the file's WAL. Places: sqlite.org/fileformat.html, 1.3.
-    with path.open("rb") as file:
+    # Read without SQLite, which would open the file's WAL. Places: sqlite.org/fileformat.html, 1.3. Opened for writing
+    # because SQLite takes a file that it may not write without a word, and then fails at something else.
+    with path.open("r+b") as file:
         header = file.read(100)
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
         raise _Damaged("it is not an SQLite file")
@@ -696,10 +699,12 @@ _SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    # Nobody else has business in the file while a node runs, even if the lock file was deleted. It also saves the -shm.
-    db.execute("PRAGMA locking_mode = EXCLUSIVE")
-    for setting in _SETTINGS:
-        db.execute(setting)
+    try:
+        for setting in _SETTINGS:
+            db.execute(setting)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

@@ -311,7 +311,7 @@ _ADVICE = {
 
 
 #: redis-py turns the first word of these answers into a class, and takes it out of the text.
-_WORDS = {
+_WORDS: dict[type[Exception], str] = {
     redis.exceptions.ReadOnlyError: "READONLY",
     redis.exceptions.OutOfMemoryError: "OOM",
     redis.exceptions.BusyLoadingError: "LOADING",

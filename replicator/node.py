@@ -26,7 +26,7 @@ from .core import life
 from .core.fold import Verdict
 from .core.ids import Position, RecordId, Writer
 from .core.records import Record
-from .core.replies import MISSED_BEATS_MAX, Ask, Code, Log, Look
+from .core.replies import MISSED_BEATS_MAX, Ask, Code, Log, Look, Reply
 from .errors import (
     ConfigError,
     LogLost,
@@ -107,6 +107,7 @@ class Node:
         #: What is in the way of each of them now, in words.
         self._problems: dict[str, str] = {}
         self._publisher: threading.Thread | None = None
+        self._snapshot_asked_by = ""
         self._look: Look | None = None
         self._looked_at = 0.0
         self._digest: tuple[RecordId, str] | None = None
@@ -150,6 +151,9 @@ class Node:
             return
         self._stopping.set()
         self._wake.set()
+        if not self._threads:  # it was not started, or could not be
+            self._log.close()
+            return
         # With the turn nothing is half done; nobody gets it back.
         has_turn = self._replica.turn.acquire(timeout=2 * self._lease.length_s)
         member = self._replica.member
@@ -181,7 +185,7 @@ class Node:
     @property
     def role(self) -> str:
         """`"primary"` or `"standby"`. Derived: see `core.member.Member`."""
-        return "primary" if self._replica.member.leads else "standby"
+        return "primary" if self._replica.member.leads and self.failed is None else "standby"
 
     @property
     def boot(self) -> str:
@@ -232,7 +236,7 @@ class Node:
     def primary_http(self) -> str | None:
         """Where the primary is reached, if there is a live one that says so."""
         member, look = self._replica.member, self._look
-        if member.leads:
+        if self.role == "primary":
             return self.http or None
         holder = look.peers.get(member.view.holder.node) if look else None
         alive = holder is not None and holder.alive and holder.boot == member.view.holder.boot
@@ -280,9 +284,10 @@ class Node:
     def promote(self, *, reason: str = "asked by the application", timeout_s: float = 10.0) -> int:
         """Take the next term, and wait until this node leads; the term. Raises `PromotionRefused`, `TimeoutError`."""
         self._check_serves()
-        self._take_term(reason, self._log.look())
-        self.wait(role="primary", timeout_s=timeout_s)
-        return self.term
+        taken = self._take_term(reason, self._log.look())
+        # Its term record, too: a node that led already is the primary all the while.
+        self.wait(role="primary", position=str(taken.id), timeout_s=timeout_s)
+        return taken.term
 
     def wait(
         self, *, role: str | None = None, n: int | None = None, position: str | None = None, timeout_s: float = 5.0
@@ -380,8 +385,10 @@ class Node:
         if ask.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
             self._renew()
-        elif ask.what == "snapshot":
-            self._publish_aside("asked by " + ask.by)
+        elif ask.what == "snapshot" and self._replica.member.holds_term:
+            # Not here: one that is under way may be older than what is asked for, then another one follows it.
+            self._snapshot_asked_by = ask.by
+            self._wake.set()
         elif ask.what == "digest" and self._replica.member.leads:
             self._primary.mark()
             self._wake.set()
@@ -397,6 +404,7 @@ class Node:
         self._renew()
         self._digest_marker()
         self._beat()
+        self._primary.settle()
         self._replica.flush()
         self._do_what_it_owes()
         self._wake.wait(max(0.0, self._beat_every_s - (time.monotonic() - started)))
@@ -422,10 +430,13 @@ class Node:
             return
         wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
         logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", self.name, other.age_ms)
+        beaten_at = look.now_ms - other.age_ms
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not self._stopping.wait(0.1):
-            again = self._log.look().peers.get(self.name)
-            if again is not None and again.age_ms < other.age_ms:
+            now = self._log.look()
+            again = now.peers.get(self.name)
+            # By when it beat, not by its age: one that just beat is hardly ever seen younger. 1 ms for rounding.
+            if again is not None and now.now_ms - again.age_ms > beaten_at + 1:
                 where = again.http or "another process"
                 problem = (
                     f"{self.name!r} is taken in group {self.group}: {where} (boot {again.boot}) reports by that name"
@@ -457,7 +468,14 @@ class Node:
 
     def _renew(self) -> None:
         member = self._replica.member
-        if not member.holds_term or self._replica.stalled:
+        if not member.holds_term:
+            return
+        if self._replica.stalled:
+            # It does not renew, so nobody refuses it: it has to see for itself that it was replaced.
+            look = self._look
+            if look is not None and look.term > member.view.term:
+                self._lease.lost()
+                self._replica.refused(Reply(Code.FENCED, term=look.term))
             return
         asked_at = self._lease.now()
         reply = self._log.renew(member.me, member.view.term, self._lease.length_ms)
@@ -502,10 +520,13 @@ class Node:
             raise PromotionRefused(self.name, "it holds nothing, and the log is not whole: promote another node")
         elif member.owes_snapshot(look.peers.values()):
             self._publish_aside("a node needs one")
+        elif member.leads and self._snapshot_asked_by:
+            if self._publish_aside("asked by " + self._snapshot_asked_by):
+                self._snapshot_asked_by = ""
         elif member.leads and self._replica.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
 
-    def _take_term(self, reason: str, look: Look, *, expect: int | None = None) -> None:
+    def _take_term(self, reason: str, look: Look, *, expect: int | None = None) -> Reply:
         member = self._replica.member
         reply = self._log.promote(
             member.me,
@@ -519,14 +540,16 @@ class Node:
         )
         if reply.code is not Code.OK:
             raise PromotionRefused(self.name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
+        return reply
 
-    def _publish_aside(self, reason: str) -> None:
-        """Send a snapshot on a thread of its own, unless one is under way."""
+    def _publish_aside(self, reason: str) -> bool:
+        """Send a snapshot on a thread of its own, unless one is under way; whether it was begun."""
         if not self._replica.member.holds_term or (self._publisher is not None and self._publisher.is_alive()):
-            return
+            return False
         logger.info("publishing a snapshot: %s", reason)
         self._publisher = threading.Thread(target=self._publish_quietly, name=f"{self.name}-publisher", daemon=True)
         self._publisher.start()
+        return True
 
     def _publish_quietly(self) -> None:
         try:

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from .core.parts import Cutter
 from .core.records import ChangeRecord, PartRecord
 from .core.replies import Code, Log, Reply
 from .errors import (
+    CheckpointError,
     CorruptRecord,
     Fenced,
     LeaseLost,
@@ -156,6 +157,12 @@ class Primary:
             # Whoever waits for one of these would wait for ever.
             logger.exception("a bug in replicator")
             results = [ReplicatorError(f"a bug in replicator: {error!r}")] * len(batch)
+        except BaseException:
+            # A Ctrl-C in the thread that writes for all of them. Nobody else will tell the others.
+            for waiting in batch:
+                waiting.error = OutcomeUnknown(url=self._log.url, problem="the writing thread was interrupted")
+                waiting.finish()
+            raise
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, ReplicatorError):
                 waiting.error = result
@@ -230,7 +237,7 @@ class Primary:
                 raise self._other_term(term)
             snapshot = self._replica.member.begin_snapshot(replaces=True)
             for index, body in enumerate(bodies):
-                self._write(self._part(snapshot, parts, index, body))
+                self._write(self._part(snapshot, parts, index, body), bodies=bodies)
 
     def _part(self, snapshot: Snapshot, parts: _Parts, index: int, body: bytes) -> PartRecord:
         # Which part is the last one is known only when it has been drawn.
@@ -275,14 +282,33 @@ class Primary:
             raise LogUnavailable(url=self._log.url, problem=problem) from None
         except _SnapshotBroken:
             return
-        self._replica.commit(sent.record)
+        self._fold(sent)
+
+    def settle(self) -> None:
+        """Settle it although nothing else is written: the others may have applied it. Not while somebody writes.
+
+        Raises what `submit` raises.
+        """
+        if self._unresolved is not None and self._replica.turn.acquire(blocking=False):
+            try:
+                self._resolve()
+            finally:
+                self._replica.turn.release()
 
     # --- one record --------------------------------------------------------------------------------------------------
 
     def _write(self, record: ChangeRecord | PartRecord, *, rebase: bool = False) -> list[Any]:
         """Send a record, and fold it once it is in the log."""
         self._send(record, rebase=rebase, uncertain=False)
-        return self._replica.commit(record)
+        return self._fold(_Sent(record, rebase))
+
+    def _fold(self, sent: _Sent) -> list[Any]:
+        try:
+            return self._replica.commit(sent.record)
+        except CheckpointError:
+            # It is in the log, and not here yet: that comes before anything else that is written.
+            self._unresolved = sent
+            raise
 
     def _send(self, record: ChangeRecord | PartRecord, *, rebase: bool, uncertain: bool) -> None:
         """Get a record into the log, or raise: then it is not there, unless it is `OutcomeUnknown`.
@@ -300,6 +326,9 @@ class Primary:
                 if not uncertain:
                     raise
                 problem = unavailable.fields["problem"]
+            except BaseException:
+                self._unresolved = _Sent(record, rebase)
+                raise
             else:
                 return self._settle(reply, record, uncertain=uncertain, found=found)
             if time.monotonic() > deadline:
@@ -317,6 +346,10 @@ class Primary:
         if fate_of_write(reply, uncertain=True) is not Fate.LOOK:
             return None
         there = self._log.find(record.id)
+        if there is None:
+            head = self._log.look().head
+            if head is not None and head.previous_snapshot_at >= record.id:
+                raise OutcomeUnknown(url=self._log.url, problem="the log was trimmed meanwhile")
         return there is not None and there.chain == record.chain
 
     def _settle(self, reply: Reply, record: ChangeRecord | PartRecord, *, uncertain: bool, found: bool | None) -> None:

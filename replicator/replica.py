@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 from .checkpoint import Checkpoint, Step
 from .core.codec import SnapshotDecoder, decode_changes
 from .core.fold import Verdict, View, diverges
-from .core.ids import ORIGIN, RecordId, Writer
+from .core.ids import Position, RecordId, Writer
 from .core.member import Member
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Reply
-from .errors import ChangeRejected, CorruptRecord, Stalled
+from .errors import ChangeRejected, CheckpointError, CorruptRecord, Stalled
 from .state import ReplicatedState, State
 
 __all__ = ["Replica"]
@@ -85,17 +85,25 @@ class Replica:
             return Member(me=me, view=View())
         pieces = self._checkpoint.payload()
         if pieces is not None:
-            self.state.restore(pieces)
-        place = ORIGIN
+            self._restore_own(pieces, loaded.view)
         for record in self._checkpoint.changes():
             try:
                 self._apply(record, _changes_of(record))
             except Stalled:
-                # It keeps its place, which is before this record, and says so.
+                # It keeps its place, which is before this record, and says so. Before a change of a term there is
+                # another record of that term, at the least the one that opens it.
+                place = Position(RecordId(record.id.term, record.id.n - 1), record.prev)
                 view = replace(loaded.view, position=place, cursor=place)
                 return Member(me=me, view=view, previous_boot=loaded.boot)
-            place = record.position
         return Member(me=me, view=loaded.view, previous_boot=loaded.boot)
+
+    def _restore_own(self, pieces: Iterable[Any], view: View) -> None:
+        try:
+            self.state.restore(pieces)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise Stalled(id=view.position.id, problem=repr(error)) from error
 
     # --- readers -----------------------------------------------------------------------------------------------------
 
@@ -172,12 +180,10 @@ class Replica:
         if last.prev != before.position.chain and diverges(before, last):
             fork = self._checkpoint.write_fork(f"replaced by the snapshot {last.id} of {last.node}")
             logger.warning("this node had records that the group's history has not: kept as a fork in %s", fork)
-        decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id))
         try:
             with self.lock:
-                self.state.restore(decoder.pieces(chain(self._checkpoint.staged(), [last.body])))
+                self._rebuild(last, chain(self._checkpoint.staged(), [last.body]))
                 self._save([step])
-                self.applied_at = last.at
                 self._adopt(after)
         except CorruptRecord as problem:
             # The state is what it was. Pass the snapshot by: out of sync behind it, this node will get another one.
@@ -187,12 +193,19 @@ class Replica:
             with self.lock:
                 self._adopt(replace(after, view=view))
             return
+        logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
+
+    def _rebuild(self, last: PartRecord, bodies: Iterable[bytes]) -> None:
+        """Restore the state. Raises `CorruptRecord` (it is what it was), or `Stalled` if the application fails."""
+        decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id))
+        try:
+            self.state.restore(decoder.pieces(bodies))
+        except ReplicatorError:
+            raise
         except Exception as error:
             logger.exception("restore() failed at %s", last.id)
-            stalled = Stalled(id=last.id, problem=repr(error))
-            self.stalled = str(stalled)
-            raise stalled from error
-        logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
+            raise self._stall(last.id, error) from error
+        self.applied_at = last.at
 
     def _tell(self, step: Step, before: View) -> None:
         record, verdict = step.record, step.verdict
@@ -208,22 +221,25 @@ class Replica:
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
-    def commit(self, record: Record) -> list[Any]:
+    def commit(self, record: Record, bodies: Sequence[bytes] = ()) -> list[Any]:
         """Fold this node's own record, which is in the log; the results of its changes. The caller has the turn.
 
-        A change that was rejected has its `ChangeRejected` as its result.
+        A change that was rejected has its `ChangeRejected` as its result. `bodies`: those of the whole snapshot, if the
+        record is the last part of one that replaces the state; without, the checkpoint is asked for those before it.
         """
-        before = self.member.view
         verdict, after = self.member.fold(record)
-        step = Step(record, verdict, after.view)
-        if verdict is Verdict.RESTORE:
+        if verdict is Verdict.RESTORE and not bodies:
             self.flush()
-            self._restore(step, before, after)
-            return []
+            bodies = [*self._checkpoint.staged(), record.body]
         changes = _changes_of(record) if verdict is Verdict.APPLY else []
+        results: list[Any] = []
         with self.lock:
-            results = self._apply(record, changes) if verdict is Verdict.APPLY else []
-            self._unsaved.append(step)
+            if verdict is Verdict.APPLY:
+                results = self._apply(record, changes)
+            elif verdict is Verdict.RESTORE:
+                assert isinstance(record, PartRecord)
+                self._rebuild(record, bodies)
+            self._unsaved.append(Step(record, verdict, after.view))
             self._adopt(after)
         return results
 
@@ -285,15 +301,22 @@ class Replica:
                 results.append(self.state.apply(change))  # type: ignore[union-attr]
             except ChangeRejected as rejected:
                 results.append(rejected)
-            except Exception as error:
+            except BaseException as error:
                 logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
                 stalled = Stalled(id=record.id, problem=repr(error))
                 self.stalled = str(stalled)
+                if not isinstance(error, Exception):
+                    raise  # a Ctrl-C; what it left of the state nobody knows
                 raise stalled from error
         if not changes:
             self.marker = (record.id, self.state.snapshot())
         self.applied_at = record.at
         return results
+
+    def _stall(self, id_: RecordId, error: Exception) -> Stalled:
+        stalled = Stalled(id=id_, problem=repr(error))
+        self.stalled = str(stalled)
+        return stalled
 
 
 def _changes_of(record: Record) -> list[Any]:

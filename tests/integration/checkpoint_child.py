@@ -23,7 +23,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from replicator import checkpoint
 from replicator.checkpoint import Checkpoint, Step
 from replicator.core import codec
 from replicator.core.fold import Verdict, View
@@ -65,7 +64,7 @@ class _Past(NamedTuple):
 class History:
     """A log with everything that can be in one: see the module's head."""
 
-    def __init__(self, seed: int, turns: int = 60) -> None:
+    def __init__(self, seed: int, turns: int = 120) -> None:
         self.epochs: list[tuple[Record, ...]] = []
         self.states: dict[str, State] = {ORIGIN.chain: ()}
         self._random = random.Random(seed)
@@ -120,7 +119,7 @@ class History:
 
     def _snapshot(self, *, parts_max: int = 1000, replaces: bool = False) -> None:
         snapshot = self._member.begin_snapshot(replaces=replaces)
-        name, digest, bodies = _encoded(self._state, self._random.choice([60, 200, 10_000]))
+        name, digest, bodies = encoded(self._state, self._random.choice([60, 200, 10_000]))
         for part, body in enumerate(bodies[:parts_max]):
             last = part + 1 == len(bodies)
             record = self._member.part(
@@ -163,7 +162,7 @@ class History:
         self._past = self._now()
 
 
-def _encoded(pieces: Iterable[str], size: int) -> tuple[str, str, list[bytes]]:
+def encoded(pieces: Iterable[str], size: int) -> tuple[str, str, list[bytes]]:
     encoder, cutter = codec.SnapshotEncoder(), Cutter(size)
     bodies = [body for piece in pieces for body in cutter.feed(encoder.feed(piece))]
     bodies += cutter.feed(encoder.finish())
@@ -239,7 +238,7 @@ def _kill_at(what: str, after: int) -> None:
     connect = sqlite3.connect
 
     def traced(*arguments: Any, **settings: Any) -> sqlite3.Connection:
-        db = connect(*arguments, **settings)
+        db: sqlite3.Connection = connect(*arguments, **settings)
         db.set_trace_callback(statement)
         return db
 
@@ -256,4 +255,4 @@ def _kill_at(what: str, after: int) -> None:
     # The lock file is written right after each commit, and nowhere else than there and at the start.
     os.pwrite = around(os.pwrite, "after commit")
     for name in ("open", "rename", "fsync", "unlink"):
-        setattr(checkpoint.os, name, around(getattr(os, name), "file"))
+        setattr(os, name, around(getattr(os, name), "file"))

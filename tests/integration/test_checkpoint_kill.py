@@ -67,8 +67,8 @@ class Killer:
             process.kill()
         ended, tried = self._hear(mine)
         process.join()
-        assert process.exitcode == (0 if ended else -9)
-        self.kills += not ended
+        assert process.exitcode == -9 or ended
+        self.kills += process.exitcode == -9
         self._check(tried)
         if ended:
             self._begin()
@@ -128,8 +128,8 @@ def _rounds(killer: Killer, least: int, one: Callable[[], None]) -> None:
 
 def test_g7_a_node_killed_at_random_instants_restarts_at_a_save_with_exactly_its_state(killer: Killer) -> None:
     # given a child that saves as fast as it can
-    # when it is killed within 30 ms of its start, 120 times
-    _rounds(killer, 120, lambda: killer.run("", 0, delay_s=killer.random.uniform(0, 0.03)))
+    # when it is killed within 30 ms of its start, 80 times
+    _rounds(killer, 80, lambda: killer.run("", 0, delay_s=killer.random.uniform(0, 0.03)))
     # then each check of what it left has passed, and snapshots had replaced the state in between
     assert killer.restores > 0
 
@@ -141,18 +141,19 @@ def test_g7_a_node_killed_around_a_commit_or_a_file_operation_restarts_at_a_save
     killer: Killer, event: str, most: int
 ) -> None:
     # given a child that kills itself at an event of one kind
-    # when that is done 50 times, at one of the first events after its start each time
-    _rounds(killer, 50, lambda: killer.run(event, killer.random.randrange(most)))
+    # when that is done 35 times, at one of the first events after its start each time
+    _rounds(killer, 35, lambda: killer.run(event, killer.random.randrange(most)))
     # then each check has passed
-    assert killer.kills == 50
+    assert killer.kills == 35
 
 
 @pytest.mark.parametrize("event", ["before commit", "after commit", "statement", "file"])
 def test_g7_a_node_killed_at_every_event_of_its_first_start_can_start_again(tmp_path: Path, event: str) -> None:
     # given an empty directory each time
-    for after in range(24):
+    for after in range(12):
         killer = Killer(tmp_path / str(after), seed=7)
         # when the first child is killed at its event number `after`
         killer.run(event, after)
         # then what it left passes the check, and a second child goes on from it
         killer.run(event, 10)
+        assert killer.kills == 2

@@ -1,0 +1,830 @@
+"""The checkpoint alone: what it keeps, what it gives back, and what it does about a file or a disk that is wrong.
+
+Records come from a real Member over a MemoryRedis. What a kill leaves is tested in integration/test_checkpoint_kill.py.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import fields, replace
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator import checkpoint
+from replicator.checkpoint import Checkpoint, Step
+from replicator.core import codec
+from replicator.core.fold import Holder, Verdict, View
+from replicator.core.ids import Position, RecordId, Writer
+from replicator.core.member import Member, Snapshot
+from replicator.core.parts import Progress
+from replicator.core.records import PartRecord, Record
+from replicator.core.replies import Code
+from replicator.errors import CheckpointError
+from replicator.testing import MemoryLog, MemoryRedis
+from tests.integration.checkpoint_child import apply, encoded, state_of
+
+
+def noise(number: int, size: int = 200) -> str:
+    """Text that does not compress much, so that a snapshot of it has parts."""
+    return random.Random(number).randbytes(size // 2).hex()
+
+
+# --- a writer, a reader -----------------------------------------------------------------------------------------------
+
+
+class Primary:
+    """Writes a log; `state` is what the log makes."""
+
+    def __init__(self, server: MemoryRedis, name: str = "w", view: View | None = None) -> None:
+        self.server, self.log = server, MemoryLog(server)
+        self.member = Member(me=Writer(name, f"boot-{name}"), view=view or View(), run=server.state.run)
+        self.state: tuple[str, ...] = ()
+        self.promote()
+
+    def promote(self) -> None:
+        reply = self.log.promote(self.member.me, floor=0, lease_ms=1, by="test", reason="", new_log_id="log-1")
+        assert reply.code is Code.OK
+        self._fold(self.log.read(self.member.view.cursor.id).records[-1])
+
+    def change(self, *texts: str) -> Record:
+        name, body, digest = codec.encode_changes([codec.encode_change(text) for text in texts])
+        record = self.member.change(codec=name, digest=digest, count=len(texts), body=body, at=1)
+        assert self.log.append(record).code is Code.OK
+        for text in texts:
+            self.state = apply(self.state, text)
+        return self._fold(record)
+
+    def snapshot(self, *, size: int = 50, replaces: bool = False) -> Iterator[PartRecord]:
+        """Sends one part each time it is drawn from."""
+        begun = self.member.begin_snapshot(replaces=replaces)
+        name, digest, bodies = encoded(self.state, size)
+        for part, body in enumerate(bodies):
+            yield self._part(begun, part, part + 1 == len(bodies), name, digest, body)
+
+    def _part(self, begun: Snapshot, part: int, last: bool, name: str, digest: str, body: bytes) -> PartRecord:
+        parts = part + 1 if last else 0
+        record = self.member.part(begun, part=part, parts=parts, codec=name, digest=digest, body=body, at=1)
+        assert self.log.part(record, rebase=begun.rebase).code is Code.OK
+        self._fold(record)
+        return record
+
+    def _fold(self, record: Record) -> Record:
+        _, self.member = self.member.fold(record)
+        return record
+
+
+class Standby:
+    """Reads a log into a checkpoint, one save for all there is to read."""
+
+    def __init__(self, server: MemoryRedis, data_dir: Path) -> None:
+        self.data_dir, self.log = data_dir, MemoryLog(server)
+        self.start()
+
+    def start(self) -> None:
+        self.stored = Checkpoint(self.data_dir, "g", node="s")
+        loaded = self.stored.load()
+        self.member = Member(me=Writer("s", "boot-s"), view=loaded.view if loaded else View())
+
+    def restart(self) -> None:
+        self.stored.close()
+        self.start()
+
+    def fold(self, *records: Record) -> list[Verdict]:
+        steps = []
+        for record in records:
+            verdict, self.member = self.member.fold(record)
+            steps.append(Step(record, verdict, self.member.view))
+        self.stored.save(self.member.view, steps, boot="boot-s")
+        return [step.verdict for step in steps]
+
+    def read(self) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        while records := self.log.read(self.member.view.cursor.id, count=1).records:
+            verdicts += self.fold(*records)
+        return verdicts
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        return state_of(self.stored)
+
+
+@pytest.fixture
+def server() -> MemoryRedis:
+    return MemoryRedis(clock_ms=lambda: 1.0)
+
+
+@pytest.fixture
+def primary(server: MemoryRedis) -> Primary:
+    return Primary(server)
+
+
+@pytest.fixture
+def standby(server: MemoryRedis, tmp_path: Path) -> Iterator[Standby]:
+    standby = Standby(server, tmp_path / "s")
+    yield standby
+    standby.stored.close()
+
+
+# --- the view ---------------------------------------------------------------------------------------------------------
+
+_numbers = st.integers(0, 2**53 - 1)
+_ids = st.builds(RecordId, _numbers, _numbers)
+_positions = st.builds(Position, _ids, st.text("0123456789abcdef", min_size=32, max_size=32))
+_progress = st.builds(
+    Progress, st.builds(Writer, st.text(), st.text()), _positions, _positions, _numbers, st.booleans()
+)
+_views = st.builds(
+    View,
+    log_id=st.text(),
+    term=_numbers,
+    holder=st.builds(Holder, st.text(), st.text(), st.text()),
+    position=_positions,
+    changed=_ids,
+    in_sync=st.booleans(),
+    diverged=st.booleans(),
+    cursor=_positions,
+    snapshot=st.none() | _progress,
+)
+
+
+@given(_views)
+def test_every_field_of_a_view_comes_back_as_it_was(view: View) -> None:
+    # given any view, when it is written down and read
+    read = checkpoint._Saved.from_bytes(checkpoint._Saved("g", "s", view=view).to_bytes()).view
+    # then it is the same, types included
+    assert read == view
+    assert repr(read) == repr(view)
+
+
+@given(
+    _views, st.sampled_from([field.name for field in fields(View)]), st.sampled_from(["missing", "foreign", "other"])
+)
+def test_a_view_with_a_missing_or_foreign_field_is_damaged(view: View, name: str, fault: str) -> None:
+    # given a view in which one field is missing, of another name, or of another type
+    saved = orjson.loads(checkpoint._Saved("g", "s", view=view).to_bytes()[32:])
+    value = saved["view"].pop(name)
+    if fault == "foreign":
+        saved["view"][f"{name}_"] = value
+    elif fault == "other":
+        saved["view"][name] = 1.5
+    data = orjson.dumps(saved)
+    # when it is read, then it is refused, although its digest fits
+    with pytest.raises(checkpoint._Damaged):
+        checkpoint._Saved.from_bytes(codec.digest_of(data).encode() + data)
+
+
+def test_a_new_node_has_nothing_and_a_save_without_records_is_enough_to_be_found_again(tmp_path: Path) -> None:
+    # given a new directory
+    with Checkpoint(tmp_path / "deep" / "a", "g", node="a") as stored:
+        assert stored.load() is None
+        assert stored.payload() is None
+        assert list(stored.changes()) == []
+        # when a view is saved alone
+        stored.save(View(term=5), boot="b1")
+    # then the next process finds it, and the files are for their owner only
+    with Checkpoint(tmp_path / "deep" / "a", "g", node="a") as stored:
+        assert stored.load() == (View(term=5), "b1", "g")
+        assert stat.S_IMODE(stored.path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(stored.data_dir.stat().st_mode) == 0o700
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def test_changes_come_back_in_order_as_the_records_they_were(primary: Primary, standby: Standby) -> None:
+    # given changes, markers and terms in a log
+    records = [primary.change("x", "y"), primary.change()]
+    primary.promote()
+    records.append(primary.change("z"))
+    # when a standby has read them, and starts again
+    standby.read()
+    standby.restart()
+    # then it has the changes, and nothing else
+    assert list(standby.stored.changes()) == records
+    assert standby.stored.changes_bytes == sum(len(record.body) for record in records)
+    assert standby.state == ("x", "y", "z")
+    assert standby.stored.load() == (primary.member.view, "boot-s", "g")
+
+
+def test_more_changes_than_are_read_at_once_come_back_whole(primary: Primary, standby: Standby) -> None:
+    # given more changes than one query fetches
+    records = [primary.change(str(number)) for number in range(3 * checkpoint._ROWS_AT_ONCE + 1)]
+    # when they were read, then all come back
+    standby.read()
+    assert list(standby.stored.changes()) == records
+
+
+def test_a_snapshot_that_passes_by_becomes_the_payload_with_its_last_part(primary: Primary, standby: Standby) -> None:
+    # given changes, and a snapshot with changes between its parts
+    for number in range(20):
+        primary.change(noise(number))
+    parts = primary.snapshot()
+    bodies = [next(parts).body]
+    between = primary.change("between")
+    bodies.append(next(parts).body)
+    standby.read()
+    # when the standby starts again in the middle of it, then it has the parts so far and every change
+    standby.restart()
+    assert list(standby.stored.staged()) == bodies
+    assert standby.stored.payload() is None
+    assert standby.state == primary.state
+    # when the rest comes, then the snapshot is the payload, and only what it does not contain is left of the changes
+    bodies += [part.body for part in parts]
+    after = primary.change("after")
+    standby.read()
+    standby.restart()
+    assert list(standby.stored.changes()) == [between, after]
+    assert list(standby.stored.staged()) == []
+    assert standby.stored.payload_bytes == sum(map(len, bodies))
+    assert standby.stored.changes_bytes == len(between.body) + len(after.body)
+    assert standby.state == primary.state
+
+
+def test_part_0_of_another_snapshot_clears_what_was_staged(primary: Primary, standby: Standby) -> None:
+    # given a snapshot that its writer gave up, and the first part of the next one
+    primary.change(noise(1))
+    next(primary.snapshot())
+    standby.read()
+    again = next(primary.snapshot(size=60))
+    # when it is read, then that part is all there is
+    standby.read()
+    assert list(standby.stored.staged()) == [again.body]
+
+
+def test_a_new_term_clears_what_was_staged(primary: Primary, standby: Standby) -> None:
+    # given a snapshot under way
+    primary.change(noise(1))
+    parts = primary.snapshot()
+    next(parts)
+    standby.read()
+    # when a new term breaks it off
+    primary.promote()
+    standby.read()
+    # then nothing is staged
+    assert list(standby.stored.staged()) == []
+
+
+def test_a_restore_replaces_all_and_the_changes_behind_as_of_come_again(server: MemoryRedis, tmp_path: Path) -> None:
+    # given a standby that stopped early, a log that was trimmed since, and changes between the parts of its snapshot
+    primary = Primary(server)
+    standby = Standby(server, tmp_path / "s")
+    primary.change("early")
+    standby.read()
+    for _ in range(3):
+        for part in primary.snapshot(size=20):
+            primary.change(f"after part {part.part}")
+    # when the standby reads on
+    verdicts = standby.read()
+    # then it was rebuilt from the snapshot and has each change once
+    assert Verdict.RESTORE in verdicts
+    assert standby.state == primary.state
+    standby.restart()
+    assert standby.state == primary.state
+    assert standby.member.view == primary.member.view
+    standby.stored.close()
+
+
+def test_a_restore_drops_the_changes_of_a_history_that_lost(server: MemoryRedis, tmp_path: Path) -> None:
+    # given a standby with changes that Redis lost in a failover
+    primary, standby = Primary(server), Standby(server, tmp_path / "s")
+    primary.change("kept")
+    copy, view, state = server.state, primary.member.view, primary.state
+    primary.change("lost")
+    standby.read()
+    server.fail_over(copy, run="run-2")
+    # when another node leads in the new run and sends its snapshot
+    heir = Primary(server, "v", view)
+    heir.state = state
+    list(heir.snapshot())
+    heir.change("new")
+    verdicts = standby.read()
+    # then the standby has its history
+    assert Verdict.RESTORE in verdicts
+    assert standby.state == heir.state == ("kept", "new")
+    standby.stored.close()
+
+
+def test_a_snapshot_that_replaces_the_history_leaves_no_change(primary: Primary, standby: Standby) -> None:
+    # given a standby in sync, with changes before and between the parts of a snapshot that replaces the history
+    primary.change("before" * 20)
+    primary.state = ("another", "state")
+    parts = primary.snapshot(size=10, replaces=True)
+    next(parts)
+    between = primary.change("between")
+    # when its last part was read
+    primary.state = ("another", "state")
+    list(parts)
+    verdicts = standby.read()
+    # then the state is the snapshot's, and the change between its parts is gone
+    assert verdicts[-1] is Verdict.RESTORE
+    assert between.id > RecordId(1, 1)
+    assert list(standby.stored.changes()) == []
+    assert standby.state == ("another", "state")
+
+
+def test_a_rebasing_primary_adopts_its_own_snapshot(server: MemoryRedis, tmp_path: Path) -> None:
+    # given a node whose log lost a change that it has
+    primary, standby = Primary(server), Standby(server, tmp_path / "s")
+    primary.change("kept")
+    copy = server.state
+    primary.change("only here")
+    standby.read()
+    server.fail_over(copy, run="run-2")
+    # when it takes the new run's first term and rebases
+    standby.log.disconnect()
+    standby.member = standby.member.talks_to("run-2")
+    heir = Primary.__new__(Primary)
+    heir.server, heir.log, heir.member, heir.state = server, standby.log, standby.member, primary.state
+    heir.promote()
+    assert standby.read() == [Verdict.LEAD_AFTER_REBASE]
+    verdicts = [standby.fold(part)[0] for part in heir.snapshot(size=20)]
+    # then its snapshot is its payload
+    assert verdicts[-1] is Verdict.LEAD
+    assert list(standby.stored.changes()) == []
+    assert standby.state == ("kept", "only here")
+    standby.stored.close()
+
+
+def test_a_stale_part_is_not_staged_in_a_snapshot_of_the_present_term(primary: Primary, standby: Standby) -> None:
+    # given a part of a term that is over, and a snapshot of the present term under way
+    primary.change(noise(1))
+    old = list(primary.snapshot())
+    primary.promote()
+    now = [next(parts) for parts in [primary.snapshot()]]
+    standby.read()
+    # when the old parts turn up again
+    assert standby.fold(*old) == [Verdict.REJECT_STALE] * len(old)
+    # then the snapshot under way is as it was
+    assert list(standby.stored.staged()) == [part.body for part in now]
+    assert standby.state == primary.state
+
+
+def test_a_snapshot_of_another_than_the_holder_never_becomes_the_payload(primary: Primary, standby: Standby) -> None:
+    # given a standby in sync, and a whole snapshot in one part by a boot that does not hold its term
+    primary.change("seen")
+    standby.read()
+    primary.member = replace(
+        primary.member,
+        me=Writer("x", "boot-x"),
+        view=replace(primary.member.view, holder=Holder("x", "boot-x", "run-1")),
+    )
+    name, digest, (body,) = encoded(["foreign"], 1000)
+    whole = primary.member.part(
+        primary.member.begin_snapshot(), part=0, parts=1, codec=name, digest=digest, body=body, at=1
+    )
+    # when it meets that part
+    assert standby.fold(whole) == [Verdict.CONFLICT]
+    # then its state is still the one of its position, and nothing is staged
+    assert standby.stored.payload() is None
+    assert list(standby.stored.staged()) == []
+    assert standby.state == ("seen",)
+
+
+def test_steps_that_leave_out_a_part_are_refused_and_nothing_is_saved(primary: Primary, standby: Standby) -> None:
+    # given two parts of a snapshot
+    primary.change(noise(1))
+    standby.read()
+    parts = primary.snapshot()
+    first, second = next(parts), next(parts)
+    _, member = standby.member.fold(first)
+    verdict, member = member.fold(second)
+    # when only the second one is given to save, or none
+    for steps in ([Step(second, verdict, member.view)], []):
+        with pytest.raises(ValueError, match="part"):
+            standby.stored.save(member.view, steps, boot="boot-s")
+    # then the checkpoint is as before
+    standby.restart()
+    assert standby.fold(first, second) == [Verdict.SKIP, Verdict.SKIP]
+
+
+def test_what_was_replaced_while_it_was_read_is_not_mixed_with_what_took_its_place(
+    primary: Primary, standby: Standby
+) -> None:
+    # given a reader in the middle of a payload
+    for number in range(30):
+        primary.change(noise(number))
+    list(primary.snapshot())
+    standby.read()
+    pieces = standby.stored.payload()
+    assert pieces is not None
+    # when another snapshot takes its place
+    list(primary.snapshot())
+    standby.read()
+    # then it is told so
+    with pytest.raises(CheckpointError, match="read it again"):
+        list(pieces)
+
+
+def test_a_payload_that_its_writer_damaged_says_what_to_do(primary: Primary, standby: Standby) -> None:
+    # given a snapshot whose digest is not that of its parts
+    primary.change("x")
+    begun = primary.member.begin_snapshot()
+    name, _, (body,) = encoded(["x"], 1000)
+    primary._part(begun, 0, True, name, "0" * 32, body)
+    standby.read()
+    # when it is read, then the error says so
+    with pytest.raises(CheckpointError, match=r"cannot be decoded .* move the file away"):
+        list(standby.stored.payload() or ())
+
+
+def test_threads_may_save_at_once(tmp_path: Path) -> None:
+    # given four threads that save views
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        saves = [
+            threading.Thread(target=stored.save, args=(View(term=term),), kwargs={"boot": "b"}) for term in (1, 2, 3, 4)
+        ]
+        # when they run
+        for thread in saves:
+            thread.start()
+        for thread in saves:
+            thread.join()
+        # then every save was one
+        assert stored._saved.save == 4
+
+
+def test_the_file_and_its_wal_do_not_grow_over_many_snapshots(primary: Primary, standby: Standby) -> None:
+    # given a state of some 100 KB, and a checkpoint that has had three snapshots of it
+    primary.state = tuple(os.urandom(2000).hex() for _ in range(40))
+
+    def one_more() -> int:
+        for part in primary.snapshot(size=20_000):
+            standby.fold(part)
+        return standby.stored.path.stat().st_size + Path(f"{standby.stored.path}-wal").stat().st_size
+
+    standby.read()
+    bound = max(one_more() for _ in range(60))
+    # when it has many more
+    size = max(one_more() for _ in range(120))
+    # then it takes no more room
+    assert size <= bound * 1.1
+
+
+# --- whose file -------------------------------------------------------------------------------------------------------
+
+
+def _contents(data_dir: Path) -> bytes:
+    return (data_dir / "checkpoint.sqlite").read_bytes()
+
+
+def test_a_file_of_another_group_or_node_is_refused_and_left_alone(tmp_path: Path) -> None:
+    # given the checkpoint of node a of group g
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        stored.save(View(term=5), boot="b1")
+    before = _contents(tmp_path)
+    # when another group or node takes the directory, then it is told whose it is
+    with pytest.raises(CheckpointError, match="belongs to group g, this is group h"):
+        Checkpoint(tmp_path, "h", node="a")
+    with pytest.raises(CheckpointError, match="belongs to node a, this is node b"):
+        Checkpoint(tmp_path, "g", node="b")
+    # and the file is as before
+    assert _contents(tmp_path) == before
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        assert stored.load() == (View(term=5), "b1", "g")
+
+
+@pytest.mark.parametrize(
+    ("pragma", "message"),
+    [
+        ("user_version = 2", "its format is 2, .*update replicator"),
+        ("application_id = 1", "belongs to another program"),
+    ],
+)
+def test_a_newer_file_or_another_programs_is_refused_and_left_alone(tmp_path: Path, pragma: str, message: str) -> None:
+    # given a file that says so
+    Checkpoint(tmp_path, "g", node="a").close()
+    with closing(sqlite3.connect(tmp_path / "checkpoint.sqlite")) as db:
+        db.execute(f"PRAGMA {pragma}")
+    before = _contents(tmp_path)
+    # when a node starts on it, then it is refused and left alone
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint(tmp_path, "g", node="a")
+    assert _contents(tmp_path) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.sqlite", "lock"}
+
+
+def test_a_second_process_on_the_directory_is_told_who_has_it(tmp_path: Path) -> None:
+    # given a process that has the directory
+    text = (
+        "import sys; from pathlib import Path; from replicator.checkpoint import Checkpoint\n"
+        "with Checkpoint(Path(sys.argv[1]), 'g', node='a'): print('ready', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", text, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    # when a second one starts on it, then it is told which one to stop
+    with pytest.raises(CheckpointError, match=rf"process {other.pid} is using it; stop it"):
+        Checkpoint(tmp_path, "g", node="a")
+    # when the first one has ended, then it starts
+    other.communicate("")
+    Checkpoint(tmp_path, "g", node="a").close()
+
+
+def test_a_closed_checkpoint_says_so(tmp_path: Path) -> None:
+    # given a checkpoint that was closed, twice
+    stored = Checkpoint(tmp_path, "g", node="a")
+    stored.close()
+    stored.close()
+    # when it is used, then that is an error
+    with pytest.raises(CheckpointError, match="closed"):
+        stored.save(View(), boot="b")
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(primary: Primary, tmp_path: Path) -> Path:
+    """A directory as a kill leaves it: a payload, changes, staged parts; some in the file, some in the WAL."""
+    standby = Standby(primary.server, tmp_path / "running")
+    for number in range(40):
+        primary.change(noise(number))
+    list(primary.snapshot(size=300))
+    primary.change("in the file")
+    standby.read()
+    standby.restart()
+    primary.change("in the WAL")
+    primary.promote()
+    parts = primary.snapshot(size=300)
+    next(parts)
+    next(parts)
+    standby.read()
+    shutil.copytree(standby.data_dir, tmp_path / "left")
+    standby.stored.close()
+    return tmp_path / "left"
+
+
+def _try(written: Path, name: str, damage: Callable[[bytearray], None]) -> tuple[str, object]:
+    """Damage one of the files of a copy, and start on it: what came of it."""
+    copy = written.parent / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(written, copy)
+    data = bytearray((copy / name).read_bytes())
+    damage(data)
+    (copy / name).write_bytes(data)
+    try:
+        with Checkpoint(copy, "g", node="s") as stored:
+            if stored.set_aside is not None:
+                assert stored.load() is None
+                assert any(path.name.startswith(stored.set_aside.name) for path in copy.iterdir())
+                return "set aside", None
+            return "loaded", (stored.load(), state_of(stored), list(stored.staged()))
+    except CheckpointError as problem:
+        return "refused", str(problem)
+
+
+def _untouched(data: bytearray) -> None:
+    pass
+
+
+def test_a_truncated_file_is_set_aside_at_every_length(written: Path) -> None:
+    # given a checkpoint as a kill leaves it, and what it holds
+    right = _try(written, "checkpoint.sqlite", _untouched)
+    assert right[0] == "loaded"
+    for name in ("checkpoint.sqlite", "checkpoint.sqlite-wal"):
+        size = (written / name).stat().st_size
+        # when the file or its WAL is cut at any of many lengths
+        for length in [0, 1, 24, 32, 99, 100, 511, 512, 4095, 4096, *range(0, size, size // 40), size - 1]:
+            got = _try(written, name, lambda data, length=length: data.__delitem__(slice(length, None)))  # type: ignore[misc]
+            # then it is set aside; what the WAL has anew of a page does not need the file's
+            assert got[0] == "set aside" or got == right, (name, length, got)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.sqlite", "checkpoint.sqlite-wal"])
+def test_flipped_bits_never_give_another_state(written: Path, name: str) -> None:
+    # given a checkpoint as a kill leaves it, and what it holds
+    right = _try(written, name, _untouched)
+    size = (written / name).stat().st_size
+    outcomes = []
+    # when one byte is another one, in any of many places
+    for place in [*range(100), *range(100, size, size // 300)]:
+
+        def flip(data: bytearray, place: int = place) -> None:
+            data[place] ^= 0x55
+
+        outcome, got = _try(written, name, flip)
+        outcomes.append(outcome)
+        # then it loads as it was, or is set aside; two numbers in the header make it another program's or a newer one
+        assert outcome != "loaded" or got == right[1], place
+        assert outcome != "refused" or (name == "checkpoint.sqlite" and 60 <= place < 72), (place, got)
+    assert outcomes.count("set aside") > 50
+
+
+def test_a_lost_row_or_a_changed_id_is_found(written: Path) -> None:
+    # given statements that leave a sound SQLite file
+    for statement in (
+        "DELETE FROM change WHERE n = (SELECT max(n) FROM change)",
+        "DELETE FROM change WHERE n = (SELECT min(n) FROM change)",
+        "UPDATE change SET n = n + 1000",
+        "UPDATE change SET link = 'another' WHERE n = (SELECT min(n) FROM change)",
+        "UPDATE change SET body = x'5b5d' WHERE n = (SELECT min(n) FROM change)",
+        "DELETE FROM part WHERE part = 1",
+        "UPDATE part SET part = part + 1000",
+        "INSERT INTO part VALUES (99, 0, x'00')",
+        "DELETE FROM part WHERE snapshot = (SELECT max(snapshot) FROM part)",
+        "DELETE FROM meta",
+        "DROP TABLE part",
+        "UPDATE meta SET value = 'text'",
+    ):
+        copy = written.parent / "sound"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(written, copy)
+        with closing(sqlite3.connect(copy / "checkpoint.sqlite", isolation_level=None)) as db:
+            db.execute(statement)
+        # when a node starts on it, then it is set aside
+        with Checkpoint(copy, "g", node="s") as stored:
+            assert stored.set_aside is not None, statement
+
+
+def test_a_damaged_file_is_kept_under_another_name_and_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a checkpoint that is damaged twice within a second
+    names = set()
+    for term in (1, 2):
+        with Checkpoint(tmp_path, "g", node="a") as stored:
+            stored.save(View(term=term), boot="b")
+        (tmp_path / "checkpoint.sqlite").write_bytes(b"damaged %d" % term)
+        # when a node starts on it
+        with Checkpoint(tmp_path, "g", node="a") as stored:
+            # then the file is there under the name that is logged at ERROR, and the node begins anew
+            assert stored.set_aside is not None
+            assert stored.set_aside.read_bytes() == b"damaged %d" % term
+            assert stored.set_aside.name.startswith("checkpoint.sqlite.damaged-")
+            assert caplog.records[-1].levelname == "ERROR"
+            assert str(stored.path) in caplog.text
+            assert str(stored.set_aside) in caplog.text
+            assert stored.load() is None
+            names.add(stored.set_aside)
+    assert len(names) == 2
+    # when it starts the next time, then nothing is wrong
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        assert stored.set_aside is None
+
+
+def test_an_older_copy_put_back_in_place_of_the_file_is_set_aside(tmp_path: Path) -> None:
+    # given a copy of the file from before the last save
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        stored.save(View(term=5), boot="b")
+    old = _contents(tmp_path)
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        stored.save(View(term=6), boot="b")
+    # when it takes the file's place, then the term that it lost does not go unnoticed
+    (tmp_path / "checkpoint.sqlite").write_bytes(old)
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        assert stored.set_aside is not None
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_an_error_and_the_same_save_works_later(primary: Primary, standby: Standby) -> None:
+    # given a file that may not grow
+    standby.read()
+    db = standby.stored._connection
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    db.execute(f"PRAGMA max_page_count = {pages}")
+    record = primary.change(noise(1, 100_000))
+    verdict, after = standby.member.fold(record)
+    step = Step(record, verdict, after.view)
+    # when a save does not fit, then it says how much is free, and nothing was saved
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"full \([\d,.]+ MB are free"):
+            standby.stored.save(after.view, [step], boot="boot-s")
+    assert list(standby.stored.changes()) == []
+    # when there is room again, then the same save works
+    db.execute(f"PRAGMA max_page_count = {pages * 1000}")
+    standby.stored.save(after.view, [step], boot="boot-s")
+    assert list(standby.stored.changes()) == [record]
+
+
+def test_a_file_that_the_system_does_not_let_grow_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
+    # given a process that may write 256 KiB to a file
+    text = """
+import resource, sys
+from pathlib import Path
+from replicator.checkpoint import Checkpoint
+from replicator.core.fold import View
+from replicator.errors import CheckpointError
+resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, 256 * 1024))
+with Checkpoint(Path(sys.argv[1]), "g", node="a") as stored:
+    for term in range(1, 1000):
+        try:
+            stored.save(View(term=term), boot="b")
+        except CheckpointError as problem:
+            print(stored.load().view.term, problem)
+            break
+"""
+    # when its WAL has reached that
+    done = subprocess.run(
+        [sys.executable, "-c", text, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    term, _, problem = done.stdout.partition(" ")
+    # then the save is refused, and the one before it is there
+    assert "nothing was saved" in problem
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        loaded = stored.load()
+        assert loaded is not None
+        assert loaded.view.term == int(term) > 1
+
+
+@pytest.mark.parametrize(("name", "mode"), [(".", 0o500), ("checkpoint.sqlite", 0o000), ("checkpoint.sqlite", 0o400)])
+def test_a_directory_or_file_without_permission_is_an_error_and_not_a_fresh_start(
+    tmp_path: Path, name: str, mode: int
+) -> None:
+    (tmp_path / "locked").touch(mode=0)
+    if os.access(tmp_path / "locked", os.R_OK):
+        pytest.skip("this user may read and write everything")
+    # given a checkpoint that this user may not read or write
+    with Checkpoint(tmp_path / "a", "g", node="a") as stored:
+        stored.save(View(term=5), boot="b")
+    (tmp_path / "a" / "lock").unlink()
+    (tmp_path / "a" / name).chmod(mode)
+    # when a node starts on it, then it does not
+    try:
+        with pytest.raises(CheckpointError), Checkpoint(tmp_path / "a", "g", node="a") as stored:
+            stored.save(View(term=6), boot="b")
+    finally:
+        (tmp_path / "a" / name).chmod(0o700)
+    with Checkpoint(tmp_path / "a", "g", node="a") as stored:
+        assert stored.load() == (View(term=5), "b", "g")
+
+
+@pytest.mark.parametrize("call", ["open", "read"])
+def test_a_disk_that_fails_to_read_is_an_error_and_not_a_fresh_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    # given a checkpoint, and a disk on which reading fails
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        stored.save(View(term=5), boot="b")
+
+    def failing(*_: object) -> None:
+        if call == "open":
+            raise OSError(5, "Input/output error", str(tmp_path))
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+        raise error
+
+    with monkeypatch.context() as failure:
+        failure.setattr(checkpoint, "_check_header" if call == "open" else "_verified", failing)
+        # when a node starts on it, then it does not, and the file stays
+        with pytest.raises(CheckpointError, match=r"(?i)(input/output|i/o) error"):
+            Checkpoint(tmp_path, "g", node="a")
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        assert stored.load() == (View(term=5), "b", "g")
+
+
+def test_a_data_directory_that_is_a_file_is_an_error(tmp_path: Path) -> None:
+    # given a file of that name, when a node starts on it, then that is said
+    (tmp_path / "a").touch()
+    with pytest.raises(CheckpointError, match="exists"):
+        Checkpoint(tmp_path / "a", "g", node="a")
+
+
+# --- forks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_is_a_whole_copy_with_its_reason_and_none_is_overwritten(primary: Primary, standby: Standby) -> None:
+    # given a standby with a payload and a change
+    primary.change("x")
+    list(primary.snapshot())
+    primary.change("y")
+    standby.read()
+    # when two forks are written within a second, and the second one's process was killed in its first attempt
+    first = standby.stored.write_fork("one")
+    (standby.data_dir / "forks" / "new.sqlite").write_bytes(b"half a file")
+    second = standby.stored.write_fork("two")
+    # then both are there, named after the position, with their reasons
+    assert first != second
+    assert f"-{standby.member.view.position.id}" in first.name
+    for path, reason in ((first, "one"), (second, "two")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT value FROM meta WHERE key = 'reason'").fetchone() == (reason,)
+    assert {path.name for path in first.parent.iterdir()} == {first.name, second.name}
+    # and one in place of a checkpoint is read like any
+    view = standby.member.view
+    elsewhere = standby.data_dir.parent / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(first, elsewhere / "checkpoint.sqlite")
+    with Checkpoint(elsewhere, "g", node="s") as stored:
+        assert stored.load() == (view, "boot-s", "g")
+        assert state_of(stored) == ("x", "y")
+    # and the standby goes on
+    primary.change("z")
+    standby.read()
+    assert standby.state == ("x", "y", "z")
