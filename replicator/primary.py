@@ -297,14 +297,16 @@ class Primary:
 
     # --- one record --------------------------------------------------------------------------------------------------
 
-    def _write(self, record: ChangeRecord | PartRecord, *, rebase: bool = False) -> list[Any]:
+    def _write(
+        self, record: ChangeRecord | PartRecord, *, rebase: bool = False, bodies: Sequence[bytes] = ()
+    ) -> list[Any]:
         """Send a record, and fold it once it is in the log."""
         self._send(record, rebase=rebase, uncertain=False)
-        return self._fold(_Sent(record, rebase))
+        return self._fold(_Sent(record, rebase), bodies)
 
-    def _fold(self, sent: _Sent) -> list[Any]:
+    def _fold(self, sent: _Sent, bodies: Sequence[bytes] = ()) -> list[Any]:
         try:
-            return self._replica.commit(sent.record)
+            return self._replica.commit(sent.record, bodies)
         except CheckpointError:
             # It is in the log, and not here yet: that comes before anything else that is written.
             self._unresolved = sent

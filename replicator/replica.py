@@ -200,7 +200,7 @@ class Replica:
         decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id))
         try:
             self.state.restore(decoder.pieces(bodies))
-        except ReplicatorError:
+        except (CorruptRecord, CheckpointError):
             raise
         except Exception as error:
             logger.exception("restore() failed at %s", last.id)
