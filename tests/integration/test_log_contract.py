@@ -1,0 +1,728 @@
+"""The contract of a log, kept by its twin in memory and by every Redis at hand. Each guarantee is named where it shows.
+
+What only a network or a real server can do to a client stands in `test_log_faults.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from replicator.core.ids import ERA, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
+from replicator.core.records import ChangeRecord, TermRecord
+from replicator.core.replies import Code, Log, Peer, Reply
+from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
+from replicator.log import RedisLog
+from replicator.redis_server import ServerBinary
+from tests.integration.worlds import (
+    CLOCK_ID,
+    LOG_ID,
+    Author,
+    MemoryWorld,
+    RedisWorld,
+    World,
+    ids,
+    lead,
+    promote,
+)
+from tests.servers import servers_at_hand
+
+
+@pytest.fixture(scope="module", params=["memory", *servers_at_hand()], ids=lambda kind: getattr(kind, "id", kind))
+def _redis_world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisWorld | None]:
+    if not isinstance(request.param, ServerBinary):
+        yield None
+        return
+    world = RedisWorld(request.param, tmp_path_factory.mktemp("redis"))
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def world(_redis_world: RedisWorld | None) -> Iterator[World]:
+    if _redis_world is None:
+        yield MemoryWorld()
+        return
+    _redis_world.flush()
+    yield _redis_world
+    _redis_world.forget_clients()
+
+
+@pytest.fixture
+def log(world: World) -> Log:
+    return world.log()
+
+
+# --- promote ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_is_founded_only_with_a_new_log_id(world: World, log: Log) -> None:
+    assert promote(log, new_log_id="") == Reply(Code.LOST)
+    assert log.look().head is None
+    assert promote(log, new_log_id=LOG_ID) == Reply(Code.OK, term=1, id=RecordId(1, 1))
+
+
+def test_a_promotion_opens_its_term_with_a_term_record(log: Log) -> None:
+    before_ms = int(time.time() * 1000) - 1000
+    promote(log, "a", boot="a1", by="ann", reason='planned: "move" to /b\n✓')
+    record = log.find(RecordId(1, 1))
+    assert isinstance(record, TermRecord)
+    assert (record.node, record.boot, record.prev) == ("a", "a1", ZERO_CHAIN)
+    assert (record.log_id, record.by, record.reason) == (LOG_ID, "ann", 'planned: "move" to /b\n✓')
+    assert record.run == log.look().run
+    assert before_ms <= record.at <= before_ms + 60_000
+
+
+def test_a_promotion_moves_the_head_and_the_holder_together(log: Log) -> None:
+    author = lead(log, "a", boot="a1")
+    look = log.look()
+    assert look.head is not None
+    assert look.head.writer == Writer("a", "a1")
+    assert (look.head.log_id, look.head.term, look.head.run) == (LOG_ID, 1, look.run)
+    assert look.head.position == author.position
+    assert look.last_id == RecordId(1, 1)
+    assert look.term == 1
+
+
+def test_the_next_term_follows_the_history_of_the_one_before(log: Log) -> None:
+    first = lead(log, "a")
+    first.append()
+    second = lead(log, "b", new_log_id="another")
+    record = log.find(RecordId(2, 3))
+    assert isinstance(record, TermRecord)
+    assert record.prev == first.position.chain
+    assert record.log_id == LOG_ID
+    assert second.term == 2
+
+
+def test_a_promotion_asks_everybody_to_look(log: Log) -> None:
+    since = log.newest_ask()  # type: ignore[attr-defined]
+    promote(log, "b", by="ann")
+    (ask,) = log.read(None, asks_after=since).asks
+    assert (ask.what, ask.node, ask.by) == ("term", "b", "ann")
+
+
+def test_the_floor_lifts_the_next_term(log: Log) -> None:
+    lead(log, "a")
+    assert promote(log, "b", floor=7).term == 8
+    assert promote(log, "c", floor=3).term == 9
+
+
+def test_a_floor_under_a_log_that_is_founded_starts_a_new_era(log: Log) -> None:
+    assert promote(log, floor=7).term == ERA + 1
+
+
+def test_an_expectation_that_is_over_is_a_conflict_and_writes_nothing(world: World, log: Log) -> None:
+    lead(log, "a")
+    before = world.contents()
+    assert promote(log, "b", expect=0) == Reply(Code.CONFLICT, term=1, node="a")
+    assert promote(log, "b", expect=2) == Reply(Code.CONFLICT, term=1, node="a")
+    assert world.contents() == before
+    assert promote(log, "b", expect=1).term == 2
+
+
+def test_an_expectation_of_another_run_is_refused_and_writes_nothing(world: World, log: Log) -> None:
+    lead(log, "a")
+    before = world.contents()
+    assert promote(log, "b", run="0" * 40).code is Code.NEW_RUN
+    assert world.contents() == before
+    assert promote(log, "b", run=log.look().run).code is Code.OK
+
+
+def test_terms_end_at_2_to_the_53(world: World, log: Log) -> None:
+    lead(log, "a")
+    assert promote(log, "b", floor=TERM_MAX - 1).term == TERM_MAX
+    before = world.contents()
+    with pytest.raises(LogUnavailable, match="no more terms"):
+        promote(log, "c")
+    with pytest.raises(LogUnavailable, match="no more terms"):
+        promote(log, "c", floor=TERM_MAX)
+    assert world.contents() == before
+    assert ids(log)[-1] == f"{TERM_MAX}-2"
+
+
+@pytest.mark.parametrize("broken", [{"name": ""}, {"boot": ""}, {"reason": "x" * 20_000}, {"by": "x" * 20_000}])
+def test_a_term_record_that_nobody_could_read_is_not_written(world: World, log: Log, broken: dict[str, str]) -> None:
+    lead(log, "a")
+    before = world.contents()
+    with pytest.raises(LogUnavailable, match="BADRECORD"):
+        promote(log, **broken)
+    assert world.contents() == before
+
+
+def test_64_concurrent_promotions_give_64_terms_in_order(world: World) -> None:
+    """G1."""
+    lead(world.log(), "first")
+    start = threading.Barrier(64)
+
+    def one(i: int) -> int:
+        log = world.log()
+        log.look()
+        start.wait()
+        return promote(log, f"n{i}").term
+
+    with ThreadPoolExecutor(64) as threads:
+        terms = list(threads.map(one, range(64)))
+    records = world.log().read(ZERO_ID, count=100).records
+    assert sorted(terms) == list(range(2, 66))
+    assert [record.id for record in records] == [RecordId(term, term) for term in range(1, 66)]
+    assert [record.node for record in records[1:]] == [f"n{terms.index(term)}" for term in range(2, 66)]
+    assert [record.prev for record in records[1:]] == [record.chain for record in records[:-1]]
+
+
+def test_of_64_promotions_with_one_expectation_one_succeeds(world: World) -> None:
+    """G1."""
+    lead(world.log(), "first")
+    with ThreadPoolExecutor(64) as threads:
+        replies = list(threads.map(lambda i: promote(world.log(), f"n{i}", expect=1), range(64)))
+    assert sorted(reply.code.value for reply in replies) == ["conflict"] * 63 + ["ok"]
+
+
+# --- append ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_holder_appends_behind_the_head(log: Log) -> None:
+    author = lead(log)
+    record = author.change({"op": "set"})
+    assert log.append(record) == Reply(Code.OK, id=RecordId(1, 2))
+    head = log.look().head
+    assert head is not None
+    assert head.position == record.position
+    assert log.find(RecordId(1, 2)) == record
+
+
+def test_a_record_is_given_back_byte_for_byte(log: Log) -> None:
+    author = lead(log)
+    author.append("".join(map(chr, range(300))) * 20)
+    record = author.change(["ü", None, 1.5, {"deep": [[]]}])
+    log.append(record)
+    assert log.read(RecordId(1, 2)).records == [record]
+
+
+def test_the_same_append_sent_twice_lands_once(log: Log) -> None:
+    author = lead(log)
+    record = author.change()
+    assert log.append(record).code is Code.OK
+    assert log.append(record) == Reply(Code.DUPLICATE, id=record.id)
+    assert ids(log) == ["1-1", "1-2"]
+
+
+def test_a_repeat_of_an_older_append_is_behind_and_lands_nowhere(log: Log) -> None:
+    author = lead(log)
+    record = author.change("first")
+    author.append("first")
+    author.append("second")
+    assert log.append(record) == Reply(Code.BEHIND, id=RecordId(1, 3))
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
+def test_an_append_that_does_not_follow_the_head_is_refused(world: World, log: Log) -> None:
+    author = lead(log)
+    author.position = Position(RecordId(1, 5), "f" * 32)
+    before = world.contents()
+    assert author.append() == Reply(Code.BEHIND, id=RecordId(1, 1))
+    assert world.contents() == before
+
+
+def test_of_a_row_of_appends_the_first_refusal_refuses_the_rest(log: Log) -> None:
+    author = lead(log)
+    records = []
+    for value in "xyz":
+        records.append(author.change(value))
+        author.position = records[-1].position
+    codes = [log.append(record).code for record in (records[0], records[2], records[1], records[2])]
+    assert codes == [Code.OK, Code.BEHIND, Code.OK, Code.OK]
+
+
+def test_a_replaced_primary_is_fenced_and_changes_nothing(world: World, log: Log) -> None:
+    """G1, G2."""
+    former = lead(log, "a")
+    lead(world.log(), "b")
+    before = world.contents()
+    assert former.append() == Reply(Code.FENCED, term=2, node="b")
+    assert former.append_part(0, 1) == Reply(Code.FENCED, term=2, node="b")
+    assert log.renew(former.writer, 1, 1000) == Reply(Code.FENCED, term=2, node="b")
+    assert world.contents() == before
+
+
+def test_another_boot_of_the_holder_is_fenced_in_the_very_same_term(world: World, log: Log) -> None:
+    """G1."""
+    author = lead(log, "a", boot="a1")
+    before = world.contents()
+    author.writer = Writer("a", "a2")
+    assert author.append() == Reply(Code.FENCED, term=1, node="a")
+    assert author.append_part(0, 1).code is Code.FENCED
+    assert log.renew(author.writer, 1, 1000).code is Code.FENCED
+    assert world.contents() == before
+
+
+def test_a_term_that_nobody_took_is_fenced(log: Log) -> None:
+    author = lead(log)
+    author.term = 2
+    assert author.append() == Reply(Code.FENCED, term=1, node="a")
+
+
+def test_a_delayed_append_that_arrives_after_a_promotion_and_a_return_changes_nothing(world: World, log: Log) -> None:
+    """G1. The same node in the same boot holds a later term: its record of the earlier one stays out."""
+    author = lead(log, "a", boot="a1")
+    delayed = author.change()
+    lead(world.log(), "b")
+    lead(world.log(), "a", boot="a1")
+    before = world.contents()
+    assert log.append(delayed) == Reply(Code.FENCED, term=3, node="a")
+    assert world.contents() == before
+
+
+def test_a_stale_raw_xadd_is_refused_by_the_server_itself(world: World, log: Log) -> None:
+    """G2: even by a writer that ignores the scripts."""
+    lead(log, "a")
+    lead(log, "b")
+    assert world.write_raw(RecordId(1, 9999)) is False
+    assert ids(log) == ["1-1", "2-2"]
+
+
+def test_no_log_is_lost_and_never_made_by_a_write(world: World, log: Log) -> None:
+    author = lead(log)
+    author.append()
+    world.flush()
+    before = world.contents()
+    assert author.append() == Reply(Code.LOST)
+    assert author.append_part(0, 1) == Reply(Code.LOST)
+    assert log.renew(author.writer, 1, 1000) == Reply(Code.LOST)
+    assert promote(log, new_log_id="") == Reply(Code.LOST)
+    log.give_back(author.writer, 1)
+    assert world.contents() == before
+    assert log.look().head is None
+
+
+# --- part ------------------------------------------------------------------------------------------------------------
+
+
+def test_parts_enter_the_head_when_the_last_one_is_there(log: Log) -> None:
+    author = lead(log)
+    author.append()
+    as_of = author.position
+    assert author.append_part(0, as_of=as_of).code is Code.OK
+    head = log.look().head
+    assert head is not None
+    assert (head.part_next, head.snapshot_at) == (1, ZERO_ID)
+    assert author.append_part(1, 2, as_of=as_of) == Reply(Code.OK, id=RecordId(1, 4))
+    head = log.look().head
+    assert head is not None
+    assert (head.part_next, head.snapshot_at, head.previous_snapshot_at) == (0, RecordId(1, 2), ZERO_ID)
+    assert head.position == author.position
+
+
+def test_changes_may_come_between_the_parts(log: Log) -> None:
+    author = lead(log)
+    as_of = author.position
+    assert author.append_part(0, as_of=as_of).code is Code.OK
+    assert author.append().code is Code.OK
+    assert author.append_part(1, 2, as_of=as_of).code is Code.OK
+
+
+def test_a_part_that_does_not_follow_the_one_before_starts_the_snapshot_anew(world: World, log: Log) -> None:
+    author = lead(log)
+    as_of = author.position
+    assert author.append_part(1, as_of=as_of) == Reply(Code.RESTART)
+    author.append_part(0, as_of=as_of)
+    before = world.contents()
+    assert author.append_part(2, as_of=as_of) == Reply(Code.RESTART)
+    assert author.append_part(2, 3, as_of=as_of) == Reply(Code.RESTART)
+    assert world.contents() == before
+    assert author.append_part(0, as_of=as_of).code is Code.OK
+    assert author.append_part(1, 2, as_of=as_of).code is Code.OK
+
+
+def test_a_snapshot_does_not_go_on_in_another_term(log: Log) -> None:
+    author = lead(log, "a")
+    author.append_part(0)
+    again = lead(log, "a")
+    assert again.append_part(1, 2) == Reply(Code.RESTART)
+
+
+def test_the_same_part_sent_twice_lands_once(log: Log) -> None:
+    author = lead(log)
+    record = author.part(0, 1, as_of=author.position)
+    assert log.part(record).code is Code.OK
+    assert log.part(record) == Reply(Code.DUPLICATE, id=record.id)
+    head = log.look().head
+    assert head is not None
+    assert (head.snapshot_at, head.previous_snapshot_at) == (RecordId(1, 1), ZERO_ID)
+
+
+def test_a_part_that_does_not_follow_the_head_is_behind(log: Log) -> None:
+    author = lead(log)
+    author.position = Position(RecordId(1, 5), "f" * 32)
+    assert author.append_part(0, 1) == Reply(Code.BEHIND, id=RecordId(1, 1))
+
+
+def test_the_log_is_trimmed_only_when_a_second_snapshot_is_complete(log: Log) -> None:
+    """G8: what the snapshot before needs stays."""
+    author = lead(log)
+    author.append()
+    author.snapshot(parts=2)  # as of 1-2, in 1-3 and 1-4
+    author.append()
+    assert ids(log)[0] == "1-1"
+    author.append_part(0, as_of=author.position)
+    assert ids(log)[0] == "1-1"
+    author.append_part(1, 2)
+    assert ids(log) == ["1-3", "1-4", "1-5", "1-6", "1-7"]
+
+
+def test_ids_below_the_trim_point_stay_refused(world: World, log: Log) -> None:
+    """G2."""
+    author = lead(log, "a")
+    author = lead(log, "b")
+    author.snapshot()
+    author.snapshot()
+    assert ids(log)[0] == "2-3"
+    assert world.write_raw(RecordId(1, 1)) is False
+    assert world.write_raw(RecordId(1, 9999)) is False
+
+
+def test_a_holder_ahead_of_the_log_continues_at_its_own_place(log: Log) -> None:
+    author = lead(log, "a")
+    author.position = Position(RecordId(1, 40), "f" * 32)  # 39 records that the log lost
+    record = author.part(0, as_of=author.position, skip=2)
+    assert log.part(record).code is Code.BEHIND
+    assert log.part(record, rebase=True) == Reply(Code.OK, id=RecordId(1, 43))
+    author.position = record.position
+    assert author.append_part(1, 2).code is Code.OK
+    assert author.append().code is Code.OK
+    assert ids(log) == ["1-1", "1-43", "1-44", "1-45"]
+
+
+def test_only_the_first_part_may_leave_the_head_behind(log: Log) -> None:
+    author = lead(log, "a")
+    author.append_part(0)
+    author.position = Position(RecordId(1, 40), "f" * 32)
+    assert log.part(author.part(1, as_of=author.position), rebase=True).code is Code.BEHIND
+
+
+def test_a_rebase_does_not_step_over_a_stray_record(world: World, log: Log) -> None:
+    author = lead(log, "a")
+    world.write_raw(RecordId(1, 10))
+    author.position = Position(RecordId(1, 40), "f" * 32)
+    record = author.part(0, as_of=author.position)
+    before = world.contents()
+    assert log.part(record, rebase=True) == Reply(Code.STRAY, id=RecordId(1, 10))
+    assert world.contents() == before
+
+
+# --- the lease -------------------------------------------------------------------------------------------------------
+
+
+def test_a_promotion_sets_the_lease_and_a_renewal_extends_it(log: Log) -> None:
+    author = lead(log, lease_ms=1_000)
+    assert 0 < (log.look().lease_ms or 0) <= 1_000
+    assert log.renew(author.writer, 1, 50_000) == Reply(Code.OK)
+    assert 1_000 < (log.look().lease_ms or 0) <= 50_000
+
+
+def test_a_lease_runs_out(log: Log) -> None:
+    author = lead(log, lease_ms=20)
+    time.sleep(0.05)
+    assert log.look().lease_ms is None
+    assert author.append().code is Code.OK, "the lease is for the others to look at: the fence is the term"
+
+
+def test_a_holder_gives_back_its_own_lease_and_no_other(world: World, log: Log) -> None:
+    former = lead(log, "a")
+    holder = lead(log, "b")
+    log.give_back(former.writer, 1)
+    log.give_back(holder.writer, 1)
+    log.give_back(Writer("b", "another boot"), 2)
+    assert log.look().lease_ms is not None
+    log.give_back(holder.writer, 2)
+    assert log.look().lease_ms is None
+    log.give_back(holder.writer, 2)
+
+
+# --- reads -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_server_has_no_head_and_no_records(log: Log) -> None:
+    look = log.look()
+    assert (look.term, look.head, look.last_id, look.lease_ms, dict(look.peers)) == (0, None, ZERO_ID, None, {})
+    assert look.run
+    assert abs(look.now_ms - time.time() * 1000) < 60_000
+    assert log.read(ZERO_ID) == ([], [], None)
+    assert log.read(None) == ([], [], None)
+    assert log.find(RecordId(1, 1)) is None
+
+
+def test_a_read_gives_records_in_order_behind_an_id(log: Log) -> None:
+    author = lead(log)
+    for value in range(5):
+        author.append(value)
+    assert ids(log) == ["1-1", "1-2", "1-3", "1-4", "1-5", "1-6"]
+    assert ids(log, RecordId(1, 4)) == ["1-5", "1-6"]
+    assert [str(record.id) for record in log.read(RecordId(1, 1), count=2).records] == ["1-2", "1-3"]
+    assert log.read(RecordId(1, 6)).records == []
+    assert isinstance(log.find(RecordId(1, 3)), ChangeRecord)
+
+
+def test_a_blocking_read_ends_with_the_next_record(world: World, log: Log) -> None:
+    author = lead(log)
+    with ThreadPoolExecutor(1) as thread:
+        read = thread.submit(world.log().read, RecordId(1, 1), block_ms=2_000)
+        time.sleep(0.05)
+        author.append()
+        assert [str(record.id) for record in read.result(1).records] == ["1-2"]
+
+
+def test_a_blocking_read_ends_by_itself(log: Log) -> None:
+    lead(log)
+    started = time.monotonic()
+    assert log.read(RecordId(1, 1), block_ms=60) == ([], [], None)
+    assert 0.04 <= time.monotonic() - started < 1
+
+
+def test_closing_ends_a_blocked_read(log: Log) -> None:
+    lead(log)
+    with ThreadPoolExecutor(1) as thread:
+        read = thread.submit(log.read, RecordId(1, 1), block_ms=2_500)
+        time.sleep(0.1)
+        log.close()
+        with pytest.raises(LogUnavailable):
+            read.result(1)
+
+
+def test_a_closed_log_stays_closed(log: Log) -> None:
+    author = lead(log)
+    log.close()
+    for call in (log.look, author.append, lambda: log.read(ZERO_ID)):
+        with pytest.raises(LogUnavailable, match="closed"):
+            call()
+
+
+def test_asks_are_read_once_beside_the_records(log: Log) -> None:
+    lead(log)
+    since = log.newest_ask()  # type: ignore[attr-defined]
+    first = log.ask("snapshot", by="ann")
+    second = log.ask("step_down", by="bob", node="a")
+    batch = log.read(ZERO_ID, asks_after=since)
+    assert [(ask.id, ask.what, ask.node, ask.by) for ask in batch.asks] == [
+        (first, "snapshot", "", "ann"),
+        (second, "step_down", "a", "bob"),
+    ]
+    assert len(batch.records) == 1
+    assert log.read(None, asks_after=second).asks == []
+    assert log.newest_ask() == second  # type: ignore[attr-defined]
+
+
+def test_an_ask_wakes_a_blocked_read(world: World, log: Log) -> None:
+    lead(log)
+    since = log.newest_ask()  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(1) as thread:
+        read = thread.submit(world.log().read, RecordId(1, 1), asks_after=since, block_ms=2_000)
+        time.sleep(0.05)
+        log.ask("digest", by="ann")
+        assert [ask.what for ask in read.result(1).asks] == ["digest"]
+
+
+def test_a_heartbeat_is_seen_with_its_age_by_the_clock_of_the_server(log: Log) -> None:
+    peer = Peer("a", "a1", term=3, position=Position(RecordId(3, 9), "c" * 32), changed=RecordId(2, 5), every_ms=10)
+    log.beat(peer)
+    log.beat(Peer("b", "b1", in_sync=False, http="http://b", stalled="apply failed"))
+    time.sleep(0.06)
+    peers = log.look().peers
+    assert peers["a"]._replace(age_ms=0) == peer
+    assert 50 <= peers["a"].age_ms < 5_000
+    assert (peers["a"].alive, peers["b"].alive) == (False, True)
+    log.beat(peer._replace(boot="a2"))
+    assert log.look().peers["a"].boot == "a2"
+    assert log.look().peers["b"].stalled == "apply failed"
+
+
+# --- what is not a record --------------------------------------------------------------------------------------------
+
+
+def test_a_stray_record_is_in_the_way_of_every_write(world: World, log: Log) -> None:
+    author = lead(log)
+    assert world.write_raw(CLOCK_ID)
+    before = world.contents()
+    assert author.append() == Reply(Code.STRAY, id=CLOCK_ID)
+    assert author.append_part(0, 1) == Reply(Code.STRAY, id=CLOCK_ID)
+    assert promote(log, "b") == Reply(Code.STRAY, id=CLOCK_ID)
+    assert world.contents() == before
+
+
+def test_a_stray_record_is_shown_by_a_look(world: World, log: Log) -> None:
+    lead(log)
+    assert log.look().last_id == RecordId(1, 1)
+    world.write_raw(RecordId(1, 7))
+    world.write_raw(CLOCK_ID)
+    look = log.look()
+    assert look.last_id == CLOCK_ID, "the newest one: it is the one that refuses the next append"
+    assert look.head is not None
+    assert look.head.position.id == RecordId(1, 1)
+
+
+def test_a_stray_record_with_the_next_id_is_in_the_way_too(world: World, log: Log) -> None:
+    author = lead(log)
+    world.write_raw(RecordId(1, 2))
+    assert author.append() == Reply(Code.STRAY, id=RecordId(1, 2))
+
+
+def test_a_read_delivers_what_is_before_a_stray_record_and_names_it(world: World, log: Log) -> None:
+    author = lead(log)
+    author.append()
+    world.write_raw(CLOCK_ID)
+    batch = log.read(ZERO_ID)
+    assert [str(record.id) for record in batch.records] == ["1-1", "1-2"]
+    assert isinstance(batch.corrupt, CorruptRecord)
+    assert str(CLOCK_ID) in str(batch.corrupt)
+    assert "no header" in str(batch.corrupt)
+    with pytest.raises(CorruptRecord):
+        log.find(CLOCK_ID)
+
+
+def test_a_forged_record_gets_past_no_chain(world: World, log: Log) -> None:
+    """A well-formed record by a raw XADD is read, but appends and promotions do not go on from it."""
+    author = lead(log)
+    forged = author.change("forged")
+    world.write_raw(forged.id, forged.header, forged.body)
+    assert author.append("honest") == Reply(Code.STRAY, id=forged.id)
+    assert promote(log, "b") == Reply(Code.STRAY, id=forged.id)
+
+
+# --- a server in another run -----------------------------------------------------------------------------------------
+
+
+def _restarted(world: World, author: Author) -> Author:
+    """Bring the server back with all it has; the author has a new connection."""
+    world.fail_over(world.copy())
+    author.log = world.log()
+    return author
+
+
+def test_in_a_new_run_the_former_holder_holds_nothing(world: World, log: Log) -> None:
+    """G1: the new run may not know that the term was given to another."""
+    author = lead(log)
+    author.append()
+    author = _restarted(world, author)
+    assert author.append().code is Code.NEW_RUN
+    assert author.append_part(0, 1).code is Code.NEW_RUN
+    assert author.log.renew(author.writer, 1, 1000).code is Code.NEW_RUN
+    assert ids(author.log) == ["1-1", "1-2"]
+
+
+def test_the_first_promotion_in_a_new_run_starts_an_era(world: World, log: Log) -> None:
+    """G3."""
+    author = lead(log)
+    author.append()
+    author = _restarted(world, author)
+    again = lead(author.log, "a")
+    assert again.position.id == RecordId(ERA + 1, 3)
+    assert again.append().code is Code.OK
+    assert promote(author.log, "b").term == ERA + 2
+
+
+def test_a_run_that_lost_terms_and_records_goes_on_above_all_of_them(world: World, log: Log) -> None:
+    """G3: the copy knows term 1 only, and term 3 was given away."""
+    first = lead(log, "a")
+    first.append("kept")
+    copy = world.copy()
+    first.append("lost")
+    lead(log, "b")
+    lost = lead(log, "c")
+    world.fail_over(copy)
+    back = world.log()
+    assert ids(back) == ["1-1", "1-2"]
+    lost.log = first.log = back
+    assert lost.append().code is Code.FENCED
+    assert first.append().code is Code.NEW_RUN
+    assert lead(back, "b").term == ERA + 1
+    assert lost.append() == Reply(Code.FENCED, term=ERA + 1, node="b")
+
+
+def test_each_new_run_starts_a_new_era(world: World, log: Log) -> None:
+    """G3: an era that a lost promotion may have begun is not begun twice if a node remembers it."""
+    author = _restarted(world, lead(log))
+    copy = world.copy()
+    lost = lead(author.log, "b")
+    world.fail_over(copy)
+    assert lead(world.log(), "a", floor=lost.term).term == 2 * ERA + 1
+
+
+def test_a_promotion_with_the_run_that_was_looked_at_does_not_cross_a_restart(world: World, log: Log) -> None:
+    author = lead(log)
+    run = log.look().run
+    author = _restarted(world, author)
+    before = world.contents()
+    assert promote(author.log, "b", run=run).code is Code.NEW_RUN
+    assert world.contents() == before
+
+
+# --- the term key ----------------------------------------------------------------------------------------------------
+
+
+def test_a_deleted_term_key_does_no_harm(world: World, log: Log) -> None:
+    """G3."""
+    lead(log, "b")
+    author = lead(log, "a", floor=6)
+    world.set_term_key(None)
+    assert log.look().term == 7
+    assert author.append().code is Code.OK
+    assert log.renew(author.writer, 7, 1000).code is Code.OK
+    assert promote(log, "b").term == 8
+    assert author.append() == Reply(Code.FENCED, term=8, node="b")
+
+
+def test_a_term_key_that_was_set_back_does_no_harm(world: World, log: Log) -> None:
+    """G3."""
+    lead(log, "b")
+    lead(log, "a", floor=6)
+    world.set_term_key(2)
+    assert log.look().term == 7
+    assert promote(log, "b").term == 8
+
+
+def test_a_bare_incr_of_the_term_key_fences_everybody(world: World, log: Log) -> None:
+    author = lead(log, "a")
+    world.set_term_key(2)
+    before = world.contents()
+    assert author.append() == Reply(Code.FENCED, term=2, node="a")
+    assert author.append_part(0, 1).code is Code.FENCED
+    assert log.renew(author.writer, 1, 1000).code is Code.FENCED
+    author.term = 2
+    assert author.append().code is Code.FENCED, "nobody took term 2: it was not opened by a term record"
+    assert world.contents() == before
+    assert promote(log, "b").term == 3
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_groups_do_not_meet(world: World, log: Log) -> None:
+    if isinstance(world, MemoryWorld):
+        pytest.skip("one MemoryRedis is one group")
+    lead(log)
+    other = RedisLog(log.url, "größe ist nicht alles")
+    assert other.look().head is None
+    assert promote(other).term == 1
+    assert ids(log) == ["1-1"]
+    other.close()
+
+
+@pytest.mark.parametrize("group", ["", "{a", "a}"])
+def test_a_group_that_would_break_the_hash_tag_is_refused(group: str) -> None:
+    with pytest.raises(ConfigError, match="group"):
+        RedisLog("redis://localhost", group)
+
+
+def test_a_url_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not a Redis URL"):
+        RedisLog("http://localhost", "g")
+
+
+def test_an_outcome_that_is_not_known_is_a_kind_of_unavailable() -> None:
+    assert issubclass(OutcomeUnknown, LogUnavailable)

@@ -1,0 +1,132 @@
+"""The registry as a service: the node, its HTTP API and the signals that end both, as a process runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from replicator import ConfigError, LogLost, admin
+from replicator.log import RedisLog
+from replicator.redis_server import RedisServer
+from replicator.service import serve
+from tests.kv import PATIENCE_S, eventually
+
+
+@pytest.fixture
+def log(any_redis: RedisServer) -> Iterator[RedisLog]:
+    log = RedisLog(any_redis.url, "g")
+    yield log
+    log.close()
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def settings(server: RedisServer, tmp_path: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "a", "group": "g", "redis": server.url, "data_dir": tmp_path / "a", "http": "127.0.0.1:0",
+        "lease_s": 1.0, "on_restart": "primary", "on_log_lost": "stop",
+    } | more  # fmt: skip
+
+
+def meanwhile(work: Any) -> threading.Thread:
+    """Run `work` beside the service, which needs the main thread for its signals; at its end the service ends."""
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def ask(method: str, url: str, body: Any = None) -> tuple[int, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, method=method, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_it_serves_until_a_signal_and_announces_where(any_redis: RedisServer, tmp_path: Path, log: RedisLog) -> None:
+    seen: list[Any] = []
+
+    def work() -> None:
+        node = eventually(lambda: [n for n in admin.status(log).nodes if n.http])[0]
+        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        seen.append(ask("POST", f"{node.http}/v1/nodes", {"hostname": "db1", "public_key": "AAAA"}))
+        seen.append(ask("GET", f"{node.http}/v1/state"))
+
+    thread = meanwhile(work)
+    serve(**settings(any_redis, tmp_path))
+    thread.join()
+    assert [status for status, _ in seen] == [201, 200]
+    assert seen[1][1]["nodes"]["1"]["hostname"] == "db1"
+    assert admin.status(log).lease_ms is None
+
+
+def test_what_ends_the_node_ends_the_service(any_redis: RedisServer, tmp_path: Path, log: RedisLog) -> None:
+    def work() -> None:
+        eventually(lambda: [n for n in admin.status(log).nodes if n.http])
+        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        with redis.Redis.from_url(any_redis.url) as client:
+            client.flushall()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    with pytest.raises(LogLost):
+        serve(**settings(any_redis, tmp_path))
+    thread.join()
+
+
+@pytest.mark.parametrize("http", ["nonsense", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_an_error_and_nothing_is_started(
+    any_redis: RedisServer, tmp_path: Path, log: RedisLog, http: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        serve(**settings(any_redis, tmp_path, http=http))
+    assert raised.value.fields["setting"].startswith("http")
+    assert admin.status(log).nodes == []
+
+
+def test_a_port_that_is_taken_is_an_error_and_the_node_ends(any_redis: RedisServer, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError):
+            serve(**settings(any_redis, tmp_path, http=f"127.0.0.1:{taken.getsockname()[1]}"))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
+
+
+def test_without_the_extra_it_says_what_to_install(any_redis: RedisServer, tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from replicator.cli import main\n"
+        f"main(['--redis', {any_redis.url!r}, 'node', '--name', 'a', '--data-dir', {str(tmp_path / 'a')!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert 'pip install "replicator[web]"' in done.stderr

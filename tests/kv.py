@@ -1,0 +1,235 @@
+"""A small state, a group of nodes around it, and logs that fail on demand: what the tests of the shells share.
+
+`KV` is a state as an application would write it, with two hooks for what an application gets wrong. `Group` starts
+nodes over one `MemoryRedis` and ends them all. `FaultyLog` is a `MemoryLog` whose next answers a test decides.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from replicator import Node
+from replicator.core.ids import Writer
+from replicator.core.records import Record
+from replicator.core.replies import Log, Reply
+from replicator.errors import ChangeRejected, LogUnavailable, OutcomeUnknown
+from replicator.testing import MemoryLog, MemoryRedis
+
+#: Long enough for a busy machine; what is waited for takes milliseconds.
+PATIENCE_S = 20.0
+
+#: Nobody loses it on a busy machine. Tests of what happens once a beat take a shorter one.
+LEASE_S = 3.0
+
+#: Ten beats a second.
+SHORT_LEASE_S = 0.3
+
+
+class KV:
+    """`{"set": [key, value]}` gives the old value, `{"push": x}` the number of pushes, `{"reject": why}` is refused."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+        self.pushed: list[Any] = []
+        #: Called in the middle of each apply, with the change.
+        self.in_apply: Callable[[Any], None] = lambda change: None
+        #: Called in the middle of each restore.
+        self.in_restore: Callable[[], None] = lambda: None
+
+    def apply(self, change: Any) -> Any:
+        if "reject" in change:
+            raise ChangeRejected(change["reject"])
+        if "push" in change:
+            self.pushed.append(change["push"])
+            self.in_apply(change)
+            return len(self.pushed)
+        key, value = change["set"]
+        old = self.data.get(key)
+        self.data[key] = value
+        self.in_apply(change)
+        self.data[f"{key}.copy"] = value
+        return old
+
+    def snapshot(self) -> Iterator[Any]:
+        return iter([["pushed", list(self.pushed)], *sorted(["data", key, value] for key, value in self.data.items())])
+
+    def restore(self, pieces: Iterable[Any]) -> None:
+        data: dict[str, Any] = {}
+        pushed: list[Any] = []
+        for kind, *rest in pieces:
+            if kind == "pushed":
+                (pushed,) = rest
+            else:
+                data[rest[0]] = rest[1]
+        self.in_restore()
+        self.data, self.pushed = data, pushed
+
+
+def put(key: str, value: Any) -> dict[str, Any]:
+    return {"set": [key, value]}
+
+
+def push(value: Any) -> dict[str, Any]:
+    return {"push": value}
+
+
+def document(node: Node) -> list[Any]:
+    """All that the state of a node holds."""
+    with node.reading() as state:
+        return list(state.snapshot())
+
+
+def pushed(node: Node) -> list[Any]:
+    with node.reading() as state:
+        return list(state.pushed)
+
+
+def eventually(holds: Callable[[], Any], what: str = "it") -> Any:
+    """Wait until `holds` gives something true, and give that."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"{what} did not come true in {PATIENCE_S} s"
+        time.sleep(0.005)
+    return found
+
+
+def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Start `work` on a thread; calling what this gives waits for its result, or raises what it raised."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def result() -> Any:
+        thread.join(PATIENCE_S)
+        assert outcome, "the thread did not end"
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+    return result
+
+
+Fault = Callable[[Record], Reply]
+
+
+class FaultyLog(MemoryLog):
+    """Each fault is used once, by the next append or part. A fault gets the record, and gives an answer or raises."""
+
+    def __init__(self, server: MemoryRedis, group: str = "memory") -> None:
+        super().__init__(server, group)
+        self.faults: deque[Fault] = deque()
+        #: What was sent, faults or not.
+        self.sent: list[Record] = []
+        #: Renewals and everything else go on; these do not.
+        self.renewals_fail = False
+        self.before_renewal: Callable[[], None] = lambda: None
+
+    def append(self, record: Any) -> Reply:
+        return self._send(record, lambda: super(FaultyLog, self).append(record))
+
+    def part(self, record: Any, *, rebase: bool = False) -> Reply:
+        return self._send(record, lambda: super(FaultyLog, self).part(record, rebase=rebase))
+
+    def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
+        self.before_renewal()
+        if self.renewals_fail:
+            raise LogUnavailable(url=self.url, problem="renewals fail")
+        return super().renew(writer, term, lease_ms)
+
+    def _send(self, record: Record, go: Callable[[], Reply]) -> Reply:
+        self.sent.append(record)
+        if not self.faults:
+            return go()
+        return self.faults.popleft()(record)
+
+    # --- faults ---
+
+    def lose_the_request(self, record: Record) -> Reply:
+        raise OutcomeUnknown(url=self.url, problem="the request was lost")
+
+    def lose_the_answer(self, record: Record) -> Reply:
+        self.execute(record)
+        raise OutcomeUnknown(url=self.url, problem="the answer was lost")
+
+    def execute(self, record: Any) -> Reply:
+        return super().append(record) if record.kind == "change" else super().part(record)
+
+
+class Group:
+    """Nodes over one server in memory, each with its own directory below `directory`."""
+
+    def __init__(self, directory: Path, server: MemoryRedis | None = None) -> None:
+        self.directory = directory
+        self.server = server or MemoryRedis()
+        self.nodes: list[Node] = []
+        self.runs = 1
+
+    def log(self) -> MemoryLog:
+        return MemoryLog(self.server)
+
+    def faulty_log(self) -> FaultyLog:
+        return FaultyLog(self.server)
+
+    def node(
+        self, name: str, *, state: Any = None, log: Log | None = None, data_dir: Path | None = None, **options: Any
+    ) -> Node:
+        """A node that was started."""
+        node = self.new_node(name, state=state, log=log, data_dir=data_dir, **options)
+        node.start()
+        return node
+
+    def new_node(
+        self, name: str, *, state: Any = None, log: Log | None = None, data_dir: Path | None = None, **options: Any
+    ) -> Node:
+        options = {"lease_s": LEASE_S, "group": "g"} | options
+        data_dir = data_dir or self.directory / name
+        state = KV() if state is None else state  # a state may well be false: an empty one
+        node = Node(state, name=name, log=log or self.log(), data_dir=data_dir, **options)
+        self.nodes.append(node)
+        return node
+
+    def primary(self, name: str = "a", **options: Any) -> Node:
+        """A node that was started and leads."""
+        node = self.node(name, **options)
+        node.promote(timeout_s=PATIENCE_S)
+        return node
+
+    def fail_over(self, copy: Any = None) -> None:
+        """Redis comes back as another run, with what it has now or had at `copy`; all connections are new."""
+        self.runs += 1
+        self.server.fail_over(copy or self.server.state, run=f"run-{self.runs}")
+        for node in self.nodes:
+            node._log.disconnect()  # type: ignore[attr-defined]
+
+    def crash(self, node: Node) -> Path:
+        """End a node as `kill -9` does: nothing is finished. Where its directory is, as it was at that instant."""
+        with node._checkpoint._mutex:  # between two saves
+            node._log.down = "killed"  # type: ignore[attr-defined]
+            as_left = node.data_dir.with_name(f"{node.data_dir.name}-as-left-{len(self.nodes)}")
+            shutil.copytree(node.data_dir, as_left)
+        node.stop()
+        return as_left
+
+    def close(self) -> None:
+        for node in self.nodes:
+            if hasattr(node, "_replica"):
+                node.stop()
+
+
+def in_step(*nodes: Node) -> None:
+    """Wait until all nodes are at the same position, in sync."""
+    eventually(lambda: len({node.position for node in nodes}) == 1 and all(node.in_sync for node in nodes), "one place")

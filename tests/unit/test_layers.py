@@ -1,0 +1,150 @@
+"""Imports run downward only, so that they form a graph one can draw on a napkin (docs/design.md, "The layout").
+
+Level-mates do not import each other, except inside a package. A new module fails here until it is given a level.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+#: Lowest first. A module may import those of the rows above its own, and within its own package.
+LEVELS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("config", "core"),
+    ("log", "checkpoint", "state", "testing", "redis_server"),
+    ("replica", "lease", "health", "jobs"),
+    ("primary", "standby"),
+    ("node", "admin"),
+    ("web", "dev"),
+    ("service",),
+    ("cli", "__init__"),
+)
+
+#: What has a clock, a socket, a file, chance or a thread in it has no place in the core.
+IMPURE = {
+    "asyncio",
+    "concurrent",
+    "ctypes",
+    "http",
+    "io",
+    "logging",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "random",
+    "secrets",
+    "select",
+    "selectors",
+    "shutil",
+    "signal",
+    "socket",
+    "socketserver",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "urllib",
+    "uuid",
+}
+
+#: What the core takes from outside: encoders and hashes.
+CORE_TAKES = {"orjson", "xxhash", "backports", "compression", "replicator.core", "replicator.errors"}
+
+#: Who may speak to Redis itself. RQ has connections of its own.
+IMPORTS_REDIS = {"replicator.log"}
+
+
+def modules(package: str) -> Iterator[tuple[str, Path]]:
+    """Every module of the package: its dotted name and its file."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """The dotted names that a module imports, wherever in the file; `from x import y` gives x and x.y."""
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from {base, *(f"{base}.{alias.name}" for alias in node.names)}
+
+
+KNOWN = {name for package in ("replicator", "workers") for name, _ in modules(package)}
+REPLICATOR = [pytest.param(name, path, id=name) for name, path in modules("replicator")]
+CORE = [pytest.param(name, path, id=name) for name, path in modules("replicator") if name.startswith("replicator.core")]
+
+
+def unit(name: str) -> str:
+    """The part of the package that has a level: `replicator.core.fold` -> `core`."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def level(name: str) -> int:
+    for number, members in enumerate(LEVELS):
+        if unit(name) in members:
+            return number
+    raise AssertionError(f"{name} has no level: give it one in LEVELS of {__file__}, as low as its imports allow")
+
+
+def ours(name: str, path: Path) -> set[str]:
+    """The modules of our own that it imports. The bare package stands for itself only if nothing below it is meant."""
+    found = {imported for imported in imports(name, path) if imported in KNOWN}
+    return found - {"replicator"} if found - {"replicator"} else found
+
+
+@pytest.mark.parametrize(("name", "path"), REPLICATOR)
+def test_a_module_imports_only_what_lies_below_it(name: str, path: Path) -> None:
+    for imported in ours(name, path):
+        inside = unit(imported) == unit(name)
+        assert inside or level(imported) < level(name), f"{name} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize(("name", "path"), CORE)
+def test_the_core_is_pure(name: str, path: Path) -> None:
+    for imported in imports(name, path):
+        top = imported.partition(".")[0]
+        assert top not in IMPURE, f"{name} imports {imported}: the core decides, the shells act"
+        taken = any(imported == each or imported.startswith(each + ".") for each in CORE_TAKES)
+        assert taken or top in sys.stdlib_module_names, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize(("name", "path"), REPLICATOR)
+def test_only_the_log_speaks_to_redis(name: str, path: Path) -> None:
+    tops = {imported.partition(".")[0] for imported in imports(name, path)}
+    assert name in IMPORTS_REDIS or "redis" not in tops, f"{name} imports redis: that is for {IMPORTS_REDIS}"
+
+
+@pytest.mark.parametrize(("name", "path"), REPLICATOR)
+def test_the_package_does_not_import_its_workers_or_its_tests(name: str, path: Path) -> None:
+    tops = {imported.partition(".")[0] for imported in imports(name, path)}
+    assert not tops & {"workers", "tests", "bench"}
+
+
+def test_every_level_that_is_named_once_is_named_once() -> None:
+    named = [member for members in LEVELS for member in members]
+    assert len(named) == len(set(named))
+
+
+def test_the_walk_sees_imports_of_every_form(tmp_path: Path) -> None:
+    path = tmp_path / "m.py"
+    path.write_text("import a.b\nfrom . import c\nfrom .d import e\ndef f():\n    from ..g import h\n")
+    assert set(imports("p.q.m", path)) == {"a.b", "p.q", "p.q.c", "p.q.d", "p.q.d.e", "p.g", "p.g.h"}
+
+
+def test_a_module_without_a_level_is_told_what_to_do() -> None:
+    with pytest.raises(AssertionError, match="has no level: give it one in LEVELS"):
+        level("replicator.something_new")

@@ -1,0 +1,369 @@
+"""A member: its role, what befalls it, what it does; and three of them through any order of events.
+
+The state machine at the end drives three members over a Redis in memory and checks G1, G2, G3, G4 and G6 after every
+step. The explorer in tests/model/ goes through all orders of few events, this one through some orders of many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from replicator.core.fold import Verdict
+from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
+from replicator.core.life import Fate
+from replicator.core.member import Member
+from replicator.core.records import Record
+from replicator.core.replies import Code, Reply
+from replicator.testing import MemoryState
+from tests.integration.worlds import MemoryWorld
+from tests.scenarios.driver import Driver, Node
+from tests.unit.history import RUN, A, B, change, part, term_record, view_at
+
+HERE = Position(RecordId(3, 10), "a" * 32)
+LEADER = Member(me=A, view=view_at(HERE), run=RUN)
+STANDBY = Member(me=B, view=view_at(HERE), run=RUN)
+
+
+# --- the role --------------------------------------------------------------------------------------------------------
+
+
+def test_the_holder_in_sync_leads() -> None:
+    assert LEADER.leads
+    assert not STANDBY.leads
+    assert (LEADER.peer().role, STANDBY.peer().role) == ("primary", "standby")
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        replace(LEADER, me=Writer("a", "a2")),
+        replace(LEADER, run="run-2"),
+        replace(LEADER, run=""),
+        replace(LEADER, over=3),
+    ],
+    ids=["another boot", "another run", "no run", "a term that is over"],
+)
+def test_it_holds_no_term(member: Member) -> None:
+    assert not member.holds_term
+    assert not member.leads
+    assert not member.must_rebase
+
+
+def test_a_holder_out_of_sync_rebases_before_it_leads() -> None:
+    member = replace(LEADER, view=replace(LEADER.view, in_sync=False))
+    assert (member.holds_term, member.leads, member.must_rebase) == (True, False, True)
+
+
+def test_a_heartbeat_says_what_the_view_says() -> None:
+    peer = replace(LEADER, view=replace(LEADER.view, changed=RecordId(2, 5), in_sync=False)).peer()
+    assert (peer.node, peer.boot, peer.run, peer.term, peer.position) == ("a", "a1", RUN, 3, HERE)
+    assert (peer.changed, peer.cursor, peer.in_sync) == (RecordId(2, 5), HERE.id, False)
+
+
+# --- what befalls it -------------------------------------------------------------------------------------------------
+
+
+def test_a_new_run_is_learnt_and_the_beats_count_anew() -> None:
+    member = LEADER.beaten().beaten()
+    assert member.beats_in_run == 2
+    assert member.talks_to(RUN) == member
+    other = member.talks_to("run-2")
+    assert (other.run, other.beats_in_run, other.leads) == ("run-2", 0, False)
+
+
+@pytest.mark.parametrize(
+    ("code", "leads", "in_sync"),
+    [
+        (Code.FENCED, False, True),
+        (Code.NEW_RUN, False, True),
+        (Code.BEHIND, False, False),
+        (Code.LOST, True, True),
+        (Code.STRAY, True, True),
+        (Code.RESTART, True, True),
+    ],
+)
+def test_a_refusal_has_its_consequence_at_once(code: Code, leads: bool, in_sync: bool) -> None:
+    member = LEADER.refused(Reply(code, term=4, node="b"))
+    assert (member.leads, member.view.in_sync) == (leads, in_sync)
+    assert member.view.term == 3, "the term itself comes with the log"
+
+
+def test_a_term_that_is_over_does_not_come_back_but_a_new_one_counts() -> None:
+    fenced = LEADER.refused(Reply(Code.FENCED, term=4, node="b"))
+    assert fenced.refused(Reply(Code.FENCED, term=4, node="b")).over == 3
+    verdict, again = fenced.fold(term_record(A, 5, HERE))
+    assert (verdict, again.leads) == (Verdict.LEAD, True)
+
+
+def test_an_uncertain_write_is_looked_for_before_the_role_is_given_up_for_it() -> None:
+    fate, member = LEADER.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True)
+    assert (fate, member.leads) == (Fate.LOOK, False)
+    fate, _ = member.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True, found=True)
+    assert fate is Fate.COMMITTED
+
+
+def test_a_committed_write_leaves_it_as_it_was() -> None:
+    for code in (Code.OK, Code.DUPLICATE):
+        assert LEADER.answered(Reply(code), uncertain=False) == (Fate.COMMITTED, LEADER)
+
+
+def test_it_remembers_where_its_own_newest_snapshot_ends() -> None:
+    own = part(A, 3, HERE, (0, 1), as_of=HERE)
+    assert LEADER.fold(own)[1].snapshot_end == own.id
+    assert STANDBY.fold(own)[1].snapshot_end == ZERO_ID
+
+
+# --- what it does ----------------------------------------------------------------------------------------------------
+
+
+def test_a_change_follows_its_position_in_its_term() -> None:
+    record = LEADER.change(codec="json", digest="d", count=1, body=b"[1]", at=5)
+    assert (record.id, record.prev, record.writer) == (RecordId(3, 11), HERE.chain, A)
+    assert LEADER.fold(record)[0] is Verdict.APPLY
+
+
+def test_only_a_leader_makes_changes_and_only_a_holder_snapshots() -> None:
+    with pytest.raises(AssertionError):
+        STANDBY.change(codec="json", digest="d", count=1, body=b"[1]", at=5)
+    with pytest.raises(AssertionError):
+        STANDBY.begin_snapshot()
+
+
+def test_a_snapshot_is_of_the_place_where_it_began_and_leaves_a_gap_only_in_a_rebase() -> None:
+    cursor = Position(RecordId(3, 20), "c" * 32)
+    for in_sync, first_n in ((True, 11), (False, 21)):
+        member = replace(LEADER, view=replace(LEADER.view, in_sync=in_sync, cursor=HERE if in_sync else cursor))
+        snapshot = member.begin_snapshot()
+        assert (snapshot.as_of, snapshot.rebase) == (HERE, not in_sync)
+        made = {"codec": "json+zstd", "digest": "d", "body": b"", "at": 0}
+        first = member.part(snapshot, part=0, parts=0, **made)  # type: ignore[arg-type]
+        assert first.id == RecordId(3, first_n)
+        member = member.fold(first)[1]
+        last = member.part(snapshot, part=1, parts=2, **made)  # type: ignore[arg-type]
+        assert (last.id.n, last.as_of) == (first_n + 1, HERE)
+        assert member.fold(last)[1].leads
+
+
+def test_a_snapshot_of_an_earlier_term_does_not_go_on() -> None:
+    snapshot = LEADER.begin_snapshot()
+    later = LEADER.fold(term_record(A, 4, HERE))[1]
+    with pytest.raises(AssertionError):
+        later.part(snapshot, part=1, parts=2, codec="json+zstd", digest="d", body=b"", at=0)
+
+
+def test_only_a_leader_owes_snapshots() -> None:
+    waits = replace(STANDBY, view=replace(STANDBY.view, in_sync=False)).peer()
+    assert LEADER.owes_snapshot([waits])
+    assert not replace(LEADER, run="").owes_snapshot([waits])
+    assert not LEADER.owes_snapshot([STANDBY.peer()])
+
+
+def test_a_record_of_another_is_no_record_of_its_own() -> None:
+    assert STANDBY.fold(change(A, 3, HERE, "x"))[0] is Verdict.APPLY
+
+
+# --- three of them, through any order of events ----------------------------------------------------------------------
+
+
+class Watched(Node):
+    """A node of the scenarios that keeps G2 in view."""
+
+    highest = 0
+
+    def read(self, count: int = 1000) -> None:
+        for record in self.log.read(self.member.view.cursor.id, count=count).records:
+            if self.fold(record) is Verdict.RESTORE:
+                return
+
+    def fold(self, record: Record) -> Verdict:
+        term = self.member.view.term
+        verdict = super().fold(record)
+        if verdict in (Verdict.APPLY, Verdict.RESTORE, Verdict.LEAD):
+            assert record.id.term >= self.highest, "G2: a record of an earlier term was applied"
+        assert self.member.view.term >= term, "G3: a term went back"
+        self.highest = max(self.highest, self.member.view.term)
+        return verdict
+
+
+NAMES = ("a", "b", "c")
+names = st.sampled_from(NAMES)
+
+
+class Group(RuleBasedStateMachine):
+    """Three members, one Redis in memory, and everything that may go wrong but a stray record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = MemoryWorld()
+        self.driver = Driver(self.world)
+        self.nodes: dict[str, Watched] = {}
+        self.copy: MemoryState | None = None
+        self.value = 0
+        #: Who was given a term, in any run.
+        self.taken: dict[int, tuple[str, str]] = {}
+        #: Which state was seen at which position, by any node at any time.
+        self.states: dict[Position, list[str]] = {}
+        #: Changes whose appends were answered in this run of Redis.
+        self.acknowledged: set[str] = set()
+        self.late: list[Callable[[], Reply]] = []
+        self.failed_over = False
+
+    @initialize()
+    def found(self) -> None:
+        self.nodes = {name: Watched(name, self.world.log()) for name in NAMES}
+        for node in self.nodes.values():
+            node.look()
+        self.driver._nodes = dict(self.nodes)
+        self.promote("a")
+
+    # --- what happens ---
+
+    @rule(name=names)
+    def promote(self, name: str) -> None:
+        """As the tools do: after Redis lost data only one that read what is left, and is in sync with it."""
+        node = self.nodes[name]
+        if self.failed_over:
+            node.pending = None
+            self.read_all(name)
+            if not node.member.view.in_sync:
+                return
+        self.driver.promote(name)
+
+    @rule(name=names, outcome=st.sampled_from(["answered", "answered", "lost", "held"]))
+    def submit(self, name: str, outcome: str) -> None:
+        node = self.nodes[name]
+        if not node.member.leads or node.pending is not None:
+            return
+        self.value += 1
+        self.driver._loses_reply = outcome == "lost"
+        node.holding = outcome == "held"
+        lines = self.driver.submit(node, str(self.value))
+        if lines[0].endswith(f"[{self.value}]"):
+            self.acknowledged.add(str(self.value))
+        if outcome == "held" and node.pending is not None:
+            self.late.append(node.pending.send)
+
+    @rule(name=names)
+    def retry(self, name: str) -> None:
+        node = self.nodes[name]
+        if node.pending is not None and not self._has_folded(node):
+            self.driver.retry(node)
+        node.pending = None
+
+    @rule(name=names, count=st.integers(1, 4))
+    def read(self, name: str, count: int) -> None:
+        self.nodes[name].read(count)
+
+    @rule(name=names)
+    def read_all(self, name: str) -> None:
+        for _ in range(20):
+            self.nodes[name].read()
+
+    @rule(name=names, parts=st.integers(1, 3), sends=st.integers(1, 3))
+    def snapshot(self, name: str, parts: int, sends: int) -> None:
+        node = self.nodes[name]
+        if node.pending is None and (node.member.leads or node.member.must_rebase):
+            self.driver.snapshot(node, "of", str(parts), "sends", str(sends))
+
+    @rule(name=names)
+    def go_on_with_the_snapshot(self, name: str) -> None:
+        node = self.nodes[name]
+        if node.pending is None and node.sending is not None:
+            self.driver.goes_on(node, "sends", "1")
+
+    @rule(name=names)
+    def load(self, name: str) -> None:
+        """A replacing snapshot takes values away on purpose: what it keeps stays acknowledged."""
+        node = self.nodes[name]
+        if node.pending is None and node.member.leads:
+            kept = node.state[-2:]
+            if self.driver.load(node, *kept)[0].endswith("replacing the history"):
+                self.acknowledged &= set(kept)
+
+    @rule(name=names, wiped=st.booleans(), standby=st.booleans())
+    def restart(self, name: str, wiped: bool, standby: bool) -> None:
+        how = [word for word, given in (("wiped", wiped), ("standby", standby)) if given]
+        self.nodes[name].highest = 0 if wiped else self.nodes[name].highest
+        self.driver.restart(name, *how)
+
+    @rule()
+    def heartbeat(self) -> None:
+        if not any(node.pending for node in self.nodes.values()):
+            self.driver.heartbeat()
+
+    @rule()
+    @precondition(lambda self: self.late)
+    def deliver(self) -> None:
+        self.late.pop(0)()
+
+    @rule()
+    @precondition(lambda self: self.world.server.state.head.run == self.world.server.state.run)
+    def copy_redis(self) -> None:
+        """Of a run in which a term was taken: of one that was lost whole only the nodes know (`floor`)."""
+        self.copy = self.world.copy()
+
+    @rule()
+    @precondition(lambda self: self.copy is not None)
+    def fail_over(self) -> None:
+        """A copy of this run; what was on its way, or acknowledged, to the lost one is gone."""
+        self.world.fail_over(self.copy)
+        self.driver._reconnect()
+        self.copy, self.late, self.acknowledged, self.failed_over = None, [], set(), True
+        for node in self.nodes.values():
+            node.pending, node.holding = None, False
+
+    def _has_folded(self, node: Watched) -> bool:
+        return node.pending is not None and node.pending.record.id <= node.member.view.cursor.id
+
+    # --- what must hold ---
+
+    @invariant()
+    def one_boot_writes_in_a_term(self) -> None:
+        """G1, over all runs."""
+        for record in self._records():
+            writer = self.taken.setdefault(record.id.term, (record.node, record.boot))
+            assert writer == (record.node, record.boot), f"G1: two writers in term {record.id.term}"
+
+    @invariant()
+    def terms_go_up(self) -> None:
+        """G3: the newest term record is of the highest term that anybody took, in any run, once there is one."""
+        terms = [record.id.term for record in self._records()]
+        assert terms == sorted(terms)
+        run = self.world.server.state.run
+        head = self.world.server.state.head
+        if head is not None and head.run == run:
+            assert head.term == max(self.taken), "G3: a term of a new run is not above all before it"
+
+    @invariant()
+    def equal_positions_are_equal_states(self) -> None:
+        """G6."""
+        for node in self.nodes.values():
+            seen = self.states.setdefault(node.member.view.position, list(node.state))
+            assert seen == node.state, f"G6 at {node.member.view.position}"
+
+    @invariant()
+    def a_primary_has_every_acknowledged_change(self) -> None:
+        """G4, as long as Redis is intact."""
+        head = self.world.server.state.head
+        for node in self.nodes.values():
+            if head is not None and node.member.leads and node.member.view.term == head.term:
+                assert self.acknowledged <= set(node.state), "G4"
+
+    @invariant()
+    def at_most_one_holds_the_newest_term(self) -> None:
+        """G1: whoever else believes to lead does so in an older term."""
+        holders = [node.member.view.term for node in self.nodes.values() if node.member.holds_term]
+        assert len(holders) == len(set(holders))
+
+    def _records(self) -> list[Record]:
+        return self.world.log().read(ZERO_ID, count=10_000).records
+
+
+Group.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestThreeMembers = Group.TestCase

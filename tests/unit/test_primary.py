@@ -1,0 +1,190 @@
+"""What the primary writes and how it takes answers, without a node around it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import replicator.primary
+from replicator import ChangeTooLarge, CorruptRecord, Fenced, LeaseLost, LogLost, NotPrimary, OutcomeUnknown
+from replicator.checkpoint import Checkpoint
+from replicator.core.ids import ZERO_ID, RecordId, Writer
+from replicator.core.records import PartRecord
+from replicator.core.replies import Code, Reply
+from replicator.lease import Lease
+from replicator.primary import Primary
+from replicator.replica import Replica
+from replicator.testing import MemoryRedis
+from tests.integration.worlds import lead
+from tests.kv import KV, FaultyLog, eventually, in_thread, push, put
+
+ME = Writer("a", "boot-a")
+
+
+class Setup:
+    """A primary that holds term 1 and has its lease."""
+
+    def __init__(self, directory: Path) -> None:
+        self.server = MemoryRedis()
+        self.log = FaultyLog(self.server)
+        self.checkpoint = Checkpoint(directory, "g", node="a")
+        self.replica = Replica(KV(), self.checkpoint, ME)
+        self.lease = Lease(60.0)
+        self.primary = Primary(self.log, self.replica, self.lease, patience_s=0.05)
+        self.replica.talks_to("run-1")
+        lead(self.log, ME.node, boot=ME.boot)
+        self.replica.take(self.log.read(ZERO_ID).records)
+        self.lease.renewed(self.lease.now())
+
+    def submit(self, change: Any, **options: Any) -> Any:
+        return self.primary.submit(change, **{"timeout_s": 5.0, "term": None} | options)
+
+    @property
+    def in_log(self) -> list[str]:
+        return [str(entry.id) for entry in self.server.state.entries]
+
+
+@pytest.fixture
+def a(tmp_path: Path) -> Iterator[Setup]:
+    setup = Setup(tmp_path)
+    yield setup
+    setup.checkpoint.close()
+
+
+def answers(code: Code, **more: Any) -> Any:
+    return lambda record: Reply(code, **more)
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        ("reply", "error", "leads_on"),
+        [
+            (Reply(Code.FENCED, term=2, node="b"), Fenced, False),
+            (Reply(Code.NEW_RUN), NotPrimary, False),
+            (Reply(Code.BEHIND, id=RecordId(1, 1)), NotPrimary, False),
+            (Reply(Code.LOST), LogLost, True),
+            (Reply(Code.STRAY, id=RecordId(9, 9)), CorruptRecord, True),
+        ],
+        ids=lambda value: value.code.value if isinstance(value, Reply) else "",
+    )
+    def test_each_refusal_is_an_error_of_its_own_and_the_state_stays(
+        self, a: Setup, reply: Reply, error: type[Exception], leads_on: bool
+    ) -> None:
+        a.log.faults.append(lambda record: reply)
+        with pytest.raises(error):
+            a.submit(push("x"))
+        assert a.replica.state.pushed == []
+        assert a.replica.member.leads is leads_on
+
+    def test_a_duplicate_is_as_good_as_an_ok(self, a: Setup) -> None:
+        def twice(record: Any) -> Reply:
+            a.log.execute(record)
+            return a.log.execute(record)
+
+        a.log.faults.append(twice)
+        assert a.submit(push("x")) == 1
+        assert a.in_log == ["1-1", "1-2"]
+
+    def test_a_repeat_that_is_refused_by_a_newer_term_is_looked_up(self, a: Setup) -> None:
+        a.log.faults.extend([a.log.lose_the_request, answers(Code.FENCED, term=2, node="b")])
+        with pytest.raises(Fenced):
+            a.submit(push("x"))
+        assert a.replica.state.pushed == []
+
+    def test_a_repeat_that_meets_another_run_leaves_the_outcome_unknown(self, a: Setup) -> None:
+        a.log.faults.extend([a.log.lose_the_request, answers(Code.NEW_RUN)])
+        with pytest.raises(OutcomeUnknown, match="newrun after an answer was lost"):
+            a.submit(push("x"))
+        assert not a.replica.member.holds_term
+
+    def test_another_record_in_its_place_is_not_taken_for_it(self, a: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+        a.log.faults.extend([a.log.lose_the_request, answers(Code.FENCED, term=2, node="b")])
+        monkeypatch.setattr(a.log, "find", lambda id: replace(a.log.sent[-1], chain="f" * 32))
+        with pytest.raises(Fenced):
+            a.submit(push("x"))
+        assert a.replica.state.pushed == []
+
+
+class TestDoor:
+    def test_without_the_lease_nothing_is_sent(self, a: Setup) -> None:
+        a.lease.lost()
+        with pytest.raises(LeaseLost):
+            a.submit(push("x"))
+        assert a.log.sent == []
+
+    def test_a_standby_sends_nothing(self, a: Setup) -> None:
+        a.replica.talks_to("")
+        for write in (lambda: a.submit(push("x")), a.primary.publish, a.primary.mark):
+            with pytest.raises(NotPrimary):
+                write()
+        assert a.log.sent == []
+
+    def test_a_change_for_another_term_is_refused_without_being_sent(self, a: Setup) -> None:
+        with pytest.raises(Fenced):
+            a.submit(push("x"), term=7)
+        assert a.log.sent == []
+        assert a.submit(push("x"), term=1) == 1
+
+    def test_what_is_not_json_is_refused_before_it_is_queued(self, a: Setup) -> None:
+        with pytest.raises(ChangeTooLarge):
+            a.submit(object())
+        assert not a.primary._queue
+
+
+class TestBatches:
+    def test_no_more_than_so_many_changes_share_a_record(self, a: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(replicator.primary, "BATCH_CHANGES_MAX", 3)
+        with a.replica.turn:
+            writers = [in_thread(lambda i=i: a.submit(push(i))) for i in range(7)]
+            eventually(lambda: len(a.primary._queue) == 7)
+        assert sorted(writer() for writer in writers) == [1, 2, 3, 4, 5, 6, 7]
+        assert all(record.count <= 3 for record in a.log.sent)
+
+    def test_a_marker_is_an_empty_change(self, a: Setup) -> None:
+        a.primary.mark()
+        assert a.log.sent[0].count == 0
+        assert a.replica.marker is not None
+
+
+class TestSnapshots:
+    def fill(self, a: Setup) -> None:
+        for i in range(40):
+            a.submit(put(f"k{i}", random.Random(i).randbytes(12 * 1024).hex()))
+
+    def parts(self, a: Setup) -> list[PartRecord]:
+        return [record for record in a.log.sent if isinstance(record, PartRecord)]
+
+    def test_its_parts_fill_their_records_and_only_the_last_one_knows_how_many(self, a: Setup) -> None:
+        self.fill(a)
+        a.primary.publish()
+        parts = self.parts(a)
+        assert [part.part for part in parts] == list(range(len(parts)))
+        assert [part.parts for part in parts] == [0] * (len(parts) - 1) + [len(parts)]
+        assert len({len(part.body) for part in parts[:-1]}) == 1
+        assert len({part.as_of for part in parts}) == 1
+
+    def test_a_snapshot_whose_parts_were_torn_apart_begins_anew(self, a: Setup) -> None:
+        self.fill(a)
+        a.log.faults.extend([a.log.execute, answers(Code.RESTART)])
+        a.primary.publish()
+        assert [part.part for part in self.parts(a)][:4] == [0, 1, 0, 1]
+        assert a.server.state.head is not None
+        assert a.server.state.head.snapshot_at != ZERO_ID
+
+    def test_an_empty_state_is_one_part(self, a: Setup) -> None:
+        a.replica.state.snapshot = lambda: iter([])
+        a.primary.publish()
+        assert [(part.part, part.parts) for part in self.parts(a)] == [(0, 1)]
+
+    def test_a_piece_that_is_not_json_ends_it_and_the_log_has_no_whole_snapshot(self, a: Setup) -> None:
+        a.replica.state.snapshot = lambda: iter([["pushed", []], float("nan")])
+        with pytest.raises(ChangeTooLarge):
+            a.primary.publish()
+        assert a.server.state.head is not None
+        assert a.server.state.head.snapshot_at == ZERO_ID
+        assert a.submit(push("x")) == 1
