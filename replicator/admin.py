@@ -181,22 +181,25 @@ def promote(
     started = time.monotonic()
     while True:
         look = log.look()
+        if expect not in (None, look.term):
+            raise _not_promoted(node, Code.CONFLICT, look.term, look.head.node if look.head else "", ZERO_ID, log)
         refusal = life.refusal(node, look)
         if refusal is not None and (not force or node not in look.peers):
             raise PromotionRefused(node, refusal.reason, better=refusal.better)
         peer = look.peers[node]
         reply = log.promote(
             Writer(node, peer.boot),
-            floor=peer.term,
+            floor=life.newest_term(look),
             lease_ms=lease_ms,
             by=by,
             reason=reason,
-            expect=expect,
+            expect=look.term,
             run=look.run,
+            expect_head=life.expected_head(peer, look) if not force else None,
             new_log_id=secrets.token_hex(16) if life.may_found(look) else "",
         )
-        if reply.code is Code.NEW_RUN:
-            continue  # Redis restarted between look and promotion: look again
+        if reply.code in (Code.NEW_RUN, Code.CONFLICT):
+            continue  # Redis restarted, or somebody took a term, between look and promotion: look again
         if reply.code is not Code.OK:
             raise _not_promoted(node, reply.code, reply.term, reply.node, reply.id, log)
         try:

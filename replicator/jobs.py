@@ -74,6 +74,7 @@ def _follow(job: Job, name: str, deadline: float, progress: Callable[[str], None
         time.sleep(POLL_EVERY_S)
     status = job.get_status(refresh=True)
     if status == JobStatus.QUEUED:
+        job.cancel()  # nobody waits for it any more
         raise TimeoutError(f"no worker took job {job.id} from the queue; is `python -m workers.jobs` running?")
     raise TimeoutError(f"job {job.id} is still {status}")
 

@@ -30,7 +30,7 @@ from redis.connection import ConnectionPool
 from redis.retry import Retry
 
 from replicator.core.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
-from replicator.core.records import ChangeRecord, PartRecord, Record, parse
+from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.core.replies import Ask, Batch, Code, Head, Look, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 
@@ -175,10 +175,11 @@ class RedisLog:
     # --- writes ---
 
     def append(self, record: ChangeRecord) -> Reply:
-        return self._run(self._write, "append", 3, *_append_args(record), in_run=True)
+        return self._run(self._write, "append", 3, *_append_args(record), int(record.count > 0), in_run=True)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
-        place = (str(record.part), str(record.parts), str(record.as_of.id), "1" if rebase else "0")
+        changed = last_change_after(record, rebase=rebase) or ""
+        place = (str(record.part), str(record.parts), str(record.as_of.id), "1" if rebase else "0", str(changed))
         return self._run(self._write, "part", 3, *_append_args(record), *place, in_run=True)
 
     def promote(
@@ -191,11 +192,24 @@ class RedisLog:
         reason: str,
         expect: int | None = None,
         run: str = "",
+        expect_head: RecordId | None = None,
         new_log_id: str = "",
     ) -> Reply:
         expected = "" if expect is None else str(expect)
         at = int(time.time() * 1000)
-        args = (writer.node, writer.boot, floor, expected, run, lease_ms, new_log_id, by, reason, at)
+        args = (
+            writer.node,
+            writer.boot,
+            floor,
+            expected,
+            run,
+            lease_ms,
+            new_log_id,
+            by,
+            reason,
+            at,
+            str(expect_head or ""),
+        )
         return self._run(self._other, "promote", 5, *args)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
@@ -380,6 +394,7 @@ def _head_of(pairs: dict[bytes, bytes]) -> Head | None:
         node=texts["node"],
         boot=texts["boot"],
         position=Position(RecordId.parse(texts["id"]), texts.get("chain", ZERO_CHAIN)),
+        changed=RecordId.parse(texts.get("changed", "0-0")),
         snapshot_at=RecordId.parse(texts.get("snapshot_at", "0-0")),
         previous_snapshot_at=RecordId.parse(texts.get("previous_snapshot_at", "0-0")),
         part_next=int(texts.get("part_next", "0")),

@@ -26,7 +26,7 @@ from .core import life
 from .core.fold import Verdict
 from .core.ids import Position, RecordId, Writer
 from .core.records import Record
-from .core.replies import MISSED_BEATS_MAX, Ask, Code, Log, Look, Reply
+from .core.replies import MISSED_BEATS_MAX, Ask, Code, Log, Look, Peer, Reply
 from .errors import (
     ConfigError,
     LogLost,
@@ -104,8 +104,8 @@ class Node:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._threads: list[threading.Thread] = []
-        #: What is in the way of each of them now, in words.
-        self._problems: dict[str, str] = {}
+        #: What is in the way of each of them now.
+        self._problems: dict[str, ReplicatorError] = {}
         self._publisher: threading.Thread | None = None
         self._snapshot_asked_by = ""
         self._look: Look | None = None
@@ -220,7 +220,7 @@ class Node:
     @property
     def problem(self) -> str:
         """What is in this node's way now, in words; empty: nothing is."""
-        return "; ".join(problem for problem in self._problems.values() if problem)
+        return "; ".join(str(problem) for problem in self._problems.copy().values())
 
     @property
     def lease_ms(self) -> int | None:
@@ -281,10 +281,19 @@ class Node:
         self._check_serves()
         self._primary.publish()
 
-    def promote(self, *, reason: str = "asked by the application", timeout_s: float = 10.0) -> int:
-        """Take the next term, and wait until this node leads; the term. Raises `PromotionRefused`, `TimeoutError`."""
+    def promote(self, *, reason: str = "asked by the application", force: bool = False, timeout_s: float = 10.0) -> int:
+        """Take the next term, and wait until this node leads; the term.
+
+        Raises `PromotionRefused` if another node is the better one (`life.refusal`; `force` goes past it: what only
+        others have is lost), `TimeoutError`.
+        """
         self._check_serves()
-        taken = self._take_term(reason, self._log.look())
+        look = self._log.look()
+        mine = self._heartbeat()._replace(run=look.run)
+        refusal = life.refusal(self.name, look._replace(peers={**look.peers, self.name: mine}))
+        if refusal is not None and not force:
+            raise PromotionRefused(self.name, refusal.reason, better=refusal.better)
+        taken = self._take_term(reason, look, guarded=not force)
         # Its term record, too: a node that led already is the primary all the while.
         self.wait(role="primary", position=str(taken.id), timeout_s=timeout_s)
         return taken.term
@@ -325,21 +334,21 @@ class Node:
         while not self._stopping.is_set() and self.failed is None:
             try:
                 once()
-                self._problems[name] = ""
+                self._problems.pop(name, None)
             except LogUnavailable as unavailable:
-                self._report(name, str(unavailable))
+                self._report(name, unavailable)
                 self._stopping.wait(RETRY_EVERY_S)
             except (LogLost, ConfigError) as error:
                 self._fail(error)
             except ReplicatorError as error:
-                self._report(name, str(error))
+                self._report(name, error)
                 self._stopping.wait(PROBLEM_PAUSE_S)
             except Exception as error:
                 logger.exception("a bug in replicator")
                 self._fail(ReplicatorError(f"a bug in replicator: {error!r}"))
 
-    def _report(self, name: str, problem: str) -> None:
-        if problem != self._problems.get(name) and not self._stopping.is_set():
+    def _report(self, name: str, problem: ReplicatorError) -> None:
+        if str(problem) != str(self._problems.get(name, "")) and not self._stopping.is_set():
             logger.error("%s", problem)
         self._problems[name] = problem
 
@@ -347,7 +356,7 @@ class Node:
         logger.critical("this node takes no part any more: %s", error)
         self._lease.lost()
         self.failed = error
-        with self._replica.lock:
+        with self._replica.moved:
             self._replica.moved.notify_all()
 
     # --- the reader --------------------------------------------------------------------------------------------------
@@ -373,7 +382,7 @@ class Node:
             verdicts = self._replica.take(records)
         if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
             self._lead()
-        if self._replica.marker is not None:
+        if self._replica.markers:
             self._wake.set()
 
     def _lead(self) -> None:
@@ -481,7 +490,7 @@ class Node:
         reply = self._log.renew(member.me, member.view.term, self._lease.length_ms)
         if reply.code is Code.OK:
             self._lease.renewed(asked_at)
-            with self._replica.lock:
+            with self._replica.moved:
                 self._replica.moved.notify_all()
             return
         self._lease.lost()
@@ -489,31 +498,35 @@ class Node:
         logger.warning("the lease was refused (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
 
     def _beat(self) -> None:
-        digest_at, digest = self._digest or (RecordId(0, 0), "")
-        self._log.beat(
-            self._replica.member.peer()._replace(
-                every_ms=int(self._beat_every_s * 1000),
-                http=self.http,
-                applied_at=self._replica.applied_at,
-                stalled=self._replica.stalled or self.problem,
-                digest=digest,
-                digest_at=digest_at,
-            )
-        )
+        self._log.beat(self._heartbeat())
         self._replica.beaten()
 
+    def _heartbeat(self) -> Peer:
+        digest_at, digest = self._digest or (RecordId(0, 0), "")
+        # Whoever can report has Redis: that it had none a moment ago is nobody's concern.
+        lasting = [
+            str(problem) for problem in self._problems.copy().values() if not isinstance(problem, LogUnavailable)
+        ]
+        return self._replica.member.peer()._replace(
+            every_ms=int(self._beat_every_s * 1000),
+            http=self.http,
+            applied_at=self._replica.applied_at,
+            stalled=self._replica.stalled or "; ".join(lasting),
+            digest=digest,
+            digest_at=digest_at,
+        )
+
     def _digest_marker(self) -> None:
-        with self._replica.lock:
-            marker, self._replica.marker = self._replica.marker, None
-        if marker is not None:
-            self._digest = marker[0], health.digest_of_state(marker[1])
+        if self._replica.markers:
+            at, pieces = self._replica.markers.pop()
+            self._digest = at, health.digest_of_state(pieces)
 
     def _do_what_it_owes(self) -> None:
         member, look = self._replica.member, self._look
         if look is None or self._replica.stalled:
             return
         if member.takes_term(look, restart_as_primary=self._takes_term_again):
-            self._take_term("it held the term before", look, expect=look.term)
+            self._take_term("it held the term before", look, guarded=True)
         elif member.must_rebase:
             self._publish_aside("the log does not have this node's state")
         elif member.holds_term and not member.view.in_sync:
@@ -526,16 +539,17 @@ class Node:
         elif member.leads and self._replica.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
 
-    def _take_term(self, reason: str, look: Look, *, expect: int | None = None) -> Reply:
+    def _take_term(self, reason: str, look: Look, *, guarded: bool = False) -> Reply:
         member = self._replica.member
         reply = self._log.promote(
             member.me,
-            floor=member.view.term,
+            floor=max(member.view.term, life.newest_term(look)),
             lease_ms=self._lease.length_ms,
             by=self.name,
             reason=reason,
-            expect=expect,
+            expect=look.term if guarded else None,
             run=look.run,
+            expect_head=life.expected_head(member.view, look) if guarded else None,
             new_log_id=secrets.token_hex(16) if life.may_found(look) else "",
         )
         if reply.code is not Code.OK:
@@ -544,7 +558,8 @@ class Node:
 
     def _publish_aside(self, reason: str) -> bool:
         """Send a snapshot on a thread of its own, unless one is under way; whether it was begun."""
-        if not self._replica.member.holds_term or (self._publisher is not None and self._publisher.is_alive()):
+        begun = self._publisher is not None and self._publisher.is_alive()
+        if not self._replica.member.holds_term or begun or self._primary.publishes:
             return False
         logger.info("publishing a snapshot: %s", reason)
         self._publisher = threading.Thread(target=self._publish_quietly, name=f"{self.name}-publisher", daemon=True)

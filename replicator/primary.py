@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .core.codec import CHANGE_BYTES_MAX, SnapshotEncoder, encode_change, encode_changes
-from .core.life import Fate, fate_of_write
+from .core.life import Fate, Found, fate_of_write, find_out
 from .core.member import Snapshot
 from .core.parts import Cutter
 from .core.records import ChangeRecord, PartRecord
@@ -201,6 +201,11 @@ class Primary:
         record = self._replica.member.change(codec=codec, body=body, digest=digest, count=len(encoded), at=_now_ms())
         return self._write(record)
 
+    @property
+    def publishes(self) -> bool:
+        """Whether a snapshot is under way."""
+        return self._publishing.locked()
+
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
     def publish(self) -> None:
@@ -287,11 +292,12 @@ class Primary:
     def settle(self) -> None:
         """Settle it although nothing else is written: the others may have applied it. Not while somebody writes.
 
-        Raises what `submit` raises.
+        Raises what `submit` raises, but for a refusal: whoever wrote it was told already that nobody knows.
         """
         if self._unresolved is not None and self._replica.turn.acquire(blocking=False):
             try:
-                self._resolve()
+                with suppress(Fenced, NotPrimary):
+                    self._resolve()
             finally:
                 self._replica.turn.release()
 
@@ -343,18 +349,14 @@ class Primary:
             return self._log.part(record, rebase=rebase)
         return self._log.append(record)
 
-    def _look_up(self, reply: Reply, record: ChangeRecord | PartRecord) -> bool | None:
-        """Whether the log has the record, if the answer to a repeat leaves that open."""
+    def _look_up(self, reply: Reply, record: ChangeRecord | PartRecord) -> Found | None:
+        """What the log says of the record, if the answer to a repeat leaves that open."""
         if fate_of_write(reply, uncertain=True) is not Fate.LOOK:
             return None
         there = self._log.find(record.id)
-        if there is None:
-            head = self._log.look().head
-            if head is not None and head.previous_snapshot_at >= record.id:
-                raise OutcomeUnknown(url=self._log.url, problem="the log was trimmed meanwhile")
-        return there is not None and there.chain == record.chain
+        return find_out(record, there, self._log.look(), self._replica.member.view.holder.run)
 
-    def _settle(self, reply: Reply, record: ChangeRecord | PartRecord, *, uncertain: bool, found: bool | None) -> None:
+    def _settle(self, reply: Reply, record: ChangeRecord | PartRecord, *, uncertain: bool, found: Found | None) -> None:
         member = self._replica.member
         fate, after = member.answered(reply, uncertain=uncertain, found=found)
         if after is not member:

@@ -5,9 +5,10 @@ Three locks, and what each one means:
  1. `turn`   who may move the view. A standby holds it while it folds what it read; the primary from before it sends a
              record until it has folded it. So nothing is ever folded twice, or by a node that just lost its term.
  2. `_disk`  who writes the checkpoint. Saves happen in the order of the folds.
- 3. `lock`   the member and the state, for a moment: `apply` and `restore` run under it, and so do readers.
+ 3. `lock`   the state: `apply` and `restore` run under it, and so do readers. What folding moves of the member moves
+             under it too, so a reader finds state and position together.
 
-The turn is always taken first. Who saves takes no lock after `_disk`.
+The turn is always taken first; `moved`, for the member alone and for a moment, last.
 
 A standby saves before it applies: the term of a record is on disk before anything of that term is applied. The primary
 applies what is in the log and saves a little later (`flush`), except for its term, which is saved before it leads.
@@ -59,16 +60,16 @@ class Replica:
         self.state = state
         self.turn = threading.Lock()
         self.lock = threading.Lock()
-        #: Notified whenever the member moves.
-        self.moved = threading.Condition(self.lock)
+        #: Held while the member moves, notified once it has. A restore does not hold it: the node still reports.
+        self.moved = threading.Condition()
         #: Why this node applies nothing any more, if it does not: a bug in the application.
         self.stalled = ""
         #: The writer's clock (unix ms) of the newest record in the state; 0: not known.
         self.applied_at = 0
         #: Stale records that were ignored since the start.
         self.rejected = 0
-        #: The newest marker in the state, and the pieces of the state there: its digest is to be reported.
-        self.marker: tuple[RecordId, Iterable[Any]] | None = None
+        #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
+        self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
         self._boot = me.boot
         self._reader = 0
         self._disk = threading.Lock()
@@ -177,13 +178,12 @@ class Replica:
         """Rebuild the state from the parts that the checkpoint has, and this last one."""
         last = step.record
         assert isinstance(last, PartRecord)
-        if last.prev != before.position.chain and diverges(before, last):
+        if diverges(before, last):
             fork = self._checkpoint.write_fork(f"replaced by the snapshot {last.id} of {last.node}")
             logger.warning("this node had records that the group's history has not: kept as a fork in %s", fork)
         try:
             with self.lock:
-                self._rebuild(last, chain(self._checkpoint.staged(), [last.body]))
-                self._save([step])
+                self._rebuild(last, chain(self._checkpoint.staged(), [last.body]), save=step)
                 self._adopt(after)
         except CorruptRecord as problem:
             # The state is what it was. Pass the snapshot by: out of sync behind it, this node will get another one.
@@ -195,17 +195,29 @@ class Replica:
             return
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
-    def _rebuild(self, last: PartRecord, bodies: Iterable[bytes]) -> None:
-        """Restore the state. Raises `CorruptRecord` (it is what it was), or `Stalled` if the application fails."""
-        decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id))
+    def _rebuild(self, last: PartRecord, bodies: Iterable[bytes], *, save: Step | None = None) -> None:
+        """Restore the state; with `save`, once that is on disk.
+
+        Raises `CorruptRecord` or `CheckpointError` (it is what it was), or `Stalled` if the application fails.
+        """
+        pieces = SnapshotDecoder(last.codec, last.digest, id_=str(last.id)).pieces(bodies)
+        if save is not None:
+            pieces = self._saved_at_their_end(pieces, save)
         try:
-            self.state.restore(decoder.pieces(bodies))
+            self.state.restore(pieces)
+            for _ in pieces:  # what restore() did not want to see
+                pass
         except (CorruptRecord, CheckpointError):
             raise
         except Exception as error:
             logger.exception("restore() failed at %s", last.id)
             raise self._stall(last.id, error) from error
         self.applied_at = last.at
+
+    def _saved_at_their_end(self, pieces: Iterator[Any], step: Step) -> Iterator[Any]:
+        # When the pieces proved right, and before the state swaps them in: a disk that refuses leaves it as it was.
+        yield from pieces
+        self._save([step])
 
     def _tell(self, step: Step, before: View) -> None:
         record, verdict = step.record, step.verdict
@@ -256,17 +268,17 @@ class Replica:
 
     def talks_to(self, run: str) -> None:
         """Redis is in this run."""
-        with self.lock:
+        with self.moved:
             self._become(self.member.talks_to(run))
 
     def beaten(self) -> None:
         """A heartbeat was sent."""
-        with self.lock:
+        with self.moved:
             self._become(self.member.beaten())
 
     def refused(self, reply: Reply) -> None:
         """A write or a renewal was refused."""
-        with self.lock:
+        with self.moved:
             self._become(self.member.refused(reply))
 
     def _become(self, member: Member) -> None:
@@ -276,7 +288,8 @@ class Replica:
 
     def _adopt(self, after: Member) -> None:
         # Only what folding moves: the rest may have moved in another thread since `after` was made.
-        self._become(replace(self.member, view=after.view, snapshot_end=after.snapshot_end))
+        with self.moved:
+            self._become(replace(self.member, view=after.view, snapshot_end=after.snapshot_end))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -309,7 +322,7 @@ class Replica:
                     raise  # a Ctrl-C; what it left of the state nobody knows
                 raise stalled from error
         if not changes:
-            self.marker = (record.id, self.state.snapshot())
+            self.markers.append((record.id, self.state.snapshot()))
         self.applied_at = record.at
         return results
 

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 #: How often a node that failed for good is noticed.
 LOOK_EVERY_S = 0.2
 
+#: Looked at here, because a node that has joined its group should not end for that.
+PORT_MAX = 65535
+
 
 def serve(
     *,
@@ -66,6 +69,6 @@ def serve(
 
 def _address(http: str) -> tuple[str, int]:
     host, colon, port = http.rpartition(":")
-    if not colon or not port.isdigit():
+    if not colon or not port.isdecimal() or int(port) > PORT_MAX:
         raise ConfigError(setting="http", problem=f"{http!r} is not HOST:PORT, for example 127.0.0.1:8001")
     return host.strip("[]"), int(port)

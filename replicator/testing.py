@@ -23,7 +23,7 @@ from typing import NamedTuple
 import orjson
 
 from replicator.core.ids import TERM_MAX, ZERO_ID, Position, RecordId, Writer, extend_chain, next_term
-from replicator.core.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, parse
+from replicator.core.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.core.replies import Ask, Batch, Code, Head, Look, Peer, Reply
 from replicator.errors import CorruptRecord, LogUnavailable
 
@@ -75,7 +75,7 @@ class MemoryRedis:
 
     # --- the scripts ---
 
-    def append(self, run: str, record: Record) -> Reply:
+    def append(self, run: str, record: ChangeRecord) -> Reply:
         refused = self._fence(run, record.id.term, record.boot)
         if refused:
             return refused
@@ -87,7 +87,8 @@ class MemoryRedis:
         failed = self._add(record.id, record.header, record.body)
         if failed:
             return failed
-        self._write(head=head._replace(position=record.position))
+        changed = last_change_after(record) or head.changed
+        self._write(head=head._replace(position=record.position, changed=changed))
         return Reply(Code.OK, id=record.id)
 
     def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
@@ -109,7 +110,8 @@ class MemoryRedis:
         head = head._replace(position=record.position, part_next=record.part + 1)
         if record.is_last:
             before = head.snapshot_at
-            head = head._replace(part_next=0, snapshot_at=record.as_of.id, previous_snapshot_at=before)
+            changed = last_change_after(record, rebase=rebase) or head.changed
+            head = head._replace(part_next=0, changed=changed, snapshot_at=record.as_of.id, previous_snapshot_at=before)
             if before != ZERO_ID:
                 self._trim(before)
         self._write(head=head)
@@ -125,6 +127,7 @@ class MemoryRedis:
         reason: str,
         expect: int | None = None,
         run: str = "",
+        expect_head: RecordId | None = None,
         new_log_id: str = "",
     ) -> Reply:
         state, head = self.state, self.state.head
@@ -134,6 +137,8 @@ class MemoryRedis:
         if head is not None and state.last_id != head.position.id:
             return Reply(Code.STRAY, id=state.last_id)
         if expect is not None and expect != state.effective_term:
+            return Reply(Code.CONFLICT, term=state.effective_term, node=head.node if head else "")
+        if expect_head is not None and (head is None or head.position.id != expect_head):
             return Reply(Code.CONFLICT, term=state.effective_term, node=head.node if head else "")
         if run and run != state.run:
             return Reply(Code.NEW_RUN)
@@ -158,6 +163,7 @@ class MemoryRedis:
             node=writer.node,
             boot=writer.boot,
             position=Position(id_, extend_chain(prev, header, b"")),
+            changed=head.changed if head else ZERO_ID,
             snapshot_at=head.snapshot_at if head else ZERO_ID,
             previous_snapshot_at=head.previous_snapshot_at if head else ZERO_ID,
         )
@@ -286,6 +292,7 @@ class MemoryLog:
         reason: str,
         expect: int | None = None,
         run: str = "",
+        expect_head: RecordId | None = None,
         new_log_id: str = "",
     ) -> Reply:
         with self._reach():
@@ -297,6 +304,7 @@ class MemoryLog:
                 reason=reason,
                 expect=expect,
                 run=run,
+                expect_head=expect_head,
                 new_log_id=new_log_id,
             )
 

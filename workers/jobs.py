@@ -43,12 +43,22 @@ def main() -> None:
     logging.basicConfig(level=os.environ.get("REPLICATOR_LOG_LEVEL", "INFO").upper())
     try:
         url, group = _setting("REPLICATOR_REDIS"), _setting("REPLICATOR_GROUP")
+        _check_redis()
         # RQ draws a name for the worker: one that was killed keeps its name for a while.
         worker = rq.Worker([queue_name(group)], connection=client_for(url), serializer=JSONSerializer)
     except ReplicatorError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     worker.work()
+
+
+def _check_redis() -> None:
+    """RQ meets a Redis that is not there with a traceback; `LogUnavailable` says what to do."""
+    log = _log()
+    try:
+        log.look()
+    finally:
+        log.close()
 
 
 def _log() -> RedisLog:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from replicator.config import load_settings
-from replicator.errors import ReplicatorError
+from replicator.errors import ConfigError, ReplicatorError
 
 from .context import Settings
 
@@ -63,6 +63,9 @@ _COMMANDS = {
 }
 
 
+LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False)
+
+
 @click.group(cls=_Group, context_settings={"auto_envvar_prefix": "REPLICATOR", "help_option_names": ["-h", "--help"]})
 @click.option(
     "--redis", default="redis://localhost:6379/0", show_default=True, envvar="REPLICATOR_REDIS", help="Redis URL."
@@ -71,7 +74,7 @@ _COMMANDS = {
 @click.option("--config", type=click.Path(path_type=Path), envvar="REPLICATOR_CONFIG", help="Settings, a TOML file.")
 @click.option(
     "--log-level",
-    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    type=LEVELS,
     default="INFO",
     show_default=True,
     envvar="REPLICATOR_LOG_LEVEL",
@@ -82,11 +85,29 @@ _COMMANDS = {
 def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_level: str) -> None:
     """Warm standbys through a Redis stream, and failover without a split brain."""
     if config is not None:
-        settings = load_settings(config)
+        settings = _checked(load_settings(config), config)
         ctx.default_map = settings
-        redis, group = (_from_file(ctx, settings, name, given) for name, given in (("redis", redis), ("group", group)))
+        redis = _from_file(ctx, settings, "redis", redis)
+        group = _from_file(ctx, settings, "group", group)
+        level = _from_file(ctx, settings, "log_level", log_level)
+        log_level = ctx.params["log_level"] = _level(level, ctx)
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     ctx.obj = Settings(redis=redis, group=group)
+
+
+def _level(text: str, ctx: click.Context) -> str:
+    option = next(option for option in ctx.command.params if option.name == "log_level")
+    return LEVELS.convert(text, option, ctx)
+
+
+def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
+    """A name that means nothing is a slip: ignored, it would start the wrong group."""
+    for name, value in settings.items():
+        if name in _COMMANDS and not isinstance(value, dict):
+            raise ConfigError(setting=str(config), problem=f"{name} is a command, its settings are a table: [{name}]")
+        if name not in _COMMANDS and name not in ("redis", "group", "log_level"):
+            raise ConfigError(setting=str(config), problem=f"{name} is not a setting")
+    return settings
 
 
 def _from_file(ctx: click.Context, settings: dict[str, Any], name: str, given: str) -> str:

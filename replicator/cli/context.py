@@ -48,8 +48,9 @@ def operator() -> str:
         return "operator"
 
 
-def show_json(value: Any) -> None:
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+def show_json(value: Any, *, a_line: bool = False) -> None:
+    """`a_line`: one of many, each on a line of its own."""
+    click.echo(orjson.dumps(value, option=0 if a_line else orjson.OPT_INDENT_2).decode())
 
 
 def table(headings: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -88,7 +88,7 @@ def log(settings: Settings, output: str, after: str, follow: bool) -> None:
     with settings.log() as group_log:
         for record in admin.records(group_log, after=RecordId.parse(after), follow=follow):
             if output == "json":
-                show_json(_record_dict(record))
+                show_json(_record_dict(record), a_line=True)
             else:
                 click.echo(_record_text(record))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 import orjson
 
 from replicator import admin
-from replicator.errors import LogUnavailable, NotPrimary, ReplicatorError
+from replicator.errors import NotPrimary, ReplicatorError
 
 from .context import Settings
 
@@ -24,6 +25,22 @@ class LoadRefused(ReplicatorError):
     """{url} refused {file}: {problem}"""
 
     exit_code = 3
+
+
+class _Unreachable(ReplicatorError):
+    """{url} is not available: {problem}. Nothing was loaded."""
+
+    exit_code = 6
+
+
+class _NoAnswer(ReplicatorError):
+    """{url} was sent {file}, and what became of it is not known ({problem}): look at the state before you repeat it."""
+
+    exit_code = 4
+
+
+#: What the primary answers where it cannot say either, by the `error` of its answer.
+UNKNOWN = ("outcome_unknown", "not_acknowledged")
 
 
 @click.command()
@@ -55,13 +72,20 @@ def _put(url: str, file: Path) -> dict[str, object]:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                 return dict(orjson.loads(answer.read()))
         except urllib.error.HTTPError as error:
-            raise LoadRefused(url=url, file=file, problem=_message(error.read())) from None
-        except OSError as error:
-            raise LogUnavailable(url=url, problem=str(error)) from None
+            code, message = _told(error.read())
+            kind = _NoAnswer if code in UNKNOWN else LoadRefused
+            raise kind(url=url, file=file, problem=message) from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ConnectionRefusedError):
+                raise _Unreachable(url=url, problem=error.reason.strerror) from None
+            raise _NoAnswer(url=url, file=file, problem=error.reason) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _NoAnswer(url=url, file=file, problem=error) from None
 
 
-def _message(body: bytes) -> str:
+def _told(body: bytes) -> tuple[str, str]:
     try:
-        return str(orjson.loads(body)["message"])
+        answer = orjson.loads(body)
+        return str(answer["error"]), str(answer["message"])
     except (ValueError, KeyError, TypeError):
-        return body[:200].decode("utf-8", "replace")
+        return "", body[:200].decode("utf-8", "replace")

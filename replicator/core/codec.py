@@ -72,6 +72,11 @@ def encode_change(change: Any) -> bytes:
     # orjson writes NaN as null, so without a null there is none, and most changes need no second look.
     if b"null" in encoded and _has_nonfinite(change):
         raise ChangeTooLarge(problem="NaN and infinities are not JSON")
+    # A Fragment is copied as it is. What cannot be read again would stop every node.
+    try:
+        orjson.loads(encoded)
+    except orjson.JSONDecodeError as error:
+        raise ChangeTooLarge(problem=f"it is not JSON: {error}") from None
     if len(encoded) + 2 > CHANGE_BYTES_MAX:
         raise ChangeTooLarge(problem=f"it has {len(encoded)} bytes, a record takes {CHANGE_BYTES_MAX}")
     return encoded

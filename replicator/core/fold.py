@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from .ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from .parts import Progress, follow
-from .records import ChangeRecord, PartRecord, Record, TermRecord
+from .records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 
 __all__ = ["NOBODY", "TABLE", "Holder", "Row", "Verdict", "View", "diverges", "holds", "step"]
 
@@ -78,9 +78,10 @@ def holds(view: View, me: Writer, run: str) -> bool:
 
 
 def diverges(view: View, record: Record) -> bool:
-    """Whether the node has records that the history of `record`, which does not follow, has not: its n says so."""
-    surplus = view.in_sync and view.position != ORIGIN and record.id.n <= view.position.id.n + 1
-    return view.diverged or surplus
+    """Whether the node has records that the history of `record` has not: its n says so, where it does not follow."""
+    if view.diverged or not view.in_sync or view.position == ORIGIN or record.prev == view.position.chain:
+        return view.diverged
+    return record.id.n <= view.position.id.n + 1
 
 
 # --- conditions: (view, record, me) -> bool ---------------------------------------------------------------------------
@@ -146,8 +147,8 @@ def _moved(view: View, record: Record) -> View:
 
 def _changed(view: View, record: Record) -> View:
     # A batch that carries nothing (a marker) does not make a node the more advanced one.
-    carries = isinstance(record, ChangeRecord) and record.count > 0
-    return replace(_moved(view, record), changed=record.id if carries else view.changed)
+    assert isinstance(record, ChangeRecord)
+    return replace(_moved(view, record), changed=last_change_after(record) or view.changed)
 
 
 def _lost_sync(view: View, record: Record) -> View:

@@ -22,6 +22,7 @@ __all__ = [
     "Position",
     "RecordId",
     "Writer",
+    "era_of",
     "extend_chain",
     "next_term",
 ]
@@ -103,7 +104,12 @@ def extend_chain(prev: str, header: bytes, body: bytes) -> str:
     return digest.hexdigest()[:32]
 
 
+def era_of(term: int) -> int:
+    """Which era a term belongs to. Whoever has read a term of an era has met the history that the log had then."""
+    return term // ERA
+
+
 def next_term(effective: int, *, new_run: bool) -> int:
     """The term that a promotion takes: one up, and above every term of earlier runs if the run is new (G3)."""
-    base = (effective // ERA + 1) * ERA if new_run else effective
+    base = (era_of(effective) + 1) * ERA if new_run else effective
     return base + 1

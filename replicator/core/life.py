@@ -12,16 +12,21 @@ from enum import Enum
 from typing import NamedTuple
 
 from .fold import View, holds
-from .ids import ORIGIN, RecordId, Writer
-from .replies import Code, Look, Peer, Reply
+from .ids import ORIGIN, RecordId, Writer, era_of
+from .records import Record
+from .replies import Code, Head, Look, Peer, Reply
 
 __all__ = [
     "Fate",
+    "Found",
     "Refusal",
+    "expected_head",
     "fate_of_write",
+    "find_out",
     "may_found",
     "may_rebase",
     "most_advanced",
+    "newest_term",
     "owes_snapshot",
     "rebase_n",
     "refusal",
@@ -38,12 +43,7 @@ def most_advanced(peers: Iterable[Peer]) -> Peer | None:
     Not the highest position: a node that merely followed the terms of a log which had lost changes has a high position
     and lacks those changes.
     """
-    return max(peers, key=advance, default=None)
-
-
-def advance(peer: Peer) -> RecordId:
-    """What `most_advanced` compares."""
-    return peer.changed
+    return max(peers, key=lambda peer: peer.changed, default=None)
 
 
 # --- taking a term ---------------------------------------------------------------------------------------------------
@@ -52,25 +52,58 @@ def advance(peer: Peer) -> RecordId:
 def takes_term(
     view: View, me: Writer, look: Look, *, previous_boot: str, beats_in_run: int, restart_as_primary: bool = True
 ) -> bool:
-    """Whether this node promotes itself now (with `expect=look.term` and `run=look.run`, so that it cannot race).
+    """Whether this node promotes itself now, with `expect=look.term`, `run=look.run` and `expected_head`: no races.
 
-    Two cases. Its previous boot held the current term, and nobody else can write in it: go on, in a term of this boot.
-    Or Redis came back as another run: nobody holds anything, every node had time to say what it has, and the former
-    holder, which has read all there is, is the most advanced.
+    Two cases. Its previous boot holds the current term, and nobody else can write in it: go on, in a term of this boot.
+    Or Redis came back as another run, in which nobody holds anything: the former holder goes on, once every live node
+    had time to say what it has, and this one has read all there is. In both, no live node may have changes that the log
+    lost and this node lacks.
     """
-    if look.head is None or not view.in_sync or holds(view, me, look.run):
+    head = look.head
+    if head is None or holds(view, me, look.run) or not _met_and_whole(view, head):
         return False
-    if look.head.run == look.run:
-        return restart_as_primary and previous_boot != "" and look.head.writer == (me.node, previous_boot)
-    if view.holder.node != me.node or beats_in_run < BEATS_BEFORE_CLAIM:
+    others = [peer for peer in look.peers.values() if peer.alive and peer.node != me.node]
+    if any(peer.run != look.run for peer in others):
+        return False  # it has not reported since Redis came back; if it is dead, its heartbeat will soon be too old
+    if head.run == look.run:
+        was_mine = previous_boot != "" and head.writer == (me.node, previous_boot)
+        allowed = was_mine and restart_as_primary
+    else:
+        was_mine = view.holder.node == me.node and (view.holder.boot == me.boot or restart_as_primary)
+        allowed = was_mine and beats_in_run >= BEATS_BEFORE_CLAIM and view.cursor.id >= look.last_id
+    return allowed and not _lacks_what_the_log_lost(view.changed, head, most_advanced(others))
+
+
+def _met_and_whole(node: View | Peer, head: Head) -> bool:
+    """The node has met the log's present history, and either follows it, or has every change that is in it.
+
+    A node that has read no term of the head's era may have a history that ends elsewhere, and not know it yet. One that
+    is out of sync but lacks nothing may lead all the same: it rebases.
+    """
+    if era_of(node.term) < era_of(head.term):
         return False
-    if view.holder.boot != me.boot and not restart_as_primary:
-        return False
-    if view.cursor.id < look.last_id:
-        return False
-    others = [peer for peer in look.peers.values() if peer.alive and peer.in_sync and peer.node != me.node]
-    best = most_advanced(others)
-    return best is None or advance(best) <= view.changed
+    return node.in_sync or (node.position != ORIGIN and node.changed >= head.changed)
+
+
+def _lacks_what_the_log_lost(changed: RecordId, head: Head, best: Peer | None) -> bool:
+    return best is not None and best.changed > max(head.changed, changed)
+
+
+def expected_head(node: View | Peer, look: Look) -> RecordId | None:
+    """What else a promotion of `node` has to depend on, besides term and run.
+
+    A node in sync reads everything before its own term record. One that is out of sync leads because it lacks nothing
+    that is in the log *now*: the holder may still write, and then it does not hold any more.
+    """
+    return None if node.in_sync or look.head is None else look.head.position.id
+
+
+def newest_term(look: Look) -> int:
+    """The highest term that anybody is known to have seen: the floor of the next one.
+
+    The effective term alone is not enough where Redis came back twice, each time without what it had the last time.
+    """
+    return max([look.term, *(peer.term for peer in look.peers.values())])
 
 
 def may_found(look: Look) -> bool:
@@ -118,8 +151,27 @@ class Fate(Enum):
     STRAY = "something that is not a record is in the way"
 
 
-def fate_of_write(reply: Reply, *, uncertain: bool, found: bool | None = None) -> Fate:
-    """`uncertain`: an earlier attempt at the same record got no answer. `found`: whether the log has it, if looked up.
+class Found(Enum):
+    """What the log says of a record whose first attempt got no answer and whose repeat was refused."""
+
+    THERE = "it is there"
+    NOT_THERE = "it is not there, and cannot come any more"
+    CANNOT_TELL = "another run of Redis, or the place was trimmed: the log cannot tell"
+
+
+def find_out(record: Record, there: Record | None, look: Look, run: str) -> Found:
+    """`there`: what the log has at the record's id; `look`: taken after that; `run`: in which the term was taken.
+
+    A record that another run does not have may have been read from this one before it was lost.
+    """
+    if there is not None and there.chain == record.chain:
+        return Found.THERE
+    trimmed = look.head is None or look.head.previous_snapshot_at >= record.id
+    return Found.CANNOT_TELL if trimmed or look.run != run else Found.NOT_THERE
+
+
+def fate_of_write(reply: Reply, *, uncertain: bool, found: Found | None = None) -> Fate:
+    """`uncertain`: an earlier attempt at the same record got no answer. `found`: what the log says, if it was asked.
 
     Compare-and-append makes repeating harmless: the same record lands once, whichever attempt it was. A refusal of a
     repeat does not say what became of the first attempt; the log does, as long as it is the same Redis.
@@ -128,17 +180,16 @@ def fate_of_write(reply: Reply, *, uncertain: bool, found: bool | None = None) -
         return Fate.COMMITTED
     if reply.code is Code.RESTART:
         return Fate.AGAIN
-    if reply.code in (Code.BEHIND, Code.LOST, Code.STRAY) and not uncertain:
-        return {Code.BEHIND: Fate.REBASE, Code.LOST: Fate.LOST, Code.STRAY: Fate.STRAY}[reply.code]
     if not uncertain:
-        return Fate.REFUSED
+        return _PLAIN_FATE.get(reply.code, Fate.REFUSED)
     if found is None:
         return Fate.LOOK
-    if found:
+    if found is Found.THERE:
         return Fate.COMMITTED
-    # The same run and the term over: the first attempt can only have been refused as well. Another run may have lost
-    # it after somebody read it.
-    return Fate.REFUSED if reply.code is Code.FENCED else Fate.UNKNOWN
+    return Fate.REFUSED if found is Found.NOT_THERE and reply.code is Code.FENCED else Fate.UNKNOWN
+
+
+_PLAIN_FATE = {Code.BEHIND: Fate.REBASE, Code.LOST: Fate.LOST, Code.STRAY: Fate.STRAY}
 
 
 # --- whom to promote -------------------------------------------------------------------------------------------------
@@ -152,28 +203,35 @@ class Refusal(NamedTuple):
 
 
 def refusal(target: str, look: Look) -> Refusal | None:
-    """None if promoting `target` loses nothing that is known of. Promote with `run=look.run`: it holds for that run.
+    """None if promoting `target` loses nothing that is known of.
+
+    Promote with `expect=look.term`, `run=look.run` and `expected_head`: what was found out here holds for those only.
 
     While the log is whole, lag is no reason: the target reads all of it before it leads.
     """
     live = [peer for peer in look.peers.values() if peer.alive]
     candidate = look.peers.get(target)
-    reported = [peer for peer in live if peer.run == look.run]
-    best = most_advanced(peer for peer in reported if peer.in_sync and not peer.stalled)
+    best = most_advanced(peer for peer in live if _could_lead(peer, look))
     better = best.node if best is not None and best.node != target else None
     if candidate is None:
         return Refusal("no node of that name has reported; `replicator status` lists them", better)
     if not candidate.alive:
         return Refusal(f"it has not reported for {candidate.age_ms / 1000:.1f} s", better)
-    if len(reported) < len(live):
-        missing = sorted(peer.node for peer in live if peer.run != look.run)
+    missing = sorted(peer.node for peer in live if peer.run != look.run)
+    if missing:
         return Refusal(f"Redis came back as another run, and {', '.join(missing)} has not reported since: try again")
     if candidate.stalled:
         return Refusal(f"it stalled: {candidate.stalled}", better)
-    if not candidate.in_sync:
-        return Refusal("it is out of sync and waits for a snapshot", better)
-    if best is not None and look.head is not None:
-        log_lacks_it = advance(best) > look.head.position.id
-        if log_lacks_it and advance(best) > advance(candidate):
-            return Refusal(f"it lacks changes up to {best.changed}, which the log lost and {best.node} has", better)
+    if look.head is None:
+        return None
+    ahead = most_advanced(peer for peer in live if not peer.stalled)
+    if _lacks_what_the_log_lost(candidate.changed, look.head, ahead):
+        assert ahead is not None
+        return Refusal(f"it lacks changes up to {ahead.changed}, which the log lost and {ahead.node} has", ahead.node)
+    if not _could_lead(candidate, look):
+        return Refusal("it is out of sync, or has not read into the present era of the log yet: try again", better)
     return None
+
+
+def _could_lead(peer: Peer, look: Look) -> bool:
+    return peer.run == look.run and not peer.stalled and (look.head is None or _met_and_whole(peer, look.head))

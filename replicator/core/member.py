@@ -18,7 +18,7 @@ from typing import NamedTuple
 from . import life
 from .fold import Verdict, View, holds, step
 from .ids import ZERO_ID, Position, RecordId, Writer
-from .life import Fate
+from .life import Fate, Found
 from .records import ChangeRecord, PartRecord, Record, seal_change, seal_part
 from .replies import Code, Look, Peer, Reply
 
@@ -171,7 +171,7 @@ class Member:
             body=body,
         )
 
-    def answered(self, reply: Reply, *, uncertain: bool, found: bool | None = None) -> tuple[Fate, Member]:
+    def answered(self, reply: Reply, *, uncertain: bool, found: Found | None = None) -> tuple[Fate, Member]:
         """What became of a write that it sent. A committed record is folded next, like any other."""
         fate = life.fate_of_write(reply, uncertain=uncertain, found=found)
         return fate, (

@@ -34,6 +34,7 @@ __all__ = [
     "PartRecord",
     "Record",
     "TermRecord",
+    "last_change_after",
     "parse",
     "seal_change",
     "seal_part",
@@ -185,6 +186,20 @@ def _sealed(id_: RecordId, header: dict[str, Any], body: bytes) -> Record:
     if len(body) > BODY_BYTES_MAX:
         raise ChangeTooLarge(problem=f"it has {len(body)} bytes, a record takes {BODY_BYTES_MAX}")
     return parse(str(id_), orjson.dumps(header), body)
+
+
+def last_change_after(record: ChangeRecord | PartRecord, *, rebase: bool = False) -> RecordId | None:
+    """The last change in the log's history once `record` is its end; None: the same as before it.
+
+    A change moves it, a marker does not. So does the end of a snapshot that brings another history with it.
+    """
+    if isinstance(record, ChangeRecord):
+        return record.id if record.count else None
+    if not record.is_last:
+        return None
+    if record.replaces:
+        return record.id
+    return record.changed if rebase else None
 
 
 def parse(id_: str, header: bytes | None, body: bytes | None) -> Record:

@@ -46,7 +46,8 @@ class Reply(NamedTuple):
 class Head(NamedTuple):
     """The newest record and its holder, kept in Redis beside the log and moved together with it.
 
-    `run` is the life of Redis in which the holder took its term. `snapshot_at` and `previous_snapshot_at` are the
+    `run` is the life of Redis in which the holder took its term. `changed` is the last change in the log's history: who
+    has a higher one has changes that the log lost. `snapshot_at` and `previous_snapshot_at` are the
     `as_of` of the two newest complete snapshots; the log is whole from `previous_snapshot_at` on.
     """
 
@@ -56,6 +57,7 @@ class Head(NamedTuple):
     node: str
     boot: str
     position: Position
+    changed: RecordId = ZERO_ID
     snapshot_at: RecordId = ZERO_ID
     previous_snapshot_at: RecordId = ZERO_ID
     part_next: int = 0
@@ -173,9 +175,10 @@ class Log(Protocol):
         reason: str,
         expect: int | None = None,
         run: str = "",
+        expect_head: RecordId | None = None,
         new_log_id: str = "",
     ) -> Reply:
-        """Take the next term for `writer`. `expect` and `run`: only if nothing changed since they were looked at."""
+        """Take the next term for `writer`. `expect` (a term), `run`, `expect_head`: only if they are still so."""
         ...
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:

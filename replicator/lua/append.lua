@@ -9,6 +9,7 @@
 -- ARGV[6]  n       its number
 -- ARGV[7]  header  its header, JSON
 -- ARGV[8]  body    its body
+-- ARGV[9]  carries 1: it has changes in it; 0: it is a marker
 --
 -- Answers
 --   ok ID             it is the newest record
@@ -34,4 +35,7 @@ if failed then
   return failed
 end
 redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
+if ARGV[9] == '1' then
+  redis.call('HSET', KEYS[3], 'changed', id)
+end
 return { 'ok', id }

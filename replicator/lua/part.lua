@@ -8,6 +8,7 @@
 -- ARGV[11]  as_of   the id whose state the snapshot is
 -- ARGV[12]  rebase  1: the first part may leave the head behind, a holder ahead of a log that lost records goes on
 --                   at its own n and chain
+-- ARGV[13]  changed what the last change in the log's history is once the snapshot is complete; empty: as it was
 --
 -- Answers: those of append, and
 --   restart           the part does not follow the one before: begin the snapshot anew
@@ -45,6 +46,9 @@ end
 local before = head.snapshot_at or '0-0'
 redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', '0',
   'snapshot_at', ARGV[11], 'previous_snapshot_at', before)
+if ARGV[13] ~= '' then
+  redis.call('HSET', KEYS[3], 'changed', ARGV[13])
+end
 if before ~= '0-0' then
   local term, n = string.match(before, '^(%d+)-(%d+)$')
   redis.call('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))

@@ -14,10 +14,11 @@
 -- ARGV[8]   by           who asks
 -- ARGV[9]   reason       why
 -- ARGV[10]  at           the caller's clock, unix ms, for people
+-- ARGV[11]  expect_head  the id of the newest record that the caller saw, or empty
 --
 -- Answers
 --   ok TERM ID RUN    (node, boot) holds TERM, in RUN; ID is the term record
---   conflict TERM NODE   another term than the expected one
+--   conflict TERM NODE   another term, or another newest record, than the expected one
 --   newrun               Redis is in another life than the expected one
 --   lost                 there is no log (or only half of one: its head or its stream is gone)
 --   stray ID             something that is not ours is the newest entry
@@ -52,7 +53,7 @@ if exists and newest_id() ~= head.id then
 end
 
 local effective = math.max(taken, tonumber(head.term or '0'))
-if ARGV[4] ~= '' and as_text(effective) ~= ARGV[4] then
+if (ARGV[4] ~= '' and as_text(effective) ~= ARGV[4]) or (ARGV[11] ~= '' and head.id ~= ARGV[11]) then
   return { 'conflict', as_text(effective), head.node or '' }
 end
 if ARGV[5] ~= '' and run ~= ARGV[5] then

@@ -223,9 +223,10 @@ class Driver:
     def _takes_term(self, node: Node, look: Look) -> list[str]:
         reply = node.log.promote(
             node.member.me,
-            floor=node.member.view.term,
+            floor=life.newest_term(look),
             expect=look.term,
             run=look.run,
+            expect_head=life.expected_head(node.member.view, look),
             lease_ms=LEASE_MS,
             by=node.name,
             reason="by itself",
@@ -342,7 +343,7 @@ class Driver:
         fate, node.member = node.member.answered(reply, uncertain=uncertain)
         if fate is Fate.LOOK:
             there = node.log.find(record.id)
-            found = there is not None and there.chain == record.chain
+            found = life.find_out(record, there, node.log.look(), node.member.view.holder.run)
             fate, node.member = node.member.answered(reply, uncertain=uncertain, found=found)
         if fate is Fate.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE):
             node.fold(record)

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from replicator.core.fold import Verdict
 from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
-from replicator.core.life import Fate
+from replicator.core.life import Fate, Found
 from replicator.core.member import Member
 from replicator.core.records import Record
 from replicator.core.replies import Code, Reply
@@ -104,7 +104,7 @@ def test_a_term_that_is_over_does_not_come_back_but_a_new_one_counts() -> None:
 def test_an_uncertain_write_is_looked_for_before_the_role_is_given_up_for_it() -> None:
     fate, member = LEADER.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True)
     assert (fate, member.leads) == (Fate.LOOK, False)
-    fate, _ = member.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True, found=True)
+    fate, _ = member.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True, found=Found.THERE)
     assert fate is Fate.COMMITTED
 
 

@@ -1,0 +1,559 @@
+"""The command line against real groups: exit codes, what goes to stdout and to stderr, and JSON as a contract."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+
+from replicator import Fenced, LogUnavailable, Node, OutcomeUnknown, admin
+from replicator.cli import cli
+from replicator.core.ids import RecordId
+from replicator.core.replies import Peer
+from replicator.log import RedisLog
+from replicator.redis_server import RedisServer
+from replicator.state.registry import Registry
+from replicator.web.registry import registry_app
+from replicator.web.server import WebServer
+from tests.kv import PATIENCE_S, eventually, in_step
+
+NODE_FIELDS = {
+    "name": str, "boot": str, "role": str, "term": int, "position": str, "lag_records": int, "lag_seconds": float,
+    "in_sync": bool, "alive": bool, "http": (str, type(None)), "problem": (str, type(None)),
+}  # fmt: skip
+
+STATUS_FIELDS = {
+    "group": str, "log_id": str, "run": str, "term": int, "holder": str, "head": str, "lease_ms": int, "nodes": list,
+    "problem": (str, type(None)),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("REPLICATOR_") and name != "REPLICATOR_REDIS_SERVER"]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run(any_redis: RedisServer) -> Callable[..., Result]:
+    """Run a command on the group `g` of the test's Redis."""
+
+    def run(*args: str, **options: Any) -> Result:
+        return CliRunner().invoke(cli, ["--redis", any_redis.url, "--group", "g", *args], **options)
+
+    return run
+
+
+@pytest.fixture
+def pair(any_redis: RedisServer, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    """A primary that serves HTTP, and a standby."""
+    nodes = [
+        Node(Registry(), group="g", name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=3.0)
+        for name in "ab"
+    ]
+    a, b = nodes
+    with a, b, WebServer(registry_app(a)) as server:
+        a.announce(server.url)
+        a.promote()
+        log = RedisLog(any_redis.url, "g")
+        eventually(lambda: [node.http for node in admin.status(log).nodes] == [server.url, None])
+        eventually(lambda: admin.status(log).nodes[0].role == "primary")
+        log.close()
+        yield a, b
+
+
+def has_fields(value: dict[str, Any], fields: dict[str, Any]) -> None:
+    assert list(value) == list(fields)
+    for name, kind in fields.items():
+        assert isinstance(value[name], kind), name
+
+
+def register(node: Node, hostname: str = "db1") -> None:
+    node.submit(
+        {
+            "op": "register",
+            "hostname": hostname,
+            "public_key": "AAAA",
+            "real_addr": "10.0.0.1:1",
+        }
+    )
+
+
+class TestStatus:
+    def test_of_a_group_that_is_not_there_yet_says_so(self, run: Callable[..., Result]) -> None:
+        result = run("status")
+        assert result.exit_code == 0
+        assert "no node has reported yet" in result.stdout
+        assert "holder nobody" in result.stdout
+        assert json.loads(run("status", "--output", "json").stdout) | {"run": ""} == {
+            "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "head": None, "lease_ms": None,
+            "nodes": [], "problem": None,
+        }  # fmt: skip
+
+    def test_as_json_has_the_fields_of_the_contract(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        eventually(
+            lambda: all(
+                node["position"] == "1-1" for node in json.loads(run("status", "--output", "json").stdout)["nodes"]
+            )
+        )
+        told = json.loads(run("status", "--output", "json").stdout)
+        has_fields(told, STATUS_FIELDS)
+        assert [node["name"] for node in told["nodes"]] == ["a", "b"]
+        for node in told["nodes"]:
+            has_fields(node, NODE_FIELDS)
+
+    def test_as_a_table_shows_every_node(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        result = run("status")
+        assert result.exit_code == 0
+        lines = result.stdout.splitlines()
+        assert lines[0].startswith("group g   term 1   holder a   head 1-1   lease ")
+        assert lines[2].split() == ["NAME", "ROLE", "ALIVE", "IN_SYNC", "TERM", "POSITION", "LAG", "HTTP", "PROBLEM"]
+        assert [line.split()[:4] for line in lines[3:]] == [
+            ["a", "primary", "yes", "yes"],
+            ["b", "standby", "yes", "yes"],
+        ]
+
+
+class TestOperating:
+    def test_promote_makes_the_node_the_primary(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        result = run("promote", "b", "--reason", "maintenance")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout.startswith("b leads in term 2, from 2-2 on (")
+        assert pair[1].role == "primary"
+
+    def test_promote_as_json(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        told = json.loads(run("promote", "b", "--output", "json").stdout)
+        has_fields(told, {"node": str, "term": int, "id": str, "led_ms": float})
+        assert (told["node"], told["term"], told["id"]) == ("b", 2, "2-2")
+
+    def test_promoting_an_unknown_node_is_refused(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        result = run("promote", "zz")
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert result.stderr.startswith("Error: zz should not be promoted: no node of that name has reported")
+
+    def test_another_term_than_the_expected_one_is_refused(
+        self, run: Callable[..., Result], pair: tuple[Node, Node]
+    ) -> None:
+        result = run("promote", "b", "--expect-term", "7")
+        assert result.exit_code == 3
+        assert "the term is 1, held by a" in result.stderr
+        assert run("promote", "b", "--expect-term", "1").exit_code == 0
+
+    def test_a_node_that_does_not_lead_in_time_is_a_failure(
+        self, run: Callable[..., Result], any_redis: RedisServer
+    ) -> None:
+        log = RedisLog(any_redis.url, "g")
+        log.beat(Peer("b", "1", run=log.look().run, every_ms=60_000))
+        result = run("promote", "b", "--timeout", "0.05")
+        assert result.exit_code == 1
+        assert "does not lead yet" in result.stderr
+        log.close()
+
+    def test_demote_leaves_nobody_leading(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        result = run("demote")
+        assert result.exit_code == 0
+        assert result.stdout.startswith("nobody holds term 2")
+        again = run("demote")
+        assert (again.exit_code, again.stdout) == (3, "")
+        assert "nothing to demote" in again.stderr
+
+    def test_snapshot_tells_its_place_on_stdout_and_its_progress_on_stderr(
+        self, run: Callable[..., Result], pair: tuple[Node, Node]
+    ) -> None:
+        result = run("snapshot", "--output", "json")
+        assert result.exit_code == 0
+        assert json.loads(result.stdout) == {"as_of": "1-1"}
+        assert "asked a for a snapshot" in result.stderr
+
+    def test_without_a_primary_a_snapshot_is_refused(self, run: Callable[..., Result]) -> None:
+        result = run("snapshot")
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "replicator promote NODE" in result.stderr
+
+    def test_verify_shows_equal_states(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        register(pair[0])
+        result = run("verify", "--output", "json")
+        assert result.exit_code == 0
+        told = json.loads(result.stdout)
+        has_fields(told, {"position": str, "digests": dict, "missing": list, "equal": bool})
+        assert (set(told["digests"]), told["missing"], told["equal"]) == ({"a", "b"}, [], True)
+        assert run("verify").stdout.endswith("all equal\n")
+
+    def test_verify_of_states_that_differ_fails(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        with pair[1].reading() as registry:
+            registry.apply(
+                {
+                    "op": "register",
+                    "hostname": "ghost",
+                    "public_key": "BBBB",
+                    "real_addr": "10.0.0.1:1",
+                }
+            )
+        result = run("verify")
+        assert result.exit_code == 1
+        assert "not shown to be equal" in result.stderr
+        assert "all equal" not in result.stdout
+
+    def test_history_and_log_tell_what_happened(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        register(pair[0])
+        assert run("promote", "b", "--reason", "maintenance").exit_code == 0
+        first, second = json.loads(run("history", "--output", "json").stdout)
+        has_fields(
+            second,
+            {
+                "term": int, "node": str, "boot": str, "run": str, "by": str, "reason": str, "at": int, "first": str,
+                "last": str, "changes": int, "snapshots": int,
+            },
+        )  # fmt: skip
+        assert (first["term"], first["changes"], second["node"], second["reason"]) == (1, 1, "b", "maintenance")
+        assert "maintenance" in run("history").stdout
+        records = [json.loads(line) for line in run("log", "--output", "json").stdout.splitlines()]
+        assert [(record["id"], record["kind"], record["node"]) for record in records] == [
+            ("1-1", "term", "a"), ("1-2", "change", "a"), ("2-3", "term", "b"),
+        ]  # fmt: skip
+        lines = run("log", "--after", "1-1").stdout.splitlines()
+        assert [line.split()[2] for line in lines] == ["1-2", "2-3"]
+        assert "1 changes" in lines[0]
+        assert "opens term 2: maintenance, by " in lines[1]
+
+
+class TestExitCodes:
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (OutcomeUnknown(url="redis:", problem="lost"), 4),
+            (Fenced(1, 2, "b"), 5),
+            (LogUnavailable(url="redis:", problem="down"), 6),
+        ],
+    )
+    def test_an_error_has_the_exit_code_of_its_kind(
+        self, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+    ) -> None:
+        def fail(*args: Any, **options: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(admin, "promote", fail)
+        result = run("promote", "b")
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert result.stderr == f"Error: {error}\n"
+
+    @pytest.mark.parametrize("command", [["status"], ["promote", "a"], ["demote"], ["history"], ["log"], ["verify"]])
+    def test_without_redis_it_is_6(self, tmp_path: Path, command: list[str]) -> None:
+        result = CliRunner().invoke(cli, ["--redis", f"unix://{tmp_path}/nobody", *command])
+        assert (result.exit_code, result.stdout) == (6, "")
+        assert "not available" in result.stderr
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ["--redis", "http://localhost", "status"],
+            ["--group", "{g}", "status"],
+            ["nonsense"],
+            ["promote"],
+            ["promote", "a", "--expect-term", "-1"],
+            ["status", "--output", "xml"],
+            ["log", "--after", "nonsense"],
+            ["load", "/nowhere/registry.json"],
+            ["node"],
+            ["node", "--name", "a b"],
+            ["node", "--name", "a", "--http", "nonsense"],
+            ["node", "--name", "a", "--lease-s", "0"],
+            ["--config", "/nowhere/settings.toml", "status"],
+        ],
+        ids=" ".join,
+    )
+    def test_a_wrong_option_is_2_and_named_on_stderr(
+        self, args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        result = CliRunner().invoke(cli, ["--redis", f"unix://{tmp_path}/nobody", *args])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "Error: " in result.stderr
+
+    def test_help_and_version_need_nothing(self) -> None:
+        assert CliRunner().invoke(cli, ["--version"]).stdout.startswith("replicator, version ")
+        told = CliRunner().invoke(cli, ["-h"]).stdout
+        for command in ("dev", "node", "status", "promote", "demote", "snapshot", "verify", "history", "log", "load"):
+            assert f"\n  {command} " in told
+            assert CliRunner().invoke(cli, [command, "--help"]).exit_code == 0
+
+
+class TestSettings:
+    def write(self, tmp_path: Path, text: str) -> str:
+        path = tmp_path / "settings.toml"
+        path.write_text(text)
+        return str(path)
+
+    def test_a_file_sets_what_the_command_line_does_not(self, any_redis: RedisServer, tmp_path: Path) -> None:
+        path = self.write(tmp_path, f'redis = "{any_redis.url}"\ngroup = "from-file"\n[status]\noutput = "json"\n')
+        assert json.loads(CliRunner().invoke(cli, ["--config", path, "status"]).stdout)["group"] == "from-file"
+        result = CliRunner().invoke(cli, ["--config", path, "--group", "given", "status"])
+        assert json.loads(result.stdout)["group"] == "given"
+
+    def test_the_environment_goes_before_the_file(self, any_redis: RedisServer, tmp_path: Path) -> None:
+        path = self.write(tmp_path, 'redis = "redis://nowhere:1"\ngroup = "from-file"\n')
+        env = {"REPLICATOR_REDIS": any_redis.url, "REPLICATOR_CONFIG": path, "REPLICATOR_STATUS_OUTPUT": "json"}
+        assert json.loads(CliRunner().invoke(cli, ["status"], env=env).stdout)["group"] == "from-file"
+        env["REPLICATOR_GROUP"] = "from-environment"
+        assert json.loads(CliRunner().invoke(cli, ["status"], env=env).stdout)["group"] == "from-environment"
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("redis = ", "it is not TOML"),
+            ("redis = 5", "redis"),
+            ("status = 5", "status"),
+            ('grup = "x"', "grup is not a setting"),
+            ('log-level = "LOUD"', "log-level"),
+            ('[status]\noutput = "xml"', "xml"),
+        ],
+    )
+    def test_a_bad_file_is_2_and_says_what_is_wrong(
+        self, run: Callable[..., Result], tmp_path: Path, text: str, problem: str
+    ) -> None:
+        result = CliRunner().invoke(cli, ["--config", self.write(tmp_path, text), "status"])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert problem in result.stderr
+
+
+class TestLoad:
+    def document(self, tmp_path: Path, **fields: Any) -> str:
+        path = tmp_path / "registry.json"
+        path.write_text(
+            json.dumps(
+                {
+                    "version": 1,
+                    "next_node": 2,
+                    "next_net": 1,
+                    "nodes": {"1": {"id": 1, "owner": "x"}},
+                    "networks": {},
+                    "trust_pairs": [],
+                }
+                | fields
+            )
+        )
+        return str(path)
+
+    def test_a_file_without_a_term_becomes_the_state_of_all_nodes(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path
+    ) -> None:
+        result = run("load", self.document(tmp_path))
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout.startswith("a loaded ")
+        in_step(*pair)
+        for node in pair:
+            with node.reading() as registry:
+                assert b'"owner":"x"' in b"".join(registry.document(node.term)).replace(b" ", b"")
+
+    def test_a_file_of_the_current_term_is_loaded(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path
+    ) -> None:
+        assert run("load", self.document(tmp_path, term=1)).exit_code == 0
+
+    def test_a_file_of_an_old_term_is_refused_unless_it_is_meant(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path
+    ) -> None:
+        pair[0].promote()
+        before = pair[0].position
+        result = run("load", self.document(tmp_path, term=1))
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "its term is over (the term is 2)" in result.stderr
+        assert pair[0].position == before
+        assert run("load", "--any-term", self.document(tmp_path, term=1)).exit_code == 0
+
+    def test_a_file_of_a_term_that_was_never_issued_is_refused(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path
+    ) -> None:
+        result = run("load", self.document(tmp_path, term=2**52))
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "was never issued" in result.stderr
+        assert pair[0].term == 1
+
+    @pytest.mark.parametrize("text", ["not json", "[]", '{"nodes": 5}', '{"term": "x"}'])
+    def test_what_is_not_a_registry_document_is_refused(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path, text: str
+    ) -> None:
+        (tmp_path / "x.json").write_text(text)
+        result = run("load", str(tmp_path / "x.json"))
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert pair[0].position.id == RecordId(1, 1)
+
+    def test_without_a_primary_nobody_takes_it(self, run: Callable[..., Result], tmp_path: Path) -> None:
+        assert run("load", self.document(tmp_path)).exit_code == 3
+
+    def test_a_primary_that_is_not_reached_is_6_and_not_taken_for_redis(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path
+    ) -> None:
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            self.announce(run, pair[0], f"http://127.0.0.1:{bound.getsockname()[1]}")
+            result = run("load", self.document(tmp_path))
+        assert (result.exit_code, result.stdout) == (6, "")
+        assert "Redis" not in result.stderr
+
+    def announce(self, run: Callable[..., Result], node: Node, url: str) -> None:
+        node.announce(url)
+        eventually(lambda: json.loads(run("status", "--output", "json").stdout)["nodes"][0]["http"] == url)
+
+    @pytest.mark.parametrize("answer", [None, (504, {"error": "outcome_unknown", "message": "the answer was lost"})])
+    def test_an_answer_that_was_lost_is_4(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path, answer: Any
+    ) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                if answer is not None:
+                    body = json.dumps(answer[1]).encode()
+                    self.send_response(answer[0])
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.announce(run, pair[0], f"http://127.0.0.1:{server.server_port}")
+        result = run("load", self.document(tmp_path))
+        server.shutdown()
+        server.server_close()
+        assert (result.exit_code, result.stdout) == (4, "")
+
+
+class TestDev:
+    def test_a_port_that_is_taken_is_refused(self, tmp_path: Path) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            result = CliRunner().invoke(cli, ["dev", "--dir", str(tmp_path / "dev"), "--port", str(port)])
+        assert result.exit_code in (1, 2)
+        assert str(port) in result.stderr
+
+
+class NodeProcess:
+    """`replicator node` as a process. Its log is read on a thread, so that nothing blocks it."""
+
+    def __init__(self, url: str, directory: Path, *args: str, module: str = "replicator") -> None:
+        self.args = args
+        command = (
+            [sys.executable, "-m", "workers.node"]
+            if module == "workers"
+            else [sys.executable, "-c", "from replicator.cli import main; main()", "--group", "g", "node"]
+        )
+        env = {**os.environ, "REPLICATOR_REDIS": url, "REPLICATOR_GROUP": "g", "REPLICATOR_LEASE_S": "1.0"}
+        self.process = subprocess.Popen(
+            [*command, "--name", "a", "--data-dir", str(directory), *args],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def end(self, number: int | None = signal.SIGTERM) -> tuple[int, str, str]:
+        if number is not None:
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def processes() -> Iterator[list[NodeProcess]]:
+    started: list[NodeProcess] = []
+    yield started
+    for node in started:
+        if node.process.poll() is None:
+            node.end(signal.SIGKILL)
+
+
+class TestNode:
+    @pytest.mark.parametrize("module", ["replicator", "workers"])
+    def test_sigterm_ends_it_in_order(
+        self, any_redis: RedisServer, tmp_path: Path, processes: list[NodeProcess], module: str
+    ) -> None:
+        log = RedisLog(any_redis.url, "g")
+        node = NodeProcess(any_redis.url, tmp_path / "a", module=module)
+        processes.append(node)
+        eventually(lambda: node.process.poll() is not None or any(n.http for n in admin.status(log).nodes))
+        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        head = admin.status(log).head
+        code, out, err = node.end()
+        assert (code, out) == (0, ""), err
+        assert f"stopped at {head}" in err
+        assert admin.status(log).lease_ms is None
+        here = Node(Registry(), group="g", name="a", redis=any_redis.url, data_dir=tmp_path / "a", on_restart="standby")
+        here.start()
+        assert str(here.position.id) == head
+        here.stop()
+        log.close()
+
+    def test_one_that_was_killed_comes_back_and_leads(
+        self, any_redis: RedisServer, tmp_path: Path, processes: list[NodeProcess]
+    ) -> None:
+        log = RedisLog(any_redis.url, "g")
+        processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
+        eventually(lambda: any(node.http for node in admin.status(log).nodes))
+        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        assert processes[0].end(signal.SIGKILL)[0] == -signal.SIGKILL
+        processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
+        eventually(lambda: admin.status(log).term == 2 and admin.status(log).nodes[0].role == "primary")
+        assert processes[1].end(signal.SIGINT)[0] == 0
+        log.close()
+
+    def test_a_second_process_on_the_directory_ends_with_a_clear_error(
+        self, any_redis: RedisServer, tmp_path: Path, processes: list[NodeProcess]
+    ) -> None:
+        log = RedisLog(any_redis.url, "g")
+        processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
+        eventually(lambda: any(node.http for node in admin.status(log).nodes))
+        processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
+        code, out, err = processes[1].end(None)
+        assert (code, out) == (1, "")
+        assert str(tmp_path / "a") in err
+        assert "process" in err.splitlines()[-1]
+        assert "Traceback" not in err
+        log.close()
+
+    def test_another_process_of_the_same_name_ends_with_a_clear_error(
+        self, any_redis: RedisServer, tmp_path: Path, processes: list[NodeProcess]
+    ) -> None:
+        log = RedisLog(any_redis.url, "g")
+        processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
+        eventually(lambda: any(node.http for node in admin.status(log).nodes))
+        processes.append(NodeProcess(any_redis.url, tmp_path / "elsewhere"))
+        code, _, err = processes[1].end(None)
+        assert code == 2
+        assert "'a' is taken in group g" in err
+        assert "Traceback" not in err
+        log.close()
+
+    def test_a_bad_url_is_2(self, tmp_path: Path, processes: list[NodeProcess]) -> None:
+        processes.append(NodeProcess("http://localhost", tmp_path / "a"))
+        code, out, err = processes[0].end(None)
+        assert (code, out) == (2, "")
+        assert "is not a Redis URL" in err
+
+    def test_a_log_that_is_gone_ends_it(
+        self, any_redis: RedisServer, tmp_path: Path, processes: list[NodeProcess]
+    ) -> None:
+        log = RedisLog(any_redis.url, "g")
+        processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
+        eventually(lambda: any(node.http for node in admin.status(log).nodes))
+        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        with redis.Redis.from_url(any_redis.url) as client:
+            client.flushall()
+        code, _, err = processes[0].end(None)
+        assert code == 1
+        assert "--on-log-lost recover" in err
+        assert "Traceback" not in err
+        log.close()

@@ -1,0 +1,317 @@
+"""Nodes over a real Redis, under load, while the network and the server misbehave.
+
+The checker: every writer numbers its changes. Whatever happens, each number that was acknowledged is in both states
+exactly once, those of one writer are in their order, and nothing is there twice, acknowledged or not.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator import (
+    Fenced,
+    LeaseLost,
+    LogUnavailable,
+    Node,
+    NotPrimary,
+    OutcomeUnknown,
+    RecordId,
+    admin,
+)
+from replicator.core.ids import ERA
+from replicator.log import RedisLog
+from replicator.redis_server import RedisServer
+from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
+from tests.proxy import Proxy
+
+LEASE_S = 1.0
+
+
+class Nodes:
+    """Nodes of one group, ended with the test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.nodes: list[Node] = []
+
+    def start(self, name: str, url: str, **options: Any) -> Node:
+        # A short timeout, so that a stalled connection is not waited for longer than a lease.
+        log = RedisLog(url, "g", timeout_s=0.5)
+        options = {"lease_s": LEASE_S} | options
+        node = Node(KV(), group="g", name=name, log=log, data_dir=self.directory / name, **options)
+        self.nodes.append(node)
+        node.start()
+        return node
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    nodes = Nodes(tmp_path)
+    yield nodes
+    nodes.close()
+
+
+class Load:
+    """Writers that go on whatever happens, and the checker of what became of their changes."""
+
+    def __init__(self, primary: Callable[[], Node], writers: int = 4) -> None:
+        self._primary = primary
+        self._enough = threading.Event()
+        self.acknowledged: list[list[list[int]]] = [[] for _ in range(writers)]
+        self.unknown = 0
+        self.refused = 0
+        self._writers = [in_thread(lambda i=i: self._write(i)) for i in range(writers)]
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.acknowledged))
+
+    def more(self, count: int = 20) -> None:
+        """Wait until so many more writes were acknowledged."""
+        reached = self.count + count
+        eventually(lambda: self.count >= reached, f"{count} more writes")
+
+    def _write(self, writer: int) -> None:
+        number = 0
+        while not self._enough.is_set():
+            number += 1
+            try:
+                self._primary().submit(push([writer, number]))
+            except OutcomeUnknown:
+                self.unknown += 1
+            except (NotPrimary, LeaseLost, LogUnavailable, Fenced):
+                self.refused += 1
+                self._enough.wait(0.005)
+            else:
+                self.acknowledged[writer].append([writer, number])
+
+    def end(self) -> None:
+        self._enough.set()
+        for writer in self._writers:
+            writer()
+
+    def check(self, *nodes: Node) -> None:
+        in_step(*nodes)
+        values = pushed(nodes[0])
+        for node in nodes[1:]:
+            assert pushed(node) == values
+        counted = Counter(map(tuple, values))
+        assert not [value for value, times in counted.items() if times > 1], "something is there twice"
+        for writer, acknowledged in enumerate(self.acknowledged):
+            there = [value for value in values if value[0] == writer]
+            assert there == sorted(there), "out of order"
+            assert [value for value in acknowledged if tuple(value) not in counted] == [], "something is missing"
+
+
+class TestEveryServer:
+    def test_promote_write_fail_over_and_come_back(self, redis_server: RedisServer, nodes: Nodes) -> None:
+        a, b = (nodes.start(name, redis_server.url, lease_s=5.0) for name in "ab")
+        assert a.promote() == 1
+        assert [a.submit(push(i)) for i in range(5)] == [1, 2, 3, 4, 5]
+        with b.reading(fresh=True) as state:
+            assert state.pushed == list(range(5))
+        assert b.promote() == 2
+        assert b.submit(push(5)) == 6
+        b.publish()
+        in_step(a, b)
+        with pytest.raises(NotPrimary):
+            a.submit(push(6))
+        log = RedisLog(redis_server.url, "g")
+        eventually(lambda: {node.role for node in admin.status(log).nodes} == {"primary", "standby"})
+        assert admin.verify(log, by="test").equal
+        assert admin.snapshot(log, by="test") == str(RecordId(2, b.position.id.n - 1))
+        b.replace([["pushed", ["new"]]])
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["new"]
+        b.stop()
+        assert admin.status(log).lease_ms is None
+        b = nodes.start("b", redis_server.url)
+        b.wait(role="primary", timeout_s=PATIENCE_S)
+        b.submit(push("on"))
+        in_step(a, b)
+        assert pushed(a) == ["new", "on"]
+        log.close()
+
+    def test_a_snapshot_of_many_parts_builds_a_new_node(self, redis_server: RedisServer, nodes: Nodes) -> None:
+        a = nodes.start("a", redis_server.url, lease_s=5.0)
+        a.promote()
+        for i in range(60):
+            a.submit(put(f"k{i}", random.Random(i).randbytes(12 * 1024).hex()))
+        a.publish()
+        a.publish()
+        a.submit(push("after"))
+        b = nodes.start("b", redis_server.url)
+        in_step(a, b)
+        with a.reading() as here, b.reading() as there:
+            assert (here.data, here.pushed) == (there.data, there.pushed)
+        log = RedisLog(redis_server.url, "g")
+        assert admin.verify(log, by="test").equal
+        log.close()
+
+
+class TestNetwork:
+    @pytest.fixture
+    def proxy(self, any_redis: RedisServer, tmp_path: Path) -> Iterator[Proxy]:
+        assert any_redis.url.startswith("unix://")
+        with Proxy(Path(any_redis.url.removeprefix("unix://").partition("?")[0])) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def pair(self, proxy: Proxy, any_redis: RedisServer, nodes: Nodes) -> tuple[Node, Node]:
+        """A primary behind the proxy, and a standby that is not."""
+        a, b = nodes.start("a", proxy.url), nodes.start("b", any_redis.url)
+        a.promote()
+        return a, b
+
+    def test_lost_answers_neither_lose_nor_repeat_a_write(self, proxy: Proxy, pair: tuple[Node, Node]) -> None:
+        a, b = pair
+        load = Load(lambda: a)
+        load.more()
+        for n in (1, 2, 3, 1, 5):
+            lost = proxy.drop_reply_after(n, matching=b"EVALSHA")
+            assert lost.wait(PATIENCE_S)
+            load.more()
+        load.end()
+        load.check(a, b)
+
+    def test_cut_connections_neither_lose_nor_repeat_a_write(self, proxy: Proxy, pair: tuple[Node, Node]) -> None:
+        a, b = pair
+        load = Load(lambda: a)
+        for _ in range(10):
+            load.more()
+            proxy.cut()
+        load.more()
+        load.end()
+        load.check(a, b)
+
+    @pytest.mark.parametrize("direction", ["requests", "replies"])
+    def test_a_stall_longer_than_the_lease_stops_writes_and_they_go_on(
+        self, proxy: Proxy, pair: tuple[Node, Node], direction: Any
+    ) -> None:
+        a, b = pair
+        load = Load(lambda: a)
+        load.more()
+        proxy.stall(direction)
+        eventually(lambda: a.lease_ms is None)
+        refused = load.refused
+        eventually(lambda: load.refused > refused)
+        proxy.go()
+        load.more()
+        load.end()
+        load.check(a, b)
+
+    def test_an_append_that_is_executed_long_after_it_was_sent_lands_once_or_never(
+        self, proxy: Proxy, pair: tuple[Node, Node]
+    ) -> None:
+        a, b = pair
+        a.submit(push("first"))
+        proxy.hold_requests(matching=b'"kind":"change"')
+        written = in_thread(lambda: a.submit(push("late")))
+        proxy.wait_held()
+        proxy.cut()
+        b.promote()
+        b.submit(push("next"))
+        proxy.release_requests()
+        with pytest.raises((Fenced, OutcomeUnknown, NotPrimary)):
+            written()
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["first", "next"]
+
+    def test_a_primary_that_was_cut_off_and_replaced_comes_back_and_follows(
+        self, proxy: Proxy, pair: tuple[Node, Node], any_redis: RedisServer
+    ) -> None:
+        a, b = pair
+        leads = a
+        load = Load(lambda: leads)
+        load.more()
+        proxy.refuse()
+        proxy.cut()
+        eventually(lambda: a.lease_ms is None)
+        log = RedisLog(any_redis.url, "g")
+        assert admin.promote(log, "b", by="test").term == 2
+        leads = b
+        load.more()
+        assert a.role == "primary"  # it cannot know
+        proxy.accept()
+        a.wait(role="standby", timeout_s=PATIENCE_S)
+        load.more()
+        load.end()
+        load.check(a, b)
+        assert admin.verify(log, by="test").equal
+        log.close()
+
+    def test_promotions_to_and_fro_under_load_lose_nothing(
+        self, proxy: Proxy, pair: tuple[Node, Node], any_redis: RedisServer
+    ) -> None:
+        a, b = pair
+        leads = a
+        load = Load(lambda: leads)
+        log = RedisLog(any_redis.url, "g")
+        for target in (b, a, b, a):
+            load.more()
+            proxy.drop_reply_after(1, matching=b"EVALSHA")
+            admin.promote(log, target.name, by="test")
+            leads = target
+        load.more()
+        load.end()
+        load.check(a, b)
+        assert a.term == 5
+        log.close()
+
+
+class TestRestart:
+    def test_redis_restarts_under_load_and_the_group_goes_on_by_itself(
+        self, redis_factory: Callable[..., RedisServer], nodes: Nodes
+    ) -> None:
+        server = redis_factory()
+        a, b = nodes.start("a", server.url), nodes.start("b", server.url)
+        a.promote()
+        load = Load(lambda: a)
+        load.more()
+        server.kill()
+        eventually(lambda: a.problem and b.problem)
+        server.start()
+        a.wait(role="primary", position=str(RecordId(ERA + 1, 1)), timeout_s=PATIENCE_S)
+        load.more()
+        load.end()
+        load.check(a, b)
+        assert a.term == ERA + 1
+
+    def test_redis_is_not_there_at_the_start_and_comes_later(
+        self, redis_factory: Callable[..., RedisServer], nodes: Nodes
+    ) -> None:
+        server = redis_factory()
+        server.kill()
+        a = nodes.start("a", server.url)
+        assert a.role == "standby"
+        eventually(lambda: "not available" in a.problem)
+        server.start()
+        eventually(lambda: a.problem == "")
+        assert a.promote() == 1
+
+    def test_a_redis_that_pauses_longer_than_the_lease_is_waited_for(
+        self, redis_factory: Callable[..., RedisServer], nodes: Nodes
+    ) -> None:
+        server = redis_factory()
+        a, b = nodes.start("a", server.url), nodes.start("b", server.url)
+        a.promote()
+        load = Load(lambda: a)
+        load.more()
+        server.pause()
+        eventually(lambda: a.lease_ms is None)
+        server.resume()
+        load.more()
+        load.end()
+        load.check(a, b)
+        assert a.term == 1

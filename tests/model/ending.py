@@ -1,0 +1,116 @@
+"""How a world ends if nothing more goes wrong: the fair completion that the explorer runs from every world.
+
+What is on its way arrives, or is lost, all of it. Who is down restarts. Everybody notices the run, settles its write,
+learns of a lost term, reads all there is, sends the snapshots that it owes. When nothing moves and nobody leads, a node
+promotes itself, or else the tool promotes the most advanced one that it does not refuse. In the end there has to be one
+primary, a write to it has to succeed, and both nodes and a newcomer have to have what it has.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .world import Breach, Budget, Machine, World
+
+__all__ = ["Ending"]
+
+#: The change that is written last.
+PROBE = "!"
+
+
+class Step(NamedTuple):
+    text: str
+    world: World
+
+
+class Ending:
+    """Completes worlds, and remembers which ones end well."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._quiet = machine.budgets(Budget(0, 0, 0, 0, 0))
+        self._good: set[bytes] = set()
+
+    def check(self, world: World) -> None:
+        """Raises `Breach`, with the steps to a bad end."""
+        start = self._machine.tidied(world._replace(budget=self._quiet))
+        self._follow(start)
+        if start.bag:
+            self._follow(self._machine.tidied(start._replace(bag=())))
+
+    def _follow(self, world: World) -> None:
+        seen: dict[World, None] = {}
+        texts: list[str] = []
+        while world.packed() not in self._good:
+            try:
+                if world in seen:
+                    raise Breach("it goes round in circles")
+                seen[world] = None
+                step = self._next(world)
+                if step is None:
+                    self._check_end(world)
+                    break
+                texts.append(step.text)
+                world = step.world
+                self._machine.check(world.ghost, world.a, world.b)
+            except Breach as breach:
+                raise Breach(str(breach), *texts, *breach.steps) from None
+        self._good.update(one.packed() for one in seen)
+
+    def _next(self, world: World) -> Step | None:
+        if world.bag:
+            return Step(*self._machine.delivery(world, world.bag[0]))
+        return self._next_of_a_node(world) or self._next_promotion(world) or self._probe(world)
+
+    def _next_of_a_node(self, world: World) -> Step | None:
+        machine = self._machine
+        for i, (node, other) in enumerate(((world.a, world.b), (world.b, world.a))):
+            options = machine.own_options(node, world.server, world.budget)
+            options = options or machine.group_options(node, other, world.server, world.budget)
+            if options:
+                return Step(options[0].text, machine.taken(world, i, options[0]))
+            if machine.nodes[node].write is not None:
+                again = machine.sent_again(node, world.server)
+                return Step(again.text, machine.taken(world, i, again))
+        return None
+
+    def _next_promotion(self, world: World) -> Step | None:
+        machine = self._machine
+        nodes = [machine.nodes[node] for node in (world.a, world.b)]
+        if any(node.live.leads or node.live.must_rebase for node in nodes):
+            return None
+        look = machine.look(world.server, world.a, world.b)
+        promotions = [machine.own_promotion(node.live, look) for node in nodes]
+        for peer in sorted(look.peers.values(), key=lambda peer: peer.changed, reverse=True):
+            promotions.append(machine.tool_promotion(look, peer.node))
+        promote = next((promote for promote in promotions if promote), None)
+        if promote is None:
+            return None
+        request = machine.requests(promote)
+        return Step(f"promote {promote.writer} is sent", world._replace(bag=(request,)))
+
+    def _probe(self, world: World) -> Step | None:
+        """The primary can write."""
+        machine = self._machine
+        for i, node in enumerate((world.a, world.b)):
+            value = machine.nodes[node]
+            if value.live.leads and PROBE not in value.state:
+                option = machine.submitted(node, world.server, PROBE)
+                return Step(option.text, machine.taken(world, i, option))
+        return None
+
+    def _check_end(self, world: World) -> None:
+        machine = self._machine
+        a, b = machine.nodes[world.a], machine.nodes[world.b]
+        head = machine.servers[world.server].head
+        newcomer = machine.newcomer(world.server)
+        assert head is not None
+        leaders = [node.name for node in (a, b) if node.live.leads]
+        if len(leaders) != 1:
+            raise Breach(f"at rest, {' and '.join(leaders) or 'nobody'} leads")
+        for node in (a, b, newcomer):
+            view = node.live.view
+            if not view.in_sync or view.position.chain != head.position.chain:
+                raise Breach(f"at rest, {node.name} is at {view.position.id}, the log at {head.position.id}")
+            if node.state != a.state:
+                raise Breach(f"at rest, {node.name} has {node.state!r}, a has {a.state!r}")

@@ -1,0 +1,223 @@
+"""The rules switched off, one by one: each has to be missed.
+
+A removal is a Redis or a few functions without the rule, and the smallest world in which its absence shows. The product
+has no switch for any of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+import replicator.testing
+from replicator.core import fold, life, member
+from replicator.core.fold import View
+from replicator.core.ids import ORIGIN, RecordId, Writer, era_of
+from replicator.core.records import ChangeRecord, PartRecord, Record
+from replicator.core.replies import Code, Head, Look, Peer, Reply
+from replicator.testing import MemoryRedis
+
+from .world import Bounds
+
+__all__ = ["HARMLESS", "REMOVALS", "Removal"]
+
+
+class NoRebase(MemoryRedis):
+    """A part never leaves the head behind."""
+
+    def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
+        return super().part(run, record)
+
+
+class NoRunCheck(MemoryRedis):
+    """The fence knows no runs."""
+
+    def _fence(self, run: str, term: int, boot: str) -> Reply | None:
+        return super()._fence(self._head().run if self.state.head else run, term, boot)
+
+
+class KnowsItsRun(MemoryRedis):
+    """The fence compares the run of the head with its own, too: nothing is written in a run before a term is taken."""
+
+    def _fence(self, run: str, term: int, boot: str) -> Reply | None:
+        refused = super()._fence(run, term, boot)
+        return refused or (Reply(Code.NEW_RUN) if self._head().run != self.state.run else None)
+
+
+class NoBootCheck(MemoryRedis):
+    """Whoever claims the term may write in it."""
+
+    def _fence(self, run: str, term: int, boot: str) -> Reply | None:
+        return super()._fence(run, term, self._head().boot if self.state.head else boot)
+
+
+class NoChainCheck(MemoryRedis):
+    """An append is no compare-and-append: the head is wherever the writer thinks it is."""
+
+    def append(self, run: str, record: ChangeRecord) -> Reply:
+        head = self._head()
+        if head.position.chain == record.chain:
+            return super().append(run, record)
+        self._write(head=head._replace(position=head.position._replace(chain=record.prev)))
+        reply = super().append(run, record)
+        if reply.code is not Code.OK:
+            self._write(head=head)
+        return reply
+
+
+def same_era(effective: int, *, new_run: bool) -> int:
+    return effective + 1
+
+
+def holds_in_any_run(view: View, me: Writer, run: str) -> bool:
+    return view.holder[:2] == me
+
+
+def holds_in_any_boot(view: View, me: Writer, run: str) -> bool:
+    return (view.holder.node, view.holder.run) == (me.node, run)
+
+
+def owes_nothing(view: View, peers: Any, last_snapshot_end: RecordId) -> bool:
+    return False
+
+
+def most_advanced_by_position(peers: Iterable[Peer]) -> Peer | None:
+    return max(peers, key=lambda peer: peer.position.id, default=None)
+
+
+def compared_with_the_head(changed: RecordId, head: Head, best: Peer | None) -> bool:
+    return best is not None and best.changed > max(head.position.id, changed)
+
+
+def in_sync_and_met(node: View | Peer, head: Head) -> bool:
+    return era_of(node.term) >= era_of(head.term) and node.in_sync
+
+
+def whole_if_it_met_or_not(node: View | Peer, head: Head) -> bool:
+    return node.in_sync or (node.position != ORIGIN and node.changed >= head.changed)
+
+
+def found_by_place(record: Record, there: Record | None, look: Look, run: str) -> life.Found:
+    return life.Found.NOT_THERE if there is None else life.Found.THERE
+
+
+class Removal(NamedTuple):
+    """`patches`: (module, name, what stands there instead). `breaks`: what the explorer says."""
+
+    about: str
+    bounds: Bounds
+    redis: type[MemoryRedis] = MemoryRedis
+    patches: tuple[tuple[Any, str, Any], ...] = ()
+    breaks: str = ""
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for where, name, instead in self.patches:
+                stack.enter_context(mock.patch.object(where, name, instead))
+            yield
+
+
+def _holds(instead: Any) -> tuple[tuple[Any, str, Any], ...]:
+    return tuple((module, "holds", instead) for module in (fold, life, member))
+
+
+def _table_without(*numbers: int) -> tuple[fold.Row, ...]:
+    return tuple(row for row in fold.TABLE if row.number not in numbers)
+
+
+FAILOVER = Bounds(changes=1, promotions=1, failovers=1)
+CRASH = Bounds(changes=1, promotions=1, crashes=1)
+
+REMOVALS = {
+    "rebase": Removal(
+        "a primary ahead of a log that lost records goes on at its own place",
+        FAILOVER,
+        NoRebase,
+        breaks="it goes round",
+    ),
+    "era": Removal(
+        "the first term of a new run is above every term of earlier runs",
+        Bounds(changes=1, promotions=2, failovers=1),
+        patches=((replicator.testing, "next_term", same_era),),
+        breaks="G3",
+    ),
+    "holder": Removal(
+        "a term that was taken in another run is held by nobody",
+        FAILOVER,
+        NoRunCheck,
+        patches=_holds(holds_in_any_run),
+        breaks="at rest",
+    ),
+    "answer": Removal(
+        "the primary answers a node out of sync with a snapshot",
+        FAILOVER,
+        patches=((life, "owes_snapshot", owes_nothing),),
+        breaks="at rest",
+    ),
+    "most-advanced": Removal(
+        "the most advanced is the one with the newest change",
+        Bounds(changes=1, promotions=2, crashes=1, failovers=1, resends=0),
+        patches=((life, "most_advanced", most_advanced_by_position),),
+        breaks="G5",
+    ),
+    "boot": Removal(
+        "a boot stamps only the term that it took itself", CRASH, patches=_holds(holds_in_any_boot), breaks="G4"
+    ),
+    "boots": Removal(
+        "the same, and an append is compared with the holder's boot",
+        CRASH,
+        NoBootCheck,
+        patches=_holds(holds_in_any_boot),
+        breaks="G1",
+    ),
+    "log-lacks": Removal(
+        "nobody leads who lacks changes that the log lost and a live node has",
+        Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0),
+        patches=((life, "_lacks_what_the_log_lost", lambda *_: False),),
+        breaks="G5",
+    ),
+    "log-changed": Removal(
+        "what the log lost is told by its last change: the record of a new term is above everything",
+        Bounds(changes=1, promotions=2, crashes=1, failovers=1, resends=0),
+        patches=((life, "_lacks_what_the_log_lost", compared_with_the_head),),
+        breaks="G5",
+    ),
+    "out-of-sync": Removal(
+        "who has all the changes may lead out of sync, if the log lost what everybody has",
+        Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0),
+        patches=((life, "_met_and_whole", in_sync_and_met),),
+        breaks="at rest, nobody leads",
+    ),
+    "met": Removal(
+        "nobody leads who has not read into the log's present era",
+        Bounds(changes=2, promotions=2, failovers=1, resends=0),
+        patches=((life, "_met_and_whole", whole_if_it_met_or_not),),
+        breaks="G4",
+    ),
+    "denial": Removal(
+        "the log of another run does not deny that a record was there",
+        Bounds(changes=1, promotions=1, failovers=1),
+        patches=((life, "find_out", found_by_place),),
+        breaks="outcome",
+    ),
+    "connection": Removal(
+        "a connection ends with the run that it was made in",
+        Bounds(changes=1, promotions=1, failovers=1, late=True),
+        breaks="outcome",
+    ),
+}
+
+#: One of two that guard the same thing: the other one holds alone.
+HARMLESS = {
+    "boot-at-the-log": Removal("an append is compared with the holder's boot", CRASH, NoBootCheck),
+    "chain-at-the-log": Removal("an append is compared with the chain: ids are in order, too", CRASH, NoChainCheck),
+    "connection-but-fence": Removal(
+        "a connection ends with its run, but Redis compares its own run with the head's",
+        Bounds(changes=1, promotions=1, failovers=1, late=True),
+        KnowsItsRun,
+    ),
+    "stale": Removal("the reader ignores what is stale", CRASH, patches=((fold, "TABLE", _table_without(1)),)),
+}

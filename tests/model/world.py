@@ -1,0 +1,805 @@
+"""A small world for the explorer: two nodes, a Redis, requests on their way, and everything that can happen next.
+
+Nothing is decided here. The nodes are real `Member`s, which fold and decide; the Redis is the real `MemoryRedis`, whose
+scripts refuse and accept. This module only schedules: it says which of them could be asked to move, asks, and writes
+down what became of it. What the shells do without deciding is spelled out here, and these are the rules they keep:
+
+ 1. one write of a node is under way at a time; a record is appended first, and folded and applied after;
+ 2. who holds the term does not read: it folds what it wrote. Who has a write under way does not read either, before
+    the fate of that write is known. Everybody else reads record by record;
+ 3. a reader saves view and state in one step with each record. Who folds its own records saves later, whenever it
+    comes to it, but a term record always at once;
+ 4. a write that has no answer may be given up once the term is lost: its client is told that nobody knows;
+ 5. an unanswered write is sent again, the very same record, over a new connection, which knows the run of its own time;
+ 6. a refused repeat is looked up in the log; the log of another run cannot deny it, nor one that was cut behind it.
+
+A request is executed at any later time, once or never: after its sender crashed, lost its term or gave up, and after
+Redis became another. An answer may be lost. A Redis that fails over becomes any of its own earlier states.
+
+A world is a row of small integers. Servers, nodes, requests and the rest are kept once each, in an `Interned`, and
+every step of one of them is computed once: worlds are many, but they are made of few parts.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from array import array
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Generic, NamedTuple, TypeVar
+
+from replicator.core import life
+from replicator.core.fold import Verdict, View
+from replicator.core.ids import RecordId, Writer
+from replicator.core.life import Fate
+from replicator.core.member import Member, Snapshot
+from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord, parse
+from replicator.core.replies import Code, Look, Peer, Reply
+from replicator.testing import MemoryRedis, MemoryState
+
+__all__ = ["Bounds", "Breach", "Disk", "Ghost", "Machine", "Node", "Option", "Promote", "Sending", "World", "Write"]
+
+T = TypeVar("T")
+
+NAMES = ("a", "b")
+LETTERS = "xyzw"
+
+
+class Breach(Exception):
+    """A guarantee does not hold. `steps`: what led there, as far as the one who raises it knows."""
+
+    def __init__(self, what: str, *steps: str) -> None:
+        super().__init__(what)
+        self.steps = steps
+
+
+class Bounds(NamedTuple):
+    """How much may happen. `parts`: of a snapshot. `resends`: how often an unanswered write is repeated.
+
+    `late`: a request may reach a Redis of a later run than its connection was made in; else connections end with a run.
+    `expects`: a tool promotes only if the term is still the one that it looked at.
+    """
+
+    changes: int = 1
+    promotions: int = 1
+    crashes: int = 0
+    failovers: int = 0
+    snapshots: int = 0
+    parts: int = 1
+    resends: int = 1
+    late: bool = False
+    expects: bool = True
+
+
+class Budget(NamedTuple):
+    """What of the bounds is left."""
+
+    changes: int
+    promotions: int
+    crashes: int
+    failovers: int
+    snapshots: int
+
+
+class Disk(NamedTuple):
+    """A checkpoint: the view, the state, the parts of a snapshot so far, and who wrote it."""
+
+    view: View
+    state: str
+    parts: tuple[bytes, ...]
+    boot: str
+
+
+class Write(NamedTuple):
+    """The write that a node has under way, the runs that it was sent in first and last, and the answer if it came."""
+
+    record: Record
+    rebase: bool
+    run: str
+    attempt: int
+    reply: Reply | None
+    last_run: str
+
+
+class Sending(NamedTuple):
+    """A snapshot under way, at its writer."""
+
+    snapshot: Snapshot
+    bodies: tuple[bytes, ...]
+    part: int
+
+
+class Node(NamedTuple):
+    """A node: what it has in memory, and what would be left of it after a crash. `member` is None while it is down."""
+
+    name: str
+    boots: int
+    member: Member | None
+    state: str
+    parts: tuple[bytes, ...]
+    disk: Disk
+    write: Write | None = None
+    sending: Sending | None = None
+
+    @property
+    def live(self) -> Member:
+        assert self.member is not None
+        return self.member
+
+
+class Send(NamedTuple):
+    """An append, or one part of a snapshot, on its way."""
+
+    run: str
+    record: Record
+    rebase: bool
+    attempt: int
+
+
+class Promote(NamedTuple):
+    """A promotion on its way. `expect` is None if a tool sent it."""
+
+    writer: Writer
+    floor: int
+    run: str
+    expect: int | None
+    head: RecordId | None
+
+
+Request = Send | Promote
+
+
+class Ack(NamedTuple):
+    """A change that was acknowledged: by which node, in which term and run; `logged`: Redis has had it ever since;
+    `held`: it was on the disk of the other node as well."""
+
+    by: int
+    run: str
+    term: int
+    logged: bool
+    held: bool
+
+
+class Ghost(NamedTuple):
+    """What only the explorer remembers. `denied`: changes whose client was told that they are not in.
+    `taken`: who took which term, ever."""
+
+    acks: tuple[Ack | None, ...]
+    denied: frozenset[str]
+    taken: frozenset[tuple[int, str, str]]
+
+
+class World(NamedTuple):
+    """One state of everything: numbers of what is interned. `bag` holds the requests on their way, in order."""
+
+    server: int
+    a: int
+    b: int
+    bag: tuple[int, ...]
+    ghost: int
+    budget: int
+
+    def packed(self) -> bytes:
+        """A third of the memory: there are millions."""
+        server, a, b, bag, ghost, budget = self
+        return array("I", (server, a, b, ghost, budget, *bag)).tobytes()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> World:
+        server, a, b, ghost, budget, *bag = array("I", data)
+        return cls(server, a, b, tuple(bag), ghost, budget)
+
+
+class Option(NamedTuple):
+    """Something that one node can do: what it becomes, what it sends, what is left of the budget."""
+
+    text: str
+    node: int
+    sends: int = -1
+    budget: int = -1
+    event: tuple[str, str, int] | None = None
+
+
+class Interned(Generic[T]):
+    """Values and their numbers."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[T, int] = {}
+        self.values: list[T] = []
+
+    def __call__(self, value: T) -> int:
+        number = self._numbers.setdefault(value, len(self.values))
+        if number == len(self.values):
+            self.values.append(value)
+        return number
+
+    def __getitem__(self, number: int) -> T:
+        return self.values[number]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Machine:
+    """Every step of every part of a world, each computed once. One machine per exploration."""
+
+    def __init__(
+        self, bounds: Bounds, *, member: type[Member] = Member, redis: type[MemoryRedis] = MemoryRedis
+    ) -> None:
+        self.bounds = bounds
+        self.member = member
+        self.redis = redis(clock_ms=lambda: 0)
+        self.servers: Interned[MemoryState] = Interned()
+        self.nodes: Interned[Node] = Interned()
+        self.requests: Interned[Request] = Interned()
+        self.ghosts: Interned[Ghost] = Interned()
+        self.budgets: Interned[Budget] = Interned()
+        #: The servers that a server was before, in order; the chain of its head says which.
+        self.history: dict[int, tuple[int, ...]] = {}
+        #: What is the state at a position: a function, if G6 holds.
+        self.state_at: dict[str, str] = {}
+        for name in _COMPUTED_ONCE:
+            setattr(self, name, functools.cache(getattr(self, name)))
+
+    # --- the first world ---
+
+    def start(self) -> World:
+        """`a` took the first term, in a log that it founded, and both have read that."""
+        bounds = self.bounds
+        self.redis.state = MemoryState()
+        writer = Writer("a", "a1")
+        self.redis.promote(writer, floor=0, lease_ms=1, by="", reason="", new_log_id="L")
+        server = self._keep_server(self.redis.state, ())
+        nodes = [self._settle(self._read(self._born(name), server)[1]) for name in NAMES]
+        ghost = Ghost((None,) * bounds.changes, frozenset(), frozenset({(1, "a1", "run-1")}))
+        budget = Budget(bounds.changes, bounds.promotions, bounds.crashes, bounds.failovers, bounds.snapshots)
+        return World(server, self.nodes(nodes[0]), self.nodes(nodes[1]), (), self.ghosts(ghost), self.budgets(budget))
+
+    def _born(self, name: str) -> Node:
+        member = self.member(me=Writer(name, f"{name}1"), view=View(), run="run-1")
+        return Node(name, 1, member, "", (), Disk(member.view, "", (), f"{name}1"))
+
+    # --- all steps of a world ---
+
+    def steps(self, world: World) -> Iterator[tuple[str, World]]:
+        """Everything that can happen next, and what it leads to. Raises `Breach` with the step that broke something."""
+        for i in (0, 1):
+            node, other = (world.a, world.b) if i == 0 else (world.b, world.a)
+            for option in self.own_options(node, world.server, world.budget):
+                yield option.text, self.taken(world, i, option)
+            for option in self.group_options(node, other, world.server, world.budget):
+                yield option.text, self.taken(world, i, option)
+        for text, request, budget in self.tool_options(world.a, world.b, world.server, world.budget):
+            yield text, world._replace(bag=_with(world.bag, request), budget=budget)
+        yield from self._deliveries(world)
+        budget_left = self.budgets[world.budget]
+        if budget_left.failovers:
+            yield from self._failovers(world, budget_left)
+
+    def taken(self, world: World, i: int, option: Option) -> World:
+        """The world once node `i` did that."""
+        bag = world.bag if option.sends < 0 else _with(world.bag, option.sends)
+        budget = world.budget if option.budget < 0 else option.budget
+        ghost = world.ghost
+        if option.event:
+            ghost = self.observe(ghost, world.server, i, option.event)
+        a, b = (option.node, world.b) if i == 0 else (world.a, option.node)
+        return self.tidied(World(world.server, a, b, bag, ghost, budget))
+
+    def tidied(self, world: World) -> World:
+        """The same world without what makes no difference any more, and with what is seen in passing written down."""
+        server, a, b, bag, ghost, budget = world
+        if not self.budgets[budget].crashes:
+            a, b = self.settled(a), self.settled(b)
+        if bag and not self.bounds.late:
+            bag = tuple(r for r in bag if self.requests[r].run == self.servers[server].run)
+        if bag and not self.budgets[budget].failovers:
+            bag = tuple(r for r in bag if not self.hopeless(r, server, a, b))
+        return World(server, a, b, bag, self.mark(ghost, a, b), budget)
+
+    def settled(self, node: int) -> int:
+        """Once nobody crashes any more, when a node saves does not matter."""
+        value = self.nodes[node]
+        return node if value.member is None else self.nodes(self._settle(value))
+
+    def hopeless(self, request: int, server: int, a: int, b: int) -> bool:
+        """It will be refused whenever it comes, and nobody waits for the answer: without a failover terms only grow."""
+        value, state = self.requests[request], self.servers[server]
+        if isinstance(value, Promote):
+            late = value.expect is not None and value.expect < state.effective_term
+            return late or value.run != state.run
+        assert state.head is not None
+        term, holder = value.record.id.term, state.head.writer
+        if (term, value.record.writer, value.run) == (state.effective_term, holder, state.head.run):
+            return False
+        return not any(_awaits(self.nodes[node], value) for node in (a, b))
+
+    # --- requests arrive ---
+
+    def _deliveries(self, world: World) -> Iterator[tuple[str, World]]:
+        for i, request in enumerate(world.bag):
+            if i and world.bag[i - 1] == request:
+                continue
+            yield self.delivery(world, request)
+
+    def delivery(self, world: World, request: int) -> tuple[str, World]:
+        """Redis executes the request, and the answer reaches whoever waits for it."""
+        value = self.requests[request]
+        server, reply, text = self.deliver(world.server, request)
+        ghost = world.ghost
+        if reply.code is Code.OK:
+            try:
+                ghost = self._written(ghost, value, reply, self.servers[server].run)
+            except Breach as breach:
+                raise Breach(str(breach), text) from None
+        a, b = world.a, world.b
+        if isinstance(value, Send):
+            a, b = self.arrive(a, request, reply), self.arrive(b, request, reply)
+        return text, self.tidied(World(server, a, b, _without(world.bag, request), ghost, world.budget))
+
+    def deliver(self, server: int, request: int) -> tuple[int, Reply, str]:
+        value = self.requests[request]
+        self.redis.state = self.servers[server]
+        if isinstance(value, Promote):
+            reply = self.redis.promote(
+                value.writer,
+                floor=value.floor,
+                lease_ms=1,
+                by="",
+                reason="",
+                expect=value.expect,
+                run=value.run,
+                expect_head=value.head,
+            )
+        elif isinstance(value.record, PartRecord):
+            reply = self.redis.part(value.run, value.record, rebase=value.rebase)
+        else:
+            reply = self.redis.append(value.run, value.record)
+        after = self._keep_server(self.redis.state, (*self.history[server], self._as_copy(server)))
+        return after, reply, f"Redis executes {_say(value)}: {_say_reply(reply)}"
+
+    def arrive(self, node: int, request: int, reply: Reply) -> int:
+        value, sent = self.nodes[node], self.requests[request]
+        assert isinstance(sent, Send)
+        if not _awaits(value, sent):
+            return node
+        assert value.write is not None
+        return self.nodes(value._replace(write=value.write._replace(reply=reply)))
+
+    def _written(self, ghost: int, request: Request, reply: Reply, run: str) -> int:
+        """Who may write: one boot in a term (G1). Which term may be taken: one above all of earlier runs (G3)."""
+        known = self.ghosts[ghost]
+        if isinstance(request, Send):
+            owners = {boot for term, boot, _ in known.taken if term == request.record.id.term}
+            if owners != {request.record.boot}:
+                raise Breach(f"G1: {request.record.boot} wrote in term {request.record.id.term} of {', '.join(owners)}")
+            return ghost
+        taken = (reply.term, request.writer.boot, run)
+        for term, boot, in_run in known.taken:
+            if reply.term == term:
+                raise Breach(f"G3: term {term} was taken twice, by {boot} and {taken[1]}")
+            if in_run != run and reply.term <= term:
+                raise Breach(f"G3: term {reply.term} of {run} is not above term {term} of {in_run}")
+        return self.ghosts(known._replace(taken=known.taken | {taken}))
+
+    def _keep_server(self, state: MemoryState, history: tuple[int, ...]) -> int:
+        server = self.servers(replace(state, asks=(), lease=None, beats=()))
+        if history and history[-1] == self._as_copy(server):
+            return server
+        assert self.history.setdefault(server, history) == history
+        return server
+
+    def _as_copy(self, server: int) -> int:
+        """What a copy of it has: everything but the run."""
+        return self.servers(replace(self.servers[server], run=""))
+
+    # --- Redis becomes another ---
+
+    def _failovers(self, world: World, budget: Budget) -> Iterator[tuple[str, World]]:
+        left = self.budgets(budget._replace(failovers=budget.failovers - 1))
+        run = f"run-{self.bounds.failovers - budget.failovers + 2}"
+        history = (*self.history[world.server], self._as_copy(world.server))
+        for i, copy in enumerate(history):
+            lost = self.servers[world.server].last_id.n - self.servers[copy].last_id.n
+            self.redis.fail_over(self.servers[copy], run=run)
+            server = self._keep_server(self.redis.state, history[:i])
+            known = self.ghosts[world.ghost]
+            acks = tuple(
+                ack and ack._replace(logged=ack.logged and self.has(server, letter))
+                for letter, ack in zip(LETTERS, known.acks, strict=False)
+            )
+            ghost = self.ghosts(known._replace(acks=acks))
+            after = World(server, world.a, world.b, world.bag, ghost, left)
+            yield f"Redis fails over to a copy that lacks {lost} records: {run}", self.tidied(after)
+
+    # --- what a node can do by itself ---
+
+    def own_options(self, node: int, server: int, budget: int) -> tuple[Option, ...]:
+        value, left = self.nodes[node], self.budgets[budget]
+        if value.member is None:
+            return (Option(f"{value.name} restarts", self.nodes(self._restarted(value))),)
+        return tuple(self._own_options(value, value.member, server, left))
+
+    def _own_options(self, node: Node, member: Member, server: int, left: Budget) -> Iterator[Option]:
+        state = self.servers[server]
+        name = node.name
+        if member.run != state.run:
+            noticed = self._tidy(node._replace(member=member.talks_to(state.run)))
+            yield Option(f"{name} notices {state.run}", self.nodes(noticed))
+        if member.holds_term:
+            renewed = self.renewed(node, server)
+            if renewed is not node:
+                yield Option(f"{name} is refused a renewal", self.nodes(renewed))
+        if self.next_record(server, member.view.cursor.id) is not None and _reads(node):
+            text, read = self._read(node, server)
+            yield Option(text, self.nodes(read))
+        if left.crashes:
+            spent = self.budgets(left._replace(crashes=left.crashes - 1))
+            yield Option(f"{name} crashes", self.nodes(_crashed(node)), budget=spent)
+            saved = self._settle(node)
+            if saved != node:
+                yield Option(f"{name} saves", self.nodes(saved))
+        yield from self._writes(node, member, state, left)
+
+    def _writes(self, node: Node, member: Member, state: MemoryState, left: Budget) -> Iterator[Option]:
+        if node.write is not None:
+            if node.write.reply is not None:
+                yield self._answered(node, node.write, node.write.reply, state)
+            if node.write.attempt <= self.bounds.resends or node.write.last_run != state.run:
+                yield self._sent_again(node, node.write, state.run)
+            if not member.holds_term:
+                yield Option(f"{node.name} gives its write up", self.nodes(node._replace(write=None, sending=None)))
+            return
+        runs = sorted({member.run, state.run}) if self.bounds.late else [state.run]
+        if member.leads and left.changes:
+            letter = LETTERS[self.bounds.changes - left.changes]
+            spent = self.budgets(left._replace(changes=left.changes - 1))
+            for run in runs:
+                yield self._submitted(node, letter, run, spent)
+        if node.live.must_rebase and node.sending is None:
+            node = self._begun(node, member)
+        if node.sending is not None:
+            for run in runs:
+                yield self._sent(node, *self._part(node.sending, member), run)
+        elif member.leads and left.snapshots:
+            spent = self.budgets(left._replace(snapshots=left.snapshots - 1))
+            begun = self._begun(node, member)
+            yield Option(f"{node.name} begins a snapshot because somebody asked", self.nodes(begun), budget=spent)
+
+    def submitted(self, node: int, server: int, letter: str) -> Option:
+        """A client asks for one more change."""
+        return self._submitted(self.nodes[node], letter, self.servers[server].run, -1)
+
+    def _submitted(self, node: Node, letter: str, run: str, budget: int) -> Option:
+        record = node.live.change(codec="raw", digest="", count=1, body=letter.encode(), at=0)
+        return self._sent(node, record, False, run, budget)
+
+    def _part(self, sending: Sending, member: Member) -> tuple[PartRecord, bool]:
+        parts = len(sending.bodies)
+        record = member.part(
+            sending.snapshot,
+            part=sending.part,
+            parts=parts if sending.part + 1 == parts else 0,
+            codec="raw",
+            digest="",
+            body=sending.bodies[sending.part],
+            at=0,
+        )
+        return record, sending.snapshot.rebase and sending.part == 0
+
+    def _begun(self, node: Node, member: Member) -> Node:
+        cuts = [i * len(node.state) // self.bounds.parts for i in range(self.bounds.parts + 1)]
+        bodies = tuple(node.state[i:j].encode() for i, j in itertools.pairwise(cuts))
+        return node._replace(sending=Sending(member.begin_snapshot(), bodies, 0))
+
+    def _sent(self, node: Node, record: Record, rebase: bool, run: str, budget: int = -1) -> Option:
+        request = Send(run, record, rebase, 1)
+        sent = node._replace(write=Write(record, rebase, run, 1, None, run))
+        return Option(f"{node.name} sends {_say(request)}", self.nodes(sent), self.requests(request), budget)
+
+    def sent_again(self, node: int, server: int) -> Option:
+        """It hears nothing, however often it may have sent before."""
+        value = self.nodes[node]
+        assert value.write is not None
+        return self._sent_again(value, value.write, self.servers[server].run)
+
+    def _sent_again(self, node: Node, write: Write, run: str) -> Option:
+        request = Send(run, write.record, write.rebase, write.attempt + 1)
+        sent = node._replace(write=write._replace(attempt=write.attempt + 1, reply=None, last_run=run))
+        text = f"{node.name} hears nothing, connects again and sends {_say(request)}"
+        return Option(text, self.nodes(sent), self.requests(request))
+
+    def _answered(self, node: Node, write: Write, reply: Reply, state: MemoryState) -> Option:
+        """The answer has come: what it means, the member says; what is in the log is folded and applied."""
+        fate, member = self._fate(node.live, write, reply, state)
+        text = f"{node.name} learns of {_say_record(write.record)}: {fate.value}"
+        is_change = isinstance(write.record, ChangeRecord)
+        sending = node.sending if is_change else _next_part(node.sending, fate)
+        node = node._replace(member=member, write=None, sending=sending)
+        if fate is Fate.COMMITTED:
+            verdict, node = self._folded(node, write.record)
+            text += f", {verdict.value}"
+        event = _EVENTS.get(fate) if is_change else None
+        letter = write.record.body.decode()
+        known = (event, letter, write.record.id.term) if event and letter in LETTERS else None
+        return Option(text, self.nodes(self._tidy(node)), event=known)
+
+    def _fate(self, member: Member, write: Write, reply: Reply, state: MemoryState) -> tuple[Fate, Member]:
+        uncertain = write.attempt > 1
+        fate, after = member.answered(reply, uncertain=uncertain)
+        if fate is not Fate.LOOK:
+            return fate, after
+        self.redis.state = state
+        entry = next((entry for entry in state.entries if entry.id == write.record.id), None)
+        there = _parsed(str(entry.id), entry.header, entry.body) if entry else None
+        found = life.find_out(write.record, there, self.redis.look(), member.view.holder.run)
+        return member.answered(reply, uncertain=uncertain, found=found)
+
+    def renewed(self, node: Node, server: int) -> Node:
+        """After it tried to renew its lease."""
+        self.redis.state = self.servers[server]
+        reply = self.redis.renew(node.live.me, node.live.view.term, 1)
+        return node if reply.code is Code.OK else self._tidy(node._replace(member=node.live.refused(reply)))
+
+    # --- what it does because of others ---
+
+    def group_options(self, node: int, other: int, server: int, budget: int) -> tuple[Option, ...]:
+        value, left = self.nodes[node], self.budgets[budget]
+        if value.member is None:
+            return ()
+        return tuple(self._group_options(value, value.member, (node, other), server, left))
+
+    def _group_options(
+        self, node: Node, member: Member, both: tuple[int, int], server: int, left: Budget
+    ) -> Iterator[Option]:
+        look = self.look(server, *both)
+        if node.write is None and node.sending is None and member.owes_snapshot(look.peers.values()):
+            begun = self._begun(node, member)
+            yield Option(f"{node.name} begins a snapshot because it owes one", self.nodes(begun))
+        if left.promotions and member.run == look.run:
+            promote = self.own_promotion(member, look)
+            if promote:
+                spent = self.budgets(left._replace(promotions=left.promotions - 1))
+                yield Option(f"{node.name} sends {_say(promote)}", both[0], self.requests(promote), spent)
+
+    def own_promotion(self, member: Member, look: Look) -> Promote | None:
+        """Whether it promotes itself, after it has beaten long enough: when exactly it beats makes no difference."""
+        if not replace(member, beats_in_run=2).takes_term(look):
+            return None
+        return Promote(
+            member.me,
+            max(member.view.term, life.newest_term(look)),
+            look.run,
+            look.term,
+            life.expected_head(member.view, look),
+        )
+
+    def tool_options(self, a: int, b: int, server: int, budget: int) -> tuple[tuple[str, int, int], ...]:
+        left = self.budgets[budget]
+        if not left.promotions:
+            return ()
+        spent = self.budgets(left._replace(promotions=left.promotions - 1))
+        promotes = [self.tool_promotion(self.look(server, a, b), name) for name in NAMES]
+        return tuple((f"the tool sends {_say(p)}", self.requests(p), spent) for p in promotes if p)
+
+    def tool_promotion(self, look: Look, target: str) -> Promote | None:
+        """What the tool sends to promote `target`, if it does not refuse."""
+        if target not in look.peers or life.refusal(target, look) is not None:
+            return None
+        peer = look.peers[target]
+        expect = look.term if self.bounds.expects else None
+        return Promote(
+            Writer(peer.node, peer.boot), life.newest_term(look), look.run, expect, life.expected_head(peer, look)
+        )
+
+    def look(self, server: int, a: int, b: int) -> Look:
+        self.redis.state = self.servers[server]
+        peers = {peer.node: peer for peer in (self.peer(a), self.peer(b)) if peer}
+        return self.redis.look()._replace(peers=peers)
+
+    def peer(self, node: int) -> Peer | None:
+        value = self.nodes[node]
+        if value.member is None:
+            return None
+        return value.member.peer()
+
+    # --- a node and a record ---
+
+    def next_record(self, server: int, after: RecordId) -> Record | None:
+        for entry in self.servers[server].entries:
+            if entry.id > after:
+                return _parsed(str(entry.id), entry.header, entry.body)
+        return None
+
+    def _read(self, node: Node, server: int) -> tuple[str, Node]:
+        record = self.next_record(server, node.live.view.cursor.id)
+        assert record is not None
+        verdict, node = self._folded(node, record)
+        return f"{node.name} reads {_say_record(record)}: {verdict.value}", self._settle(self._tidy(node))
+
+    def _folded(self, node: Node, record: Record) -> tuple[Verdict, Node]:
+        """Fold one record and carry the verdict out. Here G2 is checked: nothing of a lower term, and never back."""
+        before = node.live
+        verdict, member = before.fold(record)
+        if member.view.term < before.view.term:
+            raise Breach(f"G2: {node.name} goes back from term {before.view.term} to {member.view.term}")
+        parts = _collected(node, member.view, record)
+        state = node.state
+        if verdict is Verdict.APPLY:
+            if record.id.term < before.view.term:
+                raise Breach(f"G2: {node.name} applies {record} in term {before.view.term}")
+            state += record.body.decode()
+        if verdict is Verdict.RESTORE:
+            state = b"".join(parts).decode()
+        view = member.view
+        parts = () if view.snapshot and view.snapshot.complete else parts
+        node = node._replace(member=member, state=state, parts=parts)
+        return verdict, self._settle(node) if isinstance(record, TermRecord) else node
+
+    def _settle(self, node: Node) -> Node:
+        """Its checkpoint has all that it has."""
+        member = node.live
+        return node._replace(disk=Disk(member.view, node.state, node.parts, member.me.boot))
+
+    def _restarted(self, node: Node) -> Node:
+        boots = node.boots + 1
+        disk = node.disk
+        member = self.member(me=Writer(node.name, f"{node.name}{boots}"), view=disk.view, previous_boot=disk.boot)
+        return Node(node.name, boots, member, disk.state, disk.parts, disk)
+
+    def _tidy(self, node: Node) -> Node:
+        """Without what makes no difference any more."""
+        member = node.live
+        if member.over and member.over < member.view.term:
+            node = node._replace(member=replace(member, over=0))
+        if node.sending and (not member.holds_term or node.sending.snapshot.term != member.view.term):
+            node = node._replace(sending=None)
+        return node
+
+    # --- what must hold ---
+
+    def newcomer(self, server: int) -> Node:
+        """G8: what a node that has nothing makes of the log alone."""
+        node = Node("c", 1, self.member(me=Writer("c", "c1"), view=View()), "", (), Disk(View(), "", (), "c1"))
+        while self.next_record(server, node.live.view.cursor.id) is not None:
+            node = self._read(node, server)[1]
+        return node
+
+    def has(self, server: int, letter: str) -> bool:
+        """Whether its log has, or had before it was trimmed, this change."""
+        known = (*self.history[server], server)
+        return any(entry.body == letter.encode() for number in known for entry in self.servers[number].entries)
+
+    def observe(self, ghost: int, server: int, i: int, event: tuple[str, str, int]) -> int:
+        """A client got an answer."""
+        what, letter, term = event
+        known = self.ghosts[ghost]
+        if what == "denied":
+            return self.ghosts(known._replace(denied=known.denied | {letter}))
+        acks = list(known.acks)
+        acks[LETTERS.index(letter)] = Ack(i, self.servers[server].run, term, self.has(server, letter), False)
+        return self.ghosts(known._replace(acks=tuple(acks)))
+
+    def mark(self, ghost: int, a: int, b: int) -> int:
+        """Which acknowledged changes are on the disk of the other node now."""
+        known = self.ghosts[ghost]
+        disks = [self.nodes[node].disk.state for node in (a, b)]
+        acks = tuple(
+            ack and (ack if ack.held or letter not in disks[1 - ack.by] else ack._replace(held=True))
+            for letter, ack in zip(LETTERS, known.acks, strict=False)
+        )
+        return ghost if acks == known.acks else self.ghosts(known._replace(acks=acks))
+
+    def check(self, ghost: int, a: int, b: int) -> None:
+        """What must hold in every world, besides what every step checks for itself."""
+        for node in (a, b):
+            self.check_states(node)
+            self.check_leader(ghost, node)
+
+    def check_states(self, node: int) -> None:
+        """G6, over everything that was ever reached: what the state is, is a function of the position."""
+        value = self.nodes[node]
+        views = [(value.disk.view, value.disk.state)]
+        if value.member:
+            views.append((value.member.view, value.state))
+        for view, state in views:
+            known = self.state_at.setdefault(view.position.chain, state)
+            if known != state:
+                raise Breach(f"G6: {value.name} has {state!r} at {view.position.id}, another node {known!r}")
+
+    def check_leader(self, ghost: int, node: int) -> None:
+        """G4 and G5: a primary has what was acknowledged in its term or before; it has nothing that was denied."""
+        value, known = self.nodes[node], self.ghosts[ghost]
+        if value.member is None or not value.member.leads:
+            return
+        for letter, ack in zip(LETTERS, known.acks, strict=False):
+            if ack and letter not in value.state and (ack.logged or ack.held) and _is_later(value.member.view, ack):
+                which = "G4" if ack.logged else "G5"
+                raise Breach(f"{which}: {value.name} leads without {letter!r}, which was acknowledged")
+        for letter in known.denied:
+            if letter in value.state:
+                raise Breach(f"outcome: {value.name} leads with {letter!r}, of which the client was told it is not in")
+
+
+_COMPUTED_ONCE = (
+    "next_record", "peer", "look", "deliver", "arrive", "own_options", "group_options", "tool_options",
+    "newcomer", "hopeless", "settled", "has", "observe", "mark", "check", "check_states", "check_leader",
+)  # fmt: skip
+
+_EVENTS = {Fate.COMMITTED: "acknowledged", Fate.REFUSED: "denied", Fate.REBASE: "denied"}
+
+_parsed = functools.cache(parse)
+
+
+def _reads(node: Node) -> bool:
+    return node.write is None and not node.live.holds_term
+
+
+def _awaits(node: Node, sent: Send) -> bool:
+    write = node.write
+    if node.member is None or write is None or write.reply is not None:
+        return False
+    return write.attempt == sent.attempt and write.record.chain == sent.record.chain
+
+
+def _is_later(view: View, ack: Ack) -> bool:
+    """The term was taken after the change was acknowledged, or is that very one."""
+    return view.holder.run >= ack.run and view.term >= ack.term
+
+
+def _crashed(node: Node) -> Node:
+    if node.disk.view.term < node.live.view.term:
+        raise Breach(f"G2: the disk of {node.name} has term {node.disk.view.term}, it has seen {node.live.view.term}")
+    return Node(node.name, node.boots, None, "", (), node.disk)
+
+
+def _next_part(sending: Sending | None, fate: Fate) -> Sending | None:
+    if sending is None or fate is not Fate.COMMITTED or sending.part + 1 == len(sending.bodies):
+        return None
+    return sending._replace(part=sending.part + 1)
+
+
+def _collected(node: Node, view: View, record: Record) -> tuple[bytes, ...]:
+    """The bodies of the snapshot that passes by, as far as it has no gap."""
+    if view.snapshot is None:
+        return ()
+    if not isinstance(record, PartRecord) or record.id.term < view.term:
+        return node.parts
+    parts = (record.body,) if record.part == 0 else (*node.parts, record.body)
+    assert len(parts) == view.snapshot.next_part
+    return parts
+
+
+def _with(bag: tuple[int, ...], request: int) -> tuple[int, ...]:
+    return tuple(sorted((*bag, request)))
+
+
+def _without(bag: tuple[int, ...], request: int) -> tuple[int, ...]:
+    at = bag.index(request)
+    return bag[:at] + bag[at + 1 :]
+
+
+# --- in words ---
+
+
+def _say_record(record: Record) -> str:
+    if isinstance(record, TermRecord):
+        return f"{record.id} (the term of {record.writer})"
+    if isinstance(record, PartRecord):
+        return f"{record.id} (part {record.part}, {record.body.decode()!r} as of {record.as_of.id}, of {record.writer})"
+    return f"{record.id} ({record.body.decode()!r} of {record.writer})"
+
+
+def _say(request: Request) -> str:
+    if isinstance(request, Promote):
+        expected = "" if request.expect is None else f", expecting term {request.expect}"
+        return f"promote {request.writer} in {request.run}{expected}"
+    kind = "part" if isinstance(request.record, PartRecord) else "append"
+    again = f", attempt {request.attempt}" if request.attempt > 1 else ""
+    return f"{kind}{' (rebase)' if request.rebase else ''} {_say_record(request.record)} for {request.run}{again}"
+
+
+def _say_reply(reply: Reply) -> str:
+    words = {Code.OK: f"ok {reply.id}", Code.FENCED: f"fenced, term {reply.term}"}
+    return words.get(reply.code, reply.code.value)

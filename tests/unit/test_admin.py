@@ -1,0 +1,485 @@
+"""What operators do to a group: over live nodes, and over heartbeats of nodes that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator import Node, NotPrimary, PromotionRefused, RecordId, ReplicatorError, admin
+from replicator.core.ids import ERA, Position, Writer
+from replicator.core.records import ChangeRecord, PartRecord, TermRecord
+from replicator.core.replies import Look, Peer, Reply
+from replicator.errors import CorruptRecord, LogLost
+from replicator.testing import MemoryLog, MemoryRedis
+from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    group = Group(tmp_path)
+    yield group
+    group.close()
+
+
+class Paper:
+    """A group of nodes that exist as heartbeats only, on a clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_000_000.0
+        self.server = MemoryRedis(clock_ms=lambda: self.now_ms)
+        self.log = MemoryLog(self.server, "g")
+
+    def beat(self, name: str, **facts: Any) -> Peer:
+        facts = {"run": self.server.state.run, "every_ms": 1000} | facts
+        peer = Peer(name, facts.pop("boot", f"{name}-1"), **facts)
+        self.server.beat(peer)
+        return peer
+
+    def take_term(self, name: str = "a", **more: Any) -> Reply:
+        writer = Writer(name, more.pop("boot", f"{name}-1"))
+        arguments = {"floor": 0, "lease_ms": 5000, "by": "test", "reason": "", "new_log_id": "log-1"} | more
+        return self.log.promote(writer, **arguments)
+
+    def promote(self, name: str = "b", **options: Any) -> admin.Promotion:
+        return admin.promote(self.log, name, by="test", **{"timeout_s": 0.05} | options)
+
+
+@pytest.fixture
+def paper() -> Paper:
+    return Paper()
+
+
+def at(term: int, n: int) -> Position:
+    return Position(RecordId(term, n), "1" * 32)
+
+
+class TestStatus:
+    def test_it_has_the_fields_that_programs_rely_on(self, group: Group) -> None:
+        a = group.primary("a", http="http://a", lease_s=SHORT_LEASE_S)
+        b = group.node("b", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        in_step(a, b)
+        told = eventually(
+            lambda: [
+                now
+                for now in [admin.status(group.log()).to_dict()]
+                if [node["position"] for node in now["nodes"]] == ["1-2", "1-2"] and now["nodes"][0]["lag_records"] == 0
+            ]
+        )[0]
+        assert list(told) == [
+            "group", "log_id", "run", "term", "holder", "head", "lease_ms", "nodes", "problem",
+        ]  # fmt: skip
+        assert told | {"nodes": [], "log_id": "", "lease_ms": 1} == {
+            "group": "memory", "log_id": "", "run": "run-1", "term": 1, "holder": "a", "head": "1-2", "lease_ms": 1,
+            "nodes": [], "problem": None,
+        }  # fmt: skip
+        assert len(told["log_id"]) == 32
+        assert 0 < told["lease_ms"] <= 1000 * SHORT_LEASE_S
+        assert told["nodes"][0] == {
+            "name": "a", "boot": a.boot, "role": "primary", "term": 1, "position": "1-2", "lag_records": 0,
+            "lag_seconds": 0.0, "in_sync": True, "alive": True, "http": "http://a", "problem": None,
+        }  # fmt: skip
+        assert told["nodes"][1] | {"boot": ""} == {
+            "name": "b", "boot": "", "role": "standby", "term": 1, "position": "1-2", "lag_records": 0,
+            "lag_seconds": 0.0, "in_sync": True, "alive": True, "http": None, "problem": None,
+        }  # fmt: skip
+
+    def test_of_a_group_that_is_not_there_yet(self, paper: Paper) -> None:
+        told = admin.status(paper.log).to_dict()
+        assert told == {
+            "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "head": None, "lease_ms": None,
+            "nodes": [], "problem": None,
+        }  # fmt: skip
+
+    def test_a_node_behind_shows_by_how_much_and_since_when(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b", position=at(0, 0), applied_at=int(paper.now_ms) - 2500)
+        (node,) = admin.status(paper.log).nodes
+        assert (node.lag_records, node.lag_seconds) == (1, 2.5)
+
+    def test_the_lag_of_a_dead_node_is_not_known(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b", position=at(0, 0))
+        paper.now_ms += 3001
+        (node,) = admin.status(paper.log).nodes
+        assert (node.alive, node.lag_records, node.lag_seconds) == (False, None, None)
+
+    def test_a_node_ahead_of_the_log_says_so_and_its_lag_is_not_known(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b", position=at(1, 9))
+        (node,) = admin.status(paper.log).nodes
+        assert (node.lag_records, node.problem) == (None, "ahead of the log")
+
+    def test_whoever_says_it_leads_and_does_not_hold_the_term_is_a_standby(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", role="primary", boot="a-0")
+        paper.beat("b", role="primary")
+        assert [node.role for node in admin.status(paper.log).nodes] == ["standby", "standby"]
+        paper.beat("a", role="primary")
+        assert [node.role for node in admin.status(paper.log).nodes] == ["primary", "standby"]
+
+    def test_in_another_run_nobody_holds_the_term(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.server.fail_over(paper.server.state, run="run-2")
+        now = admin.status(paper.log)
+        assert now.holder is None
+        assert "another run" in str(now.problem)
+
+    def test_a_term_key_without_a_log_is_a_problem(self, paper: Paper) -> None:
+        paper.server.state = replace(paper.server.state, term=5)
+        assert "Redis lost data" in str(admin.status(paper.log).problem)
+
+    def test_a_stray_record_is_a_problem_with_its_id(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.server.stray(RecordId(1_700_000_000_000, 0))
+        assert "1700000000000-0" in str(admin.status(paper.log).problem)
+
+    def test_an_entry_that_is_no_heartbeat_hides_nobody(self, paper: Paper) -> None:
+        paper.beat("a")
+        state = paper.server.state
+        paper.server.state = replace(state, beats=(*state.beats, ("z", paper.now_ms, b"not json")))
+        assert [node.name for node in admin.status(paper.log).nodes] == ["a"]
+
+
+class TestPromote:
+    def test_it_tells_the_term_and_that_the_node_leads(self, group: Group) -> None:
+        group.primary("a"), group.node("b")
+        done = admin.promote(group.log(), "b", by="ops", reason="maintenance")
+        assert (done.node, done.term, done.id) == ("b", 2, "2-2")
+        assert done.led_ms > 0
+        assert group.nodes[1].role == "primary"
+        term = admin.history(group.log())[-1]
+        assert (term.by, term.reason, term.node) == ("ops", "maintenance", "b")
+
+    def test_the_first_promotion_founds_the_log(self, group: Group) -> None:
+        group.node("a")
+        assert admin.promote(group.log(), "a", by="ops").id == "1-1"
+
+    def test_a_node_that_never_reported_is_refused_even_by_force(self, paper: Paper) -> None:
+        for force in (False, True):
+            with pytest.raises(PromotionRefused, match="no node of that name has reported") as raised:
+                paper.promote("zz", force=force)
+            assert raised.value.better is None
+
+    def test_the_better_node_is_named(self, paper: Paper) -> None:
+        paper.beat("a", changed=RecordId(1, 4))
+        paper.beat("c", changed=RecordId(1, 5))
+        with pytest.raises(PromotionRefused, match="c is the better one") as raised:
+            paper.promote("zz")
+        assert raised.value.better == "c"
+
+    def test_a_dead_node_is_refused(self, paper: Paper) -> None:
+        paper.beat("b")
+        paper.now_ms += 3500
+        with pytest.raises(PromotionRefused, match=r"it has not reported for 3\.5 s"):
+            paper.promote()
+
+    def test_a_node_that_is_out_of_sync_is_refused(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b", term=1, in_sync=False)
+        with pytest.raises(PromotionRefused, match="it is out of sync"):
+            paper.promote()
+
+    def test_a_node_that_stalled_is_refused_with_the_reason(self, paper: Paper) -> None:
+        paper.beat("b", stalled="a bug at 1-3")
+        with pytest.raises(PromotionRefused, match="it stalled: a bug at 1-3"):
+            paper.promote()
+
+    def test_after_a_new_run_all_live_nodes_have_to_report_first(self, paper: Paper) -> None:
+        paper.beat("b")
+        paper.beat("c", run="run-0")
+        with pytest.raises(PromotionRefused, match="another run, and c has not reported since"):
+            paper.promote()
+
+    def test_a_node_that_lacks_what_the_log_lost_and_another_has_is_refused(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", changed=RecordId(1, 9))
+        paper.beat("b", changed=RecordId(1, 1))
+        with pytest.raises(
+            PromotionRefused, match="it lacks changes up to 1-9, which the log lost and a has"
+        ) as raised:
+            paper.promote()
+        assert raised.value.better == "a"
+
+    def test_lag_is_no_reason_while_the_log_is_whole(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", position=at(1, 1))
+        paper.beat("b")
+        with pytest.raises(TimeoutError, match="b has term 2, and does not lead yet"):
+            paper.promote()
+        assert paper.server.state.term == 2
+
+    @pytest.mark.parametrize("facts", [{"in_sync": False}, {"stalled": "a bug"}, {"every_ms": -1}])
+    def test_force_goes_past_a_refusal(self, paper: Paper, facts: dict[str, Any]) -> None:
+        paper.beat("b", **facts)
+        with pytest.raises(TimeoutError):
+            paper.promote(force=True)
+        assert paper.server.state.head is not None
+        assert paper.server.state.head.node == "b"
+
+    def test_another_term_than_the_expected_one_is_refused(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b")
+        with pytest.raises(PromotionRefused, match="the term is 1, held by a, and not the expected one"):
+            paper.promote(expect=0)
+        assert paper.server.state.term == 1
+
+    def test_a_boot_that_changed_meanwhile_is_seen_and_the_new_one_promoted(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b", boot="first")
+        promote = paper.server.promote
+
+        def restarted_meanwhile(writer: Writer, **options: Any) -> Reply:
+            reply = promote(writer, **options)
+            leads = writer.boot == "second"
+            paper.beat("b", boot="second", term=reply.term if leads else 0, role="primary" if leads else "standby")
+            return reply
+
+        paper.server.promote = restarted_meanwhile  # type: ignore[method-assign]
+        done = paper.promote()
+        assert done.term == 3
+        assert paper.server.state.head is not None
+        assert paper.server.state.head.boot == "second"
+
+    def test_a_redis_that_restarts_between_look_and_promotion_is_looked_at_again(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b")
+        looks: list[Look] = []
+        look = paper.server.look
+
+        def restarts() -> Look:
+            looks.append(look())
+            if len(looks) == 1:
+                paper.server.fail_over(paper.server.state, run="run-2")
+                paper.beat("b")
+            return looks[-1]
+
+        paper.server.look = restarts  # type: ignore[method-assign]
+        with pytest.raises(TimeoutError):
+            paper.promote()
+        assert paper.server.state.term == ERA + 1
+
+    def test_a_later_promotion_of_another_is_told(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b")
+        promote = paper.server.promote
+
+        def overtaken(writer: Writer, **options: Any) -> Reply:
+            reply = promote(writer, **options)
+            promote(Writer("c", "c-1"), **options | {"expect": reply.term})
+            return reply
+
+        paper.server.promote = overtaken  # type: ignore[method-assign]
+        with pytest.raises(PromotionRefused, match="c took term 3 meanwhile"):
+            paper.promote()
+
+    def test_a_log_that_was_lost_is_not_founded_by_a_promotion(self, paper: Paper) -> None:
+        paper.beat("b", term=5)
+        with pytest.raises(LogLost):
+            paper.promote()
+
+    def test_a_stray_record_is_named(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b")
+        paper.server.stray(RecordId(1_700_000_000_000, 0))
+        with pytest.raises(CorruptRecord, match="1700000000000-0"):
+            paper.promote()
+
+    def test_many_at_once_give_as_many_terms_and_one_primary(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+
+        def try_it(name: str) -> None:
+            try:
+                admin.promote(group.log(), name, by="ops", timeout_s=PATIENCE_S)
+            except PromotionRefused as refused:
+                assert "meanwhile" in refused.reason  # noqa: PT017
+
+        for done in [in_thread(lambda i=i: try_it("ab"[i % 2])) for i in range(8)]:
+            done()
+        in_step(a, b)
+        assert (a.term, {a.role, b.role}) == (9, {"primary", "standby"})
+
+    def test_a_node_that_had_no_redis_a_moment_ago_is_not_refused_for_that(self, group: Group) -> None:
+        log = group.faulty_log()
+        group.primary("a")
+        b = group.node("b", log=log, lease_s=SHORT_LEASE_S)
+        log.down = "cut off"
+        eventually(lambda: "cut off" in b.problem)
+        beat = log.beat
+        told: list[str] = []
+
+        def listen(peer: Peer) -> None:
+            told.append(peer.stalled)
+            beat(peer)
+
+        log.beat = listen  # type: ignore[method-assign]
+        log.down = ""
+        eventually(lambda: len(told) > 1)
+        assert told[0] == ""
+        assert admin.promote(group.log(), "b", by="ops").term == 2
+
+
+class TestDemote:
+    def test_the_primary_steps_down_and_nobody_leads(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        assert admin.demote(group.log(), by="ops", reason="enough") == 2
+        a.wait(role="standby", position="2-3", timeout_s=PATIENCE_S)
+        now = admin.status(group.log())
+        assert (now.holder, now.term) == (None, 2)
+        assert "nobody holds the term" in str(now.problem)
+        with pytest.raises(NotPrimary):
+            a.submit(push("y"))
+        assert a.promote() == 3
+
+    def test_a_demoted_node_does_not_take_the_term_back_by_itself(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        admin.demote(group.log(), by="ops")
+        a.wait(role="standby", position="2-2", timeout_s=PATIENCE_S)
+        a.stop()
+        a = group.node("a", lease_s=SHORT_LEASE_S)
+        group.fail_over()
+        eventually(lambda: beats(a) >= 4)
+        assert (a.role, a.term) == ("standby", 2)
+
+    def test_without_a_primary_there_is_nobody_to_demote(self, paper: Paper) -> None:
+        with pytest.raises(NotPrimary, match="nothing to demote"):
+            admin.demote(paper.log, by="ops")
+        paper.take_term("a")
+        admin.demote(paper.log, by="ops")
+        with pytest.raises(NotPrimary, match="nothing to demote"):
+            admin.demote(paper.log, by="ops")
+
+
+def beats(node: Node) -> int:
+    return node._replica.member.beats_in_run
+
+
+class TestSnapshot:
+    def test_it_waits_until_the_snapshot_is_complete_and_tells_its_place(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        told: list[str] = []
+        assert admin.snapshot(group.log(), by="ops", progress=told.append) == "1-2"
+        assert told[0] == "asked a for a snapshot"
+        assert told[-1] == "the snapshot of 1-2 is complete"
+        assert group.server.state.head is not None
+        assert group.server.state.head.snapshot_at == RecordId(1, 2)
+
+    def test_without_a_primary_nobody_can(self, paper: Paper) -> None:
+        with pytest.raises(NotPrimary, match="nobody leads the group"):
+            admin.snapshot(paper.log, by="ops")
+
+    def test_a_primary_that_does_not_answer_is_a_timeout(self, paper: Paper) -> None:
+        paper.take_term("a")
+        with pytest.raises(TimeoutError, match="a has not completed a snapshot"):
+            admin.snapshot(paper.log, by="ops", timeout_s=0.01)
+
+    def test_two_who_ask_at_once_both_get_one(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        asked = [in_thread(lambda: admin.snapshot(group.log(), by="ops", timeout_s=PATIENCE_S)) for _ in range(4)]
+        a.submit(push("y"))
+        assert all(RecordId.parse(done()) >= RecordId(1, 2) for done in asked)
+
+
+class TestVerify:
+    def test_all_live_nodes_are_compared_at_one_position(self, group: Group) -> None:
+        a, _ = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        told: list[str] = []
+        report = admin.verify(group.log(), by="ops", progress=told.append)
+        assert report.to_dict() == {
+            "position": "1-3", "digests": dict.fromkeys(["a", "b"], report.digests["a"]), "missing": [], "equal": True,
+        }  # fmt: skip
+        assert told[0] == "asked a for a marker"
+        assert told[-1] == "2 of 2 nodes reported at 1-3"
+
+    def test_a_live_node_that_does_not_report_is_missing_and_nothing_is_shown_equal(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        group.server.beat(Peer("b", "1", run="run-1", every_ms=60_000))
+        report = admin.verify(group.log(), by="ops", timeout_s=1.0)
+        assert report.missing == ["b"]
+        assert not report.equal
+
+    def test_a_primary_that_does_not_report_is_a_timeout(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", role="primary")
+        with pytest.raises(TimeoutError, match="a has not reported a digest"):
+            admin.verify(paper.log, by="ops", timeout_s=0.01)
+
+    def test_without_a_primary_nobody_can(self, paper: Paper) -> None:
+        with pytest.raises(NotPrimary):
+            admin.verify(paper.log, by="ops")
+
+    def test_it_can_be_asked_again_and_again(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        places = []
+        for i in range(3):
+            a.submit(push(i))
+            report = admin.verify(group.log(), by="ops")
+            assert report.equal
+            places.append(report.position)
+        assert places == ["1-3", "1-5", "1-7"]
+        in_step(a, b)
+
+
+class TestHistory:
+    def test_it_tells_of_each_term_who_why_and_how_much(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        a.submit(push("y"))
+        a.publish()
+        admin.promote(group.log(), "b", by="ops", reason="maintenance")
+        b.submit(push("z"))
+        first, second = (term.to_dict() for term in admin.history(group.log()))
+        assert first | {"at": 0} == {
+            "term": 1, "node": "a", "boot": a.boot, "run": "run-1", "by": "a", "reason": "asked by the application",
+            "at": 0, "first": "1-1", "last": "1-4", "changes": 2, "snapshots": 1,
+        }  # fmt: skip
+        assert second["at"] >= first["at"] > 1_600_000_000_000
+        assert second | {"at": 0} == {
+            "term": 2, "node": "b", "boot": b.boot, "run": "run-1", "by": "ops", "reason": "maintenance",
+            "at": 0, "first": "2-5", "last": "2-6", "changes": 1, "snapshots": 0,
+        }  # fmt: skip
+
+    def test_of_a_group_without_a_log_it_is_empty(self, paper: Paper) -> None:
+        assert admin.history(paper.log) == []
+
+
+class TestRecords:
+    def test_they_come_in_order_and_from_where_one_likes(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        a.publish()
+        records = list(admin.records(group.log()))
+        assert [type(record) for record in records] == [TermRecord, ChangeRecord, PartRecord]
+        assert [str(record.id) for record in admin.records(group.log(), after=RecordId(1, 1))] == ["1-2", "1-3"]
+
+    def test_more_than_one_batch_is_read(self, group: Group) -> None:
+        a = group.primary("a")
+        for i in range(80):
+            a.submit(push(i))
+        assert [record.id.n for record in admin.records(group.log())] == list(range(1, 82))
+
+    def test_those_to_come_are_followed(self, group: Group) -> None:
+        a = group.primary("a")
+        follow = admin.records(group.log(), follow=True)
+        followed = in_thread(lambda: [str(record.id) for record in islice(follow, 3)])
+        a.submit(push("x"))
+        a.submit(push("y"))
+        assert followed() == ["1-1", "1-2", "1-3"]
+
+    def test_at_something_else_they_end_with_an_error(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.server.stray(RecordId(1_700_000_000_000, 0))
+        records = admin.records(paper.log)
+        assert str(next(records).id) == "1-1"
+        with pytest.raises(ReplicatorError, match="1700000000000-0"):
+            next(records)

@@ -1,0 +1,1385 @@
+"""A node through its life, over a log in memory: what it promises to the application that embeds it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import replicator.replica
+from replicator import (
+    ChangeRejected,
+    ChangeTooLarge,
+    CheckpointError,
+    ConfigError,
+    CorruptRecord,
+    Fenced,
+    LeaseLost,
+    LogLost,
+    LogUnavailable,
+    Node,
+    NotPrimary,
+    OutcomeUnknown,
+    RecordId,
+    ReplicatorError,
+    Stalled,
+    admin,
+)
+from replicator.core.ids import ERA, Writer
+from replicator.core.replies import Reply
+from tests.kv import (
+    KV,
+    PATIENCE_S,
+    SHORT_LEASE_S,
+    FaultyLog,
+    Group,
+    document,
+    eventually,
+    in_step,
+    in_thread,
+    push,
+    pushed,
+    put,
+)
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    group = Group(tmp_path)
+    yield group
+    group.close()
+
+
+def replace_holder(group: Group, name: str = "b") -> int:
+    """Somebody else, of whom there is no process here, takes the next term."""
+    look = group.server.look()
+    reply = group.log().promote(Writer(name, "boot"), floor=0, lease_ms=60_000, by="test", reason="")
+    assert reply.term == look.term + 1
+    return reply.term
+
+
+def large(n: int = 40) -> dict[str, Any]:
+    """`put`s of 16 KiB each that do not compress."""
+    rng = random.Random(n)
+    return {f"k{i}": rng.randbytes(12 * 1024).hex() for i in range(n)}
+
+
+def failing_disk(monkeypatch: pytest.MonkeyPatch, node: Node) -> threading.Event:
+    """From now on the disk is full, until the event is set."""
+    mended = threading.Event()
+    save = node._checkpoint.save
+
+    def refuse(*args: Any, **options: Any) -> None:
+        if not mended.is_set():
+            raise CheckpointError(path=node.data_dir, problem=errno.errorcode[errno.ENOSPC])
+        save(*args, **options)
+
+    monkeypatch.setattr(node._checkpoint, "save", refuse)
+    return mended
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("options", "setting"),
+        [
+            ({"name": ""}, "name"),
+            ({"name": "a b"}, "name"),
+            ({"name": "{a}"}, "name"),
+            ({"lease_s": 0.0}, "lease_s"),
+            ({"on_restart": "perhaps"}, "on_restart"),
+            ({"on_log_lost": "ignore"}, "on_log_lost"),
+            ({"redis": "redis://localhost"}, "redis"),
+            ({"log": None}, "redis"),
+            ({"log": None, "redis": "http://localhost"}, "redis"),
+            ({"log": None, "redis": "redis://localhost", "group": "{g}"}, "group"),
+        ],
+    )
+    def test_a_setting_that_makes_no_sense_is_named(
+        self, group: Group, tmp_path: Path, options: dict[str, Any], setting: str
+    ) -> None:
+        settings = {"group": "g", "name": "a", "data_dir": tmp_path / "a", "log": group.log()} | options
+        with pytest.raises(ConfigError) as raised:
+            Node(KV(), **settings)
+        assert raised.value.fields["setting"] == setting
+
+
+class TestPromotion:
+    def test_a_new_node_is_a_standby_that_knows_no_term(self, group: Group) -> None:
+        a = group.node("a")
+        assert (a.role, a.term, str(a.position.id), a.in_sync, a.lease_ms) == ("standby", 0, "0-0", True, None)
+        with pytest.raises(NotPrimary, match="replicator promote"):
+            a.submit(put("x", 1))
+
+    def test_the_first_promotion_founds_the_log_and_the_node_leads(self, group: Group) -> None:
+        a = group.node("a")
+        assert a.promote() == 1
+        assert (a.role, a.term, str(a.position.id)) == ("primary", 1, "1-1")
+        assert a.submit(put("x", 1)) is None
+        assert str(a.position.id) == "1-2"
+
+    def test_the_old_primary_follows_the_new_one(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(put("x", 1))
+        assert b.promote() == 2
+        b.submit(put("x", 2))
+        a.wait(role="standby", position=str(b.position.id), timeout_s=PATIENCE_S)
+        assert document(a) == document(b)
+        with pytest.raises(NotPrimary) as raised:
+            a.submit(put("x", 3))
+        assert raised.value.primary == "b"
+
+    def test_a_leader_that_is_promoted_leads_in_the_new_term_when_promote_returns(self, group: Group) -> None:
+        a = group.primary("a")
+        assert a.promote() == 2
+        assert (a.role, a.term) == ("primary", 2)
+        a.submit(put("x", 1))
+        assert str(a.position.id) == "2-3"
+
+    def test_the_new_primary_has_read_everything_before_it_leads(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        for i in range(100):
+            a.submit(push(i))
+        b.promote()
+        assert pushed(b) == list(range(100))
+
+    def test_the_primary_of_the_others_is_known_by_its_url(self, group: Group) -> None:
+        a = group.primary("a", http="http://a", lease_s=SHORT_LEASE_S)
+        b = group.node("b", lease_s=SHORT_LEASE_S)
+        assert a.primary_http == "http://a"
+        eventually(lambda: b.primary_http == "http://a")
+        a.announce("http://elsewhere")
+        eventually(lambda: b.primary_http == "http://elsewhere")
+        a.stop()
+        eventually(lambda: b.primary_http is None)
+
+
+class TestWriting:
+    def test_a_change_is_in_the_log_before_it_is_in_the_state(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        seen: list[Any] = []
+
+        def look(record: Any) -> Reply:
+            seen.append(pushed(a))
+            return log.execute(record)
+
+        log.faults.append(look)
+        a.submit(push("x"))
+        assert seen == [[]]
+        assert pushed(a) == ["x"]
+
+    def test_the_state_of_a_fenced_primary_does_not_move(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        a.submit(push("kept"))
+
+        def too_late(record: Any) -> Reply:
+            replace_holder(group)
+            return log.execute(record)
+
+        log.faults.append(too_late)
+        with pytest.raises(Fenced) as raised:
+            a.submit(push("refused"))
+        assert (raised.value.term, raised.value.current_term, raised.value.primary) == (1, 2, "b")
+        a.wait(role="standby", position="2-3", timeout_s=PATIENCE_S)
+        assert pushed(a) == ["kept"]
+        assert a.problem == ""
+        assert a.in_sync
+
+    def test_a_rejected_change_is_the_error_of_its_submitter_alone(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log), group.node("b")
+        outcomes = self._in_one_batch(a, log, [push("x"), {"reject": "not that one"}, push("y")])
+        assert isinstance(outcomes[1], ChangeRejected)
+        assert str(outcomes[1]) == "not that one"
+        assert [outcomes[0], outcomes[2]] == [1, 2]
+        in_step(a, b)
+        assert pushed(b) == ["x", "y"]
+        assert str(b.position.id) == "1-3"
+
+    def _in_one_batch(self, node: Node, log: FaultyLog, changes: list[Any]) -> list[Any]:
+        """Submit while a first write is under way, so that they share a record; results and errors, in order."""
+        under_way, go_on = threading.Event(), threading.Event()
+
+        def wait(record: Any) -> Reply:
+            under_way.set()
+            assert go_on.wait(PATIENCE_S)
+            return log.execute(record)
+
+        log.faults.append(wait)
+        marker = in_thread(node._primary.mark)
+        assert under_way.wait(PATIENCE_S)
+        results = []
+        for i, change in enumerate(changes):
+            results.append(in_thread(lambda change=change: node.submit(change)))
+            eventually(lambda i=i: len(node._primary._queue) == i + 1)
+        go_on.set()
+        marker()
+        outcomes = []
+        for result in results:
+            try:
+                outcomes.append(result())
+            except ReplicatorError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def test_changes_that_wait_for_the_same_round_trip_share_one_record(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        assert self._in_one_batch(a, log, [push(i) for i in range(10)]) == list(range(1, 11))
+        assert [record.count for record in log.sent] == [0, 10]
+
+    def test_a_batch_is_cut_where_its_record_would_be_too_large(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        values = ["x" * 100_000] * 5
+        assert self._in_one_batch(a, log, [push(value) for value in values]) == [1, 2, 3, 4, 5]
+        assert [record.count for record in log.sent] == [0, 2, 2, 1]
+
+    def test_many_threads_commit_every_change_once_and_in_one_order(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        places: dict[tuple[int, int], int] = {}
+
+        def submit_many(thread: int) -> None:
+            for i in range(50):
+                places[thread, i] = a.submit(push([thread, i]))
+
+        for result in [in_thread(lambda t=t: submit_many(t)) for t in range(8)]:
+            result()
+        in_step(a, b)
+        assert pushed(a) == pushed(b)
+        assert [list(key) for key, _ in sorted(places.items(), key=lambda item: item[1])] == pushed(a)
+        assert len(places) == 400
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            push(float("nan")),
+            push([1, {"x": float("inf")}]),
+            push({1, 2}),
+            push(2**70),
+            push("x" * 300_000),
+            push(b"x"),
+        ],
+        ids=["nan", "infinity", "a set", "a huge integer", "too large", "bytes"],
+    )
+    def test_what_does_not_fit_into_a_record_is_refused_at_the_door(self, group: Group, change: Any) -> None:
+        a = group.primary("a")
+        with pytest.raises(ChangeTooLarge):
+            a.submit(change)
+        assert a.submit(push("next")) == 1
+        assert str(a.position.id) == "1-2"
+
+    def test_the_state_sees_what_json_says_and_not_the_callers_object(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        value = {"list": [1], "tuple": (1, 2)}
+        a.submit(put("x", value))
+        value["list"].append(2)  # type: ignore[attr-defined]
+        in_step(a, b)
+        with a.reading() as here, b.reading() as there:
+            assert here.data["x"] == there.data["x"] == {"list": [1], "tuple": [1, 2]}
+
+    def test_a_reader_never_sees_half_a_change(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        for node in (a, b):
+            a.submit(put("x", 1))
+            in_step(a, b)
+            inside, go_on = threading.Event(), threading.Event()
+
+            def pause(change: Any, inside: threading.Event = inside, go_on: threading.Event = go_on) -> None:
+                inside.set()
+                assert go_on.wait(PATIENCE_S)
+
+            node._state.in_apply = pause
+            written = in_thread(lambda: a.submit(put("x", 2)))
+            assert inside.wait(PATIENCE_S)
+            looked = threading.Event()
+
+            def look(node: Node = node, looked: threading.Event = looked) -> Any:
+                with node.reading() as state:
+                    looked.set()
+                    return state.data["x"], state.data["x.copy"]
+
+            seen = in_thread(look)
+            assert not looked.wait(0.05)
+            go_on.set()
+            assert seen() == (2, 2)
+            written()
+            node._state.in_apply = lambda change: None
+
+    def test_a_fresh_read_waits_for_what_is_in_the_log(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        for i in range(20):
+            a.submit(put("x", i))
+            with b.reading(fresh=True) as state:
+                assert state.data["x"] == i
+
+    def test_a_change_for_a_term_that_is_over_is_refused_and_the_others_of_its_batch_are_not(
+        self, group: Group
+    ) -> None:
+        a = group.primary("a")
+        assert a.submit(push("x"), term=1) == 1
+        a.promote()
+        with pytest.raises(Fenced) as raised:
+            a.submit(push("y"), term=1)
+        assert (raised.value.term, raised.value.current_term) == (1, 2)
+        assert a.submit(push("z"), term=2) == 2
+        with pytest.raises(Fenced):
+            a.replace([["pushed", []]], term=1)
+        assert pushed(a) == ["x", "z"]
+
+    def test_a_write_inside_a_read_is_refused_instead_of_waiting_for_itself(self, group: Group) -> None:
+        a = group.primary("a")
+        with a.reading(), pytest.raises(ReplicatorError, match="inside `reading"):
+            a.submit(push("x"))
+        assert a.submit(push("y")) == 1
+
+    @pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])
+    def test_an_interrupt_in_the_thread_that_writes_for_all_leaves_nobody_waiting(
+        self, group: Group, executed: bool
+    ) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log), group.node("b")
+        queued = threading.Event()
+
+        def interrupted(record: Any) -> Reply:
+            if executed:
+                log.execute(record)
+            raise KeyboardInterrupt
+
+        def first(record: Any) -> Reply:
+            assert queued.wait(PATIENCE_S)
+            return log.execute(record)
+
+        log.faults.extend([first, interrupted])
+        marker = in_thread(a._primary.mark)
+        eventually(lambda: log.sent)
+        writers = [in_thread(lambda i=i: a.submit(push(i))) for i in range(3)]
+        eventually(lambda: len(a._primary._queue) == 3)
+        queued.set()
+        marker()
+        outcomes = []
+        for writer in writers:
+            with pytest.raises((KeyboardInterrupt, OutcomeUnknown)) as raised:
+                writer()
+            outcomes.append(raised.type)
+        assert sorted(outcomes, key=str).count(KeyboardInterrupt) == 1
+        a.submit(push("next"))
+        in_step(a, b)
+        assert pushed(a) == pushed(b)
+        assert sorted(pushed(a)[:-1]) == [0, 1, 2]  # it is settled: it may have been there
+
+    def test_whoever_waits_too_long_for_an_earlier_write_has_written_nothing(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        under_way, go_on = threading.Event(), threading.Event()
+
+        def wait(record: Any) -> Reply:
+            under_way.set()
+            assert go_on.wait(PATIENCE_S)
+            return log.execute(record)
+
+        log.faults.append(wait)
+        first = in_thread(lambda: a.submit(push("first")))
+        assert under_way.wait(PATIENCE_S)
+        with pytest.raises(LogUnavailable, match="nothing was written"):
+            a.submit(push("second"), timeout_s=0.01)
+        go_on.set()
+        assert first() == 1
+        assert pushed(a) == ["first"]
+
+    def test_a_position_that_does_not_come_is_a_timeout_that_says_where_the_node_is(self, group: Group) -> None:
+        a = group.primary("a")
+        with pytest.raises(TimeoutError, match=r"a is primary at 1-1"):
+            a.wait(n=5, timeout_s=0.01)
+        with pytest.raises(ConfigError):
+            a.wait(position="nonsense")
+
+
+class TestLease:
+    def test_without_its_lease_the_primary_refuses_writes_until_it_is_renewed(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        log.renewals_fail = True
+        eventually(lambda: a.lease_ms is None)
+        with pytest.raises(LeaseLost):
+            a.submit(put("x", 1))
+        assert a.role == "primary"
+        log.renewals_fail = False
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        a.submit(put("x", 2))
+        assert str(a.position.id) == "1-2"
+
+    def test_the_lease_counts_from_before_the_request(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        # Each answer takes longer than the lease.
+        log.before_renewal = lambda: time.sleep(1.2 * SHORT_LEASE_S)
+        eventually(lambda: a.lease_ms is None)
+        asked = threading.Event()
+        answered = threading.Event()
+
+        def slow() -> None:
+            if asked.is_set():
+                answered.set()
+            asked.set()
+            time.sleep(1.2 * SHORT_LEASE_S)
+
+        log.before_renewal = slow
+        assert answered.wait(PATIENCE_S)
+        with pytest.raises(LeaseLost):
+            a.submit(put("x", 1))
+
+    def test_a_renewal_that_is_refused_ends_the_lease_at_once(self, group: Group) -> None:
+        a = group.primary("a", lease_s=60.0)
+        replace_holder(group)
+        a.wait(role="standby", timeout_s=PATIENCE_S)
+        assert a.lease_ms is None
+
+
+class TestLostAnswers:
+    @pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])
+    def test_a_write_whose_answer_was_lost_is_sent_again_and_lands_once(self, group: Group, executed: bool) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log), group.node("b")
+        log.faults.extend([log.lose_the_answer if executed else log.lose_the_request] * 3)
+        assert a.submit(push("x")) == 1
+        assert a.submit(push("y")) == 2
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x", "y"]
+        assert len({record.chain for record in log.sent}) == 2
+        assert len(log.sent) == 5
+
+    @pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])
+    def test_an_unknown_outcome_is_settled_before_the_next_write(self, group: Group, executed: bool) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
+        self._lose_an_answer_for_good(log, executed)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("x"))
+        log.down = ""
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        assert a.submit(push("y")) == 2
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x", "y"]
+
+    def _lose_an_answer_for_good(self, log: FaultyLog, executed: bool) -> None:
+        def cut_off(record: Any) -> Reply:
+            if executed:
+                log.execute(record)
+            log.down = "cut off"
+            raise OutcomeUnknown(url=log.url, problem="the answer was lost")
+
+        log.faults.append(cut_off)
+
+    def test_a_write_before_redis_answers_again_is_refused_with_nothing_written(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=1.0)
+        self._lose_an_answer_for_good(log, executed=True)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("x"))
+        with pytest.raises(LogUnavailable, match="nothing was written") as raised:
+            a.submit(push("y"))
+        assert not isinstance(raised.value, OutcomeUnknown)
+        log.down = ""
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        assert a.submit(push("z")) == 2
+        assert pushed(a) == ["x", "z"]
+
+    def test_an_unknown_outcome_is_settled_without_another_write(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
+        self._lose_an_answer_for_good(log, executed=True)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("x"))
+        log.down = ""
+        a.wait(n=2, timeout_s=PATIENCE_S)
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x"]
+
+    @pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])
+    def test_after_a_replacement_the_log_tells_what_became_of_a_lost_answer(self, group: Group, executed: bool) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log), group.node("b")
+
+        def replaced_meanwhile(record: Any) -> Reply:
+            if executed:
+                log.execute(record)
+            b.promote()
+            raise OutcomeUnknown(url=log.url, problem="the answer was lost")
+
+        log.faults.append(replaced_meanwhile)
+        if executed:
+            assert a.submit(push("x")) == 1
+        else:
+            with pytest.raises(Fenced):
+                a.submit(push("x"))
+        b.submit(push("y"))
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == (["x", "y"] if executed else ["y"])
+
+    def test_a_node_that_was_replaced_before_it_could_settle_reads_the_outcome_in_the_log(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
+        self._lose_an_answer_for_good(log, executed=True)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("x"))
+        b.promote()
+        b.submit(push("y"))
+        log.down = ""
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x", "y"]
+        with pytest.raises(NotPrimary):
+            a.submit(push("z"))
+
+    def test_a_lost_request_of_a_node_that_was_replaced_meanwhile_is_no_lasting_problem(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
+        self._lose_an_answer_for_good(log, executed=False)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("x"))
+        b.promote()
+        log.down = ""
+        in_step(a, b)
+        eventually(lambda: a.problem == "")
+        assert pushed(a) == pushed(b) == []
+        assert admin.promote(group.log(), "a", by="ops").term == 3
+
+    def test_what_was_trimmed_away_before_it_was_looked_up_stays_unknown(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
+
+        def replaced_and_trimmed(record: Any) -> Reply:
+            log.execute(record)
+            b.promote()
+            for _ in range(2):
+                b.publish()
+                b.submit(push("y"))
+            b.publish()
+            raise OutcomeUnknown(url=log.url, problem="the answer was lost")
+
+        log.faults.append(replaced_and_trimmed)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("x"))
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x", "y", "y"]
+
+    def test_a_lost_answer_of_a_run_that_is_gone_is_unknown_and_never_twice(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        before = group.server.state
+
+        def failed_over(record: Any) -> Reply:
+            log.execute(record)
+            group.fail_over(replace(before, beats=group.server.state.beats))
+            raise OutcomeUnknown(url=log.url, problem="the answer was lost")
+
+        log.faults.append(failed_over)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("x"))
+        eventually(lambda: {a.role, b.role} == {"primary", "standby"} and a.term > ERA, "a new era")
+        in_step(a, b)
+        assert pushed(a) == pushed(b)
+        assert pushed(a).count("x") <= 1
+
+
+class TestWithoutRedis:
+    def test_it_starts_as_a_standby_with_what_it_has_and_joins_later(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(put("x", 1))
+        a.stop()
+        log = group.log()
+        log.down = "not started yet"
+        again = group.node("a", log=log)
+        assert (again.role, str(again.position.id)) == ("standby", "1-2")
+        assert document(again) == document(a)
+        assert again.lag.records is None
+        with pytest.raises(NotPrimary):
+            again.submit(put("x", 2))
+        eventually(lambda: "not started yet" in again.problem)
+        log.down = ""
+        again.wait(role="primary", timeout_s=PATIENCE_S)
+        assert again.term == 2
+        eventually(lambda: again.problem == "")
+
+    def test_a_standby_reads_on_when_redis_is_back(self, group: Group) -> None:
+        a, log = group.primary("a"), group.log()
+        b = group.node("b", log=log)
+        in_step(a, b)
+        log.down = "cut off"
+        a.submit(put("x", 1))
+        eventually(lambda: "cut off" in b.problem)
+        assert document(b) == [["pushed", []]]
+        log.down = ""
+        in_step(a, b)
+        assert document(a) == document(b)
+
+    def test_a_write_that_was_not_sent_has_written_nothing(self, group: Group) -> None:
+        log = group.log()
+        a = group.primary("a", log=log)
+        log.down = "cut off"
+        with pytest.raises(LogUnavailable) as raised:
+            a.submit(push("x"))
+        assert not isinstance(raised.value, OutcomeUnknown)
+        log.down = ""
+        assert a.submit(push("y")) == 1
+        assert pushed(a) == ["y"]
+
+
+class TestNames:
+    def test_another_live_boot_of_the_name_is_refused(self, group: Group, tmp_path: Path) -> None:
+        group.node("a", http="http://first", lease_s=SHORT_LEASE_S)
+        with pytest.raises(ConfigError, match=r"'a' is taken in group .*http://first"):
+            group.node("a", data_dir=tmp_path / "elsewhere", lease_s=SHORT_LEASE_S)
+
+    def test_a_live_boot_is_found_even_if_it_reported_just_now(self, group: Group, tmp_path: Path) -> None:
+        first = group.node("a", lease_s=SHORT_LEASE_S)
+        for i in range(5):
+            first._beat()
+            with pytest.raises(ConfigError, match="is taken"):
+                group.node("a", data_dir=tmp_path / str(i), lease_s=SHORT_LEASE_S)
+
+    def test_a_boot_that_died_a_moment_ago_elsewhere_is_in_nobodys_way(self, group: Group, tmp_path: Path) -> None:
+        group.node("a", lease_s=SHORT_LEASE_S).stop()
+        again = group.node("a", data_dir=tmp_path / "elsewhere", lease_s=SHORT_LEASE_S)
+        assert again.failed is None
+
+    def test_a_live_boot_is_found_when_redis_comes_up_later(self, group: Group, tmp_path: Path) -> None:
+        group.node("a", lease_s=SHORT_LEASE_S)
+        log = group.log()
+        log.down = "not yet"
+        second = group.node("a", data_dir=tmp_path / "elsewhere", log=log, lease_s=SHORT_LEASE_S)
+        log.down = ""
+        assert isinstance(eventually(lambda: second.failed), ConfigError)
+        with pytest.raises(ConfigError):
+            second.submit(put("x", 1))
+
+    def test_a_second_node_on_the_directory_is_refused(self, group: Group) -> None:
+        group.node("a")
+        with pytest.raises(CheckpointError, match="process"):
+            group.node("a")
+
+
+class TestRestart:
+    def test_a_primary_takes_a_new_term_and_goes_on(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        a.stop()
+        a = group.node("a")
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        assert a.term == 2
+        a.submit(push("y"))
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x", "y"]
+
+    def test_a_primary_that_should_not_stays_a_standby(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        a.stop()
+        a = group.node("a", on_restart="standby", lease_s=SHORT_LEASE_S)
+        eventually(lambda: a._replica.member.beats_in_run >= 4)
+        assert (a.role, a.term) == ("standby", 1)
+        assert a.promote() == 2
+
+    def test_a_primary_that_was_replaced_while_it_was_down_follows(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        a.stop()
+        b.promote()
+        b.submit(push("y"))
+        a = group.node("a", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        eventually(lambda: a._replica.member.beats_in_run >= 3)
+        assert (a.role, a.term, pushed(a)) == ("standby", 2, ["x", "y"])
+
+    def test_a_killed_primary_has_all_it_acknowledged(self, group: Group) -> None:
+        a = group.primary("a", lease_s=60.0)  # so that nothing flushes meanwhile
+        eventually(lambda: a._replica.member.beats_in_run > 0)
+        for i in range(20):
+            a.submit(push(i))
+        a = group.node("a", data_dir=group.crash(a))
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        assert pushed(a) == list(range(20))
+
+    def test_a_standby_continues_where_it_was(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        for i in range(10):
+            a.submit(push(i))
+        in_step(a, b)
+        b.stop()
+        a.submit(push(10))
+        log = group.log()
+        log.down = "not yet"
+        b = group.node("b", log=log)
+        assert pushed(b) == list(range(10))
+        log.down = ""
+        in_step(a, b)
+        assert pushed(b) == list(range(11))
+
+    def test_a_standby_that_was_killed_at_any_record_neither_misses_nor_repeats_one(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        for i in range(10):
+            a.submit(push(i))
+            if i % 3 == 0:
+                b = group.node("b", data_dir=group.crash(b), lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        assert pushed(b) == list(range(10))
+
+    def test_a_term_is_on_disk_before_anything_of_it_is_applied(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = group.primary("a"), group.node("b")
+        in_step(a, b)
+        on_disk_at_apply: list[tuple[int, RecordId]] = []
+        b._state.in_apply = lambda change: on_disk_at_apply.append(self._on_disk(b))
+        a.promote()
+        a.submit(push("x"))
+        in_step(a, b)
+        assert on_disk_at_apply == [(2, RecordId(2, 3))]
+
+    def _on_disk(self, node: Node) -> tuple[int, RecordId]:
+        saved = node._checkpoint.load()
+        assert saved is not None
+        return saved.view.term, saved.view.position.id
+
+    def test_a_term_is_on_disk_before_the_node_leads_in_it(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+        a = group.node("a", lease_s=SHORT_LEASE_S)
+        mended = failing_disk(monkeypatch, a)
+        group.log().promote(Writer("a", a.boot), floor=0, lease_ms=1000, by="test", reason="", new_log_id="log-1")
+        eventually(lambda: "ENOSPC" in a.problem)
+        assert (a.role, a.term) == ("standby", 0)
+        mended.set()
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        assert self._on_disk(a)[0] == 1
+
+    def test_a_damaged_checkpoint_is_set_aside_and_the_node_comes_back_from_the_log(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        for i in range(10):
+            a.submit(push(i))
+        in_step(a, b)
+        b.stop()
+        (b.data_dir / "checkpoint.sqlite").write_bytes(b"not a database" * 1000)
+        b = group.node("b", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        assert pushed(b) == list(range(10))
+
+
+class TestNewRun:
+    def test_after_a_clean_restart_of_redis_the_former_holder_leads_again(self, group: Group) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        in_step(a, b)
+        group.fail_over()
+        eventually(lambda: a.term == ERA + 1 and a.role == "primary")
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        a.submit(push("y"))
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x", "y"]
+
+    def test_a_term_of_another_run_is_held_by_nobody(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=60.0)
+
+        def too_late(record: Any) -> Reply:
+            group.fail_over()
+            a._log.look()  # it connects anew, and knows the new run
+            return log.execute(record)
+
+        log.faults.append(too_late)
+        with pytest.raises(NotPrimary, match="another run"):
+            a.submit(push("x"))
+        assert pushed(a) == []
+
+    def test_a_holder_ahead_of_a_log_that_lost_records_rebases_and_all_are_equal(self, group: Group) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        c = group.node("c", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        in_step(a, b, c)
+        c.stop()
+        before = group.server.state
+        for i in range(5):
+            a.submit(push(i))
+        in_step(a, b)
+        group.fail_over(before)
+        eventually(lambda: a.role == "primary" and a.term > ERA)
+        a.submit(push("y"))
+        c = group.node("c", lease_s=SHORT_LEASE_S)
+        in_step(a, b, c)
+        assert pushed(a) == pushed(b) == pushed(c) == ["x", *range(5), "y"]
+        assert admin.verify(group.log(), by="test").equal
+
+    def test_a_node_ahead_that_loses_keeps_its_history_as_a_fork(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        in_step(a, b)
+        b.stop()
+        before = group.server.state
+        a.submit(push("only a has it"))
+        log.down = "cut off"
+        group.fail_over(before)
+        b = group.node("b", lease_s=SHORT_LEASE_S)
+        b.wait(position="1-2", timeout_s=PATIENCE_S)
+        assert b.promote() == ERA + 1
+        b.submit(push("y"))
+        log.down = ""
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x", "y"]
+        (fork,) = (a.data_dir / "forks").iterdir()
+        with contextlib.closing(sqlite3.connect(fork)) as db:
+            bodies = [body for (body,) in db.execute("SELECT body FROM change ORDER BY term, n")]
+        assert any(b"only a has it" in body for body in bodies)
+
+    def test_terms_never_go_back(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        terms = [a.term]
+        before = group.server.state
+        terms.append(a.promote())
+        group.fail_over(before)
+        eventually(lambda: a.role == "primary" and a.term > ERA)
+        terms.append(a.term)
+        group.fail_over()
+        eventually(lambda: a.role == "primary" and a.term > 2 * ERA)
+        terms.append(a.term)
+        assert terms == [1, 2, ERA + 1, 2 * ERA + 1]
+
+
+class TestSnapshots:
+    def test_a_node_that_is_out_of_sync_gets_a_snapshot_from_the_primary(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        for i in range(5):
+            a.submit(push(i))
+        a.publish()
+        a.publish()  # now the log does not begin at its beginning
+        a.submit(push(5))
+        state = group.server.state
+        # A reader that finds changes behind a gap, and no snapshot.
+        group.server._write_all(replace(state, entries=tuple(e for e in state.entries if b'"part"' not in e.header)))
+        b = group.node("b", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        assert pushed(b) == list(range(6))
+
+    def test_a_new_node_is_built_from_the_snapshot_and_what_came_after_it(self, group: Group) -> None:
+        a = group.primary("a")
+        for key, value in large().items():
+            a.submit(put(key, value))
+        a.publish()
+        a.publish()
+        a.submit(push("after"))
+        b = group.node("b")
+        in_step(a, b)
+        assert document(a) == document(b)
+        # The log does not have the changes themselves any more.
+        assert group.server.state.entries[0].id.n > 40
+
+    def test_writes_go_on_while_a_snapshot_is_sent(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log), group.node("b")
+        for key, value in large().items():
+            a.submit(put(key, value))
+        sending, go_on = threading.Event(), threading.Event()
+
+        def first_part(record: Any) -> Reply:
+            reply = log.execute(record)
+            sending.set()
+            return reply
+
+        def second_part(record: Any) -> Reply:
+            assert go_on.wait(PATIENCE_S)
+            return log.execute(record)
+
+        log.faults.append(first_part)
+        published = in_thread(a.publish)
+        assert sending.wait(PATIENCE_S)
+        results = [a.submit(push(i)) for i in range(3)]
+        go_on.set()
+        published()
+        assert results == [1, 2, 3]
+        in_step(a, b)
+        c = group.node("c")
+        in_step(a, b, c)
+        assert document(a) == document(b) == document(c)
+
+    def test_one_snapshot_is_sent_when_the_changes_outweigh_the_last_one(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(replicator.replica, "SNAPSHOT_DUE_BYTES_MIN", 100_000)
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
+
+        def slow(record: Any) -> Reply:
+            beats = a._replica.member.beats_in_run
+            eventually(lambda: a._replica.member.beats_in_run > beats + 2)
+            return log.execute(record)
+
+        for i in range(12):
+            a.submit(put("x", random.Random(i).randbytes(8 * 1024).hex()))
+            if i == 3:
+                log.faults.extend([log.execute] * 8 + [slow])
+        eventually(lambda: a._checkpoint.payload_bytes > 0)
+        beats = a._replica.member.beats_in_run
+        eventually(lambda: a._replica.member.beats_in_run > beats + 3)
+        assert sum(record.kind == "part" for record in log.sent) == 1
+        in_step(a, b)
+        assert document(a) == document(b)
+
+    def test_a_snapshot_that_is_asked_for_while_another_is_sent_comes_after_it(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        a.submit(push("x"))
+        sending, go_on = threading.Event(), threading.Event()
+
+        def wait(record: Any) -> Reply:
+            sending.set()
+            assert go_on.wait(PATIENCE_S)
+            return log.execute(record)
+
+        log.faults.append(wait)
+        asked = in_thread(lambda: admin.snapshot(group.log(), by="first", timeout_s=PATIENCE_S))
+        assert sending.wait(PATIENCE_S)
+        group.log().ask("snapshot", by="second")
+        again = in_thread(lambda: a.submit(push("y")))
+        go_on.set()
+        asked()
+        again()
+        eventually(lambda: group.server.look().head.snapshot_at >= RecordId(1, 3))
+
+    def test_a_snapshot_that_is_interrupted_by_a_replacement_is_not_restored(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log), group.node("b")
+        for key, value in large().items():
+            a.submit(put(key, value))
+
+        def replaced(record: Any) -> Reply:
+            reply = log.execute(record)
+            b.promote()
+            return reply
+
+        log.faults.append(replaced)
+        with pytest.raises((Fenced, NotPrimary)):
+            a.publish()
+        b.submit(push("y"))
+        c = group.node("c")
+        in_step(a, b, c)
+        assert document(a) == document(b) == document(c)
+
+    def test_a_part_whose_answer_is_lost_lands_once(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        for key, value in large().items():
+            a.submit(put(key, value))
+        log.faults.extend([log.lose_the_answer, log.lose_the_request, log.lose_the_answer])
+        a.publish()
+        a.publish()
+        b = group.node("b")
+        in_step(a, b)
+        assert document(a) == document(b)
+
+
+class TestReplace:
+    def test_it_replaces_the_state_everywhere_at_one_record(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(put("old", 1))
+        seen: list[Any] = []
+        in_step(a, b)
+        b._state.in_restore = lambda: seen.append(b._state.data.copy())
+        a.replace([["pushed", ["new"]], *(["data", key, value] for key, value in large().items())])
+        in_step(a, b)
+        assert document(a) == document(b)
+        assert seen == [{"old": 1, "old.copy": 1}]
+        with b.reading() as state:
+            assert "old" not in state.data
+        a.submit(push("next"))
+        in_step(a, b)
+        assert pushed(b) == ["new", "next"]
+        for node in (a, b):
+            node.stop()
+        a = group.node("a")
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        assert pushed(a) == ["new", "next"]
+
+    def test_a_standby_refuses_it(self, group: Group) -> None:
+        group.primary("a")
+        b = group.node("b")
+        with pytest.raises(NotPrimary):
+            b.replace([["pushed", []]])
+
+    def test_pieces_that_cannot_be_encoded_are_refused_before_anything_is_sent(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        with pytest.raises(ChangeTooLarge):
+            a.replace([["pushed", ["x"]], ["data", "x", float("nan")]])
+        assert log.sent == []
+        assert pushed(a) == []
+
+    def test_a_crash_in_the_middle_of_it_leaves_the_state_as_it_was(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log), group.node("b")
+        a.submit(push("old"))
+        as_left: list[Path] = []
+
+        def killed(record: Any) -> Reply:
+            reply = log.execute(record)
+            log.down = "killed"
+            return reply
+
+        log.faults.append(killed)
+        with pytest.raises(LogUnavailable):
+            a.replace([["pushed", ["new"]], *(["data", key, value] for key, value in large().items())])
+        as_left.append(group.crash(a))
+        assert pushed(b) == ["old"]
+        a = group.node("a", data_dir=as_left[0])
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        a.submit(push("next"))
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["old", "next"]
+
+    def test_its_last_part_lands_once_though_the_answer_is_lost(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
+
+        def cut_off(record: Any) -> Reply:
+            log.execute(record)
+            log.down = "cut off"
+            raise OutcomeUnknown(url=log.url, problem="the answer was lost")
+
+        log.faults.append(cut_off)
+        with pytest.raises(OutcomeUnknown):
+            a.replace([["pushed", ["new"]]])
+        log.down = ""
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        a.submit(push("next"))
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["new", "next"]
+
+
+class TestDigests:
+    def test_nodes_at_one_position_have_one_digest(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(put("x", 1))
+        report = admin.verify(group.log(), by="test")
+        assert report.equal
+        assert set(report.digests) == {"a", "b"}
+        assert report.position == str(a.position.id) == str(b.position.id)
+
+    def test_an_apply_that_is_not_deterministic_is_found(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        b._state.in_apply = lambda change: b._state.data.update(who="b")
+        a.submit(put("x", 1))
+        report = admin.verify(group.log(), by="test")
+        assert not report.equal
+        assert report.missing == []
+        assert report.digests["a"] != report.digests["b"]
+
+
+class TestStalled:
+    @pytest.fixture
+    def bug(self) -> Any:
+        def fail_at_bug(change: Any) -> None:
+            if change.get("push") == "bug":
+                raise ZeroDivisionError("oops")
+
+        return fail_at_bug
+
+    def test_a_standby_keeps_its_place_and_says_so(self, group: Group, bug: Any) -> None:
+        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        b._state.in_apply = bug
+        a.submit(push("x"))
+        a.submit(push("bug"))
+        a.submit(push("y"))
+        eventually(lambda: b.stalled is not None)
+        assert "1-3" in b.stalled
+        assert "oops" in b.stalled
+        assert str(b.position.id) == "1-2"
+        eventually(lambda: "oops" in str(admin.status(group.log()).nodes[1].problem))
+
+    def test_after_a_restart_it_stalls_again_at_the_same_place(self, group: Group, bug: Any) -> None:
+        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        b._state.in_apply = bug
+        a.submit(push("x"))
+        a.submit(push("bug"))
+        a.submit(push("y"))
+        eventually(lambda: b.stalled is not None)
+        b.stop()
+        state = KV()
+        state.in_apply = bug
+        b = group.node("b", state=state, lease_s=SHORT_LEASE_S)
+        eventually(lambda: b.stalled is not None)
+        assert str(b.position.id) == "1-2"
+        b.stop()
+        b = group.node("b")  # the application was mended
+        in_step(a, b)
+        assert pushed(b) == ["x", "bug", "y"]
+
+    def test_behind_a_snapshot_it_stalls_at_the_place_of_the_snapshot(self, group: Group, bug: Any) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        a.publish()
+        in_step(a, b)
+        b._state.in_apply = bug
+        a.submit(push("bug"))
+        eventually(lambda: b.stalled is not None)
+        b.stop()
+        state = KV()
+        state.in_apply = bug
+        b = group.node("b", state=state)
+        eventually(lambda: b.stalled is not None)
+        assert b.position.id.n >= 2
+
+    def test_a_primary_stops_writing_and_loses_its_lease(self, group: Group, bug: Any) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
+        a._state.in_apply = bug
+        with pytest.raises(Stalled):
+            a.submit(push("bug"))
+        with pytest.raises(Stalled):
+            a.submit(push("next"))
+        eventually(lambda: group.server.look().lease_ms is None)
+        b.promote()
+        assert pushed(b) == ["bug"]
+        assert b.submit(push("next")) == 2
+
+    def test_a_stalled_primary_learns_that_it_was_replaced(self, group: Group, bug: Any) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
+        a._state.in_apply = bug
+        with pytest.raises(Stalled):
+            a.submit(push("bug"))
+        b.promote()
+        eventually(lambda: a.role == "standby")
+        assert a.stalled is not None
+
+    def test_a_restore_that_fails_stalls_and_leaves_the_state_as_it_was(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        in_step(a, b)
+
+        def fail() -> None:
+            raise ZeroDivisionError("oops")
+
+        b._state.in_restore = fail
+        a.replace([["pushed", ["new"]]])
+        eventually(lambda: b.stalled is not None)
+        assert pushed(b) == ["x"]
+
+
+class TestLogLost:
+    def test_a_log_that_is_gone_ends_the_nodes_part(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        group.server.flush()
+        assert isinstance(eventually(lambda: a.failed), LogLost)
+        with pytest.raises(LogLost, match="--on-log-lost recover"):
+            a.submit(push("y"))
+        assert a.role == "standby"
+        assert pushed(a) == ["x"]
+
+    def test_a_write_to_a_log_that_is_gone_writes_nothing(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=60.0)
+
+        def flushed(record: Any) -> Reply:
+            group.server.flush()
+            return log.execute(record)
+
+        log.faults.append(flushed)
+        with pytest.raises(LogLost):
+            a.submit(push("y"))
+        assert pushed(a) == []
+
+    def test_a_node_of_another_log_does_not_start(self, group: Group) -> None:
+        group.primary("a").stop()
+        group.server.flush()
+        group.primary("b")
+        with pytest.raises(LogLost, match="now there is log"):
+            group.node("a")
+
+    def test_a_node_that_may_recover_founds_the_log_anew_with_what_it_has(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S, on_log_lost="recover")
+        a.submit(push("x"))
+        group.server.flush()
+        eventually(lambda: a.term == ERA + 1 or (a.role == "primary" and a.term > 1))
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        a.submit(push("y"))
+        b = group.node("b")
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x", "y"]
+
+
+class TestStop:
+    def test_it_writes_the_checkpoint_and_gives_the_lease_back(self, group: Group) -> None:
+        a = group.primary("a", lease_s=60.0)
+        a.submit(push("x"))
+        assert group.server.look().lease_ms is not None
+        a.stop()
+        assert group.server.look().lease_ms is None
+        log = group.log()
+        log.down = "off"
+        again = group.node("a", log=log)
+        assert str(again.position.id) == "1-2"
+
+    def test_it_can_be_called_twice_and_nothing_is_written_after_it(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        a.stop()
+        a.stop()
+        with pytest.raises(NotPrimary):
+            a.submit(push("y"))
+        assert pushed(a) == ["x"]
+        assert a.role == "standby"
+
+    def test_it_may_be_called_on_a_node_that_was_never_started(self, group: Group) -> None:
+        group.new_node("a").stop()
+
+    def test_it_finishes_the_record_under_way(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        under_way, go_on = threading.Event(), threading.Event()
+
+        def wait(record: Any) -> Reply:
+            under_way.set()
+            assert go_on.wait(PATIENCE_S)
+            return log.execute(record)
+
+        log.faults.append(wait)
+        written = in_thread(lambda: a.submit(push("x")))
+        assert under_way.wait(PATIENCE_S)
+        stopped = in_thread(a.stop)
+        assert a._stopping.wait(PATIENCE_S)
+        go_on.set()
+        assert written() == 1
+        stopped()
+        again = group.node("a")
+        assert pushed(again) == ["x"]
+
+    def test_writers_that_wait_meanwhile_are_refused(self, group: Group) -> None:
+        a = group.primary("a")
+        refused = threading.Event()
+
+        def write() -> list[Any]:
+            done = []
+            try:
+                while True:
+                    done.append(a.submit(push("x")))
+            except NotPrimary:
+                refused.set()
+            return done
+
+        writers = [in_thread(write) for _ in range(4)]
+        eventually(lambda: a.position.id.n > 10)
+        a.stop()
+        done = sorted(place for writer in writers for place in writer())
+        assert done == list(range(1, len(done) + 1))
+        assert len(pushed(a)) == len(done)
+
+    def test_a_node_that_is_stopped_leaves_no_thread(self, group: Group) -> None:
+        a = group.primary("a")
+        a.stop()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
+
+
+class TestStrays:
+    def test_a_stray_record_is_reported_and_nothing_is_skipped(self, group: Group) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        group.server.stray(RecordId(1_700_000_000_000, 0))
+        with pytest.raises(CorruptRecord, match="1700000000000-0"):
+            a.submit(push("y"))
+        eventually(lambda: "1700000000000-0" in b.problem)
+        assert pushed(a) == pushed(b) == ["x"]
+        assert "1700000000000-0" in (admin.status(group.log()).problem or "")
+
+    def test_what_came_before_the_stray_is_applied(self, group: Group) -> None:
+        a, log = group.primary("a"), group.log()
+        log.down = "not yet"
+        b = group.node("b", log=log)
+        a.submit(push("x"))
+        group.server.stray(RecordId(1_700_000_000_000, 0))
+        log.down = ""
+        eventually(lambda: "1700000000000-0" in b.problem)
+        assert pushed(b) == ["x"]
+
+
+class TestFullDisk:
+    def test_a_standby_applies_nothing_that_was_not_saved_and_goes_on_later(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        in_step(a, b)
+        mended = failing_disk(monkeypatch, b)
+        a.submit(push("y"))
+        eventually(lambda: "ENOSPC" in b.problem)
+        assert pushed(b) == ["x"]
+        assert str(b.position.id) == "1-2"
+        mended.set()
+        in_step(a, b)
+        assert pushed(b) == ["x", "y"]
+        eventually(lambda: b.problem == "")
+
+    def test_a_snapshot_that_cannot_be_saved_is_not_restored_and_is_tried_again(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        in_step(a, b)
+        mended = failing_disk(monkeypatch, b)
+        a.replace([["pushed", ["new"]]])
+        eventually(lambda: "ENOSPC" in b.problem)
+        assert b.stalled is None
+        assert pushed(b) == ["x"]
+        mended.set()
+        in_step(a, b)
+        assert pushed(b) == ["new"]
+
+    def test_a_primary_replaces_its_state_although_it_can_only_save_later(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
+        a.submit(push("x"))
+        in_step(a, b)
+        mended = failing_disk(monkeypatch, a)
+        a.replace([["pushed", ["new"]], *(["data", key, value] for key, value in large().items())])
+        assert a.stalled is None
+        in_step(a, b)
+        assert document(a) == document(b)
+        mended.set()
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        a.submit(push("y"))
+        eventually(lambda: a.problem == "" and self._saved(a) == a.position)
+        a = group.node("a", data_dir=group.crash(a))
+        assert pushed(a) == ["new", "y"]
+
+    def _saved(self, node: Node) -> Any:
+        loaded = node._checkpoint.load()
+        return loaded and loaded.view.position
+
+    def test_a_primary_saves_later_what_it_could_not_save(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        mended = failing_disk(monkeypatch, a)
+        a.submit(push("x"))
+        eventually(lambda: "ENOSPC" in a.problem)
+        mended.set()
+        eventually(lambda: self._saved(a) == a.position)
+        log = group.log()
+        log.down = "off"
+        as_left = group.crash(a)
+        again = group.node("a", data_dir=as_left, log=log)
+        assert pushed(again) == ["x"]
+
+
+class TestLag:
+    def test_lag_is_unknown_where_nobody_can_know_it(self, group: Group) -> None:
+        a, log = group.primary("a", lease_s=SHORT_LEASE_S), group.log()
+        b = group.node("b", log=log, lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        eventually(lambda: b.lag == (0, 0.0))
+        log.down = "cut off"
+        eventually(lambda: b.lag == (None, None))
