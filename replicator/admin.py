@@ -199,7 +199,10 @@ def promote(
             new_log_id=secrets.token_hex(16) if life.may_found(look) else "",
         )
         if reply.code in (Code.NEW_RUN, Code.CONFLICT):
-            continue  # Redis restarted, or somebody took a term, between look and promotion: look again
+            # Redis restarted, or somebody took a term, between look and promotion: look again.
+            if time.monotonic() > started + timeout_s:
+                raise TimeoutError(f"the group changed whenever {node} was to be promoted; nothing was done")
+            continue
         if reply.code is not Code.OK:
             raise _not_promoted(node, reply.code, reply.term, reply.node, reply.id, log)
         try:

@@ -15,7 +15,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from .errors import LogUnavailable, ReplicatorError
-from .log import client_for
+from .log import client_for, shown
 
 __all__ = ["JobFailed", "queue_name", "run_in_queue"]
 
@@ -53,7 +53,7 @@ def run_in_queue(url: str, group: str, name: str, *, wait_s: float, progress: Ca
         raise
     except Exception as error:
         if type(error).__module__.startswith("redis."):
-            raise LogUnavailable(url=url, problem=str(error)) from None
+            raise LogUnavailable(url=shown(url), problem=str(error)) from None
         raise
     finally:
         connection.close()

@@ -34,7 +34,7 @@ from replicator.core.records import ChangeRecord, PartRecord, Record, last_chang
 from replicator.core.replies import Ask, Batch, Code, Head, Look, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 
-__all__ = ["RedisLog", "client_for"]
+__all__ = ["RedisLog", "client_for", "shown"]
 
 SCRIPTS = ("append", "part", "promote", "renew", "yield", "beat", "look")
 
@@ -50,7 +50,7 @@ def client_for(url: str) -> redis.Redis:
     try:
         return redis.Redis.from_url(url)
     except ValueError as error:
-        raise ConfigError(setting="redis", problem=f"{_shown(url)!r} is not a Redis URL ({error})") from None
+        raise ConfigError(setting="redis", problem=f"{shown(url)!r} is not a Redis URL ({error})") from None
 
 
 class _Script:
@@ -145,20 +145,22 @@ class RedisLog:
     def __init__(self, url: str, group: str, *, timeout_s: float = TIMEOUT_S) -> None:
         if not group or "{" in group or "}" in group:
             raise ConfigError(setting="group", problem=f"{group!r} is not a name: it may not be empty or have braces")
-        self.url = url
+        #: For messages: without a password.
+        self.url = shown(url)
+        self._url = url
         self.group = group
         self._timeout_s = timeout_s
         self._scripts = {name: _Script(name) for name in SCRIPTS}
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in ("term", "log", "head", "lease", "commands", "nodes")]
-        self._write = _Link(self._pool(timeout_s), _shown(url))
-        self._other = _Link(self._pool(timeout_s), _shown(url))
-        self._read = _Link(self._pool(timeout_s), _shown(url))
+        self._write = _Link(self._pool(timeout_s), self.url)
+        self._other = _Link(self._pool(timeout_s), self.url)
+        self._read = _Link(self._pool(timeout_s), self.url)
 
     def _pool(self, timeout_s: float) -> ConnectionPool:
         try:
             return ConnectionPool.from_url(
-                self.url,
+                self._url,
                 # Never repeat a command: an append that is sent twice by somebody else's retry is not our retry.
                 retry=Retry(NoBackoff(), 0),
                 # The shapes of answers must not depend on the server's or the library's defaults.
@@ -170,7 +172,7 @@ class RedisLog:
                 client_name=f"replicator-{quote(self.group)}",
             )
         except ValueError as error:
-            raise ConfigError(setting="redis", problem=f"{_shown(self.url)!r} is not a Redis URL ({error})") from None
+            raise ConfigError(setting="redis", problem=f"{self.url!r} is not a Redis URL ({error})") from None
 
     # --- writes ---
 
@@ -293,7 +295,7 @@ class RedisLog:
         except redis.exceptions.ResponseError as error:
             # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...): every script
             # refuses before its first write, so nothing was written.
-            raise LogUnavailable(url=_shown(self.url), problem=_advice(error)) from None
+            raise LogUnavailable(url=self.url, problem=_advice(error)) from None
 
     def _asked(self, send: Callable[[], Any]) -> Any:
         # A question that got no answer has changed nothing: there is no outcome to be unknown.
@@ -303,7 +305,7 @@ class RedisLog:
             raise LogUnavailable(**error.fields) from None
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """The URL without its password, which has no place in a message."""
     return re.sub(r"(?<=:)[^:/@]+(?=@)|(?<=[?&]password=)[^&]+", "***", url)
 

@@ -95,7 +95,6 @@ def test_a_job_that_nobody_took_is_not_run_later(run: Callable[..., Any], any_re
         assert rq.Queue(queue_name("g"), connection=client, serializer=JSONSerializer).count == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the message has the URL as it was given")
 def test_without_redis_it_is_unavailable_and_the_password_is_not_told(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailable) as raised:
         run_in_queue(f"unix://user:secret@{tmp_path}/nobody", "g", "snapshot", wait_s=1.0, progress=print)

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from replicator.core.codec import encode_changes
 from replicator.core.ids import ERA, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
-from replicator.core.records import ChangeRecord, TermRecord
+from replicator.core.records import ChangeRecord, TermRecord, seal_change, seal_part
 from replicator.core.replies import Code, Log, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 from replicator.log import RedisLog
@@ -125,6 +126,61 @@ def test_an_expectation_that_is_over_is_a_conflict_and_writes_nothing(world: Wor
     assert promote(log, "b", expect=2) == Reply(Code.CONFLICT, term=1, node="a")
     assert world.contents() == before
     assert promote(log, "b", expect=1).term == 2
+
+
+def test_an_expected_head_that_moved_is_a_conflict_and_writes_nothing(world: World, log: Log) -> None:
+    author = lead(log, "a")
+    seen = author.position.id
+    author.append()
+    before = world.contents()
+    assert promote(log, "b", expect_head=seen) == Reply(Code.CONFLICT, term=1, node="a")
+    assert promote(log, "b", expect=1, expect_head=RecordId(1, 3)) == Reply(Code.CONFLICT, term=1, node="a")
+    assert world.contents() == before
+    assert promote(log, "b", expect_head=author.position.id).term == 2
+
+
+def test_the_head_knows_the_last_change_in_its_history(log: Log) -> None:
+    def changed() -> RecordId:
+        head = log.look().head
+        assert head is not None
+        return head.changed
+
+    author = lead(log, "a")
+    assert changed() == ZERO_ID
+    author.append()
+    assert changed() == RecordId(1, 2)
+    author.snapshot()  # what it contains is in the history already
+    lead(log, "b")
+    assert changed() == RecordId(1, 2)
+
+
+def test_a_marker_is_no_change(log: Log) -> None:
+    author = lead(log, "a")
+    codec, body, digest = encode_changes([])
+    marker = seal_change(
+        writer=author.writer, term=1, after=author.position, at=0, codec=codec, digest=digest, count=0, body=body
+    )
+    assert log.append(marker).code is Code.OK
+    head = log.look().head
+    assert head is not None
+    assert head.changed == ZERO_ID
+
+
+def test_a_snapshot_that_brings_another_history_brings_its_last_change(log: Log) -> None:
+    author = lead(log, "a")
+    author.append()
+    last = {"part": 0, "parts": 1, "as_of": author.position, "digest": "0" * 32, "codec": "json+zstd", "body": b"x"}
+    common = {"writer": author.writer, "term": 1, "at": 0, **last}
+    rebased = seal_part(**common, after=author.position, n=9, changed=RecordId(1, 7), replaces=False)  # type: ignore[arg-type]
+    assert log.part(rebased, rebase=True).code is Code.OK
+    head = log.look().head
+    assert head is not None
+    assert head.changed == RecordId(1, 7)
+    replacing = seal_part(**common, after=rebased.position, n=10, changed=RecordId(1, 7), replaces=True)  # type: ignore[arg-type]
+    assert log.part(replacing).code is Code.OK
+    head = log.look().head
+    assert head is not None
+    assert head.changed == RecordId(1, 10)
 
 
 def test_an_expectation_of_another_run_is_refused_and_writes_nothing(world: World, log: Log) -> None:

@@ -13,7 +13,7 @@ import pytest
 from replicator import Node, NotPrimary, PromotionRefused, RecordId, ReplicatorError, admin
 from replicator.core.ids import ERA, Position, Writer
 from replicator.core.records import ChangeRecord, PartRecord, TermRecord
-from replicator.core.replies import Look, Peer, Reply
+from replicator.core.replies import Code, Look, Peer, Reply
 from replicator.errors import CorruptRecord, LogLost
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push
@@ -263,6 +263,15 @@ class TestPromote:
         with pytest.raises(TimeoutError):
             paper.promote()
         assert paper.server.state.term == ERA + 1
+
+    def test_a_group_that_never_rests_is_not_asked_for_ever(
+        self, paper: Paper, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        paper.take_term("a")
+        paper.beat("b")
+        monkeypatch.setattr(paper.server, "promote", lambda *args, **options: Reply(Code.CONFLICT, term=2, node="c"))
+        with pytest.raises(TimeoutError, match="nothing was done"):
+            paper.promote()
 
     def test_a_later_promotion_of_another_is_told(self, paper: Paper) -> None:
         paper.take_term("a")

@@ -829,6 +829,7 @@ class TestNewRun:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
+        eventually(lambda: not group.server.look().peers["a"].alive)
         assert b.promote() == ERA + 1
         b.submit(push("y"))
         log.down = ""
@@ -968,6 +969,28 @@ class TestSnapshots:
         with pytest.raises((Fenced, NotPrimary)):
             a.publish()
         b.submit(push("y"))
+        c = group.node("c")
+        in_step(a, b, c)
+        assert document(a) == document(b) == document(c)
+
+    def test_a_snapshot_ends_with_the_term_in_which_it_was_begun(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = group.primary("a"), group.node("b")
+        for key, value in large().items():
+            a.submit(put(key, value))
+        pieces = document(a)
+
+        def promoted_meanwhile() -> Iterator[Any]:
+            yield from pieces[:-1]
+            a.promote()
+            yield pieces[-1]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(a._state, "snapshot", promoted_meanwhile)
+            with pytest.raises(NotPrimary):
+                a.publish()
+        a.submit(push("y"))
         c = group.node("c")
         in_step(a, b, c)
         assert document(a) == document(b) == document(c)

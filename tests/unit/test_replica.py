@@ -318,8 +318,7 @@ def test_a_marker_keeps_the_state_as_it_was_there(log: MemoryLog, author: Author
         writer=author.writer, term=1, after=author.position, at=0, codec=codec, body=body, digest=digest, count=0
     )
     replica.take([marker])
-    assert replica.marker is not None
-    at, pieces = replica.marker
+    ((at, pieces),) = replica.markers
     replica.state.pushed.append("later")
     assert (at, list(pieces)) == (marker.id, [["pushed", ["x"]]])
     assert isinstance(replica.member.view.position, Position)
