@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .core import life
@@ -294,41 +294,38 @@ class Term:
 
 
 def history(log: Log) -> list[Term]:
-    """The terms that the log still tells of, oldest first. Terms before the oldest kept snapshot are trimmed away."""
+    """The terms that the log still tells of, oldest first. What is older than the oldest kept snapshot is trimmed away:
+    of a term whose own record is gone, `run`, `by` and `reason` are empty."""
     terms: list[Term] = []
-    opened: TermRecord | None = None
-    last, changes, snapshots = ZERO_ID, 0, 0
-
-    def close() -> None:
-        if opened is not None:
-            terms.append(_term(opened, last, changes, snapshots))
-
     for record in records(log):
-        if isinstance(record, TermRecord):
-            close()
-            opened, changes, snapshots = record, 0, 0
-        elif isinstance(record, ChangeRecord):
-            changes += record.count
-        elif isinstance(record, PartRecord) and record.is_last:
-            snapshots += 1
-        last = record.id
-    close()
+        if not terms or terms[-1].term != record.id.term:
+            terms.append(_opened(record))
+        terms[-1] = _with(terms[-1], record)
     return terms
 
 
-def _term(record: TermRecord, last: RecordId, changes: int, snapshots: int) -> Term:
+def _opened(record: Record) -> Term:
+    opens = record if isinstance(record, TermRecord) else None
     return Term(
         term=record.id.term,
         node=record.node,
         boot=record.boot,
-        run=record.run,
-        by=record.by,
-        reason=record.reason,
+        run=opens.run if opens else "",
+        by=opens.by if opens else "",
+        reason=opens.reason if opens else "",
         at=record.at,
         first=str(record.id),
-        last=str(last),
-        changes=changes,
-        snapshots=snapshots,
+        last=str(record.id),
+        changes=0,
+        snapshots=0,
+    )
+
+
+def _with(term: Term, record: Record) -> Term:
+    changes = record.count if isinstance(record, ChangeRecord) else 0
+    ends = isinstance(record, PartRecord) and record.is_last
+    return replace(
+        term, last=str(record.id), changes=term.changes + changes, snapshots=term.snapshots + (1 if ends else 0)
     )
 
 

@@ -110,6 +110,7 @@ class Node:
         self._snapshot_asked_by = ""
         self._look: Look | None = None
         self._looked_at = 0.0
+        self._beaten_at: float | None = None
         self._digest: tuple[RecordId, str] | None = None
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class Node:
         logger.info("stopped at %s", self.position.id)
 
     def announce(self, http: str) -> None:
-        """Tell the others the URL at which this node is reached, where it was not known before."""
+        """Tell the others the URL at which this node is reached, if it was not known at the start."""
         self.http = http
         self._wake.set()
 
@@ -426,6 +427,8 @@ class Node:
         self._replica.talks_to(look.run)
         if first:
             self._check_name_is_free(look)
+        else:
+            self._check_name_is_mine(look)
         self._check_log_is_there(look)
 
     def _check_name_is_free(self, look: Look) -> None:
@@ -451,6 +454,16 @@ class Node:
                     f"{self.name!r} is taken in group {self.group}: {where} (boot {again.boot}) reports by that name"
                 )
                 raise ConfigError(setting="name", problem=problem)
+
+    def _check_name_is_mine(self, look: Look) -> None:
+        """Two that started at the same moment did not see each other then. The one with the lower boot yields."""
+        other = look.peers.get(self.name)
+        if other is None or other.boot <= self.boot or self._beaten_at is None:
+            return
+        # Only one that beat after this node did: Redis may have come back with heartbeats from before.
+        if other.age_ms / 1000 < time.monotonic() - self._beaten_at:
+            where = other.http or "another process"
+            raise ConfigError(setting="name", problem=f"{self.name!r} is taken by {where} (boot {other.boot})")
 
     def _check_log_is_there(self, look: Look) -> None:
         view = self._replica.member.view
@@ -499,6 +512,7 @@ class Node:
 
     def _beat(self) -> None:
         self._log.beat(self._heartbeat())
+        self._beaten_at = time.monotonic()
         self._replica.beaten()
 
     def _heartbeat(self) -> Peer:

@@ -58,11 +58,15 @@ def serve(
         on_log_lost=on_log_lost,
     )
     server = WebServer(registry_app(node), host=host, port=port)
-    with node, server:
-        node.announce(server.url)
-        logger.info("node %s of group %s serves %s", name, group, server.url)
-        while not stopping.wait(LOOK_EVERY_S) and node.failed is None:
-            pass
+    server.listen()  # before the node starts: a port that is taken must not cost the group a term
+    node.http = server.url
+    try:
+        with node, server:
+            logger.info("node %s of group %s serves %s", name, group, server.url)
+            while not stopping.wait(LOOK_EVERY_S) and node.failed is None:
+                pass
+    finally:
+        server.stop()
     if node.failed is not None:
         raise node.failed
 

@@ -36,6 +36,9 @@ __all__ = [
 #: After Redis came back as another run, every node must have had the time to report before anybody is chosen.
 BEATS_BEFORE_CLAIM = 2
 
+#: Redis may have come back this often without what it had before, and no node is believed that claims more.
+ERAS_MISSED_MAX = 1000
+
 
 def most_advanced(peers: Iterable[Peer]) -> Peer | None:
     """The one whose last *change* is the newest: the higher term of it, then the higher n.
@@ -101,9 +104,15 @@ def expected_head(node: View | Peer, look: Look) -> RecordId | None:
 def newest_term(look: Look) -> int:
     """The highest term that anybody is known to have seen: the floor of the next one.
 
-    The effective term alone is not enough where Redis came back twice, each time without what it had the last time.
+    The effective term alone is not enough where Redis came back twice, each time without what it had the last time. In
+    a run in which a term was taken nobody can have seen a higher one, and a heartbeat that claims a term of many eras
+    ahead was not written by a node: it must not use up the terms that are left.
     """
-    return max([look.term, *(peer.term for peer in look.peers.values())])
+    if look.head is not None and look.head.run == look.run:
+        return look.term
+    terms = (peer.term for peer in look.peers.values())
+    honest = (term for term in terms if era_of(term) - era_of(look.term) <= ERAS_MISSED_MAX)
+    return max([look.term, *honest])
 
 
 def may_found(look: Look) -> bool:

@@ -51,18 +51,25 @@ class WebServer:
         self.port = port
         self._server: _Announcing | None = None
         self._thread: threading.Thread | None = None
+        self._listener: socket.socket | None = None
 
     @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
+    def listen(self) -> None:
+        """Take the port, and let connections wait. Raises ConfigError if that cannot be. `start` does it if need be."""
+        if self._listener is None:
+            self._listener = _listen(self.host, self.port)
+            self.port = self._listener.getsockname()[1]
+
     def start(self) -> None:
         """Return once the server answers. Raises ConfigError if it cannot listen there."""
         if self._thread is not None:
             raise RuntimeError("a WebServer starts once; make another")
-        listener = _listen(self.host, self.port)
-        self.port = listener.getsockname()[1]
+        self.listen()
+        listener = self._listener
         self._server = _Announcing(_config(self._app))
         self._thread = threading.Thread(
             target=_serve, args=(self._server, listener), name=f"http-{self.port}", daemon=True
@@ -76,6 +83,8 @@ class WebServer:
     def stop(self) -> None:
         """End it: no new connection from now on, what runs gets `STOP_WITHIN_S`. Does nothing if it does not run."""
         if self._thread is None or self._server is None:
+            if self._listener is not None:
+                self._listener.close()
             return
         self._server.should_exit = True
         self._thread.join(STOP_WITHIN_S + STOP_MARGIN_S)

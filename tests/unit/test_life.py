@@ -8,7 +8,7 @@ import pytest
 
 from replicator.core import life
 from replicator.core.fold import Holder, View
-from replicator.core.ids import ERA, ZERO_ID, Position, RecordId, Writer
+from replicator.core.ids import ERA, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.core.life import Fate, Found, fate_of_write, find_out
 from replicator.core.replies import Code, Head, Look, Peer, Reply
 from tests.unit.history import RUN, A, change, view_at
@@ -243,9 +243,14 @@ def test_a_node_that_has_not_read_into_the_era_of_the_log_is_refused() -> None:
     assert refusal("a", seen) is None
 
 
-def test_the_next_term_is_above_all_that_anybody_has_seen() -> None:
+def test_in_a_new_run_the_next_term_is_above_all_that_anybody_has_seen() -> None:
     assert life.newest_term(look()) == 3
-    assert life.newest_term(look(peer("b", term=9), peer("c", term=7))) == 9
+    assert life.newest_term(look(peer("b", term=ERA + 9), peer("c", term=7), run="run-2")) == ERA + 9
+    assert life.newest_term(look(peer("b", term=9))) == 3, "in this run a term was taken: there is none above it"
+
+
+def test_a_heartbeat_cannot_use_up_the_terms() -> None:
+    assert life.newest_term(look(peer("b", term=TERM_MAX - 1), run="run-2")) == 3
 
 
 def test_the_log_denies_a_record_only_in_the_run_of_its_term_and_only_where_it_still_reaches() -> None:

@@ -663,6 +663,16 @@ class TestNames:
         with pytest.raises(ConfigError):
             second.submit(put("x", 1))
 
+    def test_of_two_that_started_at_the_same_moment_one_yields(
+        self, group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Node, "_check_name_is_free", lambda self, look: None)
+        first = group.node("a", lease_s=SHORT_LEASE_S)
+        second = group.node("a", data_dir=tmp_path / "elsewhere", lease_s=SHORT_LEASE_S)
+        lower, higher = sorted((first, second), key=lambda node: node.boot)
+        assert isinstance(eventually(lambda: lower.failed), ConfigError)
+        assert higher.failed is None
+
     def test_a_second_node_on_the_directory_is_refused(self, group: Group) -> None:
         group.node("a")
         with pytest.raises(CheckpointError, match="process"):
