@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,15 @@ from bench.__main__ import main
 from bench.harness import Ratio, Setting, Table, in_rounds, percentile, plain_client, ratio
 from replicator.core.codec import encode_change
 from replicator.redis_server import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def _warnings_of_other_tests() -> Iterator[None]:
+    """A benchmark keeps warnings out of its tables; other tests read them."""
+    logger = logging.getLogger("replicator")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
