@@ -1,18 +1,16 @@
-"""What a node says of itself: how far behind it is, its heartbeat, the digest of its state at a marker.
+"""What a node says of itself: how far behind it is.
 
 Unknown is unknown, never 0: a lag that was measured too long ago is no lag.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from .core.codec import SnapshotEncoder
 from .core.ids import Position
 from .core.replies import Look
 
-__all__ = ["Lag", "digest_of_state", "lag_of"]
+__all__ = ["Lag", "lag_of"]
 
 
 class Lag(NamedTuple):
@@ -41,11 +39,3 @@ def lag_of(position: Position, applied_at: int, look: Look | None, look_age_s: f
     if not applied_at:
         return Lag(records, None)
     return Lag(records, max(0.0, look.now_ms / 1000 + look_age_s - applied_at / 1000))
-
-
-def digest_of_state(pieces: Iterable[Any]) -> str:
-    """The digest that a snapshot of these pieces has (G6: equal at equal positions)."""
-    encoder = SnapshotEncoder()
-    for piece in pieces:
-        encoder.feed(piece)
-    return encoder.digest

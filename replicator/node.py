@@ -23,6 +23,7 @@ from typing import Any
 from . import health
 from .checkpoint import Checkpoint
 from .core import life
+from .core.codec import digest_of_pieces
 from .core.fold import Verdict
 from .core.ids import Position, RecordId, Writer
 from .core.records import Record
@@ -107,6 +108,7 @@ class Node:
         #: What is in the way of each of them now.
         self._problems: dict[str, ReplicatorError] = {}
         self._publisher: threading.Thread | None = None
+        self._digester: threading.Thread | None = None
         self._snapshot_asked_by = ""
         self._look: Look | None = None
         self._looked_at = 0.0
@@ -402,8 +404,6 @@ class Node:
         elif ask.what == "digest" and self._replica.member.leads:
             self._primary.mark()
             self._wake.set()
-        elif ask.what == "step_down" and ask.node == self.name:
-            self._wake.set()
 
     # --- the keeper --------------------------------------------------------------------------------------------------
 
@@ -531,9 +531,19 @@ class Node:
         )
 
     def _digest_marker(self) -> None:
-        if self._replica.markers:
-            at, pieces = self._replica.markers.pop()
-            self._digest = at, health.digest_of_state(pieces)
+        """Digest the state at the newest marker, on a thread of its own: the lease does not wait for a large state."""
+        if self._replica.markers and not _runs(self._digester):
+            self._digester = self._aside("digester", self._digest_now)
+
+    def _digest_now(self) -> None:
+        at, pieces = self._replica.markers.pop()
+        self._digest = at, digest_of_pieces(pieces)
+        self._wake.set()
+
+    def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=work, name=f"{self.name}-{name}", daemon=True)
+        thread.start()
+        return thread
 
     def _do_what_it_owes(self) -> None:
         member, look = self._replica.member, self._look
@@ -572,12 +582,10 @@ class Node:
 
     def _publish_aside(self, reason: str) -> bool:
         """Send a snapshot on a thread of its own, unless one is under way; whether it was begun."""
-        begun = self._publisher is not None and self._publisher.is_alive()
-        if not self._replica.member.holds_term or begun or self._primary.publishes:
+        if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
             return False
         logger.info("publishing a snapshot: %s", reason)
-        self._publisher = threading.Thread(target=self._publish_quietly, name=f"{self.name}-publisher", daemon=True)
-        self._publisher.start()
+        self._publisher = self._aside("publisher", self._publish_quietly)
         return True
 
     def _publish_quietly(self) -> None:
@@ -588,6 +596,10 @@ class Node:
         except ReplicatorError as error:
             logger.error("the snapshot was not published: %s", error)
         self._wake.set()
+
+
+def _runs(thread: threading.Thread | None) -> bool:
+    return thread is not None and thread.is_alive()
 
 
 def _check(holds: bool, setting: str, problem: str) -> None:

@@ -32,11 +32,15 @@ def serve(
     redis: str,
     data_dir: Path,
     http: str,
+    advertise: str = "",
     lease_s: float,
     on_restart: str,
     on_log_lost: str,
 ) -> None:
-    """Run until SIGTERM or SIGINT. `http`: HOST:PORT, port 0 for any. Raises what `Node` raises, and what ended it."""
+    """Run until SIGTERM or SIGINT. `http`: HOST:PORT to listen on, port 0 for any.
+
+    `advertise`: the URL that the others are told, where it is not that. Raises what `Node` raises, and what ended it.
+    """
     try:
         from .web.registry import registry_app
         from .web.server import WebServer
@@ -59,7 +63,7 @@ def serve(
     )
     server = WebServer(registry_app(node), host=host, port=port)
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
-    node.http = server.url
+    node.http = advertise.rstrip("/") or server.url
     try:
         with node, server:
             logger.info("node %s of group %s serves %s", name, group, server.url)

@@ -21,6 +21,12 @@ __all__ = ["node"]
 )
 @click.option("--http", default="127.0.0.1:0", show_default=True, envvar="REPLICATOR_HTTP", help="HOST:PORT to serve.")
 @click.option(
+    "--advertise",
+    default="",
+    envvar="REPLICATOR_ADVERTISE",
+    help="URL at which others reach it, where that is not what it serves.",
+)
+@click.option(
     "--lease-s",
     default=5.0,
     show_default=True,
@@ -45,7 +51,14 @@ __all__ = ["node"]
 )
 @click.pass_obj
 def node(
-    settings: Settings, name: str, data_dir: Path | None, http: str, lease_s: float, on_restart: str, on_log_lost: str
+    settings: Settings,
+    name: str,
+    data_dir: Path | None,
+    http: str,
+    advertise: str,
+    lease_s: float,
+    on_restart: str,
+    on_log_lost: str,
 ) -> None:
     """Run a node of the registry until it is told to end (SIGTERM, Ctrl-C)."""
     from replicator.service import serve
@@ -56,6 +69,7 @@ def node(
         redis=settings.redis,
         data_dir=data_dir or Path("data") / name,
         http=http,
+        advertise=advertise,
         lease_s=lease_s,
         on_restart=on_restart,
         on_log_lost=on_log_lost,

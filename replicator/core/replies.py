@@ -131,7 +131,7 @@ class Look(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Something that a node or a tool asks of the group: `term` (one was taken), `snapshot`, `digest`, `step_down`."""
+    """Something that a node or a tool asks of the group: `term` (one was taken), `snapshot`, `digest`."""
 
     id: str
     what: str

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.acceptance import demo
 
 
-def test_a_killed_primary_that_comes_back_can_do_no_harm() -> None:
+@pytest.mark.parametrize("nodes", [2_000, pytest.param(108_000, marks=pytest.mark.slow)], ids=["small", "80 MB"])
+def test_a_killed_primary_that_comes_back_can_do_no_harm(nodes: int) -> None:
     transcript: list[str] = []
 
-    peak_mib = demo.run(2_000, transcript.append)
+    peak_mib = demo.run(nodes, transcript.append)
+    print(*transcript, peak_mib, sep="\n")
 
     assert set(peak_mib) == {"node-a", "node-b", "node-c"}
     assert any("fenced: b holds term 2" in line for line in transcript)

@@ -563,11 +563,11 @@ def test_asks_are_read_once_beside_the_records(log: Log) -> None:
     lead(log)
     since = log.newest_ask()  # type: ignore[attr-defined]
     first = log.ask("snapshot", by="ann")
-    second = log.ask("step_down", by="bob", node="a")
+    second = log.ask("digest", by="bob", node="a")
     batch = log.read(ZERO_ID, asks_after=since)
     assert [(ask.id, ask.what, ask.node, ask.by) for ask in batch.asks] == [
         (first, "snapshot", "", "ann"),
-        (second, "step_down", "a", "bob"),
+        (second, "digest", "a", "bob"),
     ]
     assert len(batch.records) == 1
     assert log.read(None, asks_after=second).asks == []

@@ -329,3 +329,13 @@ def test_any_bytes_at_all_are_a_snapshot_or_a_corrupt_record(name: str, bodies: 
         list(SnapshotDecoder(name, digest_of(payload), id_="1-1").pieces(given_bodies))
     except CorruptRecord as problem:
         assert problem.fields["id"] == "1-1"  # noqa: PT017
+
+
+def test_the_digest_of_a_state_is_that_of_its_snapshot() -> None:
+    pieces = [{"a": 1}, [1, 2, 3], "x"]
+    encoder = codec.SnapshotEncoder()
+    for piece in pieces:
+        encoder.feed(piece)
+    assert codec.digest_of_pieces(iter(pieces)) == encoder.digest
+    assert codec.digest_of_pieces(pieces) != codec.digest_of_pieces(pieces[:2])
+    assert codec.digest_of_pieces([b"a", b"bc"]) != codec.digest_of_pieces([b"ab", b"c"])

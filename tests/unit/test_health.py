@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core.codec import SnapshotEncoder
 from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId
 from replicator.core.replies import Head, Look
-from replicator.health import Lag, digest_of_state, lag_of
+from replicator.health import Lag, lag_of
 
 UNKNOWN = Lag(None, None)
 
@@ -60,13 +59,3 @@ def test_a_node_that_applied_more_since_the_look_has_none() -> None:
 @pytest.mark.parametrize("position", [at(1, 5, "f"), at(1, 9)], ids=["same number", "more records"])
 def test_a_node_with_another_history_has_a_lag_that_nobody_knows(position: Position) -> None:
     assert lag(position, at(2, 5)) == UNKNOWN
-
-
-def test_the_digest_of_a_state_is_that_of_its_snapshot() -> None:
-    pieces = [{"a": 1}, [1, 2, 3], "x"]
-    encoder = SnapshotEncoder()
-    for piece in pieces:
-        encoder.feed(piece)
-    assert digest_of_state(iter(pieces)) == encoder.digest
-    assert digest_of_state(pieces) != digest_of_state(pieces[:2])
-    assert digest_of_state([b"a", b"bc"]) != digest_of_state([b"ab", b"c"])
