@@ -385,6 +385,8 @@ class Node:
             verdicts = self._replica.take(records)
         if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
             self._lead()
+        elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
+            self._wake.set()  # to learn where the new primary is reached, and to report
         if self._replica.markers:
             self._wake.set()
 
