@@ -179,7 +179,7 @@ class DevStack:
     def run(self, on_ready: Callable[[DevStack], None] = lambda _: None) -> None:
         """Start, wait until ready, call `on_ready`, stay until Ctrl-C, SIGTERM or SIGHUP, end everything.
 
-        To be called on the main thread. Returns after one of these signals.
+        To be called on the main thread. Returns after one of these signals, and the process then ignores further ones.
 
         Raises:
             ReplicatorError: the stack did not start, or supervisord ended unasked.
@@ -586,9 +586,16 @@ def _answers_http(port: int) -> bool:
 
 @contextlib.contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Let the first signal that asks us to end raise KeyboardInterrupt, and later ones not disturb the ending."""
+    """Let the first signal that asks us to end raise KeyboardInterrupt, and ignore later ones from then on.
+
+    Also after this context: whoever was asked to end is about to, and an impatient second Ctrl-C must not make that
+    look like a failure.
+    """
+    asked = False
 
     def interrupt(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
         for each in ENDING_SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
@@ -597,8 +604,9 @@ def _signals_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not asked:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _guard(directory: Path) -> None:
