@@ -316,8 +316,7 @@ class Replica:
                 results.append(rejected)
             except BaseException as error:
                 logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
-                stalled = Stalled(id=record.id, problem=repr(error))
-                self.stalled = str(stalled)
+                stalled = self._stall(record.id, error)
                 if not isinstance(error, Exception):
                     raise  # a Ctrl-C; what it left of the state nobody knows
                 raise stalled from error
@@ -326,7 +325,7 @@ class Replica:
         self.applied_at = record.at
         return results
 
-    def _stall(self, id_: RecordId, error: Exception) -> Stalled:
+    def _stall(self, id_: RecordId, error: BaseException) -> Stalled:
         stalled = Stalled(id=id_, problem=repr(error))
         self.stalled = str(stalled)
         return stalled

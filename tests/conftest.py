@@ -5,6 +5,7 @@
 - `redis_factory`: starts as many as a test likes, of the kind it likes; what configures, pauses or kills a server
   should use this one. All are ended at the end of the test.
 - `redis_binary`: the executable behind `redis_server`.
+- `world`: runs the test over the log in memory and over every server at hand (tests/integration/worlds.py).
 
 The first two bring back to life what a test killed or paused, but do not undo a CONFIG SET or an ACL.
 """
@@ -19,6 +20,7 @@ import pytest
 import redis
 
 from replicator.redis_server import RedisServer, ServerBinary, find_server
+from tests.integration.worlds import MemoryWorld, RedisWorld, World
 from tests.servers import servers_at_hand
 
 RedisFactory = Callable[..., RedisServer]
@@ -83,3 +85,25 @@ def _emptied(server: RedisServer) -> RedisServer:
     with redis.Redis.from_url(server.url) as client:
         client.flushall()
     return server
+
+
+@pytest.fixture(scope="module", params=["memory", *servers_at_hand()], ids=lambda kind: getattr(kind, "id", kind))
+def _redis_world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisWorld | None]:
+    if not isinstance(request.param, ServerBinary):
+        yield None
+        return
+    world = RedisWorld(request.param, tmp_path_factory.mktemp("redis"))
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def world(_redis_world: RedisWorld | None) -> Iterator[World]:
+    if _redis_world is None:
+        yield MemoryWorld()
+        return
+    _redis_world.flush()
+    yield _redis_world
+    _redis_world.forget_clients()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,41 +17,16 @@ from replicator.core.records import ChangeRecord, TermRecord, seal_change, seal_
 from replicator.core.replies import Code, Log, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 from replicator.log import RedisLog
-from replicator.redis_server import ServerBinary
 from tests.integration.worlds import (
     CLOCK_ID,
     LOG_ID,
     Author,
     MemoryWorld,
-    RedisWorld,
     World,
     ids,
     lead,
     promote,
 )
-from tests.servers import servers_at_hand
-
-
-@pytest.fixture(scope="module", params=["memory", *servers_at_hand()], ids=lambda kind: getattr(kind, "id", kind))
-def _redis_world(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisWorld | None]:
-    if not isinstance(request.param, ServerBinary):
-        yield None
-        return
-    world = RedisWorld(request.param, tmp_path_factory.mktemp("redis"))
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def world(_redis_world: RedisWorld | None) -> Iterator[World]:
-    if _redis_world is None:
-        yield MemoryWorld()
-        return
-    _redis_world.flush()
-    yield _redis_world
-    _redis_world.forget_clients()
 
 
 @pytest.fixture

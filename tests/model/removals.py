@@ -197,6 +197,12 @@ REMOVALS = {
         patches=((life, "_met_and_whole", whole_if_it_met_or_not),),
         breaks="G4",
     ),
+    "expected-head": Removal(
+        "one that is out of sync is promoted over the newest record that was seen, or not at all",
+        Bounds(changes=2, promotions=2, failovers=1, resends=0),
+        patches=((life, "expected_head", lambda *_: None),),
+        breaks="G4",
+    ),
     "denial": Removal(
         "the log of another run does not deny that a record was there",
         Bounds(changes=1, promotions=1, failovers=1),

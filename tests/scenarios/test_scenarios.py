@@ -7,7 +7,6 @@ A story is a text file: what it is about, then blocks of commands, `----`, and t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,34 +14,10 @@ import pytest
 from replicator.core import fold
 from replicator.core.fold import Row, View
 from replicator.core.records import Record
-from replicator.redis_server import ServerBinary
-from tests.integration.worlds import MemoryWorld, RedisWorld, World
+from tests.integration.worlds import MemoryWorld, World
 from tests.scenarios.driver import Driver
-from tests.servers import servers_at_hand
 
 STORIES = sorted(Path(__file__).parent.glob("*.txt"))
-
-
-@pytest.fixture(scope="module", params=["memory", *servers_at_hand()], ids=lambda kind: getattr(kind, "id", kind))
-def _redis_world(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisWorld | None]:
-    if not isinstance(request.param, ServerBinary):
-        yield None
-        return
-    world = RedisWorld(request.param, tmp_path_factory.mktemp("redis"))
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def world(_redis_world: RedisWorld | None) -> Iterator[World]:
-    if _redis_world is None:
-        yield MemoryWorld()
-        return
-    _redis_world.flush()
-    yield _redis_world
-    _redis_world.forget_clients()
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda path: path.stem)

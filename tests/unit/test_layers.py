@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("config", "core"),
     ("log", "checkpoint", "state", "testing", "redis_server"),
     ("replica", "lease", "health", "jobs"),
-    ("primary", "standby"),
+    ("primary",),
     ("node", "admin"),
     ("web", "dev"),
     ("service",),
