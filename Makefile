@@ -6,6 +6,8 @@
 #   make test     everything that must hold: lint, types, tests
 #   make bench    the figures in docs/benchmarks.md
 #   make model    the large exploration of the protocol (some minutes)
+#   make chaos    faults without end on real servers and processes, and a checker (some 20 minutes)
+#   make fuzz     100,000 inputs for every decoder
 #
 # Another interpreter: make run PYTHON=python3.13 (for a new .venv only; `make clean` first).
 
@@ -18,7 +20,7 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format bench model clean
+.PHONY: help run demo test lint format bench model chaos fuzz clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -46,6 +48,12 @@ bench: $(READY)
 
 model: $(READY)
 	$(BIN)/python -m tests.model.explore --large
+
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --faults 120 --report docs/reliability.md
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --examples 100000
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -15,7 +15,7 @@ from replicator import Node
 from replicator.core.codec import encode_change, encode_changes
 from replicator.core.ids import Position, Writer
 from replicator.core.records import seal_change
-from replicator.core.replies import Code
+from replicator.core.replies import Claim, Code
 from replicator.log import RedisLog
 
 __all__ = ["FULL", "QUICK", "Pace", "Sizes", "measure"]
@@ -106,9 +106,10 @@ class Fenced:
     def __init__(self, setting: Setting) -> None:
         self._writer = Writer("a", "0" * 32)
         self._log = RedisLog(setting.url, setting.group("fenced"))
-        reply = self._log.promote(
-            self._writer, floor=0, lease_ms=3_600_000, by="a", reason="a benchmark", new_log_id="0" * 32
+        claim = Claim(
+            writer=self._writer, floor=0, lease_ms=3_600_000, by="a", reason="a benchmark", new_log_id="0" * 32
         )
+        reply = self._log.promote(claim)
         self._term = reply.term
         self._change = encode_change(a_change())
         head = self._log.look().head

@@ -19,10 +19,12 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -91,11 +93,14 @@ class Benchmark(Protocol):
     def measure(self, setting: Setting, sizes: Any) -> Report: ...
 
 
-def in_rounds(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
-    """Run every case once a round; what each gave, in the order of the rounds. One round before them is thrown away."""
+def in_rounds(cases: Mapping[str, Callable[[], Any]], rounds: int, *, warm_ups: int = 1) -> dict[str, list[Any]]:
+    """Run every case once a round; what each gave, in the order of the rounds.
+
+    `warm_ups` rounds before them are thrown away; what starts its processes anew each time needs none.
+    """
     results: dict[str, list[Any]] = {name: [] for name in cases}
     names = list(cases)
-    for turn in range(-1, rounds):
+    for turn in range(-warm_ups, rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             result = cases[name]()
@@ -189,7 +194,14 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_quietly, args=(work, theirs, *arguments), daemon=True)
-        self._process.start()
+        # A Ctrl-C at the terminal is for the parent, which ends its children in its own order: they inherit the mask.
+        # Whoever starts the first one starts the tracker as well, and that would unmask it.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
 
     def tell(self, message: Any) -> None:
@@ -208,6 +220,11 @@ class Child:
     def ask(self, message: Any) -> Any:
         self.tell(message)
         return self.hear()
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash would."""
+        self._process.kill()
+        self._process.join()
 
     def close(self) -> None:
         if self._process.is_alive():

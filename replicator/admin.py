@@ -12,31 +12,41 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .core import life
-from .core.ids import ZERO_ID, RecordId, Writer
+from .core.ids import ZERO_ID, RecordId, Writer, era_of
+from .core.life import NOBODY
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
-from .core.replies import Code, Head, Log, Look, Peer
+from .core.replies import Claim, Code, Head, Log, Look, Peer, Reply
 from .errors import CorruptRecord, LogLost, NotPrimary, PromotionRefused, ReplicatorError
 
 __all__ = [
-    "NOBODY",
+    "Budget",
     "DigestReport",
     "NodeStatus",
     "Promotion",
     "Status",
+    "Switchover",
     "Term",
+    "budget",
     "demote",
     "history",
+    "pause",
     "promote",
     "records",
+    "recover",
+    "resume",
     "snapshot",
     "status",
+    "switchover",
     "verify",
 ]
 
-#: Who holds the term after a demotion. No node has this name: it is no name for a boot.
-NOBODY = Writer("nobody", "nobody")
-
 POLL_EVERY_S = 0.02
+
+#: Nobody writes meanwhile, so this is looked at more often.
+POLL_IN_THE_GAP_S = 0.002
+
+#: Any node reports this often, or says how often it does.
+BEAT_EVERY_MS = 1000
 
 Progress = Callable[[str], None]
 
@@ -124,7 +134,7 @@ def _node_status(peer: Peer, look: Look) -> NodeStatus:
         in_sync=peer.in_sync,
         alive=peer.alive,
         http=peer.http or None,
-        problem=peer.stalled or ("ahead of the log" if ahead and peer.alive else None),
+        problem=peer.stalled or peer.problem or ("ahead of the log" if ahead and peer.alive else None),
     )
 
 
@@ -139,13 +149,19 @@ def _lag_seconds(peer: Peer, records: int | None, look: Look) -> float | None:
 def _problem(look: Look) -> str | None:
     head = look.head
     if head is None:
-        return None if look.term == 0 else "there is a term, but no log: Redis lost data"
+        lost = look.term > 0 or any(peer.log_id for peer in look.peers.values())
+        return "Redis lost the log: `replicator recover` founds it anew" if lost else None
     if look.last_id != head.position.id:
-        return f"something that is not a record is in the log, at {look.last_id}"
+        found = f"something that is not a record is in the log, at {look.last_id}"
+        return f"{found}: `replicator recover` founds it anew"
     if head.run != look.run:
         return "Redis came back as another run: nobody leads until somebody takes a term in it"
+    if look.peers and not any(peer.alive for peer in look.peers.values()):
+        return "no node reports: are they up, do they reach this Redis, and may they write to it (maxmemory)?"
     if _holder(look) is None:
         return "nobody holds the term: `replicator promote NODE`"
+    if head.paused:
+        return f"automatic failover is paused ({head.paused}): `replicator resume`"
     return None
 
 
@@ -182,29 +198,20 @@ def promote(
     while True:
         look = log.look()
         if expect not in (None, look.term):
-            raise _not_promoted(node, Code.CONFLICT, look.term, look.head.node if look.head else "", ZERO_ID, log)
+            conflict = Reply(Code.CONFLICT, term=look.term, node=look.head.node if look.head else "")
+            raise _not_promoted(node, conflict, log)
         refusal = life.refusal(node, look)
         if refusal is not None and (not force or node not in look.peers):
             raise PromotionRefused(node, refusal.reason, better=refusal.better)
         peer = look.peers[node]
-        reply = log.promote(
-            Writer(node, peer.boot),
-            floor=life.newest_term(look),
-            lease_ms=lease_ms,
-            by=by,
-            reason=reason,
-            expect=look.term,
-            run=look.run,
-            expect_head=life.expected_head(peer, look) if not force else None,
-            new_log_id=secrets.token_hex(16) if life.may_found(look) else "",
-        )
+        reply = log.promote(_claim(peer, look, lease_ms=lease_ms, by=by, reason=reason, guarded=not force))
         if reply.code in (Code.NEW_RUN, Code.CONFLICT):
             # Redis restarted, or somebody took a term, between look and promotion: look again.
             if time.monotonic() > started + timeout_s:
                 raise TimeoutError(f"the group changed whenever {node} was to be promoted; nothing was done")
             continue
         if reply.code is not Code.OK:
-            raise _not_promoted(node, reply.code, reply.term, reply.node, reply.id, log)
+            raise _not_promoted(node, reply, log)
         try:
             _wait_until_it_leads(log, node, peer.boot, reply.term, started + timeout_s)
         except _RestartedMeanwhile:
@@ -213,25 +220,45 @@ def promote(
         return Promotion(node=node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
 
 
+def _claim(peer: Peer, look: Look, *, lease_ms: int, by: str, reason: str, guarded: bool = True) -> Claim:
+    """The next term for that boot, if nothing of what was looked at has changed."""
+    return Claim(
+        writer=Writer(peer.node, peer.boot),
+        floor=life.newest_term(look),
+        lease_ms=lease_ms,
+        by=by,
+        reason=reason,
+        expect=look.term,
+        run=look.run,
+        expect_head=life.expected_head(peer, look) if guarded else None,
+        new_log_id=secrets.token_hex(16) if life.may_found(look) else "",
+    )
+
+
 def demote(log: Log, *, by: str, reason: str = "asked by an operator") -> int:
     """Take the next term for nobody: the primary steps down, and nobody writes until somebody is promoted. The term."""
     look = log.look()
     if _holder(look) is None:
         raise NotPrimary("nobody holds the term; there is nothing to demote")
-    reply = log.promote(NOBODY, floor=look.term, lease_ms=1, by=by, reason=reason, expect=look.term, run=look.run)
+    claim = Claim(writer=NOBODY, floor=look.term, lease_ms=1, by=by, reason=reason, expect=look.term, run=look.run)
+    reply = log.promote(claim)
     if reply.code is not Code.OK:
-        raise _not_promoted("nobody", reply.code, reply.term, reply.node, reply.id, log)
+        raise _not_promoted("nobody", reply, log)
     return reply.term
 
 
-def _not_promoted(node: str, code: Code, term: int, holder: str, id_: RecordId, log: Log) -> ReplicatorError:
-    if code is Code.CONFLICT:
-        return PromotionRefused(node, f"the term is {term}, held by {holder or 'nobody'}, and not the expected one")
-    if code is Code.STRAY:
-        return CorruptRecord(id=id_, problem="something that is not replicator wrote into the stream")
-    if code is Code.LOST:
+def _not_promoted(node: str, reply: Reply, log: Log) -> ReplicatorError:
+    if reply.code is Code.CONFLICT:
+        holder = reply.node or "nobody"
+        return PromotionRefused(node, f"the term is {reply.term}, held by {holder}, and not the expected one")
+    if reply.code is Code.STRAY:
+        problem = "something that is not replicator wrote into the stream. `replicator recover` founds the log anew"
+        return CorruptRecord(id=reply.id, problem=problem)
+    if reply.code is Code.LOST:
         return LogLost(what=f"the log of group {log.group} is gone from {log.url}")
-    return PromotionRefused(node, code.value)
+    if reply.code is Code.WHOLE:
+        return PromotionRefused(node, "the log is whole, there is nothing to recover; `replicator promote` is for this")
+    return PromotionRefused(node, reply.code.value)
 
 
 class _RestartedMeanwhile(Exception):
@@ -254,7 +281,220 @@ def _wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: fl
             raise TimeoutError(
                 f"{node} has term {term}, and does not lead yet; `replicator status` shows how far it is"
             )
+        time.sleep(POLL_IN_THE_GAP_S)
+
+
+# --- what a promotion would lose -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """What a promotion of `node` would lose. `lag_records`: what it reads before it leads; None: not known.
+
+    `refused`: why the tools refuse it. `lost`: what others have and would be left with, as forks. `unknown`: what
+    nobody can say now.
+    """
+
+    node: str
+    refused: str | None
+    better: str | None
+    lag_records: int | None
+    lost: list[str]
+    unknown: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def budget(log: Log, node: str) -> Budget:
+    """What a promotion of `node` would lose, as the group is now. Changes nothing."""
+    look = log.look()
+    refusal = life.refusal(node, look)
+    candidate = look.peers.get(node)
+    return Budget(
+        node=node,
+        refused=refusal.reason if refusal else None,
+        better=refusal.better if refusal else None,
+        lag_records=_node_status(candidate, look).lag_records if candidate else None,
+        lost=_lost_with(candidate, look) if candidate else [],
+        unknown=_unknown_with(node, look),
+    )
+
+
+def _lost_with(candidate: Peer, look: Look) -> list[str]:
+    in_log = look.head.changed if look.head else ZERO_ID
+    kept = max(candidate.changed, in_log)
+    return [
+        f"{peer.node} has changes up to {peer.changed}, the log and {candidate.node} only up to {kept}"
+        for _, peer in sorted(look.peers.items())
+        if peer.alive and peer.changed > kept
+    ]
+
+
+def _unknown_with(node: str, look: Look) -> list[str]:
+    head = look.head
+    unknown = [] if node in look.peers else [f"{node} has never reported"]
+    for name, peer in sorted(look.peers.items()):
+        met = head is not None and head.run == look.run and era_of(peer.term) >= era_of(head.term)
+        if peer.alive and peer.run != look.run:
+            unknown.append(f"{name} has not reported since Redis came back")
+        elif not peer.alive and not met:
+            seconds = peer.age_ms / 1000
+            unknown.append(f"{name} has not reported for {seconds:.1f} s: what it has behind {peer.changed}")
+    return unknown
+
+
+# --- switchover ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Switchover:
+    """What a switchover did. `gap_ms`: from the last moment in which the old primary could write to the first in which
+    the new one was seen to lead, so the gap in the writes was no longer. `follows`: the old primary said that it does.
+    """
+
+    node: str
+    before: str
+    term: int
+    id: str
+    gap_ms: float
+    follows: bool
+
+
+def switchover(
+    log: Log,
+    node: str,
+    *,
+    by: str,
+    reason: str = "switchover",
+    lease_ms: int = 5000,
+    timeout_s: float = 10.0,
+    progress: Progress = _silent,
+) -> Switchover:
+    """Move the primary to `node`, a standby that keeps up, without losing anything.
+
+    What stops the old primary is the promotion itself: it is one step in Redis, behind which nothing of the old term
+    is accepted, and `node` reads all before it. What is refused then is refused for certain, and can be sent to `node`.
+    So that the gap is short, `node` has to have read what the log had a moment ago.
+
+    Raises `NotPrimary` (nobody leads), `PromotionRefused`, `TimeoutError` (it does not keep up; nothing was done).
+    """
+    before = _led_head(log)
+    if before.node == node:
+        raise PromotionRefused(node, "it leads already")
+    deadline = time.monotonic() + timeout_s
+    _wait_until_it_keeps_up(log, node, deadline, progress)
+    started = time.monotonic()
+    done = promote(log, node, by=by, reason=reason, expect=before.term, lease_ms=lease_ms, timeout_s=timeout_s)
+    gap_ms = (time.monotonic() - started) * 1000
+    follows = _follows(log, before, done.term, deadline)
+    return Switchover(
+        node=node, before=before.node, term=done.term, id=done.id, gap_ms=round(gap_ms, 1), follows=follows
+    )
+
+
+def _wait_until_it_keeps_up(log: Log, node: str, deadline: float, progress: Progress) -> None:
+    target = _led_head(log).position.id
+    while True:
+        log.ask("report", by="switchover", node=node)
+        look = log.look()
+        refusal = life.refusal(node, look)
+        if refusal is not None:
+            raise PromotionRefused(node, refusal.reason, better=refusal.better)
+        peer = look.peers[node]
+        if peer.in_sync and peer.position.id >= target:
+            return
+        behind = target.n - peer.position.id.n
+        progress(f"{node} is {behind} records behind")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{node} does not keep up: it is {behind} records behind; nothing was done")
         time.sleep(POLL_EVERY_S)
+
+
+def _follows(log: Log, before: Head, term: int, deadline: float) -> bool:
+    while True:
+        peer = log.look().peers.get(before.node)
+        if peer is not None and peer.term >= term and peer.role == "standby":
+            return True
+        if peer is None or not peer.alive or time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_EVERY_S)
+
+
+# --- automatic failover, on and off ----------------------------------------------------------------------------------
+
+
+def pause(log: Log, *, by: str, reason: str = "") -> None:
+    """Switch automatic failover off: no node takes over by itself until `resume`. Promotions by hand go on."""
+    _switched(log, log.pause(f"by {by}: {reason}" if reason else f"by {by}"))
+
+
+def resume(log: Log) -> None:
+    """Switch automatic failover on again, on the nodes that have it."""
+    _switched(log, log.pause(""))
+
+
+def _switched(log: Log, reply: Reply) -> None:
+    if reply.code is Code.LOST:
+        raise LogLost(what=f"there is no log of group {log.group} at {log.url}")
+
+
+# --- recovery --------------------------------------------------------------------------------------------------------
+
+
+def recover(
+    log: Log,
+    node: str | None = None,
+    *,
+    by: str,
+    reason: str = "the log was lost",
+    lease_ms: int = 5000,
+    timeout_s: float = 30.0,
+    progress: Progress = _silent,
+) -> Promotion:
+    """Found a broken log anew from the most advanced live node (or from `node`), in one step; it leads then.
+
+    Broken: Redis lost it, or half of it, or something that is not a record is in it. The nodes report what they have
+    for two heartbeats before one is chosen. What others have and the chosen one has not becomes forks.
+
+    Raises `PromotionRefused` (the log is whole; no node to found it from), `TimeoutError`.
+    """
+    started = time.monotonic()
+    look = log.look()
+    _check_is_broken(look)
+    every_ms = max([BEAT_EVERY_MS, *(peer.every_ms for peer in look.peers.values())])
+    progress(f"the nodes report for {life.BEATS_BEFORE_CLAIM * every_ms / 1000:.0f} s")
+    time.sleep(life.BEATS_BEFORE_CLAIM * every_ms / 1000)
+    look = log.look()
+    _check_is_broken(look)
+    peer = _to_recover_from(look, node)
+    for name, other in sorted(look.peers.items()):
+        progress(f"{name} has changes up to {other.changed}" + ("" if other.alive else " (dead)"))
+    claim = replace(_claim(peer, look, lease_ms=lease_ms, by=by, reason=reason), expect_head=None)
+    reply = log.promote(replace(claim, new_log_id=peer.log_id, anew=True))
+    if reply.code is not Code.OK:
+        raise _not_promoted(peer.node, reply, log)
+    progress(f"founded anew from {peer.node}, in term {reply.term}; its state goes into the log")
+    _wait_until_it_leads(log, peer.node, peer.boot, reply.term, started + timeout_s)
+    led_ms = (time.monotonic() - started) * 1000
+    return Promotion(node=peer.node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
+
+
+def _check_is_broken(look: Look) -> None:
+    if look.head is not None and look.last_id == look.head.position.id:
+        raise PromotionRefused("no node", "the log is whole, there is nothing to recover")
+
+
+def _to_recover_from(look: Look, node: str | None) -> Peer:
+    logs = {peer.log_id for peer in look.peers.values() if peer.alive and peer.log_id}
+    if node is None and len(logs) > 1:
+        raise PromotionRefused("no node", "the live nodes have different logs; name the one to go on from with --from")
+    if node is None:
+        node = life.most_advanced_holder(look.peers.values(), *logs) if logs else None
+    peer = look.peers.get(node or "")
+    if peer is None or not peer.alive or not peer.log_id:
+        raise PromotionRefused(node or "no node", "no live node of that name has the log; start one on its data first")
+    return peer
 
 
 # --- the log ---------------------------------------------------------------------------------------------------------

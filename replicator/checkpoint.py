@@ -9,19 +9,16 @@ rollback). So whatever instant the process is killed at, the file is as after so
 synchronous=FULL makes that one fsync. Values in memory change after the commit only, so a save that failed (a full
 disk) can be repeated.
 
-**What is kept.** Everything but rows of bytes is one JSON value, `_Saved`, written whole with each save. Changes are
-rows, as they came. So are the parts of snapshots: those of the *payload* (the newest complete snapshot) and those
-*staged* (of a snapshot that is passing by). Both have a number, so a complete snapshot becomes the payload by its
-number and no byte is copied. Pages that are given up are used again: the file grows to two snapshots and the changes.
+**What is kept** is told in `checkpoint_file.py`. A complete snapshot becomes the payload by its number and no byte is
+copied. Pages that are given up are used again: the file grows to two snapshots and the changes.
 
 **Staged is exactly what the view says**: as many parts as `view.snapshot` has seen, none if it follows no snapshot. A
 complete one becomes the payload only if the fold took it for its own history (`_ADOPTING`). A snapshot that did not
 follow, or of another than the term's holder, is dropped: the state at `position` does not come from it.
 
-**Nothing is believed that was not checked.** `_Saved` carries its digest. Each run of rows carries a hash over its ids,
-headers and bodies, so a row that is missing, repeated or changed shows. SQLite drops the end of a WAL that does not fit
-its checksums without a word, which would give an older save: the number of the last one stands in the lock file too. It
-is written after the commit and not synced: behind the truth at worst, never before it.
+**Nothing is believed that was not checked.** `inspect` checks the whole file. SQLite drops the end of a WAL that does
+not fit its checksums without a word, which would give an older save: the number of the last one stands in the lock file
+too. It is written after the commit and not synced: behind the truth at worst, never before it.
 
 **Two failures are kept apart.** A file that can be read and is wrong is *damaged*: it is set aside under another name
 and the node rebuilds itself from the log (G8). A disk that cannot be read or written is an error and stays one: taken
@@ -47,35 +44,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import orjson
-
-from replicator.core.codec import SnapshotDecoder, digest_of
-from replicator.core.fold import Holder, Verdict, View
-from replicator.core.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
-from replicator.core.parts import Progress
-from replicator.core.records import ChangeRecord, PartRecord, Record, parse
-from replicator.errors import CheckpointError, ConfigError, CorruptRecord
+from replicator.checkpoint_file import (
+    APPLICATION_ID,
+    FORMAT_VERSION,
+    REPLACED,
+    SCHEMA,
+    Damaged,
+    Payload,
+    Rows,
+    Run,
+    Saved,
+    Staged,
+    bodies_in,
+    changes_in,
+    code_of,
+    inspect,
+    parts_under_way,
+)
+from replicator.core.fold import Verdict, View
+from replicator.core.ids import ZERO_CHAIN, ZERO_ID, RecordId
+from replicator.core.records import ChangeRecord, PartRecord, Record
+from replicator.errors import CheckpointError, CorruptRecord
 
 __all__ = ["Checkpoint", "Loaded", "Step"]
 
 _logger = logging.getLogger(__name__)
 
-#: In the header of the file: "Rckp", so that nobody's other database is taken for ours.
-APPLICATION_ID = 0x52636B70
-
-#: Raised with every change of `_SCHEMA` or of `_Saved` that an older program cannot read.
-FORMAT_VERSION = 1
-
-_SCHEMA = """
-BEGIN;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
--- link: the hash over this row and all before it
-CREATE TABLE change (
-    term INTEGER, n INTEGER, link TEXT NOT NULL, header BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (term, n)
-) WITHOUT ROWID;
-CREATE TABLE part (snapshot INTEGER, part INTEGER, body BLOB NOT NULL, PRIMARY KEY (snapshot, part)) WITHOUT ROWID;
-COMMIT;
-"""
 
 #: Bytes that a WAL keeps once it was written back. It is written back every 1000 pages (4 MiB, SQLite's default), and
 #: grows beyond that only for one large save.
@@ -94,30 +88,9 @@ _SETTINGS = (
     "PRAGMA secure_delete = OFF",
 )
 
-#: Rows in one go, so that reading long runs holds the lock for short times.
-_ROWS_AT_ONCE = 64
-
-_REPLACED = "a newer snapshot took its place while it was read; read it again"
 
 #: The verdicts with which the last part of a complete snapshot belongs to the history that the state has.
 _ADOPTING = (Verdict.SKIP, Verdict.LEAD, Verdict.RESTORE)
-
-#: SQLite's primary result codes that speak of the disk and the system, and not of what the file holds.
-_OF_THE_SYSTEM = frozenset(
-    {
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_AUTH,
-    }
-)
 
 
 class Step(NamedTuple):
@@ -172,12 +145,11 @@ class Checkpoint:
     def payload(self) -> Iterator[Any] | None:
         """The pieces of the newest complete snapshot, decoded as they are drawn; None if there never was one."""
         payload = self._saved.payload
-        return None if payload is None else self._pieces(payload, self._number())
+        return None if payload is None else self._pieces(payload, self._rows_of_now())
 
-    def _pieces(self, payload: _Payload, number: int) -> Iterator[Any]:
+    def _pieces(self, payload: Payload, rows: Rows) -> Iterator[Any]:
         try:
-            decoder = SnapshotDecoder(payload.codec, payload.digest, id_=str(payload.as_of.id))
-            yield from decoder.pieces(self._bodies(payload.number, payload.run.rows, number))
+            yield from payload.pieces(bodies_in(rows, payload.number, payload.run.rows, self.path))
         except CorruptRecord as problem:
             # Its bytes are as they came (that was checked), so its writer made it wrong.
             hint = "move the file away, and the node rebuilds itself from the log"
@@ -187,39 +159,24 @@ class Checkpoint:
 
     def changes(self) -> Iterator[ChangeRecord]:
         """The changes that the payload does not contain, in order; without a payload, all since the beginning."""
-        number, last = self._number(), ZERO_ID
-        while rows := self._rows(
-            "SELECT term, n, header, body FROM change WHERE (term, n) > (?, ?) ORDER BY term, n LIMIT ?",
-            (*last, _ROWS_AT_ONCE),
-            number,
-        ):
-            for term, n, header, body in rows:
-                last = RecordId(term, n)
-                record = parse(str(last), header, body)
-                assert isinstance(record, ChangeRecord)
-                yield record
+        return changes_in(self._rows_of_now())
 
     def staged(self) -> Iterator[bytes]:
         """The bodies of the parts of the snapshot that is passing by, in order, as far as they were saved."""
         staged = self._saved.staged
-        return self._bodies(staged.number, staged.run.rows, staged.number)
+        return bodies_in(self._rows_of_now(), staged.number, staged.run.rows, self.path)
 
-    def _bodies(self, snapshot: int, count: int, number: int) -> Iterator[bytes]:
-        for part in range(count):
-            rows = self._rows("SELECT body FROM part WHERE (snapshot, part) = (?, ?)", (snapshot, part), number)
-            if not rows:
-                raise CheckpointError(path=self.path, problem=_REPLACED)
-            yield rows[0][0]
+    def _rows_of_now(self) -> Rows:
+        """Reads rows as long as they belong to the present payload: `staged.number` moves when another becomes it."""
+        number = self._saved.staged.number
 
-    def _rows(self, query: str, values: tuple[int, ...], number: int) -> list[tuple[Any, ...]]:
-        with self._mutex, _translated(self.path):
-            if number != self._number():
-                raise CheckpointError(path=self.path, problem=_REPLACED)
-            return self._connection.execute(query, values).fetchall()
+        def rows(query: str, values: tuple[int, ...]) -> list[tuple[Any, ...]]:
+            with self._mutex, _translated(self.path):
+                if number != self._saved.staged.number:
+                    raise CheckpointError(path=self.path, problem=REPLACED)
+                return self._connection.execute(query, values).fetchall()
 
-    def _number(self) -> int:
-        """Which payload the rows belong to: it moves with each snapshot that becomes one."""
-        return self._saved.staged.number
+        return rows
 
     @property
     def changes_bytes(self) -> int:
@@ -248,10 +205,11 @@ class Checkpoint:
             self._saved = saved
             self._lock.mark(saved.save)
 
-    def write_fork(self, reason: str) -> Path:
-        """Copy the whole checkpoint into `forks/`, with `reason` in its table `meta`; where it is then.
+    def write_fork(self, reason: str, parted_at: RecordId) -> Path:
+        """Copy the whole checkpoint into `forks/`, with `reason` and `parted_at` in its table `meta`; where it is then.
 
-        On disk when this returns. Raises `CheckpointError`.
+        `parted_at`: the last record that the group's history has, too. On disk when this returns.
+        Raises `CheckpointError`.
         """
         with self._mutex, _translated(self.data_dir / "forks"):
             forks = self.data_dir / "forks"
@@ -260,7 +218,7 @@ class Checkpoint:
             _discard(draft)  # of a process that was killed here
             _create_file(draft)
             self._connection.execute("VACUUM INTO ?", (str(draft),))
-            _write_reason(draft, reason)
+            _write_reason(draft, reason, parted_at)
             at = self._saved.view.position.id if self._saved.view else ZERO_ID
             path = _unused(forks / f"{_utc_now()}-{at}.sqlite")
             _publish(draft, path)
@@ -287,16 +245,17 @@ class Checkpoint:
 
     # --- beginning and end ---
 
-    def _checked(self, group: str, node: str) -> _Saved | None:
+    def _checked(self, group: str, node: str) -> Saved | None:
         """What the file holds; None if there is none, or one that had to be set aside."""
         _discard(self.data_dir / _NEW)  # of a process that was killed while it began a file
         if not _exists(self.path):
             return None
         try:
-            saved = _inspect(self.path)
+            _check_writable(self.path)
+            saved = inspect(self.path)
             if saved.save < self._lock.marked:
-                raise _Damaged(f"its newest saves are missing: it has {saved.save} of {self._lock.marked}")
-        except _Damaged as problem:
+                raise Damaged(f"its newest saves are missing: it has {saved.save} of {self._lock.marked}")
+        except Damaged as problem:
             self.set_aside = _put_aside(self.path)
             hint = "The node rebuilds itself from the log."
             _logger.error("%s is damaged (%s) and was set aside as %s. %s", self.path, problem, self.set_aside, hint)
@@ -304,8 +263,8 @@ class Checkpoint:
         _check_owner(self.path, saved, group, node)
         return saved
 
-    def _begun(self, group: str, node: str) -> _Saved:
-        saved = _Saved(group=group, node=node)
+    def _begun(self, group: str, node: str) -> Saved:
+        saved = Saved(group=group, node=node)
         self._lock.mark(0)
         _begin(self.data_dir / _NEW, saved)
         _publish(self.data_dir / _NEW, self.path)
@@ -328,176 +287,13 @@ class Checkpoint:
         self.close()
 
 
-# --- what is saved beside the rows ------------------------------------------------------------------------------------
-
-
-class _Run(NamedTuple):
-    """Rows in order: how many, the bytes of their bodies, the hash over them all."""
-
-    rows: int = 0
-    size: int = 0
-    link: str = ZERO_CHAIN
-
-    def with_row(self, key: str, header: bytes, body: bytes) -> _Run:
-        # The lengths are in it because a flipped bit in a row's own header moves the border between two columns.
-        place = f"{key} {len(header)} {len(body)} ".encode()
-        return _Run(self.rows + 1, self.size + len(body), extend_chain(self.link, place + header, body))
-
-
-class _Staged(NamedTuple):
-    """The parts that passed by of a snapshot that is not complete."""
-
-    number: int = 1
-    run: _Run = _Run()
-
-
-class _Payload(NamedTuple):
-    """A complete snapshot: the parts with this number, and what its records said of it."""
-
-    number: int
-    run: _Run
-    as_of: Position
-    changed: RecordId
-    codec: str
-    digest: str
-    replaces: bool
-
-
-class _Saved(NamedTuple):
-    """All that a save writes, but for the rows. `base`: the hash over the changes that were deleted since the start."""
-
-    group: str
-    node: str
-    boot: str = ""
-    save: int = 0
-    view: View | None = None
-    base: str = ZERO_CHAIN
-    changes: _Run = _Run()
-    staged: _Staged = _Staged()
-    payload: _Payload | None = None
-
-    def to_bytes(self) -> bytes:
-        fields = self._asdict() | {
-            "view": None if self.view is None else _view_to_json(self.view),
-            "payload": None if self.payload is None else _payload_to_json(self.payload),
-        }
-        encoded = orjson.dumps(fields, default=list)  # named tuples are arrays
-        return digest_of(encoded).encode() + encoded
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> _Saved:
-        """Raises `_Damaged`."""
-        digest, encoded = data[:32], data[32:]
-        if digest_of(encoded).encode() != digest:
-            raise _Damaged("what it says of itself does not fit its digest")
-        try:
-            return _saved_from_json(orjson.loads(encoded))
-        except (ValueError, ConfigError) as problem:
-            raise _Damaged(f"what it says of itself cannot be read: {problem}") from None
-
-
-def _view_to_json(view: View) -> dict[str, Any]:
-    return {
-        "log_id": view.log_id,
-        "term": view.term,
-        "holder": view.holder,
-        "position": str(view.position),
-        "changed": str(view.changed),
-        "in_sync": view.in_sync,
-        "diverged": view.diverged,
-        "cursor": str(view.cursor),
-        "snapshot": None if view.snapshot is None else _progress_to_json(view.snapshot),
-    }
-
-
-def _progress_to_json(progress: Progress) -> dict[str, Any]:
-    return progress._asdict() | {"as_of": str(progress.as_of), "before": str(progress.before)}
-
-
-def _payload_to_json(payload: _Payload) -> dict[str, Any]:
-    return payload._asdict() | {"as_of": str(payload.as_of), "changed": str(payload.changed)}
-
-
-# The way back is strict: a field that is missing, foreign or of another type is an error (ValueError, ConfigError). A
-# default in its place could be term 0.
-
-
-def _saved_from_json(value: object) -> _Saved:
-    fields = _object(
-        value, group=str, node=str, boot=str, save=int, view=_OPTIONAL, base=str, changes=list, staged=list,
-        payload=_OPTIONAL,
-    )  # fmt: skip
-    number, run = _array(fields["staged"], int, list)
-    return _Saved(**fields | {
-        "view": None if fields["view"] is None else _view_from_json(fields["view"]),
-        "changes": _run_from_json(fields["changes"]),
-        "staged": _Staged(number, _run_from_json(run)),
-        "payload": None if fields["payload"] is None else _payload_from_json(fields["payload"]),
-    })  # fmt: skip
-
-
-def _view_from_json(value: object) -> View:
-    fields = _object(
-        value, log_id=str, term=int, holder=list, position=str, changed=str, in_sync=bool, diverged=bool, cursor=str,
-        snapshot=_OPTIONAL,
-    )  # fmt: skip
-    return View(**fields | {
-        "holder": Holder(*_array(fields["holder"], str, str, str)),
-        "position": Position.parse(fields["position"]),
-        "changed": RecordId.parse(fields["changed"]),
-        "cursor": Position.parse(fields["cursor"]),
-        "snapshot": None if fields["snapshot"] is None else _progress_from_json(fields["snapshot"]),
-    })  # fmt: skip
-
-
-def _progress_from_json(value: object) -> Progress:
-    fields = _object(value, writer=list, as_of=str, before=str, next_part=int, complete=bool)
-    return Progress(**fields | {
-        "writer": Writer(*_array(fields["writer"], str, str)),
-        "as_of": Position.parse(fields["as_of"]),
-        "before": Position.parse(fields["before"]),
-    })  # fmt: skip
-
-
-def _payload_from_json(value: object) -> _Payload:
-    fields = _object(value, number=int, run=list, as_of=str, changed=str, codec=str, digest=str, replaces=bool)
-    return _Payload(**fields | {
-        "run": _run_from_json(fields["run"]),
-        "as_of": Position.parse(fields["as_of"]),
-        "changed": RecordId.parse(fields["changed"]),
-    })  # fmt: skip
-
-
-def _run_from_json(value: object) -> _Run:
-    return _Run(*_array(value, int, int, str))
-
-
-#: For a field that may be null, and is looked at further otherwise.
-_OPTIONAL = object
-
-
-def _object(value: object, **kinds: type) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.keys() != kinds.keys():
-        raise ValueError(f"not an object with exactly {', '.join(kinds)}")
-    for name, kind in kinds.items():
-        if kind is not _OPTIONAL and type(value[name]) is not kind:
-            raise ValueError(f"{name} is not {kind.__name__}")
-    return value
-
-
-def _array(value: object, *kinds: type) -> list[Any]:
-    if not isinstance(value, list) or [type(item) for item in value] != list(kinds):
-        raise ValueError(f"not an array of {', '.join(kind.__name__ for kind in kinds)}")
-    return value
-
-
 # --- one save ---------------------------------------------------------------------------------------------------------
 
 
 class _Draft:
     """A save while its transaction is open: rows go out as steps are taken, `finish` writes the rest."""
 
-    def __init__(self, db: sqlite3.Connection, before: _Saved) -> None:
+    def __init__(self, db: sqlite3.Connection, before: Saved) -> None:
         self._db = db
         self._before = before
         self._base = before.base
@@ -518,13 +314,13 @@ class _Draft:
         elif step.verdict is Verdict.APPLY:
             self._changes = self._changes.with_row(str(record.id), record.header, record.body)
             self._waiting.append((*record.id, self._changes.link, record.header, record.body))
-        if self._staged.run.rows and not _parts_under_way(step.view):
+        if self._staged.run.rows and not parts_under_way(step.view):
             self._clear_staged()
 
-    def finish(self, view: View, boot: str) -> _Saved:
-        if self._staged.run.rows != _parts_under_way(view):
+    def finish(self, view: View, boot: str) -> Saved:
+        if self._staged.run.rows != parts_under_way(view):
             # Saved like this, the snapshot could never be completed, or would be completed with a hole in it.
-            raise ValueError(f"{self._staged.run.rows} parts are staged, the view says {_parts_under_way(view)}")
+            raise ValueError(f"{self._staged.run.rows} parts are staged, the view says {parts_under_way(view)}")
         self._flush()
         saved = self._before._replace(
             boot=boot,
@@ -545,24 +341,24 @@ class _Draft:
         if run.rows != record.part:
             raise ValueError(f"part {record.part} of a snapshot was given to save, but {run.rows} parts before it")
         self._db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, record.part, record.body))
-        self._staged = _Staged(number, run.with_row(str(record.part), b"", record.body))
+        self._staged = Staged(number, run.with_row(str(record.part), b"", record.body))
 
     def _clear_staged(self) -> None:
         number, run = self._staged
         if run.rows:
             self._db.execute("DELETE FROM part WHERE snapshot = ?", (number,))
-            self._staged = _Staged(number)
+            self._staged = Staged(number)
 
     def _adopt(self, last: PartRecord, *, all_changes: bool) -> None:
         number, run = self._staged
         if self._payload is not None:
             self._db.execute("DELETE FROM part WHERE snapshot = ?", (self._payload.number,))
-        self._payload = _Payload(number, run, last.as_of, last.changed, last.codec, last.digest, last.replaces)
-        self._staged = _Staged(number + 1)
+        self._payload = Payload(number, run, last.as_of, last.changed, last.codec, last.digest, last.replaces)
+        self._staged = Staged(number + 1)
         self._flush()
         if all_changes:
             self._db.execute("DELETE FROM change")
-            self._base, self._changes = ZERO_CHAIN, _Run()
+            self._base, self._changes = ZERO_CHAIN, Run()
         else:
             self._delete_changes(last.as_of.id)
 
@@ -574,7 +370,7 @@ class _Draft:
             return
         db.execute("DELETE FROM change WHERE (term, n) <= (?, ?)", upto)
         count, size = db.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM change").fetchone()
-        self._base, self._changes = last[0], _Run(count, size, self._changes.link)
+        self._base, self._changes = last[0], Run(count, size, self._changes.link)
 
     def _flush(self) -> None:
         if self._waiting:
@@ -582,94 +378,7 @@ class _Draft:
             self._waiting.clear()
 
 
-def _parts_under_way(view: View) -> int:
-    return view.snapshot.next_part if view.snapshot is not None and not view.snapshot.complete else 0
-
-
-# --- looking at a file that is there ----------------------------------------------------------------------------------
-
-
-class _Damaged(Exception):
-    """The file can be read, and is not what was written."""
-
-
-def _inspect(path: Path) -> _Saved:
-    """Check everything in the file. Changes nothing. Raises `_Damaged`, or `CheckpointError` for what is not ours."""
-    if not path.exists():
-        raise _Damaged("only what SQLite keeps beside it is there")
-    _check_header(path)
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            return _verified(db)
-    except sqlite3.Error as error:
-        if _code(error) in _OF_THE_SYSTEM:
-            raise
-        raise _Damaged(str(error)) from None
-
-
-def _check_header(path: Path) -> None:
-    # Read without SQLite, which would open the file's WAL. Places: sqlite.org/fileformat.html, 1.3. Opened for writing
-    # because SQLite takes a file that it may not write without a word, and then fails at something else.
-    with path.open("r+b") as file:
-        header = file.read(100)
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise _Damaged("it is not an SQLite file")
-    version, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
-    if application != APPLICATION_ID:
-        hint = "move it away, or give this node another data directory"
-        raise CheckpointError(path=path, problem=f"it belongs to another program; {hint}")
-    if version > FORMAT_VERSION:
-        hint = "update replicator, or give this node another data directory"
-        raise CheckpointError(
-            path=path, problem=f"its format is {version}, this program reads {FORMAT_VERSION}; {hint}"
-        )
-    if version < FORMAT_VERSION:
-        raise _Damaged(f"there is no format {version}")
-
-
-def _verified(db: sqlite3.Connection) -> _Saved:
-    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise _Damaged(str(found))
-    row = db.execute("SELECT value FROM meta WHERE key = 'saved'").fetchone()
-    if row is None:
-        raise _Damaged("what it says of itself is missing")
-    saved = _Saved.from_bytes(_blob(row[0]))
-    if saved.view is not None and saved.staged.run.rows != _parts_under_way(saved.view):
-        raise _Damaged("the parts that it has are not those of its view")
-    _check_changes(db, saved)
-    _check_parts(db, saved)
-    return saved
-
-
-def _check_changes(db: sqlite3.Connection, saved: _Saved) -> None:
-    run = _Run(link=saved.base)
-    for term, n, link, header, body in db.execute("SELECT * FROM change ORDER BY term, n"):
-        run = run.with_row(f"{term}-{n}", _blob(header), _blob(body))
-        if link != run.link:
-            raise _Damaged(f"its change {term}-{n} is not the one that was saved")
-    if run != saved.changes:
-        raise _Damaged("its changes are not those that were saved")
-
-
-def _check_parts(db: sqlite3.Connection, saved: _Saved) -> None:
-    runs: dict[int, _Run] = {}
-    for snapshot, part, body in db.execute("SELECT * FROM part ORDER BY snapshot, part"):
-        runs[snapshot] = runs.get(snapshot, _Run()).with_row(str(part), b"", _blob(body))
-    wanted = {saved.staged.number: saved.staged.run} if saved.staged.run.rows else {}
-    if saved.payload is not None:
-        wanted[saved.payload.number] = saved.payload.run
-    if runs != wanted:
-        raise _Damaged("its snapshot is not the one that was saved")
-
-
-def _blob(value: object) -> bytes:
-    if not isinstance(value, bytes):
-        raise _Damaged("a value in it is not bytes")
-    return value
-
-
-def _check_owner(path: Path, saved: _Saved, group: str, node: str) -> None:
+def _check_owner(path: Path, saved: Saved, group: str, node: str) -> None:
     hint = "every node needs a data directory of its own"
     if saved.group != group:
         raise CheckpointError(path=path, problem=f"it belongs to group {saved.group}, this is group {group}; {hint}")
@@ -708,18 +417,25 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _begin(path: Path, saved: _Saved) -> None:
+def _begin(path: Path, saved: Saved) -> None:
     _create_file(path)
     with contextlib.closing(_connect(path)) as db:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        db.executescript(_SCHEMA)
+        db.executescript(SCHEMA)
         db.execute("INSERT INTO meta VALUES ('saved', ?)", (saved.to_bytes(),))
 
 
-def _write_reason(path: Path, reason: str) -> None:
+def _write_reason(path: Path, reason: str, parted_at: RecordId) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("INSERT INTO meta VALUES ('reason', ?)", (reason,))
+        # A checkpoint that was made of a fork has them already.
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("reason", reason), ("parted_at", str(parted_at))])
+
+
+def _check_writable(path: Path) -> None:
+    # SQLite takes a file that it may not write without a word, and then fails at something else.
+    with contextlib.suppress(FileNotFoundError):
+        os.close(os.open(path, os.O_RDWR))
 
 
 def _exists(path: Path) -> bool:
@@ -831,7 +547,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _explained(error: sqlite3.Error, path: Path) -> str:
-    code = _code(error)
+    code = code_of(error)
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return f"{error} ({_free(path)}); nothing was saved"
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -848,8 +564,3 @@ def _free(path: Path) -> str:
         return f"{shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free on that disk"
     except OSError as error:
         return f"how much is free cannot be said: {error.strerror}"
-
-
-def _code(error: sqlite3.Error) -> int:
-    """The primary result code. Errors that Python raises by itself (text that is not UTF-8) count as damage."""
-    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)) & 0xFF

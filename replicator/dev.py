@@ -176,10 +176,11 @@ class DevStack:
         self._lock.close()
         self._lock, self._guard, self._supervisord, self._token = None, None, None, ""
 
-    def run(self, on_ready: Callable[[DevStack], None] = lambda _: None) -> None:
+    def run(self, on_ready: Callable[[DevStack], None] = lambda _: None, *, stay: bool = True) -> None:
         """Start, wait until ready, call `on_ready`, stay until Ctrl-C, SIGTERM or SIGHUP, end everything.
 
-        To be called on the main thread. Returns after one of these signals, and the process then ignores further ones.
+        Without `stay` it ends when `on_ready` has returned. To be called on the main thread. Returns after one of these
+        signals, which `on_ready` meets as a KeyboardInterrupt, and the process then ignores further ones.
 
         Raises:
             ReplicatorError: the stack did not start, or supervisord ended unasked.
@@ -189,6 +190,8 @@ class DevStack:
                 self.start()
                 self.wait_ready()
                 on_ready(self)
+                if not stay:
+                    return
                 assert self._supervisord is not None
                 code = self._supervisord.wait()
                 raise ReplicatorError(

@@ -105,12 +105,12 @@ class OutcomeUnknown(LogUnavailable):
 
 class LogLost(ReplicatorError):
     """{what}. Check that the Redis URL and the group are right and that Redis still has its data
-    (its dump, its AOF, maxmemory-policy noeviction). To found the log anew from what this node has,
-    start it once with --on-log-lost recover."""
+    (its dump, its AOF, maxmemory-policy noeviction). If it is lost, `replicator recover` founds the log anew
+    from the most advanced node."""
 
 
 class NotAcknowledged(ReplicatorError):
-    """The change is in the log at {id}, but {missing} did not acknowledge it in time."""
+    """the change is in the log at {id}, and not acknowledged as it was asked for: {problem}"""
 
     exit_code = 4
 
@@ -136,9 +136,15 @@ class PromotionRefused(ReplicatorError):
 
 
 class PositionLost(ReplicatorError):
-    """{position} was lost in a failover: its term ended at {term_end}"""
+    """term {term} ended at {term_end}; {position} was lost in the failover to term {next_term}"""
 
     exit_code = 3
+
+    def __init__(self, position: object, *, term: int, term_end: object, next_term: int) -> None:
+        super().__init__(position=position, term=term, term_end=term_end, next_term=next_term)
+        self.position = position
+        #: The last record before `position` that the history has.
+        self.term_end = term_end
 
 
 class Stalled(ReplicatorError):

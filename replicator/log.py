@@ -1,23 +1,15 @@
-"""The log in Redis. The only module that imports redis.
+"""The log in Redis: its scripts, its keys, and what Redis' answers mean. The connections are `connection.py`'s.
 
-Every change of the log is one script of `lua/`, which checks all it has to check before its first write. What this
-module adds is what a client can get wrong:
+Every change of the log is one script of `lua/`, which checks all it has to check before its first write. The run (the
+life of Redis) that an append carries is the one its own connection learnt when it was made.
 
-- No command is ever sent twice. redis-py repeats commands on its own if built the plain way; the connections here are
-  single `Connection` objects with retries off, and a connection that broke is not opened again behind our back.
-- The run (the life of Redis) that an append carries is the one its own connection learnt when it was made. So a
-  primary that talks to another Redis than it thinks is refused, without asking INFO at every append.
-- A request whose answer was lost raises `OutcomeUnknown`, one that was certainly not sent `LogUnavailable`. Only the
-  first needs a second look.
-
-Three connections: one for writes, one for blocking reads, one for everything else, each used under its own lock.
+Four connections: one for writes, one for blocking reads, one for confirmations, which wait, and one for everything
+else; each is used under its own lock.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-import threading
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -25,18 +17,17 @@ from typing import Any
 from urllib.parse import quote
 
 import redis
-from redis.backoff import NoBackoff
-from redis.connection import ConnectionPool
-from redis.retry import Retry
 
+from replicator.connection import Link, advice, client_for, finder_for, follow, shown
+from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.core.replies import Ask, Batch, Code, Head, Look, Peer, Reply
+from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, Look, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 
 __all__ = ["RedisLog", "client_for", "shown"]
 
-SCRIPTS = ("append", "part", "promote", "renew", "yield", "beat", "look")
+SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "look")
 
 #: How long Redis may take to answer. A blocking read may take this much longer than it blocks.
 TIMEOUT_S = 5.0
@@ -44,13 +35,8 @@ TIMEOUT_S = 5.0
 #: Asks that nobody read in the meantime are of no use any more.
 ASKS_KEPT = 1000
 
-
-def client_for(url: str) -> redis.Redis:
-    """A plain client, for libraries that want one of their own (RQ changes the timeouts of the one it is given)."""
-    try:
-        return redis.Redis.from_url(url)
-    except ValueError as error:
-        raise ConfigError(setting="redis", problem=f"{shown(url)!r} is not a Redis URL ({error})") from None
+#: Acks that the primary has not read yet: each one includes those before it.
+ACKS_KEPT = 1000
 
 
 class _Script:
@@ -62,117 +48,27 @@ class _Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-class _Link:
-    """One connection, made when it is needed, and never remade in the middle of anything."""
-
-    def __init__(self, pool: ConnectionPool, url: str) -> None:
-        self._pool = pool
-        self._url = url
-        # redis' Connection, whose methods carry no types.
-        self._connection: Any = None
-        self._lock = threading.Lock()
-        self._closed = False
-        self.run = ""
-
-    def call(self, *command: Any) -> Any:
-        """Send one command, give its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
-        with self._lock:
-            connection = self._connected()
-            return self._answer(connection, connection.pack_command(*command))
-
-    def script(self, script: _Script, keys: list[bytes], *args: Any, in_run: bool = False) -> Any:
-        """Run a script; with `in_run` its first argument is the run that this very connection belongs to.
-
-        A script that Redis does not know has done nothing, so sending its text then is no repeat.
-        """
-        with self._lock:
-            connection = self._connected()
-            rest = (len(keys), *keys, self.run, *args) if in_run else (len(keys), *keys, *args)
-            try:
-                return self._answer(connection, connection.pack_command(b"EVALSHA", script.sha, *rest))
-            except redis.exceptions.NoScriptError:
-                return self._answer(connection, connection.pack_command(b"EVAL", script.text, *rest))
-
-    def close(self) -> None:
-        # Without the lock: this is how a read that blocks in another thread is ended.
-        self._closed = True
-        connection = self._connection
-        if connection is not None:
-            connection.disconnect()
-
-    def _connected(self) -> Any:
-        if not self._closed and (self._connection is None or not self._connection.is_connected):
-            self._connection = None
-            connection: Any = self._pool.make_connection()
-            try:
-                connection.connect()
-                connection.send_command("INFO", "server")
-                self.run = _run_of(connection.read_response(disable_decoding=True))
-            except (redis.exceptions.RedisError, OSError) as error:
-                connection.disconnect()
-                raise LogUnavailable(url=self._url, problem=_advice(error)) from None
-            self._connection = connection
-        # Asked after the connection was made known, so that either `close` sees it or this sees that it is closed.
-        if self._closed:
-            if self._connection is not None:
-                self._connection.disconnect()
-            raise LogUnavailable(url=self._url, problem="the connection is closed")
-        return self._connection
-
-    def _answer(self, connection: Any, packed: Any) -> Any:
-        try:
-            connection.send_packed_command(packed, check_health=False)
-            return connection.read_response(disable_decoding=True)
-        except redis.exceptions.ResponseError:
-            raise
-        except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
-            # Connection errors to redis-py, but the server did answer: it did nothing.
-            raise LogUnavailable(url=self._url, problem=_advice(error)) from None
-        except (redis.exceptions.RedisError, OSError) as error:
-            connection.disconnect()
-            self._connection = None
-            raise OutcomeUnknown(url=self._url, problem=str(error) or type(error).__name__) from None
-        except BaseException:
-            # An answer that was not read would be taken for that of the next command.
-            connection.disconnect()
-            self._connection = None
-            raise
-
-
 class RedisLog:
-    """A group's log in the Redis at `url` (`redis://`, `rediss://`, `unix://`). See `replicator.core.replies.Log`."""
+    """A group's log in the Redis at `url` (see `replicator.connection`). See `replicator.core.replies.Log`."""
 
     def __init__(self, url: str, group: str, *, timeout_s: float = TIMEOUT_S) -> None:
         if not group or "{" in group or "}" in group:
             raise ConfigError(setting="group", problem=f"{group!r} is not a name: it may not be empty or have braces")
         #: For messages: without a password.
         self.url = shown(url)
-        self._url = url
         self.group = group
         self._timeout_s = timeout_s
         self._scripts = {name: _Script(name) for name in SCRIPTS}
         prefix = f"replicator:{{{group}}}:"
-        self._keys = [(prefix + key).encode() for key in ("term", "log", "head", "lease", "commands", "nodes")]
-        self._write = _Link(self._pool(timeout_s), self.url)
-        self._other = _Link(self._pool(timeout_s), self.url)
-        self._read = _Link(self._pool(timeout_s), self.url)
-
-    def _pool(self, timeout_s: float) -> ConnectionPool:
-        try:
-            return ConnectionPool.from_url(
-                self._url,
-                # Never repeat a command: an append that is sent twice by somebody else's retry is not our retry.
-                retry=Retry(NoBackoff(), 0),
-                # The shapes of answers must not depend on the server's or the library's defaults.
-                protocol=2,
-                decode_responses=False,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                # A client's name takes no spaces and nothing but ASCII.
-                client_name=f"replicator-{quote(self.group)}",
-            )
-        except ValueError as error:
-            raise ConfigError(setting="redis", problem=f"{self.url!r} is not a Redis URL ({error})") from None
+        self._keys = [(prefix + key).encode() for key in ("term", "log", "head", "lease", "commands", "nodes", "acks")]
+        # A client's name takes no spaces and nothing but ASCII.
+        name = f"replicator-{quote(group)}"
+        self._finder = finder_for(url, key=self._keys[1], name=name, timeout_s=timeout_s)
+        self._write = Link(self._finder, self.url)
+        self._other = Link(self._finder, self.url)
+        self._read = Link(self._finder, self.url)
+        self._confirm = Link(self._finder, self.url)
+        self._links = (self._write, self._other, self._read, self._confirm)
 
     # --- writes ---
 
@@ -182,35 +78,23 @@ class RedisLog:
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         changed = last_change_after(record, rebase=rebase) or ""
         place = (str(record.part), str(record.parts), str(record.as_of.id), "1" if rebase else "0", str(changed))
-        return self._run(self._write, "part", 3, *_append_args(record), *place, in_run=True)
+        return self._run(self._write, "part", 3, *_append_args(record), *place, show_ends(record.ends), in_run=True)
 
-    def promote(
-        self,
-        writer: Writer,
-        *,
-        floor: int,
-        lease_ms: int,
-        by: str,
-        reason: str,
-        expect: int | None = None,
-        run: str = "",
-        expect_head: RecordId | None = None,
-        new_log_id: str = "",
-    ) -> Reply:
-        expected = "" if expect is None else str(expect)
-        at = int(time.time() * 1000)
+    def promote(self, claim: Claim) -> Reply:
         args = (
-            writer.node,
-            writer.boot,
-            floor,
-            expected,
-            run,
-            lease_ms,
-            new_log_id,
-            by,
-            reason,
-            at,
-            str(expect_head or ""),
+            claim.writer.node,
+            claim.writer.boot,
+            claim.floor,
+            "" if claim.expect is None else claim.expect,
+            claim.run,
+            claim.lease_ms,
+            claim.new_log_id,
+            claim.by,
+            claim.reason,
+            int(time.time() * 1000),
+            str(claim.expect_head or ""),
+            int(claim.unleased),
+            int(claim.anew),
         )
         return self._run(self._other, "promote", 5, *args)
 
@@ -218,7 +102,31 @@ class RedisLog:
         return self._run(self._other, "renew", 4, term, writer.boot, writer.node, lease_ms)
 
     def give_back(self, writer: Writer, term: int) -> None:
-        self._run(self._other, "yield", 4, term, writer.boot, writer.node)
+        self._run(self._other, "yield", 5, term, writer.boot, writer.node)
+
+    def confirm(
+        self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
+    ) -> Confirmation:
+        # Redis vouches for what was written before the last write of the connection that asks, and for no more. The
+        # renewal is that write, and a Redis other than the one in which the term was taken refuses it. A connection
+        # of its own, so that nobody else waits behind it.
+        timeout_ms = max(1, min(timeout_ms, int(self._timeout_s * 500)))
+        wait = (b"WAITAOF", 1, 0, timeout_ms) if fsynced else (b"WAIT", replicas, timeout_ms)
+        args = (term, writer.boot, writer.node, lease_ms)
+        try:
+            answer, count = self._confirm.script_then(self._scripts["renew"], self._keys[:4], *args, then=wait)
+        except redis.exceptions.ResponseError as error:
+            if "WAITAOF" in str(error) or "unknown command" in str(error):
+                raise ConfigError(setting="ack", problem=f"fsynced: {error} ({_FSYNCED_NEEDS})") from None
+            raise LogUnavailable(url=self.url, problem=advice(error)) from None
+        return Confirmation(_reply_of(answer), int((count[0] if fsynced else count) or 0) if count else 0)
+
+    def pause(self, why: str) -> Reply:
+        return self._run(self._other, "pause", 5, why)
+
+    def ack(self, ack: Ack) -> None:
+        command = (b"XADD", self._keys[6], "MAXLEN", "~", ACKS_KEPT, "*", "node", ack.node, "at", str(ack.at))
+        self._answered(lambda: self._other.call(*command))
 
     def beat(self, peer: Peer) -> None:
         self._run(self._other, "beat", 6, peer.node, peer.to_json())
@@ -231,7 +139,13 @@ class RedisLog:
     # --- reads ---
 
     def read(
-        self, after: RecordId | None, *, asks_after: str = "", count: int = 32, block_ms: int | None = None
+        self,
+        after: RecordId | None,
+        *,
+        asks_after: str = "",
+        acks_after: str = "",
+        count: int = 32,
+        block_ms: int | None = None,
     ) -> Batch:
         command: list[Any] = [b"XREAD", b"COUNT", count]
         if block_ms is not None:
@@ -244,12 +158,22 @@ class RedisLog:
         if asks_after:
             keys.append(self._keys[4])
             places.append(asks_after)
+        if acks_after:
+            keys.append(self._keys[6])
+            places.append(acks_after)
         if not keys:
             return Batch([], [])
         answer = self._asked(lambda: self._read.call(*command, b"STREAMS", *keys, *places))
         found = dict(answer or [])
         records, corrupt = _parse_entries(found.get(self._keys[1], []))
-        return Batch(records, [_ask_of(entry) for entry in found.get(self._keys[4], [])], corrupt)
+        acks = found.get(self._keys[6], [])
+        return Batch(
+            records,
+            [_ask_of(entry) for entry in found.get(self._keys[4], [])],
+            corrupt,
+            [ack for ack in map(_ack_of, acks) if ack is not None],
+            str(acks[-1][0], "ascii") if acks else acks_after,
+        )
 
     def find(self, id: RecordId) -> Record | None:
         entries = self._asked(lambda: self._other.call(b"XRANGE", self._keys[1], str(id), str(id)))
@@ -259,8 +183,11 @@ class RedisLog:
         return records[0] if records else None
 
     def look(self) -> Look:
+        follow(self._finder, self._links)
         answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys))
         run, now, term, head, stray, lease_ms, nodes = answer
+        for link in self._links:
+            link.leave_other_run(run.decode())
         now_ms = int(now)
         parsed = _head_of(_pairs(head))
         newest = parsed.position.id if parsed else ZERO_ID
@@ -280,12 +207,12 @@ class RedisLog:
         return str(entries[0][0], "ascii") if entries else "0-0"
 
     def close(self) -> None:
-        for link in (self._write, self._other, self._read):
+        for link in self._links:
             link.close()
 
     # --- the edge: redis' answers and errors become ours ---
 
-    def _run(self, link: _Link, name: str, keys: int, *args: Any, in_run: bool = False) -> Reply:
+    def _run(self, link: Link, name: str, keys: int, *args: Any, in_run: bool = False) -> Reply:
         script = self._scripts[name]
         return _reply_of(self._answered(lambda: link.script(script, self._keys[:keys], *args, in_run=in_run)))
 
@@ -295,7 +222,7 @@ class RedisLog:
         except redis.exceptions.ResponseError as error:
             # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...): every script
             # refuses before its first write, so nothing was written.
-            raise LogUnavailable(url=self.url, problem=_advice(error)) from None
+            raise LogUnavailable(url=self.url, problem=advice(error)) from None
 
     def _asked(self, send: Callable[[], Any]) -> Any:
         # A question that got no answer has changed nothing: there is no outcome to be unknown.
@@ -305,49 +232,9 @@ class RedisLog:
             raise LogUnavailable(**error.fields) from None
 
 
-def shown(url: str) -> str:
-    """The URL without its password, which has no place in a message."""
-    return re.sub(r"(?<=:)[^:/@]+(?=@)|(?<=[?&]password=)[^&]+", "***", url)
-
-
-_ADVICE = {
-    "READONLY": "it is a replica; point the URL at the master",
-    "OOM": "its memory is full; raise maxmemory (and keep maxmemory-policy noeviction)",
-    "LOADING": "it is still loading its data; it will answer soon",
-    "NOAUTH": "it wants a password; put it into the URL",
-    "WRONGPASS": "the password in the URL is wrong",
-    "NOPERM": "this user may not do that; see `ACL LOG`",
-    "ACL failure": "this user may not do that; see `ACL LOG`",
-    "can't run this command": "this user may not do that; see `ACL LOG`",
-    "WRONGTYPE": "a key of the group holds something else; is it the right database?",
-    "BADTERM": "the key was changed by hand; set it to the term that `replicator status` shows",
-    "MISCONF": "it cannot write to its disk",
-    "BUSY": "a script keeps it busy",
-}
-
-
-#: redis-py turns the first word of these answers into a class, and takes it out of the text.
-_WORDS: dict[type[Exception], str] = {
-    redis.exceptions.ReadOnlyError: "READONLY",
-    redis.exceptions.OutOfMemoryError: "OOM",
-    redis.exceptions.BusyLoadingError: "LOADING",
-    redis.exceptions.NoPermissionError: "NOPERM",
-}
-
-
-def _advice(error: Exception) -> str:
-    text = " ".join(filter(None, [_word_of(error), str(error)]))
-    for word, advice in _ADVICE.items():
-        # Redis 6.2 puts the word into the middle of the error of a script.
-        if word in text:
-            return f"{text} ({advice})"
-    return text
-
-
-def _word_of(error: Exception) -> str:
-    if isinstance(error, redis.exceptions.AuthenticationError):
-        return "NOAUTH" if "required" in str(error) else "WRONGPASS"
-    return _WORDS.get(type(error), "")
+_FSYNCED_NEEDS = (
+    "it needs Redis 7.2 or Valkey, and an AOF; with `appendfsync always`, appended says the same on every server"
+)
 
 
 def _append_args(record: Record) -> tuple[Any, ...]:
@@ -385,6 +272,14 @@ def _ask_of(entry: Any) -> Ask:
     return Ask(id_.decode(), pairs.get("ask", ""), pairs.get("node", ""), pairs.get("by", ""))
 
 
+def _ack_of(entry: Any) -> Ack | None:
+    pairs = _pairs(entry[1] or [])
+    try:
+        return Ack(pairs[b"node"].decode(), RecordId.parse(pairs[b"at"].decode()))
+    except (KeyError, ValueError, ConfigError):
+        return None
+
+
 def _head_of(pairs: dict[bytes, bytes]) -> Head | None:
     if not pairs:
         return None
@@ -400,7 +295,15 @@ def _head_of(pairs: dict[bytes, bytes]) -> Head | None:
         snapshot_at=RecordId.parse(texts.get("snapshot_at", "0-0")),
         previous_snapshot_at=RecordId.parse(texts.get("previous_snapshot_at", "0-0")),
         part_next=int(texts.get("part_next", "0")),
+        ends=parse_ends(texts.get("ends", "")),
+        taken=tuple(_taken_of(word) for word in texts.get("taken", "").split()),
+        paused=texts.get("paused", ""),
     )
+
+
+def _taken_of(word: str) -> tuple[int, str]:
+    at, _, node = word.partition("/")
+    return int(at), node
 
 
 def _peer_of(value: bytes, now_ms: int) -> Peer | None:
@@ -410,10 +313,3 @@ def _peer_of(value: bytes, now_ms: int) -> Peer | None:
 
 def _pairs(flat: list[Any]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _run_of(info: bytes) -> str:
-    for line in info.splitlines():
-        if line.startswith(b"run_id:"):
-            return line[7:].strip().decode()
-    raise redis.exceptions.ResponseError("its INFO has no run_id: is it a Redis?")

@@ -4,9 +4,10 @@
     with node:
         node.submit({"op": "register", ...})
 
-Two threads of its own, and those of its callers. The *reader* waits for records and asks, and folds. The *keeper*
-looks at the group once a beat: it renews the lease, sends the heartbeat, and does what a node owes (`core/life.py`
-decides). Writes run on the threads that submit them (`primary.py`). Nothing here decides: it asks the member.
+Three threads of its own, and those of its callers. The *reader* waits for records and asks, and folds. The *keeper*
+looks at the group once a beat: it renews the lease, sends the heartbeat, and does what a node owes or, as a candidate,
+may claim (`core/life.py` decides). The *saver* writes what a primary committed to its own disk. Writes run on the
+threads that submit them (`primary.py`). Nothing here decides: it asks the member.
 """
 
 from __future__ import annotations
@@ -16,23 +17,28 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from . import health
+from .acks import Acks, Level
 from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import digest_of_pieces
-from .core.fold import Verdict
+from .core.fold import Verdict, View
 from .core.ids import Position, RecordId, Writer
-from .core.records import Record
-from .core.replies import MISSED_BEATS_MAX, Ask, Code, Log, Look, Peer, Reply
+from .core.member import Member
+from .core.records import ChangeRecord, Record
+from .core.replies import MISSED_BEATS_MAX, Ack, Ask, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
     ConfigError,
+    CorruptRecord,
     LogLost,
     LogUnavailable,
     NotPrimary,
+    OutcomeUnknown,
+    PositionLost,
     PromotionRefused,
     ReplicatorError,
     Stalled,
@@ -54,6 +60,18 @@ BEAT_EVERY_S_MAX = 1.0
 #: How long a read waits in Redis for the next record. What ends it early is a record, an ask, or stop().
 BLOCK_MS = 1000
 
+#: What a primary committed is on its own disk after so long.
+SAVE_EVERY_S = 0.1
+
+#: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
+CLAIM_EVERY_S = 0.05
+
+#: Redis tells the rest of a lease in whole milliseconds.
+ROUNDING_S = 0.002
+
+#: How soon one who waits for the group looks at it again.
+LOOK_AGAIN_S = 0.01
+
 #: How soon Redis is tried again after it did not answer.
 RETRY_EVERY_S = 0.1
 
@@ -65,10 +83,12 @@ class Node:
     """One node of a group.
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
-    directory. `lease_s`: how long the primary may go on without hearing from Redis. `http`: the URL at which others
-    reach this node, shown to them. `on_restart`: `"primary"` takes the term again that this node held when it ended,
-    `"standby"` does not. `on_log_lost`: `"stop"` raises `LogLost`, `"recover"` founds the log anew from what this node
-    has. Raises `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+    directory. `ack`: what `submit` waits for (see `acks.py`). `lease_s`: how long the primary may go on without hearing
+    from Redis. `auto_promote`: whether this node takes over by itself when the primary's lease is gone. `http`: the URL
+    at which others reach this node, shown to them. `on_restart`: `"primary"` takes the term again that this node held
+    when it ended, `"standby"` does not. `on_log_lost`: what it does when Redis has no log any more: `"wait"` for
+    `replicator recover`, serving reads; `"recover"` founds it anew, from the most advanced node that does so. Raises
+    `ConfigError`, `CheckpointError` (from the constructor and from `start`).
     """
 
     def __init__(
@@ -80,15 +100,17 @@ class Node:
         data_dir: str | Path,
         redis: str = "",
         log: Log | None = None,
+        ack: str = "appended",
         lease_s: float = 5.0,
+        auto_promote: bool = False,
         http: str = "",
         on_restart: str = "primary",
-        on_log_lost: str = "stop",
+        on_log_lost: str = "wait",
     ) -> None:
         _check(name != "" and not set(name) & set(" /{}"), "name", f"{name!r} is not a name")
         _check(lease_s >= 0.1, "lease_s", f"{lease_s} is below 0.1 s, the time of a few round trips")
         _check(on_restart in ("primary", "standby"), "on_restart", "is `primary` or `standby`")
-        _check(on_log_lost in ("stop", "recover"), "on_log_lost", "is `stop` or `recover`")
+        _check(on_log_lost in ("wait", "recover"), "on_log_lost", "is `wait` or `recover`")
         _check(bool(redis) != (log is not None), "redis", "give a URL, or a log")
         self.name = name
         self.group = group
@@ -98,7 +120,9 @@ class Node:
         self.failed: ReplicatorError | None = None
         self._state = state
         self._log: Log = log if log is not None else RedisLog(redis, group)
+        self._ack = Level.parse(ack)
         self._lease = Lease(lease_s)
+        self._auto_promote = auto_promote
         self._beat_every_s = min(self._lease.renew_every_s, BEAT_EVERY_S_MAX)
         self._takes_term_again = on_restart == "primary"
         self._recovers = on_log_lost == "recover"
@@ -113,6 +137,14 @@ class Node:
         self._look: Look | None = None
         self._looked_at = 0.0
         self._beaten_at: float | None = None
+        self._counted_at = 0.0
+        #: Since when nobody holds the term, and when it is this candidate's turn to claim it.
+        self._vacant_since: float | None = None
+        self._claim_at: float | None = None
+        self._held_back_for = ""
+        #: Since when Redis has no log, and how slow the heartbeats were as long as it had one.
+        self._log_lost_at: float | None = None
+        self._slowest_beat_s = BEAT_EVERY_S_MAX
         self._digest: tuple[RecordId, str] | None = None
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -128,14 +160,16 @@ class Node:
         """Lock the data directory, rebuild the state, join the group. Redis may be down: then it joins later.
 
         Raises `CheckpointError` (another process has the directory, or it cannot be read), `ConfigError` (another live
-        node has this name), `LogLost`.
+        node has this name), `LogLost` (Redis has another log than the one that this node knows).
         """
         self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
         try:
             me = Writer(self.name, secrets.token_hex(16))
             self._replica = Replica(self._state, self._checkpoint, me)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
+            self._acks = Acks(self._log, self._replica, self._lease)
             self._asks_after = ""
+            self._acks_after = "0-0"
             try:
                 self._join()
             except LogUnavailable as unavailable:
@@ -143,7 +177,7 @@ class Node:
         except BaseException:
             self._checkpoint.close()
             raise
-        for name, loop in (("reader", self._read_once), ("keeper", self._keep_once)):
+        for name, loop in (("reader", self._read_once), ("keeper", self._keep_once), ("saver", self._save_once)):
             thread = threading.Thread(target=self._loop, args=(name, loop), name=f"{self.name}-{name}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -242,8 +276,9 @@ class Node:
         if self.role == "primary":
             return self.http or None
         holder = look.peers.get(member.view.holder.node) if look else None
-        alive = holder is not None and holder.alive and holder.boot == member.view.holder.boot
-        return (holder.http or None) if holder is not None and alive else None
+        if holder is None or holder.node == self.name or holder.boot != member.view.holder.boot:
+            return None
+        return holder.http or None if holder.alive else None
 
     # --- reading and writing -----------------------------------------------------------------------------------------
 
@@ -251,25 +286,43 @@ class Node:
     def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Any]:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
-        With `fresh`, everything that was in the log when this was called is in the state. Raises `LogUnavailable`,
-        `TimeoutError`.
+        With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
+        long as Redis itself loses nothing. Raises `LogUnavailable`, `TimeoutError`.
         """
         if fresh:
-            head = self._log.look().head
-            if head is not None:
-                self.wait(position=str(head.position.id), timeout_s=timeout_s)
+            self._catch_up(timeout_s)
         with self._replica.reading() as state:
             yield state
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None) -> Any:
+    def _catch_up(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            look = self._log.look()
+            if look.head is not None and life.is_settled(look):
+                with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
+                    left = max(0.0, deadline - time.monotonic())
+                    return self.wait(position=str(look.head.position.id), timeout_s=left)
+            if time.monotonic() > deadline:
+                raise TimeoutError("nobody leads the group, so nobody knows what is committed; read without `fresh`")
+            time.sleep(LOOK_AGAIN_S)
+
+    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
 
         With `term`, only in that one: a caller that acts on what it saw in a term is refused once the term is over.
+        `ack`: what this one waits for, instead of what the node was given.
+
         Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
-        `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `Stalled`.
+        `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
+        log and applied here, and did not come as far as `ack` says in time), `Stalled`.
         """
         self._check_serves()
-        return self._primary.submit(change, timeout_s=timeout_s, term=term)
+        self._check_log()
+        level = self._ack if ack is None else Level.parse(ack)
+        deadline = time.monotonic() + timeout_s
+        id_, result = self._primary.submit(change, timeout_s=timeout_s, term=term, wants_acks=level.kind == "applied")
+        self._acks.wait(level, id_, deadline - time.monotonic())
+        return result
 
     def replace(self, pieces: Iterable[Any], *, term: int | None = None) -> None:
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
@@ -277,11 +330,13 @@ class Node:
         Only on the primary. Raises what `submit` raises.
         """
         self._check_serves()
+        self._check_log()
         self._primary.replace(pieces, term=term)
 
     def publish(self) -> None:
         """Send a snapshot of the state now. Only on the primary. Raises what `submit` raises."""
         self._check_serves()
+        self._check_log()
         self._primary.publish()
 
     def promote(self, *, reason: str = "asked by the application", force: bool = False, timeout_s: float = 10.0) -> int:
@@ -307,12 +362,15 @@ class Node:
         """Wait until this node has that role, and has applied record number `n` or `position` (`"5-1042"`).
 
         A primary is waited for until it takes writes: until it has its lease, too.
-        Raises `TimeoutError`, and `ConfigError` for a position that is none.
+        Raises `TimeoutError`, `PositionLost` (a failover left that position behind), and `ConfigError` for one that
+        is none.
         """
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
             view = self._replica.member.view
+            if id_ is not None and view.in_sync:
+                _check_not_lost(id_, view)
             return (
                 (role is None or (self.role == role and (role == "standby" or self._lease.held)))
                 and (n is None or (view.in_sync and view.position.id.n >= n))
@@ -322,6 +380,10 @@ class Node:
         with self._replica.moved:
             if not self._replica.moved.wait_for(reached, timeout=timeout_s):
                 raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s} s")
+
+    def _check_log(self) -> None:
+        if (lost := self._problems.get("log")) is not None:
+            raise lost
 
     def _check_serves(self) -> None:
         if self.failed is not None:
@@ -351,7 +413,12 @@ class Node:
                 self._fail(ReplicatorError(f"a bug in replicator: {error!r}"))
 
     def _report(self, name: str, problem: ReplicatorError) -> None:
-        if str(problem) != str(self._problems.get(name, "")) and not self._stopping.is_set():
+        if isinstance(problem, OutcomeUnknown):
+            problem = LogUnavailable(**problem.fields)  # of its own asking, and it asks again: nobody waits for it
+        known = self._problems.get(name)
+        # That Redis is away is told in many ways, and is news only once.
+        told = str(known) == str(problem) or (isinstance(known, LogUnavailable) and isinstance(problem, LogUnavailable))
+        if not told and not self._stopping.is_set():
             logger.error("%s", problem)
         self._problems[name] = problem
 
@@ -368,8 +435,15 @@ class Node:
         member = self._replica.member
         if not self._asks_after:
             self._asks_after = self._log.newest_ask()
-        after = None if member.holds_term else member.view.cursor.id
-        batch = self._log.read(after, asks_after=self._asks_after, block_ms=BLOCK_MS)
+        holds = member.holds_term
+        batch = self._log.read(
+            None if holds else member.view.cursor.id,
+            asks_after=self._asks_after,
+            acks_after=self._acks_after if holds else "",
+            block_ms=BLOCK_MS,
+        )
+        self._acks_after = batch.acks_after or self._acks_after
+        self._acks.hear(batch.acks)
         for ask in batch.asks:
             self._asks_after = ask.id
             self._hear(ask)
@@ -379,6 +453,9 @@ class Node:
             raise batch.corrupt
 
     def _take(self, records: list[Record]) -> None:
+        if any(record.id.term > self.term for record in records):
+            # Records do not say whose they are, and the keeper may not have looked yet since the connection was made.
+            self._check_log_is_mine(self._log.look())
         with self._replica.turn:
             if self._replica.member.holds_term or self._stopping.is_set():
                 return
@@ -389,6 +466,15 @@ class Node:
             self._wake.set()  # to learn where the new primary is reached, and to report
         if self._replica.markers:
             self._wake.set()
+        if Verdict.RESTORE in verdicts or any(isinstance(r, ChangeRecord) and r.wants_acks for r in records):
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Somebody waits until standbys have a change on their disks: this one has."""
+        view = self._replica.member.view
+        if view.in_sync:
+            with suppress(LogUnavailable):  # the next heartbeat says it, too
+                self._log.ack(Ack(self.name, view.position.id))
 
     def _lead(self) -> None:
         """This node holds the term since now. It writes once it has its lease from Redis; until then it is refused."""
@@ -396,7 +482,9 @@ class Node:
         self._wake.set()
 
     def _hear(self, ask: Ask) -> None:
-        if ask.what == "term":
+        if ask.what in ("vacant", "paused", "report"):
+            self._wake.set()
+        elif ask.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
             self._renew()
         elif ask.what == "snapshot" and self._replica.member.holds_term:
@@ -404,8 +492,16 @@ class Node:
             self._snapshot_asked_by = ask.by
             self._wake.set()
         elif ask.what == "digest" and self._replica.member.leads:
-            self._primary.mark()
+            with suppress(LogLost):  # the keeper reports it
+                self._primary.mark()
             self._wake.set()
+
+    # --- the saver ---------------------------------------------------------------------------------------------------
+
+    def _save_once(self) -> None:
+        """What this node wrote is on its disk a moment later, whether Redis answers or not."""
+        self._replica.flush()
+        self._stopping.wait(SAVE_EVERY_S)
 
     # --- the keeper --------------------------------------------------------------------------------------------------
 
@@ -417,16 +513,27 @@ class Node:
         self._digest_marker()
         self._beat()
         self._primary.settle()
-        self._replica.flush()
         self._do_what_it_owes()
-        self._wake.wait(max(0.0, self._beat_every_s - (time.monotonic() - started)))
+        self._wake.wait(self._pause_s(started))
+
+    def _pause_s(self, started: float) -> float:
+        """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""
+        now, look = time.monotonic(), self._look
+        until = started + self._beat_every_s
+        if self._claim_at is not None:
+            until = min(until, self._claim_at)
+        elif self._auto_promote and look is not None and look.lease_ms is not None:
+            until = min(until, self._looked_at + look.lease_ms / 1000 + ROUNDING_S)
+        return max(0.0, until - now)
 
     def _join(self) -> None:
         """Look at the group, and take in what that says."""
         look = self._log.look()
         first = self._look is None
         self._look, self._looked_at = look, time.monotonic()
-        self._replica.talks_to(look.run)
+        self._replica.talks_to(look.run, log_lost=look.head is None)
+        others = (peer for peer in look.peers.values() if peer.in_sync and peer.node != self.name)
+        self._acks.hear(Ack(peer.node, peer.position.id) for peer in others)
         if first:
             self._check_name_is_free(look)
         else:
@@ -467,28 +574,33 @@ class Node:
             where = other.http or "another process"
             raise ConfigError(setting="name", problem=f"{self.name!r} is taken by {where} (boot {other.boot})")
 
-    def _check_log_is_there(self, look: Look) -> None:
+    def _check_log_is_mine(self, look: Look) -> None:
+        """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there."""
         view = self._replica.member.view
-        if not view.log_id or (look.head is not None and look.head.log_id == view.log_id):
-            return
-        if look.head is None and self._recovers:
-            self._found_anew(look)
-            return
-        found = f"there is log {look.head.log_id}" if look.head else "there is none"
-        raise LogLost(what=f"group {self.group} had log {view.log_id}, and now {found} at {self._log.url}")
+        if view.log_id and look.head is not None and look.head.log_id != view.log_id:
+            raise LogLost(
+                f"group {self.group} had log {view.log_id}, and at {self._log.url} there is log {look.head.log_id}: "
+                f"the URL leads to another Redis, or the data directory is another group's. Give this node the right "
+                f"--redis, or an empty --data-dir"
+            )
 
-    def _found_anew(self, look: Look) -> None:
-        logger.warning("the log of group %s is gone: founding it anew from %s", self.group, self.position.id)
-        self._log.promote(
-            self._replica.member.me,
-            floor=self.term,
-            lease_ms=self._lease.length_ms,
-            by=self.name,
-            reason="the log was lost",
-            expect=look.term,
-            run=look.run,
-            new_log_id=self._replica.member.view.log_id,
-        )
+    def _check_log_is_there(self, look: Look) -> None:
+        self._check_log_is_mine(look)
+        view = self._replica.member.view
+        if not view.log_id or look.head is not None:
+            self._problems.pop("log", None)
+            self._log_lost_at = None
+            self._slowest_beat_s = max([BEAT_EVERY_S_MAX, *(peer.every_ms / 1000 for peer in look.peers.values())])
+            return
+        what = f"group {self.group} had log {view.log_id}, and at {self._log.url} there is none"
+        self._report("log", LogLost(what=what))
+        if self._log_lost_at is None:
+            self._log_lost_at = time.monotonic()
+        # The heartbeats went with the log: those who beat more slowly than this node must have the time to say more.
+        all_had_time = time.monotonic() - self._log_lost_at >= life.BEATS_BEFORE_CLAIM * self._slowest_beat_s
+        if self._recovers and all_had_time and self._replica.member.refounds(self._heartbeat(), look):
+            logger.warning("founding the log of group %s anew from %s", self.group, self.position.id)
+            self._claim("the log was lost", look, new_log_id=view.log_id)
 
     def _renew(self) -> None:
         member = self._replica.member
@@ -515,19 +627,24 @@ class Node:
     def _beat(self) -> None:
         self._log.beat(self._heartbeat())
         self._beaten_at = time.monotonic()
-        self._replica.beaten()
+        # The others had the time of whole beats to say something, however often this node was woken meanwhile.
+        if self._beaten_at - self._counted_at >= self._beat_every_s * 0.9:
+            self._counted_at = self._beaten_at
+            self._replica.beaten()
 
     def _heartbeat(self) -> Peer:
         digest_at, digest = self._digest or (RecordId(0, 0), "")
         # Whoever can report has Redis: that it had none a moment ago is nobody's concern.
-        lasting = [
-            str(problem) for problem in self._problems.copy().values() if not isinstance(problem, LogUnavailable)
-        ]
+        problems = [problem for problem in self._problems.copy().values() if not isinstance(problem, LogUnavailable)]
+        of_the_log = [problem for problem in problems if isinstance(problem, LogLost | CorruptRecord)]
+        lasting = [str(problem) for problem in problems if problem not in of_the_log]
         return self._replica.member.peer()._replace(
             every_ms=int(self._beat_every_s * 1000),
             http=self.http,
             applied_at=self._replica.applied_at,
             stalled=self._replica.stalled or "; ".join(lasting),
+            problem="; ".join(str(problem).partition(". ")[0] for problem in of_the_log),
+            candidate=self._auto_promote,
             digest=digest,
             digest_at=digest_at,
         )
@@ -551,8 +668,12 @@ class Node:
         member, look = self._replica.member, self._look
         if look is None or self._replica.stalled:
             return
+        self._tell_if_held_back(look)
         if member.takes_term(look, restart_as_primary=self._takes_term_again):
-            self._take_term("it held the term before", look, guarded=True)
+            self._claim("it held the term before", look)
+        elif self._is_its_turn(member, look):
+            gone = f"the lease of {look.head.node} ran out" if look.head else "the group has no log yet"
+            self._claim(gone, look, unleased=look.head is not None and look.head.run == look.run)
         elif member.must_rebase:
             self._publish_aside("the log does not have this node's state")
         elif member.holds_term and not member.view.in_sync:
@@ -565,22 +686,54 @@ class Node:
         elif member.leads and self._replica.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
 
+    def _is_its_turn(self, member: Member, look: Look) -> bool:
+        """Whether nobody holds the term, and this candidate is the one to claim it now."""
+        rank = member.election_rank(self._heartbeat(), look) if self._auto_promote else None
+        if rank is None:
+            self._vacant_since = self._claim_at = None
+            return False
+        if self._vacant_since is None:
+            self._vacant_since = time.monotonic()
+        new_run = look.head is None or look.head.run != look.run
+        self._claim_at = self._vacant_since + rank * (self._beat_every_s if new_run else CLAIM_EVERY_S)
+        return time.monotonic() >= self._claim_at
+
+    def _tell_if_held_back(self, look: Look) -> None:
+        held = life.held_back(self.name, look)
+        better = (held.better or "") if held else ""
+        if held and better != self._held_back_for:
+            logger.warning("held back in favour of %s: %s", better, held.reason)
+        self._held_back_for = better
+
+    def _claim(self, reason: str, look: Look, *, unleased: bool = False, new_log_id: str = "") -> None:
+        """Take the term unasked. That another one was faster is no problem."""
+        reply = self._log.promote(self._new_claim(reason, look, guarded=True, unleased=unleased, new_log_id=new_log_id))
+        self._vacant_since = self._claim_at = None
+        if reply.code is not Code.OK:
+            logger.info("did not get the term (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+
     def _take_term(self, reason: str, look: Look, *, guarded: bool = False) -> Reply:
+        reply = self._log.promote(self._new_claim(reason, look, guarded=guarded, by=f"{self.name}'s application"))
+        if reply.code is not Code.OK:
+            raise PromotionRefused(self.name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
+        return reply
+
+    def _new_claim(
+        self, reason: str, look: Look, *, guarded: bool, unleased: bool = False, new_log_id: str = "", by: str = ""
+    ) -> Claim:
         member = self._replica.member
-        reply = self._log.promote(
-            member.me,
+        return Claim(
+            writer=member.me,
             floor=max(member.view.term, life.newest_term(look)),
             lease_ms=self._lease.length_ms,
-            by=self.name,
+            by=by or self.name,
             reason=reason,
             expect=look.term if guarded else None,
             run=look.run,
             expect_head=life.expected_head(member.view, look) if guarded else None,
-            new_log_id=secrets.token_hex(16) if life.may_found(look) else "",
+            unleased=unleased,
+            new_log_id=new_log_id or (secrets.token_hex(16) if life.may_found(look) else ""),
         )
-        if reply.code is not Code.OK:
-            raise PromotionRefused(self.name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
-        return reply
 
     def _publish_aside(self, reason: str) -> bool:
         """Send a snapshot on a thread of its own, unless one is under way; whether it was begun."""
@@ -598,6 +751,13 @@ class Node:
         except ReplicatorError as error:
             logger.error("the snapshot was not published: %s", error)
         self._wake.set()
+
+
+def _check_not_lost(id: RecordId, view: View) -> None:
+    end = view.left_behind(id)
+    if end is not None:
+        later = [term.term for term in (*view.ends, view.position.id) if term.term > id.term]
+        raise PositionLost(id, term=id.term, term_end=end, next_term=min(later, default=view.term))
 
 
 def _runs(thread: threading.Thread | None) -> bool:

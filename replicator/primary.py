@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .core.codec import CHANGE_BYTES_MAX, SnapshotEncoder, encode_change, encode_changes
+from .core.ids import ZERO_ID, RecordId
 from .core.life import Fate, Found, fate_of_write, find_out
 from .core.member import Snapshot
 from .core.parts import Cutter
@@ -57,10 +58,14 @@ RESEND_EVERY_S = 0.05
 class _Waiting:
     """A change in the queue, and what became of it. Its submitter sleeps on a lock that the others release."""
 
-    __slots__ = ("_asleep", "done", "encoded", "error", "result", "term")
+    __slots__ = ("_asleep", "done", "encoded", "error", "id", "result", "term", "wants_acks")
 
-    def __init__(self, encoded: bytes, term: int | None) -> None:
+    def __init__(self, encoded: bytes, term: int | None, *, wants_acks: bool) -> None:
         self.encoded = encoded
+        #: It waits for standbys.
+        self.wants_acks = wants_acks
+        #: Of its record, once it is in the log.
+        self.id = ZERO_ID
         #: The term that its submitter knows, if it said so.
         self.term = term
         self.done = False
@@ -102,9 +107,9 @@ class Primary:
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
-    def submit(self, change: Any, *, timeout_s: float, term: int | None) -> Any:
-        """Commit one change; what `apply` returned. See `Node.submit` for what it raises."""
-        waiting = _Waiting(encode_change(change), term)
+    def submit(self, change: Any, *, timeout_s: float, term: int | None, wants_acks: bool) -> tuple[RecordId, Any]:
+        """Commit one change; the id of its record, and what `apply` returned. See `Node.submit` for what it raises."""
+        waiting = _Waiting(encode_change(change), term, wants_acks=wants_acks)
         self._queue.append(waiting)
         deadline = time.monotonic() + timeout_s
         turn = self._replica.turn
@@ -122,7 +127,7 @@ class Primary:
                 waiting.wait(LOOK_AGAIN_S)
         if waiting.error is not None:
             raise waiting.error
-        return waiting.result
+        return waiting.id, waiting.result
 
     def _pass_on(self) -> None:
         """Wake the first of those who queued up meanwhile: it takes the turn next."""
@@ -133,7 +138,7 @@ class Primary:
         """Commit an empty change: a place in the log at which every node reports the digest of its state."""
         with self._replica.turn:
             self._check_may_write()
-            self._commit_batch([])
+            self._commit_batch([], wants_acks=False)
 
     def _give_up(self, waiting: _Waiting) -> None:
         try:
@@ -150,7 +155,7 @@ class Primary:
         try:
             self._check_may_write()
             batch = self._of_this_term(batch)
-            results = self._commit_batch([waiting.encoded for waiting in batch]) if batch else []
+            results = self._commit_waiting(batch) if batch else []
         except ReplicatorError as error:
             results = [error] * len(batch)
         except Exception as error:
@@ -196,9 +201,19 @@ class Primary:
                 break
         return batch
 
-    def _commit_batch(self, encoded: list[bytes]) -> list[Any]:
+    def _commit_waiting(self, batch: list[_Waiting]) -> list[Any]:
+        results = self._commit_batch(
+            [waiting.encoded for waiting in batch], wants_acks=any(waiting.wants_acks for waiting in batch)
+        )
+        for waiting in batch:
+            waiting.id = self._replica.member.view.position.id
+        return results
+
+    def _commit_batch(self, encoded: list[bytes], *, wants_acks: bool) -> list[Any]:
         codec, body, digest = encode_changes(encoded)
-        record = self._replica.member.change(codec=codec, body=body, digest=digest, count=len(encoded), at=_now_ms())
+        record = self._replica.member.change(
+            codec=codec, body=body, digest=digest, count=len(encoded), at=_now_ms(), wants_acks=wants_acks
+        )
         return self._write(record)
 
     @property
@@ -374,7 +389,8 @@ class Primary:
         if fate is Fate.LOST:
             return LogLost(what=f"the log of group {self._log.group} is gone from {self._log.url}")
         if fate is Fate.STRAY:
-            return CorruptRecord(id=reply.id, problem="something that is not replicator wrote into the stream")
+            problem = "something that is not replicator wrote into the stream. `replicator recover` founds the log anew"
+            return CorruptRecord(id=reply.id, problem=problem)
         if fate is Fate.REFUSED and reply.code is Code.FENCED:
             return Fenced(record.id.term, reply.term, reply.node)
         what = "Redis came back as another run" if reply.code is Code.NEW_RUN else "the log lost records"

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 from .checkpoint import Checkpoint, Step
 from .core.codec import SnapshotDecoder, decode_changes
-from .core.fold import Verdict, View, diverges
-from .core.ids import Position, RecordId, Writer
+from .core.fold import Verdict, View
+from .core.ids import ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Reply
@@ -178,9 +178,15 @@ class Replica:
         """Rebuild the state from the parts that the checkpoint has, and this last one."""
         last = step.record
         assert isinstance(last, PartRecord)
-        if diverges(before, last):
-            fork = self._checkpoint.write_fork(f"replaced by the snapshot {last.id} of {last.node}")
-            logger.warning("this node had records that the group's history has not: kept as a fork in %s", fork)
+        self.flush()  # what this node wrote last, while it led, belongs into a fork as well
+        parted_at = after.view.left_behind(before.changed)
+        if parted_at is not None and before.changed != ZERO_ID:
+            fork = self._checkpoint.write_fork(f"replaced by the snapshot {last.id} of {last.node}", parted_at)
+            logger.warning(
+                "this node had changes behind %s that the group's history has not: kept as a fork in %s",
+                parted_at,
+                fork,
+            )
         try:
             with self.lock:
                 self._rebuild(last, chain(self._checkpoint.staged(), [last.body]), save=step)
@@ -266,10 +272,10 @@ class Replica:
 
     # --- what else happens to its member -----------------------------------------------------------------------------
 
-    def talks_to(self, run: str) -> None:
-        """Redis is in this run."""
+    def talks_to(self, run: str, *, log_lost: bool = False) -> None:
+        """Redis is in this run, and has the log or not."""
         with self.moved:
-            self._become(self.member.talks_to(run))
+            self._become(self.member.talks_to(run, log_lost=log_lost))
 
     def beaten(self) -> None:
         """A heartbeat was sent."""

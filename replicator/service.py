@@ -34,6 +34,8 @@ def serve(
     http: str,
     advertise: str = "",
     lease_s: float,
+    auto_promote: bool = False,
+    ack: str = "appended",
     on_restart: str,
     on_log_lost: str,
 ) -> None:
@@ -58,6 +60,8 @@ def serve(
         redis=redis,
         data_dir=data_dir,
         lease_s=lease_s,
+        auto_promote=auto_promote,
+        ack=ack,
         on_restart=on_restart,
         on_log_lost=on_log_lost,
     )

@@ -22,9 +22,20 @@ from typing import NamedTuple
 
 import orjson
 
-from replicator.core.ids import TERM_MAX, ZERO_ID, Position, RecordId, Writer, extend_chain, next_term
+from replicator.core.history import show_ends, with_end
+from replicator.core.ids import (
+    ORIGIN,
+    TERM_MAX,
+    ZERO_CHAIN,
+    ZERO_ID,
+    Position,
+    RecordId,
+    Writer,
+    extend_chain,
+    next_term,
+)
 from replicator.core.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.core.replies import Ask, Batch, Code, Head, Look, Peer, Reply
+from replicator.core.replies import TAKEN_KEPT, Ack, Ask, Batch, Claim, Code, Confirmation, Head, Look, Peer, Reply
 from replicator.errors import CorruptRecord, LogUnavailable
 
 __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
@@ -56,6 +67,7 @@ class MemoryState:
     lease: Lease | None = None
     beats: tuple[tuple[str, float, bytes], ...] = ()
     asks: tuple[Ask, ...] = field(default=())
+    acks: tuple[Ack, ...] = field(default=())
 
     @property
     def effective_term(self) -> int:
@@ -72,6 +84,9 @@ class MemoryRedis:
         self.state = MemoryState()
         self.clock_ms = clock_ms or (lambda: time.time() * 1000)
         self.changed = threading.Condition()
+        #: What WAIT and WAITAOF would say.
+        self.replicas = 0
+        self.fsyncs = False
 
     # --- the scripts ---
 
@@ -112,63 +127,71 @@ class MemoryRedis:
             before = head.snapshot_at
             changed = last_change_after(record, rebase=rebase) or head.changed
             head = head._replace(part_next=0, changed=changed, snapshot_at=record.as_of.id, previous_snapshot_at=before)
+            head = head._replace(ends=record.ends) if rebase else head
             if before != ZERO_ID:
                 self._trim(before)
         self._write(head=head)
         return Reply(Code.OK, id=record.id)
 
-    def promote(
-        self,
-        writer: Writer,
-        *,
-        floor: int,
-        lease_ms: int,
-        by: str,
-        reason: str,
-        expect: int | None = None,
-        run: str = "",
-        expect_head: RecordId | None = None,
-        new_log_id: str = "",
-    ) -> Reply:
-        state, head = self.state, self.state.head
-        founds = not state.exists and head is None and new_log_id != ""
-        if not founds and (not state.exists or head is None):
+    def promote(self, claim: Claim) -> Reply:
+        state, head, exists = self.state, self.state.head, self.state.exists
+        anew = claim.anew and claim.new_log_id != ""
+        if anew and exists and head is not None and state.last_id == head.position.id:
+            return Reply(Code.WHOLE, id=head.position.id)
+        if anew:
+            head, exists = None, False
+        if (not exists or head is None) and not (not exists and head is None and claim.new_log_id):
             return Reply(Code.LOST)
         if head is not None and state.last_id != head.position.id:
             return Reply(Code.STRAY, id=state.last_id)
-        if expect is not None and expect != state.effective_term:
-            return Reply(Code.CONFLICT, term=state.effective_term, node=head.node if head else "")
-        if expect_head is not None and (head is None or head.position.id != expect_head):
-            return Reply(Code.CONFLICT, term=state.effective_term, node=head.node if head else "")
-        if run and run != state.run:
-            return Reply(Code.NEW_RUN)
-        base = max(state.effective_term, floor)
+        refused = self._expectations(claim, head)
+        if refused:
+            return refused
+        base = max(state.effective_term, claim.floor)
         term = next_term(base, new_run=base > 0 and (head is None or head.run != state.run))
         if term > TERM_MAX:
             raise LogUnavailable(url="memory", problem="there are no more terms")
-        id_ = RecordId(term, head.position.id.n + 1 if head else 1)
-        prev = head.position.chain if head else "0" * 32
-        log_id = head.log_id if head else new_log_id
-        header = self._term_header(writer, prev=prev, log_id=log_id, by=by, reason=reason)
-        if not writer.node or not writer.boot or len(header) > HEADER_BYTES_MAX:
+        header = self._term_header(claim, head)
+        if not claim.writer.node or not claim.writer.boot or len(header) > HEADER_BYTES_MAX:
             problem = "BADRECORD a term record names a node and a boot, and its reason is short"
             raise LogUnavailable(url="memory:", problem=problem)
+        if anew:
+            self._write(head=None, entries=(), last_id=ZERO_ID, exists=False)
+        return self._take_term(claim, head, term, header)
+
+    def _expectations(self, claim: Claim, head: Head | None) -> Reply | None:
+        term, node = self.state.effective_term, head.node if head else ""
+        if claim.expect is not None and claim.expect != term:
+            return Reply(Code.CONFLICT, term=term, node=node)
+        if claim.expect_head is not None and (head is None or head.position.id != claim.expect_head):
+            return Reply(Code.CONFLICT, term=term, node=node)
+        if claim.unleased and self._lease_ms() >= 0:
+            return Reply(Code.CONFLICT, term=term, node=node)
+        if claim.run and claim.run != self.state.run:
+            return Reply(Code.NEW_RUN)
+        return None
+
+    def _take_term(self, claim: Claim, head: Head | None, term: int, header: bytes) -> Reply:
+        id_ = RecordId(term, head.position.id.n + 1 if head else 1)
         failed = self._add(id_, header, b"")
         if failed:
             return failed
-        taken = Head(
-            log_id=log_id,
-            run=state.run,
+        prev = head.position.chain if head else ZERO_CHAIN
+        before = head or Head("", "", 0, "", "", ORIGIN)
+        taken = (*before.taken, (int(self.clock_ms()), claim.by)) if claim.by == claim.writer.node else before.taken
+        after = before._replace(
+            log_id=before.log_id or claim.new_log_id,
+            run=self.state.run,
             term=term,
-            node=writer.node,
-            boot=writer.boot,
+            node=claim.writer.node,
+            boot=claim.writer.boot,
             position=Position(id_, extend_chain(prev, header, b"")),
-            changed=head.changed if head else ZERO_ID,
-            snapshot_at=head.snapshot_at if head else ZERO_ID,
-            previous_snapshot_at=head.previous_snapshot_at if head else ZERO_ID,
+            part_next=0,
+            ends=_ends_after(head),
+            taken=taken[-TAKEN_KEPT:],
         )
-        self._write(term=term, head=taken, lease=self._lease(writer, term, lease_ms))
-        self.ask("term", by=by, node=writer.node)
+        self._write(term=term, head=after, lease=self._lease(claim.writer, term, claim.lease_ms))
+        self.ask("term", by=claim.by, node=claim.writer.node)
         return Reply(Code.OK, term=term, id=id_)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
@@ -181,6 +204,22 @@ class MemoryRedis:
     def give_back(self, writer: Writer, term: int) -> None:
         if self.state.lease and self.state.lease.holder == f"{term} {writer}":
             self._write(lease=None)
+            self.ask("vacant", by=writer.node, node=writer.node)
+
+    def confirm(self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool) -> Confirmation:
+        """`replicas` and `fsyncs` say what there is to confirm with."""
+        reply = self.renew(writer, term, lease_ms)
+        return Confirmation(reply, (1 if self.fsyncs else 0) if fsynced else min(replicas, self.replicas))
+
+    def pause(self, why: str) -> Reply:
+        if self.state.head is None:
+            return Reply(Code.LOST)
+        self._write(head=self.state.head._replace(paused=why))
+        self.ask("paused", by=why)
+        return Reply(Code.OK)
+
+    def ack(self, ack: Ack) -> None:
+        self._write(acks=(*self.state.acks, ack))
 
     def beat(self, peer: Peer) -> None:
         others = tuple(beat for beat in self.state.beats if beat[0] != peer.node)
@@ -195,7 +234,7 @@ class MemoryRedis:
         state = self.state
         now_ms = self.clock_ms()
         peers = (Peer.from_json(data, age_ms=int(now_ms - at)) for _, at, data in state.beats)
-        left = int(state.lease.until_ms - now_ms) if state.lease else -1
+        left = self._lease_ms()
         return Look(
             run=state.run,
             term=state.effective_term,
@@ -246,13 +285,30 @@ class MemoryRedis:
         keep = RecordId(upto.term, upto.n + 1)
         self._write(entries=tuple(entry for entry in self.state.entries if entry.id >= keep))
 
+    def _lease_ms(self) -> int:
+        """What is left of it; below 0: there is none."""
+        lease = self.state.lease
+        left = int(lease.until_ms - self.clock_ms()) if lease else -1
+        return left if left > 0 else -1
+
     def _lease(self, writer: Writer, term: int, lease_ms: int) -> Lease:
         return Lease(f"{term} {writer}", self.clock_ms() + lease_ms)
 
-    def _term_header(self, writer: Writer, *, prev: str, log_id: str, by: str, reason: str) -> bytes:
-        fields = {"v": 1, "kind": "term", "node": writer.node, "boot": writer.boot, "prev": prev}
-        at = int(self.clock_ms())
-        return orjson.dumps(fields | {"at": at, "log_id": log_id, "run": self.state.run, "by": by, "reason": reason})
+    def _term_header(self, claim: Claim, head: Head | None) -> bytes:
+        fields = {
+            "v": 1,
+            "kind": "term",
+            "node": claim.writer.node,
+            "boot": claim.writer.boot,
+            "prev": head.position.chain if head else ZERO_CHAIN,
+            "at": int(self.clock_ms()),
+            "log_id": head.log_id if head else claim.new_log_id,
+            "run": self.state.run,
+            "by": claim.by,
+            "reason": claim.reason,
+            "ends": show_ends(_ends_after(head)),
+        }
+        return orjson.dumps(fields)
 
     def _write(self, **changes: object) -> None:
         self._write_all(replace(self.state, **changes))  # type: ignore[arg-type]
@@ -282,31 +338,9 @@ class MemoryLog:
         with self._reach():
             return self.server.part(self._run, record, rebase=rebase)
 
-    def promote(
-        self,
-        writer: Writer,
-        *,
-        floor: int,
-        lease_ms: int,
-        by: str,
-        reason: str,
-        expect: int | None = None,
-        run: str = "",
-        expect_head: RecordId | None = None,
-        new_log_id: str = "",
-    ) -> Reply:
+    def promote(self, claim: Claim) -> Reply:
         with self._reach():
-            return self.server.promote(
-                writer,
-                floor=floor,
-                lease_ms=lease_ms,
-                by=by,
-                reason=reason,
-                expect=expect,
-                run=run,
-                expect_head=expect_head,
-                new_log_id=new_log_id,
-            )
+            return self.server.promote(claim)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
         with self._reach():
@@ -316,20 +350,40 @@ class MemoryLog:
         with self._reach():
             self.server.give_back(writer, term)
 
+    def confirm(
+        self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
+    ) -> Confirmation:
+        with self._reach():
+            return self.server.confirm(writer, term, lease_ms, replicas=replicas, fsynced=fsynced)
+
+    def pause(self, why: str) -> Reply:
+        with self._reach():
+            return self.server.pause(why)
+
+    def ack(self, ack: Ack) -> None:
+        with self._reach():
+            self.server.ack(ack)
+
     def read(
-        self, after: RecordId | None, *, asks_after: str = "", count: int = 32, block_ms: int | None = None
+        self,
+        after: RecordId | None,
+        *,
+        asks_after: str = "",
+        acks_after: str = "",
+        count: int = 32,
+        block_ms: int | None = None,
     ) -> Batch:
         deadline = time.monotonic() + (block_ms or 0) / 1000
         while True:
             with self._reach():
-                batch = self._read(after, asks_after, count)
+                batch = self._read(after, asks_after, acks_after, count)
             left = deadline - time.monotonic()
-            if batch.records or batch.asks or batch.corrupt or left <= 0:
+            if batch.records or batch.asks or batch.acks or batch.corrupt or left <= 0:
                 return batch
             with self.server.changed:
                 self.server.changed.wait(min(left, 0.05))
 
-    def _read(self, after: RecordId | None, asks_after: str, count: int) -> Batch:
+    def _read(self, after: RecordId | None, asks_after: str, acks_after: str, count: int) -> Batch:
         records: list[Record] = []
         corrupt = None
         state = self.server.state
@@ -341,7 +395,8 @@ class MemoryLog:
                 corrupt = problem
                 break
         asks = [ask for ask in state.asks if asks_after and _ask_n(ask.id) > _ask_n(asks_after)]
-        return Batch(records, asks, corrupt)
+        acks = list(state.acks[_ask_n(acks_after) :]) if acks_after else []
+        return Batch(records, asks, corrupt, acks, f"{len(state.acks)}-0" if acks_after else "")
 
     def find(self, id: RecordId) -> Record | None:
         with self._reach():
@@ -381,6 +436,10 @@ class MemoryLog:
         if not self._run:
             self._run = self.server.state.run
         return self.server.changed
+
+
+def _ends_after(head: Head | None) -> tuple[RecordId, ...]:
+    return with_end(head.ends, head.position.id) if head else ()
 
 
 def _ask_n(id_: str) -> int:

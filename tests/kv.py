@@ -6,7 +6,9 @@ nodes over one `MemoryRedis` and ends them all. `FaultyLog` is a `MemoryLog` who
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -14,10 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from replicator import Node
-from replicator.core.ids import Writer
+from replicator.core.codec import decode_changes
+from replicator.core.ids import RecordId, Writer
 from replicator.core.records import Record
-from replicator.core.replies import Log, Reply
+from replicator.core.replies import Batch, Log, Reply
 from replicator.errors import ChangeRejected, LogUnavailable, OutcomeUnknown
 from replicator.testing import MemoryLog, MemoryRedis
 
@@ -137,6 +142,8 @@ class FaultyLog(MemoryLog):
         #: Renewals and everything else go on; these do not.
         self.renewals_fail = False
         self.before_renewal: Callable[[], None] = lambda: None
+        #: It reads no record: it lags, and everything else goes on.
+        self.deaf = False
 
     def append(self, record: Any) -> Reply:
         return self._send(record, lambda: super(FaultyLog, self).append(record))
@@ -149,6 +156,10 @@ class FaultyLog(MemoryLog):
         if self.renewals_fail:
             raise LogUnavailable(url=self.url, problem="renewals fail")
         return super().renew(writer, term, lease_ms)
+
+    def _read(self, after: RecordId | None, asks_after: str, acks_after: str, count: int) -> Batch:
+        # What a read that blocks does once a moment: so it is deaf, and hears again, at once.
+        return super()._read(None if self.deaf else after, asks_after, acks_after, count)
 
     def _send(self, record: Record, go: Callable[[], Reply]) -> Reply:
         self.sent.append(record)
@@ -215,6 +226,15 @@ class Group:
         for node in self.nodes:
             node._log.disconnect()  # type: ignore[attr-defined]
 
+    def wake(self) -> None:
+        """Have every node look at the group now, and not at its next beat."""
+        self.log().ask("report", by="test")
+
+    def end_lease(self) -> None:
+        """The holder's lease runs out."""
+        self.server._write(lease=None)
+        self.wake()
+
     def crash(self, node: Node) -> Path:
         """End a node as `kill -9` does: nothing is finished. Where its directory is, as it was at that instant."""
         with node._checkpoint._mutex:  # between two saves
@@ -228,6 +248,37 @@ class Group:
         for node in self.nodes:
             if hasattr(node, "_replica"):
                 node.stop()
+
+
+def beats(node: Node) -> int:
+    """Heartbeats since the node first saw the present run."""
+    return node._replica.member.beats_in_run
+
+
+def after_beats(count: int, *nodes: Node) -> None:
+    """Wait until each of the nodes has sent so many more heartbeats, and done after each what it does."""
+    until = [(node, beats(node) + count) for node in nodes]
+    eventually(lambda: all(beats(node) >= number for node, number in until), f"{count} beats")
+
+
+def forks(node: Node) -> list[Path]:
+    """The histories that this node kept because the group's is another one."""
+    return sorted((node.data_dir / "forks").glob("*.sqlite"))
+
+
+def fork_of(node: Node) -> tuple[str, list[Any]]:
+    """Of its only fork: where it parted from the group's history, and the changes that it has."""
+    (path,) = forks(node)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        ((parted_at,),) = db.execute("SELECT value FROM meta WHERE key = 'parted_at'")
+        rows = db.execute("SELECT header, body FROM change ORDER BY term, n").fetchall()
+    headers = [orjson.loads(header) for header, _ in rows]
+    changes = [
+        change
+        for header, (_, body) in zip(headers, rows, strict=True)
+        for change in decode_changes(header["codec"], body, header["digest"], header["count"], id_="fork")
+    ]
+    return parted_at, changes
 
 
 def in_step(*nodes: Node) -> None:

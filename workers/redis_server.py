@@ -1,7 +1,8 @@
 """The dev stack's Redis: becomes the server that `find_server` finds, with its data in REPLICATOR_DEV_DIR/redis.
 
-It reads where to listen from the URL that the clients use, REPLICATOR_REDIS, so that both sides have one setting.
-It replaces itself (exec) by the server: supervisord's signals and its exit code are the server's own.
+`python -m workers.redis_server NAME` has it in REPLICATOR_DEV_DIR/NAME. It reads where to listen from the URL that the
+clients use, REPLICATOR_REDIS, so that both sides have one setting. It replaces itself (exec) by the server:
+supervisord's signals and its exit code are the server's own.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ DEFAULT_PORT = 6379
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
-def server_command() -> list[str]:
-    """Give the argv of the server that the environment asks for; makes its data directory."""
-    data_dir = Path(_setting("REPLICATOR_DEV_DIR")).absolute() / "redis"
+def server_command(name: str = "redis") -> list[str]:
+    """Give the argv of the server that the environment asks for; makes its data directory, which has that name."""
+    data_dir = Path(_setting("REPLICATOR_DEV_DIR")).absolute() / name
     data_dir.mkdir(parents=True, exist_ok=True)
     unix_socket, port = listening_place(_setting("REPLICATOR_REDIS"))
     return command_line(data_dir, unix_socket=unix_socket, port=port)
@@ -47,7 +48,7 @@ def listening_place(url: str) -> tuple[Path | None, int | None]:
 
 def main() -> None:
     try:
-        argv = server_command()
+        argv = server_command(*sys.argv[1:2])
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

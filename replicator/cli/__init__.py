@@ -51,14 +51,21 @@ class _Group(click.Group):
 
 _COMMANDS = {
     "dev": "dev",
+    "drill": "drill",
     "node": "node",
     "status": "inspect",
     "history": "inspect",
     "log": "inspect",
     "promote": "operate",
+    "switchover": "operate",
     "demote": "operate",
+    "pause": "operate",
+    "resume": "operate",
+    "recover": "operate",
     "snapshot": "operate",
     "verify": "operate",
+    "forks": "forks",
+    "certify": "certify",
     "load": "load",
 }
 

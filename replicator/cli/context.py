@@ -6,6 +6,8 @@ import getpass
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +15,7 @@ import orjson
 
 from replicator.log import RedisLog
 
-__all__ = ["Settings", "operator", "output_option", "show_json", "table"]
+__all__ = ["Settings", "data_dirs_option", "operator", "output_option", "show_json", "table", "when"]
 
 output_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--output",
@@ -21,6 +23,41 @@ output_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option
     default="table",
     show_default=True,
     help="For people, or programs.",
+)
+
+
+#: Where `replicator node` has its data unless it is told otherwise: data/NAME.
+DATA = Path("data")
+
+
+def _data_dirs(ctx: click.Context, _: click.Parameter, given: tuple[Path, ...]) -> tuple[Path, ...]:
+    # The settings file of a node says where its data is: whoever is on call has that file at hand.
+    node = (ctx.find_root().default_map or {}).get("node", {})
+    if not given and ("data_dir" in node or "name" in node):
+        given = (Path(node.get("data_dir") or DATA / node["name"]),)
+    if not given and DATA.is_dir():
+        return tuple(_below(DATA))
+    return tuple(each for path in given for each in (_below(path) or [path]))
+
+
+def _below(path: Path) -> list[Path]:
+    """The data directories of nodes in a directory that is none itself. A node's has had a lock since its first start.
+
+    A copy of one may have been made without.
+    """
+    if any((path / name).exists() for name in ("lock", "forks", "checkpoint.sqlite")):
+        return []
+    return sorted(lock.parent for lock in path.glob("*/lock"))
+
+
+data_dirs_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--data-dir",
+    "data_dirs",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    envvar=["REPLICATOR_DATA_DIR", "REPLICATOR_NODE_DATA_DIR"],
+    callback=_data_dirs,
+    help="A node's data directory, or one with those of several; may be repeated.  [default: the node's, or data]",
 )
 
 
@@ -61,6 +98,11 @@ def table(headings: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def when(unix_ms: int) -> str:
+    """A time for people, UTC."""
+    return datetime.fromtimestamp(unix_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def _cell(value: Any) -> str:

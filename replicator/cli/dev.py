@@ -38,8 +38,15 @@ FIRST_PRIMARY = "a"
     help="HTTP port of node a; b and c take the next two. 0: any three.",
 )
 @click.option("--lease-s", default=5.0, show_default=True, envvar="REPLICATOR_LEASE_S", help="Lease of the primary.")
+@click.option(
+    "--auto-promote/--no-auto-promote",
+    default=False,
+    show_default=True,
+    envvar="REPLICATOR_AUTO_PROMOTE",
+    help="Whether a standby takes over by itself.",
+)
 @click.pass_context
-def dev(ctx: click.Context, directory: Path, port: int, lease_s: float) -> None:
+def dev(ctx: click.Context, directory: Path, port: int, lease_s: float, auto_promote: bool) -> None:
     """Run a Redis and three nodes on this machine, until Ctrl-C."""
     settings: Settings = ctx.obj
     stack = DevStack(
@@ -47,7 +54,7 @@ def dev(ctx: click.Context, directory: Path, port: int, lease_s: float) -> None:
         port=port,
         group=settings.group,
         log_level=ctx.find_root().params["log_level"],
-        environment={"REPLICATOR_LEASE_S": str(lease_s)},
+        environment={"REPLICATOR_LEASE_S": str(lease_s), "REPLICATOR_AUTO_PROMOTE": str(int(auto_promote))},
     )
     click.echo(f"starting Redis and nodes a, b, c in {stack.directory} ...")
     stack.run(_lead_and_tell)
@@ -68,7 +75,7 @@ def _lead_and_tell(stack: DevStack) -> None:
     click.echo("in another terminal:")
     click.echo(f"  export REPLICATOR_REDIS='{stack.redis_url}' REPLICATOR_GROUP={stack.group}")
     click.echo("  replicator status --watch")
-    click.echo("  replicator promote b")
+    click.echo("  replicator switchover --to b")
     click.echo()
     click.echo("Ctrl-C ends everything.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ from replicator import admin
 from replicator.core.ids import ZERO_ID, RecordId
 from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord
 
-from .context import Settings, output_option, show_json, table
+from .context import Settings, output_option, show_json, table, when
 
 __all__ = ["history", "log", "status"]
 
@@ -75,7 +74,7 @@ def history(settings: Settings, output: str) -> None:
         show_json([term.to_dict() for term in terms])
         return
     headings = ("term", "node", "since", "first", "last", "changes", "snapshots", "by", "reason")
-    click.echo(table(headings, [term.to_dict() | {"since": _time(term.at)} for term in terms]))
+    click.echo(table(headings, [term.to_dict() | {"since": when(term.at)} for term in terms]))
 
 
 @click.command()
@@ -107,7 +106,7 @@ def _record_dict(record: Record) -> dict[str, Any]:
 
 
 def _record_text(record: Record) -> str:
-    line = f"{_time(record.at)}  {str(record.id).ljust(14)} {record.kind.ljust(6)} {record.node}"
+    line = f"{when(record.at)}  {str(record.id).ljust(14)} {record.kind.ljust(6)} {record.node}"
     if isinstance(record, TermRecord):
         return f"{line}  opens term {record.id.term}: {record.reason}, by {record.by}"
     if isinstance(record, ChangeRecord):
@@ -115,7 +114,3 @@ def _record_text(record: Record) -> str:
     assert isinstance(record, PartRecord)
     whole = f" of {record.parts}, complete" if record.is_last else ""
     return f"{line}  part {record.part + 1}{whole}, state as of {record.as_of.id}, {len(record.body)} bytes"
-
-
-def _time(unix_ms: int) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]

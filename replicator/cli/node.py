@@ -34,6 +34,20 @@ __all__ = ["node"]
     help="How long the primary may go on without hearing from Redis.",
 )
 @click.option(
+    "--auto-promote/--no-auto-promote",
+    default=False,
+    show_default=True,
+    envvar="REPLICATOR_AUTO_PROMOTE",
+    help="Whether it takes over by itself when the primary's lease is gone.",
+)
+@click.option(
+    "--ack",
+    default="appended",
+    show_default=True,
+    envvar="REPLICATOR_ACK",
+    help="What a write waits for: appended, fsynced, replicated:N or applied:N.",
+)
+@click.option(
     "--on-restart",
     type=click.Choice(["primary", "standby"]),
     default="primary",
@@ -43,11 +57,11 @@ __all__ = ["node"]
 )
 @click.option(
     "--on-log-lost",
-    type=click.Choice(["stop", "recover"]),
-    default="stop",
+    type=click.Choice(["wait", "recover"]),
+    default="wait",
     show_default=True,
     envvar="REPLICATOR_ON_LOG_LOST",
-    help="What if Redis has lost the log: stop, or found it anew.",
+    help="What if Redis has lost the log: wait for `replicator recover`, or found it anew.",
 )
 @click.pass_obj
 def node(
@@ -57,6 +71,8 @@ def node(
     http: str,
     advertise: str,
     lease_s: float,
+    auto_promote: bool,
+    ack: str,
     on_restart: str,
     on_log_lost: str,
 ) -> None:
@@ -71,6 +87,8 @@ def node(
         http=http,
         advertise=advertise,
         lease_s=lease_s,
+        auto_promote=auto_promote,
+        ack=ack,
         on_restart=on_restart,
         on_log_lost=on_log_lost,
     )

@@ -1,7 +1,8 @@
-"""Commands that do something to a group: promote, demote, snapshot, verify."""
+"""Commands that do something to a group: promote, switchover, demote, pause, resume, recover, snapshot, verify."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -11,33 +12,83 @@ from replicator.errors import ReplicatorError
 
 from .context import Settings, operator, output_option, show_json
 
-__all__ = ["demote", "promote", "snapshot", "verify"]
+__all__ = ["demote", "pause", "promote", "recover", "resume", "snapshot", "switchover", "verify"]
 
 
 class _Differ(ReplicatorError):
     """the states differ"""
 
 
+class _WouldBeRefused(ReplicatorError):
+    """the promotion would be refused"""
+
+    exit_code = 3
+
+
 @click.command()
 @click.argument("node")
 @click.option("--expect-term", type=click.IntRange(min=0), help="Only if the group is still at this term.")
+@click.option("--dry-run", is_flag=True, help="Show what would be lost, and do nothing. Exit code 3 if it is refused.")
 @click.option("--force", is_flag=True, help="Even if another node is the better one. What only others have is lost.")
 @click.option("--reason", default="asked by an operator", help="For the history.")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait until the node leads.")
 @output_option
 @click.pass_obj
 def promote(
-    settings: Settings, node: str, expect_term: int | None, force: bool, reason: str, timeout: float, output: str
+    settings: Settings,
+    node: str,
+    expect_term: int | None,
+    dry_run: bool,
+    force: bool,
+    reason: str,
+    timeout: float,
+    output: str,
 ) -> None:
     """Make NODE the primary: it takes the next term, and whoever had the last one is fenced."""
     with settings.log() as log:
+        if dry_run:
+            _show_budget(admin.budget(log, node), output)
+            return
         done = admin.promote(
             log, node, by=operator(), reason=reason, expect=expect_term, force=force, timeout_s=timeout
         )
     if output == "json":
-        show_json({name: getattr(done, name) for name in done.__dataclass_fields__})
+        show_json(asdict(done))
     else:
         click.echo(f"{done.node} leads in term {done.term}, from {done.id} on ({done.led_ms:.0f} ms)")
+
+
+def _show_budget(budget: admin.Budget, output: str) -> None:
+    if output == "json":
+        show_json(budget.to_dict())
+    else:
+        lag = "not known" if budget.lag_records is None else f"{budget.lag_records} records, which it reads first"
+        click.echo(f"behind the log: {lag}")
+        for heading, lines in (("lost (kept as forks)", budget.lost), ("not known", budget.unknown)):
+            click.echo(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
+    if budget.refused is not None:
+        hint = f"; {budget.better} is the better one" if budget.better else ""
+        raise _WouldBeRefused(f"would be refused: {budget.refused}{hint}")
+    if output == "table":
+        click.echo(f"would promote {budget.node}")
+
+
+@click.command()
+@click.option("--to", "node", required=True, help="The standby that is to lead.")
+@click.option("--reason", default="switchover", help="For the history.")
+@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait until it keeps up, and leads.")
+@output_option
+@click.pass_obj
+def switchover(settings: Settings, node: str, reason: str, timeout: float, output: str) -> None:
+    """Move the primary to another node. Nothing is lost; how long nobody could write is printed."""
+    with settings.log() as log:
+        done = admin.switchover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say)
+    if output == "json":
+        show_json(asdict(done))
+        return
+    follows = f"{done.before} follows" if done.follows else f"{done.before} has not said yet that it follows"
+    click.echo(f"{done.node} leads in term {done.term}, from {done.id} on; {follows}")
+    click.echo(f"nobody could write for at most {done.gap_ms:.0f} ms; nothing is lost")
 
 
 @click.command()
@@ -48,6 +99,41 @@ def demote(settings: Settings, reason: str) -> None:
     with settings.log() as log:
         term = admin.demote(log, by=operator(), reason=reason)
     click.echo(f"nobody holds term {term}; `replicator promote NODE` makes a primary")
+
+
+@click.command()
+@click.option("--reason", default="", help="Shown by status.")
+@click.pass_obj
+def pause(settings: Settings, reason: str) -> None:
+    """Switch automatic failover off: nobody takes over by itself until `resume`."""
+    with settings.log() as log:
+        admin.pause(log, by=operator(), reason=reason)
+    click.echo("automatic failover is paused; `replicator resume` ends that. `replicator promote` works meanwhile")
+
+
+@click.command()
+@click.pass_obj
+def resume(settings: Settings) -> None:
+    """Switch automatic failover on again, on the nodes that have it."""
+    with settings.log() as log:
+        admin.resume(log)
+    click.echo("automatic failover is on again, on the nodes that have --auto-promote")
+
+
+@click.command()
+@click.option("--from", "node", help="Found it from this node.  [default: the most advanced one]")
+@click.option("--reason", default="the log was lost", help="For the history.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait until the node leads.")
+@output_option
+@click.pass_obj
+def recover(settings: Settings, node: str | None, reason: str, timeout: float, output: str) -> None:
+    """Found a log anew that Redis lost, or that is broken, from the most advanced live node."""
+    with settings.log() as log:
+        done = admin.recover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say)
+    if output == "json":
+        show_json(asdict(done))
+    else:
+        click.echo(f"the log is founded anew; {done.node} leads in term {done.term}, from {done.id} on")
 
 
 queue_option = click.option("--queue", is_flag=True, help="As a job of the group's RQ worker, instead of here.")

@@ -20,11 +20,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
+from .history import left_behind, with_end
 from .ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from .parts import Progress, follow
 from .records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 
-__all__ = ["NOBODY", "TABLE", "Holder", "Row", "Verdict", "View", "diverges", "holds", "step"]
+__all__ = ["NOBODY", "TABLE", "Holder", "Row", "Verdict", "View", "ends_before", "holds", "step"]
 
 
 class Verdict(Enum):
@@ -58,7 +59,7 @@ class View:
     """What a node knows. Written to its checkpoint as one; its role is derived from it and stored nowhere.
 
     `changed` is the id of the last change in the state (or of the snapshot that took its place): who has the higher
-    one is the more advanced. `diverged` says that the node has records which the group's history has not.
+    one is the more advanced. `ends` are those of the terms in the history of `position`.
     """
 
     log_id: str = ""
@@ -67,21 +68,24 @@ class View:
     position: Position = ORIGIN
     changed: RecordId = ZERO_ID
     in_sync: bool = True
-    diverged: bool = False
+    ends: tuple[RecordId, ...] = ()
     cursor: Position = ORIGIN
     snapshot: Progress | None = None
+
+    def left_behind(self, id: RecordId) -> RecordId | None:
+        """Where the history in the state parted from the one that has `id`; None: it has it, or may still get it."""
+        return left_behind(id, self.ends, self.position.id, self.term)
+
+
+def ends_before(view: View, term: int) -> tuple[RecordId, ...]:
+    """The ends of the history in the state, for a record of `term` that goes on from there."""
+    last = view.position.id
+    return view.ends if last.term == term or last == ZERO_ID else with_end(view.ends, last)
 
 
 def holds(view: View, me: Writer, run: str) -> bool:
     """Whether `me` holds the newest term that the view knows, and took it in this run: in another one nobody does."""
     return view.holder == (me.node, me.boot, run)
-
-
-def diverges(view: View, record: Record) -> bool:
-    """Whether the node has records that the history of `record` has not: its n says so, where it does not follow."""
-    if view.diverged or not view.in_sync or view.position == ORIGIN or record.prev == view.position.chain:
-        return view.diverged
-    return record.id.n <= view.position.id.n + 1
 
 
 # --- conditions: (view, record, me) -> bool ---------------------------------------------------------------------------
@@ -152,7 +156,7 @@ def _changed(view: View, record: Record) -> View:
 
 
 def _lost_sync(view: View, record: Record) -> View:
-    return replace(view, in_sync=False, diverged=diverges(view, record), cursor=record.position)
+    return replace(view, in_sync=False, cursor=record.position)
 
 
 def _term_taken(view: View, record: Record) -> View:
@@ -162,7 +166,8 @@ def _term_taken(view: View, record: Record) -> View:
 
 
 def _led(view: View, record: Record) -> View:
-    return _moved(_term_taken(view, record), record)
+    assert isinstance(record, TermRecord)
+    return replace(_moved(_term_taken(view, record), record), ends=record.ends)
 
 
 def _led_after_rebase(view: View, record: Record) -> View:
@@ -175,8 +180,14 @@ def _followed(view: View, record: Record) -> View:
     return _lost_sync(_term_taken(view, record), record)
 
 
+def _rebasing(view: View, record: Record) -> View:
+    # The first part goes on where the node's last term ended, whatever the log has in between.
+    return replace(_moved(view, record), ends=ends_before(view, record.id.term))
+
+
 def _rebased(view: View, record: Record) -> View:
-    return replace(_moved(view, record), in_sync=True, diverged=False)
+    assert isinstance(record, PartRecord)
+    return replace(_moved(view, record), in_sync=True, ends=record.ends)
 
 
 def _restored(view: View, record: Record) -> View:
@@ -186,7 +197,7 @@ def _restored(view: View, record: Record) -> View:
         back = replace(_moved(view, record), changed=record.id)
     else:
         back = replace(view, position=record.as_of, changed=record.changed, cursor=view.snapshot.resume)
-    return replace(back, in_sync=True, diverged=False)
+    return replace(back, in_sync=True, ends=record.ends)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -227,7 +238,7 @@ TABLE: tuple[Row, ...] = (
     Row(9, PART, "follows my position, in sync", _follows, Verdict.SKIP, "position", _moved),
     Row(10, PART, "follows my position, I am rebasing, and it completes my snapshot",
         _all(_follows_my_rebase, _completes), Verdict.LEAD, "position, in sync", _rebased),
-    Row(11, PART, "follows my position, I am rebasing", _follows_my_rebase, Verdict.SKIP, "position", _moved),
+    Row(11, PART, "follows my position, I am rebasing", _follows_my_rebase, Verdict.SKIP, "position", _rebasing),
     Row(12, PART, "completes a snapshot", _completes, Verdict.RESTORE,
         "position = as_of, changed, in sync; reading goes on from there", _restored),
     Row(13, CHANGE + PART, "otherwise", _always, Verdict.NEED_SNAPSHOT, "out of sync", _lost_sync),

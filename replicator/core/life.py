@@ -17,24 +17,46 @@ from .records import Record
 from .replies import Code, Head, Look, Peer, Reply
 
 __all__ = [
+    "NOBODY",
     "Fate",
     "Found",
     "Refusal",
+    "cool_down_ms",
+    "election_rank",
     "expected_head",
     "fate_of_write",
     "find_out",
+    "held_back",
+    "is_settled",
     "may_found",
     "may_rebase",
     "most_advanced",
+    "most_advanced_holder",
     "newest_term",
     "owes_snapshot",
     "rebase_n",
+    "refounds",
     "refusal",
     "takes_term",
 ]
 
 #: After Redis came back as another run, every node must have had the time to report before anybody is chosen.
 BEATS_BEFORE_CLAIM = 2
+
+#: Who holds the term after a demotion. No boot has this name, and while it holds nobody takes over by itself.
+NOBODY = Writer("nobody", "nobody")
+
+#: A node that was alive a moment ago and has not reported in the new run may have what the log lost. If more than half
+#: of the nodes have reported, one of them has all that `applied:N` acknowledged, where N is half of the nodes or more.
+#: If not, candidates wait this many beats for the others.
+BEATS_WITHOUT_MAJORITY = 30
+
+#: Who was silent for so long before is not waited for.
+RECENT_MS = 120_000
+
+#: A node that took the term by itself this often, within that time, flaps: others go first.
+FLAPS_MAX = 3
+FLAP_WINDOW_MS = 60_000
 
 #: Redis may have come back this often without what it had before, and no node is believed that claims more.
 ERAS_MISSED_MAX = 1000
@@ -65,6 +87,8 @@ def takes_term(
     head = look.head
     if head is None or holds(view, me, look.run) or not _met_and_whole(view, head):
         return False
+    if held_back(me.node, look) is not None:
+        return False
     others = [peer for peer in look.peers.values() if peer.alive and peer.node != me.node]
     if any(peer.run != look.run for peer in others):
         return False  # it has not reported since Redis came back; if it is dead, its heartbeat will soon be too old
@@ -75,6 +99,82 @@ def takes_term(
         was_mine = view.holder.node == me.node and (view.holder.boot == me.boot or restart_as_primary)
         allowed = was_mine and beats_in_run >= BEATS_BEFORE_CLAIM and view.cursor.id >= look.last_id
     return allowed and not _lacks_what_the_log_lost(view.changed, head, most_advanced(others))
+
+
+def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
+    """Where this candidate stands among those that would take over now; 0: first; None: nobody is to take over now.
+
+    Somebody is, when the holder's lease is gone, when Redis came back as another run in which nobody holds anything, or
+    when the group never had a log. The former holder comes first in a new run, then the more advanced before the less.
+    Whom `refusal` refuses is no candidate. Two that think of themselves as the first do no harm: the claim depends on
+    all that was looked at, so one of them wins.
+    """
+    if not _is_vacant(me, look, beats_in_run):
+        return None
+    look = look._replace(peers={**look.peers, me.node: me})
+    able = [peer for peer in look.peers.values() if peer.candidate and refusal(peer.node, look) is None]
+
+    def order(peer: Peer) -> tuple[bool, RecordId, RecordId]:
+        comes_back = look.head is not None and look.head.run != look.run and peer.node == look.head.node
+        return comes_back, peer.changed, peer.position.id
+
+    ranked = [peer.node for peer in sorted(_by_name(able), key=order, reverse=True)]
+    return ranked.index(me.node) if me.node in ranked else None
+
+
+def _by_name(peers: Iterable[Peer]) -> list[Peer]:
+    """All nodes have to come to the same order, of equals too."""
+    return sorted(peers, key=lambda peer: peer.node)
+
+
+def _is_vacant(me: Peer, look: Look, beats_in_run: int) -> bool:
+    head = look.head
+    if head is not None and (head.paused or head.writer == NOBODY):
+        return False
+    if head is not None and head.run == look.run:
+        return look.lease_ms is None and head.writer != (me.node, me.boot)
+    if head is None and not may_found(look):
+        return False
+    patient = beats_in_run >= (BEATS_BEFORE_CLAIM if _most_reported(me, look) else BEATS_WITHOUT_MAJORITY)
+    return patient and me.cursor >= look.last_id
+
+
+def _most_reported(me: Peer, look: Look) -> bool:
+    recent = [peer for peer in look.peers.values() if peer.node != me.node and peer.age_ms <= RECENT_MS]
+    reported = 1 + sum(peer.run == look.run for peer in recent)
+    return 2 * reported > len(recent) + 1
+
+
+def cool_down_ms(node: str, look: Look) -> int:
+    """How long this node is still taken for one that flaps, by the clock of Redis; 0: it is not."""
+    taken = sorted(at for at, name in look.head.taken if name == node) if look.head else []
+    if len(taken) < FLAPS_MAX:
+        return 0
+    return max(0, taken[-FLAPS_MAX] + FLAP_WINDOW_MS - look.now_ms)
+
+
+def held_back(node: str, look: Look) -> Refusal | None:
+    """Why this node has to let another one go first, if it flaps. Without another one there is nothing to wait for.
+
+    The present holder is no other one: whoever asks wants to replace it.
+    """
+    left_ms = cool_down_ms(node, look)
+    if not left_ms:
+        return None
+    holder = look.head.node if look.head is not None and look.head.run == look.run else ""
+    others = [peer for name, peer in look.peers.items() if name not in (node, holder) and peer.alive and peer.candidate]
+    able = [peer for peer in others if cool_down_ms(peer.node, look) == 0 and _loses_nothing(peer, look)]
+    best = most_advanced(able)
+    if best is None:
+        return None
+    reason = f"it took the term {FLAPS_MAX} times in {FLAP_WINDOW_MS // 1000} s and lost it again; it may in"
+    return Refusal(f"{reason} {left_ms / 1000:.0f} s", best.node)
+
+
+def _loses_nothing(peer: Peer, look: Look) -> bool:
+    ahead = most_advanced(other for other in look.peers.values() if other.alive and not other.stalled)
+    lacks = look.head is not None and _lacks_what_the_log_lost(peer.changed, look.head, ahead)
+    return _could_lead(peer, look) and not lacks
 
 
 def _met_and_whole(node: View | Peer, head: Head) -> bool:
@@ -120,6 +220,20 @@ def may_found(look: Look) -> bool:
     return look.head is None and look.term == 0 and all(peer.term == 0 for peer in look.peers.values())
 
 
+def refounds(me: Peer, look: Look, *, beats_without_log: int) -> bool:
+    """Whether this node founds the lost log anew, unasked: the most advanced one, once all had the time to report."""
+    if look.head is not None or beats_without_log < BEATS_BEFORE_CLAIM:
+        return False
+    return most_advanced_holder({**look.peers, me.node: me}.values(), me.log_id) == me.node
+
+
+def most_advanced_holder(peers: Iterable[Peer], log_id: str) -> str | None:
+    """Which live node has most of the log of that identity."""
+    able = [peer for peer in peers if peer.alive and not peer.stalled and peer.log_id == log_id]
+    best = max(_by_name(able), key=lambda peer: (peer.changed, peer.position.id), default=None)
+    return best.node if best is not None else None
+
+
 def may_rebase(view: View) -> bool:
     """A node that holds nothing (a new one, or one whose checkpoint was damaged) must not replace a history by that."""
     return view.position != ORIGIN
@@ -128,6 +242,18 @@ def may_rebase(view: View) -> bool:
 def rebase_n(view: View) -> int:
     """The n of the first part of a rebase: above the node's own records and above what the log has now."""
     return max(view.position.id.n, view.cursor.id.n) + 1
+
+
+def is_settled(look: Look) -> bool:
+    """Whether the head says what is committed: whoever holds the term in this run leads, so it has nothing to rebase.
+
+    In a run in which no term was taken, or while the holder rebases, changes that are committed may not be in the log.
+    """
+    head = look.head
+    holder = look.peers.get(head.node) if head is not None else None
+    if head is None or holder is None or head.run != look.run or head.term != look.term:
+        return False
+    return (holder.boot, holder.term, holder.role) == (head.boot, head.term, "primary")
 
 
 # --- what the primary owes -------------------------------------------------------------------------------------------
@@ -239,7 +365,7 @@ def refusal(target: str, look: Look) -> Refusal | None:
         return Refusal(f"it lacks changes up to {ahead.changed}, which the log lost and {ahead.node} has", ahead.node)
     if not _could_lead(candidate, look):
         return Refusal("it is out of sync, or has not read into the present era of the log yet: try again", better)
-    return None
+    return held_back(target, look)
 
 
 def _could_lead(peer: Peer, look: Look) -> bool:

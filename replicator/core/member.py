@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from . import life
-from .fold import Verdict, View, holds, step
+from .fold import Verdict, View, ends_before, holds, step
 from .ids import ZERO_ID, Position, RecordId, Writer
 from .life import Fate, Found
 from .records import ChangeRecord, PartRecord, Record, seal_change, seal_part
@@ -31,6 +31,7 @@ class Snapshot(NamedTuple):
     term: int
     as_of: Position
     changed: RecordId
+    ends: tuple[RecordId, ...]
     rebase: bool
     replaces: bool
 
@@ -43,11 +44,13 @@ class Member:
     view: View
     #: The run of Redis that it talks to; empty: not known, so it holds nothing.
     run: str = ""
+    #: That Redis has no log any more.
+    log_lost: bool = False
     #: The newest term that this boot knows to be over although its log has not said so yet.
     over: int = 0
     #: The boot before this one, if its checkpoint told: the term which that one held is free to take.
     previous_boot: str = ""
-    #: Heartbeats since `run` was first seen.
+    #: Heartbeats since `run`, or that it has no log, was first seen.
     beats_in_run: int = 0
     #: Where the newest snapshot that this boot completed ends.
     snapshot_end: RecordId = ZERO_ID
@@ -82,6 +85,7 @@ class Member:
             changed=view.changed,
             cursor=view.cursor.id,
             in_sync=view.in_sync,
+            log_id=view.log_id,
         )
 
     # --- what happens to it ---
@@ -92,9 +96,11 @@ class Member:
         completed = isinstance(record, PartRecord) and record.is_last and record.writer == self.me
         return verdict, replace(self, view=view, snapshot_end=record.id if completed else self.snapshot_end)
 
-    def talks_to(self, run: str) -> Member:
-        """It looked at Redis, which is in this run."""
-        return self if run == self.run else replace(self, run=run, beats_in_run=0)
+    def talks_to(self, run: str, *, log_lost: bool = False) -> Member:
+        """It looked at Redis, which is in this run, and has the log or lost it."""
+        if (run, log_lost) == (self.run, self.log_lost):
+            return self
+        return replace(self, run=run, log_lost=log_lost, beats_in_run=0)
 
     def beaten(self) -> Member:
         """It has sent a heartbeat."""
@@ -102,7 +108,7 @@ class Member:
 
     def refused(self, reply: Reply) -> Member:
         """A write or a renewal was refused: what follows for its role, before the log tells the rest."""
-        if reply.code is Code.FENCED:
+        if reply.code in (Code.FENCED, Code.LOST):
             return replace(self, over=max(self.over, self.view.term))
         if reply.code is Code.NEW_RUN:
             return replace(self, run="", beats_in_run=0)
@@ -123,11 +129,21 @@ class Member:
             restart_as_primary=restart_as_primary,
         )
 
+    def election_rank(self, me: Peer, look: Look) -> int | None:
+        """Whether it stands for election now, and as which (see `life.election_rank`); `me`: its heartbeat."""
+        return None if self.holds_term else life.election_rank(me, look, beats_in_run=self.beats_in_run)
+
+    def refounds(self, me: Peer, look: Look) -> bool:
+        """Whether it is the one to found a lost log anew; `me`: its heartbeat."""
+        return life.refounds(me, look, beats_without_log=self.beats_in_run if self.log_lost else 0)
+
     def owes_snapshot(self, peers: Iterable[Peer]) -> bool:
         """Whether it has to send a snapshot because some node needs one."""
         return self.leads and life.owes_snapshot(self.view, peers, self.snapshot_end)
 
-    def change(self, *, codec: str, digest: str, count: int, body: bytes, at: int) -> ChangeRecord:
+    def change(
+        self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: bool = False
+    ) -> ChangeRecord:
         """The record that carries these changes behind its position. Only while it leads."""
         assert self.leads
         return seal_change(
@@ -139,13 +155,15 @@ class Member:
             digest=digest,
             count=count,
             body=body,
+            wants_acks=wants_acks,
         )
 
     def begin_snapshot(self, *, replaces: bool = False) -> Snapshot:
         """A snapshot of the state as it is now. Only while it holds the term."""
         assert self.holds_term
         view = self.view
-        return Snapshot(view.term, view.position, view.changed, rebase=not view.in_sync, replaces=replaces)
+        ends = ends_before(view, view.term)
+        return Snapshot(view.term, view.position, view.changed, ends, rebase=not view.in_sync, replaces=replaces)
 
     def part(
         self, snapshot: Snapshot, *, part: int, parts: int, codec: str, digest: str, body: bytes, at: int
@@ -168,6 +186,7 @@ class Member:
             as_of=snapshot.as_of,
             changed=snapshot.changed,
             replaces=snapshot.replaces,
+            ends=snapshot.ends if parts else (),
             body=body,
         )
 

@@ -11,7 +11,7 @@ The invariants of a record, which `_check` holds:
  2. `prev` is a chain; node and boot are not empty;
  3. a change or a part says its codec; a change has a digest and counts what it carries (0 is a marker);
  4. a part's index is below the number of parts, which is 0 while the snapshot's end is not known; only the last part
-    knows it, and only the last part carries the digest;
+    knows it, and only the last part carries the digest; both are below 2^53, as are the ids that a header names;
  5. the body fits: BODY_BYTES_MAX.
 """
 
@@ -25,6 +25,7 @@ import orjson
 
 from replicator.errors import ChangeTooLarge, ConfigError, CorruptRecord
 
+from .history import parse_ends, show_ends
 from .ids import TERM_MAX, Position, RecordId, Writer, extend_chain
 
 __all__ = [
@@ -80,23 +81,31 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TermRecord(Record):
-    """The barrier that opens a term: from here on, `node` in this boot writes, and nobody else."""
+    """The barrier that opens a term: from here on, `node` in this boot writes, and nobody else.
+
+    `ends`: the last records of the terms before it (see `history.py`).
+    """
 
     log_id: str
     run: str
     by: str
     reason: str
+    ends: tuple[RecordId, ...] = ()
 
     kind = "term"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChangeRecord(Record):
-    """A batch of application changes. An empty one is a marker: every node reports the digest of its state there."""
+    """A batch of application changes. An empty one is a marker: every node reports the digest of its state there.
+
+    `wants_acks`: somebody waits until standbys have it on their disks, so they are to say so.
+    """
 
     codec: str
     digest: str
     count: int
+    wants_acks: bool = False
 
     kind = "change"
 
@@ -106,7 +115,8 @@ class PartRecord(Record):
     """One part of a snapshot of the state as of `as_of`, whose last change was `changed`.
 
     `parts` is 0 in all parts but the last, so a snapshot can be sent while it is still being drawn. With `replaces`
-    the snapshot does not describe the history so far: it takes its place, at the last part.
+    the snapshot does not describe the history so far: it takes its place, at the last part. The last part also carries
+    `ends`, those of the history that the snapshot describes.
     """
 
     codec: str
@@ -116,6 +126,7 @@ class PartRecord(Record):
     as_of: Position
     changed: RecordId
     replaces: bool
+    ends: tuple[RecordId, ...] = ()
 
     kind = "part"
 
@@ -125,10 +136,19 @@ class PartRecord(Record):
 
 
 def seal_change(
-    *, writer: Writer, term: int, after: Position, at: int, codec: str, digest: str, count: int, body: bytes
+    *,
+    writer: Writer,
+    term: int,
+    after: Position,
+    at: int,
+    codec: str,
+    digest: str,
+    count: int,
+    body: bytes,
+    wants_acks: bool = False,
 ) -> ChangeRecord:
     """Make the change record that follows `after`. Raises `ChangeTooLarge` if the body does not fit."""
-    header = {
+    header: dict[str, Any] = {
         "v": FORMAT_VERSION,
         "kind": "change",
         "node": writer.node,
@@ -139,6 +159,8 @@ def seal_change(
         "digest": digest,
         "count": count,
     }
+    if wants_acks:
+        header["acks"] = True
     record = _sealed(RecordId(term, after.id.n + 1), header, body)
     assert isinstance(record, ChangeRecord)
     return record
@@ -159,6 +181,7 @@ def seal_part(
     changed: RecordId,
     replaces: bool,
     body: bytes,
+    ends: tuple[RecordId, ...] = (),
 ) -> PartRecord:
     """Make one part record that follows `after`; `n` is after's n + 1, except where a rebase leaves a gap."""
     header: dict[str, Any] = {
@@ -176,7 +199,7 @@ def seal_part(
     if replaces:
         header["replaces"] = True
     if parts:
-        header["digest"] = digest
+        header |= {"digest": digest, "ends": show_ends(ends)}
     record = _sealed(RecordId(term, n), header, body)
     assert isinstance(record, PartRecord)
     return record
@@ -219,7 +242,8 @@ class _Malformed(Exception):
 
 def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
     if header is None:
-        raise _Malformed("it has no header field: something else wrote into the stream")
+        hint = "`replicator recover` founds the log anew"
+        raise _Malformed(f"it has no header field: something else wrote into the stream. {hint}")
     if len(header) > HEADER_BYTES_MAX:
         raise _Malformed(f"its header has {len(header)} bytes")
     try:
@@ -228,8 +252,9 @@ def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
         raise _Malformed(f"its header is not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise _Malformed("its header is not a JSON object")
-    if fields.get("v") != FORMAT_VERSION:
-        raise _Malformed(f"its format is {fields.get('v')!r}, this program reads {FORMAT_VERSION}: update replicator")
+    version = fields.get("v")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise _Malformed(f"its format is {_named(version)}, this program reads {FORMAT_VERSION}: update replicator")
     body = body or b""
     common: dict[str, Any] = {
         "id": id_,
@@ -244,10 +269,15 @@ def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
     kind = fields.get("kind")
     reader = _READERS.get(kind) if isinstance(kind, str) else None
     if reader is None:
-        raise _Malformed(f"its kind is {kind!r}: update replicator")
+        raise _Malformed(f"its kind is {_named(kind)}: update replicator")
     _check_common(id_, common)
     common["chain"] = extend_chain(common["prev"], header, body)
     return reader(fields, common)
+
+
+def _named(value: object) -> str:
+    # What is nested deeply can be read, but not shown: repr() would raise RecursionError.
+    return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def _check_common(id_: RecordId, common: dict[str, Any]) -> None:
@@ -268,6 +298,7 @@ def _read_term(fields: dict[str, Any], common: dict[str, Any]) -> TermRecord:
         run=_take(fields, "run", str),
         by=_take(fields, "by", str),
         reason=_take(fields, "reason", str),
+        ends=_ends(fields),
     )
 
 
@@ -280,29 +311,44 @@ def _read_change(fields: dict[str, Any], common: dict[str, Any]) -> ChangeRecord
         codec=_take(fields, "codec", str),
         digest=_take(fields, "digest", str),
         count=count,
+        wants_acks=fields.get("acks") is True,
     )
 
 
 def _read_part(fields: dict[str, Any], common: dict[str, Any]) -> PartRecord:
     place = fields.get("part")
-    if not (isinstance(place, list) and len(place) == 2 and all(type(i) is int and i >= 0 for i in place)):
+    if not (isinstance(place, list) and len(place) == 2 and all(type(i) is int and 0 <= i <= TERM_MAX for i in place)):
         raise _Malformed("part is not [index, number]")
     part, parts = place
     if parts and part + 1 != parts:
         raise _Malformed("only the last part may say how many there are")
+    as_of = Position.parse(_take(fields, "as_of", str))
+    _in_range(as_of.id)
     return PartRecord(
         **common,
         codec=_take(fields, "codec", str),
         digest=_take(fields, "digest", str) if parts else "",
         part=part,
         parts=parts,
-        as_of=Position.parse(_take(fields, "as_of", str)),
-        changed=RecordId.parse(_take(fields, "changed", str)),
+        as_of=as_of,
+        changed=_in_range(RecordId.parse(_take(fields, "changed", str))),
         replaces=fields.get("replaces") is True,
+        ends=_ends(fields) if parts else (),
     )
 
 
 _READERS = {"term": _read_term, "change": _read_change, "part": _read_part}
+
+
+def _ends(fields: dict[str, Any]) -> tuple[RecordId, ...]:
+    return tuple(map(_in_range, parse_ends(_take({"ends": ""} | fields, "ends", str))))
+
+
+def _in_range(id_: RecordId) -> RecordId:
+    # Checkpoints keep these ids in SQLite, scripts compare them as doubles.
+    if id_.term > TERM_MAX or id_.n > TERM_MAX:
+        raise _Malformed(f"{id_} is above 2^53-1")
+    return id_
 
 
 def _take(fields: dict[str, Any], name: str, kind: type) -> Any:

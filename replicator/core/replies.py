@@ -6,7 +6,8 @@ plain values, which the decisions in `life.py` take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from replicator.errors import ConfigError, CorruptRecord
 from .ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from .records import ChangeRecord, PartRecord, Record
 
-__all__ = ["Ask", "Batch", "Code", "Head", "Log", "Look", "Peer", "Reply"]
+__all__ = ["Ack", "Ask", "Batch", "Claim", "Code", "Confirmation", "Head", "Log", "Look", "Peer", "Reply"]
 
 
 class Code(Enum):
@@ -32,6 +33,7 @@ class Code(Enum):
     CONFLICT = "conflict"
     LOST = "lost"
     STRAY = "stray"
+    WHOLE = "whole"
 
 
 class Reply(NamedTuple):
@@ -47,7 +49,9 @@ class Head(NamedTuple):
     """The newest record and its holder, kept in Redis beside the log and moved together with it.
 
     `run` is the life of Redis in which the holder took its term. `changed` is the last change in the log's history: who
-    has a higher one has changes that the log lost. `snapshot_at` and `previous_snapshot_at` are the
+    has a higher one has changes that the log lost. `ends` are those of the terms in its history. `taken`: who took
+    terms by itself lately, and when (unix ms of Redis). `paused`: why nobody takes over by itself; empty: automatic
+    failover is on where nodes have it on. `snapshot_at` and `previous_snapshot_at` are the
     `as_of` of the two newest complete snapshots; the log is whole from `previous_snapshot_at` on.
     """
 
@@ -61,18 +65,28 @@ class Head(NamedTuple):
     snapshot_at: RecordId = ZERO_ID
     previous_snapshot_at: RecordId = ZERO_ID
     part_next: int = 0
+    ends: tuple[RecordId, ...] = ()
+    taken: tuple[tuple[int, str], ...] = ()
+    paused: str = ""
 
     @property
     def writer(self) -> Writer:
         return Writer(self.node, self.boot)
 
 
+#: How many terms that nodes took by themselves the head remembers (the promote script has the same).
+TAKEN_KEPT = 16
+
 #: A node that missed this many heartbeats in a row is taken for dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
 
 
 class Peer(NamedTuple):
-    """A node as it last described itself (its heartbeat), and how long ago that was by the clock of Redis."""
+    """A node as it last described itself (its heartbeat), and how long ago that was by the clock of Redis.
+
+    `stalled`: why it takes nothing in any more; `problem`: what is wrong with the log. `candidate`: it takes over by
+    itself when the lease is gone. `log_id`: of the log that it follows.
+    """
 
     node: str
     boot: str
@@ -89,6 +103,9 @@ class Peer(NamedTuple):
     stalled: str = ""
     digest: str = ""
     digest_at: RecordId = ZERO_ID
+    candidate: bool = False
+    log_id: str = ""
+    problem: str = ""
     age_ms: int = 0
 
     @property
@@ -114,6 +131,13 @@ class Peer(NamedTuple):
             return None
 
 
+class Confirmation(NamedTuple):
+    """`reply`: of the renewal. `have`: how many replicas (or own disks) have everything that was written before it."""
+
+    reply: Reply
+    have: int = 0
+
+
 class Look(NamedTuple):
     """All that Redis says about a group in one round trip. `term` is the effective one; no head means no log.
 
@@ -130,8 +154,30 @@ class Look(NamedTuple):
     now_ms: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What a promotion asks for: the next term for `writer`, above `floor`, and what that depends on.
+
+    `expect` (a term), `run`, `expect_head`: only if they are still so. `unleased`: only if no holder's lease runs.
+    `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a broken one.
+    """
+
+    writer: Writer
+    floor: int
+    lease_ms: int
+    by: str
+    reason: str
+    expect: int | None = None
+    run: str = ""
+    expect_head: RecordId | None = None
+    unleased: bool = False
+    new_log_id: str = ""
+    anew: bool = False
+
+
 class Ask(NamedTuple):
-    """Something that a node or a tool asks of the group: `term` (one was taken), `snapshot`, `digest`."""
+    """Something that a node or a tool asks of the group: `snapshot`, `digest`, `report`; or tells it: `term` (one was
+    taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on or off)."""
 
     id: str
     what: str
@@ -139,12 +185,22 @@ class Ask(NamedTuple):
     by: str = ""
 
 
+class Ack(NamedTuple):
+    """A node has everything up to record `at` on its disk."""
+
+    node: str
+    at: RecordId
+
+
 class Batch(NamedTuple):
-    """What a read found: records in order, up to the first entry that is not one, and asks."""
+    """What a read found: records in order, up to the first entry that is not one, and asks and acks."""
 
     records: list[Record]
     asks: list[Ask]
     corrupt: CorruptRecord | None = None
+    acks: Sequence[Ack] = ()
+    #: Where to go on reading acks.
+    acks_after: str = ""
 
 
 class Log(Protocol):
@@ -165,20 +221,8 @@ class Log(Protocol):
         """Append one part of a snapshot, likewise. With `rebase` the first part may leave the head behind."""
         ...
 
-    def promote(
-        self,
-        writer: Writer,
-        *,
-        floor: int,
-        lease_ms: int,
-        by: str,
-        reason: str,
-        expect: int | None = None,
-        run: str = "",
-        expect_head: RecordId | None = None,
-        new_log_id: str = "",
-    ) -> Reply:
-        """Take the next term for `writer`. `expect` (a term), `run`, `expect_head`: only if they are still so."""
+    def promote(self, claim: Claim) -> Reply:
+        """Take the next term for the claim's writer."""
         ...
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
@@ -189,10 +233,37 @@ class Log(Protocol):
         """End the holder's lease, at a clean stop."""
         ...
 
+    def confirm(
+        self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
+    ) -> Confirmation:
+        """Renew the lease, then wait until Redis vouches for everything written before.
+
+        That it is on `replicas` replicas of Redis, or (`fsynced`) on Redis' own disk. Raises `ConfigError` for a
+        server that cannot say so.
+        """
+        ...
+
+    def pause(self, why: str) -> Reply:
+        """Switch automatic failover off for the group; with an empty `why`, on again."""
+        ...
+
+    def ack(self, ack: Ack) -> None:
+        """Tell the primary what this node has on its disk."""
+        ...
+
     def read(
-        self, after: RecordId | None, *, asks_after: str = "", count: int = 32, block_ms: int | None = None
+        self,
+        after: RecordId | None,
+        *,
+        asks_after: str = "",
+        acks_after: str = "",
+        count: int = 32,
+        block_ms: int | None = None,
     ) -> Batch:
-        """Entries behind `after` (None: no records, asks only), waiting up to `block_ms` for the first one."""
+        """Entries behind `after` (None: no records), asks and acks behind theirs (empty: none of them).
+
+        Waits up to `block_ms` for the first of any.
+        """
         ...
 
     def find(self, id: RecordId) -> Record | None:

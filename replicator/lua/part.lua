@@ -9,6 +9,7 @@
 -- ARGV[12]  rebase  1: the first part may leave the head behind, a holder ahead of a log that lost records goes on
 --                   at its own n and chain
 -- ARGV[13]  changed what the last change in the log's history is once the snapshot is complete; empty: as it was
+-- ARGV[14] ends    those of the history that the snapshot describes, if it takes the place of the log's
 --
 -- Answers: those of append, and
 --   restart           the part does not follow the one before: begin the snapshot anew
@@ -48,6 +49,9 @@ redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', '0',
   'snapshot_at', ARGV[11], 'previous_snapshot_at', before)
 if ARGV[13] ~= '' then
   redis.call('HSET', KEYS[3], 'changed', ARGV[13])
+end
+if ARGV[12] == '1' then
+  redis.call('HSET', KEYS[3], 'ends', ARGV[14])
 end
 if before ~= '0-0' then
   local term, n = string.match(before, '^(%d+)-(%d+)$')

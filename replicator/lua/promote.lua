@@ -15,19 +15,35 @@
 -- ARGV[9]   reason       why
 -- ARGV[10]  at           the caller's clock, unix ms, for people
 -- ARGV[11]  expect_head  the id of the newest record that the caller saw, or empty
+-- ARGV[12]  unleased     1: only if no lease runs
+-- ARGV[13]  anew         1: found the log anew in the place of a broken one; never in the place of a whole one
 --
 -- Answers
 --   ok TERM ID RUN    (node, boot) holds TERM, in RUN; ID is the term record
---   conflict TERM NODE   another term, or another newest record, than the expected one
+--   conflict TERM NODE   another term, or another newest record, than the expected one; or a lease runs
 --   newrun               Redis is in another life than the expected one
 --   lost                 there is no log (or only half of one: its head or its stream is gone)
 --   stray ID             something that is not ours is the newest entry
+--   whole ID             there is nothing to found anew
 
 local ERA = 1048576
 local TERM_MAX = 9007199254740991
 
 -- What a reader takes (HEADER_BYTES_MAX in core/records.py): a term record that nobody can read would end the group.
 local HEADER_BYTES_MAX = 16384
+
+-- How many ends of terms a history tells (ENDS_KEPT in core/history.py), and how many terms that nodes took themselves.
+local ENDS_KEPT = 100
+local TAKEN_KEPT = 16
+
+-- The last `count` words of a text.
+local function last_words(text, count)
+  local words = {}
+  for word in string.gmatch(text, '%S+') do
+    words[#words + 1] = word
+  end
+  return table.concat(words, ' ', math.max(1, #words - count + 1))
+end
 
 local run = server_run()
 local head = read_head()
@@ -44,6 +60,14 @@ local lease = redis.call('TYPE', KEYS[4]).ok
 if lease ~= 'none' and lease ~= 'string' then
   return redis.error_reply('WRONGTYPE the lease key holds a ' .. lease)
 end
+local effective = math.max(taken, tonumber(head.term or '0'))
+local anew = ARGV[13] == '1' and ARGV[7] ~= ''
+if anew and exists and head.run and newest_id() == head.id then
+  return { 'whole', head.id }
+end
+if anew then
+  head, exists = {}, false
+end
 local founds = not exists and not head.run and ARGV[7] ~= ''
 if not founds and (not exists or not head.run) then
   return { 'lost' }
@@ -52,8 +76,10 @@ if exists and newest_id() ~= head.id then
   return { 'stray', newest_id() }
 end
 
-local effective = math.max(taken, tonumber(head.term or '0'))
 if (ARGV[4] ~= '' and as_text(effective) ~= ARGV[4]) or (ARGV[11] ~= '' and head.id ~= ARGV[11]) then
+  return { 'conflict', as_text(effective), head.node or '' }
+end
+if ARGV[12] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then
   return { 'conflict', as_text(effective), head.node or '' }
 end
 if ARGV[5] ~= '' and run ~= ARGV[5] then
@@ -76,23 +102,39 @@ end
 local id = term .. '-' .. as_text(n)
 local prev = head.chain or string.rep('0', 32)
 local log_id = head.log_id or ARGV[7]
+local ends = ''
+local taken_lately = ''
+if head.id then
+  local known = redis.call('HMGET', KEYS[3], 'ends', 'taken')
+  ends = last_words((known[1] or '') .. ' ' .. head.id, ENDS_KEPT)
+  taken_lately = known[2] or ''
+end
+if ARGV[8] == ARGV[1] then
+  local time = redis.call('TIME')
+  local now_ms = as_text(time[1] * 1000 + math.floor(time[2] / 1000))
+  taken_lately = last_words(taken_lately .. ' ' .. now_ms .. '/' .. ARGV[1], TAKEN_KEPT)
+end
 local header = cjson.encode({
   v = 1, kind = 'term', node = ARGV[1], boot = ARGV[2], prev = prev, at = tonumber(ARGV[10]),
-  log_id = log_id, run = run, by = ARGV[8], reason = ARGV[9],
+  log_id = log_id, run = run, by = ARGV[8], reason = ARGV[9], ends = ends,
 })
 if ARGV[1] == '' or ARGV[2] == '' or #header > HEADER_BYTES_MAX then
   return redis.error_reply('BADRECORD a term record names a node and a boot, and its reason is short')
 end
 local chain = string.sub(redis.sha1hex(prev .. header), 1, 32)
 
--- XADD is the first write: if memory is short, or the id is refused, nothing has changed.
+-- XADD is the first write: if memory is short, or the id is refused, nothing has changed. Founding anew begins with a
+-- DEL, of what is of no use any more; an XADD after that is not refused for memory.
+if anew then
+  redis.call('DEL', KEYS[2], KEYS[3])
+end
 redis.call('XADD', KEYS[2], id, 'h', header, 'b', '')
 if taken ~= base then
   redis.call('SET', KEYS[1], as_text(base))
 end
 redis.call('INCR', KEYS[1])
 redis.call('HSET', KEYS[3], 'log_id', log_id, 'run', run, 'term', term, 'node', ARGV[1], 'boot', ARGV[2],
-  'id', id, 'chain', chain, 'part_next', '0')
+  'id', id, 'chain', chain, 'part_next', '0', 'ends', ends, 'taken', taken_lately)
 redis.call('SET', KEYS[4], term .. ' ' .. ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[6])
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8])
 return { 'ok', term, id, run }

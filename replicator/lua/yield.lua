@@ -1,6 +1,7 @@
 -- Give the lease back, at a clean stop: whoever waits for it to run out need not wait. Only the holder's own lease.
 --
--- KEYS[4]  lease  string
+-- KEYS[4]  lease     string
+-- KEYS[5]  commands  stream of asks; the one appended here wakes those who would take over
 -- ARGV[1]  term
 -- ARGV[2]  boot
 -- ARGV[3]  node
@@ -9,5 +10,6 @@
 
 if redis.call('GET', KEYS[4]) == ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2] then
   redis.call('DEL', KEYS[4])
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'vacant', 'node', ARGV[3], 'by', ARGV[3])
 end
 return { 'ok' }

@@ -521,6 +521,8 @@ def _claim(index: dict[str, int], path: str, owner: int, record: Record, name: s
 
 
 def _counter(head: Record, name: str, least: int) -> int:
+    if least > INTEGER_MAX:
+        raise InvalidDocument(name, "cannot be above every id that the document names: one of them is 2^53-1")
     value = head.get(name)
     if value is None:
         return least
@@ -571,6 +573,12 @@ def _amend(tables: Tables, node: int, values: Record) -> Record:
     return {"id": node}
 
 
+def _refuse_the_last(counter: int) -> None:
+    # The counter is written down too, and stays above every id (I1): it could not say what comes after this one.
+    if counter >= INTEGER_MAX:
+        raise ChangeRejected("there are no ids left: next_node or next_net is at 2^53-1")
+
+
 def _register(tables: Tables, change: Change) -> Record:
     key = change.get("public_key")
     known = tables.by_key.get(key) if key is not None else None
@@ -579,6 +587,7 @@ def _register(tables: Tables, change: Change) -> Record:
         return {**_amend(tables, known, _values(change, "key_created")), "created": False}
     values = _values(change)
     _refuse_taken(tables, None, values)
+    _refuse_the_last(tables.next_node)
     node = tables.next_node
     tables.next_node += 1
     ordered = {name: values[name] for name in NODE_MEMBERS if name in values}
@@ -617,6 +626,7 @@ def _create_network(tables: Tables, change: Change) -> Record:
 
 
 def _new_network(tables: Tables, values: Record, creator: int | None) -> Record:
+    _refuse_the_last(tables.next_net)
     network = tables.next_net
     tables.next_net += 1
     whole = {**values, "members": [], "member_roles": {}}

@@ -11,6 +11,8 @@ Rules for requests:
 
 - A write to a standby is sent on to the primary (307; the same path, query and body) or, when there is none, answered
   503 with `Retry-After`. A node that calls itself primary never redirects, so redirects cannot go round in circles.
+- `Replicator-Fresh: 1` on a read has all that was committed when the request came in the answer, on any node.
+- `Replicator-Ack: LEVEL` on a write (`applied:1`, say) has it answered once the change has come that far.
 - `Replicator-Term: N` on a write is a promise that the sender knows the newest term: a lower N was replaced, and a
   higher one was issued by nobody, and both are refused (409). On a standby a higher N is for the primary to judge.
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
@@ -48,6 +50,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from replicator.errors import (
     ChangeRejected,
     ChangeTooLarge,
+    ConfigError,
     CorruptRecord,
     Fenced,
     LeaseLost,
@@ -146,8 +149,11 @@ class ServedNode(Protocol):
     @property
     def lease_ms(self) -> int | None: ...
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None) -> Any:
-        """Have a change appended and applied; what apply returned. With `term`: in that one, or not at all."""
+    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+        """Have a change appended and applied; what apply returned. With `term`: in that one, or not at all.
+
+        `ack`: how far it has to have come, `applied:1` for example.
+        """
         ...
 
     def replace(self, pieces: Iterable[Any], *, term: int | None = None) -> None:
@@ -158,8 +164,8 @@ class ServedNode(Protocol):
         """Return once that position is applied. Raises TimeoutError."""
         ...
 
-    def reading(self) -> AbstractContextManager[Registry]:
-        """Give the state; nothing is applied meanwhile, so hold it shortly."""
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> AbstractContextManager[Registry]:
+        """Give the state; nothing is applied meanwhile, so hold it shortly. `fresh`: all that is committed is in it."""
         ...
 
 
@@ -214,7 +220,8 @@ ANSWERS: dict[type[BaseException], tuple[int, str]] = {
     LogUnavailable: (503, "log_unavailable"),
     LogLost: (503, "log_lost"),
     CorruptRecord: (503, "corrupt_record"),
-    PositionLost: (410, "position_lost"),
+    PositionLost: (409, "position_lost"),
+    ConfigError: (400, "invalid_header"),
     Stalled: (500, "stalled"),
     ReplicatorError: (500, "failed"),
 }
@@ -257,15 +264,20 @@ def answer_to(error: Exception, node: ServedNode, request: Request) -> Response:
     return error_answer(500, "internal", "something went wrong in this node; its log has the details")
 
 
+#: What a query may have in it as it is; what is escaped already stays so.
+ASCII_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
 def _on_the_primary(node: ServedNode, request: Request) -> str | None:
     """The request's own URL on the primary. None if nobody knows it, or if this node takes itself for the primary."""
     base = node.primary_http
     if base is None or node.role == "primary":
         return None
     raw_path: bytes | None = request.scope.get("raw_path")
-    path = raw_path.decode("latin-1") if raw_path else quote(request.scope["path"])
-    query: bytes = request.scope["query_string"]
-    return base.rstrip("/") + path + (f"?{query.decode('ascii')}" if query else "")
+    path = quote(raw_path, safe=ASCII_PRINTABLE) if raw_path else quote(request.scope["path"])
+    # Some servers pass on bytes that are not ASCII. In a URL they are escaped.
+    query = quote(request.scope["query_string"], safe=ASCII_PRINTABLE)
+    return base.rstrip("/") + path + (f"?{query}" if query else "")
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
@@ -282,6 +294,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
 FACTS = "replicator.facts"
 
 INTEGER = re.compile(r"[0-9]{1,16}")
+ACK = re.compile(r"[a-z]{1,16}(:[0-9]{1,16})?")
 POSITION = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 
 
@@ -448,8 +461,9 @@ def document_verdict(term: int, current: int) -> str:
 class RegistryApi:
     """One method per route. Each reads its request, calls the node, and gives the answer or raises."""
 
-    def __init__(self, node: ServedNode) -> None:
+    def __init__(self, node: ServedNode, *, wait_timeout_s: float) -> None:
         self._node = node
+        self._wait_timeout_s = wait_timeout_s
         self._threads = anyio.CapacityLimiter(THREADS_OF_WORK)
 
     def routes(self) -> list[Route]:
@@ -462,6 +476,7 @@ class RegistryApi:
             "/v1/networks/{id}": {"DELETE": self.delete_network},
             "/v1/networks/{network}/members/{node}": {"PUT": self.join, "DELETE": self.leave},
             "/v1/trust/{a}/{b}": {"PUT": self.trust, "DELETE": self.untrust},
+            "/v1/changes": {"POST": self.change},
             "/v1/state": {"GET": self.get_state, "PUT": self.put_state},
             "/health": {"GET": self.health},
             "/ready": {"GET": self.ready},
@@ -528,6 +543,15 @@ class RegistryApi:
     async def untrust(self, request: Request) -> Response:
         return await self._write(request, "untrust", "a", "b")
 
+    # A change as the log has it, and as `replicator forks export` gives it
+
+    async def change(self, request: Request) -> Response:
+        await self._refuse_unless_primary(request)
+        change = parsed(await read_body(request, BODY_BYTES_MAX))
+        if type(change) is not dict:
+            raise Refusal(422, "rejected", "a change is a JSON object")
+        return json_answer({"result": await self._commit(request, change)})
+
     # The whole document
 
     async def get_state(self, request: Request) -> Response:
@@ -592,11 +616,16 @@ class RegistryApi:
     async def _read(self, request: Request, look: Callable[[Registry], T]) -> T:
         """What `look` finds in the state, and the facts that belong to exactly that state."""
 
+        fresh = _wants_fresh(request)
+
         def under_the_lock() -> tuple[T, Facts]:
-            with self._node.reading() as registry:
+            with self._node.reading(fresh=fresh, timeout_s=self._wait_timeout_s) as registry:
                 return look(registry), Facts.of(self._node)
 
-        found, request.scope[FACTS] = await self._off_loop(under_the_lock)
+        try:
+            found, request.scope[FACTS] = await self._off_loop(under_the_lock)
+        except TimeoutError as error:
+            raise Refusal(504, "wait_timeout", str(error), field="Replicator-Fresh") from None
         return found
 
     async def _page(self, request: Request, name: str, page: Callable[..., dict[int, Record]]) -> Response:
@@ -617,9 +646,12 @@ class RegistryApi:
     async def _submit(self, request: Request, operation: str, fields: Record, **ids: int) -> Any:
         if "public_key" in fields:
             fields.setdefault("key_created", now())
+        return await self._commit(request, {"op": operation, **ids, **fields})
+
+    async def _commit(self, request: Request, change: Record) -> Any:
         try:
-            submit = functools.partial(self._node.submit, term=_sent_term(request))
-            return await self._off_loop(submit, {"op": operation, **ids, **fields})
+            submit = functools.partial(self._node.submit, term=_sent_term(request), ack=_sent_ack(request))
+            return await self._off_loop(submit, change)
         except TimeoutError:
             message = "no answer in time: the change may or may not be in the log; read before you repeat it"
             raise Refusal(504, "outcome_unknown", message) from None
@@ -667,6 +699,21 @@ def _sent_term(request: Request) -> int | None:
     return term
 
 
+def _sent_ack(request: Request) -> str | None:
+    text = request.headers.get("replicator-ack")
+    if text is not None and not ACK.fullmatch(text):
+        message = "Replicator-Ack must be appended, fsynced, replicated:N or applied:N"
+        raise Refusal(400, "invalid_header", message, field="Replicator-Ack")
+    return text
+
+
+def _wants_fresh(request: Request) -> bool:
+    text = request.headers.get("replicator-fresh", "0")
+    if text not in ("0", "1"):
+        raise Refusal(400, "invalid_header", "Replicator-Fresh must be 1", field="Replicator-Fresh")
+    return text == "1"
+
+
 def _networks_without_tokens(registry: Registry, *, after: int, limit: int) -> dict[int, Record]:
     """A token lets its bearer in: only the whole document, which must be complete, has it."""
     found = registry.networks(after=after, limit=limit)
@@ -676,7 +723,7 @@ def _networks_without_tokens(registry: Registry, *, after: int, limit: int) -> d
 def registry_app(node: ServedNode, *, wait_timeout_s: float = WAIT_TIMEOUT_S) -> Starlette:
     """The application that serves `node`, whose state is a Registry."""
     app = Starlette(
-        routes=RegistryApi(node).routes(),
+        routes=RegistryApi(node, wait_timeout_s=wait_timeout_s).routes(),
         middleware=[Middleware(Envelope, node=node, wait_timeout_s=wait_timeout_s)],
         exception_handlers={HTTPException: _no_route},
     )

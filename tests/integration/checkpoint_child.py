@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 from replicator.checkpoint import Checkpoint, Step
 from replicator.core import codec
 from replicator.core.fold import Verdict, View
-from replicator.core.ids import ORIGIN, Writer
+from replicator.core.ids import ORIGIN, ZERO_ID, Writer
 from replicator.core.member import Member
 from replicator.core.parts import Cutter
 from replicator.core.records import Record, parse
-from replicator.core.replies import Code
+from replicator.core.replies import Claim, Code
 from replicator.testing import MemoryLog, MemoryRedis
 
 GROUP, NODE = "kill", "s"
@@ -95,7 +95,9 @@ class History:
         boot = f"boot-{next(self._writers)}"
         writer = Writer(f"w{boot[5:]}", boot)
         self._log = MemoryLog(self._server)
-        reply = self._server.promote(writer, floor=view.term, lease_ms=5000, by="test", reason="", new_log_id="log-1")
+        reply = self._server.promote(
+            Claim(writer=writer, floor=view.term, lease_ms=5000, by="test", reason="", new_log_id="log-1")
+        )
         assert reply.code is Code.OK
         self._member = Member(me=writer, view=view, run=self._server.state.run)
         entry = self._server.state.entries[-1]
@@ -201,7 +203,7 @@ def follow(plan: Plan, tell: Callable[[tuple[str, Any]], None]) -> None:
             for after, steps in _folded(member, history(plan.seed).epochs[epoch], batches):
                 member = after
                 if steps[-1].verdict is Verdict.RESTORE and len(steps) == 1:
-                    stored.write_fork("a snapshot takes its place")
+                    stored.write_fork("a snapshot takes its place", ZERO_ID)
                 tell(("try", member.view))
                 stored.save(member.view, steps, boot="boot-s")
                 tell(("did", member.view))

@@ -27,6 +27,7 @@ from replicator.redis_server import RedisServer
 from replicator.state.registry import Registry
 from replicator.web.registry import registry_app
 from replicator.web.server import WebServer
+from tests.integration.worlds import promote
 from tests.kv import PATIENCE_S, eventually, in_step
 
 NODE_FIELDS = {
@@ -543,7 +544,7 @@ class TestNode:
         assert (code, out) == (2, "")
         assert "is not a Redis URL" in err
 
-    def test_a_log_that_is_gone_ends_it(
+    def test_another_log_than_its_own_ends_it(
         self, any_redis: RedisServer, tmp_path: Path, processes: list[NodeProcess]
     ) -> None:
         log = RedisLog(any_redis.url, "g")
@@ -552,8 +553,9 @@ class TestNode:
         admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
         with redis.Redis.from_url(any_redis.url) as client:
             client.flushall()
+        promote(log, "z", new_log_id="another")
         code, _, err = processes[0].end(None)
         assert code == 1
-        assert "--on-log-lost recover" in err
+        assert "there is log another: the URL leads to another Redis" in err
         assert "Traceback" not in err
         log.close()

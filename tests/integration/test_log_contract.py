@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from replicator.core.codec import encode_changes
 from replicator.core.ids import ERA, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, TermRecord, seal_change, seal_part
-from replicator.core.replies import Code, Log, Peer, Reply
+from replicator.core.replies import TAKEN_KEPT, Ack, Batch, Code, Head, Log, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 from replicator.log import RedisLog
 from tests.integration.worlds import (
@@ -22,6 +23,7 @@ from tests.integration.worlds import (
     LOG_ID,
     Author,
     MemoryWorld,
+    RedisWorld,
     World,
     ids,
     lead,
@@ -77,7 +79,7 @@ def test_the_next_term_follows_the_history_of_the_one_before(log: Log) -> None:
 
 
 def test_a_promotion_asks_everybody_to_look(log: Log) -> None:
-    since = log.newest_ask()  # type: ignore[attr-defined]
+    since = log.newest_ask()
     promote(log, "b", by="ann")
     (ask,) = log.read(None, asks_after=since).asks
     assert (ask.what, ask.node, ask.by) == ("term", "b", "ann")
@@ -212,6 +214,251 @@ def test_of_64_promotions_with_one_expectation_one_succeeds(world: World) -> Non
     with ThreadPoolExecutor(64) as threads:
         replies = list(threads.map(lambda i: promote(world.log(), f"n{i}", expect=1), range(64)))
     assert sorted(reply.code.value for reply in replies) == ["conflict"] * 63 + ["ok"]
+
+
+# --- what else a claim depends on -----------------------------------------------------------------------------------
+
+
+def head_of(log: Log) -> Head:
+    head = log.look().head
+    assert head is not None
+    return head
+
+
+def test_an_unleased_claim_is_refused_while_a_lease_runs_and_writes_nothing(world: World, log: Log) -> None:
+    author = lead(log, "a")
+    before = world.contents()
+    assert promote(log, "b", unleased=True) == Reply(Code.CONFLICT, term=1, node="a")
+    assert world.contents() == before
+    log.give_back(author.writer, 1)
+    assert promote(log, "b", unleased=True).term == 2
+
+
+def test_an_unleased_claim_is_taken_once_the_lease_ran_out(log: Log) -> None:
+    lead(log, "a", lease_ms=20)
+    time.sleep(0.05)
+    assert log.look().lease_ms is None
+    assert promote(log, "b", unleased=True).term == 2
+
+
+def test_a_lease_that_was_renewed_at_the_last_moment_keeps_candidates_out(world: World, log: Log) -> None:
+    author = lead(log, "a", lease_ms=20)
+    time.sleep(0.05)
+    assert log.renew(author.writer, 1, 60_000).code is Code.OK
+    before = world.contents()
+    assert promote(log, "b", unleased=True, expect=1).code is Code.CONFLICT
+    assert world.contents() == before
+
+
+def test_of_16_candidates_that_saw_the_lease_run_out_one_wins(world: World) -> None:
+    """G1."""
+    lead(world.log(), "first", lease_ms=1)
+    time.sleep(0.02)
+    with ThreadPoolExecutor(16) as threads:
+        replies = list(threads.map(lambda i: promote(world.log(), f"n{i}", unleased=True, expect=1), range(16)))
+    assert sorted(reply.code.value for reply in replies) == ["conflict"] * 15 + ["ok"]
+
+
+# --- founding anew ---------------------------------------------------------------------------------------------------
+
+
+def broken_by(how: str, world: World) -> None:
+    if how == "a stray entry":
+        world.write_raw(CLOCK_ID)
+    elif how == "none":
+        world.flush()
+    else:
+        world.drop("log" if how == "no stream" else "head")
+
+
+BROKEN = ["a stray entry", "no stream", "no head", "none"]
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_log_is_founded_anew_in_a_new_era_above_the_floor(world: World, log: Log, how: str) -> None:
+    """G3: above all that anybody has seen, whatever Redis still knows."""
+    author = lead(log, "a", floor=6)  # term 7 of era 0, or of era 1 where nothing was before
+    author.append("lost")
+    broken_by(how, world)
+    assert promote(log, "b", new_log_id="").code in (Code.LOST, Code.STRAY)
+    reply = promote(log, "b", anew=True, floor=author.term, new_log_id="log-2")
+    era_start = (author.term // ERA + 1) * ERA
+    assert reply == Reply(Code.OK, term=era_start + 1, id=RecordId(era_start + 1, 1))
+    assert ids(log) == [f"{era_start + 1}-1"]
+    look = log.look()
+    assert look.last_id == reply.id
+    assert look.term == reply.term
+    head = head_of(log)
+    assert (head.log_id, head.writer, head.position.id, head.run) == ("log-2", Writer("b", "1"), reply.id, look.run)
+    assert (head.changed, head.ends, head.snapshot_at, head.part_next) == (ZERO_ID, (), ZERO_ID, 0)
+    record = log.find(reply.id)
+    assert isinstance(record, TermRecord)
+    assert (record.prev, record.ends, record.log_id) == (ZERO_CHAIN, (), "log-2")
+    assert author.append() == Reply(Code.FENCED, term=reply.term, node="b")
+
+
+@pytest.mark.parametrize("how", ["a stray entry", "no stream", "no head"])
+def test_a_log_that_is_founded_anew_goes_on_above_what_redis_still_knows(world: World, log: Log, how: str) -> None:
+    """G3: the claimant may have seen less."""
+    author = lead(log, "a", floor=3 * ERA)
+    broken_by(how, world)
+    assert promote(log, "b", anew=True, floor=1).term == (author.term // ERA + 1) * ERA + 1
+
+
+def test_a_log_that_was_founded_anew_takes_writes(world: World, log: Log) -> None:
+    lead(log, "a").append()
+    world.write_raw(CLOCK_ID)
+    author = lead(log, "b", anew=True)
+    assert author.append().code is Code.OK
+    author.snapshot()
+    assert lead(log, "c").append().code is Code.OK
+
+
+def test_a_whole_log_is_not_founded_anew(world: World, log: Log) -> None:
+    author = lead(log, "a")
+    author.append()
+    before = world.contents()
+    assert promote(log, "b", anew=True) == Reply(Code.WHOLE, id=RecordId(1, 2))
+    assert promote(log, "b", anew=True, expect=0).code is Code.WHOLE
+    assert world.contents() == before
+
+
+def test_without_an_identity_nothing_is_founded_anew(world: World, log: Log) -> None:
+    lead(log, "a")
+    world.write_raw(CLOCK_ID)
+    before = world.contents()
+    assert promote(log, "b", anew=True, new_log_id="") == Reply(Code.STRAY, id=CLOCK_ID)
+    assert world.contents() == before
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize(
+    ("depends", "code"),
+    [
+        ({"expect": 99}, Code.CONFLICT),
+        ({"expect_head": RecordId(1, 1)}, Code.CONFLICT),
+        ({"run": "0" * 40}, Code.NEW_RUN),
+    ],
+)
+def test_what_a_claim_to_found_anew_depends_on_counts(
+    world: World, log: Log, how: str, depends: dict[str, Any], code: Code
+) -> None:
+    lead(log, "a")
+    broken_by(how, world)
+    before = world.contents()
+    assert promote(log, "b", anew=True, **depends).code is code
+    assert world.contents() == before
+
+
+def test_of_8_that_found_a_log_anew_one_wins(world: World) -> None:
+    """G1."""
+    lead(world.log(), "a")
+    world.drop("log")
+    with ThreadPoolExecutor(8) as threads:
+        replies = list(threads.map(lambda i: promote(world.log(), f"n{i}", anew=True, expect=1), range(8)))
+    codes = [reply.code for reply in replies]
+    assert codes.count(Code.OK) == 1
+    assert set(codes) <= {Code.OK, Code.WHOLE, Code.CONFLICT}
+    assert len(ids(world.log())) == 1
+
+
+# --- the ends of terms -----------------------------------------------------------------------------------------------
+
+
+def test_a_promotion_ends_the_term_before_it(log: Log) -> None:
+    author = lead(log, "a")
+    assert head_of(log).ends == ()
+    author.append()
+    lead(log, "b")
+    lead(log, "c").append()
+    lead(log, "a")
+    ends = (RecordId(1, 2), RecordId(2, 3), RecordId(3, 5))
+    assert head_of(log).ends == ends
+    records = log.read(ZERO_ID, count=100).records
+    assert [record.ends for record in records if isinstance(record, TermRecord)] == [(), ends[:1], ends[:2], ends]
+
+
+def test_the_last_100_ends_are_kept(log: Log) -> None:
+    for _ in range(103):
+        lead(log, "a")
+    assert head_of(log).ends == tuple(RecordId(i, i) for i in range(3, 103))
+
+
+def test_after_a_rebase_the_ends_are_those_of_the_history_that_the_snapshot_tells(log: Log) -> None:
+    author = lead(log, "a")
+    author.append()
+    author = lead(log, "a")
+    assert head_of(log).ends == (RecordId(1, 2),)
+    place = {"writer": author.writer, "term": 2, "at": 0, "codec": "json+zstd", "digest": "0" * 32, "body": b"x"}
+    as_of = Position(RecordId(1, 9), "f" * 32)
+    about = {"as_of": as_of, "changed": RecordId(1, 9), "replaces": False}
+    first = seal_part(**place, **about, after=as_of, n=10, part=0, parts=0, ends=())  # type: ignore[arg-type]
+    assert log.part(first, rebase=True).code is Code.OK
+    assert head_of(log).ends == (RecordId(1, 2),), "until it is complete it means nothing"
+    ends = (RecordId(1, 9),)
+    last = seal_part(**place, **about, after=first.position, n=11, part=1, parts=2, ends=ends)  # type: ignore[arg-type]
+    assert log.part(last, rebase=True).code is Code.OK
+    assert head_of(log).ends == ends
+    lead(log, "b")
+    assert head_of(log).ends == (*ends, RecordId(2, 11))
+
+
+def test_a_snapshot_that_does_not_rebase_leaves_the_ends(log: Log) -> None:
+    lead(log, "a")
+    lead(log, "b").snapshot()
+    assert head_of(log).ends == (RecordId(1, 1),)
+
+
+# --- who took terms by itself ----------------------------------------------------------------------------------------
+
+
+def test_the_head_remembers_who_took_a_term_by_itself_and_when(log: Log) -> None:
+    before_ms = log.look().now_ms
+    promote(log, "a", by="ann")
+    assert head_of(log).taken == ()
+    promote(log, "b", by="b")
+    promote(log, "a", by="b")
+    promote(log, "a", by="a")
+    taken = head_of(log).taken
+    assert [node for _, node in taken] == ["b", "a"]
+    assert before_ms <= taken[0][0] <= taken[1][0] <= log.look().now_ms
+
+
+def test_it_remembers_the_last_16_of_them(log: Log) -> None:
+    for i in range(TAKEN_KEPT + 2):
+        promote(log, f"n{i}", by=f"n{i}")
+        promote(log, "a", by="ann")
+    assert [node for _, node in head_of(log).taken] == [f"n{i}" for i in range(2, TAKEN_KEPT + 2)]
+    assert TAKEN_KEPT == 16
+
+
+# --- automatic failover, on and off ----------------------------------------------------------------------------------
+
+
+def test_a_pause_stands_in_the_head_until_it_is_ended(log: Log) -> None:
+    author = lead(log, "a")
+    since = log.newest_ask()
+    assert log.pause("by ann: moving house ✓").code is Code.OK
+    assert head_of(log).paused == "by ann: moving house ✓"
+    author.append()
+    lead(log, "b").snapshot()
+    assert head_of(log).paused == "by ann: moving house ✓"
+    assert log.pause("").code is Code.OK
+    assert head_of(log).paused == ""
+    assert [ask.what for ask in log.read(None, asks_after=since).asks] == ["paused", "term", "paused"]
+
+
+def test_where_there_is_no_log_nothing_is_paused(world: World, log: Log) -> None:
+    before = world.contents()
+    assert log.pause("by ann") == Reply(Code.LOST)
+    assert world.contents() == before
+
+
+def test_a_pause_changes_nothing_else(log: Log) -> None:
+    lead(log, "a").append()
+    before = head_of(log)
+    log.pause("by ann")
+    assert head_of(log) == before._replace(paused="by ann")
 
 
 # --- append ----------------------------------------------------------------------------------------------------------
@@ -475,7 +722,20 @@ def test_a_holder_gives_back_its_own_lease_and_no_other(world: World, log: Log) 
     log.give_back(holder.writer, 2)
 
 
+def test_a_lease_that_is_given_back_tells_everybody_once(log: Log) -> None:
+    author = lead(log, "a")
+    since = log.newest_ask()
+    log.give_back(Writer("a", "another boot"), 1)
+    log.give_back(author.writer, 1)
+    log.give_back(author.writer, 1)
+    assert [(ask.what, ask.node) for ask in log.read(None, asks_after=since).asks] == [("vacant", "a")]
+
+
 # --- reads -----------------------------------------------------------------------------------------------------------
+
+
+def found_nothing(batch: Batch) -> bool:
+    return not (batch.records or batch.asks or batch.acks or batch.corrupt)
 
 
 def test_an_empty_server_has_no_head_and_no_records(log: Log) -> None:
@@ -483,8 +743,8 @@ def test_an_empty_server_has_no_head_and_no_records(log: Log) -> None:
     assert (look.term, look.head, look.last_id, look.lease_ms, dict(look.peers)) == (0, None, ZERO_ID, None, {})
     assert look.run
     assert abs(look.now_ms - time.time() * 1000) < 60_000
-    assert log.read(ZERO_ID) == ([], [], None)
-    assert log.read(None) == ([], [], None)
+    assert found_nothing(log.read(ZERO_ID))
+    assert found_nothing(log.read(None))
     assert log.find(RecordId(1, 1)) is None
 
 
@@ -511,7 +771,7 @@ def test_a_blocking_read_ends_with_the_next_record(world: World, log: Log) -> No
 def test_a_blocking_read_ends_by_itself(log: Log) -> None:
     lead(log)
     started = time.monotonic()
-    assert log.read(RecordId(1, 1), block_ms=60) == ([], [], None)
+    assert found_nothing(log.read(RecordId(1, 1), block_ms=60))
     assert 0.04 <= time.monotonic() - started < 1
 
 
@@ -535,7 +795,7 @@ def test_a_closed_log_stays_closed(log: Log) -> None:
 
 def test_asks_are_read_once_beside_the_records(log: Log) -> None:
     lead(log)
-    since = log.newest_ask()  # type: ignore[attr-defined]
+    since = log.newest_ask()
     first = log.ask("snapshot", by="ann")
     second = log.ask("digest", by="bob", node="a")
     batch = log.read(ZERO_ID, asks_after=since)
@@ -545,12 +805,12 @@ def test_asks_are_read_once_beside_the_records(log: Log) -> None:
     ]
     assert len(batch.records) == 1
     assert log.read(None, asks_after=second).asks == []
-    assert log.newest_ask() == second  # type: ignore[attr-defined]
+    assert log.newest_ask() == second
 
 
 def test_an_ask_wakes_a_blocked_read(world: World, log: Log) -> None:
     lead(log)
-    since = log.newest_ask()  # type: ignore[attr-defined]
+    since = log.newest_ask()
     with ThreadPoolExecutor(1) as thread:
         read = thread.submit(world.log().read, RecordId(1, 1), asks_after=since, block_ms=2_000)
         time.sleep(0.05)
@@ -558,8 +818,57 @@ def test_an_ask_wakes_a_blocked_read(world: World, log: Log) -> None:
         assert [ask.what for ask in read.result(1).asks] == ["digest"]
 
 
+def test_acks_are_read_from_where_one_was(log: Log) -> None:
+    lead(log)
+    assert found_nothing(log.read(None))
+    first, second = Ack("b", RecordId(1, 2)), Ack("größe", RecordId(ERA + 1, 7))
+    log.ack(first)
+    log.ack(second)
+    batch = log.read(None, acks_after="0-0")
+    assert list(batch.acks) == [first, second]
+    assert list(log.read(None, acks_after=batch.acks_after).acks) == []
+    log.ack(first)
+    again = log.read(ZERO_ID, acks_after=batch.acks_after)
+    assert list(again.acks) == [first]
+    assert len(again.records) == 1
+    assert log.read(None, acks_after=again.acks_after).acks_after == again.acks_after
+
+
+def test_an_ack_wakes_a_blocked_read(world: World, log: Log) -> None:
+    lead(log)
+    with ThreadPoolExecutor(1) as thread:
+        read = thread.submit(world.log().read, None, acks_after="0-0", block_ms=2_000)
+        time.sleep(0.05)
+        log.ack(Ack("b", RecordId(1, 1)))
+        assert [ack.node for ack in read.result(1).acks] == ["b"]
+
+
+def test_acks_are_not_kept_for_ever(world: World, log: Log) -> None:
+    if not isinstance(world, RedisWorld):
+        pytest.skip("memory is not scarce in memory")
+    for i in range(1300):
+        log.ack(Ack("b", RecordId(1, i)))
+    kept = world.admin.xlen(world.key("acks"))
+    assert 1000 <= kept < 1300, "each one includes those before it"
+    assert log.read(None, acks_after="0-0", count=2000).acks[-1] == Ack("b", RecordId(1, 1299))
+
+
+def test_what_is_no_ack_hides_none(world: World, log: Log) -> None:
+    if not isinstance(world, RedisWorld):
+        pytest.skip("nobody writes there by hand")
+    world.admin.xadd(world.key("acks"), {"hello": "world"})
+    world.admin.xadd(world.key("acks"), {"node": "b", "at": "nowhere"})
+    log.ack(Ack("b", RecordId(1, 1)))
+    batch = log.read(None, acks_after="0-0")
+    assert list(batch.acks) == [Ack("b", RecordId(1, 1))]
+    assert list(log.read(None, acks_after=batch.acks_after).acks) == []
+
+
 def test_a_heartbeat_is_seen_with_its_age_by_the_clock_of_the_server(log: Log) -> None:
-    peer = Peer("a", "a1", term=3, position=Position(RecordId(3, 9), "c" * 32), changed=RecordId(2, 5), every_ms=10)
+    peer = Peer(
+        "a", "a1", term=3, position=Position(RecordId(3, 9), "c" * 32), changed=RecordId(2, 5), every_ms=10,
+        candidate=True, log_id=LOG_ID, problem="the log is lost",
+    )  # fmt: skip
     log.beat(peer)
     log.beat(Peer("b", "b1", in_sync=False, http="http://b", stalled="apply failed"))
     time.sleep(0.06)

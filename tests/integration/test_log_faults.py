@@ -19,10 +19,10 @@ from replicator.core.ids import ERA, ZERO_ID, Position, RecordId, Writer
 from replicator.core.replies import Code, Log, Peer, Reply
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.log import SCRIPTS, RedisLog, _Script
+from replicator.proxy import Proxy
 from replicator.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.integration.worlds import GROUP, LEASE_MS, Author, RedisWorld, ids, lead, promote
-from tests.proxy import Proxy
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +305,80 @@ def test_nobody_listens(tmp_path: Path) -> None:
             call(log, Author(log, Writer("a", "1"), 1, Position(RecordId(1, 1), "0" * 32)))
 
 
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def replicate(admin: Any, port: int) -> None:
+    """Follow the server at `port`, and wait until its data is there."""
+    admin.replicaof("127.0.0.1", port)
+    wait_until(lambda: admin.info("replication")["master_link_status"] == "up")
+
+
+def test_a_master_that_was_a_replica_for_a_while_is_another_run(
+    redis_factory: RedisFactory, redis_binary: ServerBinary
+) -> None:
+    """G3. It was not restarted and no connection was cut, but it has the other one's data now."""
+    quick = {"repl-diskless-sync-delay": 0}
+    server, other = (redis_factory(binary=redis_binary, port=0, config=quick) for _ in range(2))
+    log = RedisLog(server.url, GROUP)
+    author = lead(log)
+    author.append()
+    before = log.look()
+    with redis.Redis.from_url(server.url) as admin, redis.Redis.from_url(other.url) as new_master:
+        id_before = admin.info("server")["run_id"]
+        replicate(new_master, server.port or 0)
+        new_master.replicaof("NO", "ONE")
+        author.log.append(author.change("will be lost"))
+        replicate(admin, other.port or 0)
+        admin.replicaof("NO", "ONE")
+        assert admin.info("server")["run_id"] == id_before
+    assert log.look().run != before.run
+    assert author.append().code is Code.NEW_RUN
+    after = lead(log, "b")
+    assert after.term == ERA + 1
+    assert after.append().code is Code.OK, "each connection learns the new run"
+
+
+def test_the_first_replica_is_a_new_run_in_which_all_goes_on(
+    redis_factory: RedisFactory, redis_binary: ServerBinary
+) -> None:
+    quick = {"repl-diskless-sync-delay": 0}
+    server, other = (redis_factory(binary=redis_binary, port=0, config=quick) for _ in range(2))
+    log = RedisLog(server.url, GROUP)
+    author = lead(log)
+    author.append()
+    before = log.look()
+    with redis.Redis.from_url(other.url) as replica:
+        replicate(replica, server.port or 0)
+    assert author.append().code is Code.OK, "nobody has noticed yet, and nothing was lost"
+    assert log.look().run != before.run
+    assert author.append().code is Code.NEW_RUN
+    author = lead(log)
+    assert author.append().code is Code.OK
+    assert ids(log) == ["1-1", "1-2", "1-3", f"{ERA + 1}-4", f"{ERA + 1}-5"]
+
+
+def test_the_run_that_a_connection_learns_is_the_one_that_the_scripts_give(world: RedisWorld, log: RedisLog) -> None:
+    reply = promote(log, "a")
+    assert reply.code is Code.OK
+    info = world.admin.info("server") | world.admin.info("replication")
+    run = f"{info['run_id'][:16]}-{info['master_replid'][:16]}"
+    assert log.look().run == run
+    opened = log._finder.open()
+    assert opened.run == run
+    opened.connection.disconnect()
+
+
+def test_a_log_connects_again_as_often_as_it_must(world: RedisWorld, log: RedisLog) -> None:
+    """redis-py's pools make a hundred connections, and then no more."""
+    for _ in range(110):
+        log.newest_ask()
+        world.admin.client_kill_filter(skipme=True)
+        with pytest.raises(LogUnavailable):
+            log.newest_ask()
+    assert log.newest_ask() == "0-0"
+
+
 # --- scripts ---------------------------------------------------------------------------------------------------------
 
 
@@ -438,10 +512,13 @@ def test_a_server_that_is_loading(redis_factory: RedisFactory, redis_binary: Ser
     assert ids(fresh) == ["1-1", "1-2"]
 
 
+INFO = b"run_id:" + b"a" * 40 + b"\r\nmaster_replid:" + b"b" * 40
+
+
 class FakeServer:
     """Answers INFO as a Redis, and everything else with one line of its own."""
 
-    def __init__(self, directory: Path, line: bytes, *, info: bytes = b"run_id:" + b"a" * 40) -> None:
+    def __init__(self, directory: Path, line: bytes, *, info: bytes = INFO) -> None:
         self.path = directory / "fake.sock"
         self._line = line
         self._info = b"$%d\r\n%s\r\n" % (len(info), info)
@@ -457,7 +534,7 @@ class FakeServer:
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        from tests.proxy import split_requests
+        from replicator.proxy import split_requests
 
         buffer = bytearray()
         while chunk := connection.recv(65536):

@@ -27,9 +27,9 @@ from replicator import (
 )
 from replicator.core.ids import ERA
 from replicator.log import RedisLog
+from replicator.proxy import Proxy
 from replicator.redis_server import RedisServer
 from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
-from tests.proxy import Proxy
 
 LEASE_S = 1.0
 

@@ -22,6 +22,7 @@ from replicator import ConfigError, LogLost, admin
 from replicator.log import RedisLog
 from replicator.redis_server import RedisServer
 from replicator.service import serve
+from tests.integration.worlds import promote
 from tests.kv import PATIENCE_S, eventually
 
 
@@ -43,7 +44,7 @@ def _signals_as_they_were() -> Iterator[None]:
 def settings(server: RedisServer, tmp_path: Path, **more: Any) -> dict[str, Any]:
     return {
         "name": "a", "group": "g", "redis": server.url, "data_dir": tmp_path / "a", "http": "127.0.0.1:0",
-        "lease_s": 1.0, "on_restart": "primary", "on_log_lost": "stop",
+        "lease_s": 1.0, "on_restart": "primary", "on_log_lost": "wait",
     } | more  # fmt: skip
 
 
@@ -94,12 +95,33 @@ def test_what_ends_the_node_ends_the_service(any_redis: RedisServer, tmp_path: P
         admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
         with redis.Redis.from_url(any_redis.url) as client:
             client.flushall()
+        promote(log, "z", new_log_id="another")
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    with pytest.raises(LogLost):
+    with pytest.raises(LogLost, match="there is log another"):
         serve(**settings(any_redis, tmp_path))
     thread.join()
+
+
+def test_a_log_that_is_gone_does_not_end_it(any_redis: RedisServer, tmp_path: Path, log: RedisLog) -> None:
+    seen: list[Any] = []
+
+    def work() -> None:
+        node = eventually(lambda: [n for n in admin.status(log).nodes if n.http])[0]
+        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        seen.append(ask("POST", f"{node.http}/v1/nodes", {"hostname": "db1", "public_key": "AAAA"}))
+        with redis.Redis.from_url(any_redis.url) as client:
+            client.flushall()
+        eventually(lambda: [n for n in admin.status(log).nodes if "there is none" in str(n.problem)])
+        seen.append(ask("GET", f"{node.http}/v1/state"))
+        seen.append(ask("POST", f"{node.http}/v1/nodes", {"hostname": "db2", "public_key": "BBBB"}))
+
+    thread = meanwhile(work)
+    serve(**settings(any_redis, tmp_path))
+    thread.join()
+    assert [status for status, _ in seen] == [201, 200, 503]
+    assert list(seen[1][1]["nodes"]) == ["1"]
 
 
 @pytest.mark.parametrize("http", ["nonsense", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999"])

@@ -9,14 +9,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import redis
 
 from replicator.core.codec import encode_change, encode_changes
 from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, seal_change, seal_part
-from replicator.core.replies import Code, Log, Reply
+from replicator.core.replies import Claim, Code, Log, Reply
 from replicator.log import RedisLog
 from replicator.redis_server import RedisServer, ServerBinary
 from replicator.testing import Entry, MemoryLog, MemoryRedis, MemoryState
@@ -45,6 +45,10 @@ class World(Protocol):
         ...
 
     def flush(self) -> None: ...
+
+    def drop(self, name: Literal["log", "head"]) -> None:
+        """Take one key away, as an eviction does."""
+        ...
 
     def write_raw(self, id_: RecordId, header: bytes | None = None, body: bytes = b"") -> bool:
         """Somebody's own XADD that asks nobody; whether the server took it."""
@@ -79,6 +83,13 @@ class MemoryWorld:
 
     def flush(self) -> None:
         self.server.flush()
+
+    def drop(self, name: Literal["log", "head"]) -> None:
+        state = self.server.state
+        if name == "log":
+            self.server.state = replace(state, entries=(), last_id=ZERO_ID, exists=False)
+        else:
+            self.server.state = replace(state, head=None)
 
     def write_raw(self, id_: RecordId, header: bytes | None = None, body: bytes = b"") -> bool:
         state = self.server.state
@@ -130,6 +141,9 @@ class RedisWorld:
 
     def flush(self) -> None:
         self.admin.flushall()
+
+    def drop(self, name: Literal["log", "head"]) -> None:
+        self.admin.delete(self.key(name))
 
     def write_raw(self, id_: RecordId, header: bytes | None = None, body: bytes = b"") -> bool:
         fields: dict[str | bytes, bytes] = {"h": header, "b": body} if header is not None else {"hello": b"world"}
@@ -228,7 +242,7 @@ class Author:
 def promote(log: Log, name: str = "a", *, boot: str = "1", floor: int = 0, **more: Any) -> Reply:
     """Promote with what most tests do not care about filled in."""
     arguments: dict[str, Any] = {"lease_ms": LEASE_MS, "by": "test", "reason": "", "new_log_id": LOG_ID} | more
-    return log.promote(Writer(name, boot), floor=floor, **arguments)
+    return log.promote(Claim(writer=Writer(name, boot), floor=floor, **arguments))
 
 
 def lead(log: Log, name: str = "a", *, boot: str = "1", **more: Any) -> Author:

@@ -2,10 +2,10 @@
 
     python -m tests.model.explore [--large] [--without RULE] [changes=2 promotions=3 ...]
 
-What may happen is in `world.py`, and so is what is checked in every world (G1 to G6, and that nobody is told wrongly
-that a change is not in); `ending.py` completes every world without further faults and checks how it ends. Nothing
-is decided here: the nodes, the fold and the scripts are the real ones, but for the rule that is taken away
-(`removals.py`).
+What may happen is in `world.py`, and so is what is checked in every world (G1 to G6, that nobody is told wrongly that a
+change is not in, and that a node knows what its history has); `ending.py` completes every world without further faults
+and checks how it ends. Nothing is decided here: the nodes, the fold and the scripts are the real ones, but for the rule
+that is taken away (`removals.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ SMALL = (
     (Bounds(changes=2, promotions=2), 10_000),
     (Bounds(changes=2, promotions=1, crashes=1), 10_000),
     (Bounds(changes=1, promotions=1, crashes=1, failovers=1), 30_000),
+    (Bounds(changes=1, promotions=2, failovers=1, parts=2, resends=0), 40_000),
     (Bounds(changes=1, promotions=1, snapshots=1, parts=2, resends=0), 1_500),
     (Bounds(changes=1, promotions=0, crashes=1, snapshots=2, parts=2, resends=0), 5_000),
 )
@@ -42,6 +43,7 @@ LARGE = (
     Bounds(changes=1, promotions=3, failovers=1),
     Bounds(changes=1, promotions=2, crashes=1, failovers=1),
     Bounds(changes=1, promotions=1, crashes=1, snapshots=2, parts=2, resends=0),
+    Bounds(changes=1, promotions=2, crashes=1, failovers=1, parts=2, resends=0),
     Bounds(changes=2, promotions=2, crashes=1, failovers=1),
 )
 

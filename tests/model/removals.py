@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -67,6 +68,17 @@ class NoChainCheck(MemoryRedis):
         return reply
 
 
+class LogKeepsItsEnds(MemoryRedis):
+    """After a rebase the log goes on with the ends of the history that was left behind."""
+
+    def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
+        before = self._head() if self.state.head else None
+        reply = super().part(run, record, rebase=rebase)
+        if before and reply.code is Code.OK:
+            self._write(head=self._head()._replace(ends=before.ends))
+        return reply
+
+
 def same_era(effective: int, *, new_run: bool) -> int:
     return effective + 1
 
@@ -103,6 +115,10 @@ def found_by_place(record: Record, there: Record | None, look: Look, run: str) -
     return life.Found.NOT_THERE if there is None else life.Found.THERE
 
 
+def _keeps_its_ends(row: fold.Row) -> fold.Row:
+    return row._replace(become=lambda view, record: replace(row.become(view, record), ends=view.ends))
+
+
 class Removal(NamedTuple):
     """`patches`: (module, name, what stands there instead). `breaks`: what the explorer says."""
 
@@ -126,6 +142,12 @@ def _holds(instead: Any) -> tuple[tuple[Any, str, Any], ...]:
 
 def _table_without(*numbers: int) -> tuple[fold.Row, ...]:
     return tuple(row for row in fold.TABLE if row.number not in numbers)
+
+
+def _no_ends_from(*numbers: int) -> tuple[tuple[Any, str, Any], ...]:
+    """These rows leave the ends of a view as they are."""
+    table = tuple(_keeps_its_ends(row) if row.number in numbers else row for row in fold.TABLE)
+    return ((fold, "TABLE", table),)
 
 
 FAILOVER = Bounds(changes=1, promotions=1, failovers=1)
@@ -213,6 +235,42 @@ REMOVALS = {
         "a connection ends with the run that it was made in",
         Bounds(changes=1, promotions=1, failovers=1, late=True),
         breaks="outcome",
+    ),
+    "ends-term": Removal(
+        "the record of a new term brings the ends of those before it",
+        Bounds(changes=0, promotions=1),
+        patches=_no_ends_from(3, 5, 6),
+        breaks="ends: a has 2-2",
+    ),
+    "ends-snapshot": Removal(
+        "a rebase tells where the last term before it ended",
+        FAILOVER,
+        patches=((member, "with_end", lambda ends, last: ends),),
+        breaks="ends: a has 1048577-3",
+    ),
+    "ends-rebase": Removal(
+        "the holder that rebased takes the ends from its snapshot",
+        FAILOVER,
+        patches=_no_ends_from(10),
+        breaks="ends: a has 1048577-3",
+    ),
+    "ends-restore": Removal(
+        "a node that restores takes the ends from the snapshot",
+        FAILOVER,
+        patches=_no_ends_from(8, 12),
+        breaks="ends: b has 1-1 1-2",
+    ),
+    "ends-log": Removal(
+        "the log takes the ends of a rebase: the next term record tells them",
+        Bounds(changes=1, promotions=2, failovers=1, resends=0),
+        LogKeepsItsEnds,
+        breaks="ends: a has 1-1",
+    ),
+    "left-behind": Removal(
+        "a change that is not in a history whose term for it is over is left behind",
+        FAILOVER,
+        patches=((fold, "left_behind", lambda *_: None),),
+        breaks="ends: b has '' and takes 'x' for there",
     ),
 }
 

@@ -25,17 +25,17 @@ from __future__ import annotations
 import functools
 import itertools
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Generic, NamedTuple, TypeVar
 
 from replicator.core import life
 from replicator.core.fold import Verdict, View
-from replicator.core.ids import RecordId, Writer
+from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.life import Fate
 from replicator.core.member import Member, Snapshot
 from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord, parse
-from replicator.core.replies import Code, Look, Peer, Reply
+from replicator.core.replies import Claim, Code, Look, Peer, Reply
 from replicator.testing import MemoryRedis, MemoryState
 
 __all__ = ["Bounds", "Breach", "Disk", "Ghost", "Machine", "Node", "Option", "Promote", "Sending", "World", "Write"]
@@ -151,12 +151,12 @@ Request = Send | Promote
 
 
 class Ack(NamedTuple):
-    """A change that was acknowledged: by which node, in which term and run; `logged`: Redis has had it ever since;
-    `held`: it was on the disk of the other node as well."""
+    """A change that was acknowledged: by which node, in which run, as which record; `logged`: Redis has had it ever
+    since; `held`: it was on the disk of the other node as well."""
 
     by: int
     run: str
-    term: int
+    id: RecordId
     logged: bool
     held: bool
 
@@ -198,7 +198,7 @@ class Option(NamedTuple):
     node: int
     sends: int = -1
     budget: int = -1
-    event: tuple[str, str, int] | None = None
+    event: tuple[str, str, RecordId] | None = None
 
 
 class Interned(Generic[T]):
@@ -239,6 +239,8 @@ class Machine:
         self.history: dict[int, tuple[int, ...]] = {}
         #: What is the state at a position: a function, if G6 holds.
         self.state_at: dict[str, str] = {}
+        #: The last record of each term in the history that leads to a position, counted record by record.
+        self.ends_at: dict[Position, tuple[RecordId, ...]] = {ORIGIN: (ZERO_ID,)}
         for name in _COMPUTED_ONCE:
             setattr(self, name, functools.cache(getattr(self, name)))
 
@@ -249,7 +251,7 @@ class Machine:
         bounds = self.bounds
         self.redis.state = MemoryState()
         writer = Writer("a", "a1")
-        self.redis.promote(writer, floor=0, lease_ms=1, by="", reason="", new_log_id="L")
+        self.redis.promote(Claim(writer=writer, floor=0, lease_ms=1, by="", reason="", new_log_id="L"))
         server = self._keep_server(self.redis.state, ())
         nodes = [self._settle(self._read(self._born(name), server)[1]) for name in NAMES]
         ghost = Ghost((None,) * bounds.changes, frozenset(), frozenset({(1, "a1", "run-1")}))
@@ -342,8 +344,8 @@ class Machine:
         value = self.requests[request]
         self.redis.state = self.servers[server]
         if isinstance(value, Promote):
-            reply = self.redis.promote(
-                value.writer,
+            claim = Claim(
+                writer=value.writer,
                 floor=value.floor,
                 lease_ms=1,
                 by="",
@@ -352,6 +354,7 @@ class Machine:
                 run=value.run,
                 expect_head=value.head,
             )
+            reply = self.redis.promote(claim)
         elif isinstance(value.record, PartRecord):
             reply = self.redis.part(value.run, value.record, rebase=value.rebase)
         else:
@@ -486,7 +489,7 @@ class Machine:
             body=sending.bodies[sending.part],
             at=0,
         )
-        return record, sending.snapshot.rebase and sending.part == 0
+        return record, sending.snapshot.rebase
 
     def _begun(self, node: Node, member: Member) -> Node:
         cuts = [i * len(node.state) // self.bounds.parts for i in range(self.bounds.parts + 1)]
@@ -522,7 +525,7 @@ class Machine:
             text += f", {verdict.value}"
         event = _EVENTS.get(fate) if is_change else None
         letter = write.record.body.decode()
-        known = (event, letter, write.record.id.term) if event and letter in LETTERS else None
+        known = (event, letter, write.record.id) if event and letter in LETTERS else None
         return Option(text, self.nodes(self._tidy(node)), event=known)
 
     def _fate(self, member: Member, write: Write, reply: Reply, state: MemoryState) -> tuple[Fate, Member]:
@@ -624,6 +627,8 @@ class Machine:
         verdict, member = before.fold(record)
         if member.view.term < before.view.term:
             raise Breach(f"G2: {node.name} goes back from term {before.view.term} to {member.view.term}")
+        if member.view.position == record.position:
+            self._keep_ends(before.view.position, record)
         parts = _collected(node, member.view, record)
         state = node.state
         if verdict is Verdict.APPLY:
@@ -671,14 +676,14 @@ class Machine:
         known = (*self.history[server], server)
         return any(entry.body == letter.encode() for number in known for entry in self.servers[number].entries)
 
-    def observe(self, ghost: int, server: int, i: int, event: tuple[str, str, int]) -> int:
+    def observe(self, ghost: int, server: int, i: int, event: tuple[str, str, RecordId]) -> int:
         """A client got an answer."""
-        what, letter, term = event
+        what, letter, id_ = event
         known = self.ghosts[ghost]
         if what == "denied":
             return self.ghosts(known._replace(denied=known.denied | {letter}))
         acks = list(known.acks)
-        acks[LETTERS.index(letter)] = Ack(i, self.servers[server].run, term, self.has(server, letter), False)
+        acks[LETTERS.index(letter)] = Ack(i, self.servers[server].run, id_, self.has(server, letter), False)
         return self.ghosts(known._replace(acks=tuple(acks)))
 
     def mark(self, ghost: int, a: int, b: int) -> int:
@@ -695,6 +700,8 @@ class Machine:
         """What must hold in every world, besides what every step checks for itself."""
         for node in (a, b):
             self.check_states(node)
+            self.check_ends(node)
+            self.check_acknowledged(ghost, node)
             self.check_leader(ghost, node)
 
     def check_states(self, node: int) -> None:
@@ -707,6 +714,37 @@ class Machine:
             known = self.state_at.setdefault(view.position.chain, state)
             if known != state:
                 raise Breach(f"G6: {value.name} has {state!r} at {view.position.id}, another node {known!r}")
+
+    def check_ends(self, node: int) -> None:
+        """What a node in sync takes for the ends of the terms in its history are those."""
+        for view in self._views(node):
+            if view.in_sync:
+                told, true = (*view.ends, view.position.id), self.ends_at[view.position]
+                if tuple(dict.fromkeys(told)) != true:
+                    raise Breach(f"ends: {self.nodes[node].name} has {_say_ids(told)}, its history {_say_ids(true)}")
+
+    def check_acknowledged(self, ghost: int, node: int) -> None:
+        """A node in sync knows of a change that was acknowledged whether its history has it, or may still get it."""
+        for view in self._views(node):
+            if not view.in_sync or view.position == ORIGIN:
+                continue
+            state = self.state_at[view.position.chain]
+            for letter, ack in zip(LETTERS, self.ghosts[ghost].acks, strict=False):
+                if ack and ack.id.term < view.term:
+                    behind = view.left_behind(ack.id) is not None
+                    if behind == (letter in state):
+                        says = "left behind" if behind else "there"
+                        raise Breach(f"ends: {self.nodes[node].name} has {state!r} and takes {letter!r} for {says}")
+
+    def _views(self, node: int) -> list[View]:
+        """On its disk, and in its memory if it is up."""
+        value = self.nodes[node]
+        return [value.disk.view, *([value.member.view] if value.member else [])]
+
+    def _keep_ends(self, before: Position, record: Record) -> None:
+        assert record.prev == before.chain
+        ends = tuple(end for end in self.ends_at[before] if 0 < end.term < record.id.term)
+        assert self.ends_at.setdefault(record.position, (*ends, record.id)) == (*ends, record.id)
 
     def check_leader(self, ghost: int, node: int) -> None:
         """G4 and G5: a primary has what was acknowledged in its term or before; it has nothing that was denied."""
@@ -724,7 +762,8 @@ class Machine:
 
 _COMPUTED_ONCE = (
     "next_record", "peer", "look", "deliver", "arrive", "own_options", "group_options", "tool_options",
-    "newcomer", "hopeless", "settled", "has", "observe", "mark", "check", "check_states", "check_leader",
+    "newcomer", "hopeless", "settled", "has", "observe", "mark", "check", "check_states", "check_ends",
+    "check_acknowledged", "check_leader",
 )  # fmt: skip
 
 _EVENTS = {Fate.COMMITTED: "acknowledged", Fate.REFUSED: "denied", Fate.REBASE: "denied"}
@@ -745,7 +784,7 @@ def _awaits(node: Node, sent: Send) -> bool:
 
 def _is_later(view: View, ack: Ack) -> bool:
     """The term was taken after the change was acknowledged, or is that very one."""
-    return view.holder.run >= ack.run and view.term >= ack.term
+    return view.holder.run >= ack.run and view.term >= ack.id.term
 
 
 def _crashed(node: Node) -> Node:
@@ -781,6 +820,10 @@ def _without(bag: tuple[int, ...], request: int) -> tuple[int, ...]:
 
 
 # --- in words ---
+
+
+def _say_ids(ids: Iterable[RecordId]) -> str:
+    return " ".join(map(str, ids))
 
 
 def _say_record(record: Record) -> str:

@@ -19,7 +19,7 @@ from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.core.life import Fate
 from replicator.core.member import Member, Snapshot
 from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord, seal_change
-from replicator.core.replies import Code, Log, Look, Reply
+from replicator.core.replies import Claim, Code, Log, Look, Reply
 from tests.integration.worlds import CLOCK_ID, LEASE_MS, LOG_ID, World
 
 #: Older than any node that lives.
@@ -122,7 +122,7 @@ class Node:
         member, view = self.member, self.member.view
         words = [self.name, "primary" if member.leads else "standby", f"term={view.term}", str(view.position.id)]
         words.append(f"[{' '.join(map(str, self.state))}]")
-        words += [word for word, holds in (("out of sync", not view.in_sync), ("diverged", view.diverged)) if holds]
+        words += [word for word, holds in (("out of sync", not view.in_sync),) if holds]
         return " ".join(words)
 
 
@@ -221,8 +221,8 @@ class Driver:
         return look._replace(peers={name: peer._replace(age_ms=ages[name]) for name, peer in look.peers.items()})
 
     def _takes_term(self, node: Node, look: Look) -> list[str]:
-        reply = node.log.promote(
-            node.member.me,
+        claim = Claim(
+            writer=node.member.me,
             floor=life.newest_term(look),
             expect=look.term,
             run=look.run,
@@ -231,6 +231,7 @@ class Driver:
             by=node.name,
             reason="by itself",
         )
+        reply = node.log.promote(claim)
         return [f"{node.name} takes a term: {self._answer(reply)}"]
 
     # --- promotions ---
@@ -239,8 +240,8 @@ class Driver:
         """promote b [expect N]: whatever it loses."""
         node = self._nodes[name]
         node.look()
-        reply = self._tool.promote(
-            node.member.me,
+        claim = Claim(
+            writer=node.member.me,
             floor=node.member.view.term,
             expect=int(how[1]) if how else None,
             lease_ms=LEASE_MS,
@@ -248,6 +249,7 @@ class Driver:
             reason="story",
             new_log_id="" if any(each.member.view.log_id for each in self._nodes.values()) else LOG_ID,
         )
+        reply = self._tool.promote(claim)
         return [self._answer(reply)]
 
     def tool_promote(self, name: str) -> list[str]:

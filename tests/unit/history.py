@@ -17,7 +17,7 @@ RUN = "run-1"
 
 
 def term_record(writer: Writer, term: int, after: Position = ORIGIN, **fields: Any) -> TermRecord:
-    """What the promote script would write behind `after`."""
+    """What the promote script would write behind `after`; `ends` as a text."""
     header = {"v": 1, "kind": "term", "node": writer.node, "boot": writer.boot, "prev": after.chain, "at": 7}
     header |= {"log_id": "log-1", "run": RUN, "by": "test", "reason": ""} | fields
     record = parse(f"{term}-{after.id.n + 1}", orjson.dumps(header), b"")
@@ -41,6 +41,7 @@ def part(
     as_of: Position,
     changed: RecordId = ZERO_ID,
     replaces: bool = False,
+    ends: tuple[RecordId, ...] = (),
     skip: int = 0,
 ) -> PartRecord:
     """`place` is (part, parts), with 0 parts in all but the last."""
@@ -57,6 +58,7 @@ def part(
         as_of=as_of,
         changed=changed,
         replaces=replaces,
+        ends=ends,
         body=b"part",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from replicator import Node, NotPrimary, PromotionRefused, RecordId, ReplicatorError, admin
+from replicator import Fenced, LeaseLost, Node, NotPrimary, PromotionRefused, RecordId, ReplicatorError, admin
+from replicator.core import life
 from replicator.core.ids import ERA, Position, Writer
 from replicator.core.records import ChangeRecord, PartRecord, TermRecord
-from replicator.core.replies import Code, Look, Peer, Reply
+from replicator.core.replies import Claim, Code, Head, Look, Peer, Reply
 from replicator.errors import CorruptRecord, LogLost
 from replicator.testing import MemoryLog, MemoryRedis
-from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push
+from tests.integration.worlds import CLOCK_ID, lead
+from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, beats, eventually, in_step, in_thread, push, pushed
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ class Paper:
     def take_term(self, name: str = "a", **more: Any) -> Reply:
         writer = Writer(name, more.pop("boot", f"{name}-1"))
         arguments = {"floor": 0, "lease_ms": 5000, "by": "test", "reason": "", "new_log_id": "log-1"} | more
-        return self.log.promote(writer, **arguments)
+        return self.log.promote(Claim(writer=writer, **arguments))
 
     def promote(self, name: str = "b", **options: Any) -> admin.Promotion:
         return admin.promote(self.log, name, by="test", **{"timeout_s": 0.05} | options)
@@ -132,7 +135,7 @@ class TestStatus:
 
     def test_a_term_key_without_a_log_is_a_problem(self, paper: Paper) -> None:
         paper.server.state = replace(paper.server.state, term=5)
-        assert "Redis lost data" in str(admin.status(paper.log).problem)
+        assert "Redis lost the log" in str(admin.status(paper.log).problem)
 
     def test_a_stray_record_is_a_problem_with_its_id(self, paper: Paper) -> None:
         paper.take_term("a")
@@ -234,9 +237,9 @@ class TestPromote:
         paper.beat("b", boot="first")
         promote = paper.server.promote
 
-        def restarted_meanwhile(writer: Writer, **options: Any) -> Reply:
-            reply = promote(writer, **options)
-            leads = writer.boot == "second"
+        def restarted_meanwhile(claim: Claim) -> Reply:
+            reply = promote(claim)
+            leads = claim.writer.boot == "second"
             paper.beat("b", boot="second", term=reply.term if leads else 0, role="primary" if leads else "standby")
             return reply
 
@@ -278,9 +281,9 @@ class TestPromote:
         paper.beat("b")
         promote = paper.server.promote
 
-        def overtaken(writer: Writer, **options: Any) -> Reply:
-            reply = promote(writer, **options)
-            promote(Writer("c", "c-1"), **options | {"expect": reply.term})
+        def overtaken(claim: Claim) -> Reply:
+            reply = promote(claim)
+            promote(replace(claim, writer=Writer("c", "c-1"), expect=reply.term))
             return reply
 
         paper.server.promote = overtaken  # type: ignore[method-assign]
@@ -365,8 +368,381 @@ class TestDemote:
             admin.demote(paper.log, by="ops")
 
 
-def beats(node: Node) -> int:
-    return node._replica.member.beats_in_run
+class TestBudget:
+    """What a promotion would lose. It changes nothing."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_changes(self, paper: Paper) -> Iterator[None]:
+        yield
+        before = paper.server.state
+        for name in ("a", "b", "zz"):
+            admin.budget(paper.log, name)
+        assert paper.server.state is before
+
+    def test_of_a_standby_that_keeps_up_it_is_nothing(self, paper: Paper) -> None:
+        paper.take_term("a")
+        place = paper.server.look().head.position  # type: ignore[union-attr]
+        for name in ("a", "b"):
+            paper.beat(name, term=1, position=place)
+        assert admin.budget(paper.log, "b").to_dict() == {
+            "node": "b", "refused": None, "better": None, "lag_records": 0, "lost": [], "unknown": [],
+        }  # fmt: skip
+
+    def test_what_it_reads_first_is_its_lag_and_no_loss(self, paper: Paper) -> None:
+        author = lead(paper.log, "a", boot="a-1")
+        for _ in range(3):
+            author.append()
+        paper.beat("a", term=1, position=author.position, changed=author.position.id)
+        paper.beat("b", term=1, position=at(1, 1))
+        told = admin.budget(paper.log, "b")
+        assert (told.lag_records, told.lost, told.unknown, told.refused) == (3, [], [], None)
+
+    def test_what_the_log_lost_and_another_has_would_be_lost(self, paper: Paper) -> None:
+        author = lead(paper.log, "a", boot="a-1")
+        author.append()
+        paper.beat("a", term=1, changed=RecordId(1, 9))
+        paper.beat("b", term=1, changed=RecordId(1, 2))
+        told = admin.budget(paper.log, "b")
+        assert told.lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
+        assert (told.better, told.unknown) == ("a", [])
+        assert "it lacks changes up to 1-9" in str(told.refused)
+        assert admin.budget(paper.log, "a").lost == []
+
+    def test_what_a_dead_node_may_have_nobody_knows(self, paper: Paper) -> None:
+        author = lead(paper.log, "a", boot="a-1")
+        author.append()
+        paper.beat("a", term=1, changed=RecordId(1, 2))
+        paper.server.fail_over(paper.server.state, run="run-2")
+        paper.now_ms += 4500
+        paper.beat("b", term=1)
+        told = admin.budget(paper.log, "b")
+        assert told.unknown == ["a has not reported for 4.5 s: what it has behind 1-2"]
+        assert (told.lost, told.refused) == ([], None)
+
+    def test_a_dead_node_of_an_earlier_era_may_have_more(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("c", term=1, changed=RecordId(1, 1))
+        paper.server.fail_over(paper.server.state, run="run-2")
+        paper.take_term("a")
+        paper.now_ms += 4000
+        paper.beat("b", term=ERA + 1)
+        assert len(admin.budget(paper.log, "b").unknown) == 1
+
+    def test_a_dead_node_that_read_this_term_has_nothing_of_its_own(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("c", term=1)
+        paper.now_ms += 4000
+        paper.beat("b", term=1)
+        assert admin.budget(paper.log, "b").unknown == []
+
+    def test_in_a_new_run_who_has_not_reported_is_not_known(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", term=1)
+        paper.server.fail_over(paper.server.state, run="run-2")
+        paper.beat("b", term=1)
+        told = admin.budget(paper.log, "b")
+        assert told.unknown == ["a has not reported since Redis came back"]
+        assert "try again" in str(told.refused)
+
+    def test_of_a_node_that_never_reported_nothing_is_known(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", term=1)
+        told = admin.budget(paper.log, "zz")
+        assert (told.lag_records, told.lost, told.unknown) == (None, [], ["zz has never reported"])
+        assert (told.better, "no node of that name" in str(told.refused)) == ("a", True)
+
+    def test_of_a_node_that_stalled_it_is_refused_and_its_changes_are_no_loss_to_others(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", term=1)
+        paper.beat("b", term=1, stalled="a bug")
+        assert admin.budget(paper.log, "b").refused == "it stalled: a bug"
+
+    def test_where_there_is_no_log_it_says_what_each_would_leave_behind(self, paper: Paper) -> None:
+        paper.beat("a", term=1, log_id="log-1", changed=RecordId(1, 9))
+        paper.beat("b", term=1, log_id="log-1", changed=RecordId(1, 2))
+        assert admin.budget(paper.log, "b").lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
+        assert admin.budget(paper.log, "a").lost == []
+
+
+class Writing:
+    """A client that writes without a break: to the primary that it knows, and to the next one once that refuses."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self._nodes = nodes
+        self._enough = threading.Event()
+        self.done: list[int] = []
+        self._thread = in_thread(self._write)
+
+    def _write(self) -> None:
+        number = 0
+        while not self._enough.is_set():
+            for node in self._nodes:
+                try:
+                    node.submit(push(number))
+                except (NotPrimary, Fenced, LeaseLost):
+                    continue  # for certain not in the log
+                self.done.append(number)
+                number += 1
+                break
+
+    def more(self, count: int = 10) -> None:
+        reached = len(self.done) + count
+        eventually(lambda: len(self.done) >= reached, f"{count} more writes")
+
+    def end(self) -> None:
+        self._enough.set()
+        self._thread()
+
+
+class TestSwitchover:
+    def test_it_moves_the_primary_and_tells_who_follows(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        told: list[str] = []
+        done = admin.switchover(group.log(), "b", by="ops", reason="new disk", progress=told.append)
+        assert (done.node, done.before, done.term, done.id, done.follows) == ("b", "a", 2, "2-3", True)
+        assert done.gap_ms > 0
+        assert (a.role, b.role) == ("standby", "primary")
+        term = admin.history(group.log())[-1]
+        assert (term.by, term.reason) == ("ops", "new disk")
+
+    def test_under_a_writer_nothing_is_lost_or_written_twice(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        writing = Writing(a, b)
+        gaps = []
+        for target in (b, a, b):
+            writing.more()
+            gaps.append(admin.switchover(group.log(), target.name, by="ops", timeout_s=PATIENCE_S).gap_ms)
+        writing.more()
+        writing.end()
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == list(range(len(writing.done)))
+        assert (a.term, all(gap > 0 for gap in gaps)) == (4, True)
+
+    def test_a_node_that_does_not_keep_up_is_refused_and_nothing_is_done(self, group: Group) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a"), group.node("b", log=log)
+        in_step(a, b)
+        log.deaf = True
+        a.submit(push("x"))
+        a.submit(push("y"))
+        told: list[str] = []
+        with pytest.raises(TimeoutError, match="b does not keep up: it is 2 records behind; nothing was done"):
+            admin.switchover(group.log(), "b", by="ops", timeout_s=0.2, progress=told.append)
+        assert "b is 2 records behind" in told
+        assert (a.role, group.server.state.term) == ("primary", 1)
+        assert a.submit(push("z")) == 3
+        log.deaf = False
+        assert admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S).term == 2
+        assert pushed(b) == ["x", "y", "z"]
+
+    def test_one_that_is_out_of_sync_is_refused_and_nothing_is_done(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", term=1, role="primary")
+        paper.beat("b", term=1, in_sync=False)
+        with pytest.raises(PromotionRefused, match="out of sync"):
+            admin.switchover(paper.log, "b", by="ops")
+        assert paper.server.state.term == 1
+
+    def test_the_primary_itself_is_refused(self, group: Group) -> None:
+        group.primary("a")
+        with pytest.raises(PromotionRefused, match="it leads already"):
+            admin.switchover(group.log(), "a", by="ops")
+
+    def test_without_a_primary_there_is_nothing_to_move(self, paper: Paper) -> None:
+        paper.beat("b")
+        with pytest.raises(NotPrimary):
+            admin.switchover(paper.log, "b", by="ops")
+
+    def test_a_term_that_another_took_meanwhile_is_left_alone(self, paper: Paper) -> None:
+        paper.take_term("a")
+        place = paper.server.look().head.position  # type: ignore[union-attr]
+        paper.beat("a", term=1, role="primary")
+        paper.beat("b", term=1, position=place)
+        promote = paper.server.promote
+
+        def overtaken(claim: Claim) -> Reply:
+            paper.server.promote = promote  # type: ignore[method-assign]
+            paper.take_term("c")
+            return promote(claim)
+
+        paper.server.promote = overtaken  # type: ignore[method-assign]
+        with pytest.raises(PromotionRefused, match="the term is 2, held by c, and not the expected one"):
+            admin.switchover(paper.log, "b", by="ops")
+        assert paper.server.state.term == 2
+
+    def test_an_old_primary_that_does_not_say_so_is_told_as_that(self, group: Group) -> None:
+        log = group.log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        log.down = "cut off"
+        done = admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+        assert (done.follows, b.role) == (False, "primary")
+
+
+class TestPause:
+    def test_status_shows_who_paused_and_why_until_it_is_resumed(self, group: Group) -> None:
+        group.primary("a")
+        assert admin.status(group.log()).problem is None
+        admin.pause(group.log(), by="ann", reason="moving house")
+        problem = str(admin.status(group.log()).problem)
+        assert problem == "automatic failover is paused (by ann: moving house): `replicator resume`"
+        admin.pause(group.log(), by="bob")
+        assert "(by bob)" in str(admin.status(group.log()).problem)
+        admin.resume(group.log())
+        assert admin.status(group.log()).problem is None
+        admin.resume(group.log())
+
+    def test_promotions_by_hand_go_on_meanwhile(self, group: Group) -> None:
+        group.primary("a"), group.node("b")
+        admin.pause(group.log(), by="ann")
+        assert admin.promote(group.log(), "b", by="ann").term == 2
+        assert admin.switchover(group.log(), "a", by="ann").term == 3
+        assert "paused" in str(admin.status(group.log()).problem)
+
+    def test_where_there_is_no_log_there_is_nothing_to_pause(self, paper: Paper) -> None:
+        for switch in (lambda: admin.pause(paper.log, by="ann"), lambda: admin.resume(paper.log)):
+            with pytest.raises(LogLost, match="there is no log"):
+                switch()
+
+
+class TestRecover:
+    """Over heartbeats only; tests/unit/test_node.py has it over nodes."""
+
+    @pytest.fixture(autouse=True)
+    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody reports on paper, so nobody is waited for."""
+        monkeypatch.setattr(life, "BEATS_BEFORE_CLAIM", 0)
+
+    def recover(self, paper: Paper, node: str | None = None, **options: Any) -> Head:
+        """Recover as far as it goes where nobody answers: the claim. The head after it."""
+        with pytest.raises(TimeoutError, match="does not lead yet"):
+            admin.recover(paper.log, node, by="ann", timeout_s=0.01, **options)
+        head = paper.server.look().head
+        assert head is not None
+        return head
+
+    def group_of(self, paper: Paper) -> None:
+        author = lead(paper.log, "a", boot="a-1", new_log_id="ours")
+        author.append()
+        for name, n in (("a", 2), ("b", 4), ("c", 3)):
+            paper.beat(name, term=7, log_id="ours", changed=RecordId(1, n))
+
+    def test_a_whole_log_is_left_alone(self, paper: Paper) -> None:
+        self.group_of(paper)
+        before = paper.server.state
+        with pytest.raises(PromotionRefused, match="the log is whole"):
+            admin.recover(paper.log, by="ann")
+        with pytest.raises(PromotionRefused, match="the log is whole"):
+            admin.recover(paper.log, "b", by="ann")
+        assert paper.server.state == before
+
+    def test_a_log_that_became_whole_meanwhile_is_left_alone(self, paper: Paper) -> None:
+        self.group_of(paper)
+        whole = paper.server.state
+        paper.server.stray(CLOCK_ID)
+        promote = paper.server.promote
+
+        def mended(claim: Claim) -> Reply:
+            paper.server.state = whole
+            return promote(claim)
+
+        paper.server.promote = mended  # type: ignore[method-assign]
+        with pytest.raises(PromotionRefused, match="the log is whole"):
+            admin.recover(paper.log, by="ann")
+        assert paper.server.state == whole
+
+    @pytest.mark.parametrize("how", ["gone", "stray"])
+    def test_it_is_founded_from_the_most_advanced_above_all_that_was_seen(self, paper: Paper, how: str) -> None:
+        self.group_of(paper)
+        if how == "stray":
+            paper.server.stray(CLOCK_ID)
+        else:
+            paper.server.state = replace(
+                paper.server.state, head=None, entries=(), exists=False, last_id=RecordId(0, 0), term=0, lease=None
+            )
+        told: list[str] = []
+        head = self.recover(paper, progress=told.append)
+        assert (head.node, head.boot, head.term, head.log_id) == ("b", "b-1", ERA + 1, "ours")
+        assert head.position.id == RecordId(ERA + 1, 1)
+        assert "b has changes up to 1-4" in told
+        (term,) = admin.history(paper.log)
+        assert (term.by, term.reason) == ("ann", "the log was lost")
+
+    def test_it_is_founded_from_the_one_that_is_named(self, paper: Paper) -> None:
+        self.group_of(paper)
+        paper.server.stray(CLOCK_ID)
+        assert self.recover(paper, "c").node == "c"
+
+    def test_who_is_dead_or_has_no_log_is_no_node_to_found_it_from(self, paper: Paper) -> None:
+        paper.beat("dead", term=1, log_id="ours", changed=RecordId(1, 99))
+        paper.now_ms += 4000
+        paper.beat("new", run="run-1")
+        paper.server.state = replace(paper.server.state, term=3)
+        for name in ("dead", "new", "zz"):
+            with pytest.raises(PromotionRefused, match="no live node of that name has the log"):
+                admin.recover(paper.log, name, by="ann")
+        with pytest.raises(PromotionRefused, match="no live node"):
+            admin.recover(paper.log, by="ann")
+        told: list[str] = []
+        paper.beat("b", term=1, log_id="ours", changed=RecordId(1, 3))
+        assert self.recover(paper, progress=told.append).node == "b"
+        assert "dead has changes up to 1-99 (dead)" in told
+
+    def test_one_that_stalled_is_not_chosen_unasked(self, paper: Paper) -> None:
+        paper.beat("a", term=1, log_id="ours", changed=RecordId(1, 9), stalled="a bug")
+        paper.beat("b", term=1, log_id="ours", changed=RecordId(1, 3))
+        assert self.recover(paper).node == "b"
+
+    def test_where_nodes_had_different_logs_one_has_to_be_named(self, paper: Paper) -> None:
+        paper.beat("a", term=1, log_id="ours", changed=RecordId(1, 9))
+        paper.beat("b", term=1, log_id="another", changed=RecordId(1, 3))
+        with pytest.raises(PromotionRefused, match="different logs; name the one"):
+            admin.recover(paper.log, by="ann")
+        assert self.recover(paper, "b").log_id == "another"
+
+    def test_a_term_that_somebody_took_meanwhile_is_a_refusal(self, paper: Paper) -> None:
+        self.group_of(paper)
+        paper.server.stray(CLOCK_ID)
+        promote = paper.server.promote
+
+        def overtaken(claim: Claim) -> Reply:
+            paper.server.state = replace(paper.server.state, term=99)
+            return promote(claim)
+
+        paper.server.promote = overtaken  # type: ignore[method-assign]
+        with pytest.raises(PromotionRefused, match="the term is 99"):
+            admin.recover(paper.log, by="ann")
+
+    def test_a_redis_that_restarts_meanwhile_is_a_refusal(self, paper: Paper) -> None:
+        self.group_of(paper)
+        paper.server.stray(CLOCK_ID)
+        promote = paper.server.promote
+
+        def restarted(claim: Claim) -> Reply:
+            paper.server.fail_over(paper.server.state, run="run-2")
+            return promote(claim)
+
+        paper.server.promote = restarted  # type: ignore[method-assign]
+        with pytest.raises(PromotionRefused, match="newrun"):
+            admin.recover(paper.log, by="ann")
+
+
+def test_the_nodes_get_the_time_of_two_heartbeats_before_one_is_chosen(
+    paper: Paper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper.beat("a", term=1, log_id="ours", changed=RecordId(1, 3), every_ms=1500)
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 1:
+            paper.beat("late", term=1, log_id="ours", changed=RecordId(1, 9))
+
+    waited: list[float] = []
+    monkeypatch.setattr(admin.time, "sleep", sleep)
+    with pytest.raises(TimeoutError, match="late has term"):
+        admin.recover(paper.log, by="ann", timeout_s=0.0)
+    assert waited[0] == 3.0
 
 
 class TestSnapshot:
@@ -449,7 +825,8 @@ class TestHistory:
         b.submit(push("z"))
         first, second = (term.to_dict() for term in admin.history(group.log()))
         assert first | {"at": 0} == {
-            "term": 1, "node": "a", "boot": a.boot, "run": "run-1", "by": "a", "reason": "asked by the application",
+            "term": 1, "node": "a", "boot": a.boot, "run": "run-1", "by": "a's application",
+            "reason": "asked by the application",
             "at": 0, "first": "1-1", "last": "1-4", "changes": 2, "snapshots": 1,
         }  # fmt: skip
         assert second["at"] >= first["at"] > 1_600_000_000_000

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench import append, applied, group_commit, snapshot
+from bench import append, applied, failover, group_commit, peers, snapshot
 from bench.__main__ import main
 from bench.harness import Ratio, Setting, Table, in_rounds, percentile, plain_client, ratio
 from replicator.core.codec import encode_change
@@ -95,6 +95,45 @@ def test_published_to_applied(setting: Setting) -> None:
     assert figures["primary: publish, all of it ms"] < figures[f"{snapshot.PUBLISHED} ms"]
     assert min(figures[f"{name} ms"] for name in ("primary: draw", "standby: decode", "standby: restore")) > 0
     assert "300 nodes" in report.notes[0]
+
+
+def test_failover(setting: Setting) -> None:
+    report = failover.measure(setting, failover.Sizes(rounds=1, leases=(0.3,), peers=False, warm_ups=0))
+    figures = report.figures
+    assert figures["replicator, lease 0.3 s ms"] > 100
+    assert figures["promote ms"] > 0
+    assert figures["lease 0.3 s, from its answer ms"] < figures["lease 0.3 s, from its end ms"]
+    assert figures["writes acknowledged"] > 0
+    assert (figures["writes missing"], figures["writes twice"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_failover_of_the_peers(tmp_path: Path) -> None:
+    with peers.SentinelGroup(tmp_path / "sentinel") as sentinels:
+        # It takes a server for dead after that, counted from its last answer, which is at most one second old.
+        assert sentinels.failover_ms() > peers.SENTINEL_DOWN_AFTER_MS / 2
+    if peers.syncobj_version() is not None:
+        with peers.SyncObjGroup(failover.TUNED) as group:
+            assert group.failover_ms() > 0
+
+
+def test_a_peer_that_is_not_installed_has_rows_that_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "syncobj_version", lambda: None)
+    sizes = failover.Sizes(rounds=1, leases=(1.0,))
+    table = failover.report(
+        {
+            "replicator, lease 1 s": [failover.Killed(900.0, 20.0)],
+            failover.SENTINEL: [2200.0],
+            failover.PROMOTE: [10.0],
+            failover.SWITCHOVER: [failover.Switched(20.0, 21.0, 100, 0, 0, 0)],
+            "lease 1 s": [failover.Restarted(500.0, 600.0)],
+        },
+        sizes,
+    ).tables[0]
+    said = {row[0]: row[1] for row in table.rows}
+    assert said[failover.SYNCOBJ] == said[failover.SYNCOBJ_TUNED] == "not installed"
+    assert "not installed" in table.as_markdown()
+    assert table.as_text()
 
 
 def test_the_command_writes_markdown_with_its_figures_and_leaves_no_key(

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator import checkpoint
+from replicator import checkpoint_file
 from replicator.checkpoint import Checkpoint, Step
 from replicator.core import codec
 from replicator.core.fold import Holder, Verdict, View
@@ -31,7 +31,7 @@ from replicator.core.ids import Position, RecordId, Writer
 from replicator.core.member import Member, Snapshot
 from replicator.core.parts import Progress
 from replicator.core.records import PartRecord, Record
-from replicator.core.replies import Code
+from replicator.core.replies import Claim, Code
 from replicator.errors import CheckpointError
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.checkpoint_child import apply, encoded, state_of
@@ -55,7 +55,9 @@ class Primary:
         self.promote()
 
     def promote(self) -> None:
-        reply = self.log.promote(self.member.me, floor=0, lease_ms=1, by="test", reason="", new_log_id="log-1")
+        reply = self.log.promote(
+            Claim(writer=self.member.me, floor=0, lease_ms=1, by="test", reason="", new_log_id="log-1")
+        )
         assert reply.code is Code.OK
         self._fold(self.log.read(self.member.view.cursor.id).records[-1])
 
@@ -154,7 +156,7 @@ _views = st.builds(
     position=_positions,
     changed=_ids,
     in_sync=st.booleans(),
-    diverged=st.booleans(),
+    ends=st.lists(_ids, max_size=3).map(tuple),
     cursor=_positions,
     snapshot=st.none() | _progress,
 )
@@ -163,7 +165,7 @@ _views = st.builds(
 @given(_views)
 def test_every_field_of_a_view_comes_back_as_it_was(view: View) -> None:
     # given any view, when it is written down and read
-    read = checkpoint._Saved.from_bytes(checkpoint._Saved("g", "s", view=view).to_bytes()).view
+    read = checkpoint_file.Saved.from_bytes(checkpoint_file.Saved("g", "s", view=view).to_bytes()).view
     # then it is the same, types included
     assert read == view
     assert repr(read) == repr(view)
@@ -174,7 +176,7 @@ def test_every_field_of_a_view_comes_back_as_it_was(view: View) -> None:
 )
 def test_a_view_with_a_missing_or_foreign_field_is_damaged(view: View, name: str, fault: str) -> None:
     # given a view in which one field is missing, of another name, or of another type
-    saved = orjson.loads(checkpoint._Saved("g", "s", view=view).to_bytes()[32:])
+    saved = orjson.loads(checkpoint_file.Saved("g", "s", view=view).to_bytes()[32:])
     value = saved["view"].pop(name)
     if fault == "foreign":
         saved["view"][f"{name}_"] = value
@@ -182,8 +184,8 @@ def test_a_view_with_a_missing_or_foreign_field_is_damaged(view: View, name: str
         saved["view"][name] = 1.5
     data = orjson.dumps(saved)
     # when it is read, then it is refused, although its digest fits
-    with pytest.raises(checkpoint._Damaged):
-        checkpoint._Saved.from_bytes(codec.digest_of(data).encode() + data)
+    with pytest.raises(checkpoint_file.Damaged):
+        checkpoint_file.Saved.from_bytes(codec.digest_of(data).encode() + data)
 
 
 def test_a_new_node_has_nothing_and_a_save_without_records_is_enough_to_be_found_again(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_changes_come_back_in_order_as_the_records_they_were(primary: Primary, s
 
 def test_more_changes_than_are_read_at_once_come_back_whole(primary: Primary, standby: Standby) -> None:
     # given more changes than one query fetches
-    records = [primary.change(str(number)) for number in range(3 * checkpoint._ROWS_AT_ONCE + 1)]
+    records = [primary.change(str(number)) for number in range(3 * checkpoint_file.ROWS_AT_ONCE + 1)]
     # when they were read, then all come back
     standby.read()
     assert list(standby.stored.changes()) == records
@@ -780,7 +782,7 @@ def test_a_disk_that_fails_to_read_is_an_error_and_not_a_fresh_start(
         raise error
 
     with monkeypatch.context() as failure:
-        failure.setattr(checkpoint, "_check_header" if call == "open" else "_verified", failing)
+        failure.setattr(checkpoint_file, "_check_header" if call == "open" else "_verified", failing)
         # when a node starts on it, then it does not, and the file stays
         with pytest.raises(CheckpointError, match=r"(?i)(input/output|i/o) error"):
             Checkpoint(tmp_path, "g", node="a")
@@ -805,9 +807,9 @@ def test_a_fork_is_a_whole_copy_with_its_reason_and_none_is_overwritten(primary:
     primary.change("y")
     standby.read()
     # when two forks are written within a second, and the second one's process was killed in its first attempt
-    first = standby.stored.write_fork("one")
+    first = standby.stored.write_fork("one", RecordId(1, 1))
     (standby.data_dir / "forks" / "new.sqlite").write_bytes(b"half a file")
-    second = standby.stored.write_fork("two")
+    second = standby.stored.write_fork("two", RecordId(1, 1))
     # then both are there, named after the position, with their reasons
     assert first != second
     assert f"-{standby.member.view.position.id}" in first.name
@@ -828,3 +830,55 @@ def test_a_fork_is_a_whole_copy_with_its_reason_and_none_is_overwritten(primary:
     primary.change("z")
     standby.read()
     assert standby.state == ("x", "y", "z")
+
+
+# --- found by tests.fuzz ----------------------------------------------------------------------------------------------
+
+
+def test_damage_that_sqlite_tells_in_no_utf8_is_damage_too(written: Path) -> None:
+    # given a name in the schema that is no UTF-8, so that not even SQLite's message about it can be read
+    def damage(data: bytearray) -> None:
+        assert data.count(b"tablepart") == 1
+        data[:] = data.replace(b"tablepart", b"tablep\xffrt")
+
+    # then the file is set aside like any other
+    assert _try(written, "checkpoint.sqlite", damage)[0] == "set aside"
+
+
+@pytest.mark.parametrize(
+    "table", [b"TABLE part (snapshot INTEGER, part INTEGER, ", b"link TEXT NOT NULL, header BLOB NOT NULL, "]
+)
+def test_a_column_of_another_name_is_damage(written: Path, table: bytes) -> None:
+    # given a letter of the schema that was changed: SQLite itself finds nothing wrong with that
+    def damage(data: bytearray) -> None:
+        assert data.count(table + b"body") == 1
+        data[:] = data.replace(table + b"body", table + b"bodx")
+
+    # then the file is set aside at once, and does not fail when it is read
+    assert _try(written, "checkpoint.sqlite", damage)[0] == "set aside"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": "é" * 32},
+        {"save": 2**64 - 1},
+        {"save": -1},
+        {"staged": [2**63, [0, 0, "0" * 32]]},
+        {"changes": [-1, 0, "0" * 32]},
+    ],
+    ids=["chain", "save", "negative", "snapshot", "rows"],
+)
+def test_what_it_says_of_itself_is_in_range_although_its_digest_fits(tmp_path: Path, change: dict[str, object]) -> None:
+    # given a file whose own account was written by a program that was wrong
+    with Checkpoint(tmp_path / "s", "g", node="s") as stored:
+        path = stored.path
+    with closing(sqlite3.connect(path)) as db, db:
+        value = db.execute("SELECT value FROM meta WHERE key = 'saved'").fetchone()[0]
+        data = orjson.dumps(orjson.loads(value[32:]) | change)
+        db.execute("UPDATE meta SET value = ?", (codec.digest_of(data).encode() + data,))
+        if "base" in change:  # it is looked at with the first row
+            db.execute("INSERT INTO change VALUES (1, 1, '', x'', x'')")
+    # then it is set aside, and no number of it gets anywhere
+    with Checkpoint(tmp_path / "s", "g", node="s") as stored:
+        assert stored.set_aside is not None

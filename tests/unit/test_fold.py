@@ -163,7 +163,7 @@ def test_whoever_has_not_the_history_of_a_new_term_falls_out_of_sync(me: Writer)
     record = term_record(Writer("c", "c1"), 4, Position(RecordId(3, 8), "b" * 32))
     _, view = step(IN_SYNC, record, me)
     assert (view.term, view.holder.node, view.position, view.in_sync) == (4, "c", HERE, False)
-    assert view.diverged, "it has records up to 10, the history goes on at 9"
+    assert view.ends == IN_SYNC.ends, "they are those of what is in its state"
 
 
 def test_a_term_record_of_the_same_term_by_another_holder_wins() -> None:
@@ -172,14 +172,9 @@ def test_a_term_record_of_the_same_term_by_another_holder_wins() -> None:
     assert (verdict, view.holder, view.in_sync) == (Verdict.FOLLOW, Holder(*B, RUN), False)
 
 
-def test_a_gap_is_no_divergence() -> None:
+def test_behind_a_gap_a_node_is_out_of_sync_and_keeps_its_position() -> None:
     verdict, view = step(IN_SYNC, change(A, 3, Position(RecordId(3, 20), "b" * 32), "x"), B)
-    assert (verdict, view.in_sync, view.diverged) == (Verdict.NEED_SNAPSHOT, False, False)
-
-
-def test_an_empty_node_never_diverges() -> None:
-    _, view = step(View(), change(A, 3, Position(RecordId(3, 1), "b" * 32), "x"), B)
-    assert (view.in_sync, view.diverged) == (False, False)
+    assert (verdict, view.in_sync, view.position) == (Verdict.NEED_SNAPSHOT, False, HERE)
 
 
 def test_an_applied_change_is_the_last_change() -> None:
@@ -206,7 +201,6 @@ def test_a_restore_goes_to_the_state_of_the_snapshot_and_reads_on_from_there() -
     assert verdict is Verdict.RESTORE
     assert (view.position, view.cursor, view.changed) == (as_of, as_of, RecordId(3, 6))
     assert view.in_sync
-    assert not view.diverged
 
 
 def test_a_snapshot_with_a_gap_restores_nothing() -> None:
@@ -252,3 +246,68 @@ def test_a_new_node_follows_from_the_beginning() -> None:
     assert (view.term, view.holder, view.position, view.in_sync) == (0, NOBODY, ORIGIN, True)
     verdict, view = step(view, term_record(A, 1), B)
     assert (verdict, view.log_id, view.in_sync) == (Verdict.FOLLOW, "log-1", True)
+
+
+# --- the ends of its terms -------------------------------------------------------------------------------------------
+
+BEFORE = (RecordId(1, 4), RecordId(2, 6))
+KNOWS = replace(IN_SYNC, ends=BEFORE)
+
+
+@pytest.mark.parametrize("me", [A, B, Writer("c", "c1")], ids=["steps down", "leads", "follows"])
+def test_the_record_of_a_new_term_brings_the_ends_of_all_before_it(me: Writer) -> None:
+    _, view = step(KNOWS, term_record(B, 4, HERE, ends="1-4 2-6 3-10"), me)
+    assert view.ends == (*BEFORE, HERE.id)
+    assert view.left_behind(HERE.id) is None
+    assert view.left_behind(RecordId(3, 11)) == HERE.id, "the old holder wrote it, and the new one did not have it"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [change(A, 3, HERE, "x"), change(A, 3, HERE), FIRST, part(A, 3, HERE, (0, 1), as_of=HERE, ends=(RecordId(1, 1),))],
+    ids=["change", "marker", "first part", "whole snapshot"],
+)
+def test_within_a_term_the_ends_stay_as_they_are(record: Record) -> None:
+    assert step(KNOWS, record, B)[1].ends == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("record", "me"),
+    [
+        (term_record(B, 4, ELSEWHERE, ends="3-5"), B),
+        (term_record(B, 4, ELSEWHERE, ends="3-5"), A),
+        (change(A, 3, ELSEWHERE, "x"), B),
+    ],
+    ids=["has to rebase", "lacks the history of a new term", "gap"],
+)
+def test_out_of_sync_the_ends_are_those_of_the_position(record: Record, me: Writer) -> None:
+    _, view = step(KNOWS, record, me)
+    assert (view.position, view.in_sync, view.ends) == (HERE, False, BEFORE)
+
+
+def test_a_rebase_brings_the_ends_of_the_history_that_it_goes_on_with() -> None:
+    ends = (*BEFORE, HERE.id)
+    last = part(A, 3, REBASED.position, (1, 2), as_of=HERE, ends=ends)
+    verdict, view = step(replace(REBASED, ends=BEFORE), last, A)
+    assert (verdict, view.ends) == (Verdict.LEAD, ends)
+
+
+def test_a_restore_brings_the_ends_of_the_history_of_the_snapshot() -> None:
+    as_of = Position(RecordId(3, 7), "c" * 32)
+    view = begun(replace(OUT, ends=BEFORE), part(A, 3, ELSEWHERE, (0, 0), as_of=as_of))
+    last = part(A, 3, view.cursor, (1, 2), as_of=as_of, ends=(RecordId(2, 5),))
+    verdict, view = step(view, last, B)
+    assert (verdict, view.ends) == (Verdict.RESTORE, (RecordId(2, 5),))
+    assert view.left_behind(RecordId(2, 6)) == RecordId(2, 5), "it had that one"
+
+
+@pytest.mark.parametrize("in_sync", [True, False])
+def test_a_replacing_snapshot_brings_the_ends_of_the_log(in_sync: bool) -> None:
+    ends = (RecordId(2, 8),)
+    last = part(A, 3, REPLACING.position, (1, 2), as_of=HERE, replaces=True, ends=ends)
+    verdict, view = step(replace(REPLACING, ends=BEFORE, in_sync=in_sync), last, B)
+    assert (verdict, view.ends) == (Verdict.RESTORE, ends)
+
+
+def test_a_stale_record_brings_no_ends() -> None:
+    assert step(KNOWS, term_record(B, 2, HERE, ends="1-1"), B)[1] == KNOWS

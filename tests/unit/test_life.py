@@ -10,8 +10,9 @@ from replicator.core import life
 from replicator.core.fold import Holder, View
 from replicator.core.ids import ERA, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.core.life import Fate, Found, fate_of_write, find_out
-from replicator.core.replies import Code, Head, Look, Peer, Reply
-from tests.unit.history import RUN, A, change, view_at
+from replicator.core.replies import Claim, Code, Head, Look, Peer, Reply
+from replicator.testing import MemoryRedis
+from tests.unit.history import RUN, A, B, change, view_at
 
 HERE = Position(RecordId(3, 10), "a" * 32)
 A2 = Writer("a", "a2")
@@ -141,6 +142,357 @@ def test_a_log_is_founded_only_where_nobody_ever_had_one() -> None:
     assert not life.may_found(nothing._replace(term=1))
     assert not life.may_found(nothing._replace(peers={"b": peer("b")}))
     assert not life.may_found(look())
+
+
+# --- standing for election -------------------------------------------------------------------------------------------
+
+
+def able(node: str, **fields: object) -> Peer:
+    """One that would take over by itself."""
+    return peer(node, candidate=True, **fields)
+
+
+def with_head(seen: Look, **fields: object) -> Look:
+    assert seen.head is not None
+    return seen._replace(head=seen.head._replace(**fields))  # type: ignore[arg-type]
+
+
+def rank(me: Peer, *others: Peer, seen: Look | None = None, beats: int = 9) -> int | None:
+    """Among these, in a group whose holder a1 has no lease any more, or in the group that `seen` is of."""
+    known = seen or look()
+    peers = {each.node: each for each in (me, *others)}
+    return life.election_rank(me, known._replace(peers=peers), beats_in_run=beats)
+
+
+def test_while_the_holders_lease_runs_nobody_stands_for_election() -> None:
+    assert rank(able("b"), seen=look()._replace(lease_ms=1)) is None
+    assert rank(able("b")) == 0
+
+
+def test_the_more_advanced_goes_first_then_the_one_who_read_further_then_the_name() -> None:
+    further, whole = Position(RecordId(3, 11), "b" * 32), look(changed=RecordId(4, 1))
+    for better, worse in (
+        (able("b", changed=RecordId(3, 10)), able("c", changed=RecordId(3, 9), position=further)),
+        (able("b", changed=RecordId(4, 1)), able("c", changed=RecordId(3, 99))),
+        (able("b", position=further), able("c")),
+        (able("b"), able("c")),
+    ):
+        assert (rank(better, worse, seen=whole), rank(worse, better, seen=whole)) == (0, 1)
+
+
+def test_whoever_does_not_take_over_by_itself_is_no_candidate() -> None:
+    ahead = peer("c", changed=RecordId(3, 10))
+    assert rank(ahead, able("b", changed=RecordId(3, 9))) is None
+    assert rank(able("b", changed=RecordId(3, 9)), ahead) == 0, "and stands in nobody's way"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        able("c", stalled="apply failed"),
+        able("c", age_ms=60_000),
+        able("c", in_sync=False, changed=RecordId(3, 9)),
+    ],
+    ids=["stalled", "dead", "out of sync"],
+)
+def test_whom_the_tools_would_refuse_is_no_candidate(other: Peer) -> None:
+    assert refusal("c", look(able("b"), other)) is not None
+    assert rank(other, able("b")) is None
+    assert rank(able("d"), other) == 0, "it stands in nobody's way"
+
+
+def test_one_that_is_out_of_sync_and_lacks_nothing_is_a_candidate() -> None:
+    assert rank(able("c", in_sync=False), able("d")) == 0
+
+
+def test_nobody_takes_over_who_lacks_changes_that_the_log_lost() -> None:
+    seen = look(last_id=RecordId(3, 5))
+    lacks, has = able("b", changed=RecordId(3, 4)), able("c", changed=RecordId(3, 9))
+    assert rank(lacks, has, seen=seen) is None
+    assert rank(has, lacks, seen=seen) == 0
+    assert rank(lacks, has._replace(candidate=False), seen=seen) is None, "only an operator may decide that"
+
+
+def test_what_a_node_knows_of_itself_counts_and_not_its_last_heartbeat() -> None:
+    before = able("b", changed=RecordId(3, 1))
+    seen = look(before, able("c", changed=RecordId(3, 5)))
+    assert life.election_rank(before._replace(changed=RecordId(3, 9)), seen, beats_in_run=9) == 0
+
+
+def test_the_boot_that_holds_the_term_does_not_take_it_again_and_its_next_boot_may() -> None:
+    assert rank(able("a"), able("b")) is None
+    assert rank(able("a")._replace(boot="a2", changed=RecordId(3, 99)), able("b")) == 0
+
+
+def test_in_a_whole_log_lag_is_no_reason_to_wait() -> None:
+    assert rank(able("b", cursor=RecordId(3, 2)), beats=0) == 0
+
+
+def test_while_automatic_failover_is_paused_nobody_takes_over() -> None:
+    assert rank(able("b"), seen=with_head(look(), paused="by ann: upgrade")) is None
+    assert rank(able("b"), seen=with_head(look(run="run-2"), paused="by ann: upgrade")) is None
+
+
+def test_after_a_demotion_nobody_takes_over() -> None:
+    assert rank(able("b"), seen=look(holder=life.NOBODY)) is None
+    assert rank(able("b", run="run-2"), seen=look(holder=life.NOBODY, run="run-2")) is None
+
+
+def in_run_2(node: str, **fields: object) -> Peer:
+    return able(node, run="run-2", **fields)
+
+
+LATER = look(run="run-2")
+
+
+def test_in_a_new_run_the_former_holder_goes_first() -> None:
+    former, other = in_run_2("a", changed=RecordId(3, 9)), in_run_2("b")
+    seen = with_head(LATER, changed=HERE.id)
+    assert (rank(former, other, seen=seen), rank(other, former, seen=seen)) == (0, 1)
+
+
+def test_in_a_new_run_the_former_holder_is_no_candidate_if_it_lacks_what_another_has() -> None:
+    former, other = in_run_2("a"), in_run_2("b", changed=RecordId(3, 11))
+    assert (rank(former, other, seen=LATER), rank(other, former, seen=LATER)) == (None, 0)
+
+
+def test_in_a_new_run_nobody_stands_for_election_before_all_had_time_to_report() -> None:
+    me = in_run_2("b")
+    assert rank(me, seen=LATER, beats=life.BEATS_BEFORE_CLAIM - 1) is None
+    assert rank(me, seen=LATER, beats=life.BEATS_BEFORE_CLAIM) == 0
+    assert rank(me, able("c"), seen=LATER) is None, "c has not reported"
+    assert rank(me, able("c", age_ms=life.RECENT_MS + 1), seen=LATER) == 0, "it is dead"
+
+
+def test_in_a_new_run_candidates_wait_for_more_than_half_of_those_who_were_there_or_for_long() -> None:
+    me, gone = in_run_2("b"), able("a", age_ms=60_000)
+    few, many = life.BEATS_WITHOUT_MAJORITY - 1, life.BEATS_WITHOUT_MAJORITY
+    assert (rank(me, gone, seen=LATER, beats=few), rank(me, gone, seen=LATER, beats=many)) == (None, 0)
+    assert rank(me, gone, in_run_2("c"), seen=LATER, beats=life.BEATS_BEFORE_CLAIM) == 0, "two of three"
+    two_gone = (gone, able("d", age_ms=60_000))
+    assert rank(me, *two_gone, in_run_2("c"), seen=LATER, beats=few) is None, "two of four"
+
+
+def test_in_a_new_run_the_lease_of_the_one_before_is_nobodys() -> None:
+    assert rank(in_run_2("b"), seen=LATER._replace(lease_ms=4000)) == 0
+
+
+def test_in_a_new_run_whoever_has_not_read_to_the_end_does_not_stand_for_election() -> None:
+    assert rank(in_run_2("b", cursor=RecordId(3, 9)), seen=LATER) is None
+
+
+FIRST_LOG = Look(RUN, 0, None, ZERO_ID, None, {})
+
+
+def test_in_a_group_that_never_had_a_log_one_of_the_candidates_founds_it() -> None:
+    new = {"term": 0, "position": Position(ZERO_ID, "0" * 32), "changed": ZERO_ID, "cursor": ZERO_ID}
+    b, c = able("b", **new), able("c", **new)
+    assert (rank(b, c, seen=FIRST_LOG), rank(c, b, seen=FIRST_LOG)) == (0, 1)
+    assert rank(b, c, seen=FIRST_LOG, beats=life.BEATS_BEFORE_CLAIM - 1) is None
+
+
+def test_where_there_was_a_log_no_candidate_founds_another() -> None:
+    new = {"position": Position(ZERO_ID, "0" * 32), "changed": ZERO_ID, "cursor": ZERO_ID}
+    assert rank(able("b", **new), seen=FIRST_LOG) is None, "it has seen term 3"
+    assert rank(able("b", **new | {"term": 0}), able("c"), seen=FIRST_LOG) is None, "another one has"
+    assert rank(able("b", **new | {"term": 0}), seen=FIRST_LOG._replace(term=1)) is None
+
+
+# --- a node that flaps -----------------------------------------------------------------------------------------------
+
+NOW_MS = 1_000_000
+
+
+def flapping(*peers: Peer, ago_ms: tuple[int, ...] = (50_000, 30_000, 10_000), node: str = "a", **more: object) -> Look:
+    """`node` took the term by itself, so long ago."""
+    taken = tuple((NOW_MS - ago, node) for ago in ago_ms)
+    return with_head(look(*peers, **more), taken=taken)._replace(now_ms=NOW_MS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ago_ms", "left_ms"),
+    [
+        ((), 0),
+        ((20_000, 10_000), 0),
+        ((50_000, 30_000, 10_000), 10_000),
+        ((10_000, 50_000, 30_000), 10_000),
+        ((60_001, 30_000, 10_000), 0),
+        ((59_999, 30_000, 10_000), 1),
+        ((90_000, 80_000, 50_000, 30_000, 10_000), 10_000),
+        ((5_000, 4_000, 3_000, 2_000, 0), 57_000),
+    ],
+)
+def test_a_node_flaps_that_took_the_term_three_times_in_a_minute(ago_ms: tuple[int, ...], left_ms: int) -> None:
+    assert life.cool_down_ms("a", flapping(ago_ms=ago_ms)) == left_ms
+    assert life.cool_down_ms("b", flapping(ago_ms=ago_ms)) == 0, "another one did"
+
+
+def test_without_a_log_nobody_flaps() -> None:
+    assert life.cool_down_ms("a", look()._replace(head=None)) == 0
+
+
+def test_a_node_that_flaps_is_held_back_for_one_that_does_not() -> None:
+    held = life.held_back("a", flapping(able("a"), able("b")))
+    assert held == ("it took the term 3 times in 60 s and lost it again; it may in 10 s", "b")
+    assert life.held_back("b", flapping(able("a"), able("b"))) is None
+    assert life.held_back("a", flapping(able("a"), able("b"), ago_ms=(30_000, 10_000))) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        None,
+        peer("b"),
+        able("b", age_ms=60_000),
+        able("b", stalled="apply failed"),
+        able("b", run="run-0"),
+        able("b", in_sync=False, changed=RecordId(3, 8)),
+    ],
+    ids=["alone", "no candidate", "dead", "stalled", "has not reported in this run", "out of sync"],
+)
+def test_a_node_that_flaps_is_not_held_back_for_one_that_would_not_take_over(other: Peer | None) -> None:
+    seen = flapping(able("a"), *([other] if other else []))
+    assert life.held_back("a", seen) is None
+
+
+def test_of_two_that_flap_neither_is_held_back_for_the_other() -> None:
+    seen = flapping(able("a"), able("b"))
+    assert seen.head is not None
+    seen = with_head(seen, taken=(*seen.head.taken, *((at + 1, "b") for at, _ in seen.head.taken)))
+    assert life.held_back("a", seen) is None
+    assert life.held_back("b", seen) is None
+
+
+def test_a_node_that_flaps_is_not_held_back_for_one_that_lacks_what_the_log_lost() -> None:
+    """G5: it would lead without changes that this one has."""
+    ahead = able("a", changed=RecordId(3, 9))
+    seen = flapping(ahead, able("b", changed=RecordId(3, 4)), last_id=RecordId(3, 5))
+    assert life.held_back("a", seen) is None
+    assert life.held_back("a", flapping(ahead, able("b", changed=RecordId(3, 9)), last_id=RecordId(3, 5))) is not None
+
+
+def test_a_node_that_flaps_is_refused_and_the_other_named() -> None:
+    seen = flapping(able("a"), able("b"), able("c", changed=RecordId(3, 9)))
+    refused = refusal("a", seen)
+    assert refused is not None
+    assert "it took the term 3 times in 60 s" in refused[0]
+    assert refused[1] == "b", "the more advanced of those that may"
+
+
+def test_a_node_that_flaps_takes_no_term_by_itself() -> None:
+    seen = flapping(able("a"), able("b"))
+    assert not takes(VIEW, A2, seen, previous="a1")
+    assert takes(VIEW, A2, flapping(able("a"), peer("b")), previous="a1"), "nobody else would"
+    assert takes(VIEW, A2, flapping(able("a"), able("b"), node="b"), previous="a1")
+    later = flapping(in_run_2("a"), in_run_2("b"), run="run-2")
+    assert not takes(VIEW, A, later)
+
+
+def test_a_node_that_flaps_does_not_stand_for_election() -> None:
+    seen = flapping(node="b")
+    assert rank(able("b"), able("c"), seen=seen) is None
+    assert rank(able("c"), able("b"), seen=seen) == 0
+    assert rank(able("b"), seen=seen) == 0, "it is the only one"
+
+
+def test_only_terms_that_a_node_took_itself_count() -> None:
+    """An operator who moves the primary to and fro makes nobody flap."""
+    server = MemoryRedis(clock_ms=lambda: NOW_MS)
+    for by in ("a", "ann", "a", "b", "ann", "ann"):
+        server.promote(Claim(writer=A, floor=0, lease_ms=1, by=by, reason="", new_log_id="log-1"))
+    assert life.cool_down_ms("a", server.look()) == 0
+    server.promote(Claim(writer=A, floor=0, lease_ms=1, by="a", reason=""))
+    assert life.cool_down_ms("a", server.look()) == life.FLAP_WINDOW_MS
+    assert life.cool_down_ms("b", server.look()) == 0
+
+
+# --- a log that is gone ----------------------------------------------------------------------------------------------
+
+GONE = Look(RUN, 3, None, ZERO_ID, None, {})
+
+
+def had(node: str, **fields: object) -> Peer:
+    return peer(node, log_id="log-1", **fields)
+
+
+def refounds(me: Peer, *others: Peer, seen: Look = GONE, beats: int = 9) -> bool:
+    return life.refounds(me, seen._replace(peers={each.node: each for each in others}), beats_without_log=beats)
+
+
+def test_the_most_advanced_founds_a_lost_log_anew_once_all_had_time_to_report() -> None:
+    ahead, behind = had("a", changed=RecordId(3, 10)), had("b", changed=RecordId(3, 9))
+    assert refounds(ahead, behind)
+    assert not refounds(behind, ahead)
+    assert refounds(ahead, behind, beats=life.BEATS_BEFORE_CLAIM)
+    assert not refounds(ahead, behind, beats=life.BEATS_BEFORE_CLAIM - 1)
+
+
+def test_a_log_that_is_there_is_not_founded_anew() -> None:
+    assert not refounds(had("a"), seen=look())
+
+
+def test_of_the_equally_advanced_one_founds_the_log() -> None:
+    assert [refounds(had("a"), had("b")), refounds(had("b"), had("a"))] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        had("b", changed=RecordId(3, 99), age_ms=60_000),
+        had("b", changed=RecordId(3, 99), stalled="apply failed"),
+        peer("b", changed=RecordId(3, 99), log_id="log-2"),
+        peer("b", changed=RecordId(3, 99)),
+    ],
+    ids=["dead", "stalled", "of another log", "of no log"],
+)
+def test_the_log_is_founded_from_a_live_node_that_followed_it(other: Peer) -> None:
+    assert refounds(had("a"), other)
+    assert life.most_advanced_holder([had("a"), other], "log-1") == "a"
+
+
+def test_most_of_a_log_has_the_one_with_the_newest_change_and_not_the_highest_position() -> None:
+    follower = had("b", position=Position(RecordId(9, 99), "b" * 32), changed=RecordId(3, 4))
+    assert life.most_advanced_holder([follower, had("a", changed=RecordId(3, 5))], "log-1") == "a"
+    assert life.most_advanced_holder([had("a", changed=RecordId(3, 4)), follower], "log-1") == "b"
+    assert life.most_advanced_holder([peer("a")], "log-1") is None
+    assert life.most_advanced_holder([], "log-1") is None
+
+
+# --- whether the head says what is committed -------------------------------------------------------------------------
+
+LEADING = peer("a", role="primary")
+
+
+def test_the_head_says_what_is_committed_while_its_holder_leads() -> None:
+    assert life.is_settled(look(LEADING))
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        look(LEADING)._replace(head=None),
+        look(),
+        look(peer("a")),
+        look(LEADING._replace(boot="a0")),
+        look(LEADING._replace(term=2)),
+        look(LEADING, run="run-2"),
+        look(LEADING)._replace(term=4),
+        look(LEADING, holder=B),
+    ],
+    ids=[
+        "no log",
+        "the holder has not reported",
+        "it has not led yet, or rebases",
+        "another boot led",
+        "it led in an earlier term",
+        "no term was taken in this run",
+        "somebody took a term that is not in the log",
+        "another one holds the term",
+    ],
+)
+def test_the_head_does_not_say_what_is_committed_unless_its_holder_leads(seen: Look) -> None:
+    """What is committed may be missing from the log: the holder may still have to rebase."""
+    assert not life.is_settled(seen)
 
 
 # --- rebasing and snapshots ------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """A member: its role, what befalls it, what it does; and three of them through any order of events.
 
 The state machine at the end drives three members over a Redis in memory and checks G1, G2, G3, G4 and G6 after every
-step. The explorer in tests/model/ goes through all orders of few events, this one through some orders of many.
+step, and that a node knows what is in its history. The explorer in tests/model/ goes through all orders of few events,
+this one through some orders of many.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from replicator.core.fold import Verdict
-from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
+from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.life import Fate, Found
-from replicator.core.member import Member
-from replicator.core.records import Record
-from replicator.core.replies import Code, Reply
+from replicator.core.member import Member, Snapshot
+from replicator.core.records import ChangeRecord, Record
+from replicator.core.replies import Code, Head, Log, Look, Peer, Reply
 from replicator.testing import MemoryState
 from tests.integration.worlds import MemoryWorld
 from tests.scenarios.driver import Driver, Node
@@ -28,6 +29,9 @@ from tests.unit.history import RUN, A, B, change, part, term_record, view_at
 HERE = Position(RecordId(3, 10), "a" * 32)
 LEADER = Member(me=A, view=view_at(HERE), run=RUN)
 STANDBY = Member(me=B, view=view_at(HERE), run=RUN)
+
+#: Of the terms before that of HERE.
+ENDS = (RecordId(1, 4), RecordId(2, 6))
 
 
 # --- the role --------------------------------------------------------------------------------------------------------
@@ -63,7 +67,7 @@ def test_a_holder_out_of_sync_rebases_before_it_leads() -> None:
 def test_a_heartbeat_says_what_the_view_says() -> None:
     peer = replace(LEADER, view=replace(LEADER.view, changed=RecordId(2, 5), in_sync=False)).peer()
     assert (peer.node, peer.boot, peer.run, peer.term, peer.position) == ("a", "a1", RUN, 3, HERE)
-    assert (peer.changed, peer.cursor, peer.in_sync) == (RecordId(2, 5), HERE.id, False)
+    assert (peer.changed, peer.cursor, peer.in_sync, peer.log_id) == (RecordId(2, 5), HERE.id, False, "log-1")
 
 
 # --- what befalls it -------------------------------------------------------------------------------------------------
@@ -77,13 +81,21 @@ def test_a_new_run_is_learnt_and_the_beats_count_anew() -> None:
     assert (other.run, other.beats_in_run, other.leads) == ("run-2", 0, False)
 
 
+def test_that_the_log_is_lost_or_is_back_is_learnt_and_the_beats_count_anew() -> None:
+    lost = LEADER.beaten().talks_to(RUN, log_lost=True)
+    assert (lost.log_lost, lost.beats_in_run, lost.beaten().beats_in_run) == (True, 0, 1)
+    assert lost.beaten().talks_to(RUN, log_lost=True).beats_in_run == 1
+    back = lost.beaten().talks_to(RUN)
+    assert (back.log_lost, back.beats_in_run) == (False, 0)
+
+
 @pytest.mark.parametrize(
     ("code", "leads", "in_sync"),
     [
         (Code.FENCED, False, True),
         (Code.NEW_RUN, False, True),
         (Code.BEHIND, False, False),
-        (Code.LOST, True, True),
+        (Code.LOST, False, True),
         (Code.STRAY, True, True),
         (Code.RESTART, True, True),
     ],
@@ -150,6 +162,60 @@ def test_a_snapshot_is_of_the_place_where_it_began_and_leaves_a_gap_only_in_a_re
         assert member.fold(last)[1].leads
 
 
+def rebasing() -> Member:
+    """It took a term in a run that had lost its newest records."""
+    ahead = replace(LEADER, run="run-2", view=replace(LEADER.view, ends=ENDS))
+    verdict, member = ahead.fold(term_record(A, 9, Position(RecordId(3, 5), "b" * 32), run="run-2", ends="1-4 2-6 3-5"))
+    assert verdict is Verdict.LEAD_AFTER_REBASE
+    return member
+
+
+def sends(member: Member, snapshot: Snapshot, index: int, parts: int) -> Member:
+    """It sends one part, and folds it."""
+    made = {"codec": "json+zstd", "digest": "d", "body": b"", "at": 0}
+    record = member.part(snapshot, part=index, parts=parts if index + 1 == parts else 0, **made)  # type: ignore[arg-type]
+    return member.fold(record)[1]
+
+
+def test_a_snapshot_has_the_ends_of_the_history_and_its_last_part_tells_them() -> None:
+    member = replace(LEADER, view=replace(LEADER.view, ends=ENDS))
+    snapshot = member.begin_snapshot()
+    made = {"codec": "json+zstd", "digest": "d", "body": b"", "at": 0}
+    assert snapshot.ends == ENDS
+    assert member.part(snapshot, part=0, parts=0, **made).ends == ()  # type: ignore[arg-type]
+    assert member.part(snapshot, part=0, parts=1, **made).ends == ENDS  # type: ignore[arg-type]
+
+
+def test_a_rebase_ends_the_last_term_before_it_where_the_node_is_and_not_where_the_log_is() -> None:
+    member = rebasing()
+    snapshot = member.begin_snapshot()
+    member = sends(sends(member, snapshot, 0, 2), snapshot, 1, 2)
+    assert member.leads
+    assert member.view.ends == (*ENDS, HERE.id)
+
+
+def test_a_rebase_that_begins_anew_still_tells_where_the_last_term_before_it_ended() -> None:
+    member = rebasing()
+    member = sends(member, member.begin_snapshot(), 0, 2)
+    snapshot = member.begin_snapshot()
+    member = sends(sends(member, snapshot, 0, 2), snapshot, 1, 2)
+    assert member.leads
+    assert member.view.left_behind(HERE.id) is None, "it is in the history that goes on"
+    assert member.view.left_behind(RecordId(3, 11)) == HERE.id
+
+
+def test_a_boot_that_ends_the_rebase_of_the_boot_before_still_tells_where_the_terms_ended() -> None:
+    member = rebasing()
+    member = sends(member, member.begin_snapshot(), 0, 2)
+    again = Member(me=Writer("a", "a2"), view=member.view, run="run-2", previous_boot="a1")
+    _, again = again.fold(term_record(again.me, 10, member.view.position, run="run-2", ends="1-4 2-6 3-5 9-11"))
+    snapshot = again.begin_snapshot()
+    again = sends(sends(again, snapshot, 0, 2), snapshot, 1, 2)
+    assert again.leads
+    assert again.view.left_behind(HERE.id) is None, "it is in the history that goes on"
+    assert again.view.left_behind(RecordId(3, 11)) == HERE.id
+
+
 def test_a_snapshot_of_an_earlier_term_does_not_go_on() -> None:
     snapshot = LEADER.begin_snapshot()
     later = LEADER.fold(term_record(A, 4, HERE))[1]
@@ -164,6 +230,35 @@ def test_only_a_leader_owes_snapshots() -> None:
     assert not LEADER.owes_snapshot([STANDBY.peer()])
 
 
+def test_a_change_asks_for_acks_if_somebody_waits_for_them() -> None:
+    made = {"codec": "json", "digest": "d", "count": 1, "body": b"[1]", "at": 5}
+    assert LEADER.change(**made, wants_acks=True).wants_acks  # type: ignore[arg-type]
+    assert not LEADER.change(**made).wants_acks  # type: ignore[arg-type]
+
+
+def vacant(*peers: Peer) -> Look:
+    """Nobody's lease runs."""
+    head = Head("log-1", RUN, 3, *A, HERE, HERE.id)
+    return Look(RUN, 3, head, HERE.id, None, {peer.node: peer for peer in peers})
+
+
+def test_whoever_holds_the_term_does_not_stand_for_election() -> None:
+    standby = STANDBY.peer()._replace(candidate=True)
+    assert STANDBY.election_rank(standby, vacant(standby)) == 0
+    holder = LEADER.peer()._replace(candidate=True)
+    assert LEADER.election_rank(holder, vacant(holder)) is None
+    fenced = LEADER.refused(Reply(Code.FENCED, term=4, node="c"))
+    assert fenced.election_rank(holder, vacant(holder)) is None, "the log has no later term yet: it is this boot's own"
+
+
+def test_only_a_member_that_counted_beats_without_a_log_founds_it_anew() -> None:
+    nothing = vacant()._replace(head=None, last_id=ZERO_ID)
+    lost = STANDBY.talks_to(RUN, log_lost=True)
+    assert not lost.beaten().refounds(lost.peer(), nothing)
+    assert lost.beaten().beaten().refounds(lost.peer(), nothing)
+    assert not STANDBY.beaten().beaten().refounds(STANDBY.peer(), nothing), "those were beats with a log"
+
+
 def test_a_record_of_another_is_no_record_of_its_own() -> None:
     assert STANDBY.fold(change(A, 3, HERE, "x"))[0] is Verdict.APPLY
 
@@ -172,9 +267,13 @@ def test_a_record_of_another_is_no_record_of_its_own() -> None:
 
 
 class Watched(Node):
-    """A node of the scenarios that keeps G2 in view."""
+    """A node of the scenarios that keeps G2 in view, and writes down which records lead to a position (`histories`)."""
 
     highest = 0
+
+    def __init__(self, name: str, log: Log, histories: dict[Position, tuple[Record, ...]]) -> None:
+        super().__init__(name, log)
+        self.histories = histories
 
     def read(self, count: int = 1000) -> None:
         for record in self.log.read(self.member.view.cursor.id, count=count).records:
@@ -182,8 +281,10 @@ class Watched(Node):
                 return
 
     def fold(self, record: Record) -> Verdict:
-        term = self.member.view.term
+        term, before = self.member.view.term, self.member.view.position
         verdict = super().fold(record)
+        if record.prev == before.chain and self.member.view.position == record.position:
+            self.histories[record.position] = (*self.histories[before], record)
         if verdict in (Verdict.APPLY, Verdict.RESTORE, Verdict.LEAD):
             assert record.id.term >= self.highest, "G2: a record of an earlier term was applied"
         assert self.member.view.term >= term, "G3: a term went back"
@@ -209,6 +310,8 @@ class Group(RuleBasedStateMachine):
         self.taken: dict[int, tuple[str, str]] = {}
         #: Which state was seen at which position, by any node at any time.
         self.states: dict[Position, list[str]] = {}
+        #: Which records led to a position at which any node was at any time.
+        self.histories: dict[Position, tuple[Record, ...]] = {ORIGIN: ()}
         #: Changes whose appends were answered in this run of Redis.
         self.acknowledged: set[str] = set()
         self.late: list[Callable[[], Reply]] = []
@@ -216,7 +319,7 @@ class Group(RuleBasedStateMachine):
 
     @initialize()
     def found(self) -> None:
-        self.nodes = {name: Watched(name, self.world.log()) for name in NAMES}
+        self.nodes = {name: Watched(name, self.world.log(), self.histories) for name in NAMES}
         for node in self.nodes.values():
             node.look()
         self.driver._nodes = dict(self.nodes)
@@ -360,6 +463,20 @@ class Group(RuleBasedStateMachine):
         """G1: whoever else believes to lead does so in an older term."""
         holders = [node.member.view.term for node in self.nodes.values() if node.member.holds_term]
         assert len(holders) == len(set(holders))
+
+    @invariant()
+    def a_node_in_sync_knows_of_every_change_whether_its_history_has_it(self) -> None:
+        """What a failover lost is left behind, and nothing else is."""
+        newest = (history[-1] for history in self.histories.values() if history)
+        changes = {record.id for record in newest if isinstance(record, ChangeRecord)}
+        for node in self.nodes.values():
+            view = node.member.view
+            if view.in_sync and view.position in self.histories:
+                history = {record.id for record in self.histories[view.position]}
+                for change in changes:
+                    if change.term < view.term:
+                        behind = view.left_behind(change) is not None
+                        assert behind == (change not in history), f"{change}, {node} {view.ends}"
 
     def _records(self) -> list[Record]:
         return self.world.log().read(ZERO_ID, count=10_000).records

@@ -42,7 +42,11 @@ class Setup:
         self.lease.renewed(self.lease.now())
 
     def submit(self, change: Any, **options: Any) -> Any:
-        return self.primary.submit(change, **{"timeout_s": 5.0, "term": None} | options)
+        """What apply returned."""
+        return self.commit(change, **options)[1]
+
+    def commit(self, change: Any, **options: Any) -> tuple[RecordId, Any]:
+        return self.primary.submit(change, **{"timeout_s": 5.0, "term": None, "wants_acks": False} | options)
 
     @property
     def in_log(self) -> list[str]:
@@ -67,7 +71,7 @@ class TestAnswers:
             (Reply(Code.FENCED, term=2, node="b"), Fenced, False),
             (Reply(Code.NEW_RUN), NotPrimary, False),
             (Reply(Code.BEHIND, id=RecordId(1, 1)), NotPrimary, False),
-            (Reply(Code.LOST), LogLost, True),
+            (Reply(Code.LOST), LogLost, False),
             (Reply(Code.STRAY, id=RecordId(9, 9)), CorruptRecord, True),
         ],
         ids=lambda value: value.code.value if isinstance(value, Reply) else "",
@@ -144,6 +148,23 @@ class TestBatches:
             eventually(lambda: len(a.primary._queue) == 7)
         assert sorted(writer() for writer in writers) == [1, 2, 3, 4, 5, 6, 7]
         assert all(record.count <= 3 for record in a.log.sent)
+
+    def test_each_submitter_learns_in_which_record_its_change_is(self, a: Setup) -> None:
+        with a.replica.turn:
+            writers = [in_thread(lambda i=i: a.commit(push(i))) for i in range(3)]
+            eventually(lambda: len(a.primary._queue) == 3)
+        assert sorted(writer() for writer in writers) == [(RecordId(1, 2), i) for i in (1, 2, 3)]
+        assert a.commit(push("x")) == (RecordId(1, 3), 4)
+
+    def test_a_record_asks_for_acks_if_one_of_its_submitters_waits_for_standbys(self, a: Setup) -> None:
+        with a.replica.turn:
+            writers = [in_thread(lambda i=i: a.submit(push(i), wants_acks=i == 1)) for i in range(3)]
+            eventually(lambda: len(a.primary._queue) == 3)
+        for writer in writers:
+            writer()
+        a.submit(push("x"))
+        a.primary.mark()
+        assert [(record.count, record.wants_acks) for record in a.log.sent] == [(3, True), (1, False), (0, False)]
 
     def test_a_marker_is_an_empty_change(self, a: Setup) -> None:
         a.primary.mark()

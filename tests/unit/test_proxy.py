@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from replicator.proxy import Proxy, split_requests
 from replicator.redis_server import RedisServer
-from tests.proxy import Proxy, split_requests
 
 
 class EchoServer:
@@ -145,6 +145,39 @@ def test_refused_connections_fail_at_once_and_existing_ones_go_on(proxy: Proxy) 
         proxy.refuse()
         with pytest.raises(ConnectionRefusedError):
             connect(proxy)
+
+
+def test_when_it_leads_elsewhere_old_connections_end_and_new_ones_go_there(proxy: Proxy, echo: EchoServer) -> None:
+    other = EchoServer()
+    with connect(proxy) as before:
+        exchange(before, b"before")
+
+        proxy.lead_to(other.port)
+
+        assert ended(before)
+    with connect(proxy) as after:
+        exchange(after, b"after")
+    assert (echo.received, other.received) == (b"before", b"after")
+    other.close()
+
+
+def test_it_leads_elsewhere_while_connections_are_refused_and_requests_held(proxy: Proxy, echo: EchoServer) -> None:
+    other = EchoServer()
+    with connect(proxy) as before:
+        proxy.hold_requests()
+        before.sendall(b"held")
+        proxy.wait_held()
+        proxy.refuse()
+
+        proxy.lead_to(other.port)
+        proxy.release_requests()
+        proxy.accept()
+
+    # then what was held for the old server reaches neither
+    with connect(proxy) as after:
+        assert exchange(after, b"after") == b"after"
+    assert (echo.received, other.received) == (b"", b"after")
+    other.close()
 
 
 def test_a_stall_moves_nothing_until_go(proxy: Proxy, echo: EchoServer) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.core.history import ENDS_KEPT, show_ends
 from replicator.core.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, Position, RecordId, extend_chain
 from replicator.core.records import (
     BODY_BYTES_MAX,
@@ -99,6 +100,47 @@ def test_a_term_record_says_who_promoted_whom_and_why() -> None:
     assert str(record) == "3-1 term by a"
 
 
+all_ends = st.lists(st.builds(RecordId, terms, terms), max_size=ENDS_KEPT).map(tuple)
+
+
+@given(all_ends)
+def test_term_records_and_last_parts_tell_the_ends_of_terms(ends: tuple[RecordId, ...]) -> None:
+    assert term_record(A, 3, ends=show_ends(ends)).ends == ends
+    assert part(A, 3, ORIGIN, (1, 2), as_of=ORIGIN, ends=ends).ends == ends
+
+
+def test_a_part_before_the_last_tells_no_ends() -> None:
+    record = part(A, 3, ORIGIN, (1, 0), as_of=ORIGIN, ends=(RecordId(1, 7),))
+    assert record.ends == ()
+    assert b"ends" not in record.header
+    told = read(FIELDS["part"] | {"part": [3, 0], "ends": "1-7"})
+    assert isinstance(told, PartRecord)
+    assert told.ends == ()
+
+
+@pytest.mark.parametrize("kind", ["term", "part"])
+def test_a_record_that_tells_no_ends_is_one_of_a_history_without_any(kind: str) -> None:
+    record = read(FIELDS[kind])
+    assert isinstance(record, TermRecord | PartRecord)
+    assert record.ends == ()
+
+
+def test_all_the_ends_that_a_history_tells_fit_into_a_header() -> None:
+    ends = [RecordId(TERM_MAX, TERM_MAX)] * ENDS_KEPT
+    record = term_record(A, 3, ends=show_ends(ends), log_id="f" * 32, run="f" * 33, by="ann" * 20, reason="x" * 8000)
+    assert len(record.ends) == ENDS_KEPT
+
+
+@given(st.booleans())
+def test_a_change_says_whether_standbys_are_to_acknowledge_it(wants_acks: bool) -> None:
+    record = seal_change(
+        writer=A, term=1, after=ORIGIN, at=7, codec="json", digest="d", count=1, body=b"", wants_acks=wants_acks
+    )
+    assert record.wants_acks == wants_acks
+    assert parse(str(record.id), record.header, record.body) == record
+    assert (b"acks" in record.header) == wants_acks, "most of them are a word shorter"
+
+
 def test_records_are_frozen() -> None:
     record = change(A, 1, ORIGIN, "x")
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -154,6 +196,10 @@ BROKEN = [
     ("part", {"part": [2, 2]}, "only the last part"),
     ("part", {"as_of": "1-1"}, "TERM-N@CHAIN"),
     ("part", {"changed": "x"}, "TERM-N"),
+    ("part", {"ends": "1-7 x"}, "TERM-N"),
+    ("part", {"ends": None}, "ends is missing or not a text"),
+    ("term", {"ends": "1-7,5-8"}, "TERM-N"),
+    ("term", {"ends": ["1-7"]}, "ends is missing or not a text"),
     ("change", {"v": 2}, "update replicator"),
     ("change", {"v": None}, "update replicator"),
     ("change", {"kind": "diff"}, "update replicator"),
@@ -220,7 +266,7 @@ headers = (
     | st.builds(
         lambda kind, changes: orjson.dumps(FIELDS[kind] | changes),
         st.sampled_from(sorted(FIELDS)),
-        st.dictionaries(st.sampled_from([*FIELDS["part"], *FIELDS["term"], "count"]), json_values, max_size=4),
+        st.dictionaries(st.sampled_from([*FIELDS["part"], *FIELDS["term"], "count", "ends"]), json_values, max_size=4),
     )
 )
 
@@ -245,3 +291,37 @@ def test_an_entry_of_somebody_elses_has_no_header() -> None:
 def test_a_header_that_is_no_json_object_is_no_record(header: bytes) -> None:
     with pytest.raises(CorruptRecord, match=r"not JSON|not a JSON object"):
         parse("1-1", header, b"")
+
+
+# --- found by tests.fuzz ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["v", "kind"])
+def test_a_format_or_a_kind_that_is_nested_deeply_is_corrupt_and_not_shown(name: str) -> None:
+    fields = {key: value for key, value in FIELDS["change"].items() if key != name}
+    deep = b"[" * 1000 + b"]" * 1000
+    header = orjson.dumps(fields)[:-1] + b',"%s":%s}' % (name.encode(), deep)
+    with pytest.raises(CorruptRecord, match=r"is a list.*: update replicator"):
+        parse("1-1", header, b"")
+
+
+@pytest.mark.parametrize("version", [True, 1.0, "1", None])
+def test_a_format_is_a_number_and_nothing_that_equals_it(version: Any) -> None:
+    with pytest.raises(CorruptRecord, match="update replicator"):
+        read(FIELDS["change"] | {"v": version})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"as_of": f"{'9' * 20}-1@{ZERO_CHAIN}"},
+        {"as_of": f"1-{TERM_MAX + 1}@{ZERO_CHAIN}"},
+        {"changed": f"{TERM_MAX + 1}-1"},
+        {"ends": f"1-1 2-{TERM_MAX + 1}"},
+        {"part": [TERM_MAX + 1, 0]},
+        {"part": [TERM_MAX, TERM_MAX + 1]},
+    ],
+)
+def test_numbers_that_sqlite_and_lua_do_not_have_are_corrupt(fields: dict[str, Any]) -> None:
+    with pytest.raises(CorruptRecord):
+        read(FIELDS["part"] | fields)

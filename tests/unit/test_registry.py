@@ -529,6 +529,9 @@ def test_a_node_that_a_network_names_but_that_is_not_there_can_leave_and_the_net
         ({"next_node": 1, "nodes": {"1": {}}}, "next_node"),
         ({"next_node": 2, "trust_pairs": ["1:2"]}, "next_node"),
         ({"next_net": 0, "networks": {"0": {}}}, "next_net"),
+        ({"nodes": {str(2**53 - 1): {}}}, "next_node"),
+        ({"trust_pairs": [f"1:{2**53 - 1}"]}, "next_node"),
+        ({"networks": {str(2**53 - 1): {}}}, "next_net"),
         ({"nodes": []}, "nodes"),
         ({"nodes": {"x": {}}}, "nodes.x"),
         ({"nodes": {"01": {}}}, "nodes.01"),
@@ -732,3 +735,20 @@ def test_a_generated_registry_takes_changes() -> None:
     # then
     assert registry.apply({"op": "join", "network": open_network, "node": node})["node"] == node
     assert list(itertools.islice(registry.snapshot(), 1))
+
+
+@pytest.mark.parametrize(
+    ("counter", "change"), [("next_node", {"op": "register"}), ("next_net", {"op": "create_network", "name": "n"})]
+)
+def test_the_last_id_is_not_given_out_for_no_counter_could_follow_it(
+    registry: Registry, counter: str, change: dict[str, Any]
+) -> None:
+    # given one id more, and then none
+    registry.restore([{counter: 2**53 - 2}])
+    assert registry.apply(change)["id"] == 2**53 - 2
+    before = document(registry)
+    # when another is asked for, then it is refused, and what is there can be loaded elsewhere
+    with pytest.raises(ChangeRejected, match="no ids left"):
+        registry.apply(change | ({"name": "m"} if "name" in change else {}))
+    assert document(registry) == before
+    Registry().restore([before])

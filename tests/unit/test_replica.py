@@ -12,6 +12,7 @@ import pytest
 
 from replicator import CheckpointError, CorruptRecord, Stalled
 from replicator.checkpoint import Checkpoint
+from replicator.checkpoint_file import Stored
 from replicator.core.codec import SnapshotEncoder, encode_changes
 from replicator.core.fold import Holder, Verdict, View
 from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
@@ -56,14 +57,21 @@ def all_of(log: MemoryLog) -> list[Record]:
     return log.read(ZERO_ID, count=1000).records
 
 
-def snapshot_of(author: Author, pieces: list[Any], *, digest: str | None = None, replaces: bool = False) -> PartRecord:
+def snapshot_of(
+    author: Author,
+    pieces: list[Any],
+    *,
+    digest: str | None = None,
+    replaces: bool = False,
+    ends: tuple[RecordId, ...] = (),
+) -> PartRecord:
     """A whole snapshot in one part, behind what the author wrote."""
     encoder = SnapshotEncoder()
     body = b"".join(encoder.feed(piece) for piece in pieces) + encoder.finish()
     return seal_part(
         writer=author.writer, term=author.term, after=author.position, n=author.position.id.n + 1, at=0,
         codec=encoder.codec, digest=digest or encoder.digest, part=0, parts=1, as_of=author.position,
-        changed=ZERO_ID, replaces=replaces, body=body,
+        changed=ZERO_ID, replaces=replaces, ends=ends, body=body,
     )  # fmt: skip
 
 
@@ -276,6 +284,19 @@ class TestCommit:
                 replica.flush()
         replica.flush()
         assert make().state.pushed == ["x", "y"]
+
+    def test_what_it_committed_last_is_in_the_fork_although_it_was_not_saved(
+        self, log: MemoryLog, make: Callable[..., Replica], tmp_path: Path
+    ) -> None:
+        # given a primary with a change that is not on its disk, and that Redis lost
+        replica, own = self.leading(log, make)
+        replica.commit(own.change(push("surplus")))
+        # when the first that it reads is a whole snapshot in a later term, whose own record is trimmed already
+        other = Author(log, Writer("c", "boot-c"), 9, Position(RecordId(9, 2), "c" * 32))
+        assert replica.take([snapshot_of(other, [["pushed", []]], ends=(RecordId(1, 1),))]) == [Verdict.RESTORE]
+        # then
+        (fork,) = (tmp_path / "b" / "forks").glob("*.sqlite")
+        assert [record.id for record in Stored(fork).changes()] == [RecordId(1, 2)]
 
     def test_a_refusal_ends_its_lead_at_once(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
         replica, _ = self.leading(log, make)

@@ -10,7 +10,7 @@ import pytest
 from replicator.log import SCRIPTS, RedisLog
 
 LUA = resources.files("replicator") / "lua"
-KEYS = ("term", "log", "head", "lease", "commands", "nodes")
+KEYS = ("term", "log", "head", "lease", "commands", "nodes", "acks")
 
 
 def source(name: str) -> str:

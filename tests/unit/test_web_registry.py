@@ -15,10 +15,12 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from starlette.requests import Request
 
 from bench.registry_data import generate
 from replicator.errors import (
     ChangeTooLarge,
+    ConfigError,
     CorruptRecord,
     Fenced,
     LeaseLost,
@@ -32,7 +34,7 @@ from replicator.errors import (
     Stalled,
 )
 from replicator.state.registry import Registry
-from replicator.web.registry import BODY_BYTES_MAX, ServedNode, document_verdict, registry_app
+from replicator.web.registry import BODY_BYTES_MAX, ServedNode, _on_the_primary, document_verdict, registry_app
 from replicator.web.server import WebServer
 
 with warnings.catch_warnings():
@@ -80,11 +82,15 @@ class NodeInMemory:
         self.registry = Registry()
         self.submitted: list[dict[str, Any]] = []
         self.waited: list[str] = []
+        #: What each write and each read asked for.
+        self.acks: list[str | None] = []
+        self.fresh: list[bool] = []
         self.threads: set[str] = set()
         self._lock = threading.RLock()
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None) -> Any:
+    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         self.threads.add(threading.current_thread().name)
+        self.acks.append(ack)
         with self._lock:
             if self.failure is not None:
                 raise self.failure
@@ -111,8 +117,9 @@ class NodeInMemory:
             time.sleep(0.005)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Registry]:
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Registry]:
         self.threads.add(threading.current_thread().name)
+        self.fresh.append(fresh)
         with self._lock:
             yield self.registry
 
@@ -377,7 +384,7 @@ UNAVAILABLE = {"url": "redis://h", "problem": "it is away"}
         (Fenced(5, 6, None), 409, "fenced"),
         (LogUnavailable(**UNAVAILABLE), 503, "log_unavailable"),
         (OutcomeUnknown(problem="it is away"), 504, "outcome_unknown"),
-        (NotAcknowledged(id="5-1", missing="b"), 504, "not_acknowledged"),
+        (NotAcknowledged(id="5-1", problem="0 of 1 standbys"), 504, "not_acknowledged"),
         (TimeoutError(), 504, "outcome_unknown"),
         (LogLost(what="the log is gone"), 503, "log_lost"),
         (CorruptRecord(id="9-9", problem="no header"), 503, "corrupt_record"),
@@ -425,6 +432,7 @@ WRITES = [
     ("PUT", "/v1/trust/1/2"),
     ("DELETE", "/v1/trust/1/2"),
     ("PUT", "/v1/state"),
+    ("POST", "/v1/changes"),
 ]
 
 
@@ -453,6 +461,14 @@ def test_a_redirect_keeps_the_path_as_it_was_written() -> None:
     assert client_of(node).delete("/v1/nodes/a%20b").headers["location"] == "http://b:7002/v1/nodes/a%20b"
 
 
+def test_bytes_that_are_not_ascii_are_escaped_on_the_way_to_the_primary() -> None:
+    # given a request as a server may pass it on
+    node = NodeInMemory(role="standby", primary_http="http://b:7002")
+    scope = {"type": "http", "raw_path": b"/v1/nod\xe9s", "query_string": b"after=\xff&x=%20+y", "headers": []}
+    # then its place on the primary is a URL
+    assert _on_the_primary(node, Request(scope)) == "http://b:7002/v1/nod%E9s?after=%FF&x=%20+y"
+
+
 def test_a_standby_serves_reads(node: NodeInMemory) -> None:
     # given
     client_of(node).post("/v1/nodes", json={"hostname": "web1"})
@@ -464,7 +480,7 @@ def test_a_standby_serves_reads(node: NodeInMemory) -> None:
 
 
 def test_a_primary_that_is_deposed_in_the_middle_of_a_write_redirects(client: TestClient, node: NodeInMemory) -> None:
-    def depose(change: Any, *, timeout_s: float = 10.0, term: int | None = None) -> Any:
+    def depose(change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         node.role, node.term, node.primary_http = "standby", 6, "http://b:7002"
         raise Fenced(5, 6, "b")
 
@@ -560,9 +576,9 @@ def test_a_position_that_does_not_come_in_time_is_said_so(client: TestClient) ->
     error_of(client.get("/v1/nodes", headers={"Replicator-Wait": "5-9999"}), 504, "wait_timeout", "Replicator-Wait")
 
 
-def test_a_position_that_was_lost_is_gone(client: TestClient, node: NodeInMemory) -> None:
-    node.failure = PositionLost(position="5-1043", term_end="5-1042")
-    error_of(client.get("/v1/nodes", headers={"Replicator-Wait": "5-1043"}), 410, "position_lost")
+def test_a_position_that_a_failover_left_behind_is_a_conflict(client: TestClient, node: NodeInMemory) -> None:
+    node.failure = PositionLost("5-1043", term=5, term_end="5-1042", next_term=6)
+    error_of(client.get("/v1/nodes", headers={"Replicator-Wait": "5-1043"}), 409, "position_lost")
 
 
 @pytest.mark.parametrize("position", ["", "5", "5-", "-5", "a-b", "5-1-2", " 5-1 x", "5-" + "9" * 30])
@@ -572,6 +588,108 @@ def test_a_position_that_is_none_is_refused_and_the_header_named(
     answer = client.get("/v1/nodes", headers={"Replicator-Wait": position})
     error_of(answer, 400, "invalid_header", "Replicator-Wait")
     assert node.waited == []
+
+
+READS = ["/v1/nodes", "/v1/nodes/1", "/v1/networks", "/v1/state"]
+
+
+@pytest.mark.parametrize("path", READS)
+def test_a_read_may_ask_for_all_that_is_committed(client: TestClient, node: NodeInMemory, path: str) -> None:
+    # given
+    client.post("/v1/nodes", json={})
+    # when
+    for headers in ({"Replicator-Fresh": "1"}, {"Replicator-Fresh": "0"}, {}):
+        assert client.get(path, headers=headers).status_code == 200
+    # then
+    assert node.fresh == [True, False, False]
+
+
+@pytest.mark.parametrize("text", ["yes", "2", "", "true", "-1"])
+def test_a_wish_for_a_fresh_read_that_is_none_is_refused(client: TestClient, node: NodeInMemory, text: str) -> None:
+    answer = client.get("/v1/nodes", headers={"Replicator-Fresh": text})
+    error_of(answer, 400, "invalid_header", "Replicator-Fresh")
+    assert node.fresh == []
+
+
+def test_a_fresh_read_that_nobody_can_give_in_time_is_said_so(client: TestClient, node: NodeInMemory) -> None:
+    patience_s = []
+
+    def nobody_leads(*, fresh: bool, timeout_s: float) -> Any:
+        patience_s.append(timeout_s)
+        raise TimeoutError("nobody leads the group")
+
+    # given
+    node.reading = nobody_leads  # type: ignore[method-assign]
+    # when
+    answer = client.get("/v1/nodes", headers={"Replicator-Fresh": "1"})
+    # then
+    assert "nobody leads" in error_of(answer, 504, "wait_timeout", "Replicator-Fresh")["message"]
+    assert patience_s == [0.1]
+
+
+def test_a_fresh_read_without_redis_is_unavailable(client: TestClient, node: NodeInMemory) -> None:
+    def away(*, fresh: bool, timeout_s: float) -> Any:
+        raise LogUnavailable(**UNAVAILABLE)
+
+    node.reading = away  # type: ignore[method-assign]
+    error_of(client.get("/v1/nodes", headers={"Replicator-Fresh": "1"}), 503, "log_unavailable")
+
+
+# --- How far a write has to come ------------------------------------------------------------------------------------
+
+
+def test_a_write_says_how_far_it_has_to_have_come(client: TestClient, node: NodeInMemory) -> None:
+    client.post("/v1/nodes", json={}, headers={"Replicator-Ack": "applied:1"})
+    client.patch("/v1/nodes/1", json={"tags": ["x"]}, headers={"Replicator-Ack": "fsynced"})
+    client.post("/v1/changes", json={"op": "register"}, headers={"Replicator-Ack": "replicated:2"})
+    client.delete("/v1/nodes/1")
+    assert node.acks == ["applied:1", "fsynced", "replicated:2", None]
+
+
+def test_a_level_that_is_none_is_refused(client: TestClient, node: NodeInMemory) -> None:
+    node.failure = ConfigError(setting="ack", problem="'all' is none of appended, fsynced")
+    answer = client.post("/v1/nodes", json={}, headers={"Replicator-Ack": "all"})
+    assert "'all' is none of" in error_of(answer, 400, "invalid_header")["message"]
+
+
+@pytest.mark.parametrize("level", ["applied:" + "9" * 5000, "", "applied:-1", "APPLIED:1", "applied:1,fsynced", "é"])
+def test_a_level_of_another_form_is_refused_before_the_node_sees_it(
+    client: TestClient, node: NodeInMemory, level: str
+) -> None:
+    answer = client.post("/v1/nodes", json={}, headers=[("Replicator-Ack", level.encode())])
+    error_of(answer, 400, "invalid_header", "Replicator-Ack")
+    assert node.acks == []
+
+
+# --- Changes as the log has them ------------------------------------------------------------------------------------
+
+
+def test_a_change_is_submitted_as_it_is(client: TestClient, node: NodeInMemory) -> None:
+    # given
+    change = {"op": "register", "hostname": "web1", "public_key": KEY}
+    # when
+    answer = client.post("/v1/changes", json=change)
+    # then
+    assert (answer.status_code, answer.json()) == (200, {"result": {"id": 1, "created": True}})
+    assert answer.headers["replicator-position"] == "5-1043"
+    assert node.submitted == [change], "nothing is stamped: it may be of another day"
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"text"', b"5", b"null", b'[{"op":"register"}]'])
+def test_a_change_that_is_no_object_is_refused(client: TestClient, node: NodeInMemory, body: bytes) -> None:
+    error_of(client.post("/v1/changes", content=body), 422, "rejected")
+    assert node.submitted == []
+
+
+def test_a_change_that_is_not_json_or_too_long_is_refused(client: TestClient, node: NodeInMemory) -> None:
+    error_of(client.post("/v1/changes", content=b"{"), 400, "invalid_json", "body")
+    error_of(client.post("/v1/changes", content=b" " * BODY_BYTES_MAX + b"{}"), 413, "too_large", "body")
+    assert node.submitted == []
+
+
+def test_a_change_that_the_state_refuses_is_answered_like_any_write(client: TestClient) -> None:
+    error_of(client.post("/v1/changes", json={"op": "no such thing"}), 422, "rejected", "op")
+    error_of(client.post("/v1/changes", json={"op": "deregister", "id": 9}), 404, "unknown_id", "id")
 
 
 def test_nothing_that_blocks_runs_on_the_event_loop(client: TestClient, node: NodeInMemory) -> None:

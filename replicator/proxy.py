@@ -1,11 +1,12 @@
-"""A TCP proxy that misbehaves on demand, for tests of what a network does to a client of Redis.
+"""A TCP proxy that misbehaves on demand, as a network does to a client of Redis. For drills and for tests.
 
 It listens on a loopback port and forwards every connection to a port or a unix socket. Each connection is a link with
 three threads: one reads requests into a queue, one takes them out and sends them on, one brings replies back. A fault
 is a condition on one of these steps, kept in the proxy under one lock, so it takes effect at once and on every link.
 
-What a test can do, and what it then sees:
+What one can do, and what the client then sees:
 
+- `lead_to(target)`: all connections end, and new ones go elsewhere, as when a virtual address moves.
 - `cut()`: all connections end now. A request that was sent on may still be executed, as in life.
 - `refuse()` / `accept()`: new connections are refused by the kernel (nobody listens).
 - `stall()` / `go()`: nothing moves, in one direction or both; the connections stay. On `go()` it all moves on.
@@ -16,7 +17,7 @@ What a test can do, and what it then sees:
   and reach the server when they are released: the request that is executed long after it was sent.
 
 `matching` narrows the last two to requests that contain these bytes (the name of a command, of a key): a client says
-more on a new connection than the test means. A request is one command in Redis' protocol; anything else counts by what
+more on a new connection than is meant. A request is one command in Redis' protocol; anything else counts by what
 one `recv` gives.
 """
 
@@ -32,6 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
+
+__all__ = ["Proxy"]
 
 Direction = Literal["requests", "replies"]
 BOTH: tuple[Direction, Direction] = ("requests", "replies")
@@ -93,6 +96,18 @@ class Proxy:
             return sum(len(link.queue) for link in self._links if link.is_held())
 
     # Faults
+
+    def lead_to(self, target: int | Path) -> None:
+        """Lead new connections to `target` from now on, and end those that exist.
+
+        No client may find itself at another server in the middle of a connection: what it learnt at its beginning
+        would not hold any more.
+        """
+        with self.changed:
+            self.target = target
+            for link in list(self._links):
+                link.end()
+            self.changed.notify_all()
 
     def cut(self) -> None:
         """End all connections now; requests on their way are lost, except held ones."""
@@ -221,14 +236,17 @@ class Proxy:
 
     def _connect(self, client: socket.socket) -> None:
         client.settimeout(None)
+        target = self.target
         try:
-            server = _connect(self.target)
+            server = _connect(target)
         except OSError:
             client.close()
             return
+        link = _Link(self, client, server)
         with self.changed:
-            link = _Link(self, client, server)
             self._links.add(link)
+            if target != self.target:  # it changed in this very moment
+                link.end()
         link.start()
 
 

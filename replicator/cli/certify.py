@@ -1,0 +1,123 @@
+"""`replicator certify`: is the log of the group, and what its nodes have of it, as it has to be?"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replicator import admin
+from replicator.certify import Certificate
+from replicator.certify import certify as checked
+from replicator.errors import ConfigError, NotPrimary
+from replicator.log import RedisLog
+from replicator.state import ReplicatedState
+from replicator.walk import Violation
+
+from .context import Settings, data_dirs_option, operator, output_option, show_json, table
+
+__all__ = ["certify"]
+
+HEADINGS = ("node", "position", "place", "changes", "trimmed", "surplus", "digest")
+
+
+@click.command()
+@data_dirs_option
+@click.option(
+    "--state",
+    default="replicator.state.registry:Registry",
+    show_default=True,
+    help="The class of the states, MODULE:CLASS; made without arguments.",
+)
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Also compare the live nodes' states.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for the live nodes.")
+@output_option
+@click.pass_obj
+def certify(
+    settings: Settings, data_dirs: tuple[Path, ...], state: str, verify: bool, timeout: float, output: str
+) -> None:
+    """Check the whole log, and what nodes have of it on their disks. Exit code 1 at the first violation."""
+    make_state = _state_class(state)
+    found: Certificate | None = None
+    live: admin.DigestReport | None = None
+    try:
+        with settings.log() as log:
+            found = checked(log, data_dirs, make_state=make_state, progress=_say)
+            if output == "table":
+                click.echo(_text(found))
+            live = _verified(log, timeout) if verify else None
+    except Violation as violation:
+        if output == "json":
+            show_json(_result(found, live, violation))
+        raise
+    if output == "json":
+        show_json(_result(found, live, None))
+        return
+    if live is not None:
+        click.echo(f"live     {', '.join(live.digests)} have equal states at {live.position}")
+    click.echo("certified")
+
+
+def _result(found: Certificate | None, live: admin.DigestReport | None, violation: Violation | None) -> dict[str, Any]:
+    return {
+        "certified": violation is None,
+        "violation": violation.to_dict() if violation else None,
+        "log": asdict(found.log) if found else None,
+        "nodes": [asdict(node) for node in found.nodes] if found else None,
+        "equal": found.equal if found else None,
+        "live": live.to_dict() if live else None,
+    }
+
+
+def _verified(log: RedisLog, timeout_s: float) -> admin.DigestReport | None:
+    try:
+        report = admin.verify(log, by=operator(), timeout_s=timeout_s, progress=_say)
+    except NotPrimary:
+        _say("nobody leads, so the live nodes' states were not compared")
+        return None
+    if not report.equal:
+        told = ", ".join(f"{node} {digest}" for node, digest in report.digests.items())
+        late = f"; {', '.join(report.missing)} did not report in time" if report.missing else ""
+        raise Violation("state", f"the live nodes' states at {report.position} are not shown to be equal: {told}{late}")
+    return report
+
+
+def _state_class(name: str) -> Callable[[], ReplicatedState]:
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())  # where the application is, as likely as not
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(setting="state", problem=f"{name!r} is not MODULE:CLASS ({error})") from None
+    finally:
+        del sys.path[0]
+    if not callable(found):
+        raise ConfigError(setting="state", problem=f"{name!r} is not a class")
+    make: Callable[[], ReplicatedState] = found
+    return make
+
+
+def _text(found: Certificate) -> str:
+    log = found.log
+    begins = f"from {log.first} (older ones are trimmed)" if log.trimmed else f"from {log.first}"
+    broken_off = f" ({log.snapshots_broken_off} more broken off)" if log.snapshots_broken_off else ""
+    counted = {"terms": log.terms, "changes": log.changes, "markers": log.markers, "rebases": log.rebases}
+    told = ", ".join(f"{count} {what}" for what, count in counted.items())
+    lines = [
+        f"log      {log.records} records {begins} to {log.last}, {log.bytes} bytes",
+        f"         {told}, {log.snapshots} snapshots{broken_off}",
+    ]
+    if found.nodes:
+        lines += ["", table(HEADINGS, [asdict(node) for node in found.nodes]), ""]
+    lines += [f"states   {', '.join(names)} have equal states, at equal positions" for names in found.equal]
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

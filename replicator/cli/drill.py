@@ -1,0 +1,115 @@
+"""`replicator drill`: what a group of three does when things fail, tried on this machine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from replicator.drill import FAULTS, Report, run
+from replicator.errors import ReplicatorError
+
+from .context import Settings, output_option, show_json, table
+
+__all__ = ["drill"]
+
+HEADINGS = ("fault", "acknowledged", "lost", "refused", "unknown", "gap_ms", "stale_refused", "leader", "term")
+
+#: So many names of what is wrong are enough to look for them.
+NAMES_SHOWN = 10
+
+
+_MENU = "\b\nFaults:\n" + "\n".join(f"  {name:15} {fault.about}" for name, fault in FAULTS.items())
+
+
+class _Failed(ReplicatorError):
+    """the drill was not passed"""
+
+
+@click.command(epilog=_MENU)
+@click.argument("faults", nargs=-1, type=click.Choice(list(FAULTS)), metavar="[FAULT]...")
+@click.option("--lease-s", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Lease of the primary.")
+@click.option(
+    "--seconds-per-fault",
+    type=click.FloatRange(min=0),
+    default=6.0,
+    show_default=True,
+    help="At least; all has to be well again, too.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    help="Data and logs, kept; must be empty.  [default: a temporary one]",
+)
+@click.option("--keep", is_flag=True, help="Keep the temporary directory. It is kept anyway if something is wrong.")
+@output_option
+@click.pass_context
+def drill(
+    ctx: click.Context,
+    faults: tuple[str, ...],
+    lease_s: float,
+    seconds_per_fault: float,
+    directory: Path | None,
+    keep: bool,
+    output: str,
+) -> None:
+    """Let things fail, one after the other, on a group of its own under a running load; all of them by default.
+
+    Exit code 0 if nothing was lost and all nodes are equal, 1 otherwise.
+    """
+    settings: Settings = ctx.obj
+    started = time.monotonic()
+    report = run(
+        faults or list(FAULTS),
+        directory=directory,
+        keep=keep,
+        group=settings.group,
+        lease_s=lease_s,
+        seconds_per_fault=seconds_per_fault,
+        log_level=ctx.find_root().params["log_level"],
+        say=lambda text: click.echo(f"{time.monotonic() - started:6.1f} s  {text}", err=True),
+    )
+    if report is None:
+        click.echo("interrupted; nothing runs any more", err=True)
+        sys.exit(1)
+    if output == "json":
+        show_json(report.to_dict())
+    else:
+        click.echo(err=True)
+        _show(report)
+    if not report.passed:
+        raise _Failed()
+
+
+def _show(report: Report) -> None:
+    rows = [{name: getattr(fault, name) for name in HEADINGS} | {"lost": len(fault.lost)} for fault in report.faults]
+    click.echo(table(HEADINGS, rows))
+    click.echo()
+    for line in _verdict(report):
+        click.echo(line)
+
+
+def _verdict(report: Report) -> Iterable[str]:
+    yield f"{report.acknowledged} registrations acknowledged: {_are(report.lost, 'lost')}"
+    yield f"{report.refused} refused: {_are(report.appeared, 'in the state all the same')}"
+    yield f"{report.unknown} with an unknown outcome: {report.unknown_landed} of them are in the state"
+    if report.doubled:
+        yield f"in the state more than once: {_named(report.doubled)}"
+    if report.stale_accepted:
+        yield f"records of a term that is over, taken all the same: {report.stale_accepted}"
+    nodes = ", ".join(report.digests) or "nobody"
+    yield f"nodes {nodes} {'are equal' if report.equal else 'are NOT shown to be equal'} at {report.position or '-'}"
+    yield from report.problems
+
+
+def _are(tags: Sequence[str], what: str) -> str:
+    return f"{len(tags)} are {what}: {_named(tags)}" if tags else f"none is {what}"
+
+
+def _named(tags: Sequence[str]) -> str:
+    more = f" and {len(tags) - NAMES_SHOWN} more" if len(tags) > NAMES_SHOWN else ""
+    return ", ".join(tags[:NAMES_SHOWN]) + more

@@ -1,0 +1,114 @@
+"""`replicator forks`: what histories that lost have, and the group has not. Looks at files only, and changes none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import orjson
+
+from replicator import forks as files
+from replicator.errors import CheckpointError
+
+from .context import data_dirs_option, output_option, show_json, table, when
+
+__all__ = ["forks"]
+
+HEADINGS = ("name", "node", "when", "position", "term", "parted_at", "surplus", "reason")
+
+
+@click.group()
+def forks() -> None:
+    """Histories that lost: what some node had, and the group has not."""
+
+
+def _given(data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
+    if not data_dirs:
+        raise click.UsageError("give the data directory of a node with --data-dir, or of several")
+    return data_dirs
+
+
+@forks.command("list")
+@data_dirs_option
+@output_option
+def list_(data_dirs: tuple[Path, ...], output: str) -> None:
+    """The forks of these nodes. Exit code 1 if one of them cannot be read."""
+    paths = files.paths(_given(data_dirs))
+    problems: list[CheckpointError] = []
+    found = list(_readable(paths, problems))
+    if output == "json":
+        show_json([fork.to_dict() for fork in found])
+    elif found:
+        click.echo(table(HEADINGS, [_row(fork) for fork in found]))
+    elif not paths:
+        click.echo("no forks")
+    for problem in problems:
+        click.echo(f"Error: {problem}", err=True)
+    if problems:
+        sys.exit(1)
+
+
+def _readable(paths: list[Path], problems: list[CheckpointError]) -> Iterator[files.Fork]:
+    for path in paths:
+        try:
+            yield files.read(path)
+        except CheckpointError as problem:
+            problems.append(problem)
+
+
+def _row(fork: files.Fork) -> dict[str, object]:
+    return fork.to_dict() | {"when": _when(fork), "surplus": _surplus_text(fork)}
+
+
+def _when(fork: files.Fork) -> str | None:
+    return when(fork.written_at).partition(".")[0] if fork.written_at is not None else None
+
+
+def _surplus_text(fork: files.Fork) -> str:
+    return f"{fork.surplus} + those in its snapshot" if fork.in_snapshot else str(fork.surplus)
+
+
+@forks.command()
+@click.argument("name")
+@data_dirs_option
+@output_option
+def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
+    """The fork NAME, and the changes that it has and the group has not."""
+    fork = files.read(files.find(name, _given(data_dirs)))
+    if output == "json":
+        show_json(fork.to_dict() | {"changes": [change.to_dict() for change in files.surplus(fork)]})
+        return
+    for label, value in _facts(fork).items():
+        click.echo(f"{label.ljust(10)} {value}")
+    click.echo()
+    if fork.in_snapshot:
+        click.echo(f"Changes from {fork.parted_at} up to {fork.snapshot_changed} are in its snapshot and cannot be "
+                   f"listed one by one: `replicator forks export {name} --state` gives the whole state.")  # fmt: skip
+    for change in files.surplus(fork):
+        value = orjson.dumps(change.change).decode()
+        click.echo(f"{when(change.at)}  {str(change.id).ljust(14)} {change.index:4d}  {change.node}  {value}")
+
+
+def _facts(fork: files.Fork) -> dict[str, object]:
+    return {
+        "fork": fork.path,
+        "node": f"{fork.node}, of group {fork.group}",
+        "written": _when(fork) or "not known",
+        "reason": fork.reason,
+        "position": f"{fork.position}; the newest term that it knew is {fork.term}",
+        "parted at": f"{fork.parted_at}: up to there, the group has all of it",
+        "surplus": f"{_surplus_text(fork)} changes",
+    }
+
+
+@forks.command()
+@click.argument("name")
+@click.option("--state", is_flag=True, help="The whole state of the fork, and not only what the group has not.")
+@data_dirs_option
+def export(name: str, state: bool, data_dirs: tuple[Path, ...]) -> None:
+    """The changes that the fork NAME has and the group has not, as JSON, one a line."""
+    fork = files.read(files.find(name, _given(data_dirs)))
+    for line in files.export_state(fork) if state else files.export(fork):
+        show_json(line, a_line=True)

@@ -1,0 +1,14 @@
+-- Switch automatic failover off for the group, or on again. Promotions by hand go on either way.
+--
+-- KEYS[3]  head
+-- KEYS[5]  commands  stream of asks; the one appended here has the nodes look again
+-- ARGV[1]  why       who did it, and why; empty: on again
+--
+-- Answers: ok; lost: there is no log.
+
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  return { 'lost' }
+end
+redis.call('HSET', KEYS[3], 'paused', ARGV[1])
+redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'paused', 'node', '', 'by', ARGV[1])
+return { 'ok' }

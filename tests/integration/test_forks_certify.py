@@ -1,0 +1,240 @@
+"""A change that a failover left behind, from the fork file back into the group; and a group that is certified.
+
+Real Redis, real nodes with a registry, its HTTP, and the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from replicator import Node, admin
+from replicator.cli import cli
+from replicator.core.ids import ERA
+from replicator.log import RedisLog
+from replicator.redis_server import find_server
+from replicator.state.registry import Registry
+from replicator.web.registry import registry_app
+from replicator.web.server import WebServer
+from tests.integration.worlds import RedisWorld
+from tests.kv import PATIENCE_S, eventually, in_step
+
+LEASE_S = 1.0
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[RedisWorld]:
+    (tmp_path / "redis").mkdir()
+    world = RedisWorld(find_server(), tmp_path / "redis")
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def run(world: RedisWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)  # whatever ./data holds elsewhere
+    for name in ("REPLICATOR_DATA_DIR", "REPLICATOR_NODE_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*args: object) -> Result:
+        return CliRunner().invoke(cli, ["--redis", world.server.url, "--group", "g", *map(str, args)])
+
+    return run
+
+
+@pytest.fixture
+def start(world: RedisWorld, tmp_path: Path) -> Iterator[Callable[[str], Node]]:
+    started: list[Node] = []
+
+    def start(name: str) -> Node:
+        node = Node(
+            Registry(), group="g", name=name, redis=world.server.url, data_dir=tmp_path / name, lease_s=LEASE_S,
+            on_restart="standby",
+        )  # fmt: skip
+        started.append(node)
+        node.start()
+        return node
+
+    yield start
+    for node in started:
+        node.stop()
+
+
+def register(hostname: str) -> dict[str, Any]:
+    return {
+        "op": "register", "hostname": hostname, "public_key": f"{hostname:A<8}", "real_addr": "10.0.0.1:1",
+        "last_seen": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+
+
+def hostnames(node: Node) -> list[str]:
+    with node.reading() as registry:
+        return [record["hostname"] for record in registry.nodes().values()]
+
+
+@pytest.fixture
+def parted(world: RedisWorld, start: Callable[[str], Node]) -> tuple[Node, Node]:
+    """Redis came back without two changes that only a had, and b led on without them: a has a fork, and follows."""
+    a, b = start("a"), start("b")
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(register("both"))
+    in_step(a, b)
+    b.stop()
+    copy = world.copy()
+    a.submit(register("lost1"))
+    a.submit(register("lost2"))
+    a.stop()
+    world.fail_over(copy)
+    b = start("b")
+    log = RedisLog(world.server.url, "g")
+    eventually(lambda: not log.look().peers["a"].alive)
+    eventually(lambda: b.position.id.n == 2)
+    admin.promote(log, "b", by="test", force=True, timeout_s=PATIENCE_S)
+    b.submit(register("after"))
+    log.close()
+    assert b.term == ERA + 1
+    a = start("a")
+    in_step(a, b)
+    return a, b
+
+
+def test_what_a_failover_left_behind_comes_back_by_hand(
+    parted: tuple[Node, Node], run: Callable[..., Result], tmp_path: Path
+) -> None:
+    a, b = parted
+    assert hostnames(a) == hostnames(b) == ["both", "after"]
+    # when whoever is on call looks for forks on all nodes, then there is one
+    dirs = ("--data-dir", tmp_path / "a", "--data-dir", tmp_path / "b")
+    (fork,) = json.loads(run("forks", "list", *dirs, "--output", "json").stdout)
+    assert (fork["node"], fork["parted_at"], fork["surplus"], fork["in_snapshot"]) == ("a", "1-2", 2, False)
+    assert fork["position"] == "1-4"
+    assert "replaced by the snapshot" in fork["reason"]
+    shown = run("forks", "show", fork["name"], *dirs).stdout
+    assert "lost1" in shown
+    assert "both" not in shown
+    # when its surplus is exported, and sent to the primary as the document says
+    exported = run("forks", "export", fork["name"], *dirs)
+    assert exported.exit_code == 0
+    with WebServer(registry_app(b)) as server:
+        if shutil.which("jq") and shutil.which("curl"):
+            send = "curl -fsS -X POST -H 'Content-Type: application/json' --data-binary \"$change\""
+            script = f"jq -c .change | while IFS= read -r change; do {send} {server.url}/v1/changes || exit 1; done"
+            subprocess.run(["/bin/sh", "-c", script], input=exported.stdout, text=True, check=True, timeout=60)
+        else:
+            for line in exported.stdout.splitlines():
+                httpx.post(f"{server.url}/v1/changes", json=json.loads(line)["change"]).raise_for_status()
+    # then all nodes have it
+    in_step(a, b)
+    assert hostnames(a) == hostnames(b) == ["both", "after", "lost1", "lost2"]
+
+
+def test_a_group_that_parted_is_certified_with_the_nodes_running(
+    parted: tuple[Node, Node], run: Callable[..., Result], tmp_path: Path
+) -> None:
+    dirs = ("--data-dir", tmp_path / "a", "--data-dir", tmp_path / "b")
+    found = run("certify", *dirs, "--output", "json")
+    assert found.exit_code == 0, found.stderr
+    told = json.loads(found.stdout)
+    assert list(told) == ["certified", "violation", "log", "nodes", "equal", "live"]
+    assert (told["certified"], told["violation"]) == (True, None)
+    assert list(told["log"]) == [
+        "first", "last", "trimmed", "records", "terms", "changes", "markers", "snapshots", "snapshots_broken_off",
+        "rebases", "bytes",
+    ]  # fmt: skip
+    assert told["log"]["terms"] == 2
+    assert [list(node) for node in told["nodes"]] == [
+        ["node", "path", "position", "place", "changes", "trimmed", "surplus", "digest"]
+    ] * 2
+    assert [node["place"] for node in told["nodes"]] == ["in the log"] * 2
+    assert told["live"]["equal"]
+    table = run("certify", *dirs)
+    assert table.exit_code == 0
+    assert "a, b have equal states" in table.stdout
+    assert table.stdout.endswith("certified\n")
+
+
+def test_a_node_that_still_has_the_other_history_is_certified_and_its_surplus_is_told(
+    world: RedisWorld, start: Callable[[str], Node], run: Callable[..., Result], tmp_path: Path
+) -> None:
+    a = start("a")
+    a.promote(timeout_s=PATIENCE_S)
+    copy = world.copy()
+    a.submit(register("lost"))
+    a.stop()
+    world.fail_over(copy)
+    found = run("certify", "--data-dir", tmp_path / "a", "--output", "json")
+    assert found.exit_code == 0, found.stderr
+    told = json.loads(found.stdout)
+    assert (told["nodes"][0]["place"], told["nodes"][0]["surplus"], told["live"]) == ("ahead of the log", 1, None)
+    assert "nobody leads" in found.stderr
+
+
+def test_a_record_that_was_deleted_is_1_and_named(
+    world: RedisWorld, start: Callable[[str], Node], run: Callable[..., Result], tmp_path: Path
+) -> None:
+    a = start("a")
+    a.promote(timeout_s=PATIENCE_S)
+    for number in range(3):
+        a.submit(register(f"h{number}"))
+    a.stop()
+    assert run("certify", "--no-verify").exit_code == 0
+    world.admin.xdel("replicator:{g}:log", "1-3")
+    found = run("certify", "--no-verify", "--output", "json")
+    assert found.exit_code == 1
+    told = json.loads(found.stdout)
+    assert (told["certified"], told["log"], told["live"]) == (False, None, None)
+    assert list(told["violation"]) == ["rule", "ids", "node", "problem", "meaning"]
+    assert (told["violation"]["rule"], told["violation"]["ids"]) == ("ids", ["1-2", "1-4"])
+    assert "Error: ids: between 1-2 and 1-4, number 3 is missing (records were deleted, or inserted)" in found.stderr
+    table = run("certify", "--no-verify")
+    assert (table.exit_code, table.stdout) == (1, "")
+
+
+def test_live_states_that_differ_are_1(
+    start: Callable[[str], Node], run: Callable[..., Result], tmp_path: Path
+) -> None:
+    a, b = start("a"), start("b")
+    a.promote(timeout_s=PATIENCE_S)
+    in_step(a, b)
+    with b.reading() as registry:
+        registry.apply(register("ghost"))
+    found = run("certify", "--output", "json")
+    assert found.exit_code == 1
+    assert json.loads(found.stdout)["violation"]["rule"] == "state"
+    assert run("certify", "--no-verify").exit_code == 0
+
+
+def test_exit_codes(run: Callable[..., Result], start: Callable[[str], Node], tmp_path: Path) -> None:
+    assert run("certify").exit_code == 1  # there is no log
+    start("a").promote(timeout_s=PATIENCE_S)
+    for state in ("nonsense", "nowhere:X", "replicator.state.registry:X", "replicator.state.registry:VERSION"):
+        found = run("certify", "--state", state)
+        assert (found.exit_code, found.stdout) == (2, "")
+        assert "Error: state: " in found.stderr
+    (tmp_path / "empty").mkdir()
+    found = run("certify", "--data-dir", tmp_path / "empty")
+    assert found.exit_code == 1
+    assert "No such file" in found.stderr
+    assert run("certify", "--data-dir", tmp_path / "nowhere").exit_code == 2
+    found = CliRunner().invoke(cli, ["--redis", f"unix://{tmp_path}/nobody", "certify"])
+    assert (found.exit_code, found.stdout) == (6, "")
+    assert "\n  certify " in CliRunner().invoke(cli, ["-h"]).stdout
+
+
+def test_a_state_class_of_ones_own_is_found_beside_the_application(tmp_path: Path) -> None:
+    (tmp_path / "application.py").write_text("class State:\n    def __init__(self): print('made')\n")
+    program = (
+        "from replicator.cli.certify import _state_class; import sys; before = list(sys.path);"
+        "_state_class('application:State')(); assert sys.path == before"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "made\n", done.stderr

@@ -1,0 +1,473 @@
+"""URLs and what they must not show, and a link over connections of paper."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from replicator import connection
+from replicator.connection import Address, Link, Opened, advice, client_for, finder_for, follow, shown
+from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+
+KEY = b"replicator:{g}:log"
+A, B = Address("a", 1), Address("b", 2)
+
+
+def place(url: str) -> Any:
+    return connection._place_of(url)
+
+
+def options(url: str) -> dict[str, Any]:
+    """What a connection to the Redis of this URL is made with."""
+    found: Any = finder_for(url, key=KEY, name="n", timeout_s=3)
+    return dict(found._options)
+
+
+# --- URLs ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_url_of_one_server_is_redis_pys_own() -> None:
+    assert options("redis://ann:pw@h:7/3").items() >= {
+        "host": "h", "port": 7, "db": 3, "username": "ann", "password": "pw"
+    }.items()  # fmt: skip
+    assert options("unix:///tmp/x.sock")["path"] == "/tmp/x.sock"
+    assert options("rediss://h")["connection_class"] is redis.SSLConnection
+
+
+def test_sentinels_are_named_with_the_service_and_the_database() -> None:
+    found = place("redis+sentinel://ann:p%2Fw@h1,h2:7,[::1]:8/my%20main/3?sentinel_password=s&socket_timeout=2")
+    assert found.kind == "sentinel"
+    assert found.hosts == (Address("h1", 26379), Address("h2", 7), Address("::1", 8))
+    assert found.service == "my main"
+    assert found.options.items() >= {"db": 3, "username": "ann", "password": "p/w", "socket_timeout": 2.0}.items()
+    assert found.asking == {"username": None, "password": "s"}
+
+
+def test_the_password_of_redis_is_not_told_to_the_sentinels() -> None:
+    finder: Any = finder_for("redis+sentinel://ann:pw@h/main/3?client_name=x", key=KEY, name="n", timeout_s=3)
+    assert finder._asking.items() >= {"username": None, "password": None, "db": 0, "socket_timeout": 1.0}.items()
+    assert finder._options.items() >= {"username": "ann", "password": "pw", "db": 3, "socket_timeout": 3}.items()
+
+
+def test_a_cluster_is_named_by_some_of_its_nodes() -> None:
+    found = place("redis+cluster://:pw@h1,h2:7,h1:6379?ssl_check_hostname=no")
+    assert found.kind == "cluster"
+    assert found.hosts == (Address("h1", 6379), Address("h2", 7))
+    assert found.options["password"] == "pw"
+
+
+def test_the_slot_is_that_of_the_groups_tag() -> None:
+    finder: Any = finder_for("redis+cluster://h", key=KEY, name="n", timeout_s=3)
+    assert finder._slot == redis.crc.key_slot(b"g")
+
+
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+def test_tls_is_asked_for_by_rediss(kind: str) -> None:
+    assert options(f"rediss+{kind}://h/{'main' if kind == 'sentinel' else ''}")["connection_class"] is (
+        redis.SSLConnection
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://h", "one is redis://"),
+        ("", "one is redis://"),
+        ("redis://h:seven", "one is redis://"),
+        ("redis://h?socket_timeout=soon", "socket_timeout"),
+        ("redis://h?colour=blue", "colour"),
+        ("redis+sentinel://h1:26379", "service"),
+        ("redis+sentinel://h1:26379/", "service"),
+        ("redis+sentinel://h1/main/zero", "the database is a number"),
+        ("redis+sentinel://h1/main/0/1", "the database is a number"),
+        ("redis+sentinel:///main", "neither of sentinels nor of a cluster"),
+        ("redis+sentinel://h1,,h2/main", "HOST:PORT"),
+        ("redis+sentinel://h1:port/main", "HOST:PORT"),
+        ("redis+sentinel://h1:65536/main", "HOST:PORT"),
+        ("redis+sentinel://a@b@h1/main", "neither of sentinels nor of a cluster"),
+        ("redis+sentinel://h1/main?colour=blue", "colour"),
+        ("redis+cluster://h1/1", "a cluster has only database 0"),
+        ("redis+cluster://h1?db=1", "a cluster has only database 0"),
+        ("redis+cluster://h1/main", "the database is a number"),
+        ("redis+clutser://h1", "neither of sentinels nor of a cluster"),
+        ("redis+cluster://", "neither of sentinels nor of a cluster"),
+    ],
+)
+def test_a_wrong_url_is_refused_with_the_form(url: str, why: str) -> None:
+    with pytest.raises(ConfigError, match="is not a Redis URL") as caught:
+        finder_for(url, key=KEY, name="n", timeout_s=3)
+    assert why in str(caught.value)
+    assert "redis+cluster://[USER:PASSWORD@]HOST:PORT" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis://h?{}", "redis+sentinel://h/main?{}", "redis+cluster://h?{}"])
+def test_a_url_cannot_have_commands_repeated_or_answers_changed(url: str) -> None:
+    found = options(url.format("protocol=3&decode_responses=True&retry_on_timeout=True"))
+    assert (found["protocol"], found["decode_responses"], found["retry"].get_retries()) == (2, False, 0)
+
+
+# --- passwords -------------------------------------------------------------------------------------------------------
+
+MARK = "S3cr"
+FORMS = (
+    "redis://:{}@h:1/0",
+    "rediss://ann:{}@h",
+    "unix://ann:{}@/tmp/x.sock?db=1",
+    "redis://h?password={}",
+    "redis://h?db=1&pass%77ord={}&x=y",
+    "redis://ann:{0}@h?password={0}",
+    "redis+sentinel://ann:{}@h1:1,h2:2/main/0",
+    "redis+sentinel://h1:1,h2:2/main/0?sentinel_password={}&db=0",
+    "rediss+sentinel://:{0}@h1/main?ssl_password={0}&sentinel_password={0}",
+    "redis+cluster://ann:{}@h1:7000,h2",
+    "redis+cluster://h1:7000,h2?password={}",
+    "redis+nonsense://ann:{}@h1",
+    "ann:{}@h",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=40)
+@given(st.text(max_size=8))
+def test_a_password_is_never_shown(form: str, rest: str) -> None:
+    url = form.format(quote(f"{MARK}{rest}{MARK}", safe=""))
+    assert MARK not in shown(url)
+    assert_hidden_in_errors(url)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if "@" in form])
+@settings(max_examples=40)
+@given(st.text("ab:/@?#&=%[]\n", max_size=8))
+@example("?password=@")
+@example("/x")
+def test_a_password_that_is_not_encoded_is_not_shown_either(form: str, rest: str) -> None:
+    # Behind the `?` nobody can tell where a password with an `&` ends.
+    secret = f"{MARK}{rest.replace('&', '') if 'password=' in form else rest}{MARK}"
+    url = form.format(secret)
+    assert MARK not in shown(url)
+    assert_hidden_in_errors(url)
+
+
+def assert_hidden_in_errors(url: str) -> None:
+    with noted(ConfigError) as errors:
+        finder_for(url, key=KEY, name="n", timeout_s=1)
+    with noted(ConfigError) as more:
+        client_for(url)
+    assert all(MARK not in text for text in (*errors, *more))
+
+
+@contextmanager
+def noted(kind: type[Exception]) -> Iterator[list[str]]:
+    """Suppress errors of a kind, and give their texts."""
+    texts: list[str] = []
+    try:
+        yield texts
+    except kind as error:
+        texts.append(str(error))
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://h:1/0", "redis://h:1/0"),
+        ("redis://ann@h:1/0?db=2", "redis://ann@h:1/0?db=2"),
+        ("redis://ann:pw@h:1/0", "redis://ann:***@h:1/0"),
+        ("unix:///tmp/x.sock?password=pw&db=2", "unix:///tmp/x.sock?password=***&db=2"),
+        ("redis+sentinel://:pw@h1:1,h2:2/main/0", "redis+sentinel://:***@h1:1,h2:2/main/0"),
+        ("redis+sentinel://h1/main?sentinel_password=pw", "redis+sentinel://h1/main?sentinel_password=***"),
+        ("redis+cluster://h1:1,h2:2", "redis+cluster://h1:1,h2:2"),
+    ],
+)
+def test_all_but_the_password_is_shown(url: str, text: str) -> None:
+    assert shown(url) == text
+
+
+# --- a client for others ---------------------------------------------------------------------------------------------
+
+
+def test_a_client_asks_the_sentinels() -> None:
+    client = client_for("redis+sentinel://ann:pw@h1:1,h2:2/main/3?sentinel_password=s")
+    pool: Any = client.connection_pool
+    assert isinstance(pool, redis.sentinel.SentinelConnectionPool)
+    assert (pool.service_name, pool.is_master) == ("main", True)
+    assert pool.connection_kwargs.items() >= {"db": 3, "username": "ann", "password": "pw"}.items()
+    asking = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
+    assert [(each["host"], each["port"], each["password"], each["db"]) for each in asking] == [
+        ("h1", 1, "s", 0), ("h2", 2, "s", 0)
+    ]  # fmt: skip
+
+
+def test_a_client_of_sentinels_may_use_tls() -> None:
+    pool: Any = client_for("rediss+sentinel://h1/main").connection_pool
+    assert pool.connection_class is redis.sentinel.SentinelManagedSSLConnection
+    assert pool.sentinel_manager.sentinels[0].connection_pool.connection_class is redis.SSLConnection
+
+
+def test_there_is_no_client_for_a_cluster() -> None:
+    with pytest.raises(ConfigError, match="RQ does not run on a cluster: give the jobs a Redis of their own"):
+        client_for("redis+cluster://h1")
+
+
+# --- answers that mean: elsewhere ------------------------------------------------------------------------------------
+
+ELSEWHERE = [
+    redis.exceptions.MovedError("12 127.0.0.1:7001"),
+    redis.exceptions.AskError("12 127.0.0.1:7001"),
+    redis.exceptions.TryAgainError("Multiple keys request during rehashing of slot"),
+    redis.exceptions.ClusterDownError("Hash slot not served"),
+    redis.exceptions.ReadOnlyError("You can't write against a read only replica."),
+    redis.exceptions.ResponseError("MOVED 12 127.0.0.1:7001"),
+    redis.exceptions.ResponseError("Error running script (call to f_0): @user_script:1: -READONLY You can't write"),
+]
+
+
+@pytest.mark.parametrize("error", ELSEWHERE, ids=lambda error: f"{type(error).__name__}-{str(error)[:12]}")
+def test_a_server_that_is_not_the_right_one_is_left(error: Exception) -> None:
+    finder = PaperFinder(answers=[error, b"OK"])
+    link = Link(finder, "url")
+    with pytest.raises(redis.exceptions.ResponseError):
+        link.call("PING")
+    assert finder.made[0].closed
+    assert link.call("PING") == b"OK"
+    assert len(finder.made) == 2
+
+
+def test_a_server_that_refuses_for_another_reason_is_kept() -> None:
+    finder = PaperFinder(answers=[redis.exceptions.ResponseError("WRONGTYPE ASK nobody"), b"OK"])
+    link = Link(finder, "url")
+    with pytest.raises(redis.exceptions.ResponseError):
+        link.call("PING")
+    assert link.call("PING") == b"OK"
+    assert len(finder.made) == 1
+
+
+def test_what_redis_py_takes_out_of_an_answer_is_put_back() -> None:
+    text = advice(redis.exceptions.MovedError("12 127.0.0.1:7001"))
+    assert text.startswith("MOVED 12 127.0.0.1:7001 (")
+    assert "a redis+cluster:// URL finds it" in text
+
+
+# --- a link ----------------------------------------------------------------------------------------------------------
+
+
+class PaperConnection:
+    """Gives the answers that it was made with, and notes what was sent."""
+
+    is_connected = True
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers = answers
+        self.sent: list[tuple[Any, ...]] = []
+        self.closed = False
+
+    def pack_command(self, *command: Any) -> tuple[Any, ...]:
+        return command
+
+    def send_packed_command(self, command: tuple[Any, ...], check_health: bool) -> None:
+        assert not self.closed
+        self.sent.append(command)
+
+    def read_response(self, disable_decoding: bool) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer() if callable(answer) else answer
+
+    def disconnect(self) -> None:
+        self.closed = True
+
+
+class PaperFinder:
+    """Leads to connections of paper, which share their answers."""
+
+    def __init__(self, answers: list[Any] | None = None) -> None:
+        self.answers = answers or []
+        self.made: list[PaperConnection] = []
+        self.run = "run-1"
+        self.address: Address | None = A
+        self.told: Address | None = A
+        self.asked = 0
+
+    def open(self) -> Opened:
+        self.made.append(PaperConnection(self.answers))
+        return Opened(self.made[-1], self.run, self.address)
+
+    def master(self) -> Address | None:
+        self.asked += 1
+        return self.told
+
+
+class Nop:
+    text = b"return 1"
+    sha = b"0" * 40
+
+
+def test_a_script_takes_the_run_of_its_own_connection() -> None:
+    finder = PaperFinder([b"1", b"2"])
+    link = Link(finder, "url")
+    link.script(Nop(), [b"k"], b"x", in_run=True)
+    finder.run = "run-2"
+    link.leave_other_run("run-1")
+    link.script(Nop(), [b"k"], b"x", in_run=True)
+    assert finder.made[0].sent == [(b"EVALSHA", Nop.sha, 1, b"k", "run-1", b"x")] * 2
+
+
+def test_a_connection_of_another_run_is_made_anew_for_the_next_call() -> None:
+    finder = PaperFinder([b"1", b"2"])
+    link = Link(finder, "url")
+    link.call("PING")
+    finder.run = "run-2"
+    link.leave_other_run("run-2")
+    link.script(Nop(), [], in_run=True)
+    assert [connection.closed for connection in finder.made] == [True, False]
+    assert finder.made[1].sent == [(b"EVALSHA", Nop.sha, 0, "run-2")]
+
+
+def test_links_leave_a_master_that_is_none_any_more() -> None:
+    finder = PaperFinder([b"1", b"2"])
+    idle, link = Link(finder, "url"), Link(finder, "url")
+    link.call("PING")
+    follow(finder, [idle, link])
+    assert not finder.made[0].closed
+    finder.told = B
+    follow(finder, [idle, link])
+    assert finder.made[0].closed
+    finder.address = B
+    link.call("PING")
+    follow(finder, [idle, link])
+    assert [connection.closed for connection in finder.made] == [True, False]
+
+
+def test_who_has_no_connection_asks_nobody() -> None:
+    finder = PaperFinder()
+    follow(finder, [Link(finder, "url")])
+    assert finder.asked == 0
+
+
+def test_sentinels_that_do_not_answer_change_nothing() -> None:
+    finder = PaperFinder([b"1"])
+    link = Link(finder, "url")
+    link.call("PING")
+    finder.told = None
+    follow(finder, [link])
+    assert not finder.made[0].closed
+
+
+def test_a_link_that_is_left_in_the_middle_of_a_call_does_not_wait_for_it() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def late() -> bytes:
+        begun.set()
+        assert go.wait(5)
+        raise ConnectionResetError("shut down")
+
+    finder = PaperFinder([late, b"2"])
+    link = Link(finder, "url")
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            link.call("PING")
+        except LogUnavailable as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert begun.wait(5)
+    link.leave_other_address(B)
+    go.set()
+    thread.join(5)
+    assert [type(error) for error in errors] == [OutcomeUnknown]
+    assert link.call("PING") == b"2"
+    assert len(finder.made) == 2
+
+
+def test_a_link_that_finds_nobody_says_so_and_nothing_was_sent() -> None:
+    class Nobody(PaperFinder):
+        def open(self) -> Opened:
+            raise redis.exceptions.ConnectionError("nobody is there")
+
+    with pytest.raises(LogUnavailable, match="Redis at url is not available: nobody is there") as caught:
+        Link(Nobody(), "url").call("PING")
+    assert type(caught.value) is LogUnavailable
+
+
+def test_a_closed_link_is_not_opened_again() -> None:
+    finder = PaperFinder([b"1"])
+    link = Link(finder, "url")
+    link.call("PING")
+    link.close()
+    assert finder.made[0].closed
+    with pytest.raises(LogUnavailable, match="the connection is closed"):
+        link.call("PING")
+    assert len(finder.made) == 1
+
+
+# --- asking the sentinels --------------------------------------------------------------------------------------------
+
+
+class Sentinels:
+    """What each sentinel says, and how often they were asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -> None:
+        self.said = said
+        self.asked: list[str] = []
+        self.now = 100.0
+        self.takes_s = 0.0
+        monkeypatch.setattr(connection, "_asked", self._asked)
+        monkeypatch.setattr(connection, "time", self)
+        self.finder: Any = finder_for(f"redis+sentinel://{','.join(said)}/main", key=KEY, name="n", timeout_s=3)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def _asked(self, options: dict[str, Any], *command: str) -> Any:
+        assert command == ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
+        self.asked.append(options["host"])
+        self.now += self.takes_s
+        answer = self.said[options["host"]]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_one_sentinel_is_asked_for_the_master(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentinels = Sentinels(monkeypatch, {"s1": [b"a", b"1"], "s2": [b"a", b"1"]})
+    assert sentinels.finder.master() == A
+    assert sentinels.asked == ["s1"]
+
+
+@pytest.mark.parametrize("answer", [None, redis.exceptions.TimeoutError("late"), OSError("gone")])
+def test_a_sentinel_that_is_of_no_use_is_asked_last(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    sentinels = Sentinels(monkeypatch, {"s1": answer, "s2": [b"a", b"1"]})
+    assert sentinels.finder.master() is None
+    sentinels.now += 1
+    assert sentinels.finder.master() == A
+    assert sentinels.asked == ["s1", "s2"]
+
+
+def test_sentinels_that_hang_take_a_fifth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentinels = Sentinels(monkeypatch, {"s1": OSError("late"), "s2": OSError("late")})
+    sentinels.takes_s = 1
+    for _ in range(100):
+        sentinels.finder.master()
+        sentinels.now += 0.1
+    assert len(sentinels.asked) == 3
+
+
+def test_each_problem_is_named_when_no_sentinel_leads_to_a_master(monkeypatch: pytest.MonkeyPatch) -> None:
+    wants_password = redis.exceptions.AuthenticationError("Authentication required.")
+    sentinels = Sentinels(monkeypatch, {"s1": None, "s2": wants_password})
+    with pytest.raises(LogUnavailable) as caught:
+        Link(sentinels.finder, "url").call("PING")
+    assert "s1:26379: this sentinel knows no master 'main'" in str(caught.value)
+    assert "s2:26379: this sentinel says: Authentication required." in str(caught.value)
+    assert "sentinel_password" in str(caught.value)

@@ -1,0 +1,59 @@
+"""A node of a fire drill: `python -m workers.drill_node --name a`. A node like any other, but for two things.
+
+REPLICATOR_DRILL_CONTROL is a directory. While it has a file `slow-NAME`, each save of the node takes as many seconds
+longer as that says. And to `refused-NAME` the node adds a line whenever Redis refuses a record of its because the term
+is over, or is of an earlier life of Redis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from replicator.checkpoint import Checkpoint
+from replicator.cli import main
+from replicator.core.replies import Code, Reply
+from replicator.log import RedisLog
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def slowed(save: Callable[P, T], control: Path) -> Callable[P, T]:
+    """`save`, after as many seconds as `control` says; at once if there is no such file."""
+
+    @functools.wraps(save)
+    def slow(*args: P.args, **kwargs: P.kwargs) -> T:
+        with contextlib.suppress(FileNotFoundError, ValueError):  # there is none, or it is just being written
+            time.sleep(float(control.read_text()))
+        return save(*args, **kwargs)
+
+    return slow
+
+
+def counted(write: Callable[P, Reply], record: Path) -> Callable[P, Reply]:
+    """`write`, with a line in `record` for each one that was refused because somebody else may write now."""
+
+    @functools.wraps(write)
+    def counting(*args: P.args, **kwargs: P.kwargs) -> Reply:
+        reply = write(*args, **kwargs)
+        if reply.code in (Code.FENCED, Code.NEW_RUN):
+            with record.open("a") as lines:
+                lines.write(f"{reply.code.value}\n")
+        return reply
+
+    return counting
+
+
+if __name__ == "__main__":
+    control, name = Path(os.environ["REPLICATOR_DRILL_CONTROL"]), os.environ["REPLICATOR_NAME"]
+    Checkpoint.save = slowed(Checkpoint.save, control / f"slow-{name}")  # type: ignore[method-assign]
+    RedisLog.append = counted(RedisLog.append, control / f"refused-{name}")  # type: ignore[method-assign]
+    RedisLog.part = counted(RedisLog.part, control / f"refused-{name}")  # type: ignore[method-assign]
+    main(["node", *sys.argv[1:]], prog_name="workers.drill_node")
