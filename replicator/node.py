@@ -513,6 +513,7 @@ class Node:
         self._digest_marker()
         self._beat()
         self._primary.settle()
+        self._replica.flush()  # whether a snapshot is due is asked of what is on disk
         self._do_what_it_owes()
         self._wake.wait(self._pause_s(started))
 

@@ -245,7 +245,7 @@ REMOVALS = {
     "ends-snapshot": Removal(
         "a rebase tells where the last term before it ended",
         FAILOVER,
-        patches=((member, "with_end", lambda ends, last: ends),),
+        patches=((member, "ends_before", lambda view, term: view.ends),),
         breaks="ends: a has 1048577-3",
     ),
     "ends-rebase": Removal(
