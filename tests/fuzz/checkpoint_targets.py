@@ -324,8 +324,8 @@ def _in_directory(
 
 
 TARGETS = (
-    Target(name="checkpoint", build=_damage, opened=_in_directory(_open_damaged), share=0.5),
-    Target(name="fork", build=_damaged_fork, opened=_in_directory(_read_fork), share=0.5),
+    Target(name="checkpoint", build=_damage, opened=_in_directory(_open_damaged)),
+    Target(name="fork", build=_damaged_fork, opened=_in_directory(_read_fork)),
     Target(name="saved", build=_signed, opened=lambda: contextlib.nullcontext(_read_saved)),
-    Target(name="saved file", build=_signed, opened=_in_directory(_open_signed), share=0.5),
+    Target(name="saved file", build=_signed, opened=_in_directory(_open_signed)),
 )

@@ -125,6 +125,6 @@ def _with_file(
 
 
 TARGETS = (
-    Target(name="settings", build=_settings, opened=_with_file(_load), bytes_max=8 * MIB, share=0.5),
-    Target(name="options", build=_settings, opened=_with_file(_run_command), bytes_max=8 * MIB, share=0.1),
+    Target(name="settings", build=_settings, opened=_with_file(_load), bytes_max=8 * MIB),
+    Target(name="options", build=_settings, opened=_with_file(_run_command), bytes_max=8 * MIB, share=0.2),
 )

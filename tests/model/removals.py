@@ -254,6 +254,12 @@ REMOVALS = {
         patches=_no_ends_from(10),
         breaks="ends: a has 1048577-3",
     ),
+    "ends-anew": Removal(
+        "a rebase that begins anew still tells where the last term before it ended",
+        Bounds(changes=1, promotions=2, failovers=1, parts=2, resends=0),
+        patches=_no_ends_from(11),
+        breaks="ends: a has 1048577-3 1048578-6, its history 1-2",
+    ),
     "ends-restore": Removal(
         "a node that restores takes the ends from the snapshot",
         FAILOVER,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from replicator.core import fold
-from replicator.core.fold import NOBODY, TABLE, Holder, Verdict, View, holds, step
+from replicator.core.fold import NOBODY, TABLE, Holder, Verdict, View, ends_before, holds, step
 from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord
 from tests.unit.history import RUN, A, B, change, part, term_record, view_at
@@ -307,6 +307,12 @@ def test_a_replacing_snapshot_brings_the_ends_of_the_log(in_sync: bool) -> None:
     last = part(A, 3, REPLACING.position, (1, 2), as_of=HERE, replaces=True, ends=ends)
     verdict, view = step(replace(REPLACING, ends=BEFORE, in_sync=in_sync), last, B)
     assert (verdict, view.ends) == (Verdict.RESTORE, ends)
+
+
+def test_a_record_that_goes_on_in_another_term_ends_the_one_before() -> None:
+    assert ends_before(KNOWS, 4) == (*BEFORE, HERE.id)
+    assert ends_before(KNOWS, 3) == BEFORE
+    assert ends_before(View(), 4) == (), "there was none"
 
 
 def test_a_stale_record_brings_no_ends() -> None:

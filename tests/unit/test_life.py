@@ -224,6 +224,11 @@ def test_the_boot_that_holds_the_term_does_not_take_it_again_and_its_next_boot_m
     assert rank(able("a")._replace(boot="a2", changed=RecordId(3, 99)), able("b")) == 0
 
 
+def test_while_the_run_goes_on_the_former_holder_does_not_go_first() -> None:
+    former, other = able("a", changed=RecordId(3, 9))._replace(boot="a2"), able("b")
+    assert (rank(former, other), rank(other, former)) == (1, 0)
+
+
 def test_in_a_whole_log_lag_is_no_reason_to_wait() -> None:
     assert rank(able("b", cursor=RecordId(3, 2)), beats=0) == 0
 
@@ -363,6 +368,13 @@ def test_of_two_that_flap_neither_is_held_back_for_the_other() -> None:
     assert life.held_back("b", seen) is None
 
 
+def test_a_node_that_flaps_is_not_held_back_for_the_present_holder() -> None:
+    """Whoever asks wants to replace that one; a holder of another run holds nothing any more."""
+    assert life.held_back("a", flapping(able("a"), able("b"), holder=B)) is None
+    assert life.held_back("a", flapping(able("a"), able("b"), able("c"), holder=B)) is not None
+    assert life.held_back("a", flapping(in_run_2("a"), in_run_2("b"), holder=B, run="run-2")) is not None
+
+
 def test_a_node_that_flaps_is_not_held_back_for_one_that_lacks_what_the_log_lost() -> None:
     """G5: it would lead without changes that this one has."""
     ahead = able("a", changed=RecordId(3, 9))
@@ -402,6 +414,8 @@ def test_only_terms_that_a_node_took_itself_count() -> None:
         server.promote(Claim(writer=A, floor=0, lease_ms=1, by=by, reason="", new_log_id="log-1"))
     assert life.cool_down_ms("a", server.look()) == 0
     server.promote(Claim(writer=A, floor=0, lease_ms=1, by="a", reason=""))
+    assert server.state.head is not None
+    assert server.state.head.taken == ((NOW_MS, "a"),) * 3, "the others are not written down"
     assert life.cool_down_ms("a", server.look()) == life.FLAP_WINDOW_MS
     assert life.cool_down_ms("b", server.look()) == 0
 
