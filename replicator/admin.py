@@ -45,9 +45,6 @@ POLL_EVERY_S = 0.02
 #: Nobody writes meanwhile, so this is looked at more often.
 POLL_IN_THE_GAP_S = 0.002
 
-#: Any node reports this often, or says how often it does.
-BEAT_EVERY_MS = 1000
-
 Progress = Callable[[str], None]
 
 
@@ -113,7 +110,7 @@ def status(log: Log) -> Status:
 
 def _holder(look: Look) -> str | None:
     head = look.head
-    if head is None or head.run != look.run or head.term != look.term or head.writer == NOBODY:
+    if head is None or not look.same_run or head.term != look.term or head.writer == NOBODY:
         return None
     return head.node
 
@@ -154,7 +151,7 @@ def _problem(look: Look) -> str | None:
     if look.last_id != head.position.id:
         found = f"something that is not a record is in the log, at {look.last_id}"
         return f"{found}: `replicator recover` founds it anew"
-    if head.run != look.run:
+    if not look.same_run:
         return "Redis came back as another run: nobody leads until somebody takes a term in it"
     if look.peers and not any(peer.alive for peer in look.peers.values()):
         return "no node reports: are they up, do they reach this Redis, and may they write to it (maxmemory)?"
@@ -252,8 +249,7 @@ def _not_promoted(node: str, reply: Reply, log: Log) -> ReplicatorError:
         holder = reply.node or "nobody"
         return PromotionRefused(node, f"the term is {reply.term}, held by {holder}, and not the expected one")
     if reply.code is Code.STRAY:
-        problem = "something that is not replicator wrote into the stream. `replicator recover` founds the log anew"
-        return CorruptRecord(id=reply.id, problem=problem)
+        return CorruptRecord.stray(reply.id)
     if reply.code is Code.LOST:
         return LogLost(what=f"the log of group {log.group} is gone from {log.url}")
     if reply.code is Code.WHOLE:
@@ -335,7 +331,7 @@ def _unknown_with(node: str, look: Look) -> list[str]:
     head = look.head
     unknown = [] if node in look.peers else [f"{node} has never reported"]
     for name, peer in sorted(look.peers.items()):
-        met = head is not None and head.run == look.run and era_of(peer.term) >= era_of(head.term)
+        met = head is not None and look.same_run and era_of(peer.term) >= era_of(head.term)
         if peer.alive and peer.run != look.run:
             unknown.append(f"{name} has not reported since Redis came back")
         elif not peer.alive and not met:
@@ -383,7 +379,7 @@ def switchover(
     if before.node == node:
         raise PromotionRefused(node, "it leads already")
     deadline = time.monotonic() + timeout_s
-    _wait_until_it_keeps_up(log, node, deadline, progress)
+    _wait_until_it_keeps_up(log, node, before.position.id, deadline, progress)
     started = time.monotonic()
     done = promote(log, node, by=by, reason=reason, expect=before.term, lease_ms=lease_ms, timeout_s=timeout_s)
     gap_ms = (time.monotonic() - started) * 1000
@@ -393,8 +389,7 @@ def switchover(
     )
 
 
-def _wait_until_it_keeps_up(log: Log, node: str, deadline: float, progress: Progress) -> None:
-    target = _led_head(log).position.id
+def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: float, progress: Progress) -> None:
     while True:
         log.ask("report", by="switchover", node=node)
         look = log.look()
@@ -462,9 +457,9 @@ def recover(
     started = time.monotonic()
     look = log.look()
     _check_is_broken(look)
-    every_ms = max([BEAT_EVERY_MS, *(peer.every_ms for peer in look.peers.values())])
-    progress(f"the nodes report for {life.BEATS_BEFORE_CLAIM * every_ms / 1000:.0f} s")
-    time.sleep(life.BEATS_BEFORE_CLAIM * every_ms / 1000)
+    reporting_s = life.time_to_report_ms(look.peers.values()) / 1000
+    progress(f"the nodes report for {reporting_s:.0f} s")
+    time.sleep(reporting_s)
     look = log.look()
     _check_is_broken(look)
     peer = _to_recover_from(look, node)

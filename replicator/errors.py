@@ -118,6 +118,12 @@ class NotAcknowledged(ReplicatorError):
 class CorruptRecord(ReplicatorError):
     """the log has something at {id} that is not a record: {problem}"""
 
+    @classmethod
+    def stray(cls, id: object) -> CorruptRecord:
+        """An entry of somebody else is the newest one, so none of ours can follow."""
+        problem = "something that is not replicator wrote into the stream. `replicator recover` founds the log anew"
+        return cls(id=id, problem=problem)
+
 
 class CheckpointError(ReplicatorError):
     """{path}: {problem}"""

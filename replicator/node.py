@@ -55,7 +55,7 @@ __all__ = ["Node"]
 logger = logging.getLogger(__name__)
 
 #: A heartbeat at least this often, however long the lease is.
-BEAT_EVERY_S_MAX = 1.0
+BEAT_EVERY_S_MAX = life.BEAT_EVERY_MS_MAX / 1000
 
 #: How long a read waits in Redis for the next record. What ends it early is a record, an ask, or stop().
 BLOCK_MS = 1000
@@ -142,9 +142,9 @@ class Node:
         self._vacant_since: float | None = None
         self._claim_at: float | None = None
         self._held_back_for = ""
-        #: Since when Redis has no log, and how slow the heartbeats were as long as it had one.
+        #: Since when Redis has no log, and how long it takes until all have reported, by the heartbeats that it had.
         self._log_lost_at: float | None = None
-        self._slowest_beat_s = BEAT_EVERY_S_MAX
+        self._time_to_report_s = life.time_to_report_ms(()) / 1000
         self._digest: tuple[RecordId, str] | None = None
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -591,14 +591,14 @@ class Node:
         if not view.log_id or look.head is not None:
             self._problems.pop("log", None)
             self._log_lost_at = None
-            self._slowest_beat_s = max([BEAT_EVERY_S_MAX, *(peer.every_ms / 1000 for peer in look.peers.values())])
+            self._time_to_report_s = life.time_to_report_ms(look.peers.values()) / 1000
             return
         what = f"group {self.group} had log {view.log_id}, and at {self._log.url} there is none"
         self._report("log", LogLost(what=what))
         if self._log_lost_at is None:
             self._log_lost_at = time.monotonic()
         # The heartbeats went with the log: those who beat more slowly than this node must have the time to say more.
-        all_had_time = time.monotonic() - self._log_lost_at >= life.BEATS_BEFORE_CLAIM * self._slowest_beat_s
+        all_had_time = time.monotonic() - self._log_lost_at >= self._time_to_report_s
         if self._recovers and all_had_time and self._replica.member.refounds(self._heartbeat(), look):
             logger.warning("founding the log of group %s anew from %s", self.group, self.position.id)
             self._claim("the log was lost", look, new_log_id=view.log_id)
@@ -674,7 +674,7 @@ class Node:
             self._claim("it held the term before", look)
         elif self._is_its_turn(member, look):
             gone = f"the lease of {look.head.node} ran out" if look.head else "the group has no log yet"
-            self._claim(gone, look, unleased=look.head is not None and look.head.run == look.run)
+            self._claim(gone, look, unleased=look.same_run)
         elif member.must_rebase:
             self._publish_aside("the log does not have this node's state")
         elif member.holds_term and not member.view.in_sync:
@@ -695,8 +695,7 @@ class Node:
             return False
         if self._vacant_since is None:
             self._vacant_since = time.monotonic()
-        new_run = look.head is None or look.head.run != look.run
-        self._claim_at = self._vacant_since + rank * (self._beat_every_s if new_run else CLAIM_EVERY_S)
+        self._claim_at = self._vacant_since + rank * (CLAIM_EVERY_S if look.same_run else self._beat_every_s)
         return time.monotonic() >= self._claim_at
 
     def _tell_if_held_back(self, look: Look) -> None:

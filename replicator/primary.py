@@ -389,8 +389,7 @@ class Primary:
         if fate is Fate.LOST:
             return LogLost(what=f"the log of group {self._log.group} is gone from {self._log.url}")
         if fate is Fate.STRAY:
-            problem = "something that is not replicator wrote into the stream. `replicator recover` founds the log anew"
-            return CorruptRecord(id=reply.id, problem=problem)
+            return CorruptRecord.stray(reply.id)
         if fate is Fate.REFUSED and reply.code is Code.FENCED:
             return Fenced(record.id.term, reply.term, reply.node)
         what = "Redis came back as another run" if reply.code is Code.NEW_RUN else "the log lost records"

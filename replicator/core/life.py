@@ -38,7 +38,11 @@ __all__ = [
     "refounds",
     "refusal",
     "takes_term",
+    "time_to_report_ms",
 ]
+
+#: A node beats at least this often, however long its lease is, or says in its heartbeat that it does not.
+BEAT_EVERY_MS_MAX = 1000
 
 #: After Redis came back as another run, every node must have had the time to report before anybody is chosen.
 BEATS_BEFORE_CLAIM = 2
@@ -92,7 +96,7 @@ def takes_term(
     others = [peer for peer in look.peers.values() if peer.alive and peer.node != me.node]
     if any(peer.run != look.run for peer in others):
         return False  # it has not reported since Redis came back; if it is dead, its heartbeat will soon be too old
-    if head.run == look.run:
+    if look.same_run:
         was_mine = previous_boot != "" and head.writer == (me.node, previous_boot)
         allowed = was_mine and restart_as_primary
     else:
@@ -115,7 +119,7 @@ def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
     able = [peer for peer in look.peers.values() if peer.candidate and refusal(peer.node, look) is None]
 
     def order(peer: Peer) -> tuple[bool, RecordId, RecordId]:
-        comes_back = look.head is not None and look.head.run != look.run and peer.node == look.head.node
+        comes_back = look.head is not None and not look.same_run and peer.node == look.head.node
         return comes_back, peer.changed, peer.position.id
 
     ranked = [peer.node for peer in sorted(_by_name(able), key=order, reverse=True)]
@@ -131,7 +135,7 @@ def _is_vacant(me: Peer, look: Look, beats_in_run: int) -> bool:
     head = look.head
     if head is not None and (head.paused or head.writer == NOBODY):
         return False
-    if head is not None and head.run == look.run:
+    if head is not None and look.same_run:
         return look.lease_ms is None and head.writer != (me.node, me.boot)
     if head is None and not may_found(look):
         return False
@@ -161,7 +165,7 @@ def held_back(node: str, look: Look) -> Refusal | None:
     left_ms = cool_down_ms(node, look)
     if not left_ms:
         return None
-    holder = look.head.node if look.head is not None and look.head.run == look.run else ""
+    holder = look.head.node if look.head is not None and look.same_run else ""
     others = [peer for name, peer in look.peers.items() if name not in (node, holder) and peer.alive and peer.candidate]
     able = [peer for peer in others if cool_down_ms(peer.node, look) == 0 and _loses_nothing(peer, look)]
     best = most_advanced(able)
@@ -208,7 +212,7 @@ def newest_term(look: Look) -> int:
     a run in which a term was taken nobody can have seen a higher one, and a heartbeat that claims a term of many eras
     ahead was not written by a node: it must not use up the terms that are left.
     """
-    if look.head is not None and look.head.run == look.run:
+    if look.same_run:
         return look.term
     terms = (peer.term for peer in look.peers.values())
     honest = (term for term in terms if era_of(term) - era_of(look.term) <= ERAS_MISSED_MAX)
@@ -218,6 +222,11 @@ def newest_term(look: Look) -> int:
 def may_found(look: Look) -> bool:
     """A log is founded only where nobody ever had one: else Redis lost it, and that wants a decision."""
     return look.head is None and look.term == 0 and all(peer.term == 0 for peer in look.peers.values())
+
+
+def time_to_report_ms(peers: Iterable[Peer]) -> int:
+    """How long all nodes need to say what they have, where nobody can know who is still to come."""
+    return BEATS_BEFORE_CLAIM * max([BEAT_EVERY_MS_MAX, *(peer.every_ms for peer in peers)])
 
 
 def refounds(me: Peer, look: Look, *, beats_without_log: int) -> bool:
@@ -251,7 +260,7 @@ def is_settled(look: Look) -> bool:
     """
     head = look.head
     holder = look.peers.get(head.node) if head is not None else None
-    if head is None or holder is None or head.run != look.run or head.term != look.term:
+    if head is None or holder is None or not look.same_run or head.term != look.term:
         return False
     return (holder.boot, holder.term, holder.role) == (head.boot, head.term, "primary")
 

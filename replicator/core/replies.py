@@ -153,6 +153,11 @@ class Look(NamedTuple):
     peers: Mapping[str, Peer]
     now_ms: int = 0
 
+    @property
+    def same_run(self) -> bool:
+        """Whether the newest term was taken in this run: if not, nobody holds it, and records may be lost."""
+        return self.head is not None and self.head.run == self.run
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:

@@ -36,6 +36,7 @@ from replicator import (
     admin,
 )
 from replicator.checkpoint import Checkpoint
+from replicator.core import life
 from replicator.core.ids import ERA, Writer
 from replicator.core.replies import Claim, Reply
 from tests.integration.worlds import Author, lead, promote
@@ -1844,7 +1845,7 @@ class TestForks:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """`recover` waits for heartbeats that come ten times a second."""
-    monkeypatch.setattr(admin, "BEAT_EVERY_MS", 100)
+    monkeypatch.setattr(life, "BEAT_EVERY_MS_MAX", 100)
 
 
 def broken_by(how: str, group: Group) -> None:
