@@ -172,7 +172,7 @@ class Group:
                     auto_promote=auto_promote,
                 )
                 self._children[name] = child = Child(be_node, place)
-                self._ends.callback(_end, child)
+                self._ends.callback(child.end)
             self._begin()
         except BaseException:
             self._ends.close()
@@ -231,11 +231,6 @@ class Group:
 
     def __exit__(self, *_: object) -> None:
         self._ends.close()
-
-
-def _end(child: Child) -> None:
-    child.kill()
-    child.close()
 
 
 # --- clients ----------------------------------------------------------------------------------------------------------

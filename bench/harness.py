@@ -226,6 +226,11 @@ class Child:
         self._process.kill()
         self._process.join()
 
+    def end(self) -> None:
+        """Kill it, if it is still there, and clean up."""
+        self.kill()
+        self.close()
+
     def close(self) -> None:
         if self._process.is_alive():
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):

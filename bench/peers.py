@@ -74,7 +74,7 @@ class SyncObjGroup:
                 others = [other for other in addresses if other != address]
                 child = Child(be_syncobj, address, others, dict(options))
                 self._children.append(child)
-                self._ends.callback(_end, child)
+                self._ends.callback(child.end)
             for child in self._children:
                 child.hear()
                 child.ask("start")
@@ -107,11 +107,6 @@ class SyncObjGroup:
 
     def __exit__(self, *_: object) -> None:
         self._ends.close()
-
-
-def _end(child: Child) -> None:
-    child.kill()
-    child.close()
 
 
 def be_syncobj(pipe: Connection, address: str, others: list[str], options: dict[str, float]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from replicator.core.replies import Code
 from replicator.errors import LogUnavailable, OutcomeUnknown
 from replicator.log import RedisLog
 from replicator.redis_server import RedisServer, find_server
-from tests.integration.worlds import GROUP, Author, ids, lead
+from tests.integration.worlds import GROUP, ids, lead, looked, warm
 from tests.kv import KV, in_step, put
 from tests.servers import servers_at_hand
 from tests.topology import ClusterTopology, ask, wait_until
@@ -42,25 +41,6 @@ def log(cluster: ClusterTopology) -> Iterator[RedisLog]:
 
 def others(cluster: ClusterTopology) -> list[RedisServer]:
     return [server for server in cluster.servers if server is not cluster.owner(KEY)]
-
-
-def warm(log: RedisLog) -> Author:
-    """Lead, with every connection made."""
-    author = lead(log)
-    author.append()
-    log.read(author.position.id, block_ms=1)
-    return author
-
-
-def looked(log: RedisLog, timeout_s: float = 10.0) -> Any:
-    """Look until there is an answer."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return log.look()
-        except LogUnavailable:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 def test_the_log_is_found_in_its_slot_whichever_node_is_asked(cluster: ClusterTopology) -> None:
@@ -169,7 +149,7 @@ def test_a_replica_that_was_promoted_by_hand_is_found(replicated: ClusterTopolog
         author.append()
     # A master that steps down closes its connections of that moment; one that is closed may be noticed by a write.
     assert type(caught.value) in (LogUnavailable, OutcomeUnknown)
-    assert looked(log).run != before
+    assert looked(log, 10.0).run != before
     assert log._other.address == ("127.0.0.1", replica.port)
     assert author.append().code is Code.NEW_RUN
     assert lead(log, "b").append().code is Code.OK
@@ -187,7 +167,7 @@ def test_the_replica_of_a_master_that_was_killed_is_found(replicated: ClusterTop
     with pytest.raises(LogUnavailable, match=r"no master was found; 127\.0\.0\.1:") as caught:
         author.append()
     assert type(caught.value) is LogUnavailable
-    assert looked(log).head is not None
+    assert looked(log, 10.0).head is not None
     assert author.append().code is Code.NEW_RUN
     assert lead(log, "b").term == ERA + 1
     log.close()

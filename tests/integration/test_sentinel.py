@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -18,7 +17,7 @@ from replicator.errors import LogUnavailable, OutcomeUnknown
 from replicator.log import RedisLog
 from replicator.redis_server import RedisServer, ServerBinary, find_server
 from tests.conftest import RedisFactory
-from tests.integration.worlds import GROUP, Author, ids, lead
+from tests.integration.worlds import GROUP, ids, lead, looked, warm
 from tests.kv import KV, eventually, in_step, in_thread, put
 from tests.servers import servers_at_hand
 from tests.topology import SERVICE, Sentinel, SentinelTopology
@@ -40,25 +39,6 @@ def log(topology: SentinelTopology) -> Iterator[RedisLog]:
     log.close()
 
 
-def warm(log: RedisLog) -> Author:
-    """Lead, with every connection made."""
-    author = lead(log)
-    author.append()
-    log.read(author.position.id, block_ms=1)
-    return author
-
-
-def looked(log: RedisLog, timeout_s: float = 5.0) -> Any:
-    """Look until there is an answer."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return log.look()
-        except LogUnavailable:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
 def test_the_log_is_found_again_at_the_new_master_and_a_term_of_a_new_era_is_taken(
     topology: SentinelTopology, log: RedisLog
 ) -> None:
@@ -72,7 +52,7 @@ def test_the_log_is_found_again_at_the_new_master_and_a_term_of_a_new_era_is_tak
         author.append("is certainly not there")
     assert type(caught.value) is LogUnavailable
     topology.wait_for_failover()
-    assert looked(log).run != before.run
+    assert looked(log, 5.0).run != before.run
     assert author.append("in the old run").code is Code.NEW_RUN
     after = lead(log, "b")
     assert after.term == ERA + 1

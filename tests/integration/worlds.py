@@ -7,6 +7,7 @@ does to servers. `MemoryWorld` and `RedisWorld` are siblings; neither knows more
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,7 +17,8 @@ import redis
 from replicator.core.codec import encode_change, encode_changes
 from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, seal_change, seal_part
-from replicator.core.replies import Claim, Code, Log, Reply
+from replicator.core.replies import Claim, Code, Log, Look, Reply
+from replicator.errors import LogUnavailable
 from replicator.log import RedisLog
 from replicator.redis_server import RedisServer, ServerBinary
 from replicator.testing import Entry, MemoryLog, MemoryRedis, MemoryState
@@ -237,6 +239,25 @@ class Author:
         if reply.code is Code.OK:
             self.position = record.position
         return reply
+
+
+def warm(log: Log) -> Author:
+    """Lead, with every connection made."""
+    author = lead(log)
+    author.append()
+    log.read(author.position.id, block_ms=1)
+    return author
+
+
+def looked(log: Log, timeout_s: float) -> Look:
+    """Look until there is an answer."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return log.look()
+        except LogUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def promote(log: Log, name: str = "a", *, boot: str = "1", floor: int = 0, **more: Any) -> Reply:
