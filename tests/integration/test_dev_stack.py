@@ -6,6 +6,7 @@ have, so `left_in` finds whatever a stack forgot, by means other than the stack'
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -274,8 +275,18 @@ def test_a_second_stack_in_the_same_directory_is_refused(directory: Path, conf: 
         assert stack.pids() == pids
 
 
+def taken_port_above_a_free_one() -> socket.socket:
+    """A server on a port that is not the lowest of a stack's: nobody else may have the one below it."""
+    while True:
+        taken = socket.create_server(("127.0.0.1", 0))
+        with socket.socket() as below, contextlib.suppress(OSError):
+            below.bind(("127.0.0.1", taken.getsockname()[1] - 1))
+            return taken
+        taken.close()
+
+
 def test_a_taken_port_is_named_with_its_node_and_the_option(directory: Path, conf: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with taken_port_above_a_free_one() as taken:
         port = taken.getsockname()[1]
 
         with pytest.raises(ConfigError, match=rf"--port: port {port} for node b cannot be used"):
