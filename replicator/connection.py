@@ -2,8 +2,8 @@
 
 What a client can get wrong about a connection is settled here:
 
-- No command is ever sent twice. redis-py repeats commands on its own if built the plain way; the connections here are
-  single `Connection` objects with retries off, and a connection that broke is not opened again behind our back.
+- No command is ever sent twice. redis-py repeats commands on its own if built the plain way; here it makes single
+  connections with retries off, a `Wire` uses them, and one that broke is not opened again behind our back.
 - A connection knows the run of the Redis that it leads to: it is learnt when the connection is made. So an append
   carries it without asking INFO each time, and a primary that talks to another Redis than it thinks is refused.
 - A request whose answer was lost raises `OutcomeUnknown`, one that was certainly not sent `LogUnavailable`. Only the
@@ -25,11 +25,9 @@ Each takes redis-py's options behind a `?`. The parts of a URL are percent-encod
 from __future__ import annotations
 
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
@@ -42,6 +40,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.wire import RedisWire, Wire
 
 __all__ = ["Finder", "Link", "Script", "advice", "client_for", "finder_for", "follow", "shown"]
 
@@ -86,8 +85,7 @@ class Address(NamedTuple):
 class Opened(NamedTuple):
     """A connection that was made. `address` is None where nobody can tell that it is the wrong one."""
 
-    # redis' Connection, whose methods carry no types.
-    connection: Any
+    wire: Wire
     run: str
     address: Address | None = None
 
@@ -118,8 +116,7 @@ class Link:
     def call(self, *command: Any) -> Any:
         """Send one command, give its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
         with self._lock:
-            connection = self._connected().connection
-            return self._answer(connection, connection.pack_command(*command))
+            return self._answer(self._connected().wire, *command)
 
     def script(self, script: Script, keys: list[bytes], *args: Any, in_run: bool = False) -> Any:
         """Run a script; with `in_run` its first argument is the run that this very connection belongs to.
@@ -129,16 +126,16 @@ class Link:
         with self._lock:
             opened = self._connected()
             args = (opened.run, *args) if in_run else args
-            return self._evaluated(opened.connection, script, keys, args)
+            return self._evaluated(opened.wire, script, keys, args)
 
     def script_then(self, script: Script, keys: list[bytes], *args: Any, then: tuple[Any, ...]) -> tuple[Any, Any]:
         """Run a script and, if it answers `ok`, one more command on the very same connection; both answers."""
         with self._lock:
-            connection = self._connected().connection
-            answer = self._evaluated(connection, script, keys, args)
+            wire = self._connected().wire
+            answer = self._evaluated(wire, script, keys, args)
             if answer[0] != b"ok":
                 return answer, None
-            return answer, self._answer(connection, connection.pack_command(*then))
+            return answer, self._answer(wire, *then)
 
     @property
     def address(self) -> Address | None:
@@ -166,7 +163,7 @@ class Link:
 
     def _connected(self) -> Opened:
         opened = self._opened
-        if not self._closed and (opened is None or self._stale or not opened.connection.is_connected):
+        if not self._closed and (opened is None or self._stale or not opened.wire.is_open):
             self._drop()
             # Before the way is asked for: what is found out meanwhile makes the new connection stale as well.
             self._stale = False
@@ -180,16 +177,15 @@ class Link:
             raise LogUnavailable(url=self._url, problem="the connection is closed")
         return opened
 
-    def _evaluated(self, connection: Any, script: Script, keys: list[bytes], args: tuple[Any, ...]) -> Any:
+    def _evaluated(self, wire: Wire, script: Script, keys: list[bytes], args: tuple[Any, ...]) -> Any:
         try:
-            return self._answer(connection, connection.pack_command(b"EVALSHA", script.sha, len(keys), *keys, *args))
+            return self._answer(wire, b"EVALSHA", script.sha, len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
-            return self._answer(connection, connection.pack_command(b"EVAL", script.text, len(keys), *keys, *args))
+            return self._answer(wire, b"EVAL", script.text, len(keys), *keys, *args)
 
-    def _answer(self, connection: Any, packed: Any) -> Any:
+    def _answer(self, wire: Wire, *command: Any) -> Any:
         try:
-            connection.send_packed_command(packed, check_health=False)
-            return connection.read_response(disable_decoding=True)
+            return wire.ask(*command)
         except redis.exceptions.ResponseError as error:
             if _is_elsewhere(error):
                 self._drop()
@@ -208,7 +204,7 @@ class Link:
     def _drop(self) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
-            opened.connection.disconnect()
+            opened.wire.close()
 
     def _end(self) -> None:
         """Close the connection, whoever uses it."""
@@ -218,12 +214,7 @@ class Link:
             finally:
                 self._lock.release()
         elif (opened := self._opened) is not None:
-            # Shut down, not closed: redis-py opens one that is closed again when the other thread is just about to
-            # send. That thread gets an error, and closes it.
-            sock = getattr(opened.connection, "_sock", None)
-            if sock is not None:
-                with suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+            opened.wire.shut_down()
 
 
 def follow(finder: Finder, links: Iterable[Link]) -> None:
@@ -416,8 +407,8 @@ class _Server:
         self._options = options
 
     def open(self) -> Opened:
-        connection, run, _ = _opened(self._options)
-        return Opened(connection, run)
+        wire, run, _ = _opened(self._options)
+        return Opened(wire, run)
 
     def master(self) -> Address | None:
         return None
@@ -457,11 +448,11 @@ class _Told:
 
     def _open_master(self, address: Address) -> Opened:
         # A sentinel may not know yet that the master it names has become a replica, and neither may a node.
-        connection, run, role = _opened(_at(address, self._options))
+        wire, run, role = _opened(_at(address, self._options))
         if role != "master":
-            connection.disconnect()
+            wire.close()
             raise redis.exceptions.ConnectionError(f"it is said to be the master, but calls itself {role}")
-        return Opened(connection, run, address)
+        return Opened(wire, run, address)
 
 
 class _Sentinels(_Told):
@@ -534,31 +525,34 @@ def _made(options: dict[str, Any]) -> Any:
 
 def _asked(options: dict[str, Any], *command: str) -> Any:
     """The answer to one question, on a connection of its own."""
-    connection = _made(options)
+    wire = _connected(options)
     try:
-        connection.connect()
-        return _answer_to(connection, *command)
+        return wire.ask(*command)
     finally:
-        connection.disconnect()
+        wire.close()
 
 
-def _opened(options: dict[str, Any]) -> tuple[Any, str, str]:
+def _opened(options: dict[str, Any]) -> tuple[Wire, str, str]:
     """A connection, the run of its server, and the server's role."""
-    connection = _made(options)
+    wire = _connected(options)
     try:
-        connection.connect()
         # Two commands: 6.2 takes but one section.
-        server = _fields(_answer_to(connection, "INFO", "server"))
-        replication = _fields(_answer_to(connection, "INFO", "replication"))
-        return connection, _run_of(server, replication), replication.get("role", "")
+        server = _fields(wire.ask("INFO", "server"))
+        replication = _fields(wire.ask("INFO", "replication"))
+        return wire, _run_of(server, replication), replication.get("role", "")
     except BaseException:
-        connection.disconnect()
+        wire.close()
         raise
 
 
-def _answer_to(connection: Any, *command: str) -> Any:
-    connection.send_command(*command, check_health=False)
-    return connection.read_response(disable_decoding=True)
+def _connected(options: dict[str, Any]) -> Wire:
+    connection = _made(options)
+    try:
+        connection.connect()
+        return RedisWire(connection)
+    except BaseException:
+        connection.disconnect()
+        raise
 
 
 def _fields(info: bytes) -> dict[str, str]:

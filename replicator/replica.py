@@ -21,7 +21,6 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -94,7 +93,7 @@ class Replica:
                 # It keeps its place, which is before this record, and says so. Before a change of a term there is
                 # another record of that term, at the least the one that opens it.
                 place = Position(RecordId(record.id.term, record.id.n - 1), record.prev)
-                view = replace(loaded.view, position=place, cursor=place)
+                view = loaded.view._replace(position=place, cursor=place)
                 return Member(me=me, view=view, previous_boot=loaded.boot)
         return Member(me=me, view=loaded.view, previous_boot=loaded.boot)
 
@@ -169,7 +168,7 @@ class Replica:
                     try:
                         self._apply(step.record, changes)
                     except Stalled:
-                        self._adopt(replace(member, view=before))
+                        self._adopt(member._replace(view=before))
                         raise
                 before = step.view
             self._adopt(member)
@@ -194,10 +193,10 @@ class Replica:
         except CorruptRecord as problem:
             # The state is what it was. Pass the snapshot by: out of sync behind it, this node will get another one.
             logger.error("%s; waiting for another snapshot", problem)
-            view = replace(before, cursor=last.position, snapshot=None, in_sync=False)
+            view = before._replace(cursor=last.position, snapshot=None, in_sync=False)
             self._save([Step(last, Verdict.NEED_SNAPSHOT, view)])
             with self.lock:
-                self._adopt(replace(after, view=view))
+                self._adopt(after._replace(view=view))
             return
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
@@ -295,7 +294,7 @@ class Replica:
     def _adopt(self, after: Member) -> None:
         # Only what folding moves: the rest may have moved in another thread since `after` was made.
         with self.moved:
-            self._become(replace(self.member, view=after.view, snapshot_end=after.snapshot_end))
+            self._become(self.member._replace(view=after.view, snapshot_end=after.snapshot_end))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,6 @@ runs ahead, looking for a snapshot. While a node is in sync both have the same c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -54,8 +53,7 @@ class Holder(NamedTuple):
 NOBODY = Holder("", "", "")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class View:
+class View(NamedTuple):
     """What a node knows. Written to its checkpoint as one; its role is derived from it and stored nowhere.
 
     `changed` is the id of the last change in the state (or of the snapshot that took its place): who has the higher
@@ -142,36 +140,38 @@ def _all(*conditions: Condition) -> Condition:
 
 def _unchanged(view: View, record: Record) -> View:
     # The cursor passes by, and never back; its chain is still that of the records that count.
-    return replace(view, cursor=Position(max(record.id, view.cursor.id), view.cursor.chain))
+    return view._replace(cursor=Position(max(record.id, view.cursor.id), view.cursor.chain))
 
 
 def _moved(view: View, record: Record) -> View:
-    return replace(view, position=record.position, cursor=record.position)
+    place = record.position
+    return view._replace(position=place, cursor=place)
 
 
 def _changed(view: View, record: Record) -> View:
     # A batch that carries nothing (a marker) does not make a node the more advanced one.
     assert isinstance(record, ChangeRecord)
-    return replace(_moved(view, record), changed=last_change_after(record) or view.changed)
+    place = record.position
+    return view._replace(position=place, cursor=place, changed=last_change_after(record) or view.changed)
 
 
 def _lost_sync(view: View, record: Record) -> View:
-    return replace(view, in_sync=False, cursor=record.position)
+    return view._replace(in_sync=False, cursor=record.position)
 
 
 def _term_taken(view: View, record: Record) -> View:
     assert isinstance(record, TermRecord)
     holder = Holder(record.node, record.boot, record.run)
-    return replace(view, term=record.id.term, holder=holder, log_id=record.log_id or view.log_id, snapshot=None)
+    return view._replace(term=record.id.term, holder=holder, log_id=record.log_id or view.log_id, snapshot=None)
 
 
 def _led(view: View, record: Record) -> View:
     assert isinstance(record, TermRecord)
-    return replace(_moved(_term_taken(view, record), record), ends=record.ends)
+    return _moved(_term_taken(view, record), record)._replace(ends=record.ends)
 
 
 def _led_after_rebase(view: View, record: Record) -> View:
-    return replace(_term_taken(view, record), in_sync=False, cursor=record.position)
+    return _term_taken(view, record)._replace(in_sync=False, cursor=record.position)
 
 
 def _followed(view: View, record: Record) -> View:
@@ -182,22 +182,22 @@ def _followed(view: View, record: Record) -> View:
 
 def _rebasing(view: View, record: Record) -> View:
     # The first part goes on where the node's last term ended, whatever the log has in between.
-    return replace(_moved(view, record), ends=ends_before(view, record.id.term))
+    return _moved(view, record)._replace(ends=ends_before(view, record.id.term))
 
 
 def _rebased(view: View, record: Record) -> View:
     assert isinstance(record, PartRecord)
-    return replace(_moved(view, record), in_sync=True, ends=record.ends)
+    return _moved(view, record)._replace(in_sync=True, ends=record.ends)
 
 
 def _restored(view: View, record: Record) -> View:
     assert isinstance(record, PartRecord)
     assert view.snapshot is not None
     if record.replaces:
-        back = replace(_moved(view, record), changed=record.id)
+        back = _moved(view, record)._replace(changed=record.id)
     else:
-        back = replace(view, position=record.as_of, changed=record.changed, cursor=view.snapshot.resume)
-    return replace(back, in_sync=True, ends=record.ends)
+        back = view._replace(position=record.as_of, changed=record.changed, cursor=view.snapshot.resume)
+    return back._replace(in_sync=True, ends=record.ends)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -251,13 +251,16 @@ def step(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:
         view = _adopt(view, record)
     if record.id.term >= view.term:
         view = _follow_snapshot(view, record)
-    row = next(row for row in TABLE if isinstance(record, row.kinds) and row.condition(view, record, me))
-    return row.verdict, row.become(view, record)
+    kind = type(record)
+    for _, kinds, _, holds_here, verdict, _, become in TABLE:
+        if kind in kinds and holds_here(view, record, me):
+            return verdict, become(view, record)
+    raise AssertionError("the last row of each kind holds always")
 
 
 def _adopt(view: View, record: Record) -> View:
     # In which run the term was taken is not known here, and matters to nobody but its holder, which has its record.
-    return replace(view, term=record.id.term, holder=Holder(record.node, record.boot, ""), snapshot=None)
+    return view._replace(term=record.id.term, holder=Holder(record.node, record.boot, ""), snapshot=None)
 
 
 def _follow_snapshot(view: View, record: Record) -> View:
@@ -265,7 +268,7 @@ def _follow_snapshot(view: View, record: Record) -> View:
     unbroken = view.snapshot if record.prev == view.cursor.chain else None
     if isinstance(record, PartRecord):
         before = view.cursor.id
-        return replace(view, snapshot=follow(unbroken, record, before))
+        return view._replace(snapshot=follow(unbroken, record, before))
     if unbroken is not view.snapshot:
-        return replace(view, snapshot=None)
+        return view._replace(snapshot=None)
     return view

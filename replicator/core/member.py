@@ -12,7 +12,6 @@ that it talks to, has heard of no newer one, and is in sync.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from . import life
@@ -36,8 +35,7 @@ class Snapshot(NamedTuple):
     replaces: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One boot of one node. Every method that changes something gives the member that it becomes."""
 
     me: Writer
@@ -94,26 +92,26 @@ class Member:
         """The next record of the log, or its own that was just appended."""
         verdict, view = step(self.view, record, self.me)
         completed = isinstance(record, PartRecord) and record.is_last and record.writer == self.me
-        return verdict, replace(self, view=view, snapshot_end=record.id if completed else self.snapshot_end)
+        return verdict, self._replace(view=view, snapshot_end=record.id if completed else self.snapshot_end)
 
     def talks_to(self, run: str, *, log_lost: bool = False) -> Member:
         """It looked at Redis, which is in this run, and has the log or lost it."""
         if (run, log_lost) == (self.run, self.log_lost):
             return self
-        return replace(self, run=run, log_lost=log_lost, beats_in_run=0)
+        return self._replace(run=run, log_lost=log_lost, beats_in_run=0)
 
     def beaten(self) -> Member:
         """It has sent a heartbeat."""
-        return replace(self, beats_in_run=self.beats_in_run + 1)
+        return self._replace(beats_in_run=self.beats_in_run + 1)
 
     def refused(self, reply: Reply) -> Member:
         """A write or a renewal was refused: what follows for its role, before the log tells the rest."""
         if reply.code in (Code.FENCED, Code.LOST):
-            return replace(self, over=max(self.over, self.view.term))
+            return self._replace(over=max(self.over, self.view.term))
         if reply.code is Code.NEW_RUN:
-            return replace(self, run="", beats_in_run=0)
+            return self._replace(run="", beats_in_run=0)
         if reply.code is Code.BEHIND:
-            return replace(self, view=replace(self.view, in_sync=False))
+            return self._replace(view=self.view._replace(in_sync=False))
         return self
 
     # --- what it does ---

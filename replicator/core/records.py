@@ -1,11 +1,11 @@
 """The records of a log: what they carry, how they are written down, how they are read.
 
 A log entry has two fields: `h`, a JSON header, and `b`, the body. A record is built by `seal` (or, for a term record,
-by the promote script) and read by `parse`; both end in the same check, so nothing malformed is ever folded. Records
+by the promote script) and read by `parse`; both end in `_record`, so nothing malformed is ever folded. Records
 are frozen, and know the chain that their history has after them. What a record does not carry in its header is in its
 id: term and n.
 
-The invariants of a record, which `_check` holds:
+The invariants of a record, which `_record` and the reader of its kind hold:
 
  1. its term is at least 1, its n is at least 1, and both are below 2^53;
  2. `prev` is a chain; node and boot are not empty;
@@ -148,7 +148,7 @@ def seal_change(
     wants_acks: bool = False,
 ) -> ChangeRecord:
     """Make the change record that follows `after`. Raises `ChangeTooLarge` if the body does not fit."""
-    header: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "v": FORMAT_VERSION,
         "kind": "change",
         "node": writer.node,
@@ -160,8 +160,8 @@ def seal_change(
         "count": count,
     }
     if wants_acks:
-        header["acks"] = True
-    record = _sealed(RecordId(term, after.id.n + 1), header, body)
+        fields["acks"] = True
+    record = _sealed(RecordId(term, after.id.n + 1), fields, body)
     assert isinstance(record, ChangeRecord)
     return record
 
@@ -184,7 +184,7 @@ def seal_part(
     ends: tuple[RecordId, ...] = (),
 ) -> PartRecord:
     """Make one part record that follows `after`; `n` is after's n + 1, except where a rebase leaves a gap."""
-    header: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "v": FORMAT_VERSION,
         "kind": "part",
         "node": writer.node,
@@ -197,18 +197,22 @@ def seal_part(
         "changed": str(changed),
     }
     if replaces:
-        header["replaces"] = True
+        fields["replaces"] = True
     if parts:
-        header |= {"digest": digest, "ends": show_ends(ends)}
-    record = _sealed(RecordId(term, n), header, body)
+        fields |= {"digest": digest, "ends": show_ends(ends)}
+    record = _sealed(RecordId(term, n), fields, body)
     assert isinstance(record, PartRecord)
     return record
 
 
-def _sealed(id_: RecordId, header: dict[str, Any], body: bytes) -> Record:
+def _sealed(id_: RecordId, fields: dict[str, Any], body: bytes) -> Record:
+    """A record of this header. A writer's own mistake is found here, and not by all who read it."""
     if len(body) > BODY_BYTES_MAX:
         raise ChangeTooLarge(problem=f"it has {len(body)} bytes, a record takes {BODY_BYTES_MAX}")
-    return parse(str(id_), orjson.dumps(header), body)
+    try:
+        return _record(id_, fields, orjson.dumps(fields), body)
+    except (_Malformed, ConfigError) as problem:
+        raise CorruptRecord(id=str(id_), problem=str(problem)) from None
 
 
 def last_change_after(record: ChangeRecord | PartRecord, *, rebase: bool = False) -> RecordId | None:
@@ -255,24 +259,7 @@ def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
     version = fields.get("v")
     if type(version) is not int or version != FORMAT_VERSION:
         raise _Malformed(f"its format is {_named(version)}, this program reads {FORMAT_VERSION}: update replicator")
-    body = body or b""
-    common: dict[str, Any] = {
-        "id": id_,
-        "node": _take(fields, "node", str),
-        "boot": _take(fields, "boot", str),
-        "prev": _take(fields, "prev", str),
-        "at": _take(fields, "at", int),
-        "header": header,
-        "body": body,
-        "chain": "",
-    }
-    kind = fields.get("kind")
-    reader = _READERS.get(kind) if isinstance(kind, str) else None
-    if reader is None:
-        raise _Malformed(f"its kind is {_named(kind)}: update replicator")
-    _check_common(id_, common)
-    common["chain"] = extend_chain(common["prev"], header, body)
-    return reader(fields, common)
+    return _record(id_, fields, header, body or b"")
 
 
 def _named(value: object) -> str:
@@ -280,15 +267,27 @@ def _named(value: object) -> str:
     return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
-def _check_common(id_: RecordId, common: dict[str, Any]) -> None:
+def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> Record:
+    """The record of a header that was just read, or is about to be written."""
+    kind = fields.get("kind")
+    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    node, boot = _take(fields, "node", str), _take(fields, "boot", str)
+    prev, at = _take(fields, "prev", str), _take(fields, "at", int)
+    if reader is None:
+        raise _Malformed(f"its kind is {_named(kind)}: update replicator")
     if not (1 <= id_.term <= TERM_MAX and 1 <= id_.n <= TERM_MAX):
         raise _Malformed("its id is not TERM-N with both from 1 to 2^53-1")
-    if _CHAIN.fullmatch(common["prev"]) is None:
+    if _CHAIN.fullmatch(prev) is None:
         raise _Malformed("prev is not a chain (32 hex digits)")
-    if not common["node"] or not common["boot"]:
+    if not node or not boot:
         raise _Malformed("it does not say who wrote it")
-    if len(common["body"]) > BODY_BYTES_MAX:
-        raise _Malformed(f"its body has {len(common['body'])} bytes, more than {BODY_BYTES_MAX}")
+    if len(header) > HEADER_BYTES_MAX:
+        raise _Malformed(f"its header has {len(header)} bytes")
+    if len(body) > BODY_BYTES_MAX:
+        raise _Malformed(f"its body has {len(body)} bytes, more than {BODY_BYTES_MAX}")
+    chain = extend_chain(prev, header, body)
+    common = {"id": id_, "node": node, "boot": boot, "prev": prev, "at": at}
+    return reader(fields, {**common, "header": header, "body": body, "chain": chain})
 
 
 def _read_term(fields: dict[str, Any], common: dict[str, Any]) -> TermRecord:

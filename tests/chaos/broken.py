@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from replicator import log as log_module
@@ -90,7 +89,7 @@ def _forget_term() -> None:
 
     def load_without(checkpoint: Checkpoint) -> Loaded | None:
         loaded = load(checkpoint)
-        return loaded and loaded._replace(view=replace(loaded.view, term=0, holder=fold.NOBODY))
+        return loaded and loaded._replace(view=loaded.view._replace(term=0, holder=fold.NOBODY))
 
     Checkpoint.load = load_without  # type: ignore[assignment, method-assign]
 

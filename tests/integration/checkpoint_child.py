@@ -17,7 +17,6 @@ import random
 import signal
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -159,7 +158,7 @@ class History:
         redis, view, self._state = self._past
         self._server.fail_over(redis, run=f"run-{next(self._runs)}")
         # The new writer was in sync with the copy; the terms that the copy lost, it has seen.
-        self._lead(replace(view, holder=self._member.view.holder))
+        self._lead(view._replace(holder=self._member.view.holder))
         self._snapshot()
         self._past = self._now()
 

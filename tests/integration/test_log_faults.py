@@ -366,7 +366,7 @@ def test_the_run_that_a_connection_learns_is_the_one_that_the_scripts_give(world
     assert log.look().run == run
     opened = log._finder.open()
     assert opened.run == run
-    opened.connection.disconnect()
+    opened.wire.close()
 
 
 def test_a_log_connects_again_as_often_as_it_must(world: RedisWorld, log: RedisLog) -> None:

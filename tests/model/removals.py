@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -116,7 +115,7 @@ def found_by_place(record: Record, there: Record | None, look: Look, run: str) -
 
 
 def _keeps_its_ends(row: fold.Row) -> fold.Row:
-    return row._replace(become=lambda view, record: replace(row.become(view, record), ends=view.ends))
+    return row._replace(become=lambda view, record: row.become(view, record)._replace(ends=view.ends))
 
 
 class Removal(NamedTuple):

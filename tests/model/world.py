@@ -568,7 +568,7 @@ class Machine:
 
     def own_promotion(self, member: Member, look: Look) -> Promote | None:
         """Whether it promotes itself, after it has beaten long enough: when exactly it beats makes no difference."""
-        if not replace(member, beats_in_run=2).takes_term(look):
+        if not member._replace(beats_in_run=2).takes_term(look):
             return None
         return Promote(
             member.me,
@@ -657,7 +657,7 @@ class Machine:
         """Without what makes no difference any more."""
         member = node.live
         if member.over and member.over < member.view.term:
-            node = node._replace(member=replace(member, over=0))
+            node = node._replace(member=member._replace(over=0))
         if node.sending and (not member.holds_term or node.sending.snapshot.term != member.view.term):
             node = node._replace(sending=None)
         return node

@@ -258,31 +258,29 @@ def test_what_redis_py_takes_out_of_an_answer_is_put_back() -> None:
 # --- a link ----------------------------------------------------------------------------------------------------------
 
 
-class PaperConnection:
+class PaperWire:
     """Gives the answers that it was made with, and notes what was sent."""
 
-    is_connected = True
+    is_open = True
 
     def __init__(self, answers: list[Any]) -> None:
         self.answers = answers
         self.sent: list[tuple[Any, ...]] = []
         self.closed = False
 
-    def pack_command(self, *command: Any) -> tuple[Any, ...]:
-        return command
-
-    def send_packed_command(self, command: tuple[Any, ...], check_health: bool) -> None:
+    def ask(self, *command: Any) -> Any:
         assert not self.closed
         self.sent.append(command)
-
-    def read_response(self, disable_decoding: bool) -> Any:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer() if callable(answer) else answer
 
-    def disconnect(self) -> None:
+    def close(self) -> None:
         self.closed = True
+
+    def shut_down(self) -> None:
+        pass
 
 
 class PaperFinder:
@@ -290,14 +288,14 @@ class PaperFinder:
 
     def __init__(self, answers: list[Any] | None = None) -> None:
         self.answers = answers or []
-        self.made: list[PaperConnection] = []
+        self.made: list[PaperWire] = []
         self.run = "run-1"
         self.address: Address | None = A
         self.told: Address | None = A
         self.asked = 0
 
     def open(self) -> Opened:
-        self.made.append(PaperConnection(self.answers))
+        self.made.append(PaperWire(self.answers))
         return Opened(self.made[-1], self.run, self.address)
 
     def master(self) -> Address | None:

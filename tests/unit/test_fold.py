@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from replicator.core import fold
@@ -15,7 +13,7 @@ from tests.unit.history import RUN, A, B, change, part, term_record, view_at
 HERE = Position(RecordId(3, 10), "a" * 32)
 ELSEWHERE = Position(RecordId(3, 10), "b" * 32)
 IN_SYNC = view_at(HERE)
-OUT = replace(IN_SYNC, in_sync=False, cursor=ELSEWHERE)
+OUT = IN_SYNC._replace(in_sync=False, cursor=ELSEWHERE)
 REBASING = view_at(HERE, holder=A, in_sync=False, cursor=ELSEWHERE)
 
 
@@ -75,7 +73,7 @@ def test_the_first_row_that_matches_wins(number: int, monkeypatch: pytest.Monkey
 def test_a_row_before_would_have_won(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made stale, every example is row 1, whatever else it is."""
     view, record, me = EXAMPLES[number]
-    assert row_of(replace(view, term=99), record, me, monkeypatch) == 1
+    assert row_of(view._replace(term=99), record, me, monkeypatch) == 1
 
 
 def test_some_row_matches_every_record() -> None:
@@ -98,10 +96,10 @@ def test_a_stale_record_leaves_all_but_the_cursor_as_it_was() -> None:
 
 def test_a_stale_record_that_lies_ahead_is_passed_by_without_its_chain() -> None:
     """G2: the reader goes on behind it, and its place in the history is not taken."""
-    behind = replace(IN_SYNC, cursor=Position(RecordId(1, 5), "c" * 32))
+    behind = IN_SYNC._replace(cursor=Position(RecordId(1, 5), "c" * 32))
     record = change(A, 2, HERE, "x")
     _, view = step(behind, record, B)
-    assert view == replace(behind, cursor=Position(record.id, "c" * 32))
+    assert view == behind._replace(cursor=Position(record.id, "c" * 32))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +219,7 @@ def test_changes_between_the_parts_do_not_break_a_snapshot() -> None:
 def test_a_replacing_snapshot_is_restored_by_nodes_in_sync_and_out_of_sync_to_the_same_place() -> None:
     """G6."""
     ends = []
-    for view in (IN_SYNC, replace(OUT, cursor=HERE)):
+    for view in (IN_SYNC, OUT._replace(cursor=HERE)):
         view = begun(view, part(A, 3, HERE, (0, 0), as_of=HERE, replaces=True))
         last = part(A, 3, view.cursor, (1, 2), as_of=HERE, replaces=True)
         verdict, view = step(view, last, B)
@@ -251,7 +249,7 @@ def test_a_new_node_follows_from_the_beginning() -> None:
 # --- the ends of its terms -------------------------------------------------------------------------------------------
 
 BEFORE = (RecordId(1, 4), RecordId(2, 6))
-KNOWS = replace(IN_SYNC, ends=BEFORE)
+KNOWS = IN_SYNC._replace(ends=BEFORE)
 
 
 @pytest.mark.parametrize("me", [A, B, Writer("c", "c1")], ids=["steps down", "leads", "follows"])
@@ -288,13 +286,13 @@ def test_out_of_sync_the_ends_are_those_of_the_position(record: Record, me: Writ
 def test_a_rebase_brings_the_ends_of_the_history_that_it_goes_on_with() -> None:
     ends = (*BEFORE, HERE.id)
     last = part(A, 3, REBASED.position, (1, 2), as_of=HERE, ends=ends)
-    verdict, view = step(replace(REBASED, ends=BEFORE), last, A)
+    verdict, view = step(REBASED._replace(ends=BEFORE), last, A)
     assert (verdict, view.ends) == (Verdict.LEAD, ends)
 
 
 def test_a_restore_brings_the_ends_of_the_history_of_the_snapshot() -> None:
     as_of = Position(RecordId(3, 7), "c" * 32)
-    view = begun(replace(OUT, ends=BEFORE), part(A, 3, ELSEWHERE, (0, 0), as_of=as_of))
+    view = begun(OUT._replace(ends=BEFORE), part(A, 3, ELSEWHERE, (0, 0), as_of=as_of))
     last = part(A, 3, view.cursor, (1, 2), as_of=as_of, ends=(RecordId(2, 5),))
     verdict, view = step(view, last, B)
     assert (verdict, view.ends) == (Verdict.RESTORE, (RecordId(2, 5),))
@@ -305,7 +303,7 @@ def test_a_restore_brings_the_ends_of_the_history_of_the_snapshot() -> None:
 def test_a_replacing_snapshot_brings_the_ends_of_the_log(in_sync: bool) -> None:
     ends = (RecordId(2, 8),)
     last = part(A, 3, REPLACING.position, (1, 2), as_of=HERE, replaces=True, ends=ends)
-    verdict, view = step(replace(REPLACING, ends=BEFORE, in_sync=in_sync), last, B)
+    verdict, view = step(REPLACING._replace(ends=BEFORE, in_sync=in_sync), last, B)
     assert (verdict, view.ends) == (Verdict.RESTORE, ends)
 
 

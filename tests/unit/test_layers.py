@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "wire"),
     ("config", "core", "connection"),
     ("checkpoint_file",),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
@@ -61,7 +61,7 @@ IMPURE = {
 CORE_TAKES = {"orjson", "xxhash", "backports", "compression", "replicator.core", "replicator.errors"}
 
 #: Who may speak to Redis itself. RQ has connections of its own.
-IMPORTS_REDIS = {"replicator.connection", "replicator.log"}
+IMPORTS_REDIS = {"replicator.wire", "replicator.connection", "replicator.log"}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from replicator.core import life
@@ -71,8 +69,8 @@ def test_whoever_holds_the_term_takes_no_other() -> None:
 
 
 def test_whoever_is_out_of_sync_takes_no_term_unless_it_lacks_nothing() -> None:
-    aside = replace(VIEW, in_sync=False)
-    assert not takes(replace(aside, changed=RecordId(3, 9)), A2, look(), previous="a1")
+    aside = VIEW._replace(in_sync=False)
+    assert not takes(aside._replace(changed=RecordId(3, 9)), A2, look(), previous="a1")
     assert takes(aside, A2, look(), previous="a1")
     assert not takes(View(term=3, in_sync=False), A2, look(changed=ZERO_ID), previous="a1"), "it has nothing at all"
 
@@ -87,7 +85,7 @@ def test_whoever_has_not_read_into_the_era_of_the_log_takes_no_term() -> None:
     new_era = look(last_id=RecordId(ERA + 1, 11))
     seen = new_era._replace(term=ERA + 1, head=new_era.head and new_era.head._replace(term=ERA + 1))
     assert not takes(VIEW, A2, seen, previous="a1")
-    assert takes(replace(VIEW, term=ERA + 1, changed=RecordId(ERA + 1, 11)), A2, seen, previous="a1")
+    assert takes(VIEW._replace(term=ERA + 1, changed=RecordId(ERA + 1, 11)), A2, seen, previous="a1")
 
 
 def test_without_a_log_nobody_takes_a_term() -> None:

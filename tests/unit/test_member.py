@@ -8,7 +8,6 @@ this one through some orders of many.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -46,10 +45,10 @@ def test_the_holder_in_sync_leads() -> None:
 @pytest.mark.parametrize(
     "member",
     [
-        replace(LEADER, me=Writer("a", "a2")),
-        replace(LEADER, run="run-2"),
-        replace(LEADER, run=""),
-        replace(LEADER, over=3),
+        LEADER._replace(me=Writer("a", "a2")),
+        LEADER._replace(run="run-2"),
+        LEADER._replace(run=""),
+        LEADER._replace(over=3),
     ],
     ids=["another boot", "another run", "no run", "a term that is over"],
 )
@@ -60,12 +59,12 @@ def test_it_holds_no_term(member: Member) -> None:
 
 
 def test_a_holder_out_of_sync_rebases_before_it_leads() -> None:
-    member = replace(LEADER, view=replace(LEADER.view, in_sync=False))
+    member = LEADER._replace(view=LEADER.view._replace(in_sync=False))
     assert (member.holds_term, member.leads, member.must_rebase) == (True, False, True)
 
 
 def test_a_heartbeat_says_what_the_view_says() -> None:
-    peer = replace(LEADER, view=replace(LEADER.view, changed=RecordId(2, 5), in_sync=False)).peer()
+    peer = LEADER._replace(view=LEADER.view._replace(changed=RecordId(2, 5), in_sync=False)).peer()
     assert (peer.node, peer.boot, peer.run, peer.term, peer.position) == ("a", "a1", RUN, 3, HERE)
     assert (peer.changed, peer.cursor, peer.in_sync, peer.log_id) == (RecordId(2, 5), HERE.id, False, "log-1")
 
@@ -150,7 +149,7 @@ def test_only_a_leader_makes_changes_and_only_a_holder_snapshots() -> None:
 def test_a_snapshot_is_of_the_place_where_it_began_and_leaves_a_gap_only_in_a_rebase() -> None:
     cursor = Position(RecordId(3, 20), "c" * 32)
     for in_sync, first_n in ((True, 11), (False, 21)):
-        member = replace(LEADER, view=replace(LEADER.view, in_sync=in_sync, cursor=HERE if in_sync else cursor))
+        member = LEADER._replace(view=LEADER.view._replace(in_sync=in_sync, cursor=HERE if in_sync else cursor))
         snapshot = member.begin_snapshot()
         assert (snapshot.as_of, snapshot.rebase) == (HERE, not in_sync)
         made = {"codec": "json+zstd", "digest": "d", "body": b"", "at": 0}
@@ -164,7 +163,7 @@ def test_a_snapshot_is_of_the_place_where_it_began_and_leaves_a_gap_only_in_a_re
 
 def rebasing() -> Member:
     """It took a term in a run that had lost its newest records."""
-    ahead = replace(LEADER, run="run-2", view=replace(LEADER.view, ends=ENDS))
+    ahead = LEADER._replace(run="run-2", view=LEADER.view._replace(ends=ENDS))
     verdict, member = ahead.fold(term_record(A, 9, Position(RecordId(3, 5), "b" * 32), run="run-2", ends="1-4 2-6 3-5"))
     assert verdict is Verdict.LEAD_AFTER_REBASE
     return member
@@ -178,7 +177,7 @@ def sends(member: Member, snapshot: Snapshot, index: int, parts: int) -> Member:
 
 
 def test_a_snapshot_has_the_ends_of_the_history_and_its_last_part_tells_them() -> None:
-    member = replace(LEADER, view=replace(LEADER.view, ends=ENDS))
+    member = LEADER._replace(view=LEADER.view._replace(ends=ENDS))
     snapshot = member.begin_snapshot()
     made = {"codec": "json+zstd", "digest": "d", "body": b"", "at": 0}
     assert snapshot.ends == ENDS
@@ -224,9 +223,9 @@ def test_a_snapshot_of_an_earlier_term_does_not_go_on() -> None:
 
 
 def test_only_a_leader_owes_snapshots() -> None:
-    waits = replace(STANDBY, view=replace(STANDBY.view, in_sync=False)).peer()
+    waits = STANDBY._replace(view=STANDBY.view._replace(in_sync=False)).peer()
     assert LEADER.owes_snapshot([waits])
-    assert not replace(LEADER, run="").owes_snapshot([waits])
+    assert not LEADER._replace(run="").owes_snapshot([waits])
     assert not LEADER.owes_snapshot([STANDBY.peer()])
 
 
