@@ -5,9 +5,14 @@
     data_dir/forks/              copies of histories that lost
 
 **One save is one transaction**, whatever it holds: records, parts, the view (`_transaction` owns begin, commit and
-rollback). So whatever instant the process is killed at, the file is as after some save that happened (G7). WAL with
-synchronous=FULL makes that one fsync. Values in memory change after the commit only, so a save that failed (a full
-disk) can be repeated.
+rollback). So whatever instant the process is killed at, the file is as after some save that happened (G7). Values in
+memory change after the commit only, so a save that failed (a full disk) can be repeated.
+
+**A power cut is another matter.** A save that must outlive one is *synced*: synchronous=FULL makes that one fsync,
+which takes longer than all else that happens to a change. Other saves are with the system when they return, and on the
+disk after the next synced one, or after `sync`. A power cut takes the newest of them, in order, and never a part of
+one: the node comes back a moment earlier, and reads the rest from the log. What must not be forgotten (a term, what was
+vouched for) is synced.
 
 **What is kept** is told in `checkpoint_file.py`. A complete snapshot becomes the payload by its number and no byte is
 copied. Pages that are given up are used again: the file grows to two snapshots and the changes.
@@ -17,8 +22,8 @@ complete one becomes the payload only if the fold took it for its own history (`
 follow, or of another than the term's holder, is dropped: the state at `position` does not come from it.
 
 **Nothing is believed that was not checked.** `inspect` checks the whole file. SQLite drops the end of a WAL that does
-not fit its checksums without a word, which would give an older save: the number of the last one stands in the lock file
-too. It is written after the commit and not synced: behind the truth at worst, never before it.
+not fit its checksums without a word, which would give an older save: the number of the last synced one stands in the
+lock file too. It is written after the commit and not synced: behind the truth at worst, never before it.
 
 **Two failures are kept apart.** A file that can be read and is wrong is *damaged*: it is set aside under another name
 and the node rebuilds itself from the log (G8). A disk that cannot be read or written is an error and stays one: taken
@@ -124,12 +129,13 @@ class Checkpoint:
         self.set_aside: Path | None = None
         self._mutex = threading.RLock()
         self._db: sqlite3.Connection | None = None
+        self._syncs = True
         with _translated(self.data_dir):
             _make_directory(data_dir)
             self._lock = _DirectoryLock(data_dir)
         try:
             with _translated(self.path):
-                self._saved = self._checked(group, node) or self._begun(group, node)
+                self._saved = self._synced = self._checked(group, node) or self._begun(group, node)
                 self._db = _connect(self.path)
         except BaseException:
             self.close()
@@ -190,20 +196,40 @@ class Checkpoint:
 
     # --- writing ---
 
-    def save(self, view: View, steps: Sequence[Step] = (), *, boot: str) -> None:
+    def save(self, view: View, steps: Sequence[Step] = (), *, boot: str, synced: bool = True) -> None:
         """Write what was folded since the last save, and the view after it, in one transaction.
 
-        `steps` are all records since then, in order: also those that only move the view. Raises `CheckpointError` if
-        the disk refuses: nothing was saved then, and the same may be tried again. `ValueError`: parts are missing.
+        `steps` are all records since then, in order: also those that only move the view. `synced`: on the disk, and not
+        only with the system, when this returns. Raises `CheckpointError` if the disk refuses: nothing was saved then,
+        and the same may be tried again. `ValueError`: parts are missing.
         """
         with self._mutex:
-            with self._transaction() as db:
+            with self._transaction(synced=synced) as db:
                 draft = _Draft(db, self._saved)
                 for step in steps:
                     draft.take(step)
                 saved = draft.finish(view, boot)
             self._saved = saved
-            self._lock.mark(saved.save)
+            if synced:
+                self._has_synced(saved)
+
+    def sync(self) -> None:
+        """Have all saves so far outlive a power cut. Raises `CheckpointError`."""
+        with self._mutex:
+            if self._synced is not self._saved:
+                with self._transaction(synced=True) as db:
+                    _write_saved(db, self._saved)
+                self._has_synced(self._saved)
+
+    def _has_synced(self, saved: Saved) -> None:
+        self._synced = saved
+        self._lock.mark(saved.save)
+
+    @property
+    def synced_upto(self) -> RecordId:
+        """The newest record that is in the state on the disk, whatever happens to this machine."""
+        view = self._synced.view
+        return view.position.id if view is not None and view.in_sync else ZERO_ID
 
     def write_fork(self, reason: str, parted_at: RecordId) -> Path:
         """Copy the whole checkpoint into `forks/`, with `reason` and `parted_at` in its table `meta`; where it is then.
@@ -225,9 +251,12 @@ class Checkpoint:
             return path
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, synced: bool) -> Iterator[sqlite3.Connection]:
         with _translated(self.path):
             db = self._connection
+            if synced is not self._syncs:
+                db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+                self._syncs = synced
             db.execute("BEGIN")
             try:
                 yield db
@@ -331,7 +360,7 @@ class _Draft:
             staged=self._staged,
             payload=self._payload,
         )
-        self._db.execute("UPDATE meta SET value = ? WHERE key = 'saved'", (saved.to_bytes(),))
+        _write_saved(self._db, saved)
         return saved
 
     def _stage(self, record: PartRecord) -> None:
@@ -376,6 +405,10 @@ class _Draft:
         if self._waiting:
             self._db.executemany("INSERT INTO change VALUES (?, ?, ?, ?, ?)", self._waiting)
             self._waiting.clear()
+
+
+def _write_saved(db: sqlite3.Connection, saved: Saved) -> None:
+    db.execute("UPDATE meta SET value = ? WHERE key = 'saved'", (saved.to_bytes(),))
 
 
 def _check_owner(path: Path, saved: Saved, group: str, node: str) -> None:

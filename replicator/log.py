@@ -73,7 +73,8 @@ class RedisLog:
     # --- writes ---
 
     def append(self, record: ChangeRecord) -> Reply:
-        return self._run(self._write, "append", 3, *_append_args(record), int(record.count > 0), in_run=True)
+        carries = b"1" if record.count else b"0"
+        return self._run(self._write, "append", 3, *_append_args(record), carries, in_run=True)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         changed = last_change_after(record, rebase=rebase) or ""
@@ -213,16 +214,21 @@ class RedisLog:
     # --- the edge: redis' answers and errors become ours ---
 
     def _run(self, link: Link, name: str, keys: int, *args: Any, in_run: bool = False) -> Reply:
-        script = self._scripts[name]
-        return _reply_of(self._answered(lambda: link.script(script, self._keys[:keys], *args, in_run=in_run)))
+        try:
+            return _reply_of(link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run))
+        except redis.exceptions.ResponseError as error:
+            raise self._refused(error) from None
 
     def _answered(self, send: Callable[[], Any]) -> Any:
         try:
             return send()
         except redis.exceptions.ResponseError as error:
-            # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...): every script
-            # refuses before its first write, so nothing was written.
-            raise LogUnavailable(url=self.url, problem=advice(error)) from None
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> LogUnavailable:
+        # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...): every script refuses
+        # before its first write, so nothing was written.
+        return LogUnavailable(url=self.url, problem=advice(error))
 
     def _asked(self, send: Callable[[], Any]) -> Any:
         # A question that got no answer has changed nothing: there is no outcome to be unknown.
@@ -241,7 +247,13 @@ def _append_args(record: Record) -> tuple[Any, ...]:
     return (record.id.term, record.boot, record.prev, record.chain, record.id.n, record.header, record.body)
 
 
+#: The answer of most appends, which say themselves where the record is.
+_OK = Reply(Code.OK)
+
+
 def _reply_of(answer: list[bytes]) -> Reply:
+    if answer == [b"ok"]:
+        return _OK
     code = Code(answer[0].decode())
     rest = [item.decode() for item in answer[1:]]
     match code, rest:

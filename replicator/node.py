@@ -12,11 +12,12 @@ threads that submit them (`primary.py`). Nothing here decides: it asks the membe
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ from . import health
 from .acks import Acks, Level
 from .checkpoint import Checkpoint
 from .core import life
-from .core.codec import digest_of_pieces
+from .core.codec import Encoded, digest_of_pieces, encoded
 from .core.fold import Verdict, View
 from .core.ids import Position, RecordId, Writer
 from .core.member import Member
 from .core.records import ChangeRecord, Record
 from .core.replies import MISSED_BEATS_MAX, Ack, Ask, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
+    ChangeRejected,
+    ChangeTooLarge,
     ConfigError,
     CorruptRecord,
     LogLost,
@@ -46,9 +49,10 @@ from .errors import (
 from .health import Lag
 from .lease import Lease
 from .log import RedisLog
-from .primary import Primary
+from .primary import BATCH_CHANGES_MAX, Primary
 from .replica import Replica
 from .state import ReplicatedState, State
+from .tasks import Tasks
 
 __all__ = ["Node"]
 
@@ -167,6 +171,7 @@ class Node:
             me = Writer(self.name, secrets.token_hex(16))
             self._replica = Replica(self._state, self._checkpoint, me)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
+            self._tasks = Tasks(self._primary, name=self.name)
             self._acks = Acks(self._log, self._replica, self._lease)
             self._asks_after = ""
             self._acks_after = "0-0"
@@ -204,6 +209,7 @@ class Node:
         self._log.close()
         if has_turn:
             self._replica.turn.release()
+        self._tasks.close()
         for thread in self._threads:
             thread.join(timeout=10)
         try:
@@ -316,13 +322,56 @@ class Node:
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
         log and applied here, and did not come as far as `ack` says in time), `Stalled`.
         """
+        return _result(self._submitted(encoded([change]), timeout_s, term, ack)[0])
+
+    def submit_many(
+        self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> list[Any]:
+        """Commit changes in one record, so that all of them are in the log, in their order, or none is.
+
+        What `apply` returned for each; one that it rejected has its `ChangeRejected` in its place, and the others are
+        applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. Raises what `submit` raises.
+        """
+        _check_fits(changes)
+        return self._submitted(encoded(changes), timeout_s, term, ack) if changes else []
+
+    def _submitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
+        level = self._level_for_write(ack)
+        deadline = time.monotonic() + timeout_s
+        applied = level.kind == "applied"
+        id_, results = self._primary.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
+        if level.kind != "appended" and not _are_rejected(results):
+            self._acks.wait(level, id_, deadline - time.monotonic())
+        return results
+
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any:
+        """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
+        a round trip: the way to write from many places at once (see `tasks.py`).
+        """
+        return _result((await self._asubmitted(encoded([change]), timeout_s, term, ack))[0])
+
+    async def asubmit_many(
+        self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> list[Any]:
+        """`submit_many` from an asyncio task."""
+        _check_fits(changes)
+        return await self._asubmitted(encoded(changes), timeout_s, term, ack) if changes else []
+
+    async def _asubmitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
+        level = self._level_for_write(ack)
+        deadline = time.monotonic() + timeout_s
+        applied = level.kind == "applied"
+        id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
+        if level.kind != "appended" and not _are_rejected(results):
+            await asyncio.to_thread(self._acks.wait, level, id_, deadline - time.monotonic())
+        return results
+
+    def _level_for_write(self, ack: str | None) -> Level:
         self._check_serves()
         self._check_log()
-        level = self._ack if ack is None else Level.parse(ack)
-        deadline = time.monotonic() + timeout_s
-        id_, result = self._primary.submit(change, timeout_s=timeout_s, term=term, wants_acks=level.kind == "applied")
-        self._acks.wait(level, id_, deadline - time.monotonic())
-        return result
+        return self._ack if ack is None else Level.parse(ack)
 
     def replace(self, pieces: Iterable[Any], *, term: int | None = None) -> None:
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
@@ -474,7 +523,7 @@ class Node:
         view = self._replica.member.view
         if view.in_sync:
             with suppress(LogUnavailable):  # the next heartbeat says it, too
-                self._log.ack(Ack(self.name, view.position.id))
+                self._log.ack(Ack(self.name, self._replica.synced_upto))
 
     def _lead(self) -> None:
         """This node holds the term since now. It writes once it has its lease from Redis; until then it is refused."""
@@ -534,7 +583,7 @@ class Node:
         self._look, self._looked_at = look, time.monotonic()
         self._replica.talks_to(look.run, log_lost=look.head is None)
         others = (peer for peer in look.peers.values() if peer.in_sync and peer.node != self.name)
-        self._acks.hear(Ack(peer.node, peer.position.id) for peer in others)
+        self._acks.hear(Ack(peer.node, peer.synced) for peer in others)
         if first:
             self._check_name_is_free(look)
         else:
@@ -642,6 +691,7 @@ class Node:
         return self._replica.member.peer()._replace(
             every_ms=int(self._beat_every_s * 1000),
             http=self.http,
+            synced=self._replica.synced_upto,
             applied_at=self._replica.applied_at,
             stalled=self._replica.stalled or "; ".join(lasting),
             problem="; ".join(str(problem).partition(". ")[0] for problem in of_the_log),
@@ -751,6 +801,22 @@ class Node:
         except ReplicatorError as error:
             logger.error("the snapshot was not published: %s", error)
         self._wake.set()
+
+
+def _result(result: Any) -> Any:
+    if isinstance(result, ChangeRejected):
+        raise result
+    return result
+
+
+def _are_rejected(results: Sequence[Any]) -> bool:
+    """Whether nothing came of the changes: then nobody has to have them."""
+    return all(isinstance(result, ChangeRejected) for result in results)
+
+
+def _check_fits(changes: Sequence[Any]) -> None:
+    if len(changes) > BATCH_CHANGES_MAX:
+        raise ChangeTooLarge(problem=f"there are {len(changes)}, a record takes {BATCH_CHANGES_MAX}")
 
 
 def _check_not_lost(id: RecordId, view: View) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from .core.codec import CHANGE_BYTES_MAX, SnapshotEncoder, encode_change, encode_changes
+from .core.codec import CHANGE_BYTES_MAX, Encoded, SnapshotEncoder, encode_changes
 from .core.ids import ZERO_ID, RecordId
 from .core.life import Fate, Found, fate_of_write, find_out
 from .core.member import Snapshot
@@ -41,7 +41,7 @@ from .errors import (
 from .lease import Lease
 from .replica import Replica
 
-__all__ = ["Primary"]
+__all__ = ["Primary", "Waiting"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,22 +55,47 @@ LOOK_AGAIN_S = 0.01
 RESEND_EVERY_S = 0.05
 
 
-class _Waiting:
-    """A change in the queue, and what became of it. Its submitter sleeps on a lock that the others release."""
+class Waiting:
+    """Changes in the queue that go into one record, and what became of them."""
 
-    __slots__ = ("_asleep", "done", "encoded", "error", "id", "result", "term", "wants_acks")
+    __slots__ = ("changes", "done", "error", "id", "json", "results", "term", "wants_acks")
 
-    def __init__(self, encoded: bytes, term: int | None, *, wants_acks: bool) -> None:
-        self.encoded = encoded
-        #: It waits for standbys.
+    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: bool) -> None:
+        self.json, self.changes = encoded
+        #: They wait for standbys.
         self.wants_acks = wants_acks
-        #: Of its record, once it is in the log.
+        #: Of their record, once it is in the log.
         self.id = ZERO_ID
-        #: The term that its submitter knows, if it said so.
+        #: The term that their submitter knows, if it said so.
         self.term = term
         self.done = False
-        self.result: Any = None
+        self.results: list[Any] = []
         self.error: ReplicatorError | None = None
+
+    def wake(self) -> None:
+        """It is the first in the queue, and nobody has the turn."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """There are results, or an error."""
+        raise NotImplementedError
+
+    @property
+    def outcome(self) -> tuple[RecordId, list[Any]]:
+        if self.error is not None:
+            raise self.error
+        return self.id, self.results
+
+
+class _Sleeper(Waiting):
+    """Its submitter is a thread, which sleeps on a lock that the others release."""
+
+    __slots__ = ("_asleep", "has_turn")
+
+    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: bool) -> None:
+        super().__init__(encoded, term, wants_acks=wants_acks)
+        #: It commits for all, and is awake.
+        self.has_turn = False
         self._asleep = threading.Lock()
         self._asleep.acquire()
 
@@ -78,12 +103,14 @@ class _Waiting:
         self._asleep.acquire(timeout=timeout_s)
 
     def wake(self) -> None:
-        with suppress(RuntimeError):  # it is awake
-            self._asleep.release()
+        if self._asleep.locked():
+            with suppress(RuntimeError):  # another one was faster
+                self._asleep.release()
 
     def finish(self) -> None:
         self.done = True
-        self.wake()
+        if not self.has_turn:
+            self.wake()
 
 
 class _Sent(NamedTuple):
@@ -101,20 +128,26 @@ class Primary:
         self._replica = replica
         self._lease = lease
         self._patience_s = patience_s
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self._unresolved: _Sent | None = None
         self._publishing = threading.Lock()
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
-    def submit(self, change: Any, *, timeout_s: float, term: int | None, wants_acks: bool) -> tuple[RecordId, Any]:
-        """Commit one change; the id of its record, and what `apply` returned. See `Node.submit` for what it raises."""
-        waiting = _Waiting(encode_change(change), term, wants_acks=wants_acks)
+    def submit(
+        self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: bool
+    ) -> tuple[RecordId, list[Any]]:
+        """Commit changes in one record; its id, and what `apply` returned for each, or its `ChangeRejected`.
+
+        See `Node.submit` for what it raises.
+        """
+        waiting = _Sleeper(encoded, term, wants_acks=wants_acks)
         self._queue.append(waiting)
         deadline = time.monotonic() + timeout_s
         turn = self._replica.turn
         while not waiting.done:
             if turn.acquire(blocking=False):
+                waiting.has_turn = True
                 try:
                     while not waiting.done:
                         self._commit_queued()
@@ -122,99 +155,115 @@ class Primary:
                     turn.release()
                 self._pass_on()
             elif time.monotonic() > deadline:
-                self._give_up(waiting)
+                raise self.give_up(waiting)
             else:
                 waiting.wait(LOOK_AGAIN_S)
-        if waiting.error is not None:
-            raise waiting.error
-        return waiting.id, waiting.result
+        return waiting.outcome
+
+    def enqueue(self, waiting: Waiting) -> None:
+        """Queue it for whoever takes the turn, which the caller sees to (`commit_all`)."""
+        self._queue.append(waiting)
+
+    def commit_all(self) -> None:
+        """Commit what is queued."""
+        with self._replica.turn:
+            while self._queue:
+                self._commit_queued()
+        self._pass_on()
 
     def _pass_on(self) -> None:
         """Wake the first of those who queued up meanwhile: it takes the turn next."""
-        with suppress(IndexError):
-            self._queue[0].wake()
+        if self._queue:
+            with suppress(IndexError):  # it gave up meanwhile
+                self._queue[0].wake()
 
     def mark(self) -> None:
         """Commit an empty change: a place in the log at which every node reports the digest of its state."""
         with self._replica.turn:
             self._check_may_write()
-            self._commit_batch([], wants_acks=False)
+            self._commit_batch([])
 
-    def _give_up(self, waiting: _Waiting) -> None:
+    def give_up(self, waiting: Waiting) -> ReplicatorError:
+        """Take it out of the queue; what to tell its submitter, who cannot wait any longer."""
         try:
             self._queue.remove(waiting)
         except ValueError:
             # It is on its way, or done: whoever has it will say.
-            problem = "the answer to an earlier write is still due"
-            raise OutcomeUnknown(url=self._log.url, problem=problem) from None
-        raise LogUnavailable(url=self._log.url, problem="earlier writes are still waiting; nothing was written")
+            return OutcomeUnknown(url=self._log.url, problem="the answer to an earlier write is still due")
+        return LogUnavailable(url=self._log.url, problem="earlier writes are still waiting; nothing was written")
 
     def _commit_queued(self) -> None:
         batch = self._next_batch()
-        results: list[Any]
+        results: list[Any] = []
+        error: ReplicatorError | None = None
         try:
             self._check_may_write()
             batch = self._of_this_term(batch)
-            results = self._commit_waiting(batch) if batch else []
-        except ReplicatorError as error:
-            results = [error] * len(batch)
-        except Exception as error:
+            results = self._commit_batch(batch) if batch else []
+        except ReplicatorError as problem:
+            error = problem
+        except Exception as bug:
             # Whoever waits for one of these would wait for ever.
             logger.exception("a bug in replicator")
-            results = [ReplicatorError(f"a bug in replicator: {error!r}")] * len(batch)
+            error = ReplicatorError(f"a bug in replicator: {bug!r}")
         except BaseException:
             # A Ctrl-C in the thread that writes for all of them. Nobody else will tell the others.
-            for waiting in batch:
-                waiting.error = OutcomeUnknown(url=self._log.url, problem="the writing thread was interrupted")
-                waiting.finish()
+            unknown = OutcomeUnknown(url=self._log.url, problem="the writing thread was interrupted")
+            self._finish(batch, [], unknown)
             raise
-        for waiting, result in zip(batch, results, strict=True):
-            if isinstance(result, ReplicatorError):
-                waiting.error = result
-            else:
-                waiting.result = result
-            waiting.finish()
+        self._finish(batch, results, error)
 
-    def _of_this_term(self, batch: list[_Waiting]) -> list[_Waiting]:
+    def _finish(self, batch: list[Waiting], results: list[Any], error: ReplicatorError | None) -> None:
+        id = self._replica.member.view.position.id
+        start = 0
+        for waiting in batch:
+            end = start + len(waiting.changes)
+            waiting.id, waiting.results, waiting.error = id, results[start:end], error
+            waiting.finish()
+            start = end
+
+    def _of_this_term(self, batch: list[Waiting]) -> list[Waiting]:
         """Refuse what was meant for another term: the turn keeps this one until the record is in the log."""
         term = self._replica.member.view.term
-        for waiting in batch:
-            if waiting.term not in (None, term):
-                waiting.error = self._other_term(waiting.term)
-                waiting.finish()
-        return [waiting for waiting in batch if not waiting.done]
+        others = [waiting for waiting in batch if waiting.term not in (None, term)]
+        for waiting in others:
+            waiting.error = self._other_term(waiting.term)
+            waiting.finish()
+        return [waiting for waiting in batch if not waiting.done] if others else batch
 
     def _other_term(self, meant: int | None) -> Fenced:
         member = self._replica.member
         return Fenced(meant or 0, member.view.term, member.me.node)
 
-    def _next_batch(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        size = 2
-        while self._queue and len(batch) < BATCH_CHANGES_MAX:
-            size += len(self._queue[0].encoded) + 1
-            if batch and size > CHANGE_BYTES_MAX:
-                break
+    def _next_batch(self) -> list[Waiting]:
+        batch: list[Waiting] = []
+        size, count = 2, 0
+        queue = self._queue
+        while queue:
             try:
-                batch.append(self._queue.popleft())
+                waiting = queue.popleft()
             except IndexError:  # its submitter gave up meanwhile
                 break
+            size += len(waiting.json) + 1
+            count += len(waiting.changes)
+            if batch and (size > CHANGE_BYTES_MAX or count > BATCH_CHANGES_MAX):
+                queue.appendleft(waiting)
+                break
+            batch.append(waiting)
         return batch
 
-    def _commit_waiting(self, batch: list[_Waiting]) -> list[Any]:
-        results = self._commit_batch(
-            [waiting.encoded for waiting in batch], wants_acks=any(waiting.wants_acks for waiting in batch)
-        )
-        for waiting in batch:
-            waiting.id = self._replica.member.view.position.id
-        return results
-
-    def _commit_batch(self, encoded: list[bytes], *, wants_acks: bool) -> list[Any]:
-        codec, body, digest = encode_changes(encoded)
+    def _commit_batch(self, batch: list[Waiting]) -> list[Any]:
+        changes = batch[0].changes if len(batch) == 1 else [each for waiting in batch for each in waiting.changes]
+        codec, body, digest = encode_changes(waiting.json for waiting in batch)
         record = self._replica.member.change(
-            codec=codec, body=body, digest=digest, count=len(encoded), at=_now_ms(), wants_acks=wants_acks
+            codec=codec,
+            body=body,
+            digest=digest,
+            count=len(changes),
+            at=_now_ms(),
+            wants_acks=any(waiting.wants_acks for waiting in batch),
         )
-        return self._write(record)
+        return self._write(record, changes=changes)
 
     @property
     def publishes(self) -> bool:
@@ -319,15 +368,20 @@ class Primary:
     # --- one record --------------------------------------------------------------------------------------------------
 
     def _write(
-        self, record: ChangeRecord | PartRecord, *, rebase: bool = False, bodies: Sequence[bytes] = ()
+        self,
+        record: ChangeRecord | PartRecord,
+        *,
+        rebase: bool = False,
+        changes: list[Any] | None = None,
+        bodies: Sequence[bytes] = (),
     ) -> list[Any]:
-        """Send a record, and fold it once it is in the log."""
+        """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`."""
         self._send(record, rebase=rebase, uncertain=False)
-        return self._fold(_Sent(record, rebase), bodies)
+        return self._fold(_Sent(record, rebase), changes=changes, bodies=bodies)
 
-    def _fold(self, sent: _Sent, bodies: Sequence[bytes] = ()) -> list[Any]:
+    def _fold(self, sent: _Sent, *, changes: list[Any] | None = None, bodies: Sequence[bytes] = ()) -> list[Any]:
         try:
-            return self._replica.commit(sent.record, bodies)
+            return self._replica.commit(sent.record, changes=changes, bodies=bodies)
         except CheckpointError:
             # It is in the log, and not here yet: that comes before anything else that is written.
             self._unresolved = sent
@@ -342,6 +396,8 @@ class Primary:
         while True:
             try:
                 reply = self._ask(record, rebase)
+                if reply.code is Code.OK:
+                    return
                 found = self._look_up(reply, record) if uncertain else None
             except OutcomeUnknown as unknown:
                 uncertain, problem = True, unknown.fields["problem"]
@@ -353,7 +409,8 @@ class Primary:
                 self._unresolved = _Sent(record, rebase)
                 raise
             else:
-                return self._settle(reply, record, uncertain=uncertain, found=found)
+                self._settle(reply, record, uncertain=uncertain, found=found)
+                return
             if time.monotonic() > deadline:
                 self._unresolved = _Sent(record, rebase)
                 raise OutcomeUnknown(url=self._log.url, problem=problem)

@@ -12,6 +12,10 @@ The turn is always taken first; `moved`, for the member alone and for a moment, 
 
 A standby saves before it applies: the term of a record is on disk before anything of that term is applied. The primary
 applies what is in the log and saves a little later (`flush`), except for its term, which is saved before it leads.
+
+A save is with the system at once, so no kill undoes it. Changes and parts are synced to the disk a moment later (by
+`flush`, too) unless somebody waits for that, everything else at once: a power cut may cost a node its last moment, and
+no term.
 """
 
 from __future__ import annotations
@@ -160,9 +164,10 @@ class Replica:
     def _carry_out(self, work: list[_Work], member: Member) -> None:
         if not work:
             return
-        self._save([done.step for done in work])
+        before = self.member.view
+        moves = member.view.term == before.term and all(_only_moves(done.step) for done in work)
+        self._save([done.step for done in work], synced=not moves)
         with self.lock:
-            before = self.member.view
             for step, changes in work:
                 if step.verdict is Verdict.APPLY:
                     try:
@@ -238,21 +243,23 @@ class Replica:
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
-    def commit(self, record: Record, bodies: Sequence[bytes] = ()) -> list[Any]:
+    def commit(self, record: Record, *, changes: list[Any] | None = None, bodies: Sequence[bytes] = ()) -> list[Any]:
         """Fold this node's own record, which is in the log; the results of its changes. The caller has the turn.
 
-        A change that was rejected has its `ChangeRejected` as its result. `bodies`: those of the whole snapshot, if the
-        record is the last part of one that replaces the state; without, the checkpoint is asked for those before it.
+        A change that was rejected has its `ChangeRejected` as its result. `changes`: what others decode from the
+        record, where this node did that already. `bodies`: those of the whole snapshot, if the record is the last part
+        of one that replaces the state; without, the checkpoint is asked for those before it.
         """
         verdict, after = self.member.fold(record)
         if verdict is Verdict.RESTORE and not bodies:
             self.flush()
             bodies = [*self._checkpoint.staged(), record.body]
-        changes = _changes_of(record) if verdict is Verdict.APPLY else []
+        if verdict is Verdict.APPLY and changes is None:
+            changes = _changes_of(record)
         results: list[Any] = []
         with self.lock:
             if verdict is Verdict.APPLY:
-                results = self._apply(record, changes)
+                results = self._apply(record, changes or [])
             elif verdict is Verdict.RESTORE:
                 assert isinstance(record, PartRecord)
                 self._rebuild(record, bodies)
@@ -261,8 +268,14 @@ class Replica:
         return results
 
     def flush(self) -> None:
-        """Save what was committed and is not on disk yet."""
+        """Save what was committed and is not on disk yet, and sync what was saved."""
         self._save([])
+        self._checkpoint.sync()
+
+    @property
+    def synced_upto(self) -> RecordId:
+        """The newest record that is in the state, and on this node's disk, whatever happens to its machine."""
+        return min(self._checkpoint.synced_upto, self.member.view.position.id)
 
     @property
     def snapshot_is_due(self) -> bool:
@@ -298,14 +311,14 @@ class Replica:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _save(self, steps: Sequence[Step]) -> None:
+    def _save(self, steps: Sequence[Step], *, synced: bool = True) -> None:
         with self._disk:
             every = [self._unsaved.popleft() for _ in range(len(self._unsaved))]
             every.extend(steps)
             if not every:
                 return
             try:
-                self._checkpoint.save(every[-1].view, every, boot=self._boot)
+                self._checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced)
             except BaseException:
                 # What a standby read it will read again; what was committed here is nowhere else on this node.
                 self._unsaved.extendleft(reversed(every[: len(every) - len(steps)]))
@@ -334,6 +347,14 @@ class Replica:
         stalled = Stalled(id=id_, problem=repr(error))
         self.stalled = str(stalled)
         return stalled
+
+
+def _only_moves(step: Step) -> bool:
+    """Whether the record may be read again after a power cut, as if it had not been read."""
+    if step.verdict is Verdict.APPLY:
+        assert isinstance(step.record, ChangeRecord)
+        return not step.record.wants_acks
+    return step.verdict is Verdict.SKIP
 
 
 def _changes_of(record: Record) -> list[Any]:

@@ -104,7 +104,7 @@ class MemoryRedis:
             return failed
         changed = last_change_after(record) or head.changed
         self._write(head=head._replace(position=record.position, changed=changed))
-        return Reply(Code.OK, id=record.id)
+        return Reply(Code.OK)
 
     def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
         refused = self._fence(run, record.id.term, record.boot)
@@ -131,7 +131,7 @@ class MemoryRedis:
             if before != ZERO_ID:
                 self._trim(before)
         self._write(head=head)
-        return Reply(Code.OK, id=record.id)
+        return Reply(Code.OK)
 
     def promote(self, claim: Claim) -> Reply:
         state, head, exists = self.state, self.state.head, self.state.exists

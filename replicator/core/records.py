@@ -271,8 +271,9 @@ def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -
     """The record of a header that was just read, or is about to be written."""
     kind = fields.get("kind")
     reader = _READERS.get(kind) if isinstance(kind, str) else None
-    node, boot = _take(fields, "node", str), _take(fields, "boot", str)
-    prev, at = _take(fields, "prev", str), _take(fields, "at", int)
+    node, boot, prev, at = fields.get("node"), fields.get("boot"), fields.get("prev"), fields.get("at")
+    if not (type(node) is str and type(boot) is str and type(prev) is str and type(at) is int):
+        raise _Malformed("node, boot, prev or at is missing, or not a text or an integer")
     if reader is None:
         raise _Malformed(f"its kind is {_named(kind)}: update replicator")
     if not (1 <= id_.term <= TERM_MAX and 1 <= id_.n <= TERM_MAX):
@@ -285,9 +286,17 @@ def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -
         raise _Malformed(f"its header has {len(header)} bytes")
     if len(body) > BODY_BYTES_MAX:
         raise _Malformed(f"its body has {len(body)} bytes, more than {BODY_BYTES_MAX}")
-    chain = extend_chain(prev, header, body)
-    common = {"id": id_, "node": node, "boot": boot, "prev": prev, "at": at}
-    return reader(fields, {**common, "header": header, "body": body, "chain": chain})
+    common = {
+        "id": id_,
+        "node": node,
+        "boot": boot,
+        "prev": prev,
+        "at": at,
+        "header": header,
+        "body": body,
+        "chain": extend_chain(prev, header, body),
+    }
+    return reader(fields, common)
 
 
 def _read_term(fields: dict[str, Any], common: dict[str, Any]) -> TermRecord:

@@ -85,7 +85,8 @@ class Peer(NamedTuple):
     """A node as it last described itself (its heartbeat), and how long ago that was by the clock of Redis.
 
     `stalled`: why it takes nothing in any more; `problem`: what is wrong with the log. `candidate`: it takes over by
-    itself when the lease is gone. `log_id`: of the log that it follows.
+    itself when the lease is gone. `log_id`: of the log that it follows. `synced`: the newest record that is in the
+    state on its disk, and stays there.
     """
 
     node: str
@@ -106,6 +107,7 @@ class Peer(NamedTuple):
     candidate: bool = False
     log_id: str = ""
     problem: str = ""
+    synced: RecordId = ZERO_ID
     age_ms: int = 0
 
     @property
@@ -115,7 +117,7 @@ class Peer(NamedTuple):
     def to_json(self) -> bytes:
         fields = self._asdict()
         del fields["age_ms"]
-        fields.update({name: str(fields[name]) for name in ("position", "changed", "cursor", "digest_at")})
+        fields.update({name: str(fields[name]) for name in ("position", "changed", "cursor", "digest_at", "synced")})
         return orjson.dumps(fields)
 
     @classmethod
@@ -125,7 +127,7 @@ class Peer(NamedTuple):
             fields = orjson.loads(data)
             known = {name: fields[name] for name in cls._fields if name in fields}
             known["position"] = Position.parse(fields["position"])
-            known.update({name: RecordId.parse(fields[name]) for name in ("changed", "cursor", "digest_at")})
+            known.update({name: RecordId.parse(fields[name]) for name in ("changed", "cursor", "digest_at", "synced")})
             return cls(**known | {"age_ms": age_ms})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None

@@ -12,7 +12,7 @@
 -- ARGV[9]  carries 1: it has changes in it; 0: it is a marker
 --
 -- Answers
---   ok ID             it is the newest record
+--   ok                it is the newest record
 --   duplicate ID      it was already: this is a repeat
 --   fenced TERM NODE, newrun, lost   see fence.lua
 --   behind ID         the head is elsewhere: the log lost records that the writer has
@@ -45,4 +45,4 @@ if ARGV[9] == '1' then
 else
   redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
 end
-return { 'ok', id }
+return { 'ok' }

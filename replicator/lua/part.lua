@@ -42,7 +42,7 @@ if failed then
 end
 if part + 1 < parts or parts == 0 then
   redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', as_text(part + 1))
-  return { 'ok', id }
+  return { 'ok' }
 end
 local before = head.snapshot_at or '0-0'
 redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', '0',
@@ -57,4 +57,4 @@ if before ~= '0-0' then
   local term, n = string.match(before, '^(%d+)-(%d+)$')
   redis.call('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))
 end
-return { 'ok', id }
+return { 'ok' }

@@ -58,11 +58,11 @@ def test_changes_come_back_as_json_gives_them(changes: list[Any]) -> None:
 
 def test_large_batches_are_compressed_and_small_ones_are_not() -> None:
     assert encode_changes([encode_change("x")])[0] == "json"
-    name, body, digest = encode_changes([encode_change("x" * 5000)])
+    name, body, digest = encode_changes([encode_change("x" * 50_000)])
     assert name == "json+zstd"
     assert len(body) < 200
-    assert digest == digest_of(orjson.dumps(["x" * 5000])), "the digest is that of the decoded payload"
-    assert decode_changes(name, body, digest, 1, id_="1-1") == ["x" * 5000]
+    assert digest == digest_of(orjson.dumps(["x" * 50_000])), "the digest is that of the decoded payload"
+    assert decode_changes(name, body, digest, 1, id_="1-1") == ["x" * 50_000]
 
 
 def test_what_compression_does_not_shorten_stays_as_it_is() -> None:

@@ -22,6 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
     ("replica", "lease", "health", "jobs"),
     ("primary", "acks"),
+    ("tasks",),
     ("node", "admin", "forks", "certify"),
     ("web", "dev"),
     ("service", "drill"),

@@ -13,6 +13,7 @@ import pytest
 import replicator.primary
 from replicator import ChangeTooLarge, CorruptRecord, Fenced, LeaseLost, LogLost, NotPrimary, OutcomeUnknown
 from replicator.checkpoint import Checkpoint
+from replicator.core.codec import encoded
 from replicator.core.ids import ZERO_ID, RecordId, Writer
 from replicator.core.records import PartRecord
 from replicator.core.replies import Code, Reply
@@ -46,7 +47,11 @@ class Setup:
         return self.commit(change, **options)[1]
 
     def commit(self, change: Any, **options: Any) -> tuple[RecordId, Any]:
-        return self.primary.submit(change, **{"timeout_s": 5.0, "term": None, "wants_acks": False} | options)
+        id, results = self.commit_many([change], **options)
+        return id, results[0]
+
+    def commit_many(self, changes: list[Any], **options: Any) -> tuple[RecordId, list[Any]]:
+        return self.primary.submit(encoded(changes), **{"timeout_s": 5.0, "term": None, "wants_acks": False} | options)
 
     @property
     def in_log(self) -> list[str]:
