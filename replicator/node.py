@@ -350,17 +350,22 @@ class Node:
         """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
         a round trip: the way to write from many places at once (see `tasks.py`).
         """
-        return _result((await self._asubmitted(encoded([change]), timeout_s, term, ack))[0])
+        level = self._level_for_write(ack)
+        changes = encoded([change])
+        if level.kind != "appended":
+            return _result((await self._acknowledged(changes, level, timeout_s, term))[0])
+        _, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=False)
+        return _result(results[0])
 
     async def asubmit_many(
         self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
     ) -> list[Any]:
         """`submit_many` from an asyncio task."""
         _check_fits(changes)
-        return await self._asubmitted(encoded(changes), timeout_s, term, ack) if changes else []
-
-    async def _asubmitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
         level = self._level_for_write(ack)
+        return await self._acknowledged(encoded(changes), level, timeout_s, term) if changes else []
+
+    async def _acknowledged(self, changes: Encoded, level: Level, timeout_s: float, term: int | None) -> list[Any]:
         deadline = time.monotonic() + timeout_s
         applied = level.kind == "applied"
         id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)

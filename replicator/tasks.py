@@ -9,7 +9,6 @@ to thread for each change, which is what makes this several times faster than as
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 import weakref
@@ -23,7 +22,8 @@ from .primary import Primary, Waiting
 
 __all__ = ["Tasks"]
 
-logger = logging.getLogger(__name__)
+#: Where the changes are, and what `apply` returned for each.
+Done = tuple[RecordId, list[Any]]
 
 #: How often the tasks of a loop are looked through for those that have waited too long.
 LOOK_EVERY_S = 0.1
@@ -36,6 +36,8 @@ class Tasks:
         self._primary = primary
         self._name = name
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+        #: The loop that was here last: hardly any process has a second one.
+        self._recent: _Loop | None = None
         self._committer: threading.Thread | None = None
         self._starting = threading.Lock()
         self._closed = False
@@ -43,22 +45,28 @@ class Tasks:
         self._idle = threading.Lock()
         self._idle.acquire()
 
-    async def submit(
-        self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: bool
-    ) -> tuple[RecordId, list[Any]]:
-        """As `Primary.submit`. A task that is cancelled leaves its change where it is: it may be committed."""
+    def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: bool) -> asyncio.Future[Done]:
+        """As `Primary.submit`, but what comes of it comes in a future of the running loop.
+
+        Who cancels it leaves the changes where they are: they may be committed.
+        """
         if self._committer is None:
             self._start()
         loop = asyncio.get_running_loop()
-        tasks = self._loops.get(loop)
-        if tasks is None:
-            tasks = self._loops[loop] = _Loop(loop, self)
+        tasks = self._recent
+        if tasks is None or tasks.loop is not loop:
+            tasks = self._recent = self._of(loop)
         waiting = _Task(encoded, term, tasks, time.monotonic() + timeout_s, wants_acks=wants_acks)
         tasks.add(waiting)
         self._primary.enqueue(waiting)
         self.wake()
-        await waiting.told
-        return waiting.outcome
+        return waiting.told
+
+    def _of(self, loop: asyncio.AbstractEventLoop) -> _Loop:
+        tasks = self._loops.get(loop)
+        if tasks is None:
+            tasks = self._loops[loop] = _Loop(loop, self)
+        return tasks
 
     def wake(self) -> None:
         """There is something to commit."""
@@ -121,8 +129,13 @@ class _Loop:
 
     def _end(self, waiting: _Task) -> None:
         self._waiting.discard(waiting)
-        if not waiting.told.done():  # it was cancelled
-            waiting.told.set_result(None)
+        told = waiting.told
+        if told.done():  # it was cancelled
+            return
+        if waiting.error is not None:
+            told.set_exception(waiting.error)
+        else:
+            told.set_result((waiting.id, waiting.results))
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -143,7 +156,7 @@ class _Task(Waiting):
         super().__init__(encoded, term, wants_acks=wants_acks)
         self._loop = loop
         self.deadline = deadline
-        self.told: asyncio.Future[None] = loop.loop.create_future()
+        self.told: asyncio.Future[Done] = loop.loop.create_future()
 
     def wake(self) -> None:
         self._loop.tasks.wake()

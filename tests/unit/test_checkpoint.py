@@ -878,3 +878,82 @@ def test_what_it_says_of_itself_is_in_range_although_its_digest_fits(tmp_path: P
     # then it is set aside, and no number of it gets anywhere
     with Checkpoint(tmp_path / "s", "g", node="s") as stored:
         assert stored.set_aside is not None
+
+
+# --- a power cut ------------------------------------------------------------------------------------------------------
+
+
+class Cut:
+    """A standby whose saves are as they are while it follows changes, and what a power cut could leave of it."""
+
+    def __init__(self, standby: Standby, primary: Primary, place: Path) -> None:
+        self.standby, self.primary, self.place = standby, primary, place
+        self.wal = Path(f"{standby.stored.path}-wal")
+        #: Bytes of the WAL, and the state, after each save.
+        self.saves: list[tuple[int, tuple[str, ...]]] = []
+
+    def follow(self, text: str, *, synced: bool) -> None:
+        record = self.primary.change(text)
+        verdict, self.standby.member = self.standby.member.fold(record)
+        step = Step(record, verdict, self.standby.member.view)
+        self.standby.stored.save(self.standby.member.view, [step], boot="boot-s", synced=synced)
+        self.noted()
+
+    def noted(self) -> None:
+        self.saves.append((self.wal.stat().st_size, self.primary.state))
+
+    def left(self, upto: int) -> tuple[Path | None, tuple[str, ...]]:
+        """Where a damaged file went, if it was set aside, and the state, if so many bytes of the WAL reached the disk.
+
+        All else did: the lock file is written after the save that it names, but may reach the disk before it.
+        """
+        shutil.rmtree(self.place, ignore_errors=True)
+        shutil.copytree(self.standby.data_dir, self.place)
+        os.truncate(self.place / "checkpoint.sqlite-wal", upto)
+        with Checkpoint(self.place, "g", node="s") as stored:
+            return stored.set_aside, () if stored.set_aside else state_of(stored)
+
+
+@pytest.fixture
+def cut(standby: Standby, primary: Primary, tmp_path: Path) -> Cut:
+    standby.read()
+    return Cut(standby, primary, tmp_path / "cut")
+
+
+def test_a_power_cut_takes_the_newest_saves_that_were_not_synced_and_nothing_else(cut: Cut) -> None:
+    # given a synced save, and three that were not
+    cut.follow("one", synced=True)
+    for text in ("two", "three", "four"):
+        cut.follow(text, synced=False)
+    # when the power goes, and any number of the bytes behind the synced save have reached the disk
+    (synced, _), (end, _) = cut.saves[0], cut.saves[-1]
+    for upto in range(synced, end + 1, 997):
+        set_aside, state = cut.left(upto)
+        # then the node has the newest save that is whole, and takes it for no damage
+        assert set_aside is None
+        assert state == [state for size, state in cut.saves if size <= upto][-1]
+
+
+def test_what_was_synced_and_is_missing_is_damage(cut: Cut) -> None:
+    cut.follow("one", synced=True)
+    before = cut.saves[-1][0]
+    cut.follow("two", synced=False)
+    cut.standby.stored.sync()
+    set_aside, _ = cut.left(before)
+    assert set_aside is not None
+
+
+def test_it_says_what_outlives_a_power_cut(cut: Cut) -> None:
+    stored, member = cut.standby.stored, cut.standby.member
+    assert stored.synced_upto == member.view.position.id
+    cut.follow("one", synced=False)
+    assert stored.synced_upto == member.view.position.id
+    stored.sync()
+    assert stored.synced_upto == cut.standby.member.view.position.id > member.view.position.id
+
+
+def test_a_sync_of_nothing_new_writes_nothing(cut: Cut) -> None:
+    cut.follow("one", synced=True)
+    size, changed_at = cut.wal.stat().st_size, cut.wal.stat().st_mtime_ns
+    cut.standby.stored.sync()
+    assert (cut.wal.stat().st_size, cut.wal.stat().st_mtime_ns) == (size, changed_at)

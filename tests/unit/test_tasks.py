@@ -1,0 +1,201 @@
+"""Writing from asyncio tasks: they share records, and learn what became of their own change."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator import ChangeRejected, ChangeTooLarge, Fenced, LogUnavailable, NotPrimary, OutcomeUnknown
+from replicator.primary import BATCH_CHANGES_MAX
+from tests.kv import PATIENCE_S, Group, document, eventually, in_step, in_thread, push, pushed, put
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    group = Group(tmp_path)
+    yield group
+    group.close()
+
+
+def test_a_task_learns_what_apply_returned(group: Group) -> None:
+    a = group.primary("a")
+
+    async def writes() -> list[Any]:
+        return [await a.asubmit(put("k", 1)), await a.asubmit(put("k", 2))]
+
+    assert asyncio.run(writes()) == [None, 1]
+
+
+def test_tasks_that_submit_at_the_same_time_share_records_and_each_has_its_own_result(group: Group) -> None:
+    a = group.primary("a")
+    before = a.position.id.n
+
+    async def writes() -> list[Any]:
+        return await asyncio.gather(*(a.asubmit(push(number)) for number in range(500)))
+
+    results = asyncio.run(writes())
+    assert [pushed(a)[result - 1] for result in results] == list(range(500))
+    assert a.position.id.n - before < 50, "a record for each would be 500"
+
+
+def test_a_rejected_change_is_the_answer_of_its_own_task_alone(group: Group) -> None:
+    a = group.primary("a")
+
+    async def writes() -> list[Any]:
+        some = (a.asubmit({"reject": "no"}) if number % 2 else a.asubmit(push(number)) for number in range(20))
+        return await asyncio.gather(*some, return_exceptions=True)
+
+    results = asyncio.run(writes())
+    assert [isinstance(result, ChangeRejected) for result in results] == [bool(number % 2) for number in range(20)]
+
+
+def test_the_loop_goes_on_while_redis_does_not_answer(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = group.log()
+    a = group.primary("a", log=log)
+    append = log.append
+
+    def slow(record: Any) -> Any:
+        time.sleep(0.3)
+        return append(record)
+
+    monkeypatch.setattr(log, "append", slow)
+
+    async def counts() -> int:
+        write = asyncio.ensure_future(a.asubmit(push("x")))
+        turns = 0
+        while not write.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        return turns
+
+    assert asyncio.run(counts()) > 5
+
+
+def test_threads_and_tasks_write_side_by_side(group: Group) -> None:
+    a = group.primary("a")
+    threads = [in_thread(lambda: [a.submit(push("thread")) for _ in range(50)]) for _ in range(3)]
+
+    async def writes() -> None:
+        await asyncio.gather(*(a.asubmit(push("task")) for _ in range(150)))
+
+    asyncio.run(writes())
+    for thread in threads:
+        thread()
+    assert sorted(pushed(a)) == ["task"] * 150 + ["thread"] * 150
+
+
+def test_a_task_that_waits_too_long_is_told_whether_its_change_was_written(group: Group) -> None:
+    a = group.primary("a")
+
+    async def writes() -> None:
+        with pytest.raises(LogUnavailable) as caught:
+            await a.asubmit(push("x"), timeout_s=0.2)
+        assert not isinstance(caught.value, OutcomeUnknown), "it was still in the queue: nothing was written"
+
+    with a._replica.turn:
+        asyncio.run(writes())
+    assert a.submit(push("y")) == 1
+
+
+def test_a_cancelled_task_holds_up_nobody(group: Group) -> None:
+    a = group.primary("a")
+
+    async def writes() -> Any:
+        with a._replica.turn:
+            gone = asyncio.ensure_future(a.asubmit(push("gone")))
+            await asyncio.sleep(0.05)
+            gone.cancel()
+        return await a.asubmit(push("x"))
+
+    assert asyncio.run(writes()) in (1, 2)
+
+
+def test_a_standby_refuses_and_so_does_another_term(group: Group) -> None:
+    a, b = group.primary("a"), group.node("b")
+
+    async def writes() -> None:
+        with pytest.raises(NotPrimary):
+            await b.asubmit(push("x"))
+        with pytest.raises(Fenced):
+            await a.asubmit(push("x"), term=a.term + 1)
+
+    asyncio.run(writes())
+    assert pushed(a) == []
+
+
+def test_what_is_still_queued_when_the_node_stops_is_refused_at_once(group: Group) -> None:
+    a = group.primary("a")
+
+    async def writes() -> list[Any]:
+        await a.asubmit(push("first"))
+        a._replica.turn.acquire()
+        tasks = [asyncio.ensure_future(a.asubmit(push("x"), timeout_s=PATIENCE_S)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        stopping = in_thread(a.stop)
+        await asyncio.to_thread(eventually, a._stopping.is_set)
+        a._replica.turn.release()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(stopping)
+        return results
+
+    began = time.monotonic()
+    assert {type(result) for result in asyncio.run(writes())} <= {NotPrimary, int}
+    assert time.monotonic() - began < PATIENCE_S
+
+
+def test_a_task_can_wait_for_standbys(group: Group) -> None:
+    a, b = group.primary("a"), group.node("b")
+
+    async def writes() -> Any:
+        return await a.asubmit(push("x"), ack="applied:1", timeout_s=PATIENCE_S)
+
+    assert asyncio.run(writes()) == 1
+    assert pushed(b) == ["x"]
+
+
+class TestMany:
+    def test_all_of_them_are_one_record(self, group: Group) -> None:
+        a = group.primary("a")
+        before = a.position.id.n
+        assert a.submit_many([push(number) for number in range(100)]) == list(range(1, 101))
+        assert a.position.id.n == before + 1
+
+    def test_a_rejected_one_stands_in_its_place_and_the_others_are_applied(self, group: Group) -> None:
+        a = group.primary("a")
+        first, second, third = a.submit_many([push("x"), {"reject": "no"}, push("y")])
+        assert (first, str(second), third) == (1, "no", 2)
+        assert isinstance(second, ChangeRejected)
+
+    def test_none_is_in_the_log_if_one_is_not_json(self, group: Group) -> None:
+        a = group.primary("a")
+        before = a.position
+        with pytest.raises(ChangeTooLarge):
+            a.submit_many([push("x"), push(float("nan"))])
+        assert a.position == before
+
+    def test_more_than_a_record_takes_are_refused(self, group: Group) -> None:
+        a = group.primary("a")
+        with pytest.raises(ChangeTooLarge, match="1001"):
+            a.submit_many([push("x")] * (BATCH_CHANGES_MAX + 1))
+        with pytest.raises(ChangeTooLarge, match="bytes"):
+            a.submit_many([push("x" * 3000)] * 100)
+        assert a.submit_many([]) == []
+
+    def test_a_standby_applies_the_same(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit_many([put("k", 1), {"reject": "no"}, put("l", [2])])
+        in_step(a, b)
+        assert document(a) == document(b)
+
+    def test_tasks_can_too(self, group: Group) -> None:
+        a = group.primary("a")
+
+        async def writes() -> list[list[Any]]:
+            return await asyncio.gather(*(a.asubmit_many([push("x"), push("y")]) for _ in range(3)))
+
+        assert sorted(result for results in asyncio.run(writes()) for result in results) == [1, 2, 3, 4, 5, 6]
