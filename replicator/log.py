@@ -20,7 +20,7 @@ import redis
 
 from replicator.connection import Link, advice, client_for, finder_for, follow, shown
 from replicator.core.history import parse_ends, show_ends
-from replicator.core.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
+from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, Look, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
@@ -120,7 +120,7 @@ class RedisLog:
             if "WAITAOF" in str(error) or "unknown command" in str(error):
                 raise ConfigError(setting="ack", problem=f"fsynced: {error} ({_FSYNCED_NEEDS})") from None
             raise LogUnavailable(url=self.url, problem=advice(error)) from None
-        return Confirmation(_reply_of(answer), int((count[0] if fsynced else count) or 0) if count else 0)
+        return Confirmation(_reply_of(answer, self.url), int((count[0] if fsynced else count) or 0) if count else 0)
 
     def pause(self, why: str) -> Reply:
         return self._run(self._other, "pause", 5, why)
@@ -190,16 +190,17 @@ class RedisLog:
         for link in self._links:
             link.leave_other_run(run.decode())
         now_ms = int(now)
-        parsed = _head_of(_pairs(head))
+        parsed = _head_of(_pairs(head), self._keys[2].decode(), self.url)
         newest = parsed.position.id if parsed else ZERO_ID
-        peers = (_peer_of(value, now_ms) for value in _pairs(nodes).values())
+        beats = ((name, _peer_of(value, now_ms)) for name, value in _pairs(nodes).items())
         return Look(
             run=run.decode(),
-            term=int(term),
+            term=_term_of(term, self._keys[0].decode(), self.url),
             head=parsed,
             last_id=RecordId.parse(stray.decode()) if stray else newest,
             lease_ms=lease_ms if lease_ms >= 0 else None,
-            peers={peer.node: peer for peer in peers if peer is not None},
+            # A node reports under its own name, and hides no other.
+            peers={peer.node: peer for name, peer in beats if peer is not None and peer.node.encode() == name},
             now_ms=now_ms,
         )
 
@@ -215,9 +216,10 @@ class RedisLog:
 
     def _run(self, link: Link, name: str, keys: int, *args: Any, in_run: bool = False) -> Reply:
         try:
-            return _reply_of(link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run))
+            answer = link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run)
         except redis.exceptions.ResponseError as error:
             raise self._refused(error) from None
+        return _reply_of(answer, self.url)
 
     def _answered(self, send: Callable[[], Any]) -> Any:
         try:
@@ -251,20 +253,42 @@ def _append_args(record: Record) -> tuple[Any, ...]:
 _OK = Reply(Code.OK)
 
 
-def _reply_of(answer: list[bytes]) -> Reply:
+def _reply_of(answer: Any, url: str) -> Reply:
+    """What a script answered. What it did is not known if that cannot be understood: it may have written."""
     if answer == [b"ok"]:
         return _OK
-    code = Code(answer[0].decode())
-    rest = [item.decode() for item in answer[1:]]
+    try:
+        return _reply_from(Code(answer[0].decode()), [item.decode() for item in answer[1:]])
+    except (ValueError, TypeError, IndexError, AttributeError, ConfigError):
+        problem = f"it answered {answer!r:.200}, as no script of ours does: is it a Redis, and nothing in between?"
+        raise OutcomeUnknown(url=url, problem=problem) from None
+
+
+def _reply_from(code: Code, rest: list[str]) -> Reply:
     match code, rest:
         case Code.OK, [term, id_, _run]:
-            return Reply(code, term=int(term), id=RecordId.parse(id_))
+            return Reply(code, term=_number(term), id=RecordId.parse(id_))
         case ((Code.FENCED | Code.CONFLICT), [term, node]):
-            return Reply(code, term=int(term), node=node)
-        case _, [id_]:
+            return Reply(code, term=_number(term), node=node)
+        case ((Code.OK | Code.DUPLICATE | Code.BEHIND | Code.STRAY | Code.WHOLE), [id_]):
             return Reply(code, id=RecordId.parse(id_))
-        case _:
+        case ((Code.OK | Code.NEW_RUN | Code.RESTART | Code.LOST), []):
             return Reply(code)
+    raise ValueError(rest)
+
+
+def _number(text: str) -> int:
+    """Digits and nothing else; `int` takes more."""
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{text!r:.50} is no number")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    """One that a script could have counted up to."""
+    if (number := _number(text)) > TERM_MAX:
+        raise ValueError(f"{number} is too large")
+    return number
 
 
 def _parse_entries(entries: list[Any]) -> tuple[list[Record], CorruptRecord | None]:
@@ -280,8 +304,8 @@ def _parse_entries(entries: list[Any]) -> tuple[list[Record], CorruptRecord | No
 
 def _ask_of(entry: Any) -> Ask:
     id_, fields = entry
-    pairs = {name.decode(): value.decode("utf-8", "replace") for name, value in _pairs(fields or []).items()}
-    return Ask(id_.decode(), pairs.get("ask", ""), pairs.get("node", ""), pairs.get("by", ""))
+    texts = {name: value.decode("utf-8", "replace") for name, value in _pairs(fields or []).items()}
+    return Ask(id_.decode(), texts.get(b"ask", ""), texts.get(b"node", ""), texts.get(b"by", ""))
 
 
 def _ack_of(entry: Any) -> Ack | None:
@@ -292,21 +316,49 @@ def _ack_of(entry: Any) -> Ack | None:
         return None
 
 
-def _head_of(pairs: dict[bytes, bytes]) -> Head | None:
+def _head_of(pairs: dict[bytes, bytes], key: str, url: str) -> Head | None:
     if not pairs:
         return None
-    texts = {name.decode(): value.decode() for name, value in pairs.items()}
+    try:
+        return _head_from({name: pairs[name.encode()].decode() for name in _HEAD_FIELDS if name.encode() in pairs})
+    except KeyError as missing:
+        raise _foreign_head(key, url, f"it has no {missing.args[0]}") from None
+    except (ValueError, ConfigError) as error:
+        raise _foreign_head(key, url, str(error)) from None
+
+
+def _term_of(text: bytes, key: str, url: str) -> int:
+    if not text.isdigit():  # beyond every number that Lua has
+        problem = f"{key} was changed by hand, and holds no term ({text!r}); DEL it: the head has the term, too"
+        raise LogUnavailable(url=url, problem=problem)
+    return int(text)
+
+
+def _foreign_head(key: str, url: str, why: str) -> LogUnavailable:
+    # Not a log that is lost: the wrong database is likelier, and what is there is not to be written over.
+    hint = "is it the right database? If so, and nobody knows what was there: DEL it, then `replicator recover`"
+    return LogUnavailable(url=url, problem=f"something else than replicator wrote to {key} ({why}); {hint}")
+
+
+#: In Redis: those of the hash.
+_HEAD_FIELDS = (
+    *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
+    *("part_next", "ends", "taken", "paused"),
+)
+
+
+def _head_from(texts: dict[str, str]) -> Head:
     return Head(
         log_id=texts["log_id"],
         run=texts["run"],
-        term=int(texts["term"]),
+        term=_count(texts["term"]),
         node=texts["node"],
         boot=texts["boot"],
-        position=Position(RecordId.parse(texts["id"]), texts.get("chain", ZERO_CHAIN)),
+        position=Position.parse(f"{texts['id']}@{texts.get('chain', ZERO_CHAIN)}"),
         changed=RecordId.parse(texts.get("changed", "0-0")),
         snapshot_at=RecordId.parse(texts.get("snapshot_at", "0-0")),
         previous_snapshot_at=RecordId.parse(texts.get("previous_snapshot_at", "0-0")),
-        part_next=int(texts.get("part_next", "0")),
+        part_next=_count(texts.get("part_next", "0")),
         ends=parse_ends(texts.get("ends", "")),
         taken=tuple(_taken_of(word) for word in texts.get("taken", "").split()),
         paused=texts.get("paused", ""),
@@ -315,12 +367,13 @@ def _head_of(pairs: dict[bytes, bytes]) -> Head | None:
 
 def _taken_of(word: str) -> tuple[int, str]:
     at, _, node = word.partition("/")
-    return int(at), node
+    return _count(at), node
 
 
 def _peer_of(value: bytes, now_ms: int) -> Peer | None:
     at, _, data = value.partition(b" ")
-    return Peer.from_json(data, age_ms=max(0, now_ms - int(at))) if at.isdigit() else None
+    # Unix ms of Redis: more digits are none.
+    return Peer.from_json(data, age_ms=max(0, now_ms - int(at))) if at.isdigit() and len(at) < 17 else None
 
 
 def _pairs(flat: list[Any]) -> dict[bytes, bytes]:

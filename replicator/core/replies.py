@@ -15,7 +15,7 @@ import orjson
 
 from replicator.errors import ConfigError, CorruptRecord
 
-from .ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from .ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from .records import ChangeRecord, PartRecord, Record
 
 __all__ = ["Ack", "Ask", "Batch", "Claim", "Code", "Confirmation", "Head", "Log", "Look", "Peer", "Reply"]
@@ -128,9 +128,19 @@ class Peer(NamedTuple):
             known = {name: fields[name] for name in cls._fields if name in fields}
             known["position"] = Position.parse(fields["position"])
             known.update({name: RecordId.parse(fields[name]) for name in ("changed", "cursor", "digest_at", "synced")})
-            return cls(**known | {"age_ms": age_ms})
+            peer = cls(**known | {"age_ms": age_ms})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None
+        return peer if all(map(_is_like, peer, _SOME_PEER)) else None
+
+
+#: Shows of what type each field is.
+_SOME_PEER = Peer("a", "a1")
+
+
+def _is_like(value: object, other: object) -> bool:
+    # True is an int, too.
+    return type(value) is type(other) and (type(value) is not int or 0 <= value <= TERM_MAX)
 
 
 class Confirmation(NamedTuple):

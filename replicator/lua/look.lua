@@ -31,7 +31,7 @@ local time = redis.call('TIME')
 return {
   server_run(),
   string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)),
-  as_text(math.max(taken, tonumber(term or '0'))),
+  as_text(math.max(taken, tonumber(term or '0') or 0)), -- what else the head holds, the reader judges
   head,
   stray,
   redis.call('PTTL', KEYS[4]),

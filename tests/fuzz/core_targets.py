@@ -396,6 +396,7 @@ _PEER_TYPES = {name: type(value) for name, value in Peer("a", "a1")._asdict().it
 def check_peer(peer: Peer) -> None:
     """It is what its types say, and everything that the group does with a peer can be done with it."""
     assert {name: type(value) for name, value in peer._asdict().items()} == _PEER_TYPES
+    assert all(0 <= value <= TERM_MAX for value in peer if type(value) is int)
     assert peer.alive in (True, False)
     assert {peer.node: peer}
     assert Peer.from_json(peer.to_json(), age_ms=peer.age_ms) == peer

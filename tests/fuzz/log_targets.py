@@ -13,7 +13,7 @@ from replicator import log
 from replicator.core.ids import RecordId
 from replicator.core.records import Record
 from replicator.core.replies import Ack, Ask, Code, Head, Reply
-from replicator.errors import CorruptRecord, LogUnavailable
+from replicator.errors import LogUnavailable, OutcomeUnknown
 from tests.fuzz.core_targets import check_peer, heartbeat, record_entry, whole
 from tests.fuzz.engine import Target
 from tests.fuzz.mutate import NASTY_TEXTS, Choices, edit_bytes, edits
@@ -21,9 +21,6 @@ from tests.fuzz.mutate import NASTY_TEXTS, Choices, edit_bytes, edits
 __all__ = ["TARGETS"]
 
 _CHAIN = b"0123456789abcdef" * 2
-
-#: What the documented refusals of a log are: what cannot be read is no log, and what is no record is corrupt.
-_REFUSALS = (LogUnavailable, CorruptRecord)
 
 _HEAD: dict[bytes, bytes] = {
     b"log_id": b"l",
@@ -132,13 +129,18 @@ def _look(given: tuple[list[bytes], bytes]) -> bool:
         assert peer.age_ms >= 0
         check_peer(peer)
     try:
-        head = log._head_of(log._pairs(flat))
-    except _REFUSALS:
+        head = log._head_of(log._pairs(flat), "head", "redis://here")
+    except LogUnavailable as problem:
+        _check_names_the_key(problem)
         return False
     assert (head is None) == (not flat)
     if head is not None:
         _check_head(head)
     return peer is not None
+
+
+def _check_names_the_key(problem: LogUnavailable) -> None:
+    assert "wrote to head (" in str(problem)
 
 
 def _check_head(head: Head) -> None:
@@ -158,8 +160,8 @@ def _reply(choices: Choices) -> list[bytes]:
 
 def _understand(answer: list[bytes]) -> bool:
     try:
-        reply = log._reply_of(answer)
-    except _REFUSALS:
+        reply = log._reply_of(answer, "redis://here")
+    except OutcomeUnknown:
         return False
     assert isinstance(reply, Reply)
     assert isinstance(reply.code, Code)

@@ -13,22 +13,8 @@ from tests.fuzz.engine import SHORT, Finding, Target, run
 from tests.fuzz.mutate import Choices
 from tests.fuzz.targets import TARGETS
 
-#: Not mended yet: what the decoder raises. (A few hundred inputs do not find it every time.)
-KNOWN_FINDINGS = {
-    "heartbeat": "a field of another type is taken over, and ends every look at the group: TypeError",
-    "read": "an ask whose field has a name that is not UTF-8: UnicodeDecodeError",
-    "look": "a head that somebody else wrote (UnicodeDecodeError, KeyError, ValueError, ConfigError); heartbeats",
-    "reply": "an answer that is none of a script of ours: ValueError, ConfigError",
-}
 
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(reason=KNOWN_FINDINGS[name])] if name in KNOWN_FINDINGS else [])
-        for name in TARGETS
-    ],
-)
+@pytest.mark.parametrize("name", TARGETS)
 def test_a_decoder_raises_only_what_it_documents_and_accepts_only_what_is_right(name: str) -> None:
     ran = run(TARGETS[name], SHORT)
     assert ran.inputs >= SHORT * TARGETS[name].share

@@ -16,13 +16,13 @@ import pytest
 import redis
 
 from replicator.core.ids import ERA, ZERO_ID, Position, RecordId, Writer
-from replicator.core.replies import Code, Log, Peer, Reply
+from replicator.core.replies import Ack, Code, Log, Peer, Reply
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.log import SCRIPTS, RedisLog, _Script
 from replicator.proxy import Proxy
 from replicator.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
-from tests.integration.worlds import GROUP, LEASE_MS, Author, RedisWorld, ids, lead, promote
+from tests.integration.worlds import GROUP, LEASE_MS, LOG_ID, Author, RedisWorld, ids, lead, promote
 
 
 @pytest.fixture(scope="module")
@@ -571,6 +571,19 @@ def test_what_a_server_answers_is_passed_on_with_advice(line: bytes, advice: str
     fake.close()
 
 
+@pytest.mark.parametrize(
+    "line", [b"+OK", b":7", b"$-1", b"*0", b"*1\r\n+perhaps", b"*3\r\n+ok\r\n+1\r\n+1-1", b"*2\r\n+ok\r\n$-1"]
+)
+def test_of_a_write_whose_answer_cannot_be_understood_the_outcome_is_unknown(line: bytes, tmp_path: Path) -> None:
+    fake = FakeServer(tmp_path, line)
+    log = RedisLog(f"unix://{fake.path}", GROUP)
+    author = Author(log, Writer("a", "1"), 1, Position(RecordId(1, 1), "0" * 32))
+    for name in ("append", "part", "promote", "renew", "give_back", "beat"):
+        with pytest.raises(OutcomeUnknown, match="as no script of ours does"):
+            WRITES[name](log, author)
+    fake.close()
+
+
 def test_what_is_no_redis_is_told_so(tmp_path: Path) -> None:
     fake = FakeServer(tmp_path, b"+OK", info=b"hello")
     with pytest.raises(LogUnavailable, match="is it a Redis"):
@@ -614,12 +627,88 @@ def test_a_term_key_beyond_the_limit_is_not_passed(value: int, world: RedisWorld
     assert author.append().code is Code.FENCED
 
 
+def test_a_term_key_that_no_number_of_lua_holds_is_named(world: RedisWorld, log: RedisLog) -> None:
+    lead(log)
+    world.admin.set(world.key("term"), "9" * 400)
+    with pytest.raises(LogUnavailable, match="was changed by hand") as caught:
+        log.look()
+    assert world.key("term") in str(caught.value)
+
+
 def test_one_bad_heartbeat_does_not_hide_the_others(world: RedisWorld, log: RedisLog) -> None:
     lead(log)
     log.beat(Peer("a", "1"))
-    for i, bad in enumerate(["", "x", "12 ", "12 {}", '12 {"position": 3}', "12 \xff", "12 null"]):
+    for i, bad in enumerate(["", "x", "12 ", "12 {}", '12 {"position": 3}', "12 \xff", "12 null", "9" * 5000 + " {}"]):
         world.admin.hset(world.key("nodes"), f"bad-{i}", bad)
     assert list(log.look().peers) == ["a"]
+
+
+def test_a_heartbeat_under_another_nodes_name_is_passed_over(world: RedisWorld, log: RedisLog) -> None:
+    lead(log)
+    log.beat(Peer("a", "1"))
+    forged = b"12 " + Peer("a", "2").to_json()
+    for name in ("0", "z"):  # before the other one, and behind it
+        world.admin.hset(world.key("nodes"), name, forged)
+    assert {name: peer.boot for name, peer in log.look().peers.items()} == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("log_id", None, "it has no log_id"),
+        ("boot", None, "it has no boot"),
+        ("boot", b"\xff", "invalid start byte"),
+        ("term", None, "it has no term"),
+        ("term", b"five", "'five' is no number"),
+        ("term", b"inf", "'inf' is no number"),
+        ("term", b"0x10", "'0x10' is no number"),
+        ("term", b"9007199254740992", "is too large"),
+        ("id", b"nowhere", "'nowhere' is not of the form TERM-N"),
+        ("chain", b"tail", "is not of the form TERM-N@CHAIN"),
+        ("ends", b"1-7 x", "'x' is not of the form TERM-N"),
+        ("taken", b"yesterday/a", "'yesterday' is no number"),
+        ("part_next", b"-1", "'-1' is no number"),
+    ],
+)
+def test_a_head_that_somebody_else_wrote_is_named_with_what_to_do(
+    field: str, value: bytes | None, why: str, world: RedisWorld, log: RedisLog
+) -> None:
+    lead(log)
+    key = world.key("head")
+    if value is None:
+        world.admin.hdel(key, field)
+    else:
+        world.admin.hset(key, field, value)
+    before = world.contents()
+    with pytest.raises(LogUnavailable) as caught:
+        log.look()
+    text = str(caught.value)
+    assert f"something else than replicator wrote to {key} (" in text
+    assert why in text
+    assert world.contents() == before
+    # and what it says to do leads out of it
+    assert "DEL it, then `replicator recover`" in text
+    world.admin.delete(key)
+    assert log.look().head is None
+    assert promote(log, "b", new_log_id=LOG_ID, anew=True).code is Code.OK
+
+
+def test_a_field_of_the_head_that_nobody_knows_is_nobodys_concern(world: RedisWorld, log: RedisLog) -> None:
+    lead(log)
+    before = log.look().head
+    world.admin.hset(world.key("head"), b"\xff", b"\xff")
+    assert log.look().head == before
+
+
+def test_an_ask_and_an_ack_that_somebody_else_wrote_hide_no_others(world: RedisWorld, log: RedisLog) -> None:
+    lead(log)
+    for name in ("commands", "acks"):
+        world.admin.xadd(world.key(name), {b"\xff": b"\xff", b"ask": b"\xff"})
+    log.ask("snapshot", by="ann")
+    log.ack(Ack("b", RecordId(1, 1)))
+    batch = log.read(None, asks_after="0-0", acks_after="0-0")
+    assert [(ask.what, ask.by) for ask in batch.asks][-2:] == [("\N{REPLACEMENT CHARACTER}", ""), ("snapshot", "ann")]
+    assert list(batch.acks) == [Ack("b", RecordId(1, 1))]
 
 
 def test_half_a_log_is_lost_and_not_founded_over(world: RedisWorld, log: RedisLog) -> None:
