@@ -160,12 +160,15 @@ def cool_down_ms(node: str, look: Look) -> int:
 def held_back(node: str, look: Look) -> Refusal | None:
     """Why this node has to let another one go first, if it flaps. Without another one there is nothing to wait for.
 
-    The present holder is no other one: whoever asks wants to replace it.
+    The present holder is no other one: whoever asks wants to replace it. And while automatic failover is paused nobody
+    goes first, so a node that held the term and restarts does not wait for that. Neither does an operator who names it
+    (`refusal` asks here, too): this is about whose turn it is among those that take over by themselves. No change is
+    lost by it, and a refusal would leave only `--force`, which goes past what guards changes as well.
     """
     left_ms = cool_down_ms(node, look)
-    if not left_ms:
+    if not left_ms or look.head is None or look.head.paused:
         return None
-    holder = look.head.node if look.head is not None and look.same_run else ""
+    holder = look.head.node if look.same_run else ""
     others = [peer for name, peer in look.peers.items() if name not in (node, holder) and peer.alive and peer.candidate]
     able = [peer for peer in others if cool_down_ms(peer.node, look) == 0 and _loses_nothing(peer, look)]
     best = most_advanced(able)

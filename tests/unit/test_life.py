@@ -381,6 +381,34 @@ def test_a_node_that_flaps_is_not_held_back_for_one_that_lacks_what_the_log_lost
     assert life.held_back("a", flapping(ahead, able("b", changed=RecordId(3, 9)), last_id=RecordId(3, 5))) is not None
 
 
+def paused(seen: Look) -> Look:
+    return with_head(seen, paused="by ann: upgrade")
+
+
+def test_while_automatic_failover_is_paused_a_node_that_flaps_waits_for_nobody() -> None:
+    """Those whom it would wait for do not stand, and nobody would lead until its cool-down ends."""
+    seen = flapping(able("a"), able("b"))
+    assert rank(able("b"), able("a"), seen=paused(seen)) is None
+    assert life.held_back("a", seen) is not None
+    assert life.held_back("a", paused(seen)) is None
+    assert takes(VIEW, A2, paused(seen), previous="a1")
+    assert takes(VIEW, A, paused(flapping(in_run_2("a"), in_run_2("b"), run="run-2")))
+
+
+def test_while_automatic_failover_is_paused_a_node_that_flaps_still_takes_no_term_that_would_lose_something() -> None:
+    """G5."""
+    seen = paused(flapping(able("a"), able("b", changed=RecordId(3, 12))))
+    assert not takes(VIEW, A2, seen, previous="a1")
+    assert refusal("a", seen) is not None
+
+
+def test_while_automatic_failover_is_paused_an_operator_may_name_a_node_that_flaps() -> None:
+    seen = flapping(able("a"), able("b"))
+    assert refusal("a", seen) is not None
+    assert refusal("a", paused(seen)) is None
+    assert refusal("b", paused(seen)) is None
+
+
 def test_a_node_that_flaps_is_refused_and_the_other_named() -> None:
     seen = flapping(able("a"), able("b"), able("c", changed=RecordId(3, 9)))
     refused = refusal("a", seen)
