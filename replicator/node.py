@@ -73,6 +73,9 @@ CLAIM_EVERY_S = 0.05
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
 
+#: A standby takes in a replaced state when all of it is there: seconds, if it is large.
+REPLACE_TIMEOUT_S = 30.0
+
 #: How soon one who waits for the group looks at it again.
 LOOK_AGAIN_S = 0.01
 
@@ -378,14 +381,23 @@ class Node:
         self._check_log()
         return self._ack if ack is None else Level.parse(ack)
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None = None) -> None:
+    def replace(
+        self,
+        pieces: Iterable[Any],
+        *,
+        timeout_s: float = REPLACE_TIMEOUT_S,
+        term: int | None = None,
+        ack: str | None = None,
+    ) -> None:
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
 
-        Only on the primary. Raises what `submit` raises.
+        Only on the primary. `term`, `ack`: as for `submit`; `timeout_s`: how long what `ack` says is waited for, once
+        it is in the log. Raises what `submit` raises.
         """
         self._check_serves()
         self._check_log()
-        self._primary.replace(pieces, term=term)
+        level = self._ack if ack is None else Level.parse(ack)
+        self._acks.wait(level, self._primary.replace(pieces, term=term), timeout_s)
 
     def publish(self) -> None:
         """Send a snapshot of the state now. Only on the primary. Raises what `submit` raises."""

@@ -296,8 +296,8 @@ class Primary:
         logger.info("published the state as of %s in %d parts", snapshot.as_of.id, parts.count)
         return True
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None) -> None:
-        """Make these pieces the state, on every node, at one record. Everything else waits meanwhile."""
+    def replace(self, pieces: Iterable[Any], *, term: int | None) -> RecordId:
+        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile."""
         parts = _Parts(pieces)
         bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
         with self._publishing, self._replica.turn:
@@ -307,6 +307,7 @@ class Primary:
             snapshot = self._replica.member.begin_snapshot(replaces=True)
             for index, body in enumerate(bodies):
                 self._write(self._part(snapshot, parts, index, body), bodies=bodies)
+            return self._replica.member.view.position.id
 
     def _part(self, snapshot: Snapshot, parts: _Parts, index: int, body: bytes) -> PartRecord:
         # Which part is the last one is known only when it has been drawn.

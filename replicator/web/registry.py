@@ -156,8 +156,8 @@ class ServedNode(Protocol):
         """
         ...
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None = None) -> None:
-        """Make these pieces the whole state, on all nodes, at one record. With `term`: in that one, or not at all."""
+    def replace(self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None) -> None:
+        """Make these pieces the whole state, on all nodes, at one record. `term`, `ack`: as for `submit`."""
         ...
 
     def wait(self, *, position: str, timeout_s: float) -> None:
@@ -560,11 +560,11 @@ class RegistryApi:
 
     async def put_state(self, request: Request) -> Response:
         await self._refuse_unless_primary(request)
-        document = await self._off_loop(parsed, await read_body(request, DOCUMENT_BYTES_MAX))
-        any_term = query_integer(request, "any_term", 0, 0, 1) == 1
-        return await self._off_loop(self._load, document, any_term)
+        body = await read_body(request, DOCUMENT_BYTES_MAX)
+        any_term, ack = query_integer(request, "any_term", 0, 0, 1) == 1, _sent_ack(request)
+        return await self._off_loop(self._load, await self._off_loop(parsed, body), any_term, ack)
 
-    def _load(self, document: Any, any_term: bool) -> Response:
+    def _load(self, document: Any, any_term: bool, ack: str | None) -> Response:
         term, current = term_of(document), self._node.term
         verdict = "load" if any_term else document_verdict(term, current)
         if verdict == "stale":
@@ -576,7 +576,7 @@ class RegistryApi:
         with _collector_paused():
             pieces = pieces_of(document)
         # In the term that the verdict was about: the node may have been replaced and promoted again since.
-        self._node.replace(pieces, term=current)
+        self._node.replace(pieces, term=current, ack=ack)
         return json_answer({"applied": True, "term": self._node.term, "nodes": len(document.get("nodes") or ())})
 
     # Health

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +43,14 @@ def test_a_longer_schedule_begins_like_a_shorter_one() -> None:
     # so a run can be cut short to see when it went wrong
     short, long = draw(3, 20, SINGLE), draw(3, 40, SINGLE)
     assert long[: len(short) - 1] == short[:-1]
+
+
+def test_the_document_names_every_kind_and_no_other() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    _, _, table = document.partition("| fault | what is done |\n|---|---|\n")
+    rows = table.partition("\n\n")[0].splitlines()
+    named = [name for row in rows for name in re.findall(r"`([a-z-]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted({**SINGLE, **LOSING, **REPLICATED})
 
 
 def test_a_fault_says_who_and_how_long() -> None:

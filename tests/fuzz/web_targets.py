@@ -195,7 +195,7 @@ class _Node:
         codec, body, digest = encode_changes([encode_change(change)])
         return self.registry.apply(decode_changes(codec, body, digest, 1, id_="5-1043")[0])
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None = None) -> None:
+    def replace(self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None) -> None:
         encoder = SnapshotEncoder()
         body = b"".join([*map(encoder.feed, pieces), encoder.finish()])
         self.registry.restore(SnapshotDecoder(encoder.codec, encoder.digest, id_="5-1043").pieces([body]))

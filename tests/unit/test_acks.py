@@ -350,6 +350,29 @@ class TestNodes:
             a.submit(push("nothing"), ack="perhaps")
         assert pushed(a) == ["x", "y", "z"], "it is in the log, and applied"
 
+    def test_a_replaced_state_waits_for_what_it_says_or_for_what_the_node_was_given(self, group: Group) -> None:
+        a = group.primary("a", ack="applied:1", lease_s=60.0)
+        a.replace([["pushed", ["x"]]], ack="appended")
+        for ack in (None, "applied:1", "replicated:1"):
+            with pytest.raises(NotAcknowledged):
+                a.replace([["pushed", [ack]]], timeout_s=0.1, ack=ack)
+            assert pushed(a) == [ack], "it is in the log, and applied"
+        before = a.position
+        with pytest.raises(ConfigError):
+            a.replace([["pushed", []]], ack="perhaps")
+        assert a.position == before
+
+    def test_a_replaced_state_is_acknowledged_once_a_standby_has_it_on_its_disk(self, group: Group) -> None:
+        a, b = group.primary("a", lease_s=60.0), group.node("b", lease_s=60.0)
+        for i in range(5):
+            a.replace([["pushed", [i]], *(["data", str(key), "y" * 500] for key in range(600))], ack="applied:1")
+            saved = b._checkpoint.load()
+            assert saved is not None
+            assert saved.view.position == a.position
+            # It applies a moment after it has it on its disk.
+            in_step(a, b)
+            assert pushed(b) == [i]
+
     def test_what_is_not_acknowledged_may_still_come_to_all(self, group: Group) -> None:
         a, log = group.primary("a", lease_s=SHORT_LEASE_S), group.log()
         b = group.node("b", log=log, lease_s=SHORT_LEASE_S)

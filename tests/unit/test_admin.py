@@ -217,9 +217,10 @@ class TestPromote:
             paper.promote()
         assert paper.server.state.term == 2
 
-    @pytest.mark.parametrize("facts", [{"in_sync": False}, {"stalled": "a bug"}, {"every_ms": -1}])
+    @pytest.mark.parametrize("facts", [{"in_sync": False}, {"stalled": "a bug"}, {"every_ms": 0}])
     def test_force_goes_past_a_refusal(self, paper: Paper, facts: dict[str, Any]) -> None:
         paper.beat("b", **facts)
+        paper.now_ms += 1  # one that beats every 0 ms is dead
         with pytest.raises(TimeoutError):
             paper.promote(force=True)
         assert paper.server.state.head is not None

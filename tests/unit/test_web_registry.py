@@ -98,7 +98,8 @@ class NodeInMemory:
             self.position = Position(self.term, self.position.n + 1)
             return self.registry.apply(orjson.loads(orjson.dumps(change)))
 
-    def replace(self, pieces: Iterable[Any], *, timeout_s: float = 300.0, term: int | None = None) -> None:
+    def replace(self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None) -> None:
+        self.acks.append(ack)
         with self._lock:
             if self.failure is not None:
                 raise self.failure
@@ -642,8 +643,18 @@ def test_a_write_says_how_far_it_has_to_have_come(client: TestClient, node: Node
     client.post("/v1/nodes", json={}, headers={"Replicator-Ack": "applied:1"})
     client.patch("/v1/nodes/1", json={"tags": ["x"]}, headers={"Replicator-Ack": "fsynced"})
     client.post("/v1/changes", json={"op": "register"}, headers={"Replicator-Ack": "replicated:2"})
-    client.delete("/v1/nodes/1")
-    assert node.acks == ["applied:1", "fsynced", "replicated:2", None]
+    client.put("/v1/state", content=DOCUMENT, headers={"Replicator-Ack": "applied:2"})
+    client.delete("/v1/nodes/3")
+    client.put("/v1/state", content=DOCUMENT)
+    assert node.acks == ["applied:1", "fsynced", "replicated:2", "applied:2", None, None]
+
+
+def test_a_document_that_did_not_come_as_far_as_was_asked_is_not_acknowledged(
+    client: TestClient, node: NodeInMemory
+) -> None:
+    node.failure = NotAcknowledged(id="5-1043", problem="0 of 1 standbys say that they have it on their disks")
+    answer = client.put("/v1/state", content=DOCUMENT, headers={"Replicator-Ack": "applied:1"})
+    assert "0 of 1 standbys" in error_of(answer, 504, "not_acknowledged")["message"]
 
 
 def test_a_level_that_is_none_is_refused(client: TestClient, node: NodeInMemory) -> None:
@@ -656,8 +667,12 @@ def test_a_level_that_is_none_is_refused(client: TestClient, node: NodeInMemory)
 def test_a_level_of_another_form_is_refused_before_the_node_sees_it(
     client: TestClient, node: NodeInMemory, level: str
 ) -> None:
-    answer = client.post("/v1/nodes", json={}, headers=[("Replicator-Ack", level.encode())])
-    error_of(answer, 400, "invalid_header", "Replicator-Ack")
+    headers = [("Replicator-Ack", level.encode())]
+    for answer in (
+        client.post("/v1/nodes", json={}, headers=headers),
+        client.put("/v1/state", content=DOCUMENT, headers=headers),
+    ):
+        error_of(answer, 400, "invalid_header", "Replicator-Ack")
     assert node.acks == []
 
 
