@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from replicator import (
     Fenced,
@@ -317,3 +318,44 @@ class TestRestart:
         load.end()
         load.check(a, b)
         assert a.term == 1
+
+
+class TestForeignHead:
+    """Somebody else wrote into the head: the nodes stay and say so, and what the message says to do leads out of it."""
+
+    def test_nodes_say_so_and_the_group_goes_on_once_it_was_founded_anew(
+        self, any_redis: RedisServer, nodes: Nodes
+    ) -> None:
+        a, b = nodes.start("a", any_redis.url), nodes.start("b", any_redis.url)
+        a.promote()
+        a.submit(push("x"))
+        in_step(a, b)
+        key = "replicator:{g}:head"
+        with redis.Redis.from_url(any_redis.url) as client:
+            client.hset(key, "taken", "yesterday")
+            for node in (a, b):
+                eventually(lambda node=node: f"wrote to {key}" in node.problem)
+            assert [node.failed for node in (a, b)] == [None, None]
+            assert pushed(a) == pushed(b) == ["x"], "they serve reads"
+            client.delete(key)
+        log = RedisLog(any_redis.url, "g")
+        eventually(lambda: all(peer.alive for peer in log.look().peers.values()))
+        leads = admin.recover(log, by="test", timeout_s=PATIENCE_S).node
+        primary = a if leads == "a" else b
+        primary.wait(role="primary", timeout_s=PATIENCE_S)
+        primary.submit(push("y"))
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["x", "y"]
+        log.close()
+
+    def test_a_head_that_is_put_right_again_costs_nothing(self, any_redis: RedisServer, nodes: Nodes) -> None:
+        a = nodes.start("a", any_redis.url)
+        a.promote()
+        with redis.Redis.from_url(any_redis.url) as client:
+            boot = client.hget("replicator:{g}:head", "boot")
+            client.hdel("replicator:{g}:head", "boot")
+            eventually(lambda: "it has no boot" in a.problem)
+            client.hset("replicator:{g}:head", "boot", boot)
+        eventually(lambda: a.problem == "")
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        assert a.submit(push("x")) == 1
