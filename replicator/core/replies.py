@@ -18,7 +18,7 @@ from replicator.errors import ConfigError, CorruptRecord
 from .ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from .records import ChangeRecord, PartRecord, Record
 
-__all__ = ["Ack", "Ask", "Batch", "Claim", "Code", "Confirmation", "Head", "Log", "Look", "Peer", "Reply"]
+__all__ = ["Ack", "Ask", "Batch", "Claim", "Code", "Confirmation", "Head", "Log", "Look", "Peer", "Reply", "Wants"]
 
 
 class Code(Enum):
@@ -207,6 +207,15 @@ class Ack(NamedTuple):
 
     node: str
     at: RecordId
+
+
+class Wants(NamedTuple):
+    """What to read: at most so many records behind `after` (None: none), asks and acks behind theirs (empty: none)."""
+
+    after: RecordId | None
+    asks_after: str = ""
+    acks_after: str = ""
+    most: int = 32
 
 
 class Batch(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import replicator.node
+import replicator.keeper
 import replicator.replica
 from replicator import (
     ChangeRejected,
@@ -39,6 +39,7 @@ from replicator.checkpoint import Checkpoint
 from replicator.core import life
 from replicator.core.ids import ERA, Writer
 from replicator.core.replies import Claim, Reply
+from replicator.keeper import Keeper
 from tests.integration.worlds import Author, lead, promote
 from tests.kv import (
     KV,
@@ -653,7 +654,7 @@ class TestNames:
     def test_a_live_boot_is_found_even_if_it_reported_just_now(self, group: Group, tmp_path: Path) -> None:
         first = group.node("a", lease_s=SHORT_LEASE_S)
         for i in range(5):
-            first._beat()
+            first._keeper._beat()
             with pytest.raises(ConfigError, match="is taken"):
                 group.node("a", data_dir=tmp_path / str(i), lease_s=SHORT_LEASE_S)
 
@@ -675,7 +676,7 @@ class TestNames:
     def test_of_two_that_started_at_the_same_moment_one_yields(
         self, group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Node, "_check_name_is_free", lambda self, look: None)
+        monkeypatch.setattr(Keeper, "_check_name_is_free", lambda self, look: None)
         first = group.node("a", lease_s=SHORT_LEASE_S)
         second = group.node("a", data_dir=tmp_path / "elsewhere", lease_s=SHORT_LEASE_S)
         lower, higher = sorted((first, second), key=lambda node: node.boot)
@@ -1213,10 +1214,10 @@ def reported(group: Group, *nodes: Node) -> None:
 
 def sleeps(group: Group, node: Node) -> None:
     """Wait until nothing but the end of the holder's lease, or being woken, has the node look at the group again."""
-    node._beat_every_s = 3600.0
-    looked_at = node._looked_at
+    node._keeper._habits = node._keeper._habits._replace(beat_every_s=3600.0)
+    looked_at = node._keeper.looked_at
     group.wake()
-    eventually(lambda: node._looked_at > looked_at)
+    eventually(lambda: node._keeper.looked_at > looked_at)
 
 
 class TestAutomaticFailover:
@@ -1244,13 +1245,13 @@ class TestAutomaticFailover:
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """G1: the claim depends on that no lease runs, and on the term."""
-        monkeypatch.setattr(replicator.node, "CLAIM_EVERY_S", 0.0)
+        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 0.0)
         nodes = vacant_group(group, "a", "b", "c", "d")
         claiming = threading.Barrier(4)
         for node in nodes:
-            claim = node._claim
+            claim = node._keeper._claim
             monkeypatch.setattr(
-                node, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
+                node._keeper, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
             )
         group.end_lease()
         eventually(lambda: any(node.role == "primary" for node in nodes), "a primary")
@@ -1264,9 +1265,9 @@ class TestAutomaticFailover:
         nodes = vacant_group(group, "a", "b")
         claiming = threading.Barrier(2)
         for node in nodes:
-            claim = node._claim
+            claim = node._keeper._claim
             monkeypatch.setattr(
-                node, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
+                node._keeper, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
             )
         group.fail_over()
         eventually(lambda: any(node.role == "primary" for node in nodes), "a primary")
@@ -1274,7 +1275,7 @@ class TestAutomaticFailover:
         assert group.server.state.term == ERA + 1
 
     def test_the_most_advanced_goes_first(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 60.0)
         author, log = lead(group.log(), "z"), group.faulty_log()
         log.deaf = True
         b, c = group.node("b", auto_promote=True), group.node("c", auto_promote=True, log=log)
@@ -1283,7 +1284,9 @@ class TestAutomaticFailover:
         reported(group, b, c)
         group.end_lease()
         b.wait(role="primary", timeout_s=PATIENCE_S)
-        assert c._claim_at is None or c._claim_at > time.monotonic() + 30, "c would have to wait for its turn"
+        assert c._keeper._claim_at is None or c._keeper._claim_at > time.monotonic() + 30, (
+            "c would have to wait for its turn"
+        )
         log.deaf = False
         in_step(b, c)
         assert (b.term, pushed(c)) == (2, ["x"])
@@ -1291,7 +1294,7 @@ class TestAutomaticFailover:
     def test_if_the_first_one_is_dead_the_second_goes(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
         b, c = vacant_group(group, "b", "c")
         claimed = threading.Event()
-        monkeypatch.setattr(b, "_claim", lambda *args, **options: claimed.set())  # it dies there
+        monkeypatch.setattr(b._keeper, "_claim", lambda *args, **options: claimed.set())  # it dies there
         group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
         eventually(claimed.is_set, "the turn of b, which was the first")
@@ -1333,7 +1336,7 @@ class TestAutomaticFailover:
 
     def test_who_is_no_candidate_does_not_take_over(self, group: Group) -> None:
         (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
-        b._auto_promote = False
+        b._keeper._habits = b._keeper._habits._replace(auto_promote=False)
         group.end_lease()
         after_beats(4, b)
         assert (b.role, group.server.state.term) == ("standby", 1)
@@ -1450,11 +1453,11 @@ class TestFlapping:
     def test_it_is_held_back_in_favour_of_another_and_says_so(
         self, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(replicator.node, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b")  # otherwise it would be the first
         with monkeypatch.context() as slow:
-            slow.setattr(c, "_claim", lambda *_, **__: None)
+            slow.setattr(c._keeper, "_claim", lambda *_, **__: None)
             group.end_lease()
             told = eventually(lambda: [r.getMessage() for r in caplog.records if "held back" in r.getMessage()])
         c.wait(role="primary", timeout_s=PATIENCE_S)
@@ -1480,7 +1483,7 @@ class TestFlapping:
         assert c.term == 2
 
     def test_twice_is_no_flapping(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b", times=2)
         group.end_lease()
@@ -1490,7 +1493,7 @@ class TestFlapping:
     def test_one_that_loses_the_term_again_and_again_comes_to_that(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.node, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         for term in (2, 4, 6):
             group.end_lease()

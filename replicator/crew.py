@@ -1,0 +1,85 @@
+"""Who does what is to be done for a node, again and again: three threads of its own, or those of a host (`host.py`).
+
+A node's *duties* are functions. Each does its work once, never raises, and gives the seconds until it wants to be
+called again; how that comes about is the crew's business. No duty of a node is done twice at the same time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from .core.replies import Batch, Wants
+from .errors import ReplicatorError
+
+__all__ = ["Crew", "Duties", "OwnThreads"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duties:
+    """What is to be done for one node. `ended`: nothing any more.
+
+    `read` waits in Redis for something to read, and takes it in. A crew that reads for many nodes asks `wants` what
+    each one wants (None: nothing now), and gives what came of it, or why nothing did, to `received`.
+    """
+
+    name: str
+    keep: Callable[[], float]
+    save: Callable[[], float]
+    read: Callable[[], float]
+    wants: Callable[[], Wants | None]
+    received: Callable[[Batch | ReplicatorError], float]
+    ended: Callable[[], bool]
+
+
+class Crew(Protocol):
+    """Looks after a node from `start` to `stop`."""
+
+    def start(self, duties: Duties) -> None: ...
+
+    def wake(self, duties: Duties) -> None:
+        """Have `keep` called soon."""
+        ...
+
+    def stop(self, duties: Duties) -> None:
+        """None of its duties is being done any more when this returns, or soon after. It has `ended`."""
+        ...
+
+
+class OwnThreads:
+    """Three threads for one node."""
+
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, duties: Duties) -> None:
+        for name, loop in (("reader", self._read), ("keeper", self._keep), ("saver", self._save)):
+            thread = threading.Thread(target=loop, args=(duties,), name=f"{duties.name}-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def wake(self, duties: Duties) -> None:
+        self._woken.set()
+
+    def stop(self, duties: Duties) -> None:
+        self._stopped.set()
+        self._woken.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    def _read(self, duties: Duties) -> None:
+        while not duties.ended():
+            self._stopped.wait(duties.read())
+
+    def _keep(self, duties: Duties) -> None:
+        while not duties.ended():
+            self._woken.clear()
+            self._woken.wait(duties.keep())
+
+    def _save(self, duties: Duties) -> None:
+        while not duties.ended():
+            self._stopped.wait(duties.save())

@@ -1,0 +1,351 @@
+"""What a node does once a beat: it looks at the group, renews its lease, reports, and does what it owes or may claim.
+
+`core/life.py` decides; here it is carried out. The keeper is the only one that looks at the group as a whole, so what
+it saw last (`look`) is what the node knows of the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .acks import Acks
+from .core import life
+from .core.codec import digest_of_pieces
+from .core.ids import RecordId
+from .core.member import Member
+from .core.replies import MISSED_BEATS_MAX, Ack, Claim, Code, Log, Look, Peer, Reply
+from .errors import ConfigError, LogLost, LogUnavailable, NotPrimary, PromotionRefused, ReplicatorError, Stalled
+from .lease import Lease
+from .primary import Primary
+from .problems import Problems
+from .replica import Replica
+
+__all__ = ["Habits", "Keeper"]
+
+logger = logging.getLogger(__name__)
+
+#: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
+CLAIM_EVERY_S = 0.05
+
+#: Redis tells the rest of a lease in whole milliseconds.
+ROUNDING_S = 0.002
+
+
+class Habits(NamedTuple):
+    """What a node does unasked, and how often. See `Node`."""
+
+    beat_every_s: float
+    auto_promote: bool = False
+    takes_term_again: bool = True
+    recovers: bool = False
+
+
+class Keeper:
+    """The keeper of one node. `wake`: have `keep` called soon. `stopping`: the node ends."""
+
+    def __init__(
+        self,
+        log: Log,
+        replica: Replica,
+        primary: Primary,
+        acks: Acks,
+        lease: Lease,
+        habits: Habits,
+        problems: Problems,
+        *,
+        wake: Callable[[], None],
+        stopping: threading.Event,
+    ) -> None:
+        self.wake = wake
+        #: Where others reach this node.
+        self.http = ""
+        #: The group as it was when this was looked at, and when that was (`time.monotonic`).
+        self.look: Look | None = None
+        self.looked_at = 0.0
+        #: Who asked for a snapshot that has not begun yet.
+        self.snapshot_asked_by = ""
+        self._log = log
+        self._replica = replica
+        self._primary = primary
+        self._acks = acks
+        self._lease = lease
+        self._habits = habits
+        self._problems = problems
+        self._stopping = stopping
+        self._publisher: threading.Thread | None = None
+        self._digester: threading.Thread | None = None
+        self._beaten_at: float | None = None
+        self._counted_at = 0.0
+        #: Since when nobody holds the term, and when it is this candidate's turn to claim it.
+        self._vacant_since: float | None = None
+        self._claim_at: float | None = None
+        self._held_back_for = ""
+        #: Since when Redis has no log, and how long it takes until all have reported, by the heartbeats that it had.
+        self._log_lost_at: float | None = None
+        self._time_to_report_s = life.time_to_report_ms(()) / 1000
+        self._digest: tuple[RecordId, str] | None = None
+
+    @property
+    def _name(self) -> str:
+        return self._replica.member.me.node
+
+    def keep(self) -> float:
+        """Do it once; the seconds until it is to be done again."""
+        started = time.monotonic()
+        self.join()
+        self.renew()
+        self._digest_marker()
+        self._beat()
+        self._primary.settle()
+        self._replica.flush()  # whether a snapshot is due is asked of what is on disk
+        self._do_what_it_owes()
+        return self._pause_s(started)
+
+    def _pause_s(self, started: float) -> float:
+        """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""
+        now, look = time.monotonic(), self.look
+        until = started + self._habits.beat_every_s
+        if self._claim_at is not None:
+            until = min(until, self._claim_at)
+        elif self._habits.auto_promote and look is not None and look.lease_ms is not None:
+            until = min(until, self.looked_at + look.lease_ms / 1000 + ROUNDING_S)
+        return max(0.0, until - now)
+
+    # --- looking at the group ----------------------------------------------------------------------------------------
+
+    def join(self) -> None:
+        """Look at the group, and take in what that says."""
+        look = self._log.look()
+        first = self.look is None
+        self.look, self.looked_at = look, time.monotonic()
+        self._replica.talks_to(look.run, log_lost=look.head is None)
+        others = (peer for peer in look.peers.values() if peer.in_sync and peer.node != self._name)
+        self._acks.hear(Ack(peer.node, peer.synced) for peer in others)
+        if first:
+            self._check_name_is_free(look)
+        else:
+            self._check_name_is_mine(look)
+        self._check_log_is_there(look)
+
+    def _check_name_is_free(self, look: Look) -> None:
+        """A boot of this name that still beats is another process. The one before this cannot be: the lock is ours.
+
+        Any other may have been killed on another machine a moment ago: see whether it beats again.
+        """
+        member = self._replica.member
+        other = look.peers.get(self._name)
+        if other is None or not other.alive or other.boot in (member.previous_boot, member.me.boot):
+            return
+        wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
+        logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", self._name, other.age_ms)
+        beaten_at = look.now_ms - other.age_ms
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline and not self._stopping.wait(0.1):
+            now = self._log.look()
+            again = now.peers.get(self._name)
+            # By when it beat, not by its age: one that just beat is hardly ever seen younger. 1 ms for rounding.
+            if again is not None and now.now_ms - again.age_ms > beaten_at + 1:
+                where = again.http or "another process"
+                who = f"{where} (boot {again.boot}) reports by that name"
+                problem = f"{self._name!r} is taken in group {self._log.group}: {who}"
+                raise ConfigError(setting="name", problem=problem)
+
+    def _check_name_is_mine(self, look: Look) -> None:
+        """Two that started at the same moment did not see each other then. The one with the lower boot yields."""
+        other = look.peers.get(self._name)
+        if other is None or other.boot <= self._replica.member.me.boot or self._beaten_at is None:
+            return
+        # Only one that beat after this node did: Redis may have come back with heartbeats from before.
+        if other.age_ms / 1000 < time.monotonic() - self._beaten_at:
+            where = other.http or "another process"
+            raise ConfigError(setting="name", problem=f"{self._name!r} is taken by {where} (boot {other.boot})")
+
+    def check_log_is_mine(self, look: Look) -> None:
+        """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there."""
+        view = self._replica.member.view
+        if view.log_id and look.head is not None and look.head.log_id != view.log_id:
+            raise LogLost(
+                f"group {self._log.group} had log {view.log_id}, and at {self._log.url} there is log "
+                f"{look.head.log_id}: the URL leads to another Redis, or the data directory is another group's. Give "
+                f"this node the right --redis, or an empty --data-dir"
+            )
+
+    def _check_log_is_there(self, look: Look) -> None:
+        self.check_log_is_mine(look)
+        view = self._replica.member.view
+        if not view.log_id or look.head is not None:
+            self._problems.solved("log")
+            self._log_lost_at = None
+            self._time_to_report_s = life.time_to_report_ms(look.peers.values()) / 1000
+            return
+        what = f"group {self._log.group} had log {view.log_id}, and at {self._log.url} there is none"
+        self._problems.report("log", LogLost(what=what))
+        if self._log_lost_at is None:
+            self._log_lost_at = time.monotonic()
+        # The heartbeats went with the log: those who beat more slowly than this node must have the time to say more.
+        all_had_time = time.monotonic() - self._log_lost_at >= self._time_to_report_s
+        if self._habits.recovers and all_had_time and self._replica.member.refounds(self.heartbeat(), look):
+            logger.warning(
+                "founding the log of group %s anew from %s", self._log.group, self._replica.member.view.position.id
+            )
+            self._claim("the log was lost", look, new_log_id=view.log_id)
+
+    def renew(self) -> None:
+        member = self._replica.member
+        if not member.holds_term:
+            return
+        if self._replica.stalled:
+            # It does not renew, so nobody refuses it: it has to see for itself that it was replaced.
+            look = self.look
+            if look is not None and look.term > member.view.term:
+                self._lease.lost()
+                self._replica.refused(Reply(Code.FENCED, term=look.term))
+            return
+        asked_at = self._lease.now()
+        reply = self._log.renew(member.me, member.view.term, self._lease.length_ms)
+        if reply.code is Code.OK:
+            self._lease.renewed(asked_at)
+            with self._replica.moved:
+                self._replica.moved.notify_all()
+            return
+        self._lease.lost()
+        self._replica.refused(reply)
+        logger.warning("the lease was refused (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+
+    # --- reporting ---------------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        self._log.beat(self.heartbeat())
+        self._beaten_at = time.monotonic()
+        # The others had the time of whole beats to say something, however often this node was woken meanwhile.
+        if self._beaten_at - self._counted_at >= self._habits.beat_every_s * 0.9:
+            self._counted_at = self._beaten_at
+            self._replica.beaten()
+
+    def heartbeat(self) -> Peer:
+        """What this node says of itself now."""
+        digest_at, digest = self._digest or (RecordId(0, 0), "")
+        return self._replica.member.peer()._replace(
+            every_ms=int(self._habits.beat_every_s * 1000),
+            http=self.http,
+            synced=self._replica.synced_upto,
+            applied_at=self._replica.applied_at,
+            stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
+            problem="; ".join(self._problems.of_the_log),
+            candidate=self._habits.auto_promote,
+            digest=digest,
+            digest_at=digest_at,
+        )
+
+    def _digest_marker(self) -> None:
+        """Digest the state at the newest marker, on a thread of its own: the lease does not wait for a large state."""
+        if self._replica.markers and not _runs(self._digester):
+            self._digester = self._aside("digester", self._digest_now)
+
+    def _digest_now(self) -> None:
+        at, pieces = self._replica.markers.pop()
+        self._digest = at, digest_of_pieces(pieces)
+        self.wake()
+
+    def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=work, name=f"{self._name}-{name}", daemon=True)
+        thread.start()
+        return thread
+
+    # --- what it owes, and what it may claim -------------------------------------------------------------------------
+
+    def _do_what_it_owes(self) -> None:
+        member, look = self._replica.member, self.look
+        if look is None or self._replica.stalled:
+            return
+        self._tell_if_held_back(look)
+        if member.takes_term(look, restart_as_primary=self._habits.takes_term_again):
+            self._claim("it held the term before", look)
+        elif self._is_its_turn(member, look):
+            gone = f"the lease of {look.head.node} ran out" if look.head else "the group has no log yet"
+            self._claim(gone, look, unleased=look.same_run)
+        elif member.must_rebase:
+            self._publish_aside("the log does not have this node's state")
+        elif member.holds_term and not member.view.in_sync:
+            raise PromotionRefused(self._name, "it holds nothing, and the log is not whole: promote another node")
+        elif member.owes_snapshot(look.peers.values()):
+            self._publish_aside("a node needs one")
+        elif member.leads and self.snapshot_asked_by:
+            if self._publish_aside("asked by " + self.snapshot_asked_by):
+                self.snapshot_asked_by = ""
+        elif member.leads and self._replica.snapshot_is_due:
+            self._publish_aside("the changes outweigh the last one")
+
+    def _is_its_turn(self, member: Member, look: Look) -> bool:
+        """Whether nobody holds the term, and this candidate is the one to claim it now."""
+        rank = member.election_rank(self.heartbeat(), look) if self._habits.auto_promote else None
+        if rank is None:
+            self._vacant_since = self._claim_at = None
+            return False
+        if self._vacant_since is None:
+            self._vacant_since = time.monotonic()
+        self._claim_at = self._vacant_since + rank * (CLAIM_EVERY_S if look.same_run else self._habits.beat_every_s)
+        return time.monotonic() >= self._claim_at
+
+    def _tell_if_held_back(self, look: Look) -> None:
+        held = life.held_back(self._name, look)
+        better = (held.better or "") if held else ""
+        if held and better != self._held_back_for:
+            logger.warning("held back in favour of %s: %s", better, held.reason)
+        self._held_back_for = better
+
+    def _claim(self, reason: str, look: Look, *, unleased: bool = False, new_log_id: str = "") -> None:
+        """Take the term unasked. That another one was faster is no problem."""
+        reply = self._log.promote(self._new_claim(reason, look, guarded=True, unleased=unleased, new_log_id=new_log_id))
+        self._vacant_since = self._claim_at = None
+        if reply.code is not Code.OK:
+            logger.info("did not get the term (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+
+    def take_term(self, reason: str, look: Look, *, guarded: bool = False) -> Reply:
+        reply = self._log.promote(self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application"))
+        if reply.code is not Code.OK:
+            raise PromotionRefused(self._name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
+        return reply
+
+    def _new_claim(
+        self, reason: str, look: Look, *, guarded: bool, unleased: bool = False, new_log_id: str = "", by: str = ""
+    ) -> Claim:
+        member = self._replica.member
+        return Claim(
+            writer=member.me,
+            floor=max(member.view.term, life.newest_term(look)),
+            lease_ms=self._lease.length_ms,
+            by=by or self._name,
+            reason=reason,
+            expect=look.term if guarded else None,
+            run=look.run,
+            expect_head=life.expected_head(member.view, look) if guarded else None,
+            unleased=unleased,
+            new_log_id=new_log_id or (secrets.token_hex(16) if life.may_found(look) else ""),
+        )
+
+    def _publish_aside(self, reason: str) -> bool:
+        """Send a snapshot on a thread of its own, unless one is under way; whether it was begun."""
+        if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
+            return False
+        logger.info("publishing a snapshot: %s", reason)
+        self._publisher = self._aside("publisher", self._publish_quietly)
+        return True
+
+    def _publish_quietly(self) -> None:
+        try:
+            self._primary.publish()
+        except (LogUnavailable, NotPrimary, Stalled) as error:
+            logger.warning("the snapshot was not published: %s", error)
+        except ReplicatorError as error:
+            logger.error("the snapshot was not published: %s", error)
+        self.wake()
+
+
+def _runs(thread: threading.Thread | None) -> bool:
+    return thread is not None and thread.is_alive()

@@ -1,0 +1,58 @@
+"""What is in a node's way at the moment, by who found it: told once, and forgotten when it is over."""
+
+from __future__ import annotations
+
+import logging
+
+from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ReplicatorError
+
+__all__ = ["Problems"]
+
+logger = logging.getLogger(__name__)
+
+
+class Problems:
+    """Thread-safe: each method reads or writes one entry."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, ReplicatorError] = {}
+        #: Nobody is told any more: the node stops.
+        self.quiet = False
+
+    def report(self, name: str, problem: ReplicatorError) -> None:
+        if isinstance(problem, OutcomeUnknown):
+            problem = LogUnavailable(**problem.fields)  # of its own asking, and it asks again: nobody waits for it
+        known = self._known.get(name)
+        # That Redis is away is told in many ways, and is news only once.
+        told = str(known) == str(problem) or (isinstance(known, LogUnavailable) and isinstance(problem, LogUnavailable))
+        if not told and not self.quiet:
+            logger.error("%s", problem)
+        self._known[name] = problem
+
+    def solved(self, name: str) -> None:
+        self._known.pop(name, None)
+
+    def get(self, name: str) -> ReplicatorError | None:
+        return self._known.get(name)
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self._known.copy().values()))
+
+    @property
+    def of_the_log(self) -> list[str]:
+        """What is wrong with the log, as a node says it in its heartbeat."""
+        return [str(problem).partition(". ")[0] for problem in self._lasting if _is_of_the_log(problem)]
+
+    @property
+    def of_the_node(self) -> list[str]:
+        """What keeps the node from taking anything in."""
+        return [str(problem) for problem in self._lasting if not _is_of_the_log(problem)]
+
+    @property
+    def _lasting(self) -> list[ReplicatorError]:
+        # Whoever can report has Redis: that it had none a moment ago is nobody's concern.
+        return [problem for problem in self._known.copy().values() if not isinstance(problem, LogUnavailable)]
+
+
+def _is_of_the_log(problem: ReplicatorError) -> bool:
+    return isinstance(problem, LogLost | CorruptRecord)
