@@ -42,7 +42,7 @@ from redis.sentinel import Sentinel
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.wire import RedisWire, Wire
 
-__all__ = ["Finder", "Link", "Script", "advice", "client_for", "finder_for", "follow", "shown"]
+__all__ = ["Finder", "Link", "Script", "advice", "client_for", "finder_for", "follow", "is_cluster", "shown"]
 
 #: How long a sentinel, or a node that is asked for the slots, may take. They answer within a millisecond or are ill,
 #: and there are others to ask.
@@ -289,6 +289,11 @@ def client_for(url: str) -> redis.Redis:
     make: Any = Sentinel
     client: redis.Redis = make(place.hosts, sentinel_kwargs=asking, **options).master_for(place.service)
     return client
+
+
+def is_cluster(url: str) -> bool:
+    """Whether the URL is that of a cluster, in which each key may be on another server. Raises `ConfigError`."""
+    return _place_of(url).kind == "cluster"
 
 
 def shown(url: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from .core.replies import Batch, Wants
+from .core.replies import Batch, Log, Wants
 from .errors import ReplicatorError
 
 __all__ = ["Crew", "Duties", "OwnThreads"]
@@ -19,13 +19,14 @@ __all__ = ["Crew", "Duties", "OwnThreads"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Duties:
-    """What is to be done for one node. `ended`: nothing any more.
+    """What is to be done for one node, which follows `log`. `ended`: nothing any more.
 
     `read` waits in Redis for something to read, and takes it in. A crew that reads for many nodes asks `wants` what
     each one wants (None: nothing now), and gives what came of it, or why nothing did, to `received`.
     """
 
     name: str
+    log: Log
     keep: Callable[[], float]
     save: Callable[[], float]
     read: Callable[[], float]

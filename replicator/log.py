@@ -9,9 +9,10 @@ else; each is used under its own lock.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -22,10 +23,10 @@ from replicator.connection import Link, advice, client_for, finder_for, follow, 
 from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, Look, Peer, Reply
+from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, Look, Peer, Reply, Wants
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 
-__all__ = ["RedisLog", "client_for", "shown"]
+__all__ = ["Connections", "RedisLog", "client_for", "read_together", "shown"]
 
 SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "look")
 
@@ -48,27 +49,54 @@ class _Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-class RedisLog:
-    """A group's log in the Redis at `url` (see `replicator.connection`). See `replicator.core.replies.Log`."""
+@functools.cache
+def _scripts() -> dict[str, _Script]:
+    return {name: _Script(name) for name in SCRIPTS}
 
-    def __init__(self, url: str, group: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        if not group or "{" in group or "}" in group:
-            raise ConfigError(setting="group", problem=f"{group!r} is not a name: it may not be empty or have braces")
+
+class Connections:
+    """Four connections to the Redis of a URL, for one group or for many. `key` tells the slot in a cluster."""
+
+    def __init__(self, url: str, *, key: bytes, name: str, timeout_s: float = TIMEOUT_S) -> None:
         #: For messages: without a password.
         self.url = shown(url)
+        self.timeout_s = timeout_s
+        # A client's name takes no spaces and nothing but ASCII.
+        self.finder = finder_for(url, key=key, name=f"replicator-{quote(name)}", timeout_s=timeout_s)
+        self.write = Link(self.finder, self.url)
+        self.other = Link(self.finder, self.url)
+        self.read = Link(self.finder, self.url)
+        self.confirm = Link(self.finder, self.url)
+        self.links = (self.write, self.other, self.read, self.confirm)
+
+    def close(self) -> None:
+        """A call that is waiting for its answer, such as a read that blocks, fails."""
+        for link in self.links:
+            link.close()
+
+
+class RedisLog:
+    """A group's log in the Redis at `url` (see `replicator.connection`). See `replicator.core.replies.Log`.
+
+    `connections`: those that it shares with other groups, and leaves open, if it is not to have its own.
+    """
+
+    def __init__(
+        self, url: str, group: str, *, timeout_s: float = TIMEOUT_S, connections: Connections | None = None
+    ) -> None:
+        if not group or "{" in group or "}" in group:
+            raise ConfigError(setting="group", problem=f"{group!r} is not a name: it may not be empty or have braces")
         self.group = group
-        self._timeout_s = timeout_s
-        self._scripts = {name: _Script(name) for name in SCRIPTS}
+        self._scripts = _scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in ("term", "log", "head", "lease", "commands", "nodes", "acks")]
-        # A client's name takes no spaces and nothing but ASCII.
-        name = f"replicator-{quote(group)}"
-        self._finder = finder_for(url, key=self._keys[1], name=name, timeout_s=timeout_s)
-        self._write = Link(self._finder, self.url)
-        self._other = Link(self._finder, self.url)
-        self._read = Link(self._finder, self.url)
-        self._confirm = Link(self._finder, self.url)
-        self._links = (self._write, self._other, self._read, self._confirm)
+        self._shares = connections is not None
+        self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
+        self.url = self.connections.url
+        self._timeout_s = self.connections.timeout_s
+        self._finder = self.connections.finder
+        self._links = self.connections.links
+        self._write, self._other, self._read, self._confirm = self._links
 
     # --- writes ---
 
@@ -148,32 +176,28 @@ class RedisLog:
         count: int = 32,
         block_ms: int | None = None,
     ) -> Batch:
-        command: list[Any] = [b"XREAD", b"COUNT", count]
-        if block_ms is not None:
-            # 0 would block for ever.
-            command += [b"BLOCK", max(1, min(block_ms, int(self._timeout_s * 500)))]
-        keys, places = [], []
-        if after is not None:
-            keys.append(self._keys[1])
-            places.append(str(after))
-        if asks_after:
-            keys.append(self._keys[4])
-            places.append(asks_after)
-        if acks_after:
-            keys.append(self._keys[6])
-            places.append(acks_after)
-        if not keys:
+        wants = Wants(after, asks_after, acks_after, count)
+        command = _xread([(self, wants)], block_ms, self._timeout_s)
+        if not command:
             return Batch([], [])
-        answer = self._asked(lambda: self._read.call(*command, b"STREAMS", *keys, *places))
-        found = dict(answer or [])
-        records, corrupt = _parse_entries(found.get(self._keys[1], []))
-        acks = found.get(self._keys[6], [])
+        return self.found(wants, dict(self._asked(lambda: self._read.call(*command)) or []))
+
+    def streams(self, wants: Wants) -> list[tuple[bytes, str]]:
+        """The keys of what is wanted, and behind which id."""
+        log, asks, acks = self._keys[1], self._keys[4], self._keys[6]
+        found = [] if wants.after is None else [(log, str(wants.after))]
+        return found + [(key, after) for key, after in ((asks, wants.asks_after), (acks, wants.acks_after)) if after]
+
+    def found(self, wants: Wants, entries: Mapping[bytes, list[Any]]) -> Batch:
+        """What an XREAD found of this group, by key."""
+        records, corrupt = _parse_entries(entries.get(self._keys[1], []))
+        acks = entries.get(self._keys[6], [])
         return Batch(
             records,
-            [_ask_of(entry) for entry in found.get(self._keys[4], [])],
+            [_ask_of(entry) for entry in entries.get(self._keys[4], [])],
             corrupt,
             [ack for ack in map(_ack_of, acks) if ack is not None],
-            str(acks[-1][0], "ascii") if acks else acks_after,
+            str(acks[-1][0], "ascii") if acks else wants.acks_after,
         )
 
     def find(self, id: RecordId) -> Record | None:
@@ -209,8 +233,8 @@ class RedisLog:
         return str(entries[0][0], "ascii") if entries else "0-0"
 
     def close(self) -> None:
-        for link in self._links:
-            link.close()
+        if not self._shares:
+            self.connections.close()
 
     # --- the edge: redis' answers and errors become ours ---
 
@@ -238,6 +262,45 @@ class RedisLog:
             return self._answered(send)
         except OutcomeUnknown as error:
             raise LogUnavailable(**error.fields) from None
+
+
+def read_together(
+    connections: Connections, reads: Sequence[tuple[RedisLog, Wants]], *, block_ms: int
+) -> list[Batch | LogUnavailable]:
+    """What each of these groups wants, in one read that waits up to `block_ms` for the first of anything.
+
+    The groups share `connections`. What Redis refuses because of one of them does not keep the others from reading.
+    """
+    command = _xread(reads, block_ms, connections.timeout_s)
+    if not command:
+        return []
+    try:
+        found = dict(connections.read.call(*command) or [])
+    except redis.exceptions.ResponseError:
+        return [_read_alone(log, wants) for log, wants in reads]
+    except OutcomeUnknown as error:
+        return [LogUnavailable(**error.fields)] * len(reads)
+    except LogUnavailable as error:
+        return [error] * len(reads)
+    return [log.found(wants, found) for log, wants in reads]
+
+
+def _read_alone(log: RedisLog, wants: Wants) -> Batch | LogUnavailable:
+    try:
+        return log.read(wants.after, asks_after=wants.asks_after, acks_after=wants.acks_after, count=wants.most)
+    except LogUnavailable as error:
+        return error
+
+
+def _xread(reads: Sequence[tuple[RedisLog, Wants]], block_ms: int | None, timeout_s: float) -> list[Any]:
+    """The command; empty if nothing is wanted."""
+    places = [place for log, wants in reads for place in log.streams(wants)]
+    if not places:
+        return []
+    # 0 would block for ever.
+    waits = [] if block_ms is None else [b"BLOCK", max(1, min(block_ms, int(timeout_s * 500)))]
+    most = min(wants.most for _, wants in reads)
+    return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]
 
 
 _FSYNCED_NEEDS = (

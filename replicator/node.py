@@ -182,6 +182,7 @@ class Node:
             raise
         self._duties = Duties(
             name=self.name,
+            log=self._log,
             keep=lambda: self._done("keeper", self._keeper.keep),
             save=lambda: self._done("saver", self._save),
             read=lambda: self._done("reader", self._reader.read),

@@ -228,6 +228,11 @@ class Batch(NamedTuple):
     #: Where to go on reading acks.
     acks_after: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was found."""
+        return not (self.records or self.asks or self.acks) and self.corrupt is None
+
 
 class Log(Protocol):
     """A group's log, from one node's or one tool's side.

@@ -25,7 +25,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("tasks", "keeper"),
     ("reader",),
     ("node", "admin", "forks", "certify"),
-    ("web", "dev"),
+    ("web", "dev", "host"),
     ("service", "drill"),
     ("cli", "__init__"),
 )
