@@ -216,7 +216,7 @@ class Checkpoint:
     def sync(self) -> None:
         """Have all saves so far outlive a power cut. Raises `CheckpointError`."""
         with self._mutex:
-            if self._synced is not self._saved:
+            if not self.is_synced:
                 with self._transaction(synced=True) as db:
                     _write_saved(db, self._saved)
                 self._has_synced(self._saved)
@@ -224,6 +224,11 @@ class Checkpoint:
     def _has_synced(self, saved: Saved) -> None:
         self._synced = saved
         self._lock.mark(saved.save)
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether `sync` has nothing to do."""
+        return self._synced is self._saved
 
     @property
     def synced_upto(self) -> RecordId:

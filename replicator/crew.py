@@ -21,6 +21,8 @@ __all__ = ["Crew", "Duties", "OwnThreads"]
 class Duties:
     """What is to be done for one node, which follows `log`. `ended`: nothing any more.
 
+    `is_saved`: `save` has nothing to do.
+
     `read` waits in Redis for something to read, and takes it in. A crew that reads for many nodes asks `wants` what
     each one wants (None: nothing now), and gives what came of it, or why nothing did, to `received`.
     """
@@ -29,6 +31,7 @@ class Duties:
     log: Log
     keep: Callable[[], float]
     save: Callable[[], float]
+    is_saved: Callable[[], bool]
     read: Callable[[], float]
     wants: Callable[[], Wants | None]
     received: Callable[[Batch | ReplicatorError], float]

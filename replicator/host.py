@@ -194,9 +194,10 @@ class Host:
     def _save(self) -> None:
         while not self._closed:
             for tended in list(self._tended.values()):
-                with tended.doing("save") as may:
-                    if may:
-                        tended.duties.save()
+                if not tended.duties.is_saved():
+                    with tended.doing("save") as may:
+                        if may:
+                            tended.duties.save()
             time.sleep(SAVE_EVERY_S)
 
 

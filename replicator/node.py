@@ -185,6 +185,7 @@ class Node:
             log=self._log,
             keep=lambda: self._done("keeper", self._keeper.keep),
             save=lambda: self._done("saver", self._save),
+            is_saved=lambda: self._replica.is_flushed,
             read=lambda: self._done("reader", self._reader.read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),

@@ -273,6 +273,11 @@ class Replica:
         self._checkpoint.sync()
 
     @property
+    def is_flushed(self) -> bool:
+        """Whether `flush` has nothing to do."""
+        return not self._unsaved and self._checkpoint.is_synced
+
+    @property
     def synced_upto(self) -> RecordId:
         """The newest record that is in the state, and on this node's disk, whatever happens to its machine."""
         return min(self._checkpoint.synced_upto, self.member.view.position.id)
