@@ -396,9 +396,9 @@ def changes_in(rows: Rows, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
             yield record
 
 
-def bodies_in(rows: Rows, snapshot: int, count: int, path: Path) -> Iterator[bytes]:
-    """The bodies of the first `count` parts of the snapshot with this number."""
-    for part in range(count):
+def bodies_in(rows: Rows, snapshot: int, count: int, path: Path, start: int = 0) -> Iterator[bytes]:
+    """The bodies of the first `count` parts of the snapshot with this number, but for those before `start`."""
+    for part in range(start, count):
         found = rows("SELECT body FROM part WHERE (snapshot, part) = (?, ?)", (snapshot, part))
         if not found:
             raise CheckpointError(path=path, problem=REPLACED)

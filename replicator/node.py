@@ -191,6 +191,7 @@ class Node:
         if not self._threads:  # it was not started, or could not be
             self._log.close()
             return
+        self._replica.close()
         # With the turn nothing is half done; nobody gets it back.
         has_turn = self._replica.turn.acquire(timeout=2 * self._lease.length_s)
         member = self._replica.member
@@ -682,8 +683,10 @@ class Node:
         elif member.owes_snapshot(look.peers.values()):
             self._publish_aside("a node needs one")
         elif member.leads and self._snapshot_asked_by:
-            if self._publish_aside("asked by " + self._snapshot_asked_by):
-                self._snapshot_asked_by = ""
+            # Forgotten before it begins: who asks from then on may want what is not in that one.
+            asked_by, self._snapshot_asked_by = self._snapshot_asked_by, ""
+            if not self._publish_aside("asked by " + asked_by):
+                self._snapshot_asked_by = self._snapshot_asked_by or asked_by
         elif member.leads and self._replica.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
 

@@ -244,6 +244,7 @@ class Primary:
                     self._write(self._part(snapshot, parts, index, body), rebase=snapshot.rebase)
                 except _SnapshotBroken:
                     return False
+            self._pass_on()  # who found the turn taken sleeps: let changes go in between
         logger.info("published the state as of %s in %d parts", snapshot.as_of.id, parts.count)
         return True
 

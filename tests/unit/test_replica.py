@@ -220,7 +220,7 @@ class TestSnapshots:
         assert not replica.member.view.in_sync
         assert replica.stalled == ""
 
-    def test_a_restore_that_reads_only_the_beginning_is_checked_and_saved_all_the_same(
+    def test_a_restore_that_reads_only_the_beginning_stalls_the_node_and_nothing_is_saved(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
     ) -> None:
         class Lazy(KV):
@@ -229,11 +229,12 @@ class TestSnapshots:
 
         replica = make(state=Lazy())
         replica.take(all_of(log))
-        replica.take([snapshot_of(author, [["pushed", ["x"]], ["data", "k", 1]], replaces=True)])
-        assert replica.member.view.position.id == RecordId(1, 2)
+        before = replica.member.view
+        with pytest.raises(Stalled, match="draw them to the end"):
+            replica.take([snapshot_of(author, [["pushed", ["x"]], ["data", "k", 1]], replaces=True)])
         loaded = replica._checkpoint.load()
         assert loaded is not None
-        assert loaded.view == replica.member.view
+        assert loaded.view == replica.member.view == before
 
     def test_a_snapshot_that_follows_is_kept_as_the_payload_and_changes_nothing(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
