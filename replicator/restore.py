@@ -1,4 +1,4 @@
-"""A state that is rebuilt from a snapshot while the parts of it still arrive, and swapped in when all of it proved right.
+"""A state that is rebuilt from a snapshot while the parts of it still arrive, and swapped in once all of it is right.
 
 `run` is one restore, on the thread that calls it. `Restoring` is one on a thread of its own, which is fed as parts are
 saved: when the last part comes, most of the work is done. Nobody waits for either: both run without the node's lock,
