@@ -211,7 +211,7 @@ class Replica:
             self.state,
             part,
             read=self._checkpoint.staged_part,
-            spoilt=lambda problem: self._fail(part.id, problem),
+            spoilt=partial(self._spoilt, part.id),
             after=self._restoring,
         )
         if self._closed:
@@ -298,6 +298,9 @@ class Replica:
             self._unsaved.append(step)
             self._adopt(after)
             self.applied_at = step.record.at
+
+    def _spoilt(self, id_: RecordId, failed: Failed) -> None:
+        self._fail(id_, failed)
 
     def _fail(self, id_: RecordId, failed: Failed) -> Stalled:
         logger.error("restore() failed at %s", id_, exc_info=failed.__cause__ or failed)

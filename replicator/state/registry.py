@@ -949,7 +949,7 @@ def document_of(pieces: Iterable[Any], term: int) -> Iterator[bytes]:
     stamp = {"version": VERSION, "term": term} if term else {"version": VERSION}
     counters = {name: head[name] for name in ("next_node", "next_net")}
     yield orjson.dumps({**stamp, **counters})[:-1]
-    piece = next(drawn, {})
+    piece: Record = next(drawn, {})
     for name in PIECES:
         begin, end = (b"[", b"]") if name == "trust_pairs" else (b"{", b"}")
         yield b',"%b":%b' % (name.encode(), begin)
