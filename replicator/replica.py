@@ -267,7 +267,7 @@ class Replica:
         fails.
         """
         restoring, under_way = self._restoring, self._restores is not None
-        self._restoring = self._restores = None
+        self._restores = None
         try:
             if restoring is not None and under_way:
                 restoring.complete(last, ending)
@@ -280,6 +280,8 @@ class Replica:
                 run(self.state, decoder.pieces(collector.watching(every)), ending)
         except Failed as failed:
             raise self._fail(last.id, failed) from failed.__cause__
+        finally:
+            self._restoring = None  # not before: `close` looks for it
 
     @contextmanager
     def _saved_and_swapped(self, step: Step, after: Member) -> Iterator[None]:

@@ -41,8 +41,10 @@ HELD_BODIES_MAX = 32
 #: Below so many bytes of bodies (16 MB of JSON or so) a collection costs less than is worth a thought.
 HOLD_COLLECTOR_FROM_BYTES = 4 * 1024 * 1024
 
-#: A thread that has work keeps the interpreter for 5 ms before it gives it to one that waits. This one gives it sooner.
-YIELD_EVERY_S = 0.001
+#: A thread that has work keeps the interpreter for 5 ms before it gives it to one that waits. This one gives it sooner,
+#: and stays away long enough for the other one to wake up (`sleep(0)` is over before that).
+YIELD_EVERY_S = 0.002
+YIELD_FOR_S = 0.0001
 
 #: Saves, takes the lock; once the state was swapped, moves the position and gives the lock back.
 Ending = Callable[[], AbstractContextManager[None]]
@@ -125,7 +127,7 @@ class _Drawn:
     def _yield(self) -> None:
         now = time.monotonic()
         if now - self._yielded_at >= YIELD_EVERY_S:
-            time.sleep(0)
+            time.sleep(YIELD_FOR_S)
             self._yielded_at = time.monotonic()
 
     def draw_the_rest(self) -> None:

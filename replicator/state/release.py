@@ -7,7 +7,7 @@ its own that sleeps between them.
 
 from __future__ import annotations
 
-import threading
+import _thread
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -27,7 +27,8 @@ def let_go(*dicts: dict[Any, Any]) -> None:
         for one in dicts:
             one.clear()
         return
-    threading.Thread(target=_empty, args=(dicts,), name="let-go", daemon=True).start()
+    # Not `threading.Thread`, whose `start` waits until the thread runs: the caller may hold the node's lock.
+    _thread.start_new_thread(_empty, (dicts,))
 
 
 def _empty(dicts: Iterable[dict[Any, Any]]) -> None:
