@@ -618,6 +618,49 @@ def test_nothing_is_in_two_pieces(registry: Registry, kind: str) -> None:
     assert twice.value.field == f"{kind}.1"
 
 
+def usual(node: int, **members: Any) -> dict[str, Any]:
+    """A record as the check by columns takes it."""
+    record = {"id": node, "public_key": key(node), "hostname": f"h{node}", "networks": [0], "tags": ["a"]}
+    return {**record, "lan_addrs": ["b"], **members}
+
+
+@pytest.mark.parametrize(
+    ("key_", "record", "path"),
+    [
+        ("2", usual(2, owner=5), "nodes.2.owner"),
+        ("2", usual(2, hostname=["h"]), "nodes.2.hostname"),
+        ("2", usual(2, public=1), "nodes.2.public"),
+        ("2", usual(2, id=True), "nodes.2.id"),
+        ("2", usual(2, tags={"a": 1}), "nodes.2.tags"),
+        ("2", usual(2, tags=[1]), "nodes.2.tags"),
+        ("2", usual(2, lan_addrs=["a", None]), "nodes.2.lan_addrs"),
+        ("2", usual(2, networks=["0"]), "nodes.2.networks"),
+        ("2", usual(2, networks=[True]), "nodes.2.networks"),
+        ("2", usual(2, networks=[0, -1]), "nodes.2.networks"),
+        ("2", usual(2, networks=[2**53]), "nodes.2.networks"),
+        ("2", usual(3), "nodes.2.id"),
+        ("02", usual(2), "nodes.02"),
+        ("-2", usual(-2), "nodes.-2"),
+        ("x", usual(2), "nodes.x"),
+        (str(2**53), usual(2, id=2**53), f"nodes.{2**53}"),
+        ("2", [], "nodes.2"),
+        ("2", usual(2, public_key=key(1)), "nodes.2.public_key"),
+        ("2", usual(2, hostname="h1"), "nodes.2.hostname"),
+        ("2", usual(2, public_key=key(9)), "nodes.2.public_key"),
+        ("2", usual(2, hostname="h9"), "nodes.2.hostname"),
+    ],
+)
+def test_one_wrong_record_among_usual_ones_is_found(registry: Registry, key_: str, record: Any, path: str) -> None:
+    # given a piece that was right, and one with the wrong record in its middle
+    before = encoded(registry)
+    piece = {"1": usual(1), key_: record, "5": usual(5)}
+    # then it is named, and nothing else is
+    with pytest.raises(InvalidDocument) as wrong:
+        registry.restore([{}, {"nodes": {"9": usual(9)}}, {"nodes": piece}])
+    assert wrong.value.field == path
+    assert encoded(registry) == before
+
+
 def test_records_are_taken_one_by_one_where_they_are_not_as_usual_and_nothing_is_lost() -> None:
     # given records that the check by columns passes on: nothing in them is wrong, but an id or a list is not there
     nodes: dict[str, Any] = {"7": {"hostname": "a"}, "3": {"id": 3, "tags": None, "public_key": "", "networks": [4]}}
