@@ -34,9 +34,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -466,26 +467,26 @@ class Loader:
             self._one_by_one(nodes)
 
     def _all_at_once(self, nodes: Record) -> bool:
-        """Take in what is right in every way, by columns: a third of the time that the records take one by one.
+        """Take in what is right in every way, by columns: half of the time that the records take one by one.
 
         False: something is not, or is not usual. Nothing has moved then, and `_one_by_one` has to say what it is.
         """
         records, tables = nodes.values(), self.tables
-        ids = _numbers(nodes)
-        if ids is None or set(map(type, records)) - {dict} or not tables.nodes.keys().isdisjoint(ids):
+        if not records or set(map(type, records)) - {dict}:
             return False
-        for name, kind in NODE_MEMBERS.items():
-            if not {kind, _NULL}.issuperset(map(type, _column(records, name))):
-                return False
-        networks = list(_within(records, "networks"))
+        columns = _columns(records)
+        if not all({kind, _NULL}.issuperset(map(type, columns[name])) for name, kind in NODE_MEMBERS.items()):
+            return False
+        ids = columns["id"]
+        if None in ids or list(map(str, ids)) != list(nodes) or integer(min(ids)) or integer(max(ids)):
+            return False
+        networks = _within(columns["networks"])
         if set(map(type, networks)) - {int} or integer(max(networks, default=0)) or integer(min(networks, default=0)):
             return False
-        if any(set(map(type, _within(records, name))) - {str} for name in ("tags", "lan_addrs")):
+        if any(set(map(type, _within(columns[name]))) - {str} for name in ("tags", "lan_addrs")):
             return False
-        if list(_column(records, "id")) != ids:
-            return False
-        keys, hostnames = _owners(records, ids, "public_key"), _owners(records, ids, "hostname")
-        if keys is None or hostnames is None:
+        keys, hostnames = _owners(columns["public_key"], ids), _owners(columns["hostname"], ids)
+        if keys is None or hostnames is None or not tables.nodes.keys().isdisjoint(ids):
             return False
         if not tables.by_key.keys().isdisjoint(keys) or not tables.by_hostname.keys().isdisjoint(hostnames):
             return False
@@ -564,32 +565,27 @@ def _object(piece: Record, name: str) -> Record:
 _NULL = type(None)
 
 
-def _column(records: Collection[Record], name: str) -> Iterator[Any]:
-    """The member of that name of each record; None where there is none."""
-    return map(dict.get, records, repeat(name))
+_all_members = itemgetter(*NODE_MEMBERS)
 
 
-def _within(records: Collection[Record], name: str) -> Iterator[Any]:
-    """What is in the lists of that name, of all records."""
-    return chain.from_iterable(filter(None, _column(records, name)))
-
-
-def _owners(records: Collection[Record], ids: list[int], name: str) -> dict[str, int] | None:
-    """An index of the values of that name; None if two records claim the same."""
-    index = {value: node for node, value in zip(ids, _column(records, name), strict=True) if value}
-    claims = sum(map(bool, _column(records, name)))
-    return index if len(index) == claims else None
-
-
-def _numbers(keys: Collection[str]) -> list[int] | None:
-    """Ids, all in their one canonical spelling; None if one of them is not."""
+def _columns(records: Collection[Record]) -> dict[str, Sequence[Any]]:
+    """The members that we know, of all records; None where one is missing."""
     try:
-        numbers = list(map(int, keys))
-    except ValueError:
-        return None
-    if not numbers or list(map(str, numbers)) != list(keys) or min(numbers) < 0 or max(numbers) > INTEGER_MAX:
-        return None
-    return numbers
+        return dict(zip(NODE_MEMBERS, zip(*map(_all_members, records), strict=True), strict=True))
+    except KeyError:  # half as fast
+        return {name: tuple(map(dict.get, records, repeat(name))) for name in NODE_MEMBERS}
+
+
+def _within(lists: Sequence[list[Any] | None]) -> list[Any]:
+    """What is in these lists, one after the other."""
+    return list(chain.from_iterable(filter(None, lists)))
+
+
+def _owners(values: Sequence[str | None], ids: Sequence[int]) -> dict[str, int] | None:
+    """An index of these values; None if two claim the same."""
+    claims = values if all(values) else [value for value in values if value]
+    index = {value: node for value, node in zip(values, ids, strict=True) if value}
+    return index if len(index) == len(claims) else None
 
 
 def _id(path: str, key: str) -> int:
