@@ -279,7 +279,7 @@ def _fits(value: object, kind: type) -> bool:
 
 def parts_under_way(view: View) -> int:
     """How many parts a file has staged if this is its view."""
-    return view.snapshot.next_part if view.snapshot is not None and not view.snapshot.complete else 0
+    return view.snapshot.next_part if view.snapshot is not None and view.follows_snapshot else 0
 
 
 # --- checking a file --------------------------------------------------------------------------------------------------

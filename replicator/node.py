@@ -448,7 +448,7 @@ class Node:
             asks_after=self._asks_after,
             acks_after=self._acks_after if holds else "",
             block_ms=BLOCK_MS,
-            count=PARTS_AT_ONCE if member.view.snapshot is not None else RECORDS_AT_ONCE,
+            count=PARTS_AT_ONCE if member.view.follows_snapshot else RECORDS_AT_ONCE,
         )
         self._acks_after = batch.acks_after or self._acks_after
         self._acks.hear(batch.acks)

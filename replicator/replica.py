@@ -186,17 +186,17 @@ class Replica:
                         raise
                 before = step.view
             self._adopt(member)
-        self._build([done.step for done in work])
+        self._build(work)
 
     # --- snapshots that it needs -------------------------------------------------------------------------------------
 
-    def _build(self, saved: Sequence[Step]) -> None:
+    def _build(self, saved: Sequence[_Work]) -> None:
         """Decode what was saved of a snapshot that this node needs, or that replaces what it has, on another thread."""
-        progress = saved[-1].view.snapshot
+        progress = saved[-1].step.view.snapshot
         if progress is None or progress.complete:
             return
         key = _without_place(progress)
-        for record, verdict, view in saved:
+        for (record, verdict, view), _ in saved:
             if not isinstance(record, PartRecord) or view.snapshot is None or _without_place(view.snapshot) != key:
                 continue
             if verdict is Verdict.NEED_SNAPSHOT or (verdict is Verdict.SKIP and record.replaces):
