@@ -980,6 +980,41 @@ class TestSnapshots:
         assert submitted() == 1
         published()
 
+    def test_a_node_that_stops_while_it_restores_does_so_at_its_next_start(self, group: Group) -> None:
+        # given a standby whose restore takes its time: it is past its first piece, and has all of the log
+        a = group.primary("a")
+        for key, value in large().items():
+            a.submit(put(key, value))
+        a.publish()
+        group.server._write(entries=group.server.state.entries[-2:])
+        restores, go_on = threading.Event(), threading.Event()
+
+        class Slow(KV):
+            def restore(self, pieces: Any) -> None:
+                def slowly() -> Iterator[Any]:
+                    for piece in pieces:
+                        yield piece
+                        restores.set()
+                        assert go_on.wait(PATIENCE_S)
+
+                super().restore(slowly())
+
+        b = group.node("b", state=Slow())
+        a.publish()
+        assert restores.wait(PATIENCE_S)
+        with b.reading() as state:
+            assert state.data == {}
+        # when
+        stopped = in_thread(b.stop)
+        eventually(lambda: b._replica._closed)
+        go_on.set()
+        stopped()
+        # then
+        assert b._state.data == {}
+        again = group.node("b", state=KV())
+        in_step(a, again)
+        assert document(again) == document(a)
+
     def test_while_parts_pass_by_few_records_are_read_at_once(self, group: Group) -> None:
         # given
         asked: list[tuple[bool, int]] = []
