@@ -1,8 +1,9 @@
-"""From a snapshot that is published to the same state rebuilt on a standby in another process, phase by phase.
+"""From a snapshot that is published to the same state rebuilt on a standby in another process, and who notices.
 
-Three kinds of processes. One holds the whole document and does the baseline. One is the primary, with a registry of
-the same document. And one is a standby, a new one for each round, so that its memory begins at nothing. They are told
-what to do through pipes, one at a time.
+Four kinds of processes. One holds the whole document and does the baseline. One is the primary, with a registry of the
+same document. One is a standby: for the time that all of it takes a new one in each round, so that its memory begins at
+nothing; for what is felt one that has an old state, and readers. And one asks the same Redis for something else. They
+are told what to do through pipes.
 
 A standby that starts on this log would find the snapshots of the rounds before in it, and rebuild itself from one of
 those. So the log is emptied by hand before it starts (its head stays): it waits, out of sync, for the next one.
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import count, cycle, pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -64,7 +66,19 @@ LEVEL = 1
 #: How long a standby may take until it has the state.
 RESTORE_TIMEOUT_S = 120.0
 
+#: How often the writer writes, the reader reads, and the other client asks Redis, if nothing holds them up.
+WRITE_EVERY_S = 0.0003
+READ_EVERY_S = 0.001
+ASK_EVERY_S = 0.0005
+
+#: For so long they do that with nothing else going on, for comparison: about as long as a snapshot takes.
+CALM_S = 2.0
+
+#: For so long a standby is watched once it has the state: the old one is given up meanwhile.
+AFTERMATH_S = 2.0
+
 BASE, BASE_NO_GC, PUBLISHED = "one process", "one process, collector off", "published to applied"
+FELT = "with writers and readers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +98,22 @@ one after the other: `orjson.dumps`, zstd (level 1), unzstd, `orjson.loads`. It 
 garbage collector as it is, and switched off: building a million objects with it on takes much longer, and that is no
 merit of anybody. The package runs with the collector as it is.
 
-The phases overlap. The primary sends a part as soon as it is full, and the standby saves parts while later ones are
-under way; decoding begins when the last part is there. *Draw* is copying the index and drawing pieces from it; *encode*
-is JSON, zstd, hash, cutting into parts, sealing, and waiting for a turn; *send* is waiting for the answers of Redis;
-*save the rest* is from the last answer to the first piece decoded; *decode* is reading parts from the checkpoint,
-unzstd, hash and JSON; *restore* is checking and indexing records, *save* the commit of the checkpoint, *tell* waking
-who waits for it. *CPU* is processor time of the processes named, without that of Redis; other load on the machine moves
-it least of all.
+The phases overlap. The primary sends a part as soon as it is full; the standby saves parts, and decodes what it saved,
+while later ones are under way. *Draw* is copying the index and drawing pieces from it; *encode* is JSON, zstd, hash,
+cutting into parts, sealing, and waiting for a turn; *send* is waiting for the answers of Redis; *behind the last
+answer* is what the standby still has to do then; *decode* is waiting for parts, unzstd, hash and JSON; *restore* is
+checking and indexing records, *save* the commit of the checkpoint, *tell* waking who waits for it. *CPU* is processor
+time of the processes named, without that of Redis; other load on the machine moves it least of all.
+
+*Felt* is measured in rounds of its own. A thread of the primary submits a change every 0.3 ms, one after the other; a
+thread of the standby, which has an old state, reads every millisecond; and a client in a process of its own sends the
+same Redis a GET every half millisecond. *Calm* is the worst that each of them met in two seconds without a snapshot:
+it is the machine's doing. *During* is the worst from the call of `publish` until the snapshot was sent (writer, client)
+or until two seconds after the standby had the new state, when the old one has been given up (reader). Each figure is
+the median of the rounds' worst ones, the range in brackets.
+
+*Beyond the states* is the peak of memory less what is there for good: for the primary, what it had before; for a
+standby that had nothing, what it has in the end; for one that had an old state, the old one and as much again.
 """
 
 
@@ -124,6 +147,30 @@ class Restored(NamedTuple):
     before: Memory
     after: Memory
     nodes: int
+
+
+class Ticks(NamedTuple):
+    """How long things took that are done at a pace: when each ended, and how long after it was due or begun."""
+
+    ended_ns: list[int]
+    took_ns: list[int]
+
+    def worst_ms(self, since_ns: int, until_ns: int) -> float:
+        """The longest that was under way in that time."""
+        each = zip(self.ended_ns, self.took_ns, strict=True)
+        return max(took for ended, took in each if ended >= since_ns and ended - took <= until_ns) / 1e6
+
+
+class Felt(NamedTuple):
+    """The worst of a round, in ms: without a snapshot, and with one."""
+
+    writer: tuple[float, float]
+    reader: tuple[float, float]
+    client: tuple[float, float]
+    total_ms: float
+    #: Beyond what stays.
+    primary_mb: float
+    standby_mb: float
 
 
 class Round(NamedTuple):
@@ -160,12 +207,14 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
     group = setting.group("snapshot")
     places = (setting.url, group)
     numbers = count()
+    old = str(setting.fresh("old-standby"))
     with (
         Child(do_baseline, str(document)) as baseline,
         Child(be_primary, *places, str(setting.fresh("primary")), str(document)) as primary,
+        Child(be_client, setting.url) as client,
     ):
-        baseline.hear()
-        primary.hear()
+        for child in (baseline, primary, client):
+            child.hear()
 
         def published() -> Round:
             _empty_log(*places)
@@ -177,7 +226,45 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
                 said = primary.ask("publish")
                 return Round(said, standby.hear())
 
-        cases = {BASE: lambda: baseline.ask(True), BASE_NO_GC: lambda: baseline.ask(False), PUBLISHED: published}
+        def felt() -> Felt:
+            client.ask("begin")
+            primary.ask("begin")
+            calm_since = now_ns()
+            time.sleep(CALM_S)
+            calm_until = now_ns()
+            calm = primary.ask("end")
+            _empty_log(*places)
+            # The same one each time: it starts with what it had, and misses what was in the log.
+            with Child(be_read_standby, *places, old) as standby:
+                bare, before = standby.hear()
+                standby.tell("begin")
+                reader_calm_since = now_ns()
+                time.sleep(CALM_S)
+                primary.ask("begin")
+                reader_calm_until = now_ns()
+                standby.tell("wait")
+                said: Published = primary.ask("publish")
+                in_sync_ns, peak_mb, reads = standby.hear()
+                busy, asks = primary.ask("end"), client.ask("end")
+                during = (said.called_ns, said.returned_ns)
+                return Felt(
+                    writer=(calm.worst_ms(calm_since, calm_until), busy.worst_ms(*during)),
+                    reader=(
+                        reads.worst_ms(reader_calm_since, reader_calm_until),
+                        reads.worst_ms(said.called_ns, in_sync_ns + int(AFTERMATH_S * 1e9)),
+                    ),
+                    client=(asks.worst_ms(calm_since, calm_until), asks.worst_ms(*during)),
+                    total_ms=(in_sync_ns - said.called_ns) / 1e6,
+                    primary_mb=said.after.peak_mb - said.before.resident_mb,
+                    standby_mb=peak_mb - before - (before - bare),
+                )
+
+        cases = {
+            BASE: lambda: baseline.ask(True),
+            BASE_NO_GC: lambda: baseline.ask(False),
+            PUBLISHED: published,
+            FELT: felt,
+        }
         rounds = in_rounds(cases, sizes.rounds)
     return _report(rounds, sizes)
 
@@ -216,6 +303,55 @@ def _stages(document: Any) -> Stages:
     assert len(rebuilt) == len(document)
     dumps, pack, unpack, loads = ((end - begin) / 1e6 for begin, end in pairwise(at))
     return Stages(dumps, pack, unpack, loads, cpu_ns / 1e6)
+
+
+# --- at a pace --------------------------------------------------------------------------------------------------------
+
+
+class Paced:
+    """Does something again and again on a thread of its own, and notes how long it took.
+
+    With `gaps`, it takes from the end of one to the end of the next, without the pause that was meant: whatever holds
+    up the thread counts, and not only what holds up the work.
+    """
+
+    def __init__(self, work: Callable[[], Any], every_s: float, *, gaps: bool) -> None:
+        self._work = work
+        self._every_s = every_s
+        self._gaps = gaps
+        self._over = threading.Event()
+        self._ticks = Ticks([], [])
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        last = now_ns()
+        while not self._over.is_set():
+            time.sleep(self._every_s)
+            began = now_ns()
+            self._work()
+            ended = now_ns()
+            self._ticks.ended_ns.append(ended)
+            self._ticks.took_ns.append(ended - (last if self._gaps else began))
+            last = ended
+
+    def end(self) -> Ticks:
+        self._over.set()
+        self._thread.join()
+        return self._ticks
+
+
+def be_client(pipe: Connection, url: str) -> None:
+    """The process of somebody else who uses the same Redis."""
+    with plain_client(url) as client:
+        client.set("bench-other", "x")
+        pipe.send("ready")
+        while heard(pipe) is not None:
+            paced = Paced(lambda: client.get("bench-other"), ASK_EVERY_S, gaps=False)
+            pipe.send("begun")
+            if heard(pipe) is None:
+                return
+            pipe.send(paced.end())
 
 
 # --- the primary ------------------------------------------------------------------------------------------------------
@@ -296,8 +432,23 @@ def be_primary(pipe: Connection, url: str, group: str, data_dir: str, path: str)
         _load(node, path)
         log.clear()
         pipe.send("ready")
-        while heard(pipe) is not None:
-            pipe.send(_publish(node, state, log, Path(path).stat().st_size))
+        changes = _heartbeats(list(state.nodes(limit=1000)))
+        writer: Paced | None = None
+        while (told := heard(pipe)) is not None:
+            if told == "publish":
+                pipe.send(_publish(node, state, log, Path(path).stat().st_size))
+            elif told == "begin":
+                writer = Paced(lambda: node.submit(next(changes)), WRITE_EVERY_S, gaps=True)
+                pipe.send("begun")
+            else:
+                assert writer is not None
+                pipe.send(writer.end())
+
+
+def _heartbeats(nodes: list[int]) -> Iterator[Any]:
+    """Changes that replace a record each, for as long as one likes."""
+    for number, node in enumerate(cycle(nodes)):
+        yield {"op": "heartbeat", "id": node, "last_seen": f"2026-01-31T12:{number // 60 % 60:02}:{number % 60:02}Z"}
 
 
 def _load(node: Node, path: str) -> None:
@@ -369,6 +520,31 @@ def be_standby(pipe: Connection, url: str, group: str, data_dir: str, name: str)
         heard(pipe)
 
 
+def be_read_standby(pipe: Connection, url: str, group: str, data_dir: str) -> None:
+    """The process of a standby that has an old state, if it ever had one, and somebody who reads it."""
+    state = Registry()
+    bare = memory().resident_mb
+    with Node(state, group=group, name="read", data_dir=data_dir, redis=url) as node:
+        gc.collect()
+
+        def read() -> None:
+            with node.reading() as registry:
+                registry.node(7)
+
+        with _memory_watched() as used:
+            pipe.send((bare, used[0].resident_mb))
+            if heard(pipe) is None:
+                return
+            reader, after = Paced(read, READ_EVERY_S, gaps=True), node.position.id.n
+            if heard(pipe) is None:
+                return
+            node.wait(n=after + 1, timeout_s=RESTORE_TIMEOUT_S)
+            in_sync_ns = now_ns()
+            time.sleep(AFTERMATH_S)
+        pipe.send((in_sync_ns, used[1].peak_mb, reader.end()))
+        heard(pipe)
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
@@ -377,15 +553,17 @@ def _report(rounds: dict[str, list[Any]], sizes: Sizes) -> Report:
     for one in published:
         if one.restored.nodes != sizes.nodes:
             raise RuntimeError(f"the standby has {one.restored.nodes} of {sizes.nodes} nodes")
-    totals = {name: [one.total_ms for one in each] for name, each in rounds.items()}
+    totals = {name: [one.total_ms for one in rounds[name]] for name in (BASE, BASE_NO_GC, PUBLISHED)}
     against, against_no_gc = (ratio(totals[PUBLISHED], totals[name]) for name in (BASE, BASE_NO_GC))
+    felt: list[Felt] = rounds[FELT]
     phases = _phases(published)
     size = published[-1].published
     figures = {f"{name} ms": median(total) for name, total in totals.items()}
     figures |= {"ratio": against.of_medians, "ratio without collector": against_no_gc.of_medians}
     figures |= {f"{name} ms": took for name, took in phases.items()}
     figures |= {"parts": size.parts, "wire bytes": size.body_bytes + size.header_bytes}
-    figures |= {"document bytes": size.document_bytes}
+    figures |= {"document bytes": size.document_bytes, f"{FELT} ms": median(one.total_ms for one in felt)}
+    figures |= {f"worst of the {who} ms": median(getattr(one, who)[1] for one in felt) for who in _WHO}
     return Report(
         title="Published to applied",
         prose=PROSE,
@@ -393,9 +571,11 @@ def _report(rounds: dict[str, list[Any]], sizes: Sizes) -> Report:
             _totals_table(rounds, totals, str(against), str(against_no_gc)),
             _phases_table(phases, figures[f"{PUBLISHED} ms"]),
             _stages_table(base, base_no_gc),
+            _felt_table(felt),
             _processes_table(published),
+            _memory_table(published, felt, size.document_bytes / 1e6),
         ],
-        notes=[_wire_note(size, sizes), *_unasked_note(published)],
+        notes=[_wire_note(size, sizes), _felt_note(felt), *_unasked_note(published)],
         figures=figures,
     )
 
@@ -405,6 +585,14 @@ def _wire_note(size: Published, sizes: Sizes) -> str:
         f"{sizes.nodes:,} nodes, {size.document_bytes / 1e6:.1f} MB of JSON, went over the wire as {size.parts} parts: "
         f"{size.body_bytes / 1e6:.2f} MB of bodies ({size.body_bytes / size.document_bytes:.1%} of the JSON) and "
         f"{size.header_bytes / 1e3:.0f} kB of headers."
+    )
+
+
+def _felt_note(rounds: list[Felt]) -> str:
+    took = [one.total_ms for one in rounds]
+    return (
+        f"With a writer, a reader and an old state it took {median(took):,.0f} ms ({min(took):,.0f} to "
+        f"{max(took):,.0f}) from the call of publish until the standby had the state."
     )
 
 
@@ -431,7 +619,7 @@ def _phases_ns(sender: Published, receiver: Restored) -> dict[str, int]:
         "primary: encode": publish - sender.drawn_ns - sender.sent_ns,
         "primary: send": sender.sent_ns,
         "primary: publish, all of it": publish,
-        "standby: save the rest": receiver.began_ns - sender.answered_ns,
+        "standby: behind the last answer": receiver.in_sync_ns - sender.answered_ns,
         "standby: decode": receiver.decoded_ns,
         "standby: restore": rebuild - receiver.decoded_ns - receiver.saved_ns,
         "standby: save": receiver.saved_ns,
@@ -470,3 +658,32 @@ def _processes_table(rounds: list[Round]) -> Table:
         cpu_ms = median(getattr(one, name).cpu_ns for one in rounds) / 1e6
         rows.append([who, f"{cpu_ms:,.0f}", f"{before:,.0f}", f"{peak:,.0f}", f"{peak - before:,.0f}"])
     return Table(head=["process", "CPU ms", "MB resident before", "MB peak", "MB more"], rows=rows)
+
+
+#: Who may notice a snapshot, and what is shown of it.
+_WHO = {
+    "writer": "primary: from one change to the next",
+    "reader": "standby: from one read to the next",
+    "client": "Redis: an answer to somebody else",
+}
+
+
+def _felt_table(rounds: list[Felt]) -> Table:
+    rows = [[what, *(_spread([getattr(one, who)[place] for one in rounds]) for place in (0, 1))]
+            for who, what in _WHO.items()]  # fmt: skip
+    return Table(head=["felt: the worst, ms", "calm", "during"], rows=rows)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def _memory_table(published: list[Round], felt: list[Felt], document_mb: float) -> Table:
+    cases = {
+        "primary": [one.published.after.peak_mb - one.published.before.resident_mb for one in published],
+        "primary, with a writer": [one.primary_mb for one in felt],
+        "standby that had nothing": [one.restored.after.peak_mb - one.restored.after.resident_mb for one in published],
+        "standby that had an old state": [one.standby_mb for one in felt],
+    }
+    rows = [[name, _spread(each), f"{median(each) / document_mb:.2f}"] for name, each in cases.items()]
+    return Table(head=["memory beyond the states", "MB", "x the JSON"], rows=rows)

@@ -172,6 +172,10 @@ class Checkpoint:
         staged = self._saved.staged
         return bodies_in(self._rows_of_now(), staged.number, staged.run.rows, self.path)
 
+    def staged_part(self, part: int) -> bytes:
+        """One of these bodies. Raises `CheckpointError`, also if it is not there, or not any more."""
+        return next(bodies_in(self._rows_of_now(), self._saved.staged.number, part + 1, self.path, start=part))
+
     def _rows_of_now(self) -> Rows:
         """Reads rows as long as they belong to the present payload: `staged.number` moves when another becomes it."""
         number = self._saved.staged.number

@@ -279,7 +279,7 @@ def _fits(value: object, kind: type) -> bool:
 
 def parts_under_way(view: View) -> int:
     """How many parts a file has staged if this is its view."""
-    return view.snapshot.next_part if view.snapshot is not None and not view.snapshot.complete else 0
+    return view.snapshot.next_part if view.snapshot is not None and view.follows_snapshot else 0
 
 
 # --- checking a file --------------------------------------------------------------------------------------------------
@@ -396,9 +396,9 @@ def changes_in(rows: Rows, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
             yield record
 
 
-def bodies_in(rows: Rows, snapshot: int, count: int, path: Path) -> Iterator[bytes]:
-    """The bodies of the first `count` parts of the snapshot with this number."""
-    for part in range(count):
+def bodies_in(rows: Rows, snapshot: int, count: int, path: Path, start: int = 0) -> Iterator[bytes]:
+    """The bodies of the first `count` parts of the snapshot with this number, but for those before `start`."""
+    for part in range(start, count):
         found = rows("SELECT body FROM part WHERE (snapshot, part) = (?, ?)", (snapshot, part))
         if not found:
             raise CheckpointError(path=path, problem=REPLACED)

@@ -276,8 +276,10 @@ class Keeper:
         elif member.owes_snapshot(look.peers.values()):
             self._publish_aside("a node needs one")
         elif member.leads and self.snapshot_asked_by:
-            if self._publish_aside("asked by " + self.snapshot_asked_by):
-                self.snapshot_asked_by = ""
+            # Forgotten before it begins: who asks from then on may want what is not in that one.
+            asked_by, self.snapshot_asked_by = self.snapshot_asked_by, ""
+            if not self._publish_aside("asked by " + asked_by):
+                self.snapshot_asked_by = self.snapshot_asked_by or asked_by
         elif member.leads and self._replica.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
 

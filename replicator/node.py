@@ -203,6 +203,7 @@ class Node:
             self._log.close()
             return
         self._wake()
+        self._replica.close()
         # With the turn nothing is half done; nobody gets it back.
         has_turn = self._replica.turn.acquire(timeout=2 * self._lease.length_s)
         member = self._replica.member

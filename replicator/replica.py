@@ -5,8 +5,8 @@ Three locks, and what each one means:
  1. `turn`   who may move the view. A standby holds it while it folds what it read; the primary from before it sends a
              record until it has folded it. So nothing is ever folded twice, or by a node that just lost its term.
  2. `_disk`  who writes the checkpoint. Saves happen in the order of the folds.
- 3. `lock`   the state: `apply` and `restore` run under it, and so do readers. What folding moves of the member moves
-             under it too, so a reader finds state and position together.
+ 3. `lock`   the state: `apply` runs under it, and so do readers. What folding moves of the member moves under it too,
+             so a reader finds state and position together. A restore builds without it, and takes it for the swap.
 
 The turn is always taken first; `moved`, for the member alone and for a moment, last.
 
@@ -16,6 +16,9 @@ applies what is in the log and saves a little later (`flush`), except for its te
 A save is with the system at once, so no kill undoes it. Changes and parts are synced to the disk a moment later (by
 `flush`, too) unless somebody waits for that, everything else at once: a power cut may cost a node its last moment, and
 no term.
+
+A snapshot that this node needs is decoded while its parts still arrive (`restore.py`). What is built so far is dropped
+when the snapshot breaks off. A node in sync decodes none, but for one that replaces the history.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -33,9 +37,11 @@ from .core.codec import SnapshotDecoder, decode_changes
 from .core.fold import Verdict, View
 from .core.ids import ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
+from .core.parts import Progress
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Reply
-from .errors import ChangeRejected, CheckpointError, CorruptRecord, Stalled
+from .errors import ChangeRejected, CorruptRecord, Stalled
+from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, run
 from .state import ReplicatedState, State
 
 __all__ = ["Replica"]
@@ -63,7 +69,7 @@ class Replica:
         self.state = state
         self.turn = threading.Lock()
         self.lock = threading.Lock()
-        #: Held while the member moves, notified once it has. A restore does not hold it: the node still reports.
+        #: Held while the member moves, notified once it has.
         self.moved = threading.Condition()
         #: Why this node applies nothing any more, if it does not: a bug in the application.
         self.stalled = ""
@@ -77,6 +83,10 @@ class Replica:
         self._reader = 0
         self._disk = threading.Lock()
         self._unsaved: deque[Step] = deque()
+        #: What is built of the snapshot that passes by, if this node needs it, or the newest that was dropped.
+        self._restoring: Restoring | None = None
+        self._restores: Progress | None = None
+        self._closed = False
         self._checkpoint = checkpoint
         self.member = self._load(me)
 
@@ -102,12 +112,13 @@ class Replica:
         return Member(me=me, view=loaded.view, previous_boot=loaded.boot)
 
     def _restore_own(self, pieces: Iterable[Any], view: View) -> None:
-        try:
-            self.state.restore(pieces)
-        except CheckpointError:
-            raise
-        except Exception as error:
-            raise Stalled(id=view.position.id, problem=repr(error)) from error
+        with HeldCollector() as collector:
+            if self._checkpoint.payload_bytes >= HOLD_COLLECTOR_FROM_BYTES:
+                collector.hold()
+            try:
+                run(self.state, pieces, nullcontext)  # it is saved, and nobody reads yet
+            except Failed as failed:
+                raise Stalled(id=view.position.id, problem=failed) from failed.__cause__
 
     # --- readers -----------------------------------------------------------------------------------------------------
 
@@ -145,6 +156,8 @@ class Replica:
                     continue
                 verdict, after = member.fold(record)
                 step = Step(record, verdict, after.view)
+                if self._restores is not None:
+                    self._drop_unless(after.view.snapshot)
                 self._tell(step, member.view)
                 if verdict is Verdict.RESTORE:
                     self._carry_out(work, member)
@@ -177,9 +190,54 @@ class Replica:
                         raise
                 before = step.view
             self._adopt(member)
+        self._build(work)
+
+    # --- snapshots that it needs -------------------------------------------------------------------------------------
+
+    def _build(self, saved: Sequence[_Work]) -> None:
+        """Decode what was saved of a snapshot that this node needs, or that replaces what it has, on another thread."""
+        progress = saved[-1].step.view.snapshot
+        if progress is None or progress.complete:
+            return
+        key = _without_place(progress)
+        for (record, verdict, view), _ in saved:
+            if not isinstance(record, PartRecord) or view.snapshot is None or _without_place(view.snapshot) != key:
+                continue
+            if verdict is Verdict.NEED_SNAPSHOT or (verdict is Verdict.SKIP and record.replaces):
+                if self._restores is None:
+                    self._begin(record, key)
+                assert self._restoring is not None
+                self._restoring.feed(record)
+
+    def _begin(self, part: PartRecord, key: Progress) -> None:
+        self._restores = key
+        self._restoring = Restoring(
+            self.state,
+            part,
+            read=self._checkpoint.staged_part,
+            spoilt=partial(self._spoilt, part.id),
+            after=self._restoring,
+        )
+        if self._closed:
+            self._restoring.drop()
+
+    def _drop_unless(self, progress: Progress | None) -> None:
+        """Drop what is built, unless it is of the snapshot that the view follows."""
+        if progress is not None and self._restores == _without_place(progress):
+            return
+        self._restores = None
+        if self._restoring is not None:
+            self._restoring.drop()
+
+    def close(self) -> None:
+        """The node stops: a restore that is under way is given up, and done at the next start."""
+        self._closed = True
+        restoring = self._restoring
+        if restoring is not None:
+            restoring.drop()
 
     def _restore(self, step: Step, before: View, after: Member) -> None:
-        """Rebuild the state from the parts that the checkpoint has, and this last one."""
+        """Put the snapshot that this last part completes in the place of the state."""
         last = step.record
         assert isinstance(last, PartRecord)
         self.flush()  # what this node wrote last, while it led, belongs into a fork as well
@@ -192,9 +250,10 @@ class Replica:
                 fork,
             )
         try:
-            with self.lock:
-                self._rebuild(last, chain(self._checkpoint.staged(), [last.body]), save=step)
-                self._adopt(after)
+            self._rebuild(last, ending=partial(self._saved_and_swapped, step, after))
+        except Dropped:
+            logger.info("stopping before the snapshot of %s that ends at %s was restored", last.node, last.id)
+            return
         except CorruptRecord as problem:
             # The state is what it was. Pass the snapshot by: out of sync behind it, this node will get another one.
             logger.error("%s; waiting for another snapshot", problem)
@@ -205,29 +264,53 @@ class Replica:
             return
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
-    def _rebuild(self, last: PartRecord, bodies: Iterable[bytes], *, save: Step | None = None) -> None:
-        """Restore the state; with `save`, once that is on disk.
+    def _rebuild(self, last: PartRecord, *, ending: Ending, bodies: Iterable[bytes] | None = None) -> None:
+        """Restore the state from `bodies`, or else from the parts that the checkpoint has, and this last one.
 
-        Raises `CorruptRecord` or `CheckpointError` (it is what it was), or `Stalled` if the application fails.
+        Raises `CorruptRecord` or `CheckpointError` (it is what it was), `Dropped`, or `Stalled` if the application
+        fails.
         """
-        pieces = SnapshotDecoder(last.codec, last.digest, id_=str(last.id)).pieces(bodies)
-        if save is not None:
-            pieces = self._saved_at_their_end(pieces, save)
+        restoring, under_way = self._restoring, self._restores is not None
+        self._restores = None
         try:
-            self.state.restore(pieces)
-            for _ in pieces:  # what restore() did not want to see
-                pass
-        except (CorruptRecord, CheckpointError):
-            raise
-        except Exception as error:
-            logger.exception("restore() failed at %s", last.id)
-            raise self._stall(last.id, error) from error
-        self.applied_at = last.at
+            if restoring is not None and under_way:
+                restoring.complete(last, ending)
+                return
+            if restoring is not None:
+                restoring.join()
+            decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id))
+            with HeldCollector() as collector:
+                every = chain(self._checkpoint.staged(), [last.body]) if bodies is None else bodies
+                run(self.state, decoder.pieces(collector.watching(every)), ending)
+        except Failed as failed:
+            raise self._fail(last.id, failed) from failed.__cause__
+        finally:
+            self._restoring = None  # not before: `close` looks for it
 
-    def _saved_at_their_end(self, pieces: Iterator[Any], step: Step) -> Iterator[Any]:
+    @contextmanager
+    def _saved_and_swapped(self, step: Step, after: Member) -> Iterator[None]:
         # When the pieces proved right, and before the state swaps them in: a disk that refuses leaves it as it was.
-        yield from pieces
         self._save([step])
+        with self.lock:
+            yield
+            self._adopt(after)
+            self.applied_at = step.record.at
+
+    @contextmanager
+    def _swapped(self, step: Step, after: Member) -> Iterator[None]:
+        # What this node wrote itself is in the log, and on its disk a little later.
+        with self.lock:
+            yield
+            self._unsaved.append(step)
+            self._adopt(after)
+            self.applied_at = step.record.at
+
+    def _spoilt(self, id_: RecordId, failed: Failed) -> None:
+        self._fail(id_, failed)
+
+    def _fail(self, id_: RecordId, failed: Failed) -> Stalled:
+        logger.error("restore() failed at %s", id_, exc_info=failed.__cause__ or failed)
+        return self._stall(id_, failed)
 
     def _tell(self, step: Step, before: View) -> None:
         record, verdict = step.record, step.verdict
@@ -251,18 +334,20 @@ class Replica:
         of one that replaces the state; without, the checkpoint is asked for those before it.
         """
         verdict, after = self.member.fold(record)
-        if verdict is Verdict.RESTORE and not bodies:
-            self.flush()
-            bodies = [*self._checkpoint.staged(), record.body]
+        if verdict is Verdict.RESTORE:
+            assert isinstance(record, PartRecord)
+            if not bodies:
+                self.flush()
+            self._drop_unless(None)
+            ending = partial(self._swapped, Step(record, verdict, after.view), after)
+            self._rebuild(record, ending=ending, bodies=bodies or None)
+            return []
         if verdict is Verdict.APPLY and changes is None:
             changes = _changes_of(record)
         results: list[Any] = []
         with self.lock:
             if verdict is Verdict.APPLY:
                 results = self._apply(record, changes or [])
-            elif verdict is Verdict.RESTORE:
-                assert isinstance(record, PartRecord)
-                self._rebuild(record, bodies)
             self._unsaved.append(Step(record, verdict, after.view))
             self._adopt(after)
         return results
@@ -349,7 +434,7 @@ class Replica:
         return results
 
     def _stall(self, id_: RecordId, error: BaseException) -> Stalled:
-        stalled = Stalled(id=id_, problem=repr(error))
+        stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else repr(error))
         self.stalled = str(stalled)
         return stalled
 
@@ -360,6 +445,11 @@ def _only_moves(step: Step) -> bool:
         assert isinstance(step.record, ChangeRecord)
         return not step.record.wants_acks
     return step.verdict is Verdict.SKIP
+
+
+def _without_place(progress: Progress) -> Progress:
+    """Which snapshot it is, and not how far it has passed by."""
+    return progress._replace(next_part=0, complete=False)
 
 
 def _changes_of(record: Record) -> list[Any]:

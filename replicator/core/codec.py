@@ -55,8 +55,9 @@ _LEVEL = 1
 #: One piece of a snapshot may not be larger than this, or one line of JSON could fill the memory of every standby.
 PIECE_BYTES_MAX = 256 * 1024 * 1024
 
-#: What the decoder hands to zstd in one go, and takes from it: bounds the memory of a decompression bomb.
-_CHUNK = 1024 * 1024
+#: What the decoder takes from zstd in one go: bounds the memory of a decompression bomb. A few pieces, so that they
+#: are decoded as they come and not many at a time.
+_CHUNK = 256 * 1024
 
 
 def digest_of(payload: bytes) -> str:
@@ -232,15 +233,16 @@ def _json_frame(piece: Any) -> bytes:
 class SnapshotDecoder:
     """The inverse: `pieces(bodies)` yields each piece as soon as its bytes are there, and checks the digest at the end.
 
-    Memory is bounded by the largest piece, whatever the bodies declare.
+    Memory is bounded by the largest piece, whatever the bodies declare. `digest` is in a snapshot's last part only: it
+    may be set until the last of the bodies was drawn.
     """
 
-    def __init__(self, codec: str, digest: str, *, id_: str) -> None:
+    def __init__(self, codec: str, digest: str = "", *, id_: str) -> None:
         if codec not in ("json+zstd", "raw+zstd"):
             raise CorruptRecord(id=id_, problem=f"its codec is {codec!r}: update replicator")
         self._lines = codec == "json+zstd"
         self._wanted = 0  # bytes until the next piece can be whole
-        self._digest = digest
+        self.digest = digest
         self._id = id_
         self._hash = xxhash.xxh3_128()
 
@@ -257,21 +259,41 @@ class SnapshotDecoder:
                 raise CorruptRecord(id=self._id, problem="a piece of the snapshot is too large")
             if held < self._wanted or (self._lines and b"\n" not in chunk):
                 continue
-            try:
-                pieces, left = self._split(b"".join(rest))
-            except ValueError as error:
-                raise CorruptRecord(id=self._id, problem=f"a piece of the snapshot is not JSON ({error})") from None
+            frames, left = self._split(b"".join(rest))
             rest, held = [left], len(left)
-            yield from pieces
-        if held or self._hash.hexdigest() != self._digest:
+            yield from map(self._piece, frames)
+        if held or self._hash.hexdigest() != self.digest:
             raise CorruptRecord(id=self._id, problem="the snapshot's digest does not fit its parts: it was damaged")
 
-    def _split(self, data: bytes) -> tuple[list[Any], bytes]:
+    def _split(self, data: bytes) -> tuple[list[bytes], bytes]:
         if self._lines:
-            return _split_lines(data)
-        pieces, left = _split_frames(data)
+            *frames, left = data.split(b"\n")
+            return frames, left
+        frames, left = self._split_raw(data)
         self._wanted = 4 + int.from_bytes(left[:4], "big") if len(left) >= 4 else 4
-        return pieces, left
+        return frames, left
+
+    def _split_raw(self, data: bytes) -> tuple[list[bytes], bytes]:
+        frames: list[bytes] = []
+        start = 0
+        while len(data) - start >= 4:
+            size = int.from_bytes(data[start : start + 4], "big")
+            if size > PIECE_BYTES_MAX:
+                raise CorruptRecord(id=self._id, problem=f"a piece of the snapshot has {size} bytes")
+            if len(data) - start - 4 < size:
+                break
+            frames.append(data[start + 4 : start + 4 + size])
+            start += 4 + size
+        return frames, data[start:]
+
+    def _piece(self, frame: bytes) -> Any:
+        # One at a time, when it is asked for: a million values that nobody has looked at yet are nothing but memory.
+        if not self._lines:
+            return frame
+        try:
+            return orjson.loads(frame)
+        except ValueError as error:
+            raise CorruptRecord(id=self._id, problem=f"a piece of the snapshot is not JSON ({error})") from None
 
     def _unpack(self, bodies: Iterable[bytes]) -> Iterator[bytes]:
         unpacker = zstd.ZstdDecompressor()
@@ -289,22 +311,3 @@ class SnapshotDecoder:
             raise CorruptRecord(id=self._id, problem=f"the snapshot is not zstd ({error})") from None
         if not unpacker.eof or unpacker.unused_data:
             raise CorruptRecord(id=self._id, problem="the snapshot is not one whole zstd frame")
-
-
-def _split_lines(data: bytes) -> tuple[list[Any], bytes]:
-    lines = data.split(b"\n")
-    return [orjson.loads(line) for line in lines[:-1]], lines[-1]
-
-
-def _split_frames(data: bytes) -> tuple[list[Any], bytes]:
-    pieces: list[Any] = []
-    start = 0
-    while len(data) - start >= 4:
-        size = int.from_bytes(data[start : start + 4], "big")
-        if size > PIECE_BYTES_MAX:
-            raise ValueError(f"a piece of {size} bytes")
-        if len(data) - start - 4 < size:
-            break
-        pieces.append(data[start + 4 : start + 4 + size])
-        start += 4 + size
-    return pieces, data[start:]

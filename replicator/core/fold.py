@@ -70,6 +70,11 @@ class View(NamedTuple):
     cursor: Position = ORIGIN
     snapshot: Progress | None = None
 
+    @property
+    def follows_snapshot(self) -> bool:
+        """Whether parts pass by of which not all were seen yet."""
+        return self.snapshot is not None and not self.snapshot.complete
+
     def left_behind(self, id: RecordId) -> RecordId | None:
         """Where the history in the state parted from the one that has `id`; None: it has it, or may still get it."""
         return left_behind(id, self.ends, self.position.id, self.term)

@@ -26,9 +26,24 @@ class ReplicatedState(Protocol):
         ...
 
     def restore(self, pieces: Iterable[Any]) -> None:
-        """Become the state that `pieces` (as `snapshot` gave them) describe. Build it aside, then swap it in.
+        """Become the state that `pieces` (as `snapshot` gave them) describe: draw them all, build aside, then swap.
 
-        If `pieces` or this method raises, the state must still be what it was. Called under the node's lock.
+            def restore(self, pieces):
+                flags = {}                      # aside, and without the node's lock: readers go on with the old state
+                for piece in pieces:            # the loop ends when all of it proved right and is on disk
+                    flags.update(piece)
+                self.flags = flags              # under the node's lock: be quick
+
+        Called by one thread at a time, which may be one of the node's own, WITHOUT the node's lock, and possibly while
+        the pieces still arrive: drawing one may take seconds, and `apply` may be called meanwhile. The end of the
+        pieces comes once their digest was right and the node's disk has them, and it takes the node's lock, which is
+        given back when this method returns. So only what follows the last piece may touch the state; and if `pieces`
+        raise (the snapshot was damaged or broke off, the disk refused, the node stops), let that pass. The state must
+        then still be what it was, and so it must if this method raises.
+
+        The node stalls if this method raises at pieces that are right, if it returns before their end, or if it
+        returns although they raised. Freeing a large old state in one go holds up every thread: see
+        `replicator.state.release.let_go`.
         """
         ...
 

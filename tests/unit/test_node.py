@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import replicator.keeper
+import replicator.primary
 import replicator.replica
 from replicator import (
     ChangeRejected,
@@ -38,8 +39,10 @@ from replicator import (
 from replicator.checkpoint import Checkpoint
 from replicator.core import life
 from replicator.core.ids import ERA, Writer
-from replicator.core.replies import Claim, Reply
+from replicator.core.replies import Batch, Claim, Reply
 from replicator.keeper import Keeper
+from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
+from replicator.testing import MemoryLog
 from tests.integration.worlds import Author, lead, promote
 from tests.kv import (
     KV,
@@ -951,6 +954,99 @@ class TestSnapshots:
         asked()
         again()
         eventually(lambda: group.server.look().head.snapshot_at >= RecordId(1, 3))
+
+    def test_a_change_that_waits_for_a_part_is_woken_when_it_was_sent(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # given a primary in the middle of sending a part, and a change that found the turn taken
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        sending, go_on = threading.Event(), threading.Event()
+
+        def wait(record: Any) -> Reply:
+            sending.set()
+            assert go_on.wait(PATIENCE_S)
+            return log.execute(record)
+
+        log.faults.append(wait)
+        published = in_thread(a.publish)
+        assert sending.wait(PATIENCE_S)
+        monkeypatch.setattr(replicator.primary, "LOOK_AGAIN_S", 1000.0)  # it does not look again by itself
+        submitted = in_thread(lambda: a.submit(push("x"), timeout_s=1000.0))
+        eventually(lambda: a._primary._queue, "the change in the queue")
+        time.sleep(0.05)
+        # when
+        go_on.set()
+        # then
+        assert submitted() == 1
+        published()
+
+    def test_a_node_that_stops_while_it_restores_does_so_at_its_next_start(self, group: Group) -> None:
+        # given a standby whose restore takes its time: it is past its first piece, and has all of the log
+        a = group.primary("a")
+        for key, value in large().items():
+            a.submit(put(key, value))
+        a.publish()
+        group.server._write(entries=group.server.state.entries[-2:])
+        restores, go_on = threading.Event(), threading.Event()
+
+        class Slow(KV):
+            def restore(self, pieces: Any) -> None:
+                def slowly() -> Iterator[Any]:
+                    for piece in pieces:
+                        yield piece
+                        restores.set()
+                        assert go_on.wait(PATIENCE_S)
+
+                super().restore(slowly())
+
+        b = group.node("b", state=Slow())
+        a.publish()
+        assert restores.wait(PATIENCE_S)
+        with b.reading() as state:
+            assert state.data == {}
+        # when
+        stopped = in_thread(b.stop)
+        eventually(lambda: b._replica._closed)
+        go_on.set()
+        stopped()
+        # then
+        assert b._state.data == {}
+        again = group.node("b", state=KV())
+        in_step(a, again)
+        assert document(again) == document(a)
+
+    def test_while_parts_pass_by_few_records_are_read_at_once(self, group: Group) -> None:
+        # given
+        asked: list[tuple[bool, int]] = []
+
+        class Counting(MemoryLog):
+            def read(self, after: RecordId | None, **options: Any) -> Batch:
+                asked.append((b._replica.member.view.follows_snapshot, options["count"]))
+                return super().read(after, **options)
+
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        for key, value in large().items():
+            a.submit(put(key, value))
+        b = group.new_node("b", log=Counting(group.server))
+        b.start()
+        in_step(a, b)
+        go_on = threading.Event()
+
+        def wait(record: Any) -> Reply:
+            eventually(lambda: (True, PARTS_AT_ONCE) in asked, "a read of few")
+            go_on.set()
+            return log.execute(record)
+
+        # when a snapshot passes by, whose second part waits until the standby has the first
+        log.faults.extend([log.execute, wait])
+        a.publish()
+        a.submit(push("x"))
+        in_step(a, b)
+        # then
+        assert go_on.is_set()
+        assert set(asked) == {(True, PARTS_AT_ONCE), (False, RECORDS_AT_ONCE)}
 
     def test_a_snapshot_that_is_interrupted_by_a_replacement_is_not_restored(self, group: Group) -> None:
         log = group.faulty_log()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import itertools
+import time
 from typing import Any
 
 import orjson
@@ -16,8 +17,10 @@ from bench.registry_data import generate
 from replicator.errors import ChangeRejected
 from replicator.state import State
 from replicator.state.registry import (
+    NETWORKS_PER_PIECE,
     NODES_PER_PIECE,
     OPERATIONS,
+    PAIRS_PER_PIECE,
     Conflict,
     InvalidDocument,
     Registry,
@@ -107,16 +110,48 @@ def test_a_snapshot_shows_the_state_as_it_was_when_it_was_taken(registry: Regist
     assert encoded(registry) != before
 
 
-def test_nodes_are_cut_into_pieces_of_a_hundred() -> None:
+def test_what_there_is_many_of_is_cut_into_pieces() -> None:
     # given
     registry = Registry()
-    for _ in range(2 * NODES_PER_PIECE + 1):
+    for node in range(1, PAIRS_PER_PIECE + 3):
         registry.apply({"op": "register"})
+        if node > 1:
+            registry.apply({"op": "trust", "a": 1, "b": node})
+    for number in range(NETWORKS_PER_PIECE + 1):
+        registry.apply({"op": "create_network", "name": f"n{number}", "creator": number + 1})
     # when
     head, *chunks = registry.snapshot()
     # then
-    assert "nodes" not in head
-    assert [len(chunk["nodes"]) for chunk in chunks] == [NODES_PER_PIECE, NODES_PER_PIECE, 1]
+    assert set(head) == {"version", "next_node", "next_net"}
+    assert [(name, len(chunk[name])) for chunk in chunks for name in chunk] == [
+        *[("nodes", NODES_PER_PIECE)] * (PAIRS_PER_PIECE // NODES_PER_PIECE),
+        ("nodes", 2),
+        ("networks", NETWORKS_PER_PIECE),
+        ("networks", 1),
+        ("trust_pairs", PAIRS_PER_PIECE),
+        ("trust_pairs", 1),
+    ]
+    other = Registry()
+    other.restore([head, *chunks])
+    assert encoded(other) == encoded(registry)
+    assert b"".join(other.document(0)) == b"".join(registry.document(0))
+
+
+def test_networks_that_change_while_a_snapshot_is_drawn_are_in_it_as_they_were(registry: Registry) -> None:
+    # given a snapshot that was begun, and another one after a first change
+    before = encoded(registry)
+    first = registry.snapshot()
+    registry.apply({"op": "join", "network": 0, "node": 3})
+    between = encoded(registry)
+    second = registry.snapshot()
+    # when everything that is in a network's dicts moves
+    registry.apply({"op": "leave", "network": 0, "node": 3})
+    registry.apply({"op": "join", "network": 0, "node": 3, "role": "late"})
+    registry.apply({"op": "deregister", "id": 1})
+    # then
+    assert [orjson.dumps(piece) for piece in first] == before
+    assert [orjson.dumps(piece) for piece in second] == between
+    assert encoded(registry) != between != before
 
 
 def test_a_restore_that_fails_leaves_the_state_as_it_was(registry: Registry) -> None:
@@ -570,12 +605,90 @@ def test_a_document_that_is_not_a_registry_is_refused_with_the_path_of_what_is_w
     assert encoded(registry) == before
 
 
-def test_a_later_piece_holds_nodes_and_each_node_once(registry: Registry) -> None:
-    with pytest.raises(InvalidDocument):
-        registry.restore([{}, {"networks": {}}])
-    with pytest.raises(InvalidDocument) as twice:
-        registry.restore([{}, {"nodes": {"1": {}}}, {"nodes": {"1": {}}}])
-    assert twice.value.field == "nodes.1"
+@pytest.mark.parametrize("piece", [{}, [], {"version": 1}, {"nodes": {}, "networks": {}}])
+def test_a_later_piece_holds_entries_of_one_kind(registry: Registry, piece: Any) -> None:
+    with pytest.raises(InvalidDocument, match="one of nodes, networks, trust_pairs"):
+        registry.restore([{}, piece])
+
+
+@pytest.mark.parametrize("kind", ["nodes", "networks"])
+def test_nothing_is_in_two_pieces(registry: Registry, kind: str) -> None:
+    with pytest.raises(InvalidDocument, match="is there twice") as twice:
+        registry.restore([{}, {kind: {"1": {}}}, {kind: {"1": {}}}])
+    assert twice.value.field == f"{kind}.1"
+
+
+def usual(node: int, **members: Any) -> dict[str, Any]:
+    """A record as the check by columns takes it."""
+    record = {"id": node, "public_key": key(node % 256), "hostname": f"h{node}", "networks": [0], "tags": ["a"]}
+    return {**record, "lan_addrs": ["b"], **members}
+
+
+@pytest.mark.parametrize(
+    ("key_", "record", "path"),
+    [
+        ("2", usual(2, owner=5), "nodes.2.owner"),
+        ("2", usual(2, hostname=["h"]), "nodes.2.hostname"),
+        ("2", usual(2, public=1), "nodes.2.public"),
+        ("2", usual(2, id=True), "nodes.2.id"),
+        ("2", usual(2, tags={"a": 1}), "nodes.2.tags"),
+        ("2", usual(2, tags=[1]), "nodes.2.tags"),
+        ("2", usual(2, lan_addrs=["a", None]), "nodes.2.lan_addrs"),
+        ("2", usual(2, networks=["0"]), "nodes.2.networks"),
+        ("2", usual(2, networks=[True]), "nodes.2.networks"),
+        ("2", usual(2, networks=[0, -1]), "nodes.2.networks"),
+        ("2", usual(2, networks=[2**53]), "nodes.2.networks"),
+        ("2", usual(3), "nodes.2.id"),
+        ("02", usual(2), "nodes.02"),
+        ("-2", usual(-2), "nodes.-2"),
+        ("x", usual(2), "nodes.x"),
+        (str(2**53), usual(2, id=2**53), f"nodes.{2**53}"),
+        ("2", [], "nodes.2"),
+        ("2", usual(2, public_key=key(1)), "nodes.2.public_key"),
+        ("2", usual(2, hostname="h1"), "nodes.2.hostname"),
+        ("2", usual(2, public_key=key(9)), "nodes.2.public_key"),
+        ("2", usual(2, hostname="h9"), "nodes.2.hostname"),
+    ],
+)
+def test_one_wrong_record_among_usual_ones_is_found(registry: Registry, key_: str, record: Any, path: str) -> None:
+    # given a piece that was right, and one with the wrong record in its middle
+    before = encoded(registry)
+    piece = {"1": usual(1), key_: record, "5": usual(5)}
+    # then it is named, and nothing else is
+    with pytest.raises(InvalidDocument) as wrong:
+        registry.restore([{}, {"nodes": {"9": usual(9)}}, {"nodes": piece}])
+    assert wrong.value.field == path
+    assert encoded(registry) == before
+
+
+def test_records_are_taken_one_by_one_where_they_are_not_as_usual_and_nothing_is_lost() -> None:
+    # given records that the check by columns passes on: nothing in them is wrong, but an id or a list is not there
+    nodes: dict[str, Any] = {"7": {"hostname": "a"}, "3": {"id": 3, "tags": None, "public_key": "", "networks": [4]}}
+    # when
+    registry = loaded({"nodes": nodes, "networks": {}})
+    # then
+    assert {str(node): record for node, record in registry.nodes().items()} == nodes
+    assert registry.node_by_hostname("a") == nodes["7"]
+    assert next(registry.snapshot())["next_net"] == 5
+
+
+def test_a_large_state_that_is_replaced_is_let_go_of_and_what_was_drawn_of_it_stays() -> None:
+    # given
+    registry = Registry()
+    for _ in range(10 * NODES_PER_PIECE):
+        registry.apply({"op": "register"})
+    before = encoded(registry)
+    snapshot = registry.snapshot()
+    old = registry._tables
+    # when
+    registry.restore([{}])
+    # then
+    deadline = time.monotonic() + 20
+    while old.nodes or old.ascending:
+        assert time.monotonic() < deadline, "the old nodes are still there"
+        time.sleep(0.005)
+    assert [orjson.dumps(piece) for piece in snapshot] == before
+    assert len(registry) == 0
 
 
 # --- Pages ---------------------------------------------------------------------------------------------------------

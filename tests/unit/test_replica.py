@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +19,14 @@ from replicator.checkpoint_file import Stored
 from replicator.core.codec import SnapshotEncoder, encode_changes
 from replicator.core.fold import Holder, Verdict, View
 from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from replicator.core.parts import Cutter
 from replicator.core.records import PartRecord, Record, seal_change, seal_part
 from replicator.core.replies import Code, Reply
 from replicator.replica import Replica
+from replicator.restore import Dropped
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import Author, lead
-from tests.kv import KV, push
+from tests.kv import KV, PATIENCE_S, eventually, in_thread, push
 
 ME = Writer("b", "boot-b")
 
@@ -73,6 +78,56 @@ def snapshot_of(
         codec=encoder.codec, digest=digest or encoder.digest, part=0, parts=1, as_of=author.position,
         changed=ZERO_ID, replaces=replaces, ends=ends, body=body,
     )  # fmt: skip
+
+
+def parts_of(author: Author, pieces: list[Any], *, digest: str = "", replaces: bool = False) -> list[PartRecord]:
+    """The same in several parts. They follow what the author wrote; the author is behind them then."""
+    encoder, cutter = SnapshotEncoder(), Cutter(60_000)
+    bodies = [body for piece in pieces for body in cutter.feed(encoder.feed(piece))]
+    bodies += [*cutter.feed(encoder.finish()), cutter.finish()]
+    as_of, records = author.position, []
+    for part, body in enumerate(bodies):
+        last = part + 1 == len(bodies)
+        record = seal_part(
+            writer=author.writer, term=author.term, after=author.position, n=author.position.id.n + 1, at=0,
+            codec=encoder.codec, digest=(digest or encoder.digest) if last else "", part=part,
+            parts=len(bodies) if last else 0, as_of=as_of, changed=ZERO_ID, replaces=replaces, ends=(), body=body,
+        )  # fmt: skip
+        author.position = record.position
+        records.append(record)
+    assert len(records) > 4
+    return records
+
+
+def pieces_of(count: int = 12) -> list[Any]:
+    """Pieces of a `KV`, 80 kB each, that do not compress well."""
+    return [["pushed", ["new"]], *(["data", f"{number:02}", os.urandom(40_000).hex()] for number in range(count))]
+
+
+class Watched(KV):
+    """Shows how far its restores are, and how they ended. `gate`: what a restore waits for before its first piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[int] = []
+        self.ended: list[Any] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def restore(self, pieces: Any) -> None:
+        self.drawn.append(0)
+        assert self.gate.wait(PATIENCE_S)
+        try:
+            super().restore(self._counted(pieces))
+        except BaseException as error:
+            self.ended.append(error)
+            raise
+        self.ended.append(None)
+
+    def _counted(self, pieces: Any) -> Iterator[Any]:
+        for piece in pieces:
+            self.drawn[-1] += 1
+            yield piece
 
 
 class TestTake:
@@ -220,7 +275,7 @@ class TestSnapshots:
         assert not replica.member.view.in_sync
         assert replica.stalled == ""
 
-    def test_a_restore_that_reads_only_the_beginning_is_checked_and_saved_all_the_same(
+    def test_a_restore_that_reads_only_the_beginning_stalls_the_node_and_nothing_is_saved(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
     ) -> None:
         class Lazy(KV):
@@ -229,11 +284,12 @@ class TestSnapshots:
 
         replica = make(state=Lazy())
         replica.take(all_of(log))
-        replica.take([snapshot_of(author, [["pushed", ["x"]], ["data", "k", 1]], replaces=True)])
-        assert replica.member.view.position.id == RecordId(1, 2)
+        before = replica.member.view
+        with pytest.raises(Stalled, match="draw them to the end"):
+            replica.take([snapshot_of(author, [["pushed", ["x"]], ["data", "k", 1]], replaces=True)])
         loaded = replica._checkpoint.load()
         assert loaded is not None
-        assert loaded.view == replica.member.view
+        assert loaded.view == replica.member.view == before
 
     def test_a_snapshot_that_follows_is_kept_as_the_payload_and_changes_nothing(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -244,6 +300,228 @@ class TestSnapshots:
         assert replica.take([snapshot_of(author, [["pushed", ["x"]]])]) == [Verdict.SKIP]
         assert replica._checkpoint.payload_bytes > 0
         assert replica._checkpoint.changes_bytes == 0
+
+
+class TestSnapshotsInParts:
+    def behind(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica], **options: Any
+    ) -> tuple[Replica, Watched]:
+        """A replica with a state of its own that misses a record, and knows it."""
+        state = Watched()
+        author.append(push("old"))
+        replica = make(state=state, **options)
+        replica.take(all_of(log))
+        author.append(push("missed"))
+        author.append(push("seen"))
+        assert replica.take(all_of(log)[-1:]) == [Verdict.NEED_SNAPSHOT]
+        return replica, state
+
+    def test_it_is_decoded_while_parts_arrive_and_swapped_in_with_the_last_one(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        pieces = pieces_of()
+        *parts, last = parts_of(author, pieces)
+        before = replica.member.view.position
+        for part in parts:
+            replica.take([part])
+        eventually(lambda: state.drawn and state.drawn[0] > len(pieces) / 2, "half of the pieces")
+        with replica.reading() as read:  # nobody waits meanwhile
+            assert (read.pushed, replica.member.view.position) == (["old"], before)
+        assert replica.take([last]) == [Verdict.RESTORE]
+        assert list(state.snapshot()) == pieces
+        assert (state.drawn, state.ended) == ([len(pieces)], [None])
+        again = make(state=Watched())
+        assert (list(again.state.snapshot()), again.member.view) == (pieces, replica.member.view)
+
+    def test_at_the_swap_all_of_it_is_on_disk_and_the_lock_is_held(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        parts = parts_of(author, pieces_of())
+        seen: list[Any] = []
+
+        def look() -> None:
+            loaded = replica._checkpoint.load()
+            assert loaded is not None
+            seen.append((loaded.view.in_sync, loaded.view.changed, replica.lock.locked(), replica.member.view.in_sync))
+
+        state.in_restore = look
+        replica.take(parts)
+        assert seen == [(True, ZERO_ID, True, False)]
+        assert not replica.lock.locked()
+
+    def test_no_reader_finds_the_new_state_at_the_old_position_or_the_other_way_round(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        old = replica.member.view.position
+        parts = parts_of(author, pieces_of())
+        seen: set[tuple[bool, bool]] = set()
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                with replica.reading() as found:
+                    seen.add((found.pushed == ["old"], replica.member.view.position == old))
+
+        readers = [in_thread(read) for _ in range(3)]
+        state.in_restore = lambda: time.sleep(0.02)  # the swap takes its time
+        for part in parts:
+            replica.take([part])
+        eventually(lambda: (False, False) in seen)
+        done.set()
+        for reader in readers:
+            reader()
+        assert seen == {(True, True), (False, False)}
+
+    def test_a_node_that_ends_in_the_middle_goes_on_with_what_it_saved(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, _ = self.behind(log, author, make)
+        pieces = pieces_of()
+        parts = parts_of(author, pieces)
+        replica.take(parts[:3])
+        replica.close()
+        again = make(state=Watched())
+        assert again.state.pushed == ["old"]
+        for part in parts[3:]:
+            again.take([part])
+        assert list(again.state.snapshot()) == pieces
+
+    def test_one_that_breaks_off_is_dropped_and_the_next_one_taken(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        replica.take(parts_of(author, pieces_of())[:4])
+        pieces = pieces_of()
+        parts = parts_of(author, pieces)
+        replica.take(parts[:3])
+        eventually(lambda: len(state.ended) == 1, "the end of the first")
+        assert isinstance(state.ended[0], Dropped)
+        assert (replica.stalled, state.pushed) == ("", ["old"])
+        replica.take(parts[3:])
+        assert list(state.snapshot()) == pieces
+
+    def test_one_that_a_new_term_ends_is_dropped(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        replica.take(parts_of(author, pieces_of())[:4])
+        lead(log, "c", boot="boot-c")
+        assert replica.take(all_of(log)[-1:]) == [Verdict.FOLLOW]
+        eventually(lambda: state.ended, "the end of it")
+        assert isinstance(state.ended[0], Dropped)
+        assert (replica.stalled, state.pushed) == ("", ["old"])
+
+    def test_this_node_may_take_the_term_in_the_middle_and_keeps_its_own_state(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        replica.take(parts_of(author, pieces_of())[:4])
+        lead(log, ME.node, boot=ME.boot)
+        assert replica.take(all_of(log)[-1:]) == [Verdict.LEAD_AFTER_REBASE]
+        eventually(lambda: state.ended, "the end of it")
+        assert (replica.member.holds_term, replica.stalled, state.pushed) == (True, "", ["old"])
+
+    def test_a_damaged_one_leaves_the_state_and_another_one_is_waited_for(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        for part in parts_of(author, pieces_of(), digest="0" * 32):
+            replica.take([part])
+        assert (replica.stalled, replica.member.view.in_sync, state.pushed) == ("", False, ["old"])
+        pieces = pieces_of()
+        replica.take(parts_of(author, pieces))
+        assert (replica.member.view.in_sync, list(state.snapshot())) == (True, pieces)
+
+    def test_a_restore_that_fails_stalls_the_node_once_the_snapshot_proved_right(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        class Refusing(Watched):
+            def _counted(self, pieces: Any) -> Iterator[Any]:
+                for number, piece in enumerate(pieces):
+                    if number == 1:
+                        raise ZeroDivisionError("oops")
+                    yield piece
+
+        state = Refusing()
+        author.append(push("old"))
+        replica = make(state=state)
+        replica.take(all_of(log))
+        author.append(push("missed"))
+        author.append(push("seen"))
+        replica.take(all_of(log)[-1:])
+        *parts, last = parts_of(author, pieces_of())
+        replica.take(parts)
+        eventually(lambda: state.ended, "the failure")
+        assert replica.stalled == ""
+        with pytest.raises(Stalled, match="oops"):
+            replica.take([last])
+        loaded = replica._checkpoint.load()
+        assert loaded is not None
+        assert (loaded.view.in_sync, state.pushed) == (False, ["old"])
+
+    def test_if_the_disk_refuses_at_the_end_nothing_moves_and_it_is_tried_again(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        pieces = pieces_of()
+        *parts, last = parts_of(author, pieces)
+        replica.take(parts)
+
+        def full(*args: Any, **options: Any) -> None:
+            raise CheckpointError(path="x", problem="full")
+
+        before = replica.member.view
+        with monkeypatch.context() as patched:
+            patched.setattr(replica._checkpoint, "save", full)
+            with pytest.raises(CheckpointError):
+                replica.take([last])
+        assert (replica.member.view, state.pushed, replica.stalled) == (before, ["old"], "")
+        assert replica.take([last]) == [Verdict.RESTORE]
+        assert list(state.snapshot()) == pieces
+
+    def test_a_node_that_stops_gives_it_up_and_restores_it_at_the_next_start(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        pieces = pieces_of()
+        *parts, last = parts_of(author, pieces)
+        state.gate.clear()
+        replica.take(parts)
+        before = replica.member.view
+        taken = in_thread(lambda: replica.take([last]))
+        replica.close()
+        state.gate.set()
+        taken()
+        assert (replica.member.view, state.pushed) == (before, ["old"])
+        again = make(state=Watched())
+        again.take([last])
+        assert list(again.state.snapshot()) == pieces
+
+    def test_a_node_in_sync_decodes_none(self, log: MemoryLog, author: Author, make: Callable[..., Replica]) -> None:
+        state = Watched()
+        replica = make(state=state)
+        replica.take(all_of(log))
+        for part in parts_of(author, pieces_of()):
+            assert replica.take([part]) == [Verdict.SKIP]
+        assert (state.drawn, replica._restoring) == ([], None)
+
+    def test_a_node_in_sync_builds_what_replaces_the_state_while_parts_arrive(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        state = Watched()
+        author.append(push("old"))
+        replica = make(state=state)
+        replica.take(all_of(log))
+        pieces = pieces_of()
+        *parts, last = parts_of(author, pieces, replaces=True)
+        replica.take(parts)
+        eventually(lambda: state.drawn and state.drawn[0] > len(pieces) / 2, "half of the pieces")
+        assert state.pushed == ["old"]
+        assert replica.take([last]) == [Verdict.RESTORE]
+        assert list(state.snapshot()) == pieces
 
 
 class TestCommit:

@@ -1,0 +1,39 @@
+"""Giving up a large state without holding anybody up.
+
+When the last reference to a large structure goes, Python frees all of it in one go, and every other thread of the
+process waits for the interpreter meanwhile. A state that was swapped out is therefore emptied in slices, on a thread of
+its own that sleeps between them.
+"""
+
+from __future__ import annotations
+
+import _thread
+import time
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["let_go"]
+
+#: Entries that are freed in one go: a fraction of a millisecond for records of a kilobyte.
+SLICE = 100
+
+#: What passes between two slices. 100,000 records are gone after about a second.
+PAUSE_S = 0.0005
+
+
+def let_go(*dicts: dict[Any, Any]) -> None:
+    """Empty these dicts, soon. Nobody else may have them: what has been handed out of them stays as it is."""
+    if sum(map(len, dicts)) <= SLICE:
+        for one in dicts:
+            one.clear()
+        return
+    # Not `threading.Thread`, whose `start` waits until the thread runs: the caller may hold the node's lock.
+    _thread.start_new_thread(_empty, (dicts,))
+
+
+def _empty(dicts: Iterable[dict[Any, Any]]) -> None:
+    for one in dicts:
+        while one:
+            for _ in range(min(SLICE, len(one))):
+                one.popitem()
+            time.sleep(PAUSE_S)

@@ -1,0 +1,31 @@
+"""Giving up large states in slices."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from replicator.state.release import SLICE, let_go
+from tests.kv import eventually
+
+
+def test_what_is_small_is_gone_at_once() -> None:
+    small = {number: [number] for number in range(SLICE)}
+    let_go(small, {})
+    assert small == {}
+
+
+def test_what_is_large_is_emptied_on_another_thread() -> None:
+    freed_by: set[int] = set()
+
+    class Entry:
+        def __del__(self) -> None:
+            freed_by.add(threading.get_ident())
+
+    kept = Entry()
+    large: dict[Any, Any] = {number: Entry() for number in range(5 * SLICE)} | {"kept": kept}
+    small = {1: 2}
+    let_go(large, small)
+    eventually(lambda: not large and not small, "the end of it")
+    assert threading.get_ident() not in freed_by
+    assert len(freed_by) == 1
