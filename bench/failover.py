@@ -13,9 +13,9 @@ from itertools import cycle
 from statistics import median
 from typing import Any, NamedTuple
 
-from bench.append import CHANGE_BYTES
 from bench.failover_node import NAMES, Acknowledged, Group, Writer, first_accepted
 from bench.harness import Report, Setting, Table, in_rounds, now_ns, percentile
+from bench.loads import CHANGE_BYTES
 from bench.peers import SENTINEL_DOWN_AFTER_MS, SentinelGroup, SyncObjGroup, syncobj_version
 from replicator import admin
 from replicator.node import BEAT_EVERY_S_MAX
