@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bench.binaries import NOT_INSTALLED, find_program
 from bench.charts import Bars
-from bench.harness import Report, Setting, Table, in_rounds, percentile, ratio
+from bench.harness import Report, Setting, Table, in_rounds, percentile
 from bench.loads import BATCH, CHANGE_BYTES, SUBMITTERS, Pace
 from bench.peers import syncobj_version
 from bench.systems import etcd, nats, ours, redis, syncobj
@@ -52,19 +52,19 @@ QUICK = Sizes(rounds=1, seconds=0.2, pings=15)
 PROSE = f"""\
 The same work by others that do something alike: changes of {CHANGE_BYTES} bytes from one process, of which another
 process gets every one, in order. All on this one machine, each system started anew for its turn in each round and ended
-after it, because idle ones would take processor time from the others. They promise different things, which the second
-table says in a line each: read the figures with it. A server that fsyncs every commit before it answers does more than
-one that does so once a second, and no figure here says which of them is enough.
+after it, because idle ones would take processor time from the others. They promise different things. What an answer
+means is said in a line for each behind the table, and the figures are to be read with that: a server that fsyncs every
+commit before it answers does more than one that does so once a second, and no figure says which is enough.
 
 *One at a time*: each change after the answer to the one before; how long such an answer takes is *commit*. *To the
 other process*: changes every {APART_S * 1e3:g} ms, from before the call that sends one until the other process has it
-(here: until the standby has applied it). *{SUBMITTERS} at a time*: so many submitters, each after its own answer:
-asyncio tasks; for PySyncObj so many commands under way, which is faster there. *{BATCH} together*: one submitter hands
-over {BATCH} changes and waits for all of them: `Node.submit_many`; for Redis a pipeline; for etcd one transaction; for
-NATS and PySyncObj so many without waiting in between. Redis is used with redis-py, NATS with nats-py, etcd with gRPC.
-PySyncObj has a leader and two followers in processes of their own, with the periods that it comes with, and with
-{" and ".join(f"`{name}`" for name in syncobj.EACH_MS_OPTIONS)} of 1 ms. Whoever has several nodes is sent to at its leader;
-etcd is listened to there, too, which is where it is fastest, and the others at another node. Latencies are in
+(here: until the standby has applied it). *{SUBMITTERS} at a time*: so many submitters, each after its own answer: asyncio
+tasks; for PySyncObj so many commands under way, which is faster there. *{BATCH} together*: one submitter hands over
+{BATCH} changes and waits for all of them: `Node.submit_many`; for Redis a pipeline; for etcd one transaction; for NATS and PySyncObj so many without
+waiting in between. Redis is used with redis-py, NATS with nats-py, etcd with gRPC. PySyncObj has a leader and two
+followers in processes of their own, with the periods that it comes with, and with
+{" and ".join(f"`{name}`" for name in syncobj.EACH_MS_OPTIONS)} of 1 ms. Whoever has several nodes is sent to at its
+leader; etcd is listened to there, too, where it is fastest, and the others at another node. Latencies are in
 milliseconds.
 """
 
@@ -81,11 +81,27 @@ class Turn(NamedTuple):
 
 def measure(setting: Setting, sizes: Sizes) -> Report:
     """Give every system that is there its turns, interleaved."""
-    systems = [system for system in sizes.systems if system.is_installed()]
-    cases: dict[str, Callable[[], Turn]] = {system.name: partial(_turn, system, setting, sizes) for system in systems}
+    failures: list[str] = []
+    cases: dict[str, Callable[[], Turn | None]] = {
+        system.name: partial(_tried, system, setting, sizes, failures)
+        for system in sizes.systems
+        if system.is_installed()
+    }
     # Each turn begins with processes that are new: there is nothing to warm up but within it.
-    rounds: dict[str, list[Turn]] = in_rounds(cases, sizes.rounds, warm_ups=0)
-    return _report(rounds, sizes)
+    tried: dict[str, list[Turn | None]] = in_rounds(cases, sizes.rounds, warm_ups=0)
+    rounds = {name: turns for name, each in tried.items() if (turns := [turn for turn in each if turn is not None])}
+    return _report(rounds, sizes, failures)
+
+
+def _tried(system: System, setting: Setting, sizes: Sizes, failures: list[str]) -> Turn | None:
+    """A turn; None if it failed: somebody else that does not start is no reason to measure nobody."""
+    try:
+        return _turn(system, setting, sizes)
+    except Exception as error:
+        if system is ours.OURS:
+            raise
+        failures.append(f"A turn of {system.name} failed: {error}.")
+        return None
 
 
 def _turn(system: System, setting: Setting, sizes: Sizes) -> Turn:
@@ -123,7 +139,7 @@ class _Turns:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
+def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes, failures: Sequence[str]) -> Report:
     found = {name: _found(turns) for name, turns in rounds.items()}
     figures = {f"{name} {what}": figure for name, each in found.items() for what, figure in each.items()}
     mine = rounds.get(ours.OURS.name)
@@ -133,8 +149,8 @@ def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
     return Report(
         title="Others",
         prose=PROSE,
-        tables=[_table(found, sizes), _meanings(sizes)],
-        notes=[_versions()],
+        tables=[_table(found, sizes)],
+        notes=[*(f"{system.name}: {system.means}." for system in sizes.systems), _versions(), *failures],
         figures=figures,
         charts=_charts(found),
     )
@@ -163,8 +179,8 @@ def _against(name: str, turns: Sequence[Turn], mine: Sequence[Turn]) -> dict[str
     """How many times longer the other one takes, and how many times more of them the package commits."""
 
     def times(of: Callable[[Turn], float], *, more: bool = False) -> float:
-        theirs, own = [of(turn) for turn in turns], [of(turn) for turn in mine]
-        return (ratio(own, theirs) if more else ratio(theirs, own)).of_medians
+        theirs, own = median(of(turn) for turn in turns), median(of(turn) for turn in mine)
+        return own / theirs if more else theirs / own
 
     return {
         f"{name} commit p50 ratio": times(lambda turn: turn.one.p50_us),
@@ -181,7 +197,8 @@ def _table(found: Mapping[str, Mapping[str, float]], sizes: Sizes) -> Table:
     for system in sizes.systems:
         figures = found.get(system.name)
         if figures is None:
-            rows.append([system.name, NOT_INSTALLED, *[""] * (len(head) - 2)])
+            why = "failed" if system.is_installed() else NOT_INSTALLED
+            rows.append([system.name, why, *[""] * (len(head) - 2)])
         else:
             rows.append([system.name, *(_cell(figures.get(column), column) for column in columns)])
     return Table(head=head, rows=rows)
@@ -193,10 +210,6 @@ def _cell(figure: float | None, column: str) -> str:
     if column.endswith("ms"):
         return f"{figure:,.0f}" if figure >= 100 else f"{figure:.2f}"
     return f"{figure:,.0f}"
-
-
-def _meanings(sizes: Sizes) -> Table:
-    return Table(head=["system", "what an answer means"], rows=[[each.name, each.means] for each in sizes.systems])
 
 
 def _charts(found: Mapping[str, Mapping[str, float]]) -> list[Bars]:

@@ -6,7 +6,8 @@ neighbours differ in brightness, too; lines have markers of their own besides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -85,53 +86,69 @@ def _bars(axes: Any, chart: Bars) -> None:
         bars = axes.barh(places, list(values.values()), thick * 0.94, label=name, color=COLOURS[number])
         axes.bar_label(bars, [shown(value) for value in values.values()], padding=3, fontsize=9)
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(chart.value_label)
     axes.grid(axis="x")
-    _scale(axes, "x", [value for values in chart.series.values() for value in values.values()], log=chart.log)
-    if len(chart.series) > 1:
-        _legend(axes, len(chart.series))
+    values = [value for each in chart.series.values() for value in each.values()]
+    # Room for the texts at the ends.
+    if chart.log:
+        axes.set_xscale("log")
+        axes.set_xlim(10 ** math.floor(math.log10(min(values) * 0.99)), max(values) * 4)
+    else:
+        axes.set_xlim(0, max(values) * 1.12)
+    _ticks(axes.xaxis, log=chart.log, between=())
+    _legend(axes, chart.series)
 
 
 def _lines(axes: Any, chart: Lines) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    values = [value for points in chart.series.values() for _, value in points]
     for number, (name, points) in enumerate(chart.series.items()):
         x, y = zip(*points, strict=True)
         axes.plot(x, y, label=name, color=COLOURS[number], marker=MARKERS[number], linewidth=1.8, markersize=7)
+    if chart.log_y:
+        axes.set_yscale("log")
+        axes.set_ylim(min(values) / 2, max(values) * 2)
+    else:
+        axes.set_ylim(0, max(values) * 1.18)
+    for points in chart.series.values():
         for place, value in points:
-            axes.annotate(shown(value), (place, value), (0, 8), textcoords="offset points", ha="center", fontsize=9)
+            above = -16 if _is_close_below(axes, chart, place, value) else 8
+            axes.annotate(shown(value), (place, value), (0, above), textcoords="offset points", ha="center", fontsize=9)
     axes.set_xscale("log")
-    places = sorted({place for points in chart.series.values() for place, _ in points})
-    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_major_locator(FixedLocator(sorted({x for points in chart.series.values() for x, _ in points})))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     axes.grid(axis="y")
-    _scale(axes, "y", [value for points in chart.series.values() for _, value in points], log=chart.log_y)
-    if len(chart.series) > 1:
-        _legend(axes, len(chart.series))
+    _ticks(axes.yaxis, log=chart.log_y, between=(2, 5))
+    _legend(axes, chart.series)
 
 
-def _scale(axes: Any, axis: str, values: Iterable[float], *, log: bool) -> None:
-    """Room for the texts at the ends; a linear axis begins at 0."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
+def _is_close_below(axes: Any, chart: Lines, place: float, value: float) -> bool:
+    """Whether a point of another line is so close above that a text between them would touch it."""
+    heights = axes.transData.transform([(1, value), *((1, y) for points in chart.series.values()
+                                                      for x, y in points if x == place)])[:, 1]  # fmt: skip
+    # Of the axes before they are laid out, which is near enough: a text with its distance is 25 points high.
+    return any(0 < other - heights[0] < 35 for other in heights[1:])
 
-    values = list(values)
-    limit = axes.set_xlim if axis == "x" else axes.set_ylim
+
+def _ticks(axis: Any, *, log: bool, between: Sequence[int]) -> None:
+    """Figures as they are spoken. A logarithmic axis has powers of ten, and `between` them these."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     if log:
-        (axes.set_xscale if axis == "x" else axes.set_yscale)("log")
-        limit(min(values) / 2, max(values) * (4 if axis == "x" else 2))
-        (axes.xaxis if axis == "x" else axes.yaxis).set_minor_locator(NullLocator())
-    else:
-        limit(0, max(values) * 1.18)
-    (axes.xaxis if axis == "x" else axes.yaxis).set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
+        axis.set_major_locator(LogLocator(subs=(1, *between)))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
 
 
-def _legend(axes: Any, columns: int) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=min(columns, 4))
+def _legend(axes: Any, series: Mapping[str, Any]) -> None:
+    if len(series) > 1:
+        axes.figure.legend(loc="outside lower center", ncols=min(len(series), 4))
 
 
 def shown(value: float) -> str:

@@ -154,8 +154,9 @@ def _charts(figures: Mapping[str, float], sizes: Sizes) -> list[Lines]:
             name="standbys-latency",
             title="From the call until a standby has applied the change, by the number of standbys",
             x_label=x_label,
-            y_label="milliseconds",
+            y_label="milliseconds (log scale)",
             series=delays,
+            log_y=True,
         ),
         Lines(
             name="standbys-rate",

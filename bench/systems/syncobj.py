@@ -22,9 +22,7 @@ __all__ = ["DEFAULTS", "EACH_MS", "SyncObjSender"]
 #: It looks at its queue, and sends to its followers, this often; 50 and 100 ms as it comes.
 EACH_MS_OPTIONS: Mapping[str, float] = {"autoTickPeriod": 0.001, "appendEntriesPeriod": 0.001}
 
-MEANS = (
-    "in the memory of two of three processes (quorum) and applied here; no fsync; a leader that was replaced is fenced"
-)
+MEANS = "in the memory of two of three processes (quorum), applied on the leader; no fsync; an old leader cannot commit"
 
 
 class SyncObjSender(BlockingSender):
@@ -59,6 +57,9 @@ class SyncObjSender(BlockingSender):
             self._note(body, callback=partial(answered, now_ns()))
 
         return pace_of(latencies_ns, lambda: [*(send() for _ in range(submitters)), answers.wait()])
+
+    def close(self) -> None:
+        """Nothing: what it uses ends with its process."""
 
 
 class _Answers:
