@@ -18,7 +18,7 @@ from bench.peers import syncobj_version
 from bench.systems import etcd, nats, ours, redis, syncobj
 from bench.systems.base import Running, Sent, System
 
-__all__ = ["FULL", "QUICK", "SYSTEMS", "Sizes", "measure"]
+__all__ = ["FULL", "QUICK", "SYSTEMS", "Sizes", "measure", "report"]
 
 SYSTEMS: Sequence[System] = (
     ours.OURS,
@@ -58,11 +58,11 @@ commit before it answers does more than one that does so once a second, and no f
 
 *One at a time*: each change after the answer to the one before; how long such an answer takes is *commit*. *To the
 other process*: changes every {APART_S * 1e3:g} ms, from before the call that sends one until the other process has it
-(here: until the standby has applied it). *{SUBMITTERS} at a time*: so many submitters, each after its own answer: asyncio
-tasks; for PySyncObj so many commands under way, which is faster there. *{BATCH} together*: one submitter hands over
-{BATCH} changes and waits for all of them: `Node.submit_many`; for Redis a pipeline; for etcd one transaction; for NATS and PySyncObj so many without
-waiting in between. Redis is used with redis-py, NATS with nats-py, etcd with gRPC. PySyncObj has a leader and two
-followers in processes of their own, with the periods that it comes with, and with
+(here: until the standby has applied it). *{SUBMITTERS} at a time*: so many submitters, each after its own answer:
+asyncio tasks; for PySyncObj so many commands under way, which is faster there. *{BATCH} together*: one submitter hands
+over {BATCH} changes and waits for all of them: `Node.submit_many`; for Redis a pipeline; for etcd one transaction; for
+NATS and PySyncObj so many without waiting in between. Redis is used with redis-py, NATS with nats-py, etcd with gRPC.
+PySyncObj has a leader and two followers in processes of their own, with the periods that it comes with, and with
 {" and ".join(f"`{name}`" for name in syncobj.EACH_MS_OPTIONS)} of 1 ms. Whoever has several nodes is sent to at its
 leader; etcd is listened to there, too, where it is fastest, and the others at another node. Latencies are in
 milliseconds.
@@ -90,7 +90,7 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
     # Each turn begins with processes that are new: there is nothing to warm up but within it.
     tried: dict[str, list[Turn | None]] = in_rounds(cases, sizes.rounds, warm_ups=0)
     rounds = {name: turns for name, each in tried.items() if (turns := [turn for turn in each if turn is not None])}
-    return _report(rounds, sizes, failures)
+    return report(rounds, sizes, failures)
 
 
 def _tried(system: System, setting: Setting, sizes: Sizes, failures: list[str]) -> Turn | None:
@@ -139,7 +139,8 @@ class _Turns:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes, failures: Sequence[str]) -> Report:
+def report(rounds: Mapping[str, list[Turn]], sizes: Sizes, failures: Sequence[str] = ()) -> Report:
+    """What the rounds of all systems say."""
     found = {name: _found(turns) for name, turns in rounds.items()}
     figures = {f"{name} {what}": figure for name, each in found.items() for what, figure in each.items()}
     mine = rounds.get(ours.OURS.name)

@@ -92,11 +92,15 @@ def _section(result: Result, plots_below: Path, images: str) -> str:
         f"- Machine: {result.machine}",
         f"- {result.load}",
     ]
-    parts = [f"## {report.title}", report.prose.strip()]
+    parts = [f"## {report.title}", *(_filled(paragraph) for paragraph in report.prose.strip().split("\n\n"))]
     parts += [f"![{chart.title}]({images}/{chart.name}.png)" for chart in drawn]
     parts += [table.as_markdown() for table in report.tables]
-    parts += [fill(note, 120, break_long_words=False, break_on_hyphens=False) for note in report.notes]
+    parts += [_filled(note) for note in report.notes]
     return "\n\n".join([*parts, "\n".join(facts)])
+
+
+def _filled(paragraph: str) -> str:
+    return fill(" ".join(paragraph.split()), 120, break_long_words=False, break_on_hyphens=False)
 
 
 # --- as JSON ----------------------------------------------------------------------------------------------------------

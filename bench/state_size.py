@@ -21,7 +21,7 @@ from bench.states import Records
 from replicator import Node
 from replicator.core.codec import encode_change
 
-__all__ = ["FULL", "QUICK", "Sizes", "measure"]
+__all__ = ["FULL", "QUICK", "Sizes", "measure", "report"]
 
 #: So many of the newest entries of a log are weighed.
 ENTRIES = 200
@@ -71,7 +71,7 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
             child.hear()
             cases[f"{records:,}"] = partial(_cost, setting.url, group, child, sizes.seconds)
         rounds: dict[str, list[Cost]] = in_rounds(cases, sizes.rounds)
-    return _report(rounds, sizes)
+    return report(rounds, sizes)
 
 
 def _cost(url: str, group: str, child: Child, seconds: float) -> Cost:
@@ -100,7 +100,8 @@ def be_primary(pipe: Connection, url: str, group: str, data_dir: Path, records: 
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def _report(rounds: Mapping[str, list[Cost]], sizes: Sizes) -> Report:
+def report(rounds: Mapping[str, list[Cost]], sizes: Sizes) -> Report:
+    """What the rounds of all sizes say."""
     base = rounds[f"{sizes.records[0]:,}"]
     rows: list[list[str]] = []
     figures: dict[str, float] = {}

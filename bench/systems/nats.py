@@ -84,7 +84,7 @@ def run(setting: Setting) -> Iterator[Running]:
 
 JETSTREAM = System(
     name="NATS JetStream",
-    means="written to the file of one server, fsync every two minutes, as it comes; no terms, but the last sequence can be compared",
+    means="written to the file of one server, fsync every two minutes; no terms, but the last sequence can be compared",
     run=run,
     is_installed=lambda: find_spec("nats") is not None and find_program("nats-server") is not None,
 )
