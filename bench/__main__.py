@@ -69,11 +69,18 @@ BENCHMARKS: dict[str, Benchmark] = {
     help="A Markdown file to write. What was measured goes into a directory beside it, FILE without its suffix; "
     "sections of benchmarks that do not run now stay as they are.",
 )
-def main(names: tuple[str, ...], quick: bool, url: str | None, aof: str, out: Path | None) -> None:
+@click.option("--redraw", is_flag=True, help="Measure nothing: write --out and its plots anew from what is kept.")
+def main(names: tuple[str, ...], quick: bool, url: str | None, aof: str, out: Path | None, redraw: bool) -> None:
     """Measure what replicator costs, against the same by hand and against others. Without a name: all of it."""
     quiet()
     if out is not None and not plots.can_draw():
         click.echo("matplotlib is not installed (pip install '.[bench]'): no plots are drawn", err=True)
+    if redraw:
+        if out is None:
+            raise click.UsageError("--redraw needs --out")
+        for result in kept(out.with_suffix(""), BENCHMARKS):
+            _write(result, out)
+        return
     results: list[Result] = []
     failed: list[str] = []
     with (

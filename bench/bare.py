@@ -10,6 +10,7 @@ import io
 import os
 import socket
 import subprocess
+from typing import Any
 
 import hiredis
 
@@ -24,7 +25,8 @@ class BareSocket:
     """A connection that hiredis packs for and reads from, and nothing else."""
 
     def __init__(self, url: str) -> None:
-        place = _place_of(url)
+        options = _options_of(url)
+        place = _place_of(options)
         if isinstance(place, str):
             self._socket = socket.socket(socket.AF_UNIX)
         else:
@@ -32,6 +34,10 @@ class BareSocket:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.connect(place)
         self._reader = hiredis.Reader()
+        if options.get("password"):
+            self.command("AUTH", options.get("username") or "default", options["password"])
+        if options.get("db"):
+            self.command("SELECT", str(options["db"]))
 
     def command(self, *parts: bytes | str) -> object:
         self._socket.sendall(hiredis.pack_command(parts))
@@ -48,9 +54,12 @@ class BareSocket:
         self._socket.close()
 
 
-def _place_of(url: str) -> str | tuple[str, int]:
+def _options_of(url: str) -> dict[str, Any]:
     with plain_client(url) as client:
-        options = client.get_connection_kwargs()
+        return dict(client.get_connection_kwargs())
+
+
+def _place_of(options: dict[str, Any]) -> str | tuple[str, int]:
     if "path" in options:
         return str(options["path"])
     return str(options.get("host", "localhost")), int(options.get("port", 6379))
@@ -64,8 +73,13 @@ class ServerBenchmark:
 
     def __init__(self, program: Program, url: str) -> None:
         self._program = program
-        place = _place_of(url)
+        options = _options_of(url)
+        place = _place_of(options)
         where = ["-s", place] if isinstance(place, str) else ["-h", place[0], "-p", str(place[1])]
+        if options.get("password"):
+            where += ["--user", options.get("username") or "default", "-a", options["password"]]
+        if options.get("db"):
+            where += ["--dbnum", str(options["db"])]
         self._argv = [str(program.path), *where, "-c", "1", "--csv"]
 
     @classmethod

@@ -8,9 +8,10 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -45,6 +46,7 @@ from bench.inbox import Inbox
 from bench.results import Result
 from bench.systems import etcd, nats, ours, redis, syncobj
 from bench.systems.base import Running, System
+from replicator import Node
 from replicator.core.codec import encode_change
 from replicator.redis_server import RedisServer
 
@@ -205,6 +207,36 @@ def test_group_commit(setting: Setting) -> None:
         assert 0 < figures[f"{case} p50 us"] <= figures[f"{case} p99 us"]
     assert figures[f"{group_commit.BASE} rate ratio"] == figures[f"{group_commit.BASE} p99 ratio"] == 1
     assert figures["Node.submit, 1 thread changes a record"] <= figures["Node.submit, 3 threads changes a record"]
+
+
+class Later(Node):
+    """A node that has what the benchmarks use where a node has it."""
+
+    async def asubmit(self, change: Any) -> Any:
+        return await asyncio.to_thread(self.submit, change)
+
+    def submit_many(self, changes: Sequence[Any]) -> list[Any]:
+        return [self.submit(change) for change in changes]
+
+
+def test_group_commit_by_tasks_and_in_batches(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "Node", Later)
+    sizes = group_commit.Sizes(rounds=1, seconds=0.05, threads=(1,), tasks=3)
+    figures = group_commit.measure(setting, sizes).figures
+    assert figures["100 submitters rate ratio"] == figures["Node.asubmit, 3 tasks rate ratio"] > 0
+    assert figures["100 submitters p99 ratio"] > 0
+    assert figures["submit_many rate ratio"] > 0
+    # One by one, as this node does it: a batch is 100 changes, not one.
+    assert figures[f"{group_commit.SUBMIT_MANY} changes a record"] == pytest.approx(1, abs=0.1)
+
+
+def test_the_sender_of_the_package_uses_what_the_node_has(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "Node", Later)
+    with contextlib.closing(ours.NodeSender(setting.url, setting.group("ours"), setting.fresh("ours"))) as sender:
+        assert sender.concurrent(3, 0.05).changes >= 3
+        pace = sender.batches(10, 0.05)
+        assert pace is not None
+        assert pace.changes % 10 == 0
 
 
 def test_committed_to_applied(setting: Setting) -> None:
@@ -563,3 +595,19 @@ def test_a_benchmark_that_fails_does_not_take_the_others_with_it(
     assert result.exit_code == 1
     assert "not measured, see above: applied" in result.output
     assert "## Fenced append" in out.read_text()
+
+
+def test_a_document_is_drawn_anew_from_what_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "benchmarks.md"
+    results.keep(_result("idle", charts=(LINES,)), tmp_path / "benchmarks")
+    (tmp_path / "benchmarks/lines.png").unlink()
+    result = CliRunner().invoke(main, ["--redraw", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "## About idle" in out.read_text()
+    assert "![Lines](benchmarks/lines.png)" in out.read_text()
+    assert CliRunner().invoke(main, ["--redraw"]).exit_code == 2
+
+
+def test_a_bare_socket_logs_in_and_selects(any_redis: RedisServer) -> None:
+    with contextlib.closing(bare.BareSocket(f"{any_redis.url}?db=3")) as connection:
+        assert b" db=3 " in connection.command("CLIENT", "INFO")
