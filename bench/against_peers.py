@@ -64,8 +64,8 @@ over {BATCH} changes and waits for all of them: `Node.submit_many`; for Redis a 
 NATS and PySyncObj so many without waiting in between. Redis is used with redis-py, NATS with nats-py, etcd with gRPC.
 PySyncObj has a leader and two followers in processes of their own, with the periods that it comes with, and with
 {" and ".join(f"`{name}`" for name in syncobj.EACH_MS_OPTIONS)} of 1 ms. Whoever has several nodes is sent to at its
-leader; etcd is listened to there, too, where it is fastest, and the others at another node. Latencies are in
-milliseconds.
+leader; etcd is listened to there, too, where it is fastest, and the others at another node. What others send is encoded
+before the time begins; a node encodes within it. Latencies are in milliseconds.
 """
 
 

@@ -36,7 +36,7 @@ of cores, they have waited for one another and for whoever else was there, which
 processes to do. Between machines a network is added to both sides, which moves the ratios towards 1.
 
 `make bench` writes this file, its plots, and the figures behind both (`benchmarks/*.json`). A run of some benchmarks
-alone replaces their sections; each section says of which run it is.
+alone (`python -m bench NAME... --out docs/benchmarks.md`) replaces their sections; each section says of which run it is.
 """
 
 GOALS_HEAD = """\
