@@ -36,7 +36,7 @@ of cores, they have waited for one another and for whoever else was there, which
 processes to do. Between machines a network is added to both sides, which moves the ratios towards 1.
 
 `make bench` writes this file, its plots, and the figures behind both (`benchmarks/*.json`). A run of some benchmarks
-alone (`python -m bench NAME... --out docs/benchmarks.md`) replaces their sections; each section says of which run it is.
+(`python -m bench NAME... --out docs/benchmarks.md`) replaces their sections; each section says of which run it is.
 """
 
 GOALS_HEAD = """\
@@ -93,7 +93,7 @@ def _section(result: Result, plots_below: Path, images: str) -> str:
         f"- {result.load}",
     ]
     parts = [f"## {report.title}", *(_filled(paragraph) for paragraph in report.prose.strip().split("\n\n"))]
-    parts += [f"![{chart.title}]({images}/{chart.name}.png)" for chart in drawn]
+    parts += [f"[![{chart.title}]({images}/{chart.name}.png)]({images}/{chart.name}.svg)" for chart in drawn]
     parts += [table.as_markdown() for table in report.tables]
     parts += [_filled(note) for note in report.notes]
     return "\n\n".join([*parts, "\n".join(facts)])
