@@ -88,8 +88,10 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
             return found if found[PUBLISH].snapshots == 1 else None
 
         def surely_changed() -> dict[str, Way]:
-            found = (changed() for _ in range(ATTEMPTS))
-            return next(each for each in found if each is not None)
+            for _ in range(ATTEMPTS):
+                if (found := changed()) is not None:
+                    return found
+            raise RuntimeError(f"the primary sent a snapshot by itself in each of {ATTEMPTS} attempts")
 
         rounds: list[dict[str, Way]] = in_rounds({"changed": surely_changed}, sizes.rounds)["changed"]
     return _report(rounds, sizes)
