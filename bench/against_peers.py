@@ -59,9 +59,10 @@ commit before it answers does more than one that does so once a second, and no f
 *One at a time*: each change after the answer to the one before; how long such an answer takes is *commit*. *To the
 other process*: changes every {APART_S * 1e3:g} ms, from before the call that sends one until the other process has it
 (here: until the standby has applied it). *{SUBMITTERS} at a time*: so many submitters, each after its own answer:
-asyncio tasks; for Redis threads and for PySyncObj so many commands under way, which is faster there. *{BATCH} together*: one submitter hands
-over {BATCH} changes and waits for all of them: `Node.submit_many`; for Redis a pipeline; for etcd one transaction; for
-NATS and PySyncObj so many without waiting in between. Redis is used with redis-py, NATS with nats-py, etcd with gRPC.
+asyncio tasks; for Redis threads, and for PySyncObj so many commands under way, which is faster there. *{BATCH}
+together*: one submitter hands over {BATCH} changes and waits for all of them: `Node.submit_many`; for Redis a pipeline;
+for etcd one transaction; for NATS and PySyncObj so many without waiting in between. Redis is used with redis-py, NATS
+with nats-py, etcd with gRPC.
 PySyncObj has a leader and two followers in processes of their own, with the periods that it comes with, and with
 {" and ".join(f"`{name}`" for name in syncobj.EACH_MS_OPTIONS)} of 1 ms; its log is not cut within a turn. Whoever has
 several nodes is sent to at its leader; etcd is listened to there, too, where it is fastest, and the others at another

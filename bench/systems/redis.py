@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import orjson
+
 from bench.harness import Setting, plain_client
 from bench.inbox import Inbox, received_aside
 from bench.loads import Pace, by_threads
