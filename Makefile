@@ -4,7 +4,8 @@
 #   make run      Redis and three nodes of a registry on this machine, until Ctrl-C
 #   make demo     a failover in which the old primary comes back and cannot do harm
 #   make test     everything that must hold: lint, types, tests
-#   make bench    the figures in docs/benchmarks.md
+#   make bench    the figures and plots of docs/benchmarks.md (some 25 minutes)
+#   make bench-peers  fetch nats-server and etcd from Debian, to be measured beside it
 #   make model    the large exploration of the protocol (some minutes)
 #   make chaos    faults without end on real servers and processes, and a checker (some 20 minutes)
 #   make fuzz     100,000 inputs for every decoder
@@ -20,7 +21,7 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format bench model chaos fuzz clean
+.PHONY: help run demo test lint format bench bench-peers model chaos fuzz clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -44,7 +45,10 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --out docs/benchmarks.md
+
+bench-peers: $(READY)
+	$(BIN)/python -m bench.install_peers
 
 model: $(READY)
 	$(BIN)/python -m tests.model.explore --large

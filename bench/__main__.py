@@ -10,6 +10,8 @@ import datetime
 import shlex
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +19,22 @@ from textwrap import fill
 
 import click
 
-from bench import append, applied, failover, group_commit, snapshot
+from bench import (
+    against_peers,
+    append,
+    applied,
+    failover,
+    group_commit,
+    idle,
+    one_percent,
+    plots,
+    snapshot,
+    standbys,
+    state_size,
+)
+from bench.goals import GOALS, goals_table
 from bench.harness import Benchmark, Report, Setting, load_line, machine_line, plain_client, quiet
+from bench.results import Result, document, keep, kept
 from replicator.redis_server import RedisServer
 
 #: In the order in which they run and are written down.
@@ -26,25 +42,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "append": append,
     "group-commit": group_commit,
     "applied": applied,
+    "peers": against_peers,
+    "state-size": state_size,
+    "standbys": standbys,
+    "one-percent": one_percent,
     "snapshot": snapshot,
     "failover": failover,
+    "idle": idle,
 }
-
-PREAMBLE = """\
-# Benchmarks
-
-What a commit costs, how far behind a standby is, how long a whole state takes, and how long nobody can write when the
-primary is gone. Each benchmark measures the package and a baseline that does the same work by hand (failover: others
-that fail over), in the same run, in turns: round after round, each round beginning with another case. A figure is a
-median over the rounds. A ratio is that of the medians, with the lowest and the highest ratio of a single round in
-brackets; where that range reaches over 1, there is no difference to speak of. Compare ratios, not figures: the machine
-drifts, and figures of two runs, or of two tables, have little to do with each other. All processes run on one machine.
-Where the load average below is above its number of cores, they have waited for one another and for whoever else was
-there, which hits hardest what takes several processes to do. Between machines a network is added to both sides, which
-moves the ratios towards 1.
-
-This file is written by the command below.
-"""
 
 
 @click.command()
@@ -58,11 +63,26 @@ This file is written by the command below.
     show_default=True,
     help="appendfsync of the Redis that is started.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A Markdown file to write.")
-def main(names: tuple[str, ...], quick: bool, url: str | None, aof: str, out: Path | None) -> None:
-    """Measure what replicator costs, against the same by hand. Without a name: all of it, some minutes."""
-    load_before = load_line()
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A Markdown file to write. What was measured goes into a directory beside it, FILE without its suffix; "
+    "sections of benchmarks that do not run now stay as they are.",
+)
+@click.option("--redraw", is_flag=True, help="Measure nothing: write --out and its plots anew from what is kept.")
+def main(names: tuple[str, ...], quick: bool, url: str | None, aof: str, out: Path | None, redraw: bool) -> None:
+    """Measure what replicator costs, against the same by hand and against others. Without a name: all of it."""
     quiet()
+    if out is not None and not plots.can_draw():
+        click.echo("matplotlib is not installed (pip install '.[bench]'): no plots are drawn", err=True)
+    if redraw:
+        if out is None:
+            raise click.UsageError("--redraw needs --out")
+        for result in kept(out.with_suffix(""), BENCHMARKS):
+            _write(result, out)
+        return
+    results: list[Result] = []
+    failed: list[str] = []
     with (
         tempfile.TemporaryDirectory(prefix="replicator-bench-") as directory,
         _redis(url, Path(directory), aof) as used,
@@ -70,11 +90,28 @@ def main(names: tuple[str, ...], quick: bool, url: str | None, aof: str, out: Pa
         setting = Setting(url=used, directory=Path(directory))
         machine = machine_line(used)
         click.echo(machine)
-        reports = [_run(name, setting, quick=quick) for name in names or BENCHMARKS]
-    load = f"load average {load_before} before, {load_line()} after"
-    click.echo(f"\n{load}")
-    if out is not None:
-        out.write_text(as_markdown(reports, machine=machine, load=load))
+        for name in names or BENCHMARKS:
+            try:
+                results.append(_run(name, setting, machine, quick=quick))
+            except Exception:
+                # The others are not to be lost: a whole run takes long.
+                failed.append(name)
+                traceback.print_exc()
+                continue
+            if out is not None:
+                _write(results[-1], out)
+    figures = {result.name: result.report.figures for result in results}
+    measured = [goal for goal in GOALS if goal.of in figures]
+    click.echo(f"\n{goals_table(measured, figures).as_text()}")
+    if failed:
+        sys.exit(f"\nnot measured, see above: {', '.join(failed)}")
+
+
+def _write(result: Result, out: Path) -> None:
+    """Keep a result, and write the document anew from all that are kept."""
+    directory = out.with_suffix("")
+    keep(result, directory)
+    out.write_text(document(kept(directory, BENCHMARKS), plots_below=directory, images=directory.name))
 
 
 @contextmanager
@@ -96,31 +133,29 @@ def _delete_ours(url: str) -> None:
                 client.unlink(key)
 
 
-def _run(name: str, setting: Setting, *, quick: bool) -> Report:
+def _run(name: str, setting: Setting, machine: str, *, quick: bool) -> Result:
     benchmark = BENCHMARKS[name]
+    before, began = load_line(), time.monotonic()
     report = benchmark.measure(setting, benchmark.QUICK if quick else benchmark.FULL)
+    took_s = time.monotonic() - began
+    _show(report)
+    load = f"Load average {before} before, {load_line()} after; it took {took_s:,.0f} s"
+    click.echo(f"\n  {load}")
+    return Result(
+        name=name,
+        report=report,
+        command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        machine=machine,
+        load=load,
+    )
+
+
+def _show(report: Report) -> None:
     click.echo(f"\n{report.title}\n")
     click.echo("\n\n".join(table.as_text() for table in report.tables))
     for note in report.notes:
         click.echo(f"\n{fill(note, 118, initial_indent='  ', subsequent_indent='  ')}")
-    return report
-
-
-def as_markdown(reports: list[Report], *, machine: str, load: str) -> str:
-    """The reports as a document, with the command that made it."""
-    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    facts = [
-        f"- Command: `{command}`",
-        f"- Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
-        f"- Machine: {machine}",
-        f"- {load.capitalize()}",
-    ]
-    sections = ["\n\n".join([f"## {report.title}", report.prose.strip(), *_body(report)]) for report in reports]
-    return "\n\n".join([PREAMBLE.strip(), "\n".join(facts), *sections]) + "\n"
-
-
-def _body(report: Report) -> list[str]:
-    return [*(table.as_markdown() for table in report.tables), *(fill(note, 120) for note in report.notes)]
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from statistics import median
-from typing import NamedTuple
 
-from bench.harness import Ratio, Report, Setting, Table, in_rounds, now_ns, percentile, plain_client, ratio
+from bench.bare import BareSocket, ServerBenchmark
+from bench.binaries import NOT_INSTALLED
+from bench.harness import Ratio, Report, Setting, Table, in_rounds, plain_client
+from bench.loads import CHANGE_BYTES, Pace, a_change, figures_of, paced, ratios_of
 from bench.states import Nothing
 from replicator import Node
 from replicator.core.codec import encode_change, encode_changes
@@ -18,10 +19,10 @@ from replicator.core.records import seal_change
 from replicator.core.replies import Claim, Code
 from replicator.log import RedisLog
 
-__all__ = ["FULL", "QUICK", "Pace", "Sizes", "measure"]
+__all__ = ["FULL", "QUICK", "Sizes", "measure"]
 
-#: The JSON of one change.
-CHANGE_BYTES = 200
+BASE, BARE, BENCHMARK = "XADD", "XADD, bare socket", "XADD, redis-benchmark"
+FENCED, SUBMIT = "fenced append", "Node.submit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Sizes:
     seconds: float
 
 
-FULL = Sizes(rounds=15, seconds=1.0)
+FULL = Sizes(rounds=15, seconds=0.7)
 QUICK = Sizes(rounds=3, seconds=0.3)
 
 PROSE = f"""\
@@ -39,65 +40,44 @@ One thread sends changes of {CHANGE_BYTES} bytes, each after the answer to the o
 append* is what the package sends, sealed and appended by the script, without a node around it. *Node.submit* is all
 of it: encode, queue, fence, append, fold, decode, apply, and the checkpoint that follows once a beat. The group has no
 standby here, and the state does nothing, so what is measured is the price of a commit alone. A ratio of 0.5 says: half
-as many a second as the baseline. *CPU* is the processor time of the client's process for one call, the server's not
-included; other load on the machine moves it least of all.
+as many a second as the baseline.
+
+Two more rows show where the time goes: the same `XADD` over a bare socket, with hiredis to pack and to parse and
+nothing of redis-py, is the least that a client in Python can cost; and `redis-benchmark` (or `valkey-benchmark`), with
+one client, is a client in C, and so the limit of this server on this machine. *CPU* is the processor time of the
+client's process for one call, the server's not included; other load on the machine moves it least of all.
 """
 
 
-class Pace(NamedTuple):
-    """How one case went in one round."""
-
-    rate: float
-    latencies_us: list[float]
-    #: Processor time of this process, a call.
-    cpu_us: float
-    #: How many changes went into one record; 1 for what knows no records.
-    changes_a_record: float = 1.0
-
-
-def a_change() -> dict[str, str]:
-    """A change whose JSON has `CHANGE_BYTES` bytes."""
-    return {"pad": "x" * (CHANGE_BYTES - len(encode_change({"pad": ""})))}
-
-
-def paced(send: Callable[[], object], seconds: float) -> Pace:
-    """Call `send` again and again for so long."""
-    latencies_us: list[float] = []
-    began = before = now_ns()
-    until = began + int(seconds * 1e9)
-    cpu_ns = time.process_time_ns()
-    while before < until:
-        send()
-        after = now_ns()
-        latencies_us.append((after - before) / 1e3)
-        before = after
-    cpu_ns = time.process_time_ns() - cpu_ns
-    calls = len(latencies_us)
-    return Pace(calls / ((before - began) / 1e9), latencies_us, cpu_ns / 1e3 / calls)
-
-
 def measure(setting: Setting, sizes: Sizes) -> Report:
-    """Measure the three, interleaved."""
+    """Measure all of them, interleaved."""
     group, stream = setting.group("append"), setting.group("stream")
     change = a_change()
+    _, body, _ = encode_changes([encode_change(change)])
     node = Node(Nothing(), group=group, name="a", data_dir=setting.fresh("append"), redis=setting.url)
-    with plain_client(setting.url) as client, closing(Fenced(setting)) as fenced, node:
+    by_server = ServerBenchmark.found(setting.url)
+    with (
+        plain_client(setting.url) as client,
+        closing(BareSocket(setting.url)) as bare,
+        closing(Fenced(setting)) as fenced,
+        node,
+    ):
         node.promote()
-        _, body, _ = encode_changes([encode_change(change)])
 
-        def plain() -> Pace:
+        def cleared(measured: Callable[[], Pace]) -> Pace:
             client.delete(stream)
-            return paced(lambda: client.xadd(stream, {"b": body}), sizes.seconds)
+            return measured()
 
-        paces = in_rounds(
-            {
-                "XADD": plain,
-                "fenced append": lambda: paced(fenced.append, sizes.seconds),
-                "Node.submit": lambda: paced(lambda: node.submit(change), sizes.seconds),
-            },
-            sizes.rounds,
-        )
-    return _report(paces)
+        cases: dict[str, Callable[[], Pace]] = {
+            BASE: lambda: cleared(lambda: paced(lambda: client.xadd(stream, {"b": body}), sizes.seconds)),
+            BARE: lambda: cleared(lambda: paced(lambda: bare.command("XADD", stream, "*", "b", body), sizes.seconds)),
+        }
+        if by_server is not None:
+            cases[BENCHMARK] = lambda: cleared(lambda: by_server.xadd(stream, body, sizes.seconds))
+        cases[FENCED] = lambda: paced(fenced.append, sizes.seconds)
+        cases[SUBMIT] = lambda: paced(lambda: node.submit(change), sizes.seconds)
+        paces = in_rounds(cases, sizes.rounds)
+    return _report(paces, by_server)
 
 
 class Fenced:
@@ -138,20 +118,24 @@ class Fenced:
         self._log.close()
 
 
-def _report(paces: dict[str, list[Pace]]) -> Report:
-    rates = {name: [pace.rate for pace in rounds] for name, rounds in paces.items()}
-    ratios = {name: ratio(rate, rates["XADD"]) for name, rate in rates.items()}
-    figures = {f"{name} per second": median(rate) for name, rate in rates.items()}
-    figures |= {f"{name} cpu us": median(pace.cpu_us for pace in rounds) for name, rounds in paces.items()}
-    figures |= {f"{name} ratio": found.of_medians for name, found in ratios.items()}
-    rows = [_row(name, rounds, ratios[name]) for name, rounds in paces.items()]
-    head = ["one at a time", "a second", "x XADD", "p50 us", "p99 us", "CPU us"]
-    return Report(title="Fenced append", prose=PROSE, tables=[Table(head=head, rows=rows)], figures=figures)
+def _report(paces: dict[str, list[Pace]], by_server: ServerBenchmark | None) -> Report:
+    figures: dict[str, float] = {}
+    rows: list[list[str]] = []
+    for name, rounds in paces.items():
+        rates, _ = ratios_of(rounds, paces[BASE])
+        found = figures_of(rounds)
+        figures |= {f"{name} {what}": figure for what, figure in found.items()}
+        figures[f"{name} ratio"] = rates.of_medians
+        rows.append(_row(name, found, rates))
+    head = ["one at a time", "a second", f"x {BASE}", "p50 us", "p99 us", "CPU us"]
+    if by_server is None:
+        rows.append([BENCHMARK, NOT_INSTALLED, *[""] * (len(head) - 2)])
+    notes = [] if by_server is None else [f"The benchmark of the server is {by_server.version}."]
+    return Report(
+        title="Fenced append", prose=PROSE, tables=[Table(head=head, rows=rows)], notes=notes, figures=figures
+    )
 
 
-def _row(name: str, rounds: list[Pace], found: Ratio) -> list[str]:
-    p50 = median(percentile(pace.latencies_us, 50) for pace in rounds)
-    p99 = median(percentile(pace.latencies_us, 99) for pace in rounds)
-    cpu = median(pace.cpu_us for pace in rounds)
-    against = "1" if name == "XADD" else str(found)
-    return [name, f"{median(pace.rate for pace in rounds):,.0f}", against, f"{p50:,.0f}", f"{p99:,.0f}", f"{cpu:,.0f}"]
+def _row(name: str, found: dict[str, float], rates: Ratio) -> list[str]:
+    rate, *others = found.values()
+    return [name, f"{rate:,.0f}", "1" if name == BASE else str(rates), *(f"{other:,.0f}" for other in others)]

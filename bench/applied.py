@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
 from itertools import chain, count
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from bench.harness import Child, Report, Setting, Table, heard, in_rounds, now_ns, percentile, plain_client, ratio
-from bench.states import Arrivals
-from replicator import Node
+from bench.harness import Child, Report, Setting, Table, in_rounds, now_ns, percentile, ratio
+from bench.inbox import be_receiver
+from bench.loads import CHANGE_BYTES
+from bench.systems.base import Sender
+from bench.systems.ours import NodeSender, receive_applied
+from bench.systems.redis import RedisSender, receive_stream
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure"]
 
-#: Changes are sent this far apart, so that none waits behind the one before it.
+#: Where changes are sent with pauses, they are this far apart, so that none waits behind the one before it.
 APART_S = 0.01
 
 #: A directory in memory, for the standby whose disk costs nothing.
@@ -31,23 +33,31 @@ IN_MEMORY = Path("/dev/shm")
 BARE, ON_DISK, WITHOUT_DISK = "XADD to XREAD", "submit to applied", "the same, checkpoints in memory"
 DISK = "write 4 KiB, fsync"
 
+#: How the changes follow one another.
+WITH_PAUSES, BACK_TO_BACK = f"every {APART_S * 1e3:g} ms", "back to back"
+
 PROSE = f"""\
-One process sends a small change every {APART_S * 1e3:g} ms, another one receives it; both read the same clock. The
-*baseline* is a bare ping in the same Redis: redis-py's `XADD` there, `XREAD BLOCK` here. With the package it is
-`Node.submit` there and `apply` here, and in between the standby has checked the record, folded it and written it to
-its checkpoint with an fsync, for a standby saves before it applies. To see what the disk has to do with it, a second
-pair of nodes keeps its checkpoints in memory (where the machine has such a directory), and each round has a file to
-which 4 KiB are appended and synced, at the same pace, by nobody but this process. *From the call* counts from
-before the call that sends, *from the answer* from its return, when the caller knows that the change is committed. The
-latter can be negative: the standby may be done before the primary is. The p99 is that of all rounds together. All is
-in microseconds.
+One process sends changes of {CHANGE_BYTES} bytes, another one receives them; both read the same clock. *Every
+{APART_S * 1e3:g} ms*: a change with a pause before it, in which both processes fall asleep. *Back to back*: the next
+one as soon as the one before has arrived. The *baseline* is a bare ping in the same Redis: redis-py's `XADD` there,
+`XREAD BLOCK` here. With the package it is `Node.submit` there and `apply` here, and in between the standby has checked
+the record, folded it and written it to its checkpoint with an fsync, for a standby saves before it applies. To see what
+the disk has to do with it, a second pair of nodes keeps its checkpoints in memory (where the machine has such a
+directory), and each round has a file to which 4 KiB are appended and synced, at the pace with pauses, by nobody but
+this process.
+
+Times count from before the call that sends; *from the answer* counts from its return, when the caller knows that the
+change is committed, and can be negative: the standby may be done before the primary is. A p99 is that of all rounds
+together. All is in microseconds.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     rounds: int
+    #: With pauses; and so many times more without.
     pings: int
+    more_back_to_back: int = 3
 
 
 FULL = Sizes(rounds=15, pings=100)
@@ -61,33 +71,32 @@ class Ping(NamedTuple):
     answered_ns: int
     received_ns: int
 
+    @property
+    def from_call_us(self) -> float:
+        return (self.received_ns - self.called_ns) / 1e3
 
-class Route(Protocol):
-    """A way from here to another process."""
-
-    def expect(self, numbers: range) -> None: ...
-
-    def send(self, number: int) -> None: ...
-
-    def received(self, numbers: range) -> dict[int, int]: ...
+    @property
+    def from_answer_us(self) -> float:
+        return (self.received_ns - self.answered_ns) / 1e3
 
 
 def measure(setting: Setting, sizes: Sizes) -> Report:
-    """Measure the bare ping and the nodes, interleaved."""
-    numbers = count(step=sizes.pings)
+    """Measure the bare ping and the nodes at both paces, interleaved."""
     with ExitStack() as stack:
-        routes: dict[str, Route] = {BARE: stack.enter_context(Bare(setting))}
-        routes[ON_DISK] = stack.enter_context(Pair(setting, setting.directory))
-        if os.access(IN_MEMORY, os.W_OK):
-            in_memory = stack.enter_context(TemporaryDirectory(prefix="replicator-bench-", dir=IN_MEMORY))
-            routes[WITHOUT_DISK] = stack.enter_context(Pair(setting, Path(in_memory)))
+        routes = {name: stack.enter_context(each) for name, each in _routes(setting, stack).items()}
         synced = stack.enter_context(setting.fresh("synced").open("ab", buffering=0))
-        cases: dict[str, Callable[[], Any]] = {
-            name: partial(pinged, route, numbers, sizes) for name, route in routes.items()
-        }
+        cases: dict[str, Callable[[], Any]] = {}
+        for name, route in routes.items():
+            cases[_case(name, WITH_PAUSES)] = partial(route.with_pauses, sizes.pings)
         cases[DISK] = lambda: [_synced_us(synced) for _ in range(sizes.pings)]
+        for name, route in routes.items():
+            cases[_case(name, BACK_TO_BACK)] = partial(route.back_to_back, sizes.pings * sizes.more_back_to_back)
         rounds = in_rounds(cases, sizes.rounds)
-    return _report(rounds)
+    return _report(rounds, list(routes))
+
+
+def _case(name: str, pace: str) -> str:
+    return f"{name}, {pace}"
 
 
 def _synced_us(file: FileIO) -> float:
@@ -98,136 +107,119 @@ def _synced_us(file: FileIO) -> float:
     return (now_ns() - began) / 1e3
 
 
-def pinged(route: Route, firsts: Iterator[int], sizes: Sizes) -> list[Ping]:
-    """Send so many pings; one after the other, with pauses."""
-    first = next(firsts)
-    numbers = range(first, first + sizes.pings)
-    route.expect(numbers)
-    sent: dict[int, tuple[int, int]] = {}
-    for number in numbers:
-        time.sleep(APART_S)
+class Route:
+    """A way from here to another process."""
+
+    def __init__(self, sender: Sender, receiver: Child) -> None:
+        self._sender = sender
+        self._receiver = receiver
+        self._numbers = count()
+        self._sent = 0
+
+    def with_pauses(self, pings: int) -> list[Ping]:
+        """Send so many, one after the other, and ask only then when they arrived."""
+        sent: dict[int, tuple[int, int]] = {}
+        for _ in range(pings):
+            time.sleep(APART_S)
+            sent |= self._send()
+        received_ns: dict[int, int] = self._receiver.ask(self._sent)
+        return [Ping(*sent[number], received_ns[number]) for number in sent]
+
+    def back_to_back(self, pings: int) -> list[Ping]:
+        """Send so many, each when the one before has arrived."""
+        arrived: list[Ping] = []
+        for _ in range(pings):
+            sent = self._send()
+            received_ns = self._receiver.ask(self._sent)
+            arrived += [Ping(*at_ns, received_ns[number]) for number, at_ns in sent.items()]
+        return arrived
+
+    def _send(self) -> dict[int, tuple[int, int]]:
+        number = next(self._numbers)
         called_ns = now_ns()
-        route.send(number)
-        sent[number] = called_ns, now_ns()
-    received = route.received(numbers)
-    return [Ping(*sent[number], received[number]) for number in numbers]
+        self._sender.send(number)
+        answered_ns = now_ns()
+        self._sent += 1
+        return {number: (called_ns, answered_ns)}
 
 
-class Bare:
-    """redis-py, a plain stream, and a process that reads it."""
-
-    def __init__(self, setting: Setting) -> None:
-        self._stream = setting.group("ping")
-        self._client = plain_client(setting.url)
-        self._reader = Child(read_plain, setting.url, self._stream)
-
-    def expect(self, numbers: range) -> None:
-        self._reader.ask(len(numbers))
-
-    def send(self, number: int) -> None:
-        self._client.xadd(self._stream, {"ping": number})
-
-    def received(self, numbers: range) -> dict[int, int]:
-        received: dict[int, int] = self._reader.hear()
-        return received
-
-    def __enter__(self) -> Bare:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._reader.close()
-        self._client.close()
+def _routes(setting: Setting, stack: ExitStack) -> dict[str, Any]:
+    place = setting.url, setting.group("ping")
+    routes = {BARE: _route(lambda: RedisSender(*place), receive_stream, *place)}
+    directories = {ON_DISK: setting.directory}
+    if os.access(IN_MEMORY, os.W_OK):
+        in_memory = stack.enter_context(TemporaryDirectory(prefix="replicator-bench-", dir=IN_MEMORY))
+        directories[WITHOUT_DISK] = Path(in_memory)
+    for name, directory in directories.items():
+        pair = setting.url, setting.group("applied")
+        below = directory / pair[1]
+        routes[name] = _route(partial(NodeSender, *pair, below / "a"), receive_applied, *pair, below / "b")
+    return routes
 
 
-def read_plain(pipe: Connection, url: str, stream: str) -> None:
-    """The other process of `Bare`: told how many to read, it says that it is ready, and then when each arrived."""
-    after = "0-0"
-    with plain_client(url) as client:
-        while (expected := heard(pipe)) is not None:
-            pipe.send("ready")
-            at_ns: dict[int, int] = {}
-            while len(at_ns) < expected:
-                for _, entries in client.xread({stream: after}, block=1000, count=32) or []:
-                    at_ns |= {int(fields[b"ping"]): now_ns() for _, fields in entries}
-                    after = entries[-1][0]
-            pipe.send(at_ns)
+@contextmanager
+def _route(make: Callable[[], Sender], *receiver: Any) -> Iterator[Route]:
+    sender = make()
+    try:
+        with Child(be_receiver, *receiver) as child:
+            child.hear()
+            yield Route(sender, child)
+    finally:
+        sender.close()
 
 
-class Pair:
-    """A primary here, and its standby in another process; their checkpoints below `directory`."""
-
-    def __init__(self, setting: Setting, directory: Path) -> None:
-        group = setting.group("applied")
-        place = directory / group
-        self._node = Node(Arrivals(), group=group, name="a", data_dir=place / "a", redis=setting.url)
-        self._node.start()
-        self._node.promote()
-        self._standby = Child(follow, setting.url, group, str(place / "b"))
-        self._standby.hear()
-
-    def expect(self, numbers: range) -> None:
-        pass
-
-    def send(self, number: int) -> None:
-        self._node.submit({"ping": number})
-
-    def received(self, numbers: range) -> dict[int, int]:
-        received: dict[int, int] = self._standby.ask(self._node.position.id.n)
-        return received
-
-    def __enter__(self) -> Pair:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._standby.close()
-        self._node.stop()
+# --- the report -------------------------------------------------------------------------------------------------------
 
 
-def follow(pipe: Connection, url: str, group: str, data_dir: str) -> None:
-    """The other process of `Pair`: told a number of a record, it waits for it, and says when each ping was applied."""
-    with Node(Arrivals(), group=group, name="b", data_dir=data_dir, redis=url) as node:
-        node.wait(n=1)
-        pipe.send("ready")
-        while (n := heard(pipe)) is not None:
-            node.wait(n=n, timeout_s=60)
-            with node.reading() as arrivals:
-                at_ns, arrivals.at_ns = arrivals.at_ns, {}
-            pipe.send(at_ns)
-
-
-def _report(rounds: dict[str, list[Any]]) -> Report:
-    disk_us: list[list[float]] = rounds.pop(DISK)
+def _report(rounds: Mapping[str, list[Any]], names: Sequence[str]) -> Report:
     tables: list[Table] = []
     figures: dict[str, float] = {}
-    for since in ("from the call", "from the answer"):
-        delays_us = {name: [[_delay_us(ping, since) for ping in pings] for pings in each]
-                     for name, each in rounds.items()}  # fmt: skip
-        if since == "from the call":
-            delays_us[DISK] = disk_us
-        figures |= {f"{name}, {since}, p{percent} us": _percentile(each, percent)
-                    for name, each in delays_us.items() for percent in (50, 99)}  # fmt: skip
-        tables.append(_table(since, delays_us))
-    figures |= {f"{name} ratio": figures[f"{name}, from the call, p50 us"] / figures[f"{BARE}, from the call, p50 us"]
-                for name in rounds}  # fmt: skip
+    for pace in (WITH_PAUSES, BACK_TO_BACK):
+        pings: dict[str, list[list[Ping]]] = {name: rounds[_case(name, pace)] for name in names}
+        for name in names:
+            figures |= {f"{_case(name, pace)}, {what}": figure for what, figure in _found(pings[name]).items()}
+        figures |= {
+            f"{pace}, p{percent} ratio": figures[f"{ON_DISK}, {pace}, p{percent} us"]
+            / figures[f"{BARE}, {pace}, p{percent} us"]
+            for percent in (50, 99)
+        }
+        tables.append(_table(pace, pings, rounds[DISK] if pace == WITH_PAUSES else None))
+    figures |= {f"{DISK}, p{percent} us": _percentile(rounds[DISK], percent) for percent in (50, 99)}
     return Report(title="Committed to applied", prose=PROSE, tables=tables, figures=figures)
 
 
-def _table(since: str, delays_us: dict[str, list[list[float]]]) -> Table:
-    rows = [[name, *(f"{_percentile(each, percent):,.0f}" for percent in (50, 99))] for name, each in delays_us.items()]
-    if since != "from the call":
-        return Table(head=[since, "p50 us", "p99 us"], rows=rows)
-    p50s = {name: [percentile(delays, 50) for delays in each] for name, each in delays_us.items()}
-    for row in rows:
-        row.append("1" if row[0] == BARE else str(ratio(p50s[row[0]], p50s[BARE])))
-    return Table(head=[since, "p50 us", "p99 us", f"p50 x {BARE}"], rows=rows)
+def _found(rounds: Sequence[Sequence[Ping]]) -> dict[str, float]:
+    from_call, from_answer = ([[getattr(ping, since) for ping in pings] for pings in rounds]
+                              for since in ("from_call_us", "from_answer_us"))  # fmt: skip
+    return {
+        "p50 us": _percentile(from_call, 50),
+        "p99 us": _percentile(from_call, 99),
+        "from the answer p50 us": _percentile(from_answer, 50),
+        "from the answer p99 us": _percentile(from_answer, 99),
+    }
 
 
-def _percentile(rounds: list[list[float]], percent: float) -> float:
+def _table(pace: str, pings: Mapping[str, list[list[Ping]]], disk_us: list[list[float]] | None) -> Table:
+    p50s = {name: [percentile([ping.from_call_us for ping in each], 50) for each in rounds]
+            for name, rounds in pings.items()}  # fmt: skip
+    bare_p99 = _found(pings[BARE])["p99 us"]
+    rows: list[list[str]] = []
+    for name, rounds in pings.items():
+        found = _found(rounds)
+        ratios = ["1", "1"]
+        if name != BARE:
+            ratios = [str(ratio(p50s[name], p50s[BARE])), f"{found['p99 us'] / bare_p99:.2f}"]
+        p50, p99, answer_p50, answer_p99 = (f"{figure:,.0f}" for figure in found.values())
+        rows.append([name, p50, ratios[0], p99, ratios[1], answer_p50, answer_p99])
+    if disk_us is not None:
+        p50, p99 = (f"{_percentile(disk_us, percent):,.0f}" for percent in (50, 99))
+        rows.append([DISK, p50, "", p99, "", "", ""])
+    head = [pace, "p50", f"x {BARE}", "p99", f"x {BARE}", "from the answer p50", "p99"]
+    return Table(head=head, rows=rows)
+
+
+def _percentile(rounds: Sequence[Sequence[float]], percent: float) -> float:
     """The median of the rounds' medians; anything rarer from all of them together, or a round would be too short."""
     if percent == 50:
         return median(percentile(delays, 50) for delays in rounds)
     return percentile(list(chain.from_iterable(rounds)), percent)
-
-
-def _delay_us(ping: Ping, since: str) -> float:
-    return (ping.received_ns - (ping.called_ns if since == "from the call" else ping.answered_ns)) / 1e3

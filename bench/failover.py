@@ -13,9 +13,10 @@ from itertools import cycle
 from statistics import median
 from typing import Any, NamedTuple
 
-from bench.append import CHANGE_BYTES
+from bench.charts import Bars
 from bench.failover_node import NAMES, Acknowledged, Group, Writer, first_accepted
 from bench.harness import Report, Setting, Table, in_rounds, now_ns, percentile
+from bench.loads import CHANGE_BYTES
 from bench.peers import SENTINEL_DOWN_AFTER_MS, SentinelGroup, SyncObjGroup, syncobj_version
 from replicator import admin
 from replicator.node import BEAT_EVERY_S_MAX
@@ -280,7 +281,24 @@ def report(rounds: Mapping[str, list[Any]], sizes: Sizes) -> Report:
     notes = [_note(totals, len(switched))]
     if sizes.peers and version is not None:
         notes.append(f"PySyncObj is {version}.")
-    return Report(title="Failover", prose=PROSE, tables=tables, notes=notes, figures=figures)
+    return Report(
+        title="Failover", prose=PROSE, tables=tables, notes=notes, figures=figures, charts=[_chart(rounds, sizes)]
+    )
+
+
+def _chart(rounds: Mapping[str, list[Any]], sizes: Sizes) -> Bars:
+    """The kills alone: the peers do nothing else."""
+    ms = {_kill(lease_s): [each.ms for each in rounds[_kill(lease_s)]] for lease_s in sizes.leases}
+    ms |= {name: rounds[name] for name in (SENTINEL, SYNCOBJ, SYNCOBJ_TUNED) if name in rounds}
+    return Bars(
+        name="failover",
+        title="kill -9 of the leader: until a write is accepted elsewhere",
+        value_label="milliseconds",
+        series={
+            "median": {name: median(each) for name, each in ms.items()},
+            "slowest": {name: max(each) for name, each in ms.items()},
+        },
+    )
 
 
 def _kills(rounds: Mapping[str, list[Any]], sizes: Sizes) -> list[Line]:

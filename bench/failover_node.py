@@ -22,8 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from bench.append import CHANGE_BYTES
 from bench.harness import Child, heard, now_ns
+from bench.loads import CHANGE_BYTES
 from replicator import Node, admin
 from replicator.core.codec import encode_change
 from replicator.errors import ReplicatorError

@@ -1,118 +1,168 @@
-"""Group commit: what many submitters share, and what one of them waits for."""
+"""Group commit: what many submitters share, what one of them waits for, and what a batch of one submitter costs."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
+from typing import Any
 
-from bench.append import CHANGE_BYTES, Pace, a_change, paced
-from bench.harness import Report, Setting, Table, in_rounds, now_ns, percentile, plain_client, ratio
+import redis.asyncio
+
+from bench.harness import Ratio, Report, Setting, Table, in_rounds, plain_client
+from bench.loads import (
+    BATCH,
+    CHANGE_BYTES,
+    SUBMITTERS,
+    Pace,
+    a_change,
+    by_tasks,
+    by_threads,
+    figures_of,
+    in_batches,
+    ratios_of,
+)
 from bench.states import Nothing
 from replicator import Node
 from replicator.core.codec import encode_change, encode_changes
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure"]
 
+#: Of the ratios.
+BASE = "XADD, 1 thread"
+BY_HAND = f"XADD, {BATCH} changes in one entry"
+SUBMIT_MANY = f"Node.submit_many, {BATCH} changes"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     rounds: int
     seconds: float
-    threads: tuple[int, ...]
+    threads: Sequence[int] = (1, 8, SUBMITTERS)
+    tasks: int = SUBMITTERS
 
 
-FULL = Sizes(rounds=9, seconds=1.0, threads=(1, 8, 64))
-QUICK = Sizes(rounds=3, seconds=0.3, threads=(1, 8, 64))
+FULL = Sizes(rounds=9, seconds=0.8)
+QUICK = Sizes(rounds=3, seconds=0.3)
 
 PROSE = f"""\
-So many threads of one process submit changes of {CHANGE_BYTES} bytes, each after the answer to its one before. Whoever
-gets the turn commits all that wait, in one record. The *baseline* of the ratios is the plain `XADD` of one thread, as
-above. A service with many threads and no replicator would have each of them send its own `XADD`: these rows are here
-too, with one redis-py client for all threads, as its manual has it. Python threads share one interpreter lock, so the
-cores of the machine help neither side much. Latency and CPU are those of one call, in microseconds; *changes a record*
-says how many shared a round trip.
+Many submit changes of {CHANGE_BYTES} bytes, each after the answer to its one before: as threads (`Node.submit`) and as
+asyncio tasks (`Node.asubmit`) of one process. Whoever gets the turn commits all that wait, in one record. The
+*baseline* of the ratios is the plain `XADD` of one thread, one after the other. A service with as many threads or tasks
+and no replicator would have each of them send its own `XADD`: these rows are here too, with one redis-py client for
+all, as its manual has it. Python threads share one interpreter lock, so more cores help neither side much.
+
+One submitter with many changes at hand gives them to `Node.submit_many`, here {BATCH} at a time; what is beside it is
+redis-py with {BATCH} changes in one entry of a plain stream, packed by hand, which is as little as that can cost.
+Latency is that of one call, so for batches of all {BATCH} changes together; CPU is for one change. Both are in
+microseconds. *Changes a record* says how many shared a round trip.
 """
 
 
 def measure(setting: Setting, sizes: Sizes) -> Report:
-    """Measure each number of threads with both, interleaved."""
-    stream = setting.group("stream")
-    change = a_change()
-    _, body, _ = encode_changes([encode_change(change)])
+    """Measure all ways and both sides, interleaved."""
     node = Node(Nothing(), group=setting.group("commit"), name="a", data_dir=setting.fresh("commit"), redis=setting.url)
-    with plain_client(setting.url) as client, node:
+    with Plain(setting) as plain, node, asyncio.Runner() as runner:
         node.promote()
-
-        def plain(threads: int) -> Pace:
-            client.delete(stream)
-            return by_threads(lambda: client.xadd(stream, {"b": body}), threads, sizes.seconds)
-
-        def submitted(threads: int) -> Pace:
-            before = node.position.id.n
-            pace = by_threads(lambda: node.submit(change), threads, sizes.seconds)
-            # The few parts of snapshots that went along are counted with the records.
-            records = node.position.id.n - before
-            return pace._replace(changes_a_record=len(pace.latencies_us) / records)
-
-        cases: dict[str, Callable[[], Pace]] = {}
-        for threads in sizes.threads:
-            cases[f"XADD, {threads}"] = lambda threads=threads: plain(threads)  # type: ignore[misc]
-            cases[f"Node.submit, {threads}"] = lambda threads=threads: submitted(threads)  # type: ignore[misc]
-        paces = in_rounds(cases, sizes.rounds)
-    return _report(paces)
+        paces = in_rounds(_cases(plain, node, runner, sizes), sizes.rounds)
+    return _report(paces, sizes)
 
 
-def by_threads(send: Callable[[], object], threads: int, seconds: float) -> Pace:
-    """Call `send` from so many threads for so long. An error in one of them is raised here."""
-    paces: list[Pace] = []
-    errors: list[Exception] = []
-
-    def work() -> None:
-        try:
-            paces.append(paced(send, seconds))
-        except Exception as error:
-            errors.append(error)
-
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    began, cpu_ns = now_ns(), time.process_time_ns()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    took_s, cpu_ns = (now_ns() - began) / 1e9, time.process_time_ns() - cpu_ns
-    if errors:
-        raise errors[0]
-    latencies_us = [latency for pace in paces for latency in pace.latencies_us]
-    calls = len(latencies_us)
-    return Pace(calls / took_s, latencies_us, cpu_ns / 1e3 / calls)
+def _cases(plain: Plain, node: Any, runner: asyncio.Runner, sizes: Sizes) -> dict[str, Callable[[], Pace]]:
+    change = a_change()
+    cases: dict[str, Callable[[], Pace]] = {}
+    for threads in sizes.threads:
+        cases[_threads("XADD", threads)] = partial(plain.by_threads, threads, sizes.seconds)
+        submitted = partial(by_threads, partial(node.submit, change), threads, sizes.seconds)
+        cases[_threads("Node.submit", threads)] = partial(_counted, node, submitted)
+    cases[_tasks("XADD", sizes.tasks)] = partial(plain.by_tasks, sizes.tasks, sizes.seconds)
+    if hasattr(node, "asubmit"):
+        submitted = partial(_in_tasks, runner, partial(node.asubmit, change), sizes)
+        cases[_tasks("Node.asubmit", sizes.tasks)] = partial(_counted, node, submitted)
+    # Shorter: in a second of it there are some hundred MB, and what follows would wait for their fsync.
+    short = sizes.seconds / 4
+    cases[BY_HAND] = partial(plain.in_batches, BATCH, short)
+    if hasattr(node, "submit_many"):
+        submitted = partial(in_batches, partial(node.submit_many, [change] * BATCH), BATCH, short)
+        cases[SUBMIT_MANY] = partial(_counted, node, submitted)
+    return cases
 
 
-def _report(paces: dict[str, list[Pace]]) -> Report:
-    rates = {name: [pace.rate for pace in rounds] for name, rounds in paces.items()}
-    base = next(iter(rates))
-    rows: list[list[str]] = []
+def _threads(what: str, threads: int) -> str:
+    return f"{what}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _tasks(what: str, tasks: int) -> str:
+    return f"{what}, {tasks} tasks"
+
+
+def _in_tasks(runner: asyncio.Runner, send: Callable[[], Any], sizes: Sizes) -> Pace:
+    return runner.run(by_tasks(send, sizes.tasks, sizes.seconds))
+
+
+def _counted(node: Node, submitted: Callable[[], Pace]) -> Pace:
+    before = node.position.id.n
+    pace = submitted()
+    # The few parts of snapshots that went along are counted with the records.
+    return pace._replace(changes_a_record=pace.changes / (node.position.id.n - before))
+
+
+class Plain:
+    """redis-py and a plain stream, which is emptied before each round of each case."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._url = setting.url
+        self._stream = setting.group("stream")
+        self._client = plain_client(setting.url)
+        encoded = encode_change(a_change())
+        self._one, self._many = ({"b": encode_changes([encoded] * size)[1]} for size in (1, BATCH))
+
+    def by_threads(self, threads: int, seconds: float) -> Pace:
+        self._client.delete(self._stream)
+        return by_threads(lambda: self._client.xadd(self._stream, self._one), threads, seconds)
+
+    def by_tasks(self, tasks: int, seconds: float) -> Pace:
+        self._client.delete(self._stream)
+        return asyncio.run(self._by_tasks(tasks, seconds))
+
+    async def _by_tasks(self, tasks: int, seconds: float) -> Pace:
+        async with redis.asyncio.Redis.from_url(self._url) as client:
+            # Each task has a connection. They are made before the time begins.
+            await asyncio.gather(*(client.ping() for _ in range(tasks)))
+            return await by_tasks(lambda: client.xadd(self._stream, self._one), tasks, seconds)
+
+    def in_batches(self, size: int, seconds: float) -> Pace:
+        self._client.delete(self._stream)
+        return in_batches(lambda: self._client.xadd(self._stream, self._many), size, seconds)
+
+    def __enter__(self) -> Plain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+
+def _report(paces: dict[str, list[Pace]], sizes: Sizes) -> Report:
     figures: dict[str, float] = {}
+    rows: list[list[str]] = []
     for name, rounds in paces.items():
-        against = ratio(rates[name], rates[base])
-        against_alike = ratio(rates[name], rates[f"XADD, {name.split()[-1]}"])
-        figures |= {f"{name} {what}": figure for what, figure in _figures(rounds).items()}
-        figures[f"{name} ratio"] = against.of_medians
-        ratios = ["1" if name == base else str(against), "1" if name.startswith("XADD") else str(against_alike)]
-        rate, *others, changes = _figures(rounds).values()
-        rows.append([name, f"{rate:,.0f}", *ratios, *(f"{other:,.0f}" for other in others), f"{changes:.1f}"])
-    ratio_heads = [f"x {base}", "x XADD, as many"]
-    head = ["case, threads", "a second", *ratio_heads, "p50 us", "p99 us", "CPU us", "changes a record"]
+        rates, p99s = ratios_of(rounds, paces[BASE])
+        found = figures_of(rounds)
+        changes = median(pace.changes_a_record for pace in rounds)
+        figures |= {f"{name} {what}": figure for what, figure in found.items()}
+        figures |= {f"{name} changes a record": changes}
+        figures |= {f"{name} rate ratio": rates.of_medians, f"{name} p99 ratio": p99s.of_medians}
+        rows.append(_row(name, found, (rates, p99s), changes))
+    for short, name in (("100 submitters", _tasks("Node.asubmit", sizes.tasks)), ("submit_many", SUBMIT_MANY)):
+        if name in paces:
+            figures |= {f"{short} {what} ratio": figures[f"{name} {what} ratio"] for what in ("rate", "p99")}
+    head = ["case", "changes a second", f"x {BASE}", "p50 us", "p99 us", f"p99 x {BASE}", "CPU us", "changes a record"]
     return Report(title="Group commit", prose=PROSE, tables=[Table(head=head, rows=rows)], figures=figures)
 
 
-def _figures(rounds: list[Pace]) -> dict[str, float]:
-    return {
-        "per second": median(pace.rate for pace in rounds),
-        "p50 us": median(percentile(pace.latencies_us, 50) for pace in rounds),
-        "p99 us": median(percentile(pace.latencies_us, 99) for pace in rounds),
-        "cpu us": median(pace.cpu_us for pace in rounds),
-        "changes a record": median(pace.changes_a_record for pace in rounds),
-    }
+def _row(name: str, found: dict[str, float], ratios: Sequence[Ratio], changes: float) -> list[str]:
+    rates, p99s = ("1" if name == BASE else str(each) for each in ratios)
+    rate, p50, p99 = (f"{found[what]:,.0f}" for what in ("per second", "p50 us", "p99 us"))
+    return [name, rate, rates, p50, p99, p99s, f"{found['cpu us']:,.1f}", f"{changes:.1f}"]

@@ -35,6 +35,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bench.charts import Chart
+
 __all__ = [
     "Benchmark",
     "Child",
@@ -170,15 +172,17 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a benchmark found. `figures` has the numbers behind the tables by name, for programs."""
+    """What a benchmark found."""
 
     title: str
     #: What is measured, and what the ratio means.
     prose: str
     tables: Sequence[Table]
-    #: What the figures of this very run say.
+    #: What else this very run says.
     notes: Sequence[str] = ()
+    #: By name, for programs: `bench.goals` refers to them.
     figures: Mapping[str, float] = field(default_factory=dict)
+    charts: Sequence[Chart] = ()
 
 
 # --- other processes --------------------------------------------------------------------------------------------------

@@ -62,20 +62,20 @@ def syncobj_version() -> str | None:
 
 
 class SyncObjGroup:
-    """Three processes, one of which leads. `options` are those of `SyncObjConf`."""
+    """Three processes, one of which leads. `options` are those of `SyncObjConf`; `work` is what each of them does."""
 
-    def __init__(self, options: Mapping[str, float]) -> None:
+    def __init__(self, options: Mapping[str, float], work: Callable[..., None] | None = None) -> None:
         # Each connects to those before it, and tries again after 5 s only: so they start in this order.
         addresses = sorted(f"127.0.0.1:{free_port()}" for _ in range(3))
         self._ends = ExitStack()
-        self._children: list[Child] = []
+        self.children: list[Child] = []
         try:
             for address in addresses:
                 others = [other for other in addresses if other != address]
-                child = Child(be_syncobj, address, others, dict(options))
-                self._children.append(child)
+                child = Child(work or be_syncobj, address, others, dict(options))
+                self.children.append(child)
                 self._ends.callback(child.end)
-            for child in self._children:
+            for child in self.children:
                 child.hear()
                 child.ask("start")
             wait_until(self._is_whole, "a leader that all know, and connections between all,")
@@ -84,17 +84,17 @@ class SyncObjGroup:
             raise
 
     def _is_whole(self) -> bool:
-        states = [child.ask("state") for child in self._children]
+        states = [child.ask("state") for child in self.children]
         leaders = {leader for leader, _ in states}
         return len(leaders) == 1 and None not in leaders and all(connected == 2 for _, connected in states)
 
     def failover_ms(self) -> float:
         """Kill the leader; how long until a command of one of the others was committed."""
-        self._children[0].ask("write")
+        self.children[0].ask("write")
         time.sleep(random.uniform(0.2, 1.2))
-        leading = [child for child in self._children if child.ask("leads")]
+        leading = [child for child in self.children if child.ask("leads")]
         assert len(leading) == 1
-        survivors = [child for child in self._children if child is not leading[0]]
+        survivors = [child for child in self.children if child is not leading[0]]
         killed_ns = now_ns()
         leading[0].kill()
         for child in survivors:

@@ -1,13 +1,15 @@
-"""States for benchmarks that ask what the log costs: they do as little as a state can do."""
+"""States for benchmarks that ask what the log costs: they do as little as a state can do. See also `bench.inbox`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
-from bench.harness import now_ns
+__all__ = ["Nothing", "Records"]
 
-__all__ = ["Arrivals", "Nothing"]
+#: A piece of a snapshot of this many records has some 64 KiB, as `State.snapshot` has it.
+RECORDS_PER_PIECE = 400
 
 
 class Nothing:
@@ -24,11 +26,18 @@ class Nothing:
         pass
 
 
-class Arrivals(Nothing):
-    """Notes when it applied which change: `{"ping": number}`. Reading a clock is what a real state must not do."""
+class Records:
+    """A dict of so many records. A change `{"key": number, …}` takes the place of the record of that number."""
 
-    def __init__(self) -> None:
-        self.at_ns: dict[int, int] = {}
+    def __init__(self, size: int = 0) -> None:
+        self.records: dict[int, Any] = {key: {"key": key, "pad": "x" * 100} for key in range(size)}
+
+    def snapshot(self) -> Iterator[Any]:
+        records = iter(self.records.copy().values())
+        return iter(lambda: list(islice(records, RECORDS_PER_PIECE)), [])
+
+    def restore(self, pieces: Iterable[Any]) -> None:
+        self.records = {record["key"]: record for piece in pieces for record in piece}
 
     def apply(self, change: Any) -> None:
-        self.at_ns[change["ping"]] = now_ns()
+        self.records[change["key"]] = change

@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
 import logging
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from bench import append, applied, failover, group_commit, peers, snapshot
-from bench.__main__ import main
-from bench.harness import Ratio, Setting, Table, in_rounds, percentile, plain_client, ratio
+from bench import (
+    against_peers,
+    append,
+    applied,
+    bare,
+    binaries,
+    failover,
+    goals,
+    group_commit,
+    idle,
+    install_peers,
+    loads,
+    one_percent,
+    peers,
+    plots,
+    results,
+    snapshot,
+    standbys,
+    state_size,
+    states,
+)
+from bench.__main__ import BENCHMARKS, main
+from bench.binaries import NOT_INSTALLED
+from bench.charts import Bars, Chart, Lines
+from bench.goals import Goal
+from bench.harness import Ratio, Report, Setting, Table, in_rounds, percentile, plain_client, ratio
+from bench.inbox import Inbox
+from bench.results import Result
+from bench.systems import etcd, nats, ours, redis, syncobj
+from bench.systems.base import Running, System
+from replicator import Node
 from replicator.core.codec import encode_change
 from replicator.redis_server import RedisServer
 
@@ -57,34 +91,262 @@ def test_a_table_is_text_and_markdown() -> None:
     assert table.as_markdown() == "| case | ms |\n| --- | ---: |\n| a | 1,000 |"
 
 
-def test_a_change_of_the_append_benchmarks_has_the_size_that_they_say() -> None:
-    assert len(encode_change(append.a_change())) == append.CHANGE_BYTES
+def test_a_change_has_the_size_that_the_benchmarks_say_with_a_number_and_without() -> None:
+    assert len(encode_change(loads.a_change())) == loads.CHANGE_BYTES
+    assert {len(encode_change(loads.a_change(number))) for number in (0, 7, 123_456)} == {loads.CHANGE_BYTES}
 
 
-def test_fenced_append(setting: Setting) -> None:
-    figures = append.measure(setting, append.Sizes(rounds=2, seconds=0.05)).figures
-    assert figures["XADD ratio"] == 1
-    assert figures["Node.submit per second"] > 0
-    assert figures["fenced append per second"] > 0
+def test_a_pace_counts_the_changes_of_a_batch_and_the_latency_of_its_call() -> None:
+    pace = loads.in_batches(lambda: time.sleep(0.002), size=100, seconds=0.02)
+    assert pace.changes % 100 == 0
+    assert pace.rate < 100 / 0.002
+    assert 2_000 <= pace.p50_us <= pace.p99_us
 
 
-def test_group_commit(setting: Setting) -> None:
-    figures = group_commit.measure(setting, group_commit.Sizes(rounds=2, seconds=0.05, threads=(1, 3))).figures
-    for case in ("XADD, 1", "Node.submit, 1", "XADD, 3", "Node.submit, 3"):
-        assert figures[f"{case} per second"] > 0
-        assert 0 < figures[f"{case} p50 us"] <= figures[f"{case} p99 us"]
+def test_tasks_submit_at_the_same_time_and_each_after_its_own_answer() -> None:
+    under_way: list[int] = [0, 0]
+
+    async def send() -> None:
+        under_way[0] += 1
+        under_way[1] = max(under_way)
+        await asyncio.sleep(0.001)
+        under_way[0] -= 1
+
+    pace = asyncio.run(loads.by_tasks(send, tasks=7, seconds=0.02))
+    assert under_way == [0, 7]
+    assert pace.changes >= 7
 
 
 def test_an_error_of_a_submitter_is_not_swallowed() -> None:
     with pytest.raises(ZeroDivisionError):
-        group_commit.by_threads(lambda: 1 // 0, threads=2, seconds=1)
+        loads.by_threads(lambda: 1 // 0, threads=2, seconds=1)
+
+
+def test_an_inbox_notes_pings_counts_all_and_says_when_there_are_enough() -> None:
+    inbox = Inbox()
+    for change in (loads.a_change(), loads.a_change(5), loads.a_change(6)):
+        inbox.apply(change)
+    at_ns = inbox.until(3)
+    assert list(at_ns) == [5, 6]
+    assert at_ns[5] <= at_ns[6]
+    assert inbox.until(3) == {}
+
+
+def test_an_inbox_is_waited_for_and_its_failure_comes_out() -> None:
+    inbox = Inbox()
+    later = threading.Timer(0.02, inbox.apply, args=[loads.a_change(1)])
+    later.start()
+    assert list(inbox.until(1)) == [1]
+    failing = threading.Timer(0.02, inbox.fail, args=[ValueError("gone")])
+    failing.start()
+    with pytest.raises(ValueError, match="gone"):
+        inbox.until(2)
+
+
+def test_an_inbox_that_comes_by_a_snapshot_has_counted_what_is_in_it() -> None:
+    before, after = Inbox(), Inbox()
+    before.apply(loads.a_change())
+    after.restore(before.snapshot())
+    assert after.until(1) == {}
+
+
+# --- Each benchmark ------------------------------------------------------------------------------------------------
+
+
+def _figures(name: str, report: Report) -> Mapping[str, float]:
+    """The figures of a report, which has those that the goals name. Those of what a node may lack are left out."""
+    named = {goal.figure for goal in goals.GOALS if goal.of == name and "submit_many" not in goal.figure}
+    assert named
+    assert named <= set(report.figures)
+    return report.figures
+
+
+def test_fenced_append(setting: Setting) -> None:
+    figures = _figures("append", append.measure(setting, append.Sizes(rounds=2, seconds=0.05)))
+    assert figures["XADD ratio"] == 1
+    for case in (append.BARE, append.FENCED, append.SUBMIT):
+        assert figures[f"{case} per second"] > 0
+        assert 0 < figures[f"{case} p50 us"] <= figures[f"{case} p99 us"]
+
+
+def test_a_bare_socket_says_what_the_server_answers(setting: Setting) -> None:
+    with contextlib.closing(bare.BareSocket(setting.url)) as connection:
+        assert connection.command("ECHO", "text") == b"text"
+        with pytest.raises(Exception, match="unknown command"):
+            connection.command("NO-SUCH-COMMAND")
+
+
+def test_a_server_without_its_benchmark_has_a_row_that_says_so(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(append.ServerBenchmark, "found", lambda _: None)
+    rows = append.measure(setting, append.Sizes(rounds=1, seconds=0.02)).tables[0].rows
+    assert [row[1] for row in rows if row[0] == append.BENCHMARK] == [NOT_INSTALLED]
+
+
+def test_the_benchmark_of_a_server_is_run_and_read(setting: Setting, tmp_path: Path) -> None:
+    # Given a program that says what redis-benchmark says,
+    program = tmp_path / "redis-benchmark"
+    head = "test,rps,avg_latency_ms,min_latency_ms,p50_latency_ms,p95_latency_ms,p99_latency_ms,max_latency_ms"
+    csv = "\n".join([head, "XADD,20000.00,0.05,0.01,0.040,0.060,0.080,2.0"])
+    program.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\necho '{csv}'\n")
+    program.chmod(0o755)
+    # when it is asked for half a second,
+    of_server = bare.ServerBenchmark(binaries.Program(program, {}, "1"), setting.url)
+    pace = of_server.xadd("stream", b"body", 0.5)
+    # then it was told to send so many with one client, and its figures are in the units of all others.
+    assert "-c 1 --csv -n 10000 XADD stream * b body" in (tmp_path / "asked").read_text()
+    assert (pace.rate, pace.p50_us, pace.p99_us, pace.changes) == (20_000, 40, 80, 10_000)
+
+
+def test_group_commit(setting: Setting) -> None:
+    sizes = group_commit.Sizes(rounds=2, seconds=0.05, threads=(1, 3), tasks=3)
+    figures = group_commit.measure(setting, sizes).figures
+    for case in ("XADD, 1 thread", "Node.submit, 3 threads", "XADD, 3 tasks", group_commit.BY_HAND):
+        assert figures[f"{case} per second"] > 0
+        assert 0 < figures[f"{case} p50 us"] <= figures[f"{case} p99 us"]
+    assert figures[f"{group_commit.BASE} rate ratio"] == figures[f"{group_commit.BASE} p99 ratio"] == 1
+    assert figures["Node.submit, 1 thread changes a record"] <= figures["Node.submit, 3 threads changes a record"]
+
+
+class Later(Node):
+    """A node that has what the benchmarks use where a node has it."""
+
+    async def asubmit(self, change: Any) -> Any:
+        return await asyncio.to_thread(self.submit, change)
+
+    def submit_many(self, changes: Sequence[Any]) -> list[Any]:
+        return [self.submit(change) for change in changes]
+
+
+def test_group_commit_by_tasks_and_in_batches(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "Node", Later)
+    sizes = group_commit.Sizes(rounds=1, seconds=0.05, threads=(1,), tasks=3)
+    figures = group_commit.measure(setting, sizes).figures
+    assert figures["100 submitters rate ratio"] == figures["Node.asubmit, 3 tasks rate ratio"] > 0
+    assert figures["100 submitters p99 ratio"] > 0
+    assert figures["submit_many rate ratio"] > 0
+    # One by one, as this node does it: a batch is 100 changes, not one.
+    assert figures[f"{group_commit.SUBMIT_MANY} changes a record"] == pytest.approx(1, abs=0.1)
+
+
+def test_the_sender_of_the_package_uses_what_the_node_has(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "Node", Later)
+    with contextlib.closing(ours.NodeSender(setting.url, setting.group("ours"), setting.fresh("ours"))) as sender:
+        assert sender.concurrent(3, 0.05).changes >= 3
+        pace = sender.batches(10, 0.05)
+        assert pace is not None
+        assert pace.changes % 10 == 0
 
 
 def test_committed_to_applied(setting: Setting) -> None:
-    figures = applied.measure(setting, applied.Sizes(rounds=2, pings=3)).figures
-    for case in (applied.BARE, applied.ON_DISK, applied.DISK):
-        assert 0 < figures[f"{case}, from the call, p50 us"] <= figures[f"{case}, from the call, p99 us"]
-    assert figures[f"{applied.BARE} ratio"] == 1
+    figures = _figures("applied", applied.measure(setting, applied.Sizes(rounds=2, pings=3, more_back_to_back=1)))
+    for case in (applied.BARE, applied.ON_DISK):
+        for pace in (applied.WITH_PAUSES, applied.BACK_TO_BACK):
+            assert 0 < figures[f"{case}, {pace}, p50 us"] <= figures[f"{case}, {pace}, p99 us"]
+    assert figures[f"{applied.DISK}, p50 us"] > 0
+    p50s = [figures[f"{case}, back to back, p50 us"] for case in (applied.ON_DISK, applied.BARE)]
+    assert figures["back to back, p50 ratio"] == p50s[0] / p50s[1]
+
+
+def test_peers_that_need_nothing_but_redis(setting: Setting) -> None:
+    systems = (ours.OURS, redis.PLAIN, redis.REPLICATED_AND_WAITED)
+    sizes = against_peers.Sizes(rounds=1, seconds=0.05, pings=3, systems=systems, submitters=4)
+    report = against_peers.measure(setting, sizes)
+    for system in systems:
+        assert report.figures[f"{system.name} {against_peers.ONE}"] > 0
+        assert report.figures[f"{system.name} {against_peers.CONCURRENT}"] > 0
+        assert report.figures[f"{system.name} {against_peers.OTHER_P50}"] > 0
+        assert any(note.startswith(f"{system.name}: ") for note in report.notes)
+    assert {chart.name for chart in report.charts} == {"peers-throughput", "peers-latency"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "system", [syncobj.EACH_MS, nats.JETSTREAM, etcd.ONE, etcd.THREE], ids=lambda system: system.name
+)
+def test_a_peer_delivers_every_change_to_the_other_process(setting: Setting, system: System) -> None:
+    if not system.is_installed():
+        pytest.skip("not installed: make bench-peers")
+    sizes = against_peers.Sizes(rounds=1, seconds=0.1, pings=3, systems=[system], submitters=4)
+    report = against_peers.measure(setting, sizes)
+    assert not [note for note in report.notes if "failed" in note]
+    assert report.figures[f"{system.name} {against_peers.TOGETHER}"] > 0
+    assert report.figures[f"{system.name} {against_peers.OTHER_P50}"] > 0
+
+
+def test_a_peer_that_is_missing_or_fails_has_a_row_that_says_so(setting: Setting) -> None:
+    @contextlib.contextmanager
+    def fails(_: Setting) -> Iterator[Running]:
+        raise RuntimeError("it did not start")
+        yield
+
+    missing = System(name="missing", means="nothing", run=fails, is_installed=lambda: False)
+    broken = System(name="broken", means="nothing", run=fails)
+    sizes = against_peers.Sizes(rounds=1, seconds=0.05, pings=2, systems=[redis.PLAIN, missing, broken], submitters=2)
+    report = against_peers.measure(setting, sizes)
+    assert [row[1] for row in report.tables[0].rows[1:]] == [NOT_INSTALLED, "failed"]
+    assert "A turn of broken failed: it did not start." in report.notes
+    assert report.figures[f"XADD {against_peers.ONE}"] > 0
+
+
+def test_a_failure_of_the_package_itself_is_not_passed_over(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("it is broken")
+
+    monkeypatch.setattr(against_peers, "_turn", fails)
+    with pytest.raises(RuntimeError, match="it is broken"):
+        against_peers.measure(setting, against_peers.Sizes(rounds=1, seconds=0.05, pings=2, systems=[ours.OURS]))
+
+
+def test_a_message_for_etcd_is_read_as_it_was_built() -> None:
+    put = etcd.put_request(b"key", b"v" * 200)
+    assert list(etcd.fields(put)) == [(1, b"key"), (2, b"v" * 200)]
+    # A watch answers with a header, some integers, and events (11) with a pair (2) that has a value (5).
+    pair = etcd.field(1, b"key") + b"\x10\x96\x01" + etcd.field(5, b"value")
+    response = etcd.field(1, b"\x08\x01") + b"\x10\x00" + etcd.field(11, etcd.field(2, pair)) * 2
+    assert etcd.values_of(response) == [b"value", b"value"]
+    assert dict(etcd.fields(pair))[2] == 150
+
+
+def test_by_the_size_of_the_state(setting: Setting) -> None:
+    sizes = state_size.Sizes(rounds=1, seconds=0.05, records=(10, 500))
+    report = state_size.measure(setting, sizes)
+    assert report.figures["10 against 10"] == 1
+    assert report.figures["500 against 10"] > 0
+    # Of the same length, but for the digits of keys and of numbers in the header.
+    assert abs(report.figures["500 bytes"] - report.figures["10 bytes"]) < 10
+    assert report.figures["10 bytes"] > loads.CHANGE_BYTES
+
+
+def test_a_dict_of_records_is_rebuilt_from_its_pieces() -> None:
+    before, after = states.Records(1000), states.Records()
+    before.apply({"key": 7, "pad": "new"})
+    after.restore(before.snapshot())
+    assert after.records == before.records
+    assert len(after.records) == 1000
+    assert after.records[7]["pad"] == "new"
+
+
+def test_by_the_number_of_standbys(setting: Setting) -> None:
+    sizes = standbys.Sizes(rounds=1, seconds=0.05, pings=3, standbys=(1, 2))
+    figures = standbys.measure(setting, sizes).figures
+    assert figures["1 any p50 us"] == figures["1 last p50 us"]
+    assert 0 < figures["2 any p50 us"] <= figures["2 last p99 us"]
+    assert figures["2 one at a time per second"] > 0
+
+
+def test_one_per_cent_changed(setting: Setting) -> None:
+    figures = _figures("one-percent", one_percent.measure(setting, one_percent.Sizes(rounds=1, nodes=1000)))
+    assert 10 * 100 < figures["submit bytes"] < figures["publish bytes"]
+    assert figures["submit bytes share"] == figures["submit bytes"] / figures["publish bytes"]
+    assert min(figures[f"{way} {what}"] for way in ("publish", "submit") for what in ("time", "apply")) > 0
+
+
+def test_an_idle_node(setting: Setting) -> None:
+    figures = _figures("idle", idle.measure(setting, idle.Sizes(rounds=1, seconds=0.3)))
+    assert 0 < figures["primary cpu share"] <= figures["cpu share"] < 1
+    assert figures["resident MB"] > 1
 
 
 def test_published_to_applied(setting: Setting) -> None:
@@ -136,6 +398,156 @@ def test_a_peer_that_is_not_installed_has_rows_that_say_so(monkeypatch: pytest.M
     assert table.as_text()
 
 
+# --- Goals, plots, the document ------------------------------------------------------------------------------------
+
+
+AT_LEAST = Goal(name="fast", of="append", figure="ratio", at_least=1.0, unit="x")
+AT_MOST = Goal(name="small", of="patch", figure="share", at_most=0.05, unit="%")
+
+
+def test_a_goal_is_met_at_its_bound_and_beyond_and_missed_before() -> None:
+    assert [AT_LEAST.met(figure) for figure in (0.9999, 1.0, 1.5)] == [False, True, True]
+    assert [AT_MOST.met(figure) for figure in (0.0501, 0.05, 0.01)] == [False, True, True]
+
+
+def test_a_goal_has_one_bound() -> None:
+    for bounds in ({}, {"at_least": 1.0, "at_most": 2.0}):
+        with pytest.raises(ValueError, match="no bound, or two"):
+            Goal(name="none", of="append", figure="ratio", unit="x", **bounds)
+
+
+def test_the_goals_are_held_against_figures_and_what_is_not_there_is_open() -> None:
+    rows = goals.goals_table([AT_LEAST, AT_MOST], {"append": {"ratio": 0.9996}, "patch": {}}).rows
+    assert rows == [
+        ["fast", "at least 1 x", "0.9996 x", "**no**"],
+        ["small", "at most 5 %", goals.NOT_MEASURED, ""],
+    ]
+    rows = goals.goals_table([AT_MOST], {"patch": {"share": 0.0123}}).rows
+    assert rows == [["small", "at most 5 %", "1.23 %", "yes"]]
+
+
+def test_every_goal_is_of_a_benchmark() -> None:
+    assert {goal.of for goal in goals.GOALS} <= {*BENCHMARKS, "patch"}
+
+
+def test_the_goals_of_benchmarks_with_peers_and_large_states_name_figures_of_theirs() -> None:
+    turn = against_peers.Turn(_pace(100), _pace(1000), _pace(5000), [200.0, 300.0])
+    slow = against_peers.Turn(_pace(10), _pace(100), None, [2000.0, 3000.0])
+    found = against_peers.report({ours.OURS.name: [turn], syncobj.EACH_MS.name: [slow]}, against_peers.FULL).figures
+    assert found["PySyncObj, 1 ms commit p50 ratio"] == 10
+    assert found["PySyncObj, 1 ms other process p50 ratio"] == 10
+    assert found["PySyncObj, 1 ms concurrent ratio"] == 10
+    assert {goal.figure for goal in goals.GOALS if goal.of == "peers"} <= set(found)
+    costs = {f"{records:,}": [state_size.Cost(_pace(100), 300)] for records in state_size.FULL.records}
+    costs["1,000,000"] = [state_size.Cost(_pace(80), 330)]
+    figures = state_size.report(costs, state_size.FULL).figures
+    assert figures["1,000,000 against 1,000"] == 1.25
+    assert {goal.figure for goal in goals.GOALS if goal.of == "state-size"} <= set(figures)
+
+
+def _pace(rate: float) -> loads.Pace:
+    return loads.Pace(rate, 1e6 / rate, 2e6 / rate, 1e6 / rate, 100)
+
+
+BARS = Bars(
+    name="bars", title="Bars", value_label="ms", series={"p50": {"a": 1.0, "b": 2000.0}, "p99": {"a": 3.0}}, log=True
+)
+LINES = Lines(name="lines", title="Lines", x_label="records", y_label="us", series={"time": [(1, 5.0), (10, 5.5)]})
+
+
+@pytest.mark.parametrize(
+    "chart", [BARS, dataclasses.replace(BARS, log=False), LINES, dataclasses.replace(LINES, log_y=True)]
+)
+def test_a_chart_becomes_a_png_900_pixels_wide_and_an_svg_with_its_texts(chart: Chart, tmp_path: Path) -> None:
+    png, svg = plots.draw(chart, tmp_path)
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(png.read_bytes()[16:20]) == 900
+    assert chart.title in svg.read_text()
+    # The same figures are the same file: a new run changes only what changed.
+    assert plots.draw(chart, tmp_path)[1].read_bytes() == svg.read_bytes()
+
+
+def _result(name: str, *, figures: dict[str, float] | None = None, charts: tuple[Chart, ...] = ()) -> Result:
+    table = Table(head=["case", "ms"], rows=[["a", "1"]])
+    report = Report(title=f"About {name}", prose="Prose.", tables=[table], figures=figures or {}, charts=charts)
+    return Result(name=name, report=report, command=f"bench {name}", date="2026-01-02", machine="one", load="Load 1")
+
+
+def test_a_result_is_read_as_it_was_kept(tmp_path: Path) -> None:
+    result = _result("append", figures={"ratio": 1.5}, charts=(BARS, LINES))
+    results.keep(result, tmp_path)
+    (found,) = results.kept(tmp_path, ["append", "idle"])
+    assert found.report.figures == {"ratio": 1.5}
+    assert found.report.tables == result.report.tables
+    assert found.report.charts[0] == BARS
+    assert plots.draw(found.report.charts[1], tmp_path)[0].exists()
+    assert (found.command, found.date, found.machine, found.load) == ("bench append", "2026-01-02", "one", "Load 1")
+
+
+def test_a_document_begins_with_the_goals_and_shows_plots_and_the_run_of_each_section(tmp_path: Path) -> None:
+    one, other = (
+        _result("append", figures={"Node.submit ratio": 1.25}, charts=(BARS,)),
+        _result("idle", charts=(LINES,)),
+    )
+    plots.draw(BARS, tmp_path)
+    text = results.document([one, other], plots_below=tmp_path, images="benchmarks")
+    assert text.index("## Goals") < text.index("## About append") < text.index("## About idle")
+    assert "| submit one at a time, against a plain XADD | at least 1 x | 1.25 x | yes |" in text
+    assert "![Bars](benchmarks/bars.png)" in text
+    # What was not drawn is not shown.
+    assert "lines.png" not in text
+    for name in ("append", "idle"):
+        assert f"- Command: `bench {name}`" in text
+
+
+# --- What others bring ---------------------------------------------------------------------------------------------
+
+
+def test_a_program_is_found_in_the_directory_of_peers_with_its_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(binaries.DIRECTORY_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert binaries.find_program("no-such-server") is None
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    (tmp_path / "usr/lib/any").mkdir(parents=True)
+    program = tmp_path / "usr/sbin/no-such-server"
+    program.write_text("#!/bin/sh\necho version of $LD_LIBRARY_PATH\n")
+    program.chmod(0o755)
+    found = binaries.find_program("no-such-server")
+    assert found is not None
+    assert found.path == program
+    assert found.version == f"version of {tmp_path / 'usr/lib/any'}"
+    # One that does not run is as good as none.
+    program.write_text("#!/bin/sh\nexit 1\n")
+    assert binaries.find_program("no-such-server") is None
+
+
+def test_a_package_that_cannot_be_fetched_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[tuple[str, ...]] = []
+
+    def fetch(names: list[str], _: Path) -> bool:
+        fetched.append(tuple(names))
+        return names == ["valkey-tools"]
+
+    monkeypatch.setattr(install_peers, "_fetched", fetch)
+    monkeypatch.setattr(install_peers.shutil, "which", lambda name: name)
+    result = CliRunner().invoke(install_peers.main, ["--into", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "redis-benchmark: valkey-tools" in result.output
+    assert "etcd: no package could be fetched" in result.output
+
+
+def test_peers_cannot_be_fetched_without_apt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install_peers.shutil, "which", lambda _: None)
+    result = CliRunner().invoke(install_peers.main, [])
+    assert result.exit_code == 1
+    assert "needs apt-get" in result.output
+
+
+# --- The command ---------------------------------------------------------------------------------------------------
+
+
 def test_the_command_writes_markdown_with_its_figures_and_leaves_no_key(
     any_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,5 +560,54 @@ def test_the_command_writes_markdown_with_its_figures_and_leaves_no_key(
     assert "## Fenced append" in text
     assert "| Node.submit |" in text
     assert "load average" in text.lower()
+    assert (tmp_path / "benchmarks/append.json").exists()
     with plain_client(any_redis.url) as client:
         assert client.keys("*bench-*") == []
+
+
+def test_a_run_of_some_benchmarks_keeps_the_sections_of_others(
+    any_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(append, "QUICK", append.Sizes(rounds=1, seconds=0.02))
+    out = tmp_path / "benchmarks.md"
+    results.keep(_result("idle", figures={"cpu share": 0.001, "resident MB": 40.0}), tmp_path / "benchmarks")
+    results.keep(_result("append"), tmp_path / "benchmarks")
+    result = CliRunner().invoke(main, ["append", "--quick", "--redis", any_redis.url, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    text = out.read_text()
+    assert "## About idle" in text
+    assert "| an idle node without a state: memory | at most 60 MB | 40 MB | yes |" in text
+    # The new one is in the place of the old one.
+    assert "## About append" not in text
+    assert text.index("## Fenced append") < text.index("## About idle")
+
+
+def test_a_benchmark_that_fails_does_not_take_the_others_with_it(
+    any_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Report:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(append, "QUICK", append.Sizes(rounds=1, seconds=0.02))
+    monkeypatch.setattr(applied, "measure", fails)
+    out = tmp_path / "benchmarks.md"
+    result = CliRunner().invoke(main, ["applied", "append", "--quick", "--redis", any_redis.url, "--out", str(out)])
+    assert result.exit_code == 1
+    assert "not measured, see above: applied" in result.output
+    assert "## Fenced append" in out.read_text()
+
+
+def test_a_document_is_drawn_anew_from_what_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "benchmarks.md"
+    results.keep(_result("idle", charts=(LINES,)), tmp_path / "benchmarks")
+    (tmp_path / "benchmarks/lines.png").unlink()
+    result = CliRunner().invoke(main, ["--redraw", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "## About idle" in out.read_text()
+    assert "![Lines](benchmarks/lines.png)" in out.read_text()
+    assert CliRunner().invoke(main, ["--redraw"]).exit_code == 2
+
+
+def test_a_bare_socket_logs_in_and_selects(any_redis: RedisServer) -> None:
+    with contextlib.closing(bare.BareSocket(f"{any_redis.url}?db=3")) as connection:
+        assert b" db=3 " in connection.command("CLIENT", "INFO")
