@@ -64,8 +64,15 @@ def _without_in_scripts(text: bytes) -> None:
 
 
 def _apply_before_append() -> None:
-    def write(primary: Primary, record: Any, *, rebase: bool = False, bodies: Sequence[bytes] = ()) -> list[Any]:
-        results = primary._fold(_Sent(record, rebase), bodies)
+    def write(
+        primary: Primary,
+        record: Any,
+        *,
+        rebase: bool = False,
+        changes: list[Any] | None = None,
+        bodies: Sequence[bytes] = (),
+    ) -> list[Any]:
+        results = primary._fold(_Sent(record, rebase), changes=changes, bodies=bodies)
         primary._send(record, rebase=rebase, uncertain=False)
         return results
 
