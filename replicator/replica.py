@@ -333,7 +333,8 @@ class Replica:
         record, where this node did that already. `bodies`: those of the whole snapshot, if the record is the last part
         of one that replaces the state; without, the checkpoint is asked for those before it.
         """
-        verdict, after = self.member.fold(record)
+        before = self.member
+        verdict, after = before.fold(record)
         if verdict is Verdict.RESTORE:
             assert isinstance(record, PartRecord)
             if not bodies:
@@ -349,7 +350,7 @@ class Replica:
             if verdict is Verdict.APPLY:
                 results = self._apply(record, changes or [])
             self._unsaved.append(Step(record, verdict, after.view))
-            self._adopt(after)
+            self._adopt(after, before)
         return results
 
     def flush(self) -> None:
@@ -394,10 +395,13 @@ class Replica:
             self.member = member
             self.moved.notify_all()
 
-    def _adopt(self, after: Member) -> None:
-        # Only what folding moves: the rest may have moved in another thread since `after` was made.
+    def _adopt(self, after: Member, before: Member | None = None) -> None:
         with self.moved:
-            self._become(self.member._replace(view=after.view, snapshot_end=after.snapshot_end))
+            if self.member is before:
+                self._become(after)
+            else:
+                # Only what folding moves: the rest moved in another thread since `after` was made.
+                self._become(self.member._replace(view=after.view, snapshot_end=after.snapshot_end))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
