@@ -89,9 +89,9 @@ class RedisWire:
                 sock.shutdown(socket.SHUT_RDWR)
 
 
-def _set_timeouts(sock: socket.socket, timeout_s: float) -> None:
+def _set_timeouts(sock: socket.socket, timeout_s: float | None) -> None:
     """Have the kernel keep the time. Python's own timeouts cost a poll() before every send and every read."""
-    if type(sock) is not socket.socket:
+    if type(sock) is not socket.socket or not timeout_s:
         return  # TLS reads as often as it likes: there Python keeps the time
     seconds, fraction = divmod(timeout_s, 1)
     interval = struct.pack("@ll", int(seconds), int(fraction * 1e6))

@@ -1,0 +1,55 @@
+"""What is in a node's way: told once, and in the words in which a heartbeat says it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from replicator.errors import CheckpointError, LogLost, LogUnavailable, OutcomeUnknown
+from replicator.problems import Problems
+
+
+def away(problem: str) -> LogUnavailable:
+    return LogUnavailable(url="url", problem=problem)
+
+
+def test_a_problem_is_told_once_until_it_is_solved(caplog: pytest.LogCaptureFixture) -> None:
+    problems = Problems()
+    for _ in range(3):
+        problems.report("saver", CheckpointError(path="p", problem="full"))
+    problems.solved("saver")
+    problems.report("saver", CheckpointError(path="p", problem="full"))
+    assert len(caplog.records) == 2
+
+
+def test_that_redis_is_away_is_news_once_in_whichever_words(caplog: pytest.LogCaptureFixture) -> None:
+    problems = Problems()
+    problems.report("reader", away("refused"))
+    problems.report("reader", away("timed out"))
+    assert len(caplog.records) == 1
+    assert "timed out" in str(problems)
+
+
+def test_an_outcome_that_nobody_waits_for_is_just_a_redis_that_is_away() -> None:
+    problems = Problems()
+    problems.report("keeper", OutcomeUnknown(url="url", problem="lost"))
+    assert type(problems.get("keeper")) is LogUnavailable
+
+
+def test_a_node_that_stops_complains_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    problems = Problems()
+    problems.quiet = True
+    with caplog.at_level(logging.ERROR):
+        problems.report("reader", away("closed"))
+    assert caplog.records == []
+
+
+def test_a_heartbeat_keeps_apart_what_is_wrong_with_the_log_and_what_with_the_node() -> None:
+    problems = Problems()
+    problems.report("reader", away("refused"))
+    problems.report("log", LogLost(what="the log is gone"))
+    problems.report("saver", CheckpointError(path="p", problem="full"))
+    (of_the_log,), (of_the_node,) = problems.of_the_log, problems.of_the_node
+    assert of_the_log.startswith("the log is gone")
+    assert "full" in of_the_node
