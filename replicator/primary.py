@@ -51,11 +51,6 @@ BATCH_CHANGES_MAX = 1000
 #: Who takes the turn for something else than changes does not wake the queue: it looks again by itself.
 LOOK_AGAIN_S = 0.01
 
-#: Between two parts of a snapshot a publishing node pauses, for so large a share of the time that the part took: Redis,
-#: and whoever else shares the machine, catches up. Standbys need longer for a part than their primary, and wait little.
-PUBLISH_PAUSE_SHARE = 0.25
-PUBLISH_PAUSE_S_MAX = 0.005
-
 #: How soon an append whose answer was lost is sent again.
 RESEND_EVERY_S = 0.05
 
@@ -291,7 +286,6 @@ class Primary:
                 snapshot = replica.member.begin_snapshot()
                 pieces = replica.state.snapshot()
         parts = _Parts(pieces)
-        began = time.monotonic()
         for index, body in enumerate(parts):
             with replica.turn:
                 self._check_holds(snapshot.term)
@@ -300,10 +294,6 @@ class Primary:
                 except _SnapshotBroken:
                     return False
             self._pass_on()  # who found the turn taken sleeps: let changes go in between
-            if not snapshot.rebase:  # then nobody can write before it is complete
-                pause = PUBLISH_PAUSE_SHARE * (time.monotonic() - began)
-                time.sleep(min(pause, PUBLISH_PAUSE_S_MAX))
-                began = time.monotonic()
         logger.info("published the state as of %s in %d parts", snapshot.as_of.id, parts.count)
         return True
 

@@ -41,6 +41,9 @@ HELD_BODIES_MAX = 32
 #: Below so many bytes of bodies (16 MB of JSON or so) a collection costs less than is worth a thought.
 HOLD_COLLECTOR_FROM_BYTES = 4 * 1024 * 1024
 
+#: Who waits so long for the next part holds the collector no longer: it may never come.
+HOLD_COLLECTOR_FOR_S = 1.0
+
 #: A thread that has work keeps the interpreter for 5 ms before it gives it to one that waits. This one gives it sooner,
 #: and stays away long enough for the other one to wake up (`sleep(0)` is over before that).
 YIELD_EVERY_S = 0.002
@@ -212,7 +215,7 @@ class Restoring:
             self._after = None
         try:
             with HeldCollector() as collector:
-                pieces = self._decoder.pieces(collector.watching(self._bodies()))
+                pieces = self._decoder.pieces(collector.watching(self._bodies(collector)))
                 run(self._state, pieces, self._enter_ending)
         except BaseException as error:  # whatever it is: somebody may wait for it
             self._error = error
@@ -222,19 +225,25 @@ class Restoring:
         finally:
             self._held.clear()
 
-    def _bodies(self) -> Iterator[bytes]:
+    def _bodies(self, collector: HeldCollector) -> Iterator[bytes]:
         at = 0
-        while (known := self._wait_for(at)) is not None:
+        while (known := self._wait_for(at, collector)) is not None:
             yield self._read(at) if known == b"" else known
             at += 1
         assert self._last is not None
         self._decoder.digest = self._last.digest
         yield self._last.body
 
-    def _wait_for(self, at: int) -> bytes | None:
+    def _wait_for(self, at: int, collector: HeldCollector) -> bytes | None:
         """The body of a part; empty if it is to be read; None if this is the last one."""
+
+        def comes() -> bool:
+            return self._dropped or at < self._saved or self._last is not None
+
         with self._changed:
-            self._changed.wait_for(lambda: self._dropped or at < self._saved or self._last is not None)
+            if not self._changed.wait_for(comes, HOLD_COLLECTOR_FOR_S):
+                collector.release()
+                self._changed.wait_for(comes)
             if self._dropped:
                 raise Dropped
             return self._held.pop(at, b"") if at < self._saved else None
@@ -271,8 +280,7 @@ class HeldCollector:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._holds:
-            self._give_back()
+        self.release()
 
     def watching(self, bodies: Iterable[bytes]) -> Iterator[bytes]:
         """Pass these on, and hold the collector from where they are many."""
@@ -294,7 +302,9 @@ class HeldCollector:
                 cls._was_on = gc.isenabled()
                 gc.disable()
 
-    def _give_back(self) -> None:
+    def release(self) -> None:
+        if not self._holds:
+            return
         self._holds = False
         cls = HeldCollector
         with cls._lock:

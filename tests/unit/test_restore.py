@@ -319,6 +319,34 @@ class TestRestoring:
         (problem,) = eventually(lambda: self.spoilt, "the problem")
         assert "draw them to the end" in str(problem)
 
+    def test_while_no_part_comes_the_collector_is_not_held(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(restore, "HOLD_COLLECTOR_FROM_BYTES", 2 * PART_BYTES)
+        monkeypatch.setattr(restore, "HOLD_COLLECTOR_FOR_S", 0.3)
+        on: list[bool] = []
+
+        class Noting(Slate):
+            def restore(self, pieces: Iterable[Any]) -> None:
+                super().restore(self.noted(pieces))
+
+            def noted(self, pieces: Iterable[Any]) -> Iterator[Any]:
+                for piece in pieces:
+                    on.append(gc.isenabled())
+                    yield piece
+
+        slate, parts = Noting(), parts_of(PIECES)
+        restoring = self.begin(slate, parts)
+        for part in parts[:6]:
+            restoring.feed(part)
+        eventually(lambda: not all(on), "a piece that was decoded without the collector")
+        eventually(gc.isenabled, "the collector")
+        del on[:]
+        for part in parts[6:-1]:
+            restoring.feed(part)
+        restoring.complete(parts[-1], Ending(slate))
+        assert not any(on)
+        assert gc.isenabled()
+        gc.unfreeze()
+
     def test_an_end_of_the_thread_is_not_waited_for_for_ever(self) -> None:
         class Leaving(Slate):
             def restore(self, pieces: Iterable[Any]) -> None:
