@@ -279,7 +279,7 @@ class SnapshotDecoder:
         while len(data) - start >= 4:
             size = int.from_bytes(data[start : start + 4], "big")
             if size > PIECE_BYTES_MAX:
-                raise CorruptRecord(id=self._id, problem=f"a piece of the snapshot has {size} bytes")
+                raise CorruptRecord(id=self._id, problem=f"a piece of {size} bytes in the snapshot")
             if len(data) - start - 4 < size:
                 break
             frames.append(data[start + 4 : start + 4 + size])
