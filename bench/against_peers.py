@@ -152,7 +152,7 @@ def report(rounds: Mapping[str, list[Turn]], sizes: Sizes, failures: Sequence[st
         title="Others",
         prose=PROSE,
         tables=[_table(found, sizes)],
-        notes=[*(f"{system.name}: {system.means}." for system in sizes.systems), _versions(), *failures],
+        notes=[*_meanings(sizes), _versions(), *failures],
         figures=figures,
         charts=_charts(found),
     )
@@ -212,6 +212,13 @@ def _cell(figure: float | None, column: str) -> str:
     if column.endswith("ms"):
         return f"{figure:,.0f}" if figure >= 100 else f"{figure:.2f}"
     return f"{figure:,.0f}"
+
+
+def _meanings(sizes: Sizes) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for system in sizes.systems:
+        names.setdefault(system.means, []).append(system.name)
+    return [f"*{'*, *'.join(alike)}*: {means}." for means, alike in names.items()]
 
 
 def _charts(found: Mapping[str, Mapping[str, float]]) -> list[Bars]:

@@ -214,6 +214,6 @@ def _is_installed() -> bool:
     return find_spec("grpc") is not None and find_program("etcd") is not None
 
 
-MEANS = "fsync by a quorum before the answer; linearizable; comparisons in a transaction can fence"
+MEANS = "fsync by a quorum, of one or of three, before the answer; linearizable; comparisons in a transaction can fence"
 ONE = System(name="etcd, 1 node", means=MEANS, run=partial(run, 1), is_installed=_is_installed)
 THREE = System(name="etcd, 3 nodes", means=MEANS, run=partial(run, 3), is_installed=_is_installed)

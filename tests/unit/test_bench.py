@@ -257,7 +257,7 @@ def test_peers_that_need_nothing_but_redis(setting: Setting) -> None:
         assert report.figures[f"{system.name} {against_peers.ONE}"] > 0
         assert report.figures[f"{system.name} {against_peers.CONCURRENT}"] > 0
         assert report.figures[f"{system.name} {against_peers.OTHER_P50}"] > 0
-        assert any(note.startswith(f"{system.name}: ") for note in report.notes)
+        assert f"*{system.name}*: {system.means}." in report.notes
     assert {chart.name for chart in report.charts} == {"peers-throughput", "peers-latency"}
 
 
