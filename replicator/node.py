@@ -42,10 +42,12 @@ from .errors import (
     PromotionRefused,
     ReplicatorError,
     Stalled,
+    StateError,
 )
 from .health import Lag
 from .lease import Lease
 from .log import RedisLog
+from .patches import Published
 from .primary import Primary
 from .replica import Replica
 from .state import ReplicatedState, State
@@ -318,6 +320,9 @@ class Node:
         """
         self._check_serves()
         self._check_log()
+        if self._replica.whole is not None:
+            problem = "the state has no apply(): let its program change it, and call publish()"
+            raise ConfigError(setting="submit", problem=problem)
         level = self._ack if ack is None else Level.parse(ack)
         deadline = time.monotonic() + timeout_s
         id_, result = self._primary.submit(change, timeout_s=timeout_s, term=term, wants_acks=level.kind == "applied")
@@ -333,11 +338,26 @@ class Node:
         self._check_log()
         self._primary.replace(pieces, term=term)
 
-    def publish(self) -> None:
-        """Send a snapshot of the state now. Only on the primary. Raises what `submit` raises."""
+    def publish(self, *, timeout_s: float = 10.0, ack: str | None = None) -> Published:
+        """Send the state as it is now. Only on the primary; what was sent, and the position that has it.
+
+        Of a state with `apply` that is a snapshot: the others have all of it already. Of one without, it is what
+        changed since the last time: a patch where that is smaller, else the whole; nothing, if it is the same. `ack`
+        and `timeout_s` are for that, as in `submit`. Raises what `submit` raises, and `StateError` if the state cannot
+        be read.
+        """
         self._check_serves()
         self._check_log()
-        self._primary.publish()
+        whole = self._replica.whole
+        if whole is None:
+            self._primary.publish()
+            return Published("snapshot", self.position.id, self._replica.snapshot_bytes)
+        level = self._ack if ack is None else Level.parse(ack)
+        deadline = time.monotonic() + timeout_s
+        published = self._primary.publish_state(whole, wants_acks=level.kind == "applied")
+        if published.what != "nothing":
+            self._acks.wait(level, published.id, deadline - time.monotonic())
+        return published
 
     def promote(self, *, reason: str = "asked by the application", force: bool = False, timeout_s: float = 10.0) -> int:
         """Take the next term, and wait until this node leads; the term.
@@ -460,6 +480,7 @@ class Node:
             if self._replica.member.holds_term or self._stopping.is_set():
                 return
             verdicts = self._replica.take(records)
+            self._follow()
         if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
             self._lead()
         elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
@@ -505,9 +526,22 @@ class Node:
 
     # --- the keeper --------------------------------------------------------------------------------------------------
 
+    def _follow(self) -> None:
+        """A node that stopped leading gives up what it did not publish. The caller has the turn."""
+        try:
+            self._replica.follow()
+            self._problems.pop("state", None)
+        except (StateError, Stalled) as error:
+            self._report("state", error)
+
     def _keep_once(self) -> None:
         started = time.monotonic()
         self._wake.clear()
+        if "state" in self._problems and self._replica.turn.acquire(blocking=False):
+            try:
+                self._follow()
+            finally:
+                self._replica.turn.release()
         self._join()
         self._renew()
         self._digest_marker()
@@ -657,7 +691,12 @@ class Node:
 
     def _digest_now(self) -> None:
         at, pieces = self._replica.markers.pop()
-        self._digest = at, digest_of_pieces(pieces)
+        try:
+            self._digest = at, digest_of_pieces(pieces)
+        except StateError as error:
+            # A file that is gone, or that somebody writes to: it is not what the others have.
+            logger.error("%s", error)
+            self._digest = at, "none"
         self._wake.set()
 
     def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread:

@@ -19,9 +19,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -30,10 +31,12 @@ from .core.codec import SnapshotDecoder, decode_changes
 from .core.fold import Verdict, View
 from .core.ids import ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
+from .core.patch import PatchHead
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Reply
-from .errors import ChangeRejected, CheckpointError, CorruptRecord, Stalled
-from .state import ReplicatedState, State
+from .errors import ChangeRejected, CheckpointError, CorruptRecord, Stalled, StateError
+from .patches import Whole
+from .state import ReplicatedState, State, survived
 
 __all__ = ["Replica"]
 
@@ -70,6 +73,8 @@ class Replica:
         self.rejected = 0
         #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
         self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
+        #: What was published of a state without `apply`.
+        self.whole = None if isinstance(state, State) else Whole(checkpoint.data_dir)
         self._boot = me.boot
         self._reader = 0
         self._disk = threading.Lock()
@@ -84,6 +89,9 @@ class Replica:
         loaded = self._checkpoint.load()
         if loaded is None:
             return Member(me=me, view=View())
+        if self.whole is not None:
+            self._load_whole(self.whole, loaded.view, me)
+            return Member(me=me, view=loaded.view, previous_boot=loaded.boot)
         pieces = self._checkpoint.payload()
         if pieces is not None:
             self._restore_own(pieces, loaded.view)
@@ -98,10 +106,23 @@ class Replica:
                 return Member(me=me, view=view, previous_boot=loaded.boot)
         return Member(me=me, view=loaded.view, previous_boot=loaded.boot)
 
+    def _load_whole(self, whole: Whole, view: View, me: Writer) -> None:
+        """What was published, as of the last save. The state is made that, unless it may be ahead of it."""
+        try:
+            whole.load(self._checkpoint.snapshot, self._checkpoint.bodies, self._checkpoint.changes)
+        except CorruptRecord as problem:
+            hint = "move the file away, and the node rebuilds itself from the log"
+            problem_here = f"what it has of the state does not fit ({problem}); {hint}"
+            raise CheckpointError(path=self._checkpoint.path, problem=problem_here) from None
+        # Its program may have gone on while this process was away: that is to be published, if the node leads again.
+        whole.is_ahead = view.holder.node == me.node and survived(self.state)
+        if whole.is_published and not whole.is_ahead:
+            self._restore_own(whole.pieces(), view)
+
     def _restore_own(self, pieces: Iterable[Any], view: View) -> None:
         try:
             self.state.restore(pieces)
-        except CheckpointError:
+        except (CheckpointError, StateError):
             raise
         except Exception as error:
             raise Stalled(id=view.position.id, problem=repr(error)) from error
@@ -135,6 +156,7 @@ class Replica:
         if self.stalled:
             raise Stalled(self.stalled)
         work: list[_Work] = []
+        patched: list[Verdict] = []
         member = self.member
         try:
             for record in records:
@@ -146,7 +168,14 @@ class Replica:
                 if verdict is Verdict.RESTORE:
                     self._carry_out(work, member)
                     self._restore(step, member.view, after)
-                    return [*(done.step.verdict for done in work), verdict]
+                    return [*patched, *(done.step.verdict for done in work), verdict]
+                if self.whole is not None and verdict is Verdict.APPLY and _counts(record):
+                    self._carry_out(work, member)
+                    patched += [*(done.step.verdict for done in work), verdict]
+                    work = []
+                    self._patch(self.whole, step, member.view, after)
+                    member = self.member
+                    continue
                 changes = _changes_of(record) if verdict is Verdict.APPLY else []
                 work.append(_Work(step, changes))
                 member = after
@@ -156,7 +185,7 @@ class Replica:
             self._carry_out(work, member)
             raise
         self._carry_out(work, member)
-        return [done.step.verdict for done in work]
+        return [*patched, *(done.step.verdict for done in work)]
 
     def _carry_out(self, work: list[_Work], member: Member) -> None:
         if not work:
@@ -192,35 +221,72 @@ class Replica:
                 self._rebuild(last, chain(self._checkpoint.staged(), [last.body]), save=step)
                 self._adopt(after)
         except CorruptRecord as problem:
-            # The state is what it was. Pass the snapshot by: out of sync behind it, this node will get another one.
-            logger.error("%s; waiting for another snapshot", problem)
-            view = replace(before, cursor=last.position, snapshot=None, in_sync=False)
-            self._save([Step(last, Verdict.NEED_SNAPSHOT, view)])
-            with self.lock:
-                self._adopt(replace(after, view=view))
+            self._pass_by(last, before, after, problem)
             return
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
+
+    def _pass_by(self, record: Record, before: View, after: Member, problem: CorruptRecord) -> None:
+        # The state is what it was. Out of sync behind the record, this node will get a snapshot.
+        logger.error("%s; waiting for another snapshot", problem)
+        view = replace(before, cursor=record.position, snapshot=None, in_sync=False)
+        self._save([Step(record, Verdict.NEED_SNAPSHOT, view)])
+        with self.lock:
+            self._adopt(replace(after, view=view))
+
+    def _patch(self, whole: Whole, step: Step, before: View, after: Member) -> None:
+        """Take a record that carries a patch, or some of one. What is not of the payload that is here is passed by."""
+        record = step.record
+        assert isinstance(record, ChangeRecord)
+        try:
+            patch = whole.gatherer.add(record)
+            if patch is None:
+                self._save([step])
+                with self.lock:
+                    self._adopt(after)
+                return
+            pieces = self._saved_at_their_end(whole.rebuilt(patch, id_=str(record.id)), step)
+            with self.lock:
+                self._restore_from(record, pieces)
+                self._adopt(after)
+        except CorruptRecord as problem:
+            whole.gatherer.forget()
+            self._pass_by(record, before, after, problem)
 
     def _rebuild(self, last: PartRecord, bodies: Iterable[bytes], *, save: Step | None = None) -> None:
         """Restore the state; with `save`, once that is on disk.
 
         Raises `CorruptRecord` or `CheckpointError` (it is what it was), or `Stalled` if the application fails.
         """
-        pieces = SnapshotDecoder(last.codec, last.digest, id_=str(last.id)).pieces(bodies)
+        pieces: Iterator[Any]
+        if self.whole is not None:
+            pieces = self.whole.received(last.codec, last.digest, bodies, id_=str(last.id))
+        else:
+            pieces = SnapshotDecoder(last.codec, last.digest, id_=str(last.id)).pieces(bodies)
         if save is not None:
             pieces = self._saved_at_their_end(pieces, save)
+        self._restore_from(last, pieces, saving=save is not None)
+
+    def _restore_from(self, record: Record, pieces: Iterator[Any], *, saving: bool = True) -> None:
         try:
             self.state.restore(pieces)
             for _ in pieces:  # what restore() did not want to see
                 pass
         except (CorruptRecord, CheckpointError):
             raise
+        except StateError as error:
+            if saving and isinstance(pieces, Generator) and getgeneratorstate(pieces) != GEN_CLOSED:
+                raise  # before anything was saved: the record is read again
+            logger.error("%s", error)
+            raise self._stall(record.id, error) from error
         except Exception as error:
-            logger.exception("restore() failed at %s", last.id)
-            raise self._stall(last.id, error) from error
-        self.applied_at = last.at
+            logger.exception("restore() failed at %s", record.id)
+            raise self._stall(record.id, error) from error
+        if self.whole is not None:
+            self.whole.adopt()
+            self.whole.is_ahead = False
+        self.applied_at = record.at
 
-    def _saved_at_their_end(self, pieces: Iterator[Any], step: Step) -> Iterator[Any]:
+    def _saved_at_their_end(self, pieces: Iterable[Any], step: Step) -> Generator[Any, None, None]:
         # When the pieces proved right, and before the state swaps them in: a disk that refuses leaves it as it was.
         yield from pieces
         self._save([step])
@@ -249,6 +315,8 @@ class Replica:
         if verdict is Verdict.RESTORE and not bodies:
             self.flush()
             bodies = [*self._checkpoint.staged(), record.body]
+        if self.whole is not None and (verdict is Verdict.RESTORE or _counts(record)):
+            return self._commit_whole(self.whole, Step(record, verdict, after.view), after, bodies)
         changes = _changes_of(record) if verdict is Verdict.APPLY else []
         results: list[Any] = []
         with self.lock:
@@ -261,9 +329,51 @@ class Replica:
             self._adopt(after)
         return results
 
+    def _commit_whole(self, whole: Whole, step: Step, after: Member, bodies: Sequence[bytes]) -> list[Any]:
+        """The state moved before its record did: it is what was published, or further already. It is left alone."""
+        record = step.record
+        assert isinstance(record, ChangeRecord | PartRecord)
+        with self.lock:
+            if isinstance(record, PartRecord):
+                if not whole.adopts_made(record.digest):  # by `replace`, and not from the state
+                    self._rebuild(record, bodies)
+            elif (patch := whole.gatherer.add(record)) is not None:
+                digest = PatchHead.of(patch, id_=str(record.id)).new_digest
+                if not whole.adopts_made(digest):
+                    for _ in whole.rebuilt(patch, id_=str(record.id)):
+                        pass
+                    whole.adopt()
+            self.applied_at = record.at
+            self._unsaved.append(step)
+            self._adopt(after)
+        return []
+
+    def follow(self) -> None:
+        """Make the state of a node that does not lead any more what the group has. The caller has the turn.
+
+        What its program did with it since the last publication was never in the log; a state that is kept in a file
+        puts it aside. Raises `StateError` if that cannot be done now, `Stalled`.
+        """
+        whole, view = self.whole, self.member.view
+        if whole is None or view.holder.node == self.member.me.node or self.stalled:
+            return
+        if whole.is_ahead and whole.is_published:
+            with self.lock:
+                self._restore_own(whole.pieces(), view)
+        whole.is_ahead = False
+
+    def pieces(self) -> Iterable[Any]:
+        """The state as of the position. The caller holds the lock."""
+        return self.state.snapshot() if self.whole is None else self.whole.pieces()
+
     def flush(self) -> None:
         """Save what was committed and is not on disk yet."""
         self._save([])
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """What the newest snapshot weighs in the log."""
+        return self._checkpoint.payload_bytes
 
     @property
     def snapshot_is_due(self) -> bool:
@@ -289,6 +399,8 @@ class Replica:
 
     def _become(self, member: Member) -> None:
         if member is not self.member:
+            if self.whole is not None and member.leads:
+                self.whole.is_ahead = True
             self.member = member
             self.moved.notify_all()
 
@@ -327,7 +439,9 @@ class Replica:
                     raise  # a Ctrl-C; what it left of the state nobody knows
                 raise stalled from error
         if not changes:
-            self.markers.append((record.id, self.state.snapshot()))
+            # The program of a primary may be ahead of what was published.
+            ahead = self.whole is not None and self.member.holds_term
+            self.markers.append((record.id, self.pieces() if ahead else self.state.snapshot()))
         self.applied_at = record.at
         return results
 
@@ -335,6 +449,10 @@ class Replica:
         stalled = Stalled(id=id_, problem=repr(error))
         self.stalled = str(stalled)
         return stalled
+
+
+def _counts(record: Record) -> bool:
+    return isinstance(record, ChangeRecord) and record.count > 0
 
 
 def _changes_of(record: Record) -> list[Any]:

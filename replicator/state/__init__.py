@@ -1,6 +1,10 @@
-"""What an application gives replicator: its state, behind three methods.
+"""What an application gives replicator: its state, behind three methods, or behind two.
 
-`State` is the contract. `replicator.state.registry` is the reference application and a model for an author's own.
+`State` is the contract of a state that moves by changes which go through the log. `replicator.state.registry` is the
+reference application and a model for an author's own.
+
+`ReplicatedState` is that of a state which somebody else moves: on the primary its program does, and `Node.publish`
+sends what became of it. `replicator.state.file` and `replicator.state.sqlite` are such states.
 """
 
 from __future__ import annotations
@@ -8,12 +12,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["ReplicatedState", "State"]
+__all__ = ["ReplicatedState", "State", "survived"]
 
 
 @runtime_checkable
 class ReplicatedState(Protocol):
-    """A state that is replicated whole: it can be written out and rebuilt, and nothing else."""
+    """A state that is replicated whole: it can be written out and rebuilt, and nothing else.
+
+    On the primary its program changes it, and `Node.publish` sends a patch from what was published last. Everywhere
+    else it becomes what was published, with each publication, and when the node stops leading: what was not published
+    by then is gone, unless the state puts it aside.
+
+    A state that outlives the process, in a file for example, has a method `survived` besides, without arguments:
+    whether it is still there. At the start of a node that led when it ended, such a state is left as it is, since its
+    program may have gone on; any other one is restored.
+    """
 
     def snapshot(self) -> Iterable[Any]:
         """Give the state as pieces, each JSON-serialisable or each `bytes` (one kind per snapshot, 64 KiB or so each).
@@ -45,3 +58,9 @@ class State(ReplicatedState, Protocol):
         lock, on the primary after the change is in the log, on a standby after it is on disk.
         """
         ...
+
+
+def survived(state: ReplicatedState) -> bool:
+    """Whether the state outlived the process before this one."""
+    asked = getattr(state, "survived", None)
+    return asked is not None and bool(asked())

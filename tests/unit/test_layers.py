@@ -20,6 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("config", "core", "connection"),
     ("checkpoint_file",),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
+    ("patches",),
     ("replica", "lease", "health", "jobs"),
     ("primary", "acks"),
     ("node", "admin", "forks", "certify"),
