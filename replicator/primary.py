@@ -40,8 +40,9 @@ from .errors import (
     Stalled,
 )
 from .lease import Lease
-from .patches import Published, Whole
+from .patches import Made, Published, Whole
 from .replica import Replica
+from .state import KeptState
 
 __all__ = ["Primary"]
 
@@ -276,16 +277,24 @@ class Primary:
                 term = replica.member.view.term
             made = whole.make(self._snapshot_of_now)
             if made is None:
-                return Published("nothing", replica.member.view.position.id)
-            # An estimate, to save making a snapshot of 80 MB only to see that a patch of some kB is smaller.
-            if made.patch is not None and len(made.patch) <= replica.snapshot_bytes // 2:
-                return self._send_patch(cut(made.patch), term, wants_acks=wants_acks)
-            parts = _Parts(made.pieces())
-            bodies = list(parts)
-            if made.patch is not None and len(made.patch) < sum(map(len, bodies)):
-                return self._send_patch(cut(made.patch), term, wants_acks=wants_acks)
-            self._replace(parts, bodies, term)
-            return Published("whole", replica.member.view.position.id, sum(map(len, bodies)))
+                done = Published("nothing", replica.member.view.position.id)
+            else:
+                done = self._send_made(made, term, wants_acks=wants_acks)
+            if isinstance(replica.state, KeptState):
+                replica.state.published()
+            return done
+
+    def _send_made(self, made: Made, term: int, *, wants_acks: bool) -> Published:
+        # An estimate first, to save making a snapshot of 80 MB only to see that a patch of some kB is smaller.
+        if made.patch is not None and len(made.patch) <= self._replica.snapshot_bytes // 2:
+            return self._send_patch(cut(made.patch), term, wants_acks=wants_acks)
+        parts = _Parts(made.pieces())
+        bodies = list(parts)
+        size = sum(map(len, bodies))
+        if made.patch is not None and len(made.patch) < size:
+            return self._send_patch(cut(made.patch), term, wants_acks=wants_acks)
+        self._replace(parts, bodies, term)
+        return Published("whole", self._replica.member.view.position.id, size)
 
     def _snapshot_of_now(self) -> Iterable[Any]:
         with self._replica.lock:

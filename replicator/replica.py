@@ -36,7 +36,7 @@ from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Reply
 from .errors import ChangeRejected, CheckpointError, CorruptRecord, Stalled, StateError
 from .patches import Whole
-from .state import ReplicatedState, State, survived
+from .state import KeptState, ReplicatedState, State
 
 __all__ = ["Replica"]
 
@@ -115,7 +115,8 @@ class Replica:
             problem_here = f"what it has of the state does not fit ({problem}); {hint}"
             raise CheckpointError(path=self._checkpoint.path, problem=problem_here) from None
         # Its program may have gone on while this process was away: that is to be published, if the node leads again.
-        whole.is_ahead = view.holder.node == me.node and survived(self.state)
+        led = view.holder.node == me.node
+        whole.is_ahead = led and isinstance(self.state, KeptState) and self.state.survived()
         if whole.is_published and not whole.is_ahead:
             self._restore_own(whole.pieces(), view)
 

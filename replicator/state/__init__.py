@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["ReplicatedState", "State", "survived"]
+__all__ = ["KeptState", "ReplicatedState", "State"]
 
 
 @runtime_checkable
@@ -22,10 +22,6 @@ class ReplicatedState(Protocol):
     On the primary its program changes it, and `Node.publish` sends a patch from what was published last. Everywhere
     else it becomes what was published, with each publication, and when the node stops leading: what was not published
     by then is gone, unless the state puts it aside.
-
-    A state that outlives the process, in a file for example, has a method `survived` besides, without arguments:
-    whether it is still there. At the start of a node that led when it ended, such a state is left as it is, since its
-    program may have gone on; any other one is restored.
     """
 
     def snapshot(self) -> Iterable[Any]:
@@ -60,7 +56,21 @@ class State(ReplicatedState, Protocol):
         ...
 
 
-def survived(state: ReplicatedState) -> bool:
-    """Whether the state outlived the process before this one."""
-    asked = getattr(state, "survived", None)
-    return asked is not None and bool(asked())
+@runtime_checkable
+class KeptState(ReplicatedState, Protocol):
+    """A state without `apply` that outlives the process: in a file, for example."""
+
+    def survived(self) -> bool:
+        """Whether it is there already, at the start of a node.
+
+        On a node that led when it ended it is left alone then, since its program may have gone on; otherwise it is
+        restored.
+        """
+        ...
+
+    def published(self) -> None:
+        """What the last `snapshot` gave is what is published now: whatever replaces it, nothing of it is lost.
+
+        What `restore` replaces and was not published is for the state to put aside.
+        """
+        ...

@@ -48,8 +48,13 @@ class Text:
 class Kept(Text):
     """One that outlives its process."""
 
+    publications = 0
+
     def survived(self) -> bool:
         return bool(self.pieces)
+
+    def published(self) -> None:
+        self.publications += 1
 
 
 def noise(size: int, seed: int = 1) -> bytes:
@@ -348,6 +353,7 @@ def test_a_state_that_survived_is_left_alone_when_its_node_led(group: Group, kep
     assert again._state.pieces == ([*text, b"went on"] if kept else text)
     again.promote(timeout_s=PATIENCE_S)
     assert again.publish().what == ("patch" if kept else "nothing")
+    assert not kept or again._state.publications == 1
 
 
 def test_a_state_that_survived_becomes_what_another_one_published(group: Group) -> None:
