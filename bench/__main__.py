@@ -17,7 +17,7 @@ from textwrap import fill
 
 import click
 
-from bench import append, applied, failover, group_commit, snapshot
+from bench import append, applied, failover, group_commit, patch, snapshot
 from bench.harness import Benchmark, Report, Setting, load_line, machine_line, plain_client, quiet
 from replicator.redis_server import RedisServer
 
@@ -27,21 +27,22 @@ BENCHMARKS: dict[str, Benchmark] = {
     "group-commit": group_commit,
     "applied": applied,
     "snapshot": snapshot,
+    "patch": patch,
     "failover": failover,
 }
 
 PREAMBLE = """\
 # Benchmarks
 
-What a commit costs, how far behind a standby is, how long a whole state takes, and how long nobody can write when the
-primary is gone. Each benchmark measures the package and a baseline that does the same work by hand (failover: others
-that fail over), in the same run, in turns: round after round, each round beginning with another case. A figure is a
-median over the rounds. A ratio is that of the medians, with the lowest and the highest ratio of a single round in
-brackets; where that range reaches over 1, there is no difference to speak of. Compare ratios, not figures: the machine
-drifts, and figures of two runs, or of two tables, have little to do with each other. All processes run on one machine.
-Where the load average below is above its number of cores, they have waited for one another and for whoever else was
-there, which hits hardest what takes several processes to do. Between machines a network is added to both sides, which
-moves the ratios towards 1.
+What a commit costs, how far behind a standby is, how long a whole state takes, or what changed in one, and how long
+nobody can write when the primary is gone. Each benchmark measures the package and a baseline that does the same work by
+hand (failover: others that fail over), in the same run, in turns: round after round, each round beginning with another
+case. A figure is a median over the rounds. A ratio is that of the medians, with the lowest and the highest ratio of a
+single round in brackets; where that range reaches over 1, there is no difference to speak of. Compare ratios, not
+figures: the machine drifts, and figures of two runs, or of two tables, have little to do with each other. All processes
+run on one machine. Where the load average below is above its number of cores, they have waited for one another and for
+whoever else was there, which hits hardest what takes several processes to do. Between machines a network is added to
+both sides, which moves the ratios towards 1.
 
 This file is written by the command below.
 """

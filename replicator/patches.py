@@ -36,7 +36,7 @@ from .checkpoint_file import Payload, Stored
 from .core.codec import SnapshotDecoder
 from .core.frames import frames_of, joined, pieces_of
 from .core.ids import RecordId
-from .core.patch import EMPTY_DIGEST, Gatherer, Maker, PatchHead, rebuild
+from .core.patch import EMPTY_DIGEST, PATCH_BYTES_MAX, Gatherer, Maker, PatchHead, rebuild
 from .core.records import ChangeRecord
 from .errors import CheckpointError, StateChanged
 
@@ -156,6 +156,8 @@ class Whole:
         self.path = directory / "payload"
         #: The state may be ahead of what was published: its program may have moved it while this node led.
         self.is_ahead = False
+        #: What is larger goes as a whole.
+        self.patch_bytes_max = PATCH_BYTES_MAX
         self.gatherer = Gatherer()
         self._now: _File | None = None
         self._next: _File | None = None
@@ -273,7 +275,7 @@ class Whole:
 
     def _make(self, pieces: Iterable[Any]) -> Made | None:
         old = self._now if self._now is not None else _Nothing()
-        maker = Maker(old, self.digest)
+        maker = Maker(old, self.digest, most=self.patch_bytes_max)
         file = _File(self.path.with_name(f"payload.new-{next(self._numbers)}"))
         try:
             for file.raw, frame in frames_of(pieces):

@@ -197,7 +197,7 @@ class Maker:
     """Makes the patch from `old` to what it is fed: `feed` all of it, then `finish`."""
 
     def __init__(self, old: Source, old_digest: str, *, most: int = PATCH_BYTES_MAX) -> None:
-        """`most`: what is larger is given up."""
+        """`most`: what is larger is given up; 0: no patch is wanted, only the digest."""
         self._old = old
         self._old_digest = old_digest
         self._most = most

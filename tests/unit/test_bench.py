@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench import append, applied, failover, group_commit, peers, snapshot
+from bench import append, applied, failover, group_commit, patch, peers, snapshot
 from bench.__main__ import main
 from bench.harness import Ratio, Setting, Table, in_rounds, percentile, plain_client, ratio
 from replicator.core.codec import encode_change
@@ -95,6 +95,16 @@ def test_published_to_applied(setting: Setting) -> None:
     assert figures["primary: publish, all of it ms"] < figures[f"{snapshot.PUBLISHED} ms"]
     assert min(figures[f"{name} ms"] for name in ("primary: draw", "standby: decode", "standby: restore")) > 0
     assert "300 nodes" in report.notes[0]
+
+
+def test_a_patch_of_a_file(setting: Setting) -> None:
+    report = patch.measure(setting, patch.Sizes(rounds=1, records=2000))
+    figures = report.figures
+    assert figures[f"{patch.WHOLE} ratio"] == 1
+    for case in (patch.IN_PLACE, patch.MOVED, patch.MANY):
+        assert 0 < figures[f"{case} bytes"] < figures[f"{patch.WHOLE} bytes"] < figures["file bytes"]
+        assert figures[f"{case} ms"] > 0
+    assert report.notes == ["2,000 records, 1.5 MB."]
 
 
 def test_failover(setting: Setting) -> None:
