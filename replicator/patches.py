@@ -274,8 +274,9 @@ class Whole:
         return self._make(snapshot())
 
     def _make(self, pieces: Iterable[Any]) -> Made | None:
+        # Looked at once: a node that is replaced meanwhile has another one, and sends nothing.
         old = self._now if self._now is not None else _Nothing()
-        maker = Maker(old, self.digest, most=self.patch_bytes_max)
+        maker = Maker(old, old.digest, most=self.patch_bytes_max)
         file = _File(self.path.with_name(f"payload.new-{next(self._numbers)}"))
         try:
             for file.raw, frame in frames_of(pieces):
@@ -284,13 +285,13 @@ class Whole:
         except BaseException:
             file.discard()
             raise
-        if file.digest == self.digest and self.is_published:
+        if file.digest == old.digest and old.size:
             file.discard()
             return None
         if self._made is not None:
             self._made.discard()
         self._made = file
-        return Made(file.digest, file.pieces, maker.finish(raw=file.raw) if self.is_published else None)
+        return Made(file.digest, file.pieces, maker.finish(raw=file.raw) if old.size else None)
 
     def adopts_made(self, digest: str) -> bool:
         """Whether that is what this node has made; it is what is published now."""
@@ -315,6 +316,7 @@ class _Nothing:
     """Before anything was published."""
 
     size = 0
+    digest = EMPTY_DIGEST
 
     def read(self, start: int, end: int) -> bytes:
         return b""

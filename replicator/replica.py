@@ -268,8 +268,12 @@ class Replica:
         self._restore_from(last, pieces, saving=save is not None)
 
     def _restore_from(self, record: Record, pieces: Iterator[Any], *, saving: bool = True) -> None:
+        # What a boot before this one published and had not saved: the state is where it came from, or went on since.
+        mine = saving and self._is_ahead and record.node == self.member.me.node
         try:
-            self.state.restore(pieces)
+            if not mine:
+                self._give_up()
+                self.state.restore(pieces)
             for _ in pieces:  # what restore() did not want to see
                 pass
         except (CorruptRecord, CheckpointError):
@@ -284,7 +288,7 @@ class Replica:
             raise self._stall(record.id, error) from error
         if self.whole is not None:
             self.whole.adopt()
-            self.whole.is_ahead = False
+            self.whole.is_ahead = mine
         self.applied_at = record.at
 
     def _saved_at_their_end(self, pieces: Iterable[Any], step: Step) -> Generator[Any, None, None]:
@@ -355,13 +359,27 @@ class Replica:
         What its program did with it since the last publication was never in the log; a state that is kept in a file
         puts it aside. Raises `StateError` if that cannot be done now, `Stalled`.
         """
-        whole, view = self.whole, self.member.view
-        if whole is None or view.holder.node == self.member.me.node or self.stalled:
-            return
-        if whole.is_ahead and whole.is_published:
+        view = self.member.view
+        if self._is_ahead and view.holder.node != self.member.me.node and not self.stalled:
             with self.lock:
-                self._restore_own(whole.pieces(), view)
-        whole.is_ahead = False
+                try:
+                    self._give_up()
+                except StateError:
+                    raise
+                except Exception as error:
+                    logger.exception("restore() failed at %s", view.position.id)
+                    raise self._stall(view.position.id, error) from error
+
+    @property
+    def _is_ahead(self) -> bool:
+        return self.whole is not None and self.whole.is_ahead
+
+    def _give_up(self) -> None:
+        """Make a state that may be ahead of what was published that."""
+        if self.whole is not None and self.whole.is_ahead:
+            if self.whole.is_published:
+                self.state.restore(self.whole.pieces())
+            self.whole.is_ahead = False
 
     def pieces(self) -> Iterable[Any]:
         """The state as of the position. The caller holds the lock."""

@@ -24,11 +24,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import xxhash
 
@@ -66,6 +67,7 @@ class SQLiteState:
         #: What is known to be published: what the files looked like, and the digest of the content.
         self._known: tuple[object, str] | None = None
         self._drawn: tuple[object, str] | None = None
+        self._copying = threading.Lock()
 
     def seen(self) -> object:
         """Something that is another one once a transaction was committed. Raises `StateError` if it cannot be said."""
@@ -98,17 +100,24 @@ class SQLiteState:
 
     def _pieces(self) -> Iterator[bytes]:
         seen = self.seen()
-        copy = draft_of(self.path, "copy")
-        try:
-            self._copy(copy)
-            digest = xxhash.xxh3_128()
+        digest = xxhash.xxh3_128()
+        with self._copied() as copy:
             for piece in _pieces_of(copy):
                 digest.update(piece)
                 yield piece
-        finally:
-            _discard(copy)
         # Of before the copy: what was committed since shows.
         self._drawn = seen, digest.hexdigest()
+
+    def _copied(self) -> IO[bytes]:
+        """A copy that has no name any more: several may be drawn at the same time."""
+        with self._copying:
+            copy = draft_of(self.path, "copy")
+            try:
+                self._copy(copy)
+                with explained(copy):
+                    return copy.open("rb")
+            finally:
+                _discard(copy)
 
     def _copy(self, copy: Path) -> None:
         """Raises `StateError`; `sqlite3.DatabaseError` in it means that the file is no database."""
@@ -169,7 +178,8 @@ class SQLiteState:
             ):
                 raise
             return known, _NO_DATABASE
-        return known, _digest(kept)
+        with explained(kept), kept.open("rb") as file:
+            return known, _digest(file)
 
     def _put_aside(self) -> None:
         """Move away what is there, with what may belong to it."""
@@ -216,14 +226,12 @@ class SQLiteState:
             raise StateError(path=self.path, problem=problem) from error
 
 
-def _pieces_of(copy: Path) -> Iterator[bytes]:
-    with explained(copy), copy.open("rb") as file:
-        first = True
-        while piece := file.read(PIECE_BYTES):
-            yield _normal(piece) if first else piece
-            first = False
-        if first:
-            yield b""  # a database without a table has no page
+def _pieces_of(copy: IO[bytes]) -> Iterator[bytes]:
+    # A database without a table has no page.
+    first = copy.read(PIECE_BYTES)
+    yield _normal(first) if first else b""
+    while piece := copy.read(PIECE_BYTES):
+        yield piece
 
 
 def _normal(first: bytes) -> bytes:
@@ -233,7 +241,7 @@ def _normal(first: bytes) -> bytes:
     return bytes(page)
 
 
-def _digest(copy: Path) -> str:
+def _digest(copy: IO[bytes]) -> str:
     digest = xxhash.xxh3_128()
     for piece in _pieces_of(copy):
         digest.update(piece)

@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("replica", "lease", "health", "jobs"),
     ("primary", "acks"),
     ("node", "admin", "forks", "certify"),
-    ("web", "dev"),
+    ("web", "dev", "beside"),
     ("service", "drill"),
     ("cli", "__init__"),
 )

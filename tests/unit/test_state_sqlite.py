@@ -62,6 +62,19 @@ def test_what_is_committed_is_read_while_a_program_writes(tmp_path: Path, wal: b
     assert not {".a.copy", ".b.new", ".b.kept"} & names(tmp_path)
 
 
+def test_two_may_draw_it_at_the_same_time(tmp_path: Path) -> None:
+    with closing(database(tmp_path / "a", 30_000)) as db:
+        state = SQLiteState(tmp_path / "a")
+        before = list(state.snapshot())
+        one = state.snapshot()
+        first = next(one)
+        db.execute("DELETE FROM t")
+        other = list(state.snapshot())
+    assert [first, *one] == before
+    assert other != before
+    assert names(tmp_path) == {"a"}
+
+
 @pytest.mark.parametrize("ours", [False, True], ids=["rollback", "WAL"])
 @pytest.mark.parametrize("theirs", [False, True], ids=["into rollback", "into WAL"])
 def test_programs_that_have_it_open_see_the_new_content(tmp_path: Path, ours: bool, theirs: bool) -> None:

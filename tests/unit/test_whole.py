@@ -356,6 +356,26 @@ def test_a_state_that_survived_is_left_alone_when_its_node_led(group: Group, kep
     assert not kept or again._state.publications == 1
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_a_node_published_and_had_not_saved_does_not_set_its_state_back(group: Group, kept: bool) -> None:
+    # given a primary that is killed before the whole and the patch that it published are on its disk
+    make = Kept if kept else Text
+    a = group.primary("a", state=make(pieces(100 * KIB)))
+    a._replica.flush()
+    a._replica._save = lambda steps: None  # type: ignore[method-assign]
+    a.publish()
+    a._state.pieces[0] = b"changed"
+    assert a.publish().what == "patch"
+    published = list(a._state.pieces)
+    data_dir = group.crash(a)
+    # when it comes back and reads them
+    again = group.node("a", state=make([*published, b"went on"]), data_dir=data_dir)
+    eventually(lambda: again.role == "primary" and again._lease.held)
+    # then its program's work is as it was
+    assert again._state.pieces == ([*published, b"went on"] if kept else published)
+    assert again.publish().what == ("patch" if kept else "nothing")
+
+
 def test_a_state_that_survived_becomes_what_another_one_published(group: Group) -> None:
     a = group.primary("a", state=Kept([b"text"]))
     b = group.node("b", state=Kept())
