@@ -351,7 +351,7 @@ class Node:
         whole = self._replica.whole
         if whole is None:
             self._primary.publish()
-            return Published("snapshot", self.position.id, self._replica.snapshot_bytes)
+            return Published("snapshot", self.position.id)
         level = self._ack if ack is None else Level.parse(ack)
         deadline = time.monotonic() + timeout_s
         published = self._primary.publish_state(whole, wants_acks=level.kind == "applied")

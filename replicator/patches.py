@@ -54,7 +54,8 @@ DRAWN_TIMES_MAX = 5
 class Published(NamedTuple):
     """What `Node.publish` did: `what` is `"patch"`, `"whole"`, `"snapshot"`, or `"nothing"` if nothing had changed.
 
-    `id`: the position that has it. `bytes`: of the bodies of the records that it took.
+    `id`: the position that has it. `bytes`: of the bodies of the records that it took; of a snapshot they are not
+    counted.
     """
 
     what: str
@@ -164,8 +165,11 @@ class Whole:
         #: What this node is about to publish.
         self._made: _File | None = None
         self._numbers = count(1)
-        for left in directory.glob("payload.new-*"):  # of a process that was killed
-            left.unlink()
+        try:
+            for left in directory.glob("payload.new-*"):  # of a process that was killed
+                left.unlink()
+        except OSError as error:
+            raise _unusable(directory, error) from error
 
     @property
     def digest(self) -> str:

@@ -22,7 +22,9 @@ def database(path: Path, rows: int = 100, *, wal: bool = False) -> sqlite3.Conne
     if wal:
         db.execute("PRAGMA journal_mode = WAL")
     db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, value TEXT)")
+    db.execute("BEGIN")
     db.executemany("INSERT INTO t (value) VALUES (?)", [(f"value {at}" * 20,) for at in range(rows)])
+    db.execute("COMMIT")
     return db
 
 

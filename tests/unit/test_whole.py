@@ -13,10 +13,11 @@ import pytest
 from replicator import Node, forks
 from replicator.certify import Certificate, certify
 from replicator.core.codec import digest_of, digest_of_pieces
+from replicator.core.ids import ZERO_ID
 from replicator.core.patch import CODEC, cut
 from replicator.core.records import BODY_BYTES_MAX, ChangeRecord, PartRecord
 from replicator.core.replies import Code, Reply
-from replicator.errors import ConfigError, LogUnavailable, NotPrimary, StateChanged, StateError
+from replicator.errors import ConfigError, Fenced, LogUnavailable, NotPrimary, StateChanged, StateError
 from replicator.testing import MemoryLog
 from replicator.walk import Violation
 from tests.kv import PATIENCE_S, FaultyLog, Group, eventually
@@ -224,7 +225,9 @@ def test_a_snapshot_shows_what_was_published_and_not_what_the_program_has_done_s
     published = list(a._state.pieces)
     has(b, published)
     a._state.pieces[0] = b"not published"
-    a._primary.publish()  # because somebody needs one, or asked
+    for _ in range(2):  # because somebody needs one, or asked; the second one has the first publication trimmed
+        a._primary.publish()
+    assert group.log().read(ZERO_ID).records[0].kind == "part"
     c = group.node("c", state=Text())
     has(c, published)
     # and a patch fits to it, on a node that saw it pass by and on one that was rebuilt from it
@@ -397,6 +400,27 @@ def test_a_lost_answer_to_a_patch_is_resolved(group: Group) -> None:
     log.faults.append(log.lose_the_answer)
     assert a.publish().what == "patch"
     has(b, a._state.pieces)
+
+
+@pytest.mark.parametrize("size", [100 * KIB, 1], ids=["as a patch", "whole"])
+def test_what_was_drawn_in_a_term_that_is_over_is_not_published(group: Group, size: int) -> None:
+    a, b = group.primary("a", state=Text(pieces(size))), group.node("b", state=Text())
+    a.publish()
+    has(b, a._state.pieces)
+
+    def drawn_slowly() -> Iterator[Any]:
+        yield b"changed"
+        # given that another one led, and published, while it was drawn, and this one leads again
+        b.promote(timeout_s=PATIENCE_S)
+        b._state.pieces.append(b"of another")
+        b.publish()
+        a.promote(timeout_s=PATIENCE_S)
+        yield from pieces(size)
+
+    a._state.snapshot = drawn_slowly
+    with pytest.raises(Fenced):
+        a.publish()
+    assert b._state.pieces == [*pieces(size), b"of another"]
 
 
 def test_replace_sets_the_state_everywhere(group: Group) -> None:
