@@ -11,8 +11,8 @@ nothing.
 
 The command for a primary runs once the node takes writes, and has all that was published in its file. That for a
 standby runs as soon as the node knows that it does not lead any more, when it could not renew its lease (another one
-may lead by then), and when it ends as the primary: the program is to stop writing then. Its file becomes what was
-published a moment later, or earlier: what the program had not published by then is kept aside.
+may lead by then), and when it ends as the primary: the program is to stop writing then. What it wrote last is published
+if the node ends. If another one was promoted, the file becomes what was published, and what was not is kept aside.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class Beside:
             thread.join(STOP_WITHIN_S)
         if self._told is not None and self._told[0] == "primary":
             self._run("standby", self._told[1])
+            self._publish()  # what the program wrote last: it has stopped now, if that is what the command does
 
     def _loop(self, once: Callable[[], None], every_s: float) -> None:
         while not self._stopping.wait(every_s):

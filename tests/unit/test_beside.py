@@ -91,6 +91,7 @@ def test_a_command_that_fails_is_logged_and_ends_nothing(
         a.promote(timeout_s=PATIENCE_S)
         monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", PATIENCE_S)
         eventually(lambda: lines(told))
+        monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", 0.2)
 
 
 def test_what_is_no_command_is_refused() -> None:
@@ -143,6 +144,18 @@ def test_what_is_written_is_published_and_only_by_the_primary(group: Group, tmp_
         # then the next publication has the last word
         ours.path.write_bytes(b"three")
         eventually(lambda: theirs.path.read_bytes() == b"three")
+
+
+def test_what_a_program_writes_when_it_is_told_to_stop_is_published(group: Group, tmp_path: Path) -> None:
+    ours, theirs = FileState(tmp_path / "ours"), FileState(tmp_path / "theirs")
+    a, b = group.primary("a", state=ours), group.node("b", state=theirs)
+    ours.path.write_bytes(b"running")
+    script = tmp_path / "stop.py"
+    script.write_text("import sys; open(sys.argv[1], 'w').write('stopped')")
+    with Beside(a, ours, publish_every_s=0.05, on_standby=f"{sys.executable} {script} {ours.path}"):
+        eventually(lambda: theirs.path.exists() and theirs.path.read_bytes() == b"running")
+    eventually(lambda: theirs.path.read_bytes() == b"stopped")
+    eventually(lambda: b.position == a.position)
 
 
 def test_what_cannot_be_published_now_is_said_once_and_published_later(
