@@ -152,7 +152,8 @@ def test_what_a_program_writes_when_it_is_told_to_stop_is_published(group: Group
     ours.path.write_bytes(b"running")
     script = tmp_path / "stop.py"
     script.write_text("import sys; open(sys.argv[1], 'w').write('stopped')")
-    with Beside(a, ours, publish_every_s=0.05, on_standby=f"{sys.executable} {script} {ours.path}"):
+    with Beside(a, ours, publish_every_s=0.05, on_standby=f"{sys.executable} {script} {ours.path}") as beside:
+        eventually(lambda: beside._told == ("primary", 1))
         eventually(lambda: theirs.path.exists() and theirs.path.read_bytes() == b"running")
     eventually(lambda: theirs.path.read_bytes() == b"stopped")
     eventually(lambda: b.position == a.position)
