@@ -458,16 +458,29 @@ class Replica:
                     raise  # a Ctrl-C; what it left of the state nobody knows
                 raise stalled from error
         if not changes:
-            # The program of a primary may be ahead of what was published.
-            ahead = self.whole is not None and self.member.holds_term
-            self.markers.append((record.id, self.pieces() if ahead else self.state.snapshot()))
+            self.markers.append((record.id, self._marked()))
         self.applied_at = record.at
         return results
+
+    def _marked(self) -> Iterable[Any]:
+        """The state at a marker. The program of a primary may be ahead of what was published."""
+        if self.whole is not None and self.member.holds_term:
+            return self.pieces()
+        try:
+            return self.state.snapshot()
+        except StateError as error:
+            return _raising(error)
 
     def _stall(self, id_: RecordId, error: BaseException) -> Stalled:
         stalled = Stalled(id=id_, problem=repr(error))
         self.stalled = str(stalled)
         return stalled
+
+
+def _raising(error: StateError) -> Iterator[Any]:
+    # To whoever digests it: the record itself is not to blame for a file that is gone.
+    raise error
+    yield
 
 
 def _counts(record: Record) -> bool:

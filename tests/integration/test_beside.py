@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from replicator import admin
+from replicator.cli import cli
 from replicator.log import RedisLog
 from replicator.redis_server import RedisServer
 from tests.kv import PATIENCE_S, eventually
@@ -147,6 +149,19 @@ def test_a_file_follows_its_primary_through_a_failover(processes: Processes, log
     newest = rewritten(theirs, newer[:-100])
     is_now(ours, newest)
     assert replaced(ours) == [unpublished]
+
+    # and all of it is certified: the log, what is on the disks, and that the live files are equal
+    data_dirs = [word for name in "ab" for word in ("--data-dir", str(tmp_path / name))]
+    command = ["--redis", log.url, "--group", "g", "certify", "--state", "whole", *data_dirs]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert "live     a, b have equal states" in done.output
+    # A primary saves a little later.
+    eventually(lambda: "a, b have equal states, at equal positions" in CliRunner().invoke(cli, command).output)
+    ours.write_bytes(b"by mistake")
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 1
+    assert "states" in done.output
 
 
 def test_a_primary_that_comes_back_before_anybody_else_leads_publishes_what_it_has(

@@ -300,3 +300,20 @@ def test_an_old_primary_that_comes_back_without_anything_of_its_own_keeps_nothin
     eventually(lambda: path.read_bytes() == b"newer")
     assert again.in_sync
     assert kept(path) == []
+
+
+def test_a_standby_whose_file_is_gone_is_not_equal_and_goes_on(group: Group, tmp_path: Path) -> None:
+    ours, theirs = settled(tmp_path / "ours", b"one"), tmp_path / "theirs"
+    a = group.primary("a", state=FileState(ours), lease_s=0.3)
+    b = group.node("b", state=FileState(theirs), lease_s=0.3)
+    a.publish()
+    eventually(theirs.exists)
+    theirs.unlink()
+    a._primary.mark()
+    eventually(lambda: a._digest is not None and b._digest is not None)
+    assert b._digest == (a.position.id, "none")
+    assert a._digest != b._digest
+    settled(ours, b"two")
+    a.publish()
+    eventually(lambda: theirs.exists() and theirs.read_bytes() == b"two")
+    assert not b.problem
