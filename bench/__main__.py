@@ -27,6 +27,7 @@ from bench import (
     group_commit,
     idle,
     one_percent,
+    patch,
     plots,
     snapshot,
     standbys,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "standbys": standbys,
     "one-percent": one_percent,
     "snapshot": snapshot,
+    "patch": patch,
     "failover": failover,
     "idle": idle,
 }

@@ -32,9 +32,12 @@ if TYPE_CHECKING:
         PromotionRefused,
         ReplicatorError,
         Stalled,
+        StateChanged,
+        StateError,
     )
     from .node import Node
-    from .state import ReplicatedState, State
+    from .patches import Published
+    from .state import KeptState, ReplicatedState, State
 
 __all__ = [
     "ChangeRejected",
@@ -43,6 +46,7 @@ __all__ = [
     "ConfigError",
     "CorruptRecord",
     "Fenced",
+    "KeptState",
     "LeaseLost",
     "LogLost",
     "LogUnavailable",
@@ -53,16 +57,21 @@ __all__ = [
     "Position",
     "PositionLost",
     "PromotionRefused",
+    "Published",
     "RecordId",
     "ReplicatedState",
     "ReplicatorError",
     "Stalled",
     "State",
+    "StateChanged",
+    "StateError",
 ]
 
 _ELSEWHERE = {
+    "KeptState": "state",
     "Node": "node",
     "Position": "core.ids",
+    "Published": "patches",
     "RecordId": "core.ids",
     "ReplicatedState": "state",
     "State": "state",

@@ -153,6 +153,18 @@ class Checkpoint:
         payload = self._saved.payload
         return None if payload is None else self._pieces(payload, self._rows_of_now())
 
+    @property
+    def snapshot(self) -> Payload | None:
+        """What the newest complete snapshot says of itself."""
+        return self._saved.payload
+
+    def bodies(self) -> Iterator[bytes]:
+        """The bodies of its parts."""
+        payload = self._saved.payload
+        return (
+            iter(()) if payload is None else bodies_in(self._rows_of_now(), payload.number, payload.run.rows, self.path)
+        )
+
     def _pieces(self, payload: Payload, rows: Rows) -> Iterator[Any]:
         try:
             yield from payload.pieces(bodies_in(rows, payload.number, payload.run.rows, self.path))

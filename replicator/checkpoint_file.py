@@ -454,6 +454,11 @@ class Stored:
         except CorruptRecord as problem:
             raise DamagedCheckpoint(path=self.path, problem=f"its snapshot cannot be decoded ({problem})") from None
 
+    def bodies(self) -> Iterator[bytes]:
+        """The bodies of the parts of that snapshot."""
+        payload = self._saved.payload
+        return iter(()) if payload is None else bodies_in(self._rows, payload.number, payload.run.rows, self.path)
+
     def changes(self, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
         """The changes since that snapshot, in order; only those behind `after`."""
         return changes_in(self._rows, after)

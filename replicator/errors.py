@@ -15,6 +15,8 @@
     ├── CheckpointError          the data directory cannot be used
     ├── PromotionRefused         another node is the better one
     ├── PositionLost             a failover left that position behind
+    ├── StateError               a state that is kept in a file cannot be read or written
+    │   └── StateChanged         … because another program changed it meanwhile
     └── Stalled                  the application's apply() failed; the node keeps its place
 
 Each class' docstring is its message: what happened and what to do. Fields are attributes, for programs.
@@ -151,6 +153,14 @@ class PositionLost(ReplicatorError):
         self.position = position
         #: The last record before `position` that the history has.
         self.term_end = term_end
+
+
+class StateError(ReplicatorError):
+    """the state in {path} cannot be used: {problem}"""
+
+
+class StateChanged(StateError):
+    """{path} was changed while it was read, again and again; publish when its program is done with it"""
 
 
 class Stalled(ReplicatorError):

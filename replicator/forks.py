@@ -20,9 +20,12 @@ from typing import Any
 from .checkpoint_file import DamagedCheckpoint, Stored
 from .core.codec import decode_changes
 from .core.ids import ZERO_ID, RecordId
+from .core.patch import CODEC, PatchHead, placed
+from .core.records import ChangeRecord
 from .errors import CheckpointError, ConfigError, ReplicatorError
+from .patches import rebuilt_from
 
-__all__ = ["Change", "Fork", "InSnapshot", "export", "export_state", "find", "paths", "read", "surplus"]
+__all__ = ["Change", "Fork", "InSnapshot", "Patched", "export", "export_state", "find", "paths", "read", "surplus"]
 
 #: What a node that was killed while it wrote one may have left.
 UNFINISHED = "new.sqlite"
@@ -30,6 +33,13 @@ UNFINISHED = "new.sqlite"
 
 class InSnapshot(ReplicatorError):
     """{name}: changes from {parted_at} up to {changed} are in its snapshot and cannot be listed one by one;
+    `replicator forks export {name} --state` gives the whole state of the fork"""
+
+    exit_code = 3
+
+
+class Patched(ReplicatorError):
+    """{name}: its state is replicated whole, so there are no changes to take one by one;
     `replicator forks export {name} --state` gives the whole state of the fork"""
 
     exit_code = 3
@@ -179,26 +189,48 @@ def surplus(fork: Fork) -> Iterator[Change]:
 def _changes(fork: Fork, after: RecordId) -> Iterator[Change]:
     with Stored(fork.path) as stored:
         for record in stored.changes(after):
-            changes = decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+            changes = _changes_of(record)
             for index, change in enumerate(changes):
                 yield Change(id=record.id, index=index, at=record.at, node=record.node, change=change)
+
+
+def _changes_of(record: ChangeRecord) -> list[Any]:
+    if record.codec != CODEC:
+        return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+    index, count, data = placed(record)
+    told: dict[str, Any] = {"patch": f"{index + 1} of {count}", "bytes": len(data)}
+    if index == 0:
+        head = PatchHead.of(data, id_=str(record.id))
+        told |= {"from": head.old_digest, "to": head.new_digest, "size": head.new_size}
+    return [told]
 
 
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
 def export(fork: Fork) -> Iterator[dict[str, Any]]:
-    """The surplus, one change a line. Raises `InSnapshot` if that would not be all of it."""
+    """The surplus, one change a line. Raises `InSnapshot` if that would not be all of it, `Patched`."""
     if fork.in_snapshot:
         raise InSnapshot(name=fork.name, parted_at=fork.parted_at, changed=fork.snapshot_changed)
+    with Stored(fork.path) as stored:
+        if _is_patched(stored):
+            raise Patched(name=fork.name)
     return (change.to_dict() for change in surplus(fork))
 
 
 def export_state(fork: Fork) -> Iterator[dict[str, Any]]:
     """The whole state: the pieces of its snapshot, then all changes since. Bytes are base64."""
     with Stored(fork.path) as stored:
+        if _is_patched(stored):
+            with rebuilt_from(stored) as whole:
+                yield from map(_piece, whole.pieces())
+            return
         yield from map(_piece, stored.pieces())
     yield from (change.to_dict() for change in _changes(fork, ZERO_ID))
+
+
+def _is_patched(stored: Stored) -> bool:
+    return any(record.codec == CODEC for record in stored.changes())
 
 
 def _piece(piece: Any) -> dict[str, Any]:

@@ -19,7 +19,16 @@ from .core.codec import digest_of_pieces
 from .core.ids import RecordId
 from .core.member import Member
 from .core.replies import MISSED_BEATS_MAX, Ack, Claim, Code, Log, Look, Peer, Reply
-from .errors import ConfigError, LogLost, LogUnavailable, NotPrimary, PromotionRefused, ReplicatorError, Stalled
+from .errors import (
+    ConfigError,
+    LogLost,
+    LogUnavailable,
+    NotPrimary,
+    PromotionRefused,
+    ReplicatorError,
+    Stalled,
+    StateError,
+)
 from .lease import Lease
 from .primary import Primary
 from .problems import Problems
@@ -97,6 +106,11 @@ class Keeper:
     def keep(self) -> float:
         """Do it once; the seconds until it is to be done again."""
         started = time.monotonic()
+        if self._problems.get("state") is not None and self._replica.turn.acquire(blocking=False):
+            try:
+                self.follow()
+            finally:
+                self._replica.turn.release()
         self.join()
         self.renew()
         self._digest_marker()
@@ -105,6 +119,14 @@ class Keeper:
         self._replica.flush()  # whether a snapshot is due is asked of what is on disk
         self._do_what_it_owes()
         return self._pause_s(started)
+
+    def follow(self) -> None:
+        """A node that stopped leading gives up what it did not publish. The caller has the turn."""
+        try:
+            self._replica.follow()
+            self._problems.solved("state")
+        except (StateError, Stalled) as error:
+            self._problems.report("state", error)
 
     def _pause_s(self, started: float) -> float:
         """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""
@@ -249,7 +271,12 @@ class Keeper:
 
     def _digest_now(self) -> None:
         at, pieces = self._replica.markers.pop()
-        self._digest = at, digest_of_pieces(pieces)
+        try:
+            self._digest = at, digest_of_pieces(pieces)
+        except StateError as error:
+            # A file that is gone, or that somebody writes to: it is not what the others have.
+            logger.error("%s", error)
+            self._digest = at, "none"
         self.wake()
 
     def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread:

@@ -45,6 +45,7 @@ from .health import Lag
 from .keeper import Habits, Keeper
 from .lease import Lease
 from .log import RedisLog
+from .patches import Published
 from .primary import BATCH_CHANGES_MAX, Primary
 from .problems import Problems
 from .reader import Reader
@@ -385,6 +386,9 @@ class Node:
     def _level_for_write(self, ack: str | None) -> Level:
         self._check_serves()
         self._check_log()
+        if self._replica.whole is not None:
+            problem = "the state has no apply(): let its program change it, and call publish()"
+            raise ConfigError(setting="submit", problem=problem)
         return self._ack if ack is None else Level.parse(ack)
 
     def replace(
@@ -405,11 +409,26 @@ class Node:
         level = self._ack if ack is None else Level.parse(ack)
         self._acks.wait(level, self._primary.replace(pieces, term=term), timeout_s)
 
-    def publish(self) -> None:
-        """Send a snapshot of the state now. Only on the primary. Raises what `submit` raises."""
+    def publish(self, *, timeout_s: float = 10.0, ack: str | None = None) -> Published:
+        """Send the state as it is now. Only on the primary; what was sent, and the position that has it.
+
+        Of a state with `apply` that is a snapshot: the others have all of it already. Of one without, it is what
+        changed since the last time: a patch where that is smaller, else the whole; nothing, if it is the same. `ack`
+        and `timeout_s` are for that, as in `submit`. Raises what `submit` raises, and `StateError` if the state cannot
+        be read.
+        """
         self._check_serves()
         self._check_log()
-        self._primary.publish()
+        whole = self._replica.whole
+        if whole is None:
+            self._primary.publish()
+            return Published("snapshot", self.position.id)
+        level = self._ack if ack is None else Level.parse(ack)
+        deadline = time.monotonic() + timeout_s
+        published = self._primary.publish_state(whole, wants_acks=level.kind == "applied")
+        if published.what != "nothing":
+            self._acks.wait(level, published.id, deadline - time.monotonic())
+        return published
 
     def promote(self, *, reason: str = "asked by the application", force: bool = False, timeout_s: float = 10.0) -> int:
         """Take the next term, and wait until this node leads; the term.

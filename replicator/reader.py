@@ -95,6 +95,7 @@ class Reader:
             if self._replica.member.holds_term or self._stopping.is_set():
                 return
             verdicts = self._replica.take(records)
+            self._keeper.follow()
         if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
             self._lead()
         elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:

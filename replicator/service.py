@@ -1,4 +1,4 @@
-"""The registry as a service: a node with a `Registry` in it, its HTTP API, and the signals that end both.
+"""A node as a service: with a registry in it and its HTTP API, or beside another program, and the signals that end it.
 
 What `replicator node` and `workers/node.py` run. An application of your own has a few lines like these.
 """
@@ -10,9 +10,12 @@ import signal
 import threading
 from pathlib import Path
 
+from .beside import Beside
 from .errors import ConfigError
 from .node import Node
+from .state.file import FileState
 from .state.registry import Registry
+from .state.sqlite import SQLiteState
 
 __all__ = ["serve"]
 
@@ -38,13 +41,19 @@ def serve(
     ack: str = "appended",
     on_restart: str,
     on_log_lost: str,
+    file: Path | None = None,
+    sqlite: Path | None = None,
+    on_primary: str = "",
+    on_standby: str = "",
+    publish_every_s: float = 1.0,
 ) -> None:
     """Run until SIGTERM or SIGINT. `http`: HOST:PORT to listen on, port 0 for any.
 
-    `advertise`: the URL that the others are told, where it is not that. Raises what `Node` raises, and what ended it.
+    `advertise`: the URL that the others are told, where it is not that. `file`, `sqlite`: what is replicated, instead
+    of a registry; then only health is served. The rest is for `Beside`. Raises what `Node` raises, and what ended it.
     """
     try:
-        from .web.registry import registry_app
+        from .web.registry import health_app, registry_app
         from .web.server import WebServer
     except ImportError as missing:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
@@ -53,8 +62,9 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     host, port = _address(http)
+    beside = _state_beside(file, sqlite)
     node = Node(
-        Registry(),
+        beside or Registry(),
         group=group,
         name=name,
         redis=redis,
@@ -65,11 +75,12 @@ def serve(
         on_restart=on_restart,
         on_log_lost=on_log_lost,
     )
-    server = WebServer(registry_app(node), host=host, port=port)
+    teller = Beside(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
+    server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
     node.http = advertise.rstrip("/") or server.url
     try:
-        with node, server:
+        with node, server, teller:
             logger.info("node %s of group %s serves %s", name, group, server.url)
             while not stopping.wait(LOOK_EVERY_S) and node.failed is None:
                 pass
@@ -77,6 +88,14 @@ def serve(
         server.stop()
     if node.failed is not None:
         raise node.failed
+
+
+def _state_beside(file: Path | None, sqlite: Path | None) -> FileState | SQLiteState | None:
+    if file is not None and sqlite is not None:
+        raise ConfigError(setting="file", problem="give a file or an SQLite database, not both")
+    if file is not None:
+        return FileState(file)
+    return SQLiteState(sqlite) if sqlite is not None else None
 
 
 def _address(http: str) -> tuple[str, int]:

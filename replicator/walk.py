@@ -24,6 +24,7 @@ from typing import IO, Any
 from .core.codec import SnapshotDecoder, decode_changes
 from .core.history import show_ends, with_end
 from .core.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, era_of
+from .core.patch import CODEC, Gatherer, PatchHead, placed
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 from .core.replies import Head
 from .errors import CorruptRecord, ReplicatorError
@@ -104,6 +105,9 @@ class Walk:
         self._changed: RecordId | None = None
         # Where the history that a rebase brings parted: the `as_of` of its first part, until its snapshot is complete.
         self._parted: RecordId | None = None
+        # The patches of a state that is replicated whole, and the digest of its payload, where it is known.
+        self._patches: Gatherer | None = None
+        self._payload: str | None = None
 
     def take(self, record: Record) -> bool:
         """The next record; whether it is the first one of a rebase. Raises `Violation`."""
@@ -195,14 +199,33 @@ class Walk:
 
     def _take_change(self, record: ChangeRecord) -> None:
         with as_violation():
-            decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+            if record.codec == CODEC:
+                self._take_patch(record)
+            else:
+                decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
         self.facts.changes += record.count
         self.facts.markers += not record.count
         self._changed = last_change_after(record) or self._changed
 
+    def _take_patch(self, record: ChangeRecord) -> None:
+        index, _, _ = placed(record)
+        if index and self._patches is None:
+            return  # it began before the first record
+        self._patches = self._patches or Gatherer()
+        if (patch := self._patches.add(record)) is None:
+            return
+        head = PatchHead.of(patch, id_=str(record.id))
+        if self._payload not in (None, head.old_digest):
+            problem = (
+                f"the patch that {record.id} completes starts from {head.old_digest}, and there is {self._payload}"
+            )
+            raise Violation("body", problem, ids=(record.id,))
+        self._payload = head.new_digest
+
     def _take_part(self, record: PartRecord, rebases: bool) -> None:
         if rebases:
             self._parted = record.as_of.id
+            self._payload = None
             self.facts.rebases += 1
         if record.part == 0:
             of_its_term = record.as_of.id.term == record.id.term and record.as_of.id < record.id
@@ -237,6 +260,8 @@ class Walk:
             self._changed = last.changed
         self._changed = last_change_after(last, rebase=self._parted is not None) or self._changed
         self._ends, self._parted = last.ends, None
+        if last.replaces:
+            self._payload = last.digest
         self.snapshots[last.as_of] = last.digest
         self.facts.snapshots += 1
 

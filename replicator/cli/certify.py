@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ HEADINGS = ("node", "position", "place", "changes", "trimmed", "surplus", "diges
     "--state",
     default="replicator.state.registry:Registry",
     show_default=True,
-    help="The class of the states, MODULE:CLASS; made without arguments.",
+    help="The class of the states, MODULE:CLASS; made without arguments. `whole`: any without apply().",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Also compare the live nodes' states.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for the live nodes.")
@@ -88,7 +88,19 @@ def _verified(log: RedisLog, timeout_s: float) -> admin.DigestReport | None:
     return report
 
 
+class _Whole:
+    """Stands for any state that is replicated whole: what is compared of those is what was published."""
+
+    def snapshot(self) -> Iterable[Any]:
+        return ()
+
+    def restore(self, pieces: Iterable[Any]) -> None:
+        pass
+
+
 def _state_class(name: str) -> Callable[[], ReplicatedState]:
+    if name == "whole":
+        return _Whole
     module, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())  # where the application is, as likely as not
     try:

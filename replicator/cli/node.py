@@ -1,4 +1,4 @@
-"""`replicator node`: run one node of the registry, with its HTTP API."""
+"""`replicator node`: run one node, of the registry with its HTTP API, or beside a program that has a file."""
 
 from __future__ import annotations
 
@@ -63,6 +63,29 @@ __all__ = ["node"]
     envvar="REPLICATOR_ON_LOG_LOST",
     help="What if Redis has lost the log: wait for `replicator recover`, or found it anew.",
 )
+@click.option(
+    "--file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="REPLICATOR_FILE",
+    help="Replicate this file, which another program writes, instead of a registry.",
+)
+@click.option(
+    "--sqlite",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="REPLICATOR_SQLITE",
+    help="Replicate this SQLite database, which other programs use, instead of a registry.",
+)
+@click.option(
+    "--publish-every-s",
+    default=1.0,
+    show_default=True,
+    envvar="REPLICATOR_PUBLISH_EVERY_S",
+    help="How often the primary looks whether the file was written, and publishes what changed.",
+)
+@click.option(
+    "--on-primary", default="", envvar="REPLICATOR_ON_PRIMARY", help="A command to run when this node is the primary."
+)
+@click.option("--on-standby", default="", envvar="REPLICATOR_ON_STANDBY", help="A command to run when it is a standby.")
 @click.pass_obj
 def node(
     settings: Settings,
@@ -75,8 +98,13 @@ def node(
     ack: str,
     on_restart: str,
     on_log_lost: str,
+    file: Path | None,
+    sqlite: Path | None,
+    publish_every_s: float,
+    on_primary: str,
+    on_standby: str,
 ) -> None:
-    """Run a node of the registry until it is told to end (SIGTERM, Ctrl-C)."""
+    """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program (--file, --sqlite)."""
     from replicator.service import serve
 
     serve(
@@ -91,4 +119,9 @@ def node(
         ack=ack,
         on_restart=on_restart,
         on_log_lost=on_log_lost,
+        file=file,
+        sqlite=sqlite,
+        publish_every_s=publish_every_s,
+        on_primary=on_primary,
+        on_standby=on_standby,
     )

@@ -1,6 +1,10 @@
-"""What an application gives replicator: its state, behind three methods.
+"""What an application gives replicator: its state, behind three methods, or behind two.
 
-`State` is the contract. `replicator.state.registry` is the reference application and a model for an author's own.
+`State` is the contract of a state that moves by changes which go through the log. `replicator.state.registry` is the
+reference application and a model for an author's own.
+
+`ReplicatedState` is that of a state which somebody else moves: on the primary its program does, and `Node.publish`
+sends what became of it. `replicator.state.file` and `replicator.state.sqlite` are such states.
 """
 
 from __future__ import annotations
@@ -8,12 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["ReplicatedState", "State"]
+__all__ = ["KeptState", "ReplicatedState", "State"]
 
 
 @runtime_checkable
 class ReplicatedState(Protocol):
-    """A state that is replicated whole: it can be written out and rebuilt, and nothing else."""
+    """A state that is replicated whole: it can be written out and rebuilt, and nothing else.
+
+    On the primary its program changes it, and `Node.publish` sends a patch from what was published last. Everywhere
+    else it becomes what was published, with each publication, and when the node stops leading: what was not published
+    by then is gone, unless the state puts it aside.
+    """
 
     def snapshot(self) -> Iterable[Any]:
         """Give the state as pieces, each JSON-serialisable or each `bytes` (one kind per snapshot, 64 KiB or so each).
@@ -58,5 +67,25 @@ class State(ReplicatedState, Protocol):
         Must be deterministic: no clock, no random, no set order. `ChangeRejected` is an outcome like any other and
         must leave the state as it was; every other exception is a bug, and stalls the node. Called under the node's
         lock, on the primary after the change is in the log, on a standby after it is on disk.
+        """
+        ...
+
+
+@runtime_checkable
+class KeptState(ReplicatedState, Protocol):
+    """A state without `apply` that outlives the process: in a file, for example."""
+
+    def survived(self) -> bool:
+        """Whether it is there already, at the start of a node.
+
+        On a node that led when it ended it is left alone then, since its program may have gone on; otherwise it is
+        restored.
+        """
+        ...
+
+    def published(self) -> None:
+        """What the last `snapshot` gave is what is published now: whatever replaces it, nothing of it is lost.
+
+        What `restore` replaces and was not published is for the state to put aside.
         """
         ...

@@ -65,7 +65,7 @@ from replicator.errors import (
 )
 from replicator.state.registry import Conflict, InvalidDocument, Record, Registry, UnknownId, pieces_of, term_of
 
-__all__ = ["ServedNode", "registry_app"]
+__all__ = ["ServedNode", "health_app", "registry_app"]
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,9 @@ RETRY_AFTER_S = 1
 
 PAGE_LENGTH = 100
 PAGE_LENGTH_MAX = 1000
+
+#: What is served of any node, whatever its state is.
+HEALTH_PATHS = ("/health", "/ready")
 
 #: Ids are exact in every JSON reader.
 ID_MAX = 2**53 - 1
@@ -722,8 +725,19 @@ def _networks_without_tokens(registry: Registry, *, after: int, limit: int) -> d
 
 def registry_app(node: ServedNode, *, wait_timeout_s: float = WAIT_TIMEOUT_S) -> Starlette:
     """The application that serves `node`, whose state is a Registry."""
+    api = RegistryApi(node, wait_timeout_s=wait_timeout_s)
+    return _app(node, api.routes(), wait_timeout_s)
+
+
+def health_app(node: ServedNode, *, wait_timeout_s: float = WAIT_TIMEOUT_S) -> Starlette:
+    """The application of a node whose state is something else: it serves how the node is, and nothing of the state."""
+    api = RegistryApi(node, wait_timeout_s=wait_timeout_s)
+    return _app(node, [route for route in api.routes() if route.path in HEALTH_PATHS], wait_timeout_s)
+
+
+def _app(node: ServedNode, routes: list[Route], wait_timeout_s: float) -> Starlette:
     app = Starlette(
-        routes=RegistryApi(node, wait_timeout_s=wait_timeout_s).routes(),
+        routes=routes,
         middleware=[Middleware(Envelope, node=node, wait_timeout_s=wait_timeout_s)],
         exception_handlers={HTTPException: _no_route},
     )

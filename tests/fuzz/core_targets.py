@@ -14,6 +14,7 @@ from replicator.core import codec
 from replicator.core.codec import CHANGE_BYTES_MAX, SnapshotDecoder, decode_changes, digest_of
 from replicator.core.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
 from replicator.core.parts import Cutter, Progress, follow
+from replicator.core.patch import Gatherer, Maker, PatchHead, cut, rebuild
 from replicator.core.records import BODY_BYTES_MAX, PartRecord, Record, parse, seal_change, seal_part
 from replicator.core.replies import Peer
 from replicator.errors import CorruptRecord
@@ -372,6 +373,74 @@ def _cut(chunks: list[bytes], size: int) -> None:
     assert last or not bodies
 
 
+# --- patches ---------------------------------------------------------------------------------------------------------
+
+_OLD_PAYLOADS = tuple(
+    b"".join(b"%08d a record that is like the others\n" % number for number in range(count))
+    for count in (0, 3, 100, 400)
+)
+
+
+class _InMemory(NamedTuple):
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def read(self, start: int, end: int) -> bytes:
+        assert 0 <= start <= end <= len(self.data)
+        return self.data[start:end]
+
+
+class _Patched(NamedTuple):
+    """The bodies of some records, after which there is a patch of `old`, or almost."""
+
+    old: bytes
+    bodies: list[bytes]
+
+
+def _patch(choices: Choices) -> _Patched:
+    old = choices.pick(_OLD_PAYLOADS)
+    new = edit_bytes(old, edits(choices)) + bytes(choices.below(700))
+    maker = Maker(_InMemory(old), digest_of(old))
+    maker.feed(new)
+    made = maker.finish(raw=bool(choices.below(2)))
+    assert made is not None
+    if choices.once_in(3):
+        # Behind the digests, where the lengths are, and the operations, and frames of zstd.
+        head = choices.pick((4, 36, 53))
+        made = made[:head] + edit_bytes(made[head:], edits(choices))
+    if choices.once_in(32):
+        made = made[:53] + choices.pick((b"\xff" * 40, b"\0" * 12, b"\0\0\0\4\0\0\0\1" + b"\xff" * 9, *_BOMBS))
+    bodies = cut(made)
+    if choices.once_in(8):
+        bodies = [edit_bytes(body, edits(choices)) for body in bodies]
+    return _Patched(choices.pick(_OLD_PAYLOADS) if choices.once_in(16) else old, bodies)
+
+
+def _read_patch(given: _Patched) -> bool:
+    gatherer, after = Gatherer(), _HERE
+    patch_ = None
+    try:
+        for body in given.bodies:
+            record = seal_change(
+                writer=_A, term=5, after=after, at=7, codec="patch", digest=digest_of(body), count=1, body=body
+            )
+            after = record.position
+            patch_ = gatherer.add(record)
+        if patch_ is None:
+            return False
+        head = PatchHead.of(patch_, id_="5-1042")
+        found = b"".join(rebuild(_InMemory(given.old), digest_of(given.old), patch_, id_="5-1042"))
+    except CorruptRecord as problem:
+        _check_names(problem, str(after.id) if patch_ is None else "5-1042")
+        return False
+    assert (digest_of(given.old), digest_of(found)) == (head.old_digest, head.new_digest)
+    assert (len(given.old), len(found)) == (head.old_size, head.new_size)
+    return True
+
+
 # --- heartbeats ------------------------------------------------------------------------------------------------------
 
 _BEATS = tuple(
@@ -414,6 +483,8 @@ TARGETS = (
     Target(name="changes", build=_change, opened=whole(_change_body)),
     # A piece of 1 MiB that is `[],[],…` is some 30 times as large once it is lists.
     Target(name="snapshot", build=_snapshot, size=64, opened=_small_pieces, bytes_max=64 * MIB),
+    # Edits come in stretches: what one may have is held, and its prefix.
+    Target(name="patch", build=_patch, size=64, opened=whole(_read_patch), bytes_max=8 * MIB),
     Target(name="parts", build=_passing, size=64, opened=whole(_follow_parts)),
     Target(name="heartbeat", build=heartbeat, opened=whole(_heartbeat)),
 )

@@ -29,6 +29,7 @@ from bench import (
     install_peers,
     loads,
     one_percent,
+    patch,
     peers,
     plots,
     results,
@@ -357,6 +358,16 @@ def test_published_to_applied(setting: Setting) -> None:
     assert figures["primary: publish, all of it ms"] < figures[f"{snapshot.PUBLISHED} ms"]
     assert min(figures[f"{name} ms"] for name in ("primary: draw", "standby: decode", "standby: restore")) > 0
     assert "300 nodes" in report.notes[0]
+
+
+def test_a_patch_of_a_file(setting: Setting) -> None:
+    report = patch.measure(setting, patch.Sizes(rounds=1, records=2000))
+    figures = report.figures
+    assert figures[f"{patch.WHOLE} ratio"] == 1
+    for case in (patch.IN_PLACE, patch.MOVED, patch.MANY):
+        assert 0 < figures[f"{case} bytes"] < figures[f"{patch.WHOLE} bytes"] < figures["file bytes"]
+        assert figures[f"{case} ms"] > 0
+    assert report.notes == ["2,000 records, 1.5 MB."]
 
 
 def test_failover(setting: Setting) -> None:

@@ -1,0 +1,89 @@
+"""A payload as bytes: the frames of its pieces one after the other (`codec.py` says what a frame is).
+
+A state that is replicated whole is kept, compared and patched in this form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from replicator.errors import ChangeTooLarge, CorruptRecord
+
+from .codec import PIECE_BYTES_MAX, _frame
+
+__all__ = ["frames_of", "joined", "pieces_of"]
+
+#: Smaller chunks are joined before they are looked at, or written.
+_CHUNK = 64 * 1024
+
+
+def frames_of(pieces: Iterable[Any]) -> Iterator[tuple[bool, bytes]]:
+    """The frame of each piece, and whether it is a raw one. Raises `ChangeTooLarge` if a piece cannot be encoded."""
+    kind: bool | None = None
+    for piece in pieces:
+        raw = isinstance(piece, bytes | bytearray | memoryview)
+        if kind not in (None, raw):
+            raise ChangeTooLarge(problem="a snapshot's pieces are all bytes or all JSON")
+        kind = raw
+        yield raw, _frame(piece)
+
+
+def joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in chunks that are not small."""
+    held: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= _CHUNK:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
+def pieces_of(chunks: Iterable[bytes], *, raw: bool, id_: str) -> Iterator[Any]:
+    """The pieces whose frames these are. Raises `CorruptRecord`, and what `chunks` raises."""
+    split = _split_raw if raw else _split_lines
+    held: list[bytes] = []
+    size, wanted = 0, _CHUNK
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size > PIECE_BYTES_MAX + wanted:
+            raise CorruptRecord(id=id_, problem="a piece of its payload is too large")
+        if size < wanted or not (raw or b"\n" in chunk):
+            continue
+        pieces, rest = split(b"".join(held), id_)
+        held, size = [rest], len(rest)
+        wanted = max(_CHUNK, 4 + int.from_bytes(rest[:4], "big")) if raw and len(rest) >= 4 else _CHUNK
+        yield from pieces
+    pieces, rest = split(b"".join(held), id_)
+    yield from pieces
+    if rest:
+        raise CorruptRecord(id=id_, problem="its payload ends within a piece")
+
+
+def _split_lines(data: bytes, id_: str) -> tuple[list[Any], bytes]:
+    *lines, rest = data.split(b"\n")
+    try:
+        return [orjson.loads(line) for line in lines], rest
+    except orjson.JSONDecodeError as error:
+        raise CorruptRecord(id=id_, problem=f"a piece of its payload is not JSON ({error})") from None
+
+
+def _split_raw(data: bytes, id_: str) -> tuple[list[Any], bytes]:
+    pieces: list[Any] = []
+    start = 0
+    while len(data) - start >= 4:
+        size = int.from_bytes(data[start : start + 4], "big")
+        if size > PIECE_BYTES_MAX:
+            raise CorruptRecord(id=id_, problem=f"a piece of its payload has {size} bytes")
+        if len(data) - start - 4 < size:
+            break
+        pieces.append(data[start + 4 : start + 4 + size])
+        start += 4 + size
+    return pieces, data[start:]

@@ -1,0 +1,319 @@
+"""A file as a state: read as it was at one moment, replaced as a whole, and nothing lost silently."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator.errors import CorruptRecord, StateChanged, StateError
+from replicator.state import KeptState, State
+from replicator.state import file as module
+from replicator.state.file import FileState
+from tests.kv import PATIENCE_S, Group, eventually
+
+MIB = 1024 * 1024
+
+
+def settled(path: Path, content: bytes) -> Path:
+    """Written a while ago."""
+    path.write_bytes(content)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    return path
+
+
+def content(state: FileState) -> bytes:
+    return b"".join(state.snapshot())
+
+
+def kept(path: Path) -> list[bytes]:
+    return sorted(found.read_bytes() for found in path.parent.glob(f"{path.name}.replaced-*"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "registry.json"
+
+
+def test_it_is_a_state_without_apply_that_outlives_its_process(path: Path) -> None:
+    state = FileState(path)
+    assert isinstance(state, KeptState)
+    assert not isinstance(state, State)
+    assert not state.survived()
+    settled(path, b"x")
+    assert state.survived()
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, 3 * MIB + 5])
+def test_what_is_read_is_what_is_written(tmp_path: Path, size: int) -> None:
+    data = random.Random(1).randbytes(size)
+    state = FileState(settled(tmp_path / "a", data))
+    pieces = list(state.snapshot())
+    assert pieces
+    FileState(tmp_path / "b").restore(iter(pieces))
+    assert (tmp_path / "b").read_bytes() == data
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(path: Path) -> None:
+    state = FileState(settled(path, b"1" * 3 * MIB))
+    pieces = state.snapshot()
+    first = next(pieces)
+    settled(path.with_name("new"), b"2" * 3 * MIB).rename(path)
+    assert first + b"".join(pieces) == b"1" * 3 * MIB
+    assert content(state) == b"2" * 3 * MIB
+
+
+def test_a_file_that_is_written_while_it_is_read_is_not_taken(path: Path) -> None:
+    pieces = FileState(settled(path, b"1" * 3 * MIB)).snapshot()
+    next(pieces)
+    with path.open("r+b") as file:
+        file.write(b"2")
+    with pytest.raises(StateChanged):
+        list(pieces)
+
+
+def test_a_file_is_read_once_nobody_has_written_to_it_for_a_moment(path: Path) -> None:
+    path.write_bytes(b"half")
+    began = time.monotonic()
+    state = FileState(path, still_s=0.3)
+    # given a program that is in the middle of writing
+    thread = threading.Timer(0.1, lambda: path.write_bytes(b"half and half"))
+    thread.start()
+    # then all of it is read
+    assert content(state) == b"half and half"
+    assert time.monotonic() - began >= 0.3
+    thread.join()
+
+
+def test_a_file_that_never_holds_still_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.2)
+    path.write_bytes(b"x")
+    monkeypatch.setattr(module.time, "sleep", lambda _: path.write_bytes(path.read_bytes() + b"x"))
+    with pytest.raises(StateChanged):
+        content(FileState(path))
+
+
+def test_a_clock_that_is_ahead_does_not_keep_a_file_from_being_read(path: Path) -> None:
+    path.write_bytes(b"x")
+    os.utime(path, (time.time() + 1000, time.time() + 1000))
+    assert content(FileState(path)) == b"x"
+
+
+def test_mode_and_owner_stay(path: Path) -> None:
+    settled(path, b"old").chmod(0o640)
+    FileState(path).restore([b"new"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.read_bytes() == b"new"
+
+
+def test_what_a_link_leads_to_is_replaced(path: Path) -> None:
+    target = settled(path.with_name("target"), b"old")
+    path.symlink_to(target)
+    FileState(path).restore([b"new"])
+    assert path.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+def test_pieces_that_prove_wrong_at_their_end_leave_the_file_as_it_was(path: Path) -> None:
+    def wrong() -> Iterator[bytes]:
+        yield b"new"
+        raise CorruptRecord(id="1-1", problem="damaged")
+
+    settled(path, b"old")
+    with pytest.raises(CorruptRecord):
+        FileState(path).restore(wrong())
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_draft_of_a_process_that_was_killed_is_in_nobodys_way(path: Path) -> None:
+    path.with_name(f".{path.name}.new").write_bytes(b"half")
+    FileState(path).restore([b"new"])
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_what_it_restored_itself_is_not_kept(path: Path) -> None:
+    state = FileState(path)
+    state.restore([b"one"])
+    state.restore([b"two"])
+    assert path.read_bytes() == b"two"
+    assert kept(path) == []
+
+
+def test_what_somebody_wrote_since_is_kept(path: Path) -> None:
+    state = FileState(path)
+    state.restore([b"one"])
+    settled(path, b"mine")
+    state.restore([b"two"])
+    settled(path, b"mine, too")
+    state.restore([b"three"])
+    assert path.read_bytes() == b"three"
+    assert kept(path) == [b"mine", b"mine, too"]
+
+
+def test_what_was_published_is_not_kept_and_what_was_not_is(path: Path) -> None:
+    state = FileState(settled(path, b"published"))
+    content(state)
+    state.published()
+    state.restore([b"newer"])
+    assert kept(path) == []
+    # given that publishing failed
+    settled(path, b"not published")
+    content(state)
+    state.restore([b"of another"])
+    assert kept(path) == [b"not published"]
+
+
+def test_after_a_restart_only_the_very_content_is_not_kept(path: Path) -> None:
+    settled(path, b"same")
+    before = path.stat().st_ino
+    FileState(path).restore([b"same"])
+    assert kept(path) == []
+    # and it is not even written
+    assert path.stat().st_ino == before
+    FileState(path).restore([b"other"])
+    assert kept(path) == [b"same"]
+
+
+def test_a_file_system_without_hard_links_gets_a_copy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(module.os, "link", no_link)
+    FileState(settled(path, b"mine")).restore([b"new"])
+    assert kept(path) == [b"mine"]
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_said_to_be_missing(path: Path) -> None:
+    with pytest.raises(StateError, match=r"registry.json .*there is no such file"):
+        FileState(path).snapshot()
+    with pytest.raises(StateError, match="there is no directory"):
+        FileState(path.with_name("nowhere") / "x").restore([b"x"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="this user may read everything")
+def test_a_file_that_may_not_be_read_is_said_to_be(path: Path) -> None:
+    settled(path, b"x").chmod(0)
+    with pytest.raises(StateError, match="Permission denied"):
+        FileState(path).snapshot()
+
+
+def test_a_directory_is_no_file(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StateError, match="directory"):
+        FileState(path).snapshot()
+
+
+def test_a_full_disk_is_said_to_be_full_and_leaves_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settled(path, b"old")
+    monkeypatch.setattr(module, "_write", full)
+    with pytest.raises(StateError, match=r"No space left on device \(.* MB are free\)"):
+        FileState(path).restore([b"new"])
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
+
+
+def test_pieces_of_another_kind_of_state_are_refused(path: Path) -> None:
+    with pytest.raises(StateError, match="something else than a file"):
+        FileState(path).restore([{"a": 1}])
+    assert not path.exists()
+
+
+def test_nothing_published_leaves_the_file_alone(path: Path) -> None:
+    FileState(settled(path, b"mine")).restore([])
+    assert path.read_bytes() == b"mine"
+    FileState(path.with_name("other")).restore([])
+    assert not path.with_name("other").exists()
+
+
+# --- in a group -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    group = Group(tmp_path)
+    yield group
+    group.close()
+
+
+def test_the_file_of_a_standby_follows_that_of_the_primary(group: Group, tmp_path: Path) -> None:
+    ours, theirs = settled(tmp_path / "ours", random.Random(1).randbytes(3 * MIB)), tmp_path / "theirs"
+    a = group.primary("a", state=FileState(ours))
+    group.node("b", state=FileState(theirs))
+    assert a.publish().what == "whole"
+    eventually(lambda: theirs.exists() and theirs.read_bytes() == ours.read_bytes())
+    settled(ours, b"inserted " + ours.read_bytes()[:-700])
+    published = a.publish()
+    assert published.what == "patch"
+    assert published.bytes < 10_000
+    eventually(lambda: theirs.read_bytes() == ours.read_bytes())
+    assert kept(ours) == kept(theirs) == []
+
+
+def test_an_old_primary_that_comes_back_keeps_what_it_had_not_published(group: Group, tmp_path: Path) -> None:
+    path = settled(tmp_path / "file", b"published")
+    a = group.primary("a", state=FileState(path))
+    b = group.node("b", state=FileState(tmp_path / "other"))
+    a.publish()
+    eventually(lambda: (tmp_path / "other").exists())
+    data_dir = group.crash(a)
+    settled(path, b"not published")
+    b.promote(timeout_s=PATIENCE_S)
+    again = group.node("a", state=FileState(path), data_dir=data_dir)
+    eventually(lambda: path.read_bytes() == b"published")
+    assert kept(path) == [b"not published"]
+    settled(tmp_path / "other", b"newer")
+    b.publish()
+    eventually(lambda: path.read_bytes() == b"newer")
+    assert kept(path) == [b"not published"]
+    assert again.in_sync
+
+
+def test_an_old_primary_that_comes_back_without_anything_of_its_own_keeps_nothing(group: Group, tmp_path: Path) -> None:
+    path = settled(tmp_path / "file", b"published")
+    a = group.primary("a", state=FileState(path))
+    b = group.node("b", state=FileState(tmp_path / "other"))
+    a.publish()
+    eventually(lambda: (tmp_path / "other").exists())
+    data_dir = group.crash(a)
+    b.promote(timeout_s=PATIENCE_S)
+    settled(tmp_path / "other", b"newer")
+    b.publish()
+    again = group.node("a", state=FileState(path), data_dir=data_dir)
+    eventually(lambda: path.read_bytes() == b"newer")
+    assert again.in_sync
+    assert kept(path) == []
+
+
+def test_a_standby_whose_file_is_gone_is_not_equal_and_goes_on(group: Group, tmp_path: Path) -> None:
+    ours, theirs = settled(tmp_path / "ours", b"one"), tmp_path / "theirs"
+    a = group.primary("a", state=FileState(ours), lease_s=0.3)
+    b = group.node("b", state=FileState(theirs), lease_s=0.3)
+    a.publish()
+    eventually(theirs.exists)
+    theirs.unlink()
+    a._primary.mark()
+    eventually(lambda: a._keeper._digest is not None and b._keeper._digest is not None)
+    assert b._keeper._digest == (a.position.id, "none")
+    assert a._keeper._digest != b._keeper._digest
+    settled(ours, b"two")
+    a.publish()
+    eventually(lambda: theirs.exists() and theirs.read_bytes() == b"two")
+    assert not b.problem
