@@ -254,6 +254,7 @@ def _report(rounds: dict[str, list[Round]], sizes: Sizes, file_bytes: int) -> Re
         against = ratio(times[name], times[WHOLE])
         figures |= {
             f"{name} bytes": sent,
+            f"{name} bytes share": sent / rounds[WHOLE][-1].published.bytes,
             f"{name} ms": median(times[name]),
             f"{name} ratio": against.of_medians,
             f"{name} MB more": more_mb,
@@ -263,13 +264,14 @@ def _report(rounds: dict[str, list[Round]], sizes: Sizes, file_bytes: int) -> Re
                 name,
                 f"{sent:,}",
                 f"{sent / file_bytes:.2%}",
+                f"{figures[f'{name} bytes share']:.2%}",
                 f"{median(one.publish_ms for one in each):,.0f}",
                 f"{median(times[name]):,.0f}",
                 "1" if name == WHOLE else str(against),
                 f"{more_mb:,.0f}",
             ]
         )
-    head = ["sent", "bytes", "of the file", "publish ms", "ms", f"x {WHOLE}", "MB more"]
+    head = ["sent", "bytes", "of the file", "of the whole as sent", "publish ms", "ms", f"x {WHOLE}", "MB more"]
     kinds = {name: {one.published.what for one in each} for name, each in rounds.items()}
     wrong = [name for name, found in kinds.items() if found != {"whole" if name == WHOLE else "patch"}]
     notes = [f"{sizes.records:,} records, {file_bytes / 1e6:.1f} MB."]

@@ -564,6 +564,10 @@ def _report(rounds: dict[str, list[Any]], sizes: Sizes) -> Report:
     figures |= {"parts": size.parts, "wire bytes": size.body_bytes + size.header_bytes}
     figures |= {"document bytes": size.document_bytes, f"{FELT} ms": median(one.total_ms for one in felt)}
     figures |= {f"worst of the {who} ms": median(getattr(one, who)[1] for one in felt) for who in _WHO}
+    memory_cases, document_mb = _memory_cases(published, felt), size.document_bytes / 1e6
+    for side in ("primary", "standby"):
+        worst = max(median(each) for name, each in memory_cases.items() if name.startswith(side))
+        figures[f"{side} memory ratio"] = worst / document_mb
     return Report(
         title="Published to applied",
         prose=PROSE,
@@ -573,7 +577,7 @@ def _report(rounds: dict[str, list[Any]], sizes: Sizes) -> Report:
             _stages_table(base, base_no_gc),
             _felt_table(felt),
             _processes_table(published),
-            _memory_table(published, felt, size.document_bytes / 1e6),
+            _memory_table(memory_cases, document_mb),
         ],
         notes=[_wire_note(size, sizes), _felt_note(felt), *_unasked_note(published)],
         figures=figures,
@@ -678,12 +682,16 @@ def _spread(values: list[float]) -> str:
     return f"{median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
-def _memory_table(published: list[Round], felt: list[Felt], document_mb: float) -> Table:
-    cases = {
+def _memory_cases(published: list[Round], felt: list[Felt]) -> dict[str, list[float]]:
+    """MB beyond what the states take, in each round."""
+    return {
         "primary": [one.published.after.peak_mb - one.published.before.resident_mb for one in published],
         "primary, with a writer": [one.primary_mb for one in felt],
         "standby that had nothing": [one.restored.after.peak_mb - one.restored.after.resident_mb for one in published],
         "standby that had an old state": [one.standby_mb for one in felt],
     }
+
+
+def _memory_table(cases: dict[str, list[float]], document_mb: float) -> Table:
     rows = [[name, _spread(each), f"{median(each) / document_mb:.2f}"] for name, each in cases.items()]
     return Table(head=["memory beyond the states", "MB", "x the JSON"], rows=rows)

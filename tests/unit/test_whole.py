@@ -458,7 +458,9 @@ def test_nodes_digest_what_was_published(group: Group) -> None:
     has(b, [b"text"])
     a._state.pieces = [b"ahead"]
     a._primary.mark()
-    eventually(lambda: a._keeper._digest and b._keeper._digest and a._keeper._digest == b._keeper._digest, "equal digests")
+    eventually(
+        lambda: a._keeper._digest and b._keeper._digest and a._keeper._digest == b._keeper._digest, "equal digests"
+    )
 
 
 def test_a_publication_waits_for_the_disk_of_a_standby(group: Group) -> None:
