@@ -30,6 +30,8 @@ __all__ = ["Connections", "RedisLog", "client_for", "read_together", "shown"]
 
 SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "look")
 
+INCLUDE_FENCE = b"-- include fence.lua\n"
+
 #: How long Redis may take to answer. A blocking read may take this much longer than it blocks.
 TIMEOUT_S = 5.0
 
@@ -45,7 +47,9 @@ class _Script:
 
     def __init__(self, name: str) -> None:
         folder = resources.files("replicator") / "lua"
-        self.text = (folder / "fence.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+        fence, script = (folder / "fence.lua").read_bytes(), (folder / f"{name}.lua").read_bytes()
+        # A script may say where it wants the fence, if it can do without most of the time.
+        self.text = script.replace(INCLUDE_FENCE, fence) if INCLUDE_FENCE in script else fence + script
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 

@@ -18,31 +18,44 @@
 --   behind ID         the head is elsewhere: the log lost records that the writer has
 --   stray ID          something that is not ours has a higher id
 
--- Most of the time all is as the writer thinks, and four comparisons say so. What else it may be is told step by step.
+-- Most of the time all is as the writer thinks, and four comparisons say so. If they do not, or Redis refuses the id,
+-- nothing has changed yet, and what it may be is told step by step below.
 local held = redis.call('HMGET', KEYS[3], 'run', 'term', 'boot', 'chain')
-if redis.call('GET', KEYS[1]) ~= ARGV[2]
-  or held[1] ~= ARGV[1] or held[2] ~= ARGV[2] or held[3] ~= ARGV[3] or held[4] ~= ARGV[4]
+if redis.call('GET', KEYS[1]) == ARGV[2]
+  and held[1] == ARGV[1] and held[2] == ARGV[2] and held[3] == ARGV[3] and held[4] == ARGV[4]
 then
-  local head = read_head()
-  local refused = fence(head, ARGV[1], ARGV[2], ARGV[3])
-  if refused then
-    return refused
+  local id = ARGV[2] .. '-' .. ARGV[6]
+  local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', id, 'h', ARGV[7], 'b', ARGV[8])
+  if type(added) == 'string' then
+    if ARGV[9] == '1' then
+      redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'changed', id)
+    else
+      redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
+    end
+    return { 'ok' }
   end
-  if head.chain == ARGV[5] then
-    return { 'duplicate', head.id }
-  end
-  if head.chain ~= ARGV[4] then
-    return { 'behind', head.id }
-  end
+end
+
+-- include fence.lua
+
+local head = read_head()
+local refused = fence(head, ARGV[1], ARGV[2], ARGV[3])
+if refused then
+  return refused
+end
+if head.chain == ARGV[5] then
+  return { 'duplicate', head.id }
+end
+if head.chain ~= ARGV[4] then
+  return { 'behind', head.id }
 end
 local id = ARGV[2] .. '-' .. ARGV[6]
 local failed = add(id, ARGV[7], ARGV[8])
 if failed then
   return failed
 end
+redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
 if ARGV[9] == '1' then
-  redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'changed', id)
-else
-  redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
+  redis.call('HSET', KEYS[3], 'changed', id)
 end
 return { 'ok' }

@@ -1,4 +1,4 @@
--- The fence: may this writer change the log? Put in front of append, part and renew by log.py.
+-- The fence: may this writer change the log? Put in front of every script by log.py, or where it says `include`.
 --
 -- KEYS[1]  term    string   the newest term, moved by INCR
 -- KEYS[2]  log     stream   the records
