@@ -17,16 +17,19 @@ from typing import Any
 
 from replicator import ReplicatorError, admin
 
-from .checker import Event
+from .checker import SAVED_AFTER, SECOND, Event
 from .cluster import LEASE_S, Cluster
 from .history import Notes
-from .redises import Undo
+from .redises import OneRedis, Undo
 from .schedule import Fault, Step
 
 Say = Callable[[str], None]
 
 #: How long a promotion may wait for the node that it promotes.
 PROMOTION_TIMEOUT_S = 3.0
+
+#: How long the primary that had everything alone stays away: long enough for the others to go on.
+ALONE_S = 3.0
 
 
 class Nemesis:
@@ -47,6 +50,7 @@ class Nemesis:
             "promote": self._promote,
             "promote-two": self._promote_two,
             "switchover": self._switch_over,
+            "lone-primary": self._leave_alone,
         }
 
     def run(self, steps: Sequence[Step]) -> None:
@@ -129,6 +133,31 @@ class Nemesis:
         process = self._cluster.nodes[node]
         undo = self._lasting(fault.kind, node, process.resume)
         process.pause()
+        return undo
+
+    def _leave_alone(self, fault: Fault, _: str) -> Undo:
+        """The primary alone takes writes, Redis loses them, and the primary is away when the others go on."""
+        cluster = self._cluster
+        primary = cluster.primary
+        undos = [self._pause(Fault(kind="pause-node", seconds=0), name) for name in cluster.names if name != primary]
+        starts: list[Undo] = []
+
+        def while_down() -> None:
+            time.sleep(SAVED_AFTER / SECOND)  # what it acknowledged is on its own disk by then
+            if primary is not None:
+                starts.append(self._kill(fault, primary))
+
+        assert isinstance(cluster.redis, OneRedis)
+        come_back = cluster.redis.roll_back(while_down=while_down)
+
+        def undo() -> None:
+            come_back()
+            for each in undos:
+                each()
+            time.sleep(ALONE_S)
+            for each in starts:
+                each()
+
         return undo
 
     def _slow_disk(self, fault: Fault, node: str) -> Undo:

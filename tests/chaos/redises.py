@@ -119,8 +119,11 @@ class OneRedis:
         if self.server.alive:
             self.server.resume()
 
-    def roll_back(self) -> Undo:
-        """What ends this brings Redis back as it is now: as after a power cut, or a failover to a copy that lags."""
+    def roll_back(self, *, while_down: Callable[[], None] = lambda: None) -> Undo:
+        """What ends this brings Redis back as it is now: as after a power cut, or a failover to a copy that lags.
+
+        `while_down`: called in between.
+        """
         began = time.monotonic_ns()
         copy = self.server.data_dir.with_name(f"copy-{began}")
         self._pause()
@@ -131,6 +134,7 @@ class OneRedis:
             self.server.kill()
             for place in copy.iterdir():
                 _replace(self.server.data_dir / place.name, place)
+            while_down()
             self.server.start()
             self.events.append(Event(kind="power-cut", began=began, ended=time.monotonic_ns()))
 

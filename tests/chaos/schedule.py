@@ -55,7 +55,11 @@ _ON_ONE_REDIS = {
 }
 
 #: What was written in the meantime is gone afterwards, `fsynced` or not: harder than a real one.
-_POWER_CUTS = {"power-cut": Kind(14, (0.05, 1.0), on_node=False)}
+_POWER_CUTS = {
+    "power-cut": Kind(14, (0.05, 1.0), on_node=False),
+    # Nobody but the primary has what Redis loses, and it is gone when the others go on: something has to be lost.
+    "lone-primary": Kind(4, (0.4, 1.2), on_node=False),
+}
 
 #: A failover takes Sentinel about two seconds, so what provokes one lasts longer.
 _ON_REPLICATED_REDIS = {
