@@ -844,5 +844,5 @@ def _say(request: Request) -> str:
 
 
 def _say_reply(reply: Reply) -> str:
-    words = {Code.OK: f"ok {reply.id}", Code.FENCED: f"fenced, term {reply.term}"}
+    words = {Code.OK: f"ok {reply.id}" if reply.term else "ok", Code.FENCED: f"fenced, term {reply.term}"}
     return words.get(reply.code, reply.code.value)
