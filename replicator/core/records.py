@@ -273,7 +273,10 @@ def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -
     reader = _READERS.get(kind) if isinstance(kind, str) else None
     node, boot, prev, at = fields.get("node"), fields.get("boot"), fields.get("prev"), fields.get("at")
     if not (type(node) is str and type(boot) is str and type(prev) is str and type(at) is int):
-        raise _Malformed("node, boot, prev or at is missing, or not a text or an integer")
+        for name in ("node", "boot", "prev"):
+            _take(fields, name, str)
+        _take(fields, "at", int)
+        raise AssertionError("one of them is not what it should be")
     if reader is None:
         raise _Malformed(f"its kind is {_named(kind)}: update replicator")
     if not (1 <= id_.term <= TERM_MAX and 1 <= id_.n <= TERM_MAX):
