@@ -70,7 +70,7 @@ ASIDE_AT_ONCE = 8
 #: A thread that is so long at one thing is held up; how often that is looked at; how many threads may be.
 PATIENCE_S = 0.25
 WATCH_EVERY_S = 0.1
-TEAM_MAX = 16
+TEAM_MAX = 32
 
 #: Nodes that are stopped at the same time when the host is closed: a stop mostly waits for the disk.
 STOPPED_AT_ONCE = 8
@@ -431,7 +431,7 @@ class _Tended:
 
 
 class _Team:
-    """Threads that take one thing after the other, and do it. One more of them for each that is held up, to a limit.
+    """Threads that take one thing after the other, and do it. More of them while some are held up, to a limit.
 
     `take` waits for something to do; None ends the thread.
     """
@@ -448,13 +448,15 @@ class _Team:
             self._add()
 
     def relieve(self) -> None:
-        """Add a thread for one that is held up."""
+        """Add threads for those that are held up."""
         with self._lock:
-            if len(self._threads) < min(TEAM_MAX, self._size + self._held_up()):
+            while len(self._threads) < self._limit():
                 self._add()
 
     def join(self, timeout_s: float) -> None:
-        for thread in list(self._threads):
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join(timeout=timeout_s)
 
     def _add(self) -> None:
@@ -462,9 +464,11 @@ class _Team:
         self._threads.add(thread)
         thread.start()
 
-    def _held_up(self) -> int:
+    def _limit(self) -> int:
         until = time.monotonic() - PATIENCE_S
-        return sum(since < until for since in self._since.values())
+        held_up = sum(since < until for since in list(self._since.values()))
+        # Where some are held up the next one may be as well.
+        return min(TEAM_MAX, self._size + 2 * held_up)
 
     def _work(self) -> None:
         me = threading.current_thread()
@@ -480,11 +484,12 @@ class _Team:
                 time.sleep(RETRY_EVERY_S)
             finally:
                 self._since.pop(me, None)
-        self._threads.discard(me)
+        with self._lock:
+            self._threads.discard(me)
 
     def _is_one_too_many(self, me: threading.Thread) -> bool:
         with self._lock:
-            if len(self._threads) - self._held_up() <= self._size:
+            if len(self._threads) <= self._limit():
                 return False
             self._threads.discard(me)
             return True
