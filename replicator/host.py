@@ -13,6 +13,7 @@ host is a crew (`crew.py`) for any number of nodes:
   the others, a few at a time, until it is with them again.
 - *Keepers.* Each node says when it wants to be looked after next; whoever is free takes the one that is due. What a
   keeper does is mostly to wait for Redis, so there are as many connections for it, and for writes, as keepers.
+- *Committers.* What asyncio tasks write (`tasks.py`) is committed by whoever of them is free.
 - *A saver* goes round.
 - *A watch.* A node that takes long (a slow disk, a large restore, a name that is taken) keeps the thread that works for
   it, and no other node is to wait for that: another thread joins, and one leaves once the first is back (`_Team`).
@@ -36,6 +37,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from .connection import is_cluster
@@ -86,7 +88,8 @@ FILES_BESIDES = 128
 class Host:
     """A crew for many nodes, each of another group, over one Redis (not a cluster: there every group may be elsewhere).
 
-    `keepers`: threads that look after nodes, and connections for that and for writes. Raises `ConfigError`.
+    `keepers`: threads that look after nodes, others that commit for tasks, and connections for each of them.
+    Raises `ConfigError`.
     """
 
     def __init__(self, redis: str, *, keepers: int = 2) -> None:
@@ -123,11 +126,13 @@ class Host:
         self._reading = threading.Lock()
         self._unsaved: deque[_Tended] = deque()
         self._saving = threading.Lock()
+        self._commits: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._watching = threading.Event()
         self._teams = [
             _Team("reader", self._next_batch, size=1),
             _Team("saver", self._next_unsaved, size=1),
             _Team("keeper", self._next_due, size=keepers),
+            _Team("committer", self._commits.get, size=keepers),
         ]
         self._watch = threading.Thread(target=self._watch_teams, name="host-watch", daemon=True)
         self._watch.start()
@@ -184,6 +189,8 @@ class Host:
                 condition.notify_all()
         for connections in self._connections:
             connections.close()
+        for _ in range(TEAM_MAX):
+            self._commits.put(None)
         self._watching.set()
         self._watch.join(timeout=STOP_TIMEOUT_S)
         for team in self._teams:
@@ -222,6 +229,10 @@ class Host:
             if tended is not None:
                 tended.gone = True
                 self._done.wait_for(lambda: not tended.busy, timeout=STOP_TIMEOUT_S)
+
+    @property
+    def soon(self) -> Callable[[Callable[[], None]], None]:
+        return self._commits.put
 
     def _begin(self, tended: _Tended, what: str) -> bool:
         """Whether one of its duties is to be done now; none is done twice at the same time. The caller has the lock."""

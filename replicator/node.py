@@ -156,7 +156,7 @@ class Node:
             me = Writer(self.name, secrets.token_hex(16))
             self._replica = Replica(self._state, self._checkpoint, me)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
-            self._tasks = Tasks(self._primary, name=self.name)
+            self._tasks = Tasks(self._primary, name=self.name, soon=self._crew.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
             self._keeper = Keeper(
                 self._log,

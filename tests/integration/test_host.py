@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 
 import replicator.host
 import replicator.log
-from replicator import CheckpointError, ConfigError, Node
+from replicator import CheckpointError, ConfigError, Node, NotPrimary
 from replicator.checkpoint import Checkpoint
 from replicator.connection import client_for
 from replicator.core.ids import ERA
@@ -80,7 +81,7 @@ def test_they_share_a_few_connections_and_threads(host: Host, redis: RedisServer
         connections = [each for each in client.client_list() if each["name"] == "replicator-host"]
         assert len(connections) == 5  # one reads; with each of two keepers goes one for writes and one for the rest
     of_nodes = [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
-    assert (len(of_the_host()), of_nodes) == (5, [])
+    assert (len(of_the_host()), of_nodes) == (7, [])
 
 
 def test_groups_fail_over_by_themselves_when_a_host_is_gone(host: Host, redis: RedisServer, tmp_path: Path) -> None:
@@ -151,6 +152,38 @@ def test_a_host_that_is_closed_leaves_no_thread(redis: RedisServer, tmp_path: Pa
 def test_a_cluster_is_no_place_for_a_host() -> None:
     with pytest.raises(ConfigError, match="each group may be on another server"):
         Host("redis+cluster://127.0.0.1:7000")
+
+
+def test_tasks_write_to_all_groups_and_share_the_threads_that_commit(host: Host, tmp_path: Path) -> None:
+    nodes = led(nodes_of(host, "a", tmp_path))
+    before = threading.active_count()
+
+    async def write() -> list[int]:
+        return await asyncio.gather(*(node.asubmit(push(number)) for number in range(20) for node in nodes.values()))
+
+    # each is there once, and in its order
+    assert asyncio.run(write()) == [number + 1 for number in range(20) for _ in GROUPS]
+    assert threading.active_count() == before
+    for node in nodes.values():
+        assert pushed(node) == list(range(20))
+
+
+def test_tasks_that_wait_when_their_host_is_closed_are_refused(host: Host, redis: RedisServer, tmp_path: Path) -> None:
+    node = led({"g0": host.node(KV(), group="g0", name="a", data_dir=tmp_path)})["g0"]
+
+    async def write() -> list[Any]:
+        with node._replica.turn:  # nobody commits now
+            tasks = [asyncio.create_task(node.asubmit(push(number))) for number in range(3)]
+            await asyncio.sleep(0.05)
+            closed = asyncio.create_task(asyncio.to_thread(host.close))
+            await asyncio.sleep(0.05)
+            eventually(lambda: node._stopping.is_set(), "the stop")
+        await closed
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcomes = asyncio.run(write())
+    # those that got the turn before the stop did are committed, and all others know that they are not
+    assert all(outcome in (1, 2, 3) or isinstance(outcome, NotPrimary) for outcome in outcomes)
 
 
 # --- one that takes long, or fails ------------------------------------------------------------------------------------
@@ -262,11 +295,11 @@ def test_there_are_no_more_threads_than_before_once_nothing_is_held_up(host: Hos
     flushes = {group: nodes[group]._replica.flush for group in GROUPS[:5]}
     for group in GROUPS[:5]:
         nodes[group]._replica.flush = lambda: go.wait(PATIENCE_S)  # type: ignore[assignment, method-assign, misc, return-value]
-    eventually(lambda: len(of_the_host()) > 8, "more threads")
+    eventually(lambda: len(of_the_host()) > 10, "more threads")
     for group, flush in flushes.items():
         nodes[group]._replica.flush = flush  # type: ignore[method-assign]
     go.set()
-    eventually(lambda: len(of_the_host()) == 5, "as many threads as before")
+    eventually(lambda: len(of_the_host()) == 7, "as many threads as before")
 
 
 def of_the_host() -> list[str]:
