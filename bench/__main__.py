@@ -25,6 +25,7 @@ from bench import (
     applied,
     failover,
     group_commit,
+    groups,
     idle,
     one_percent,
     plots,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "snapshot": snapshot,
     "failover": failover,
     "idle": idle,
+    "groups": groups,
 }
 
 
