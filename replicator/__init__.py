@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ReplicatorError,
         Stalled,
     )
+    from .host import Host
     from .node import Node
     from .state import ReplicatedState, State
 
@@ -43,6 +44,7 @@ __all__ = [
     "ConfigError",
     "CorruptRecord",
     "Fenced",
+    "Host",
     "LeaseLost",
     "LogLost",
     "LogUnavailable",
@@ -61,6 +63,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Host": "host",
     "Node": "node",
     "Position": "core.ids",
     "RecordId": "core.ids",

@@ -285,19 +285,21 @@ class Alarm:
 
     def ring(self) -> None:
         """Without Redis, or the right to that key, it is of no use: a read that waits then ends by itself."""
+        if not self._may:
+            return
         try:
             id_ = self._call(b"XADD", self._key, "MAXLEN", 1, "*", "ring", "")
             self._call(b"EXPIRE", self._key, ALARM_KEPT_S)
         except redis.exceptions.ResponseError:
             self._may, self._after = False, ""
-        except (LogUnavailable, OutcomeUnknown):
+        except LogUnavailable:
             return
         else:
             self._after = self._after or str(id_, "ascii")
 
     def place(self) -> list[tuple[bytes, str]]:
         """The key, and behind which id."""
-        if self._may and not self._after:
+        if not self._after:
             self.ring()
         return [(self._key, self._after)] if self._after else []
 
@@ -307,8 +309,9 @@ class Alarm:
             self._after = str(found[self._key][-1][0], "ascii")
 
     def end(self) -> None:
-        with suppress(LogUnavailable, OutcomeUnknown, redis.exceptions.ResponseError):
-            self._call(b"DEL", self._key)
+        if self._after:
+            with suppress(LogUnavailable, redis.exceptions.ResponseError):
+                self._call(b"DEL", self._key)
 
     def _call(self, *command: Any) -> Any:
         return self._connections.other.call(*command)

@@ -269,6 +269,10 @@ def test_a_host_without_the_right_to_its_alarm_reads_all_the_same(redis: RedisSe
             node.promote(timeout_s=PATIENCE_S)
             assert node.submit(push("x")) == 1
             assert node.problem == ""
+    # and does not try again each time
+    with client_for(redis.url) as client:
+        denied = [each for each in client.acl_log() if "alarm" in each["object"]]
+        assert sum(each["count"] for each in denied if each["username"] == "narrow") <= 2, denied
 
 
 def test_disks_that_hang_keep_no_other_node_from_its_lease(
