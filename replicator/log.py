@@ -288,14 +288,14 @@ class Alarm:
         if not self._may:
             return
         try:
-            id_ = self._call(b"XADD", self._key, "MAXLEN", 1, "*", "ring", "")
+            self._call(b"XADD", self._key, "MAXLEN", 1, "*", "ring", "")
             self._call(b"EXPIRE", self._key, ALARM_KEPT_S)
         except redis.exceptions.ResponseError:
             self._may, self._after = False, ""
         except LogUnavailable:
             return
         else:
-            self._after = self._after or str(id_, "ascii")
+            self._after = self._after or "0-0"
 
     def place(self) -> list[tuple[bytes, str]]:
         """The key, and behind which id."""
