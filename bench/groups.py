@@ -28,6 +28,9 @@ __all__ = ["FULL", "QUICK", "Habits", "Sizes", "measure"]
 #: Threads that start, promote and stop nodes.
 STARTERS = 8
 
+#: Changes in one call of `submit_many`.
+BATCH = 1000
+
 #: How long a standby may take to have all that was written.
 FOLLOW_TIMEOUT_S = 120.0
 
@@ -73,7 +76,9 @@ is for the primary and the standby of the group.
 `node.asubmit` again and again, so every record has one change. *In one group*: as many tasks write to one of these
 groups, and share its records. *One thread* calls `node.submit` for one group after the other, or for one all the time.
 *Standby* is how many records a second the other host had taken in, from the first write until it had all of them, and
-*behind*, how long it needed for the rest once the last write was answered.
+*behind*, how long it needed for the rest once the last write was answered. *By {BATCH:,}* is one thread with
+`node.submit_many`. *Redis, us a change* is its processor time for each change, with a standby that reads them. It has
+one thread for all groups, so a million divided by that is what it carries in a second at the most.
 """
 
 
@@ -111,11 +116,15 @@ class Turn(NamedTuple):
     idle_us: dict[str, float]
     #: By the name of the load.
     rates: dict[str, float]
+    #: Processor time of Redis for each change, by the name of the load.
+    redis_us: dict[str, float]
     followed: float
     behind_ms: float
 
 
-LOADS = ("spread, tasks", "in one group, tasks", "spread, one thread", "in one group, one thread")
+SPREAD = "spread, tasks"
+BATCHES = f"in one group, by {BATCH:,}"
+LOADS = (SPREAD, "in one group, tasks", "spread, one thread", "in one group, one thread", BATCHES)
 PROCESSES = ("primaries", "standbys", "Redis")
 
 
@@ -143,8 +152,8 @@ def _turn(setting: Setting, groups: int, habits: Habits, sizes: Sizes, with_load
         redis_kb = (client.info("memory")["used_memory"] - before) / 1024 / groups
         children = {"primaries": sender, "standbys": receiver}
         idle_us = _idle(children, client, groups, habits.window_s)
-        rates, followed, behind_ms = _loads(sender, receiver, sizes.seconds) if with_loads else ({}, 0.0, 0.0)
-        return Turn(primaries, standbys, connections, redis_kb, idle_us, rates, followed, behind_ms)
+        loads = _loads(sender, receiver, client, sizes.seconds) if with_loads else ({}, {}, 0.0, 0.0)
+        return Turn(primaries, standbys, connections, redis_kb, idle_us, *loads)
 
 
 def _idle(children: Mapping[str, Child], client: Any, groups: int, seconds: float) -> dict[str, float]:
@@ -162,18 +171,23 @@ def _redis_us(client: Any) -> float:
     return float(used["used_cpu_user"] + used["used_cpu_sys"]) * 1e6
 
 
-def _loads(sender: Child, receiver: Child, seconds: float) -> tuple[dict[str, float], float, float]:
+def _loads(
+    sender: Child, receiver: Child, client: Any, seconds: float
+) -> tuple[dict[str, float], dict[str, float], float, float]:
     rates: dict[str, float] = {}
-    followed: list[tuple[float, float]] = []
+    redis_us: dict[str, float] = {}
+    followed: dict[str, tuple[float, float]] = {}
     sent = 0
     for name in LOADS:
+        before_us = _redis_us(client)
         load: Load = sender.ask((name, seconds))
         sent += load.changes
         at_ns: int = receiver.ask(("follow", sent))
+        redis_us[name] = (_redis_us(client) - before_us) / load.changes
         rates[name] = load.rate
         took_ns = max(at_ns, load.ended_ns) - load.began_ns
-        followed.append((load.changes / took_ns * 1e9, max(0, at_ns - load.ended_ns) / 1e6))
-    return rates, *followed[LOADS.index("spread, tasks")]
+        followed[name] = load.changes / took_ns * 1e9, max(0, at_ns - load.ended_ns) / 1e6
+    return rates, redis_us, *followed[SPREAD]
 
 
 # --- the processes ----------------------------------------------------------------------------------------------------
@@ -240,6 +254,8 @@ def _answer(what: str, number: float, nodes: Sequence[Node], states: Sequence[Co
     if what == "follow":
         return _followed(states, int(number))
     chosen = nodes if what.startswith("spread") else nodes[:1]
+    if what == BATCHES:
+        return _written_in_batches(nodes[0], number)
     if what.endswith("tasks"):
         return asyncio.run(_written_by_tasks(chosen, len(nodes), number))
     return _written_by_a_thread(chosen, number)
@@ -280,6 +296,16 @@ def _written_by_a_thread(nodes: Sequence[Node], seconds: float) -> Load:
     return Load(written, began_ns, now_ns())
 
 
+def _written_in_batches(node: Node, seconds: float) -> Load:
+    changes, began_ns = [a_change()] * BATCH, now_ns()
+    until_ns = began_ns + int(seconds * 1e9)
+    written = 0
+    while now_ns() < until_ns:
+        node.submit_many(changes)
+        written += BATCH
+    return Load(written, began_ns, now_ns())
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +315,7 @@ def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
     costs: list[list[str]] = []
     idle: list[list[str]] = []
     writes: list[list[str]] = []
+    carried: list[list[str]] = []
     for groups in sizes.groups:
         turns = rounds[f"{groups} {last.name}"]
         found = _costs(turns)
@@ -301,10 +328,14 @@ def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
         loads = _written(turns)
         figures |= {f"{groups} {what}": figure for what, figure in loads.items()}
         writes.append([f"{groups:,}", *(_shown(figure) for figure in loads.values())])
+        us = {name: median(turn.redis_us[name] for turn in turns) for name in LOADS}
+        figures |= {f"{groups} {name}: Redis us": figure for name, figure in us.items()}
+        carried.append([f"{groups:,}", *(_shown(figure) for figure in us.values())])
     tables = [
         Table(head=["groups", *_COSTS], rows=costs),
         Table(head=["idle, us a group and second", *PROCESSES], rows=idle),
         Table(head=["writes a second", *LOADS, "standby", "behind ms"], rows=writes),
+        Table(head=["Redis, us a change", *LOADS], rows=carried),
     ]
     title = "Many groups in one process"
     return Report(title=title, prose=PROSE, tables=tables, figures=figures, charts=[_chart(figures, sizes)])
