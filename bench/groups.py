@@ -59,7 +59,7 @@ class Sizes:
 
 
 FULL = Sizes(rounds=3, seconds=2.0)
-QUICK = Sizes(rounds=1, seconds=0.2, groups=(1, 5), habits=(DEFAULT._replace(window_s=0.5),))
+QUICK = Sizes(rounds=1, seconds=0.2, groups=(1, 5), habits=(Habits("lease 1 s, beat 0.3 s", 1.0, 0.3, 0.5),))
 
 PROSE = f"""\
 Two processes, each a `Host` of so many groups: one has the primaries, the other one a standby of each, all with a state
@@ -79,6 +79,10 @@ groups, and share its records. *One thread* calls `node.submit` for one group af
 *behind*, how long it needed for the rest once the last write was answered. *By {BATCH:,}* is one thread with
 `node.submit_many`. *Redis, us a change* is its processor time for each change, with a standby that reads them. It has
 one thread for all groups, so a million divided by that is what it carries in a second at the most.
+
+*Taken over*: the process with the primaries is killed with SIGKILL, and the nodes of the other host have `auto_promote`.
+From the kill until half of the groups, and all of them, had a primary that takes writes. Until the lease of the dead one
+is over, which has two thirds of its length left or more, nothing is to happen.
 """
 
 
@@ -120,6 +124,8 @@ class Turn(NamedTuple):
     redis_us: dict[str, float]
     followed: float
     behind_ms: float
+    #: From the end of the primaries' process until half of the groups, and all of them, had another primary; or nothing.
+    taken_over_s: tuple[float, float] | None
 
 
 SPREAD = "spread, tasks"
@@ -153,7 +159,8 @@ def _turn(setting: Setting, groups: int, habits: Habits, sizes: Sizes, with_load
         children = {"primaries": sender, "standbys": receiver}
         idle_us = _idle(children, client, groups, habits.window_s)
         loads = _loads(sender, receiver, client, sizes.seconds) if with_loads else ({}, {}, 0.0, 0.0)
-        return Turn(primaries, standbys, connections, redis_kb, idle_us, *loads)
+        taken_over_s = _taken_over(sender, receiver) if habits is sizes.habits[0] else None
+        return Turn(primaries, standbys, connections, redis_kb, idle_us, *loads, taken_over_s)
 
 
 def _idle(children: Mapping[str, Child], client: Any, groups: int, seconds: float) -> dict[str, float]:
@@ -190,6 +197,13 @@ def _loads(
     return rates, redis_us, *followed[SPREAD]
 
 
+def _taken_over(sender: Child, receiver: Child) -> tuple[float, float]:
+    sender.kill()
+    killed_ns = now_ns()
+    half_ns, all_ns = receiver.ask(("lead", 0.0))
+    return (half_ns - killed_ns) / 1e9, (all_ns - killed_ns) / 1e9
+
+
 # --- the processes ----------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +231,7 @@ def be_host(pipe: Connection, url: str, groups: Sequence[str], habits: Habits, d
 
         def start(number: int) -> Node:
             place = data_dir / str(number)
-            lease = {"lease_s": habits.lease_s, "beat_every_s": habits.beat_every_s}
+            lease = {"lease_s": habits.lease_s, "beat_every_s": habits.beat_every_s, "auto_promote": name == "b"}
             return host.node(states[number], group=groups[number], name=name, data_dir=place, **lease)
 
         began = now_ns()
@@ -251,6 +265,8 @@ def _answer(what: str, number: float, nodes: Sequence[Node], states: Sequence[Co
         began_ns, cpu_ns = now_ns(), time.process_time_ns()
         time.sleep(number)
         return (time.process_time_ns() - cpu_ns) / 1e3 / ((now_ns() - began_ns) / 1e9)
+    if what == "lead":
+        return _led(nodes)
     if what == "follow":
         return _followed(states, int(number))
     chosen = nodes if what.startswith("spread") else nodes[:1]
@@ -269,6 +285,18 @@ def _followed(states: Sequence[Counted], changes: int) -> int:
             raise RuntimeError(f"{have} of {changes} changes came in {FOLLOW_TIMEOUT_S:g} s")
         time.sleep(0.002)
     return now_ns()
+
+
+def _led(nodes: Sequence[Node]) -> tuple[int, int]:
+    """When half of these had become primaries, and all."""
+    deadline = time.monotonic() + FOLLOW_TIMEOUT_S
+    half_ns = 0
+    while (led := sum(node.role == "primary" and node.lease_ms is not None for node in nodes)) < len(nodes):
+        half_ns = half_ns or (now_ns() if led >= len(nodes) / 2 else 0)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{led} of {len(nodes)} groups have a primary after {FOLLOW_TIMEOUT_S:g} s")
+        time.sleep(0.005)
+    return half_ns or now_ns(), now_ns()
 
 
 async def _written_by_tasks(nodes: Sequence[Node], tasks: int, seconds: float) -> Load:
@@ -310,12 +338,13 @@ def _written_in_batches(node: Node, seconds: float) -> Load:
 
 
 def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
-    last = sizes.habits[-1]
+    first, last = sizes.habits[0], sizes.habits[-1]
     figures: dict[str, float] = {}
     costs: list[list[str]] = []
     idle: list[list[str]] = []
     writes: list[list[str]] = []
     carried: list[list[str]] = []
+    taken_over: list[list[str]] = []
     for groups in sizes.groups:
         turns = rounds[f"{groups} {last.name}"]
         found = _costs(turns)
@@ -331,11 +360,16 @@ def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
         us = {name: median(turn.redis_us[name] for turn in turns) for name in LOADS}
         figures |= {f"{groups} {name}: Redis us": figure for name, figure in us.items()}
         carried.append([f"{groups:,}", *(_shown(figure) for figure in us.values())])
+        over = [turn.taken_over_s for turn in rounds[f"{groups} {first.name}"] if turn.taken_over_s is not None]
+        seconds = [median(each) for each in zip(*over, strict=True)]
+        figures |= {f"{groups} half taken over s": seconds[0], f"{groups} taken over s": seconds[1]}
+        taken_over.append([f"{groups:,}, {first.name}", *(f"{each:.1f}" for each in seconds)])
     tables = [
         Table(head=["groups", *_COSTS], rows=costs),
         Table(head=["idle, us a group and second", *PROCESSES], rows=idle),
         Table(head=["writes a second", *LOADS, "standby", "behind ms"], rows=writes),
         Table(head=["Redis, us a change", *LOADS], rows=carried),
+        Table(head=["taken over", "half after s", "all after s"], rows=taken_over),
     ]
     title = "Many groups in one process"
     return Report(title=title, prose=PROSE, tables=tables, figures=figures, charts=[_chart(figures, sizes)])
