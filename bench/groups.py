@@ -14,6 +14,7 @@ from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
+from secrets import token_urlsafe
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -74,15 +75,16 @@ is for the primary and the standby of the group.
 
 *Writes* of {CHANGE_BYTES} bytes, with the longer lease. *Spread*: each group has one asyncio task that awaits
 `node.asubmit` again and again, so every record has one change. *In one group*: as many tasks write to one of these
-groups, and share its records. *One thread* calls `node.submit` for one group after the other, or for one all the time.
-*Standby* is how many records a second the other host had taken in, from the first write until it had all of them, and
-*behind*, how long it needed for the rest once the last write was answered. *By {BATCH:,}* is one thread with
-`node.submit_many`. *Redis, us a change* is its processor time for each change, with a standby that reads them. It has
-one thread for all groups, so a million divided by that is what it carries in a second at the most.
+groups, and share its records. *One thread* calls `node.submit` for one group after the other, or for one all the
+time. *Standby* is how many records a second the other host had taken in, from the first write until it had all of
+them, and *behind*, how long it needed for the rest once the last write was answered. *By {BATCH:,}* is one thread
+with `node.submit_many`, of changes that do not compress. *Redis, us a change* is its processor time for each change,
+with a standby that reads them. It has one thread for all groups, so a million divided by that is what it carries in a
+second at the most.
 
-*Taken over*: the process with the primaries is killed with SIGKILL, and the nodes of the other host have `auto_promote`.
-From the kill until half of the groups, and all of them, had a primary that takes writes. Until the lease of the dead one
-is over, which has two thirds of its length left or more, nothing is to happen.
+*Taken over*: the process with the primaries is killed with SIGKILL, and the nodes of the other host have
+`auto_promote`. From the kill until half of the groups, and all of them, had a primary that takes writes. Until the
+lease of the dead one is over, which has two thirds of its length left or more, nothing is to happen.
 """
 
 
@@ -124,7 +126,7 @@ class Turn(NamedTuple):
     redis_us: dict[str, float]
     followed: float
     behind_ms: float
-    #: From the end of the primaries' process until half of the groups, and all of them, had another primary; or nothing.
+    #: From the end of the primaries' process until half of the groups, and all of them, had another primary.
     taken_over_s: tuple[float, float] | None
 
 
@@ -325,7 +327,8 @@ def _written_by_a_thread(nodes: Sequence[Node], seconds: float) -> Load:
 
 
 def _written_in_batches(node: Node, seconds: float) -> Load:
-    changes, began_ns = [a_change()] * BATCH, now_ns()
+    pads = (token_urlsafe(CHANGE_BYTES) for _ in range(BATCH))
+    changes, began_ns = [{"pad": pad[: CHANGE_BYTES - len('{"pad":""}')]} for pad in pads], now_ns()
     until_ns = began_ns + int(seconds * 1e9)
     written = 0
     while now_ns() < until_ns:
