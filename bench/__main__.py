@@ -25,6 +25,7 @@ from bench import (
     applied,
     failover,
     group_commit,
+    groups,
     idle,
     one_percent,
     patch,
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "patch": patch,
     "failover": failover,
     "idle": idle,
+    "groups": groups,
 }
 
 

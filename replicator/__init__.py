@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StateChanged,
         StateError,
     )
+    from .host import Host
     from .node import Node
     from .patches import Published
     from .state import KeptState, ReplicatedState, State
@@ -46,6 +47,7 @@ __all__ = [
     "ConfigError",
     "CorruptRecord",
     "Fenced",
+    "Host",
     "KeptState",
     "LeaseLost",
     "LogLost",
@@ -68,6 +70,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Host": "host",
     "KeptState": "state",
     "Node": "node",
     "Position": "core.ids",

@@ -109,6 +109,8 @@ class Acks:
 
     def _ask_redis(self, level: Level, id: RecordId, deadline: float) -> None:
         member = self._replica.member
+        if not member.holds_term:  # a confirmation renews the lease, which this node may have given back
+            raise NotAcknowledged(id=id, problem="the term ended meanwhile")
         problem = ""
         try:
             confirmation = self._log.confirm(

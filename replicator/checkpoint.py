@@ -84,7 +84,6 @@ _SETTINGS = (
     # Nobody else has business in the file while a node runs, even if the lock file was deleted. It also saves the -shm.
     "PRAGMA locking_mode = EXCLUSIVE",
     "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
     # Without these, fsync on macOS does not reach the disk. Elsewhere they do nothing.
     "PRAGMA fullfsync = ON",
     "PRAGMA checkpoint_fullfsync = ON",
@@ -460,10 +459,10 @@ _NEW = "checkpoint.sqlite.new"
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, synced: bool = True) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        for setting in _SETTINGS:
+        for setting in (f"PRAGMA synchronous = {'FULL' if synced else 'OFF'}", *_SETTINGS):
             db.execute(setting)
     except BaseException:
         db.close()
@@ -473,7 +472,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _begin(path: Path, saved: Saved) -> None:
     _create_file(path)
-    with contextlib.closing(_connect(path)) as db:
+    # Who gives the file its name syncs it, once and as a whole: nothing of it counts before.
+    with contextlib.closing(_connect(path, synced=False)) as db:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         db.executescript(SCHEMA)

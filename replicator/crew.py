@@ -1,4 +1,4 @@
-"""Who does what is to be done for a node, again and again: three threads of its own, or those of a host (`host.py`).
+"""Who does what is to be done for a node, again and again: threads of its own, or those of a host (`host.py`).
 
 A node's *duties* are functions. Each does its work once, never raises, and gives the seconds until it wants to be
 called again; how that comes about is the crew's business. No duty of a node is done twice at the same time.
@@ -51,6 +51,11 @@ class Crew(Protocol):
         """None of its duties is being done any more when this returns, or soon after. It has `ended`."""
         ...
 
+    @property
+    def soon(self) -> Callable[[Callable[[], None]], None] | None:
+        """Has something done soon, for asyncio tasks that write. None: a node has a thread of its own for that."""
+        ...
+
 
 class OwnThreads:
     """Three threads for one node."""
@@ -74,6 +79,10 @@ class OwnThreads:
         self._woken.set()
         for thread in self._threads:
             thread.join(timeout=10)
+
+    @property
+    def soon(self) -> None:
+        return None
 
     def _read(self, duties: Duties) -> None:
         while not duties.ended():

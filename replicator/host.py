@@ -1,4 +1,4 @@
-"""Many groups in one process: their nodes share four connections and a handful of threads.
+"""Many groups in one process: their nodes share a few connections and a few threads.
 
     with Host("redis://localhost:6379/0") as host:
         for name in tenants:
@@ -7,10 +7,16 @@
 A node on its own has four connections and three threads, which is nothing for one group and too much for a thousand. A
 host is a crew (`crew.py`) for any number of nodes:
 
-- *One reader.* XREAD takes many streams: one read waits for all groups, and what comes back is handed to each.
-- *A few keepers.* Each node says when it wants to be looked after next; whoever is free takes the one that is due. A
-  node that takes long (a slow disk, a name that is taken) keeps one of them, so there is more than one.
-- *One saver* goes round.
+- *A reader.* XREAD takes many streams: one read waits for all groups, and what comes back is handed to each. Such a
+  read costs Redis and this process some microseconds a group, so it is not repeated at once when much comes in: what
+  comes meanwhile comes with the next one. A node that has to catch up, or whose last read failed, is read *aside* from
+  the others, a few at a time, until it is with them again.
+- *Keepers.* Each node says when it wants to be looked after next; whoever is free takes the one that is due. What a
+  keeper does is mostly to wait for Redis, so there are as many connections for it, and for writes, as keepers.
+- *Committers.* What asyncio tasks write (`tasks.py`) is committed by whoever of them is free.
+- *A saver* goes round.
+- *A watch.* A node that takes long (a slow disk, a large restore, a name that is taken) keeps the thread that works for
+  it, and no other node is to wait for that: another thread joins, and one leaves once the first is back (`_Team`).
 
 Nothing else changes: each group has its own log, term and checkpoint, and fails over by itself. Give nodes of small
 groups a longer lease: a beat of each is a few round trips, whether anything happens or not.
@@ -23,17 +29,22 @@ import logging
 import resource
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from .connection import is_cluster
 from .core.replies import Batch, Wants
 from .crew import Duties
-from .errors import ConfigError, ReplicatorError
-from .log import Connections, RedisLog, read_together
+from .errors import ConfigError, LogUnavailable, ReplicatorError
+from .log import Alarm, Connections, RedisLog, read_together
 from .node import SAVE_EVERY_S, Node
 from .state import ReplicatedState, State
 
@@ -41,11 +52,33 @@ __all__ = ["Host"]
 
 logger = logging.getLogger(__name__)
 
-#: How long the reader waits for something of the groups that it knows: so late does it notice a new one.
-BLOCK_MS = 1000
+#: How long the reader waits for something of the groups that it reads together.
+BLOCK_S = 1.0
 
 #: How soon Redis is tried again after it did not answer.
 RETRY_EVERY_S = 0.1
+
+#: One read of all groups takes Redis 3 us a group, and this process 5 us, whether much comes of it or not. So often, at
+#: the most, does it begin: a change may be so much later on a standby.
+READ_EVERY_S_PER_NODE = 20e-6
+
+#: Records of one read of all groups, so that its answer stays small; but so many of each group in any case.
+RECORDS_TOGETHER = 1024
+RECORDS_OF_EACH_MIN = 4
+
+#: Nodes that are read aside in one read: a record has up to 256 KiB, and Redis does nothing else while it copies.
+ASIDE_AT_ONCE = 8
+
+#: A thread that is so long at one thing is held up; how often that is looked at; how many threads may be.
+PATIENCE_S = 0.25
+WATCH_EVERY_S = 0.1
+TEAM_MAX = 32
+
+#: Nodes that are stopped at the same time when the host is closed: a stop mostly waits for the disk.
+STOPPED_AT_ONCE = 8
+
+#: How long a node that is stopped waits for what is being done for it.
+STOP_TIMEOUT_S = 10.0
 
 #: A checkpoint has a file, its WAL and a lock open; a restore or a snapshot under way opens a few more.
 FILES_PER_NODE = 4
@@ -55,25 +88,54 @@ FILES_BESIDES = 128
 class Host:
     """A crew for many nodes, each of another group, over one Redis (not a cluster: there every group may be elsewhere).
 
-    `keepers`: threads that look after nodes. Raises `ConfigError`.
+    `keepers`: threads that look after nodes, others that commit for tasks, and connections for each of them.
+    Raises `ConfigError`.
     """
 
     def __init__(self, redis: str, *, keepers: int = 2) -> None:
         if is_cluster(redis):
             problem = "in a cluster each group may be on another server: give each of its nodes connections of its own"
             raise ConfigError(setting="redis", problem=problem)
+        if keepers < 1:
+            raise ConfigError(setting="keepers", problem=f"{keepers} look after nobody")
         self._url = redis
-        self._connections = Connections(redis, key=b"", name="host")
-        self._nodes: dict[tuple[str, str], Node] = {}
+        first = Connections(redis, key=b"", name="host")
+        self._connections = [first]
+        self._connections += [Connections(redis, key=b"", name="host", read=first.read) for _ in range(keepers - 1)]
+        self._alarm = Alarm(first)
+        #: Those that run are kept by their duties.
+        self._nodes: weakref.WeakSet[Node] = weakref.WeakSet()
         self._tended: dict[int, _Tended] = {}
-        self._changed = threading.Condition()
-        self._due: list[tuple[float, int, _Tended]] = []
+        self._closing = self._closed = False
+        self._lock = threading.Lock()
+        self._planned = threading.Condition(self._lock)
+        self._joined = threading.Condition(self._lock)
+        self._done = threading.Condition(self._lock)
+        #: When who is looked after: the time, the number of the plan, the node's duties.
+        self._due: list[tuple[float, int, int]] = []
         self._numbers = count()
-        self._closed = False
-        loops = [("reader", self._read), ("saver", self._save), *(("keeper", self._keep) for _ in range(keepers))]
-        self._threads = [threading.Thread(target=loop, name=f"host-{name}", daemon=True) for name, loop in loops]
-        for thread in self._threads:
-            thread.start()
+        self._groups = count()
+        #: What was read and not taken in yet.
+        self._batches: deque[tuple[_Tended, Batch | ReplicatorError, bool]] = deque()
+        #: Nodes that are not read together with the others.
+        self._aside: deque[_Tended] = deque()
+        self._asides_turn = False
+        #: When all may be read again, and whether a read waits now.
+        self._read_again_at = 0.0
+        self._waits = False
+        self._reading = threading.Lock()
+        self._unsaved: deque[_Tended] = deque()
+        self._saving = threading.Lock()
+        self._commits: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._watching = threading.Event()
+        self._teams = [
+            _Team("reader", self._next_batch, size=1),
+            _Team("saver", self._next_unsaved, size=1),
+            _Team("keeper", self._next_due, size=keepers),
+            _Team("committer", self._commits.get, size=keepers),
+        ]
+        self._watch = threading.Thread(target=self._watch_teams, name="host-watch", daemon=True)
+        self._watch.start()
 
     def __enter__(self) -> Host:
         return self
@@ -84,121 +146,278 @@ class Host:
     def node(
         self, state: State | ReplicatedState, *, group: str, name: str, data_dir: str | Path, **options: Any
     ) -> Node:
-        """Start a node of this host; `options` are those of `Node`. Stop it by `Node.stop`, or with the host."""
-        _make_room_for_files(FILES_PER_NODE * (len(self._tended) + 1) + FILES_BESIDES)
-        log = RedisLog(self._url, group, connections=self._connections)
+        """Start a node of this host; `options` are those of `Node`. Stop it by `Node.stop`, or with the host.
+
+        Any number of threads may start nodes at the same time: a start mostly waits for the disk.
+        Raises what `Node` and `Node.start` raise, and `ConfigError` if the host was closed.
+        """
+        with self._lock:
+            self._check_open()
+            connections = self._connections[next(self._groups) % len(self._connections)]
+            _make_room_for_files(FILES_PER_NODE * (len(self._tended) + 1) + FILES_BESIDES)
+        log = RedisLog(self._url, group, connections=connections)
         node = Node(state, group=group, name=name, data_dir=data_dir, log=log, crew=self, **options)
         node.start()
-        self._nodes[group, name] = node
+        try:
+            with self._lock:
+                self._check_open()
+                self._nodes.add(node)
+        except ConfigError:
+            node.stop()
+            raise
         return node
 
-    def close(self) -> None:
-        """Stop every node, then the threads. Safe to call twice."""
-        for node in self._nodes.values():
-            node.stop()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._connections.close()
-        for thread in self._threads:
-            thread.join(timeout=10)
+    def _check_open(self) -> None:
+        if self._closing:
+            raise ConfigError(setting="host", problem="it was closed")
 
-    # --- a crew ---
+    def close(self) -> None:
+        """Stop every node, then the threads. Safe to call twice.
+
+        A node that cannot be stopped in order (its disk is full) keeps no other from it. Its error is raised then.
+        """
+        with self._lock:
+            self._closing = True
+            nodes = list(self._nodes)
+            self._nodes.clear()
+        with ThreadPoolExecutor(STOPPED_AT_ONCE, thread_name_prefix="host-stop") as pool:
+            stopped = [pool.submit(node.stop) for node in nodes]
+        self._alarm.end()
+        with self._lock:
+            self._closed = True
+            for condition in (self._planned, self._joined):
+                condition.notify_all()
+        for connections in self._connections:
+            connections.close()
+        for _ in range(TEAM_MAX):
+            self._commits.put(None)
+        self._watching.set()
+        self._watch.join(timeout=STOP_TIMEOUT_S)
+        for team in self._teams:
+            team.join(STOP_TIMEOUT_S)
+        for each in stopped:
+            each.result()
+
+    def _watch_teams(self) -> None:
+        while not self._watching.wait(WATCH_EVERY_S):
+            for team in self._teams:
+                team.relieve()
+
+    # --- a crew ------------------------------------------------------------------------------------------------------
 
     def start(self, duties: Duties) -> None:
         tended = _Tended(duties)
-        with self._changed:
+        with self._lock:
             self._tended[id(duties)] = tended
             self._plan(tended, time.monotonic())
+            self._aside.append(tended)
+            self._joined.notify_all()
+        self._interrupt()
 
     def wake(self, duties: Duties) -> None:
-        with self._changed:
+        now = time.monotonic()
+        with self._lock:
             tended = self._tended.get(id(duties))
             if tended is not None:
                 tended.woken = True
-                if not tended.kept:
-                    self._plan(tended, time.monotonic())
+                if "keep" not in tended.busy and tended.due_at > now:
+                    self._plan(tended, now)
 
     def stop(self, duties: Duties) -> None:
-        with self._changed:
+        with self._lock:
             tended = self._tended.pop(id(duties), None)
-        if tended is not None:
-            tended.wait_until_nothing_runs()
+            if tended is not None:
+                tended.gone = True
+                self._done.wait_for(lambda: not tended.busy, timeout=STOP_TIMEOUT_S)
 
-    # --- the keepers ---
+    @property
+    def soon(self) -> Callable[[Callable[[], None]], None]:
+        return self._commits.put
 
-    def _keep(self) -> None:
-        while (tended := self._next_due()) is not None:
-            with tended.doing("keep") as may:
-                pause_s = tended.duties.keep() if may else 0.0
-            with self._changed:
-                tended.kept = False
-                if may:
-                    self._plan(tended, time.monotonic() + (0.0 if tended.woken else pause_s))
+    def _begin(self, tended: _Tended, what: str) -> bool:
+        """Whether one of its duties is to be done now; none is done twice at the same time. The caller has the lock."""
+        if tended.gone or what in tended.busy or tended.duties.ended():
+            return False
+        tended.busy.add(what)
+        return True
 
-    def _next_due(self) -> _Tended | None:
+    def _end(self, tended: _Tended, what: str) -> None:
+        tended.busy.discard(what)
+        if tended.gone:
+            self._done.notify_all()
+
+    # --- the keepers -------------------------------------------------------------------------------------------------
+
+    def _next_due(self) -> Callable[[], None] | None:
         """Wait for a node that is due; None: the host was closed."""
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 now = time.monotonic()
                 if not self._due or self._due[0][0] > now:
-                    self._changed.wait(self._due[0][0] - now if self._due else None)
+                    self._planned.wait(self._due[0][0] - now if self._due else None)
                     continue
-                _, number, tended = heapq.heappop(self._due)
-                if number == tended.number:  # or it was planned anew since
-                    tended.kept, tended.woken = True, False
-                    return tended
+                _, number, key = heapq.heappop(self._due)
+                tended = self._tended.get(key)
+                # Or it was stopped, or planned anew since.
+                if tended is not None and number == tended.number and self._begin(tended, "keep"):
+                    tended.woken = False
+                    return partial(self._keep, tended)
         return None
 
-    def _plan(self, tended: _Tended, at: float) -> None:
-        tended.number = next(self._numbers)
-        heapq.heappush(self._due, (at, tended.number, tended))
-        self._changed.notify()
+    def _keep(self, tended: _Tended) -> None:
+        pause_s = RETRY_EVERY_S
+        try:
+            pause_s = tended.duties.keep()
+        finally:
+            with self._lock:
+                self._end(tended, "keep")
+                if not tended.gone:
+                    self._plan(tended, time.monotonic() + (0.0 if tended.woken else pause_s))
 
-    # --- the reader ---
+    def _plan(self, tended: _Tended, at: float) -> None:
+        tended.number, tended.due_at = next(self._numbers), at
+        heapq.heappush(self._due, (at, tended.number, id(tended.duties)))
+        self._planned.notify()
+
+    # --- the reader --------------------------------------------------------------------------------------------------
+
+    def _next_batch(self) -> Callable[[], None] | None:
+        """Read until something came; None: the host was closed."""
+        with self._reading:
+            while not self._closed:
+                while self._batches:
+                    tended, batch, full = self._batches.popleft()
+                    with self._lock:
+                        begun = self._begin(tended, "read")
+                    if begun:
+                        return partial(self._hand, tended, batch, full)
+                self._read()
+        return None
 
     def _read(self) -> None:
-        while not self._closed:
-            reads = self._wanted()
-            if not reads:
-                time.sleep(BLOCK_MS / 1000)
+        nodes, most, block_s = self._next_read()
+        try:
+            if nodes:
+                self._fetch(nodes, most=most, block_s=block_s)
+        finally:
+            self._waits = False
+
+    def _next_read(self) -> tuple[list[_Tended], int, float]:
+        """Whom to read, how much of each, and how long to wait for it: those aside and all others in turns."""
+        with self._lock:
+            while not self._closed:
+                now = time.monotonic()
+                aside = self._due_aside(now)
+                if aside and (self._asides_turn or now < self._read_again_at):
+                    self._asides_turn = False
+                    return aside, RECORDS_TOGETHER, 0.0
+                self._aside.extendleft(reversed(aside))
+                block_s = min([BLOCK_S, *(max(0.0, each.reads_again_at - now) for each in self._aside)])
+                if now < self._read_again_at:
+                    self._joined.wait(self._read_again_at - now)
+                elif nodes := [each for each in self._tended.values() if each.together and not each.duties.ended()]:
+                    # Who goes aside from now on finds somebody who waits, and interrupts.
+                    self._asides_turn, self._waits = True, block_s > 0
+                    self._read_again_at = now + len(nodes) * READ_EVERY_S_PER_NODE
+                    return nodes, max(RECORDS_OF_EACH_MIN, RECORDS_TOGETHER // len(nodes)), block_s
+                else:
+                    self._asides_turn = True
+                    self._joined.wait(block_s)
+        return [], 0, 0.0
+
+    def _due_aside(self, now: float) -> list[_Tended]:
+        """The first few of those aside whose time it is, taken out. The caller has the lock."""
+        due: list[_Tended] = []
+        for _ in range(len(self._aside)):
+            tended = self._aside.popleft()
+            if tended.gone or tended.duties.ended():
                 continue
-            logs = [(tended.log, wants) for tended, wants in reads]
-            batches = read_together(self._connections, logs, block_ms=BLOCK_MS)
-            for (tended, _), batch in zip(reads, batches, strict=True):
-                self._hand(tended, batch)
-            if all(isinstance(batch, ReplicatorError) for batch in batches):
-                time.sleep(RETRY_EVERY_S)
+            if len(due) < ASIDE_AT_ONCE and tended.reads_again_at <= now:
+                due.append(tended)
+            else:
+                self._aside.append(tended)
+        return due
 
-    def _wanted(self) -> list[tuple[_Tended, Wants]]:
-        now = time.monotonic()
+    def _fetch(self, nodes: Sequence[_Tended], *, most: int, block_s: float) -> None:
+        """Read what these want, at most so many records of each, and queue what came of it."""
         reads: list[tuple[_Tended, Wants]] = []
-        for tended in list(self._tended.values()):
-            if tended.reads_again_at <= now and not tended.duties.ended():
-                wants = tended.duties.wants()
-                if wants is not None:
-                    reads.append((tended, wants))
-        return reads
+        for tended in nodes:
+            wants = tended.duties.wants()
+            if wants is None:  # it could not find out, and said so
+                self._put_aside(tended, RETRY_EVERY_S)
+            else:
+                reads.append((tended, wants))
+                most = min(most, wants.most)
+        logs = [(tended.log, wants._replace(most=most)) for tended, wants in reads]
+        batches = read_together(self._connections[0], logs, block_s=block_s, alarm=self._alarm)
+        for (tended, _), batch in zip(reads, batches, strict=True):
+            self._sort(tended, batch, most)
+        if batches and all(isinstance(batch, LogUnavailable) for batch in batches):
+            time.sleep(RETRY_EVERY_S)
 
-    def _hand(self, tended: _Tended, batch: Batch | ReplicatorError) -> None:
+    def _sort(self, tended: _Tended, batch: Batch | ReplicatorError, most: int) -> None:
         if isinstance(batch, Batch) and batch.is_empty and not tended.troubled:
+            tended.together = True
             return
-        with tended.doing("read") as may:
-            if may:
-                pause_s = tended.duties.received(batch)
-                tended.troubled = pause_s > 0
-                tended.reads_again_at = time.monotonic() + pause_s
+        full = isinstance(batch, Batch) and max(len(batch.records), len(batch.asks), len(batch.acks)) >= most
+        tended.together = False  # until it has taken this in
+        self._batches.append((tended, batch, full))
 
-    # --- the saver ---
+    def _hand(self, tended: _Tended, batch: Batch | ReplicatorError, full: bool) -> None:
+        pause_s = RETRY_EVERY_S
+        try:
+            pause_s = tended.duties.received(batch)
+        finally:
+            with self._lock:
+                self._end(tended, "read")
+            self._taken_in(tended, pause_s, full=full)
 
-    def _save(self) -> None:
-        while not self._closed:
-            for tended in list(self._tended.values()):
-                if not tended.duties.is_saved():
-                    with tended.doing("save") as may:
-                        if may:
-                            tended.duties.save()
-            time.sleep(SAVE_EVERY_S)
+    def _taken_in(self, tended: _Tended, pause_s: float, *, full: bool) -> None:
+        with self._lock:
+            tended.troubled = pause_s > 0
+            # If a read waits, another thread reads, and without this node.
+            tended.together = not (full or tended.troubled or self._waits)
+        if not tended.together:
+            self._put_aside(tended, pause_s)
+
+    def _put_aside(self, tended: _Tended, pause_s: float) -> None:
+        tended.together = False
+        tended.troubled = pause_s > 0
+        tended.reads_again_at = time.monotonic() + pause_s
+        with self._lock:
+            self._aside.append(tended)
+            self._joined.notify_all()
+        if not pause_s:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Somebody is to be read who is not in the read that waits."""
+        if self._waits:
+            self._alarm.ring()
+
+    # --- the saver ---------------------------------------------------------------------------------------------------
+
+    def _next_unsaved(self) -> Callable[[], None] | None:
+        """Go round until a node has something to save; None: the host was closed."""
+        with self._saving:
+            while not self._closed:
+                while self._unsaved:
+                    tended = self._unsaved.popleft()
+                    if not tended.duties.is_saved():
+                        with self._lock:
+                            if self._begin(tended, "save"):
+                                return partial(self._save, tended)
+                time.sleep(SAVE_EVERY_S)
+                with self._lock:
+                    self._unsaved.extend(self._tended.values())
+        return None
+
+    def _save(self, tended: _Tended) -> None:
+        try:
+            tended.duties.save()
+        finally:
+            with self._lock:
+                self._end(tended, "save")
 
 
 class _Tended:
@@ -208,29 +427,83 @@ class _Tended:
         self.duties = duties
         assert isinstance(duties.log, RedisLog)
         self.log = duties.log
-        #: Its newest place in the plan; older ones do not count.
+        #: Its duties that are being done, and whether it was stopped.
+        self.busy: set[str] = set()
+        self.gone = False
+        #: Its newest place in the plan (older ones do not count), and whether it was woken while it was looked after.
         self.number = -1
-        #: A keeper has it, and whether it was woken meanwhile.
-        self.kept = False
+        self.due_at = 0.0
         self.woken = False
+        #: Whether it is read together with the others.
+        self.together = False
         #: What it read last ended in an error, and until when it is left alone.
         self.troubled = False
         self.reads_again_at = 0.0
-        self._doing = {kind: threading.Lock() for kind in ("keep", "read", "save")}
 
-    def __lt__(self, other: _Tended) -> bool:
-        return self.number < other.number
 
-    @contextmanager
-    def doing(self, kind: str) -> Iterator[bool]:
-        """Hold one of its duties; whether there is any left to do."""
-        with self._doing[kind]:
-            yield not self.duties.ended()
+class _Team:
+    """Threads that take one thing after the other, and do it. More of them while some are held up, to a limit.
 
-    def wait_until_nothing_runs(self) -> None:
-        for lock in self._doing.values():
-            if lock.acquire(timeout=10):
-                lock.release()
+    `take` waits for something to do; None ends the thread.
+    """
+
+    def __init__(self, name: str, take: Callable[[], Callable[[], None] | None], *, size: int) -> None:
+        self._name = name
+        self._take = take
+        self._size = size
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        #: Since when who is at something.
+        self._since: dict[threading.Thread, float] = {}
+        for _ in range(size):
+            self._add()
+
+    def relieve(self) -> None:
+        """Add threads for those that are held up."""
+        with self._lock:
+            while len(self._threads) < self._limit():
+                self._add()
+
+    def join(self, timeout_s: float) -> None:
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(timeout=timeout_s)
+
+    def _add(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"host-{self._name}", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _limit(self) -> int:
+        until = time.monotonic() - PATIENCE_S
+        held_up = sum(since < until for since in list(self._since.values()))
+        # Where some are held up the next one may be as well.
+        return min(TEAM_MAX, self._size + 2 * held_up)
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        while not self._is_one_too_many(me):
+            try:
+                work = self._take()
+                if work is None:
+                    break
+                self._since[me] = time.monotonic()
+                work()
+            except Exception:
+                logger.exception("a bug in replicator")  # of one node, perhaps: the others need this thread
+                time.sleep(RETRY_EVERY_S)
+            finally:
+                self._since.pop(me, None)
+        with self._lock:
+            self._threads.discard(me)
+
+    def _is_one_too_many(self, me: threading.Thread) -> bool:
+        with self._lock:
+            if len(self._threads) <= self._limit():
+                return False
+            self._threads.discard(me)
+            return True
 
 
 def _make_room_for_files(files: int) -> None:

@@ -98,6 +98,9 @@ class Keeper:
         self._log_lost_at: float | None = None
         self._time_to_report_s = life.time_to_report_ms(()) / 1000
         self._digest: tuple[RecordId, str] | None = None
+        #: Held while this node takes or renews its lease, or ends its part: behind the end it has none.
+        self._leasing = threading.Lock()
+        self._ended = False
 
     @property
     def _name(self) -> str:
@@ -145,7 +148,9 @@ class Keeper:
         look = self._log.look()
         first = self.look is None
         self.look, self.looked_at = look, time.monotonic()
-        self._replica.talks_to(look.run, log_lost=look.head is None)
+        with self._leasing:
+            if not self._ended:
+                self._replica.talks_to(look.run, log_lost=look.head is None)
         others = (peer for peer in look.peers.values() if peer.in_sync and peer.node != self._name)
         self._acks.hear(Ack(peer.node, peer.synced) for peer in others)
         if first:
@@ -218,6 +223,10 @@ class Keeper:
             self._claim("the log was lost", look, new_log_id=view.log_id)
 
     def renew(self) -> None:
+        with self._leasing:
+            self._renew()
+
+    def _renew(self) -> None:
         member = self._replica.member
         if not member.holds_term:
             return
@@ -238,6 +247,19 @@ class Keeper:
         self._lease.lost()
         self._replica.refused(reply)
         logger.warning("the lease was refused (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+
+    def end(self) -> None:
+        """Give the lease back, and never have one again. Who looks after other nodes as well may be in a round."""
+        with self._leasing:
+            self._ended = True
+            member = self._replica.member
+            try:
+                if member.holds_term and self._lease.held:
+                    self._log.give_back(member.me, member.view.term)
+            except LogUnavailable as unavailable:
+                logger.warning("the lease was not given back and runs out by itself: %s", unavailable)
+            self._lease.lost()
+            self._replica.talks_to("")
 
     # --- reporting ---------------------------------------------------------------------------------------------------
 
@@ -330,7 +352,11 @@ class Keeper:
 
     def _claim(self, reason: str, look: Look, *, unleased: bool = False, new_log_id: str = "") -> None:
         """Take the term unasked. That another one was faster is no problem."""
-        reply = self._log.promote(self._new_claim(reason, look, guarded=True, unleased=unleased, new_log_id=new_log_id))
+        claim = self._new_claim(reason, look, guarded=True, unleased=unleased, new_log_id=new_log_id)
+        with self._leasing:
+            if self._ended:
+                return
+            reply = self._log.promote(claim)
         self._vacant_since = self._claim_at = None
         if reply.code is not Code.OK:
             logger.info("did not get the term (%s): %s holds term %d", reply.code.value, reply.node, reply.term)

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -26,7 +28,7 @@ from replicator.core.records import ChangeRecord, PartRecord, Record, last_chang
 from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, Look, Peer, Reply, Wants
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 
-__all__ = ["Connections", "RedisLog", "client_for", "read_together", "shown"]
+__all__ = ["Alarm", "Connections", "RedisLog", "client_for", "read_together", "shown"]
 
 SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "look")
 
@@ -37,6 +39,9 @@ TIMEOUT_S = 5.0
 
 #: Asks that nobody read in the meantime are of no use any more.
 ASKS_KEPT = 1000
+
+#: An alarm whose process was killed is gone so much later.
+ALARM_KEPT_S = 24 * 3600
 
 #: Acks that the primary has not read yet: each one includes those before it.
 ACKS_KEPT = 1000
@@ -59,9 +64,14 @@ def _scripts() -> dict[str, _Script]:
 
 
 class Connections:
-    """Four connections to the Redis of a URL, for one group or for many. `key` tells the slot in a cluster."""
+    """Four connections to the Redis of a URL, for one group or for many. `key` tells the slot in a cluster.
 
-    def __init__(self, url: str, *, key: bytes, name: str, timeout_s: float = TIMEOUT_S) -> None:
+    `read`: one that it shares with others, which read many groups at once.
+    """
+
+    def __init__(
+        self, url: str, *, key: bytes, name: str, timeout_s: float = TIMEOUT_S, read: Link | None = None
+    ) -> None:
         #: For messages: without a password.
         self.url = shown(url)
         self.timeout_s = timeout_s
@@ -69,7 +79,7 @@ class Connections:
         self.finder = finder_for(url, key=key, name=f"replicator-{quote(name)}", timeout_s=timeout_s)
         self.write = Link(self.finder, self.url)
         self.other = Link(self.finder, self.url)
-        self.read = Link(self.finder, self.url)
+        self.read = read or Link(self.finder, self.url)
         self.confirm = Link(self.finder, self.url)
         self.links = (self.write, self.other, self.read, self.confirm)
 
@@ -268,14 +278,58 @@ class RedisLog:
             raise LogUnavailable(**error.fields) from None
 
 
+class Alarm:
+    """Ends a read that waits (`read_together`): a stream of its own, which that read waits for as well."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._key = f"replicator:{{host-{secrets.token_hex(8)}}}:alarm".encode()
+        self._after = ""
+        self._may = True
+
+    def ring(self) -> None:
+        """Without Redis, or the right to that key, it is of no use: a read that waits then ends by itself."""
+        if not self._may:
+            return
+        try:
+            self._call(b"XADD", self._key, "MAXLEN", 1, "*", "ring", "")
+            self._call(b"EXPIRE", self._key, ALARM_KEPT_S)
+        except redis.exceptions.ResponseError:
+            self._may, self._after = False, ""
+        except LogUnavailable:
+            return
+        else:
+            self._after = self._after or "0-0"
+
+    def place(self) -> list[tuple[bytes, str]]:
+        """The key, and behind which id."""
+        if not self._after:
+            self.ring()
+        return [(self._key, self._after)] if self._after else []
+
+    def heard_in(self, found: Mapping[bytes, list[Any]]) -> None:
+        """What a read found."""
+        if self._key in found:
+            self._after = str(found[self._key][-1][0], "ascii")
+
+    def end(self) -> None:
+        if self._after:
+            with suppress(LogUnavailable, redis.exceptions.ResponseError):
+                self._call(b"DEL", self._key)
+
+    def _call(self, *command: Any) -> Any:
+        return self._connections.other.call(*command)
+
+
 def read_together(
-    connections: Connections, reads: Sequence[tuple[RedisLog, Wants]], *, block_ms: int
+    connections: Connections, reads: Sequence[tuple[RedisLog, Wants]], *, block_s: float, alarm: Alarm
 ) -> list[Batch | LogUnavailable]:
-    """What each of these groups wants, in one read that waits up to `block_ms` for the first of anything.
+    """What each of these groups wants, in one read that waits so long (0: not) for the first of anything, or the alarm.
 
     The groups share `connections`. What Redis refuses because of one of them does not keep the others from reading.
     """
-    command = _xread(reads, block_ms, connections.timeout_s)
+    block_ms = max(1, int(block_s * 1000)) if block_s > 0 else None
+    command = _xread(reads, block_ms, connections.timeout_s, alarm.place() if block_ms else [])
     if not command:
         return []
     try:
@@ -286,6 +340,7 @@ def read_together(
         return [LogUnavailable(**error.fields)] * len(reads)
     except LogUnavailable as error:
         return [error] * len(reads)
+    alarm.heard_in(found)
     return [log.found(wants, found) for log, wants in reads]
 
 
@@ -296,14 +351,19 @@ def _read_alone(log: RedisLog, wants: Wants) -> Batch | LogUnavailable:
         return error
 
 
-def _xread(reads: Sequence[tuple[RedisLog, Wants]], block_ms: int | None, timeout_s: float) -> list[Any]:
+def _xread(
+    reads: Sequence[tuple[RedisLog, Wants]],
+    block_ms: int | None,
+    timeout_s: float,
+    also: Sequence[tuple[bytes, str]] = (),
+) -> list[Any]:
     """The command; empty if nothing is wanted."""
-    places = [place for log, wants in reads for place in log.streams(wants)]
+    places = [*also, *(place for log, wants in reads for place in log.streams(wants))]
     if not places:
         return []
     # 0 would block for ever.
     waits = [] if block_ms is None else [b"BLOCK", max(1, min(block_ms, int(timeout_s * 500)))]
-    most = min(wants.most for _, wants in reads)
+    most = min((wants.most for _, wants in reads), default=1)
     return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]
 
 

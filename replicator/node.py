@@ -157,7 +157,7 @@ class Node:
             me = Writer(self.name, secrets.token_hex(16))
             self._replica = Replica(self._state, self._checkpoint, me)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
-            self._tasks = Tasks(self._primary, name=self.name)
+            self._tasks = Tasks(self._primary, name=self.name, soon=self._crew.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
             self._keeper = Keeper(
                 self._log,
@@ -207,14 +207,7 @@ class Node:
         self._replica.close()
         # With the turn nothing is half done; nobody gets it back.
         has_turn = self._replica.turn.acquire(timeout=2 * self._lease.length_s)
-        member = self._replica.member
-        try:
-            if member.holds_term and self._lease.held:
-                self._log.give_back(member.me, member.view.term)
-        except LogUnavailable as unavailable:
-            logger.warning("the lease was not given back and runs out by itself: %s", unavailable)
-        self._lease.lost()
-        self._replica.talks_to("")
+        self._keeper.end()
         self._log.close()
         if has_turn:
             self._replica.turn.release()
@@ -504,9 +497,12 @@ class Node:
         except ReplicatorError as error:
             self._problems.report(name, error)
         except Exception as error:
-            logger.exception("a bug in replicator")
-            self._fail(ReplicatorError(f"a bug in replicator: {error!r}"))
+            self._fail_by(error)
         return PROBLEM_PAUSE_S
+
+    def _fail_by(self, bug: Exception) -> None:
+        logger.error("a bug in replicator", exc_info=bug)
+        self._fail(ReplicatorError(f"a bug in replicator: {bug!r}"))
 
     def _fail(self, error: ReplicatorError) -> None:
         logger.critical("this node takes no part any more: %s", error)
@@ -525,7 +521,9 @@ class Node:
             return self._reader.wants()
         except ReplicatorError as error:
             self._problems.report("reader", error)
-            return None
+        except Exception as error:  # whoever asks reads for others as well
+            self._fail_by(error)
+        return None
 
     def _received(self, batch: Batch | ReplicatorError) -> None:
         if isinstance(batch, ReplicatorError):

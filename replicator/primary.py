@@ -167,6 +167,10 @@ class Primary:
         """Queue it for whoever takes the turn, which the caller sees to (`commit_all`)."""
         self._queue.append(waiting)
 
+    @property
+    def has_queued(self) -> bool:
+        return bool(self._queue)
+
     def commit_all(self) -> None:
         """Commit what is queued."""
         with self._replica.turn:

@@ -4,6 +4,8 @@ An event loop must not wait for Redis. So the tasks queue their changes, and a t
 takes the turn for them and commits all that is queued in one record. What comes of it goes back to the loop in one call
 for all, and while the loop runs its tasks on to their next change, the committer sleeps: nothing is handed from thread
 to thread for each change, which is what makes this several times faster than as many threads.
+
+Nodes that share threads (`host.py`) have no committer each. Theirs go round: whoever is free commits for a node.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -30,11 +33,19 @@ LOOK_EVERY_S = 0.1
 
 
 class Tasks:
-    """The tasks that write through a primary, of any number of event loops."""
+    """The tasks that write through a primary, of any number of event loops.
 
-    def __init__(self, primary: Primary, *, name: str) -> None:
+    `soon`: has something done by a thread that commits for others as well, if it is not to be one of its own.
+    """
+
+    def __init__(
+        self, primary: Primary, *, name: str, soon: Callable[[Callable[[], None]], None] | None = None
+    ) -> None:
         self._primary = primary
         self._name = name
+        self._soon = soon
+        #: One of those threads commits, or will.
+        self._is_due = False
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
         #: The loop that was here last: hardly any process has a second one.
         self._recent: _Loop | None = None
@@ -50,7 +61,7 @@ class Tasks:
 
         Who cancels it leaves the changes where they are: they may be committed.
         """
-        if self._committer is None:
+        if self._committer is None and self._soon is None:
             self._start()
         loop = asyncio.get_running_loop()
         tasks = self._recent
@@ -70,7 +81,11 @@ class Tasks:
 
     def wake(self) -> None:
         """There is something to commit."""
-        if self._idle.locked():
+        if self._soon is not None:
+            if not self._is_due:  # two that see this at once do no harm: there is one turn
+                self._is_due = True
+                self._soon(self._commit_soon)
+        elif self._idle.locked():
             with suppress(RuntimeError):  # another one was faster
                 self._idle.release()
 
@@ -95,6 +110,15 @@ class Tasks:
         while not self._closed:
             self._idle.acquire()
             self._primary.commit_all()  # at the end, too: what is queued then is refused at once
+
+    def _commit_soon(self) -> None:
+        try:
+            self._primary.commit_all()
+        finally:
+            self._is_due = False
+            # Who queued a change before this line relied on what was due.
+            if self._primary.has_queued:
+                self.wake()
 
 
 class _Loop:

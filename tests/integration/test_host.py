@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
-from collections.abc import Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from replicator import ConfigError, Node
+import replicator.host
+import replicator.log
+from replicator import CheckpointError, ConfigError, Node, NotPrimary
+from replicator.checkpoint import Checkpoint
 from replicator.connection import client_for
 from replicator.core.ids import ERA
+from replicator.core.replies import Wants
+from replicator.crew import Duties
 from replicator.host import Host
+from replicator.log import RedisLog
 from replicator.redis_server import RedisServer
 from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, document, eventually, in_step, push, pushed
@@ -62,15 +73,15 @@ def test_each_group_has_its_own_log_and_state(host: Host, other: Host, tmp_path:
         assert pushed(node) == [f"{group} {number}" for number in range(3)]
 
 
-def test_they_share_four_connections_and_a_few_threads(host: Host, redis: RedisServer, tmp_path: Path) -> None:
+def test_they_share_a_few_connections_and_threads(host: Host, redis: RedisServer, tmp_path: Path) -> None:
     nodes = led(nodes_of(host, "a", tmp_path))
     for node in nodes.values():
         node.submit(push("x"))
     with client_for(redis.url) as client:
-        assert len([each for each in client.client_list() if each["name"] == "replicator-host"]) <= 4
-    of_the_host = [thread for thread in threading.enumerate() if thread.name.startswith("host-")]
+        connections = [each for each in client.client_list() if each["name"] == "replicator-host"]
+        assert len(connections) == 5  # one reads; with each of two keepers goes one for writes and one for the rest
     of_nodes = [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
-    assert (len(of_the_host), of_nodes) == (4, [])
+    assert (len(of_the_host()), of_nodes) == (7, [])
 
 
 def test_groups_fail_over_by_themselves_when_a_host_is_gone(host: Host, redis: RedisServer, tmp_path: Path) -> None:
@@ -135,9 +146,341 @@ def test_a_host_that_is_closed_leaves_no_thread(redis: RedisServer, tmp_path: Pa
     host = Host(redis.url)
     led(nodes_of(host, "a", tmp_path))
     host.close()
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("host-")] == []
+    assert of_the_host() == []
 
 
 def test_a_cluster_is_no_place_for_a_host() -> None:
     with pytest.raises(ConfigError, match="each group may be on another server"):
         Host("redis+cluster://127.0.0.1:7000")
+
+
+def test_tasks_write_to_all_groups_and_share_the_threads_that_commit(host: Host, tmp_path: Path) -> None:
+    nodes = led(nodes_of(host, "a", tmp_path))
+    before = threading.active_count()
+
+    async def write() -> list[int]:
+        return await asyncio.gather(*(node.asubmit(push(number)) for number in range(20) for node in nodes.values()))
+
+    # each is there once, and in its order
+    assert asyncio.run(write()) == [number + 1 for number in range(20) for _ in GROUPS]
+    assert threading.active_count() == before
+    for node in nodes.values():
+        assert pushed(node) == list(range(20))
+
+
+def test_tasks_that_wait_when_their_host_is_closed_are_refused(host: Host, redis: RedisServer, tmp_path: Path) -> None:
+    node = led({"g0": host.node(KV(), group="g0", name="a", data_dir=tmp_path)})["g0"]
+
+    async def write() -> list[Any]:
+        with node._replica.turn:  # nobody commits now
+            tasks = [asyncio.create_task(node.asubmit(push(number))) for number in range(3)]
+            await asyncio.sleep(0.05)
+            closed = asyncio.create_task(asyncio.to_thread(host.close))
+            await asyncio.sleep(0.05)
+            eventually(lambda: node._stopping.is_set(), "the stop")
+        await closed
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcomes = asyncio.run(write())
+    # those that got the turn before the stop did are committed, and all others know that they are not
+    assert all(outcome in (1, 2, 3) or isinstance(outcome, NotPrimary) for outcome in outcomes)
+
+
+# --- one that takes long, or fails ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(other: Host) -> Iterator[Callable[..., Any]]:
+    """Whoever calls it waits until the test is over. Then, and not before, the other host is closed."""
+    over = threading.Event()
+    yield lambda *_: over.wait(3 * PATIENCE_S)
+    over.set()
+
+
+def test_groups_whose_apply_hangs_keep_no_other_from_reading(
+    host: Host, other: Host, held: Callable[..., Any], tmp_path: Path
+) -> None:
+    primaries, standbys = led(nodes_of(host, "a", tmp_path)), nodes_of(other, "b", tmp_path)
+    # given three groups whose application hangs, each noticed while others wait to be handed what was read
+    for group in GROUPS[:3]:
+        in_step(primaries[group], standbys[group])
+        standbys[group]._state.in_apply = held  # type: ignore[union-attr]
+        primaries[group].submit(push("x"))
+    # then the others get what is theirs
+    for group in GROUPS[3:]:
+        primaries[group].submit(push("x"))
+    for group in GROUPS[3:]:
+        in_step(primaries[group], standbys[group])
+        assert pushed(standbys[group]) == ["x"]
+
+
+def test_a_node_that_was_held_up_is_read_again_at_once(
+    redis: RedisServer, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with patient(redis, monkeypatch) as other:
+        primaries, standbys = led(nodes_of(host, "a", tmp_path)), nodes_of(other, "b", tmp_path)
+        go = threading.Event()
+        in_step(primaries["g0"], standbys["g0"])
+        standbys["g0"]._state.in_apply = lambda _: go.wait(PATIENCE_S)  # type: ignore[union-attr]
+        primaries["g0"].submit(push("x"))
+        # given another reader, which waits for all the others
+        eventually(lambda: other._waits and not tended(other, "g0").together, "a read without it")
+        primaries["g0"].submit(push("y"))
+        # when it goes on
+        go.set()
+        # then it is read, although nothing of the others comes in
+        in_step(primaries["g0"], standbys["g0"])
+
+
+def tended(host: Host, group: str) -> Any:
+    return next(each for each in host._tended.values() if each.log.group == group)
+
+
+def patient(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host whose reads wait for longer than any test."""
+    monkeypatch.setattr(replicator.host, "BLOCK_S", 5 * PATIENCE_S)
+    host = Host(f"{redis.url}?socket_timeout={10 * PATIENCE_S}")
+    for connections in host._connections:
+        connections.timeout_s = 10 * PATIENCE_S
+    return host
+
+
+def test_a_new_node_is_read_at_once(redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with patient(redis, monkeypatch) as host:
+        first = host.node(KV(), group="g0", name="a", data_dir=tmp_path / "g0")
+        first.promote(timeout_s=PATIENCE_S)
+        # given a read that waits for what there is
+        eventually(lambda: host._waits, "a read that waits")
+        second = host.node(KV(), group="g1", name="a", data_dir=tmp_path / "g1")
+        # then another group is not kept waiting by it
+        second.promote(timeout_s=PATIENCE_S)
+    with client_for(redis.url) as client:
+        assert client.keys("*alarm*") == []
+
+
+def test_a_host_without_the_right_to_its_alarm_reads_all_the_same(redis: RedisServer, tmp_path: Path) -> None:
+    with client_for(redis.url) as client:
+        client.execute_command(
+            "ACL", "SETUSER", "narrow", "on", ">secret", "+@all", "~replicator:{g0}:*", "~replicator:{g1}:*"
+        )
+    with Host(redis.url.replace("://", "://narrow:secret@", 1)) as host:
+        for group in GROUPS[:2]:
+            node = host.node(KV(), group=group, name="a", data_dir=tmp_path / group)
+            node.promote(timeout_s=PATIENCE_S)
+            assert node.submit(push("x")) == 1
+            assert node.problem == ""
+    # and does not try again each time
+    with client_for(redis.url) as client:
+        denied = [each for each in client.acl_log() if "alarm" in each["object"]]
+        assert sum(each["count"] for each in denied if each["username"] == "narrow") <= 2, denied
+
+
+def test_disks_that_hang_keep_no_other_node_from_its_lease(
+    other: Host, held: Callable[..., Any], tmp_path: Path
+) -> None:
+    nodes = led(nodes_of(other, "a", tmp_path, lease_s=2.0))
+    # given more disks that hang than there are keepers
+    for group in GROUPS[:5]:
+        nodes[group]._replica.flush = held  # type: ignore[method-assign]
+    # when several leases have passed
+    until = time.monotonic() + 5.0
+    while time.monotonic() < until:
+        # then all others have theirs, all the time
+        assert [group for group in GROUPS[5:] if nodes[group].lease_ms is None] == []
+        time.sleep(0.05)
+    for group in GROUPS[5:]:
+        nodes[group].submit(push("x"))
+        eventually(lambda group=group: nodes[group]._replica.is_flushed, "what was written, on the disk")  # type: ignore[misc]
+
+
+def test_there_are_no_more_threads_than_before_once_nothing_is_held_up(host: Host, tmp_path: Path) -> None:
+    nodes = led(nodes_of(host, "a", tmp_path, lease_s=1.0))
+    go = threading.Event()
+    flushes = {group: nodes[group]._replica.flush for group in GROUPS[:5]}
+    for group in GROUPS[:5]:
+        nodes[group]._replica.flush = lambda: go.wait(PATIENCE_S)  # type: ignore[assignment, method-assign, misc, return-value]
+    eventually(lambda: len(of_the_host()) > 10, "more threads")
+    for group, flush in flushes.items():
+        nodes[group]._replica.flush = flush  # type: ignore[method-assign]
+    go.set()
+    eventually(lambda: len(of_the_host()) == 7, "as many threads as before")
+
+
+def of_the_host() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("host-")]
+
+
+def test_a_bug_that_meets_one_node_ends_that_one_alone(host: Host, other: Host, tmp_path: Path) -> None:
+    primaries, standbys = led(nodes_of(host, "a", tmp_path)), nodes_of(other, "b", tmp_path)
+
+    def broken() -> Wants:
+        raise ValueError("nobody thought of that")
+
+    standbys["g0"]._reader.wants = broken  # type: ignore[method-assign]
+    for group in GROUPS[1:]:
+        primaries[group].submit(push("x"))
+        in_step(primaries[group], standbys[group])
+    assert "nobody thought of that" in str(standbys["g0"].failed)
+
+
+def test_what_is_wrong_with_a_group_from_its_start_is_over_when_it_is_mended(
+    host: Host, redis: RedisServer, tmp_path: Path
+) -> None:
+    with client_for(redis.url) as client:
+        client.set("replicator:{g0}:commands", "something else")
+        node = host.node(KV(), group="g0", name="a", data_dir=tmp_path)
+        eventually(lambda: "WRONGTYPE" in node.problem, "a problem that says so")
+        client.delete("replicator:{g0}:commands")
+    eventually(lambda: node.problem == "", "the end of the problem")
+
+
+def test_a_broken_group_is_read_aside_and_the_others_together(
+    host: Host, redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = led(nodes_of(host, "a", tmp_path))
+    alone: list[str] = []
+    read_alone = replicator.log._read_alone
+
+    def noted(log: RedisLog, wants: Wants) -> Any:
+        alone.append(log.group)
+        return read_alone(log, wants)
+
+    monkeypatch.setattr(replicator.log, "_read_alone", noted)
+    with client_for(redis.url) as client:
+        client.delete("replicator:{g0}:commands")
+        client.set("replicator:{g0}:commands", "something else")
+        eventually(lambda: "WRONGTYPE" in nodes["g0"].problem, "a problem that says so")
+        eventually(lambda: tended(host, "g24").together, "the others together")
+        alone.clear()
+        eventually(lambda: alone.count("g0") >= 5, "a few tries")
+    assert set(alone) == {"g0"}
+
+
+def test_a_host_is_started_while_redis_is_away(redis: RedisServer, tmp_path: Path) -> None:
+    redis.stop()
+    with Host(redis.url) as host:
+        nodes = nodes_of(host, "a", tmp_path)
+        redis.start()
+        for node in nodes.values():
+            eventually(lambda node=node: node.problem == "", "Redis")  # type: ignore[misc]
+        for node in led(nodes).values():
+            assert node.submit(push("x"), timeout_s=PATIENCE_S) == 1
+
+
+# --- how much at once -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of each read: of how many groups it was, and how many records of each it asked for at the most."""
+    found: list[tuple[int, int]] = []
+    read_together = replicator.log.read_together
+
+    def noted(connections: Any, logs: Sequence[tuple[RedisLog, Wants]], **options: Any) -> Any:
+        found.append((len(logs), max(wants.most for _, wants in logs)))
+        return read_together(connections, logs, **options)
+
+    monkeypatch.setattr(replicator.host, "read_together", noted)
+    return found
+
+
+def test_groups_that_have_much_to_catch_up_with_are_read_a_few_at_a_time(
+    host: Host, redis: RedisServer, tmp_path: Path, reads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicator.host, "RECORDS_TOGETHER", 100)
+    primaries = led(nodes_of(host, "a", tmp_path))
+    for node in primaries.values():
+        for number in range(50):
+            node.submit(push(number))
+    reads.clear()
+    with Host(redis.url) as other:
+        standbys = nodes_of(other, "b", tmp_path)
+        for group, node in standbys.items():
+            in_step(primaries[group], node)
+            assert pushed(node) == list(range(50))
+    too_much = [(groups, most) for groups, most in reads if groups > 8 and most > 4 and groups * most > 100]
+    assert too_much == []
+
+
+def test_what_comes_in_quickly_is_read_together_and_not_one_by_one(
+    host: Host, redis: RedisServer, tmp_path: Path, reads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primaries = led(nodes_of(host, "a", tmp_path))
+    monkeypatch.setattr(replicator.host, "READ_EVERY_S_PER_NODE", 1.0 / len(GROUPS))
+    with Host(redis.url) as other:
+        standbys = nodes_of(other, "b", tmp_path)
+        for group, node in standbys.items():
+            in_step(primaries[group], node)
+        began, before = time.monotonic(), len([each for each in reads if each[0] > 8])
+        # when there is a change every few milliseconds, of all groups in turns
+        for number in range(20):
+            for group in GROUPS:
+                primaries[group].submit(push(number))
+        for group, node in standbys.items():
+            in_step(primaries[group], node)
+        took_s = time.monotonic() - began
+    # then both hosts read all of theirs once a second
+    assert len([each for each in reads if each[0] > 8]) - before <= 2 * (took_s + 2)
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_refuses_keeps_no_other_node_from_its_end(redis: RedisServer, tmp_path: Path) -> None:
+    host = Host(redis.url)
+    nodes = led(nodes_of(host, "a", tmp_path))
+
+    def refuse() -> None:
+        raise CheckpointError(path=tmp_path, problem="no space is left")
+
+    nodes["g0"]._replica.flush = refuse  # type: ignore[method-assign]
+    with pytest.raises(CheckpointError, match="no space is left"):
+        host.close()
+    assert of_the_host() == []
+    for group in GROUPS:
+        Checkpoint(tmp_path / "a" / group, group, node="a").close()  # nobody has it
+
+
+def test_a_host_that_is_closed_takes_no_node(redis: RedisServer, tmp_path: Path) -> None:
+    host = Host(redis.url)
+    host.close()
+    with pytest.raises(ConfigError, match="it was closed"):
+        host.node(KV(), group="g0", name="a", data_dir=tmp_path)
+    host.close()
+
+
+def test_a_node_that_starts_while_its_host_is_closed_ends_as_well(redis: RedisServer, tmp_path: Path) -> None:
+    class Closed(Host):
+        def start(self, duties: Duties) -> None:
+            super().start(duties)
+            self.close()
+
+    with pytest.raises(ConfigError, match="it was closed"):
+        Closed(redis.url).node(KV(), group="g0", name="a", data_dir=tmp_path)
+    Checkpoint(tmp_path, "g0", node="a").close()  # nobody has it
+    assert of_the_host() == []
+
+
+def test_a_node_that_was_stopped_is_forgotten(host: Host, tmp_path: Path) -> None:
+    node = host.node(KV(), group="g0", name="a", data_dir=tmp_path)
+    gone = weakref.ref(node)
+    node.stop()
+    del node
+    eventually(lambda: (gc.collect(), gone())[1] is None, "its end")
+
+
+def test_nodes_are_started_by_several_threads(host: Host, tmp_path: Path) -> None:
+    threads = [
+        threading.Thread(target=host.node, args=[KV()], kwargs={"group": g, "name": "a", "data_dir": tmp_path / g})
+        for g in GROUPS
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(host._tended) == len(GROUPS)
+
+
+def test_nobody_is_no_number_of_keepers(redis: RedisServer) -> None:
+    with pytest.raises(ConfigError, match="look after nobody"):
+        Host(redis.url, keepers=0)

@@ -25,6 +25,7 @@ from bench import (
     failover,
     goals,
     group_commit,
+    groups,
     idle,
     install_peers,
     loads,
@@ -348,6 +349,22 @@ def test_an_idle_node(setting: Setting) -> None:
     figures = _figures("idle", idle.measure(setting, idle.Sizes(rounds=1, seconds=0.3)))
     assert 0 < figures["primary cpu share"] <= figures["cpu share"] < 1
     assert figures["resident MB"] > 1
+
+
+def test_many_groups_in_one_process(setting: Setting) -> None:
+    report = groups.measure(setting, groups.Sizes(rounds=1, seconds=0.1, groups=(1, 3), habits=groups.QUICK.habits))
+    figures = report.figures
+    (habits,) = groups.QUICK.habits
+    for number in (1, 3):
+        assert min(figures[f"{number} {what}"] for what in ("start ms", "promote ms", "Redis memory KB")) > 0
+        assert figures[f"{number} {habits.name}: primaries us"] > 0
+        assert min(figures[f"{number} {name} per second"] for name in (*groups.LOADS, "standby")) > 0
+        assert 0 < figures[f"{number} half taken over s"] <= figures[f"{number} taken over s"]
+        assert figures[f"{number} {groups.SPREAD}: Redis us"] > figures[f"{number} {groups.BATCHES}: Redis us"]
+    # both share what they have, and a host has the one thread more that its process began with
+    assert figures["1 connections"] <= figures["3 connections"] <= 5
+    assert figures["3 threads"] == 8
+    assert [table.rows[-1][0] for table in report.tables] == ["3", f"3, {habits.name}", "3", "3", f"3, {habits.name}"]
 
 
 def test_published_to_applied(setting: Setting) -> None:

@@ -458,6 +458,29 @@ class TestLease:
         a.wait(role="standby", timeout_s=PATIENCE_S)
         assert a.lease_ms is None
 
+    def test_a_node_that_stops_in_the_middle_of_a_renewal_leaves_no_lease_behind(self, group: Group) -> None:
+        # given a log that stays open, for it shares its connections
+        log = group.faulty_log()
+        log.close = lambda: None  # type: ignore[method-assign]
+        a = group.primary("a", log=log, lease_s=60.0, beat_every_s=0.05)
+        renews, goes_on = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            renews.set()
+            goes_on.wait(PATIENCE_S)
+
+        log.before_renewal = hang
+        assert renews.wait(PATIENCE_S)
+        # when it is stopped meanwhile, and the renewal gets its way after that, as far as it can
+        stopped = in_thread(a.stop)
+        time.sleep(0.2)
+        goes_on.set()
+        stopped()
+        # then others need not wait for the end of a lease
+        assert group.log().look().lease_ms is None
+        a._keeper.keep()
+        assert group.log().look().lease_ms is None
+
 
 class TestLostAnswers:
     @pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from replicator import ChangeRejected, ChangeTooLarge, Fenced, LogUnavailable, NotPrimary, OutcomeUnknown
+from replicator.core.codec import encoded
 from replicator.primary import BATCH_CHANGES_MAX
+from replicator.tasks import Tasks
 from tests.kv import PATIENCE_S, Group, document, eventually, in_step, in_thread, push, pushed, put
 
 
@@ -41,6 +43,30 @@ def test_tasks_that_submit_at_the_same_time_share_records_and_each_has_its_own_r
     results = asyncio.run(writes())
     assert [pushed(a)[result - 1] for result in results] == list(range(500))
     assert a.position.id.n - before < 50, "a record for each would be 500"
+
+
+def test_a_change_that_comes_while_a_shared_committer_ends_is_committed_as_well(group: Group) -> None:
+    primary = group.primary("a")._primary
+    due: list[Callable[[], None]] = []
+    tasks = Tasks(primary, name="a", soon=due.append)
+    commit_all = primary.commit_all
+
+    async def writes() -> list[Any]:
+        def submit(value: str) -> asyncio.Future[Any]:
+            return tasks.submit(encoded([push(value)]), timeout_s=PATIENCE_S, term=None, wants_acks=False)
+
+        def and_another() -> None:
+            commit_all()
+            told.append(submit("y"))  # it relies on the committer, which has just looked for the last time
+            primary.commit_all = commit_all  # type: ignore[method-assign]
+
+        primary.commit_all = and_another  # type: ignore[method-assign]
+        told = [submit("x")]
+        while due:
+            due.pop()()
+        return [result for _, (result,) in await asyncio.wait_for(asyncio.gather(*told), PATIENCE_S)]
+
+    assert asyncio.run(writes()) == [1, 2]
 
 
 def test_a_rejected_change_is_the_answer_of_its_own_task_alone(group: Group) -> None:
