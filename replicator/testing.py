@@ -122,14 +122,15 @@ class MemoryRedis:
         failed = self._add(record.id, record.header, record.body)
         if failed:
             return failed
+        complete = head.snapshot_at
         head = head._replace(position=record.position, part_next=record.part + 1)
+        if record.part == 0 and complete > head.previous_snapshot_at:
+            head = head._replace(previous_snapshot_at=complete)
+            self._trim(complete)
         if record.is_last:
-            before = head.snapshot_at
             changed = last_change_after(record, rebase=rebase) or head.changed
-            head = head._replace(part_next=0, changed=changed, snapshot_at=record.as_of.id, previous_snapshot_at=before)
+            head = head._replace(part_next=0, changed=changed, snapshot_at=record.as_of.id)
             head = head._replace(ends=record.ends) if rebase else head
-            if before != ZERO_ID:
-                self._trim(before)
         self._write(head=head)
         return Reply(Code.OK)
 

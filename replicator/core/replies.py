@@ -51,8 +51,9 @@ class Head(NamedTuple):
     `run` is the life of Redis in which the holder took its term. `changed` is the last change in the log's history: who
     has a higher one has changes that the log lost. `ends` are those of the terms in its history. `taken`: who took
     terms by itself lately, and when (unix ms of Redis). `paused`: why nobody takes over by itself; empty: automatic
-    failover is on where nodes have it on. `snapshot_at` and `previous_snapshot_at` are the
-    `as_of` of the two newest complete snapshots; the log is whole from `previous_snapshot_at` on.
+    failover is on where nodes have it on. `snapshot_at` is the `as_of` of the newest complete
+    snapshot, `previous_snapshot_at` what that was when the newest one began: the log was cut there, and is whole from
+    there on.
     """
 
     log_id: str

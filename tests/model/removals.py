@@ -14,7 +14,7 @@ from unittest import mock
 import replicator.testing
 from replicator.core import fold, life, member
 from replicator.core.fold import View
-from replicator.core.ids import ORIGIN, RecordId, Writer, era_of
+from replicator.core.ids import ORIGIN, ZERO_ID, RecordId, Writer, era_of
 from replicator.core.records import ChangeRecord, PartRecord, Record
 from replicator.core.replies import Code, Head, Look, Peer, Reply
 from replicator.testing import MemoryRedis
@@ -75,6 +75,26 @@ class LogKeepsItsEnds(MemoryRedis):
         reply = super().part(run, record, rebase=rebase)
         if before and reply.code is Code.OK:
             self._write(head=self._head()._replace(ends=before.ends))
+        return reply
+
+
+class CutsBehindItself(MemoryRedis):
+    """A snapshot that begins cuts the log behind its own `as_of`."""
+
+    def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
+        reply = super().part(run, record, rebase=rebase)
+        if reply.code is Code.OK and record.part == 0:
+            self._trim(record.as_of.id)
+        return reply
+
+
+class CutsAndDoesNotSay(MemoryRedis):
+    """The head keeps nothing of where the log was cut."""
+
+    def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
+        reply = super().part(run, record, rebase=rebase)
+        if reply.code is Code.OK:
+            self._write(head=self._head()._replace(previous_snapshot_at=ZERO_ID))
         return reply
 
 
@@ -233,6 +253,18 @@ REMOVALS = {
     "connection": Removal(
         "a connection ends with the run that it was made in",
         Bounds(changes=1, promotions=1, failovers=1, late=True),
+        breaks="outcome",
+    ),
+    "cut-complete": Removal(
+        "the log is cut behind a snapshot that is complete, and not behind one that begins",
+        Bounds(changes=1, promotions=0, snapshots=1, parts=2, resends=0),
+        CutsBehindItself,
+        breaks="G8",
+    ),
+    "cut-told": Removal(
+        "the log says where it was cut: what was there before it does not deny",
+        Bounds(changes=1, promotions=1, snapshots=2),
+        CutsAndDoesNotSay,
         breaks="outcome",
     ),
     "ends-term": Removal(

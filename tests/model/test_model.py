@@ -45,4 +45,4 @@ def test_a_counter_example_is_printed_step_by_step() -> None:
     lines = str(violation.value).splitlines()
     assert lines[0] == "G1: a2 wrote in term 1 of a1"
     assert lines[1] == "  1. a crashes"
-    assert "Redis executes append 1-2 ('!' of a/a2) for run-1: ok 1-2" in lines[-1]
+    assert "Redis executes append 1-2 ('!' of a/a2) for run-1: ok" in lines[-1]
