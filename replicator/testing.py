@@ -35,7 +35,20 @@ from replicator.core.ids import (
     next_term,
 )
 from replicator.core.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.core.replies import TAKEN_KEPT, Ack, Ask, Batch, Claim, Code, Confirmation, Head, Look, Peer, Reply
+from replicator.core.replies import (
+    TAKEN_KEPT,
+    Ack,
+    Ask,
+    Batch,
+    Claim,
+    Code,
+    Confirmation,
+    Head,
+    LogSize,
+    Look,
+    Peer,
+    Reply,
+)
 from replicator.errors import CorruptRecord, LogUnavailable
 
 __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
@@ -407,6 +420,11 @@ class MemoryLog:
     def look(self) -> Look:
         with self._reach():
             return self.server.look()
+
+    def size(self) -> LogSize:
+        with self._reach():
+            entries = self.server.state.entries
+            return LogSize(len(entries), sum(len(entry.header or b"") + len(entry.body or b"") for entry in entries))
 
     def newest_ask(self) -> str:
         with self._reach():

@@ -18,7 +18,21 @@ from replicator.errors import ConfigError, CorruptRecord
 from .ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from .records import ChangeRecord, PartRecord, Record
 
-__all__ = ["Ack", "Ask", "Batch", "Claim", "Code", "Confirmation", "Head", "Log", "Look", "Peer", "Reply", "Wants"]
+__all__ = [
+    "Ack",
+    "Ask",
+    "Batch",
+    "Claim",
+    "Code",
+    "Confirmation",
+    "Head",
+    "Log",
+    "LogSize",
+    "Look",
+    "Peer",
+    "Reply",
+    "Wants",
+]
 
 
 class Code(Enum):
@@ -87,7 +101,8 @@ class Peer(NamedTuple):
 
     `stalled`: why it takes nothing in any more; `problem`: what is wrong with the log. `candidate`: it takes over by
     itself when the lease is gone. `log_id`: of the log that it follows. `synced`: the newest record that is in the
-    state on its disk, and stays there.
+    state on its disk, and stays there. `snapshot_bytes`: of the newest snapshot that it has, as sent; `changes_bytes`:
+    of the changes since; `kept_bytes`: of all changes that the log still has.
     """
 
     node: str
@@ -109,6 +124,9 @@ class Peer(NamedTuple):
     log_id: str = ""
     problem: str = ""
     synced: RecordId = ZERO_ID
+    snapshot_bytes: int = 0
+    changes_bytes: int = 0
+    kept_bytes: int = 0
     age_ms: int = 0
 
     @property
@@ -191,6 +209,13 @@ class Claim:
     unleased: bool = False
     new_log_id: str = ""
     anew: bool = False
+
+
+class LogSize(NamedTuple):
+    """How large the log is in Redis; None: not known, because this user may not ask."""
+
+    records: int | None
+    bytes: int | None
 
 
 class Ask(NamedTuple):
@@ -312,6 +337,10 @@ class Log(Protocol):
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:
         """Ask something of the group; the id of the ask."""
+        ...
+
+    def size(self) -> LogSize:
+        """How many records the log has, and what they take of Redis' memory."""
         ...
 
     def newest_ask(self) -> str:

@@ -5,6 +5,7 @@ What only a network or a real server can do to a client stands in `test_log_faul
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -785,6 +786,20 @@ def test_a_rebase_does_not_step_over_a_stray_record(world: World, log: Log) -> N
     before = world.contents()
     assert log.part(record, rebase=True) == Reply(Code.STRAY, id=RecordId(1, 10))
     assert world.contents() == before
+
+
+# --- its size --------------------------------------------------------------------------------------------------------
+
+
+def test_its_size_is_told_in_records_and_in_bytes_that_redis_needs_for_them(log: Log) -> None:
+    author = lead(log)
+    one = log.size()
+    author.append(random.Random(1).randbytes(20_000).hex())
+    two = log.size()
+    assert (one.records, two.records) == (1, 2)
+    assert one.bytes is not None
+    assert two.bytes is not None
+    assert one.bytes < 20_000 < two.bytes
 
 
 # --- the lease -------------------------------------------------------------------------------------------------------

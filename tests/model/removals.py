@@ -14,7 +14,8 @@ from unittest import mock
 import replicator.testing
 from replicator.core import fold, life, member
 from replicator.core.fold import View
-from replicator.core.ids import ORIGIN, ZERO_ID, RecordId, Writer, era_of
+from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
+from replicator.core.parts import Progress
 from replicator.core.records import ChangeRecord, PartRecord, Record
 from replicator.core.replies import Code, Head, Look, Peer, Reply
 from replicator.testing import MemoryRedis
@@ -132,6 +133,10 @@ def whole_if_it_met_or_not(node: View | Peer, head: Head) -> bool:
 
 def found_by_place(record: Record, there: Record | None, look: Look, run: str) -> life.Found:
     return life.Found.NOT_THERE if there is None else life.Found.THERE
+
+
+def resumes_before_the_first_part(progress: Progress) -> Position:
+    return progress.before if progress.before.chain == progress.as_of.chain else progress.as_of
 
 
 def _keeps_its_ends(row: fold.Row) -> fold.Row:
@@ -266,6 +271,12 @@ REMOVALS = {
         Bounds(changes=1, promotions=1, snapshots=2),
         CutsAndDoesNotSay,
         breaks="outcome",
+    ),
+    "resume": Removal(
+        "who restored reads on behind what the snapshot contains, also where the log was cut behind that",
+        Bounds(changes=1, promotions=0, failovers=1, snapshots=2, parts=2, resends=0),
+        patches=((Progress, "resume", property(resumes_before_the_first_part)),),
+        breaks="G7",
     ),
     "ends-term": Removal(
         "the record of a new term brings the ends of those before it",

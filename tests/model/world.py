@@ -629,6 +629,8 @@ class Machine:
         if member.view.term < before.view.term:
             raise Breach(f"G2: {node.name} goes back from term {before.view.term} to {member.view.term}")
         if member.view.position == record.position:
+            if before.view.position == record.position:
+                raise Breach(f"G7: {node.name} reads {record.id} once more, which is in its state")
             self._keep_ends(before.view.position, record)
         parts = _collected(node, member.view, record)
         state = node.state
