@@ -15,7 +15,7 @@ from .core import life
 from .core.ids import ZERO_ID, RecordId, Writer, era_of
 from .core.life import NOBODY
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
-from .core.replies import Claim, Code, Head, Log, Look, Peer, Reply
+from .core.replies import Claim, Code, Head, Log, LogSize, Look, Peer, Reply
 from .errors import CorruptRecord, LogLost, NotPrimary, PromotionRefused, ReplicatorError
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "resume",
     "snapshot",
     "status",
+    "status_of",
     "switchover",
     "verify",
 ]
@@ -74,7 +75,11 @@ class NodeStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """A group. `holder` is the node that holds the term in the present run of Redis, None if nobody does."""
+    """A group. `holder` is the node that holds the term in the present run of Redis, None if nobody does.
+
+    `log_records` and `log_bytes`: the log in Redis. `snapshot_bytes`: of the newest snapshot, as it was sent;
+    `changes_bytes`: of the changes since; `kept_bytes`: of all changes that the log has. None: nobody can say.
+    """
 
     group: str
     log_id: str | None
@@ -83,6 +88,11 @@ class Status:
     holder: str | None
     head: str | None
     lease_ms: int | None
+    log_records: int | None
+    log_bytes: int | None
+    snapshot_bytes: int | None
+    changes_bytes: int | None
+    kept_bytes: int | None
     nodes: list[NodeStatus]
     problem: str | None
 
@@ -94,15 +104,27 @@ class Status:
 def status(log: Log) -> Status:
     """The group as Redis and the heartbeats show it. Raises `LogUnavailable`."""
     look = log.look()
+    return status_of(log.group, look, log.size() if look.head else LogSize(None, None))
+
+
+def status_of(group: str, look: Look, size: LogSize) -> Status:
+    """The same, of what was looked at."""
     head = look.head
+    primary = look.peers.get(_holder(look) or "")
+    primary = primary if primary is not None and primary.alive else None
     return Status(
-        group=log.group,
+        group=group,
         log_id=head.log_id if head else None,
         run=look.run,
         term=look.term,
         holder=_holder(look),
         head=str(head.position.id) if head else None,
         lease_ms=look.lease_ms,
+        log_records=size.records,
+        log_bytes=size.bytes,
+        snapshot_bytes=primary.snapshot_bytes if primary else None,
+        changes_bytes=primary.changes_bytes if primary else None,
+        kept_bytes=primary.kept_bytes if primary else None,
         nodes=[_node_status(peer, look) for _, peer in sorted(look.peers.items())],
         problem=_problem(look),
     )

@@ -39,7 +39,7 @@ COPY_AGAIN_AFTER_S = 0.25
 #: How often progress is told.
 RECORDS_A_REPORT = 10_000
 
-#: A snapshot that is completed trims the log; to read it all takes less time than the next one.
+#: A snapshot that begins trims the log; to read it all takes less time than the next one.
 WALKS_MAX = 5
 
 Progress = Callable[[str], None]

@@ -129,6 +129,7 @@ class Checkpoint:
         self._mutex = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._syncs = True
+        self._weights = _Weights()
         with _translated(self.data_dir):
             _make_directory(data_dir)
             self._lock = _DirectoryLock(data_dir)
@@ -136,6 +137,7 @@ class Checkpoint:
             with _translated(self.path):
                 self._saved = self._synced = self._checked(group, node) or self._begun(group, node)
                 self._db = _connect(self.path)
+                self._weights = _weights_of(self._db, self._saved)
         except BaseException:
             self.close()
             raise
@@ -201,8 +203,17 @@ class Checkpoint:
 
     @property
     def changes_bytes(self) -> int:
-        """Bytes of the bodies of all changes since the payload."""
-        return self._saved.changes.size
+        """Bytes of all changes since the payload, as they weigh in the log: a small one is nearly all header."""
+        return self._saved.changes.size + self._weights.headers
+
+    @property
+    def kept_bytes(self) -> int:
+        """The same, and of those in the payload that the log still has: it is cut when the next snapshot begins.
+
+        Where this was not seen (a payload that was restored, or loaded at the start), those count as much as the
+        payload itself, which is what made it due.
+        """
+        return self.changes_bytes + self._weights.earlier
 
     @property
     def payload_bytes(self) -> int:
@@ -220,11 +231,11 @@ class Checkpoint:
         """
         with self._mutex:
             with self._transaction(synced=synced) as db:
-                draft = _Draft(db, self._saved)
+                draft = _Draft(db, self._saved, self._weights)
                 for step in steps:
                     draft.take(step)
                 saved = draft.finish(view, boot)
-            self._saved = saved
+            self._saved, self._weights = saved, draft.weights
             if synced:
                 self._has_synced(saved)
 
@@ -339,12 +350,29 @@ class Checkpoint:
 # --- one save ---------------------------------------------------------------------------------------------------------
 
 
+class _Weights(NamedTuple):
+    """What changes weigh in the log besides their bodies. Counted, and not saved: older programs read the file, too.
+
+    `headers`: of the changes since the payload. `earlier`: whole changes in the payload that the log still has.
+    """
+
+    headers: int = 0
+    earlier: int = 0
+
+
+def _weights_of(db: sqlite3.Connection, saved: Saved) -> _Weights:
+    headers = int(db.execute("SELECT coalesce(sum(length(header)), 0) FROM change").fetchone()[0])
+    payload, begun = saved.payload, saved.staged.run.rows > 0
+    return _Weights(headers, 0 if payload is None or begun else payload.run.size)
+
+
 class _Draft:
     """A save while its transaction is open: rows go out as steps are taken, `finish` writes the rest."""
 
-    def __init__(self, db: sqlite3.Connection, before: Saved) -> None:
+    def __init__(self, db: sqlite3.Connection, before: Saved, weights: _Weights) -> None:
         self._db = db
         self._before = before
+        self.weights = weights
         self._base = before.base
         self._changes = before.changes
         self._staged = before.staged
@@ -362,6 +390,7 @@ class _Draft:
                     self._adopt(record, all_changes=record.replaces or step.verdict is Verdict.RESTORE)
         elif step.verdict is Verdict.APPLY:
             self._changes = self._changes.with_row(str(record.id), record.header, record.body)
+            self.weights = self.weights._replace(headers=self.weights.headers + len(record.header))
             self._waiting.append((*record.id, self._changes.link, record.header, record.body))
         if self._staged.run.rows and not parts_under_way(step.view):
             self._clear_staged()
@@ -386,6 +415,7 @@ class _Draft:
     def _stage(self, record: PartRecord) -> None:
         if record.part == 0:
             self._clear_staged()
+            self.weights = self.weights._replace(earlier=0)  # the log was cut behind the payload
         number, run = self._staged
         if run.rows != record.part:
             raise ValueError(f"part {record.part} of a snapshot was given to save, but {run.rows} parts before it")
@@ -405,11 +435,14 @@ class _Draft:
         self._payload = Payload(number, run, last.as_of, last.changed, last.codec, last.digest, last.replaces)
         self._staged = Staged(number + 1)
         self._flush()
+        before = self._changes.size + self.weights.headers
         if all_changes:
             self._db.execute("DELETE FROM change")
             self._base, self._changes = ZERO_CHAIN, Run()
+            self.weights = _Weights(headers=0, earlier=before if last.replaces else run.size)
         else:
             self._delete_changes(last.as_of.id)
+            self.weights = self.weights._replace(earlier=before - self._changes.size - self.weights.headers)
 
     def _delete_changes(self, upto: RecordId) -> None:
         db = self._db
@@ -418,7 +451,9 @@ class _Draft:
         if last is None:
             return
         db.execute("DELETE FROM change WHERE (term, n) <= (?, ?)", upto)
-        count, size = db.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM change").fetchone()
+        left = "SELECT count(*), coalesce(sum(length(body)), 0), coalesce(sum(length(header)), 0) FROM change"
+        count, size, headers = db.execute(left).fetchone()
+        self.weights = self.weights._replace(headers=headers)
         self._base, self._changes = last[0], Run(count, size, self._changes.link)
 
     def _flush(self) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import redis
@@ -25,10 +26,10 @@ from replicator.connection import Link, advice, client_for, finder_for, follow, 
 from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, Look, Peer, Reply, Wants
+from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, LogSize, Look, Peer, Reply, Wants
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 
-__all__ = ["Alarm", "Connections", "RedisLog", "client_for", "read_together", "shown"]
+__all__ = ["Alarm", "Connections", "RedisLog", "Server", "client_for", "read_together", "shown"]
 
 SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "look")
 
@@ -42,6 +43,9 @@ ASKS_KEPT = 1000
 
 #: An alarm whose process was killed is gone so much later.
 ALARM_KEPT_S = 24 * 3600
+
+#: What `server` asks CONFIG for: the rest is in INFO, which more users may see.
+SETTINGS = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag")
 
 #: Acks that the primary has not read yet: each one includes those before it.
 ACKS_KEPT = 1000
@@ -61,6 +65,14 @@ class _Script:
 @functools.cache
 def _scripts() -> dict[str, _Script]:
     return {name: _Script(name) for name in SCRIPTS}
+
+
+class Server(NamedTuple):
+    """A Redis as it describes itself. `info` is empty, and a setting or the term None, where this user may not ask."""
+
+    info: Mapping[str, str]
+    config: Mapping[str, str | None]
+    term_key: str | None
 
 
 class Connections:
@@ -242,6 +254,35 @@ class RedisLog:
             now_ms=now_ms,
         )
 
+    def size(self) -> LogSize:
+        records = self._permitted(b"XLEN", self._keys[1])
+        return LogSize(records, self._permitted(b"MEMORY", b"USAGE", self._keys[1]))
+
+    def server(self) -> Server:
+        """What its Redis says of itself."""
+        info = self._permitted(b"INFO") or b""
+        term = self._permitted(b"GET", self._keys[0])
+        return Server(
+            info=dict(line.split(":", 1) for line in info.decode("utf-8", "replace").splitlines() if ":" in line),
+            config={name: self._setting(name) for name in SETTINGS},
+            term_key=term.decode("utf-8", "replace") if term is not None else None,
+        )
+
+    def _setting(self, name: str) -> str | None:
+        found = self._permitted(b"CONFIG", b"GET", name) or []
+        return found[1].decode("utf-8", "replace") if len(found) == 2 else None
+
+    def _permitted(self, *command: Any) -> Any:
+        """The answer to a question; None if Redis does not answer this user, has no such command, or something else."""
+        try:
+            return self._other.call(*command)
+        except redis.exceptions.ResponseError as error:
+            if _NOT_KNOWN.search(f"{type(error).__name__} {error}"):
+                return None
+            raise self._refused(error) from None
+        except OutcomeUnknown as error:
+            raise LogUnavailable(**error.fields) from None
+
     def newest_ask(self) -> str:
         entries = self._asked(lambda: self._other.call(b"XREVRANGE", self._keys[4], "+", "-", "COUNT", 1))
         return str(entries[0][0], "ascii") if entries else "0-0"
@@ -319,6 +360,10 @@ class Alarm:
 
     def _call(self, *command: Any) -> Any:
         return self._connections.other.call(*command)
+
+
+#: Why a question has no answer although Redis is there: no permission, a command that was renamed, a foreign key.
+_NOT_KNOWN = re.compile("NoPermissionError|unknown command|WRONGTYPE", re.IGNORECASE)
 
 
 def read_together(

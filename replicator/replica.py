@@ -528,13 +528,26 @@ class Replica:
 
     @property
     def snapshot_bytes(self) -> int:
-        """What the newest snapshot weighs in the log."""
+        """The compressed bytes of the newest snapshot; 0: there is none."""
         return self._checkpoint.payload_bytes
 
     @property
+    def changes_bytes(self) -> int:
+        """The bytes of the changes since, as they weigh in the log: headers and bodies."""
+        return self._checkpoint.changes_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """The same of all changes that the log has, as far as this node knows."""
+        return self._checkpoint.kept_bytes
+
+    @property
     def snapshot_is_due(self) -> bool:
-        """Whether the changes since the newest snapshot outweigh it."""
-        return self._checkpoint.changes_bytes > max(self._checkpoint.payload_bytes, SNAPSHOT_DUE_BYTES_MIN)
+        """Whether the changes since the newest snapshot outweigh it.
+
+        So snapshots cost no more than the changes did: as many bytes at the most, however large the state is.
+        """
+        return self.changes_bytes > max(self.snapshot_bytes, SNAPSHOT_DUE_BYTES_MIN)
 
     # --- what else happens to its member -----------------------------------------------------------------------------
 

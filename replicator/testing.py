@@ -35,7 +35,20 @@ from replicator.core.ids import (
     next_term,
 )
 from replicator.core.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.core.replies import TAKEN_KEPT, Ack, Ask, Batch, Claim, Code, Confirmation, Head, Look, Peer, Reply
+from replicator.core.replies import (
+    TAKEN_KEPT,
+    Ack,
+    Ask,
+    Batch,
+    Claim,
+    Code,
+    Confirmation,
+    Head,
+    LogSize,
+    Look,
+    Peer,
+    Reply,
+)
 from replicator.errors import CorruptRecord, LogUnavailable
 
 __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
@@ -122,14 +135,15 @@ class MemoryRedis:
         failed = self._add(record.id, record.header, record.body)
         if failed:
             return failed
+        complete = head.snapshot_at
         head = head._replace(position=record.position, part_next=record.part + 1)
+        if record.part == 0 and complete > head.previous_snapshot_at:
+            head = head._replace(previous_snapshot_at=complete)
+            self._trim(complete)
         if record.is_last:
-            before = head.snapshot_at
             changed = last_change_after(record, rebase=rebase) or head.changed
-            head = head._replace(part_next=0, changed=changed, snapshot_at=record.as_of.id, previous_snapshot_at=before)
+            head = head._replace(part_next=0, changed=changed, snapshot_at=record.as_of.id)
             head = head._replace(ends=record.ends) if rebase else head
-            if before != ZERO_ID:
-                self._trim(before)
         self._write(head=head)
         return Reply(Code.OK)
 
@@ -406,6 +420,11 @@ class MemoryLog:
     def look(self) -> Look:
         with self._reach():
             return self.server.look()
+
+    def size(self) -> LogSize:
+        with self._reach():
+            entries = self.server.state.entries
+            return LogSize(len(entries), sum(len(entry.header or b"") + len(entry.body or b"") for entry in entries))
 
     def newest_ask(self) -> str:
         with self._reach():

@@ -108,6 +108,8 @@ class Walk:
         # The patches of a state that is replicated whole, and the digest of its payload, where it is known.
         self._patches: Gatherer | None = None
         self._payload: str | None = None
+        # Where the newest first part cut the log.
+        self._cut: RecordId | None = None
 
     def take(self, record: Record) -> bool:
         """The next record; whether it is the first one of a rebase. Raises `Violation`."""
@@ -155,7 +157,7 @@ class Walk:
             return
         if record.prev != ZERO_CHAIN:
             raise Violation("chain", f"{record.id} is the first record, and follows another one", ids=(record.id,))
-        self._ends, self._changed = (), ZERO_ID
+        self._ends, self._changed, self._cut = (), ZERO_ID, ZERO_ID
 
     def _rebases(self, record: Record, last: Position) -> bool:
         if not isinstance(record, PartRecord) or record.prev == last.chain:
@@ -236,6 +238,8 @@ class Walk:
                 raise Violation("snapshot", problem, ids=(record.id, record.as_of.id))
             self._drop_parts(broken_off=True)
             self._parts = _Parts(record)
+            if self.snapshots:
+                self._cut = max(self._cut or ZERO_ID, list(self.snapshots)[-1].id)
         elif self._parts is None or self._parts.count != record.part:
             before = f"part {self._parts.count - 1}" if self._parts else "no part"
             problem = f"{record.id} is part {record.part}, and {before} is before it"
@@ -277,7 +281,7 @@ class Walk:
         """The newest record when `head` was looked at was taken. Raises `Violation` if the head is not the log's."""
         if self.last is None:
             raise Violation("head", f"the head is at {head.position.id}, and the log is empty", ids=(head.position.id,))
-        newest = list(self.snapshots)[-2:]
+        newest = list(self.snapshots)[-1:]
         shown: dict[str, tuple[Any, Any]] = {
             "position": (head.position, self.last),
             "term": (head.term, self.last.id.term),
@@ -287,9 +291,11 @@ class Walk:
             "ends of terms": (show_ends(head.ends), show_ends(head.ends if self._ends is None else self._ends)),
             "next part": (head.part_next, self._parts.count if self._parts else 0),
             "newest complete snapshot": (head.snapshot_at, newest[-1].id if newest else ZERO_ID),
+            "place of the cut": (
+                head.previous_snapshot_at,
+                head.previous_snapshot_at if self._cut is None else self._cut,
+            ),
         }
-        if len(newest) == 2:
-            shown["complete snapshot before"] = (head.previous_snapshot_at, newest[0].id)
         for what, (told, is_so) in shown.items():
             if told != is_so:
                 problem = f"as the {what}, the head has {told}, and the log shows {is_so}"

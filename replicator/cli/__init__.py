@@ -56,6 +56,7 @@ _COMMANDS = {
     "status": "inspect",
     "history": "inspect",
     "log": "inspect",
+    "doctor": "doctor",
     "promote": "operate",
     "switchover": "operate",
     "demote": "operate",

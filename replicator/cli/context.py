@@ -15,7 +15,7 @@ import orjson
 
 from replicator.log import RedisLog
 
-__all__ = ["Settings", "data_dirs_option", "operator", "output_option", "show_json", "table", "when"]
+__all__ = ["Settings", "data_dirs_option", "operator", "output_option", "show_json", "size_text", "table", "when"]
 
 output_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--output",
@@ -97,6 +97,15 @@ def table(headings: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [[heading.upper() for heading in headings], *cells]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def size_text(count: int | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return "not known"
+    return (
+        f"{count} B" if count < 10_000 else f"{count / 1000:.1f} kB" if count < 10_000_000 else f"{count / 1e6:.1f} MB"
     )
 
 

@@ -11,7 +11,7 @@ from replicator import admin
 from replicator.core.ids import ZERO_ID, RecordId
 from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord
 
-from .context import Settings, output_option, show_json, table, when
+from .context import Settings, output_option, show_json, size_text, table, when
 
 __all__ = ["history", "log", "status"]
 
@@ -42,6 +42,8 @@ def _status_text(now: admin.Status) -> str:
     lease = f"{now.lease_ms} ms" if now.lease_ms is not None else "none"
     facts = {"group": now.group, "term": now.term, "holder": now.holder or "nobody", "head": now.head or "-"}
     lines = ["   ".join(f"{name} {value}" for name, value in (facts | {"lease": lease}).items())]
+    if now.head is not None:
+        lines.append(f"log {_log_text(now)}")
     if now.problem:
         lines.append(f"PROBLEM  {now.problem}")
     if not now.nodes:
@@ -50,6 +52,14 @@ def _status_text(now: admin.Status) -> str:
     headings = ("name", "role", "alive", "in_sync", "term", "position", "lag", "http", "problem")
     rows = [vars_of(node) | {"lag": _lag_text(node)} for node in now.nodes]
     return "\n".join([*lines, "", table(headings, rows)])
+
+
+def _log_text(now: admin.Status) -> str:
+    records = "?" if now.log_records is None else f"{now.log_records}"
+    return (
+        f"{records} records, {size_text(now.log_bytes)} in Redis   snapshot {size_text(now.snapshot_bytes)}   "
+        f"changes since {size_text(now.changes_bytes)}, in the log {size_text(now.kept_bytes)}"
+    )
 
 
 def vars_of(node: admin.NodeStatus) -> dict[str, Any]:

@@ -55,9 +55,11 @@ class Progress(NamedTuple):
 
         Usually that is `as_of`: changes that were interleaved with the parts are then folded like any others. Where
         nothing lies between `as_of` and the first part, it is the place before the first part: after a rebase the log
-        has records of an abandoned history behind `as_of`, and reading those again would lead nowhere.
+        has records of an abandoned history behind `as_of`, and reading those again would lead nowhere. But never before
+        `as_of`: where the log was cut, the entry that was read before the first part is an older one, and a Redis that
+        fails over may have again what was cut.
         """
-        return self.before if self.before.chain == self.as_of.chain else self.as_of
+        return max(self.before, self.as_of) if self.before.chain == self.as_of.chain else self.as_of
 
 
 def follow(progress: Progress | None, record: PartRecord, before: RecordId) -> Progress | None:

@@ -18,7 +18,21 @@ from replicator.errors import ConfigError, CorruptRecord
 from .ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from .records import ChangeRecord, PartRecord, Record
 
-__all__ = ["Ack", "Ask", "Batch", "Claim", "Code", "Confirmation", "Head", "Log", "Look", "Peer", "Reply", "Wants"]
+__all__ = [
+    "Ack",
+    "Ask",
+    "Batch",
+    "Claim",
+    "Code",
+    "Confirmation",
+    "Head",
+    "Log",
+    "LogSize",
+    "Look",
+    "Peer",
+    "Reply",
+    "Wants",
+]
 
 
 class Code(Enum):
@@ -51,8 +65,9 @@ class Head(NamedTuple):
     `run` is the life of Redis in which the holder took its term. `changed` is the last change in the log's history: who
     has a higher one has changes that the log lost. `ends` are those of the terms in its history. `taken`: who took
     terms by itself lately, and when (unix ms of Redis). `paused`: why nobody takes over by itself; empty: automatic
-    failover is on where nodes have it on. `snapshot_at` and `previous_snapshot_at` are the
-    `as_of` of the two newest complete snapshots; the log is whole from `previous_snapshot_at` on.
+    failover is on where nodes have it on. `snapshot_at` is the `as_of` of the newest complete
+    snapshot, `previous_snapshot_at` what that was when the newest one began: the log was cut there, and is whole from
+    there on.
     """
 
     log_id: str
@@ -86,7 +101,8 @@ class Peer(NamedTuple):
 
     `stalled`: why it takes nothing in any more; `problem`: what is wrong with the log. `candidate`: it takes over by
     itself when the lease is gone. `log_id`: of the log that it follows. `synced`: the newest record that is in the
-    state on its disk, and stays there.
+    state on its disk, and stays there. `snapshot_bytes`: of the newest snapshot that it has, as sent; `changes_bytes`:
+    of the changes since; `kept_bytes`: of all changes that the log still has.
     """
 
     node: str
@@ -108,6 +124,9 @@ class Peer(NamedTuple):
     log_id: str = ""
     problem: str = ""
     synced: RecordId = ZERO_ID
+    snapshot_bytes: int = 0
+    changes_bytes: int = 0
+    kept_bytes: int = 0
     age_ms: int = 0
 
     @property
@@ -190,6 +209,13 @@ class Claim:
     unleased: bool = False
     new_log_id: str = ""
     anew: bool = False
+
+
+class LogSize(NamedTuple):
+    """How large the log is in Redis; None: not known, because this user may not ask."""
+
+    records: int | None
+    bytes: int | None
 
 
 class Ask(NamedTuple):
@@ -311,6 +337,10 @@ class Log(Protocol):
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:
         """Ask something of the group; the id of the ask."""
+        ...
+
+    def size(self) -> LogSize:
+        """How many records the log has, and what they take of Redis' memory."""
         ...
 
     def newest_ask(self) -> str:

@@ -44,7 +44,9 @@ local function fence(head, run, term, boot)
 end
 
 local function read_head()
-  local names = { 'log_id', 'run', 'term', 'node', 'boot', 'id', 'chain', 'snapshot_at', 'part_next' }
+  local names = {
+    'log_id', 'run', 'term', 'node', 'boot', 'id', 'chain', 'snapshot_at', 'previous_snapshot_at', 'part_next',
+  }
   local values = redis.call('HMGET', KEYS[3], unpack(names))
   local head = {}
   for i, name in ipairs(names) do

@@ -1,5 +1,8 @@
--- Append one part of a snapshot. The last part makes the snapshot complete, and trims the log: in this step and
--- nowhere else, behind the as_of of the snapshot before, so that a slow reader of that one can finish.
+-- Append one part of a snapshot. The last part makes the snapshot complete. The first part of the next one trims the
+-- log, in this step and nowhere else, behind the as_of of the newest complete snapshot: so the log holds two snapshots
+-- at the most, and a slow reader of the complete one can finish, until yet another one is complete and the next begins.
+-- Not the last part: the log would hold three while it is under way. And not behind the one that begins, which may
+-- never be complete.
 --
 -- KEYS      term log head
 -- ARGV[1-8] as for append: run term boot prev chain n header body
@@ -13,6 +16,15 @@
 --
 -- Answers: those of append, and
 --   restart           the part does not follow the one before: begin the snapshot anew
+
+local function is_above(id, other)
+  local term, n = string.match(id, '^(%d+)-(%d+)$')
+  local other_term, other_n = string.match(other, '^(%d+)-(%d+)$')
+  if term ~= other_term then
+    return tonumber(term) > tonumber(other_term)
+  end
+  return tonumber(n) > tonumber(other_n)
+end
 
 local head = read_head()
 local refused = fence(head, ARGV[1], ARGV[2], ARGV[3])
@@ -40,21 +52,23 @@ local failed = add(id, ARGV[7], ARGV[8])
 if failed then
   return failed
 end
-if part + 1 < parts or parts == 0 then
-  redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', as_text(part + 1))
+redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', as_text(part + 1))
+-- `previous_snapshot_at` says where the log was cut, so it never goes back: a rebase may complete a snapshot whose as_of
+-- is below it. A snapshot that is begun once more finds it cut there already.
+local complete = head.snapshot_at or '0-0'
+if part == 0 and is_above(complete, head.previous_snapshot_at or '0-0') then
+  local term, n = string.match(complete, '^(%d+)-(%d+)$')
+  redis.call('HSET', KEYS[3], 'previous_snapshot_at', complete)
+  redis.call('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))
+end
+if part + 1 ~= parts then
   return { 'ok' }
 end
-local before = head.snapshot_at or '0-0'
-redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', '0',
-  'snapshot_at', ARGV[11], 'previous_snapshot_at', before)
+redis.call('HSET', KEYS[3], 'part_next', '0', 'snapshot_at', ARGV[11])
 if ARGV[13] ~= '' then
   redis.call('HSET', KEYS[3], 'changed', ARGV[13])
 end
 if ARGV[12] == '1' then
   redis.call('HSET', KEYS[3], 'ends', ARGV[14])
-end
-if before ~= '0-0' then
-  local term, n = string.match(before, '^(%d+)-(%d+)$')
-  redis.call('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))
 end
 return { 'ok' }

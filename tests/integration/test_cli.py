@@ -36,8 +36,9 @@ NODE_FIELDS = {
 }  # fmt: skip
 
 STATUS_FIELDS = {
-    "group": str, "log_id": str, "run": str, "term": int, "holder": str, "head": str, "lease_ms": int, "nodes": list,
-    "problem": (str, type(None)),
+    "group": str, "log_id": str, "run": str, "term": int, "holder": str, "head": str, "lease_ms": int,
+    "log_records": int, "log_bytes": int, "snapshot_bytes": int, "changes_bytes": int, "kept_bytes": int,
+    "nodes": list, "problem": (str, type(None)),
 }  # fmt: skip
 
 
@@ -100,6 +101,7 @@ class TestStatus:
         assert "holder nobody" in result.stdout
         assert json.loads(run("status", "--output", "json").stdout) | {"run": ""} == {
             "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "head": None, "lease_ms": None,
+            "log_records": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
             "nodes": [], "problem": None,
         }  # fmt: skip
 
@@ -120,8 +122,10 @@ class TestStatus:
         assert result.exit_code == 0
         lines = result.stdout.splitlines()
         assert lines[0].startswith("group g   term 1   holder a   head 1-1   lease ")
-        assert lines[2].split() == ["NAME", "ROLE", "ALIVE", "IN_SYNC", "TERM", "POSITION", "LAG", "HTTP", "PROBLEM"]
-        assert [line.split()[:4] for line in lines[3:]] == [
+        assert lines[1].startswith("log 1 records, ")
+        assert " B in Redis   snapshot 0 B   changes since 0 B, in the log 0 B" in lines[1]
+        assert lines[3].split() == ["NAME", "ROLE", "ALIVE", "IN_SYNC", "TERM", "POSITION", "LAG", "HTTP", "PROBLEM"]
+        assert [line.split()[:4] for line in lines[4:]] == [
             ["a", "primary", "yes", "yes"],
             ["b", "standby", "yes", "yes"],
         ]

@@ -5,6 +5,7 @@ What only a network or a real server can do to a client stands in `test_log_faul
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 
 from replicator.core.codec import encode_changes
 from replicator.core.ids import ERA, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
-from replicator.core.records import ChangeRecord, TermRecord, seal_change, seal_part
+from replicator.core.records import ChangeRecord, PartRecord, TermRecord, seal_change, seal_part
 from replicator.core.replies import TAKEN_KEPT, Ack, Batch, Code, Head, Log, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 from replicator.log import RedisLog
@@ -640,17 +641,111 @@ def test_a_part_that_does_not_follow_the_head_is_behind(log: Log) -> None:
     assert author.append_part(0, 1) == Reply(Code.BEHIND, id=RecordId(1, 1))
 
 
-def test_the_log_is_trimmed_only_when_a_second_snapshot_is_complete(log: Log) -> None:
-    """G8: what the snapshot before needs stays."""
+def cut(log: Log) -> tuple[str, RecordId, RecordId]:
+    """The oldest record, where the log says it was cut, and of what the newest complete snapshot is."""
+    head = log.look().head
+    assert head is not None
+    return ids(log)[0], head.previous_snapshot_at, head.snapshot_at
+
+
+def test_the_log_is_trimmed_when_the_next_snapshot_begins_and_not_when_it_is_complete(log: Log) -> None:
+    """G8: the complete one, and all that came after it, stays; two are there at the most."""
     author = lead(log)
     author.append()
-    author.snapshot(parts=2)  # as of 1-2, in 1-3 and 1-4
+    as_of = author.position  # 1-2; the parts are 1-3 and 1-4
+    author.append_part(0, as_of=as_of)
+    assert cut(log) == ("1-1", ZERO_ID, ZERO_ID), "nothing is complete yet"
+    author.append_part(1, 2, as_of=as_of)
     author.append()
-    assert ids(log)[0] == "1-1"
+    assert cut(log) == ("1-1", ZERO_ID, RecordId(1, 2))
+    as_of = author.position
+    author.append_part(0, as_of=as_of)  # of 1-5
+    assert cut(log) == ("1-3", RecordId(1, 2), RecordId(1, 2))
+    author.append()
+    author.append_part(1, as_of=as_of)
+    author.append_part(2, 3, as_of=as_of)
+    assert cut(log) == ("1-3", RecordId(1, 2), RecordId(1, 5)), "a slow reader of the one before can finish"
+    author.append()
+    assert cut(log) == ("1-3", RecordId(1, 2), RecordId(1, 5))
     author.append_part(0, as_of=author.position)
-    assert ids(log)[0] == "1-1"
-    author.append_part(1, 2)
-    assert ids(log) == ["1-3", "1-4", "1-5", "1-6", "1-7"]
+    assert cut(log) == ("1-6", RecordId(1, 5), RecordId(1, 5))
+    assert ids(log) == [f"1-{n}" for n in range(6, 12)]
+
+
+def test_a_snapshot_of_one_part_trims_behind_the_one_before_it(log: Log) -> None:
+    author = lead(log)
+    author.append()
+    author.snapshot(parts=1)  # as of 1-2, in 1-3
+    author.append()
+    author.snapshot(parts=1)  # as of 1-4, in 1-5
+    assert cut(log) == ("1-3", RecordId(1, 2), RecordId(1, 4))
+
+
+def test_a_snapshot_that_is_begun_again_and_again_leaves_the_complete_one(log: Log) -> None:
+    """G8."""
+    author = lead(log, "a")
+    author.snapshot(parts=2)  # as of 1-1, in 1-2 and 1-3
+    first = author.part(0, as_of=author.position)
+    assert log.part(first).code is Code.OK
+    author.position = first.position
+    assert log.part(first) == Reply(Code.DUPLICATE, id=first.id)
+    author.append_part(0, as_of=author.position)
+    promoted = lead(log, "b")
+    promoted.append_part(0, as_of=promoted.position)
+    assert cut(log) == ("1-2", RecordId(1, 1), RecordId(1, 1))
+    assert ids(log) == ["1-2", "1-3", "1-4", "1-5", "2-6", "2-7"]
+
+
+def test_a_first_part_that_is_refused_trims_nothing(world: World, log: Log) -> None:
+    author = lead(log, "a")
+    author.append()
+    author.snapshot(parts=2)
+    author.append()
+    behind = seal_part_of(author, after=Position(RecordId(1, 3), "f" * 32))
+    late = author.part(0, as_of=author.position)
+    before = world.contents()
+    assert log.part(behind).code is Code.BEHIND
+    assert log.part(author.part(1, as_of=author.position)).code is Code.RESTART
+    assert world.contents() == before
+    lead(log, "b")
+    before = world.contents()
+    assert log.part(late).code is Code.FENCED
+    assert world.contents() == before
+
+
+def seal_part_of(author: Author, *, after: Position) -> PartRecord:
+    """A first part behind a place at which the log is not."""
+    held, author.position = author.position, after
+    try:
+        return author.part(0, as_of=after)
+    finally:
+        author.position = held
+
+
+def test_a_rebase_trims_like_any_other_snapshot_and_the_cut_never_goes_back(log: Log) -> None:
+    author = lead(log, "a")
+    author.append()
+    ahead = Position(RecordId(1, 40), "f" * 32)  # 38 records that the log lost
+    second = lead(log, "b")  # 2-3
+    second.append()
+    second.snapshot(parts=2)  # as of 2-4, in 2-5 and 2-6
+    third = lead(log, "a")  # 3-7
+    third.position = ahead
+    first = third.part(0, as_of=ahead)
+    assert log.part(first, rebase=True).code is Code.OK
+    assert cut(log) == ("2-5", RecordId(2, 4), RecordId(2, 4)), "the complete one stays, in case this one never is"
+    third.position = first.position
+    assert log.part(third.part(1, 2, as_of=ahead), rebase=True).code is Code.OK
+    third.position = third.part(1, 2, as_of=ahead).position
+    assert cut(log) == ("2-5", RecordId(2, 4), ahead.id)
+    # what is behind the cut is gone, whatever the newest snapshot is of
+    third.append_part(0, as_of=third.position)
+    assert cut(log) == ("2-5", RecordId(2, 4), ahead.id)
+    third.append_part(1, 2)
+    third.append_part(0, as_of=third.position)
+    first_id, cut_at, complete = cut(log)
+    assert cut_at == complete > first.id
+    assert first_id == f"3-{cut_at.n + 1}"
 
 
 def test_ids_below_the_trim_point_stay_refused(world: World, log: Log) -> None:
@@ -691,6 +786,20 @@ def test_a_rebase_does_not_step_over_a_stray_record(world: World, log: Log) -> N
     before = world.contents()
     assert log.part(record, rebase=True) == Reply(Code.STRAY, id=RecordId(1, 10))
     assert world.contents() == before
+
+
+# --- its size --------------------------------------------------------------------------------------------------------
+
+
+def test_its_size_is_told_in_records_and_in_bytes_that_redis_needs_for_them(log: Log) -> None:
+    author = lead(log)
+    one = log.size()
+    author.append(random.Random(1).randbytes(20_000).hex())
+    two = log.size()
+    assert (one.records, two.records) == (1, 2)
+    assert one.bytes is not None
+    assert two.bytes is not None
+    assert one.bytes < 20_000 < two.bytes
 
 
 # --- the lease -------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ SMALL = (
     (Bounds(changes=1, promotions=2, failovers=1, parts=2, resends=0), 40_000),
     (Bounds(changes=1, promotions=1, snapshots=1, parts=2, resends=0), 1_500),
     (Bounds(changes=1, promotions=0, crashes=1, snapshots=2, parts=2, resends=0), 5_000),
+    (Bounds(changes=1, promotions=0, failovers=1, snapshots=2, parts=2, resends=0), 10_000),
 )
 
 #: The full bounds. The term that the log was founded with is one more promotion.
@@ -43,6 +44,7 @@ LARGE = (
     Bounds(changes=1, promotions=3, failovers=1),
     Bounds(changes=1, promotions=2, crashes=1, failovers=1),
     Bounds(changes=1, promotions=1, crashes=1, snapshots=2, parts=2, resends=0),
+    Bounds(changes=1, promotions=1, failovers=1, snapshots=2, parts=2, resends=0),
     Bounds(changes=1, promotions=2, crashes=1, failovers=1, parts=2, resends=0),
     Bounds(changes=2, promotions=2, crashes=1, failovers=1),
 )

@@ -14,7 +14,8 @@ from unittest import mock
 import replicator.testing
 from replicator.core import fold, life, member
 from replicator.core.fold import View
-from replicator.core.ids import ORIGIN, RecordId, Writer, era_of
+from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
+from replicator.core.parts import Progress
 from replicator.core.records import ChangeRecord, PartRecord, Record
 from replicator.core.replies import Code, Head, Look, Peer, Reply
 from replicator.testing import MemoryRedis
@@ -78,6 +79,26 @@ class LogKeepsItsEnds(MemoryRedis):
         return reply
 
 
+class CutsBehindItself(MemoryRedis):
+    """A snapshot that begins cuts the log behind its own `as_of`."""
+
+    def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
+        reply = super().part(run, record, rebase=rebase)
+        if reply.code is Code.OK and record.part == 0:
+            self._trim(record.as_of.id)
+        return reply
+
+
+class CutsAndDoesNotSay(MemoryRedis):
+    """The head keeps nothing of where the log was cut."""
+
+    def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
+        reply = super().part(run, record, rebase=rebase)
+        if reply.code is Code.OK:
+            self._write(head=self._head()._replace(previous_snapshot_at=ZERO_ID))
+        return reply
+
+
 def same_era(effective: int, *, new_run: bool) -> int:
     return effective + 1
 
@@ -112,6 +133,10 @@ def whole_if_it_met_or_not(node: View | Peer, head: Head) -> bool:
 
 def found_by_place(record: Record, there: Record | None, look: Look, run: str) -> life.Found:
     return life.Found.NOT_THERE if there is None else life.Found.THERE
+
+
+def resumes_before_the_first_part(progress: Progress) -> Position:
+    return progress.before if progress.before.chain == progress.as_of.chain else progress.as_of
 
 
 def _keeps_its_ends(row: fold.Row) -> fold.Row:
@@ -234,6 +259,24 @@ REMOVALS = {
         "a connection ends with the run that it was made in",
         Bounds(changes=1, promotions=1, failovers=1, late=True),
         breaks="outcome",
+    ),
+    "cut-complete": Removal(
+        "the log is cut behind a snapshot that is complete, and not behind one that begins",
+        Bounds(changes=1, promotions=0, snapshots=1, parts=2, resends=0),
+        CutsBehindItself,
+        breaks="G8",
+    ),
+    "cut-told": Removal(
+        "the log says where it was cut: what was there before it does not deny",
+        Bounds(changes=1, promotions=1, snapshots=2),
+        CutsAndDoesNotSay,
+        breaks="outcome",
+    ),
+    "resume": Removal(
+        "who restored reads on behind what the snapshot contains, also where the log was cut behind that",
+        Bounds(changes=1, promotions=0, failovers=1, snapshots=2, parts=2, resends=0),
+        patches=((Progress, "resume", property(resumes_before_the_first_part)),),
+        breaks="G7",
     ),
     "ends-term": Removal(
         "the record of a new term brings the ends of those before it",

@@ -387,6 +387,7 @@ class Machine:
         return self.ghosts(known._replace(taken=known.taken | {taken}))
 
     def _keep_server(self, state: MemoryState, history: tuple[int, ...]) -> int:
+        _check_log(state)
         server = self.servers(replace(state, asks=(), lease=None, beats=()))
         if history and history[-1] == self._as_copy(server):
             return server
@@ -628,6 +629,8 @@ class Machine:
         if member.view.term < before.view.term:
             raise Breach(f"G2: {node.name} goes back from term {before.view.term} to {member.view.term}")
         if member.view.position == record.position:
+            if before.view.position == record.position:
+                raise Breach(f"G7: {node.name} reads {record.id} once more, which is in its state")
             self._keep_ends(before.view.position, record)
         parts = _collected(node, member.view, record)
         state = node.state
@@ -769,6 +772,21 @@ _COMPUTED_ONCE = (
 _EVENTS = {Fate.COMMITTED: "acknowledged", Fate.REFUSED: "denied", Fate.REBASE: "denied"}
 
 _parsed = functools.cache(parse)
+
+
+def _check_log(state: MemoryState) -> None:
+    """G8: a complete snapshot and all that came after it, or everything since the beginning, at every moment."""
+    records = [_parsed(str(entry.id), entry.header, entry.body) for entry in state.entries]
+    parts = [record for record in records if isinstance(record, PartRecord)]
+    complete = [last.as_of for last in parts if last.is_last and _have_first(parts, last)]
+    first = records[0].id
+    if first.n > 1 and not any(as_of.id.n + 1 >= first.n for as_of in complete):
+        raise Breach(f"G8: the log begins at {first}, and has all since {_say_ids(at.id for at in complete) or 'none'}")
+
+
+def _have_first(parts: list[PartRecord], last: PartRecord) -> bool:
+    """A trim cuts a prefix: if the first part of its snapshot is there, so are the others."""
+    return any(part.part == 0 and part.as_of == last.as_of and part.writer == last.writer for part in parts)
 
 
 def _reads(node: Node) -> bool:

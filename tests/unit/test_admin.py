@@ -75,12 +75,28 @@ class TestStatus:
             ]
         )[0]
         assert list(told) == [
-            "group", "log_id", "run", "term", "holder", "head", "lease_ms", "nodes", "problem",
+            "group", "log_id", "run", "term", "holder", "head", "lease_ms", "log_records", "log_bytes",
+            "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem",
         ]  # fmt: skip
-        assert told | {"nodes": [], "log_id": "", "lease_ms": 1} == {
-            "group": "memory", "log_id": "", "run": "run-1", "term": 1, "holder": "a", "head": "1-2", "lease_ms": 1,
-            "nodes": [], "problem": None,
-        }  # fmt: skip
+        sizes = {"log_bytes": 1, "changes_bytes": 1, "kept_bytes": 1}
+        assert told | {"nodes": [], "log_id": "", "lease_ms": 1} | sizes == {
+            "group": "memory",
+            "log_id": "",
+            "run": "run-1",
+            "term": 1,
+            "holder": "a",
+            "head": "1-2",
+            "lease_ms": 1,
+            "log_records": 2,
+            **sizes,
+            "snapshot_bytes": 0,
+            "nodes": [],
+            "problem": None,
+        }
+        (change,) = (entry for entry in group.server.state.entries if str(entry.id) == "1-2")
+        weight = len(change.header or b"") + len(change.body or b"")
+        assert (told["changes_bytes"], told["kept_bytes"]) == (weight, weight)
+        assert told["log_bytes"] > weight  # fmt: skip
         assert len(told["log_id"]) == 32
         assert 0 < told["lease_ms"] <= 1000 * SHORT_LEASE_S
         assert told["nodes"][0] == {
@@ -96,8 +112,21 @@ class TestStatus:
         told = admin.status(paper.log).to_dict()
         assert told == {
             "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "head": None, "lease_ms": None,
+            "log_records": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
             "nodes": [], "problem": None,
         }  # fmt: skip
+
+    def test_what_snapshots_and_changes_weigh_is_what_a_live_primary_says(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", role="primary", snapshot_bytes=900, changes_bytes=200, kept_bytes=700)
+        paper.beat("b", snapshot_bytes=1, changes_bytes=2, kept_bytes=3)
+        now = admin.status(paper.log)
+        assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (900, 200, 700)
+        paper.now_ms += 3001
+        paper.beat("b", snapshot_bytes=1, changes_bytes=2, kept_bytes=3)
+        now = admin.status(paper.log)
+        assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (None, None, None)
+        assert now.log_records == 1
 
     def test_a_node_behind_shows_by_how_much_and_since_when(self, paper: Paper) -> None:
         paper.take_term("a")

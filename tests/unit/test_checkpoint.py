@@ -213,7 +213,7 @@ def test_changes_come_back_in_order_as_the_records_they_were(primary: Primary, s
     standby.restart()
     # then it has the changes, and nothing else
     assert list(standby.stored.changes()) == records
-    assert standby.stored.changes_bytes == sum(len(record.body) for record in records)
+    assert standby.stored.changes_bytes == sum(len(record.header) + len(record.body) for record in records)
     assert standby.state == ("x", "y", "z")
     assert standby.stored.load() == (primary.member.view, "boot-s", "g")
 
@@ -244,12 +244,45 @@ def test_a_snapshot_that_passes_by_becomes_the_payload_with_its_last_part(primar
     bodies += [part.body for part in parts]
     after = primary.change("after")
     standby.read()
+    in_log = sum(len(record.header) + len(record.body) for record in (between, after))
+    assert standby.stored.changes_bytes == in_log
     standby.restart()
     assert list(standby.stored.changes()) == [between, after]
     assert list(standby.stored.staged()) == []
     assert standby.stored.payload_bytes == sum(map(len, bodies))
-    assert standby.stored.changes_bytes == len(between.body) + len(after.body)
+    assert standby.stored.changes_bytes == in_log
     assert standby.state == primary.state
+
+
+def test_what_the_log_keeps_is_told_by_when_it_is_cut(primary: Primary, standby: Standby) -> None:
+    def weights(*records: Record) -> int:
+        return sum(len(record.header) + len(record.body) for record in records)
+
+    # given changes and no snapshot, the log has them all
+    first = primary.change("first")
+    standby.read()
+    assert standby.stored.kept_bytes == standby.stored.changes_bytes == weights(first)
+    # when a snapshot is complete, it still has those that are in it
+    parts = primary.snapshot(size=10)
+    next(parts)
+    between = primary.change("between")
+    list(parts)
+    standby.read()
+    assert standby.stored.changes_bytes == weights(between)
+    assert standby.stored.kept_bytes == weights(first, between)
+    # when the next one begins, it does not
+    parts = primary.snapshot(size=10)
+    next(parts)
+    standby.read()
+    assert standby.stored.kept_bytes == standby.stored.changes_bytes == weights(between)
+    standby.restart()
+    assert standby.stored.kept_bytes == standby.stored.changes_bytes == weights(between)
+    list(parts)
+    standby.read()
+    assert (standby.stored.changes_bytes, standby.stored.kept_bytes) == (0, weights(between))
+    # after a restart nobody knows any more: as much as the snapshot, which is what made it due
+    standby.restart()
+    assert (standby.stored.changes_bytes, standby.stored.kept_bytes) == (0, standby.stored.payload_bytes)
 
 
 def test_part_0_of_another_snapshot_clears_what_was_staged(primary: Primary, standby: Standby) -> None:

@@ -26,6 +26,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("tasks", "keeper"),
     ("reader",),
     ("node", "admin", "forks", "certify"),
+    ("doctor",),
     ("web", "dev", "host", "beside"),
     ("service", "drill"),
     ("cli", "__init__"),

@@ -82,6 +82,16 @@ def test_reading_resumes_at_the_state_of_the_snapshot_or_before_its_first_part()
     assert later.resume == earlier, "changes came in between: they are read again"
 
 
+def test_reading_never_resumes_before_what_the_snapshot_contains() -> None:
+    # given a reader that lagged when the log was cut behind as_of: the next that it finds is the first part
+    before = RecordId(1, 1)
+    assert before < AS_OF.id
+    cut = follow(None, first(), before)
+    assert cut is not None
+    # then it goes on behind as_of, also where a Redis that failed over has again what was cut
+    assert cut.resume == AS_OF
+
+
 @given(st.integers(1, 12), st.data())
 def test_only_an_unbroken_row_of_parts_completes(parts: int, data: st.DataObject) -> None:
     row = [part(A, 1, AS_OF, (i, parts if i + 1 == parts else 0), as_of=AS_OF) for i in range(parts)]

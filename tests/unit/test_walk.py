@@ -509,7 +509,7 @@ Change = Callable[[Head], dict[str, Any]]
         ("ends of terms", lambda head: {"ends": ()}),
         ("next part", lambda head: {"part_next": 2}),
         ("newest complete snapshot", lambda head: {"snapshot_at": ZERO_ID}),
-        ("complete snapshot before", lambda head: {"previous_snapshot_at": ZERO_ID}),
+        ("place of the cut", lambda head: {"previous_snapshot_at": ZERO_ID}),
     ],
 )
 def test_a_head_that_is_not_the_logs_is_found(server: MemoryRedis, what: str, change: Change) -> None:

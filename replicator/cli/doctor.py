@@ -1,0 +1,33 @@
+"""`replicator doctor`: what may go wrong with a group and its Redis, before it does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from replicator import doctor as doctors
+from replicator.errors import ReplicatorError
+
+from .context import Settings, output_option, show_json, table
+
+__all__ = ["doctor"]
+
+
+class _Unwell(ReplicatorError):
+    """something is wrong with the group"""
+
+
+@click.command()
+@output_option
+@click.pass_obj
+def doctor(settings: Settings, output: str) -> None:
+    """Check Redis, the log and the nodes, and say what to do. Exit code 1 if there is a problem."""
+    with settings.log() as log:
+        report = doctors.doctor(log)
+    if output == "json":
+        show_json(report.to_dict())
+    else:
+        click.echo(table(("check", "level", "text"), [asdict(check) for check in report.checks]))
+    if report.problems:
+        raise _Unwell(f"{report.problems} of {len(report.checks)} checks found a problem")

@@ -1,0 +1,187 @@
+"""What the log weighs in Redis, and what snapshots cost: measured on real servers, while snapshots are under way.
+
+The writer's own log is measured in the thread that writes to it, after each part of a snapshot and every few changes:
+no moment is missed at which it is the largest. Values are random, so that they cannot be compressed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import redis
+
+from replicator import Node
+from replicator.core.ids import ZERO_ID, RecordId
+from replicator.core.records import ChangeRecord, PartRecord, Record, parse
+from replicator.core.replies import Reply
+from replicator.log import RedisLog
+from replicator.redis_server import RedisServer
+
+GROUP = "g"
+VALUE_BYTES = 8 * 1024
+
+#: What a stream has around entries, and an allocator around that: jemalloc rounds an entry of 256 KiB up to 320 KiB.
+OVERHEAD = 1.25
+OVERHEAD_BYTES = 128 * 1024
+
+CHANGES_A_SAMPLE = 25
+
+#: A pause after each change, so that a beat, after which a due snapshot is noticed, brings few of them.
+PACE_S = 0.001
+
+
+class Values:
+    """Keys with values of one size: the state is as large as it was, whatever is changed."""
+
+    def __init__(self, count: int, value_bytes: int = VALUE_BYTES) -> None:
+        self.values = {str(key): noise(key, value_bytes) for key in range(count)}
+
+    def apply(self, change: Any) -> None:
+        self.values = self.values | {change[0]: change[1]}
+
+    def snapshot(self) -> Iterator[Any]:
+        return iter(self.values.items())
+
+    def restore(self, pieces: Iterable[Any]) -> None:
+        self.values = dict(pieces)
+
+
+def noise(seed: int, size: int) -> str:
+    return random.Random(seed).randbytes(size).hex()
+
+
+class Sample(NamedTuple):
+    """The log at one moment. `snapshot`: the bodies of the newest complete one; `since`, `kept`: the changes behind it,
+    and behind where the log was cut; `parts`: all bodies of parts; `other`: headers of parts, and records of terms."""
+
+    under_way: bool
+    records: int
+    total: int
+    memory: int
+    snapshot: int
+    since: int
+    kept: int
+    parts: int
+    other: int
+    snapshots: int
+
+
+class MeasuredLog(RedisLog):
+    """A log that is measured whenever it grew."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, GROUP)
+        self.samples: list[Sample] = []
+        self.changes_sent = 0
+        self.snapshots_sent = 0
+        self._appends = 0
+        self._key = f"replicator:{{{GROUP}}}:"
+        self._client = redis.Redis.from_url(url)
+
+    def append(self, record: ChangeRecord) -> Reply:
+        reply = super().append(record)
+        self.changes_sent += weight(record)
+        self._appends += 1
+        if self._appends % CHANGES_A_SAMPLE == 0:
+            self.samples.append(self.measure())
+        return reply
+
+    def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
+        reply = super().part(record, rebase=rebase)
+        self.snapshots_sent += weight(record)
+        self.samples.append(self.measure())
+        return reply
+
+    def measure(self) -> Sample:
+        """One consistent look."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xrange(self._key + "log").memory_usage(self._key + "log", samples=0).hgetall(self._key + "head")
+            entries, memory, head = pipe.execute()
+        records = [parse(id_.decode(), fields[b"h"], fields[b"b"]) for id_, fields in entries]
+        complete = place(head, b"snapshot_at")
+        parts = [record for record in records if isinstance(record, PartRecord)]
+        changes = [record for record in records if isinstance(record, ChangeRecord)]
+        bodies = sum(len(part.body) for part in parts)
+        kept = sum(map(weight, changes))
+        assert not changes or changes[0].id > place(head, b"previous_snapshot_at")
+        return Sample(
+            under_way=head.get(b"part_next", b"0") != b"0",
+            records=len(records),
+            total=sum(map(weight, records)),
+            memory=memory,
+            snapshot=sum(len(part.body) for part in parts if part.as_of.id == complete),
+            since=sum(weight(change) for change in changes if change.id > complete),
+            kept=kept,
+            parts=bodies,
+            other=sum(map(weight, records)) - kept - bodies,
+            snapshots=len({part.as_of for part in parts}),
+        )
+
+    def close(self) -> None:
+        super().close()
+        self._client.close()
+
+
+def place(head: dict[bytes, bytes], name: bytes) -> RecordId:
+    return RecordId.parse(head[name].decode()) if name in head else ZERO_ID
+
+
+def weight(record: Record) -> int:
+    return len(record.header) + len(record.body)
+
+
+def written(url: str, directory: Path, *, keys: int, snapshots: int) -> MeasuredLog:
+    """A log after so many snapshots that were due, with changes flowing all the time."""
+    log = MeasuredLog(url)
+    node = Node(Values(keys), group=GROUP, name="a", log=log, data_dir=directory, lease_s=1.0)
+    with node:
+        node.promote()
+        number, done = keys, 0
+        while done < snapshots:
+            node.submit([str(number % keys), noise(number, VALUE_BYTES)])
+            number += 1
+            time.sleep(PACE_S)
+            done = sum(1 for before, after in zip(log.samples, log.samples[1:], strict=False)
+                       if before.under_way and not after.under_way)  # fmt: skip
+    return log
+
+
+def test_the_log_stays_below_two_snapshots_and_the_changes_since(redis_server: RedisServer, tmp_path: Path) -> None:
+    log = written(redis_server.url, tmp_path / "a", keys=256, snapshots=5)
+    first = next(i for i, sample in enumerate(log.samples) if sample.snapshot)
+    samples = log.samples[first:]
+    size = max(sample.snapshot for sample in samples)
+    assert size > 2_000_000, "the state of this test has some MB, and cannot be compressed"
+    under_way = [sample for sample in samples if sample.under_way]
+    assert len(under_way) >= 5 * 4, "most of the parts of five snapshots were looked at"
+    for sample in under_way:
+        # at its largest: the complete one, nearly all of the next one, and what came after the complete one
+        assert sample.total <= 2 * size + sample.since + sample.other
+        assert sample.since == sample.kept
+    for sample in samples:
+        assert sample.parts <= 2 * size
+        assert sample.snapshots <= 2
+        assert sample.total <= 2 * size + sample.kept + sample.other
+        assert sample.other < 0.01 * sample.total
+        assert sample.memory <= OVERHEAD * sample.total + OVERHEAD_BYTES
+    print(
+        f"snapshot {size:,}; under way: log at most {max(s.total for s in under_way) / size:.2f} snapshots, "
+        f"over all {max(s.total for s in samples) / size:.2f}; "
+        f"MEMORY USAGE at most {max(s.memory / s.total for s in samples):.3f} of the entries"
+    )
+
+
+@pytest.mark.parametrize("keys", [192, 384, 768])
+def test_snapshots_cost_no_more_than_the_changes_however_large_the_state_is(
+    any_redis: RedisServer, tmp_path: Path, keys: int
+) -> None:
+    log = written(any_redis.url, tmp_path / "a", keys=keys, snapshots=4)
+    # A snapshot is due when the changes outweigh it, which is noticed once a beat: less is possible, and never more.
+    ratio = log.snapshots_sent / log.changes_sent
+    print(f"{keys} keys: {log.snapshots_sent:,} bytes of snapshots, {log.changes_sent:,} of changes: {ratio:.2f}")
+    assert ratio <= 1.05
