@@ -272,7 +272,7 @@ def _size(facts: Facts) -> Iterator[Check]:
         what = f"the log takes {_mb(status.log_bytes)}; what it ought to take only a primary knows"
         yield _not_known("size", what, "see below why nobody leads")
     else:
-        most = log_bytes_max(status.snapshot_bytes, status.kept_bytes)
+        most = log_bytes_max(status.snapshot_bytes, status.kept_bytes + _unreported(status))
         parts = (
             f"two snapshots of {_mb(status.snapshot_bytes)}, {_mb(status.kept_bytes)} of changes since the older one"
         )
@@ -287,6 +287,12 @@ def _size(facts: Facts) -> Iterator[Check]:
 def log_bytes_max(snapshot_bytes: int, kept_bytes: int) -> int:
     """What a log may take of Redis' memory: two snapshots, the changes since the older one, and what is around that."""
     return int(OVERHEAD * (2 * snapshot_bytes + kept_bytes)) + OVERHEAD_BYTES
+
+
+def _unreported(status: Status) -> int:
+    """About what the log grew by since the primary's heartbeat."""
+    records = max((node.lag_records or 0 for node in status.nodes if node.name == status.holder), default=0)
+    return records * (status.log_bytes or 0) // max(1, status.log_records or 0)
 
 
 def _room(facts: Facts) -> Iterator[Check]:
@@ -434,7 +440,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _mb(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e6:.1f} MB" if count >= 1_000_000 else f"{count / 1000:.1f} kB"
 
 
 _OF_REDIS = (_reachable, _role, _eviction, _memory, _durability, _disk, _replicas)

@@ -121,6 +121,8 @@ class Node:
         self.http = http
         #: What ended this node's part in the group, if something did. It serves reads, and nothing else.
         self.failed: ReplicatorError | None = None
+        #: Behind which of its snapshots the next one was told to be due.
+        self._due_behind: RecordId | None = None
         self._state = state
         self._log: Log = log if log is not None else RedisLog(redis, group)
         self._ack = Level.parse(ack)
@@ -514,7 +516,15 @@ class Node:
     def _save(self) -> float:
         """What this node wrote is on its disk a moment later, whether Redis answers or not."""
         self._replica.flush()
+        self._tell_if_a_snapshot_is_due()
         return SAVE_EVERY_S
+
+    def _tell_if_a_snapshot_is_due(self) -> None:
+        """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
+        member = self._replica.member
+        if member.leads and member.snapshot_end != self._due_behind and self._replica.snapshot_is_due:
+            self._due_behind = member.snapshot_end
+            self._wake()
 
     def _wants(self) -> Wants | None:
         try:

@@ -87,6 +87,8 @@ class Replica:
         self._reader = 0
         self._disk = threading.Lock()
         self._unsaved: deque[Step] = deque()
+        # Bytes of changes, since the start: two counters, because each is moved under a lock of its own.
+        self._committed_bytes = self._saved_bytes = 0
         #: What is built of the snapshot that passes by, if this node needs it, or the newest that was dropped.
         self._restoring: Restoring | None = None
         self._restores: Progress | None = None
@@ -504,6 +506,7 @@ class Replica:
             if verdict is Verdict.APPLY:
                 results = self._apply(record, changes or [])
             self._unsaved.append(Step(record, verdict, after.view))
+            self._committed_bytes += _change_bytes(record)
             self._adopt(after, before)
         return results
 
@@ -534,12 +537,12 @@ class Replica:
     @property
     def changes_bytes(self) -> int:
         """The bytes of the changes since, as they weigh in the log: headers and bodies."""
-        return self._checkpoint.changes_bytes
+        return self._checkpoint.changes_bytes + max(0, self._committed_bytes - self._saved_bytes)
 
     @property
     def kept_bytes(self) -> int:
         """The same of all changes that the log has, as far as this node knows."""
-        return self._checkpoint.kept_bytes
+        return self._checkpoint.kept_bytes + max(0, self._committed_bytes - self._saved_bytes)
 
     @property
     def snapshot_is_due(self) -> bool:
@@ -595,6 +598,7 @@ class Replica:
                 # What a standby read it will read again; what was committed here is nowhere else on this node.
                 self._unsaved.extendleft(reversed(every[: len(every) - len(steps)]))
                 raise
+            self._saved_bytes += sum(_change_bytes(step.record) for step in every[: len(every) - len(steps)])
 
     def _apply(self, record: Record, changes: Sequence[Any]) -> list[Any]:
         """Apply the changes of one record. Raises `Stalled`, from then on, if the application fails at one."""
@@ -628,6 +632,10 @@ class Replica:
         stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else repr(error))
         self.stalled = str(stalled)
         return stalled
+
+
+def _change_bytes(record: Record) -> int:
+    return len(record.header) + len(record.body) if isinstance(record, ChangeRecord) else 0
 
 
 def _only_moves(step: Step) -> bool:

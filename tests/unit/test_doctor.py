@@ -170,6 +170,10 @@ def test_the_size_of_the_log_is_held_against_two_snapshots_and_the_changes_since
     level, text = found("size", size=LogSize(1000, most + 1))
     assert level == "warning"
     assert text.endswith("; `replicator snapshot` cuts the log")
+    behind = peer("a", **LEADS | {"position": Position(RecordId(3, 90), ZERO_CHAIN)})
+    newer = look(behind, peer("b"))
+    assert found("size", size=LogSize(1000, most + 1), seen=newer)[0] == "ok", "its heartbeat is 10 records old"
+    assert found("size", size=LogSize(1000, most * 2), seen=newer)[0] == "warning"
     assert found("size", size=LogSize(1000, None))[0] == "not known"
     assert found("size", seen=look(peer("b")))[0] == "not known"
 
