@@ -4,7 +4,7 @@
 #   make run      Redis and three nodes of a registry on this machine, until Ctrl-C
 #   make demo     a failover in which the old primary comes back and cannot do harm
 #   make test     everything that must hold: lint, types, tests
-#   make bench    the figures and plots of docs/benchmarks.md (some 25 minutes)
+#   make bench    the figures and plots of docs/benchmarks.md (some 35 minutes)
 #   make bench-peers  fetch nats-server and etcd from Debian, to be measured beside it
 #   make model    the large exploration of the protocol (some minutes)
 #   make chaos    faults without end on real servers and processes, and a checker (some 20 minutes)

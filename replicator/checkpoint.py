@@ -80,9 +80,11 @@ _logger = logging.getLogger(__name__)
 #: grows beyond that only for one large save.
 _WAL_BYTES_KEPT = 8 * 1024 * 1024
 
+#: Before all other settings: nobody else has business in the file while a node runs, even if the lock file was deleted.
+#: It also saves the -shm.
+_ALONE = "PRAGMA locking_mode = EXCLUSIVE"
+
 _SETTINGS = (
-    # Nobody else has business in the file while a node runs, even if the lock file was deleted. It also saves the -shm.
-    "PRAGMA locking_mode = EXCLUSIVE",
     "PRAGMA journal_mode = WAL",
     # Without these, fsync on macOS does not reach the disk. Elsewhere they do nothing.
     "PRAGMA fullfsync = ON",
@@ -497,7 +499,7 @@ _SUFFIXES = ("", "-wal", "-shm", "-journal")
 def _connect(path: Path, *, synced: bool = True) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        for setting in (f"PRAGMA synchronous = {'FULL' if synced else 'OFF'}", *_SETTINGS):
+        for setting in (_ALONE, f"PRAGMA synchronous = {'FULL' if synced else 'OFF'}", *_SETTINGS):
             db.execute(setting)
     except BaseException:
         db.close()

@@ -203,6 +203,14 @@ def test_a_new_node_has_nothing_and_a_save_without_records_is_enough_to_be_found
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_node_that_runs_has_a_file_its_wal_and_a_lock_open_and_nothing_else(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path, "g", node="a") as checkpoint:
+        checkpoint.save(View(), boot="b")
+        # no -shm: with a thousand nodes in a process that is a thousand files
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == ["checkpoint.sqlite", "checkpoint.sqlite-wal", "lock"]
+
+
 def test_changes_come_back_in_order_as_the_records_they_were(primary: Primary, standby: Standby) -> None:
     # given changes, markers and terms in a log
     records = [primary.change("x", "y"), primary.change()]
