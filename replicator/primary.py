@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from .core.codec import CHANGE_BYTES_MAX, Encoded, SnapshotEncoder, digest_of, encode_changes
 from .core.ids import ZERO_ID, RecordId
 from .core.life import Fate, Found, fate_of_write, find_out
-from .core.member import Snapshot
+from .core.member import Member, Snapshot
 from .core.parts import Cutter
 from .core.patch import CODEC, cut
 from .core.records import ChangeRecord, PartRecord
@@ -187,8 +187,7 @@ class Primary:
     def mark(self) -> None:
         """Commit an empty change: a place in the log at which every node reports the digest of its state."""
         with self._replica.turn:
-            self._check_may_write()
-            self._commit_batch([])
+            self._commit_batch(self._check_may_write(), [])
 
     def give_up(self, waiting: Waiting) -> ReplicatorError:
         """Take it out of the queue; what to tell its submitter, who cannot wait any longer."""
@@ -204,9 +203,9 @@ class Primary:
         results: list[Any] = []
         error: ReplicatorError | None = None
         try:
-            self._check_may_write()
+            member = self._check_may_write()
             batch = self._of_this_term(batch)
-            results = self._commit_batch(batch) if batch else []
+            results = self._commit_batch(member, batch) if batch else []
         except ReplicatorError as problem:
             error = problem
         except Exception as bug:
@@ -259,10 +258,10 @@ class Primary:
             batch.append(waiting)
         return batch
 
-    def _commit_batch(self, batch: list[Waiting]) -> list[Any]:
+    def _commit_batch(self, member: Member, batch: list[Waiting]) -> list[Any]:
         changes = batch[0].changes if len(batch) == 1 else [each for waiting in batch for each in waiting.changes]
         codec, body, digest = encode_changes(waiting.json for waiting in batch)
-        record = self._replica.member.change(
+        record = member.change(
             codec=codec,
             body=body,
             digest=digest,
@@ -288,16 +287,16 @@ class Primary:
     def _publish_once(self) -> bool:
         replica = self._replica
         with replica.turn:
-            self._check_holds()
+            member = self._check_holds()
             with replica.lock:
-                snapshot = replica.member.begin_snapshot()
+                snapshot = member.begin_snapshot()
                 pieces = replica.pieces()
         parts = _Parts(pieces)
         for index, body in enumerate(parts):
             with replica.turn:
-                self._check_holds(snapshot.term)
+                member = self._check_holds(snapshot.term)
                 try:
-                    self._write(self._part(snapshot, parts, index, body), rebase=snapshot.rebase)
+                    self._write(self._part(member, snapshot, parts, index, body), rebase=snapshot.rebase)
                 except _SnapshotBroken:
                     return False
             self._pass_on()  # who found the turn taken sleeps: let changes go in between
@@ -313,12 +312,13 @@ class Primary:
 
     def _replace(self, parts: _Parts, bodies: list[bytes], term: int | None) -> RecordId:
         with self._replica.turn:
-            self._check_may_write()
-            if term not in (None, self._replica.member.view.term):
+            member = self._check_may_write()
+            if term not in (None, member.view.term):
                 raise self._other_term(term)
-            snapshot = self._replica.member.begin_snapshot(replaces=True)
+            snapshot = member.begin_snapshot(replaces=True)
             for index, body in enumerate(bodies):
-                self._write(self._part(snapshot, parts, index, body), bodies=bodies)
+                member = self._check_holds(snapshot.term)
+                self._write(self._part(member, snapshot, parts, index, body), bodies=bodies)
             return self._replica.member.view.position.id
 
     # --- a state without apply ---------------------------------------------------------------------------------------
@@ -328,8 +328,7 @@ class Primary:
         replica = self._replica
         with self._publishing:
             with replica.turn:
-                self._check_may_write()
-                term = replica.member.view.term
+                term = self._check_may_write().view.term
             made = whole.make(self._snapshot_of_now)
             if made is None:
                 done = Published("nothing", replica.member.view.position.id)
@@ -358,10 +357,10 @@ class Primary:
     def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: bool) -> Published:
         for body in bodies:
             with self._replica.turn:
-                self._check_may_write()
-                if self._replica.member.view.term != term:
+                member = self._check_may_write()
+                if member.view.term != term:
                     raise self._other_term(term)
-                record = self._replica.member.change(
+                record = member.change(
                     codec=CODEC,
                     body=body,
                     digest=digest_of(body),
@@ -372,26 +371,30 @@ class Primary:
                 self._write(record)
         return Published("patch", record.id, sum(map(len, bodies)))
 
-    def _part(self, snapshot: Snapshot, parts: _Parts, index: int, body: bytes) -> PartRecord:
+    def _part(self, member: Member, snapshot: Snapshot, parts: _Parts, index: int, body: bytes) -> PartRecord:
         # Which part is the last one is known only when it has been drawn.
         count = parts.count if index + 1 == parts.count else 0
-        return self._replica.member.part(
+        return member.part(
             snapshot, part=index, parts=count, codec=parts.codec, digest=parts.digest, body=body, at=_now_ms()
         )
 
     # --- may it? -----------------------------------------------------------------------------------------------------
 
-    def _check_may_write(self) -> None:
-        """It leads, and its lease is not over. The caller has the turn, as for everything below."""
-        self._check_holds()
-        member = self._replica.member
+    def _check_may_write(self) -> Member:
+        """The member, which leads, and whose lease is not over. The caller has the turn, as for everything below.
+
+        What is written is sealed by this very member. The keeper may hear in the meantime that its term is over, and
+        then the log refuses the record.
+        """
+        member = self._check_holds()
         if not member.leads:
             raise NotPrimary("{node} holds the term, but the log does not have its state yet; try again soon",
                              node=member.me.node)  # fmt: skip
         if not self._lease.held:
             raise LeaseLost(node=member.me.node)
+        return member
 
-    def _check_holds(self, term: int | None = None) -> None:
+    def _check_holds(self, term: int | None = None) -> Member:
         self._resolve()
         member = self._replica.member
         if self._replica.stalled:
@@ -399,6 +402,7 @@ class Primary:
         if not member.holds_term or term not in (None, member.view.term):
             holder = member.view.holder.node
             raise NotPrimary(node=member.me.node, primary=holder if holder != member.me.node else None)
+        return member
 
     def _resolve(self) -> None:
         """Settle a write whose answer was lost, before anything else is written."""

@@ -139,6 +139,23 @@ class TestDoor:
         assert a.log.sent == []
         assert a.submit(push("x"), term=1) == 1
 
+    def test_a_term_that_ends_while_a_record_is_made_is_for_the_log_to_refuse(
+        self, a: Setup, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # given a keeper whose renewal is refused just between the look at the member and the record
+        encode = replicator.primary.encode_changes
+
+        def heard_meanwhile(changes: Any) -> Any:
+            a.replica.refused(Reply(Code.FENCED, term=2, node="b"))
+            return encode(changes)
+
+        monkeypatch.setattr(replicator.primary, "encode_changes", heard_meanwhile)
+        lead(a.log, "b", boot="boot-b")
+        # then the submitter learns what the log says, and nothing else
+        with pytest.raises(Fenced):
+            a.submit(push("x"))
+        assert len(a.log.sent) == 1
+
     def test_what_is_not_json_is_refused_before_it_is_queued(self, a: Setup) -> None:
         with pytest.raises(ChangeTooLarge):
             a.submit(object())
