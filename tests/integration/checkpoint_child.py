@@ -204,7 +204,8 @@ def follow(plan: Plan, tell: Callable[[tuple[str, Any]], None]) -> None:
                 if steps[-1].verdict is Verdict.RESTORE and len(steps) == 1:
                     stored.write_fork("a snapshot takes its place", ZERO_ID)
                 tell(("try", member.view))
-                stored.save(member.view, steps, boot="boot-s")
+                # No kill undoes what the system has: whether it was synced makes no difference here.
+                stored.save(member.view, steps, boot="boot-s", synced=batches.random() < 0.5)
                 tell(("did", member.view))
     tell(("end", None))
 
