@@ -30,6 +30,9 @@ RESTORE_TIMEOUT_S = 120.0
 
 PUBLISH, SUBMIT, SUBMIT_MANY = "publish", "submit", "submit_many"
 
+#: A record takes 1,000 changes at the most.
+CHANGES_AT_ONCE = 360
+
 #: What the processes are told besides.
 PREPARE, BEGIN = "prepare", "begin"
 
@@ -179,7 +182,8 @@ def _carry_out(node: Node, way: str, changes: Sequence[Any]) -> None:
     if way == PUBLISH:
         node.publish()
     elif way == SUBMIT_MANY:
-        node.submit_many(changes)
+        for start in range(0, len(changes), CHANGES_AT_ONCE):
+            node.submit_many(changes[start : start + CHANGES_AT_ONCE])
     else:
         for change in changes:
             node.submit(change)
