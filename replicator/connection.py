@@ -279,6 +279,13 @@ def client_for(url: str) -> redis.Redis:
     if place.kind == "cluster":
         problem = f"RQ does not run on a cluster: give the jobs a Redis of their own instead of {shown(url)!r}"
         raise ConfigError(setting="redis", problem=problem)
+    try:
+        return _plain_client(url, place)
+    except (TypeError, ValueError, redis.exceptions.RedisError) as error:
+        raise _wrong(url, _refused_option(error, url)) from None
+
+
+def _plain_client(url: str, place: _Place) -> redis.Redis:
     if place.kind == "":
         return redis.Redis.from_url(url)
     options = {name: value for name, value in place.options.items() if name not in ("host", "connection_class")}

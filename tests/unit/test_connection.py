@@ -148,6 +148,7 @@ def test_a_password_is_never_shown(form: str, rest: str) -> None:
 @given(st.text("ab:/@?#&=%[]\n", max_size=8))
 @example("?password=@")
 @example("/x")
+@example("@=/:?")
 def test_a_password_that_is_not_encoded_is_not_shown_either(form: str, rest: str) -> None:
     # Behind the `?` nobody can tell where a password with an `&` ends.
     secret = f"{MARK}{rest.replace('&', '') if 'password=' in form else rest}{MARK}"
