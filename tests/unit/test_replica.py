@@ -142,6 +142,22 @@ class TestTake:
         assert replica.state.pushed == [0, 1, 2]
         assert replica.member.view.position == author.position
 
+    def test_a_term_outlives_a_power_cut_at_once_and_a_change_a_moment_later(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica = make()
+        # when it has read a term, then that is on the disk
+        replica.take(all_of(log))
+        assert replica.is_flushed
+        # and a change is with the system only, until it is flushed
+        author.append(push("x"))
+        replica.take(all_of(log))
+        assert not replica.is_flushed
+        assert replica.synced_upto < replica.member.view.position.id
+        replica.flush()
+        assert replica.is_flushed
+        assert replica.synced_upto == replica.member.view.position.id
+
     def test_what_was_folded_is_passed_over(self, log: MemoryLog, author: Author, make: Callable[..., Replica]) -> None:
         author.append(push("x"))
         replica = make()
