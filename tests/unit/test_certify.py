@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -212,21 +213,24 @@ def test_one_that_is_ahead_of_a_log_that_lost_its_tail_is_ahead(group: Group) ->
 def test_nodes_are_certified_while_changes_come_in(group: Group) -> None:
     a, b = group.primary("a"), group.node("b")
     saved(a, b)
-    numbers = iter(range(10**9))
-    enough: list[bool] = []
+    written: list[int] = []
+    enough = threading.Event()
 
     def write() -> None:
-        while not enough:
+        # A pause after each: at full speed the log grows faster than it is walked beside this thread.
+        while not enough.wait(0.002):
             with suppress(LeaseLost):  # a machine with much to do keeps the keeper waiting
-                a.submit(put(str(next(numbers) % 50), "v" * 2000))
+                a.submit(put(str(len(written) % 50), "v" * 2000))
+                written.append(len(written))
 
     writing = in_thread(write)
     try:
-        for _ in range(5):
+        for certified in range(20):
+            eventually(lambda so_far=certified: len(written) > 20 * so_far, "another write")
             found = of(group, a, b)
             assert {node.place for node in found.nodes} <= {"in the log", "before the log"}
     finally:
-        enough.append(True)
+        enough.set()
         writing()
 
 
