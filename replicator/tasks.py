@@ -1,9 +1,10 @@
 """Writing from asyncio tasks: as many submitters as there are tasks, on one thread.
 
-An event loop must not wait for Redis. So the tasks queue their changes, and a thread of their own, the *committer*,
-takes the turn for them and commits all that is queued in one record. What comes of it goes back to the loop in one call
-for all, and while the loop runs its tasks on to their next change, the committer sleeps: nothing is handed from thread
-to thread for each change, which is what makes this several times faster than as many threads.
+An event loop must not wait for Redis. So what its tasks submit while it runs them once goes together, as one *batch*,
+to a thread of their own, the *committer*, which takes the turn and commits it in one record. What comes of it goes back
+to the loop in one call for all, and while the loop runs its tasks on to their next change, the committer sleeps: nothing
+is handed from thread to thread, or queued, for each change, which is what makes this several times faster than as many
+threads.
 
 Nodes that share threads (`host.py`) have no committer each. Theirs go round: whoever is free commits for a node.
 """
@@ -19,14 +20,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from .core.codec import Encoded
+from .core.codec import CHANGE_BYTES_MAX, Encoded
 from .core.ids import RecordId
-from .primary import Primary, Waiting
+from .primary import BATCH_CHANGES_MAX, Primary, Waiting
 
 __all__ = ["Tasks"]
 
 #: Where the changes are, and what `apply` returned for each.
 Done = tuple[RecordId, list[Any]]
+
+#: What a task asks for besides: the seconds that it waits, the term that it means, whether it waits for standbys.
+_Asked = tuple[float, int | None, bool]
 
 #: How often the tasks of a loop are looked through for those that have waited too long.
 LOOK_EVERY_S = 0.1
@@ -61,19 +65,20 @@ class Tasks:
 
         Who cancels it leaves the changes where they are: they may be committed.
         """
-        if self._committer is None and self._soon is None:
-            self._start()
         loop = asyncio.get_running_loop()
         tasks = self._recent
         if tasks is None or tasks.loop is not loop:
             tasks = self._recent = self._of(loop)
-        waiting = _Task(encoded, term, tasks, time.monotonic() + timeout_s, wants_acks=wants_acks)
-        tasks.add(waiting)
-        self._primary.enqueue(waiting)
-        self.wake()
-        return waiting.told
+        return tasks.submit(encoded, (timeout_s, term, wants_acks))
+
+    def enqueue(self, batch: _Batch) -> None:
+        """Nothing more comes into this batch: it is to be committed."""
+        batch.close()
+        self._primary.enqueue(batch)
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> _Loop:
+        if self._committer is None and self._soon is None:
+            self._start()
         tasks = self._loops.get(loop)
         if tasks is None:
             tasks = self._loops[loop] = _Loop(loop, self)
@@ -89,9 +94,9 @@ class Tasks:
             with suppress(RuntimeError):  # another one was faster
                 self._idle.release()
 
-    def give_up(self, waiting: _Task) -> None:
+    def give_up(self, batch: _Batch) -> None:
         """It has waited too long."""
-        waiting.error = self._primary.give_up(waiting)
+        batch.error = self._primary.give_up(batch)
 
     def close(self) -> None:
         """End the committer."""
@@ -127,20 +132,44 @@ class _Loop:
     def __init__(self, loop: asyncio.AbstractEventLoop, tasks: Tasks) -> None:
         self.loop = loop
         self.tasks = tasks
-        self._waiting: set[_Task] = set()
-        self._finished: deque[_Task] = deque()
+        self._future = loop.create_future
+        #: Takes what is submitted until the loop has run its tasks once.
+        self._open: _Batch | None = None
+        self._waiting: set[_Batch] = set()
+        self._finished: deque[_Batch] = deque()
         self._told = False
         self._looks = False
 
-    def add(self, waiting: _Task) -> None:
-        self._waiting.add(waiting)
+    def submit(self, encoded: Encoded, asked: _Asked) -> asyncio.Future[Done]:
+        json, changes = encoded
+        batch = self._open
+        if batch is None or batch.asked != asked or not batch.has_room(len(json), len(changes)):
+            batch = self._begin(asked)
+        future: asyncio.Future[Done] = self._future()
+        batch.add(json, changes, future)
+        return future
+
+    def _begin(self, asked: _Asked) -> _Batch:
+        if self._open is None:
+            self.loop.call_soon(self._hand_over)
+        else:
+            self.tasks.enqueue(self._open)
+        batch = self._open = _Batch(self, asked)
+        self._waiting.add(batch)
         if not self._looks:
             self._looks = True
             self.loop.call_later(LOOK_EVERY_S, self._look)
+        return batch
 
-    def finished(self, waiting: _Task) -> None:
-        """Tell its task, together with all others that finish now."""
-        self._finished.append(waiting)
+    def _hand_over(self) -> None:
+        batch, self._open = self._open, None
+        assert batch is not None
+        self.tasks.enqueue(batch)
+        self.tasks.wake()
+
+    def finished(self, batch: _Batch) -> None:
+        """Tell its tasks, together with those of all others that finish now."""
+        self._finished.append(batch)
         if not self._told:
             self._told = True
             with suppress(RuntimeError):  # the loop was closed under its tasks
@@ -151,36 +180,46 @@ class _Loop:
         while self._finished:
             self._end(self._finished.popleft())
 
-    def _end(self, waiting: _Task) -> None:
-        self._waiting.discard(waiting)
-        told = waiting.told
-        if told.done():  # it was cancelled
-            return
-        if waiting.error is not None:
-            told.set_exception(waiting.error)
-        else:
-            told.set_result((waiting.id, waiting.results))
+    def _end(self, batch: _Batch) -> None:
+        self._waiting.discard(batch)
+        batch.tell()
 
     def _look(self) -> None:
         now = time.monotonic()
-        for waiting in [each for each in self._waiting if each.deadline < now and not each.done]:
-            self.tasks.give_up(waiting)
-            self._end(waiting)
+        for batch in [each for each in self._waiting if each.deadline < now and not each.done]:
+            self.tasks.give_up(batch)
+            self._end(batch)
         self._looks = bool(self._waiting)
         if self._looks:
             self.loop.call_later(LOOK_EVERY_S, self._look)
 
 
-class _Task(Waiting):
-    """Its submitter is a task, which waits for `told`."""
+class _Batch(Waiting):
+    """Changes of tasks that wait for the same, each for its future. They are in one record, or none of them is."""
 
-    __slots__ = ("_loop", "deadline", "told")
+    __slots__ = ("_encoded", "_futures", "_loop", "_size", "asked", "deadline")
 
-    def __init__(self, encoded: Encoded, term: int | None, loop: _Loop, deadline: float, *, wants_acks: bool) -> None:
-        super().__init__(encoded, term, wants_acks=wants_acks)
+    def __init__(self, loop: _Loop, asked: _Asked) -> None:
+        timeout_s, term, wants_acks = self.asked = asked
+        super().__init__(Encoded(b"", []), term, wants_acks=wants_acks)
+        self.deadline = time.monotonic() + timeout_s
         self._loop = loop
-        self.deadline = deadline
-        self.told: asyncio.Future[Done] = loop.loop.create_future()
+        self._encoded: list[bytes] = []
+        #: With how many of the changes are theirs.
+        self._futures: list[tuple[asyncio.Future[Done], int]] = []
+        self._size = 2
+
+    def has_room(self, size: int, count: int) -> bool:
+        return self._size + size < CHANGE_BYTES_MAX and len(self.changes) + count <= BATCH_CHANGES_MAX
+
+    def add(self, json: bytes, changes: list[Any], future: asyncio.Future[Done]) -> None:
+        self._encoded.append(json)
+        self._size += len(json) + 1
+        self.changes += changes
+        self._futures.append((future, len(changes)))
+
+    def close(self) -> None:
+        self.json = b",".join(self._encoded)
 
     def wake(self) -> None:
         self._loop.tasks.wake()
@@ -188,3 +227,16 @@ class _Task(Waiting):
     def finish(self) -> None:
         self.done = True
         self._loop.finished(self)
+
+    def tell(self) -> None:
+        """Tell the tasks what became of it. A task that was cancelled hears nothing."""
+        id_, results, error = self.id, self.results, self.error
+        start = 0
+        for future, count in self._futures:
+            end = start + count
+            if not future.done():
+                if error is None:
+                    future.set_result((id_, results[start:end]))
+                else:
+                    future.set_exception(error)
+            start = end

@@ -55,15 +55,22 @@ def test_a_change_that_comes_while_a_shared_committer_ends_is_committed_as_well(
         def submit(value: str) -> asyncio.Future[Any]:
             return tasks.submit(encoded([push(value)]), timeout_s=PATIENCE_S, term=None, wants_acks=False)
 
+        async def another() -> None:
+            told.append(submit("y"))
+            await asyncio.sleep(0)  # handed over
+
         def and_another() -> None:
             commit_all()
-            told.append(submit("y"))  # it relies on the committer, which has just looked for the last time
+            # It relies on the committer, which has just looked for the last time.
+            asyncio.run_coroutine_threadsafe(another(), loop).result(PATIENCE_S)
             primary.commit_all = commit_all  # type: ignore[method-assign]
 
+        loop = asyncio.get_running_loop()
         primary.commit_all = and_another  # type: ignore[method-assign]
         told = [submit("x")]
+        await asyncio.sleep(0)
         while due:
-            due.pop()()
+            await asyncio.to_thread(due.pop())
         return [result for _, (result,) in await asyncio.wait_for(asyncio.gather(*told), PATIENCE_S)]
 
     assert asyncio.run(writes()) == [1, 2]
