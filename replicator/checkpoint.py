@@ -98,7 +98,7 @@ _SETTINGS = (
 
 #: A primary under load saves a thousand steps at once, aside: whoever writes is not to wait for the interpreter for as
 #: long as that takes, which a thread that has work keeps for 5 ms. `sleep(0)` is over before the other one is awake.
-_STEPS_AT_ONCE = 64
+_STEPS_AT_ONCE = 16
 _PAUSE_S = 0.0001
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
@@ -118,15 +118,23 @@ class Link:
         with self._lock:
             return self._answer(self._connected().wire, *command)
 
-    def script(self, script: Script, keys: list[bytes], *args: Any, in_run: bool = False) -> Any:
+    def script(
+        self,
+        script: Script,
+        keys: list[bytes],
+        *args: Any,
+        in_run: bool = False,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Any:
         """Run a script; with `in_run` its first argument is the run that this very connection belongs to.
 
-        A script that Redis does not know has done nothing, so sending its text then is no repeat.
+        `meanwhile` is called once it is on its way, if it gets there. A script that Redis does not know has done
+        nothing, so sending its text then is no repeat.
         """
         with self._lock:
             opened = self._connected()
             args = (opened.run, *args) if in_run else args
-            return self._evaluated(opened.wire, script, keys, args)
+            return self._evaluated(opened.wire, script, keys, args, meanwhile)
 
     def script_then(self, script: Script, keys: list[bytes], *args: Any, then: tuple[Any, ...]) -> tuple[Any, Any]:
         """Run a script and, if it answers `ok`, one more command on the very same connection; both answers."""
@@ -177,15 +185,22 @@ class Link:
             raise LogUnavailable(url=self._url, problem="the connection is closed")
         return opened
 
-    def _evaluated(self, wire: Wire, script: Script, keys: list[bytes], args: tuple[Any, ...]) -> Any:
+    def _evaluated(
+        self,
+        wire: Wire,
+        script: Script,
+        keys: list[bytes],
+        args: tuple[Any, ...],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Any:
         try:
-            return self._answer(wire, b"EVALSHA", script.sha, len(keys), *keys, *args)
+            return self._answer(wire, b"EVALSHA", script.sha, len(keys), *keys, *args, meanwhile=meanwhile)
         except redis.exceptions.NoScriptError:
             return self._answer(wire, b"EVAL", script.text, len(keys), *keys, *args)
 
-    def _answer(self, wire: Wire, *command: Any) -> Any:
+    def _answer(self, wire: Wire, *command: Any, meanwhile: Callable[[], None] | None = None) -> Any:
         try:
-            return wire.ask(*command)
+            return wire.ask(*command, meanwhile=meanwhile)
         except redis.exceptions.ResponseError as error:
             if _is_elsewhere(error):
                 self._drop()

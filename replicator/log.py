@@ -126,9 +126,10 @@ class RedisLog:
 
     # --- writes ---
 
-    def append(self, record: ChangeRecord) -> Reply:
+    def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         carries = b"1" if record.count else b"0"
-        return self._run(self._write, "append", 3, *_append_args(record), carries, in_run=True)
+        args = _append_args(record)
+        return self._run(self._write, "append", 3, *args, carries, in_run=True, meanwhile=meanwhile)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         changed = last_change_after(record, rebase=rebase) or ""
@@ -295,9 +296,17 @@ class RedisLog:
 
     # --- the edge: redis' answers and errors become ours ---
 
-    def _run(self, link: Link, name: str, keys: int, *args: Any, in_run: bool = False) -> Reply:
+    def _run(
+        self,
+        link: Link,
+        name: str,
+        keys: int,
+        *args: Any,
+        in_run: bool = False,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Reply:
         try:
-            answer = link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run)
+            answer = link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run, meanwhile=meanwhile)
         except redis.exceptions.ResponseError as error:
             raise self._refused(error) from None
         return _reply_of(answer, self.url)

@@ -15,8 +15,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from .core.codec import CHANGE_BYTES_MAX, Encoded, SnapshotEncoder, digest_of, encode_changes
@@ -444,7 +445,8 @@ class Primary:
         bodies: Sequence[bytes] = (),
     ) -> list[Any]:
         """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`."""
-        self._send(record, rebase=rebase, uncertain=False)
+        # What follows from the record is worked out while Redis is.
+        self._send(record, rebase=rebase, uncertain=False, meanwhile=partial(self._replica.expect, record))
         return self._fold(_Sent(record, rebase), changes=changes, bodies=bodies)
 
     def _fold(self, sent: _Sent, *, changes: list[Any] | None = None, bodies: Sequence[bytes] = ()) -> list[Any]:
@@ -455,7 +457,14 @@ class Primary:
             self._unresolved = sent
             raise
 
-    def _send(self, record: ChangeRecord | PartRecord, *, rebase: bool, uncertain: bool) -> None:
+    def _send(
+        self,
+        record: ChangeRecord | PartRecord,
+        *,
+        rebase: bool,
+        uncertain: bool,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         """Get a record into the log, or raise: then it is not there, unless it is `OutcomeUnknown`.
 
         `uncertain`: it was sent before, and the answer was lost.
@@ -463,7 +472,7 @@ class Primary:
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                reply = self._ask(record, rebase)
+                reply = self._ask(record, rebase, meanwhile)
                 if reply.code is Code.OK:
                     return
                 found = self._look_up(reply, record) if uncertain else None
@@ -484,10 +493,12 @@ class Primary:
                 raise OutcomeUnknown(url=self._log.url, problem=problem)
             time.sleep(RESEND_EVERY_S)
 
-    def _ask(self, record: ChangeRecord | PartRecord, rebase: bool) -> Reply:
+    def _ask(
+        self, record: ChangeRecord | PartRecord, rebase: bool, meanwhile: Callable[[], None] | None = None
+    ) -> Reply:
         if isinstance(record, PartRecord):
             return self._log.part(record, rebase=rebase)
-        return self._log.append(record)
+        return self._log.append(record, meanwhile=meanwhile)
 
     def _look_up(self, reply: Reply, record: ChangeRecord | PartRecord) -> Found | None:
         """What the log says of the record, if the answer to a repeat leaves that open."""

@@ -61,6 +61,15 @@ class _Work(NamedTuple):
     changes: list[Any]
 
 
+class _Foreseen(NamedTuple):
+    """What folding a record comes to for a member."""
+
+    record: Record
+    before: Member
+    verdict: Verdict
+    after: Member
+
+
 class Replica:
     """A state, the member that says what it contains, and the checkpoint that keeps both.
 
@@ -93,6 +102,7 @@ class Replica:
         self._restoring: Restoring | None = None
         self._restores: Progress | None = None
         self._closed = False
+        self._expected: _Foreseen | None = None
         self._checkpoint = checkpoint
         self.member = self._load(me)
 
@@ -487,8 +497,10 @@ class Replica:
         record, where this node did that already. `bodies`: those of the whole snapshot, if the record is the last part
         of one that replaces the state; without, the checkpoint is asked for those before it.
         """
-        before = self.member
-        verdict, after = before.fold(record)
+        expected, self._expected = self._expected, None
+        if expected is None or expected.record is not record or expected.before.view is not self.member.view:
+            expected = self._foreseen(record)
+        _, before, verdict, after = expected
         if self.whole is not None and (verdict is Verdict.RESTORE or _counts(record)):
             return self._commit_whole(self.whole, Step(record, verdict, after.view), after, bodies)
         if verdict is Verdict.RESTORE:
@@ -509,6 +521,14 @@ class Replica:
             self._committed_bytes += _change_bytes(record)
             self._adopt(after, before)
         return results
+
+    def expect(self, record: Record) -> None:
+        """Work out what `commit` of this record will do, while it is on its way into the log: nothing is moved."""
+        self._expected = self._foreseen(record)
+
+    def _foreseen(self, record: Record) -> _Foreseen:
+        before = self.member
+        return _Foreseen(record, before, *before.fold(record))
 
     def pieces(self) -> Iterable[Any]:
         """The state as of the position. The caller holds the lock."""

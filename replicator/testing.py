@@ -344,9 +344,12 @@ class MemoryLog:
         self._run = ""
         self._closed = False
 
-    def append(self, record: ChangeRecord) -> Reply:
+    def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         with self._reach():
-            return self.server.append(self._run, record)
+            reply = self.server.append(self._run, record)
+            if meanwhile is not None:
+                meanwhile()
+            return reply
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         with self._reach():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -32,8 +33,8 @@ class Wire(Protocol):
         """Whether another command may be sent. It says nothing of the other end."""
         ...
 
-    def ask(self, *command: Any) -> Any:
-        """Send a command, give its answer. Raises redis' `RedisError` or `OSError`."""
+    def ask(self, *command: Any, meanwhile: Callable[[], None] | None = None) -> Any:
+        """Send a command, give its answer; `meanwhile` is called in between. Raises redis' `RedisError` or `OSError`."""
         ...
 
     def close(self) -> None: ...
@@ -61,12 +62,14 @@ class RedisWire:
     def is_open(self) -> bool:
         return self._socket is not None
 
-    def ask(self, *command: Any) -> Any:
+    def ask(self, *command: Any, meanwhile: Callable[[], None] | None = None) -> Any:
         sock, reader, buffer = self._socket, self._reader, self._buffer
         if sock is None:
             raise redis.exceptions.ConnectionError("the connection is closed")
         try:
             sock.sendall(hiredis.pack_command(command))
+            if meanwhile is not None:
+                meanwhile()
             while (answer := reader.gets()) is _MORE:
                 count = sock.recv_into(buffer)
                 if count == 0:

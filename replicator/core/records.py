@@ -161,9 +161,24 @@ def seal_change(
     }
     if wants_acks:
         fields["acks"] = True
-    record = _sealed(RecordId(term, after.id.n + 1), fields, body)
-    assert isinstance(record, ChangeRecord)
-    return record
+    id_ = RecordId(term, after.id.n + 1)
+    node, boot = writer
+    header = _sealed_header(id_, fields, body)
+    # Its fields are not read out of the header again, as those of a part are: somebody waits for this one.
+    return ChangeRecord(
+        id=id_,
+        node=node,
+        boot=boot,
+        prev=after.chain,
+        at=at,
+        header=header,
+        body=body,
+        chain=extend_chain(after.chain, header, body),
+        codec=codec,
+        digest=digest,
+        count=count,
+        wants_acks=wants_acks,
+    )
 
 
 def seal_part(
@@ -207,12 +222,22 @@ def seal_part(
 
 def _sealed(id_: RecordId, fields: dict[str, Any], body: bytes) -> Record:
     """A record of this header. A writer's own mistake is found here, and not by all who read it."""
-    if len(body) > BODY_BYTES_MAX:
-        raise ChangeTooLarge(problem=f"it has {len(body)} bytes, a record takes {BODY_BYTES_MAX}")
+    header = _sealed_header(id_, fields, body)
     try:
-        return _record(id_, fields, orjson.dumps(fields), body)
+        return _record(id_, fields, header, body)
     except (_Malformed, ConfigError) as problem:
         raise CorruptRecord(id=str(id_), problem=str(problem)) from None
+
+
+def _sealed_header(id_: RecordId, fields: dict[str, Any], body: bytes) -> bytes:
+    if len(body) > BODY_BYTES_MAX:
+        raise ChangeTooLarge(problem=f"it has {len(body)} bytes, a record takes {BODY_BYTES_MAX}")
+    header = orjson.dumps(fields)
+    try:
+        _check(id_, fields["node"], fields["boot"], fields["prev"], header, body)
+    except _Malformed as problem:
+        raise CorruptRecord(id=str(id_), problem=str(problem)) from None
+    return header
 
 
 def last_change_after(record: ChangeRecord | PartRecord, *, rebase: bool = False) -> RecordId | None:
@@ -279,16 +304,7 @@ def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -
         raise AssertionError("one of them is not what it should be")
     if reader is None:
         raise _Malformed(f"its kind is {_named(kind)}: update replicator")
-    if not (1 <= id_.term <= TERM_MAX and 1 <= id_.n <= TERM_MAX):
-        raise _Malformed("its id is not TERM-N with both from 1 to 2^53-1")
-    if _CHAIN.fullmatch(prev) is None:
-        raise _Malformed("prev is not a chain (32 hex digits)")
-    if not node or not boot:
-        raise _Malformed("it does not say who wrote it")
-    if len(header) > HEADER_BYTES_MAX:
-        raise _Malformed(f"its header has {len(header)} bytes")
-    if len(body) > BODY_BYTES_MAX:
-        raise _Malformed(f"its body has {len(body)} bytes, more than {BODY_BYTES_MAX}")
+    _check(id_, node, boot, prev, header, body)
     common = {
         "id": id_,
         "node": node,
@@ -300,6 +316,20 @@ def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -
         "chain": extend_chain(prev, header, body),
     }
     return reader(fields, common)
+
+
+def _check(id_: RecordId, node: str, boot: str, prev: str, header: bytes, body: bytes) -> None:
+    """What holds for all records, whoever made them."""
+    if not (1 <= id_.term <= TERM_MAX and 1 <= id_.n <= TERM_MAX):
+        raise _Malformed("its id is not TERM-N with both from 1 to 2^53-1")
+    if _CHAIN.fullmatch(prev) is None:
+        raise _Malformed("prev is not a chain (32 hex digits)")
+    if not node or not boot:
+        raise _Malformed("it does not say who wrote it")
+    if len(header) > HEADER_BYTES_MAX:
+        raise _Malformed(f"its header has {len(header)} bytes")
+    if len(body) > BODY_BYTES_MAX:
+        raise _Malformed(f"its body has {len(body)} bytes, more than {BODY_BYTES_MAX}")
 
 
 def _read_term(fields: dict[str, Any], common: dict[str, Any]) -> TermRecord:

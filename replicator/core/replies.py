@@ -6,7 +6,7 @@ plain values, which the decisions in `life.py` take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -270,8 +270,11 @@ class Log(Protocol):
     group: str
     url: str
 
-    def append(self, record: ChangeRecord) -> Reply:
-        """Append a change, if its writer holds the effective term and the head is at `record.prev`."""
+    def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
+        """Append a change, if its writer holds the effective term and the head is at `record.prev`.
+
+        `meanwhile` is called between request and answer, if it comes to that: for what can be got ready without it.
+        """
         ...
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:

@@ -86,8 +86,8 @@ class MeasuredLog(RedisLog):
         self._key = f"replicator:{{{GROUP}}}:"
         self._client = redis.Redis.from_url(url)
 
-    def append(self, record: ChangeRecord) -> Reply:
-        reply = super().append(record)
+    def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
+        reply = super().append(record, meanwhile=meanwhile)
         self.changes_sent += weight(record)
         self._appends += 1
         if self._appends % CHANGES_A_SAMPLE == 0:

@@ -269,7 +269,7 @@ class PaperWire:
         self.sent: list[tuple[Any, ...]] = []
         self.closed = False
 
-    def ask(self, *command: Any) -> Any:
+    def ask(self, *command: Any, meanwhile: Callable[[], None] | None = None) -> Any:
         assert not self.closed
         self.sent.append(command)
         answer = self.answers.pop(0)
