@@ -14,6 +14,9 @@ disk after the next synced one, or after `sync`. A power cut takes the newest of
 one: the node comes back a moment earlier, and reads the rest from the log. What must not be forgotten (a term, what was
 vouched for) is synced.
 
+**A change that follows is one row.** Other saves say anew what the file holds and how far it is. One of changes alone,
+not synced, does not: who opens the file folds the rows behind what it says of itself.
+
 **What is kept** is told in `checkpoint_file.py`. A complete snapshot becomes the payload by its number and no byte is
 copied. Pages that are given up are used again: the file grows to two snapshots and the changes.
 
@@ -239,6 +242,7 @@ class Checkpoint:
         and the same may be tried again. `ValueError`: parts are missing.
         """
         with self._mutex:
+            rows_say_all = not synced and _follow(self._saved, steps, boot)
             with self._transaction(synced=synced) as db:
                 draft = _Draft(db, self._saved, self._weights)
                 for count, step in enumerate(steps, 1):
@@ -246,6 +250,8 @@ class Checkpoint:
                     if count % _STEPS_AT_ONCE == 0:
                         time.sleep(_PAUSE_S)
                 saved = draft.finish(view, boot)
+                if not rows_say_all:
+                    _write_saved(db, saved)
             self._saved, self._weights = saved, draft.weights
             if synced:
                 self._has_synced(saved)
@@ -411,7 +417,7 @@ class _Draft:
             # Saved like this, the snapshot could never be completed, or would be completed with a hole in it.
             raise ValueError(f"{self._staged.run.rows} parts are staged, the view says {parts_under_way(view)}")
         self._flush()
-        saved = self._before._replace(
+        return self._before._replace(
             boot=boot,
             save=self._before.save + 1,
             view=view,
@@ -420,8 +426,6 @@ class _Draft:
             staged=self._staged,
             payload=self._payload,
         )
-        _write_saved(self._db, saved)
-        return saved
 
     def _stage(self, record: PartRecord) -> None:
         if record.part == 0:
@@ -471,6 +475,20 @@ class _Draft:
         if self._waiting:
             self._db.executemany("INSERT INTO change VALUES (?, ?, ?, ?, ?)", self._waiting)
             self._waiting.clear()
+
+
+def _follow(saved: Saved, steps: Sequence[Step], boot: str) -> bool:
+    """Whether whoever opens the file can fold these steps behind what is saved: they are changes that follow it."""
+    view = saved.view
+    return (
+        view is not None
+        and view.in_sync
+        and saved.boot == boot
+        and bool(steps)
+        and steps[0].record.prev == view.position.chain
+        and (steps[-1].view.term, steps[-1].view.holder) == (view.term, view.holder)
+        and all(step.verdict is Verdict.APPLY for step in steps)
+    )
 
 
 def _write_saved(db: sqlite3.Connection, saved: Saved) -> None:

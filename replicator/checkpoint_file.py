@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from replicator.core.codec import SnapshotDecoder, digest_of
-from replicator.core.fold import Holder, View
+from replicator.core.fold import Holder, Verdict, View, step
 from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
 from replicator.core.parts import Progress
@@ -144,7 +144,11 @@ class Payload(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """All that a save writes, but for the rows. `base`: the hash over the changes that were deleted since the start."""
+    """All that a save writes, but for the rows. `base`: the hash over the changes that were deleted since the start.
+
+    A save of nothing but changes that follow writes their rows alone: what they make of `view` and `changes` is worked
+    out again when the file is opened. That halves what a standby writes for a change.
+    """
 
     group: str
     node: str
@@ -343,22 +347,37 @@ def _verified(db: sqlite3.Connection) -> Saved:
     saved = Saved.from_bytes(_blob(row[0]))
     if saved.view is not None and saved.staged.run.rows != parts_under_way(saved.view):
         raise Damaged("the parts that it has are not those of its view")
-    _check_changes(db, saved)
     _check_parts(db, saved)
-    return saved
+    return _with_changes(db, saved)
 
 
 # By their names, as they will be read: damage may also have given a column another.
 
 
-def _check_changes(db: sqlite3.Connection, saved: Saved) -> None:
-    run = Run(link=saved.base)
+def _with_changes(db: sqlite3.Connection, saved: Saved) -> Saved:
+    """What it says of itself, once the changes that were saved without saying so are folded."""
+    run, view = Run(link=saved.base), saved.view
+    is_said = run == saved.changes
     for term, n, link, header, body in db.execute("SELECT term, n, link, header, body FROM change ORDER BY term, n"):
         run = run.with_row(f"{term}-{n}", _blob(header), _blob(body))
         if link != run.link:
             raise Damaged(f"its change {term}-{n} is not the one that was saved")
-    if run != saved.changes:
+        if is_said:
+            view = _folded(view, saved, RecordId(term, n), header, body)
+        is_said = is_said or run == saved.changes
+    if not is_said:
         raise Damaged("its changes are not those that were saved")
+    return saved._replace(view=view, changes=run)
+
+
+def _folded(view: View | None, saved: Saved, id_: RecordId, header: bytes, body: bytes) -> View:
+    try:
+        verdict, after = step(view or View(), parse(str(id_), header, body), Writer(saved.node, saved.boot))
+    except CorruptRecord as problem:
+        raise Damaged(str(problem)) from None
+    if verdict is not Verdict.APPLY:
+        raise Damaged(f"its change {id_} does not follow the one before")
+    return after
 
 
 def _check_parts(db: sqlite3.Connection, saved: Saved) -> None:

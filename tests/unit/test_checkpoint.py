@@ -90,8 +90,8 @@ class Primary:
 class Standby:
     """Reads a log into a checkpoint, one save for all there is to read."""
 
-    def __init__(self, server: MemoryRedis, data_dir: Path) -> None:
-        self.data_dir, self.log = data_dir, MemoryLog(server)
+    def __init__(self, server: MemoryRedis, data_dir: Path, *, synced: bool = True) -> None:
+        self.data_dir, self.log, self.synced = data_dir, MemoryLog(server), synced
         self.start()
 
     def start(self) -> None:
@@ -108,7 +108,7 @@ class Standby:
         for record in records:
             verdict, self.member = self.member.fold(record)
             steps.append(Step(record, verdict, self.member.view))
-        self.stored.save(self.member.view, steps, boot="boot-s")
+        self.stored.save(self.member.view, steps, boot="boot-s", synced=self.synced)
         return [step.verdict for step in steps]
 
     def read(self) -> list[Verdict]:
@@ -132,9 +132,9 @@ def primary(server: MemoryRedis) -> Primary:
     return Primary(server)
 
 
-@pytest.fixture
-def standby(server: MemoryRedis, tmp_path: Path) -> Iterator[Standby]:
-    standby = Standby(server, tmp_path / "s")
+@pytest.fixture(params=[True, False], ids=["synced", "not synced"])
+def standby(server: MemoryRedis, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Standby]:
+    standby = Standby(server, tmp_path / "s", synced=request.param)
     yield standby
     standby.stored.close()
 
@@ -224,6 +224,92 @@ def test_changes_come_back_in_order_as_the_records_they_were(primary: Primary, s
     assert standby.stored.changes_bytes == sum(len(record.header) + len(record.body) for record in records)
     assert standby.state == ("x", "y", "z")
     assert standby.stored.load() == (primary.member.view, "boot-s", "g")
+
+
+def test_what_follows_is_saved_as_rows_alone_and_folded_when_the_file_is_opened(
+    primary: Primary, standby: Standby
+) -> None:
+    # given a snapshot under way, changes that follow, and a marker, not synced
+    primary.change(noise(1))
+    next(primary.snapshot())
+    standby.read()
+    said = _said(standby.stored.path)
+    standby.synced = False
+    records = [primary.change("x", "y"), primary.change(), primary.change("z")]
+    standby.read()
+    # then what the file says of itself is as it was, and what comes back is not
+    assert _said(standby.stored.path) == said
+    standby.restart()
+    assert standby.stored.load() == (primary.member.view, "boot-s", "g")
+    assert list(standby.stored.changes())[1:] == records
+    assert standby.state == (noise(1), "x", "y", "z")
+
+
+def test_a_change_that_opens_a_term_is_not_saved_as_a_row_alone(primary: Primary, standby: Standby) -> None:
+    # given a snapshot under way
+    primary.change(noise(1))
+    next(primary.snapshot())
+    standby.read()
+    # when a change of a higher term follows, whose term record was trimmed away: the snapshot is broken off
+    standby.synced = False
+    view = standby.member.view
+    next_term = Member(me=Writer("n", "boot-n"), view=view._replace(term=2, holder=Holder("n", "boot-n", "r")), run="r")
+    name, body, digest = codec.encode_changes([codec.encode_change("second")])
+    assert standby.fold(next_term.change(codec=name, body=body, digest=digest, count=1, at=1)) == [Verdict.APPLY]
+    # then the node finds itself in it
+    standby.restart()
+    assert standby.stored.load() == (standby.member.view, "boot-s", "g")
+    assert standby.member.view.term == 2
+
+
+def test_a_change_of_another_boot_or_behind_a_gap_is_not_saved_as_a_row_alone(
+    primary: Primary, standby: Standby
+) -> None:
+    standby.read()
+    standby.synced = False
+
+    def follow(boot: str) -> View:
+        record = primary.change(boot)
+        verdict, standby.member = standby.member.fold(record)
+        standby.stored.save(standby.member.view, [Step(record, verdict, standby.member.view)], boot=boot, synced=False)
+        return standby.member.view
+
+    # when the node's next boot saves, then it is that boot which is found
+    view = follow("boot-t")
+    standby.restart()
+    assert standby.stored.load() == (view, "boot-t", "g")
+    # when a save leaves a record out, then what is found is the view that it was given
+    _, standby.member = standby.member.fold(primary.change("left out"))
+    view = follow("boot-t")
+    standby.restart()
+    assert standby.stored.load() == (view, "boot-t", "g")
+
+
+def test_a_row_that_does_not_follow_is_damage(primary: Primary, standby: Standby) -> None:
+    # given changes whose rows say all, and one among them that does not follow, although the hash over them is right
+    primary.change("first")
+    standby.read()
+    elsewhere = Primary(MemoryRedis(clock_ms=lambda: 1.0), "w")
+    stray = elsewhere.change("stray")
+    run = standby.stored._saved.changes.with_row("1-9", stray.header, stray.body)
+    standby.stored.close()
+    with closing(sqlite3.connect(standby.stored.path)) as db, db:
+        db.execute("INSERT INTO change VALUES (1, 9, ?, ?, ?)", (run.link, stray.header, stray.body))
+    # then the file is set aside
+    standby.start()
+    assert standby.stored.set_aside is not None
+
+
+def _said(path: Path) -> bytes:
+    """What a file says of itself, while a node has it."""
+    copies = path.parent / "copied"
+    copies.mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", copies / f"c{suffix}")
+    with closing(sqlite3.connect(copies / "c")) as db:
+        value: bytes = db.execute("SELECT value FROM meta WHERE key = 'saved'").fetchone()[0]
+    shutil.rmtree(copies)
+    return value
 
 
 def test_more_changes_than_are_read_at_once_come_back_whole(primary: Primary, standby: Standby) -> None:
@@ -957,6 +1043,7 @@ class Cut:
 
 @pytest.fixture
 def cut(standby: Standby, primary: Primary, tmp_path: Path) -> Cut:
+    standby.synced = True
     standby.read()
     return Cut(standby, primary, tmp_path / "cut")
 
