@@ -259,14 +259,22 @@ class Checkpoint:
     def sync(self) -> None:
         """Have all saves so far outlive a power cut. Raises `CheckpointError`."""
         with self._mutex:
-            if not self.is_synced:
-                with self._transaction(synced=True) as db:
-                    _write_saved(db, self._saved)
-                self._has_synced(self._saved)
+            if self.is_synced:
+                return
+            saved = self._saved
+            with self._transaction(synced=False) as db:
+                _write_saved(db, saved)
+        # Others save meanwhile: a standby would wait for the disk here, and whoever waits for the standby with it. What
+        # SQLite has moved out of the WAL by now, it has synced itself.
+        with _translated(self.path), contextlib.suppress(FileNotFoundError):  # closed: it moved out all of it
+            _sync(Path(f"{self.path}-wal"))
+        with self._mutex:
+            self._has_synced(saved)
 
     def _has_synced(self, saved: Saved) -> None:
-        self._synced = saved
-        self._lock.mark(saved.save)
+        if saved.save > self._synced.save:
+            self._synced = saved
+            self._lock.mark(saved.save)
 
     @property
     def is_synced(self) -> bool:
@@ -519,6 +527,9 @@ def _put_aside(path: Path) -> Path:
 
 _NEW = "checkpoint.sqlite.new"
 
+#: On macOS, where fsync does not reach the disk.
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+
 #: A database file, and what SQLite may have beside it.
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 
@@ -587,7 +598,10 @@ def _publish(draft: Path, path: Path) -> None:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        if _FULL_SYNC is None:
+            os.fsync(descriptor)
+        else:
+            fcntl.fcntl(descriptor, _FULL_SYNC)
     finally:
         os.close(descriptor)
 

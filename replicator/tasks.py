@@ -2,9 +2,9 @@
 
 An event loop must not wait for Redis. So what its tasks submit while it runs them once goes together, as one *batch*,
 to a thread of their own, the *committer*, which takes the turn and commits it in one record. What comes of it goes back
-to the loop in one call for all, and while the loop runs its tasks on to their next change, the committer sleeps: nothing
-is handed from thread to thread, or queued, for each change, which is what makes this several times faster than as many
-threads.
+to the loop in one call for all, and while the loop runs its tasks on to their next change, the committer sleeps.
+Nothing is handed from thread to thread, or queued, for each change, which is what makes this several times faster than
+as many threads.
 
 Nodes that share threads (`host.py`) have no committer each. Theirs go round: whoever is free commits for a node.
 """

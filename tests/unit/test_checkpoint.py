@@ -5,6 +5,7 @@ Records come from a real Member over a MemoryRedis. What a kill leaves is tested
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -22,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator import checkpoint_file
+from replicator import checkpoint, checkpoint_file
 from replicator.checkpoint import Checkpoint, Step
 from replicator.core import codec
 from replicator.core.fold import Holder, Verdict, View
@@ -34,6 +35,7 @@ from replicator.core.replies import Claim, Code
 from replicator.errors import CheckpointError
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.checkpoint_child import apply, encoded, state_of
+from tests.kv import PATIENCE_S, in_thread
 
 
 def noise(number: int, size: int = 200) -> str:
@@ -1078,6 +1080,62 @@ def test_it_says_what_outlives_a_power_cut(cut: Cut) -> None:
     assert stored.synced_upto == member.view.position.id
     stored.sync()
     assert stored.synced_upto == cut.standby.member.view.position.id > member.view.position.id
+
+
+def test_saves_go_on_while_the_disk_syncs_and_only_those_before_outlive_a_power_cut(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a sync that waits for the disk
+    stored = cut.standby.stored
+    cut.follow("before", synced=False)
+    before = stored.load()
+    begun, ends = threading.Event(), threading.Event()
+    sync = checkpoint._sync
+
+    def slow(path: Path) -> None:
+        begun.set()
+        assert ends.wait(PATIENCE_S)
+        sync(path)
+
+    monkeypatch.setattr(checkpoint, "_sync", slow)
+    syncing = in_thread(stored.sync)
+    assert begun.wait(PATIENCE_S)
+    # when a save comes meanwhile, then it does not wait, and what the sync vouches for is what was there before
+    cut.follow("meanwhile", synced=False)
+    assert stored.synced_upto < before.view.position.id
+    ends.set()
+    syncing()
+    assert stored.synced_upto == before.view.position.id
+    assert not stored.is_synced
+    # and when a later save was synced before it ends, it takes nothing of that back
+    begun.clear()
+    ends.clear()
+    syncing = in_thread(stored.sync)
+    assert begun.wait(PATIENCE_S)
+    cut.follow("later", synced=True)
+    ends.set()
+    syncing()
+    assert stored.synced_upto == cut.standby.member.view.position.id
+    assert stored.is_synced
+    size = cut.wal.stat().st_size
+    assert cut.left(size)[0] is None
+
+
+def test_a_disk_that_refuses_a_sync_is_an_error_and_nothing_is_vouched_for(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    cut.follow("one", synced=False)
+    stored, before = cut.standby.stored, cut.standby.stored.synced_upto
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_sync", refused)
+        with pytest.raises(CheckpointError, match="Input/output error"):
+            stored.sync()
+    assert (stored.synced_upto, stored.is_synced) == (before, False)
+    stored.sync()
+    assert stored.is_synced
 
 
 def test_a_sync_of_nothing_new_writes_nothing(cut: Cut) -> None:
