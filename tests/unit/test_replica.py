@@ -605,12 +605,35 @@ class TestCommit:
         assert not replica.member.holds_term
 
     def test_what_moved_meanwhile_in_another_thread_is_kept(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
+        # given a record that is on its way into the log, and what will become of it
         replica, own = self.leading(log, make)
-        replica.state.in_apply = lambda change: None
         record = own.change(push("x"))
+        replica.expect(record)
+        # when the node hears that its term is over before it has the answer
         replica.beaten()
+        replica.refused(Reply(Code.FENCED, term=2, node="c"))
+        # then the record is in its state, and its term is over
+        assert replica.commit(record) == [1]
+        assert (replica.member.beats_in_run, replica.member.over, replica.member.leads) == (1, 1, False)
+        assert replica.member.view.position == record.position
+
+    def test_what_was_expected_is_void_where_the_view_moved_meanwhile(
+        self, log: MemoryLog, make: Callable[..., Replica]
+    ) -> None:
+        replica, own = self.leading(log, make)
+        record = own.change(push("x"))
+        replica.expect(record)
+        replica.refused(Reply(Code.BEHIND))
         replica.commit(record)
-        assert replica.member.beats_in_run == 1
+        assert not replica.member.view.in_sync
+        assert replica.state.pushed == []
+
+    def test_what_was_expected_of_another_record_is_void(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
+        replica, own = self.leading(log, make)
+        replica.expect(own.change(push("x")))
+        record = own.change(push("y"))
+        replica.commit(record)
+        assert (replica.state.pushed, replica.member.view.position) == (["y"], record.position)
 
 
 def test_a_new_replica_is_at_the_beginning_and_in_sync(make: Callable[..., Replica]) -> None:

@@ -45,6 +45,36 @@ def test_tasks_that_submit_at_the_same_time_share_records_and_each_has_its_own_r
     assert a.position.id.n - before < 50, "a record for each would be 500"
 
 
+def test_tasks_that_ask_for_different_things_at_the_same_time_keep_their_order(group: Group) -> None:
+    # given tasks that submit at the same time, with another timeout, in a term that is not, or as they come
+    a = group.primary("a")
+    before = a.position.id.n
+
+    async def writes() -> list[Any]:
+        asked: list[dict[str, Any]] = [{}, {"timeout_s": 7.0}, {"term": a.term + 1}, {"term": a.term}, {}]
+        tasks = [a.asubmit(push([turn, number]), **each) for turn in range(3) for number, each in enumerate(asked)]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    # then those of the other term are refused, and the others are in the log as they were submitted
+    results = asyncio.run(writes())
+    assert [type(result) for result in results] == 3 * [int, int, Fenced, int, int]
+    assert pushed(a) == [[turn, number] for turn in range(3) for number in (0, 1, 3, 4)]
+    assert a.position.id.n - before < 12
+
+
+def test_what_does_not_fit_into_one_record_goes_into_the_next(group: Group) -> None:
+    a = group.primary("a")
+    before = a.position.id.n
+
+    async def writes(count: int, size: int) -> list[Any]:
+        return await asyncio.gather(*(a.asubmit(push(f"{number:0{size}}")) for number in range(count)))
+
+    assert asyncio.run(writes(40, 20_000)) == list(range(1, 41))
+    assert a.position.id.n - before >= 4
+    assert len(asyncio.run(writes(2500, 4))) == 2500
+    assert len(set(pushed(a))) == 2540
+
+
 def test_a_change_that_comes_while_a_shared_committer_ends_is_committed_as_well(group: Group) -> None:
     primary = group.primary("a")._primary
     due: list[Callable[[], None]] = []
@@ -92,9 +122,9 @@ def test_the_loop_goes_on_while_redis_does_not_answer(group: Group, monkeypatch:
     a = group.primary("a", log=log)
     append = log.append
 
-    def slow(record: Any) -> Any:
+    def slow(record: Any, **options: Any) -> Any:
         time.sleep(0.3)
-        return append(record)
+        return append(record, **options)
 
     monkeypatch.setattr(log, "append", slow)
 
