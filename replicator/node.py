@@ -52,6 +52,7 @@ from .reader import Reader
 from .replica import Replica
 from .state import ReplicatedState, State
 from .tasks import Tasks
+from .whole_replica import WholeReplica
 
 __all__ = ["Node"]
 
@@ -157,7 +158,7 @@ class Node:
         self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
         try:
             me = Writer(self.name, secrets.token_hex(16))
-            self._replica = Replica(self._state, self._checkpoint, me)
+            self._replica = _replica_of(self._state, self._checkpoint, me)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
             self._tasks = Tasks(self._primary, name=self.name, soon=self._crew.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
@@ -381,7 +382,7 @@ class Node:
     def _level_for_write(self, ack: str | None) -> Level:
         self._check_serves()
         self._check_log()
-        if self._replica.whole is not None:
+        if isinstance(self._replica, WholeReplica):
             problem = "the state has no apply(): let its program change it, and call publish()"
             raise ConfigError(setting="submit", problem=problem)
         return self._ack if ack is None else Level.parse(ack)
@@ -414,13 +415,12 @@ class Node:
         """
         self._check_serves()
         self._check_log()
-        whole = self._replica.whole
-        if whole is None:
+        if not isinstance(self._replica, WholeReplica):
             self._primary.publish()
             return Published("snapshot", self.position.id)
         level = self._ack if ack is None else Level.parse(ack)
         deadline = time.monotonic() + timeout_s
-        published = self._primary.publish_state(whole, wants_acks=level.kind == "applied")
+        published = self._primary.publish_state(self._replica.whole, wants_acks=level.kind == "applied")
         if published.what != "nothing":
             self._acks.wait(level, published.id, deadline - time.monotonic())
         return published
@@ -539,6 +539,10 @@ class Node:
         if isinstance(batch, ReplicatorError):
             raise batch
         self._reader.received(batch)
+
+
+def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> Replica:
+    return Replica(state, checkpoint, me) if isinstance(state, State) else WholeReplica(state, checkpoint, me)
 
 
 def _result(result: Any) -> Any:

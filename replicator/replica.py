@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
@@ -38,13 +38,11 @@ from .core.fold import Verdict, View
 from .core.ids import ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
 from .core.parts import Progress
-from .core.patch import PatchHead
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Reply
-from .errors import ChangeRejected, CheckpointError, CorruptRecord, Stalled, StateError
-from .patches import Whole
+from .errors import ChangeRejected, CorruptRecord, Stalled, StateError
 from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, run
-from .state import KeptState, ReplicatedState, State
+from .state import ReplicatedState, State
 
 __all__ = ["Replica"]
 
@@ -90,8 +88,6 @@ class Replica:
         self.rejected = 0
         #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
         self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
-        #: What was published of a state without `apply`.
-        self.whole = None if isinstance(state, State) else Whole(checkpoint.data_dir)
         self._boot = me.boot
         self._reader = 0
         self._disk = threading.Lock()
@@ -109,16 +105,17 @@ class Replica:
     # --- start -------------------------------------------------------------------------------------------------------
 
     def _load(self, me: Writer) -> Member:
-        """The member as of the last save, and the state with it: the newest snapshot, and the changes since."""
+        """The member as of the last save, and the state with it."""
         loaded = self._checkpoint.load()
         if loaded is None:
             return Member(me=me, view=View())
-        if self.whole is not None:
-            self._load_whole(self.whole, loaded.view, me)
-            return Member(me=me, view=loaded.view, previous_boot=loaded.boot)
+        return Member(me=me, view=self._load_state(loaded.view, me), previous_boot=loaded.boot)
+
+    def _load_state(self, view: View, me: Writer) -> View:
+        """Make the state what it was as of this view, of the newest snapshot and the changes since; its own view."""
         pieces = self._checkpoint.payload()
         if pieces is not None:
-            self._restore_own(pieces, loaded.view)
+            self._restore_own(pieces, view)
         for record in self._checkpoint.changes():
             try:
                 self._apply(record, _changes_of(record))
@@ -126,23 +123,8 @@ class Replica:
                 # It keeps its place, which is before this record, and says so. Before a change of a term there is
                 # another record of that term, at the least the one that opens it.
                 place = Position(RecordId(record.id.term, record.id.n - 1), record.prev)
-                view = loaded.view._replace(position=place, cursor=place)
-                return Member(me=me, view=view, previous_boot=loaded.boot)
-        return Member(me=me, view=loaded.view, previous_boot=loaded.boot)
-
-    def _load_whole(self, whole: Whole, view: View, me: Writer) -> None:
-        """What was published, as of the last save. The state is made that, unless it may be ahead of it."""
-        try:
-            whole.load(self._checkpoint.snapshot, self._checkpoint.bodies, self._checkpoint.changes)
-        except CorruptRecord as problem:
-            hint = "move the file away, and the node rebuilds itself from the log"
-            problem_here = f"what it has of the state does not fit ({problem}); {hint}"
-            raise CheckpointError(path=self._checkpoint.path, problem=problem_here) from None
-        # Its program may have gone on while this process was away: that is to be published, if the node leads again.
-        led = view.holder.node == me.node
-        whole.is_ahead = led and isinstance(self.state, KeptState) and self.state.survived()
-        if whole.is_published and not whole.is_ahead:
-            self._restore_own(whole.pieces(), view)
+                return view._replace(position=place, cursor=place)
+        return view
 
     def _restore_own(self, pieces: Iterable[Any], view: View) -> None:
         with HeldCollector() as collector:
@@ -184,7 +166,7 @@ class Replica:
         if self.stalled:
             raise Stalled(self.stalled)
         work: list[_Work] = []
-        patched: list[Verdict] = []
+        verdicts: list[Verdict] = []
         member = self.member
         try:
             for record in records:
@@ -195,16 +177,15 @@ class Replica:
                 if self._restores is not None:
                     self._drop_unless(after.view.snapshot)
                 self._tell(step, member.view)
-                if verdict is Verdict.RESTORE:
+                verdicts.append(verdict)
+                alone = self._alone(step)
+                if alone is not None:
                     self._carry_out(work, member)
-                    self._restore(step, member.view, after)
-                    return [*patched, *(done.step.verdict for done in work), verdict]
-                if self.whole is not None and verdict is Verdict.APPLY and _counts(record):
-                    self._carry_out(work, member)
-                    patched += [*(done.step.verdict for done in work), verdict]
                     work = []
-                    self._patch(self.whole, step, member.view, after)
+                    alone(step, member.view, after)
                     member = self.member
+                    if verdict is Verdict.RESTORE:
+                        break
                     continue
                 changes = _changes_of(record) if verdict is Verdict.APPLY else []
                 work.append(_Work(step, changes))
@@ -215,7 +196,11 @@ class Replica:
             self._carry_out(work, member)
             raise
         self._carry_out(work, member)
-        return [*patched, *(done.step.verdict for done in work)]
+        return verdicts
+
+    def _alone(self, step: Step) -> Callable[[Step, View, Member], None] | None:
+        """What takes a record that is not saved and applied together with others, given the view before it."""
+        return self._restore if step.verdict is Verdict.RESTORE else None
 
     def _carry_out(self, work: list[_Work], member: Member) -> None:
         if not work:
@@ -240,7 +225,7 @@ class Replica:
     def _build(self, saved: Sequence[_Work]) -> None:
         """Decode what was saved of a snapshot that this node needs, or that replaces what it has, on another thread."""
         progress = saved[-1].step.view.snapshot
-        if self.whole is not None or progress is None or progress.complete:
+        if progress is None or progress.complete:
             return
         key = _without_place(progress)
         for (record, verdict, view), _ in saved:
@@ -316,11 +301,7 @@ class Replica:
         Raises `CorruptRecord` or `CheckpointError` (it is what it was), `Dropped`, or `Stalled` if the application
         fails.
         """
-        every = chain(self._checkpoint.staged(), [last.body]) if bodies is None else bodies
-        if self.whole is not None:
-            pieces = self.whole.received(last.codec, last.digest, every, id_=str(last.id))
-            self._restore_whole(self.whole, last, pieces, ending, taken=bodies is None)
-            return
+        every = self._bodies_up_to(last) if bodies is None else bodies
         restoring, under_way = self._restoring, self._restores is not None
         self._restores = None
         try:
@@ -336,6 +317,9 @@ class Replica:
             raise self._fail(last.id, failed) from failed.__cause__
         finally:
             self._restoring = None  # not before: `close` looks for it
+
+    def _bodies_up_to(self, last: PartRecord) -> Iterable[bytes]:
+        return chain(self._checkpoint.staged(), [last.body])
 
     @contextmanager
     def _saved_and_swapped(self, step: Step, after: Member) -> Iterator[None]:
@@ -374,120 +358,6 @@ class Replica:
         if before.in_sync and not step.view.in_sync:
             logger.warning("out of sync behind %s, at %s; waiting for a snapshot", before.position.id, record)
 
-    # --- a state that is replicated whole ----------------------------------------------------------------------------
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self.lock:
-            yield
-
-    def _patch(self, whole: Whole, step: Step, before: View, after: Member) -> None:
-        """Take a record that carries a patch, or some of one. What is not of the payload that is here is passed by."""
-        record = step.record
-        assert isinstance(record, ChangeRecord)
-        try:
-            patch = whole.gatherer.add(record)
-            if patch is None:
-                self._save([step])
-                with self.lock:
-                    self._adopt(after)
-                return
-            pieces = whole.rebuilt(patch, id_=str(record.id))
-            self._restore_whole(whole, record, pieces, partial(self._saved_and_swapped, step, after), taken=True)
-        except CorruptRecord as problem:
-            whole.gatherer.forget()
-            self._pass_by(record, before, after, problem)
-
-    def _restore_whole(
-        self, whole: Whole, record: Record, pieces: Iterator[Any], ending: Ending, *, taken: bool
-    ) -> None:
-        """Restore such a state: what is drawn is what is published then. `taken`: from the log, and not from this node.
-
-        Raises what `_rebuild` raises, and `StateError` where nothing was saved: the record is read again then.
-        """
-        # What a boot before this one published and had not saved: the state is where it came from, or went on since.
-        mine = taken and self._is_ahead and record.node == self.member.me.node
-        begun = False
-
-        @contextmanager
-        def publishing() -> Iterator[None]:
-            nonlocal begun
-            with ending():
-                begun = True
-                yield
-                whole.adopt()
-                whole.is_ahead = mine
-
-        try:
-            if mine:
-                for _ in pieces:
-                    pass
-                with publishing():
-                    return
-            self._give_up(record.id)
-            run(self.state, pieces, publishing)
-        except Failed as failed:
-            if isinstance(failed.__cause__, StateError) and not begun:
-                raise failed.__cause__ from None
-            raise self._fail(record.id, failed) from failed.__cause__
-
-    def follow(self) -> None:
-        """Make the state of a node that does not lead any more what the group has. The caller has the turn.
-
-        What its program did with it since the last publication was never in the log; a state that is kept in a file
-        puts it aside. Raises `StateError` if that cannot be done now, `Stalled`.
-        """
-        view = self.member.view
-        if self._is_ahead and view.holder.node != self.member.me.node and not self.stalled:
-            self._give_up(view.position.id)
-
-    @property
-    def _is_ahead(self) -> bool:
-        return self.whole is not None and self.whole.is_ahead
-
-    def _give_up(self, id_: RecordId) -> None:
-        """Make a state that may be ahead of what was published that. Raises `StateError`, or `Stalled`."""
-        whole = self.whole
-        if whole is None or not whole.is_ahead:
-            return
-        try:
-            if whole.is_published:
-                run(self.state, whole.pieces(), self._locked)
-            whole.is_ahead = False
-        except Failed as failed:
-            if isinstance(failed.__cause__, StateError):
-                raise failed.__cause__ from None
-            raise self._fail(id_, failed) from failed.__cause__
-
-    def _commit_whole(self, whole: Whole, step: Step, after: Member, bodies: Sequence[bytes]) -> list[Any]:
-        """The state moved before its record did: it is what was published, or further already. It is left alone."""
-        record = step.record
-        assert isinstance(record, ChangeRecord | PartRecord)
-        with self.lock:
-            if self._is_made(whole, record):
-                self.applied_at = record.at
-                self._unsaved.append(step)
-                self._adopt(after)
-                return []
-        # By `replace`, and not from the state.
-        assert isinstance(record, PartRecord)
-        if not bodies:
-            self.flush()
-            bodies = [*self._checkpoint.staged(), record.body]
-        self._rebuild(record, ending=partial(self._swapped, step, after), bodies=bodies)
-        return []
-
-    def _is_made(self, whole: Whole, record: ChangeRecord | PartRecord) -> bool:
-        """Whether the record, or the last one of a patch, says what was made of the state: that is published then."""
-        if isinstance(record, PartRecord):
-            return whole.adopts_made(record.digest)
-        patch = whole.gatherer.add(record)
-        if patch is not None and not whole.adopts_made(PatchHead.of(patch, id_=str(record.id)).new_digest):
-            for _ in whole.rebuilt(patch, id_=str(record.id)):
-                pass
-            whole.adopt()
-        return True
-
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
     def commit(self, record: Record, *, changes: list[Any] | None = None, bodies: Sequence[bytes] = ()) -> list[Any]:
@@ -500,16 +370,19 @@ class Replica:
         expected, self._expected = self._expected, None
         if expected is None or expected.record is not record or expected.before.view is not self.member.view:
             expected = self._foreseen(record)
-        _, before, verdict, after = expected
-        if self.whole is not None and (verdict is Verdict.RESTORE or _counts(record)):
-            return self._commit_whole(self.whole, Step(record, verdict, after.view), after, bodies)
+        step = Step(record, expected.verdict, expected.after.view)
+        return self._commit(step, expected.before, expected.after, changes, bodies)
+
+    def _commit(
+        self, step: Step, before: Member, after: Member, changes: list[Any] | None, bodies: Sequence[bytes]
+    ) -> list[Any]:
+        record, verdict, _ = step
         if verdict is Verdict.RESTORE:
             assert isinstance(record, PartRecord)
             if not bodies:
                 self.flush()
             self._drop_unless(None)
-            ending = partial(self._swapped, Step(record, verdict, after.view), after)
-            self._rebuild(record, ending=ending, bodies=bodies or None)
+            self._rebuild(record, ending=partial(self._swapped, step, after), bodies=bodies or None)
             return []
         if verdict is Verdict.APPLY and changes is None:
             changes = _changes_of(record)
@@ -517,7 +390,7 @@ class Replica:
         with self.lock:
             if verdict is Verdict.APPLY:
                 results = self._apply(record, changes or [])
-            self._unsaved.append(Step(record, verdict, after.view))
+            self._unsaved.append(step)
             self._committed_bytes += _change_bytes(record)
             self._adopt(after, before)
         return results
@@ -532,7 +405,10 @@ class Replica:
 
     def pieces(self) -> Iterable[Any]:
         """The state as of the position. The caller holds the lock."""
-        return self.state.snapshot() if self.whole is None else self.whole.pieces()
+        return self.state.snapshot()
+
+    def follow(self) -> None:
+        """Give up what the state of a node that does not lead has besides what the group has: here, nothing."""
 
     def flush(self) -> None:
         """Save what was committed and is not on disk yet, and sync what was saved."""
@@ -591,8 +467,6 @@ class Replica:
 
     def _become(self, member: Member) -> None:
         if member is not self.member:
-            if self.whole is not None and member.leads:
-                self.whole.is_ahead = True
             self.member = member
             self.moved.notify_all()
 
@@ -640,13 +514,8 @@ class Replica:
         return results
 
     def _marked(self) -> Iterable[Any]:
-        """The state at a marker. The program of a primary may be ahead of what was published."""
-        if self.whole is not None and self.member.holds_term:
-            return self.pieces()
-        try:
-            return self.state.snapshot()
-        except StateError as error:
-            return _raising(error)
+        """The state at a marker."""
+        return self.state.snapshot()
 
     def _stall(self, id_: RecordId, error: BaseException) -> Stalled:
         stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else repr(error))
@@ -669,16 +538,6 @@ def _only_moves(step: Step) -> bool:
 def _without_place(progress: Progress) -> Progress:
     """Which snapshot it is, and not how far it has passed by."""
     return progress._replace(next_part=0, complete=False)
-
-
-def _raising(error: StateError) -> Iterator[Any]:
-    # To whoever digests it: the record itself is not to blame for a file that is gone.
-    raise error
-    yield
-
-
-def _counts(record: Record) -> bool:
-    return isinstance(record, ChangeRecord) and record.count > 0
 
 
 def _changes_of(record: Record) -> list[Any]:
