@@ -252,7 +252,7 @@ class Checkpoint:
                 saved = draft.finish(view, boot)
                 if not rows_say_all:
                     _write_saved(db, saved)
-            self._saved, self._weights = saved, draft.weights
+            self._saved, self._weights = saved, _Weights(draft.headers, draft.earlier)
             if synced:
                 self._has_synced(saved)
 
@@ -397,7 +397,7 @@ class _Draft:
     def __init__(self, db: sqlite3.Connection, before: Saved, weights: _Weights) -> None:
         self._db = db
         self._before = before
-        self.weights = weights
+        self.headers, self.earlier = weights
         self._base = before.base
         self._changes = before.changes
         self._staged = before.staged
@@ -415,7 +415,7 @@ class _Draft:
                     self._adopt(record, all_changes=record.replaces or step.verdict is Verdict.RESTORE)
         elif step.verdict is Verdict.APPLY:
             self._changes = self._changes.with_row(str(record.id), record.header, record.body)
-            self.weights = self.weights._replace(headers=self.weights.headers + len(record.header))
+            self.headers += len(record.header)
             self._waiting.append((*record.id, self._changes.link, record.header, record.body))
         if self._staged.run.rows and not parts_under_way(step.view):
             self._clear_staged()
@@ -438,7 +438,7 @@ class _Draft:
     def _stage(self, record: PartRecord) -> None:
         if record.part == 0:
             self._clear_staged()
-            self.weights = self.weights._replace(earlier=0)  # the log was cut behind the payload
+            self.earlier = 0  # the log was cut behind the payload
         number, run = self._staged
         if run.rows != record.part:
             raise ValueError(f"part {record.part} of a snapshot was given to save, but {run.rows} parts before it")
@@ -458,14 +458,14 @@ class _Draft:
         self._payload = Payload(number, run, last.as_of, last.changed, last.codec, last.digest, last.replaces)
         self._staged = Staged(number + 1)
         self._flush()
-        before = self._changes.size + self.weights.headers
+        before = self._changes.size + self.headers
         if all_changes:
             self._db.execute("DELETE FROM change")
             self._base, self._changes = ZERO_CHAIN, Run()
-            self.weights = _Weights(headers=0, earlier=before if last.replaces else run.size)
+            self.headers, self.earlier = 0, before if last.replaces else run.size
         else:
             self._delete_changes(last.as_of.id)
-            self.weights = self.weights._replace(earlier=before - self._changes.size - self.weights.headers)
+            self.earlier = before - self._changes.size - self.headers
 
     def _delete_changes(self, upto: RecordId) -> None:
         db = self._db
@@ -475,8 +475,7 @@ class _Draft:
             return
         db.execute("DELETE FROM change WHERE (term, n) <= (?, ?)", upto)
         left = "SELECT count(*), coalesce(sum(length(body)), 0), coalesce(sum(length(header)), 0) FROM change"
-        count, size, headers = db.execute(left).fetchone()
-        self.weights = self.weights._replace(headers=headers)
+        count, size, self.headers = db.execute(left).fetchone()
         self._base, self._changes = last[0], Run(count, size, self._changes.link)
 
     def _flush(self) -> None:
