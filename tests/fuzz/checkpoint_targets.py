@@ -56,6 +56,8 @@ class _Base(NamedTuple):
     older: bytes
     #: The same as a copy of a history that lost.
     fork: bytes = b""
+    #: What was in them before saves that were not synced: damage may take those, as a power cut may.
+    earlier: tuple[_Content, ...] = ()
 
 
 def _content(stored: Checkpoint) -> _Content:
@@ -77,7 +79,9 @@ def _directory() -> Iterator[Path]:
 
 @functools.cache
 def _bases() -> tuple[_Base, ...]:
-    """Closed with a snapshot half passed by; the same while the node runs, with a WAL; one that has just begun."""
+    """Closed with a snapshot half passed by; the same while the node runs, with a WAL; one that has just begun; and one
+    with changes that are there as rows alone.
+    """
     with _directory() as root:
         server = MemoryRedis(clock_ms=lambda: 1.0)
         primary, standby = Primary(server), Standby(server, root / "s")
@@ -102,7 +106,16 @@ def _bases() -> tuple[_Base, ...]:
         with Checkpoint(root / "n", "g", node="s") as stored:
             fresh_content = _content(stored)
         fresh = _Base(_files(root / "n"), fresh_content, older)
-        return closed, running, fresh
+        standby.start()
+        standby.synced = False
+        earlier = [content]
+        for number in range(3):
+            primary.change("rows alone", noise(number))
+            standby.read()
+            earlier.append(_content(standby.stored))
+        standby.stored.close()
+        rows_alone = _Base(_files(root / "s"), earlier.pop(), closed.files[_FILE], earlier=tuple(earlier))
+        return closed, running, fresh, rows_alone
 
 
 def _files(directory: Path) -> Files:
@@ -132,7 +145,7 @@ class _Damage(NamedTuple):
 
 
 def _damage(choices: Choices) -> _Damage:
-    base = choices.pick((0, 0, 0, 1, 1, 2))
+    base = choices.pick((0, 0, 0, 1, 1, 2, 3, 3, 3))
     names = sorted(_bases()[base].files, key=(_FILE, _WAL, _LOCK).index)
     name = choices.pick((_FILE, _FILE, *names))
     length = len(_bases()[base].files[name])
@@ -207,25 +220,26 @@ def _open_damaged(directory: Path, damage: _Damage) -> bool:
             return False
         if damage.missing and damage.name == _FILE and _WAL not in files:
             return stored.load() is None
-        assert _content(stored) == base.content, "something else came back than was saved"
+        content = _content(stored)
+        assert content in (base.content, *base.earlier), "something else came back than was saved"
         if damage.again:
-            _save_again(stored, base)
+            _save_again(stored, content)
     if damage.again:
-        _open_again(directory, base)
+        _open_again(directory, content)
     return True
 
 
-def _save_again(stored: Checkpoint, base: _Base) -> None:
-    view = base.content.loaded.view if base.content.loaded else View()
+def _save_again(stored: Checkpoint, content: _Content) -> None:
+    view = content.loaded.view if content.loaded else View()
     # SQLite finds damage in pages that nothing is in only when it wants to use them.
     with contextlib.suppress(CheckpointError):
         stored.save(view, boot="again")
 
 
-def _open_again(directory: Path, base: _Base) -> None:
+def _open_again(directory: Path, content: _Content) -> None:
     with contextlib.suppress(CheckpointError), Checkpoint(directory, "g", node="s") as stored:
-        if stored.set_aside is None and base.content.loaded is not None:
-            assert _content(stored)[1:] == base.content[1:]
+        if stored.set_aside is None and content.loaded is not None:
+            assert _content(stored)[1:] == content[1:]
 
 
 # --- what it says of itself, signed anew -----------------------------------------------------------------------------
