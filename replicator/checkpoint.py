@@ -427,7 +427,9 @@ class _Draft:
     def _stage(self, record: PartRecord) -> None:
         if record.part == 0:
             self._clear_staged()
-            self.weights = self.weights._replace(earlier=0)  # the log was cut behind the payload
+            # The log was cut behind the payload, unless this is the payload: after a restore its parts come again.
+            if self._payload is None or self._payload.as_of != record.as_of:
+                self.weights = self.weights._replace(earlier=0)
         number, run = self._staged
         if run.rows != record.part:
             raise ValueError(f"part {record.part} of a snapshot was given to save, but {run.rows} parts before it")
@@ -454,7 +456,8 @@ class _Draft:
             self.weights = _Weights(headers=0, earlier=before if last.replaces else changes_bytes_max(run.size))
         else:
             self._delete_changes(last.as_of.id)
-            self.weights = self.weights._replace(earlier=before - self._changes.size - self.weights.headers)
+            gone = before - self._changes.size - self.weights.headers
+            self.weights = self.weights._replace(earlier=self.weights.earlier + gone)
 
     def _delete_changes(self, upto: RecordId) -> None:
         db = self._db
