@@ -45,10 +45,10 @@ A state that is a dict of records, and changes of {CHANGE_BYTES} bytes that repl
 one after the other, by one thread. Each size is a process of its own, and there are no standbys. A change that is named
 costs what the change costs; a state that is sent whole, or compared with the one before, would cost ten times as much
 in each row as in the row above. The price of a snapshot, which every log needs now and then, is in it as far as it
-fell into the rounds: one is due when the changes since the last one outweigh it, so a small state sends a small one
-often, and a large state a large one seldom. *CPU* is all processor time of the primary's process by the number of
-changes; *bytes* are those of the header and the body of the change's record. The last column is the worst of the
-ratios of time, CPU and bytes.
+fell into the rounds, and the median is of rounds: one is due when the changes since the last one outweigh it, but for a
+pause of 20 times as long as that one took, so a small state sends a small one often, and a large state a large one
+seldom. *CPU* is all processor time of the primary's process by the number of changes; *bytes* are those of the header
+and the body of the change's record. The last column is the worst of the ratios of time, CPU and bytes.
 """
 
 

@@ -124,10 +124,15 @@ def status_of(group: str, look: Look, size: LogSize) -> Status:
         log_bytes=size.bytes,
         snapshot_bytes=primary.snapshot_bytes if primary else None,
         changes_bytes=primary.changes_bytes if primary else None,
-        kept_bytes=primary.kept_bytes if primary else None,
+        kept_bytes=_kept_bytes(primary, size) if primary else None,
         nodes=[_node_status(peer, look) for _, peer in sorted(look.peers.items())],
         problem=_problem(look),
     )
+
+
+def _kept_bytes(primary: Peer, size: LogSize) -> int:
+    # After a restart a primary says what there may be. It is no more than there is.
+    return primary.kept_bytes if size.bytes is None else min(primary.kept_bytes, size.bytes)
 
 
 def _holder(look: Look) -> str | None:

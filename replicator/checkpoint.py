@@ -73,6 +73,7 @@ from replicator.checkpoint_file import (
 from replicator.core.fold import Verdict, View
 from replicator.core.ids import ZERO_CHAIN, ZERO_ID, RecordId
 from replicator.core.records import ChangeRecord, PartRecord, Record
+from replicator.core.retention import changes_bytes_max
 from replicator.errors import CheckpointError, CorruptRecord
 
 __all__ = ["Checkpoint", "Loaded", "Step"]
@@ -222,8 +223,8 @@ class Checkpoint:
     def kept_bytes(self) -> int:
         """The same, and of those in the payload that the log still has: it is cut when the next snapshot begins.
 
-        Where this was not seen (a payload that was restored, or loaded at the start), those count as much as the
-        payload itself, which is what made it due.
+        Where this was not seen (a payload that was restored, or loaded at the start), those count as many as there may
+        have been when it was due.
         """
         return self.changes_bytes + self._weights.earlier
 
@@ -388,7 +389,7 @@ class _Weights(NamedTuple):
 def _weights_of(db: sqlite3.Connection, saved: Saved) -> _Weights:
     headers = int(db.execute("SELECT coalesce(sum(length(header)), 0) FROM change").fetchone()[0])
     payload, begun = saved.payload, saved.staged.run.rows > 0
-    return _Weights(headers, 0 if payload is None or begun else payload.run.size)
+    return _Weights(headers, 0 if payload is None or begun else changes_bytes_max(payload.run.size))
 
 
 class _Draft:
@@ -438,7 +439,9 @@ class _Draft:
     def _stage(self, record: PartRecord) -> None:
         if record.part == 0:
             self._clear_staged()
-            self.earlier = 0  # the log was cut behind the payload
+            # The log was cut behind the payload, unless this is the payload: after a restore its parts come again.
+            if self._payload is None or self._payload.as_of != record.as_of:
+                self.earlier = 0
         number, run = self._staged
         if run.rows != record.part:
             raise ValueError(f"part {record.part} of a snapshot was given to save, but {run.rows} parts before it")
@@ -462,10 +465,10 @@ class _Draft:
         if all_changes:
             self._db.execute("DELETE FROM change")
             self._base, self._changes = ZERO_CHAIN, Run()
-            self.headers, self.earlier = 0, before if last.replaces else run.size
+            self.headers, self.earlier = 0, before if last.replaces else changes_bytes_max(run.size)
         else:
             self._delete_changes(last.as_of.id)
-            self.earlier = before - self._changes.size - self.headers
+            self.earlier += before - self._changes.size - self.headers
 
     def _delete_changes(self, upto: RecordId) -> None:
         db = self._db

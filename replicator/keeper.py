@@ -332,7 +332,7 @@ class Keeper:
             asked_by, self.snapshot_asked_by = self.snapshot_asked_by, ""
             if not self._publish_aside("asked by " + asked_by):
                 self.snapshot_asked_by = self.snapshot_asked_by or asked_by
-        elif member.leads and self._replica.snapshot_is_due:
+        elif member.leads and self._primary.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
 
     def _is_its_turn(self, member: Member, look: Look) -> bool:

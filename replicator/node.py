@@ -28,6 +28,7 @@ from .core import life
 from .core.codec import Encoded, encoded
 from .core.fold import View
 from .core.ids import Position, RecordId, Writer
+from .core.member import Member
 from .core.replies import MISSED_BEATS_MAX, Batch, Log, Wants
 from .crew import Crew, Duties, OwnThreads
 from .errors import (
@@ -515,14 +516,15 @@ class Node:
 
     def _save(self) -> float:
         """What this node wrote is on its disk a moment later, whether Redis answers or not."""
+        # Before: what weighs the changes is what is on disk, and a snapshot that ends meanwhile is not there yet.
+        member = self._replica.member
         self._replica.flush()
-        self._tell_if_a_snapshot_is_due()
+        self._tell_if_a_snapshot_is_due(member)
         return SAVE_EVERY_S
 
-    def _tell_if_a_snapshot_is_due(self) -> None:
+    def _tell_if_a_snapshot_is_due(self, member: Member) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
-        member = self._replica.member
-        if member.leads and member.snapshot_end != self._due_behind and self._replica.snapshot_is_due:
+        if member.leads and member.snapshot_end != self._due_behind and self._primary.snapshot_is_due:
             self._due_behind = member.snapshot_end
             self._wake()
 

@@ -28,6 +28,7 @@ from .core.parts import Cutter
 from .core.patch import CODEC, cut
 from .core.records import ChangeRecord, PartRecord
 from .core.replies import Code, Log, Reply
+from .core.retention import NEVER, snapshot_is_due
 from .errors import (
     CheckpointError,
     CorruptRecord,
@@ -135,6 +136,9 @@ class Primary:
         self._queue: deque[Waiting] = deque()
         self._unresolved: _Sent | None = None
         self._publishing = threading.Lock()
+        #: The newest snapshot that this boot published: how long that took, and when it was over (`time.monotonic`).
+        self._published_in_s = 0.0
+        self._published_at = -NEVER
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
@@ -282,8 +286,22 @@ class Primary:
     def publish(self) -> None:
         """Send a snapshot of the state as it is now. After a rebase, this is what makes the node the primary."""
         with self._publishing:
+            began = time.monotonic()
             while not self._publish_once():
                 logger.warning("the snapshot was interrupted; it begins anew")
+            self._published_at = time.monotonic()
+            self._published_in_s = self._published_at - began
+
+    @property
+    def snapshot_is_due(self) -> bool:
+        """Whether the log needs another one (`core/retention.py`), by what is on this node's disk."""
+        replica = self._replica
+        return snapshot_is_due(
+            replica.changes_bytes,
+            replica.snapshot_bytes,
+            took_s=self._published_in_s,
+            ago_s=time.monotonic() - self._published_at,
+        )
 
     def _publish_once(self) -> bool:
         replica = self._replica

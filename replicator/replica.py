@@ -48,9 +48,6 @@ __all__ = ["Replica"]
 
 logger = logging.getLogger(__name__)
 
-#: Below this, replaying changes is cheaper than any snapshot.
-SNAPSHOT_DUE_BYTES_MIN = 1024 * 1024
-
 
 class _Work(NamedTuple):
     """A fold that is to be carried out, with the decoded changes of its record."""
@@ -439,14 +436,6 @@ class Replica:
     def kept_bytes(self) -> int:
         """The same of all changes that the log has, as far as this node knows."""
         return self._checkpoint.kept_bytes + max(0, self._committed_bytes - self._saved_bytes)
-
-    @property
-    def snapshot_is_due(self) -> bool:
-        """Whether the changes since the newest snapshot outweigh it.
-
-        So snapshots cost no more than the changes did: as many bytes at the most, however large the state is.
-        """
-        return self.changes_bytes > max(self.snapshot_bytes, SNAPSHOT_DUE_BYTES_MIN)
 
     # --- what else happens to its member -----------------------------------------------------------------------------
 

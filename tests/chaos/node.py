@@ -20,8 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from replicator import Node, ReplicatorError, replica
+from replicator import Node, ReplicatorError
 from replicator.checkpoint import Checkpoint
+from replicator.core import retention
 from replicator.core.parts import Cutter
 
 from . import broken
@@ -39,8 +40,10 @@ PART_BYTES = 512
 def shrink_snapshots() -> None:
     """Snapshots of this small state as often, and in as many parts, as those of a large one."""
     Cutter.__init__.__defaults__ = (PART_BYTES,)
-    assert replica.SNAPSHOT_DUE_BYTES_MIN > SNAPSHOT_DUE_BYTES
-    replica.SNAPSHOT_DUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
+    assert retention.SNAPSHOT_DUE_BYTES_MIN > SNAPSHOT_DUE_BYTES
+    retention.SNAPSHOT_DUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
+    retention.PAUSE_S_MIN = 0.0
+    retention.OVERDUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
 
 
 class SlowDisk:

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from replicator import Node
+from replicator.core import retention
 from replicator.core.ids import ZERO_ID, RecordId
 from replicator.core.records import ChangeRecord, PartRecord, Record, parse
 from replicator.core.replies import Reply
@@ -34,6 +35,13 @@ CHANGES_A_SAMPLE = 25
 
 #: A pause after each change, so that the time in which a due snapshot is noticed brings few of them.
 PACE_S = 0.001
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots as often as the bytes of the changes have it."""
+    monkeypatch.setattr(retention, "PAUSE_TIMES", 0)
+    monkeypatch.setattr(retention, "PAUSE_S_MIN", 0.0)
 
 
 class Values:
@@ -186,6 +194,21 @@ def test_the_log_does_not_wait_for_a_beat_to_be_cut(any_redis: RedisServer, tmp_
     log = written(any_redis.url, tmp_path / "a", keys=192, snapshots=3, beat_every_s=9.0)
     size = max(sample.snapshot for sample in log.samples)
     assert max(sample.since for sample in log.samples) < 4 * size
+
+
+def test_the_log_stays_bounded_whatever_pause_there_is_between_snapshots(
+    any_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a writer that is done with what a pause may keep long before it is over
+    monkeypatch.setattr(retention, "PAUSE_S_MIN", 3600.0)
+    monkeypatch.setattr(retention, "OVERDUE_BYTES_MIN", 1024 * 1024)
+    log = written(any_redis.url, tmp_path / "a", keys=96, snapshots=4, beat_every_s=9.0)
+    size = max(sample.snapshot for sample in log.samples)
+    most = retention.changes_bytes_max(size)
+    since = [sample.since for sample in log.samples if sample.snapshot]
+    print(f"snapshot {size:,}; since the complete one at most {max(since) / size:.2f} snapshots")
+    # noticed a tenth of a second later, and then it takes a moment until it is sent
+    assert most * 0.9 < max(since) < most + 3 * size
 
 
 def test_the_size_that_is_told_is_what_all_entries_take_and_no_guess_from_the_first(

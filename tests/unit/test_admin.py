@@ -15,7 +15,7 @@ from replicator import Fenced, LeaseLost, Node, NotPrimary, PromotionRefused, Re
 from replicator.core import life
 from replicator.core.ids import ERA, Position, Writer
 from replicator.core.records import ChangeRecord, PartRecord, TermRecord
-from replicator.core.replies import Claim, Code, Head, Look, Peer, Reply
+from replicator.core.replies import Claim, Code, Head, LogSize, Look, Peer, Reply
 from replicator.errors import CorruptRecord, LogLost
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import CLOCK_ID, lead
@@ -118,15 +118,24 @@ class TestStatus:
 
     def test_what_snapshots_and_changes_weigh_is_what_a_live_primary_says(self, paper: Paper) -> None:
         paper.take_term("a")
-        paper.beat("a", role="primary", snapshot_bytes=900, changes_bytes=200, kept_bytes=700)
+        paper.beat("a", role="primary", snapshot_bytes=900, changes_bytes=20, kept_bytes=70)
         paper.beat("b", snapshot_bytes=1, changes_bytes=2, kept_bytes=3)
         now = admin.status(paper.log)
-        assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (900, 200, 700)
+        assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (900, 20, 70)
         paper.now_ms += 3001
         paper.beat("b", snapshot_bytes=1, changes_bytes=2, kept_bytes=3)
         now = admin.status(paper.log)
         assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (None, None, None)
         assert now.log_records == 1
+
+    def test_the_changes_in_the_log_are_no_more_than_the_log(self, paper: Paper) -> None:
+        # given a primary that was restarted: it says what there may be
+        paper.take_term("a")
+        paper.beat("a", role="primary", snapshot_bytes=900, changes_bytes=200, kept_bytes=8_000_000)
+        look = paper.log.look()
+        assert admin.status_of("g", look, LogSize(10, 5000)).kept_bytes == 5000
+        assert admin.status_of("g", look, LogSize(10, 9_000_000)).kept_bytes == 8_000_000
+        assert admin.status_of("g", look, LogSize(None, None)).kept_bytes == 8_000_000
 
     def test_a_node_behind_shows_by_how_much_and_since_when(self, paper: Paper) -> None:
         paper.take_term("a")

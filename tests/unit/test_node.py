@@ -15,7 +15,6 @@ import pytest
 
 import replicator.keeper
 import replicator.primary
-import replicator.replica
 from replicator import (
     ChangeRejected,
     ChangeTooLarge,
@@ -37,7 +36,7 @@ from replicator import (
     admin,
 )
 from replicator.checkpoint import Checkpoint
-from replicator.core import life
+from replicator.core import life, retention
 from replicator.core.ids import ERA, Writer
 from replicator.core.replies import Batch, Claim, Reply
 from replicator.keeper import Keeper
@@ -937,7 +936,7 @@ class TestSnapshots:
     def test_one_snapshot_is_sent_when_the_changes_outweigh_the_last_one(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.replica, "SNAPSHOT_DUE_BYTES_MIN", 100_000)
+        monkeypatch.setattr(retention, "SNAPSHOT_DUE_BYTES_MIN", 100_000)
         log = group.faulty_log()
         a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
 
@@ -956,6 +955,54 @@ class TestSnapshots:
         assert sum(record.kind == "part" for record in log.sent) == 1
         in_step(a, b)
         assert document(a) == document(b)
+
+    @pytest.mark.parametrize(("times", "least_s"), [(0, 1000.0), (10**9, 0.0)])
+    def test_behind_a_snapshot_is_a_pause_and_the_beat_looks_when_it_is_over(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch, times: int, least_s: float
+    ) -> None:
+        # given a primary that just sent one, and changes that outweigh it
+        monkeypatch.setattr(retention, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(retention, "PAUSE_TIMES", times)
+        monkeypatch.setattr(retention, "PAUSE_S_MIN", least_s)
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a.publish()
+        a.submit(put("x", "y" * 20_000))
+        after_beats(3, a)
+        assert not a._primary.snapshot_is_due
+        assert sum(record.kind == "part" for record in log.sent) == 1
+        # when the pause is over, then nobody has to write for the next one to be sent
+        monkeypatch.setattr(retention, "PAUSE_TIMES", 0)
+        monkeypatch.setattr(retention, "PAUSE_S_MIN", 0.0)
+        eventually(lambda: sum(record.kind == "part" for record in log.sent) == 2)
+
+    def test_no_pause_lets_the_log_grow_without_bounds(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(retention, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(retention, "OVERDUE_BYTES_MIN", 100_000)
+        monkeypatch.setattr(retention, "PAUSE_S_MIN", 1000.0)
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a.publish()
+        while a._replica.changes_bytes <= retention.changes_bytes_max(a._replica.snapshot_bytes):
+            a.submit(put("x", "y" * 20_000))
+        eventually(lambda: sum(record.kind == "part" for record in log.sent) == 2)
+
+    def test_a_new_primary_knows_of_no_pause(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+        # given a group whose primary sent one, and then changes that outweigh it
+        monkeypatch.setattr(retention, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(retention, "PAUSE_S_MIN", 1000.0)
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        a.publish()
+        a.submit(put("x", "y" * 20_000))
+        in_step(a, b)
+        first = group.server.look().head.snapshot_at
+        # when another one leads, it sends the next one at once, and only that
+        b.promote()
+        eventually(lambda: group.server.look().head.snapshot_at > first)
+        second = group.server.look().head.snapshot_at
+        b.submit(put("x", "z" * 20_000))
+        after_beats(3, b)
+        assert group.server.look().head.snapshot_at == second
 
     def test_a_snapshot_that_is_asked_for_while_another_is_sent_comes_after_it(self, group: Group) -> None:
         log = group.faulty_log()

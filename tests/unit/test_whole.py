@@ -245,7 +245,7 @@ def test_patches_that_outweigh_the_snapshot_make_another_one_due(group: Group) -
         a._state.pieces[:8] = pieces(400 * KIB, seed=100 * seed)
         assert a.publish().what == "patch"
     eventually(lambda: len(records(log, PartRecord)) > sent, "a snapshot")
-    eventually(lambda: not a._replica.snapshot_is_due)
+    eventually(lambda: not a._primary.snapshot_is_due)
 
 
 def test_a_patch_that_does_not_start_from_what_a_node_has_is_not_applied(group: Group) -> None:
