@@ -44,6 +44,7 @@ from .errors import (
 from .lease import Lease
 from .patches import Made, Published, Whole
 from .replica import Replica
+from .restore import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from .state import KeptState
 
 __all__ = ["Primary", "Waiting"]
@@ -55,6 +56,13 @@ BATCH_CHANGES_MAX = 1000
 
 #: Who takes the turn for something else than changes does not wake the queue: it looks again by itself.
 LOOK_AGAIN_S = 0.01
+
+#: Who sends a snapshot stays away so long when changes wait for its turn: long enough for the thread that commits them
+#: to wake up and take it. Just giving the turn back is not, and they would wait for another part, and yet another.
+YIELD_FOR_S = 0.0002
+
+#: A snapshot that takes longer has the collector look at it after all: the process may need it for something else.
+HOLD_COLLECTOR_FOR_S = 5.0
 
 #: How soon an append whose answer was lost is sent again.
 RESEND_EVERY_S = 0.05
@@ -287,8 +295,12 @@ class Primary:
         """Send a snapshot of the state as it is now. After a rebase, this is what makes the node the primary."""
         with self._publishing:
             began = time.monotonic()
-            while not self._publish_once():
-                logger.warning("the snapshot was interrupted; it begins anew")
+            with HeldCollector(freezes=False) as collector:
+                replica = self._replica
+                if max(replica.snapshot_bytes, replica.changes_bytes) >= HOLD_COLLECTOR_FROM_BYTES:
+                    collector.hold()
+                while not self._publish_once(collector):
+                    logger.warning("the snapshot was interrupted; it begins anew")
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
 
@@ -303,8 +315,8 @@ class Primary:
             ago_s=time.monotonic() - self._published_at,
         )
 
-    def _publish_once(self) -> bool:
-        replica = self._replica
+    def _publish_once(self, collector: HeldCollector) -> bool:
+        replica, began = self._replica, time.monotonic()
         with replica.turn:
             member = self._check_holds()
             with replica.lock:
@@ -318,9 +330,17 @@ class Primary:
                     self._write(self._part(member, snapshot, parts, index, body), rebase=snapshot.rebase)
                 except _SnapshotBroken:
                     return False
-            self._pass_on()  # who found the turn taken sleeps: let changes go in between
+            self._let_changes_in()
+            if time.monotonic() - began > HOLD_COLLECTOR_FOR_S:
+                collector.release()
         logger.info("published the state as of %s in %d parts", snapshot.as_of.id, parts.count)
         return True
+
+    def _let_changes_in(self) -> None:
+        """Between two parts. Who found the turn taken sleeps."""
+        if self._queue:
+            self._pass_on()
+            time.sleep(YIELD_FOR_S)
 
     def replace(self, pieces: Iterable[Any], *, term: int | None) -> RecordId:
         """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile."""

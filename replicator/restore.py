@@ -265,6 +265,9 @@ class HeldCollector:
     What is frozen is freed as ever when its last reference goes; only cycles among it stay for good, unless the
     application calls `gc.unfreeze`.
 
+    Who draws a snapshot builds nothing that stays: with `freezes=False` nothing is moved. What it has is a copy of an
+    index, and a young container of 100,000 entries is all looked at by the next collection, however small that is.
+
     Several may hold it at once, in several threads: the first switches it off, the last one on. If it was off before
     the first, it is left alone.
     """
@@ -272,9 +275,11 @@ class HeldCollector:
     _lock = threading.Lock()
     _holders = 0
     _was_on = False
+    _built = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, freezes: bool = True) -> None:
         self._holds = False
+        self._freezes = freezes
 
     def __enter__(self) -> HeldCollector:
         return self
@@ -299,8 +304,9 @@ class HeldCollector:
         with cls._lock:
             cls._holders += 1
             if cls._holders == 1:
-                cls._was_on = gc.isenabled()
+                cls._was_on, cls._built = gc.isenabled(), False
                 gc.disable()
+            cls._built |= self._freezes
 
     def release(self) -> None:
         if not self._holds:
@@ -310,5 +316,6 @@ class HeldCollector:
         with cls._lock:
             cls._holders -= 1
             if cls._holders == 0 and cls._was_on:
-                gc.freeze()
+                if cls._built:
+                    gc.freeze()
                 gc.enable()

@@ -9,15 +9,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .ids import Position, RecordId, Writer
-from .records import BODY_BYTES_MAX, PartRecord
+from .records import PartRecord
 
-__all__ = ["Cutter", "Progress", "follow"]
+__all__ = ["PART_BYTES", "Cutter", "Progress", "follow"]
+
+#: The body of a part: half of what a record takes. Changes wait while one is sealed, sent and answered; smaller ones
+#: cost more round trips, and nobody waits less.
+PART_BYTES = 128 * 1024
 
 
 class Cutter:
-    """Collects bytes and gives them out as bodies of a full record each; the remainder comes at the end."""
+    """Collects bytes and gives them out as bodies of one size; the remainder comes at the end."""
 
-    def __init__(self, size: int = BODY_BYTES_MAX) -> None:
+    def __init__(self, size: int = PART_BYTES) -> None:
         self._size = size
         self._held = bytearray()
 

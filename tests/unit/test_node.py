@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -1024,6 +1025,54 @@ class TestSnapshots:
         asked()
         again()
         eventually(lambda: group.server.look().head.snapshot_at >= RecordId(1, 3))
+
+    @pytest.mark.parametrize(
+        ("from_bytes", "for_s", "held"), [(1000, 60.0, "all"), (1000, 0.0, "first"), (10**9, 60.0, "")]
+    )
+    def test_while_a_large_snapshot_is_drawn_the_collector_is_held_but_not_for_ever(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch, from_bytes: int, for_s: float, held: str
+    ) -> None:
+        monkeypatch.setattr(replicator.primary, "HOLD_COLLECTOR_FROM_BYTES", from_bytes)
+        monkeypatch.setattr(replicator.primary, "HOLD_COLLECTOR_FOR_S", for_s)
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        for key, value in large().items():
+            a.submit(put(key, value))
+        on: list[bool] = []
+
+        def noted(record: Any) -> Reply:
+            on.append(gc.isenabled())
+            return log.execute(record)
+
+        log.faults.extend([noted] * 3)
+        frozen = gc.get_freeze_count()
+        a.publish()
+        assert on == {"all": [False] * 3, "first": [False, True, True], "": [True] * 3}[held]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() == frozen
+
+    def test_changes_that_wait_for_a_part_go_before_the_next_one(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(replicator.primary, "YIELD_FOR_S", 0.3)
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        for key, value in large().items():
+            a.submit(put(key, value))
+        sent = len(log.sent)
+        waiting: list[Callable[[], Any]] = []
+
+        def one_waits(record: Any) -> Reply:
+            waiting.append(in_thread(lambda: a.submit(push(record.part))))
+            eventually(lambda: a._primary.has_queued)
+            return log.execute(record)
+
+        # given a change that comes while a part is sent, for some of them
+        log.faults.extend([one_waits, log.execute, one_waits, log.execute])
+        a.publish()
+        for result in waiting:
+            result()
+        assert [record.kind for record in log.sent[sent : sent + 5]] == ["part", "change", "part", "change", "part"]
 
     def test_a_change_that_waits_for_a_part_is_woken_when_it_was_sent(
         self, group: Group, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.core.ids import Position, RecordId
-from replicator.core.parts import Cutter, Progress, follow
+from replicator.core.parts import PART_BYTES, Cutter, Progress, follow
 from replicator.core.records import BODY_BYTES_MAX, PartRecord
 from tests.unit.history import A, B, part
 
@@ -28,8 +28,9 @@ def test_what_is_cut_makes_the_whole_again(chunks: list[bytes], size: int) -> No
 
 def test_bodies_fit_into_a_record() -> None:
     cutter = Cutter()
-    (body,) = cutter.feed(b"x" * (BODY_BYTES_MAX + 1))
-    assert (len(body), cutter.finish(), cutter.finish()) == (BODY_BYTES_MAX, b"x", b"")
+    (body,) = cutter.feed(b"x" * (PART_BYTES + 1))
+    assert (len(body), cutter.finish(), cutter.finish()) == (PART_BYTES, b"x", b"")
+    assert PART_BYTES <= BODY_BYTES_MAX
 
 
 def first(parts: int = 0, as_of: Position = AS_OF) -> PartRecord:

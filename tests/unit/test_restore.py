@@ -396,6 +396,23 @@ class TestHeldCollector:
             assert not gc.isenabled()
         assert gc.isenabled()
 
+    def test_who_builds_nothing_freezes_nothing_unless_another_one_did(self) -> None:
+        frozen = gc.get_freeze_count()
+        with HeldCollector(freezes=False) as drawing:
+            drawing.hold()
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() == frozen
+        with HeldCollector(freezes=False) as drawing:
+            drawing.hold()
+            with HeldCollector() as building:
+                building.hold()
+                with HeldCollector(freezes=False) as another:
+                    another.hold()
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen
+
     def test_one_that_was_off_stays_off(self) -> None:
         gc.disable()
         frozen = gc.get_freeze_count()
