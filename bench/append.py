@@ -38,9 +38,13 @@ PROSE = f"""\
 One thread sends changes of {CHANGE_BYTES} bytes, each after the answer to the one before. The *baseline* is redis-py's
 `XADD` of the same bytes to a plain stream over the same socket: no fence, no chain, nobody who applies it. *Fenced
 append* is what the package sends, sealed and appended by the script, without a node around it. *Node.submit* is all
-of it: encode, queue, fence, append, fold, decode, apply, and the checkpoint that follows once a beat. The group has no
+of it: encode, queue, fence, append, fold, decode, apply, and the checkpoint that follows within 0.1 s. The group has no
 standby here, and the state does nothing, so what is measured is the price of a commit alone. A ratio of 0.5 says: half
 as many a second as the baseline.
+
+A kernel with few cores may put client and server on one of them. A round trip then takes half as long, because nobody
+has to be woken on another core, and Python's share of it is twice as large. Where that happened in some of the rounds
+the range of a ratio is wide.
 
 Two more rows show where the time goes: the same `XADD` over a bare socket, with hiredis to pack and to parse and
 nothing of redis-py, is the least that a client in Python can cost; and `redis-benchmark` (or `valkey-benchmark`), with
