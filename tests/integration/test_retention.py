@@ -27,7 +27,7 @@ from replicator.redis_server import RedisServer
 GROUP = "g"
 VALUE_BYTES = 8 * 1024
 
-#: What a stream has around entries, and an allocator around that: jemalloc rounds an entry of 256 KiB up to 320 KiB.
+#: What a stream has around entries, and an allocator around that: jemalloc rounds an entry of 128 KiB up to 160 KiB.
 OVERHEAD = 1.25
 OVERHEAD_BYTES = 128 * 1024
 
