@@ -86,6 +86,12 @@ class Tasks:
 
     def wake(self) -> None:
         """There is something to commit."""
+        if self._closed:
+            self._primary.commit_all()  # nobody else does it any more: it is refused
+        else:
+            self._rouse()
+
+    def _rouse(self) -> None:
         if self._soon is not None:
             if not self._is_due:  # two that see this at once do no harm: there is one turn
                 self._is_due = True
@@ -101,7 +107,7 @@ class Tasks:
     def close(self) -> None:
         """End the committer."""
         self._closed = True
-        self.wake()
+        self._rouse()
         if self._committer is not None:
             self._committer.join(timeout=10)
 

@@ -211,6 +211,25 @@ def test_what_is_still_queued_when_the_node_stops_is_refused_at_once(group: Grou
     assert time.monotonic() - began < PATIENCE_S
 
 
+def test_what_was_not_handed_over_when_the_node_stopped_is_refused_at_once(group: Group) -> None:
+    # given a task whose change waits for the loop to run its tasks once
+    a = group.primary("a")
+
+    async def writes() -> Any:
+        await a.asubmit(push("first"))
+        task = asyncio.ensure_future(a.asubmit(push("late"), timeout_s=PATIENCE_S))
+        await asyncio.sleep(0)
+        # when the node stops before the loop goes on
+        a.stop()
+        return (await asyncio.gather(task, return_exceptions=True))[0]
+
+    # then it hears so at once, and not when it has waited for long enough
+    began = time.monotonic()
+    assert isinstance(asyncio.run(writes()), NotPrimary)
+    assert time.monotonic() - began < PATIENCE_S / 2
+    assert pushed(a) == ["first"]
+
+
 def test_a_task_can_wait_for_standbys(group: Group) -> None:
     a, b = group.primary("a"), group.node("b")
 
