@@ -7,9 +7,9 @@
     name = "a"
     data-dir = "data/a"
 
-Top-level settings are those of every command, a table those of the command of that name. Names are those of the
-options, with dashes or underscores. Values are read as texts, as an option gets them: so a number where a path is
-expected is refused, or not, just as on the command line.
+Top-level settings are those of every command, a table those of the command of that name (`[forks]`: of all commands in
+it). Names are those of the options, with dashes or underscores. Values are read as texts, as an option gets them: so a
+number where a path is expected is refused, or not, just as on the command line.
 """
 
 from __future__ import annotations

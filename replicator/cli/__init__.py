@@ -94,7 +94,7 @@ def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_lev
     """Warm standbys through a Redis stream, and failover without a split brain."""
     if config is not None:
         settings = _checked(load_settings(config), config)
-        ctx.default_map = settings
+        ctx.default_map = settings | _of_command(ctx, settings, config)
         redis = _from_file(ctx, settings, "redis", redis)
         group = _from_file(ctx, settings, "group", group)
         level = _from_file(ctx, settings, "log_level", log_level)
@@ -116,6 +116,37 @@ def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
         if name not in _COMMANDS and name not in ("redis", "group", "log_level"):
             raise ConfigError(setting=str(config), problem=f"{name} is not a setting")
     return settings
+
+
+def _of_command(ctx: click.Context, settings: dict[str, Any], config: Path) -> dict[str, Any]:
+    """The table of the command that runs, as click looks it up: by parameters, which have not all their options' names.
+
+    That of a group of commands is for each of them.
+    """
+    name = ctx.invoked_subcommand
+    assert name is not None
+    assert isinstance(ctx.command, click.Group)
+    command = ctx.command.get_command(ctx, name)
+    table = settings.get(name)
+    if command is None or table is None:
+        return {}
+    below = command.commands if isinstance(command, click.Group) else {}
+    options = {each: _options(of) for each, of in (below or {name: command}).items()}
+    for setting in table:
+        if not any(setting in known for known in options.values()):
+            raise ConfigError(setting=str(config), problem=f"{setting} in [{name}] is not an option of {name}")
+    found = {each: _by_parameter(table, known) for each, known in options.items()}
+    return {name: found} if below else found
+
+
+def _options(command: click.Command) -> dict[str, click.Option]:
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    return {text.removeprefix("--").replace("-", "_"): option for option in options for text in option.opts}
+
+
+def _by_parameter(table: dict[str, str], options: dict[str, click.Option]) -> dict[str, Any]:
+    given = [(options[setting], text) for setting, text in table.items() if setting in options]
+    return {str(option.name): [text] if option.multiple else text for option, text in given}
 
 
 def _from_file(ctx: click.Context, settings: dict[str, Any], name: str, given: str) -> str:

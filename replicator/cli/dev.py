@@ -29,6 +29,7 @@ FIRST_PRIMARY = "a"
     type=click.Path(path_type=Path),
     default=DEFAULT_DIRECTORY,
     show_default=True,
+    envvar="REPLICATOR_DEV_DIR",
     help="Data, logs and pid file of the stack.",
 )
 @click.option(

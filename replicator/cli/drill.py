@@ -43,6 +43,7 @@ class _Failed(ReplicatorError):
     "--dir",
     "directory",
     type=click.Path(path_type=Path),
+    envvar="REPLICATOR_DRILL_DIR",
     help="Data and logs, kept; must be empty.  [default: a temporary one]",
 )
 @click.option("--keep", is_flag=True, help="Keep the temporary directory. It is kept anyway if something is wrong.")

@@ -74,7 +74,7 @@ def _show_budget(budget: admin.Budget, output: str) -> None:
 
 
 @click.command()
-@click.option("--to", "node", required=True, help="The standby that is to lead.")
+@click.option("--to", "node", required=True, envvar="REPLICATOR_SWITCHOVER_TO", help="The standby that is to lead.")
 @click.option("--reason", default="switchover", help="For the history.")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait until it keeps up, and leads.")
 @output_option
@@ -121,7 +121,12 @@ def resume(settings: Settings) -> None:
 
 
 @click.command()
-@click.option("--from", "node", help="Found it from this node.  [default: the most advanced one]")
+@click.option(
+    "--from",
+    "node",
+    envvar="REPLICATOR_RECOVER_FROM",
+    help="Found it from this node.  [default: the most advanced one]",
+)
 @click.option("--reason", default="the log was lost", help="For the history.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait until the node leads.")
 @output_option

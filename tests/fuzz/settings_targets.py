@@ -47,7 +47,8 @@ class _Command(NamedTuple):
 
 def _commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[_Command]:
     if not isinstance(command, click.Group):
-        yield _Command(path, command, [(one.name or "").replace("_", "-") for one in command.params] or ["other"])
+        options = [text.removeprefix("--") for one in command.params for text in one.opts if text.startswith("--")]
+        yield _Command(path, command, options or ["other"])
         return
     with click.Context(command) as context:
         for name in command.list_commands(context):

@@ -323,6 +323,7 @@ class TestSettings:
             ('grup = "x"', "grup is not a setting"),
             ('log-level = "LOUD"', "log-level"),
             ('[status]\noutput = "xml"', "xml"),
+            ('[status]\nouput = "json"', "ouput in [status] is not an option of status"),
         ],
     )
     def test_a_bad_file_is_2_and_says_what_is_wrong(
@@ -331,6 +332,46 @@ class TestSettings:
         result = CliRunner().invoke(cli, ["--config", self.write(tmp_path, text), "status"])
         assert (result.exit_code, result.stdout) == (2, "")
         assert problem in result.stderr
+
+    @pytest.mark.parametrize(
+        ("text", "args", "expected"),
+        [
+            ('[certify]\ndata-dir = "nowhere"', ["certify"], "Directory 'nowhere' does not exist"),
+            ('[forks]\ndata-dir = "nowhere"', ["forks", "list"], "Directory 'nowhere' does not exist"),
+            ('[drill]\ndir = "settings.toml"', ["drill"], "settings.toml"),
+            ('[switchover]\nto = "b"', ["switchover"], "nobody leads"),
+            ('[recover]\nfrom = "b c"', ["recover"], "b c"),
+        ],
+    )
+    def test_an_option_has_its_name_in_a_file(
+        self, any_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, args: list[str],
+        expected: str,
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        self.write(tmp_path, f'redis = "{any_redis.url}"\n{text}\n')
+        result = CliRunner().invoke(cli, ["--config", "settings.toml", *args])
+        assert result.exit_code != 0
+        assert expected in result.stderr
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "expected"),
+        [
+            ("REPLICATOR_DRILL_DIR", "settings.toml", "settings.toml"),
+            ("REPLICATOR_SWITCHOVER_TO", "b", "nobody leads"),
+            ("REPLICATOR_RECOVER_FROM", "b c", "b c"),
+        ],
+    )
+    def test_an_option_has_its_name_in_the_environment(
+        self, any_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str,
+        expected: str,
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        self.write(tmp_path, "")
+        result = CliRunner().invoke(
+            cli, ["--redis", any_redis.url, variable.split("_")[1].lower()], env={variable: value}
+        )
+        assert result.exit_code != 0
+        assert expected in result.stderr
 
 
 class TestLoad:
