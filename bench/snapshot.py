@@ -96,7 +96,7 @@ waiting for it. *Published to applied* counts from the call of `Node.publish` to
 state and says so. The *baseline* is what a program would do with the same document in one process and without a log,
 one after the other: `orjson.dumps`, zstd (level 1), unzstd, `orjson.loads`. It comes twice, with Python's cyclic
 garbage collector as it is, and switched off: building a million objects with it on takes much longer, and that is no
-merit of anybody. The package runs with the collector as it is.
+merit of anybody. In the processes of the package it is on; the package itself holds it while it sends and restores.
 
 The phases overlap. The primary sends a part as soon as it is full; the standby saves parts, and decodes what it saved,
 while later ones are under way. *Draw* is copying the index and drawing pieces from it; *encode* is JSON, zstd, hash,

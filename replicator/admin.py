@@ -1,6 +1,7 @@
 """What an operator does to a group, as plain functions over its log. The command line and the jobs call these.
 
-None of them needs a node of its own, and none waits in Redis: they look, ask, and look again.
+None of them needs a node of its own, and none but `records`, if it is to follow, waits in Redis: they look, ask, and
+look again.
 """
 
 from __future__ import annotations

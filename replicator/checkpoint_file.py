@@ -1,9 +1,9 @@
 """What is in a checkpoint file, how it is checked, and how it is read: while a node runs, or at rest.
 
-**What is kept.** Everything but rows of bytes is one JSON value, `Saved`, written whole with each save. Changes are
-rows, as they came. So are the parts of snapshots: those of the *payload* (the newest complete snapshot) and those
-*staged* (of a snapshot that is passing by). Both have a number, so a complete snapshot becomes the payload by its
-number and no byte is copied.
+**What is kept.** Everything but rows of bytes is one JSON value, `Saved`, written whole by each save that is more than
+changes. Changes are rows, as they came. So are the parts of snapshots: those of the *payload* (the newest complete
+snapshot) and those *staged* (of a snapshot that is passing by). Both have a number, so a complete snapshot becomes the
+payload by its number and no byte is copied.
 
 **Nothing is believed that was not checked.** `Saved` carries its digest. Each run of rows carries a hash over its ids,
 headers and bodies, so a row that is missing, repeated or changed shows.

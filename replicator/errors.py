@@ -17,7 +17,7 @@
     ├── PositionLost             a failover left that position behind
     ├── StateError               a state that is kept in a file cannot be read or written
     │   └── StateChanged         … because another program changed it meanwhile
-    └── Stalled                  the application's apply() failed; the node keeps its place
+    └── Stalled                  apply() or restore() failed; the node keeps its place
 
 Each class' docstring is its message: what happened and what to do. Fields are attributes, for programs.
 """
@@ -164,5 +164,5 @@ class StateChanged(StateError):
 
 
 class Stalled(ReplicatorError):
-    """apply() failed at {id}, which is a bug in the application ({problem}). The node keeps its place:
+    """the application failed at {id}, which is a bug in it ({problem}). The node keeps its place:
     mend the application and restart the node."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 __all__ = ["Lease"]
 
-#: A lease is renewed when a third of it has passed, so two renewals may fail before it runs out.
+#: A lease is renewed at the latest when a third of it has passed, so two renewals may fail before it runs out.
 RENEW_AT = 1 / 3
 
 

@@ -264,7 +264,7 @@ class Node:
 
     @property
     def stalled(self) -> str | None:
-        """Why the application's apply() failed; None: it did not."""
+        """Why the application's apply() or restore() failed; None: it did not."""
         return self._replica.stalled or None
 
     @property

@@ -14,7 +14,7 @@ Rules:
 - A directory that holds only a dump.rdb and is then started with an AOF starts *empty*, without an error. Whoever wants
   to restore a dump starts with `{"appendonly": "no"}` first.
 
-Nothing here speaks to the server beyond asking whether it is up; `log.py` is the only module that does.
+Nothing here speaks to the server beyond asking whether it is up: that is for `log.py` and its connections.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     step(view, record, me) -> (verdict, view)
 
-It decides and does not act: no socket, file, clock or lock. The shells (`standby.py`, `primary.py`) carry the verdict
+It decides and does not act: no socket, file, clock or lock. The shells (`replica.py`, `primary.py`) carry the verdict
 out, and the explorer in `tests/model/` runs this very function through every order of events.
 
 Terms are compared before anything else, so that nothing of an old term gets far enough to be looked at. A record of a

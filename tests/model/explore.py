@@ -2,7 +2,7 @@
 
     python -m tests.model.explore [--large] [--without RULE] [changes=2 promotions=3 ...]
 
-What may happen is in `world.py`, and so is what is checked in every world (G1 to G6, that nobody is told wrongly that a
+What may happen is in `world.py`, and so is what is checked in every world (G1 to G8, that nobody is told wrongly that a
 change is not in, and that a node knows what its history has); `ending.py` completes every world without further faults
 and checks how it ends. Nothing is decided here: the nodes, the fold and the scripts are the real ones, but for the rule
 that is taken away (`removals.py`).

@@ -16,7 +16,7 @@ from .world import Bounds
 
 @pytest.mark.parametrize(("bounds", "worlds_min"), SMALL, ids=[str(i) for i in range(len(SMALL))])
 def test_no_order_of_events_breaks_a_guarantee(bounds: Bounds, worlds_min: int) -> None:
-    """G1 to G6, and a good end of every world."""
+    """G1 to G8, and a good end of every world."""
     explored = explore(bounds)
 
     assert explored.worlds >= worlds_min
