@@ -57,8 +57,9 @@ BATCH_CHANGES_MAX = 1000
 #: Who takes the turn for something else than changes does not wake the queue: it looks again by itself.
 LOOK_AGAIN_S = 0.01
 
-#: Who sends a snapshot stays away so long when changes wait for its turn: long enough for the thread that commits them
-#: to wake up and take it. Just giving the turn back is not, and they would wait for another part, and yet another.
+#: Who sends a snapshot stays away so long when changes wait for its turn, and who commits changes when somebody else
+#: does: long enough for the other thread to wake up and take it. Just giving the turn back is not, and the other one
+#: would wait for another part, or record, and yet another.
 YIELD_FOR_S = 0.0002
 
 #: A snapshot that takes longer has the collector look at it after all: the process may need it for something else.
@@ -185,10 +186,13 @@ class Primary:
         return bool(self._queue)
 
     def commit_all(self) -> None:
-        """Commit what is queued."""
-        with self._replica.turn:
-            while self._queue:
+        """Commit what is queued. Others get the turn between two records: there may be more for ever."""
+        turn = self._replica.turn
+        while self._queue:
+            with turn:
                 self._commit_queued()
+            if self._queue and turn.is_wanted:
+                time.sleep(YIELD_FOR_S)
         self._pass_on()
 
     def _pass_on(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from replicator.core.ids import ZERO_ID, RecordId, Writer
 from replicator.core.records import PartRecord
 from replicator.core.replies import Code, Reply
 from replicator.lease import Lease
-from replicator.primary import Primary
+from replicator.primary import BATCH_CHANGES_MAX, Primary, Waiting
 from replicator.replica import Replica
 from replicator.testing import MemoryRedis
 from tests.integration.worlds import lead
@@ -187,6 +188,36 @@ class TestBatches:
         a.submit(push("x"))
         a.primary.mark()
         assert [(record.count, record.wants_acks) for record in a.log.sent] == [(3, True), (1, False), (0, False)]
+
+    def test_others_get_the_turn_although_there_is_always_more_to_commit(self, a: Setup) -> None:
+        # given a queue that is never empty: who is told of one change has the next one ready
+        more = True
+
+        class Again(Waiting):
+            def wake(self) -> None:
+                pass  # somebody commits already
+
+            def finish(self) -> None:
+                self.done = True
+                time.sleep(0.001)
+                if more:
+                    a.primary.enqueue(Again(encoded([push(1)] * BATCH_CHANGES_MAX), None, wants_acks=False))
+
+        for _ in range(3):
+            a.primary.enqueue(Again(encoded([push(1)] * BATCH_CHANGES_MAX), None, wants_acks=False))
+        committing = in_thread(a.primary.commit_all)
+        eventually(lambda: len(a.log.sent) > 5)
+        # then markers and snapshots get in between, soon
+        waited: list[int] = []
+        try:
+            for write in (a.primary.mark, a.primary.publish) * 5:
+                before = len(a.log.sent)
+                in_thread(write)()
+                waited.append(len(a.log.sent) - before)
+        finally:
+            more = False
+            committing()
+        assert sum(waited) < 100
 
     def test_a_marker_is_an_empty_change(self, a: Setup) -> None:
         a.primary.mark()
