@@ -136,7 +136,7 @@ class Checkpoint:
         another program's or a newer version's, and if the disk cannot be read or written. A damaged file is set aside:
         `set_aside` is its new name then, and the node has to rebuild itself from the log.
         """
-        self.data_dir = data_dir
+        self.data_dir = data_dir = data_dir.absolute()  # wherever this process goes
         self.path = data_dir / "checkpoint.sqlite"
         self.set_aside: Path | None = None
         self._mutex = threading.RLock()
@@ -150,6 +150,9 @@ class Checkpoint:
             with _translated(self.path):
                 self._saved = self._synced = self._checked(group, node) or self._begun(group, node)
                 self._db = _connect(self.path)
+                # Of a process that was killed: its last saves are with the system, and perhaps not on the disk yet.
+                with contextlib.suppress(FileNotFoundError):
+                    _sync(self._wal)
                 self._weights = _weights_of(self._db, self._saved)
         except BaseException:
             self.close()
@@ -267,8 +270,14 @@ class Checkpoint:
                 _write_saved(db, saved)
         # Others save meanwhile: a standby would wait for the disk here, and whoever waits for the standby with it. What
         # SQLite has moved out of the WAL by now, it has synced itself.
-        with _translated(self.path), contextlib.suppress(FileNotFoundError):  # closed: it moved out all of it
-            _sync(Path(f"{self.path}-wal"))
+        try:
+            with _translated(self.path):
+                _sync(self._wal)
+        except CheckpointError:
+            with self._mutex:
+                if self._db is None:  # it was closed meanwhile: that moves all out of the WAL, and deletes it
+                    return
+            raise
         with self._mutex:
             self._has_synced(saved)
 
@@ -324,6 +333,10 @@ class Checkpoint:
                 raise
 
     @property
+    def _wal(self) -> Path:
+        return Path(f"{self.path}-wal")
+
+    @property
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
             raise CheckpointError(path=self.path, problem="it was closed")
@@ -351,7 +364,9 @@ class Checkpoint:
 
     def _begun(self, group: str, node: str) -> Saved:
         saved = Saved(group=group, node=node)
-        self._lock.mark(0)
+        if self._lock.marked:  # by a file that is gone: come back behind a power cut, it would make this one damaged
+            self._lock.mark(0)
+            _sync(self.data_dir / "lock")
         _begin(self.data_dir / _NEW, saved)
         _publish(self.data_dir / _NEW, self.path)
         return saved

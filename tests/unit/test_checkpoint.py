@@ -1143,6 +1143,76 @@ def test_a_disk_that_refuses_a_sync_is_an_error_and_nothing_is_vouched_for(
     assert stored.is_synced
 
 
+@pytest.fixture
+def synced_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are synced from now on, but for what SQLite does by itself."""
+    seen: list[str] = []
+    sync = checkpoint._sync
+
+    def noted(path: Path) -> None:
+        sync(path)
+        seen.append(path.name)
+
+    monkeypatch.setattr(checkpoint, "_sync", noted)
+    return seen
+
+
+def test_a_sync_reaches_the_file_wherever_the_process_has_gone(
+    server: MemoryRedis, primary: Primary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced_files: list[str]
+) -> None:
+    # given a data directory with a relative path, and a process that changes its directory
+    monkeypatch.chdir(tmp_path)
+    standby = Standby(server, Path("s"), synced=False)
+    standby.read()
+    primary.change("x")
+    standby.read()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    del synced_files[:]
+    # then what it vouches for is on the disk
+    standby.stored.sync()
+    assert synced_files == ["checkpoint.sqlite-wal"]
+    assert standby.stored.is_synced
+
+
+def test_a_directory_that_was_moved_away_is_an_error_and_nothing_is_vouched_for(cut: Cut) -> None:
+    cut.follow("one", synced=False)
+    stored, before = cut.standby.stored, cut.standby.stored.synced_upto
+    os.rename(cut.standby.data_dir, cut.place)
+    with pytest.raises(CheckpointError, match="No such file"):
+        stored.sync()
+    assert (stored.synced_upto, stored.is_synced) == (before, False)
+
+
+def test_what_a_killed_process_had_not_synced_is_synced_before_it_is_vouched_for(
+    cut: Cut, synced_files: list[str]
+) -> None:
+    # given what a process that is killed leaves behind: its last save is with the system, and not on the disk
+    cut.follow("one", synced=False)
+    shutil.copytree(cut.standby.data_dir, cut.place)
+    del synced_files[:]
+    # then the next one, which says that it has that, brings it there
+    with Checkpoint(cut.place, "g", node="s") as stored:
+        assert stored.synced_upto == cut.standby.member.view.position.id
+        assert "checkpoint.sqlite-wal" in synced_files
+
+
+def test_the_mark_of_a_file_that_is_gone_does_not_come_back_behind_a_power_cut(
+    cut: Cut, synced_files: list[str]
+) -> None:
+    # given a checkpoint of many saves that somebody moves away
+    cut.follow("one", synced=True)
+    cut.follow("two", synced=True)
+    cut.standby.stored.close()
+    for path in cut.standby.data_dir.glob("checkpoint.sqlite*"):
+        path.unlink()
+    del synced_files[:]
+    # then the new one does not begin before the lock file, on the disk, says nothing of the old one
+    cut.standby.start()
+    assert synced_files[0] == "lock"
+    assert b"save %020d" % 0 in (cut.standby.data_dir / "lock").read_bytes()
+
+
 def test_a_sync_of_nothing_new_writes_nothing(cut: Cut) -> None:
     cut.follow("one", synced=True)
     size, changed_at = cut.wal.stat().st_size, cut.wal.stat().st_mtime_ns
