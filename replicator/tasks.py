@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -50,7 +49,7 @@ class Tasks:
         self._soon = soon
         #: One of those threads commits, or will.
         self._is_due = False
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
         #: The loop that was here last: hardly any process has a second one.
         self._recent: _Loop | None = None
         self._committer: threading.Thread | None = None
@@ -81,6 +80,8 @@ class Tasks:
             self._start()
         tasks = self._loops.get(loop)
         if tasks is None:
+            for closed in [each for each in list(self._loops) if each.is_closed()]:
+                self._loops.pop(closed, None)
             tasks = self._loops[loop] = _Loop(loop, self)
         return tasks
 
@@ -118,9 +119,11 @@ class Tasks:
                 self._committer.start()
 
     def _commit(self) -> None:
-        while not self._closed:
+        is_last = False
+        while not is_last:
             self._idle.acquire()
-            self._primary.commit_all()  # at the end, too: what is queued then is refused at once
+            is_last = self._closed  # asked before: what is queued by then is refused at once
+            self._primary.commit_all()
 
     def _commit_soon(self) -> None:
         try:

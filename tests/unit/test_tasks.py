@@ -230,6 +230,54 @@ def test_what_was_not_handed_over_when_the_node_stopped_is_refused_at_once(group
     assert pushed(a) == ["first"]
 
 
+def test_what_is_queued_as_the_committer_ends_is_refused_at_once(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a committer that has looked for the last time whether there is something to commit
+    primary = group.primary("a")._primary
+    tasks = Tasks(primary, name="a")
+    commit_all, stopping = primary.commit_all, list[Callable[[], None]]()
+
+    async def writes() -> list[Any]:
+        loop, told = asyncio.get_running_loop(), list[Any]()
+
+        def submit(value: str) -> asyncio.Future[Any]:
+            return tasks.submit(encoded([push(value)]), timeout_s=PATIENCE_S, term=None, wants_acks=False)
+
+        async def late() -> None:
+            told.append(submit("late"))
+            await asyncio.sleep(0.01)  # until it was handed over
+
+        def and_then() -> None:
+            commit_all()
+            monkeypatch.setattr(primary, "commit_all", commit_all)
+            # when a change is queued, and the node stops
+            asyncio.run_coroutine_threadsafe(late(), loop).result(PATIENCE_S)
+            stopping.append(in_thread(tasks.close))
+            eventually(lambda: tasks._closed)
+
+        monkeypatch.setattr(primary, "commit_all", and_then)
+        await submit("first")
+        await asyncio.to_thread(eventually, lambda: told)
+        return await asyncio.gather(*told, return_exceptions=True)
+
+    # then it does not wait until its time is over
+    began = time.monotonic()
+    asyncio.run(writes())
+    stopping[0]()
+    assert time.monotonic() - began < PATIENCE_S / 2
+
+
+def test_event_loops_that_are_closed_are_forgotten(group: Group) -> None:
+    a = group.primary("a")
+
+    async def write() -> None:
+        await a.asubmit(push(1))
+
+    for _ in range(20):
+        asyncio.run(write())
+    assert a._tasks is not None
+    assert len(a._tasks._loops) == 1
+
+
 def test_a_task_can_wait_for_standbys(group: Group) -> None:
     a, b = group.primary("a"), group.node("b")
 
