@@ -44,6 +44,9 @@ HOLD_COLLECTOR_FROM_BYTES = 4 * 1024 * 1024
 #: Who waits so long for the next part holds the collector no longer: it may never come.
 HOLD_COLLECTOR_FOR_S = 1.0
 
+#: Who builds nothing does not join those who have held it for longer, one after the other.
+JOIN_HOLDERS_FOR_S = 5.0
+
 #: A thread that has work keeps the interpreter for 5 ms before it gives it to one that waits. This one gives it sooner,
 #: and stays away long enough for the other one to wake up (`sleep(0)` is over before that).
 YIELD_EVERY_S = 0.002
@@ -269,11 +272,13 @@ class HeldCollector:
     index, and a young container of 100,000 entries is all looked at by the next collection, however small that is.
 
     Several may hold it at once, in several threads: the first switches it off, the last one on. If it was off before
-    the first, it is left alone.
+    the first, it is left alone. Snapshots of many groups, each sent while another one is, do not keep it off for ever:
+    who draws one leaves it alone while others have held it for long.
     """
 
     _lock = threading.Lock()
     _holders = 0
+    _held_since = 0.0
     _was_on = False
     _built = False
 
@@ -299,12 +304,14 @@ class HeldCollector:
     def hold(self) -> None:
         if self._holds:
             return
-        self._holds = True
-        cls = HeldCollector
+        cls, now = HeldCollector, time.monotonic()
         with cls._lock:
+            if cls._holders and not self._freezes and now - cls._held_since > JOIN_HOLDERS_FOR_S:
+                return
+            self._holds = True
             cls._holders += 1
             if cls._holders == 1:
-                cls._was_on, cls._built = gc.isenabled(), False
+                cls._was_on, cls._built, cls._held_since = gc.isenabled(), False, now
                 gc.disable()
             cls._built |= self._freezes
 

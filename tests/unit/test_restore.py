@@ -413,6 +413,23 @@ class TestHeldCollector:
         assert gc.isenabled()
         assert gc.get_freeze_count() > frozen
 
+    def test_who_builds_nothing_does_not_join_those_who_have_held_it_for_long(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with HeldCollector(freezes=False) as first:
+            first.hold()
+            monkeypatch.setattr(restore, "JOIN_HOLDERS_FOR_S", 0.0)
+            with HeldCollector(freezes=False) as second, HeldCollector() as building:
+                second.hold()
+                first.release()
+                assert gc.isenabled()
+                second.hold()  # nobody holds it now
+                assert not gc.isenabled()
+                building.hold()  # what is built is worth it
+                second.release()
+                assert not gc.isenabled()
+        assert gc.isenabled()
+
     def test_one_that_was_off_stays_off(self) -> None:
         gc.disable()
         frozen = gc.get_freeze_count()
