@@ -39,6 +39,7 @@ A file appears under its name only when it is whole: it is made under another on
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -142,6 +143,8 @@ class Checkpoint:
         self._mutex = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._syncs = True
+        #: Why nothing that is synced from now on can be vouched for.
+        self._lost = ""
         self._weights = _Weights()
         with _translated(self.data_dir):
             _make_directory(data_dir)
@@ -265,6 +268,7 @@ class Checkpoint:
         with self._mutex:
             if self.is_synced:
                 return
+            self._check_trusted()
             saved = self._saved
             with self._transaction(synced=False) as db:
                 _write_saved(db, saved)
@@ -273,10 +277,11 @@ class Checkpoint:
         try:
             with _translated(self.path):
                 _sync(self._wal)
-        except CheckpointError:
+        except CheckpointError as error:
             with self._mutex:
                 if self._db is None:  # it was closed meanwhile: that moves all out of the WAL, and deletes it
                     return
+                self._distrust(error.__cause__)
             raise
         with self._mutex:
             self._has_synced(saved)
@@ -318,6 +323,8 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def _transaction(self, *, synced: bool) -> Iterator[sqlite3.Connection]:
+        if synced:
+            self._check_trusted()
         with _translated(self.path):
             db = self._connection
             if synced is not self._syncs:
@@ -327,10 +334,24 @@ class Checkpoint:
             try:
                 yield db
                 db.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
+                self._distrust(error)
                 if db.in_transaction:  # SQLite rolls back by itself after some errors
                     db.execute("ROLLBACK")
                 raise
+
+    def _check_trusted(self) -> None:
+        if self._lost:
+            raise CheckpointError(path=self.path, problem=self._lost)
+
+    def _distrust(self, error: BaseException | None) -> None:
+        """Vouch for nothing more if what failed was an fsync.
+
+        The system then drops what it could not write, and calls the next fsync a success.
+        """
+        if _lost_writes(error):
+            hint = "give this node an empty data directory on another disk: it rebuilds itself from the log"
+            self._lost = f"what was written before may be lost ({error}); {hint}"
 
     @property
     def _wal(self) -> Path:
@@ -693,6 +714,13 @@ def _translated(path: Path) -> Iterator[None]:
         raise CheckpointError(path=path, problem=_explained(error, path)) from error
     except OSError as error:
         raise CheckpointError(path=error.filename or path, problem=error.strerror or str(error)) from error
+
+
+def _lost_writes(error: BaseException | None) -> bool:
+    """Whether this is an fsync that failed (fsync(2), *ERRORS*), and not a file that could not be opened."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_FSYNC
+    return isinstance(error, OSError) and error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 
 
 def _explained(error: sqlite3.Error, path: Path) -> str:

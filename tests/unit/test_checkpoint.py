@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -1138,7 +1139,36 @@ def test_a_disk_that_refuses_a_sync_is_an_error_and_nothing_is_vouched_for(
         patched.setattr(checkpoint, "_sync", refused)
         with pytest.raises(CheckpointError, match="Input/output error"):
             stored.sync()
+    # what it could not write the system forgets, and the next sync has nothing to do: its word is worth nothing
+    with pytest.raises(CheckpointError, match="an empty data directory on another disk"):
+        stored.sync()
+    with pytest.raises(CheckpointError, match="may be lost"):
+        cut.follow("two", synced=True)
     assert (stored.synced_upto, stored.is_synced) == (before, False)
+    # and what does not have to outlive a power cut goes on
+    stored.save(cut.standby.member.view, (), boot="boot-s", synced=False)
+
+
+def test_a_synced_save_that_does_not_reach_the_disk_is_the_last_one(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, before = cut.standby.stored, cut.standby.stored.synced_upto
+    with monkeypatch.context() as patched:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        patched.setattr(checkpoint, "_write_saved", Mock(side_effect=error))
+        with pytest.raises(CheckpointError, match="disk I/O error"):
+            cut.follow("one", synced=True)
+    with pytest.raises(CheckpointError, match="may be lost"):
+        cut.follow("two", synced=True)
+    assert stored.synced_upto == before
+
+
+def test_a_sync_that_could_not_open_the_file_is_tried_again(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut.follow("one", synced=False)
+    stored = cut.standby.stored
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_sync", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        with pytest.raises(CheckpointError, match="Too many open files"):
+            stored.sync()
     stored.sync()
     assert stored.is_synced
 
