@@ -365,7 +365,10 @@ class Keeper:
             logger.info("did not get the term (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
 
     def take_term(self, reason: str, look: Look, *, guarded: bool = False) -> Reply:
+        """Take it because the application says so. `PromotionRefused` if somebody else was faster."""
         reply = self._log.promote(self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application"))
+        if reply.code is Code.CONFLICT and reply.node == self._name and reply.term > look.term:
+            return reply  # this node was, unasked: a candidate claims a term by itself
         if reply.code is not Code.OK:
             raise PromotionRefused(self._name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
         return reply

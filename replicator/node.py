@@ -27,7 +27,7 @@ from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import Encoded, encoded
 from .core.fold import View
-from .core.ids import Position, RecordId, Writer
+from .core.ids import ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
 from .core.replies import MISSED_BEATS_MAX, Batch, Log, Wants
 from .crew import Crew, Duties, OwnThreads
@@ -440,7 +440,7 @@ class Node:
             raise PromotionRefused(self.name, refusal.reason, better=refusal.better)
         taken = self._keeper.take_term(reason, look, guarded=not force)
         # Its term record, too: a node that led already is the primary all the while.
-        self.wait(role="primary", position=str(taken.id), timeout_s=timeout_s)
+        self.wait(role="primary", position=str(taken.id) if taken.id != ZERO_ID else None, timeout_s=timeout_s)
         return taken.term
 
     def wait(

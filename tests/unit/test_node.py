@@ -39,7 +39,7 @@ from replicator import (
 from replicator.checkpoint import Checkpoint
 from replicator.core import life, retention
 from replicator.core.ids import ERA, Writer
-from replicator.core.replies import Batch, Claim, Reply
+from replicator.core.replies import Batch, Claim, Look, Reply
 from replicator.keeper import Keeper
 from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
 from replicator.testing import MemoryLog
@@ -156,6 +156,20 @@ class TestPromotion:
         assert (a.role, a.term) == ("primary", 2)
         a.submit(put("x", 1))
         assert str(a.position.id) == "2-3"
+
+    def test_a_candidate_that_claims_a_term_by_itself_at_that_moment_is_promoted(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a = group.node("a")
+        take_term = a._keeper.take_term
+
+        def second(reason: str, look: Look, *, guarded: bool = False) -> Reply:
+            lead(a._log, "a", boot=a.boot)
+            return take_term(reason, look, guarded=guarded)
+
+        monkeypatch.setattr(a._keeper, "take_term", second)
+        assert a.promote() == 1
+        assert (a.role, a.term) == ("primary", 1)
 
     def test_the_new_primary_has_read_everything_before_it_leads(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
