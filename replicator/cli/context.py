@@ -43,9 +43,9 @@ def _data_dirs(ctx: click.Context, _: click.Parameter, given: tuple[Path, ...]) 
 def _below(path: Path) -> list[Path]:
     """The data directories of nodes in a directory that is none itself. A node's has had a lock since its first start.
 
-    A copy of one may have been made without.
+    The directory of a dev stack has a lock, too. A copy of a node's may have been made without.
     """
-    if any((path / name).exists() for name in ("lock", "forks", "checkpoint.sqlite")):
+    if any((path / name).exists() for name in ("forks", "checkpoint.sqlite")):
         return []
     return sorted(lock.parent for lock in path.glob("*/lock"))
 

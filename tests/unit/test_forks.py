@@ -294,6 +294,8 @@ def test_a_directory_with_those_of_several_nodes_stands_for_them(
     monkeypatch.chdir(tmp_path)
     assert names[1] in run("list").stdout  # ./data, as of `replicator node`
     assert names[1] in run("list", "--data-dir", "data").stdout
+    (tmp_path / "data" / "lock").touch()  # as that of a dev stack has one
+    assert names[1] in run("list", "--data-dir", "data").stdout
     both = run("list", "--data-dir", "data", "--data-dir", disk.data_dir).stdout.splitlines()
     assert [line.split()[1] for line in both[1:]] == ["t", "s"]
     other.checkpoint.close()
