@@ -274,15 +274,15 @@ class Checkpoint:
                 _write_saved(db, saved)
         # Others save meanwhile: a standby would wait for the disk here, and whoever waits for the standby with it. What
         # SQLite has moved out of the WAL by now, it has synced itself.
-        try:
-            with _translated(self.path):
+        with _translated(self.path):
+            try:
                 _sync(self._wal)
-        except CheckpointError as error:
-            with self._mutex:
-                if self._db is None:  # it was closed meanwhile: that moves all out of the WAL, and deletes it
-                    return
-                self._distrust(error.__cause__)
-            raise
+            except OSError as error:
+                with self._mutex:
+                    if self._db is None:  # it was closed meanwhile: that moves all out of the WAL, and deletes it
+                        return
+                    self._distrust(error)
+                raise
         with self._mutex:
             self._has_synced(saved)
 
@@ -344,7 +344,7 @@ class Checkpoint:
         if self._lost:
             raise CheckpointError(path=self.path, problem=self._lost)
 
-    def _distrust(self, error: BaseException | None) -> None:
+    def _distrust(self, error: BaseException) -> None:
         """Vouch for nothing more if what failed was an fsync.
 
         The system then drops what it could not write, and calls the next fsync a success.
@@ -716,7 +716,7 @@ def _translated(path: Path) -> Iterator[None]:
         raise CheckpointError(path=error.filename or path, problem=error.strerror or str(error)) from error
 
 
-def _lost_writes(error: BaseException | None) -> bool:
+def _lost_writes(error: BaseException) -> bool:
     """Whether this is an fsync that failed (fsync(2), *ERRORS*), and not a file that could not be opened."""
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_FSYNC

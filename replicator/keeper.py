@@ -367,9 +367,7 @@ class Keeper:
     def take_term(self, reason: str, look: Look, *, guarded: bool = False) -> Reply:
         """Take it because the application says so. `PromotionRefused` if somebody else was faster."""
         reply = self._log.promote(self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application"))
-        if reply.code is Code.CONFLICT and reply.node == self._name and reply.term > look.term:
-            return reply  # this node was, unasked: a candidate claims a term by itself
-        if reply.code is not Code.OK:
+        if not life.has_claimed(self._name, reply, look):
             raise PromotionRefused(self._name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
         return reply
 

@@ -26,6 +26,7 @@ __all__ = [
     "expected_head",
     "fate_of_write",
     "find_out",
+    "has_claimed",
     "held_back",
     "is_settled",
     "may_found",
@@ -206,6 +207,14 @@ def expected_head(node: View | Peer, look: Look) -> RecordId | None:
     that is in the log *now*: the holder may still write, and then it does not hold any more.
     """
     return None if node.in_sync or look.head is None else look.head.position.id
+
+
+def has_claimed(node: str, reply: Reply, look: Look) -> bool:
+    """Whether a promotion of `node`, as things were at `look`, gave it a term, or came behind a claim of its own.
+
+    A candidate claims a term unasked, perhaps at the moment at which somebody asks it to.
+    """
+    return reply.code is Code.OK or (reply.code is Code.CONFLICT and reply.node == node and reply.term > look.term)
 
 
 def newest_term(look: Look) -> int:

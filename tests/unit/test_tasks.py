@@ -230,7 +230,9 @@ def test_what_was_not_handed_over_when_the_node_stopped_is_refused_at_once(group
     assert pushed(a) == ["first"]
 
 
-def test_what_is_queued_as_the_committer_ends_is_refused_at_once(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_queued_as_the_committer_ends_is_answered_at_once(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # given a committer that has looked for the last time whether there is something to commit
     primary = group.primary("a")._primary
     tasks = Tasks(primary, name="a")
@@ -261,8 +263,9 @@ def test_what_is_queued_as_the_committer_ends_is_refused_at_once(group: Group, m
 
     # then it does not wait until its time is over
     began = time.monotonic()
-    asyncio.run(writes())
+    ((_, results),) = asyncio.run(writes())
     stopping[0]()
+    assert results == [2]
     assert time.monotonic() - began < PATIENCE_S / 2
 
 
