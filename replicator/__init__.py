@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Fenced,
         LeaseLost,
         LogLost,
+        LogRefused,
         LogUnavailable,
         NotAcknowledged,
         NotPrimary,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         Stalled,
         StateChanged,
         StateError,
+        UnknownGroup,
     )
     from .host import Host
     from .node import Node
@@ -51,6 +53,7 @@ __all__ = [
     "KeptState",
     "LeaseLost",
     "LogLost",
+    "LogRefused",
     "LogUnavailable",
     "Node",
     "NotAcknowledged",
@@ -67,6 +70,7 @@ __all__ = [
     "State",
     "StateChanged",
     "StateError",
+    "UnknownGroup",
 ]
 
 _ELSEWHERE = {

@@ -17,7 +17,9 @@ from .core.ids import ZERO_ID, RecordId, Writer, era_of
 from .core.life import NOBODY
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Claim, Code, Head, Log, LogSize, Look, Peer, Reply
-from .errors import CorruptRecord, LogLost, NotPrimary, PromotionRefused, ReplicatorError
+from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
+from .errors import CorruptRecord, LogLost, NotPrimary, PromotionRefused, ReplicatorError, UnknownGroup
+from .health import lag_as_reported
 
 __all__ = [
     "Budget",
@@ -28,6 +30,7 @@ __all__ = [
     "Switchover",
     "Term",
     "budget",
+    "check_is_known",
     "demote",
     "history",
     "pause",
@@ -35,6 +38,7 @@ __all__ = [
     "records",
     "recover",
     "resume",
+    "size_of",
     "snapshot",
     "status",
     "status_of",
@@ -59,7 +63,7 @@ def _silent(_: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeStatus:
-    """One node, as it last reported. `lag_records` and `lag_seconds` are None where nobody can know them."""
+    """One node, as it last reported, `age_seconds` ago. `lag_records` and `lag_seconds`: None where nobody can know."""
 
     name: str
     boot: str
@@ -72,6 +76,7 @@ class NodeStatus:
     alive: bool
     http: str | None
     problem: str | None
+    age_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +85,7 @@ class Status:
 
     `log_records` and `log_bytes`: the log in Redis. `snapshot_bytes`: of the newest snapshot, as it was sent;
     `changes_bytes`: of the changes since; `kept_bytes`: of all changes that the log has. None: nobody can say.
+    `problem`: what keeps the group from being well, in one line, or None; `warnings`: what is worth a look.
     """
 
     group: str
@@ -96,6 +102,12 @@ class Status:
     kept_bytes: int | None
     nodes: list[NodeStatus]
     problem: str | None
+    warnings: list[str]
+
+    @property
+    def well(self) -> bool:
+        """Whether neither the group nor a node that reports has a problem."""
+        return self.problem is None and not any(node.problem for node in self.nodes if node.alive)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it. The names are a contract."""
@@ -105,20 +117,27 @@ class Status:
 def status(log: Log) -> Status:
     """The group as Redis and the heartbeats show it. Raises `LogUnavailable`."""
     look = log.look()
-    return status_of(log.group, look, log.size() if look.head else LogSize(None, None))
+    return status_of(log.group, look, size_of(log, look))
+
+
+def size_of(log: Log, look: Look) -> LogSize:
+    """How large the log is, if there is one."""
+    return log.size() if look.head else LogSize(None, None)
 
 
 def status_of(group: str, look: Look, size: LogSize) -> Status:
     """The same, of what was looked at."""
     head = look.head
-    primary = look.peers.get(_holder(look) or "")
+    found, paused = checks_of_group(look) if is_known(look) else [], pause_of(look)
+    of_nodes = [f"{check.check}: {check.text}" for check in checks_of_nodes(look) if check.level == WARNING]
+    primary = look.peers.get(term_holder(look) or "")
     primary = primary if primary is not None and primary.alive else None
     return Status(
         group=group,
         log_id=head.log_id if head else None,
         run=look.run,
         term=look.term,
-        holder=_holder(look),
+        holder=term_holder(look),
         head=str(head.position.id) if head else None,
         lease_ms=look.lease_ms,
         log_records=size.records,
@@ -127,8 +146,19 @@ def status_of(group: str, look: Look, size: LogSize) -> Status:
         changes_bytes=primary.changes_bytes if primary else None,
         kept_bytes=_kept_bytes(primary, size) if primary else None,
         nodes=[_node_status(peer, look) for _, peer in sorted(look.peers.items())],
-        problem=_problem(look),
+        problem="; ".join(check.text for check in found if check.level == PROBLEM or check == paused) or None,
+        warnings=[check.text for check in found if check.level == WARNING and check != paused] + of_nodes,
     )
+
+
+def check_is_known(log: Log, look: Look) -> None:
+    """Raises `UnknownGroup` with the groups that there are: most likely the name is misspelt, or the Redis another."""
+    if not is_known(look):
+        raise _unknown(log)
+
+
+def _unknown(log: Log) -> UnknownGroup:
+    return UnknownGroup(log.group, log.url, log.groups())
 
 
 def _kept_bytes(primary: Peer, size: LogSize) -> int:
@@ -136,58 +166,25 @@ def _kept_bytes(primary: Peer, size: LogSize) -> int:
     return primary.kept_bytes if size.bytes is None else min(primary.kept_bytes, size.bytes)
 
 
-def _holder(look: Look) -> str | None:
-    head = look.head
-    if head is None or not look.same_run or head.term != look.term or head.writer == NOBODY:
-        return None
-    return head.node
-
-
 def _node_status(peer: Peer, look: Look) -> NodeStatus:
     head = look.head
     ahead = head is not None and peer.position.id > head.position.id
-    records = None if head is None or ahead or not peer.alive else max(0, head.position.id.n - peer.position.id.n)
-    role = peer.role if peer.alive and (peer.node, peer.boot) == (_holder(look), head and head.boot) else "standby"
+    holds = head is not None and (peer.node, peer.boot) == (term_holder(look), head.boot)
+    lag = lag_as_reported(peer, look)
     return NodeStatus(
         name=peer.node,
         boot=peer.boot,
-        role=role,
+        role=peer.role if peer.alive and holds else "standby",
         term=peer.term,
         position=str(peer.position.id),
-        lag_records=records,
-        lag_seconds=_lag_seconds(peer, records, look),
+        lag_records=lag.records,
+        lag_seconds=lag.seconds,
         in_sync=peer.in_sync,
         alive=peer.alive,
         http=peer.http or None,
         problem=peer.stalled or peer.problem or ("ahead of the log" if ahead and peer.alive else None),
+        age_seconds=peer.age_ms / 1000,
     )
-
-
-def _lag_seconds(peer: Peer, records: int | None, look: Look) -> float | None:
-    if records == 0:
-        return 0.0
-    if records is None or not peer.applied_at:
-        return None
-    return round(max(0, look.now_ms - peer.applied_at) / 1000, 3)
-
-
-def _problem(look: Look) -> str | None:
-    head = look.head
-    if head is None:
-        lost = look.term > 0 or any(peer.log_id for peer in look.peers.values())
-        return "Redis lost the log: `replicator recover` founds it anew" if lost else None
-    if look.last_id != head.position.id:
-        found = f"something that is not a record is in the log, at {look.last_id}"
-        return f"{found}: `replicator recover` founds it anew"
-    if not look.same_run:
-        return "Redis came back as another run: nobody leads until somebody takes a term in it"
-    if look.peers and not any(peer.alive for peer in look.peers.values()):
-        return "no node reports: are they up, do they reach this Redis, and may they write to it (maxmemory)?"
-    if _holder(look) is None:
-        return "nobody holds the term: `replicator promote NODE`"
-    if head.paused:
-        return f"automatic failover is paused ({head.paused}): `replicator resume`"
-    return None
 
 
 # --- promotion -------------------------------------------------------------------------------------------------------
@@ -263,7 +260,7 @@ def _claim(peer: Peer, look: Look, *, lease_ms: int, by: str, reason: str, guard
 def demote(log: Log, *, by: str, reason: str = "asked by an operator") -> int:
     """Take the next term for nobody: the primary steps down, and nobody writes until somebody is promoted. The term."""
     look = log.look()
-    if _holder(look) is None:
+    if term_holder(look) is None:
         raise NotPrimary("nobody holds the term; there is nothing to demote")
     claim = Claim(writer=NOBODY, floor=look.term, lease_ms=1, by=by, reason=reason, expect=look.term, run=look.run)
     reply = log.promote(claim)
@@ -619,8 +616,9 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
 
 def _led_head(log: Log) -> Head:
     look = log.look()
-    if look.head is None or _holder(look) is None:
-        raise NotPrimary("nobody leads the group, so nobody can do it: `replicator promote NODE`")
+    if look.head is None or term_holder(look) is None:
+        why = "`replicator status` says what to do" if is_known(look) else str(_unknown(log))
+        raise NotPrimary(f"nobody leads the group, so nobody can do it: {why}")
     return look.head
 
 

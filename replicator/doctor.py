@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from .admin import Status, status_of
-from .core import life
-from .core.replies import LogSize, Look, Peer
+from .core.replies import LogSize, Look
+from .diagnosis import PROBLEM, WARNING, Check, checks_of_group, checks_of_nodes, ok, problem, warning
 from .errors import LogUnavailable
 from .log import RedisLog, Server
 
 __all__ = ["Check", "Facts", "Report", "checks", "doctor"]
 
-OK, WARNING, PROBLEM, NOT_KNOWN = "ok", "warning", "problem", "not known"
+NOT_KNOWN = "not known"
 
 VERSION_MIN = (6, 2)
 
@@ -29,21 +29,6 @@ OVERHEAD_BYTES = 1024 * 1024
 
 #: Beyond this, a Redis without a limit is near the end of its machine.
 MACHINE_SHARE_MAX = 0.8
-
-#: A standby that is so far behind would take that long to take over.
-LAG_S_MAX = 5.0
-
-#: By so much the writer's clock may be ahead of Redis' before it is worth a word.
-CLOCK_AHEAD_MS_MAX = 1000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """One thing that was looked at. `level`: ok, warning, problem or not known."""
-
-    check: str
-    level: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +89,9 @@ def checks(facts: Facts) -> list[Check]:
     found = [check for each in _OF_REDIS for check in each(facts)]
     if facts.look is None:
         return [*found, *_unreadable(facts)]
-    found += [check for each in _OF_THE_GROUP for check in each(facts)]
-    return found + [check for _, peer in sorted(facts.look.peers.items()) for check in _node(peer, facts)]
+    log, *leading = checks_of_group(facts.look)
+    of_the_log = [check for each in _OF_THE_LOG for check in each(facts)]
+    return [*found, log, *of_the_log, *leading, *checks_of_nodes(facts.look)]
 
 
 # --- Redis -----------------------------------------------------------------------------------------------------------
@@ -119,14 +105,14 @@ def _reachable(facts: Facts) -> Iterator[Check]:
     if not version:
         yield _not_known("redis", "it answers, and its version is not known", "allow this user INFO")
     elif version < VERSION_MIN:
-        yield _problem("redis", f"{what} is too old", "replicator needs Redis 6.2, or Valkey")
+        yield problem("redis", f"{what} is too old", "replicator needs Redis 6.2, or Valkey")
     else:
-        yield _ok("redis", f"{what} answers")
+        yield ok("redis", f"{what} answers")
 
 
 def _role(facts: Facts) -> Iterator[Check]:
     if facts.server.info.get("role") == "slave":
-        yield _problem(
+        yield problem(
             "role", "this is a replica, which takes no writes", "name the master, or its Sentinels, in the URL"
         )
 
@@ -137,15 +123,13 @@ def _eviction(facts: Facts) -> Iterator[Check]:
     if policy is None or limit is None:
         yield _not_known("eviction", "maxmemory-policy is not known", "it has to be noeviction")
     elif policy == "noeviction":
-        yield _ok("eviction", what)
+        yield ok("eviction", what)
     elif not limit:
-        yield _warning("eviction", f"{what}, and there is no maxmemory yet", "set noeviction")
+        yield warning("eviction", f"{what}, and there is no maxmemory yet", "set noeviction")
     elif policy.startswith("volatile"):
-        yield _warning(
-            "eviction", f"{what}: it may evict the lease, and then the primary is replaced", "set noeviction"
-        )
+        yield warning("eviction", f"{what}: it may evict the lease, and then the primary is replaced", "set noeviction")
     else:
-        yield _problem("eviction", f"{what}: Redis may throw the log away", "set noeviction")
+        yield problem("eviction", f"{what}: Redis may throw the log away", "set noeviction")
 
 
 def _memory(facts: Facts) -> Iterator[Check]:
@@ -153,14 +137,14 @@ def _memory(facts: Facts) -> Iterator[Check]:
     if used is None or limit is None:
         yield _not_known("memory", "how much memory Redis uses is not known", "allow this user INFO")
     elif limit and used >= limit:
-        yield _problem("memory", f"all of maxmemory, {_mb(limit)}, is used, and no write is taken", "raise it")
+        yield problem("memory", f"all of maxmemory, {_mb(limit)}, is used, and no write is taken", "raise it")
     elif limit:
-        yield _ok("memory", f"{_mb(used)} of {_mb(limit)} (maxmemory) are used")
+        yield ok("memory", f"{_mb(used)} of {_mb(limit)} (maxmemory) are used")
     elif machine and used > MACHINE_SHARE_MAX * machine:
         what = f"{_mb(used)} of the machine's {_mb(machine)} are used, and there is no maxmemory"
-        yield _warning("memory", what, "set one, so that Redis refuses writes rather than be killed")
+        yield warning("memory", what, "set one, so that Redis refuses writes rather than be killed")
     else:
-        yield _ok("memory", f"{_mb(used)} are used, and there is no maxmemory")
+        yield ok("memory", f"{_mb(used)} are used, and there is no maxmemory")
 
 
 def _durability(facts: Facts) -> Iterator[Check]:
@@ -170,29 +154,29 @@ def _durability(facts: Facts) -> Iterator[Check]:
         yield _not_known("durability", "whether there is an append-only file is not known", "allow this user INFO")
     elif aof == "0":
         what = "appendonly is off: a restart of Redis loses what was written since its last dump, or all of it"
-        yield _warning("durability", what, "set `appendonly yes`, or have writes wait for standbys (`ack applied:N`)")
+        yield warning("durability", what, "set `appendonly yes`, or have writes wait for standbys (`ack applied:N`)")
     elif fsync is None:
         what = "appendonly is on, and appendfsync, which says what a power cut takes, is not known"
         yield _not_known("durability", what, "allow this user CONFIG GET")
     elif fsync == "always":
-        yield _ok("durability", f"{what}: a power cut takes nothing that was acknowledged")
+        yield ok("durability", f"{what}: a power cut takes nothing that was acknowledged")
     elif fsync == "everysec":
         loses = "a power cut may take the last second of what was acknowledged"
-        yield _ok("durability", f"{what}: {loses}, but for `ack fsynced` and `applied:N`")
+        yield ok("durability", f"{what}: {loses}, but for `ack fsynced` and `applied:N`")
     else:
         loses = "a power cut may take all that the system had not written by itself, half a minute or so"
-        yield _warning("durability", f"{what}: {loses}", "set everysec or always")
+        yield warning("durability", f"{what}: {loses}", "set everysec or always")
 
 
 def _disk(facts: Facts) -> Iterator[Check]:
     info = facts.server.info
     if info.get("aof_enabled") == "1" and info.get("aof_last_write_status", "ok") != "ok":
-        yield _problem("disk", "Redis cannot write its append-only file, and takes no writes", "see to its disk")
+        yield problem("disk", "Redis cannot write its append-only file, and takes no writes", "see to its disk")
     if info.get("aof_last_bgrewrite_status", "ok") != "ok":
-        yield _warning("disk", "Redis could not rewrite its append-only file, which grows on", "look at Redis' log")
+        yield warning("disk", "Redis could not rewrite its append-only file, which grows on", "look at Redis' log")
     if info.get("rdb_last_bgsave_status", "ok") != "ok":
         what = "the last dump of Redis failed, after which it takes no writes (stop-writes-on-bgsave-error)"
-        yield _warning("disk", what, "see to its disk")
+        yield warning("disk", what, "see to its disk")
 
 
 def _replicas(facts: Facts) -> Iterator[Check]:
@@ -200,9 +184,7 @@ def _replicas(facts: Facts) -> Iterator[Check]:
     if count is None or facts.server.info.get("role") == "slave":
         return
     if not count:
-        yield _ok(
-            "replicas", "this Redis has none: if its machine is lost, so is the log, and `recover` founds it anew"
-        )
+        yield ok("replicas", "this Redis has none: if its machine is lost, so is the log, and `recover` founds it anew")
         return
     needed = _number(facts.server.config.get("min-replicas-to-write"))
     lag = facts.server.config.get("min-replicas-max-lag")
@@ -210,16 +192,16 @@ def _replicas(facts: Facts) -> Iterator[Check]:
     late = sum(slave.get("state", "online") != "online" for slave in slaves)
     there = f"{count} are connected"
     if late:
-        yield _warning("replicas", f"{there}, and {late} of them not online", "look at their logs")
+        yield warning("replicas", f"{there}, and {late} of them not online", "look at their logs")
     if needed is None:
         yield _not_known("replicas", f"{there}; min-replicas-to-write is not known", "allow this user CONFIG GET")
     elif not needed:
         what = "min-replicas-to-write is 0: a master that was cut off acknowledges what nobody keeps"
-        yield _warning("replicas", f"{there}, and {what}", "set it to 1")
+        yield warning("replicas", f"{there}, and {what}", "set it to 1")
     elif needed > count - late:
-        yield _problem("replicas", f"{there}, min-replicas-to-write is {needed}: no write is taken", "start the others")
+        yield problem("replicas", f"{there}, min-replicas-to-write is {needed}: no write is taken", "start the others")
     elif not late:
-        yield _ok("replicas", f"{there}; min-replicas-to-write is {needed}, min-replicas-max-lag {lag}")
+        yield ok("replicas", f"{there}; min-replicas-to-write is {needed}, min-replicas-max-lag {lag}")
 
 
 def _slave(text: str) -> dict[str, str]:
@@ -230,21 +212,7 @@ def _slave(text: str) -> dict[str, str]:
 
 
 def _unreadable(facts: Facts) -> Iterator[Check]:
-    yield _problem("log", "the keys of the group cannot be read", facts.unreadable)
-
-
-def _log(facts: Facts) -> Iterator[Check]:
-    look = _looked(facts)
-    head = look.head
-    if head is None and (look.term > 0 or any(peer.log_id for peer in look.peers.values())):
-        yield _problem("log", "Redis lost the log", "`replicator recover` founds it anew")
-    elif head is None:
-        yield _warning("log", "there is none yet", "`replicator promote NODE` founds it, or a candidate does")
-    elif look.last_id != head.position.id:
-        what = f"something that is not a record is in it, at {look.last_id}"
-        yield _problem("log", what, "`replicator recover` founds it anew; find out who writes there")
-    else:
-        yield _ok("log", f"it goes up to {head.position.id}; `replicator certify` reads all of it")
+    yield problem("log", "the keys of the group cannot be read", facts.unreadable)
 
 
 def _term_key(facts: Facts) -> Iterator[Check]:
@@ -254,12 +222,12 @@ def _term_key(facts: Facts) -> Iterator[Check]:
     term = look.head.term
     if look.term > term:
         what = f"the key has {look.term}, the log {term}: somebody moved the key, and nobody may write"
-        yield _problem("term", what, "`replicator promote NODE`")
+        yield problem("term", what, "`replicator promote NODE`")
     elif key != term:
         what = f"the key {'is gone' if key is None else f'has {key}'}, the log has {term}, which counts"
-        yield _warning("term", what, "the next promotion sets it; find out who changed it")
+        yield warning("term", what, "the next promotion sets it; find out who changed it")
     else:
-        yield _ok("term", f"the key and the log have {term}")
+        yield ok("term", f"the key and the log have {term}")
 
 
 def _size(facts: Facts) -> Iterator[Check]:
@@ -278,10 +246,10 @@ def _size(facts: Facts) -> Iterator[Check]:
         )
         what = f"the log takes {_mb(status.log_bytes)}, and at the most {_mb(most)} are right ({parts})"
         if status.log_bytes <= most:
-            yield _ok("size", what)
+            yield ok("size", what)
         else:
             why = "a snapshot was broken off, or the state was larger before"
-            yield _warning("size", f"{what}: {why}", "`replicator snapshot` cuts the log")
+            yield warning("size", f"{what}: {why}", "`replicator snapshot` cuts the log")
 
 
 def log_bytes_max(snapshot_bytes: int, kept_bytes: int) -> int:
@@ -302,132 +270,16 @@ def _room(facts: Facts) -> Iterator[Check]:
     left, needed = max(0, limit - used), int(OVERHEAD * status.snapshot_bytes) + OVERHEAD_BYTES
     what = f"{_mb(left)} are left under maxmemory, and the next snapshot takes up to {_mb(needed)}"
     if left < needed:
-        yield _warning("room", what, "raise maxmemory, or writes will be refused")
+        yield warning("room", what, "raise maxmemory, or writes will be refused")
     else:
-        yield _ok("room", what)
-
-
-# --- who leads -------------------------------------------------------------------------------------------------------
-
-
-def _holder(facts: Facts) -> Iterator[Check]:
-    look, status = _looked(facts), facts.status
-    head = look.head
-    if head is None or status is None:
-        return
-    peer = look.peers.get(head.node)
-    leads = f"{head.node} leads in term {look.term}"
-    if not look.same_run:
-        what = "Redis came back as another run, and nobody has taken a term in it"
-        yield _problem("primary", what, "give the nodes two heartbeats, then `replicator promote NODE`")
-    elif status.holder is None:
-        yield _problem("primary", "nobody holds the term", "`replicator promote NODE`")
-    elif peer is None or not peer.alive or (peer.boot, peer.role) != (head.boot, "primary"):
-        what = f"{head.node} holds term {look.term}, and does not lead"
-        yield _problem("primary", what, "see whether it is up; if not, `replicator promote NODE`")
-    elif look.lease_ms is None:
-        yield _warning("primary", f"{leads}, and its lease has run out", "see whether it reaches Redis")
-    else:
-        yield _ok("primary", leads)
-
-
-def _failover(facts: Facts) -> Iterator[Check]:
-    look = _looked(facts)
-    candidates = sorted(peer.node for peer in look.peers.values() if peer.alive and peer.candidate)
-    if look.head is not None and look.head.paused:
-        yield _warning(
-            "failover", f"automatic failover is paused ({look.head.paused})", "`replicator resume` ends that"
-        )
-    elif candidates:
-        yield _ok("failover", f"it is automatic, for {', '.join(candidates)}")
-    elif look.peers:
-        yield _ok("failover", "it is not automatic: after a crash somebody has to promote a node")
-    for name in sorted(look.peers):
-        if left_ms := life.cool_down_ms(name, look):
-            what = f"{name} took the term {life.FLAPS_MAX} times within a minute, and waits {left_ms / 1000:.0f} s more"
-            yield _warning("failover", what, "find out why it loses it")
-
-
-def _standbys(facts: Facts) -> Iterator[Check]:
-    look, status = _looked(facts), facts.status
-    holder = status.holder if status else None
-    live = [peer for _, peer in sorted(look.peers.items()) if peer.alive]
-    able = [p.node for p in live if p.node != holder and p.in_sync and not p.stalled and p.run == look.run]
-    if not live:
-        do = "see whether they are up, reach this Redis, and may write to it"
-        yield _problem("standbys", "no node reports", do)
-    elif not able:
-        yield _warning("standbys", "none could take over", "start one, or see below what is wrong with those there are")
-    else:
-        yield _ok("standbys", f"{', '.join(able)} could take over")
-
-
-def _clocks(facts: Facts) -> Iterator[Check]:
-    look = _looked(facts)
-    stamped = [peer.applied_at for peer in look.peers.values() if peer.alive and peer.applied_at]
-    ahead_ms = max(stamped, default=0) - look.now_ms
-    if ahead_ms > CLOCK_AHEAD_MS_MAX:
-        what = f"the newest record is stamped {ahead_ms / 1000:.1f} s ahead of Redis' clock, and lags are wrong by that"
-        yield _warning("clocks", what, "set the clock of its writer, or of Redis; no rule depends on it")
-    elif stamped:
-        yield _ok("clocks", "no record is stamped ahead of Redis' clock")
-
-
-# --- each node -------------------------------------------------------------------------------------------------------
-
-
-def _node(peer: Peer, facts: Facts) -> list[Check]:
-    found = list(_of_node(f"node {peer.node}", peer, facts))
-    return found or [_ok(f"node {peer.node}", f"a {peer.role}, at {peer.position.id}")]
-
-
-def _of_node(name: str, peer: Peer, facts: Facts) -> Iterator[Check]:
-    look = _looked(facts)
-    if not peer.alive:
-        gone = f"if it is gone for good, HDEL replicator:{{{facts.group}}}:nodes {peer.node}"
-        yield _warning(name, f"it has not reported for {peer.age_ms / 1000:.0f} s", f"start it; {gone}")
-        return
-    if peer.stalled:
-        yield _problem(name, "it takes nothing in any more", peer.stalled)
-    if peer.problem:
-        yield _problem(name, "it reports a problem", peer.problem)
-    if peer.run != look.run:
-        yield _warning(name, "it has not reported in the present run of Redis", "if that lasts, restart it")
-    if look.head is None:
-        return
-    if not peer.in_sync:
-        yield _warning(name, "it is out of sync, and waits for a snapshot", "if that lasts, see whether anybody leads")
-    if peer.position.id > look.head.position.id:
-        what = "it is ahead of the log, which lost something"
-        yield _warning(name, what, "promote it, or what only it has becomes a fork")
-    yield from _lag(name, peer, facts)
-
-
-def _lag(name: str, peer: Peer, facts: Facts) -> Iterator[Check]:
-    status = facts.status
-    for node in status.nodes if status else []:
-        if node.name == peer.node and node.lag_records and (node.lag_seconds or 0) > LAG_S_MAX:
-            what = f"it is {node.lag_records} records behind, at what was written {node.lag_seconds:.0f} s ago"
-            yield _warning(name, what, "see to its machine, its disk and its network")
+        yield ok("room", what)
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
-def _ok(check: str, text: str) -> Check:
-    return Check(check=check, level=OK, text=text)
-
-
-def _warning(check: str, what: str, do: str) -> Check:
-    return Check(check=check, level=WARNING, text=f"{what}: {do}" if ":" not in what else f"{what}; {do}")
-
-
-def _problem(check: str, what: str, do: str) -> Check:
-    return replace(_warning(check, what, do), level=PROBLEM)
-
-
 def _not_known(check: str, what: str, do: str) -> Check:
-    return replace(_warning(check, what, do), level=NOT_KNOWN)
+    return replace(warning(check, what, do), level=NOT_KNOWN)
 
 
 def _looked(facts: Facts) -> Look:
@@ -444,4 +296,4 @@ def _mb(count: int) -> str:
 
 
 _OF_REDIS = (_reachable, _role, _eviction, _memory, _durability, _disk, _replicas)
-_OF_THE_GROUP = (_log, _term_key, _size, _room, _holder, _failover, _standbys, _clocks)
+_OF_THE_LOG = (_term_key, _size, _room)

@@ -2,12 +2,14 @@
 
     ReplicatorError
     ├── ConfigError              a setting is wrong; nothing was started
+    ├── UnknownGroup             nobody ever wrote to a group of that name
     ├── NotPrimary               this node does not take writes now
     │   └── LeaseLost            it does, but could not renew its lease in time
     ├── Fenced                   the term of the writer is over; nothing was written
     ├── ChangeRejected           the application said no to a change (an outcome, not a failure)
     ├── ChangeTooLarge           a change does not fit into a record, or is not JSON
     ├── LogUnavailable           Redis does not answer, or refuses
+    │   ├── LogRefused           it answers, and does not do it: nothing was written
     │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log
     ├── LogLost                  the log that this node knew is gone
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
@@ -24,6 +26,8 @@ Each class' docstring is its message: what happened and what to do. Fields are a
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -35,7 +39,8 @@ class ReplicatorError(Exception):
 
     def __init__(self, message: str = "", **fields: Any) -> None:
         template = message or (type(self).__doc__ or "").strip()
-        super().__init__(template.format(**fields) if fields else template)
+        text = template.format(**fields) if fields else template
+        super().__init__(re.sub(r"\s*\n\s*", " ", text))  # one line: it goes into logs, heartbeats and tables
         self.fields = fields
 
 
@@ -45,13 +50,32 @@ class ConfigError(ReplicatorError):
     exit_code = 2
 
 
+class UnknownGroup(ReplicatorError):
+    """no node of group {group!r} has ever reported to {url}; {others}"""
+
+    exit_code = 3
+
+    def __init__(self, group: str, url: str, groups: Sequence[str] | None) -> None:
+        if groups is None:
+            others = "which groups there are this user may not ask"
+        elif groups:
+            others = f"the groups there are: {', '.join(groups)}"
+        else:
+            others = "there is no other group either: is it the right Redis, and the right database?"
+        super().__init__(group=group, url=url, others=others)
+        #: Those that were found; None: this user may not ask.
+        self.groups = groups
+
+
 class NotPrimary(ReplicatorError):
     """{node} is not the primary and takes no writes; {hint}"""
 
     exit_code = 3
 
-    def __init__(self, message: str = "", *, node: str = "this node", primary: str | None = None) -> None:
-        hint = f"send them to {primary}" if primary else "there is no primary now: `replicator promote NODE` makes one"
+    def __init__(
+        self, message: str = "", *, node: str = "this node", primary: str | None = None, hint: str = ""
+    ) -> None:
+        hint = f"send them to {primary}" if primary else hint or "no primary is known now: try again in a moment"
         super().__init__(message or (NotPrimary.__doc__ or ""), node=node, hint=hint)
         #: Name of the node that holds the current term, as far as this one knows.
         self.primary = primary
@@ -97,6 +121,10 @@ class LogUnavailable(ReplicatorError):
     """Redis at {url} is not available: {problem}"""
 
     exit_code = 6
+
+
+class LogRefused(LogUnavailable):
+    """Redis at {url} refuses: {problem}"""
 
 
 class OutcomeUnknown(LogUnavailable):

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .core.ids import Position
-from .core.replies import Look
+from .core.replies import Look, Peer
 
-__all__ = ["Lag", "lag_of"]
+__all__ = ["Lag", "lag_as_reported", "lag_of"]
 
 
 class Lag(NamedTuple):
@@ -39,3 +39,16 @@ def lag_of(position: Position, applied_at: int, look: Look | None, look_age_s: f
     if not applied_at:
         return Lag(records, None)
     return Lag(records, max(0.0, look.now_ms / 1000 + look_age_s - applied_at / 1000))
+
+
+def lag_as_reported(peer: Peer, look: Look) -> Lag:
+    """The lag of a node as others see it, by its heartbeat; unknown for one that is dead, or ahead of the log."""
+    head = look.head
+    if head is None or not peer.alive or peer.position.id > head.position.id:
+        return UNKNOWN
+    records = max(0, head.position.id.n - peer.position.id.n)
+    if records == 0:
+        return Lag(0, 0.0)
+    if not peer.applied_at:
+        return Lag(records, None)
+    return Lag(records, round(max(0, look.now_ms - peer.applied_at) / 1000, 3))

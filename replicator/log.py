@@ -27,7 +27,7 @@ from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, LogSize, Look, Peer, Reply, Wants
-from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
+from replicator.errors import ConfigError, CorruptRecord, LogRefused, LogUnavailable, OutcomeUnknown
 
 __all__ = ["Alarm", "Connections", "RedisLog", "Server", "client_for", "read_together", "shown"]
 
@@ -65,6 +65,13 @@ class _Script:
 @functools.cache
 def _scripts() -> dict[str, _Script]:
     return {name: _Script(name) for name in SCRIPTS}
+
+
+#: Of the keys of a group, in the order in which the scripts get them.
+KEY_TYPES = ("string", "stream", "hash", "string", "stream", "hash", "stream")
+
+#: How long the groups are searched for that there are: a Redis may have millions of other keys.
+GROUPS_WITHIN_S = 1.0
 
 
 class Server(NamedTuple):
@@ -255,6 +262,18 @@ class RedisLog:
             now_ms=now_ms,
         )
 
+    def groups(self) -> list[str] | None:
+        found: set[str] = set()
+        place, deadline = b"0", time.monotonic() + GROUPS_WITHIN_S
+        while True:
+            answer = self._permitted(b"SCAN", place, b"MATCH", b"replicator:{*}:nodes", b"COUNT", 1000)
+            if answer is None:
+                return None
+            place, keys = answer
+            found.update(key.decode("utf-8", "replace").removeprefix("replicator:{").partition("}:")[0] for key in keys)
+            if place == b"0" or time.monotonic() > deadline:
+                return sorted(found)
+
     def size(self) -> LogSize:
         records = self._permitted(b"XLEN", self._keys[1])
         # By default Redis looks at the first few entries, and takes the others to be as large: those are parts of a
@@ -317,10 +336,25 @@ class RedisLog:
         except redis.exceptions.ResponseError as error:
             raise self._refused(error) from None
 
-    def _refused(self, error: Exception) -> LogUnavailable:
+    def _refused(self, error: Exception) -> LogRefused:
         # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...): every script refuses
         # before its first write, so nothing was written.
-        return LogUnavailable(url=self.url, problem=advice(error))
+        problem = advice(error)
+        if "WRONGTYPE" in problem:
+            problem = self._foreign_key() or problem
+        return LogRefused(url=self.url, problem=problem)
+
+    def _foreign_key(self) -> str:
+        """Which key of the group somebody else wrote to: Redis does not say. Empty: none, or nobody can tell now."""
+        for key, wanted in zip(self._keys, KEY_TYPES, strict=True):
+            try:
+                found = self._other.call(b"TYPE", key).decode()
+            except (LogUnavailable, redis.exceptions.ResponseError):
+                return ""
+            if found not in (wanted, "none"):
+                hint = "find out who, then DEL it (or RENAME it, if it is worth something)"
+                return f"WRONGTYPE {key.decode()} is a {found} where a {wanted} belongs: somebody else wrote it; {hint}"
+        return ""
 
     def _asked(self, send: Callable[[], Any]) -> Any:
         # A question that got no answer has changed nothing: there is no outcome to be unknown.
@@ -526,7 +560,7 @@ def _foreign_head(key: str, url: str, why: str) -> LogUnavailable:
 #: In Redis: those of the hash.
 _HEAD_FIELDS = (
     *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
-    *("part_next", "ends", "taken", "paused"),
+    *("part_next", "ends", "taken", "paused", "paused_at"),
 )
 
 
@@ -545,6 +579,7 @@ def _head_from(texts: dict[str, str]) -> Head:
         ends=parse_ends(texts.get("ends", "")),
         taken=tuple(_taken_of(word) for word in texts.get("taken", "").split()),
         paused=texts.get("paused", ""),
+        paused_at=_count(texts.get("paused_at", "0")),
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from .core.codec import CHANGE_BYTES_MAX, Encoded, SnapshotEncoder, digest_of, encode_changes
 from .core.ids import ZERO_ID, RecordId
-from .core.life import Fate, Found, fate_of_write, find_out
+from .core.life import NOBODY, Fate, Found, fate_of_write, find_out
 from .core.member import Member, Snapshot
 from .core.parts import Cutter
 from .core.patch import CODEC, cut
@@ -443,8 +443,7 @@ class Primary:
         if self._replica.stalled:
             raise Stalled(self._replica.stalled)
         if not member.holds_term or term not in (None, member.view.term):
-            holder = member.view.holder.node
-            raise NotPrimary(node=member.me.node, primary=holder if holder != member.me.node else None)
+            raise _not_primary(member)
         return member
 
     def _resolve(self) -> None:
@@ -612,3 +611,11 @@ class _Parts:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
+
+
+def _not_primary(member: Member) -> NotPrimary:
+    """End users may see it while a failover is under way, so it names a command only where one is needed."""
+    node, view = member.me.node, member.view
+    if view.term == 0 or view.holder.node == NOBODY.node:
+        return NotPrimary(node=node, hint="nobody leads the group: `replicator promote NODE` makes a primary")
+    return NotPrimary(node=node, primary=view.holder.node if view.holder.node != node else None)

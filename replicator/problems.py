@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ReplicatorError
+from .errors import CorruptRecord, LogLost, LogRefused, LogUnavailable, OutcomeUnknown, ReplicatorError
 
 __all__ = ["Problems"]
 
@@ -24,7 +24,7 @@ class Problems:
             problem = LogUnavailable(**problem.fields)  # of its own asking, and it asks again: nobody waits for it
         known = self._known.get(name)
         # That Redis is away is told in many ways, and is news only once.
-        told = str(known) == str(problem) or (isinstance(known, LogUnavailable) and isinstance(problem, LogUnavailable))
+        told = str(known) == str(problem) or (known is not None and _is_over(known) and _is_over(problem))
         if not told and not self.quiet:
             logger.error("%s", problem)
         self._known[name] = problem
@@ -50,9 +50,13 @@ class Problems:
 
     @property
     def _lasting(self) -> list[ReplicatorError]:
-        # Whoever can report has Redis: that it had none a moment ago is nobody's concern.
-        return [problem for problem in self._known.copy().values() if not isinstance(problem, LogUnavailable)]
+        return [problem for problem in self._known.copy().values() if not _is_over(problem)]
+
+
+def _is_over(problem: ReplicatorError) -> bool:
+    """Whoever can report has Redis: that it had none a moment ago is nobody's concern. What it refuses is not over."""
+    return isinstance(problem, LogUnavailable) and not isinstance(problem, LogRefused)
 
 
 def _is_of_the_log(problem: ReplicatorError) -> bool:
-    return isinstance(problem, LogLost | CorruptRecord)
+    return isinstance(problem, LogLost | LogRefused | CorruptRecord)

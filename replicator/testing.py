@@ -228,7 +228,7 @@ class MemoryRedis:
     def pause(self, why: str) -> Reply:
         if self.state.head is None:
             return Reply(Code.LOST)
-        self._write(head=self.state.head._replace(paused=why))
+        self._write(head=self.state.head._replace(paused=why, paused_at=int(self.clock_ms()) if why else 0))
         self.ask("paused", by=why)
         return Reply(Code.OK)
 
@@ -423,6 +423,10 @@ class MemoryLog:
     def look(self) -> Look:
         with self._reach():
             return self.server.look()
+
+    def groups(self) -> list[str] | None:
+        with self._reach():
+            return []  # a server in memory has one group
 
     def size(self) -> LogSize:
         with self._reach():

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from replicator import admin
 from replicator import doctor as doctors
 from replicator.errors import ReplicatorError
 
@@ -22,12 +23,18 @@ class _Unwell(ReplicatorError):
 @output_option
 @click.pass_obj
 def doctor(settings: Settings, output: str) -> None:
-    """Check Redis, the log and the nodes, and say what to do. Exit code 1 if there is a problem."""
+    """Check Redis, the log and the nodes, and say what to do. Exit code 1 if there is a problem, 3: unknown group."""
     with settings.log() as log:
         report = doctors.doctor(log)
+        _show(report, output)
+        if not report.problems:
+            admin.check_is_known(log, log.look())
+    if report.problems:
+        raise _Unwell(f"{report.problems} of {len(report.checks)} checks found a problem")
+
+
+def _show(report: doctors.Report, output: str) -> None:
     if output == "json":
         show_json(report.to_dict())
     else:
         click.echo(table(("check", "level", "text"), [asdict(check) for check in report.checks]))
-    if report.problems:
-        raise _Unwell(f"{report.problems} of {len(report.checks)} checks found a problem")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -23,19 +24,26 @@ WATCH_EVERY_S = 0.5
 @click.option("--watch", is_flag=True, help="Show it again and again.")
 @click.pass_obj
 def status(settings: Settings, output: str, watch: bool) -> None:
-    """Who leads the group, and where every node is."""
+    """Who leads the group, and where every node is. Exit code 1 if something is wrong, 3 for an unknown group."""
     with settings.log() as log:
-        while True:
+        while watch:
             now = admin.status(log)
-            if watch:
-                click.clear()
-            if output == "json":
-                show_json(now.to_dict())
-            else:
-                click.echo(_status_text(now))
-            if not watch:
-                return
+            click.clear()
+            _show_status(now, output)
             time.sleep(WATCH_EVERY_S)
+        look = log.look()
+        now = admin.status_of(log.group, look, admin.size_of(log, look))
+        _show_status(now, output)
+        admin.check_is_known(log, look)
+    if not now.well:
+        sys.exit(1)  # what it is, is shown
+
+
+def _show_status(now: admin.Status, output: str) -> None:
+    if output == "json":
+        show_json(now.to_dict())
+    else:
+        click.echo(_status_text(now))
 
 
 def _status_text(now: admin.Status) -> str:
@@ -46,11 +54,12 @@ def _status_text(now: admin.Status) -> str:
         lines.append(f"log {_log_text(now)}")
     if now.problem:
         lines.append(f"PROBLEM  {now.problem}")
+    lines += [f"WARNING  {warning}" for warning in now.warnings]
     if not now.nodes:
         lines.append("no node has reported yet")
         return "\n".join(lines)
-    headings = ("name", "role", "alive", "in_sync", "term", "position", "lag", "http", "problem")
-    rows = [vars_of(node) | {"lag": _lag_text(node)} for node in now.nodes]
+    headings = ("name", "role", "alive", "in_sync", "term", "position", "lag", "reported", "http", "problem")
+    rows = [vars_of(node) | {"lag": _lag_text(node), "reported": f"{_age(node)} ago"} for node in now.nodes]
     return "\n".join([*lines, "", table(headings, rows)])
 
 
@@ -64,6 +73,10 @@ def _log_text(now: admin.Status) -> str:
 
 def vars_of(node: admin.NodeStatus) -> dict[str, Any]:
     return {name: getattr(node, name) for name in node.__dataclass_fields__}
+
+
+def _age(node: admin.NodeStatus) -> str:
+    return f"{node.age_seconds:.1f} s" if node.age_seconds < 100 else f"{node.age_seconds / 60:.0f} min"
 
 
 def _lag_text(node: admin.NodeStatus) -> str | None:
@@ -80,6 +93,8 @@ def history(settings: Settings, output: str) -> None:
     """The terms that the log still tells of: who held them, since when, who asked and why."""
     with settings.log() as log:
         terms = admin.history(log)
+        if not terms:
+            admin.check_is_known(log, log.look())
     if output == "json":
         show_json([term.to_dict() for term in terms])
         return

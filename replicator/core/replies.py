@@ -64,10 +64,10 @@ class Head(NamedTuple):
 
     `run` is the life of Redis in which the holder took its term. `changed` is the last change in the log's history: who
     has a higher one has changes that the log lost. `ends` are those of the terms in its history. `taken`: who took
-    terms by itself lately, and when (unix ms of Redis). `paused`: why nobody takes over by itself; empty: automatic
-    failover is on where nodes have it on. `snapshot_at` is the `as_of` of the newest complete
-    snapshot, `previous_snapshot_at` what that was when the newest one began: the log was cut there, and is whole from
-    there on.
+    terms by itself lately, and when (unix ms of Redis). `paused`: why nobody takes over by itself, since
+    `paused_at` (unix ms of Redis); empty: automatic failover is on where nodes have it on. `snapshot_at` is the `as_of`
+    of the newest complete snapshot, `previous_snapshot_at` what that was when the newest one began: the log was cut
+    there, and is whole from there on.
     """
 
     log_id: str
@@ -83,6 +83,7 @@ class Head(NamedTuple):
     ends: tuple[RecordId, ...] = ()
     taken: tuple[tuple[int, str], ...] = ()
     paused: str = ""
+    paused_at: int = 0
 
     @property
     def writer(self) -> Writer:
@@ -340,6 +341,10 @@ class Log(Protocol):
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:
         """Ask something of the group; the id of the ask."""
+        ...
+
+    def groups(self) -> list[str] | None:
+        """The groups that this Redis has, sorted, as far as a second's search finds them; None: may not be asked."""
         ...
 
     def size(self) -> LogSize:

@@ -3,7 +3,7 @@
 -- KEYS[1]  term    string   the newest term, moved by INCR
 -- KEYS[2]  log     stream   the records
 -- KEYS[3]  head    hash     log_id run term node boot id chain changed snapshot_at previous_snapshot_at part_next
---                          ends taken paused
+--                          ends taken paused paused_at
 --
 -- The effective term is the greater of the key and the head's: an evicted or deleted key does no harm, and an INCR by
 -- hand fences everybody. Numbers are doubles here, so terms stay below 2^53; ids are compared and kept as texts.

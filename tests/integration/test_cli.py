@@ -33,12 +33,13 @@ from tests.kv import PATIENCE_S, eventually, in_step
 NODE_FIELDS = {
     "name": str, "boot": str, "role": str, "term": int, "position": str, "lag_records": int, "lag_seconds": float,
     "in_sync": bool, "alive": bool, "http": (str, type(None)), "problem": (str, type(None)),
+    "age_seconds": float,
 }  # fmt: skip
 
 STATUS_FIELDS = {
     "group": str, "log_id": str, "run": str, "term": int, "holder": str, "head": str, "lease_ms": int,
     "log_records": int, "log_bytes": int, "snapshot_bytes": int, "changes_bytes": int, "kept_bytes": int,
-    "nodes": list, "problem": (str, type(None)),
+    "nodes": list, "problem": (str, type(None)), "warnings": list,
 }  # fmt: skip
 
 
@@ -96,14 +97,32 @@ def register(node: Node, hostname: str = "db1") -> None:
 class TestStatus:
     def test_of_a_group_that_is_not_there_yet_says_so(self, run: Callable[..., Result]) -> None:
         result = run("status")
-        assert result.exit_code == 0
+        assert result.exit_code == 3
+        assert "no node of group 'g' has ever reported to unix://" in result.stderr
         assert "no node has reported yet" in result.stdout
         assert "holder nobody" in result.stdout
         assert json.loads(run("status", "--output", "json").stdout) | {"run": ""} == {
             "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "head": None, "lease_ms": None,
             "log_records": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
-            "nodes": [], "problem": None,
+            "nodes": [], "problem": None, "warnings": [],
         }  # fmt: skip
+
+    @pytest.mark.parametrize("command", [["status"], ["status", "--output", "json"], ["history"], ["doctor"]])
+    def test_of_a_group_that_nobody_knows_it_lists_those_that_there_are(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], command: list[str]
+    ) -> None:
+        result = run("--group", "typo", *command)
+        assert result.exit_code == 3
+        assert result.stderr.endswith("the groups there are: g\n")
+
+    def test_a_problem_is_in_the_exit_code(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
+        assert run("status").exit_code == 0
+        run("demote")
+        result = run("status")
+        assert result.exit_code == 1
+        assert (
+            "PROBLEM  nobody holds the term: the primary was demoted, and no node takes over by itself" in result.stdout
+        )
 
     def test_as_json_has_the_fields_of_the_contract(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
         eventually(
@@ -124,7 +143,18 @@ class TestStatus:
         assert lines[0].startswith("group g   term 1   holder a   head 1-1   lease ")
         assert lines[1].startswith("log 1 records, ")
         assert " B in Redis   snapshot 0 B   changes since 0 B, in the log 0 B" in lines[1]
-        assert lines[3].split() == ["NAME", "ROLE", "ALIVE", "IN_SYNC", "TERM", "POSITION", "LAG", "HTTP", "PROBLEM"]
+        assert lines[3].split() == [
+            "NAME",
+            "ROLE",
+            "ALIVE",
+            "IN_SYNC",
+            "TERM",
+            "POSITION",
+            "LAG",
+            "REPORTED",
+            "HTTP",
+            "PROBLEM",
+        ]
         assert [line.split()[:4] for line in lines[4:]] == [
             ["a", "primary", "yes", "yes"],
             ["b", "standby", "yes", "yes"],
@@ -185,7 +215,7 @@ class TestOperating:
     def test_without_a_primary_a_snapshot_is_refused(self, run: Callable[..., Result]) -> None:
         result = run("snapshot")
         assert (result.exit_code, result.stdout) == (3, "")
-        assert "replicator promote NODE" in result.stderr
+        assert "nobody leads the group, so nobody can do it: no node of group 'g' has ever reported" in result.stderr
 
     def test_verify_shows_equal_states(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
         register(pair[0])

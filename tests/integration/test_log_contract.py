@@ -459,7 +459,11 @@ def test_a_pause_changes_nothing_else(log: Log) -> None:
     lead(log, "a").append()
     before = head_of(log)
     log.pause("by ann")
-    assert head_of(log) == before._replace(paused="by ann")
+    paused = head_of(log)
+    assert paused == before._replace(paused="by ann", paused_at=paused.paused_at)
+    assert 0 <= log.look().now_ms - paused.paused_at < 60_000, "since when, by the clock of Redis"
+    log.pause("")
+    assert head_of(log) == before
 
 
 # --- append ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -76,7 +77,7 @@ class TestStatus:
         )[0]
         assert list(told) == [
             "group", "log_id", "run", "term", "holder", "head", "lease_ms", "log_records", "log_bytes",
-            "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem",
+            "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem", "warnings",
         ]  # fmt: skip
         sizes = {"log_bytes": 1, "changes_bytes": 1, "kept_bytes": 1}
         assert told | {"nodes": [], "log_id": "", "lease_ms": 1} | sizes == {
@@ -92,6 +93,7 @@ class TestStatus:
             "snapshot_bytes": 0,
             "nodes": [],
             "problem": None,
+            "warnings": [],
         }
         (change,) = (entry for entry in group.server.state.entries if str(entry.id) == "1-2")
         weight = len(change.header or b"") + len(change.body or b"")
@@ -99,6 +101,8 @@ class TestStatus:
         assert told["log_bytes"] > weight  # fmt: skip
         assert len(told["log_id"]) == 32
         assert 0 < told["lease_ms"] <= 1000 * SHORT_LEASE_S
+        ages = [node.pop("age_seconds") for node in told["nodes"]]
+        assert all(0 <= age < PATIENCE_S for age in ages)
         assert told["nodes"][0] == {
             "name": "a", "boot": a.boot, "role": "primary", "term": 1, "position": "1-2", "lag_records": 0,
             "lag_seconds": 0.0, "in_sync": True, "alive": True, "http": "http://a", "problem": None,
@@ -113,7 +117,7 @@ class TestStatus:
         assert told == {
             "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "head": None, "lease_ms": None,
             "log_records": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
-            "nodes": [], "problem": None,
+            "nodes": [], "problem": None, "warnings": [],
         }  # fmt: skip
 
     def test_what_snapshots_and_changes_weigh_is_what_a_live_primary_says(self, paper: Paper) -> None:
@@ -625,7 +629,9 @@ class TestPause:
         assert admin.status(group.log()).problem is None
         admin.pause(group.log(), by="ann", reason="moving house")
         problem = str(admin.status(group.log()).problem)
-        assert problem == "automatic failover is paused (by ann: moving house): `replicator resume`"
+        when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+        pattern = rf"automatic failover is paused \(by ann: moving house\) since {when}; `replicator resume` ends that"
+        assert re.fullmatch(pattern, problem)
         admin.pause(group.log(), by="bob")
         assert "(by bob)" in str(admin.status(group.log()).problem)
         admin.resume(group.log())

@@ -201,7 +201,7 @@ NODES: list[tuple[dict[str, Any], str, str]] = [
     (
         {"age_ms": 60_000},
         "warning",
-        "not reported for 60 s: start it; if it is gone for good, HDEL replicator:{g}:nodes b",
+        "not reported for 60 s: it is down, or cannot reach this Redis or write to it; if it is gone for good",
     ),
     ({"stalled": "apply failed"}, "problem", "apply failed"),
     ({"problem": "the log was lost"}, "problem", "the log was lost"),

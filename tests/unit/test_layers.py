@@ -21,7 +21,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("checkpoint_file",),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
     ("restore", "lease", "health", "jobs", "problems", "crew", "patches"),
-    ("replica",),
+    ("replica", "diagnosis"),
     ("whole_replica", "primary", "acks"),
     ("tasks", "keeper"),
     ("reader",),

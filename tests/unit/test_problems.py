@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from replicator.errors import CheckpointError, LogLost, LogUnavailable, OutcomeUnknown
+from replicator.errors import CheckpointError, LogLost, LogRefused, LogUnavailable, OutcomeUnknown
 from replicator.problems import Problems
 
 
@@ -53,3 +53,19 @@ def test_a_heartbeat_keeps_apart_what_is_wrong_with_the_log_and_what_with_the_no
     (of_the_log,), (of_the_node,) = problems.of_the_log, problems.of_the_node
     assert of_the_log.startswith("the log is gone")
     assert "full" in of_the_node
+
+
+def test_what_redis_refuses_to_read_is_told_by_the_heartbeat_and_that_it_was_away_is_not() -> None:
+    problems = Problems()
+    problems.report("reader", away("refused"))
+    assert problems.of_the_log == []
+    problems.report("reader", LogRefused(url="url", problem="WRONGTYPE commands is a string"))
+    assert problems.of_the_log == ["Redis at url refuses: WRONGTYPE commands is a string"]
+    assert problems.of_the_node == []
+
+
+def test_that_redis_refuses_is_news_after_it_was_away(caplog: pytest.LogCaptureFixture) -> None:
+    problems = Problems()
+    problems.report("reader", away("refused"))
+    problems.report("reader", LogRefused(url="url", problem="WRONGTYPE"))
+    assert len(caplog.records) == 2

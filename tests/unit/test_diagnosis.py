@@ -1,0 +1,139 @@
+"""What is said of a group that is not well, and that what one is told to do can be done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from replicator.core.ids import ZERO_CHAIN, Position, RecordId
+from replicator.core.life import NOBODY
+from replicator.core.replies import Head, Look, Peer
+from replicator.diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
+
+NOW_MS = 1_700_000_000_000
+HERE = Position(RecordId(3, 100), ZERO_CHAIN)
+HEAD = Head("log-1", "run-1", 3, "a", "a-1", HERE, changed=HERE.id)
+
+
+def peer(name: str, **more: Any) -> Peer:
+    facts: dict[str, Any] = {"run": "run-1", "term": 3, "position": HERE, "cursor": HERE.id, "changed": HERE.id}
+    return Peer(name, f"{name}-1", **facts | {"log_id": "log-1", "applied_at": NOW_MS - 50} | more)
+
+
+def look(*peers: Peer, **more: Any) -> Look:
+    facts: dict[str, Any] = {"run": "run-1", "term": 3, "head": HEAD, "last_id": HERE.id, "lease_ms": 3000}
+    return Look(**facts | {"peers": {each.node: each for each in peers}, "now_ms": NOW_MS} | more)
+
+
+LEADS = peer("a", role="primary")
+DEAD = peer("a", role="primary", age_ms=12_300)
+
+
+def told(name: str, seen: Look) -> tuple[str, str]:
+    (check,) = (check for check in checks_of_group(seen) if check.check == name)
+    return check.level, check.text
+
+
+PRIMARY: list[tuple[str, Look, str, str]] = [
+    (
+        "dead, and nobody takes over by itself",
+        look(DEAD, peer("b"), lease_ms=None),
+        PROBLEM,
+        "not reported for 12 s: no live node takes over by itself (--auto-promote), so `replicator promote b`",
+    ),
+    (
+        "dead, with a candidate",
+        look(DEAD, peer("b", candidate=True), lease_ms=None),
+        PROBLEM,
+        "b takes over by itself in a moment; if that lasts, `replicator promote b`",
+    ),
+    (
+        "dead, with a candidate that may not",
+        look(DEAD, peer("b", candidate=True, stalled="apply failed"), lease_ms=None),
+        PROBLEM,
+        "b would take over by itself, but it stalled: apply failed",
+    ),
+    (
+        "dead, while failover is paused",
+        look(DEAD, peer("b", candidate=True), lease_ms=None, head=HEAD._replace(paused="by ann")),
+        PROBLEM,
+        "automatic failover is paused, so `replicator promote b`",
+    ),
+    ("all dead", look(DEAD, peer("b", age_ms=9000), lease_ms=None), PROBLEM, "start a node first: none reports"),
+    (
+        "demoted",
+        look(peer("a"), peer("b", candidate=True), head=HEAD._replace(node=NOBODY.node, boot=NOBODY.boot)),
+        PROBLEM,
+        "the primary was demoted, and no node takes over by itself until one is promoted; `replicator promote a`",
+    ),
+    ("restarted", look(peer("a")._replace(boot="a-2")), PROBLEM, "a holds term 3, and does not lead: it was restarted"),
+    ("stalled", look(peer("a", stalled="apply failed")), PROBLEM, "a holds term 3, and does not lead: apply failed"),
+    ("forgotten", look(peer("b")), PROBLEM, "a holds term 3, and has no heartbeat"),
+    ("on its way", look(peer("a", term=2)), WARNING, "a was given term 3 a moment ago"),
+    ("never on its way", look(peer("a", term=2), lease_ms=None), PROBLEM, "a holds term 3, and does not lead"),
+    ("without a lease", look(LEADS, lease_ms=None), WARNING, "its lease has run out"),
+    ("leading", look(LEADS), "ok", "a leads in term 3"),
+]
+
+
+@pytest.mark.parametrize(("seen", "level", "text"), [case[1:] for case in PRIMARY], ids=[case[0] for case in PRIMARY])
+def test_who_leads_and_what_helps(seen: Look, level: str, text: str) -> None:
+    found = told("primary", seen)
+    assert found[0] == level
+    assert text in found[1]
+
+
+@pytest.mark.parametrize("seen", [case[1] for case in PRIMARY], ids=[case[0] for case in PRIMARY])
+def test_each_sentence_is_one_line_and_a_command_names_a_node_that_there_is(seen: Look) -> None:
+    for check in (*checks_of_group(seen), *checks_of_nodes(seen)):
+        assert "\n" not in check.text
+        for command in check.text.split("`replicator promote ")[1:]:
+            assert command.partition("`")[0] in (*seen.peers, "NODE --dry-run")
+
+
+@pytest.mark.parametrize(
+    ("seen", "level", "text"),
+    [
+        (look(LEADS, peer("b", age_ms=9000)), PROBLEM, "no standby is left that could take over"),
+        (look(LEADS, peer("b", in_sync=False)), PROBLEM, "no standby is left that could take over"),
+        (look(LEADS), WARNING, "a is the only node"),
+        (look(LEADS, peer("b"), peer("c", age_ms=9000)), "ok", "b could take over"),
+        (look(head=None, term=0), WARNING, "no node has reported yet"),
+    ],
+)
+def test_whether_a_standby_is_left(seen: Look, level: str, text: str) -> None:
+    found = told("standbys", seen)
+    assert found[0] == level
+    assert text in found[1]
+
+
+def test_a_pause_says_since_when_by_the_clock_of_redis() -> None:
+    paused = pause_of(look(LEADS, head=HEAD._replace(paused="by ann: moving", paused_at=NOW_MS)))
+    assert paused is not None
+    assert "paused (by ann: moving) since 2023-11-14 22:13:20 UTC" in paused.text
+    assert pause_of(look(LEADS)) is None
+
+
+def test_a_pause_at_no_time_at_all_hides_nothing_else() -> None:
+    paused = pause_of(look(LEADS, head=HEAD._replace(paused="by ann", paused_at=2**53)))
+    assert paused is not None
+    assert "which is no time" in paused.text
+
+
+def test_a_node_that_is_silent_may_be_up_and_unable_to_write() -> None:
+    (of_b,) = (check for check in checks_of_nodes(look(LEADS, peer("b", age_ms=60_000))) if check.check == "node b")
+    assert of_b.level == WARNING
+    assert "it is down, or cannot reach this Redis or write to it" in of_b.text
+
+
+def test_nobody_holds_a_term_of_another_run_or_one_that_the_log_does_not_have() -> None:
+    assert term_holder(look(LEADS)) == "a"
+    assert term_holder(look(LEADS, run="run-2")) is None
+    assert term_holder(look(LEADS, term=4)) is None
+    assert term_holder(look(LEADS, head=None)) is None
+
+
+def test_a_group_is_known_by_its_log_its_term_or_a_heartbeat() -> None:
+    assert not is_known(look(head=None, term=0))
+    assert all(map(is_known, (look(head=None), look(), look(LEADS, head=None, term=0))))
