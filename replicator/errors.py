@@ -9,7 +9,6 @@
     ├── ChangeRejected           the application said no to a change (an outcome, not a failure)
     ├── ChangeTooLarge           a change does not fit into a record, or is not JSON
     ├── LogUnavailable           Redis does not answer, or refuses
-    │   ├── LogRefused           it answers, and does not do it: nothing was written
     │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log
     ├── LogLost                  the log that this node knew is gone
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
@@ -82,7 +81,7 @@ class NotPrimary(ReplicatorError):
 
 
 class LeaseLost(NotPrimary):
-    """The lease ran out before it could be renewed: Redis is slow or cut off. Writes go on once it is renewed."""
+    """{node} could not renew its lease in time: Redis, the network or this machine is slow. Try again in a moment."""
 
     def __init__(self, *, node: str = "this node") -> None:
         super().__init__((LeaseLost.__doc__ or "").strip(), node=node)
@@ -122,9 +121,14 @@ class LogUnavailable(ReplicatorError):
 
     exit_code = 6
 
+    #: It answers, and does not do what it is asked to.
+    refused = False
 
-class LogRefused(LogUnavailable):
-    """Redis at {url} refuses: {problem}"""
+    @classmethod
+    def refuses(cls, url: str, problem: str) -> LogUnavailable:
+        error = cls("Redis at {url} refuses: {problem}", url=url, problem=problem)
+        error.refused = True
+        return error
 
 
 class OutcomeUnknown(LogUnavailable):

@@ -27,7 +27,7 @@ from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, LogSize, Look, Peer, Reply, Wants
-from replicator.errors import ConfigError, CorruptRecord, LogRefused, LogUnavailable, OutcomeUnknown
+from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 
 __all__ = ["Alarm", "Connections", "RedisLog", "Server", "client_for", "read_together", "shown"]
 
@@ -336,13 +336,13 @@ class RedisLog:
         except redis.exceptions.ResponseError as error:
             raise self._refused(error) from None
 
-    def _refused(self, error: Exception) -> LogRefused:
+    def _refused(self, error: Exception) -> LogUnavailable:
         # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...): every script refuses
         # before its first write, so nothing was written.
         problem = advice(error)
         if "WRONGTYPE" in problem:
             problem = self._foreign_key() or problem
-        return LogRefused(url=self.url, problem=problem)
+        return LogUnavailable.refuses(self.url, problem)
 
     def _foreign_key(self) -> str:
         """Which key of the group somebody else wrote to: Redis does not say. Empty: none, or nobody can tell now."""
@@ -352,8 +352,8 @@ class RedisLog:
             except (LogUnavailable, redis.exceptions.ResponseError):
                 return ""
             if found not in (wanted, "none"):
-                hint = "find out who, then DEL it (or RENAME it, if it is worth something)"
-                return f"WRONGTYPE {key.decode()} is a {found} where a {wanted} belongs: somebody else wrote it; {hint}"
+                what = f"{key.decode()} holds something else than a {wanted} (a {found})"
+                return f"WRONGTYPE {what}: somebody else wrote it; find out who, then DEL it, or RENAME it to keep it"
         return ""
 
     def _asked(self, send: Callable[[], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from .errors import CorruptRecord, LogLost, LogRefused, LogUnavailable, OutcomeUnknown, ReplicatorError
+from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ReplicatorError
 
 __all__ = ["Problems"]
 
@@ -36,17 +36,19 @@ class Problems:
         return self._known.get(name)
 
     def __str__(self) -> str:
-        return "; ".join(map(str, self._known.copy().values()))
+        return "; ".join(dict.fromkeys(map(str, self._known.copy().values())))
 
     @property
     def of_the_log(self) -> list[str]:
         """What is wrong with the log, as a node says it in its heartbeat."""
-        return [str(problem).partition(". ")[0] for problem in self._lasting if _is_of_the_log(problem)]
+        found = [str(problem).partition(". ")[0] for problem in self._lasting if _is_of_the_log(problem)]
+        return list(dict.fromkeys(found))
 
     @property
     def of_the_node(self) -> list[str]:
         """What keeps the node from taking anything in."""
-        return [str(problem) for problem in self._lasting if not _is_of_the_log(problem)]
+        # Several of the node's threads meet one full disk.
+        return list(dict.fromkeys(str(problem) for problem in self._lasting if not _is_of_the_log(problem)))
 
     @property
     def _lasting(self) -> list[ReplicatorError]:
@@ -55,8 +57,8 @@ class Problems:
 
 def _is_over(problem: ReplicatorError) -> bool:
     """Whoever can report has Redis: that it had none a moment ago is nobody's concern. What it refuses is not over."""
-    return isinstance(problem, LogUnavailable) and not isinstance(problem, LogRefused)
+    return isinstance(problem, LogUnavailable) and not problem.refused
 
 
 def _is_of_the_log(problem: ReplicatorError) -> bool:
-    return isinstance(problem, LogLost | LogRefused | CorruptRecord)
+    return isinstance(problem, LogLost | LogUnavailable | CorruptRecord)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -609,7 +610,8 @@ def test_a_key_of_the_wrong_type_is_named_and_left_alone(key: str, world: RedisW
     log.beat(Peer("a", "1"))
     world.admin.delete(world.key(key))
     world.admin.rpush(world.key(key), "something else")
-    refused(world, {name: CALLS[name] for name in USES[key]}, log, author, "holds something else")
+    says = re.escape(f"WRONGTYPE {world.key(key)} holds something else than a ")
+    refused(world, {name: CALLS[name] for name in USES[key]}, log, author, says)
 
 
 @pytest.mark.parametrize("value", ["seven", "", "-1", "1.5", "007", "1e3"])

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from replicator.errors import CheckpointError, LogLost, LogRefused, LogUnavailable, OutcomeUnknown
+from replicator.errors import CheckpointError, LogLost, LogUnavailable, OutcomeUnknown
 from replicator.problems import Problems
 
 
@@ -59,7 +59,7 @@ def test_what_redis_refuses_to_read_is_told_by_the_heartbeat_and_that_it_was_awa
     problems = Problems()
     problems.report("reader", away("refused"))
     assert problems.of_the_log == []
-    problems.report("reader", LogRefused(url="url", problem="WRONGTYPE commands is a string"))
+    problems.report("reader", LogUnavailable.refuses("url", "WRONGTYPE commands is a string"))
     assert problems.of_the_log == ["Redis at url refuses: WRONGTYPE commands is a string"]
     assert problems.of_the_node == []
 
@@ -67,5 +67,13 @@ def test_what_redis_refuses_to_read_is_told_by_the_heartbeat_and_that_it_was_awa
 def test_that_redis_refuses_is_news_after_it_was_away(caplog: pytest.LogCaptureFixture) -> None:
     problems = Problems()
     problems.report("reader", away("refused"))
-    problems.report("reader", LogRefused(url="url", problem="WRONGTYPE"))
+    problems.report("reader", LogUnavailable.refuses("url", "WRONGTYPE"))
     assert len(caplog.records) == 2
+
+
+def test_one_problem_that_several_met_is_told_once() -> None:
+    problems = Problems()
+    for who in ("saver", "reader", "keeper"):
+        problems.report(who, CheckpointError(path="p", problem="disk full"))
+    assert problems.of_the_node == ["p: disk full"]
+    assert str(problems) == "p: disk full"
