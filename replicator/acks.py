@@ -14,6 +14,7 @@ One confirmation vouches for everything that was written before it was asked for
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -31,6 +32,9 @@ __all__ = ["Acks", "Level"]
 RETRY_EVERY_S = 0.05
 
 
+_LEVEL = re.compile("(appended|fsynced)|(replicated|applied):([1-9][0-9]{0,2})")
+
+
 class Level(NamedTuple):
     """`appended`, `fsynced`, `replicated` or `applied`, and of how many others."""
 
@@ -40,12 +44,10 @@ class Level(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Level:
         """Raises `ConfigError`."""
-        kind, colon, number = text.partition(":")
-        if kind in ("appended", "fsynced") and not colon:
-            return cls(kind)
-        if kind in ("replicated", "applied") and number.isdecimal() and 0 < int(number) < 1000:
-            return cls(kind, int(number))
-        problem = f"{text!r} is none of appended, fsynced, replicated:N, applied:N"
+        match = _LEVEL.fullmatch(text) if isinstance(text, str) else None
+        if match is not None:
+            return cls(match[1] or match[2], int(match[3] or 0))
+        problem = f"{ascii(text)[:80]} is none of appended, fsynced, replicated:N, applied:N"
         raise ConfigError(setting="ack", problem=problem)
 
     def __str__(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from . import checks
 from .core import life
 from .core.ids import ZERO_ID, RecordId, Writer, era_of
 from .core.life import NOBODY
@@ -51,11 +52,25 @@ POLL_EVERY_S = 0.02
 #: Nobody writes meanwhile, so this is looked at more often.
 POLL_IN_THE_GAP_S = 0.002
 
+#: The first lease of who is promoted, which is that node's own from its next beat on.
+LEASE_MS = 5000
+
 Progress = Callable[[str], None]
 
 
 def _silent(_: str) -> None:
     pass
+
+
+def _check(
+    *, by: str, reason: str = "", node: str | None = None, lease_ms: int = LEASE_MS, timeout_s: float = 0.0
+) -> None:
+    checks.line("by", by)
+    checks.line("reason", reason)
+    checks.seconds("timeout_s", timeout_s)
+    checks.whole("lease_ms", lease_ms, least=1, most=int(checks.SECONDS_MAX * 1000))
+    if node is not None:
+        checks.name("node", node)
 
 
 # --- status ----------------------------------------------------------------------------------------------------------
@@ -208,7 +223,7 @@ def promote(
     reason: str = "asked by an operator",
     expect: int | None = None,
     force: bool = False,
-    lease_ms: int = 5000,
+    lease_ms: int = LEASE_MS,
     timeout_s: float = 10.0,
 ) -> Promotion:
     """Give the next term to `node`, and wait until it leads.
@@ -216,6 +231,8 @@ def promote(
     Raises `PromotionRefused` (see `life.refusal`; `force` goes past it, but not past a node that has never reported),
     `LogLost`, `LogUnavailable`, `TimeoutError` (it has the term, and does not lead yet).
     """
+    _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
+    checks.flag("force", force)
     started = time.monotonic()
     while True:
         look = log.look()
@@ -259,6 +276,7 @@ def _claim(peer: Peer, look: Look, *, lease_ms: int, by: str, reason: str, guard
 
 def demote(log: Log, *, by: str, reason: str = "asked by an operator") -> int:
     """Take the next term for nobody: the primary steps down, and nobody writes until somebody is promoted. The term."""
+    _check(by=by, reason=reason)
     look = log.look()
     if term_holder(look) is None:
         raise NotPrimary("nobody holds the term; there is nothing to demote")
@@ -329,6 +347,7 @@ class Budget:
 
 def budget(log: Log, node: str) -> Budget:
     """What a promotion of `node` would lose, as the group is now. Changes nothing."""
+    checks.name("node", node)
     look = log.look()
     refusal = life.refusal(node, look)
     candidate = look.peers.get(node)
@@ -388,7 +407,7 @@ def switchover(
     *,
     by: str,
     reason: str = "switchover",
-    lease_ms: int = 5000,
+    lease_ms: int = LEASE_MS,
     timeout_s: float = 10.0,
     progress: Progress = _silent,
 ) -> Switchover:
@@ -400,6 +419,7 @@ def switchover(
 
     Raises `NotPrimary` (nobody leads), `PromotionRefused`, `TimeoutError` (it does not keep up; nothing was done).
     """
+    _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     before = _led_head(log)
     if before.node == node:
         raise PromotionRefused(node, "it leads already")
@@ -446,6 +466,7 @@ def _follows(log: Log, before: Head, term: int, deadline: float) -> bool:
 
 def pause(log: Log, *, by: str, reason: str = "") -> None:
     """Switch automatic failover off: no node takes over by itself until `resume`. Promotions by hand go on."""
+    _check(by=by, reason=reason)
     _switched(log, log.pause(f"by {by}: {reason}" if reason else f"by {by}"))
 
 
@@ -468,7 +489,7 @@ def recover(
     *,
     by: str,
     reason: str = "the log was lost",
-    lease_ms: int = 5000,
+    lease_ms: int = LEASE_MS,
     timeout_s: float = 30.0,
     progress: Progress = _silent,
 ) -> Promotion:
@@ -479,6 +500,7 @@ def recover(
 
     Raises `PromotionRefused` (the log is whole; no node to found it from), `TimeoutError`.
     """
+    _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     started = time.monotonic()
     look = log.look()
     _check_is_broken(look)
@@ -597,6 +619,7 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
 
     Raises `NotPrimary` if nobody leads, `TimeoutError`.
     """
+    _check(by=by, timeout_s=timeout_s)
     head = _led_head(log)
     log.ask("snapshot", by=by)
     progress(f"asked {head.node} for a snapshot")
@@ -644,6 +667,7 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = _
     The primary puts a marker, an empty change, into the log; each node reports the digest of its state there.
     Raises `NotPrimary` if nobody leads, `TimeoutError` if the primary itself does not report.
     """
+    _check(by=by, timeout_s=timeout_s)
     head = _led_head(log)
     log.ask("digest", by=by)
     progress(f"asked {head.node} for a marker")

@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from . import checks
 from .errors import ConfigError, LogUnavailable, NotPrimary, ReplicatorError
 from .node import Node
 from .state.file import FileState
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 #: How soon a new role is told.
 LOOK_EVERY_S = 0.1
 
+#: To look whether a file was written costs next to nothing, but not nothing.
+PUBLISH_EVERY_S_MIN = 0.001
+
 #: A command that takes longer is killed: the next one waits for it.
 COMMAND_TIMEOUT_S = 60.0
 
@@ -46,6 +50,8 @@ STOP_WITHIN_S = 5.0
 
 def command(setting: str, text: str) -> list[str]:
     """The words of a command line; none if it is empty. Raises `ConfigError`."""
+    if not isinstance(text, str) or "\0" in text:
+        raise ConfigError(setting=setting, problem=f"{text!a} is not a command")
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -64,8 +70,7 @@ class Beside:
         on_standby: str = "",
         publish_every_s: float = 1.0,
     ) -> None:
-        if publish_every_s <= 0:
-            raise ConfigError(setting="publish-every-s", problem=f"{publish_every_s} is not above 0")
+        checks.seconds("publish-every-s", publish_every_s, least=PUBLISH_EVERY_S_MIN)
         self._node = node
         self._state = state
         self._commands = {

@@ -40,6 +40,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from . import checks
 from .connection import is_cluster
 from .core.replies import Batch, Wants
 from .crew import Duties
@@ -74,6 +75,9 @@ PATIENCE_S = 0.25
 WATCH_EVERY_S = 0.1
 TEAM_MAX = 32
 
+#: Each has connections of its own, and they mostly wait.
+KEEPERS_MAX = 256
+
 #: Nodes that are stopped at the same time when the host is closed: a stop mostly waits for the disk.
 STOPPED_AT_ONCE = 8
 
@@ -96,8 +100,7 @@ class Host:
         if is_cluster(redis):
             problem = "in a cluster each group may be on another server: give each of its nodes connections of its own"
             raise ConfigError(setting="redis", problem=problem)
-        if keepers < 1:
-            raise ConfigError(setting="keepers", problem=f"{keepers} look after nobody")
+        checks.whole("keepers", keepers, least=1, most=KEEPERS_MAX)
         self._url = redis
         first = Connections(redis, key=b"", name="host")
         self._connections = [first]

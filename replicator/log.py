@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import redis
 
+from replicator import checks
 from replicator.connection import Link, advice, client_for, finder_for, follow, shown
 from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
@@ -117,9 +118,7 @@ class RedisLog:
     def __init__(
         self, url: str, group: str, *, timeout_s: float = TIMEOUT_S, connections: Connections | None = None
     ) -> None:
-        if not group or "{" in group or "}" in group:
-            raise ConfigError(setting="group", problem=f"{group!r} is not a name: it may not be empty or have braces")
-        self.group = group
+        self.group = checks.name("group", group)
         self._scripts = _scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in ("term", "log", "head", "lease", "commands", "nodes", "acks")]
@@ -577,15 +576,19 @@ def _head_from(texts: dict[str, str]) -> Head:
         previous_snapshot_at=RecordId.parse(texts.get("previous_snapshot_at", "0-0")),
         part_next=_count(texts.get("part_next", "0")),
         ends=parse_ends(texts.get("ends", "")),
-        taken=tuple(_taken_of(word) for word in texts.get("taken", "").split()),
+        taken=tuple(taken for taken in map(_taken_of, texts.get("taken", "").split()) if taken is not None),
         paused=texts.get("paused", ""),
         paused_at=_count(texts.get("paused_at", "0")),
     )
 
 
-def _taken_of(word: str) -> tuple[int, str]:
+def _taken_of(word: str) -> tuple[int, str] | None:
+    # It only holds a node back for a while: a word of it that means nothing must not make the group unreadable.
     at, _, node = word.partition("/")
-    return _count(at), node
+    try:
+        return _count(at), node
+    except ValueError:
+        return None
 
 
 def _peer_of(value: bytes, now_ms: int) -> Peer | None:

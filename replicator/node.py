@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import health
+from . import checks, health
 from .acks import Acks, Level
 from .checkpoint import Checkpoint
 from .core import life
@@ -58,6 +58,12 @@ from .whole_replica import WholeReplica
 __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
+
+#: The time of a few round trips.
+LEASE_S_MIN = 0.1
+
+#: More heartbeats are of no use to anybody, and each of them is a few round trips.
+BEAT_EVERY_S_MIN = 0.001
 
 #: A heartbeat at least this often, however long the lease is.
 BEAT_EVERY_S_MAX = life.BEAT_EVERY_MS_MAX / 1000
@@ -110,31 +116,26 @@ class Node:
         beat_every_s: float | None = None,
         crew: Crew | None = None,
     ) -> None:
-        _check(name != "" and not set(name) & set(" /{}"), "name", f"{name!r} is not a name")
-        within = beat_every_s is None or 0 < beat_every_s <= lease_s / 3
-        _check(within, "beat_every_s", f"{beat_every_s} is not within a third of lease_s")
-        _check(lease_s >= 0.1, "lease_s", f"{lease_s} is below 0.1 s, the time of a few round trips")
-        _check(on_restart in ("primary", "standby"), "on_restart", "is `primary` or `standby`")
-        _check(on_log_lost in ("wait", "recover"), "on_log_lost", "is `wait` or `recover`")
-        _check(bool(redis) != (log is not None), "redis", "give a URL, or a log")
-        self.name = name
-        self.group = group
-        self.data_dir = Path(data_dir)
-        self.http = http
+        if not isinstance(redis, str) or bool(redis) == (log is not None):
+            raise ConfigError(setting="redis", problem="give a URL, or a log")
+        self.name = checks.name("name", name)
+        self.group = checks.name("group", group)
+        self.data_dir = checks.directory("data_dir", data_dir)
+        self.http = checks.url("http", http)
         #: What ended this node's part in the group, if something did. It serves reads, and nothing else.
         self.failed: ReplicatorError | None = None
         #: Behind which of its snapshots the next one was told to be due.
         self._due_behind: RecordId | None = None
         self._state = state
-        self._log: Log = log if log is not None else RedisLog(redis, group)
         self._ack = Level.parse(ack)
-        self._lease = Lease(lease_s)
+        self._lease = Lease(checks.seconds("lease_s", lease_s, least=LEASE_S_MIN))
         self._habits = Habits(
-            beat_every_s=beat_every_s or min(self._lease.renew_every_s, BEAT_EVERY_S_MAX),
-            auto_promote=auto_promote,
-            takes_term_again=on_restart == "primary",
-            recovers=on_log_lost == "recover",
+            beat_every_s=_beat_every_s(beat_every_s, self._lease),
+            auto_promote=checks.flag("auto_promote", auto_promote),
+            takes_term_again=checks.choice("on_restart", on_restart, ("primary", "standby")) == "primary",
+            recovers=checks.choice("on_log_lost", on_log_lost, ("wait", "recover")) == "recover",
         )
+        self._log: Log = log if log is not None else RedisLog(redis, group)
         self._crew = crew or OwnThreads()
         self._stopping = threading.Event()
         #: What is in the way now.
@@ -225,9 +226,9 @@ class Node:
 
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
-        self.http = http
+        self.http = checks.url("http", http)
         if self._duties is not None:
-            self._keeper.http = http
+            self._keeper.http = self.http
             self._wake()
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -432,6 +433,7 @@ class Node:
         Raises `PromotionRefused` if another node is the better one (`life.refusal`; `force` goes past it: what only
         others have is lost), `TimeoutError`.
         """
+        checks.line("reason", reason)
         self._check_serves()
         look = self._log.look()
         mine = self._keeper.heartbeat()._replace(run=look.run)
@@ -570,6 +572,7 @@ def _check_not_lost(id: RecordId, view: View) -> None:
         raise PositionLost(id, term=id.term, term_end=end, next_term=min(later, default=view.term))
 
 
-def _check(holds: bool, setting: str, problem: str) -> None:
-    if not holds:
-        raise ConfigError(setting=setting, problem=problem)
+def _beat_every_s(given: float | None, lease: Lease) -> float:
+    if given is None:
+        return min(lease.renew_every_s, BEAT_EVERY_S_MAX)
+    return checks.seconds("beat_every_s", given, least=BEAT_EVERY_S_MIN, most=lease.renew_every_s)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import orjson
 
+from replicator import checks
 from replicator.core.history import show_ends, with_end
 from replicator.core.ids import (
     ORIGIN,
@@ -338,7 +339,7 @@ class MemoryLog:
 
     def __init__(self, server: MemoryRedis, group: str = "memory") -> None:
         self.server = server
-        self.group = group
+        self.group = checks.name("group", group)
         self.url = "memory:"
         self.down = ""
         self._run = ""
