@@ -58,11 +58,16 @@ def name(setting: str, value: object) -> str:
 
 def seconds(setting: str, value: object, *, least: float = 0.0, most: float = SECONDS_MAX) -> float:
     """A number of seconds from `least` to `most`."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        if least <= value <= most:
-            return value
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or value in (math.inf, -math.inf)
+        or value != value
+    ):
+        raise _wrong(setting, value, "is not a number of seconds")
+    if not least <= value <= most:
         raise _wrong(setting, value, f"is not within {least:g} and {most:g} seconds")
-    raise _wrong(setting, value, "is not a number of seconds")
+    return value
 
 
 def whole(setting: str, value: object, *, least: int, most: int) -> int:
@@ -143,5 +148,8 @@ def is_anywhere(host: str) -> bool:
 
 
 def _wrong(setting: str, value: object, problem: str) -> ConfigError:
-    shown = ascii(value)
+    try:
+        shown = ascii(value)
+    except ValueError:  # an integer of more digits than Python writes down
+        shown = f"that {type(value).__name__}"
     return ConfigError(setting=setting, problem=f"{shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''} {problem}")

@@ -18,9 +18,8 @@ from .core import life
 from .core.codec import digest_of_pieces
 from .core.ids import RecordId
 from .core.member import Member
-from .core.replies import MISSED_BEATS_MAX, Ack, Claim, Code, Log, Look, Peer, Reply
+from .core.replies import Ack, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
-    ConfigError,
     LogLost,
     LogUnavailable,
     NotPrimary,
@@ -30,6 +29,7 @@ from .errors import (
     StateError,
 )
 from .lease import Lease
+from .naming import Name
 from .primary import Primary
 from .problems import Problems
 from .replica import Replica
@@ -66,6 +66,7 @@ class Keeper:
         lease: Lease,
         habits: Habits,
         problems: Problems,
+        own_name: Name,
         *,
         wake: Callable[[], None],
         stopping: threading.Event,
@@ -85,6 +86,7 @@ class Keeper:
         self._lease = lease
         self._habits = habits
         self._problems = problems
+        self._own_name = own_name
         self._stopping = stopping
         self._publisher: threading.Thread | None = None
         self._digester: threading.Thread | None = None
@@ -146,51 +148,14 @@ class Keeper:
     def join(self) -> None:
         """Look at the group, and take in what that says."""
         look = self._log.look()
-        first = self.look is None
         self.look, self.looked_at = look, time.monotonic()
         with self._leasing:
             if not self._ended:
                 self._replica.talks_to(look.run, log_lost=look.head is None)
         others = (peer for peer in look.peers.values() if peer.in_sync and peer.node != self._name)
         self._acks.hear(Ack(peer.node, peer.synced) for peer in others)
-        if first:
-            self._check_name_is_free(look)
-        else:
-            self._check_name_is_mine(look)
+        self._own_name.check(look, beaten_at=self._beaten_at)
         self._check_log_is_there(look)
-
-    def _check_name_is_free(self, look: Look) -> None:
-        """A boot of this name that still beats is another process. The one before this cannot be: the lock is ours.
-
-        Any other may have been killed on another machine a moment ago: see whether it beats again.
-        """
-        member = self._replica.member
-        other = look.peers.get(self._name)
-        if other is None or not other.alive or other.boot in (member.previous_boot, member.me.boot):
-            return
-        wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
-        logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", self._name, other.age_ms)
-        beaten_at = look.now_ms - other.age_ms
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline and not self._stopping.wait(0.1):
-            now = self._log.look()
-            again = now.peers.get(self._name)
-            # By when it beat, not by its age: one that just beat is hardly ever seen younger. 1 ms for rounding.
-            if again is not None and now.now_ms - again.age_ms > beaten_at + 1:
-                where = again.http or "another process"
-                who = f"{where} (boot {again.boot}) reports by that name"
-                problem = f"{self._name!r} is taken in group {self._log.group}: {who}"
-                raise ConfigError(setting="name", problem=problem)
-
-    def _check_name_is_mine(self, look: Look) -> None:
-        """Two that started at the same moment did not see each other then. The one with the lower boot yields."""
-        other = look.peers.get(self._name)
-        if other is None or other.boot <= self._replica.member.me.boot or self._beaten_at is None:
-            return
-        # Only one that beat after this node did: Redis may have come back with heartbeats from before.
-        if other.age_ms / 1000 < time.monotonic() - self._beaten_at:
-            where = other.http or "another process"
-            raise ConfigError(setting="name", problem=f"{self._name!r} is taken by {where} (boot {other.boot})")
 
     def check_log_is_mine(self, look: Look) -> None:
         """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there."""

@@ -46,6 +46,7 @@ from .health import Lag
 from .keeper import Habits, Keeper
 from .lease import Lease
 from .log import RedisLog
+from .naming import Name
 from .patches import Published
 from .primary import BATCH_CHANGES_MAX, Primary
 from .problems import Problems
@@ -172,6 +173,13 @@ class Node:
                 self._lease,
                 self._habits,
                 self._problems,
+                Name(
+                    self._log,
+                    me,
+                    self._checkpoint,
+                    previous_boot=self._replica.member.previous_boot,
+                    stopping=self._stopping,
+                ),
                 wake=self._wake,
                 stopping=self._stopping,
             )

@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "wire"),
+    ("errors", "wire", "place"),
     ("checks",),
     ("config", "core", "connection"),
     ("checkpoint_file",),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
-    ("restore", "lease", "health", "jobs", "problems", "crew", "patches"),
+    ("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming"),
     ("replica", "diagnosis"),
     ("whole_replica", "primary", "acks"),
     ("tasks", "keeper"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import gc
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from replicator.checkpoint import Checkpoint
 from replicator.core import life, retention
 from replicator.core.ids import ERA, Writer
 from replicator.core.replies import Batch, Claim, Look, Reply
-from replicator.keeper import Keeper
+from replicator.naming import Name
 from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
 from replicator.testing import MemoryLog
 from tests.integration.worlds import Author, lead, promote
@@ -107,6 +109,27 @@ class TestSettings:
             ({"name": ""}, "name"),
             ({"name": "a b"}, "name"),
             ({"name": "{a}"}, "name"),
+            ({"name": "a\tb"}, "name"),
+            ({"name": 7}, "name"),
+            ({"group": "a/b"}, "group"),
+            ({"data_dir": ""}, "data_dir"),
+            ({"data_dir": "a\0b"}, "data_dir"),
+            ({"data_dir": None}, "data_dir"),
+            ({"http": "http://0.0.0.0:8000"}, "http"),
+            ({"http": "nonsense"}, "http"),
+            ({"ack": None}, "ack"),
+            ({"lease_s": "5"}, "lease_s"),
+            ({"lease_s": True}, "lease_s"),
+            ({"lease_s": float("inf")}, "lease_s"),
+            ({"lease_s": float("nan")}, "lease_s"),
+            ({"lease_s": 1e12}, "lease_s"),
+            ({"beat_every_s": 0}, "beat_every_s"),
+            ({"beat_every_s": float("nan")}, "beat_every_s"),
+            ({"beat_every_s": 3.0}, "beat_every_s"),
+            ({"auto_promote": "no"}, "auto_promote"),
+            ({"auto_promote": 1}, "auto_promote"),
+            ({"on_restart": None}, "on_restart"),
+            ({"redis": None, "log": None}, "redis"),
             ({"lease_s": 0.0}, "lease_s"),
             ({"on_restart": "perhaps"}, "on_restart"),
             ({"on_log_lost": "ignore"}, "on_log_lost"),
@@ -716,12 +739,68 @@ class TestNames:
     def test_of_two_that_started_at_the_same_moment_one_yields(
         self, group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Keeper, "_check_name_is_free", lambda self, look: None)
+        monkeypatch.setattr(Name, "_check_is_free", lambda self, look: None)
         first = group.node("a", lease_s=SHORT_LEASE_S)
         second = group.node("a", data_dir=tmp_path / "elsewhere", lease_s=SHORT_LEASE_S)
         lower, higher = sorted((first, second), key=lambda node: node.boot)
         assert isinstance(eventually(lambda: lower.failed), ConfigError)
         assert higher.failed is None
+
+    def test_a_copy_of_a_running_nodes_directory_is_refused_and_displaces_nobody(
+        self, group: Group, tmp_path: Path
+    ) -> None:
+        # given a primary whose checkpoint names its boot, so that a copy takes that for its own previous one
+        first = group.primary("a", lease_s=SHORT_LEASE_S)
+        first.submit(push("x"))
+        eventually(lambda: (loaded := first._checkpoint.load()) and loaded.boot == first.boot)
+        copy = tmp_path / "copy"
+        with first._checkpoint._mutex:
+            shutil.copytree(first.data_dir, copy)
+        # when, then
+        with pytest.raises(ConfigError, match=r"is taken .* is a copy of its data directory"):
+            group.node("a", data_dir=copy, lease_s=SHORT_LEASE_S)
+        after_beats(2, first)
+        assert (first.role, first.term, first.failed) == ("primary", 1, None)
+        first.wait(role="primary", timeout_s=PATIENCE_S)
+        assert first.submit(push("y")) == 2
+
+    def test_a_copy_of_a_directory_starts_once_the_original_beats_no_more(self, group: Group, tmp_path: Path) -> None:
+        first = group.primary("a", lease_s=SHORT_LEASE_S)
+        first.submit(push("x"))
+        copy = tmp_path / "copy"
+        shutil.copytree(group.crash(first), copy)
+        again = group.node("a", data_dir=copy, lease_s=SHORT_LEASE_S)
+        again.wait(role="primary", timeout_s=PATIENCE_S)
+        assert pushed(again) == ["x"]
+
+    def test_a_killed_node_starts_again_in_its_own_directory_without_waiting(
+        self, group: Group, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        # given a heartbeat that is young for longer than any test takes
+        first = group.node("a", lease_s=60 * PATIENCE_S, beat_every_s=PATIENCE_S)
+        eventually(lambda: group.log().look().peers)
+        directory = group.crash(first)
+        # when
+        again = group.node("a", data_dir=directory, lease_s=SHORT_LEASE_S)
+        # then
+        assert again.failed is None
+        assert "waiting whether it lives" not in caplog.text
+
+    def test_a_node_that_lost_redis_while_it_looked_for_another_one_looks_again(
+        self, group: Group, tmp_path: Path
+    ) -> None:
+        group.node("a", lease_s=SHORT_LEASE_S)
+        log = group.faulty_log()
+        look, looks = log.look, count(1)
+
+        def fails_the_second_time() -> Look:
+            if next(looks) == 2:
+                raise LogUnavailable(url=log.url, problem="for a moment")
+            return look()
+
+        log.look = fails_the_second_time  # type: ignore[method-assign]
+        second = group.node("a", data_dir=tmp_path / "elsewhere", log=log, lease_s=SHORT_LEASE_S)
+        assert isinstance(eventually(lambda: second.failed), ConfigError)
 
     def test_a_second_node_on_the_directory_is_refused(self, group: Group) -> None:
         group.node("a")
