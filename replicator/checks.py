@@ -58,12 +58,7 @@ def name(setting: str, value: object) -> str:
 
 def seconds(setting: str, value: object, *, least: float = 0.0, most: float = SECONDS_MAX) -> float:
     """A number of seconds from `least` to `most`."""
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or value in (math.inf, -math.inf)
-        or value != value
-    ):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -math.inf < value < math.inf:
         raise _wrong(setting, value, "is not a number of seconds")
     if not least <= value <= most:
         raise _wrong(setting, value, f"is not within {least:g} and {most:g} seconds")

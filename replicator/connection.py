@@ -12,14 +12,7 @@ What a client can get wrong about a connection is settled here:
   middle of a call: an answer that it is elsewhere (MOVED, READONLY ...) means that nothing was done, so the connection
   is given up, the caller is told, and its next call finds the right place.
 
-The URLs (rediss wherever redis stands is the same with TLS, to the sentinels, too):
-
-    redis://[USER:PASSWORD@]HOST[:6379][/DB]
-    unix://[USER:PASSWORD@]/PATH/TO.SOCK[?db=DB]
-    redis+sentinel://[USER:PASSWORD@]HOST[:26379],HOST…/SERVICE[/DB][?sentinel_username=…&sentinel_password=…]
-    redis+cluster://[USER:PASSWORD@]HOST[:6379],HOST…
-
-Each takes redis-py's options behind a `?`. The parts of a URL are percent-encoded where they hold one of `/?#@:%`.
+`urls.py` says what a URL means.
 """
 
 from __future__ import annotations
@@ -27,19 +20,18 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import unquote
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import ConnectionPool, parse_url
+from redis.connection import ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.crc import key_slot
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.urls import Address, Place, place_of, shown, wrong
 from replicator.wire import RedisWire, Wire
 
 __all__ = ["Finder", "Link", "Script", "advice", "client_for", "finder_for", "follow", "is_cluster", "shown"]
@@ -55,31 +47,12 @@ ASK_AGAIN_AFTER_S = 0.1
 #: Sentinels that hang must not hold up the heartbeats: who waited for one does not ask again for so many times as long.
 ASKING_SHARE = 4
 
-SENTINEL_PORT = 26379
-REDIS_PORT = 6379
-
-_FORMS = (
-    "redis://[USER:PASSWORD@]HOST:PORT/DB, unix:///PATH/TO.SOCK, "
-    "redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://[USER:PASSWORD@]HOST:PORT,"
-    "HOST:PORT (rediss: with TLS; what stands in a name or a password is percent-encoded)"
-)
-
 
 class Script(Protocol):
     """A script's text and the hash that Redis knows it by."""
 
     text: bytes
     sha: bytes
-
-
-class Address(NamedTuple):
-    """Where a server listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Opened(NamedTuple):
@@ -261,12 +234,12 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
         "protocol": 2,
         "decode_responses": False,
     }
-    place = _place_of(url)
+    place = place_of(url)
     options = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "client_name": name,
-        **place.options,
+        **_options_of(place),
         **ours,
     }
     finder: Finder
@@ -279,8 +252,8 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
         finder = _Server(options)
     try:
         _made(options)
-    except (TypeError, ValueError, redis.exceptions.RedisError) as error:
-        raise _wrong(url, _refused_option(error, url)) from None
+    except (TypeError, ValueError, redis.exceptions.RedisError):
+        raise wrong(url, "redis-py does not take its options") from None
     return finder
 
 
@@ -290,21 +263,20 @@ def client_for(url: str) -> redis.Redis:
     Raises:
         ConfigError: it is not the URL of a Redis, or it is that of a cluster.
     """
-    place = _place_of(url)
+    place = place_of(url)
     if place.kind == "cluster":
         problem = f"RQ does not run on a cluster: give the jobs a Redis of their own instead of {shown(url)!r}"
         raise ConfigError(setting="redis", problem=problem)
     try:
-        return _plain_client(url, place)
-    except (TypeError, ValueError, redis.exceptions.RedisError) as error:
-        raise _wrong(url, _refused_option(error, url)) from None
+        return _plain_client(place)
+    except (TypeError, ValueError, redis.exceptions.RedisError):
+        raise wrong(url, "redis-py does not take its options") from None
 
 
-def _plain_client(url: str, place: _Place) -> redis.Redis:
+def _plain_client(place: Place) -> redis.Redis:
     if place.kind == "":
-        return redis.Redis.from_url(url)
-    options = {name: value for name, value in place.options.items() if name not in ("host", "connection_class")}
-    options["ssl"] = "connection_class" in place.options
+        return redis.Redis.from_pool(ConnectionPool(**_options_of(place)))
+    options = {**place.options, "ssl": place.tls}
     asking = {**options, **_hurried(ASKING_TIMEOUT_S), "username": None, "password": None, "db": 0, **place.asking}
     asking["retry"] = Retry(NoBackoff(), 0)
     # Its classes and methods carry no types.
@@ -315,108 +287,14 @@ def _plain_client(url: str, place: _Place) -> redis.Redis:
 
 def is_cluster(url: str) -> bool:
     """Whether the URL is that of a cluster, in which each key may be on another server. Raises `ConfigError`."""
-    return _place_of(url).kind == "cluster"
+    return place_of(url).kind == "cluster"
 
 
-def shown(url: str) -> str:
-    """The URL without its passwords, which have no place in a message.
-
-    A URL that is written wrong may have them anywhere: rather too much is hidden than too little.
-    """
-    secrets = [match.span(1) for match in _USER_PASSWORD.finditer(url)]
-    secrets += [match.span(2) for match in _OPTION.finditer(url) if "password" in unquote(match[1]).lower()]
-    hidden = {place for start, end in secrets for place in range(start, end)}
-    return re.sub("\0+", "***", "".join("\0" if place in hidden else sign for place, sign in enumerate(url)))
-
-
-# Up to the last @, for somebody may have forgotten to encode one.
-_USER_PASSWORD = re.compile(r"(?s)^(?:[^:/@]*://)?+[^:@]*:(.*)@")
-_OPTION = re.compile(r"(?<=[?&])([^=&?]*)=(?=([^&]*))")
-
-
-class _Place(NamedTuple):
-    """What a URL says. `kind` is empty for a single server; then the options tell where it is, else the hosts."""
-
-    kind: str
-    options: dict[str, Any]
-    hosts: tuple[Address, ...] = ()
-    service: str = ""
-    #: Options for connections to sentinels.
-    asking: Mapping[str, Any] = MappingProxyType({})
-
-
-_MANY = re.compile(r"(rediss?)\+(sentinel|cluster)://(?:([^@/?#]*)@)?([^@/?#]+)(?:/([^?#]*))?(?:\?([^#]*))?")
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?")
-
-
-def _place_of(url: str) -> _Place:
-    try:
-        return _parsed(url)
-    except ValueError as error:
-        # What urllib says may quote a part of the password.
-        raise _wrong(url, str(error) if isinstance(error, _Wrong) else "") from None
-
-
-class _Wrong(ValueError):
-    """What is wrong about a URL, without any secret."""
-
-
-def _wrong(url: str, why: str) -> ConfigError:
-    reason = f" ({why})" if why else ""
-    return ConfigError(setting="redis", problem=f"{shown(url)!r} is not a Redis URL{reason}; one is {_FORMS}")
-
-
-def _refused_option(error: Exception, url: str) -> str:
-    match = re.search(r"argument '(\w+)'", str(error))
-    # A password that is not encoded may be taken for an option.
-    return f"{match[1]} is no option" if match and match[1] in shown(url) else ""
-
-
-def _parsed(url: str) -> _Place:
-    if not re.match(r"rediss?\+", url):
-        return _Place("", _options_of(url))
-    match = _MANY.fullmatch(url)
-    if match is None:
-        raise _Wrong("it is neither of sentinels nor of a cluster")
-    scheme, kind, user, hosts, path, query = match.groups()
-    service, database = _path_of(kind, path or "")
-    options = _options_of(f"{scheme}://{user + '@' if user else ''}-/{database}?{query or ''}")
-    if kind == "cluster" and options.get("db"):
-        raise _Wrong("a cluster has only database 0")
-    asking = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-    port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
-    return _Place(kind, options, _hosts_of(hosts, port), service, asking)
-
-
-def _options_of(url: str) -> dict[str, Any]:
-    parse: Any = parse_url
-    try:
-        options: dict[str, Any] = parse(url)
-    except ValueError as error:
-        if "Invalid value for" in str(error):
-            raise _Wrong(str(error)) from None
-        raise
-    return options
-
-
-def _path_of(kind: str, path: str) -> tuple[str, int]:
-    """The service and the database."""
-    service, _, database = path.partition("/") if kind == "sentinel" else ("", "", path)
-    if kind == "sentinel" and not service:
-        raise _Wrong("it does not name the service, as the sentinels call the master")
-    if not re.fullmatch("[0-9]*", database):
-        raise _Wrong("the database is a number")
-    return unquote(service), int(database or 0)
-
-
-def _hosts_of(hosts: str, port: int) -> tuple[Address, ...]:
-    addresses = []
-    for text in hosts.split(","):
-        match = _HOST.fullmatch(text)
-        if match is None or int(match[3] or port) > 65535:
-            raise _Wrong("each of its hosts is HOST or HOST:PORT")
-        addresses.append(Address(unquote(match[1] or match[2]), int(match[3] or port)))
-    return tuple(dict.fromkeys(addresses))
+def _options_of(place: Place) -> dict[str, Any]:
+    """What redis-py makes connections with, where there is one server or once a host and a port are added."""
+    if "path" in place.options:
+        return {**place.options, "connection_class": UnixDomainSocketConnection}
+    return {**place.options, "connection_class": SSLConnection} if place.tls else place.options
 
 
 def _hurried(timeout_s: float) -> dict[str, float]:
@@ -577,9 +455,36 @@ def _connected(options: dict[str, Any]) -> Wire:
     try:
         connection.connect()
         return RedisWire(connection)
+    except (redis.exceptions.RedisError, OSError) as error:
+        connection.disconnect()
+        hint = _tls_hint(error, tls=isinstance(connection, SSLConnection))
+        if not hint:
+            raise
+        raise redis.exceptions.ConnectionError(f"{_text_of(error)} ({hint})") from None
     except BaseException:
         connection.disconnect()
         raise
+
+
+#: What is seen by a side that is not understood: the other one closes, or answers in its own language.
+_HUNG_UP = re.compile("closed by server|reset by peer|Broken pipe|Protocol error|EOF occurred|UNEXPECTED_EOF")
+_NOT_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|record layer|Timeout", re.IGNORECASE)
+
+
+def _tls_hint(error: Exception, *, tls: bool) -> str:
+    """What TLS may have to do with a connection that could not be made. Neither side says that the other speaks it."""
+    text = str(error)
+    if not tls:
+        return "if this port speaks TLS, the URL begins with rediss instead of redis" if _HUNG_UP.search(text) else ""
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "?ssl_ca_certs=FILE in the URL names who signed its certificate, which has to name the host of the URL"
+    wants = "if it wants a certificate, the URL has ?ssl_certfile=FILE&ssl_keyfile=FILE"
+    if "ALERT" in text:
+        return wants
+    hint = "if this port does not speak TLS, the URL begins with redis instead of rediss"
+    if _NOT_TLS.search(text):
+        return hint
+    return f"{hint}; {wants}" if _HUNG_UP.search(text) else ""
 
 
 def _fields(info: bytes) -> dict[str, str]:
@@ -614,6 +519,7 @@ _ADVICE = {
     "MOVED": "another node of the cluster has the group's keys; a redis+cluster:// URL finds it",
     "ASK ": "the group's keys are moving to another node of the cluster; it will answer soon",
     "TRYAGAIN": "the group's keys are moving to another node of the cluster; it will answer soon",
+    "DB index": "the URL ends with the number of a database, and this Redis has fewer",
     "CLUSTERDOWN": "the cluster lacks nodes; see `CLUSTER INFO`",
 }
 

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from replicator.core.ids import ERA
 from replicator.core.replies import Wants
 from replicator.crew import Duties
 from replicator.host import Host
-from replicator.log import RedisLog
+from replicator.log import Connections, RedisLog
 from replicator.redis_server import RedisServer
 from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, document, eventually, in_step, push, pushed
@@ -239,10 +240,8 @@ def tended(host: Host, group: str) -> Any:
 def patient(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host whose reads wait for longer than any test."""
     monkeypatch.setattr(replicator.host, "BLOCK_S", 5 * PATIENCE_S)
-    host = Host(f"{redis.url}?socket_timeout={10 * PATIENCE_S}")
-    for connections in host._connections:
-        connections.timeout_s = 10 * PATIENCE_S
-    return host
+    monkeypatch.setattr(replicator.host, "Connections", partial(Connections, timeout_s=10 * PATIENCE_S))
+    return Host(redis.url)
 
 
 def test_a_new_node_is_read_at_once(redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,5 +481,5 @@ def test_nodes_are_started_by_several_threads(host: Host, tmp_path: Path) -> Non
 
 
 def test_nobody_is_no_number_of_keepers(redis: RedisServer) -> None:
-    with pytest.raises(ConfigError, match="look after nobody"):
+    with pytest.raises(ConfigError, match="keepers: 0 is not a whole number"):
         Host(redis.url, keepers=0)

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from replicator import connection
 from replicator.connection import Address, Link, Opened, advice, client_for, finder_for, follow, shown
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.urls import place_of
 
 KEY = b"replicator:{g}:log"
 A, B = Address("a", 1), Address("b", 2)
 
 
 def place(url: str) -> Any:
-    return connection._place_of(url)
+    return place_of(url)
 
 
 def options(url: str) -> dict[str, Any]:
@@ -43,11 +44,11 @@ def test_the_url_of_one_server_is_redis_pys_own() -> None:
 
 
 def test_sentinels_are_named_with_the_service_and_the_database() -> None:
-    found = place("redis+sentinel://ann:p%2Fw@h1,h2:7,[::1]:8/my%20main/3?sentinel_password=s&socket_timeout=2")
+    found = place("redis+sentinel://ann:p%2Fw@h1,h2:7,[::1]:8/my%20main/3?sentinel_password=s")
     assert found.kind == "sentinel"
     assert found.hosts == (Address("h1", 26379), Address("h2", 7), Address("::1", 8))
     assert found.service == "my main"
-    assert found.options.items() >= {"db": 3, "username": "ann", "password": "p/w", "socket_timeout": 2.0}.items()
+    assert found.options.items() >= {"db": 3, "username": "ann", "password": "p/w"}.items()
     assert found.asking == {"username": None, "password": "s"}
 
 
@@ -58,10 +59,11 @@ def test_the_password_of_redis_is_not_told_to_the_sentinels() -> None:
 
 
 def test_a_cluster_is_named_by_some_of_its_nodes() -> None:
-    found = place("redis+cluster://:pw@h1,h2:7,h1:6379?ssl_check_hostname=no")
+    found = place("rediss+cluster://:pw@h1,h2:7,h1:6379?ssl_check_hostname=no")
     assert found.kind == "cluster"
     assert found.hosts == (Address("h1", 6379), Address("h2", 7))
     assert found.options["password"] == "pw"
+    assert found.options["ssl_check_hostname"] is False
 
 
 def test_the_slot_is_that_of_the_groups_tag() -> None:
