@@ -43,6 +43,7 @@ from types import TracebackType
 from typing import IO, Any
 from urllib.parse import quote
 
+from . import checks
 from .errors import ConfigError, ReplicatorError
 from .redis_server import SERVER_VARIABLE, find_server
 
@@ -111,7 +112,7 @@ class DevStack:
         self.directory = Path(directory).resolve()
         self.socket_dir = _socket_dir(self.directory)
         self.ports = dict(zip(NODES, range(port, port + len(NODES)) if port else _free_ports(len(NODES)), strict=True))
-        self.group = group
+        self.group = checks.name("group", group)
         self.redis_url = redis_url or f"unix://{quote(str(self.socket_dir / 'redis.sock'))}"
         self.log_level = log_level
         self._given_conf = conf

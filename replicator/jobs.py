@@ -14,6 +14,7 @@ import rq
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from . import checks
 from .errors import LogUnavailable, ReplicatorError
 from .log import client_for, shown
 
@@ -33,7 +34,7 @@ class JobFailed(ReplicatorError):
 
 def queue_name(group: str) -> str:
     """The queue of a group's jobs. A worker serves one group."""
-    return f"replicator-{group}"
+    return f"replicator-{checks.name('group', group)}"
 
 
 def run_in_queue(url: str, group: str, name: str, *, wait_s: float, progress: Callable[[str], None]) -> Any:

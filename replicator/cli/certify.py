@@ -20,7 +20,7 @@ from replicator.log import RedisLog
 from replicator.state import ReplicatedState
 from replicator.walk import Violation
 
-from .context import Settings, data_dirs_option, operator, output_option, show_json, table
+from .context import Seconds, Settings, data_dirs_option, operator, output_option, show_json, table
 
 __all__ = ["certify"]
 
@@ -36,7 +36,7 @@ HEADINGS = ("node", "position", "place", "changes", "trimmed", "surplus", "diges
     help="The class of the states, MODULE:CLASS; made without arguments. `whole`: any without apply().",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Also compare the live nodes' states.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for the live nodes.")
+@click.option("--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds to wait for the live nodes.")
 @output_option
 @click.pass_obj
 def certify(

@@ -10,6 +10,7 @@ import click
 import orjson
 
 from replicator import forks as files
+from replicator.checks import plain
 from replicator.errors import CheckpointError
 
 from .context import data_dirs_option, output_option, show_json, table, when
@@ -45,7 +46,7 @@ def list_(data_dirs: tuple[Path, ...], output: str) -> None:
     elif not paths:
         click.echo("no forks")
     for problem in problems:
-        click.echo(f"Error: {problem}", err=True)
+        click.echo(f"Error: {plain(str(problem))}", err=True)
     if problems:
         sys.exit(1)
 
@@ -81,14 +82,14 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
         show_json(fork.to_dict() | {"changes": [change.to_dict() for change in files.surplus(fork)]})
         return
     for label, value in _facts(fork).items():
-        click.echo(f"{label.ljust(10)} {value}")
+        click.echo(f"{label.ljust(10)} {plain(str(value))}")
     click.echo()
     if fork.in_snapshot:
         click.echo(f"Changes from {fork.parted_at} up to {fork.snapshot_changed} are in its snapshot and cannot be "
                    f"listed one by one: `replicator forks export {name} --state` gives the whole state.")  # fmt: skip
     for change in files.surplus(fork):
         value = orjson.dumps(change.change).decode()
-        click.echo(f"{when(change.at)}  {str(change.id).ljust(14)} {change.index:4d}  {change.node}  {value}")
+        click.echo(f"{when(change.at)}  {str(change.id).ljust(14)} {change.index:4d}  {plain(change.node)}  {value}")
 
 
 def _facts(fork: files.Fork) -> dict[str, object]:

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import click
 
-from .context import Settings
+from replicator.beside import PUBLISH_EVERY_S_MIN
+from replicator.node import LEASE_S_MIN
+
+from .context import NAME, Seconds, Settings
 
 __all__ = ["node"]
 
 
 @click.command()
-@click.option("--name", required=True, envvar="REPLICATOR_NAME", help="This node's name, unique in the group.")
+@click.option(
+    "--name", type=NAME, required=True, envvar="REPLICATOR_NAME", help="This node's name, unique in the group."
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -28,6 +33,7 @@ __all__ = ["node"]
 )
 @click.option(
     "--lease-s",
+    type=Seconds(LEASE_S_MIN),
     default=5.0,
     show_default=True,
     envvar="REPLICATOR_LEASE_S",
@@ -77,6 +83,7 @@ __all__ = ["node"]
 )
 @click.option(
     "--publish-every-s",
+    type=Seconds(PUBLISH_EVERY_S_MIN),
     default=1.0,
     show_default=True,
     envvar="REPLICATOR_PUBLISH_EVERY_S",

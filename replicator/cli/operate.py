@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from replicator import admin
+from replicator.checks import plain
 from replicator.errors import ReplicatorError
 
-from .context import Settings, operator, output_option, show_json
+from .context import NAME, Seconds, Settings, operator, output_option, show_json
 
 __all__ = ["demote", "pause", "promote", "recover", "resume", "snapshot", "switchover", "verify"]
 
@@ -26,12 +27,14 @@ class _WouldBeRefused(ReplicatorError):
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", type=NAME)
 @click.option("--expect-term", type=click.IntRange(min=0), help="Only if the group is still at this term.")
 @click.option("--dry-run", is_flag=True, help="Show what would be lost, and do nothing. Exit code 3 if it is refused.")
 @click.option("--force", is_flag=True, help="Even if another node is the better one. What only others have is lost.")
 @click.option("--reason", default="asked by an operator", help="For the history.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait until the node leads.")
+@click.option(
+    "--timeout", type=Seconds(), default=10.0, show_default=True, help="Seconds to wait until the node leads."
+)
 @output_option
 @click.pass_obj
 def promote(
@@ -74,9 +77,13 @@ def _show_budget(budget: admin.Budget, output: str) -> None:
 
 
 @click.command()
-@click.option("--to", "node", required=True, envvar="REPLICATOR_SWITCHOVER_TO", help="The standby that is to lead.")
+@click.option(
+    "--to", "node", type=NAME, required=True, envvar="REPLICATOR_SWITCHOVER_TO", help="The standby that is to lead."
+)
 @click.option("--reason", default="switchover", help="For the history.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait until it keeps up, and leads.")
+@click.option(
+    "--timeout", type=Seconds(), default=10.0, show_default=True, help="Seconds to wait until it keeps up, and leads."
+)
 @output_option
 @click.pass_obj
 def switchover(settings: Settings, node: str, reason: str, timeout: float, output: str) -> None:
@@ -124,11 +131,14 @@ def resume(settings: Settings) -> None:
 @click.option(
     "--from",
     "node",
+    type=NAME,
     envvar="REPLICATOR_RECOVER_FROM",
     help="Found it from this node.  [default: the most advanced one]",
 )
 @click.option("--reason", default="the log was lost", help="For the history.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait until the node leads.")
+@click.option(
+    "--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds to wait until the node leads."
+)
 @output_option
 @click.pass_obj
 def recover(settings: Settings, node: str | None, reason: str, timeout: float, output: str) -> None:
@@ -142,7 +152,7 @@ def recover(settings: Settings, node: str | None, reason: str, timeout: float, o
 
 
 queue_option = click.option("--queue", is_flag=True, help="As a job of the group's RQ worker, instead of here.")
-wait_option = click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait.")
+wait_option = click.option("--timeout", type=Seconds(), default=120.0, show_default=True, help="Seconds to wait.")
 
 
 @click.command()
@@ -195,4 +205,4 @@ def _queued(settings: Settings, name: str, timeout: float) -> Any:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from replicator import Fenced, LogUnavailable, Node, OutcomeUnknown, admin
 from replicator.cli import cli
+from replicator.connection import client_for
 from replicator.core.ids import RecordId
 from replicator.core.replies import Peer
 from replicator.log import RedisLog
@@ -305,6 +306,18 @@ class TestExitCodes:
             ["node", "--name", "a b"],
             ["node", "--name", "a", "--http", "nonsense"],
             ["node", "--name", "a", "--lease-s", "0"],
+            ["node", "--name", "a", "--lease-s", "nan"],
+            ["node", "--name", "a", "--publish-every-s", "inf"],
+            ["node", "--name", ".."],
+            ["--group", "a b", "status"],
+            ["promote", "a\tb"],
+            ["promote", "a", "--timeout", "inf"],
+            ["promote", "a", "--reason", "a\nb"],
+            ["switchover", "--to", "a/b"],
+            ["recover", "--from", "\u2028"],
+            ["verify", "--timeout", "-1"],
+            ["drill", "--lease-s", "nan"],
+            ["dev", "--lease-s", "inf"],
             ["--config", "/nowhere/settings.toml", "status"],
         ],
         ids=" ".join,
@@ -323,6 +336,30 @@ class TestExitCodes:
         for command in ("dev", "node", "status", "promote", "demote", "snapshot", "verify", "history", "log", "load"):
             assert f"\n  {command} " in told
             assert CliRunner().invoke(cli, [command, "--help"]).exit_code == 0
+
+
+class TestWhatOthersWrote:
+    """A heartbeat, or a head, of a program that was less careful."""
+
+    ODD = "a\tb\u2028c\x1b[2Jd"
+
+    def test_an_odd_name_makes_nothing_unreadable_and_is_shown_on_one_line(
+        self, run: Callable[..., Result], any_redis: RedisServer, pair: tuple[Node, Node]
+    ) -> None:
+        with client_for(any_redis.url) as client:
+            (found,) = client.hmget("replicator:{g}:nodes", ["a"])
+            at, _, told = found.partition(b" ")
+            odd = json.loads(told) | {"node": self.ODD, "http": "\x1b]0;x", "problem": "a\nb"}
+            client.hset("replicator:{g}:nodes", self.ODD, at + b" " + json.dumps(odd).encode())
+            taken = client.hget("replicator:{g}:head", "taken") or b""
+            client.hset("replicator:{g}:head", "taken", taken + f" 1/{self.ODD} 2".encode())
+        for command in (["status"], ["history"], ["log"], ["promote", "a"], ["status", "--output", "json"]):
+            result = run(*command)
+            assert result.exit_code == 0, result.stderr
+        shown = run("status").stdout
+        assert "a\\tb\\u2028c\\x1b[2Jd" in shown
+        assert all(line.isprintable() for line in shown.split("\n"))
+        assert pair[0].submit({"op": "register", "owner": "x"})
 
 
 class TestSettings:
