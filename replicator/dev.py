@@ -46,6 +46,7 @@ from urllib.parse import quote
 from . import checks
 from .errors import ConfigError, ReplicatorError
 from .redis_server import SERVER_VARIABLE, find_server
+from .signals import ending
 
 __all__ = ["DevStack", "find_conf"]
 
@@ -81,8 +82,6 @@ SOCKET_PATH_BYTES_MAX = 103 - len(".4194304")
 
 #: These have a meaning in supervisord's configuration, where the directory is substituted into quoted values.
 FORBIDDEN_IN_PATHS = "\"'%\\\n"
-
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DevStack:
@@ -178,7 +177,7 @@ class DevStack:
         self._lock, self._guard, self._supervisord, self._token = None, None, None, ""
 
     def run(self, on_ready: Callable[[DevStack], None] = lambda _: None, *, stay: bool = True) -> None:
-        """Start, wait until ready, call `on_ready`, stay until Ctrl-C, SIGTERM or SIGHUP, end everything.
+        """Start, wait until ready, call `on_ready`, stay until a signal ends it (`signals.py`), end everything.
 
         Without `stay` it ends when `on_ready` has returned. To be called on the main thread. Returns after one of these
         signals, which `on_ready` meets as a KeyboardInterrupt, and the process then ignores further ones.
@@ -600,11 +599,12 @@ def _signals_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         nonlocal asked
         asked = True
-        for each in ENDING_SIGNALS:
+        for each in numbers:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in ENDING_SIGNALS}
+    numbers = ending()
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

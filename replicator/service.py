@@ -6,13 +6,15 @@ What `replicator node` and `workers/node.py` run. An application of your own has
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from pathlib import Path
 
+from . import checks
 from .beside import Beside
 from .errors import ConfigError
 from .node import Node
+from .reach import own_address
+from .signals import on_end
 from .state.file import FileState
 from .state.registry import Registry
 from .state.sqlite import SQLiteState
@@ -47,21 +49,22 @@ def serve(
     on_standby: str = "",
     publish_every_s: float = 1.0,
 ) -> None:
-    """Run until SIGTERM or SIGINT. `http`: HOST:PORT to listen on, port 0 for any.
+    """Run until a signal ends it (`signals.py`). `http`: HOST:PORT to listen on, port 0 for any.
 
     `advertise`: the URL that the others are told, where it is not that. `file`, `sqlite`: what is replicated, instead
     of a registry; then only health is served. The rest is for `Beside`. Raises what `Node` raises, and what ended it.
     """
+    stopping = threading.Event()
+    # First of all: from here on, whatever is under way is ended in order. Further ones, during the end, change nothing.
+    on_end(lambda *_: stopping.set())
     try:
         from .web.registry import health_app, registry_app
         from .web.server import WebServer
     except ImportError as missing:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
         raise ConfigError(setting="http", problem=problem) from None
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
     host, port = _address(http)
+    advertised = checks.url("advertise", advertise.rstrip("/"))
     beside = _state_beside(file, sqlite)
     node = Node(
         beside or Registry(),
@@ -78,7 +81,7 @@ def serve(
     teller = Beside(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
     server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
-    node.http = advertise.rstrip("/") or server.url
+    node.http = advertised or _reachable(server.url, host, server.port, redis)
     try:
         with node, server, teller:
             logger.info("node %s of group %s serves %s", name, group, server.url)
@@ -98,8 +101,20 @@ def _state_beside(file: Path | None, sqlite: Path | None) -> FileState | SQLiteS
     return SQLiteState(sqlite) if sqlite is not None else None
 
 
+def _reachable(url: str, host: str, port: int, redis: str) -> str:
+    """What the others are told. All addresses of this machine are none: to another one they mean itself."""
+    if not checks.is_anywhere(host):
+        return url
+    address = own_address(redis, ipv6=":" in host)
+    told = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    logger.warning(
+        "it serves all addresses of this machine, and the others are told %s; --advertise says another", told
+    )
+    return told
+
+
 def _address(http: str) -> tuple[str, int]:
     host, colon, port = http.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > PORT_MAX:
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > PORT_MAX:
         raise ConfigError(setting="http", problem=f"{http!r} is not HOST:PORT, for example 127.0.0.1:8001")
     return host.strip("[]"), int(port)

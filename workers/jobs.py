@@ -15,10 +15,13 @@ from typing import Any
 import rq
 from rq.serializers import JSONSerializer
 
-from replicator import admin
+from replicator import admin, checks
+from replicator.cli import LEVELS, cli
+from replicator.cli.environment import check_environment
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.jobs import queue_name
 from replicator.log import RedisLog, client_for
+from workers.worker import Worker, work
 
 
 def snapshot() -> dict[str, Any]:
@@ -40,16 +43,24 @@ def verify() -> dict[str, Any]:
 
 
 def main() -> None:
-    logging.basicConfig(level=os.environ.get("REPLICATOR_LOG_LEVEL", "INFO").upper())
     try:
+        logging.basicConfig(level=_log_level())
+        check_environment(cli)
         url, group = _setting("REPLICATOR_REDIS"), _setting("REPLICATOR_GROUP")
-        _check_redis()
-        # RQ draws a name for the worker: one that was killed keeps its name for a while.
-        worker = rq.Worker([queue_name(group)], connection=client_for(url), serializer=JSONSerializer)
+        work(lambda: _worker(url, group))
     except ReplicatorError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    worker.work()
+
+
+def _worker(url: str, group: str) -> Worker:
+    _check_redis()
+    # RQ draws a name for the worker: one that was killed keeps its name for a while.
+    return Worker([queue_name(group)], connection=client_for(url), serializer=JSONSerializer)
+
+
+def _log_level() -> str:
+    return checks.choice("REPLICATOR_LOG_LEVEL", os.environ.get("REPLICATOR_LOG_LEVEL", "INFO").upper(), LEVELS)
 
 
 def _check_redis() -> None:

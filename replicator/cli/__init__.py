@@ -86,7 +86,8 @@ _COMMANDS = {
 }
 
 
-LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False)
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+LEVEL = click.Choice(LEVELS, case_sensitive=False)
 
 
 @click.group(cls=_Group, context_settings={"auto_envvar_prefix": "REPLICATOR", "help_option_names": ["-h", "--help"]})
@@ -99,7 +100,7 @@ LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=Fals
 @click.option("--config", type=click.Path(path_type=Path), envvar="REPLICATOR_CONFIG", help="Settings, a TOML file.")
 @click.option(
     "--log-level",
-    type=LEVELS,
+    type=LEVEL,
     default="INFO",
     show_default=True,
     envvar="REPLICATOR_LOG_LEVEL",
@@ -126,7 +127,7 @@ def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_lev
 
 def _level(text: str, ctx: click.Context) -> str:
     option = next(option for option in ctx.command.params if option.name == "log_level")
-    return LEVELS.convert(text, option, ctx)
+    return LEVEL.convert(text, option, ctx)
 
 
 def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def run(
     log_level: str = "INFO",
     say: Say = lambda _: None,
 ) -> Report | None:
-    """Play these faults; what was found, or None if a Ctrl-C, SIGTERM or SIGHUP ended it. On the main thread only.
+    """Play these faults; what was found, or None if a signal ended it (`signals.py`). On the main thread only.
 
     `directory`: made if missing, never removed; without, a temporary one, which is removed unless something was found
     to be wrong, or `keep` is set. Raises `ConfigError`, and `ReplicatorError` if the stack does not come up.

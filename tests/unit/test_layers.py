@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "wire", "place"),
+    ("errors", "wire", "place", "signals"),
     ("checks", "urls"),
-    ("config", "core", "connection"),
+    ("config", "core", "connection", "reach"),
     ("checkpoint_file",),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
     ("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming"),
