@@ -11,9 +11,11 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import redis
 import rq
+from rq.exceptions import StopRequested
 
 from replicator.errors import LogUnavailable
 from replicator.signals import on_end
@@ -28,18 +30,22 @@ PAUSE_S_MAX = 10.0
 
 
 class Worker(rq.Worker):
-    """A worker that knows whether it was asked to end."""
+    """A worker that knows whether it was asked to end, also before it began."""
 
-    asked_to_end = False
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.asked = threading.Event()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Finish the job under way, and end. From then on SIGTERM and SIGINT end the job; the others say no more."""
-        if not self.asked_to_end:
-            self.asked_to_end = True
+        if not self.asked.is_set():
+            self.asked.set()
             super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def _install_signal_handlers(self) -> None:
         on_end(self.request_stop)
+        if self.asked.is_set():
+            self._stop_requested = True
 
     def setup_work_horse_signals(self) -> None:
         """In the process of a job: what a terminal sends to all is for the worker to decide."""
@@ -77,12 +83,12 @@ def work(make: Callable[[], Worker]) -> None:
 def _worked(worker: Worker, asked: threading.Event) -> str:
     """Let it work until it ends; why it did unasked."""
     problem = "the worker ended by itself"
+    worker.asked = asked
     try:
-        if not asked.is_set():
-            worker.work()
+        worker.work()
+    except StopRequested:
+        pass  # in the moment before RQ heeds it; what it told Redis of itself is gone after a while
     except (redis.exceptions.RedisError, OSError) as error:
         # Also at its end: then Redis forgets it by itself, after a while.
         problem = f"Redis is not available to the worker: {error}"
-    if worker.asked_to_end:
-        asked.set()
     return problem
