@@ -177,7 +177,7 @@ def test_a_signal_before_the_node_has_started_ends_it_once_it_has(
 
 
 @pytest.mark.parametrize(
-    ("http", "host"), [("0.0.0.0:0", "127.0.0.1"), (":0", "127.0.0.1"), ("127.0.0.1:0", "127.0.0.1")]
+    ("http", "host"), [("0.0.0.0:0", "127.0.0.1"), ("0:0", "127.0.0.1"), ("127.0.0.1:0", "127.0.0.1")]
 )
 def test_an_address_that_is_none_is_not_told_to_others(
     any_redis: RedisServer, tmp_path: Path, log: RedisLog, http: str, host: str
