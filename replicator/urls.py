@@ -96,7 +96,7 @@ _ENCODED = "a user or a password has to be percent-encoded: %2F for /, %3F for ?
 def _may_lack_encoding(url: str) -> bool:
     """Whether there is an @ where none can be but behind a user and a password that were not encoded."""
     behind = url.partition("://")[2]
-    return behind.count("@") > 1 or re.search(r"[/?#%].*@", behind, re.DOTALL) is not None
+    return behind.count("@") > 1 or re.search(r"([/?#]|%(?![0-9A-Fa-f]{2})).*@", behind, re.DOTALL) is not None
 
 
 def shown(url: str) -> str:

@@ -106,6 +106,10 @@ def test_a_password_that_was_not_encoded_is_hidden_and_the_error_says_how_to_wri
     assert "%2F for /" in text
 
 
+def test_a_password_that_was_encoded_is_not_told_to_be() -> None:
+    assert "%2F for /" not in why_not("redis://ann:%40pw@h/abc")
+
+
 def test_an_address_with_an_at_in_its_path_is_shown() -> None:
     assert shown("unix:///tmp/a@b.sock") == "unix:///tmp/a@b.sock"
     assert place_of("unix:///tmp/a@b.sock").options["path"] == "/tmp/a@b.sock"
