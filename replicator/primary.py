@@ -70,7 +70,7 @@ HOLD_COLLECTOR_FOR_S = 5.0
 RESEND_EVERY_S = 0.05
 
 #: Who has so little time left may still send a record, and hear at the latest when that is over, too.
-GRACE_S = 0.05
+GRACE_S = 0.03
 
 #: An error that comes so shortly before the time is over came because it is.
 NEARLY_S = 0.02

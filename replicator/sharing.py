@@ -15,6 +15,9 @@ __all__ = ["FairLock", "Flights"]
 
 T = TypeVar("T")
 
+#: Who shared so many questions with somebody in too much of a hurry to wait for the answer asks for itself.
+SHARED_MAX = 2
+
 
 class FairLock:
     """A lock that those who wait get in the order in which they came.
@@ -96,7 +99,7 @@ class Flights(Generic[T]):
 
     def ask(self, until: float, *, takes_s: float) -> T:
         """The answer. `takes_s`: how long a question may take that nobody cuts short."""
-        while True:
+        for _ in range(SHARED_MAX):
             flight, leads = self._board(until)
             if leads:
                 self._fly(flight, until, takes_s)
@@ -105,6 +108,7 @@ class Flights(Generic[T]):
             if leads or not flight.cut_short:
                 assert flight.error is not None
                 raise flight.error
+        return self._go(until)
 
     def _board(self, until: float) -> tuple[_Flight[T], bool]:
         """Wait until a flight that begins from now on has landed, or is this one's to fly."""

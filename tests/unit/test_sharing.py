@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator.sharing import FairLock, Flights
+from replicator.sharing import FairLock, Flights, _Flight
 from tests.kv import PATIENCE_S, eventually, in_thread
 
 NEVER = float("inf")
@@ -170,3 +170,16 @@ def test_one_that_was_cut_short_by_who_asked_it_says_nothing_to_those_who_have_m
         hasty()
     sky.go.release(5)
     assert patient() >= 2
+
+
+class Unlucky(Flights[int]):
+    """Every question that it shares is led by somebody in a hurry."""
+
+    def _board(self, until: float) -> tuple[_Flight[int], bool]:
+        flight: _Flight[int] = _Flight()
+        flight.cut_short, flight.error = True, Late()
+        return flight, False
+
+
+def test_nobody_shares_with_those_in_a_hurry_for_ever() -> None:
+    assert Unlucky(lambda until: 7, late=Late).ask(NEVER, takes_s=1.0) == 7
