@@ -56,15 +56,13 @@ ANSWER_S = 5.0
 #: and there are others to ask.
 ASKING_TIMEOUT_S = 1.0
 
-#: How long one that hangs is waited for, once, when a connection is made: another one may know of a newer master.
-OPEN_WAIT_S = 0.5
+#: How long one that hangs is waited for: once, and not again until it has answered. Another one may know of a newer
+#: master than those that answer.
+TELLER_WAIT_S = 0.5
 
 #: How long what the sentinels said about the master is good enough. Heartbeats are rarer, but those who wait for
 #: something look more often.
 ASK_AGAIN_AFTER_S = 0.1
-
-#: How long a look waits for what the sentinels say: for one that hangs once, and not again until it has answered.
-FOLLOW_WAIT_S = 0.05
 
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
@@ -111,8 +109,8 @@ class Finder(Protocol):
         """
         ...
 
-    def master(self) -> Address | None:
-        """Where the master is now, if there is somebody to ask and it answers at once."""
+    def master(self, wait_s: float) -> Address | None:
+        """Where the master is now, if there is somebody to ask, and it answers soon."""
         ...
 
 
@@ -304,14 +302,15 @@ class Link:
             opened.wire.shut_down()
 
 
-def follow(finder: Finder, links: Iterable[Link]) -> None:
+def follow(finder: Finder, links: Iterable[Link], *, wait_s: float = TELLER_WAIT_S) -> None:
     """Leave a Redis that is no longer the master.
 
     One that hung while the sentinels chose another takes writes on its old connections for seconds after it is back,
-    and loses them all when the sentinels make it a replica. A sentinel that does not answer changes nothing.
+    and loses them all when the sentinels make it a replica. A sentinel that does not answer changes nothing. They are
+    waited for no longer than `wait_s`.
     """
     connected = [link for link in links if link.address is not None]
-    address = finder.master() if connected else None
+    address = finder.master(wait_s) if connected else None
     if address is not None:
         for link in connected:
             link.leave_other_address(address)
@@ -510,7 +509,7 @@ class _Server:
         wire, run, _ = _opened(self._options, self._names, timeout_s)
         return Opened(wire, run)
 
-    def master(self) -> Address | None:
+    def master(self, wait_s: float) -> Address | None:
         return None
 
 
@@ -524,7 +523,7 @@ class _Told:
         self._tellers = Tellers(tellers, self._ask)
 
     def open(self, timeout_s: float = ANSWER_S) -> Opened:
-        self._tellers.ask(min(OPEN_WAIT_S, timeout_s), someone_s=timeout_s)
+        self._tellers.ask(min(TELLER_WAIT_S, timeout_s), someone_s=timeout_s)
         problems: list[str] = []
         for place in self._tellers.places():
             try:
@@ -535,7 +534,7 @@ class _Told:
             problems.append(f"{teller}: {advice(problem) if problem is not None else 'it does not answer'}")
         raise _NoMaster(f"no master was found; {'; '.join(problems)}")
 
-    def master(self) -> Address | None:
+    def master(self, wait_s: float) -> Address | None:
         return None
 
     def _ask(self, teller: Address) -> Said[Address]:
@@ -567,12 +566,12 @@ class _Sentinels(_Told):
         self._service = service
         self._ask_again_at = 0.0
 
-    def master(self) -> Address | None:
+    def master(self, wait_s: float) -> Address | None:
         now = time.monotonic()
         if now < self._ask_again_at:
             return None
         self._ask_again_at = now + ASK_AGAIN_AFTER_S
-        self._tellers.ask(FOLLOW_WAIT_S)
+        self._tellers.ask(min(TELLER_WAIT_S, wait_s))
         places = self._tellers.places()
         # Who disagree about one epoch know no epochs (their user may not ask), and then nobody is to be followed.
         return places[0] if len(places) == 1 else None

@@ -298,8 +298,8 @@ class RedisLog:
         return LogUnavailable(url=self.url, problem="it has not answered a question that was asked before this one")
 
     def _look(self, until: float) -> Look:
-        follow(self._finder, self._links)
         limit = self._limit._replace(until=until)
+        follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
         answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
         run, now, term, head, stray, lease_ms, nodes = answer
         for link in self._links:
