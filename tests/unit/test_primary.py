@@ -285,13 +285,16 @@ class TestTime:
         assert [patient.outcome for patient in patients] == [(RecordId(1, 3), [number]) for number in (2, 3, 4)]
         assert a.replica.state.pushed == ["first", 0, 1, 2]  # type: ignore[union-attr]
 
-    def test_they_hear_when_the_term_ends_before_anybody_knows(self, a: Setup) -> None:
+    @pytest.mark.parametrize("knows", [True, False])
+    def test_they_hear_when_the_term_ends_before_anybody_knows(self, a: Setup, knows: bool) -> None:
         a.primary.enqueue(patient := Patient(push("patient")))
         a.log.faults.extend([a.log.lose_the_request] * 1000)
         with pytest.raises(OutcomeUnknown):
             a.submit(push("hasty"), timeout_s=0.1)
         a.log.faults.clear()
         lead(a.log, "b")
+        if knows:
+            a.replica.refused(Reply(Code.FENCED, term=2, node="b"))
         a.primary.commit_all()
         with pytest.raises((Fenced, OutcomeUnknown)):
             _ = patient.outcome
