@@ -29,7 +29,7 @@ from .core.codec import Encoded, encoded
 from .core.fold import View
 from .core.ids import ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
-from .core.replies import MISSED_BEATS_MAX, Batch, Log, Wants
+from .core.replies import MISSED_BEATS_MAX, Batch, Log, Look, Wants
 from .crew import Crew, Duties, OwnThreads
 from .errors import (
     ChangeRejected,
@@ -312,7 +312,7 @@ class Node:
     def _catch_up(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
-            look = self._log.within(deadline).look()
+            look = self._look(deadline)
             if look.head is not None and life.is_settled(look):
                 with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
                     left = max(0.0, deadline - time.monotonic())
@@ -320,6 +320,15 @@ class Node:
             if time.monotonic() > deadline:
                 raise TimeoutError("nobody leads the group, so nobody knows what is committed; read without `fresh`")
             time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
+
+    def _look(self, deadline: float) -> Look:
+        """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
+        log = self._log.within(deadline)
+        try:
+            return log.look()
+        except LogUnavailable:
+            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
+            return log.look()
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -439,7 +448,7 @@ class Node:
         """
         self._check_serves()
         deadline = time.monotonic() + timeout_s
-        look = self._log.within(deadline).look()
+        look = self._look(deadline)
         mine = self._keeper.heartbeat()._replace(run=look.run)
         refusal = life.refusal(self.name, look._replace(peers={**look.peers, self.name: mine}))
         if refusal is not None and not force:

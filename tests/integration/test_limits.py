@@ -340,6 +340,15 @@ def test_a_renewal_that_hangs_is_made_again_on_another_connection(proxy: Proxy, 
         time.sleep(6)
 
 
+def test_a_fresh_read_whose_question_got_lost_asks_again(proxy: Proxy, nodes: Nodes) -> None:
+    a = nodes.primary("a", proxy.url, lease_s=3.0)
+    a.submit(push("before"))
+    lost = proxy.lose_flow(matching=sha_of("look"))
+    while not lost.is_set():
+        with a.reading(fresh=True, timeout_s=PATIENCE_S) as state:
+            assert state.pushed == ["before"]
+
+
 def test_a_write_without_an_answer_does_not_cost_the_lease(proxy: Proxy, nodes: Nodes) -> None:
     a = nodes.primary("a", proxy.url, lease_s=1.5)
     a.submit(push("before"))
