@@ -31,6 +31,9 @@ __all__ = ["Acks", "Level"]
 #: How soon Redis is asked again after it did not answer, and how soon a lost term is noticed.
 RETRY_EVERY_S = 0.05
 
+#: Redis waits so much less than who asked it, and its answer may come so much later.
+GRACE_S = 0.05
+
 
 _LEVEL = re.compile("(appended|fsynced)|(replicated|applied):([1-9][0-9]{0,2})")
 
@@ -115,19 +118,19 @@ class Acks:
             raise NotAcknowledged(id=id, problem="the term ended meanwhile")
         problem = ""
         try:
-            confirmation = self._log.confirm(
+            confirmation = self._log.within(deadline + GRACE_S).confirm(
                 member.me,
                 id.term,
                 self._lease.length_ms,
                 replicas=level.others,
                 fsynced=level.kind == "fsynced",
-                timeout_ms=int(max(0.0, deadline - time.monotonic()) * 1000),
+                timeout_ms=int(max(0.0, deadline - GRACE_S - time.monotonic()) * 1000),
             )
         except ConfigError as error:
             raise NotAcknowledged(id=id, problem=str(error)) from None
         except LogUnavailable as unavailable:
             problem = str(unavailable)
-            time.sleep(RETRY_EVERY_S)
+            time.sleep(max(0.0, min(RETRY_EVERY_S, deadline - time.monotonic())))
         else:
             if confirmation.reply.code is not Code.OK:
                 raise NotAcknowledged(id=id, problem=f"the term ended meanwhile ({confirmation.reply.code.value})")
@@ -137,5 +140,5 @@ class Acks:
                 return
             what = f"{confirmation.have} of {level.others} replicas have it"
             problem = "it is not on the disk of Redis yet" if level.kind == "fsynced" else what
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline - GRACE_S:
             raise NotAcknowledged(id=id, problem=problem)

@@ -54,6 +54,8 @@ POLL_IN_THE_GAP_S = 0.002
 
 #: The first lease of who is promoted, which is that node's own from its next beat on.
 LEASE_MS = 5000
+#: Who waits for something says what it waits for when its time is over; Redis may hang so much longer.
+GRACE_S = 0.05
 
 Progress = Callable[[str], None]
 
@@ -234,6 +236,7 @@ def promote(
     _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     checks.flag("force", force)
     started = time.monotonic()
+    log = log.within(started + timeout_s + GRACE_S)
     while True:
         look = log.look()
         if expect not in (None, look.term):
@@ -420,13 +423,15 @@ def switchover(
     Raises `NotPrimary` (nobody leads), `PromotionRefused`, `TimeoutError` (it does not keep up; nothing was done).
     """
     _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    log = log.within(deadline + GRACE_S)
     before = _led_head(log)
     if before.node == node:
         raise PromotionRefused(node, "it leads already")
-    deadline = time.monotonic() + timeout_s
     _wait_until_it_keeps_up(log, node, before.position.id, deadline, progress)
     started = time.monotonic()
-    done = promote(log, node, by=by, reason=reason, expect=before.term, lease_ms=lease_ms, timeout_s=timeout_s)
+    left_s = max(0.0, deadline - started)
+    done = promote(log, node, by=by, reason=reason, expect=before.term, lease_ms=lease_ms, timeout_s=left_s)
     gap_ms = (time.monotonic() - started) * 1000
     follows = _follows(log, before, done.term, deadline)
     return Switchover(
@@ -502,9 +507,10 @@ def recover(
     """
     _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     started = time.monotonic()
-    look = log.look()
+    look = log.within(started + timeout_s + GRACE_S).look()
     _check_is_broken(look)
     reporting_s = life.time_to_report_ms(look.peers.values()) / 1000
+    log = log.within(started + reporting_s + timeout_s + GRACE_S)
     progress(f"the nodes report for {reporting_s:.0f} s")
     time.sleep(reporting_s)
     look = log.look()
@@ -620,11 +626,12 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
     Raises `NotPrimary` if nobody leads, `TimeoutError`.
     """
     _check(by=by, timeout_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    log = log.within(deadline + GRACE_S)
     head = _led_head(log)
     log.ask("snapshot", by=by)
     progress(f"asked {head.node} for a snapshot")
     parts = -1
-    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         now = _led_head(log)
         if now.snapshot_at >= head.position.id:
@@ -668,10 +675,11 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = _
     Raises `NotPrimary` if nobody leads, `TimeoutError` if the primary itself does not report.
     """
     _check(by=by, timeout_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    log = log.within(deadline + GRACE_S)
     head = _led_head(log)
     log.ask("digest", by=by)
     progress(f"asked {head.node} for a marker")
-    deadline = time.monotonic() + timeout_s
     told = -1
     while True:
         look = log.look()

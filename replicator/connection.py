@@ -17,6 +17,7 @@ What a client can get wrong about a connection is settled here:
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -30,22 +31,30 @@ from redis.crc import key_slot
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from replicator.aside import Aside
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.names import Names
+from replicator.sharing import FairLock
+from replicator.tellers import Said, Tellers
 from replicator.urls import Address, Place, place_of, shown, wrong
-from replicator.wire import RedisWire, Wire
+from replicator.wire import Limit, RedisWire, Wire
 
 __all__ = ["Finder", "Link", "Script", "advice", "client_for", "finder_for", "follow", "is_cluster", "shown"]
+
+#: How long a request may take if nobody says how long it may.
+ANSWER_S = 5.0
 
 #: How long a sentinel, or a node that is asked for the slots, may take. They answer within a millisecond or are ill,
 #: and there are others to ask.
 ASKING_TIMEOUT_S = 1.0
 
-#: How long what a sentinel said about the master is good enough. Heartbeats are rarer, but those who wait for
+#: How long one that hangs is waited for: once, and not again until it has answered. Another one may know of a newer
+#: master than those that answer.
+TELLER_WAIT_S = 0.5
+
+#: How long what the sentinels said about the master is good enough. Heartbeats are rarer, but those who wait for
 #: something look more often.
 ASK_AGAIN_AFTER_S = 0.1
-
-#: Sentinels that hang must not hold up the heartbeats: who waited for one does not ask again for so many times as long.
-ASKING_SHARE = 4
 
 
 class Script(Protocol):
@@ -66,30 +75,48 @@ class Opened(NamedTuple):
 class Finder(Protocol):
     """Knows the way to the Redis of a URL. May be used by several threads."""
 
-    def open(self) -> Opened:
-        """Make a connection to where writes go now. Raises redis' `RedisError` or `OSError`; then none is open."""
+    def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        """Make a connection to where writes go now. Raises redis' `RedisError` or `OSError`; then none is open.
+
+        Each of its steps takes at most `timeout_s`.
+        """
         ...
 
-    def master(self) -> Address | None:
-        """Where the master is now, if there is somebody to ask and it answers."""
+    def master(self, wait_s: float) -> Address | None:
+        """Where the master is now, if there is somebody to ask, and it answers soon."""
         ...
+
+
+DEFAULT_LIMIT = Limit(ANSWER_S)
+
+_CLOSED = "the connection is closed"
 
 
 class Link:
-    """One connection, made when it is needed, and never remade in the middle of anything."""
+    """One connection, made when it is needed, and never remade in the middle of anything.
+
+    Every call has a `Limit`, and keeps it whatever hangs: the call before it, the way to the server, the server. A
+    connection is made aside from who needs it: who cannot wait leaves, and the next one finds the attempt further on.
+    """
 
     def __init__(self, finder: Finder, url: str) -> None:
         self._finder = finder
         self._url = url
         self._opened: Opened | None = None
-        self._lock = threading.Lock()
+        self._lock = FairLock()
+        self._attempts: Aside[None] = Aside("connection", most=1)
+        #: Held while what an attempt made becomes the connection, or none is wanted any more.
+        self._adopting = threading.Lock()
         self._stale = False
         self._closed = False
 
-    def call(self, *command: Any) -> Any:
+    def call(self, *command: Any, limit: Limit = DEFAULT_LIMIT) -> Any:
         """Send one command, give its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
-        with self._lock:
-            return self._answer(self._connected().wire, *command)
+        self._begin(limit)
+        try:
+            return self._answer(self._connected(limit).wire, *command, limit=limit)
+        finally:
+            self._lock.release()
 
     def script(
         self,
@@ -98,25 +125,40 @@ class Link:
         *args: Any,
         in_run: bool = False,
         meanwhile: Callable[[], None] | None = None,
+        limit: Limit = DEFAULT_LIMIT,
     ) -> Any:
         """Run a script; with `in_run` its first argument is the run that this very connection belongs to.
 
         `meanwhile` is called once it is on its way, if it gets there. A script that Redis does not know has done
         nothing, so sending its text then is no repeat.
         """
-        with self._lock:
-            opened = self._connected()
+        self._begin(limit)
+        try:
+            opened = self._connected(limit)
             args = (opened.run, *args) if in_run else args
-            return self._evaluated(opened.wire, script, keys, args, meanwhile)
+            return self._evaluated(opened.wire, script, keys, args, limit, meanwhile)
+        finally:
+            self._lock.release()
 
-    def script_then(self, script: Script, keys: list[bytes], *args: Any, then: tuple[Any, ...]) -> tuple[Any, Any]:
+    def script_then(
+        self,
+        script: Script,
+        keys: list[bytes],
+        *args: Any,
+        then: tuple[Any, ...],
+        limit: Limit = DEFAULT_LIMIT,
+        then_limit: Limit = DEFAULT_LIMIT,
+    ) -> tuple[Any, Any]:
         """Run a script and, if it answers `ok`, one more command on the very same connection; both answers."""
-        with self._lock:
-            wire = self._connected().wire
-            answer = self._evaluated(wire, script, keys, args)
+        self._begin(limit)
+        try:
+            wire = self._connected(limit).wire
+            answer = self._evaluated(wire, script, keys, args, limit)
             if answer[0] != b"ok":
                 return answer, None
-            return answer, self._answer(wire, *then)
+            return answer, self._answer(wire, *then, limit=then_limit)
+        finally:
+            self._lock.release()
 
     @property
     def address(self) -> Address | None:
@@ -139,24 +181,50 @@ class Link:
 
     def close(self) -> None:
         """Close it for good. A call that is waiting for its answer, such as a read that blocks, fails."""
-        self._closed = True
+        with self._adopting:
+            self._closed = True
+        self._attempts.give_up(redis.exceptions.ConnectionError(_CLOSED))
         self._end()
 
-    def _connected(self) -> Opened:
+    def _begin(self, limit: Limit) -> None:
+        """Be the one who uses the connection."""
+        if not self._lock.acquire() and not self._lock.acquire(limit.left_s):
+            raise self._unavailable("it has not answered the requests before this one")
+
+    def _connected(self, limit: Limit) -> Opened:
         opened = self._opened
-        if not self._closed and (opened is None or self._stale or not opened.wire.is_open):
-            self._drop()
-            # Before the way is asked for: what is found out meanwhile makes the new connection stale as well.
-            self._stale = False
-            try:
-                opened = self._opened = self._finder.open()
-            except (redis.exceptions.RedisError, OSError) as error:
-                raise LogUnavailable(url=self._url, problem=advice(error)) from None
-        # Asked after the connection was made known, so that either `close` sees it or this sees that it is closed.
-        if self._closed or opened is None:
-            self._drop()
-            raise LogUnavailable(url=self._url, problem="the connection is closed")
+        if opened is None or self._stale or not opened.wire.is_open:
+            opened = self._connect(limit)
+        if limit.until != math.inf and limit.left_s <= 0:
+            raise self._unavailable("there was no time left to ask it")
         return opened
+
+    def _connect(self, limit: Limit) -> Opened:
+        self._drop()
+        # Before the way is asked for: what is found out meanwhile makes the new connection stale as well.
+        self._stale = False
+        while not self._closed:
+            attempt = self._attempts.ask("", lambda: self._open(limit.answer_s))
+            if not attempt.wait(limit.left_s):
+                raise self._unavailable("there is no connection to it yet")
+            if attempt.error is not None:
+                raise self._unavailable(advice(attempt.error))
+            opened = self._opened
+            if opened is not None:
+                return opened
+        self._drop()
+        raise self._unavailable(_CLOSED)
+
+    def _open(self, timeout_s: float) -> None:
+        opened = self._finder.open(timeout_s)
+        with self._adopting:
+            if not self._closed:
+                self._opened = opened
+                return
+        opened.wire.close()
+
+    def _unavailable(self, problem: str) -> LogUnavailable:
+        return LogUnavailable(url=self._url, problem=problem)
 
     def _evaluated(
         self,
@@ -164,23 +232,25 @@ class Link:
         script: Script,
         keys: list[bytes],
         args: tuple[Any, ...],
+        limit: Limit,
         meanwhile: Callable[[], None] | None = None,
     ) -> Any:
         try:
-            return self._answer(wire, b"EVALSHA", script.sha, len(keys), *keys, *args, meanwhile=meanwhile)
+            command = (b"EVALSHA", script.sha, len(keys), *keys, *args)
+            return self._answer(wire, *command, limit=limit, meanwhile=meanwhile)
         except redis.exceptions.NoScriptError:
-            return self._answer(wire, b"EVAL", script.text, len(keys), *keys, *args)
+            return self._answer(wire, b"EVAL", script.text, len(keys), *keys, *args, limit=limit)
 
-    def _answer(self, wire: Wire, *command: Any, meanwhile: Callable[[], None] | None = None) -> Any:
+    def _answer(self, wire: Wire, *command: Any, limit: Limit, meanwhile: Callable[[], None] | None = None) -> Any:
         try:
-            return wire.ask(*command, meanwhile=meanwhile)
+            return wire.ask(*command, limit=limit, meanwhile=meanwhile)
         except redis.exceptions.ResponseError as error:
             if _is_elsewhere(error):
                 self._drop()
             raise
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             # Connection errors to redis-py, but the server did answer: it did nothing.
-            raise LogUnavailable(url=self._url, problem=advice(error)) from None
+            raise self._unavailable(advice(error)) from None
         except (redis.exceptions.RedisError, OSError) as error:
             self._drop()
             raise OutcomeUnknown(url=self._url, problem=str(error) or type(error).__name__) from None
@@ -196,7 +266,7 @@ class Link:
 
     def _end(self) -> None:
         """Close the connection, whoever uses it."""
-        if self._lock.acquire(blocking=False):
+        if self._lock.acquire():
             try:
                 self._drop()
             finally:
@@ -205,14 +275,15 @@ class Link:
             opened.wire.shut_down()
 
 
-def follow(finder: Finder, links: Iterable[Link]) -> None:
+def follow(finder: Finder, links: Iterable[Link], *, wait_s: float = TELLER_WAIT_S) -> None:
     """Leave a Redis that is no longer the master.
 
     One that hung while the sentinels chose another takes writes on its old connections for seconds after it is back,
-    and loses them all when the sentinels make it a replica. A sentinel that does not answer changes nothing.
+    and loses them all when the sentinels make it a replica. A sentinel that does not answer changes nothing. They are
+    waited for no longer than `wait_s`.
     """
     connected = [link for link in links if link.address is not None]
-    address = finder.master() if connected else None
+    address = finder.master(wait_s) if connected else None
     if address is not None:
         for link in connected:
             link.leave_other_address(address)
@@ -310,50 +381,49 @@ class _Server:
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
+        self._names = Names()
 
-    def open(self) -> Opened:
-        wire, run, _ = _opened(self._options)
+    def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        wire, run, _ = _opened(self._options, self._names, timeout_s)
         return Opened(wire, run)
 
-    def master(self) -> Address | None:
+    def master(self, wait_s: float) -> Address | None:
         return None
 
 
 class _Told:
-    """Others tell where the master is, and one of them is enough. The one that was of use is asked first next time."""
+    """Others tell where the master is (`tellers.py`)."""
 
     def __init__(self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any]) -> None:
-        self._tellers = tellers
         self._asking = asking
         self._options = options
+        self._names = Names()
+        self._tellers = Tellers(tellers, self._ask)
 
-    def open(self) -> Opened:
+    def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        self._tellers.ask(min(TELLER_WAIT_S, timeout_s), someone_s=timeout_s)
         problems: list[str] = []
-        tried: set[Address] = set()
-        for teller in self._tellers:
-            place = teller
+        for place in self._tellers.places():
             try:
-                place = self._ask(teller)
-                if place in tried:
-                    continue
-                tried.add(place)
-                opened = self._open_master(place)
+                return self._open_master(place, timeout_s)
             except (redis.exceptions.RedisError, OSError) as error:
                 problems.append(f"{place}: {advice(error)}")
-                continue
-            self._tellers = (teller, *(each for each in self._tellers if each != teller))
-            return opened
+        for teller, problem in self._tellers.problems():
+            problems.append(f"{teller}: {advice(problem) if problem is not None else 'it does not answer'}")
         raise _NoMaster(f"no master was found; {'; '.join(problems)}")
 
-    def master(self) -> Address | None:
+    def master(self, wait_s: float) -> Address | None:
         return None
 
-    def _ask(self, teller: Address) -> Address:
+    def _ask(self, teller: Address) -> Said[Address]:
         raise NotImplementedError
 
-    def _open_master(self, address: Address) -> Opened:
+    def _asked(self, teller: Address, *commands: tuple[str, ...]) -> list[Any]:
+        return _asked(_at(teller, self._asking), self._names, *commands)
+
+    def _open_master(self, address: Address, timeout_s: float) -> Opened:
         # A sentinel may not know yet that the master it names has become a replica, and neither may a node.
-        wire, run, role = _opened(_at(address, self._options))
+        wire, run, role = _opened(_at(address, self._options), self._names, timeout_s)
         if role != "master":
             wire.close()
             raise redis.exceptions.ConnectionError(f"it is said to be the master, but calls itself {role}")
@@ -361,7 +431,11 @@ class _Told:
 
 
 class _Sentinels(_Told):
-    """Sentinels choose the master, and know it by the name of the service."""
+    """Sentinels choose the master, and know it by the name of the service.
+
+    Each of their choices has a number, the configuration epoch. One of them that was cut off names the master of an
+    earlier one: whoever asks only that one writes to a master that the others have replaced.
+    """
 
     def __init__(
         self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any], service: str
@@ -370,30 +444,39 @@ class _Sentinels(_Told):
         self._service = service
         self._ask_again_at = 0.0
 
-    def master(self) -> Address | None:
-        started = time.monotonic()
-        if started < self._ask_again_at:
+    def master(self, wait_s: float) -> Address | None:
+        now = time.monotonic()
+        if now < self._ask_again_at:
             return None
-        first, *others = self._tellers
-        try:
-            return self._ask(first)
-        except (redis.exceptions.RedisError, OSError):
-            self._tellers = (*others, first)
-            return None
-        finally:
-            now = time.monotonic()
-            self._ask_again_at = now + max(ASK_AGAIN_AFTER_S, ASKING_SHARE * (now - started))
+        self._ask_again_at = now + ASK_AGAIN_AFTER_S
+        self._tellers.ask(min(TELLER_WAIT_S, wait_s))
+        places = self._tellers.places()
+        # Who disagree about one epoch know no epochs (their user may not ask), and then nobody is to be followed.
+        return places[0] if len(places) == 1 else None
 
-    def _ask(self, teller: Address) -> Address:
+    def _ask(self, teller: Address) -> Said[Address]:
+        # The epoch first: a choice that is made between the two then goes by the number before it, which may cost a
+        # moment; the old master by the new number would be taken for the new one.
+        questions = (("SENTINEL", "MASTER", self._service), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service))
         try:
-            answer = _asked(_at(teller, self._asking), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+            told, place = self._asked(teller, *questions)
         except redis.exceptions.AuthenticationError as error:
             # Not the advice for Redis itself, whose password is another one.
             problem = f"this sentinel says: {error} (its password goes into the URL as ?sentinel_password=…)"
             raise redis.exceptions.ConnectionError(problem) from None
-        if answer is None:
+        if isinstance(place, Exception):
+            raise place
+        if place is None:
             raise redis.exceptions.ConnectionError(f"this sentinel knows no master {self._service!r}")
-        return Address(answer[0].decode(), int(answer[1]))
+        return Said(_epoch_of(told), Address(place[0].decode(), int(place[1])))
+
+
+def _epoch_of(told: Any) -> int:
+    """The configuration epoch; 0 if this user may not ask for it."""
+    if isinstance(told, Exception):
+        return 0
+    epoch = dict(zip(told[::2], told[1::2], strict=False)).get(b"config-epoch", b"")
+    return int(epoch) if epoch.isdigit() else 0
 
 
 class _Cluster(_Told):
@@ -405,12 +488,15 @@ class _Cluster(_Told):
         super().__init__(tellers, asking, options)
         self._slot = slot
 
-    def _ask(self, teller: Address) -> Address:
-        for first, last, master, *_ in _asked(_at(teller, self._asking), "CLUSTER", "SLOTS"):
+    def _ask(self, teller: Address) -> Said[Address]:
+        (slots,) = self._asked(teller, ("CLUSTER", "SLOTS"))
+        if isinstance(slots, Exception):
+            raise slots
+        for first, last, master, *_ in slots:
             if first <= self._slot <= last:
                 host = (master[0] or b"?").decode()
                 # A node that does not know its own name means: where you asked.
-                return Address(teller.host if host == "?" else host, master[1])
+                return Said(0, Address(teller.host if host == "?" else host, master[1]))
         raise redis.exceptions.ConnectionError(f"no node of the cluster has slot {self._slot}")
 
 
@@ -428,18 +514,25 @@ def _made(options: dict[str, Any]) -> Any:
     return ConnectionPool(**options).make_connection()
 
 
-def _asked(options: dict[str, Any], *command: str) -> Any:
-    """The answer to one question, on a connection of its own."""
-    wire = _connected(options)
+def _asked(options: dict[str, Any], names: Names, *commands: tuple[str, ...]) -> list[Any]:
+    """The answers to some questions, on a connection of its own; a refusal is an answer."""
+    wire = _connected(options, names, options["socket_connect_timeout"])
     try:
-        return wire.ask(*command)
+        return [_answer_or_refusal(wire, command) for command in commands]
     finally:
         wire.close()
 
 
-def _opened(options: dict[str, Any]) -> tuple[Wire, str, str]:
+def _answer_or_refusal(wire: Wire, command: tuple[str, ...]) -> Any:
+    try:
+        return wire.ask(*command)
+    except redis.exceptions.ResponseError as refusal:
+        return refusal
+
+
+def _opened(options: dict[str, Any], names: Names, timeout_s: float) -> tuple[Wire, str, str]:
     """A connection, the run of its server, and the server's role."""
-    wire = _connected(options)
+    wire = _connected(options, names, timeout_s)
     try:
         # Two commands: 6.2 takes but one section.
         server = _fields(wire.ask("INFO", "server"))
@@ -450,7 +543,51 @@ def _opened(options: dict[str, Any]) -> tuple[Wire, str, str]:
         raise
 
 
-def _connected(options: dict[str, Any]) -> Wire:
+def _connected(options: dict[str, Any], names: Names, timeout_s: float) -> Wire:
+    # What the URL says of timeouts cannot hold a caller up: each one has its own limit.
+    timeouts = {name: min(timeout_s, options.get(name) or timeout_s) for name in _TIMEOUTS}
+    if "path" in options:
+        return _connected_to({**options, **timeouts})
+    name = options.get("host", "localhost")
+    problem: Exception = redis.exceptions.ConnectionError(f"the name {name!r} has no address")
+    for address in names.addresses(name, timeout_s):
+        try:
+            wire = _connected_to({**options, **timeouts, **_by_address(address, name, options)})
+        except redis.exceptions.AuthenticationError:
+            raise
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+            problem = error
+        else:
+            names.answered(name, address)
+            return wire
+    raise problem
+
+
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+
+
+def _by_address(address: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What makes redis-py connect to the address of a name: with TLS, the certificate is still that of the name."""
+    if options.get("connection_class") is redis.SSLConnection and address != name:
+        return {"host": address, "connection_class": _NamedTLS, "named": name}
+    return {"host": address}
+
+
+class _NamedTLS(redis.SSLConnection):
+    """A TLS connection to an address, to a server that shows the certificate of a name."""
+
+    def __init__(self, *, named: str, **options: Any) -> None:
+        make: Any = super().__init__
+        make(**options)
+        self._named = named
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        self.host = self._named
+        wrap: Any = super()._wrap_socket_with_ssl
+        return wrap(sock)
+
+
+def _connected_to(options: dict[str, Any]) -> Wire:
     connection = _made(options)
     try:
         connection.connect()

@@ -21,7 +21,7 @@ __all__ = ["Crew", "Duties", "OwnThreads"]
 class Duties:
     """What is to be done for one node, which follows `log`. `ended`: nothing any more.
 
-    `is_saved`: `save` has nothing to do.
+    `hold` keeps the node's lease, which nothing else may be in the way of. `is_saved`: `save` has nothing to do.
 
     `read` waits in Redis for something to read, and takes it in. A crew that reads for many nodes asks `wants` what
     each one wants (None: nothing now), and gives what came of it, or why nothing did, to `received`.
@@ -29,6 +29,7 @@ class Duties:
 
     name: str
     log: Log
+    hold: Callable[[], float]
     keep: Callable[[], float]
     save: Callable[[], float]
     is_saved: Callable[[], bool]
@@ -58,7 +59,7 @@ class Crew(Protocol):
 
 
 class OwnThreads:
-    """Three threads for one node."""
+    """Four threads for one node."""
 
     def __init__(self) -> None:
         self._woken = threading.Event()
@@ -66,7 +67,8 @@ class OwnThreads:
         self._threads: list[threading.Thread] = []
 
     def start(self, duties: Duties) -> None:
-        for name, loop in (("reader", self._read), ("keeper", self._keep), ("saver", self._save)):
+        loops = {"reader": self._read, "holder": self._hold, "keeper": self._keep, "saver": self._save}
+        for name, loop in loops.items():
             thread = threading.Thread(target=loop, args=(duties,), name=f"{duties.name}-{name}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -87,6 +89,10 @@ class OwnThreads:
     def _read(self, duties: Duties) -> None:
         while not duties.ended():
             self._stopped.wait(duties.read())
+
+    def _hold(self, duties: Duties) -> None:
+        while not duties.ended():
+            self._stopped.wait(duties.hold())
 
     def _keep(self, duties: Duties) -> None:
         while not duties.ended():

@@ -1,4 +1,5 @@
-"""What a node does once a beat: it looks at the group, renews its lease, reports, and does what it owes or may claim.
+"""What a node does once a beat: it looks at the group, reports, and does what it owes or may claim. And, apart from all
+that, it keeps its lease (`hold`).
 
 `core/life.py` decides; here it is carried out. The keeper is the only one that looks at the group as a whole, so what
 it saw last (`look`) is what the node knows of the others.
@@ -117,7 +118,6 @@ class Keeper:
             finally:
                 self._replica.turn.release()
         self.join()
-        self.renew()
         self._digest_marker()
         self._beat()
         self._primary.settle()
@@ -186,6 +186,16 @@ class Keeper:
                 "founding the log of group %s anew from %s", self._log.group, self._replica.member.view.position.id
             )
             self._claim("the log was lost", look, new_log_id=view.log_id)
+
+    def hold(self) -> float:
+        """Keep the lease, if there is one to keep; the seconds until this is to be done again.
+
+        Nothing else of a node is done in between, and nothing else is asked on that connection: neither a look that
+        hangs, nor a disk, nor a write that has no answer yet costs a primary its lease.
+        """
+        started = time.monotonic()
+        self.renew()
+        return max(0.0, started + self._habits.beat_every_s - time.monotonic())
 
     def renew(self) -> None:
         with self._leasing:
@@ -329,9 +339,10 @@ class Keeper:
         if reply.code is not Code.OK:
             logger.info("did not get the term (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
 
-    def take_term(self, reason: str, look: Look, *, guarded: bool = False) -> Reply:
+    def take_term(self, reason: str, look: Look, *, until: float, guarded: bool = False) -> Reply:
         """Take it because the application says so. `PromotionRefused` if somebody else was faster."""
-        reply = self._log.promote(self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application"))
+        claim = self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application")
+        reply = self._log.within(until).promote(claim)
         if not life.has_claimed(self._name, reply, look):
             raise PromotionRefused(self._name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
         return reply

@@ -3,8 +3,9 @@
 Every change of the log is one script of `lua/`, which checks all it has to check before its first write. The run (the
 life of Redis) that an append carries is the one its own connection learnt when it was made.
 
-Four connections: one for writes, one for blocking reads, one for confirmations, which wait, and one for everything
-else; each is used under its own lock.
+Five connections: one for writes, one for blocking reads, one for confirmations, which wait, one for renewals of the
+lease, which nothing else may keep waiting, and one for everything else; each is used by one thread at a time, in the
+order in which they came. Those who look at the group at the same time share one look.
 """
 
 from __future__ import annotations
@@ -27,8 +28,24 @@ from replicator.connection import Link, advice, client_for, finder_for, follow, 
 from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, LogSize, Look, Peer, Reply, Wants
+from replicator.core.replies import (
+    Ack,
+    Ask,
+    Batch,
+    Claim,
+    Code,
+    Confirmation,
+    Head,
+    Log,
+    LogSize,
+    Look,
+    Peer,
+    Reply,
+    Wants,
+)
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
+from replicator.sharing import Flights
+from replicator.wire import Limit
 
 __all__ = ["Alarm", "Connections", "RedisLog", "Server", "client_for", "read_together", "shown"]
 
@@ -36,8 +53,12 @@ SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "look
 
 INCLUDE_FENCE = b"-- include fence.lua\n"
 
-#: How long Redis may take to answer. A blocking read may take this much longer than it blocks.
+#: How long Redis may take to answer, if nothing depends on it that runs out sooner, as a lease does. A blocking read
+#: may take this much longer than it blocks.
 TIMEOUT_S = 5.0
+
+#: What a request waits for: those before it, a connection, the answer; and the answer to the script's text.
+STEPS = 4
 
 #: Asks that nobody read in the meantime are of no use any more.
 ASKS_KEPT = 1000
@@ -84,7 +105,7 @@ class Server(NamedTuple):
 
 
 class Connections:
-    """Four connections to the Redis of a URL, for one group or for many. `key` tells the slot in a cluster.
+    """Five connections to the Redis of a URL, for one group or for many. `key` tells the slot in a cluster.
 
     `read`: one that it shares with others, which read many groups at once.
     """
@@ -101,7 +122,8 @@ class Connections:
         self.other = Link(self.finder, self.url)
         self.read = read or Link(self.finder, self.url)
         self.confirm = Link(self.finder, self.url)
-        self.links = (self.write, self.other, self.read, self.confirm)
+        self.renew = Link(self.finder, self.url)
+        self.links = (self.write, self.other, self.read, self.confirm, self.renew)
 
     def close(self) -> None:
         """A call that is waiting for its answer, such as a read that blocks, fails."""
@@ -112,6 +134,7 @@ class Connections:
 class RedisLog:
     """A group's log in the Redis at `url` (see `replicator.connection`). See `replicator.core.replies.Log`.
 
+    `timeout_s`: how long a request may go without an answer; for a node, a share of its lease (`lease.py`).
     `connections`: those that it shares with other groups, and leaves open, if it is not to have its own.
     """
 
@@ -124,11 +147,29 @@ class RedisLog:
         self._keys = [(prefix + key).encode() for key in ("term", "log", "head", "lease", "commands", "nodes", "acks")]
         self._shares = connections is not None
         self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
+        self.connections.timeout_s = min(self.connections.timeout_s, timeout_s)
         self.url = self.connections.url
-        self._timeout_s = self.connections.timeout_s
+        #: Of one request; `within` makes a copy with a shorter one.
+        self._limit = Limit(timeout_s)
         self._finder = self.connections.finder
         self._links = self.connections.links
-        self._write, self._other, self._read, self._confirm = self._links
+        self._write, self._other, self._read, self._confirm, self._renew = self._links
+        self._looks = Flights(self._look, late=self._late)
+
+    @property
+    def takes_s(self) -> float:
+        return STEPS * self._limit.answer_s
+
+    def within(self, until: float) -> Log:
+        return self._within(until)
+
+    def _within(self, until: float) -> RedisLog:
+        if self._limit.until <= until:
+            return self
+        # A shallow copy, for which `copy` takes ten times as long: every write of somebody in a hurry makes one.
+        hurried = object.__new__(type(self))
+        hurried.__dict__ = {**self.__dict__, "_limit": self._limit._replace(until=until)}
+        return hurried
 
     # --- writes ---
 
@@ -161,10 +202,12 @@ class RedisLog:
         return self._run(self._other, "promote", 5, *args)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
-        return self._run(self._other, "renew", 4, term, writer.boot, writer.node, lease_ms)
+        # One that could not be renewed in time is renewed on a new connection: that, too, has its time.
+        hurried = self._within(time.monotonic() + self._limit.answer_s)
+        return hurried._run(self._renew, "renew", 4, term, writer.boot, writer.node, lease_ms)
 
     def give_back(self, writer: Writer, term: int) -> None:
-        self._run(self._other, "yield", 5, term, writer.boot, writer.node)
+        self._run(self._renew, "yield", 5, term, writer.boot, writer.node)
 
     def confirm(
         self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
@@ -172,11 +215,16 @@ class RedisLog:
         # Redis vouches for what was written before the last write of the connection that asks, and for no more. The
         # renewal is that write, and a Redis other than the one in which the term was taken refuses it. A connection
         # of its own, so that nobody else waits behind it.
-        timeout_ms = max(1, min(timeout_ms, int(self._timeout_s * 500)))
-        wait = (b"WAITAOF", 1, 0, timeout_ms) if fsynced else (b"WAIT", replicas, timeout_ms)
+        # No longer than for any other answer: a connection that leads nowhere is noticed, and made anew.
+        waits_s = max(0.001, min(timeout_ms / 1000, self._limit.answer_s))
+        wait_ms = int(waits_s * 1000)
+        wait = (b"WAITAOF", 1, 0, wait_ms) if fsynced else (b"WAIT", replicas, wait_ms)
         args = (term, writer.boot, writer.node, lease_ms)
+        then_limit = self._limit._replace(blocks_s=waits_s)
         try:
-            answer, count = self._confirm.script_then(self._scripts["renew"], self._keys[:4], *args, then=wait)
+            answer, count = self._confirm.script_then(
+                self._scripts["renew"], self._keys[:4], *args, then=wait, limit=self._limit, then_limit=then_limit
+            )
         except redis.exceptions.ResponseError as error:
             if "WAITAOF" in str(error) or "unknown command" in str(error):
                 raise ConfigError(setting="ack", problem=f"fsynced: {error} ({_FSYNCED_NEEDS})") from None
@@ -188,14 +236,14 @@ class RedisLog:
 
     def ack(self, ack: Ack) -> None:
         command = (b"XADD", self._keys[6], "MAXLEN", "~", ACKS_KEPT, "*", "node", ack.node, "at", str(ack.at))
-        self._answered(lambda: self._other.call(*command))
+        self._answered(lambda: self._other.call(*command, limit=self._limit))
 
     def beat(self, peer: Peer) -> None:
         self._run(self._other, "beat", 6, peer.node, peer.to_json())
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:
         command = (b"XADD", self._keys[4], "MAXLEN", "~", ASKS_KEPT, "*", "ask", what, "node", node, "by", by)
-        answer = self._answered(lambda: self._other.call(*command))
+        answer = self._answered(lambda: self._other.call(*command, limit=self._limit))
         return str(answer, "ascii")
 
     # --- reads ---
@@ -210,10 +258,11 @@ class RedisLog:
         block_ms: int | None = None,
     ) -> Batch:
         wants = Wants(after, asks_after, acks_after, count)
-        command = _xread([(self, wants)], block_ms, self._timeout_s)
+        command = _xread([(self, wants)], block_ms)
         if not command:
             return Batch([], [])
-        return self.found(wants, dict(self._asked(lambda: self._read.call(*command)) or []))
+        limit = self._limit._replace(blocks_s=(block_ms or 0) / 1000)
+        return self.found(wants, dict(self._asked(lambda: self._read.call(*command, limit=limit)) or []))
 
     def streams(self, wants: Wants) -> list[tuple[bytes, str]]:
         """The keys of what is wanted, and behind which id."""
@@ -234,15 +283,23 @@ class RedisLog:
         )
 
     def find(self, id: RecordId) -> Record | None:
-        entries = self._asked(lambda: self._other.call(b"XRANGE", self._keys[1], str(id), str(id)))
+        command = (b"XRANGE", self._keys[1], str(id), str(id))
+        entries = self._asked(lambda: self._other.call(*command, limit=self._limit))
         records, corrupt = _parse_entries(entries)
         if corrupt is not None:
             raise corrupt
         return records[0] if records else None
 
     def look(self) -> Look:
-        follow(self._finder, self._links)
-        answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys))
+        return self._looks.ask(self._limit.until, takes_s=self.takes_s)
+
+    def _late(self) -> LogUnavailable:
+        return LogUnavailable(url=self.url, problem="it has not answered a question that was asked before this one")
+
+    def _look(self, until: float) -> Look:
+        limit = self._limit._replace(until=until)
+        follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
+        answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
         run, now, term, head, stray, lease_ms, nodes = answer
         for link in self._links:
             link.leave_other_run(run.decode())
@@ -296,7 +353,7 @@ class RedisLog:
     def _permitted(self, *command: Any) -> Any:
         """The answer to a question; None if Redis does not answer this user, has no such command, or something else."""
         try:
-            return self._other.call(*command)
+            return self._other.call(*command, limit=self._limit)
         except redis.exceptions.ResponseError as error:
             if _NOT_KNOWN.search(f"{type(error).__name__} {error}"):
                 return None
@@ -305,7 +362,8 @@ class RedisLog:
             raise LogUnavailable(**error.fields) from None
 
     def newest_ask(self) -> str:
-        entries = self._asked(lambda: self._other.call(b"XREVRANGE", self._keys[4], "+", "-", "COUNT", 1))
+        command = (b"XREVRANGE", self._keys[4], "+", "-", "COUNT", 1)
+        entries = self._asked(lambda: self._other.call(*command, limit=self._limit))
         return str(entries[0][0], "ascii") if entries else "0-0"
 
     def close(self) -> None:
@@ -324,7 +382,9 @@ class RedisLog:
         meanwhile: Callable[[], None] | None = None,
     ) -> Reply:
         try:
-            answer = link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run, meanwhile=meanwhile)
+            answer = link.script(
+                self._scripts[name], self._keys[:keys], *args, in_run=in_run, meanwhile=meanwhile, limit=self._limit
+            )
         except redis.exceptions.ResponseError as error:
             raise self._refused(error) from None
         return _reply_of(answer, self.url)
@@ -403,7 +463,7 @@ class Alarm:
                 self._call(b"DEL", self._key)
 
     def _call(self, *command: Any) -> Any:
-        return self._connections.other.call(*command)
+        return self._connections.other.call(*command, limit=Limit(self._connections.timeout_s))
 
 
 #: Why a question has no answer although Redis is there: no permission, a command that was renamed, a foreign key.
@@ -418,11 +478,12 @@ def read_together(
     The groups share `connections`. What Redis refuses because of one of them does not keep the others from reading.
     """
     block_ms = max(1, int(block_s * 1000)) if block_s > 0 else None
-    command = _xread(reads, block_ms, connections.timeout_s, alarm.place() if block_ms else [])
+    command = _xread(reads, block_ms, alarm.place() if block_ms else [])
     if not command:
         return []
+    limit = Limit(connections.timeout_s, blocks_s=max(0.0, block_s))
     try:
-        found = dict(connections.read.call(*command) or [])
+        found = dict(connections.read.call(*command, limit=limit) or [])
     except redis.exceptions.ResponseError:
         return [_read_alone(log, wants) for log, wants in reads]
     except OutcomeUnknown as error:
@@ -443,7 +504,6 @@ def _read_alone(log: RedisLog, wants: Wants) -> Batch | LogUnavailable:
 def _xread(
     reads: Sequence[tuple[RedisLog, Wants]],
     block_ms: int | None,
-    timeout_s: float,
     also: Sequence[tuple[bytes, str]] = (),
 ) -> list[Any]:
     """The command; empty if nothing is wanted."""
@@ -451,7 +511,7 @@ def _xread(
     if not places:
         return []
     # 0 would block for ever.
-    waits = [] if block_ms is None else [b"BLOCK", max(1, min(block_ms, int(timeout_s * 500)))]
+    waits = [] if block_ms is None else [b"BLOCK", max(1, block_ms)]
     most = min((wants.most for _, wants in reads), default=1)
     return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]
 

@@ -29,7 +29,7 @@ from .core.codec import Encoded, encoded
 from .core.fold import View
 from .core.ids import ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
-from .core.replies import MISSED_BEATS_MAX, Batch, Log, Wants
+from .core.replies import MISSED_BEATS_MAX, Batch, Log, Look, Wants
 from .crew import Crew, Duties, OwnThreads
 from .errors import (
     ChangeRejected,
@@ -44,7 +44,7 @@ from .errors import (
 )
 from .health import Lag
 from .keeper import Habits, Keeper
-from .lease import Lease
+from .lease import LEASE_S, Lease, answer_within_s
 from .log import RedisLog
 from .naming import Name
 from .patches import Published
@@ -72,8 +72,9 @@ BEAT_EVERY_S_MAX = life.BEAT_EVERY_MS_MAX / 1000
 #: What a primary committed is on its own disk after so long.
 SAVE_EVERY_S = 0.1
 
-#: A standby takes in a replaced state when all of it is there: seconds, if it is large.
+#: All of a state is on its way: seconds, if it is large. A standby takes it in when all of it is there.
 REPLACE_TIMEOUT_S = 30.0
+PUBLISH_TIMEOUT_S = 30.0
 
 #: How soon one who waits for the group looks at it again.
 LOOK_AGAIN_S = 0.01
@@ -109,7 +110,7 @@ class Node:
         redis: str = "",
         log: Log | None = None,
         ack: str = "appended",
-        lease_s: float = 5.0,
+        lease_s: float = LEASE_S,
         auto_promote: bool = False,
         http: str = "",
         on_restart: str = "primary",
@@ -136,7 +137,8 @@ class Node:
             takes_term_again=checks.choice("on_restart", on_restart, ("primary", "standby")) == "primary",
             recovers=checks.choice("on_log_lost", on_log_lost, ("wait", "recover")) == "recover",
         )
-        self._log: Log = log if log is not None else RedisLog(redis, group)
+        answer_s = answer_within_s(self._lease.length_s)
+        self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
         self._crew = crew or OwnThreads()
         self._stopping = threading.Event()
         #: What is in the way now.
@@ -197,6 +199,7 @@ class Node:
         self._duties = Duties(
             name=self.name,
             log=self._log,
+            hold=lambda: min(self._done("holder", self._keeper.hold), self._lease.renew_every_s),
             keep=lambda: self._done("keeper", self._keeper.keep),
             save=lambda: self._done("saver", self._save),
             is_saved=lambda: self._replica.is_flushed,
@@ -319,14 +322,23 @@ class Node:
     def _catch_up(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
-            look = self._log.look()
+            look = self._look(deadline)
             if look.head is not None and life.is_settled(look):
                 with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
                     left = max(0.0, deadline - time.monotonic())
                     return self.wait(position=str(look.head.position.id), timeout_s=left)
             if time.monotonic() > deadline:
                 raise TimeoutError("nobody leads the group, so nobody knows what is committed; read without `fresh`")
-            time.sleep(LOOK_AGAIN_S)
+            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
+
+    def _look(self, deadline: float) -> Look:
+        """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
+        log = self._log.within(deadline)
+        try:
+            return log.look()
+        except LogUnavailable:
+            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
+            return log.look()
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -407,30 +419,33 @@ class Node:
     ) -> None:
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
 
-        Only on the primary. `term`, `ack`: as for `submit`; `timeout_s`: how long what `ack` says is waited for, once
-        it is in the log. Raises what `submit` raises.
+        Only on the primary. `term`, `ack`, `timeout_s`: as for `submit`. Raises what `submit` raises; what is not sent
+        in time is given up, and changes nothing.
         """
         self._check_serves()
         self._check_log()
         level = self._ack if ack is None else Level.parse(ack)
-        self._acks.wait(level, self._primary.replace(pieces, term=term), timeout_s)
+        deadline = time.monotonic() + timeout_s
+        id_ = self._primary.replace(pieces, term=term, until=deadline)
+        self._acks.wait(level, id_, deadline - time.monotonic())
 
-    def publish(self, *, timeout_s: float = 10.0, ack: str | None = None) -> Published:
+    def publish(self, *, timeout_s: float = PUBLISH_TIMEOUT_S, ack: str | None = None) -> Published:
         """Send the state as it is now. Only on the primary; what was sent, and the position that has it.
 
         Of a state with `apply` that is a snapshot: the others have all of it already. Of one without, it is what
         changed since the last time: a patch where that is smaller, else the whole; nothing, if it is the same. `ack`
-        and `timeout_s` are for that, as in `submit`. Raises what `submit` raises, and `StateError` if the state cannot
-        be read.
+        is for that, as in `submit`. Raises what `submit` raises, and `StateError` if the state cannot be read. What is
+        not sent in time is given up, and means nothing.
         """
         self._check_serves()
         self._check_log()
+        deadline = time.monotonic() + timeout_s
         if not isinstance(self._replica, WholeReplica):
-            self._primary.publish()
+            self._primary.publish(until=deadline)
             return Published("snapshot", self.position.id)
         level = self._ack if ack is None else Level.parse(ack)
-        deadline = time.monotonic() + timeout_s
-        published = self._primary.publish_state(self._replica.whole, wants_acks=level.kind == "applied")
+        applied = level.kind == "applied"
+        published = self._primary.publish_state(self._replica.whole, wants_acks=applied, until=deadline)
         if published.what != "nothing":
             self._acks.wait(level, published.id, deadline - time.monotonic())
         return published
@@ -443,14 +458,16 @@ class Node:
         """
         checks.line("reason", reason)
         self._check_serves()
-        look = self._log.look()
+        deadline = time.monotonic() + timeout_s
+        look = self._look(deadline)
         mine = self._keeper.heartbeat()._replace(run=look.run)
         refusal = life.refusal(self.name, look._replace(peers={**look.peers, self.name: mine}))
         if refusal is not None and not force:
             raise PromotionRefused(self.name, refusal.reason, better=refusal.better)
-        taken = self._keeper.take_term(reason, look, guarded=not force)
+        taken = self._keeper.take_term(reason, look, guarded=not force, until=deadline)
         # Its term record, too: a node that led already is the primary all the while.
-        self.wait(role="primary", position=str(taken.id) if taken.id != ZERO_ID else None, timeout_s=timeout_s)
+        position = str(taken.id) if taken.id != ZERO_ID else None
+        self.wait(role="primary", position=position, timeout_s=max(0.0, deadline - time.monotonic()))
         return taken.term
 
     def wait(
@@ -476,7 +493,7 @@ class Node:
 
         with self._replica.moved:
             if not self._replica.moved.wait_for(reached, timeout=timeout_s):
-                raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s} s")
+                raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
 
     def _check_log(self) -> None:
         if (lost := self._problems.get("log")) is not None:

@@ -44,7 +44,7 @@ from .errors import ChangeRejected, CorruptRecord, Stalled, StateError
 from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, run
 from .state import ReplicatedState, State
 
-__all__ = ["Replica"]
+__all__ = ["Replica", "Turn"]
 
 logger = logging.getLogger(__name__)
 

@@ -271,6 +271,15 @@ class Log(Protocol):
     group: str
     url: str
 
+    @property
+    def takes_s(self) -> float:
+        """How long a call may take at the most, whatever hangs, unless it is asked to wait for something."""
+        ...
+
+    def within(self, until: float) -> Log:
+        """This log, for calls that are to be over by `until` (`time.monotonic`) whatever hangs: they raise then."""
+        ...
+
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         """Append a change, if its writer holds the effective term and the head is at `record.prev`.
 

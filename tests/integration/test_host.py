@@ -80,9 +80,10 @@ def test_they_share_a_few_connections_and_threads(host: Host, redis: RedisServer
         node.submit(push("x"))
     with client_for(redis.url) as client:
         connections = [each for each in client.client_list() if each["name"] == "replicator-host"]
-        assert len(connections) == 5  # one reads; with each of two keepers goes one for writes and one for the rest
+        # one reads; with each of two keepers goes one for writes, one for leases and one for the rest
+        assert len(connections) == 7
     of_nodes = [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
-    assert (len(of_the_host()), of_nodes) == (7, [])
+    assert (len(of_the_host()), of_nodes) == (9, [])
 
 
 def test_groups_fail_over_by_themselves_when_a_host_is_gone(host: Host, redis: RedisServer, tmp_path: Path) -> None:
@@ -298,11 +299,11 @@ def test_there_are_no_more_threads_than_before_once_nothing_is_held_up(host: Hos
     flushes = {group: nodes[group]._replica.flush for group in GROUPS[:5]}
     for group in GROUPS[:5]:
         nodes[group]._replica.flush = lambda: go.wait(PATIENCE_S)  # type: ignore[assignment, method-assign, misc, return-value]
-    eventually(lambda: len(of_the_host()) > 10, "more threads")
+    eventually(lambda: len(of_the_host()) > 12, "more threads")
     for group, flush in flushes.items():
         nodes[group]._replica.flush = flush  # type: ignore[method-assign]
     go.set()
-    eventually(lambda: len(of_the_host()) == 7, "as many threads as before")
+    eventually(lambda: len(of_the_host()) == 9, "as many threads as before")
 
 
 def of_the_host() -> list[str]:

@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "wire", "place", "signals"),
+    ("errors", "wire", "place", "signals", "aside", "sharing"),
     ("checks", "urls"),
-    ("config", "core", "connection", "reach"),
-    ("checkpoint_file",),
+    ("config", "core", "names", "tellers", "reach"),
+    ("checkpoint_file", "connection"),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
     ("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming"),
     ("replica", "diagnosis"),

@@ -186,9 +186,9 @@ class TestPromotion:
         a = group.node("a")
         take_term = a._keeper.take_term
 
-        def second(reason: str, look: Look, *, guarded: bool = False) -> Reply:
+        def second(reason: str, look: Look, *, until: float, guarded: bool = False) -> Reply:
             lead(a._log, "a", boot=a.boot)
-            return take_term(reason, look, guarded=guarded)
+            return take_term(reason, look, until=until, guarded=guarded)
 
         monkeypatch.setattr(a._keeper, "take_term", second)
         assert a.promote() == 1
