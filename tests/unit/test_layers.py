@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "wire"),
+    ("errors", "wire", "disk"),
     ("config", "core", "connection"),
     ("checkpoint_file",),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
