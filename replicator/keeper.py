@@ -33,6 +33,7 @@ from .lease import Lease
 from .primary import Primary
 from .problems import Problems
 from .replica import Replica
+from .state_writer import StateWriter
 
 __all__ = ["Habits", "Keeper"]
 
@@ -86,6 +87,7 @@ class Keeper:
         self._habits = habits
         self._problems = problems
         self._stopping = stopping
+        self._state_writer = StateWriter(replica, problems, name=self._name)
         self._publisher: threading.Thread | None = None
         self._digester: threading.Thread | None = None
         self._beaten_at: float | None = None
@@ -109,11 +111,7 @@ class Keeper:
     def keep(self) -> float:
         """Do it once; the seconds until it is to be done again."""
         started = time.monotonic()
-        if self._problems.get("state") is not None and self._replica.turn.acquire(blocking=False):
-            try:
-                self.follow()
-            finally:
-                self._replica.turn.release()
+        self._state_writer.keep()
         self.join()
         self.renew()
         self._digest_marker()
@@ -127,8 +125,7 @@ class Keeper:
         """A node that stopped leading gives up what it did not publish. The caller has the turn."""
         try:
             self._replica.follow()
-            self._problems.solved("state")
-        except (StateError, Stalled) as error:
+        except Stalled as error:
             self._problems.report("state", error)
 
     def _pause_s(self, started: float) -> float:
@@ -283,7 +280,7 @@ class Keeper:
             kept_bytes=self._replica.kept_bytes,
             applied_at=self._replica.applied_at,
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
-            problem="; ".join(self._problems.of_the_log),
+            problem="; ".join(self._problems.others),
             candidate=self._habits.auto_promote,
             digest=digest,
             digest_at=digest_at,

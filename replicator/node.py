@@ -268,9 +268,23 @@ class Node:
         return self._replica.stalled or None
 
     @property
+    def held_up(self) -> str | None:
+        """Why the state does not become what it should be: the application failed, or something is in its way, a full
+        disk for example, and it is tried again. None: it does."""
+        unwritten = self._replica.unwritten
+        return self.stalled or (str(unwritten) if unwritten is not None else None)
+
+    @property
     def problem(self) -> str:
         """What is in this node's way now, in words; empty: nothing is."""
         return str(self._problems)
+
+    def report(self, name: str, problem: ReplicatorError | None) -> None:
+        """Have `status` and `doctor` tell what is in the way of something beside this node; None: nothing, any more."""
+        if problem is None:
+            self._problems.solved(name)
+        else:
+            self._problems.report(name, problem)
 
     @property
     def lease_ms(self) -> int | None:
@@ -419,6 +433,7 @@ class Node:
         if not isinstance(self._replica, WholeReplica):
             self._primary.publish()
             return Published("snapshot", self.position.id)
+        self._replica.write_state()
         level = self._ack if ack is None else Level.parse(ack)
         deadline = time.monotonic() + timeout_s
         published = self._primary.publish_state(self._replica.whole, wants_acks=level.kind == "applied")

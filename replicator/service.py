@@ -10,6 +10,7 @@ import signal
 import threading
 from pathlib import Path
 
+from . import disk
 from .beside import Beside
 from .errors import ConfigError
 from .node import Node
@@ -43,6 +44,7 @@ def serve(
     on_log_lost: str,
     file: Path | None = None,
     sqlite: Path | None = None,
+    file_mode: int = disk.PRIVATE,
     on_primary: str = "",
     on_standby: str = "",
     publish_every_s: float = 1.0,
@@ -50,7 +52,8 @@ def serve(
     """Run until SIGTERM or SIGINT. `http`: HOST:PORT to listen on, port 0 for any.
 
     `advertise`: the URL that the others are told, where it is not that. `file`, `sqlite`: what is replicated, instead
-    of a registry; then only health is served. The rest is for `Beside`. Raises what `Node` raises, and what ended it.
+    of a registry; then only health is served. `file_mode`: of one that is not there yet. The rest is for `Beside`.
+    Raises what `Node` raises, and what ended it.
     """
     try:
         from .web.registry import health_app, registry_app
@@ -62,7 +65,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     host, port = _address(http)
-    beside = _state_beside(file, sqlite)
+    beside = _state_beside(file, sqlite, file_mode)
     node = Node(
         beside or Registry(),
         group=group,
@@ -90,12 +93,12 @@ def serve(
         raise node.failed
 
 
-def _state_beside(file: Path | None, sqlite: Path | None) -> FileState | SQLiteState | None:
+def _state_beside(file: Path | None, sqlite: Path | None, mode: int) -> FileState | SQLiteState | None:
     if file is not None and sqlite is not None:
         raise ConfigError(setting="file", problem="give a file or an SQLite database, not both")
     if file is not None:
-        return FileState(file)
-    return SQLiteState(sqlite) if sqlite is not None else None
+        return FileState(file, mode=mode)
+    return SQLiteState(sqlite, mode=mode) if sqlite is not None else None
 
 
 def _address(http: str) -> tuple[str, int]:

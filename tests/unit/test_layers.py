@@ -22,7 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
     ("restore", "lease", "health", "jobs", "problems", "crew", "patches"),
     ("replica", "diagnosis"),
-    ("whole_replica", "primary", "acks"),
+    ("whole_replica", "primary", "acks", "state_writer"),
     ("tasks", "keeper"),
     ("reader",),
     ("node", "admin", "forks", "certify"),

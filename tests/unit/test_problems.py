@@ -50,7 +50,7 @@ def test_a_heartbeat_keeps_apart_what_is_wrong_with_the_log_and_what_with_the_no
     problems.report("reader", away("refused"))
     problems.report("log", LogLost(what="the log is gone"))
     problems.report("saver", CheckpointError(path="p", problem="full"))
-    (of_the_log,), (of_the_node,) = problems.of_the_log, problems.of_the_node
+    (of_the_log,), (of_the_node,) = problems.others, problems.of_the_node
     assert of_the_log.startswith("the log is gone")
     assert "full" in of_the_node
 
