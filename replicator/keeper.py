@@ -29,6 +29,7 @@ from .errors import (
     Stalled,
     StateError,
 )
+from .handover import Handover
 from .lease import Lease
 from .primary import Primary
 from .problems import Problems
@@ -79,6 +80,8 @@ class Keeper:
         self.looked_at = 0.0
         #: Who asked for a snapshot that has not begun yet.
         self.snapshot_asked_by = ""
+        #: What others are told of a switchover from this node.
+        self.handover = Handover(wake)
         self._log = log
         self._replica = replica
         self._primary = primary
@@ -282,6 +285,8 @@ class Keeper:
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
             problem="; ".join(self._problems.others),
             candidate=self._habits.auto_promote,
+            prepares=self.handover.is_offered,
+            prepared=self.handover.answer,
             digest=digest,
             digest_at=digest_at,
         )

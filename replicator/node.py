@@ -42,6 +42,7 @@ from .errors import (
     PromotionRefused,
     ReplicatorError,
 )
+from .handover import Handover
 from .health import Lag
 from .keeper import Habits, Keeper
 from .lease import Lease
@@ -140,6 +141,8 @@ class Node:
         #: What is in the way now.
         self._problems = Problems()
         self._duties: Duties | None = None
+        #: What is to be done before a switchover, by somebody beside this node (`beside.py`).
+        self.handover = Handover(self._wake)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -175,6 +178,7 @@ class Node:
                 stopping=self._stopping,
             )
             self._keeper.http = self.http
+            self._keeper.handover = self.handover
             self._reader = Reader(
                 self._log, self._replica, self._primary, self._acks, self._keeper, stopping=self._stopping
             )

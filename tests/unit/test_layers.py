@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("config", "core", "connection"),
     ("checkpoint_file",),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
-    ("restore", "lease", "health", "jobs", "problems", "crew", "patches"),
+    ("restore", "lease", "health", "jobs", "problems", "crew", "patches", "commands", "handover"),
     ("replica", "diagnosis"),
     ("whole_replica", "primary", "acks", "state_writer"),
     ("tasks", "keeper"),
