@@ -98,6 +98,7 @@ class Beside:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._node.handover.is_offered = False
         self._stopping.set()
         for thread in self._threads:
             thread.join(STOP_WITHIN_S)

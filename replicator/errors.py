@@ -198,7 +198,7 @@ class StateChanged(StateError):
 
 
 class StateInUse(StateError):
-    """the state in {path} cannot be replaced: a program has a transaction open; it is tried again until that ends"""
+    """a program has a transaction open in {path}: the state cannot be read or replaced until that ends"""
 
 
 class ProgramError(ReplicatorError):
