@@ -82,6 +82,8 @@ class WholeReplica(Replica):
         Raises `StateError`: the record is read again. Meanwhile the lease runs out, and another one may take over.
         """
         self.write_state(insisting=True)
+        if (behind := self.unwritten) is not None:  # the node stops
+            raise behind
         self._carry_out([Work(step, [])], after)
 
     def _patch(self, step: Step, before: View, after: Member) -> None:

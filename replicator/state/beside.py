@@ -12,7 +12,7 @@ from pathlib import Path
 from replicator import disk
 from replicator.errors import StateError
 
-__all__ = ["asides", "copied", "draft_of", "explained", "is_kept", "stat_of", "unused"]
+__all__ = ["asides", "copied", "draft_of", "explained", "is_kept", "stat_of", "survived", "unused"]
 
 _CHUNK = 1024 * 1024
 
@@ -40,8 +40,16 @@ def stat_of(path: str | Path) -> os.stat_result | None:
     """None: there is no such file."""
     try:
         return os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def survived(path: Path) -> bool:
+    """Whether a file is there, or may be, where that cannot be told: then it must not be taken for one to be made."""
+    try:
+        return stat_of(path) is not None
+    except OSError:
+        return True
 
 
 def asides(path: Path) -> list[Path]:

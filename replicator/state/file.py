@@ -36,7 +36,7 @@ import xxhash
 from replicator import disk
 from replicator.errors import StateChanged, StateError
 
-from .beside import asides, copied, draft_of, explained, is_kept, stat_of, unused
+from .beside import asides, copied, draft_of, explained, is_kept, stat_of, survived, unused
 from .stamps import Seen, Stamp, Watch
 
 __all__ = ["FileState"]
@@ -77,7 +77,7 @@ class FileState:
 
     def survived(self) -> bool:
         """Whether the file is there."""
-        return self.path.exists()
+        return survived(self.path)
 
     def published(self) -> None:
         """What the last snapshot gave is published."""

@@ -51,7 +51,7 @@ import xxhash
 from replicator import disk
 from replicator.errors import StateError, StateInUse
 
-from .beside import draft_of, explained, is_kept, stat_of, unused
+from .beside import draft_of, explained, is_kept, stat_of, survived, unused
 from .stamps import Watch
 
 __all__ = ["SQLiteState"]
@@ -113,7 +113,7 @@ class SQLiteState:
 
     def survived(self) -> bool:
         """Whether the database is there."""
-        return self.path.exists()
+        return survived(self.path)
 
     def published(self) -> None:
         """What the last snapshot gave is published."""

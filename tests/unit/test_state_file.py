@@ -364,6 +364,17 @@ def test_a_file_that_may_not_be_read_is_said_to_be(path: Path) -> None:
         FileState(path).snapshot()
 
 
+def test_a_file_of_which_nobody_can_say_whether_it_is_there_is_not_taken_for_gone(path: Path) -> None:
+    # given a path that leads nowhere, which is neither there nor missing
+    path.symlink_to(path)
+    state = FileState(path)
+    assert state.survived()
+    with pytest.raises(StateError, match="symbolic links"):
+        state.snapshot()
+    (path.parent / "file").touch()
+    assert not FileState(path.parent / "file" / "x").survived()
+
+
 def test_a_directory_is_no_file(path: Path) -> None:
     path.mkdir()
     with pytest.raises(StateError, match="directory"):

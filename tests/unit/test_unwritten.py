@@ -165,6 +165,30 @@ def test_a_node_leads_once_its_state_is_what_was_published(group: Group) -> None
     assert b.publish().what == "nothing"
 
 
+def test_one_that_ends_before_it_could_lead_does_not_come_back_with_what_it_had(group: Group) -> None:
+    a = group.primary("a", state=Text([b"one"]))
+    b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
+    a.publish()
+    has(b, [b"one"])
+    b._state.refusal = FULL
+    a._state.pieces = [b"two"]
+    a.publish()
+    eventually(lambda: b.position == a.position)
+    # given that it took the term, and ends before it could lead
+    with pytest.raises(TimeoutError):
+        b.promote(force=True, timeout_s=0.3)
+    b.stop()
+    b._replica.unwritten = FULL
+    with pytest.raises(StateError), b._replica.turn:
+        b._replica._lead(*[None] * 3)  # type: ignore[arg-type]
+    # when it comes back
+    state = Refusing([b"one"])
+    again = group.node("b", state=state)
+    again.promote(force=True, timeout_s=PATIENCE_S)
+    # then it leads with what was published
+    assert state.pieces == [b"two"]
+
+
 def test_one_that_cannot_lead_keeps_nobody_waiting(group: Group) -> None:
     a = group.primary("a", state=Text([b"one"]), lease_s=SHORT_LEASE_S)
     b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
