@@ -122,11 +122,12 @@ def test_a_command_for_a_standby_is_left_to_end_and_another_one_follows(group: G
 
 
 def test_the_end_of_a_node_cuts_the_command_for_a_primary_short_and_waits_for_that_of_a_standby(
-    group: Group, told: Path
+    group: Group, told: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     a = group.primary("a")
     with Beside(a, on_primary=noting(told, "primary", 600), on_standby=noting(told, "standby", 0.5)):
         eventually(lambda: lines(told) == ["begin-primary"])
+    assert "was cut short" in caplog.text
     assert lines(told) == ["begin-primary", "begin-standby", "end-standby"]
 
 

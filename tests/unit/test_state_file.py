@@ -168,6 +168,13 @@ def test_a_draft_and_a_copy_are_never_readable_for_more_than_the_file_is(
         modes.add(stat.S_IMODE(path.with_name(f".{path.name}.new").stat().st_mode))
         yield b"ew"
 
+    write = module.disk.write
+
+    def noted(descriptor: int, data: bytes) -> None:
+        modes.add(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        write(descriptor, data)
+
+    monkeypatch.setattr(module.disk, "write", noted)
     monkeypatch.setattr(module.os, "link", _no_link)
     FileState(path).restore(looking())
     assert modes | {stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()} == {0o600}

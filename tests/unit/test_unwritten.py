@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from replicator.problems import Problems
 from replicator.state import SharedState
 from replicator.state_writer import FIRST_PAUSE_S, PAUSE_S_MAX, StateWriter
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
-from tests.unit.test_whole import Kept, Text, has
+from tests.unit.test_whole import KIB, Kept, Text, has, pieces
 
 FULL = StateError(path="the-file", problem="the disk is full")
 IN_USE = StateInUse(path="the-file")
@@ -26,8 +27,8 @@ IN_USE = StateInUse(path="the-file")
 class Refusing(Kept):
     """Cannot be written as long as there is a refusal, at the first piece or when it is swapped in."""
 
-    def __init__(self, pieces: Iterable[Any] = (), *, at_end: bool = True) -> None:
-        super().__init__(pieces)
+    def __init__(self, found: Iterable[Any] = (), *, at_end: bool = True) -> None:
+        super().__init__(found)
         self.refusal: Exception | None = None
         self.attempts = 0
         self._at_end = at_end
@@ -66,16 +67,18 @@ def status_of(group: Group, name: str) -> admin.NodeStatus:
 
 
 @pytest.mark.parametrize("at_end", [True, False])
-def test_what_comes_meanwhile_is_taken_once_and_the_state_follows_later(group: Group, at_end: bool) -> None:
-    a = group.primary("a", state=Text([b"one"]))
+@pytest.mark.parametrize("what", ["patch", "whole"])
+def test_what_comes_meanwhile_is_taken_once_and_the_state_follows_later(group: Group, at_end: bool, what: str) -> None:
+    rest = pieces(100 * KIB) if what == "patch" else []
+    a = group.primary("a", state=Text([b"one", *rest]))
     b = group.node("b", state=Refusing(at_end=at_end), lease_s=SHORT_LEASE_S)
     a.publish()
-    has(b, [b"one"])
+    has(b, [b"one", *rest])
     # given a standby whose disk is full
     b._state.refusal = FULL
     for text in (b"two", b"three"):
-        a._state.pieces = [text]
-        a.publish()
+        a._state.pieces = [text, *rest]
+        assert a.publish().what == what
         # then it takes every record, acknowledges it, and says what is in the way
         eventually(lambda: b.position == a.position)
         eventually(lambda: "the disk is full" in b.problem)
@@ -85,19 +88,102 @@ def test_what_comes_meanwhile_is_taken_once_and_the_state_follows_later(group: G
     eventually(lambda: "the disk is full" in (status_of(group, "b").problem or ""))
     with pytest.raises(StateError, match="the disk is full"), b.reading():
         pass
-    assert b._state.pieces == [b"one"]
+    assert b._state.pieces == [b"one", *rest]
     # when there is room again, then it has the newest, and nothing is said any more
     b._state.refusal = None
-    has(b, [b"three"])
+    has(b, [b"three", *rest])
     eventually(lambda: not b.problem)
     assert b.held_up is None
     with b.reading() as state:
-        assert state.pieces == [b"three"]
+        assert state.pieces == [b"three", *rest]
     # and each record is on its disk once
+    a._replica.flush()
     assert [str(each.id) for each in b._checkpoint.changes()] == [str(each.id) for each in a._checkpoint.changes()]
-    a._state.pieces = [b"four"]
+    a._state.pieces = [b"four", *rest]
     a.publish()
-    has(b, [b"four"])
+    has(b, [b"four", *rest])
+
+
+def test_each_record_is_saved_once_whenever_the_state_refuses(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = group.primary("a", state=Text(pieces(100 * KIB)))
+    b = group.node("b", state=Refusing())
+    a.publish()
+    has(b, a._state.pieces)
+    saved: list[str] = []
+    save = b._replica._save
+
+    def noted(steps: Any, *, synced: bool = True) -> None:
+        saved.extend(str(step.record.id) for step in steps)
+        save(steps, synced=synced)
+
+    monkeypatch.setattr(b._replica, "_save", noted)
+    b._state.refusal = FULL
+    for text in (b"two", b"three"):
+        a._state.pieces[0] = text
+        a.publish()
+    eventually(lambda: b.position == a.position)
+    assert len(saved) == len(set(saved)) == 2
+
+
+def test_the_records_that_follow_do_not_try_it_again_and_again(group: Group) -> None:
+    a = group.primary("a", state=Text(pieces(100 * KIB)))
+    b = group.node("b", state=Refusing())
+    a.publish()
+    has(b, a._state.pieces)
+    b._state.refusal = FULL
+    b._replica.unwritten = FULL
+    b._keeper._state_writer._next_at = time.monotonic() + 3600
+    before = b._state.attempts
+    for at in range(10):
+        a._state.pieces[0] = b"text %d" % at
+        a.publish()
+    eventually(lambda: b.position == a.position)
+    assert b._state.attempts == before
+
+
+def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    a = group.primary("a", state=Text(pieces(100 * KIB)))
+    b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
+    a.publish()
+    has(b, a._state.pieces)
+    b._state.refusal = FULL
+    a._state.pieces[0] = b"two"
+    a.publish()
+    eventually(lambda: b.held_up)
+    # given that it is being written, which takes its time
+    state = b._state
+    target = b._replica._target
+
+    class Stopping:
+        """Draws all there is, and swaps it in when it is told to."""
+
+        snapshot = state.snapshot
+
+        def restore(self, found: Iterable[Any]) -> None:
+            def slowly() -> Iterator[Any]:
+                for at, piece in enumerate(found):
+                    if at == 1:
+                        begun.set()
+                        assert goes_on.wait(PATIENCE_S)
+                    yield piece
+
+            state.restore(slowly())
+
+    b._replica._target = lambda *, insisting: Stopping()  # type: ignore[method-assign]
+    state.refusal = None
+    assert begun.wait(PATIENCE_S)
+    # when more is published, then the node takes it without waiting
+    a._state.pieces[0] = b"three"
+    a.publish()
+    eventually(lambda: b.position == a.position)
+    assert not goes_on.is_set()
+    b._replica._target = target  # type: ignore[method-assign]
+    goes_on.set()
+    # then that is what the state becomes
+    has(b, a._state.pieces)
+    eventually(lambda: b.held_up is None)
 
 
 def test_a_restart_meanwhile_starts_and_makes_it_up(group: Group) -> None:
