@@ -8,7 +8,8 @@ else it is made what was published, by patches and snapshots; what its program d
 the database and not stop. The record is taken all the same: it is on this node's disk, and the payload is what was
 published. Only the state is behind that (`unwritten`), and is made that later (`write_state`), while what comes
 meanwhile goes into the payload alone. Nobody reads it until then, and this node does not lead: its own term record
-is taken once the state is what was published.
+is taken once the state is what was published. What it could not lead with it acknowledges to nobody who waits for its
+disk: it would not be counted among those that have it when the next primary is chosen.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from typing import Any
 
 from .checkpoint import Checkpoint, Step
 from .core.fold import Verdict, View
-from .core.ids import Writer
+from .core.ids import ZERO_ID, RecordId, Writer
 from .core.member import Member
 from .core.patch import PatchHead
 from .core.records import ChangeRecord, PartRecord, Record
-from .errors import CheckpointError, CorruptRecord, StateError
+from .errors import CheckpointError, CorruptRecord, StateError, StateInUse
 from .patches import Whole
 from .replica import Replica, Work
 from .restore import Dropped, Ending, Failed, run
@@ -44,6 +45,8 @@ class WholeReplica(Replica):
         self.whole = Whole(checkpoint.data_dir)
         #: Who writes the state. What of it moves when a record is taken moves under `lock`.
         self._writing = threading.Lock()
+        #: Up to where the state was what was published, before it was `unwritten`.
+        self._written_upto = ZERO_ID
         super().__init__(state, checkpoint, me)
 
     # --- start -------------------------------------------------------------------------------------------------------
@@ -136,7 +139,7 @@ class WholeReplica(Replica):
                     behind = failed.__cause__
                 self.whole.adopt()
                 self.whole.is_ahead = mine
-                self.unwritten = behind
+                self._is_behind(behind)
 
         if mine or behind is not None:
             _draw(pieces)
@@ -190,8 +193,20 @@ class WholeReplica(Replica):
         except Failed as failed:
             if not isinstance(failed.__cause__, StateError):
                 raise self._fail(self.member.view.position.id, failed) from failed.__cause__
-            self.unwritten = failed.__cause__
+            self._is_behind(failed.__cause__)
             raise failed.__cause__ from None
+
+    def _is_behind(self, problem: StateError | None) -> None:
+        if self.unwritten is None:
+            self._written_upto = self.member.view.position.id
+        self.unwritten = problem
+
+    @property
+    def synced_upto(self) -> RecordId:
+        upto = super().synced_upto
+        # One that is in use can be replaced, so this node can lead.
+        may_lead = self.unwritten is None or isinstance(self.unwritten, StateInUse)
+        return upto if may_lead else min(upto, self._written_upto)
 
     def _target(self, *, insisting: bool) -> ReplicatedState:
         return _Insisting(self.state) if insisting and isinstance(self.state, SharedState) else self.state

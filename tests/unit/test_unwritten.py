@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from replicator import admin
+from replicator.acks import Level
 from replicator.core.ids import ZERO_ID
-from replicator.errors import PromotionRefused, Stalled, StateError, StateInUse
+from replicator.errors import NotAcknowledged, PromotionRefused, Stalled, StateError, StateInUse
 from replicator.problems import Problems
 from replicator.state import SharedState
 from replicator.state_writer import FIRST_PAUSE_S, PAUSE_S_MAX, StateWriter
@@ -328,6 +329,32 @@ def test_a_primary_whose_state_was_replaced_and_could_not_be_written_publishes_n
     a._state.refusal = None
     assert a.publish().what == "nothing"
     assert a._state.pieces == [b"two"]
+
+
+def test_what_a_node_could_not_lead_with_it_does_not_acknowledge(group: Group) -> None:
+    a = group.primary("a", state=Text([b"one"]))
+    b = group.node("b", state=Shared(), lease_s=SHORT_LEASE_S)
+    a.publish()
+    has(b, [b"one"])
+    # given a state in use: this node could lead all the same
+    b._state.refusal = IN_USE
+    a._state.pieces = [b"two"]
+    a.publish(ack="applied:1", timeout_s=PATIENCE_S)
+    assert b._state.pieces == [b"one"]
+    b._state.refusal = None
+    has(b, [b"two"])
+    eventually(lambda: b.held_up is None)
+    # when it could not
+    b._state.refusal = FULL
+    a._state.pieces = [b"three"]
+    with pytest.raises(NotAcknowledged):
+        a.publish(ack="applied:1", timeout_s=0.5)
+    assert b.position == a.position
+    assert group.log().look().peers["b"].synced < a.position.id
+    # then it does once it can
+    b._state.refusal = None
+    has(b, [b"three"])
+    a._acks.wait(Level.parse("applied:1"), a.position.id, PATIENCE_S)
 
 
 def test_what_is_not_written_is_not_called_equal(group: Group) -> None:
