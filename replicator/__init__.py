@@ -29,17 +29,19 @@ if TYPE_CHECKING:
         NotPrimary,
         OutcomeUnknown,
         PositionLost,
+        ProgramError,
         PromotionRefused,
         ReplicatorError,
         Stalled,
         StateChanged,
         StateError,
+        StateInUse,
         UnknownGroup,
     )
     from .host import Host
     from .node import Node
     from .patches import Published
-    from .state import KeptState, ReplicatedState, State
+    from .state import KeptState, ReplicatedState, SharedState, State
 
 __all__ = [
     "ChangeRejected",
@@ -59,15 +61,18 @@ __all__ = [
     "OutcomeUnknown",
     "Position",
     "PositionLost",
+    "ProgramError",
     "PromotionRefused",
     "Published",
     "RecordId",
     "ReplicatedState",
     "ReplicatorError",
+    "SharedState",
     "Stalled",
     "State",
     "StateChanged",
     "StateError",
+    "StateInUse",
     "UnknownGroup",
 ]
 
@@ -79,6 +84,7 @@ _ELSEWHERE = {
     "Published": "patches",
     "RecordId": "core.ids",
     "ReplicatedState": "state",
+    "SharedState": "state",
     "State": "state",
 }
 

@@ -49,6 +49,9 @@ __all__ = [
 
 POLL_EVERY_S = 0.02
 
+#: For a command that stops a program, which may take a minute, and the publication after it.
+PREPARE_TIMEOUT_S = 80.0
+
 #: Nobody writes meanwhile, so this is looked at more often.
 POLL_IN_THE_GAP_S = 0.002
 
@@ -418,25 +421,51 @@ def switchover(
 
     What stops the old primary is the promotion itself: it is one step in Redis, behind which nothing of the old term
     is accepted, and `node` reads all before it. What is refused then is refused for certain, and can be sent to `node`.
-    So that the gap is short, `node` has to have read what the log had a moment ago.
+    So that the gap is short, `node` has to have read what the log had a moment ago. Where the old primary has a program
+    beside it, that is stopped, and what it wrote last is published, before the promotion (`handover.py`).
 
-    Raises `NotPrimary` (nobody leads), `PromotionRefused`, `TimeoutError` (it does not keep up; nothing was done).
+    Raises `NotPrimary` (nobody leads), `PromotionRefused`, `TimeoutError` (it does not keep up, or the old primary did
+    not say that its program has stopped; nothing was done).
     """
     _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     deadline = time.monotonic() + timeout_s
-    log = log.within(deadline + GRACE_S)
+    unlimited, log = log, log.within(deadline + GRACE_S)
     before = _led_head(log)
     if before.node == node:
         raise PromotionRefused(node, "it leads already")
     _wait_until_it_keeps_up(log, node, before.position.id, deadline, progress)
     started = time.monotonic()
-    left_s = max(0.0, deadline - started)
+    if _prepare(unlimited, node, before, by, progress):
+        deadline = time.monotonic() + timeout_s
+        log = unlimited.within(deadline + GRACE_S)
+        _wait_until_it_keeps_up(log, node, _led_head(log).position.id, deadline, progress)
+    left_s = max(0.0, deadline - time.monotonic())
     done = promote(log, node, by=by, reason=reason, expect=before.term, lease_ms=lease_ms, timeout_s=left_s)
     gap_ms = (time.monotonic() - started) * 1000
     follows = _follows(log, before, done.term, deadline)
     return Switchover(
         node=node, before=before.node, term=done.term, id=done.id, gap_ms=round(gap_ms, 1), follows=follows
     )
+
+
+def _prepare(log: Log, node: str, before: Head, by: str, progress: Progress) -> bool:
+    """Have the old primary stop its program and publish what it wrote last; whether there was any of that to do."""
+    peer = log.look().peers.get(before.node)
+    if peer is None or not peer.alive or not peer.prepares:
+        return False
+    ask = log.ask("prepare", by=by, node=before.node)
+    progress(f"{before.node} stops its program, and publishes what that wrote last")
+    deadline = time.monotonic() + PREPARE_TIMEOUT_S
+    while peer.prepared != ask:
+        if peer.prepared.startswith(f"{ask}: "):
+            reason = peer.prepared.removeprefix(f"{ask}: ")
+            raise PromotionRefused(node, f"{before.node} cannot hand over ({reason}); `promote` does not ask it to")
+        if not peer.alive or time.monotonic() > deadline:
+            hint = f"nothing was done; `replicator promote {node}` does not wait for it"
+            raise TimeoutError(f"{before.node} has not said that its program has stopped; {hint}")
+        time.sleep(POLL_EVERY_S)
+        peer = log.look().peers.get(before.node, peer)
+    return True
 
 
 def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: float, progress: Progress) -> None:

@@ -44,7 +44,6 @@ import fcntl
 import logging
 import os
 import re
-import shutil
 import sqlite3
 import threading
 import time
@@ -54,6 +53,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from replicator import disk
 from replicator.checkpoint_file import (
     APPLICATION_ID,
     FORMAT_VERSION,
@@ -148,7 +148,7 @@ class Checkpoint:
         self._lost = ""
         self._weights = _Weights()
         with _translated(self.data_dir):
-            _make_directory(data_dir)
+            disk.make_directory(data_dir)
             self._lock = _DirectoryLock(data_dir)
         try:
             with _translated(self.path):
@@ -156,7 +156,7 @@ class Checkpoint:
                 self._db = _connect(self.path)
                 # Of a process that was killed: its last saves are with the system, and perhaps not on the disk yet.
                 with contextlib.suppress(FileNotFoundError):
-                    _sync(self._wal)
+                    disk.sync(self._wal)
                 self._weights = _weights_of(self._db, self._saved)
         except BaseException:
             self.close()
@@ -286,7 +286,7 @@ class Checkpoint:
         # SQLite has moved out of the WAL by now, it has synced itself.
         with _translated(self.path):
             try:
-                _sync(self._wal)
+                disk.sync(self._wal)
             except OSError as error:
                 with self._mutex:
                     if self._db is None:  # it was closed meanwhile: that moves all out of the WAL, and deletes it
@@ -320,15 +320,15 @@ class Checkpoint:
         """
         with self._mutex, _translated(self.data_dir / "forks"):
             forks = self.data_dir / "forks"
-            _make_directory(forks)
+            disk.make_directory(forks)
             draft = forks / "new.sqlite"
             _discard(draft)  # of a process that was killed here
-            _create_file(draft)
+            _create(draft)
             self._connection.execute("VACUUM INTO ?", (str(draft),))
             _write_reason(draft, reason, parted_at)
             at = self._saved.view.position.id if self._saved.view else ZERO_ID
             path = _unused(forks / f"{_utc_now()}-{at}.sqlite")
-            _publish(draft, path)
+            disk.publish(draft, path)
             return path
 
     @contextlib.contextmanager
@@ -397,9 +397,9 @@ class Checkpoint:
         saved = Saved(group=group, node=node)
         if self._lock.marked:  # by a file that is gone: come back behind a power cut, it would make this one damaged
             self._lock.mark(0)
-            _sync(self.data_dir / "lock")
+            disk.sync(self.data_dir / "lock")
         _begin(self.data_dir / _NEW, saved)
-        _publish(self.data_dir / _NEW, self.path)
+        disk.publish(self.data_dir / _NEW, self.path)
         return saved
 
     def close(self) -> None:
@@ -567,16 +567,13 @@ def _put_aside(path: Path) -> Path:
     for suffix in _SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", f"{aside}{suffix}")
-        _sync(path.parent)
+        disk.sync(path.parent)
     return aside
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 _NEW = "checkpoint.sqlite.new"
-
-#: On macOS, where fsync does not reach the disk.
-_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 #: A database file, and what SQLite may have beside it.
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
@@ -594,13 +591,18 @@ def _connect(path: Path, *, synced: bool = True) -> sqlite3.Connection:
 
 
 def _begin(path: Path, saved: Saved) -> None:
-    _create_file(path)
+    _create(path)
     # Who gives the file its name syncs it, once and as a whole: nothing of it counts before.
     with contextlib.closing(_connect(path, synced=False)) as db:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         db.executescript(SCHEMA)
         db.execute("INSERT INTO meta VALUES ('saved', ?)", (saved.to_bytes(),))
+
+
+def _create(path: Path) -> None:
+    # SQLite would create it readable for everybody; its -wal takes the mode of the file.
+    os.close(disk.create(path))
 
 
 def _write_reason(path: Path, reason: str, parted_at: RecordId) -> None:
@@ -623,35 +625,6 @@ def _exists(path: Path) -> bool:
 def _discard(path: Path) -> None:
     for suffix in _SUFFIXES:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
-
-
-def _make_directory(path: Path) -> None:
-    if not path.is_dir():
-        path.mkdir(mode=0o700, parents=True)
-        _sync(path.parent)
-
-
-def _create_file(path: Path) -> None:
-    # SQLite would create it readable for everybody; its -wal takes the mode of the file.
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-
-
-def _publish(draft: Path, path: Path) -> None:
-    """Give a whole file its name, so that it is there after a power cut too."""
-    _sync(draft)
-    os.rename(draft, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if _FULL_SYNC is None:
-            os.fsync(descriptor)
-        else:
-            fcntl.fcntl(descriptor, _FULL_SYNC)
-    finally:
-        os.close(descriptor)
 
 
 def _unused(path: Path) -> Path:
@@ -679,7 +652,7 @@ class _DirectoryLock:
     _RAN = re.compile(rb"boot (\S+) (\S+)\n")
 
     def __init__(self, data_dir: Path) -> None:
-        self._file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = disk.open_lock(data_dir / "lock")
         try:
             self._take(data_dir)
             found = self._found()
@@ -750,7 +723,7 @@ def _lost_writes(error: BaseException) -> bool:
 def _explained(error: sqlite3.Error, path: Path) -> str:
     code = code_of(error)
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return f"{error} ({_free(path)}); nothing was saved"
+        return f"{error} ({disk.free_mb(path)} on that disk); nothing was saved"
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return f"{error}; restart the node: it sets the file aside and rebuilds itself from the log"
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -758,10 +731,3 @@ def _explained(error: sqlite3.Error, path: Path) -> str:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return f"{error}; this user needs to read and write the file and its directory"
     return str(error)
-
-
-def _free(path: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free on that disk"
-    except OSError as error:
-        return f"how much is free cannot be said: {error.strerror}"

@@ -43,7 +43,7 @@ from types import TracebackType
 from typing import IO, Any
 from urllib.parse import quote
 
-from . import checks
+from . import checks, disk
 from .errors import ConfigError, ReplicatorError
 from .redis_server import SERVER_VARIABLE, find_server
 from .signals import ending
@@ -274,7 +274,7 @@ class DevStack:
             raise ConfigError(setting="--dir", problem=f"{self.directory} has a {bad.pop()!r} in its name")
         for path in (self.directory, self.directory / "log"):
             try:
-                path.mkdir(parents=True, exist_ok=True)
+                disk.make_directory(path)
             except OSError as error:
                 raise ConfigError(setting="--dir", problem=f"{path} cannot be made: {error.strerror}") from error
 
@@ -292,9 +292,7 @@ class DevStack:
         """Write stack.json, whole or not at all, before the first process exists that it must lead to."""
         self._token = secrets.token_hex(16)
         record = {"token": self._token, "redis": self.redis_url, "group": self.group, "nodes": self.urls()}
-        path = _record_path(self.directory)
-        path.with_suffix(".new").write_text(json.dumps(record, indent=2) + "\n")
-        path.with_suffix(".new").replace(path)
+        disk.write_private(_record_path(self.directory), json.dumps(record, indent=2).encode() + b"\n")
 
     def _spawn(self, conf: Path) -> None:
         self._guard = self._popen("guard", [sys.executable, "-m", "replicator.dev", str(self.directory)], {})
@@ -306,7 +304,9 @@ class DevStack:
         self._supervisord = self._popen("supervisord.err", command, {**self._environment, **self._settings()})
 
     def _popen(self, log_name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        with (self.directory / "log" / f"{log_name}.log").open("wb") as log:
+        path = self.directory / "log" / f"{log_name}.log"
+        path.unlink(missing_ok=True)
+        with open(path, "wb", opener=disk.opener) as log:
             return subprocess.Popen(
                 command,
                 env={**os.environ, **environment},
@@ -315,6 +315,8 @@ class DevStack:
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C or a lost terminal is for us alone; supervisord would take SIGHUP for "restart".
                 start_new_session=True,
+                # What they write (the AOF, logs) is for nobody else, wherever the directory is.
+                umask=disk.PRIVATE_UMASK,
             )
 
     def _settings(self) -> dict[str, str]:
@@ -528,7 +530,10 @@ def _recorded_token(directory: Path) -> str | None:
 
 def _lock(directory: Path) -> IO[str]:
     """Take the directory for this process; the lock ends when the file is closed, at the latest with the process."""
-    lock = (directory / "lock").open("a+")
+    try:
+        lock = os.fdopen(disk.open_lock(directory / "lock"), "r+")
+    except OSError as error:
+        raise ConfigError(setting="--dir", problem=f"{directory / 'lock'} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

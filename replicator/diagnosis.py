@@ -229,7 +229,7 @@ def _of_node(name: str, peer: Peer, look: Look) -> Iterator[Check]:
         yield warning(name, f"it has not reported for {_seconds(peer)}", do)
         return
     if peer.stalled:
-        yield problem(name, "it takes nothing in any more", peer.stalled)
+        yield problem(name, "it cannot lead, or take anything in", peer.stalled)
     if peer.problem:
         yield problem(name, "it reports a problem", peer.problem)
     if peer.run != look.run:

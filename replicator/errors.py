@@ -17,7 +17,9 @@
     ├── PromotionRefused         another node is the better one
     ├── PositionLost             a failover left that position behind
     ├── StateError               a state that is kept in a file cannot be read or written
-    │   └── StateChanged         … because another program changed it meanwhile
+    │   ├── StateChanged         … because another program changed it meanwhile
+    │   └── StateInUse           … because another program has a transaction open
+    ├── ProgramError             what belongs to the program beside a node cannot be run, or published
     └── Stalled                  apply() or restore() failed; the node keeps its place
 
 Each class' docstring is its message: what happened and what to do. Fields are attributes, for programs.
@@ -193,6 +195,14 @@ class StateError(ReplicatorError):
 
 class StateChanged(StateError):
     """{path} was changed while it was read, again and again; publish when its program is done with it"""
+
+
+class StateInUse(StateError):
+    """a program has a transaction open in {path}: the state cannot be read or replaced until that ends"""
+
+
+class ProgramError(ReplicatorError):
+    """{what} {problem}"""
 
 
 class Stalled(ReplicatorError):

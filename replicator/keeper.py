@@ -29,11 +29,13 @@ from .errors import (
     Stalled,
     StateError,
 )
+from .handover import Handover
 from .lease import Lease
 from .naming import Name
 from .primary import Primary
 from .problems import Problems
 from .replica import Replica
+from .state_writer import StateWriter
 
 __all__ = ["Habits", "Keeper"]
 
@@ -80,6 +82,8 @@ class Keeper:
         self.looked_at = 0.0
         #: Who asked for a snapshot that has not begun yet.
         self.snapshot_asked_by = ""
+        #: What others are told of a switchover from this node.
+        self.handover = Handover(wake)
         self._log = log
         self._replica = replica
         self._primary = primary
@@ -89,6 +93,7 @@ class Keeper:
         self._problems = problems
         self._own_name = own_name
         self._stopping = stopping
+        self._state_writer = StateWriter(replica, problems, name=self._name)
         self._publisher: threading.Thread | None = None
         self._digester: threading.Thread | None = None
         self._beaten_at: float | None = None
@@ -112,11 +117,7 @@ class Keeper:
     def keep(self) -> float:
         """Do it once; the seconds until it is to be done again."""
         started = time.monotonic()
-        if self._problems.get("state") is not None and self._replica.turn.acquire(blocking=False):
-            try:
-                self.follow()
-            finally:
-                self._replica.turn.release()
+        self._state_writer.keep()
         self.join()
         self._digest_marker()
         self._beat()
@@ -129,8 +130,7 @@ class Keeper:
         """A node that stopped leading gives up what it did not publish. The caller has the turn."""
         try:
             self._replica.follow()
-            self._problems.solved("state")
-        except (StateError, Stalled) as error:
+        except Stalled as error:
             self._problems.report("state", error)
 
     def _pause_s(self, started: float) -> float:
@@ -258,8 +258,10 @@ class Keeper:
             kept_bytes=self._replica.kept_bytes,
             applied_at=self._replica.applied_at,
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
-            problem="; ".join(self._problems.of_the_log),
+            problem="; ".join(self._problems.others),
             candidate=self._habits.auto_promote,
+            prepares=self.handover.is_offered,
+            prepared=self.handover.answer,
             digest=digest,
             digest_at=digest_at,
         )

@@ -42,6 +42,7 @@ from .errors import (
     PromotionRefused,
     ReplicatorError,
 )
+from .handover import Handover
 from .health import Lag
 from .keeper import Habits, Keeper
 from .lease import LEASE_S, Lease, answer_within_s
@@ -144,6 +145,8 @@ class Node:
         #: What is in the way now.
         self._problems = Problems()
         self._duties: Duties | None = None
+        #: What is to be done before a switchover, by somebody beside this node (`beside.py`).
+        self.handover = Handover(self._wake)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -186,6 +189,7 @@ class Node:
                 stopping=self._stopping,
             )
             self._keeper.http = self.http
+            self._keeper.handover = self.handover
             self._reader = Reader(
                 self._log, self._replica, self._primary, self._acks, self._keeper, stopping=self._stopping
             )
@@ -280,9 +284,23 @@ class Node:
         return self._replica.stalled or None
 
     @property
+    def held_up(self) -> str | None:
+        """Why the state does not become what it should be: the application failed, or something is in its way, a full
+        disk for example, and it is tried again. None: it does."""
+        unwritten = self._replica.unwritten
+        return self.stalled or (str(unwritten) if unwritten is not None else None)
+
+    @property
     def problem(self) -> str:
         """What is in this node's way now, in words; empty: nothing is."""
         return str(self._problems)
+
+    def report(self, name: str, problem: ReplicatorError | None) -> None:
+        """Have `status` and `doctor` tell what is in the way of something beside this node; None: nothing, any more."""
+        if problem is None:
+            self._problems.solved(name)
+        else:
+            self._problems.report(name, problem)
 
     @property
     def lease_ms(self) -> int | None:
@@ -443,6 +461,7 @@ class Node:
         if not isinstance(self._replica, WholeReplica):
             self._primary.publish(until=deadline)
             return Published("snapshot", self.position.id)
+        self._replica.write_state()
         level = self._ack if ack is None else Level.parse(ack)
         applied = level.kind == "applied"
         published = self._primary.publish_state(self._replica.whole, wants_acks=applied, until=deadline)

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from . import disk
 from .checkpoint_file import Payload, Stored
 from .core.codec import SnapshotDecoder
 from .core.frames import frames_of, joined, pieces_of
@@ -72,7 +73,7 @@ class _File:
         self.size = 0
         self._hash = xxhash.xxh3_128()
         try:
-            self._file = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
+            self._file = disk.create(path) if new else os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise _unusable(path, error) from error
         # Whoever draws its pieces holds it, too: the descriptor ends with the last of them.
@@ -96,10 +97,8 @@ class _File:
     def write(self, data: bytes) -> None:
         self._hash.update(data)
         self.size += len(data)
-        left = memoryview(data)
         try:
-            while left:
-                left = left[os.write(self._file, left) :]
+            disk.write(self._file, data)
         except OSError as error:
             raise _unusable(self.path, error) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ReplicatorError
+from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ProgramError, ReplicatorError, StateInUse
 
 __all__ = ["Problems"]
 
@@ -39,16 +39,16 @@ class Problems:
         return "; ".join(dict.fromkeys(map(str, self._known.copy().values())))
 
     @property
-    def of_the_log(self) -> list[str]:
-        """What is wrong with the log, as a node says it in its heartbeat."""
-        found = [str(problem).partition(". ")[0] for problem in self._lasting if _is_of_the_log(problem)]
-        return list(dict.fromkeys(found))
+    def of_the_node(self) -> list[str]:
+        """What keeps the node from taking anything in, or from leading."""
+        # Several of the node's threads meet one full disk.
+        return list(dict.fromkeys(str(problem) for problem in self._lasting if not isinstance(problem, _GOES_ON)))
 
     @property
-    def of_the_node(self) -> list[str]:
-        """What keeps the node from taking anything in."""
-        # Several of the node's threads meet one full disk.
-        return list(dict.fromkeys(str(problem) for problem in self._lasting if not _is_of_the_log(problem)))
+    def others(self) -> list[str]:
+        """What else is wrong: with the log, or with what belongs to the node. It would lead all the same."""
+        found = [str(problem).partition(". ")[0] for problem in self._lasting if isinstance(problem, _GOES_ON)]
+        return list(dict.fromkeys(found))
 
     @property
     def _lasting(self) -> list[ReplicatorError]:
@@ -60,5 +60,5 @@ def _is_over(problem: ReplicatorError) -> bool:
     return isinstance(problem, LogUnavailable) and not problem.refused
 
 
-def _is_of_the_log(problem: ReplicatorError) -> bool:
-    return isinstance(problem, LogLost | LogUnavailable | CorruptRecord)
+#: A state that is in use is replaced when its node is to lead.
+_GOES_ON = (LogLost, LogUnavailable, CorruptRecord, StateInUse, ProgramError)

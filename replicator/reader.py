@@ -127,6 +127,8 @@ class Reader:
             # Not here: one that is under way may be older than what is asked for, then another one follows it.
             self._keeper.snapshot_asked_by = ask.by
             self._keeper.wake()
+        elif ask.what == "prepare" and ask.node == self._replica.member.me.node:
+            self._keeper.handover.ask(ask.id)
         elif ask.what == "digest" and self._replica.member.leads:
             with suppress(LogLost):  # the keeper reports it
                 self._primary.mark()

@@ -35,6 +35,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from . import disk
 from .errors import ConfigError, LogUnavailable
 
 __all__ = ["RedisServer", "ServerBinary", "command_line", "find_server", "free_port", "inspect_server", "wheel_server"]
@@ -283,7 +284,7 @@ class RedisServer:
         """
         if self.alive:
             return self
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        disk.make_directory(self.data_dir)
         self._choose_socket()
         self._spawn()
         try:
@@ -358,10 +359,15 @@ class RedisServer:
             self.data_dir, unix_socket=self.socket_path, port=self.port, config=self.config, binary=self.binary
         )
         self._log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
-        with self.log_path.open("ab") as log:
+        with open(self.log_path, "ab", opener=disk.opener) as log:
             # A session of its own: a Ctrl-C at the terminal is for us, and we end the server in our own order.
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=disk.PRIVATE_UMASK,
             )
 
     def _wait_until_it_answers(self) -> None:

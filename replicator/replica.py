@@ -44,12 +44,12 @@ from .errors import ChangeRejected, CorruptRecord, Stalled, StateError
 from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, run
 from .state import ReplicatedState, State
 
-__all__ = ["Replica", "Turn"]
+__all__ = ["Replica", "Turn", "Work"]
 
 logger = logging.getLogger(__name__)
 
 
-class _Work(NamedTuple):
+class Work(NamedTuple):
     """A fold that is to be carried out, with the decoded changes of its record."""
 
     step: Step
@@ -117,6 +117,8 @@ class Replica:
         self.moved = threading.Condition()
         #: Why this node applies nothing any more, if it does not: a bug in the application.
         self.stalled = ""
+        #: Why the state is not yet what was published, if it is not: something in its surroundings, which may pass.
+        self.unwritten: StateError | None = None
         #: The writer's clock (unix ms) of the newest record in the state; 0: not known.
         self.applied_at = 0
         #: Stale records that were ignored since the start.
@@ -200,7 +202,7 @@ class Replica:
         """
         if self.stalled:
             raise Stalled(self.stalled)
-        work: list[_Work] = []
+        work: list[Work] = []
         verdicts: list[Verdict] = []
         member = self.member
         try:
@@ -219,11 +221,11 @@ class Replica:
                     work = []
                     alone(step, member.view, after)
                     member = self.member
-                    if verdict is Verdict.RESTORE:
+                    if verdict is Verdict.RESTORE or member.holds_term:
                         break
                     continue
                 changes = _changes_of(record) if verdict is Verdict.APPLY else []
-                work.append(_Work(step, changes))
+                work.append(Work(step, changes))
                 member = after
                 if member.holds_term:
                     break
@@ -237,7 +239,7 @@ class Replica:
         """What takes a record that is not saved and applied together with others, given the view before it."""
         return self._restore if step.verdict is Verdict.RESTORE else None
 
-    def _carry_out(self, work: list[_Work], member: Member) -> None:
+    def _carry_out(self, work: list[Work], member: Member) -> None:
         if not work:
             return
         before = self.member.view
@@ -257,7 +259,7 @@ class Replica:
 
     # --- snapshots that it needs -------------------------------------------------------------------------------------
 
-    def _build(self, saved: Sequence[_Work]) -> None:
+    def _build(self, saved: Sequence[Work]) -> None:
         """Decode what was saved of a snapshot that this node needs, or that replaces what it has, on another thread."""
         progress = saved[-1].step.view.snapshot
         if progress is None or progress.complete:
@@ -444,6 +446,9 @@ class Replica:
 
     def follow(self) -> None:
         """Give up what the state of a node that does not lead has besides what the group has: here, nothing."""
+
+    def write_state(self) -> None:
+        """Make the state what was published, if it could not become that yet: here it could."""
 
     def flush(self) -> None:
         """Save what was committed and is not on disk yet, and sync what was saved."""

@@ -9,7 +9,7 @@ import logging
 import threading
 from pathlib import Path
 
-from . import checks
+from . import checks, disk
 from .beside import Beside
 from .errors import ConfigError
 from .node import Node
@@ -45,6 +45,7 @@ def serve(
     on_log_lost: str,
     file: Path | None = None,
     sqlite: Path | None = None,
+    file_mode: int = disk.PRIVATE,
     on_primary: str = "",
     on_standby: str = "",
     publish_every_s: float = 1.0,
@@ -52,7 +53,8 @@ def serve(
     """Run until a signal ends it (`signals.py`). `http`: HOST:PORT to listen on, port 0 for any.
 
     `advertise`: the URL that the others are told, where it is not that. `file`, `sqlite`: what is replicated, instead
-    of a registry; then only health is served. The rest is for `Beside`. Raises what `Node` raises, and what ended it.
+    of a registry; then only health is served. `file_mode`: of one that is not there yet. The rest is for `Beside`.
+    Raises what `Node` raises, and what ended it.
     """
     stopping = threading.Event()
     # First of all: from here on, whatever is under way is ended in order. Further ones, during the end, change nothing.
@@ -65,7 +67,7 @@ def serve(
         raise ConfigError(setting="http", problem=problem) from None
     host, port = _address(http)
     advertised = checks.url("advertise", advertise.rstrip("/"))
-    beside = _state_beside(file, sqlite)
+    beside = _state_beside(file, sqlite, file_mode)
     node = Node(
         beside or Registry(),
         group=group,
@@ -93,12 +95,12 @@ def serve(
         raise node.failed
 
 
-def _state_beside(file: Path | None, sqlite: Path | None) -> FileState | SQLiteState | None:
+def _state_beside(file: Path | None, sqlite: Path | None, mode: int) -> FileState | SQLiteState | None:
     if file is not None and sqlite is not None:
         raise ConfigError(setting="file", problem="give a file or an SQLite database, not both")
     if file is not None:
-        return FileState(file)
-    return SQLiteState(sqlite) if sqlite is not None else None
+        return FileState(file, mode=mode)
+    return SQLiteState(sqlite, mode=mode) if sqlite is not None else None
 
 
 def _reachable(url: str, host: str, port: int, redis: str) -> str:

@@ -14,6 +14,17 @@ from .context import NAME, Seconds, Settings
 __all__ = ["node"]
 
 
+def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
+    """The permissions of a file, as chmod(1) takes them."""
+    try:
+        mode = int(value, 8)
+    except ValueError:
+        mode = -1
+    if not 0o400 <= mode <= 0o777:
+        raise click.BadParameter(f"{value!r} is not a mode like 600 or 640")
+    return mode
+
+
 @click.command()
 @click.option(
     "--name", type=NAME, required=True, envvar="REPLICATOR_NAME", help="This node's name, unique in the group."
@@ -82,6 +93,15 @@ __all__ = ["node"]
     help="Replicate this SQLite database, which other programs use, instead of a registry.",
 )
 @click.option(
+    "--file-mode",
+    metavar="OCTAL",
+    callback=_octal,
+    default="600",
+    show_default=True,
+    envvar="REPLICATOR_FILE_MODE",
+    help="The mode of the file or database where it is not there yet, in octal. One that is there keeps its own.",
+)
+@click.option(
     "--publish-every-s",
     type=Seconds(PUBLISH_EVERY_S_MIN),
     default=1.0,
@@ -107,6 +127,7 @@ def node(
     on_log_lost: str,
     file: Path | None,
     sqlite: Path | None,
+    file_mode: int,
     publish_every_s: float,
     on_primary: str,
     on_standby: str,
@@ -128,6 +149,7 @@ def node(
         on_log_lost=on_log_lost,
         file=file,
         sqlite=sqlite,
+        file_mode=file_mode,
         publish_every_s=publish_every_s,
         on_primary=on_primary,
         on_standby=on_standby,

@@ -100,10 +100,12 @@ MISSED_BEATS_MAX = 3
 class Peer(NamedTuple):
     """A node as it last described itself (its heartbeat), and how long ago that was by the clock of Redis.
 
-    `stalled`: why it takes nothing in any more; `problem`: what is wrong with the log. `candidate`: it takes over by
-    itself when the lease is gone. `log_id`: of the log that it follows. `synced`: the newest record that is in the
-    state on its disk, and stays there. `snapshot_bytes`: of the newest snapshot that it has, as sent; `changes_bytes`:
-    of the changes since; `kept_bytes`: of all changes that the log still has.
+    `stalled`: why it takes nothing in any more, or cannot lead; `problem`: what is wrong with the log, or beside the
+    node. `candidate`: it takes over by itself when the lease is gone. `log_id`: of the log that it follows. `synced`:
+    the newest record that is in the state on its disk, and stays there. `snapshot_bytes`: of the newest snapshot that
+    it has, as sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes that the log still has.
+    `prepares`: before a switchover it wants to be asked to (`handover.py`); `prepared`: the ask that it has answered,
+    and why not, if so.
     """
 
     node: str
@@ -128,6 +130,8 @@ class Peer(NamedTuple):
     snapshot_bytes: int = 0
     changes_bytes: int = 0
     kept_bytes: int = 0
+    prepares: bool = False
+    prepared: str = ""
     age_ms: int = 0
 
     @property
@@ -220,8 +224,11 @@ class LogSize(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Something that a node or a tool asks of the group: `snapshot`, `digest`, `report`; or tells it: `term` (one was
-    taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on or off)."""
+    """Something that a node or a tool asks of the group: `snapshot`, `digest`, `report`, `prepare`.
+
+    Or tells it: `term` (one was taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on or
+    off).
+    """
 
     id: str
     what: str

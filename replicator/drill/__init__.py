@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from replicator import admin
+from replicator import admin, disk
 from replicator.core.replies import Head
 from replicator.dev import NODES
 from replicator.errors import ConfigError, LogUnavailable, ReplicatorError
@@ -87,7 +87,7 @@ def run(
 
 def _empty(directory: Path) -> Path:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_directory(directory)
         if any(directory.iterdir()):
             raise ConfigError(setting="--dir", problem=f"{directory} is not empty, and a drill begins with nothing")
     except OSError as error:

@@ -140,8 +140,8 @@ class ServedNode(Protocol):
     @property
     def lag(self) -> ServedLag: ...
     @property
-    def stalled(self) -> str | None:
-        """Why nothing is applied any more, if so."""
+    def held_up(self) -> str | None:
+        """Why the state does not become what it should be, if so."""
         ...
 
     @property
@@ -597,15 +597,15 @@ class RegistryApi:
                 "lag_records": node.lag.records,
                 "lag_seconds": node.lag.seconds,
                 "lease_ms": node.lease_ms,
-                "stalled": node.stalled,
+                "stalled": node.held_up,
                 "primary_http": node.primary_http,
             }
         )
 
     async def ready(self, request: Request) -> Response:
         node = self._node
-        if node.stalled:
-            return error_answer(503, "stalled", node.stalled)
+        if node.held_up:
+            return error_answer(503, "stalled", node.held_up)
         if node.role != "primary" and not node.in_sync:
             return error_answer(503, "out_of_sync", "this standby is not in sync yet; GET /health says how far it is")
         return json_answer({"ready": True, "role": node.role})

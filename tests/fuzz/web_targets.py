@@ -182,7 +182,7 @@ class _Node:
     position: _Position = field(default_factory=_Position)
     in_sync: bool = True
     lag: _Lag = field(default_factory=_Lag)
-    stalled: str | None = None
+    held_up: str | None = None
     primary_http: str | None = None
     lease_ms: int | None = 4000
     registry: Registry = field(default_factory=Registry)

@@ -256,5 +256,5 @@ def _kill_at(what: str, after: int) -> None:
     sqlite3.connect = traced  # type: ignore[assignment]
     # The lock file is written right after each commit, and nowhere else than there and at the start.
     os.pwrite = around(os.pwrite, "after commit")
-    for name in ("open", "rename", "fsync", "unlink"):
+    for name in ("open", "rename", "replace", "fsync", "unlink"):
         setattr(os, name, around(getattr(os, name), "file"))

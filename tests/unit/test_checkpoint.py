@@ -1141,14 +1141,14 @@ def test_saves_go_on_while_the_disk_syncs_and_only_those_before_outlive_a_power_
     cut.follow("before", synced=False)
     before = stored.load()
     begun, ends = threading.Event(), threading.Event()
-    sync = checkpoint._sync
+    sync = checkpoint.disk.sync
 
     def slow(path: Path) -> None:
         begun.set()
         assert ends.wait(PATIENCE_S)
         sync(path)
 
-    monkeypatch.setattr(checkpoint, "_sync", slow)
+    monkeypatch.setattr(checkpoint.disk, "sync", slow)
     syncing = in_thread(stored.sync)
     assert begun.wait(PATIENCE_S)
     # when a save comes meanwhile, then it does not wait, and what the sync vouches for is what was there before
@@ -1181,7 +1181,7 @@ def test_a_disk_that_refuses_a_sync_is_an_error_and_nothing_is_vouched_for(
     cut.follow("one", synced=False)
     stored, before = cut.standby.stored, cut.standby.stored.synced_upto
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_sync", refused)
+        patched.setattr(checkpoint.disk, "sync", refused)
         with pytest.raises(CheckpointError, match="Input/output error"):
             stored.sync()
     # what it could not write the system forgets, and the next sync has nothing to do: its word is worth nothing
@@ -1211,7 +1211,7 @@ def test_a_sync_that_could_not_open_the_file_is_tried_again(cut: Cut, monkeypatc
     cut.follow("one", synced=False)
     stored = cut.standby.stored
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_sync", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        patched.setattr(checkpoint.disk, "sync", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
         with pytest.raises(CheckpointError, match="Too many open files"):
             stored.sync()
     stored.sync()
@@ -1222,13 +1222,13 @@ def test_a_sync_that_could_not_open_the_file_is_tried_again(cut: Cut, monkeypatc
 def synced_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are synced from now on, but for what SQLite does by itself."""
     seen: list[str] = []
-    sync = checkpoint._sync
+    sync = checkpoint.disk.sync
 
     def noted(path: Path) -> None:
         sync(path)
         seen.append(path.name)
 
-    monkeypatch.setattr(checkpoint, "_sync", noted)
+    monkeypatch.setattr(checkpoint.disk, "sync", noted)
     return seen
 
 

@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[2]
 
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "wire", "place", "signals", "aside", "sharing"),
+    ("errors", "wire", "place", "signals", "aside", "sharing", "disk"),
     ("checks", "urls"),
     ("config", "core", "names", "tellers", "reach"),
     ("checkpoint_file", "connection"),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
-    ("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming"),
+    ("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming", "commands", "handover"),
     ("replica", "diagnosis"),
-    ("whole_replica", "primary", "acks"),
+    ("whole_replica", "primary", "acks", "state_writer"),
     ("tasks", "keeper"),
     ("reader",),
     ("node", "admin", "forks", "certify"),

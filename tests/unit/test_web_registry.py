@@ -72,7 +72,7 @@ class NodeInMemory:
     position: Position = field(default_factory=lambda: Position(5, 1042))
     in_sync: bool = True
     lag: Lag = field(default_factory=Lag)
-    stalled: str | None = None
+    held_up: str | None = None
     primary_http: str | None = None
     lease_ms: int | None = 4000
     #: What the next write raises instead.
@@ -828,7 +828,7 @@ def test_a_load_that_fails_in_the_log_is_answered_like_any_write(client: TestCli
 
 def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestClient, node: NodeInMemory) -> None:
     # given
-    node.role, node.in_sync, node.lag, node.stalled, node.lease_ms = "standby", False, Lag(None, None), "a bug", None
+    node.role, node.in_sync, node.lag, node.held_up, node.lease_ms = "standby", False, Lag(None, None), "a bug", None
     # when
     answer = client.get("/health")
     # then
@@ -861,7 +861,7 @@ def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestC
 def test_a_primary_and_a_standby_in_sync_are_ready(
     client: TestClient, node: NodeInMemory, role: str, in_sync: bool, stalled: str | None, status: int
 ) -> None:
-    node.role, node.in_sync, node.stalled = role, in_sync, stalled
+    node.role, node.in_sync, node.held_up = role, in_sync, stalled
     assert client.get("/ready").status_code == status
 
 
