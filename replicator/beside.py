@@ -27,6 +27,7 @@ from types import TracebackType
 
 from .errors import ConfigError, LogUnavailable, NotPrimary, ReplicatorError
 from .node import Node
+from .process import Owner
 from .state.file import FileState
 from .state.sqlite import SQLiteState
 
@@ -66,6 +67,7 @@ class Beside:
     ) -> None:
         if publish_every_s <= 0:
             raise ConfigError(setting="publish-every-s", problem=f"{publish_every_s} is not above 0")
+        self._owner = Owner("what watches beside a node")
         self._node = node
         self._state = state
         self._commands = {
@@ -82,6 +84,7 @@ class Beside:
         self._problem = ""
 
     def __enter__(self) -> Beside:
+        self._owner.check()
         loops = {"teller": (self._tell, LOOK_EVERY_S), "publisher": (self._publish, self._publish_every_s)}
         for name, (once, every_s) in loops.items():
             if name == "publisher" and self._state is None:
@@ -92,6 +95,8 @@ class Beside:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._owner.is_here:  # the program is the parent's business
+            return
         self._stopping.set()
         for thread in self._threads:
             thread.join(STOP_WITHIN_S)

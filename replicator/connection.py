@@ -40,6 +40,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.process import Owner, let_go_in_child
 from replicator.wire import RedisWire, Wire
 
 __all__ = ["Finder", "Link", "Script", "advice", "client_for", "finder_for", "follow", "is_cluster", "shown"]
@@ -112,9 +113,12 @@ class Link:
         self._lock = threading.Lock()
         self._stale = False
         self._closed = False
+        self._owner = Owner(f"this connection to {url}")
+        let_go_in_child(self, Link._let_go)
 
     def call(self, *command: Any) -> Any:
         """Send one command, give its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
+        self._owner.check()
         with self._lock:
             return self._answer(self._connected().wire, *command)
 
@@ -131,6 +135,7 @@ class Link:
         `meanwhile` is called once it is on its way, if it gets there. A script that Redis does not know has done
         nothing, so sending its text then is no repeat.
         """
+        self._owner.check()
         with self._lock:
             opened = self._connected()
             args = (opened.run, *args) if in_run else args
@@ -138,6 +143,7 @@ class Link:
 
     def script_then(self, script: Script, keys: list[bytes], *args: Any, then: tuple[Any, ...]) -> tuple[Any, Any]:
         """Run a script and, if it answers `ok`, one more command on the very same connection; both answers."""
+        self._owner.check()
         with self._lock:
             wire = self._connected().wire
             answer = self._evaluated(wire, script, keys, args)
@@ -166,6 +172,7 @@ class Link:
 
     def close(self) -> None:
         """Close it for good. A call that is waiting for its answer, such as a read that blocks, fails."""
+        self._owner.check()
         self._closed = True
         self._end()
 
@@ -215,6 +222,10 @@ class Link:
             # An answer that was not read would be taken for that of the next command.
             self._drop()
             raise
+
+    def _let_go(self) -> None:
+        if self._opened is not None:
+            self._opened.wire.let_go()
 
     def _drop(self) -> None:
         opened, self._opened = self._opened, None

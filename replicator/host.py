@@ -46,6 +46,7 @@ from .crew import Duties
 from .errors import ConfigError, LogUnavailable, ReplicatorError
 from .log import Alarm, Connections, RedisLog, read_together
 from .node import SAVE_EVERY_S, Node
+from .process import Owner
 from .state import ReplicatedState, State
 
 __all__ = ["Host"]
@@ -89,10 +90,11 @@ class Host:
     """A crew for many nodes, each of another group, over one Redis (not a cluster: there every group may be elsewhere).
 
     `keepers`: threads that look after nodes, others that commit for tasks, and connections for each of them.
-    Raises `ConfigError`.
+    Raises `ConfigError`. It belongs to the process that made it, as its nodes do.
     """
 
     def __init__(self, redis: str, *, keepers: int = 2) -> None:
+        self._owner = Owner("this host")
         if is_cluster(redis):
             problem = "in a cluster each group may be on another server: give each of its nodes connections of its own"
             raise ConfigError(setting="redis", problem=problem)
@@ -141,7 +143,8 @@ class Host:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._owner.is_here:
+            self.close()
 
     def node(
         self, state: State | ReplicatedState, *, group: str, name: str, data_dir: str | Path, **options: Any
@@ -151,6 +154,7 @@ class Host:
         Any number of threads may start nodes at the same time: a start mostly waits for the disk.
         Raises what `Node` and `Node.start` raise, and `ConfigError` if the host was closed.
         """
+        self._owner.check()
         with self._lock:
             self._check_open()
             connections = self._connections[next(self._groups) % len(self._connections)]
@@ -176,6 +180,7 @@ class Host:
 
         A node that cannot be stopped in order (its disk is full) keeps no other from it. Its error is raised then.
         """
+        self._owner.check()
         with self._lock:
             self._closing = True
             nodes = list(self._nodes)

@@ -28,6 +28,7 @@ from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordI
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, LogSize, Look, Peer, Reply, Wants
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
+from replicator.process import Owner
 
 __all__ = ["Alarm", "Connections", "RedisLog", "Server", "client_for", "read_together", "shown"]
 
@@ -100,6 +101,7 @@ class Connections:
         self.other = Link(self.finder, self.url)
         self.read = read or Link(self.finder, self.url)
         self.confirm = Link(self.finder, self.url)
+        self.owner = Owner(f"the log at {self.url}")
         self.links = (self.write, self.other, self.read, self.confirm)
 
     def close(self) -> None:
@@ -242,6 +244,7 @@ class RedisLog:
         return records[0] if records else None
 
     def look(self) -> Look:
+        self.connections.owner.check()  # before a sentinel is asked
         follow(self._finder, self._links)
         answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys))
         run, now, term, head, stray, lease_ms, nodes = answer

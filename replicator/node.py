@@ -37,7 +37,7 @@ from .errors import (
     ConfigError,
     LogLost,
     LogUnavailable,
-    NotPrimary,
+    NotRunning,
     PositionLost,
     PromotionRefused,
     ReplicatorError,
@@ -49,6 +49,7 @@ from .log import RedisLog
 from .patches import Published
 from .primary import BATCH_CHANGES_MAX, Primary
 from .problems import Problems
+from .process import Owner
 from .reader import Reader
 from .replica import Replica
 from .state import ReplicatedState, State
@@ -67,6 +68,9 @@ SAVE_EVERY_S = 0.1
 
 #: A standby takes in a replaced state when all of it is there: seconds, if it is large.
 REPLACE_TIMEOUT_S = 30.0
+
+#: What a node knows that was not started.
+NOTHING = View(in_sync=False)
 
 #: How soon one who waits for the group looks at it again.
 LOOK_AGAIN_S = 0.01
@@ -90,6 +94,9 @@ class Node:
     `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
     three times that without a report others take it for dead. `crew`: who works for it, if not threads of its own
     (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+
+    A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
+    leaving the node's `with` does nothing: the parent goes on as if there were no child.
     """
 
     def __init__(
@@ -125,6 +132,7 @@ class Node:
         self.failed: ReplicatorError | None = None
         #: Behind which of its snapshots the next one was told to be due.
         self._due_behind: RecordId | None = None
+        self._owner = Owner(f"node {name}")
         self._state = state
         self._log: Log = log if log is not None else RedisLog(redis, group)
         self._ack = Level.parse(ack)
@@ -148,14 +156,19 @@ class Node:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
 
     def start(self) -> None:
         """Lock the data directory, rebuild the state, join the group. Redis may be down: then it joins later.
 
         Raises `CheckpointError` (another process has the directory, or it cannot be read), `ConfigError` (another live
-        node has this name), `LogLost` (Redis has another log than the one that this node knows).
+        node has this name), `LogLost` (Redis has another log than the one that this node knows), `NotRunning` (it was
+        stopped: make another one).
         """
+        self._owner.check()
+        if self._stopping.is_set():
+            raise NotRunning(self.name, stopped=True)
         self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
         try:
             me = Writer(self.name, secrets.token_hex(16))
@@ -200,6 +213,7 @@ class Node:
 
     def stop(self) -> None:
         """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice."""
+        self._owner.check()
         if self._stopping.is_set():
             return
         self._stopping.set()
@@ -225,39 +239,53 @@ class Node:
 
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
+        self._owner.check()
         self.http = http
         if self._duties is not None:
             self._keeper.http = http
             self._wake()
 
     # --- facts -------------------------------------------------------------------------------------------------------
+    # Before `start` they are those of a standby that has nothing, after `stop` those of the moment at which it ended.
+
+    @property
+    def _member(self) -> Member:
+        return self._replica.member if self._is_started else Member(me=Writer(self.name, ""), view=NOTHING)
+
+    @property
+    def _is_started(self) -> bool:
+        self._owner.check()
+        return self._duties is not None
 
     @property
     def role(self) -> str:
         """`"primary"` or `"standby"`. Derived: see `core.member.Member`."""
-        return "primary" if self._replica.member.leads and self.failed is None else "standby"
+        return "primary" if self._member.leads and self.failed is None else "standby"
 
     @property
     def boot(self) -> str:
-        return self._replica.member.me.boot
+        """What this life of the node is called; empty before it is started."""
+        return self._member.me.boot
 
     @property
     def term(self) -> int:
         """The newest term that this node knows."""
-        return self._replica.member.view.term
+        return self._member.view.term
 
     @property
     def position(self) -> Position:
         """What the state contains. `str(node.position.id)` is a token to wait for on another node."""
-        return self._replica.member.view.position
+        return self._member.view.position
 
     @property
     def in_sync(self) -> bool:
-        return self._replica.member.view.in_sync
+        return self._member.view.in_sync
 
     @property
     def lag(self) -> Lag:
         """How far this node is behind the head, as of the last heartbeat."""
+        if not self._is_started:
+            return health.UNKNOWN
         look, age_s = self._keeper.look, time.monotonic() - self._keeper.looked_at
         fresh_s = MISSED_BEATS_MAX * self._habits.beat_every_s
         return health.lag_of(self.position, self._replica.applied_at, look, age_s, fresh_s)
@@ -265,26 +293,31 @@ class Node:
     @property
     def stalled(self) -> str | None:
         """Why the application's apply() or restore() failed; None: it did not."""
-        return self._replica.stalled or None
+        return (self._replica.stalled or None) if self._is_started else None
 
     @property
     def problem(self) -> str:
         """What is in this node's way now, in words; empty: nothing is."""
-        return str(self._problems)
+        if not self._is_started:
+            return "not started"
+        return "stopped" if self._stopping.is_set() else str(self._problems)
 
     @property
     def lease_ms(self) -> int | None:
         """What is left of this node's lease; None: it has none."""
+        self._owner.check()
         return self._lease.left_ms
 
     @property
     def rejected(self) -> int:
         """Stale records that were ignored since the start."""
-        return self._replica.rejected
+        return self._replica.rejected if self._is_started else 0
 
     @property
     def primary_http(self) -> str | None:
         """Where the primary is reached, if there is a live one that says so."""
+        if not self._is_started:
+            return None
         member, look = self._replica.member, self._keeper.look
         if self.role == "primary":
             return self.http or None
@@ -300,8 +333,10 @@ class Node:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
-        long as Redis itself loses nothing. Raises `LogUnavailable`, `TimeoutError`.
+        long as Redis itself loses nothing. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node that was not
+        started has no state yet; one that was stopped has what it had).
         """
+        self._check_is_started()
         if fresh:
             self._catch_up(timeout_s)
         with self._replica.reading() as state:
@@ -452,6 +487,7 @@ class Node:
         Raises `TimeoutError`, `PositionLost` (a failover left that position behind), and `ConfigError` for one that
         is none.
         """
+        self._check_runs()
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
@@ -472,13 +508,21 @@ class Node:
         if (lost := self._problems.get("log")) is not None:
             raise lost
 
+    def _check_is_started(self) -> None:
+        if not self._is_started:
+            raise NotRunning(self.name)
+
+    def _check_runs(self) -> None:
+        self._check_is_started()
+        if self._stopping.is_set():
+            raise NotRunning(self.name, stopped=True)
+
     def _check_serves(self) -> None:
+        self._check_runs()
         if self.failed is not None:
             raise self.failed
         if self._replica.read_here:
             raise ReplicatorError("a write inside `reading()` would wait for itself: end the read first")
-        if self._stopping.is_set():
-            raise NotPrimary(node=self.name)
 
     # --- what goes on by itself --------------------------------------------------------------------------------------
 

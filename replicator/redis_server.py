@@ -36,6 +36,7 @@ from types import TracebackType
 from urllib.parse import quote
 
 from .errors import ConfigError, LogUnavailable
+from .process import Owner
 
 __all__ = ["RedisServer", "ServerBinary", "command_line", "find_server", "free_port", "inspect_server", "wheel_server"]
 
@@ -249,6 +250,7 @@ class RedisServer:
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._log_offset = 0
+        self._owner = Owner(f"the Redis in {self.data_dir}")
 
     @property
     def url(self) -> str:
@@ -295,6 +297,7 @@ class RedisServer:
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End it with SIGTERM, so that its AOF is on disk; with SIGKILL when it takes too long."""
+        self._owner.check()
         if self._process is not None and self.alive:
             self._process.terminate()
             self.resume()  # a stopped process takes no SIGTERM
@@ -304,6 +307,7 @@ class RedisServer:
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would."""
+        self._owner.check()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -336,7 +340,8 @@ class RedisServer:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
 
     def _choose_socket(self) -> None:
         if self.socket_path is not None:

@@ -22,12 +22,13 @@ of them are there to stay.
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 from .core.codec import SnapshotDecoder
 from .core.records import PartRecord
@@ -277,13 +278,20 @@ class HeldCollector:
     """
 
     _lock = threading.Lock()
-    _holders = 0
+    _holders: ClassVar[set[HeldCollector]] = set()
     _held_since = 0.0
     _was_on = False
     _built = False
 
+    @classmethod
+    def forget(cls) -> None:
+        """None of those who hold it is in this process: it was forked."""
+        if cls._holders and cls._was_on:
+            gc.enable()
+        cls._lock = threading.Lock()
+        cls._holders.clear()
+
     def __init__(self, *, freezes: bool = True) -> None:
-        self._holds = False
         self._freezes = freezes
 
     def __enter__(self) -> HeldCollector:
@@ -302,27 +310,28 @@ class HeldCollector:
             yield body
 
     def hold(self) -> None:
-        if self._holds:
+        if self in HeldCollector._holders:
             return
         cls, now = HeldCollector, time.monotonic()
         with cls._lock:
             if cls._holders and not self._freezes and now - cls._held_since > JOIN_HOLDERS_FOR_S:
                 return
-            self._holds = True
-            cls._holders += 1
-            if cls._holders == 1:
+            cls._holders.add(self)
+            if len(cls._holders) == 1:
                 cls._was_on, cls._built, cls._held_since = gc.isenabled(), False, now
                 gc.disable()
             cls._built |= self._freezes
 
     def release(self) -> None:
-        if not self._holds:
-            return
-        self._holds = False
         cls = HeldCollector
+        if self not in cls._holders:
+            return
         with cls._lock:
-            cls._holders -= 1
-            if cls._holders == 0 and cls._was_on:
+            cls._holders.discard(self)
+            if not cls._holders and cls._was_on:
                 if cls._built:
                     gc.freeze()
                 gc.enable()
+
+
+os.register_at_fork(after_in_child=HeldCollector.forget)

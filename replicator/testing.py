@@ -50,6 +50,7 @@ from replicator.core.replies import (
     Reply,
 )
 from replicator.errors import CorruptRecord, LogUnavailable
+from replicator.process import Owner
 
 __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
 
@@ -343,6 +344,7 @@ class MemoryLog:
         self.down = ""
         self._run = ""
         self._closed = False
+        self._owner = Owner("this log in memory")
 
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         with self._reach():
@@ -451,12 +453,14 @@ class MemoryLog:
         self._run = ""
 
     def close(self) -> None:
+        self._owner.check()
         self._closed = True
         with self.server.changed:
             self.server.changed.notify_all()
 
     def _reach(self) -> threading.Condition:
         """The server, if it can be reached; held as a lock, it does one thing at a time."""
+        self._owner.check()
         if self.down or self._closed:
             raise LogUnavailable(url=self.url, problem=self.down or "the connection is closed")
         if not self._run:
