@@ -53,6 +53,7 @@ from .process import Owner
 from .reader import Reader
 from .replica import Replica
 from .state import ReplicatedState, State
+from .state.contract import check_state
 from .tasks import Tasks
 from .whole_replica import WholeReplica
 
@@ -124,6 +125,7 @@ class Node:
         _check(on_restart in ("primary", "standby"), "on_restart", "is `primary` or `standby`")
         _check(on_log_lost in ("wait", "recover"), "on_log_lost", "is `wait` or `recover`")
         _check(bool(redis) != (log is not None), "redis", "give a URL, or a log")
+        check_state(state)
         self.name = name
         self.group = group
         self.data_dir = Path(data_dir)
