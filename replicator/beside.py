@@ -30,6 +30,7 @@ from .node import Node
 from .process import Owner
 from .state.file import FileState
 from .state.sqlite import SQLiteState
+from .threads import started
 
 __all__ = ["Beside", "command"]
 
@@ -89,9 +90,7 @@ class Beside:
         for name, (once, every_s) in loops.items():
             if name == "publisher" and self._state is None:
                 continue
-            thread = threading.Thread(target=self._loop, args=(once, every_s), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(started(self._loop, once, every_s, name=name))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

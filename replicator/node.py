@@ -166,7 +166,7 @@ class Node:
 
         Raises `CheckpointError` (another process has the directory, or it cannot be read), `ConfigError` (another live
         node has this name), `LogLost` (Redis has another log than the one that this node knows), `NotRunning` (it was
-        stopped: make another one).
+        stopped: make another one), `NoThread`.
         """
         self._owner.check()
         if self._stopping.is_set():
@@ -211,13 +211,22 @@ class Node:
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
             ended=lambda: self._stopping.is_set() or self.failed is not None,
         )
-        self._crew.start(self._duties)
+        try:
+            self._crew.start(self._duties)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
-        """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice."""
+        """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice.
+
+        Raises `CheckpointError`, and `WouldDeadlock` inside of a read or of a callback of this node.
+        """
         self._owner.check()
         if self._stopping.is_set():
             return
+        if self._duties is not None:
+            self._replica.inside.check("stop()")
         self._stopping.set()
         self._problems.quiet = True
         if self._duties is None:  # it was not started, or could not be
@@ -339,6 +348,7 @@ class Node:
         started has no state yet; one that was stopped has what it had).
         """
         self._check_is_started()
+        self._replica.inside.check("reading()")
         if fresh:
             self._catch_up(timeout_s)
         with self._replica.reading() as state:
@@ -364,7 +374,8 @@ class Node:
 
         Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
-        log and applied here, and did not come as far as `ack` says in time), `Stalled`.
+        log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, `WouldDeadlock` (from
+        inside of a read or of a callback of this very node).
         """
         return _result(self._submitted(encoded([change]), timeout_s, term, ack)[0])
 
@@ -394,7 +405,7 @@ class Node:
         """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
         a round trip: the way to write from many places at once (see `tasks.py`).
         """
-        level = self._level_for_write(ack)
+        level = self._level_for_write(ack, blocks=False)
         changes = encoded([change])
         if level.kind != "appended":
             return _result((await self._acknowledged(changes, level, timeout_s, term))[0])
@@ -406,7 +417,7 @@ class Node:
     ) -> list[Any]:
         """`submit_many` from an asyncio task."""
         _check_fits(changes)
-        level = self._level_for_write(ack)
+        level = self._level_for_write(ack, blocks=False)
         return await self._acknowledged(encoded(changes), level, timeout_s, term) if changes else []
 
     async def _acknowledged(self, changes: Encoded, level: Level, timeout_s: float, term: int | None) -> list[Any]:
@@ -417,8 +428,8 @@ class Node:
             await asyncio.to_thread(self._acks.wait, level, id_, deadline - time.monotonic())
         return results
 
-    def _level_for_write(self, ack: str | None) -> Level:
-        self._check_serves()
+    def _level_for_write(self, ack: str | None, *, blocks: bool = True) -> Level:
+        self._check_serves(blocks=blocks)
         self._check_log()
         if isinstance(self._replica, WholeReplica):
             problem = "the state has no apply(): let its program change it, and call publish()"
@@ -448,8 +459,8 @@ class Node:
 
         Of a state with `apply` that is a snapshot: the others have all of it already. Of one without, it is what
         changed since the last time: a patch where that is smaller, else the whole; nothing, if it is the same. `ack`
-        and `timeout_s` are for that, as in `submit`. Raises what `submit` raises, and `StateError` if the state cannot
-        be read.
+        and `timeout_s` are for that, as in `submit`. Raises what `submit` raises, `StateError` if the state cannot be
+        read, and `SnapshotFailed` if its `snapshot` fails.
         """
         self._check_serves()
         self._check_log()
@@ -469,7 +480,7 @@ class Node:
         Raises `PromotionRefused` if another node is the better one (`life.refusal`; `force` goes past it: what only
         others have is lost), `TimeoutError`.
         """
-        self._check_serves()
+        self._check_serves("promote()")
         look = self._log.look()
         mine = self._keeper.heartbeat()._replace(run=look.run)
         refusal = life.refusal(self.name, look._replace(peers={**look.peers, self.name: mine}))
@@ -490,6 +501,7 @@ class Node:
         is none.
         """
         self._check_runs()
+        self._replica.inside.check("wait()")
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
@@ -519,12 +531,11 @@ class Node:
         if self._stopping.is_set():
             raise NotRunning(self.name, stopped=True)
 
-    def _check_serves(self) -> None:
+    def _check_serves(self, call: str = "a write", *, blocks: bool = True) -> None:
         self._check_runs()
         if self.failed is not None:
             raise self.failed
-        if self._replica.read_here:
-            raise ReplicatorError("a write inside `reading()` would wait for itself: end the read first")
+        self._replica.inside.check(call, blocks=blocks)
 
     # --- what goes on by itself --------------------------------------------------------------------------------------
 
@@ -545,11 +556,11 @@ class Node:
             self._fail(error)
         except ReplicatorError as error:
             self._problems.report(name, error)
-        except Exception as error:
+        except BaseException as error:  # no less than all: the thread is needed, and the lease would go on without it
             self._fail_by(error)
         return PROBLEM_PAUSE_S
 
-    def _fail_by(self, bug: Exception) -> None:
+    def _fail_by(self, bug: BaseException) -> None:
         logger.error("a bug in replicator", exc_info=bug)
         self._fail(ReplicatorError(f"a bug in replicator: {bug!r}"))
 

@@ -45,7 +45,6 @@ from .lease import Lease
 from .patches import Made, Published, Whole
 from .replica import Replica
 from .restore import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from .state import KeptState
 
 __all__ = ["Primary", "Waiting"]
 
@@ -377,8 +376,7 @@ class Primary:
                 done = Published("nothing", replica.member.view.position.id)
             else:
                 done = self._send_made(made, term, wants_acks=wants_acks)
-            if isinstance(replica.state, KeptState):
-                replica.state.published()
+            replica.application.published()
             return done
 
     def _send_made(self, made: Made, term: int, *, wants_acks: bool) -> Published:
@@ -395,7 +393,7 @@ class Primary:
 
     def _snapshot_of_now(self) -> Iterable[Any]:
         with self._replica.lock:
-            return self._replica.state.snapshot()
+            return self._replica.application.snapshot()
 
     def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: bool) -> Published:
         for body in bodies:

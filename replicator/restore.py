@@ -33,6 +33,8 @@ from typing import Any, ClassVar
 from .core.codec import SnapshotDecoder
 from .core.records import PartRecord
 from .state import ReplicatedState
+from .state.application import asked_to_end, said
+from .threads import started
 
 __all__ = ["Dropped", "Failed", "HeldCollector", "Restoring", "Spoilt", "run"]
 
@@ -81,12 +83,14 @@ def run(state: ReplicatedState, pieces: Iterable[Any], ending: Ending) -> None:
         drawn = _Drawn(pieces, lambda: held.enter_context(ending()))
         try:
             state.restore(drawn)
-        except Exception as error:
+        except BaseException as error:
+            if asked_to_end(error):
+                raise
             if drawn.problem is None and not drawn.ended:
                 drawn.draw_the_rest()
             if drawn.problem is not None:
                 raise drawn.problem from None
-            raise Failed(repr(error)) from error
+            raise Failed(said(error)) from error
         if drawn.problem is not None:
             raise Spoilt(f"restore() went on although its pieces had failed: {drawn.problem!r}") from drawn.problem
         if not drawn.ended:
@@ -154,6 +158,7 @@ class Restoring:
 
     `read` gives the body of a saved part; `spoilt` is called if the state is not what it was and not the new one.
     `after` is the restore before this one, if there was: it was dropped, and may not have noticed yet.
+    Raises `NoThread`.
     """
 
     def __init__(
@@ -177,8 +182,7 @@ class Restoring:
         self._ending: Ending | None = None
         self._dropped = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name=f"restore-{first.as_of.id}", daemon=True)
-        self._thread.start()
+        self._thread = started(self._work, name=f"restore-{first.as_of.id}")
 
     def feed(self, part: PartRecord) -> None:
         """A part, and all before it, are saved."""

@@ -22,7 +22,7 @@ from .errors import CheckpointError, CorruptRecord, StateError
 from .patches import Whole
 from .replica import Replica
 from .restore import Ending, Failed, run
-from .state import KeptState, ReplicatedState
+from .state import ReplicatedState
 
 __all__ = ["WholeReplica"]
 
@@ -47,7 +47,7 @@ class WholeReplica(Replica):
             raise CheckpointError(path=self._checkpoint.path, problem=problem_here) from None
         # Its program may have gone on while this process was away: that is to be published, if the node leads again.
         led = view.holder.node == me.node
-        whole.is_ahead = led and isinstance(self.state, KeptState) and self.state.survived()
+        whole.is_ahead = led and self.application.survived()
         if whole.is_published and not whole.is_ahead:
             self._restore_own(whole.pieces(), view)
         return view
@@ -110,7 +110,7 @@ class WholeReplica(Replica):
                 with publishing():
                     return
             self._give_up(record.id)
-            run(self.state, pieces, publishing)
+            run(self.application, pieces, publishing)
         except Failed as failed:
             if isinstance(failed.__cause__, StateError) and not begun:
                 raise failed.__cause__ from None
@@ -132,7 +132,7 @@ class WholeReplica(Replica):
             return
         try:
             if self.whole.is_published:
-                run(self.state, self.whole.pieces(), self._locked)
+                run(self.application, self.whole.pieces(), self._locked)
             self.whole.is_ahead = False
         except Failed as failed:
             if isinstance(failed.__cause__, StateError):
@@ -190,19 +190,8 @@ class WholeReplica(Replica):
 
     def _marked(self) -> Iterable[Any]:
         """The state at a marker. The program of a primary may be ahead of what was published."""
-        if self.member.holds_term:
-            return self.pieces()
-        try:
-            return self.state.snapshot()
-        except StateError as error:
-            return _raising(error)
+        return self.pieces() if self.member.holds_term else super()._marked()
 
 
 def _carries(record: Record) -> bool:
     return isinstance(record, ChangeRecord) and record.count > 0
-
-
-def _raising(error: StateError) -> Iterator[Any]:
-    # To whoever digests it: the record itself is not to blame for a file that is gone.
-    raise error
-    yield

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from replicator.errors import ConfigError
 from replicator.process import Owner, let_go_in_child
+from replicator.threads import started
 
 __all__ = ["WebServer"]
 
@@ -69,17 +70,14 @@ class WebServer:
             self.port = self._listener.getsockname()[1]
 
     def start(self) -> None:
-        """Return once the server answers. Raises ConfigError if it cannot listen there."""
+        """Return once the server answers. Raises ConfigError if it cannot listen there, or `NoThread`."""
         self._owner.check()
         if self._thread is not None:
             raise RuntimeError("a WebServer starts once; make another")
         self.listen()
         listener = self._listener
         self._server = _Announcing(_config(self._app))
-        self._thread = threading.Thread(
-            target=_serve, args=(self._server, listener), name=f"http-{self.port}", daemon=True
-        )
-        self._thread.start()
+        self._thread = started(_serve, self._server, listener, name=f"http-{self.port}")
         self._server.settled.wait(START_WITHIN_S)
         if not self._server.started:
             self.stop()
