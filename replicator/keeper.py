@@ -20,19 +20,24 @@ from .core.ids import RecordId
 from .core.member import Member
 from .core.replies import MISSED_BEATS_MAX, Ack, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
+    ChangeTooLarge,
     ConfigError,
     LogLost,
     LogUnavailable,
+    NoThread,
+    NotJSON,
     NotPrimary,
     PromotionRefused,
     ReplicatorError,
+    SnapshotFailed,
     Stalled,
     StateError,
 )
 from .lease import Lease
 from .primary import Primary
-from .problems import Problems
+from .problems import SNAPSHOT, THREADS, Problems
 from .replica import Replica
+from .threads import started
 
 __all__ = ["Habits", "Keeper"]
 
@@ -40,6 +45,10 @@ logger = logging.getLogger(__name__)
 
 #: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
 CLAIM_EVERY_S = 0.05
+
+#: How soon snapshot() is called again after it failed, and how soon at the latest once it failed often.
+PUBLISH_AGAIN_S = 1.0
+PUBLISH_AGAIN_S_MAX = 30.0
 
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
@@ -88,6 +97,8 @@ class Keeper:
         self._stopping = stopping
         self._publisher: threading.Thread | None = None
         self._digester: threading.Thread | None = None
+        #: How long a snapshot of which the application made nothing is not tried again, and until when.
+        self._publish_pause_s = self._publish_again_at = 0.0
         self._beaten_at: float | None = None
         self._counted_at = 0.0
         #: Since when nobody holds the term, and when it is this candidate's turn to claim it.
@@ -283,7 +294,7 @@ class Keeper:
             kept_bytes=self._replica.kept_bytes,
             applied_at=self._replica.applied_at,
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
-            problem="; ".join(self._problems.of_the_log),
+            problem="; ".join([*self._problems.of_the_log, *self._problems.done_without]),
             candidate=self._habits.auto_promote,
             digest=digest,
             digest_at=digest_at,
@@ -298,15 +309,21 @@ class Keeper:
         at, pieces = self._replica.markers.pop()
         try:
             self._digest = at, digest_of_pieces(pieces)
-        except StateError as error:
-            # A file that is gone, or that somebody writes to: it is not what the others have.
-            logger.error("%s", error)
+            self._problems.solved(SNAPSHOT)
+        except ReplicatorError as error:
+            # A file that is gone, or that somebody writes to; a snapshot() that fails. It is not what the others have.
+            self._problems.report(SNAPSHOT, error)
             self._digest = at, "none"
         self.wake()
 
-    def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=work, name=f"{self._name}-{name}", daemon=True)
-        thread.start()
+    def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread | None:
+        """Do it on a thread of its own; None if there is none: what is due then is still due with the next beat."""
+        try:
+            thread = started(work, name=f"{self._name}-{name}")
+        except NoThread as problem:
+            self._problems.report(THREADS, problem)
+            return None
+        self._problems.solved(THREADS)
         return thread
 
     # --- what it owes, and what it may claim -------------------------------------------------------------------------
@@ -389,18 +406,27 @@ class Keeper:
         )
 
     def _publish_aside(self, reason: str) -> bool:
-        """Send a snapshot on a thread of its own, unless one is under way; whether it was begun."""
+        """Send a snapshot on a thread of its own, unless one is under way, or failed just now; whether it was begun."""
         if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
+            return False
+        if time.monotonic() < self._publish_again_at:
             return False
         logger.info("publishing a snapshot: %s", reason)
         self._publisher = self._aside("publisher", self._publish_quietly)
-        return True
+        return self._publisher is not None
 
     def _publish_quietly(self) -> None:
         try:
             self._primary.publish()
+            self._problems.solved(SNAPSHOT)
+            self._publish_pause_s = 0.0
         except (LogUnavailable, NotPrimary, Stalled) as error:
             logger.warning("the snapshot was not published: %s", error)
+        except (SnapshotFailed, NotJSON, ChangeTooLarge) as error:
+            # The application's doing. The next attempt is likely to end like this one.
+            self._problems.report(SNAPSHOT, error)
+            self._publish_pause_s = min(max(2 * self._publish_pause_s, PUBLISH_AGAIN_S), PUBLISH_AGAIN_S_MAX)
+            self._publish_again_at = time.monotonic() + self._publish_pause_s
         except ReplicatorError as error:
             logger.error("the snapshot was not published: %s", error)
         self.wake()

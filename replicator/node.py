@@ -374,8 +374,8 @@ class Node:
 
         Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
-        log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, `WouldDeadlock` (from
-        inside of a read or of a callback of this very node).
+        log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
+        inside of a read or of a callback of this very node.
         """
         return _result(self._submitted(encoded([change]), timeout_s, term, ack)[0])
 

@@ -6,9 +6,14 @@ import logging
 
 from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ReplicatorError
 
-__all__ = ["Problems"]
+__all__ = ["SNAPSHOT", "THREADS", "Problems"]
 
 logger = logging.getLogger(__name__)
+
+
+#: Found by these, it keeps a node from nothing: it does without a snapshot, or a thread, and tries again.
+SNAPSHOT, THREADS = "snapshot", "threads"
+_DOES_WITHOUT = (SNAPSHOT, THREADS)
 
 
 class Problems:
@@ -41,18 +46,24 @@ class Problems:
     @property
     def of_the_log(self) -> list[str]:
         """What is wrong with the log, as a node says it in its heartbeat."""
-        found = [str(problem).partition(". ")[0] for problem in self._lasting if _is_of_the_log(problem)]
+        found = [str(problem).partition(". ")[0] for _, problem in self._lasting if _is_of_the_log(problem)]
         return list(dict.fromkeys(found))
 
     @property
     def of_the_node(self) -> list[str]:
         """What keeps the node from taking anything in."""
         # Several of the node's threads meet one full disk.
-        return list(dict.fromkeys(str(problem) for problem in self._lasting if not _is_of_the_log(problem)))
+        found = [(name, problem) for name, problem in self._lasting if not _is_of_the_log(problem)]
+        return list(dict.fromkeys(str(problem) for name, problem in found if name not in _DOES_WITHOUT))
 
     @property
-    def _lasting(self) -> list[ReplicatorError]:
-        return [problem for problem in self._known.copy().values() if not _is_over(problem)]
+    def done_without(self) -> list[str]:
+        """What the node does without, and goes on."""
+        return [str(problem) for name, problem in self._lasting if name in _DOES_WITHOUT]
+
+    @property
+    def _lasting(self) -> list[tuple[str, ReplicatorError]]:
+        return [(name, problem) for name, problem in self._known.copy().items() if not _is_over(problem)]
 
 
 def _is_over(problem: ReplicatorError) -> bool:

@@ -20,5 +20,5 @@ def started(work: Callable[..., Any], *arguments: Any, name: str) -> threading.T
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:
-        raise NoThread(what=name, problem=error or type(error).__name__) from None
+        raise NoThread(what=name, problem=str(error) or type(error).__name__) from None
     return thread

@@ -100,10 +100,10 @@ MISSED_BEATS_MAX = 3
 class Peer(NamedTuple):
     """A node as it last described itself (its heartbeat), and how long ago that was by the clock of Redis.
 
-    `stalled`: why it takes nothing in any more; `problem`: what is wrong with the log. `candidate`: it takes over by
-    itself when the lease is gone. `log_id`: of the log that it follows. `synced`: the newest record that is in the
-    state on its disk, and stays there. `snapshot_bytes`: of the newest snapshot that it has, as sent; `changes_bytes`:
-    of the changes since; `kept_bytes`: of all changes that the log still has.
+    `stalled`: why it takes nothing in any more; `problem`: what is wrong with the log, or what it does without.
+    `candidate`: it takes over by itself when the lease is gone. `log_id`: of the log that it follows. `synced`: the
+    newest record that is in the state on its disk, and stays there. `snapshot_bytes`: of the newest snapshot that it
+    has, as sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes that the log still has.
     """
 
     node: str
