@@ -18,7 +18,7 @@ from .core import life
 from .core.codec import digest_of_pieces
 from .core.ids import RecordId
 from .core.member import Member
-from .core.replies import MISSED_BEATS_MAX, Ack, Claim, Code, Log, Look, Peer, Reply
+from .core.replies import MISSED_BEATS_MAX, NO_DIGEST, Ack, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
     ChangeTooLarge,
     ConfigError,
@@ -313,7 +313,7 @@ class Keeper:
         except ReplicatorError as error:
             # A file that is gone, or that somebody writes to; a snapshot() that fails. It is not what the others have.
             self._problems.report(SNAPSHOT, error)
-            self._digest = at, "none"
+            self._digest = at, NO_DIGEST
         self.wake()
 
     def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread | None:

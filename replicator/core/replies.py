@@ -93,6 +93,9 @@ class Head(NamedTuple):
 #: How many terms that nodes took by themselves the head remembers (the promote script has the same).
 TAKEN_KEPT = 16
 
+#: What a node reports that cannot digest its state: its snapshot() failed, its file is gone.
+NO_DIGEST = "none"
+
 #: A node that missed this many heartbeats in a row is taken for dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
 
