@@ -19,6 +19,7 @@ import replicator.keeper
 import replicator.primary
 from replicator import (
     ChangeRejected,
+    ChangeTooLarge,
     CheckpointError,
     ConfigError,
     CorruptRecord,
@@ -358,20 +359,22 @@ class TestWriting:
         assert len(places) == 400
 
     @pytest.mark.parametrize(
-        "change",
+        ("change", "error"),
         [
-            push(float("nan")),
-            push([1, {"x": float("inf")}]),
-            push({1, 2}),
-            push(2**70),
-            push("x" * 300_000),
-            push(b"x"),
+            (push(float("nan")), NotJSON),
+            (push([1, {"x": float("inf")}]), NotJSON),
+            (push({1, 2}), NotJSON),
+            (push(2**70), NotJSON),
+            (push("x" * 300_000), ChangeTooLarge),
+            (push(b"x"), NotJSON),
         ],
         ids=["nan", "infinity", "a set", "a huge integer", "too large", "bytes"],
     )
-    def test_what_does_not_fit_into_a_record_is_refused_at_the_door(self, group: Group, change: Any) -> None:
+    def test_what_does_not_fit_into_a_record_is_refused_at_the_door(
+        self, group: Group, change: Any, error: type[Exception]
+    ) -> None:
         a = group.primary("a")
-        with pytest.raises(NotJSON):
+        with pytest.raises(error):
             a.submit(change)
         assert a.submit(push("next")) == 1
         assert str(a.position.id) == "1-2"
