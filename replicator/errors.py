@@ -106,7 +106,7 @@ class WrongProcess(ReplicatorError):
 
 
 class WouldDeadlock(ReplicatorError):
-    """{call} inside {inside} of {node} would wait for itself: {advice}"""
+    """{call} inside `{inside}` of {node} would wait for itself: {advice}"""
 
 
 class Fenced(ReplicatorError):

@@ -496,7 +496,7 @@ class TestWaitingForItself:
             with a.reading():
                 return await asyncio.to_thread(a.submit, push("mine"))
 
-        with pytest.raises(WouldDeadlock, match="inside reading"):
+        with pytest.raises(WouldDeadlock, match="inside `reading"):
             asyncio.run(reader())
 
     def test_facts_may_be_asked_for_anywhere(self, group: Group) -> None:
