@@ -327,8 +327,8 @@ class Envelope:
         async def stamped(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 facts = scope.get(FACTS) or Facts.of(self._node)
+                started = True
                 message = {**message, "headers": [*message.get("headers", ()), *facts.headers]}
             await send(message)
 
@@ -341,7 +341,9 @@ class Envelope:
         except Exception as error:
             if started:
                 raise
-            await answer_to(error, self._node, request)(scope, receive, stamped)
+            # Where the node is another process' there are no facts to stamp.
+            stamps = send if isinstance(error, WrongProcess) else stamped
+            await answer_to(error, self._node, request)(scope, receive, stamps)
 
     async def _wait(self, request: Request) -> None:
         position = request.headers.get("replicator-wait")

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,18 @@ from replicator.checkpoint import Checkpoint
 from replicator.log import RedisLog
 from replicator.redis_server import RedisServer
 from replicator.restore import HeldCollector
+from replicator.state.registry import Registry
+from replicator.testing import MemoryLog, MemoryRedis
+from replicator.web.registry import registry_app
 from replicator.web.server import WebServer
 from tests.forking import Child, in_child, outcome
 from tests.integration.worlds import World
 from tests.kv import KV, PATIENCE_S, document, eventually, in_thread, push, pushed
+
+with warnings.catch_warnings():
+    # Newer versions of Starlette would rather have httpx2.
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
 
 LEASE_S = 2.0
 
@@ -275,6 +284,23 @@ def test_a_child_that_outlives_a_server_keeps_neither_its_port_nor_its_clients()
             again.stop()
         finally:
             child.kill()
+
+
+def test_a_worker_that_serves_the_node_of_its_master_says_so_on_every_path(tmp_path: Path) -> None:
+    node = Node(Registry(), group="g", name="a", log=MemoryLog(MemoryRedis()), data_dir=tmp_path / "a")
+    with node:
+        node.promote()
+        client = TestClient(registry_app(node))
+
+        def work() -> list[tuple[int, str]]:
+            paths = ["/health", "/ready", "/v1/nodes", "/v1/state", "/nowhere"]
+            answers = [client.get(path) for path in paths]
+            answers += [client.get("/v1/nodes", headers={"Replicator-Wait": "1-1"})]
+            answers += [client.post("/v1/nodes", json={}), client.put("/v1/state", json={})]
+            return [(answer.status_code, answer.json()["error"]) for answer in answers]
+
+        assert in_child(work) == [[500, "wrong_process"]] * 8
+        assert client.get("/ready").status_code == 200
 
 
 def test_a_child_makes_a_node_of_its_own(any_redis: RedisServer, primary: Node, tmp_path: Path) -> None:
