@@ -310,8 +310,11 @@ class Keeper:
         try:
             self._digest = at, digest_of_pieces(pieces)
             self._problems.solved(SNAPSHOT)
+        except StateError as error:
+            # A file that is gone, or that somebody writes to: it is not what the others have.
+            logger.error("%s", error)
+            self._digest = at, NO_DIGEST
         except ReplicatorError as error:
-            # A file that is gone, or that somebody writes to; a snapshot() that fails. It is not what the others have.
             self._problems.report(SNAPSHOT, error)
             self._digest = at, NO_DIGEST
         self.wake()
@@ -417,6 +420,8 @@ class Keeper:
 
     def _publish_quietly(self) -> None:
         try:
+            if self._publish_pause_s:  # the last one failed, perhaps after many parts, and this one may as well
+                self._primary.rehearse()
             self._primary.publish()
             self._problems.solved(SNAPSHOT)
             self._publish_pause_s = 0.0

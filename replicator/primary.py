@@ -307,6 +307,16 @@ class Primary:
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
 
+    def rehearse(self) -> None:
+        """Draw a snapshot and send nothing. Raises what drawing it raises.
+
+        Parts of one that breaks off stay in the log until another one is complete.
+        """
+        with self._replica.lock:
+            pieces = self._replica.pieces()
+        for _ in _Parts(pieces):
+            pass
+
     @property
     def snapshot_is_due(self) -> bool:
         """Whether the log needs another one (`core/retention.py`), by what is on this node's disk."""

@@ -26,6 +26,7 @@ from replicator import (
     admin,
 )
 from replicator.core.ids import RecordId
+from replicator.core.records import PartRecord
 from tests.kv import (
     KV,
     PATIENCE_S,
@@ -156,6 +157,27 @@ class TestSnapshotThatFails:
             group.log().ask("snapshot", by="test")
             after_beats(2, a)
         assert state.calls == 1
+
+    def test_one_that_fails_late_does_not_fill_the_log(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(replicator.keeper, "PUBLISH_AGAIN_S_MAX", 0.01)
+        state, log = Frail(), group.faulty_log()
+        a = group.primary("a", state=state, log=log, lease_s=SHORT_LEASE_S)
+        for number in range(40):
+            a.submit(put(str(number), random.Random(number).randbytes(12 * 1024).hex()))
+        state.breaks = "piece"
+
+        def asked_again() -> int:
+            group.log().ask("snapshot", by="test")
+            return state.calls
+
+        eventually(lambda: asked_again() >= 1)
+        eventually(lambda: "snapshot" in a.problem)
+        sent = len(log.sent)
+        assert sum(isinstance(record, PartRecord) for record in log.sent) > 1
+        eventually(lambda: asked_again() >= 4, "some more attempts")
+        assert len(log.sent) == sent
+        state.breaks = ""
+        eventually(lambda: asked_again() and group.server.look().head.snapshot_at != RecordId(0, 0))  # type: ignore[union-attr]
 
     def test_who_publishes_hears_it(self, group: Group) -> None:
         state = Frail()
