@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
+from types import CoroutineType
 from typing import Any, NamedTuple
 
 from .checkpoint import Checkpoint, Step
@@ -528,7 +529,11 @@ class Replica:
         with self.inside.of("apply()"):
             for change in changes:
                 try:
-                    results.append(self.state.apply(change))  # type: ignore[union-attr]
+                    result = self.state.apply(change)  # type: ignore[union-attr]
+                    if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
+                        result.close()
+                        raise TypeError("apply() gave a coroutine, and did nothing")
+                    results.append(result)
                 except ChangeRejected as rejected:
                     results.append(rejected)
                 except BaseException as error:

@@ -280,6 +280,30 @@ class TestEnds:
         assert a.stalled
 
 
+def test_an_apply_that_gives_a_coroutine_has_done_nothing_and_stalls(group: Group) -> None:
+    async def later(change: Any) -> None: ...
+
+    class Later(KV):
+        def apply(self, change: Any) -> Any:
+            return later(change)
+
+    a = group.primary("a", state=Later())
+    with pytest.raises(Stalled, match="gave a coroutine, and did nothing"):
+        a.submit(push("x"))
+    assert "coroutine" in (a.stalled or "")
+
+
+@pytest.mark.parametrize("result", [object(), lambda: 1, float("nan"), {1, 2}, iter([]), ValueError("given")], ids=repr)
+def test_whatever_else_apply_gives_is_given_to_the_submitter(group: Group, result: Any) -> None:
+    class Gives(KV):
+        def apply(self, change: Any) -> Any:
+            return result
+
+    a = group.primary("a", state=Gives())
+    assert a.submit(push("x")) is result
+    assert asyncio.run(a.asubmit(push("x"))) is result
+
+
 def raise_(error: BaseException) -> Callable[..., None]:
     def raising(*_: object) -> None:
         raise error
