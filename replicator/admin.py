@@ -17,7 +17,7 @@ from .core import life
 from .core.ids import ZERO_ID, RecordId, Writer, era_of
 from .core.life import NOBODY
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
-from .core.replies import Claim, Code, Head, Log, LogSize, Look, Peer, Reply
+from .core.replies import NO_DIGEST, Claim, Code, Head, Log, LogSize, Look, Peer, Reply
 from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
 from .errors import CorruptRecord, LogLost, NotPrimary, PromotionRefused, ReplicatorError, UnknownGroup
 from .health import lag_as_reported
@@ -691,7 +691,8 @@ class DigestReport:
 
     @property
     def equal(self) -> bool:
-        return not self.missing and len(set(self.digests.values())) == 1
+        # Nodes whose states could not be digested are not alike for that.
+        return not self.missing and len(set(self.digests.values())) == 1 and NO_DIGEST not in self.digests.values()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"equal": self.equal}

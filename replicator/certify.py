@@ -25,6 +25,7 @@ from .core.replies import Head, Log
 from .errors import ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
 from .patches import rebuilt_from
 from .state import ReplicatedState, State
+from .state.contract import check_state
 from .walk import LogFacts, Violation, Walk, as_violation
 
 __all__ = ["CannotRebuild", "Certificate", "Compared", "NodeFacts", "certify", "copied"]
@@ -310,6 +311,7 @@ def _check_sources(log: Log, walk: Walk) -> None:
 
 
 def _told(node: Compared, place: str, data_dir: Path, state: ReplicatedState) -> NodeFacts:
+    check_state(state)
     return NodeFacts(
         node=node.node,
         path=str(data_dir),

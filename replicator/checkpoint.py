@@ -34,6 +34,10 @@ for an empty one, it would switch fencing off. The first look is through a read-
 refused (another group's, a newer version's) or set aside stays as it was.
 
 A file appears under its name only when it is whole: it is made under another one first. An empty one is thus damaged.
+
+**A forked child has no part in it.** SQLite's connections must not cross a fork: closed in the child, or freed there,
+this one would write back and delete the WAL into which the parent goes on writing. So a child never frees it. It gives
+up its copy of the lock at once, or the directory would stay locked for as long as the child lives.
 """
 
 from __future__ import annotations
@@ -77,6 +81,7 @@ from replicator.core.records import ChangeRecord, PartRecord, Record
 from replicator.core.retention import changes_bytes_max
 from replicator.errors import CheckpointError, CorruptRecord
 from replicator.place import place_of
+from replicator.process import Owner, keep_for_ever, let_go_in_child, quiet_before_fork
 
 __all__ = ["Checkpoint", "Loaded", "Step"]
 
@@ -141,7 +146,9 @@ class Checkpoint:
         self.data_dir = data_dir = data_dir.absolute()  # wherever this process goes
         self.path = data_dir / "checkpoint.sqlite"
         self.set_aside: Path | None = None
+        self._owner = Owner(f"the checkpoint {self.path}")
         self._mutex = threading.RLock()
+        quiet_before_fork(self._mutex)
         self._db: sqlite3.Connection | None = None
         self._syncs = True
         #: Why nothing that is synced from now on can be vouched for.
@@ -150,6 +157,7 @@ class Checkpoint:
         with _translated(self.data_dir):
             disk.make_directory(data_dir)
             self._lock = _DirectoryLock(data_dir)
+        let_go_in_child(self, Checkpoint._let_go)
         try:
             with _translated(self.path):
                 self._saved = self._synced = self._checked(group, node) or self._begun(group, node)
@@ -223,6 +231,7 @@ class Checkpoint:
         number = self._saved.staged.number
 
         def rows(query: str, values: tuple[int, ...]) -> list[tuple[Any, ...]]:
+            self._owner.check()
             with self._mutex, _translated(self.path):
                 if number != self._saved.staged.number:
                     raise CheckpointError(path=self.path, problem=REPLACED)
@@ -258,6 +267,7 @@ class Checkpoint:
         only with the system, when this returns. Raises `CheckpointError` if the disk refuses: nothing was saved then,
         and the same may be tried again. `ValueError`: parts are missing.
         """
+        self._owner.check()
         with self._mutex:
             rows_say_all = not synced and _follow(self._saved, steps, boot)
             with self._transaction(synced=synced) as db:
@@ -275,6 +285,7 @@ class Checkpoint:
 
     def sync(self) -> None:
         """Have all saves so far outlive a power cut. Raises `CheckpointError`."""
+        self._owner.check()
         with self._mutex:
             if self.is_synced:
                 return
@@ -318,6 +329,7 @@ class Checkpoint:
         `parted_at`: the last record that the group's history has, too. On disk when this returns.
         Raises `CheckpointError`.
         """
+        self._owner.check()
         with self._mutex, _translated(self.data_dir / "forks"):
             forks = self.data_dir / "forks"
             disk.make_directory(forks)
@@ -404,6 +416,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Close the file and release the directory. Nothing is lost without it."""
+        self._owner.check()
         with self._mutex:
             try:
                 if self._db is not None:
@@ -416,7 +429,13 @@ class Checkpoint:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        if self._owner.is_here:
+            self.close()
+
+    def _let_go(self) -> None:
+        if self._db is not None:
+            keep_for_ever(self._db)
+        self._lock.release()
 
 
 # --- one save ---------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from redis.sentinel import Sentinel
 from replicator.aside import Aside
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.names import Names
+from replicator.process import Owner, let_go_in_child
 from replicator.sharing import FairLock
 from replicator.tellers import Said, Tellers
 from replicator.urls import Address, Place, place_of, shown, wrong
@@ -109,6 +110,8 @@ class Link:
         self._adopting = threading.Lock()
         self._stale = False
         self._closed = False
+        self._owner = Owner(f"this connection to {url}")
+        let_go_in_child(self, Link._let_go)
 
     def call(self, *command: Any, limit: Limit = DEFAULT_LIMIT) -> Any:
         """Send one command, give its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
@@ -181,6 +184,7 @@ class Link:
 
     def close(self) -> None:
         """Close it for good. A call that is waiting for its answer, such as a read that blocks, fails."""
+        self._owner.check()
         with self._adopting:
             self._closed = True
         self._attempts.give_up(redis.exceptions.ConnectionError(_CLOSED))
@@ -188,6 +192,7 @@ class Link:
 
     def _begin(self, limit: Limit) -> None:
         """Be the one who uses the connection."""
+        self._owner.check()
         if not self._lock.acquire() and not self._lock.acquire(limit.left_s):
             raise self._unavailable("it has not answered the requests before this one")
 
@@ -258,6 +263,10 @@ class Link:
             # An answer that was not read would be taken for that of the next command.
             self._drop()
             raise
+
+    def _let_go(self) -> None:
+        if self._opened is not None:
+            self._opened.wire.let_go()
 
     def _drop(self) -> None:
         opened, self._opened = self._opened, None

@@ -4,10 +4,14 @@
     ├── ConfigError              a setting is wrong; nothing was started
     ├── UnknownGroup             nobody ever wrote to a group of that name
     ├── NotPrimary               this node does not take writes now
-    │   └── LeaseLost            it does, but could not renew its lease in time
+    │   ├── LeaseLost            it does, but could not renew its lease in time
+    │   └── NotRunning           it was not started, or was stopped
+    ├── WrongProcess             a forked child uses what belongs to its parent
+    ├── WouldDeadlock            a call that would wait for its own caller
     ├── Fenced                   the term of the writer is over; nothing was written
     ├── ChangeRejected           the application said no to a change (an outcome, not a failure)
-    ├── ChangeTooLarge           a change does not fit into a record, or is not JSON
+    ├── ChangeTooLarge           a change does not fit into a record
+    ├── NotJSON                  a change, or a piece of a snapshot, cannot be written down as JSON
     ├── LogUnavailable           Redis does not answer, or refuses
     │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log
     ├── LogLost                  the log that this node knew is gone
@@ -20,6 +24,8 @@
     │   ├── StateChanged         … because another program changed it meanwhile
     │   └── StateInUse           … because another program has a transaction open
     ├── ProgramError             what belongs to the program beside a node cannot be run, or published
+    ├── SnapshotFailed           snapshot() failed; the node goes on without that snapshot
+    ├── NoThread                 the system starts no more threads for this process
     └── Stalled                  apply() or restore() failed; the node keeps its place
 
 Each class' docstring is its message: what happened and what to do. Fields are attributes, for programs.
@@ -89,6 +95,22 @@ class LeaseLost(NotPrimary):
         super().__init__((LeaseLost.__doc__ or "").strip(), node=node)
 
 
+class NotRunning(NotPrimary):
+    """The node was not started, or was stopped: nothing can be asked of it."""
+
+    def __init__(self, node: str, *, stopped: bool = False) -> None:
+        hint = "was stopped: make another one" if stopped else "was not started: call start(), or use it in a `with`"
+        super().__init__("{node} " + hint, node=node)
+
+
+class WrongProcess(ReplicatorError):
+    """{what} belongs to process {owner}, and this is process {here}: make one after the fork"""
+
+
+class WouldDeadlock(ReplicatorError):
+    """{call} inside `{inside}` of {node} would wait for itself: {advice}"""
+
+
 class Fenced(ReplicatorError):
     """term {term} is over, {primary} holds term {current_term}; nothing was written"""
 
@@ -114,6 +136,12 @@ class ChangeRejected(ReplicatorError):
 
 class ChangeTooLarge(ReplicatorError):
     """the change cannot be a record: {problem}"""
+
+    exit_code = 2
+
+
+class NotJSON(ReplicatorError):
+    """{what} is not JSON: {problem}"""
 
     exit_code = 2
 
@@ -203,6 +231,14 @@ class StateInUse(StateError):
 
 class ProgramError(ReplicatorError):
     """{what} {problem}"""
+
+
+class SnapshotFailed(ReplicatorError):
+    """the application's snapshot() failed, which is a bug in it ({problem}); the node goes on without that snapshot"""
+
+
+class NoThread(ReplicatorError):
+    """the system starts no thread for {what} ({problem}): raise the limit on this process (ulimit -u, pids.max)"""
 
 
 class Stalled(ReplicatorError):

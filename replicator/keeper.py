@@ -19,13 +19,17 @@ from .core import life
 from .core.codec import digest_of_pieces
 from .core.ids import RecordId
 from .core.member import Member
-from .core.replies import Ack, Claim, Code, Log, Look, Peer, Reply
+from .core.replies import NO_DIGEST, Ack, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
+    ChangeTooLarge,
     LogLost,
     LogUnavailable,
+    NoThread,
+    NotJSON,
     NotPrimary,
     PromotionRefused,
     ReplicatorError,
+    SnapshotFailed,
     Stalled,
     StateError,
 )
@@ -33,9 +37,10 @@ from .handover import Handover
 from .lease import Lease
 from .naming import Name
 from .primary import Primary
-from .problems import Problems
+from .problems import SNAPSHOT, THREADS, Problems
 from .replica import Replica
 from .state_writer import StateWriter
+from .threads import started
 
 __all__ = ["Habits", "Keeper"]
 
@@ -43,6 +48,10 @@ logger = logging.getLogger(__name__)
 
 #: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
 CLAIM_EVERY_S = 0.05
+
+#: How soon snapshot() is called again after it failed, and how soon at the latest once it failed often.
+PUBLISH_AGAIN_S = 1.0
+PUBLISH_AGAIN_S_MAX = 30.0
 
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
@@ -96,6 +105,8 @@ class Keeper:
         self._state_writer = StateWriter(replica, problems, name=self._name)
         self._publisher: threading.Thread | None = None
         self._digester: threading.Thread | None = None
+        #: How long a snapshot of which the application made nothing is not tried again, and until when.
+        self._publish_pause_s = self._publish_again_at = 0.0
         self._beaten_at: float | None = None
         self._counted_at = 0.0
         #: Since when nobody holds the term, and when it is this candidate's turn to claim it.
@@ -275,15 +286,24 @@ class Keeper:
         at, pieces = self._replica.markers.pop()
         try:
             self._digest = at, digest_of_pieces(pieces)
+            self._problems.solved(SNAPSHOT)
         except StateError as error:
             # A file that is gone, or that somebody writes to: it is not what the others have.
             logger.error("%s", error)
-            self._digest = at, "none"
+            self._digest = at, NO_DIGEST
+        except ReplicatorError as error:
+            self._problems.report(SNAPSHOT, error)
+            self._digest = at, NO_DIGEST
         self.wake()
 
-    def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=work, name=f"{self._name}-{name}", daemon=True)
-        thread.start()
+    def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread | None:
+        """Do it on a thread of its own; None if there is none: what is due then is still due with the next beat."""
+        try:
+            thread = started(work, name=f"{self._name}-{name}")
+        except NoThread as problem:
+            self._problems.report(THREADS, problem)
+            return None
+        self._problems.solved(THREADS)
         return thread
 
     # --- what it owes, and what it may claim -------------------------------------------------------------------------
@@ -367,18 +387,29 @@ class Keeper:
         )
 
     def _publish_aside(self, reason: str) -> bool:
-        """Send a snapshot on a thread of its own, unless one is under way; whether it was begun."""
+        """Send a snapshot on a thread of its own, unless one is under way, or failed just now; whether it was begun."""
         if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
+            return False
+        if time.monotonic() < self._publish_again_at:
             return False
         logger.info("publishing a snapshot: %s", reason)
         self._publisher = self._aside("publisher", self._publish_quietly)
-        return True
+        return self._publisher is not None
 
     def _publish_quietly(self) -> None:
         try:
+            if self._publish_pause_s:  # the last one failed, perhaps after many parts, and this one may as well
+                self._primary.rehearse()
             self._primary.publish()
+            self._problems.solved(SNAPSHOT)
+            self._publish_pause_s = 0.0
         except (LogUnavailable, NotPrimary, Stalled) as error:
             logger.warning("the snapshot was not published: %s", error)
+        except (SnapshotFailed, NotJSON, ChangeTooLarge) as error:
+            # The application's doing. The next attempt is likely to end like this one.
+            self._problems.report(SNAPSHOT, error)
+            self._publish_pause_s = min(max(2 * self._publish_pause_s, PUBLISH_AGAIN_S), PUBLISH_AGAIN_S_MAX)
+            self._publish_again_at = time.monotonic() + self._publish_pause_s
         except ReplicatorError as error:
             logger.error("the snapshot was not published: %s", error)
         self.wake()

@@ -44,6 +44,7 @@ from replicator.core.replies import (
     Wants,
 )
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
+from replicator.process import Owner
 from replicator.sharing import Flights
 from replicator.wire import Limit
 
@@ -124,6 +125,7 @@ class Connections:
         self.confirm = Link(self.finder, self.url)
         self.renew = Link(self.finder, self.url)
         self.links = (self.write, self.other, self.read, self.confirm, self.renew)
+        self.owner = Owner(f"the log at {self.url}")
 
     def close(self) -> None:
         """A call that is waiting for its answer, such as a read that blocks, fails."""
@@ -291,6 +293,7 @@ class RedisLog:
         return records[0] if records else None
 
     def look(self) -> Look:
+        self.connections.owner.check()  # before a sentinel is asked
         return self._looks.ask(self._limit.until, takes_s=self.takes_s)
 
     def _late(self) -> LogUnavailable:

@@ -37,7 +37,7 @@ from .errors import (
     ConfigError,
     LogLost,
     LogUnavailable,
-    NotPrimary,
+    NotRunning,
     PositionLost,
     PromotionRefused,
     ReplicatorError,
@@ -51,9 +51,11 @@ from .naming import Name
 from .patches import Published
 from .primary import BATCH_CHANGES_MAX, Primary
 from .problems import Problems
+from .process import Owner
 from .reader import Reader
 from .replica import Replica
 from .state import ReplicatedState, State
+from .state.contract import check_state
 from .tasks import Tasks
 from .whole_replica import WholeReplica
 
@@ -77,6 +79,9 @@ SAVE_EVERY_S = 0.1
 REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
 
+#: What a node knows that was not started.
+NOTHING = View(in_sync=False)
+
 #: How soon one who waits for the group looks at it again.
 LOOK_AGAIN_S = 0.01
 
@@ -99,6 +104,9 @@ class Node:
     `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
     three times that without a report others take it for dead. `crew`: who works for it, if not threads of its own
     (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+
+    A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
+    leaving the node's `with` does nothing: the parent goes on as if there were no child.
     """
 
     def __init__(
@@ -121,6 +129,7 @@ class Node:
     ) -> None:
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
+        check_state(state)
         self.name = checks.name("name", name)
         self.group = checks.name("group", group)
         self.data_dir = checks.directory("data_dir", data_dir)
@@ -129,6 +138,7 @@ class Node:
         self.failed: ReplicatorError | None = None
         #: Behind which of its snapshots the next one was told to be due.
         self._due_behind: RecordId | None = None
+        self._owner = Owner(f"node {name}")
         self._state = state
         self._ack = Level.parse(ack)
         self._lease = Lease(checks.seconds("lease_s", lease_s, least=LEASE_S_MIN))
@@ -155,14 +165,19 @@ class Node:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
 
     def start(self) -> None:
         """Lock the data directory, rebuild the state, join the group. Redis may be down: then it joins later.
 
         Raises `CheckpointError` (another process has the directory, or it cannot be read), `ConfigError` (another live
-        node has this name), `LogLost` (Redis has another log than the one that this node knows).
+        node has this name), `LogLost` (Redis has another log than the one that this node knows), `NotRunning` (it was
+        stopped: make another one), `NoThread`.
         """
+        self._owner.check()
+        if self._stopping.is_set():
+            raise NotRunning(self.name, stopped=True)
         self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
         try:
             me = Writer(self.name, secrets.token_hex(16))
@@ -212,12 +227,22 @@ class Node:
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
             ended=lambda: self._stopping.is_set() or self.failed is not None,
         )
-        self._crew.start(self._duties)
+        try:
+            self._crew.start(self._duties)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
-        """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice."""
+        """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice.
+
+        Raises `CheckpointError`, and `WouldDeadlock` inside of a read or of a callback of this node.
+        """
+        self._owner.check()
         if self._stopping.is_set():
             return
+        if self._duties is not None:
+            self._replica.inside.check("stop()")
         self._stopping.set()
         self._problems.quiet = True
         if self._duties is None:  # it was not started, or could not be
@@ -241,39 +266,53 @@ class Node:
 
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
+        self._owner.check()
         self.http = checks.url("http", http)
         if self._duties is not None:
             self._keeper.http = self.http
             self._wake()
 
     # --- facts -------------------------------------------------------------------------------------------------------
+    # Before `start` they are those of a standby that has nothing, after `stop` those of the moment at which it ended.
+
+    @property
+    def _member(self) -> Member:
+        return self._replica.member if self._is_started else Member(me=Writer(self.name, ""), view=NOTHING)
+
+    @property
+    def _is_started(self) -> bool:
+        self._owner.check()
+        return self._duties is not None
 
     @property
     def role(self) -> str:
         """`"primary"` or `"standby"`. Derived: see `core.member.Member`."""
-        return "primary" if self._replica.member.leads and self.failed is None else "standby"
+        return "primary" if self._member.leads and self.failed is None else "standby"
 
     @property
     def boot(self) -> str:
-        return self._replica.member.me.boot
+        """What this life of the node is called; empty before it is started."""
+        return self._member.me.boot
 
     @property
     def term(self) -> int:
         """The newest term that this node knows."""
-        return self._replica.member.view.term
+        return self._member.view.term
 
     @property
     def position(self) -> Position:
         """What the state contains. `str(node.position.id)` is a token to wait for on another node."""
-        return self._replica.member.view.position
+        return self._member.view.position
 
     @property
     def in_sync(self) -> bool:
-        return self._replica.member.view.in_sync
+        return self._member.view.in_sync
 
     @property
     def lag(self) -> Lag:
         """How far this node is behind the head, as of the last heartbeat."""
+        if not self._is_started:
+            return health.UNKNOWN
         look, age_s = self._keeper.look, time.monotonic() - self._keeper.looked_at
         fresh_s = MISSED_BEATS_MAX * self._habits.beat_every_s
         return health.lag_of(self.position, self._replica.applied_at, look, age_s, fresh_s)
@@ -281,7 +320,7 @@ class Node:
     @property
     def stalled(self) -> str | None:
         """Why the application's apply() or restore() failed; None: it did not."""
-        return self._replica.stalled or None
+        return (self._replica.stalled or None) if self._is_started else None
 
     @property
     def held_up(self) -> str | None:
@@ -293,7 +332,9 @@ class Node:
     @property
     def problem(self) -> str:
         """What is in this node's way now, in words; empty: nothing is."""
-        return str(self._problems)
+        if not self._is_started:
+            return "not started"
+        return "stopped" if self._stopping.is_set() else str(self._problems)
 
     def report(self, name: str, problem: ReplicatorError | None) -> None:
         """Have `status` and `doctor` tell what is in the way of something beside this node; None: nothing, any more."""
@@ -305,16 +346,19 @@ class Node:
     @property
     def lease_ms(self) -> int | None:
         """What is left of this node's lease; None: it has none."""
+        self._owner.check()
         return self._lease.left_ms
 
     @property
     def rejected(self) -> int:
         """Stale records that were ignored since the start."""
-        return self._replica.rejected
+        return self._replica.rejected if self._is_started else 0
 
     @property
     def primary_http(self) -> str | None:
         """Where the primary is reached, if there is a live one that says so."""
+        if not self._is_started:
+            return None
         member, look = self._replica.member, self._keeper.look
         if self.role == "primary":
             return self.http or None
@@ -330,8 +374,11 @@ class Node:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
-        long as Redis itself loses nothing. Raises `LogUnavailable`, `TimeoutError`.
+        long as Redis itself loses nothing. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node that was not
+        started has no state yet; one that was stopped has what it had).
         """
+        self._check_is_started()
+        self._replica.inside.check("reading()")
         if fresh:
             self._catch_up(timeout_s)
         with self._replica.reading() as state:
@@ -366,7 +413,8 @@ class Node:
 
         Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
-        log and applied here, and did not come as far as `ack` says in time), `Stalled`.
+        log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
+        inside of a read or of a callback of this very node.
         """
         return _result(self._submitted(encoded([change]), timeout_s, term, ack)[0])
 
@@ -396,7 +444,7 @@ class Node:
         """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
         a round trip: the way to write from many places at once (see `tasks.py`).
         """
-        level = self._level_for_write(ack)
+        level = self._level_for_write(ack, blocks=False)
         changes = encoded([change])
         if level.kind != "appended":
             return _result((await self._acknowledged(changes, level, timeout_s, term))[0])
@@ -408,7 +456,7 @@ class Node:
     ) -> list[Any]:
         """`submit_many` from an asyncio task."""
         _check_fits(changes)
-        level = self._level_for_write(ack)
+        level = self._level_for_write(ack, blocks=False)
         return await self._acknowledged(encoded(changes), level, timeout_s, term) if changes else []
 
     async def _acknowledged(self, changes: Encoded, level: Level, timeout_s: float, term: int | None) -> list[Any]:
@@ -419,8 +467,8 @@ class Node:
             await asyncio.to_thread(self._acks.wait, level, id_, deadline - time.monotonic())
         return results
 
-    def _level_for_write(self, ack: str | None) -> Level:
-        self._check_serves()
+    def _level_for_write(self, ack: str | None, *, blocks: bool = True) -> Level:
+        self._check_serves(blocks=blocks)
         self._check_log()
         if isinstance(self._replica, WholeReplica):
             problem = "the state has no apply(): let its program change it, and call publish()"
@@ -452,8 +500,8 @@ class Node:
 
         Of a state with `apply` that is a snapshot: the others have all of it already. Of one without, it is what
         changed since the last time: a patch where that is smaller, else the whole; nothing, if it is the same. `ack`
-        is for that, as in `submit`. Raises what `submit` raises, and `StateError` if the state cannot be read. What is
-        not sent in time is given up, and means nothing.
+        is for that, as in `submit`. Raises what `submit` raises, `StateError` if the state cannot be read, and
+        `SnapshotFailed` if its `snapshot` fails. What is not sent in time is given up, and means nothing.
         """
         self._check_serves()
         self._check_log()
@@ -476,7 +524,7 @@ class Node:
         others have is lost), `TimeoutError`.
         """
         checks.line("reason", reason)
-        self._check_serves()
+        self._check_serves("promote()")
         deadline = time.monotonic() + timeout_s
         look = self._look(deadline)
         mine = self._keeper.heartbeat()._replace(run=look.run)
@@ -498,6 +546,8 @@ class Node:
         Raises `TimeoutError`, `PositionLost` (a failover left that position behind), and `ConfigError` for one that
         is none.
         """
+        self._check_runs()
+        self._replica.inside.check("wait()")
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
@@ -518,13 +568,20 @@ class Node:
         if (lost := self._problems.get("log")) is not None:
             raise lost
 
-    def _check_serves(self) -> None:
+    def _check_is_started(self) -> None:
+        if not self._is_started:
+            raise NotRunning(self.name)
+
+    def _check_runs(self) -> None:
+        self._check_is_started()
+        if self._stopping.is_set():
+            raise NotRunning(self.name, stopped=True)
+
+    def _check_serves(self, call: str = "a write", *, blocks: bool = True) -> None:
+        self._check_runs()
         if self.failed is not None:
             raise self.failed
-        if self._replica.read_here:
-            raise ReplicatorError("a write inside `reading()` would wait for itself: end the read first")
-        if self._stopping.is_set():
-            raise NotPrimary(node=self.name)
+        self._replica.inside.check(call, blocks=blocks)
 
     # --- what goes on by itself --------------------------------------------------------------------------------------
 
@@ -545,11 +602,11 @@ class Node:
             self._fail(error)
         except ReplicatorError as error:
             self._problems.report(name, error)
-        except Exception as error:
+        except BaseException as error:  # no less than all: the thread is needed, and the lease would go on without it
             self._fail_by(error)
         return PROBLEM_PAUSE_S
 
-    def _fail_by(self, bug: Exception) -> None:
+    def _fail_by(self, bug: BaseException) -> None:
         logger.error("a bug in replicator", exc_info=bug)
         self._fail(ReplicatorError(f"a bug in replicator: {bug!r}"))
 

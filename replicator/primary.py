@@ -46,7 +46,6 @@ from .lease import Lease
 from .patches import Made, Published, Whole
 from .replica import Replica, Turn
 from .restore import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from .state import KeptState
 
 __all__ = ["Primary", "Waiting"]
 
@@ -356,6 +355,16 @@ class Primary:
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
 
+    def rehearse(self) -> None:
+        """Draw a snapshot and send nothing. Raises what drawing it raises.
+
+        Parts of one that breaks off stay in the log until another one is complete.
+        """
+        with self._replica.lock:
+            pieces = self._replica.pieces()
+        for _ in _Parts(pieces):
+            pass
+
     @property
     def snapshot_is_due(self) -> bool:
         """Whether the log needs another one (`core/retention.py`), by what is on this node's disk."""
@@ -437,8 +446,7 @@ class Primary:
                 done = Published("nothing", replica.member.view.position.id)
             else:
                 done = self._send_made(made, term, wants_acks=wants_acks, until=until)
-            if isinstance(replica.state, KeptState):
-                replica.state.published()
+            replica.application.published()
             return done
 
     def _send_made(self, made: Made, term: int, *, wants_acks: bool, until: float) -> Published:
@@ -455,7 +463,7 @@ class Primary:
 
     def _snapshot_of_now(self, until: float) -> Iterable[Any]:
         with self._held(self._replica.lock, until):
-            return self._replica.state.snapshot()
+            return self._replica.application.snapshot()
 
     def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: bool, until: float) -> Published:
         for body in bodies:

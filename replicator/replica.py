@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
+from types import CoroutineType
 from typing import Any, NamedTuple
 
 from .checkpoint import Checkpoint, Step
@@ -40,9 +41,11 @@ from .core.member import Member
 from .core.parts import Progress
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Reply
-from .errors import ChangeRejected, CorruptRecord, Stalled, StateError
+from .errors import ChangeRejected, CorruptRecord, NoThread, ReplicatorError, Stalled, StateError
+from .inside import READING, Inside
 from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, run
 from .state import ReplicatedState, State
+from .state.application import Application, asked_to_end, said
 
 __all__ = ["Replica", "Turn", "Work"]
 
@@ -111,6 +114,9 @@ class Replica:
 
     def __init__(self, state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> None:
         self.state = state
+        #: Who must not wait for this node, and the callbacks of the application.
+        self.inside = Inside(me.node)
+        self.application = Application(state, self.inside)
         self.turn = Turn()
         self.lock = threading.Lock()
         #: Held while the member moves, notified once it has.
@@ -126,7 +132,6 @@ class Replica:
         #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
         self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
         self._boot = me.boot
-        self._reader = 0
         self._disk = threading.Lock()
         self._unsaved: deque[Step] = deque()
         # Bytes of changes, since the start: two counters, because each is moved under a lock of its own.
@@ -168,7 +173,7 @@ class Replica:
             if self._checkpoint.payload_bytes >= HOLD_COLLECTOR_FROM_BYTES:
                 collector.hold()
             try:
-                run(self.state, pieces, nullcontext)  # it is saved, and nobody reads yet
+                run(self.application, pieces, nullcontext)  # it is saved, and nobody reads yet
             except Failed as failed:
                 if isinstance(failed.__cause__, StateError):
                     raise failed.__cause__ from None
@@ -178,18 +183,10 @@ class Replica:
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
-        """The state, between two records. While it is held, nothing is applied."""
-        with self.lock:
-            self._reader = threading.get_ident()
-            try:
-                yield self.state
-            finally:
-                self._reader = 0
-
-    @property
-    def read_here(self) -> bool:
-        """Whether this very thread is reading now: then it must not write."""
-        return self._reader == threading.get_ident()
+        """The state, between two records. While it is held, nothing is applied. Raises `WouldDeadlock`."""
+        self.inside.check("reading()")
+        with self.lock, self.inside.of(READING):
+            yield self.state
 
     # --- what a node reads -------------------------------------------------------------------------------------------
 
@@ -269,20 +266,25 @@ class Replica:
             if not isinstance(record, PartRecord) or view.snapshot is None or _without_place(view.snapshot) != key:
                 continue
             if verdict is Verdict.NEED_SNAPSHOT or (verdict is Verdict.SKIP and record.replaces):
-                if self._restores is None:
-                    self._begin(record, key)
+                try:
+                    if self._restores is None:
+                        self._begin(record, key)
+                except NoThread as problem:
+                    # With the next part, perhaps; with the last one it is restored here, from what is saved.
+                    logger.warning("the snapshot is not decoded while it arrives: %s", problem)
+                    return
                 assert self._restoring is not None
                 self._restoring.feed(record)
 
     def _begin(self, part: PartRecord, key: Progress) -> None:
-        self._restores = key
         self._restoring = Restoring(
-            self.state,
+            self.application,
             part,
             read=self._checkpoint.staged_part,
             spoilt=partial(self._spoilt, part.id),
             after=self._restoring,
         )
+        self._restores = key
         if self._closed:
             self._restoring.drop()
 
@@ -349,7 +351,7 @@ class Replica:
                 restoring.join()
             decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id))
             with HeldCollector() as collector:
-                run(self.state, decoder.pieces(collector.watching(every)), ending)
+                run(self.application, decoder.pieces(collector.watching(every)), ending)
         except Failed as failed:
             raise self._fail(last.id, failed) from failed.__cause__
         finally:
@@ -441,8 +443,8 @@ class Replica:
         return _Foreseen(record, before, *before.fold(record))
 
     def pieces(self) -> Iterable[Any]:
-        """The state as of the position. The caller holds the lock."""
-        return self.state.snapshot()
+        """The state as of the position. The caller holds the lock. Raises `SnapshotFailed`, also with a piece."""
+        return self.application.snapshot()
 
     def follow(self) -> None:
         """Give up what the state of a node that does not lead has besides what the group has: here, nothing."""
@@ -529,30 +531,43 @@ class Replica:
     def _apply(self, record: Record, changes: Sequence[Any]) -> list[Any]:
         """Apply the changes of one record. Raises `Stalled`, from then on, if the application fails at one."""
         results: list[Any] = []
-        for change in changes:
-            try:
-                results.append(self.state.apply(change))  # type: ignore[union-attr]
-            except ChangeRejected as rejected:
-                results.append(rejected)
-            except BaseException as error:
-                logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
-                stalled = self._stall(record.id, error)
-                if not isinstance(error, Exception):
-                    raise  # a Ctrl-C; what it left of the state nobody knows
-                raise stalled from error
+        with self.inside.of("apply()"):
+            for change in changes:
+                try:
+                    result = self.state.apply(change)  # type: ignore[union-attr]
+                    if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
+                        result.close()
+                        raise TypeError("apply() gave a coroutine, and did nothing")
+                    results.append(result)
+                except ChangeRejected as rejected:
+                    results.append(rejected)
+                except BaseException as error:
+                    logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
+                    stalled = self._stall(record.id, error)
+                    if asked_to_end(error):
+                        raise  # what it left of the state nobody knows
+                    raise stalled from error
         if not changes:
             self.markers.append((record.id, self._marked()))
         self.applied_at = record.at
         return results
 
     def _marked(self) -> Iterable[Any]:
-        """The state at a marker."""
-        return self.state.snapshot()
+        """The state at a marker. What is wrong with it is for whoever digests it: the record is not to blame."""
+        try:
+            return self.application.snapshot()
+        except ReplicatorError as error:
+            return _raising(error)
 
     def _stall(self, id_: RecordId, error: BaseException) -> Stalled:
-        stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else repr(error))
+        stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else said(error))
         self.stalled = str(stalled)
         return stalled
+
+
+def _raising(error: ReplicatorError) -> Iterator[Any]:
+    raise error
+    yield
 
 
 def _change_bytes(record: Record) -> int:

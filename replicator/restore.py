@@ -22,16 +22,19 @@ of them are there to stay.
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 from .core.codec import SnapshotDecoder
 from .core.records import PartRecord
 from .state import ReplicatedState
+from .state.application import asked_to_end, said
+from .threads import started
 
 __all__ = ["Dropped", "Failed", "HeldCollector", "Restoring", "Spoilt", "run"]
 
@@ -80,12 +83,14 @@ def run(state: ReplicatedState, pieces: Iterable[Any], ending: Ending) -> None:
         drawn = _Drawn(pieces, lambda: held.enter_context(ending()))
         try:
             state.restore(drawn)
-        except Exception as error:
+        except BaseException as error:
+            if asked_to_end(error):
+                raise
             if drawn.problem is None and not drawn.ended:
                 drawn.draw_the_rest()
             if drawn.problem is not None:
                 raise drawn.problem from None
-            raise Failed(repr(error)) from error
+            raise Failed(said(error)) from error
         if drawn.problem is not None:
             raise Spoilt(f"restore() went on although its pieces had failed: {drawn.problem!r}") from drawn.problem
         if not drawn.ended:
@@ -153,6 +158,7 @@ class Restoring:
 
     `read` gives the body of a saved part; `spoilt` is called if the state is not what it was and not the new one.
     `after` is the restore before this one, if there was: it was dropped, and may not have noticed yet.
+    Raises `NoThread`.
     """
 
     def __init__(
@@ -176,8 +182,7 @@ class Restoring:
         self._ending: Ending | None = None
         self._dropped = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name=f"restore-{first.as_of.id}", daemon=True)
-        self._thread.start()
+        self._thread = started(self._work, name=f"restore-{first.as_of.id}")
 
     def feed(self, part: PartRecord) -> None:
         """A part, and all before it, are saved."""
@@ -277,13 +282,20 @@ class HeldCollector:
     """
 
     _lock = threading.Lock()
-    _holders = 0
+    _holders: ClassVar[set[HeldCollector]] = set()
     _held_since = 0.0
     _was_on = False
     _built = False
 
+    @classmethod
+    def forget(cls) -> None:
+        """None of those who hold it is in this process: it was forked."""
+        if cls._holders and cls._was_on:
+            gc.enable()
+        cls._lock = threading.Lock()
+        cls._holders.clear()
+
     def __init__(self, *, freezes: bool = True) -> None:
-        self._holds = False
         self._freezes = freezes
 
     def __enter__(self) -> HeldCollector:
@@ -302,27 +314,28 @@ class HeldCollector:
             yield body
 
     def hold(self) -> None:
-        if self._holds:
+        if self in HeldCollector._holders:
             return
         cls, now = HeldCollector, time.monotonic()
         with cls._lock:
             if cls._holders and not self._freezes and now - cls._held_since > JOIN_HOLDERS_FOR_S:
                 return
-            self._holds = True
-            cls._holders += 1
-            if cls._holders == 1:
+            cls._holders.add(self)
+            if len(cls._holders) == 1:
                 cls._was_on, cls._built, cls._held_since = gc.isenabled(), False, now
                 gc.disable()
             cls._built |= self._freezes
 
     def release(self) -> None:
-        if not self._holds:
-            return
-        self._holds = False
         cls = HeldCollector
+        if self not in cls._holders:
+            return
         with cls._lock:
-            cls._holders -= 1
-            if cls._holders == 0 and cls._was_on:
+            cls._holders.discard(self)
+            if not cls._holders and cls._was_on:
                 if cls._built:
                     gc.freeze()
                 gc.enable()
+
+
+os.register_at_fork(after_in_child=HeldCollector.forget)

@@ -23,6 +23,7 @@ from typing import Any
 from .core.codec import CHANGE_BYTES_MAX, Encoded
 from .core.ids import RecordId
 from .primary import BATCH_CHANGES_MAX, Primary, Waiting
+from .threads import started
 
 __all__ = ["Tasks"]
 
@@ -113,8 +114,7 @@ class Tasks:
     def _start(self) -> None:
         with self._starting:
             if self._committer is None:
-                self._committer = threading.Thread(target=self._commit, name=f"{self._name}-committer", daemon=True)
-                self._committer.start()
+                self._committer = started(self._commit, name=f"{self._name}-committer")
 
     def _commit(self) -> None:
         is_last = False

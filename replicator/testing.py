@@ -52,6 +52,7 @@ from replicator.core.replies import (
     Reply,
 )
 from replicator.errors import CorruptRecord, LogUnavailable
+from replicator.process import Owner
 
 __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
 
@@ -345,6 +346,7 @@ class MemoryLog:
         self.down = ""
         self._run = ""
         self._closed = False
+        self._owner = Owner("this log in memory")
 
     @property
     def takes_s(self) -> float:
@@ -460,12 +462,14 @@ class MemoryLog:
         self._run = ""
 
     def close(self) -> None:
+        self._owner.check()
         self._closed = True
         with self.server.changed:
             self.server.changed.notify_all()
 
     def _reach(self) -> threading.Condition:
         """The server, if it can be reached; held as a lock, it does one thing at a time."""
+        self._owner.check()
         if self.down or self._closed:
             raise LogUnavailable(url=self.url, problem=self.down or "the connection is closed")
         if not self._run:

@@ -30,7 +30,8 @@ from .errors import CheckpointError, CorruptRecord, StateError, StateInUse
 from .patches import Whole
 from .replica import Replica, Work
 from .restore import Dropped, Ending, Failed, run
-from .state import KeptState, ReplicatedState, SharedState
+from .state import ReplicatedState, SharedState
+from .state.application import Application
 
 __all__ = ["WholeReplica"]
 
@@ -62,7 +63,7 @@ class WholeReplica(Replica):
             raise CheckpointError(path=self._checkpoint.path, problem=problem_here) from None
         # Its program may have gone on while this process was away: that is to be published, if the node leads again.
         led = view.holder.node == me.node
-        whole.is_ahead = led and isinstance(self.state, KeptState) and self.state.survived()
+        whole.is_ahead = led and self.application.survived()
         if whole.is_published and not whole.is_ahead:
             try:
                 self._restore_own(whole.pieces(), view)
@@ -147,7 +148,7 @@ class WholeReplica(Replica):
                 return
         with self._writing:
             try:
-                run(self.state, pieces, publishing)
+                run(self.application, pieces, publishing)
             except Failed as failed:
                 # Its pieces were right, and were drawn to their end.
                 if not isinstance(failed.__cause__, StateError):
@@ -208,8 +209,10 @@ class WholeReplica(Replica):
         may_lead = self.unwritten is None or isinstance(self.unwritten, StateInUse)
         return upto if may_lead else min(upto, self._written_upto)
 
-    def _target(self, *, insisting: bool) -> ReplicatedState:
-        return _Insisting(self.state) if insisting and isinstance(self.state, SharedState) else self.state
+    def _target(self, *, insisting: bool) -> Application:
+        if insisting and isinstance(self.state, SharedState):
+            return Application(_Insisting(self.state), self.inside)
+        return self.application
 
     def _pieces_to_write(self) -> Iterator[Any]:
         self._written_digest = self.whole.digest
@@ -288,10 +291,7 @@ class WholeReplica(Replica):
             return self.pieces()
         if self.unwritten is not None:
             return _raising(self.unwritten)
-        try:
-            return self.state.snapshot()
-        except StateError as error:
-            return _raising(error)
+        return super()._marked()
 
 
 class _Insisting:
@@ -302,6 +302,12 @@ class _Insisting:
         self.restore = state.restore_in_use
 
 
+def _raising(error: StateError) -> Iterator[Any]:
+    # To whoever digests it: the record itself is not to blame for a file that is gone.
+    raise error
+    yield
+
+
 def _draw(pieces: Iterable[Any]) -> None:
     for _ in pieces:
         pass
@@ -309,9 +315,3 @@ def _draw(pieces: Iterable[Any]) -> None:
 
 def _carries(record: Record) -> bool:
     return isinstance(record, ChangeRecord) and record.count > 0
-
-
-def _raising(error: StateError) -> Iterator[Any]:
-    # To whoever digests it: the record itself is not to blame for a file that is gone.
-    raise error
-    yield

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import orjson
 import xxhash
 
-from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.errors import ChangeTooLarge, CorruptRecord, NotJSON
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -55,6 +55,12 @@ _LEVEL = 1
 #: One piece of a snapshot may not be larger than this, or one line of JSON could fill the memory of every standby.
 PIECE_BYTES_MAX = 256 * 1024 * 1024
 
+#: For messages.
+_CHANGE = "the change"
+_PIECE = "a piece of the snapshot"
+_NOT_FINITE = "NaN and infinities have no place in it"
+MIXED = "a snapshot's pieces are all bytes or all JSON, and not some of either"
+
 #: What the decoder takes from zstd in one go: bounds the memory of a decompression bomb. A few pieces, so that they
 #: are decoded as they come and not many at a time.
 _CHUNK = 256 * 1024
@@ -78,24 +84,24 @@ class Encoded(NamedTuple):
 def encoded(changes: Sequence[Any]) -> Encoded:
     """Encode changes that go into one record together.
 
-    Raises `ChangeTooLarge` if they are not JSON (NaN and infinities are not) or do not fit.
+    Raises `NotJSON` (NaN and infinities are none), or `ChangeTooLarge` if they do not fit.
     """
     try:
         payload = orjson.dumps(changes if type(changes) is list else list(changes))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ChangeTooLarge(problem=f"it is not JSON: {error}") from None
+        raise NotJSON(what=_CHANGE, problem=error) from None
     # orjson writes NaN as null, so without a null there is none, and most changes need no second look.
     if b"null" in payload and _has_nonfinite(changes):
-        raise ChangeTooLarge(problem="NaN and infinities are not JSON")
+        raise NotJSON(what=_CHANGE, problem=_NOT_FINITE)
     # A Fragment is copied as it is. What cannot be read again would stop every node.
     try:
         decoded = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        raise ChangeTooLarge(problem=f"it is not JSON: {error}") from None
+        raise NotJSON(what=_CHANGE, problem=error) from None
     if len(payload) > CHANGE_BYTES_MAX:
         raise ChangeTooLarge(problem=f"it has {len(payload)} bytes, a record takes {CHANGE_BYTES_MAX}")
     if len(decoded) != len(changes):
-        raise ChangeTooLarge(problem="a fragment in it is more, or less, than one JSON value")
+        raise NotJSON(what=_CHANGE, problem="a fragment in it is more, or less, than one JSON value")
     return Encoded(payload[1:-1], decoded)
 
 
@@ -180,13 +186,13 @@ class SnapshotEncoder:
         self._raw: bool | None = None
 
     def feed(self, piece: Any) -> bytes:
-        """Compressed bytes that are ready (often none). Raises `ChangeTooLarge` if the piece cannot be encoded."""
+        """Compressed bytes that are ready (often none). Raises `NotJSON`, or `ChangeTooLarge` for a huge piece."""
         raw = isinstance(piece, bytes | bytearray | memoryview)
         if self._raw is None:
             self._raw = raw
             self.codec = "raw+zstd" if raw else "json+zstd"
         if raw != self._raw:
-            raise ChangeTooLarge(problem="a snapshot's pieces are all bytes or all JSON")
+            raise NotJSON(MIXED)
         frame = _frame(piece)
         self._hash.update(frame)
         return self._packer.compress(frame)
@@ -222,9 +228,9 @@ def _json_frame(piece: Any) -> bytes:
     try:
         frame = orjson.dumps(piece, option=orjson.OPT_APPEND_NEWLINE)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ChangeTooLarge(problem=f"a piece of the snapshot is not JSON: {error}") from None
+        raise NotJSON(what=_PIECE, problem=error) from None
     if b"null" in frame and _has_nonfinite(piece):
-        raise ChangeTooLarge(problem="NaN and infinities are not JSON")
+        raise NotJSON(what=_PIECE, problem=_NOT_FINITE)
     if len(frame) > PIECE_BYTES_MAX:
         raise ChangeTooLarge(problem=f"a piece of {len(frame)} bytes; yield several of 64 KiB or so")
     return frame

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.errors import CorruptRecord, NotJSON
 
-from .codec import PIECE_BYTES_MAX, _frame
+from .codec import MIXED, PIECE_BYTES_MAX, _frame
 
 __all__ = ["frames_of", "joined", "pieces_of"]
 
@@ -21,12 +21,12 @@ _CHUNK = 64 * 1024
 
 
 def frames_of(pieces: Iterable[Any]) -> Iterator[tuple[bool, bytes]]:
-    """The frame of each piece, and whether it is a raw one. Raises `ChangeTooLarge` if a piece cannot be encoded."""
+    """The frame of each piece, and whether it is a raw one. Raises `NotJSON`, or `ChangeTooLarge` for a huge piece."""
     kind: bool | None = None
     for piece in pieces:
         raw = isinstance(piece, bytes | bytearray | memoryview)
         if kind not in (None, raw):
-            raise ChangeTooLarge(problem="a snapshot's pieces are all bytes or all JSON")
+            raise NotJSON(MIXED)
         kind = raw
         yield raw, _frame(piece)
 

@@ -93,6 +93,9 @@ class Head(NamedTuple):
 #: How many terms that nodes took by themselves the head remembers (the promote script has the same).
 TAKEN_KEPT = 16
 
+#: What a node reports that cannot digest its state: its snapshot() failed, its file is gone.
+NO_DIGEST = "none"
+
 #: A node that missed this many heartbeats in a row is taken for dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
 
@@ -101,11 +104,11 @@ class Peer(NamedTuple):
     """A node as it last described itself (its heartbeat), and how long ago that was by the clock of Redis.
 
     `stalled`: why it takes nothing in any more, or cannot lead; `problem`: what is wrong with the log, or beside the
-    node. `candidate`: it takes over by itself when the lease is gone. `log_id`: of the log that it follows. `synced`:
-    the newest record that is in the state on its disk, and stays there. `snapshot_bytes`: of the newest snapshot that
-    it has, as sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes that the log still has.
-    `prepares`: before a switchover it wants to be asked to (`handover.py`); `prepared`: the ask that it has answered,
-    and why not, if so.
+    node, or what it does without. `candidate`: it takes over by itself when the lease is gone. `log_id`: of the log
+    that it follows. `synced`: the newest record that is in the state on its disk, and stays there. `snapshot_bytes`: of
+    the newest snapshot that it has, as sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes that
+    the log still has. `prepares`: before a switchover it wants to be asked to (`handover.py`); `prepared`: the ask that
+    it has answered, and why not, if so.
     """
 
     node: str

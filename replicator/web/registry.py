@@ -57,11 +57,15 @@ from replicator.errors import (
     LogLost,
     LogUnavailable,
     NotAcknowledged,
+    NotJSON,
     NotPrimary,
+    NotRunning,
     OutcomeUnknown,
     PositionLost,
     ReplicatorError,
+    SnapshotFailed,
     Stalled,
+    WrongProcess,
 )
 from replicator.state.registry import Conflict, InvalidDocument, Record, Registry, UnknownId, pieces_of, term_of
 
@@ -215,7 +219,9 @@ ANSWERS: dict[type[BaseException], tuple[int, str]] = {
     InvalidDocument: (422, "invalid_document"),
     ChangeRejected: (422, "rejected"),
     ChangeTooLarge: (413, "change_too_large"),
+    NotJSON: (422, "not_json"),
     LeaseLost: (503, "lease_lost"),
+    NotRunning: (503, "not_running"),
     NotPrimary: (503, "not_primary"),
     Fenced: (409, "fenced"),
     OutcomeUnknown: (504, "outcome_unknown"),
@@ -226,6 +232,8 @@ ANSWERS: dict[type[BaseException], tuple[int, str]] = {
     PositionLost: (409, "position_lost"),
     ConfigError: (400, "invalid_header"),
     Stalled: (500, "stalled"),
+    SnapshotFailed: (500, "snapshot_failed"),
+    WrongProcess: (500, "wrong_process"),
     ReplicatorError: (500, "failed"),
 }
 
@@ -319,8 +327,8 @@ class Envelope:
         async def stamped(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 facts = scope.get(FACTS) or Facts.of(self._node)
+                started = True
                 message = {**message, "headers": [*message.get("headers", ()), *facts.headers]}
             await send(message)
 
@@ -333,7 +341,9 @@ class Envelope:
         except Exception as error:
             if started:
                 raise
-            await answer_to(error, self._node, request)(scope, receive, stamped)
+            # Where the node is another process' there are no facts to stamp.
+            stamps = send if isinstance(error, WrongProcess) else stamped
+            await answer_to(error, self._node, request)(scope, receive, stamps)
 
     async def _wait(self, request: Request) -> None:
         position = request.headers.get("replicator-wait")

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message
 from replicator.acks import Level
 from replicator.core.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_change, encode_changes
 from replicator.core.ids import RecordId
-from replicator.errors import ChangeRejected, ChangeTooLarge, NotPrimary
+from replicator.errors import ChangeRejected, ChangeTooLarge, NotJSON, NotPrimary
 from replicator.state.registry import OPERATIONS, InvalidDocument, Registry, document_of, pieces_of, term_of
 from replicator.web.registry import registry_app
 from tests.fuzz.core_targets import whole
@@ -124,7 +124,7 @@ def _fits_into_records(pieces: list[Any]) -> bool:
     try:
         for piece in pieces:
             SnapshotEncoder().feed(piece)
-    except ChangeTooLarge:
+    except (ChangeTooLarge, NotJSON):
         return False
     return True
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "wire", "place", "signals", "aside", "sharing", "disk"),
     ("checks", "urls"),
-    ("config", "core", "names", "tellers", "reach"),
+    ("config", "core", "names", "tellers", "reach", "process", "inside", "threads"),
     ("checkpoint_file", "connection"),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
     ("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming", "commands", "handover"),

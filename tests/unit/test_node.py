@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import random
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -29,7 +30,9 @@ from replicator import (
     LogLost,
     LogUnavailable,
     Node,
+    NotJSON,
     NotPrimary,
+    NotRunning,
     OutcomeUnknown,
     PositionLost,
     PromotionRefused,
@@ -40,8 +43,9 @@ from replicator import (
 )
 from replicator.checkpoint import Checkpoint
 from replicator.core import life, retention
-from replicator.core.ids import ERA, Writer
+from replicator.core.ids import ERA, ORIGIN, Writer
 from replicator.core.replies import Batch, Claim, Look, Reply
+from replicator.health import Lag
 from replicator.naming import Name
 from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
 from replicator.testing import MemoryLog
@@ -146,6 +150,73 @@ class TestSettings:
         with pytest.raises(ConfigError) as raised:
             Node(KV(), **settings)
         assert raised.value.fields["setting"] == setting
+
+
+class TestOutsideOfItsLife:
+    """Before `start` and after `stop`: facts are facts, and what needs a node that runs says so."""
+
+    CALLS: ClassVar[dict[str, Callable[[Node], Any]]] = {
+        "submit": lambda node: node.submit(push("x")),
+        "submit_many": lambda node: node.submit_many([push("x")]),
+        "asubmit": lambda node: asyncio.run(node.asubmit(push("x"))),
+        "asubmit_many": lambda node: asyncio.run(node.asubmit_many([push("x")])),
+        "replace": lambda node: node.replace([["pushed", []]]),
+        "publish": lambda node: node.publish(),
+        "promote": lambda node: node.promote(),
+        "wait": lambda node: node.wait(role="standby"),
+    }
+
+    def test_before_its_start_a_node_is_a_standby_that_has_nothing(self, group: Group) -> None:
+        a = group.new_node("a")
+        assert (a.role, a.boot, a.term, a.position, a.in_sync) == ("standby", "", 0, ORIGIN, False)
+        assert (a.lag, a.lease_ms, a.rejected, a.primary_http) == (Lag(None, None), None, 0, None)
+        assert (a.problem, a.stalled, a.failed) == ("not started", None, None)
+
+    @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+    def test_before_its_start_a_call_says_what_to_do(self, group: Group, call: Callable[[Node], Any]) -> None:
+        with pytest.raises(NotRunning, match=r"^a was not started: call start\(\)"):
+            call(group.new_node("a"))
+
+    def test_before_its_start_it_has_no_state_to_read(self, group: Group) -> None:
+        with pytest.raises(NotRunning, match="was not started"), group.new_node("a").reading():
+            pass
+
+    def test_what_others_are_told_may_be_said_before_its_start(self, group: Group) -> None:
+        a = group.new_node("a")
+        a.announce("http://a")
+        a.start()
+        eventually(lambda: group.server.look().peers["a"].http == "http://a")
+
+    def test_a_node_whose_start_failed_was_not_started(self, group: Group) -> None:
+        first = group.node("a")
+        second = group.new_node("a", data_dir=first.data_dir)
+        with pytest.raises(CheckpointError):
+            second.start()
+        assert (second.problem, second.role) == ("not started", "standby")
+        first.stop()
+        second.start()
+        assert second.problem == ""
+
+    def test_a_node_that_was_stopped_says_so(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        a.stop()
+        assert (a.role, a.term, str(a.position.id), a.lease_ms, a.problem) == ("standby", 1, "1-2", None, "stopped")
+        assert pushed(a) == ["x"]
+
+    @pytest.mark.parametrize("call", [*CALLS.values(), Node.start], ids=[*CALLS, "start"])
+    def test_after_its_end_a_call_says_what_to_do(self, group: Group, call: Callable[[Node], Any]) -> None:
+        a = group.primary("a")
+        a.stop()
+        with pytest.raises(NotRunning, match="a was stopped: make another one"):
+            call(a)
+
+    def test_one_that_never_started_can_be_stopped_and_is_not_started_then(self, group: Group) -> None:
+        a = group.new_node("a")
+        a.stop()
+        assert a.problem == "not started"
+        with pytest.raises(NotRunning, match="was stopped"):
+            a.start()
 
 
 class TestPromotion:
@@ -311,20 +382,22 @@ class TestWriting:
         assert len(places) == 400
 
     @pytest.mark.parametrize(
-        "change",
+        ("change", "error"),
         [
-            push(float("nan")),
-            push([1, {"x": float("inf")}]),
-            push({1, 2}),
-            push(2**70),
-            push("x" * 300_000),
-            push(b"x"),
+            (push(float("nan")), NotJSON),
+            (push([1, {"x": float("inf")}]), NotJSON),
+            (push({1, 2}), NotJSON),
+            (push(2**70), NotJSON),
+            (push("x" * 300_000), ChangeTooLarge),
+            (push(b"x"), NotJSON),
         ],
         ids=["nan", "infinity", "a set", "a huge integer", "too large", "bytes"],
     )
-    def test_what_does_not_fit_into_a_record_is_refused_at_the_door(self, group: Group, change: Any) -> None:
+    def test_what_does_not_fit_into_a_record_is_refused_at_the_door(
+        self, group: Group, change: Any, error: type[Exception]
+    ) -> None:
         a = group.primary("a")
-        with pytest.raises(ChangeTooLarge):
+        with pytest.raises(error):
             a.submit(change)
         assert a.submit(push("next")) == 1
         assert str(a.position.id) == "1-2"
@@ -1345,7 +1418,7 @@ class TestReplace:
     def test_pieces_that_cannot_be_encoded_are_refused_before_anything_is_sent(self, group: Group) -> None:
         log = group.faulty_log()
         a = group.primary("a", log=log)
-        with pytest.raises(ChangeTooLarge):
+        with pytest.raises(NotJSON):
             a.replace([["pushed", ["x"]], ["data", "x", float("nan")]])
         assert log.sent == []
         assert pushed(a) == []

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,13 +28,19 @@ from replicator.errors import (
     LogLost,
     LogUnavailable,
     NotAcknowledged,
+    NotJSON,
     NotPrimary,
+    NotRunning,
     OutcomeUnknown,
     PositionLost,
     ReplicatorError,
+    SnapshotFailed,
     Stalled,
+    WrongProcess,
 )
+from replicator.node import Node
 from replicator.state.registry import Registry
+from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.registry import BODY_BYTES_MAX, ServedNode, _on_the_primary, document_verdict, registry_app
 from replicator.web.server import WebServer
 
@@ -390,6 +397,10 @@ UNAVAILABLE = {"url": "redis://h", "problem": "it is away"}
         (LogLost(what="the log is gone"), 503, "log_lost"),
         (CorruptRecord(id="9-9", problem="no header"), 503, "corrupt_record"),
         (ChangeTooLarge(problem="300 KB"), 413, "change_too_large"),
+        (NotJSON(what="the change", problem="NaN"), 422, "not_json"),
+        (NotRunning("a"), 503, "not_running"),
+        (WrongProcess(what="node a", owner=1, here=2), 500, "wrong_process"),
+        (SnapshotFailed(problem="KeyError"), 500, "snapshot_failed"),
         (Stalled(id="5-7", problem="KeyError"), 500, "stalled"),
         (ReplicatorError("something else"), 500, "failed"),
     ],
@@ -404,6 +415,19 @@ def test_each_error_of_the_node_has_its_answer(
     # then
     error_of(answer, status, code)
     assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_a_node_that_was_not_started_has_facts_and_serves_nothing(tmp_path: Path) -> None:
+    # given
+    node = Node(Registry(), group="g", name="a", log=MemoryLog(MemoryRedis()), data_dir=tmp_path / "a")
+    client = client_of(node)
+    # when, then
+    health = client.get("/health").json()
+    assert (health["role"], health["term"], health["position"], health["in_sync"]) == ("standby", 0, "0-0", False)
+    assert client.get("/ready").status_code == 503
+    error_of(client.get("/v1/nodes"), 503, "not_running")
+    error_of(client.get("/v1/state"), 503, "not_running")
+    assert client.post("/v1/nodes", json={}).status_code == 503
 
 
 def test_a_bug_is_answered_in_json_and_its_traceback_is_logged(
