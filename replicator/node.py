@@ -395,16 +395,19 @@ class Node:
         timeout_s: float = REPLACE_TIMEOUT_S,
         term: int | None = None,
         ack: str | None = None,
+        expect: str | None = None,
     ) -> None:
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
 
         Only on the primary. `term`, `ack`: as for `submit`; `timeout_s`: how long what `ack` says is waited for, once
-        it is in the log. Raises what `submit` raises.
+        it is in the log. `expect`: a position (`"5-1042"`); only if the state is still what it was there. Raises what
+        `submit` raises, and `Outdated`.
         """
         self._check_serves()
         self._check_log()
         level = self._ack if ack is None else Level.parse(ack)
-        self._acks.wait(level, self._primary.replace(pieces, term=term), timeout_s)
+        seen = RecordId.parse(expect) if expect is not None else None
+        self._acks.wait(level, self._primary.replace(pieces, term=term, expect=seen), timeout_s)
 
     def publish(self, *, timeout_s: float = 10.0, ack: str | None = None) -> Published:
         """Send the state as it is now. Only on the primary; what was sent, and the position that has it.

@@ -38,6 +38,7 @@ from .errors import (
     LogUnavailable,
     NotPrimary,
     OutcomeUnknown,
+    Outdated,
     ReplicatorError,
     Stalled,
 )
@@ -346,18 +347,26 @@ class Primary:
             self._pass_on()
             time.sleep(YIELD_FOR_S)
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None) -> RecordId:
-        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile."""
+    def replace(self, pieces: Iterable[Any], *, term: int | None, expect: RecordId | None = None) -> RecordId:
+        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile.
+
+        `expect`: only if the state is what it was there (`Outdated`).
+        """
         parts = _Parts(pieces)
         bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
         with self._publishing:
-            return self._replace(parts, bodies, term)
+            return self._replace(parts, bodies, term, expect)
 
-    def _replace(self, parts: _Parts, bodies: list[bytes], term: int | None) -> RecordId:
+    def _replace(
+        self, parts: _Parts, bodies: list[bytes], term: int | None, expect: RecordId | None = None
+    ) -> RecordId:
         with self._replica.turn:
             member = self._check_may_write()
             if term not in (None, member.view.term):
                 raise self._other_term(term)
+            # The turn keeps it so until the last part is in the log.
+            if expect is not None and not member.view.is_unchanged_since(expect):
+                raise Outdated(expect=expect, position=member.view.position.id)
             snapshot = member.begin_snapshot(replaces=True)
             for index, body in enumerate(bodies):
                 member = self._check_holds(snapshot.term)

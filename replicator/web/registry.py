@@ -15,6 +15,9 @@ Rules for requests:
 - `Replicator-Ack: LEVEL` on a write (`applied:1`, say) has it answered once the change has come that far.
 - `Replicator-Term: N` on a write is a promise that the sender knows the newest term: a lower N was replaced, and a
   higher one was issued by nobody, and both are refused (409). On a standby a higher N is for the primary to judge.
+- `PUT /v1/state` replaces everything. Unless there is nothing yet it says what it replaces: `If-Match`, with the
+  position that its sender saw (the `ETag` of a `GET`), or `?force=1`. What was seen is compared in the turn in which
+  the new state is written, so no change comes in between.
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
 - `Envelope` is the one place where exceptions become answers, by the table `ANSWERS`. Handlers only raise.
 
@@ -59,11 +62,22 @@ from replicator.errors import (
     NotAcknowledged,
     NotPrimary,
     OutcomeUnknown,
+    Outdated,
     PositionLost,
     ReplicatorError,
     Stalled,
 )
-from replicator.state.registry import Conflict, InvalidDocument, Record, Registry, UnknownId, pieces_of, term_of
+from replicator.state.registry import (
+    Conflict,
+    IncompleteDocument,
+    InvalidDocument,
+    Record,
+    Registry,
+    UnknownId,
+    check_complete,
+    pieces_of,
+    term_of,
+)
 
 __all__ = ["ServedNode", "health_app", "registry_app"]
 
@@ -159,8 +173,13 @@ class ServedNode(Protocol):
         """
         ...
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None) -> None:
-        """Make these pieces the whole state, on all nodes, at one record. `term`, `ack`: as for `submit`."""
+    def replace(
+        self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
+    ) -> None:
+        """Make these pieces the whole state, on all nodes, at one record. `term`, `ack`: as for `submit`.
+
+        `expect`: a position; only if the state is still what it was there (`Outdated`).
+        """
         ...
 
     def wait(self, *, position: str, timeout_s: float) -> None:
@@ -212,12 +231,14 @@ class Refusal(Exception):
 ANSWERS: dict[type[BaseException], tuple[int, str]] = {
     UnknownId: (404, "unknown_id"),
     Conflict: (409, "conflict"),
+    IncompleteDocument: (400, "incomplete_document"),
     InvalidDocument: (422, "invalid_document"),
     ChangeRejected: (422, "rejected"),
     ChangeTooLarge: (413, "change_too_large"),
     LeaseLost: (503, "lease_lost"),
     NotPrimary: (503, "not_primary"),
     Fenced: (409, "fenced"),
+    Outdated: (412, "outdated"),
     OutcomeUnknown: (504, "outcome_unknown"),
     NotAcknowledged: (504, "not_acknowledged"),
     LogUnavailable: (503, "log_unavailable"),
@@ -299,6 +320,9 @@ FACTS = "replicator.facts"
 INTEGER = re.compile(r"[0-9]{1,16}")
 ACK = re.compile(r"[a-z]{1,16}(:[0-9]{1,16})?")
 POSITION = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
+
+#: An entity tag of ours. Some proxies weaken what they compress.
+TAG = re.compile(rf'(?:W/)?"({POSITION.pattern})"|({POSITION.pattern})')
 
 
 class Envelope:
@@ -559,28 +583,44 @@ class RegistryApi:
 
     async def get_state(self, request: Request) -> Response:
         chunks = await self._read(request, lambda registry: registry.document(self._node.term))
-        return StreamingResponse(chunks, media_type="application/json")
+        tag = {"ETag": f'"{request.scope[FACTS].position}"'}
+        return StreamingResponse(chunks, media_type="application/json", headers=tag)
 
     async def put_state(self, request: Request) -> Response:
         await self._refuse_unless_primary(request)
         body = await read_body(request, DOCUMENT_BYTES_MAX)
-        any_term, ack = query_integer(request, "any_term", 0, 0, 1) == 1, _sent_ack(request)
-        return await self._off_loop(self._load, await self._off_loop(parsed, body), any_term, ack)
+        asked = _Replacement.asked_for(request)
+        return await self._off_loop(self._load, await self._off_loop(parsed, body), asked)
 
-    def _load(self, document: Any, any_term: bool, ack: str | None) -> Response:
+    def _load(self, document: Any, asked: _Replacement) -> Response:
         term, current = term_of(document), self._node.term
-        verdict = "load" if any_term else document_verdict(term, current)
+        verdict = "load" if asked.any_term else document_verdict(term, current)
         if verdict == "stale":
             log.warning("a document of term %d was not loaded: the current term is %d", term, current)
             return json_answer({"applied": False, "reason": "stale", "term": current})
         if verdict == "future":
             message = f"term {term} was never issued here, the current one is {current}; ?any_term=1 loads it anyway"
             raise Refusal(409, "unknown_term", message, field="term", term=current)
+        check_complete(document)
+        expect = asked.expect if asked.expect or asked.force else self._place_without_anything()
         with _collector_paused():
             pieces = pieces_of(document)
-        # In the term that the verdict was about: the node may have been replaced and promoted again since.
-        self._node.replace(pieces, term=current, ack=ack)
+        try:
+            # In the term that the verdict was about: the node may have been replaced and promoted again since.
+            self._node.replace(pieces, term=current, ack=asked.ack, expect=expect)
+        except Outdated:
+            if asked.expect is None:  # it was empty a moment ago
+                raise _not_empty(str(self._node.position.id)) from None
+            raise
         return json_answer({"applied": True, "term": self._node.term, "nodes": len(document.get("nodes") or ())})
+
+    def _place_without_anything(self) -> str:
+        """Where the state is, if there is nothing in it to be lost."""
+        with self._node.reading() as registry:
+            place = str(self._node.position.id)
+            if registry.is_pristine:
+                return place
+        raise _not_empty(place)
 
     # Health
 
@@ -676,6 +716,33 @@ class RegistryApi:
             raise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Replacement:
+    """How a document is to replace the state. `expect`: the position that the sender saw."""
+
+    any_term: bool
+    force: bool
+    expect: str | None
+    ack: str | None
+
+    @classmethod
+    def asked_for(cls, request: Request) -> _Replacement:
+        return cls(
+            any_term=query_integer(request, "any_term", 0, 0, 1) == 1,
+            force=query_integer(request, "force", 0, 0, 1) == 1,
+            expect=_sent_tag(request),
+            ack=_sent_ack(request),
+        )
+
+
+def _not_empty(position: str) -> Refusal:
+    message = (
+        f'the state is not empty, and this replaces all of it: send If-Match: "{position}" to do so if it is still '
+        "what it is now, or ?force=1 whatever it is"
+    )
+    return Refusal(428, "position_required", message, field="If-Match", position=position)
+
+
 #: A PATCH of these fields alone is a change of that name, which reads better in the log than `update`.
 OPERATION_OF_FIELDS = {
     frozenset({"hostname"}): "set_hostname",
@@ -700,6 +767,19 @@ def _sent_term(request: Request) -> int | None:
     if term is None:
         raise Refusal(400, "invalid_header", "Replicator-Term must be an integer", field="Replicator-Term")
     return term
+
+
+def _sent_tag(request: Request) -> str | None:
+    text = request.headers.get("if-match")
+    if text is None:
+        return None
+    tag = TAG.fullmatch(text.strip())
+    if tag is None:
+        message = (
+            'If-Match must be the ETag that GET /v1/state gave, like "5-1042"; ?force=1 replaces whatever is there'
+        )
+        raise Refusal(400, "invalid_header", message, field="If-Match")
+    return tag[1] or tag[2]
 
 
 def _sent_ack(request: Request) -> str | None:

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from replicator.errors import (
     NotAcknowledged,
     NotPrimary,
     OutcomeUnknown,
+    Outdated,
     PositionLost,
     ReplicatorError,
     Stalled,
@@ -86,6 +87,8 @@ class NodeInMemory:
         self.acks: list[str | None] = []
         self.fresh: list[bool] = []
         self.threads: set[str] = set()
+        #: Called by a replacement before it is the state's turn.
+        self.before_replacing: Callable[[], Any] = lambda: None
         self._lock = threading.RLock()
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
@@ -98,11 +101,16 @@ class NodeInMemory:
             self.position = Position(self.term, self.position.n + 1)
             return self.registry.apply(orjson.loads(orjson.dumps(change)))
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None) -> None:
+    def replace(
+        self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
+    ) -> None:
         self.acks.append(ack)
+        self.before_replacing()
         with self._lock:
             if self.failure is not None:
                 raise self.failure
+            if expect not in (None, self.position.id):
+                raise Outdated(expect=expect, position=self.position.id)
             self.registry.restore(orjson.loads(orjson.dumps(piece)) for piece in pieces)
             self.position = Position(self.term, self.position.n + 1)
 
@@ -643,9 +651,9 @@ def test_a_write_says_how_far_it_has_to_have_come(client: TestClient, node: Node
     client.post("/v1/nodes", json={}, headers={"Replicator-Ack": "applied:1"})
     client.patch("/v1/nodes/1", json={"tags": ["x"]}, headers={"Replicator-Ack": "fsynced"})
     client.post("/v1/changes", json={"op": "register"}, headers={"Replicator-Ack": "replicated:2"})
-    client.put("/v1/state", content=DOCUMENT, headers={"Replicator-Ack": "applied:2"})
+    client.put("/v1/state?force=1", content=DOCUMENT, headers={"Replicator-Ack": "applied:2"})
     client.delete("/v1/nodes/3")
-    client.put("/v1/state", content=DOCUMENT)
+    client.put("/v1/state?force=1", content=DOCUMENT)
     assert node.acks == ["applied:1", "fsynced", "replicated:2", "applied:2", None, None]
 
 
@@ -809,6 +817,90 @@ def test_a_document_that_is_no_registry_is_refused_with_the_path(
     assert client.get("/v1/state").content == before
 
 
+@pytest.mark.parametrize(
+    ("document", "missing"),
+    [
+        ({}, ["version", "nodes", "networks", "trust_pairs"]),
+        ({"hostname": "db1", "owner": "ops"}, ["version", "nodes", "networks", "trust_pairs"]),
+        ({"op": "register", "hostname": "x"}, ["version", "nodes", "networks", "trust_pairs"]),
+        ({"version": 1, "term": 5, "nodes": {}, "trust_pairs": []}, ["networks"]),
+        ({"version": 1, "Nodes": {}, "networks": {}, "trust_pairs": []}, ["nodes"]),
+        ({"nodes": {}, "networks": {}, "trust_pairs": []}, ["version"]),
+    ],
+)
+@pytest.mark.parametrize("query", ["", "?force=1", "?any_term=1"])
+def test_what_lacks_a_member_of_a_document_is_none_however_it_is_sent(
+    client: TestClient, node: NodeInMemory, document: Any, missing: list[str], query: str
+) -> None:
+    # given
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    before = client.get("/v1/state")
+    # when
+    answer = client.put(f"/v1/state{query}", json=document, headers={"If-Match": before.headers["etag"]})
+    # then
+    body = error_of(answer, 400, "incomplete_document", missing[0])
+    assert f"has no {', '.join(missing)}:" in body["message"]
+    assert client.get("/v1/state").content == before.content
+
+
+def test_a_state_that_is_not_empty_is_replaced_by_who_says_what_it_replaces(client: TestClient) -> None:
+    # given
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    seen = client.get("/v1/state")
+    assert seen.headers["etag"] == f'"{seen.headers["replicator-position"]}"'
+    # then
+    refused = error_of(client.put("/v1/state", content=DOCUMENT), 428, "position_required", "If-Match")
+    assert refused["position"] == "5-1043"
+    assert client.get("/v1/state").content == seen.content
+    answer = client.put("/v1/state", content=DOCUMENT, headers={"If-Match": seen.headers["etag"]})
+    assert answer.json()["applied"] is True
+    assert client.get("/v1/state").content == with_term(DOCUMENT, 5)
+
+
+@pytest.mark.parametrize("tag", ['"5-1043"', 'W/"5-1043"', "5-1043", ' "5-1043" '])
+def test_a_position_is_taken_as_an_entity_tag_or_as_it_is(client: TestClient, tag: str) -> None:
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    assert client.put("/v1/state", content=DOCUMENT, headers={"If-Match": tag}).status_code == 200
+
+
+@pytest.mark.parametrize("tag", ["*", "", '"5-1043', '"5-1043", "5-1044"', '"5"', "now"])
+def test_what_is_no_position_is_refused_and_replaces_nothing(client: TestClient, tag: str) -> None:
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    answer = client.put("/v1/state", content=DOCUMENT, headers={"If-Match": tag})
+    error_of(answer, 400, "invalid_header", "If-Match")
+    assert client.get("/v1/nodes/1").json()["hostname"] == "web1"
+
+
+@pytest.mark.parametrize("query", ["", "?force=1"])
+def test_a_state_that_moved_since_it_was_seen_is_not_replaced(client: TestClient, query: str) -> None:
+    # given
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    seen = client.get("/v1/state").headers["etag"]
+    client.post("/v1/nodes", json={"hostname": "web2"})
+    # when
+    answer = client.put(f"/v1/state{query}", content=DOCUMENT, headers={"If-Match": seen})
+    # then
+    assert "5-1044" in error_of(answer, 412, "outdated")["message"]
+    assert len(client.get("/v1/nodes").json()["nodes"]) == 2
+
+
+def test_whatever_is_there_is_replaced_by_who_says_so(client: TestClient) -> None:
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    assert client.put("/v1/state?force=1", content=DOCUMENT).json()["applied"] is True
+    assert client.get("/v1/state").content == with_term(DOCUMENT, 5)
+    error_of(client.put("/v1/state?force=yes", content=DOCUMENT), 400, "invalid_query", "force")
+
+
+def test_what_comes_in_between_a_look_at_an_empty_state_and_its_replacement_is_kept(
+    client: TestClient, node: NodeInMemory
+) -> None:
+    # given
+    node.before_replacing = lambda: node.submit({"op": "register", "hostname": "web1"})
+    # then
+    error_of(client.put("/v1/state", content=DOCUMENT), 428, "position_required", "If-Match")
+    assert client.get("/v1/nodes/1").json()["hostname"] == "web1"
+
+
 def test_a_document_may_be_larger_than_other_bodies(client: TestClient) -> None:
     # given
     document = orjson.dumps(generate(3000, seed=1))
@@ -873,7 +965,8 @@ def test_large_bodies_get_their_answers_over_a_real_connection(node: NodeInMemor
     document = orjson.dumps(generate(3000, seed=1))
     with WebServer(registry_app(node)) as server, httpx.Client(base_url=server.url) as client:
         # then
-        assert client.put("/v1/state", content=document).json()["applied"] is True
+        answer = client.put("/v1/state", content=document)
+        assert answer.json()["applied"] is True
         assert client.get("/v1/state").content == with_term(document, 5)
         error_of(client.post("/v1/nodes", content=b"x" * (5 * BODY_BYTES_MAX)), 413, "too_large", "body")
         node.role, node.primary_http = "standby", "http://127.0.0.1:1"
