@@ -11,7 +11,6 @@ them (`primary.py`). Nothing here decides: it asks the member.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import threading
@@ -377,7 +376,7 @@ class Node:
         applied = level.kind == "applied"
         id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
         if level.kind != "appended" and not _are_rejected(results):
-            await asyncio.to_thread(self._acks.wait, level, id_, deadline - time.monotonic())
+            await self._acks.awaited(level, id_, deadline - time.monotonic())
         return results
 
     def _level_for_write(self, ack: str | None) -> Level:

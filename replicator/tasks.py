@@ -31,8 +31,8 @@ Done = tuple[RecordId, list[Any]]
 #: What a task asks for besides: the seconds that it waits, the term that it means, whether it waits for standbys.
 _Asked = tuple[float, int | None, bool]
 
-#: How often the tasks of a loop are looked through for those that have waited too long.
-LOOK_EVERY_S = 0.1
+#: How often the tasks of a loop are looked through for those that have waited too long: that much later they may hear.
+LOOK_EVERY_S = 0.05
 
 
 class Tasks:
