@@ -110,8 +110,7 @@ class Beside:
 
     def _tell(self) -> None:
         node = self._node
-        leads = node.role == "primary" and (node.lease_ms or 0) > 0
-        now = ("primary", node.term) if leads else ("standby", 0)
+        now = ("primary", node.term) if node.leads else ("standby", 0)
         if now != self._told:
             self._told = now
             self._run(now[0], node.term)
@@ -139,7 +138,7 @@ class Beside:
 
     def _publish(self) -> None:
         node, state = self._node, self._state
-        if state is None or node.role != "primary":
+        if state is None or not node.leads:
             return
         try:
             seen = state.seen(), node.term

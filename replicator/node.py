@@ -26,7 +26,7 @@ from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import Encoded, encoded
 from .core.fold import View
-from .core.ids import ZERO_ID, Position, RecordId, Writer
+from .core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
 from .core.replies import MISSED_BEATS_MAX, Batch, Log, Wants
 from .crew import Crew, Duties, OwnThreads
@@ -41,7 +41,7 @@ from .errors import (
     PromotionRefused,
     ReplicatorError,
 )
-from .health import Lag
+from .health import Condition, Lag, Unready
 from .keeper import Habits, Keeper
 from .lease import Lease
 from .log import RedisLog
@@ -233,8 +233,38 @@ class Node:
 
     @property
     def role(self) -> str:
-        """`"primary"` or `"standby"`. Derived: see `core.member.Member`."""
+        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `core.member.Member`.
+
+        A node that is cut off does not know that another one was promoted. Before you act as the primary, ask `leads`.
+        """
         return "primary" if self._replica.member.leads and self.failed is None else "standby"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node can take writes: it holds the term, is in sync, and has a lease that runs.
+
+        As fresh as a lease can be: somebody may have been promoted a moment ago. A write of ours is refused then; what
+        you do elsewhere, fence by `term`.
+        """
+        return self.role == "primary" and self._lease.held and not self._replica.stalled
+
+    @property
+    def unready(self) -> Unready | None:
+        """Why this node cannot do its role's work now (`health.why_unready`); None: it can."""
+        member = self._replica.member
+        now = Condition(
+            failed=self.failed,
+            stopping=self._stopping.is_set(),
+            stalled=self._replica.stalled,
+            problems=self._problems.now,
+            role=self.role,
+            leads=self.leads,
+            in_sync=member.in_sync,
+            has_read=member.view.cursor != ORIGIN,
+            lag=self.lag,
+            behind_s=self._keeper.trail.behind_s(self.position.id, time.monotonic()),
+        )
+        return health.why_unready(now)
 
     @property
     def boot(self) -> str:
@@ -252,7 +282,8 @@ class Node:
 
     @property
     def in_sync(self) -> bool:
-        return self._replica.member.view.in_sync
+        """Whether the state lacks nothing of the log up to `position`; not before it has read the log once."""
+        return self._replica.member.in_sync
 
     @property
     def lag(self) -> Lag:
@@ -285,7 +316,7 @@ class Node:
     def primary_http(self) -> str | None:
         """Where the primary is reached, if there is a live one that says so."""
         member, look = self._replica.member, self._keeper.look
-        if self.role == "primary":
+        if self.leads:
             return self.http or None
         holder = look.peers.get(member.view.holder.node) if look else None
         if holder is None or holder.node == self.name or holder.boot != member.view.holder.boot:
@@ -461,7 +492,7 @@ class Node:
             if id_ is not None and view.in_sync:
                 _check_not_lost(id_, view)
             return (
-                (role is None or (self.role == role and (role == "standby" or self._lease.held)))
+                (role is None or (self.leads if role == "primary" else self.role == role))
                 and (n is None or (view.in_sync and view.position.id.n >= n))
                 and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )

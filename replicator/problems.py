@@ -39,6 +39,11 @@ class Problems:
         return "; ".join(dict.fromkeys(map(str, self._known.copy().values())))
 
     @property
+    def now(self) -> list[ReplicatorError]:
+        """All of them."""
+        return list(self._known.copy().values())
+
+    @property
     def of_the_log(self) -> list[str]:
         """What is wrong with the log, as a node says it in its heartbeat."""
         found = [str(problem).partition(". ")[0] for problem in self._lasting if _is_of_the_log(problem)]
