@@ -21,14 +21,15 @@ Rules for requests:
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
 - `Envelope` is the one place where exceptions become answers, by the table `ANSWERS`. Handlers only raise.
 
-Everything that waits for the node (its lock, the log) runs on threads, never on the event loop; what only waits for a
-position has threads of its own, so that a hundred patient readers do not keep writers out.
+Nothing waits on the event loop. What waits for the node's lock, or for a position, does so on threads; a write is a
+task of the node (`Node.asubmit`), so writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
+replacements of the state have a pool each (`pools.py`): none of them fills that of another, and who finds its own one
+full is answered 503 at once.
 """
 
 from __future__ import annotations
 
 import datetime
-import functools
 import gc
 import logging
 import re
@@ -39,8 +40,6 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-import anyio
-import anyio.to_thread
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -79,6 +78,8 @@ from replicator.state.registry import (
     term_of,
 )
 
+from .pools import Full, Pool, Pools
+
 __all__ = ["ServedNode", "health_app", "registry_app"]
 
 log = logging.getLogger(__name__)
@@ -107,10 +108,6 @@ HEALTH_PATHS = ("/health", "/ready")
 #: Ids are exact in every JSON reader.
 ID_MAX = 2**53 - 1
 
-#: Writers block here until the committer has answered; it takes up to 1,000 changes in one go.
-THREADS_OF_WORK = 128
-THREADS_OF_WAITS = 128
-
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -130,8 +127,17 @@ class ServedLag(Protocol):
     def seconds(self) -> float | None: ...
 
 
+class ServedUnready(Protocol):
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+
+
 class ServedNode(Protocol):
-    """What the API needs of a node. The properties answer at once; the methods may block and are called on threads."""
+    """What the API needs of a node. The properties answer at once; the methods may block and are called on threads,
+    but for `asubmit`, which is awaited.
+    """
 
     @property
     def name(self) -> str: ...
@@ -140,6 +146,11 @@ class ServedNode(Protocol):
     @property
     def role(self) -> str:
         """ "primary" or "standby"."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """Whether it can take writes now."""
         ...
 
     @property
@@ -159,6 +170,16 @@ class ServedNode(Protocol):
         ...
 
     @property
+    def problem(self) -> str:
+        """What is in its way now, in words, or nothing."""
+        ...
+
+    @property
+    def unready(self) -> ServedUnready | None:
+        """Why it cannot do its role's work now, if so."""
+        ...
+
+    @property
     def primary_http(self) -> str | None:
         """The URL of the current primary."""
         ...
@@ -166,7 +187,9 @@ class ServedNode(Protocol):
     @property
     def lease_ms(self) -> int | None: ...
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any:
         """Have a change appended and applied; what apply returned. With `term`: in that one, or not at all.
 
         `ack`: how far it has to have come, `applied:1` for example.
@@ -176,7 +199,7 @@ class ServedNode(Protocol):
     def replace(
         self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
     ) -> None:
-        """Make these pieces the whole state, on all nodes, at one record. `term`, `ack`: as for `submit`.
+        """Make these pieces the whole state, on all nodes, at one record. `term`, `ack`: as for `asubmit`.
 
         `expect`: a position; only if the state is still what it was there (`Outdated`).
         """
@@ -229,6 +252,7 @@ class Refusal(Exception):
 
 #: Error -> status and code; the entry of the nearest base class counts. NotPrimary and Fenced redirect where they can.
 ANSWERS: dict[type[BaseException], tuple[int, str]] = {
+    Full: (503, "busy"),
     UnknownId: (404, "unknown_id"),
     Conflict: (409, "conflict"),
     IncompleteDocument: (400, "incomplete_document"),
@@ -328,11 +352,11 @@ TAG = re.compile(rf'(?:W/)?"({POSITION.pattern})"|({POSITION.pattern})')
 class Envelope:
     """Waits for `Replicator-Wait`, stamps what goes out, and turns what is raised into an answer."""
 
-    def __init__(self, app: ASGIApp, *, node: ServedNode, wait_timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, *, node: ServedNode, wait_timeout_s: float, waits: Pool) -> None:
         self._app = app
         self._node = node
         self._wait_timeout_s = wait_timeout_s
-        self._threads = anyio.CapacityLimiter(THREADS_OF_WAITS)
+        self._waits = waits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -368,7 +392,8 @@ class Envelope:
             raise Refusal(400, "invalid_header", message, field="Replicator-Wait")
         wait = partial(self._node.wait, position=position, timeout_s=self._wait_timeout_s)
         try:
-            await anyio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=self._threads)
+            with self._waits.place():
+                await self._waits.on_thread(wait)
         except TimeoutError:
             message = f"{position} was not applied here within {self._wait_timeout_s:g} s; ask again, or another node"
             raise Refusal(504, "wait_timeout", message, field="Replicator-Wait") from None
@@ -488,10 +513,10 @@ def document_verdict(term: int, current: int) -> str:
 class RegistryApi:
     """One method per route. Each reads its request, calls the node, and gives the answer or raises."""
 
-    def __init__(self, node: ServedNode, *, wait_timeout_s: float) -> None:
+    def __init__(self, node: ServedNode, *, wait_timeout_s: float, pools: Pools) -> None:
         self._node = node
         self._wait_timeout_s = wait_timeout_s
-        self._threads = anyio.CapacityLimiter(THREADS_OF_WORK)
+        self._pools = pools
 
     def routes(self) -> list[Route]:
         """One route per path, so that a wrong method is told which ones there are."""
@@ -508,6 +533,9 @@ class RegistryApi:
             "/health": {"GET": self.health},
             "/ready": {"GET": self.ready},
         }
+        for path, methods in table.items():
+            pool = self._pools.replacements if path == "/v1/state" else self._pools.writes
+            methods.update({name: _within(pool, methods[name]) for name in methods if name != "GET"})
         return [Route(path, _by_method(methods), methods=list(methods)) for path, methods in table.items()]
 
     # Nodes
@@ -590,7 +618,7 @@ class RegistryApi:
         await self._refuse_unless_primary(request)
         body = await read_body(request, DOCUMENT_BYTES_MAX)
         asked = _Replacement.asked_for(request)
-        return await self._off_loop(self._load, await self._off_loop(parsed, body), asked)
+        return await self._pools.replacements.on_thread(lambda: self._load(parsed(body), asked))
 
     def _load(self, document: Any, asked: _Replacement) -> Response:
         term, current = term_of(document), self._node.term
@@ -625,12 +653,13 @@ class RegistryApi:
     # Health
 
     async def health(self, request: Request) -> Response:
-        node = self._node
+        node, unready = self._node, self._node.unready
         return json_answer(
             {
                 "name": node.name,
                 "group": node.group,
                 "role": node.role,
+                "leads": node.leads,
                 "term": node.term,
                 "position": str(node.position.id),
                 "in_sync": node.in_sync,
@@ -638,23 +667,19 @@ class RegistryApi:
                 "lag_seconds": node.lag.seconds,
                 "lease_ms": node.lease_ms,
                 "stalled": node.stalled,
+                "ready": unready is None,
+                "problem": node.problem or (unready.message if unready else None),
                 "primary_http": node.primary_http,
             }
         )
 
     async def ready(self, request: Request) -> Response:
-        node = self._node
-        if node.stalled:
-            return error_answer(503, "stalled", node.stalled)
-        if node.role != "primary" and not node.in_sync:
-            return error_answer(503, "out_of_sync", "this standby is not in sync yet; GET /health says how far it is")
-        return json_answer({"ready": True, "role": node.role})
+        unready = self._node.unready
+        if unready is not None:
+            return error_answer(503, unready.code, unready.message)
+        return json_answer({"ready": True, "role": self._node.role})
 
     # What they share
-
-    async def _off_loop(self, function: Callable[..., T], *arguments: Any) -> T:
-        # Abandoned and not awaited when the server stops: the thread ends by the timeout of what it calls.
-        return await anyio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._threads)
 
     async def _read(self, request: Request, look: Callable[[Registry], T]) -> T:
         """What `look` finds in the state, and the facts that belong to exactly that state."""
@@ -665,8 +690,10 @@ class RegistryApi:
             with self._node.reading(fresh=fresh, timeout_s=self._wait_timeout_s) as registry:
                 return look(registry), Facts.of(self._node)
 
+        pool = self._pools.waits if fresh else self._pools.reads
         try:
-            found, request.scope[FACTS] = await self._off_loop(under_the_lock)
+            with pool.place():
+                found, request.scope[FACTS] = await pool.on_thread(under_the_lock)
         except TimeoutError as error:
             raise Refusal(504, "wait_timeout", str(error), field="Replicator-Fresh") from None
         return found
@@ -693,8 +720,7 @@ class RegistryApi:
 
     async def _commit(self, request: Request, change: Record) -> Any:
         try:
-            submit = functools.partial(self._node.submit, term=_sent_term(request), ack=_sent_ack(request))
-            return await self._off_loop(submit, change)
+            return await self._node.asubmit(change, term=_sent_term(request), ack=_sent_ack(request))
         except TimeoutError:
             message = "no answer in time: the change may or may not be in the log; read before you repeat it"
             raise Refusal(504, "outcome_unknown", message) from None
@@ -759,6 +785,20 @@ def _by_method(endpoints: Mapping[str, Endpoint]) -> Endpoint:
     return endpoint
 
 
+def _within(pool: Pool, endpoint: Endpoint) -> Endpoint:
+    """An endpoint that has a place in the pool for as long as it takes, before it reads the body."""
+
+    async def within(request: Request) -> Response:
+        try:
+            with pool.place():
+                return await endpoint(request)
+        except Full:
+            await drop_body(request)
+            raise
+
+    return within
+
+
 def _sent_term(request: Request) -> int | None:
     text = request.headers.get("replicator-term")
     if text is None:
@@ -805,20 +845,22 @@ def _networks_without_tokens(registry: Registry, *, after: int, limit: int) -> d
 
 def registry_app(node: ServedNode, *, wait_timeout_s: float = WAIT_TIMEOUT_S) -> Starlette:
     """The application that serves `node`, whose state is a Registry."""
-    api = RegistryApi(node, wait_timeout_s=wait_timeout_s)
-    return _app(node, api.routes(), wait_timeout_s)
+    pools = Pools()
+    api = RegistryApi(node, wait_timeout_s=wait_timeout_s, pools=pools)
+    return _app(node, api.routes(), wait_timeout_s, pools)
 
 
 def health_app(node: ServedNode, *, wait_timeout_s: float = WAIT_TIMEOUT_S) -> Starlette:
     """The application of a node whose state is something else: it serves how the node is, and nothing of the state."""
-    api = RegistryApi(node, wait_timeout_s=wait_timeout_s)
-    return _app(node, [route for route in api.routes() if route.path in HEALTH_PATHS], wait_timeout_s)
+    pools = Pools()
+    api = RegistryApi(node, wait_timeout_s=wait_timeout_s, pools=pools)
+    return _app(node, [route for route in api.routes() if route.path in HEALTH_PATHS], wait_timeout_s, pools)
 
 
-def _app(node: ServedNode, routes: list[Route], wait_timeout_s: float) -> Starlette:
+def _app(node: ServedNode, routes: list[Route], wait_timeout_s: float, pools: Pools) -> Starlette:
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Envelope, node=node, wait_timeout_s=wait_timeout_s)],
+        middleware=[Middleware(Envelope, node=node, wait_timeout_s=wait_timeout_s, waits=pools.waits)],
         exception_handlers={HTTPException: _no_route},
     )
     # A slash too many is an unknown route like any other, not a redirect without a body.

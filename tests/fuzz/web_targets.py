@@ -19,6 +19,7 @@ from replicator.acks import Level
 from replicator.core.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_change, encode_changes
 from replicator.core.ids import RecordId
 from replicator.errors import ChangeRejected, ChangeTooLarge, NotPrimary, Outdated
+from replicator.health import Unready
 from replicator.state.registry import OPERATIONS, InvalidDocument, Registry, document_of, pieces_of, term_of
 from replicator.web.registry import registry_app
 from tests.fuzz.core_targets import whole
@@ -185,9 +186,14 @@ class _Node:
     stalled: str | None = None
     primary_http: str | None = None
     lease_ms: int | None = 4000
+    leads: bool = True
+    problem: str = ""
+    unready: Unready | None = None
     registry: Registry = field(default_factory=Registry)
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any:
         if ack is not None:
             Level.parse(ack)
         if self.role != "primary":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
+import functools
 import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,9 +36,12 @@ from replicator.errors import (
     ReplicatorError,
     Stalled,
 )
+from replicator.health import Unready
 from replicator.state.registry import Registry
+from replicator.web.pools import Pool
 from replicator.web.registry import BODY_BYTES_MAX, ServedNode, _on_the_primary, document_verdict, registry_app
 from replicator.web.server import WebServer
+from tests.kv import PATIENCE_S
 
 with warnings.catch_warnings():
     # Newer versions of Starlette would rather have httpx2.
@@ -76,6 +81,8 @@ class NodeInMemory:
     stalled: str | None = None
     primary_http: str | None = None
     lease_ms: int | None = 4000
+    problem: str = ""
+    unready: Unready | None = None
     #: What the next write raises instead.
     failure: Exception | None = None
 
@@ -89,10 +96,21 @@ class NodeInMemory:
         self.threads: set[str] = set()
         #: Called by a replacement before it is the state's turn.
         self.before_replacing: Callable[[], Any] = lambda: None
+        #: What a write waits for.
+        self.writes_wait: Callable[[], Awaitable[Any]] = functools.partial(asyncio.sleep, 0)
         self._lock = threading.RLock()
 
+    @property
+    def leads(self) -> bool:
+        return self.role == "primary" and bool(self.lease_ms)
+
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any:
+        await self.writes_wait()
+        return self.submit(change, timeout_s=timeout_s, term=term, ack=ack)
+
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
-        self.threads.add(threading.current_thread().name)
         self.acks.append(ack)
         with self._lock:
             if self.failure is not None:
@@ -718,6 +736,8 @@ def test_a_change_that_the_state_refuses_is_answered_like_any_write(client: Test
 def test_nothing_that_blocks_runs_on_the_event_loop(client: TestClient, node: NodeInMemory) -> None:
     client.post("/v1/nodes", json={})
     client.get("/v1/state", headers={"Replicator-Wait": "5-1043"})
+    client.get("/v1/state", headers={"Replicator-Fresh": "1"})
+    assert node.threads
     assert all(name.startswith("AnyIO worker") for name in node.threads)
 
 
@@ -921,6 +941,7 @@ def test_a_load_that_fails_in_the_log_is_answered_like_any_write(client: TestCli
 def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestClient, node: NodeInMemory) -> None:
     # given
     node.role, node.in_sync, node.lag, node.stalled, node.lease_ms = "standby", False, Lag(None, None), "a bug", None
+    node.unready = Unready("stalled", "a bug")
     # when
     answer = client.get("/health")
     # then
@@ -929,6 +950,7 @@ def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestC
         "name": "a",
         "group": "registry",
         "role": "standby",
+        "leads": False,
         "term": 5,
         "position": "5-1042",
         "in_sync": False,
@@ -936,25 +958,122 @@ def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestC
         "lag_seconds": None,
         "lease_ms": None,
         "stalled": "a bug",
+        "ready": False,
+        "problem": "a bug",
         "primary_http": None,
     }
 
 
-@pytest.mark.parametrize(
-    ("role", "in_sync", "stalled", "status"),
-    [
-        ("primary", True, None, 200),
-        ("standby", True, None, 200),
-        ("standby", False, None, 503),
-        ("standby", True, "a bug", 503),
-        ("primary", True, "a bug", 503),
-    ],
-)
-def test_a_primary_and_a_standby_in_sync_are_ready(
-    client: TestClient, node: NodeInMemory, role: str, in_sync: bool, stalled: str | None, status: int
-) -> None:
-    node.role, node.in_sync, node.stalled = role, in_sync, stalled
-    assert client.get("/ready").status_code == status
+def test_health_has_what_is_in_the_way_also_of_a_node_that_is_ready(client: TestClient, node: NodeInMemory) -> None:
+    assert (client.get("/health").json()["ready"], client.get("/health").json()["problem"]) == (True, None)
+    node.problem = "the disk is full"
+    assert (client.get("/health").json()["ready"], client.get("/health").json()["problem"]) == (True, node.problem)
+
+
+def test_a_node_that_cannot_do_its_work_is_not_ready_and_says_why(client: TestClient, node: NodeInMemory) -> None:
+    for node.role in ("primary", "standby"):
+        node.unready = None
+        assert client.get("/ready").json() == {"ready": True, "role": node.role}
+        node.unready = Unready("behind", "400 records behind")
+        answer = client.get("/ready")
+        assert error_of(answer, 503, "behind")["message"] == "400 records behind"
+        assert "retry-after" in answer.headers
+
+
+# --- Many at once ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many places the pools of applications made from now on have; empty: what they have anyway."""
+    places: dict[str, int] = {}
+    made = Pool.__init__
+
+    def smaller(self: Pool, what: str, *, places: int, threads: int) -> None:
+        made(self, what, places=sizes.get(what, places), threads=threads)
+
+    sizes = places
+    monkeypatch.setattr(Pool, "__init__", smaller)
+    return places
+
+
+class Crowd:
+    """Clients of one application, all of them on one event loop, as on a server."""
+
+    def __init__(self, node: NodeInMemory) -> None:
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(registry_app(node, wait_timeout_s=60)), base_url="http://a:7001", timeout=None
+        )
+
+    def asks(self, method: str, path: str, **options: Any) -> asyncio.Task[httpx.Response]:
+        return asyncio.ensure_future(self.client.request(method, path, **options))
+
+    async def answer(self, *requests: asyncio.Task[httpx.Response]) -> list[httpx.Response]:
+        return list(await asyncio.wait_for(asyncio.gather(*requests), PATIENCE_S))
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+def test_writers_that_wait_keep_out_no_reader_and_no_other_writer_and_are_no_threads(node: NodeInMemory) -> None:
+    async def crowd() -> None:
+        acknowledged, waiting = asyncio.Event(), []
+
+        async def wait() -> None:
+            waiting.append(1)
+            await acknowledged.wait()
+
+        crowd, before = Crowd(node), threading.active_count()
+        node.writes_wait = wait
+        writers = [crowd.asks("POST", "/v1/nodes", json={}) for _ in range(600)]
+        await until(lambda: len(waiting) == 600)
+        assert threading.active_count() == before
+        assert [one.status_code for one in await crowd.answer(crowd.asks("GET", "/v1/nodes"))] == [200]
+        node.writes_wait = functools.partial(asyncio.sleep, 0)
+        assert [one.status_code for one in await crowd.answer(crowd.asks("POST", "/v1/nodes", json={}))] == [201]
+        acknowledged.set()
+        assert {one.status_code for one in await crowd.answer(*writers)} == {201}
+
+    asyncio.run(crowd())
+
+
+def test_a_pool_that_is_full_says_so_at_once_and_the_others_go_on(node: NodeInMemory, pools: dict[str, int]) -> None:
+    async def crowd() -> None:
+        pools.update({"writes": 2, "requests that wait for a position": 3, "replacements of the state": 1})
+        crowd, go_on, let_in = Crowd(node), asyncio.Event(), threading.Event()
+        node.writes_wait = go_on.wait
+        node.before_replacing = lambda: let_in.wait(PATIENCE_S)
+        later = {"Replicator-Wait": "5-1043"}
+        under_way = [
+            *(crowd.asks("POST", "/v1/nodes", json={}) for _ in range(2)),
+            *(crowd.asks("GET", "/v1/nodes", headers=later) for _ in range(3)),
+            crowd.asks("PUT", "/v1/state?force=1", content=DOCUMENT),
+        ]
+        await until(lambda: len(node.waited) == 3)
+        await until(lambda: node.acks == [None])  # the replacement
+        refused = await crowd.answer(
+            crowd.asks("PATCH", "/v1/nodes/1", json={}),
+            crowd.asks("POST", "/v1/changes", content=b"x" * 100_000),
+            crowd.asks("GET", "/v1/nodes", headers=later),
+            crowd.asks("GET", "/v1/nodes", headers={"Replicator-Fresh": "1"}),
+            crowd.asks("PUT", "/v1/state?force=1", content=DOCUMENT),
+        )
+        for answer in refused:
+            assert "try again" in error_of(answer, 503, "busy")["message"]
+            assert int(answer.headers["retry-after"]) >= 1
+        others = await crowd.answer(*(crowd.asks("GET", path) for path in ("/v1/nodes", "/v1/state", "/ready")))
+        assert [answer.status_code for answer in others] == [200, 200, 200]
+        go_on.set()
+        let_in.set()
+        assert [answer.status_code for answer in await crowd.answer(*under_way)] == [201, 201, 200, 200, 200, 200]
+        again = crowd.asks("POST", "/v1/nodes", json={}), crowd.asks("GET", "/v1/nodes", headers=later)
+        assert [answer.status_code for answer in await crowd.answer(*again)] == [201, 200]
+
+    asyncio.run(crowd())
 
 
 # --- On a real socket -----------------------------------------------------------------------------------------------
