@@ -734,6 +734,8 @@ class RegistryApi:
                 raise Refusal(409, "stale_term", message, field="Replicator-Term", term=current)
             if self._node.role != "primary":
                 raise NotPrimary(node=self._node.name, primary=self._node.primary_http)
+            if not self._node.leads and not self._node.stalled:
+                raise LeaseLost(node=self._node.name)
             if sent is not None and sent > current:
                 message = f"term {sent} was never issued, the current one is {current}"
                 raise Refusal(409, "unknown_term", message, field="Replicator-Term", term=current)

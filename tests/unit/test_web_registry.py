@@ -529,6 +529,15 @@ def test_a_node_that_takes_itself_for_the_primary_never_redirects(
     assert client.post("/v1/nodes", json={}).status_code in (409, 503)
 
 
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_a_primary_without_a_lease_refuses_a_write_before_it_reads_it(
+    client: TestClient, node: NodeInMemory, method: str, path: str
+) -> None:
+    node.lease_ms, node.primary_http = None, "http://b:7002"
+    error_of(client.request(method, path, content=b"not read"), 503, "lease_lost")
+    assert node.submitted == []
+
+
 # --- The term that a sender knows -----------------------------------------------------------------------------------
 
 
