@@ -129,7 +129,7 @@ class Beside:
     def _tell(self) -> None:
         commands = self._commands
         commands.look()
-        leads = self._node.role == "primary" and (self._node.lease_ms or 0) > 0
+        leads = self._node.leads
         self._look_at_handover(leads=leads)
         now = ("primary", self._node.term) if leads and self._handing_over is None else ("standby", 0)
         if now != self._told:
@@ -178,7 +178,7 @@ class Beside:
         node, state = self._node, self._state
         if state is None:
             return ""
-        if node.role != "primary":
+        if not node.leads:
             node.report("publisher", None)
             return "it does not lead"
         try:

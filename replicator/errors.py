@@ -15,6 +15,7 @@
     ├── LogUnavailable           Redis does not answer, or refuses
     │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log
     ├── LogLost                  the log that this node knew is gone
+    ├── Outdated                 the state was changed since the position that the writer had seen
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
     ├── CorruptRecord            the log holds something that is not a record
     ├── CheckpointError          the data directory cannot be used
@@ -171,6 +172,12 @@ class LogLost(ReplicatorError):
     """{what}. Check that the Redis URL and the group are right and that Redis still has its data
     (its dump, its AOF, maxmemory-policy noeviction). If it is lost, `replicator recover` founds the log anew
     from the most advanced node."""
+
+
+class Outdated(ReplicatorError):
+    """the state is not what it was at {expect} any more, it is at {position}: nothing was written; look at it again"""
+
+    exit_code = 3
 
 
 class NotAcknowledged(ReplicatorError):

@@ -34,6 +34,7 @@ from .errors import (
     StateError,
 )
 from .handover import Handover
+from .health import Trail
 from .lease import Lease
 from .naming import Name
 from .primary import Primary
@@ -52,6 +53,8 @@ CLAIM_EVERY_S = 0.05
 #: How soon snapshot() is called again after it failed, and how soon at the latest once it failed often.
 PUBLISH_AGAIN_S = 1.0
 PUBLISH_AGAIN_S_MAX = 30.0
+#: A primary that did not hear it may have been replaced; one that did takes a while.
+ASK_AGAIN_AFTER_BEATS = 10
 
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
@@ -89,6 +92,7 @@ class Keeper:
         #: The group as it was when this was looked at, and when that was (`time.monotonic`).
         self.look: Look | None = None
         self.looked_at = 0.0
+        self.trail = Trail()
         #: Who asked for a snapshot that has not begun yet.
         self.snapshot_asked_by = ""
         #: What others are told of a switchover from this node.
@@ -113,6 +117,8 @@ class Keeper:
         self._vacant_since: float | None = None
         self._claim_at: float | None = None
         self._held_back_for = ""
+        #: When it asked for a snapshot.
+        self._asked_at = float("-inf")
         #: Since when Redis has no log, and how long it takes until all have reported, by the heartbeats that it had.
         self._log_lost_at: float | None = None
         self._time_to_report_s = life.time_to_report_ms(()) / 1000
@@ -160,6 +166,8 @@ class Keeper:
         """Look at the group, and take in what that says."""
         look = self._log.look()
         self.look, self.looked_at = look, time.monotonic()
+        if look.head is not None:
+            self.trail.saw(self.looked_at, look.head.position.id)
         with self._leasing:
             if not self._ended:
                 self._replica.talks_to(look.run, log_lost=look.head is None)
@@ -312,6 +320,8 @@ class Keeper:
         member, look = self._replica.member, self.look
         if look is None or self._replica.stalled:
             return
+        if member.needs_what_is_gone(look):
+            self._ask_for_snapshot()
         self._tell_if_held_back(look)
         if member.takes_term(look, restart_as_primary=self._habits.takes_term_again):
             self._claim("it held the term before", look)
@@ -331,6 +341,13 @@ class Keeper:
                 self.snapshot_asked_by = self.snapshot_asked_by or asked_by
         elif member.leads and self._primary.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
+
+    def _ask_for_snapshot(self) -> None:
+        now = time.monotonic()
+        if now - self._asked_at > ASK_AGAIN_AFTER_BEATS * self._habits.beat_every_s:
+            self._asked_at = now
+            logger.warning("nothing of the log is left to be read: asking for a snapshot")
+            self._log.ask("snapshot", by=self._name)
 
     def _is_its_turn(self, member: Member, look: Look) -> bool:
         """Whether nobody holds the term, and this candidate is the one to claim it now."""

@@ -11,7 +11,6 @@ them (`primary.py`). Nothing here decides: it asks the member.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import threading
@@ -27,7 +26,7 @@ from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import Encoded, encoded
 from .core.fold import View
-from .core.ids import ZERO_ID, Position, RecordId, Writer
+from .core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
 from .core.replies import MISSED_BEATS_MAX, Batch, Log, Look, Wants
 from .crew import Crew, Duties, OwnThreads
@@ -43,7 +42,7 @@ from .errors import (
     ReplicatorError,
 )
 from .handover import Handover
-from .health import Lag
+from .health import Condition, Lag, Unready
 from .keeper import Habits, Keeper
 from .lease import LEASE_S, Lease, answer_within_s
 from .log import RedisLog
@@ -286,8 +285,40 @@ class Node:
 
     @property
     def role(self) -> str:
-        """`"primary"` or `"standby"`. Derived: see `core.member.Member`."""
+        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `core.member.Member`.
+
+        A node that is cut off does not know that another one was promoted. Before you act as the primary, ask `leads`.
+        """
         return "primary" if self._member.leads and self.failed is None else "standby"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node can take writes: it holds the term, is in sync, and has a lease that runs.
+
+        As fresh as a lease can be: somebody may have been promoted a moment ago. A write of ours is refused then; what
+        you do elsewhere, fence by `term`.
+        """
+        return self.role == "primary" and self._lease.held and not self._replica.stalled
+
+    @property
+    def unready(self) -> Unready | None:
+        """Why this node cannot do its role's work now (`health.why_unready`); None: it can."""
+        if not self._is_started:
+            return Unready("not_running", "this node was not started")
+        member = self._replica.member
+        now = Condition(
+            failed=self.failed,
+            stopping=self._stopping.is_set(),
+            stalled=self.held_up or "",
+            problems=self._problems.in_the_way,
+            role=self.role,
+            leads=self.leads,
+            in_sync=member.in_sync,
+            has_read=member.view.cursor != ORIGIN,
+            lag=self.lag,
+            behind_s=self._keeper.trail.behind_s(self.position.id, time.monotonic()),
+        )
+        return health.why_unready(now)
 
     @property
     def boot(self) -> str:
@@ -306,7 +337,8 @@ class Node:
 
     @property
     def in_sync(self) -> bool:
-        return self._member.view.in_sync
+        """Whether the state lacks nothing of the log up to `position`; not before it has read the log once."""
+        return self._member.in_sync
 
     @property
     def lag(self) -> Lag:
@@ -360,7 +392,7 @@ class Node:
         if not self._is_started:
             return None
         member, look = self._replica.member, self._keeper.look
-        if self.role == "primary":
+        if self.leads:
             return self.http or None
         holder = look.peers.get(member.view.holder.node) if look else None
         if holder is None or holder.node == self.name or holder.boot != member.view.holder.boot:
@@ -464,7 +496,7 @@ class Node:
         applied = level.kind == "applied"
         id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
         if level.kind != "appended" and not _are_rejected(results):
-            await asyncio.to_thread(self._acks.wait, level, id_, deadline - time.monotonic())
+            await self._acks.awaited(level, id_, deadline - time.monotonic())
         return results
 
     def _level_for_write(self, ack: str | None, *, blocks: bool = True) -> Level:
@@ -482,17 +514,20 @@ class Node:
         timeout_s: float = REPLACE_TIMEOUT_S,
         term: int | None = None,
         ack: str | None = None,
+        expect: str | None = None,
     ) -> None:
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
 
-        Only on the primary. `term`, `ack`, `timeout_s`: as for `submit`. Raises what `submit` raises; what is not sent
-        in time is given up, and changes nothing.
+        Only on the primary. `term`, `ack`, `timeout_s`: as for `submit`. `expect`: a position (`"5-1042"`); only if the
+        state is still what it was there. Raises what `submit` raises, and `Outdated`; what is not sent in time is given
+        up, and changes nothing.
         """
         self._check_serves()
         self._check_log()
         level = self._ack if ack is None else Level.parse(ack)
+        seen = RecordId.parse(expect) if expect is not None else None
         deadline = time.monotonic() + timeout_s
-        id_ = self._primary.replace(pieces, term=term, until=deadline)
+        id_ = self._primary.replace(pieces, term=term, expect=seen, until=deadline)
         self._acks.wait(level, id_, deadline - time.monotonic())
 
     def publish(self, *, timeout_s: float = PUBLISH_TIMEOUT_S, ack: str | None = None) -> Published:
@@ -555,7 +590,7 @@ class Node:
             if id_ is not None and view.in_sync:
                 _check_not_lost(id_, view)
             return (
-                (role is None or (self.role == role and (role == "standby" or self._lease.held)))
+                (role is None or (self.leads if role == "primary" else self.role == role))
                 and (n is None or (view.in_sync and view.position.id.n >= n))
                 and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )

@@ -39,6 +39,7 @@ from .errors import (
     LogUnavailable,
     NotPrimary,
     OutcomeUnknown,
+    Outdated,
     ReplicatorError,
     Stalled,
 )
@@ -415,18 +416,28 @@ class Primary:
         finally:
             lock.release()
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None, until: float = math.inf) -> RecordId:
-        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile."""
+    def replace(
+        self, pieces: Iterable[Any], *, term: int | None, expect: RecordId | None = None, until: float = math.inf
+    ) -> RecordId:
+        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile.
+
+        `expect`: only if the state is what it was there (`Outdated`).
+        """
         parts = _Parts(pieces)
         bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
         with self._held(self._publishing, until):
-            return self._replace(parts, bodies, term, until)
+            return self._replace(parts, bodies, term, expect, until)
 
-    def _replace(self, parts: _Parts, bodies: list[bytes], term: int | None, until: float) -> RecordId:
+    def _replace(
+        self, parts: _Parts, bodies: list[bytes], term: int | None, expect: RecordId | None, until: float
+    ) -> RecordId:
         with self._held(self._replica.turn, until):
             member = self._check_may_write(until)
             if term not in (None, member.view.term):
                 raise self._other_term(term)
+            # The turn keeps it so until the last part is in the log.
+            if expect is not None and not member.view.is_unchanged_since(expect):
+                raise Outdated(expect=expect, position=member.view.position.id)
             snapshot = member.begin_snapshot(replaces=True)
             for index, body in enumerate(bodies):
                 member = self._check_holds(until, snapshot.term)
@@ -458,7 +469,7 @@ class Primary:
         size = sum(map(len, bodies))
         if made.patch is not None and len(made.patch) < size:
             return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
-        self._replace(parts, bodies, term, until)
+        self._replace(parts, bodies, term, None, until)
         return Published("whole", self._replica.member.view.position.id, size)
 
     def _snapshot_of_now(self, until: float) -> Iterable[Any]:

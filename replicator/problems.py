@@ -44,6 +44,11 @@ class Problems:
         return "; ".join(dict.fromkeys(map(str, self._known.copy().values())))
 
     @property
+    def in_the_way(self) -> list[ReplicatorError]:
+        """Those that keep the node from its work, or may."""
+        return [problem for name, problem in self._known.copy().items() if not _is_beside(name, problem)]
+
+    @property
     def of_the_node(self) -> list[str]:
         """What keeps the node from taking anything in, or from leading."""
         # Several of the node's threads meet one full disk.
@@ -67,6 +72,10 @@ def _is_over(problem: ReplicatorError) -> bool:
 
 #: A state that is in use is replaced when its node is to lead.
 _GOES_ON = (LogLost, LogUnavailable, CorruptRecord, StateInUse, ProgramError)
+
+
+def _is_beside(name: str, problem: ReplicatorError) -> bool:
+    return name in _DOES_WITHOUT or isinstance(problem, ProgramError)
 
 
 def _goes_on(name: str, problem: ReplicatorError) -> bool:

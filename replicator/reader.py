@@ -84,6 +84,7 @@ class Reader:
             self._hear(ask)
         if batch.records:
             self._take(batch.records)
+            self._acks.hear()
         if batch.corrupt is not None and not self._replica.member.holds_term:
             raise batch.corrupt
 

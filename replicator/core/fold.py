@@ -79,6 +79,15 @@ class View(NamedTuple):
         """Where the history in the state parted from the one that has `id`; None: it has it, or may still get it."""
         return left_behind(id, self.ends, self.position.id, self.term)
 
+    def is_unchanged_since(self, id: RecordId) -> bool:
+        """Whether the state is what it was at `id`, a place in its history behind which it has had no change.
+
+        Terms, markers and parts of snapshots change nothing. Of a place that is older than the ends nobody can say.
+        """
+        if not self.changed <= id <= self.position.id:
+            return False
+        return id == ZERO_ID or self.left_behind(id) is None
+
 
 def ends_before(view: View, term: int) -> tuple[RecordId, ...]:
     """The ends of the history in the state, for a record of `term` that goes on from there."""

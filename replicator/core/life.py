@@ -12,7 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from .fold import View, holds
-from .ids import ORIGIN, RecordId, Writer, era_of
+from .ids import ORIGIN, ZERO_ID, RecordId, Writer, era_of
 from .records import Record
 from .replies import Code, Head, Look, Peer, Reply
 
@@ -193,7 +193,13 @@ def _met_and_whole(node: View | Peer, head: Head) -> bool:
     """
     if era_of(node.term) < era_of(head.term):
         return False
-    return node.in_sync or (node.position != ORIGIN and node.changed >= head.changed)
+    return _reads_everything(node) or (node.position != ORIGIN and node.changed >= head.changed)
+
+
+def _reads_everything(node: View | Peer) -> bool:
+    """Whether it reads all that is in the log before a term record of its own. One that has read nothing yet does."""
+    has_read_nothing = isinstance(node, Peer) and (node.term, node.position, node.cursor) == (0, ORIGIN, ZERO_ID)
+    return node.in_sync or has_read_nothing
 
 
 def _lacks_what_the_log_lost(changed: RecordId, head: Head, best: Peer | None) -> bool:
@@ -206,7 +212,7 @@ def expected_head(node: View | Peer, look: Look) -> RecordId | None:
     A node in sync reads everything before its own term record. One that is out of sync leads because it lacks nothing
     that is in the log *now*: the holder may still write, and then it does not hold any more.
     """
-    return None if node.in_sync or look.head is None else look.head.position.id
+    return None if _reads_everything(node) or look.head is None else look.head.position.id
 
 
 def has_claimed(node: str, reply: Reply, look: Look) -> bool:

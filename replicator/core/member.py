@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from . import life
 from .fold import Verdict, View, ends_before, holds, step
-from .ids import ZERO_ID, Position, RecordId, Writer
+from .ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from .life import Fate, Found
 from .records import ChangeRecord, PartRecord, Record, seal_change, seal_part
 from .replies import Code, Look, Peer, Reply
@@ -61,6 +61,15 @@ class Member(NamedTuple):
         return self.run != "" and self.view.term > self.over and holds(self.view, self.me, self.run)
 
     @property
+    def in_sync(self) -> bool:
+        """It lacks nothing up to its position, and has read the log once.
+
+        Of a node that has read nothing the view says as much (a log begins at its place, too); but nobody knows whether
+        the log still has its beginning, or whether there is one.
+        """
+        return self.view.in_sync and self.view.position != ORIGIN
+
+    @property
     def leads(self) -> bool:
         """It is the primary."""
         return self.holds_term and self.view.in_sync
@@ -82,7 +91,7 @@ class Member(NamedTuple):
             position=view.position,
             changed=view.changed,
             cursor=view.cursor.id,
-            in_sync=view.in_sync,
+            in_sync=self.in_sync,
             log_id=view.log_id,
         )
 
@@ -134,6 +143,13 @@ class Member(NamedTuple):
     def refounds(self, me: Peer, look: Look) -> bool:
         """Whether it is the one to found a lost log anew; `me`: its heartbeat."""
         return life.refounds(me, look, beats_without_log=self.beats_in_run if self.log_lost else 0)
+
+    def needs_what_is_gone(self, look: Look) -> bool:
+        """Whether it has read nothing, for beats, of a log that there is: what it had is gone (somebody's own XTRIM).
+
+        The next record would show it that it lacks something. Until there is one nobody knows that it needs a snapshot.
+        """
+        return look.head is not None and self.view.cursor == ORIGIN and self.beats_in_run >= life.BEATS_BEFORE_CLAIM
 
     def owes_snapshot(self, peers: Iterable[Peer]) -> bool:
         """Whether it has to send a snapshot because some node needs one."""

@@ -21,8 +21,11 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("config", "core", "names", "tellers", "reach", "process", "inside", "threads"),
     ("checkpoint_file", "connection"),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
-    ("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming", "commands", "handover"),
-    ("replica", "diagnosis"),
+    (
+        *("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming", "commands", "handover"),
+        "waiters",
+    ),
+    ("replica", "diagnosis", "confirmations"),
     ("whole_replica", "primary", "acks", "state_writer"),
     ("tasks", "keeper"),
     ("reader",),

@@ -34,6 +34,7 @@ from replicator import (
     NotPrimary,
     NotRunning,
     OutcomeUnknown,
+    Outdated,
     PositionLost,
     PromotionRefused,
     RecordId,
@@ -1414,6 +1415,53 @@ class TestReplace:
         b = group.node("b")
         with pytest.raises(NotPrimary):
             b.replace([["pushed", []]])
+
+    def test_what_moved_since_it_was_seen_is_not_replaced(self, group: Group) -> None:
+        a = group.primary("a")
+        seen = str(a.position.id)
+        a.submit(push("x"))
+        for position in (seen, "1-9", "2-1", "0-0"):
+            with pytest.raises(Outdated, match=f"not what it was at {position} any more, it is at 1-2: nothing was"):
+                a.replace([["pushed", []]], expect=position)
+        assert (pushed(a), str(a.position.id)) == (["x"], "1-2")
+        with pytest.raises(ConfigError):
+            a.replace([["pushed", []]], expect="now")
+
+    def test_what_was_seen_is_replaced_although_the_log_went_on_without_a_change(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        in_step(a, b)
+        seen = str(b.position.id)
+        a.publish()
+        admin.verify(group.log(), by="test")
+        b.promote()
+        assert b.position.id > RecordId.parse(seen)
+        b.replace([["pushed", ["new"]]], expect=seen)
+        assert pushed(b) == ["new"]
+        with pytest.raises(Outdated):
+            b.replace([["pushed", ["newer"]]], expect=seen)
+
+    def test_a_change_that_is_on_its_way_when_it_is_compared_counts(self, group: Group) -> None:
+        """The comparison is under the turn, and not a look before."""
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        seen, sent, go_on = str(a.position.id), threading.Event(), threading.Event()
+
+        def slow(record: Any) -> Any:
+            sent.set()
+            assert go_on.wait(PATIENCE_S)
+            return log.execute(record)
+
+        log.faults.append(slow)
+        writing = in_thread(lambda: a.submit(push("x")))
+        assert sent.wait(PATIENCE_S)
+        replacing = in_thread(lambda: a.replace([["pushed", []]], expect=seen))
+        eventually(lambda: a._replica.turn.is_wanted)
+        go_on.set()
+        writing()
+        with pytest.raises(Outdated):
+            replacing()
+        assert pushed(a) == ["x"]
 
     def test_pieces_that_cannot_be_encoded_are_refused_before_anything_is_sent(self, group: Group) -> None:
         log = group.faulty_log()
