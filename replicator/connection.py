@@ -191,7 +191,7 @@ class Link:
         self._end()
 
     def _begin(self, limit: Limit) -> None:
-        """Be the one who uses the connection."""
+        """Be the one who uses the connection. Raises `WrongProcess` before it waits for a lock."""
         self._owner.check()
         if not self._lock.acquire() and not self._lock.acquire(limit.left_s):
             raise self._unavailable("it has not answered the requests before this one")

@@ -124,8 +124,8 @@ class Connections:
         self.read = read or Link(self.finder, self.url)
         self.confirm = Link(self.finder, self.url)
         self.renew = Link(self.finder, self.url)
-        self.links = (self.write, self.other, self.read, self.confirm, self.renew)
         self.owner = Owner(f"the log at {self.url}")
+        self.links = (self.write, self.other, self.read, self.confirm, self.renew)
 
     def close(self) -> None:
         """A call that is waiting for its answer, such as a read that blocks, fails."""
@@ -293,7 +293,7 @@ class RedisLog:
         return records[0] if records else None
 
     def look(self) -> Look:
-        self.connections.owner.check()  # before a sentinel is asked
+        self.connections.owner.check()  # before a lock is waited for, or a sentinel is asked
         return self._looks.ask(self._limit.until, takes_s=self.takes_s)
 
     def _late(self) -> LogUnavailable:

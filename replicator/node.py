@@ -128,11 +128,11 @@ class Node:
     ) -> None:
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
-        check_state(state)
         self.name = checks.name("name", name)
         self.group = checks.name("group", group)
         self.data_dir = checks.directory("data_dir", data_dir)
         self.http = checks.url("http", http)
+        check_state(state)
         #: What ended this node's part in the group, if something did. It serves reads, and nothing else.
         self.failed: ReplicatorError | None = None
         #: Behind which of its snapshots the next one was told to be due.
@@ -358,7 +358,7 @@ class Node:
     def held_up(self) -> str | None:
         """Why the state does not become what it should be: the application failed, or something is in its way, a full
         disk for example, and it is tried again. None: it does."""
-        unwritten = self._replica.unwritten
+        unwritten = self._replica.unwritten if self._is_started else None
         return self.stalled or (str(unwritten) if unwritten is not None else None)
 
     @property

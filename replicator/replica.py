@@ -47,7 +47,7 @@ from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCol
 from .state import ReplicatedState, State
 from .state.application import Application, asked_to_end, said
 
-__all__ = ["Replica", "Turn", "Work"]
+__all__ = ["Replica", "Turn", "Work", "raising"]
 
 logger = logging.getLogger(__name__)
 
@@ -557,7 +557,7 @@ class Replica:
         try:
             return self.application.snapshot()
         except ReplicatorError as error:
-            return _raising(error)
+            return raising(error)
 
     def _stall(self, id_: RecordId, error: BaseException) -> Stalled:
         stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else said(error))
@@ -565,7 +565,8 @@ class Replica:
         return stalled
 
 
-def _raising(error: ReplicatorError) -> Iterator[Any]:
+def raising(error: ReplicatorError) -> Iterator[Any]:
+    """Pieces that cannot be drawn, for whoever tries."""
     raise error
     yield
 

@@ -28,7 +28,7 @@ from .core.patch import PatchHead
 from .core.records import ChangeRecord, PartRecord, Record
 from .errors import CheckpointError, CorruptRecord, StateError, StateInUse
 from .patches import Whole
-from .replica import Replica, Work
+from .replica import Replica, Work, raising
 from .restore import Dropped, Ending, Failed, run
 from .state import ReplicatedState, SharedState
 from .state.application import Application
@@ -290,7 +290,7 @@ class WholeReplica(Replica):
         if self.member.holds_term:
             return self.pieces()
         if self.unwritten is not None:
-            return _raising(self.unwritten)
+            return raising(self.unwritten)
         return super()._marked()
 
 
@@ -300,12 +300,6 @@ class _Insisting:
     def __init__(self, state: SharedState) -> None:
         self.snapshot = state.snapshot
         self.restore = state.restore_in_use
-
-
-def _raising(error: StateError) -> Iterator[Any]:
-    # To whoever digests it: the record itself is not to blame for a file that is gone.
-    raise error
-    yield
 
 
 def _draw(pieces: Iterable[Any]) -> None:
