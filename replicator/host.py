@@ -160,7 +160,9 @@ class Host:
             self._check_open()
             connections = self._connections[next(self._groups) % len(self._connections)]
             _make_room_for_files(FILES_PER_NODE * (len(self._tended) + 1) + FILES_BESIDES)
-        answer_s = answer_within_s(options.get("lease_s", LEASE_S))
+        lease_s = options.get("lease_s", LEASE_S)
+        # What is no number the node refuses, by its name.
+        answer_s = answer_within_s(lease_s) if isinstance(lease_s, int | float) else answer_within_s(LEASE_S)
         log = RedisLog(self._url, group, connections=connections, timeout_s=answer_s)
         node = Node(state, group=group, name=name, data_dir=data_dir, log=log, crew=self, **options)
         node.start()
