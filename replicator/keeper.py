@@ -239,8 +239,16 @@ class Keeper:
                 self._replica.moved.notify_all()
             return
         self._lease.lost()
-        self._replica.refused(reply)
-        logger.warning("the lease was refused (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+        if self._is_over(member, reply):
+            self._replica.refused(reply)
+            logger.warning("the lease was refused (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+
+    def _is_over(self, member: Member, reply: Reply) -> bool:
+        """Whether a refusal ends the term. A head that somebody damaged refuses everybody, until it is put right."""
+        if reply.code not in (Code.FENCED, Code.LOST):
+            return True
+        look = self._log.look()
+        return look.head is None or look.term != member.view.term or look.head.writer != member.me
 
     def end(self) -> None:
         """Give the lease back, and never have one again. Who looks after other nodes as well may be in a round."""
