@@ -22,6 +22,7 @@ from .core.codec import decode_changes, digest_of_pieces
 from .core.ids import ORIGIN, ZERO_ID, Position, RecordId
 from .core.records import ChangeRecord, PartRecord, Record
 from .core.replies import Head, Log
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
 from .patches import rebuilt_from
 from .state import ReplicatedState, State
@@ -144,7 +145,7 @@ class Compared:
 
 
 @contextlib.contextmanager
-def copied(data_dir: Path) -> Iterator[Stored]:
+def copied(data_dir: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Stored]:
     """The checkpoint of a node that may be running: a copy of its files, removed again in the end.
 
     A copy made while the node wrote may be torn. That shows when it is checked, and another one is made.
@@ -153,17 +154,17 @@ def copied(data_dir: Path) -> Iterator[Stored]:
     source = data_dir / "checkpoint.sqlite"
     with (
         tempfile.TemporaryDirectory(prefix="replicator-") as directory,
-        _whole(source, Path(directory)) as copy,
+        _whole(source, Path(directory), snapshot_bytes_max) as copy,
     ):
         yield copy
 
 
-def _whole(source: Path, directory: Path) -> Stored:
+def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> Stored:
     for attempt in range(COPY_ATTEMPTS):
         before = _marks(source)
         place = directory / str(attempt)
         try:
-            return Stored(_copy(source, place))
+            return Stored(_copy(source, place), snapshot_bytes_max=snapshot_bytes_max)
         except DamagedCheckpoint as torn:
             shutil.rmtree(place)
             problem = torn.fields["problem"]
@@ -226,34 +227,40 @@ def certify(
     *,
     make_state: Callable[[], ReplicatedState],
     progress: Progress = lambda _: None,
+    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
 ) -> Certificate:
     """Check the log as it is now, and the checkpoints in these data directories, of nodes that run or not.
 
+    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`core/weight.py`).
     `make_state` gives an empty state of the group's application. Raises `Violation` at the first thing that is not as
     it has to be; `LogLost` if there is no log, `CheckpointError` for a checkpoint that cannot be read.
     """
     with contextlib.ExitStack() as stack:
         # Before the head is looked at: what a node has, the log had before.
-        copies = [stack.enter_context(copied(data_dir)) for data_dir in data_dirs]
+        copies = [
+            stack.enter_context(copied(data_dir, snapshot_bytes_max=snapshot_bytes_max)) for data_dir in data_dirs
+        ]
         for copy, data_dir in zip(copies, data_dirs, strict=True):
             progress(f"copied the checkpoint of {copy.node}, at {copy.view.position.id}")
             if copy.group != log.group:
                 problem = f"{data_dir} is of group {copy.group}, this is group {log.group}"
                 raise ConfigError(setting="data-dir", problem=problem)
-        facts, nodes = _walked(log, copies, progress)
+        facts, nodes = _walked(log, copies, progress, snapshot_bytes_max)
         told = [
             _told(node, place, data_dir, make_state()) for (node, place), data_dir in zip(nodes, data_dirs, strict=True)
         ]
         return Certificate(log=facts, nodes=told, equal=_equal([node for node, _ in nodes], told))
 
 
-def _walked(log: Log, copies: Sequence[Stored], progress: Progress) -> tuple[LogFacts, list[tuple[Compared, str]]]:
+def _walked(
+    log: Log, copies: Sequence[Stored], progress: Progress, snapshot_bytes_max: int
+) -> tuple[LogFacts, list[tuple[Compared, str]]]:
     """The log up to its head, with each checkpoint beside it; begun again if it was trimmed under the reader."""
     for _ in range(WALKS_MAX):
         head = _head(log)
         nodes = [Compared(copy) for copy in copies]
         try:
-            with contextlib.closing(Walk()) as walk:
+            with contextlib.closing(Walk(snapshot_bytes_max=snapshot_bytes_max)) as walk:
                 _walk(log, head, walk, nodes, progress)
                 walk.finish(head)
                 _check_sources(log, walk)

@@ -75,6 +75,7 @@ from replicator.core.fold import Verdict, View
 from replicator.core.ids import ZERO_CHAIN, ZERO_ID, RecordId
 from replicator.core.records import ChangeRecord, PartRecord, Record
 from replicator.core.retention import changes_bytes_max
+from replicator.core.weight import SNAPSHOT_BYTES_MAX
 from replicator.errors import CheckpointError, CorruptRecord
 from replicator.place import place_of
 
@@ -178,10 +179,10 @@ class Checkpoint:
         saved = self._saved
         return None if saved.view is None else Loaded(saved.view, saved.boot, saved.group)
 
-    def payload(self) -> Iterator[Any] | None:
+    def payload(self, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any] | None:
         """The pieces of the newest complete snapshot, decoded as they are drawn; None if there never was one."""
         payload = self._saved.payload
-        return None if payload is None else self._pieces(payload, self._rows_of_now())
+        return None if payload is None else self._pieces(payload, self._rows_of_now(), snapshot_bytes_max)
 
     @property
     def snapshot(self) -> Payload | None:
@@ -195,9 +196,10 @@ class Checkpoint:
             iter(()) if payload is None else bodies_in(self._rows_of_now(), payload.number, payload.run.rows, self.path)
         )
 
-    def _pieces(self, payload: Payload, rows: Rows) -> Iterator[Any]:
+    def _pieces(self, payload: Payload, rows: Rows, snapshot_bytes_max: int) -> Iterator[Any]:
+        bodies = bodies_in(rows, payload.number, payload.run.rows, self.path)
         try:
-            yield from payload.pieces(bodies_in(rows, payload.number, payload.run.rows, self.path))
+            yield from payload.pieces(bodies, snapshot_bytes_max=snapshot_bytes_max)
         except CorruptRecord as problem:
             # Its bytes are as they came (that was checked), so its writer made it wrong.
             hint = "move the file away, and the node rebuilds itself from the log"

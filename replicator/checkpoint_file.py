@@ -32,6 +32,7 @@ from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
 from replicator.core.parts import Progress
 from replicator.core.records import ChangeRecord, parse
+from replicator.core.weight import SNAPSHOT_BYTES_MAX
 from replicator.errors import CheckpointError, ConfigError, CorruptRecord
 
 __all__ = [
@@ -138,9 +139,10 @@ class Payload(NamedTuple):
         # Nothing comes between such parts, and their writer led when it began them: `as_of` is in their term.
         return RecordId(self.as_of.id.term, self.as_of.id.n + self.run.rows)
 
-    def pieces(self, bodies: Iterable[bytes]) -> Iterator[Any]:
-        """The pieces of the state. Raises `CorruptRecord` if its writer made it wrong."""
-        return SnapshotDecoder(self.codec, self.digest, id_=str(self.as_of.id)).pieces(bodies)
+    def pieces(self, bodies: Iterable[bytes], *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any]:
+        """The pieces of the state. Raises `CorruptRecord` if its writer made it wrong, or heavier than that."""
+        decoder = SnapshotDecoder(self.codec, self.digest, id_=str(self.as_of.id), most=snapshot_bytes_max)
+        return decoder.pieces(bodies)
 
 
 class Saved(NamedTuple):
@@ -432,11 +434,15 @@ class DamagedCheckpoint(CheckpointError):
 
 
 class Stored:
-    """A checkpoint that nobody writes: a fork, or a copy. Checked as a whole when it is opened, and left as it is."""
+    """A checkpoint that nobody writes: a fork, or a copy. Checked as a whole when it is opened, and left as it is.
 
-    def __init__(self, path: Path) -> None:
+    `snapshot_bytes_max`: what its snapshot may weigh when it is unpacked (`core/weight.py`).
+    """
+
+    def __init__(self, path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
         """Raises `DamagedCheckpoint`, or `CheckpointError` if it is not ours or cannot be read."""
         self.path = path
+        self.snapshot_bytes_max = snapshot_bytes_max
         with self._translated():
             self._db, self._saved = _opened(path)
 
@@ -468,8 +474,9 @@ class Stored:
         payload = self._saved.payload
         if payload is None:
             return
+        bodies = bodies_in(self._rows, payload.number, payload.run.rows, self.path)
         try:
-            yield from payload.pieces(bodies_in(self._rows, payload.number, payload.run.rows, self.path))
+            yield from payload.pieces(bodies, snapshot_bytes_max=self.snapshot_bytes_max)
         except CorruptRecord as problem:
             raise DamagedCheckpoint(path=self.path, problem=f"its snapshot cannot be decoded ({problem})") from None
 

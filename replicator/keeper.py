@@ -118,6 +118,7 @@ class Keeper:
         """Do it once; the seconds until it is to be done again."""
         started = time.monotonic()
         self._state_writer.keep()
+        self._tell_what_it_passed_by()
         self.join()
         self._digest_marker()
         self._beat()
@@ -132,6 +133,14 @@ class Keeper:
             self._replica.follow()
         except Stalled as error:
             self._problems.report("state", error)
+
+    def _tell_what_it_passed_by(self) -> None:
+        """A node that needs a snapshot and could not take the one that came says why, until it is in sync again."""
+        problem = self._replica.passed_by
+        if problem is None:
+            self._problems.solved("snapshot")
+        elif _what(self._problems.get("snapshot")) != _what(problem):
+            self._problems.report("snapshot", problem)
 
     def _pause_s(self, started: float) -> float:
         """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""
@@ -382,6 +391,10 @@ class Keeper:
         except ReplicatorError as error:
             logger.error("the snapshot was not published: %s", error)
         self.wake()
+
+
+def _what(problem: ReplicatorError | None) -> object:
+    return problem.fields.get("problem") if problem is not None else None
 
 
 def _runs(thread: threading.Thread | None) -> bool:

@@ -27,9 +27,10 @@ from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import Encoded, encoded
 from .core.fold import View
-from .core.ids import ZERO_ID, Position, RecordId, Writer
+from .core.ids import TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
 from .core.replies import MISSED_BEATS_MAX, Batch, Log, Look, Wants
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .crew import Crew, Duties, OwnThreads
 from .errors import (
     ChangeRejected,
@@ -97,8 +98,10 @@ class Node:
     when it ended, `"standby"` does not. `on_log_lost`: what it does when Redis has no log any more: `"wait"` for
     `replicator recover`, serving reads; `"recover"` founds it anew, from the most advanced node that does so.
     `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
-    three times that without a report others take it for dead. `crew`: who works for it, if not threads of its own
-    (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+    three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
+    is unpacked, its bytes and what JSON makes of them (`core/weight.py`); the same on all nodes. `crew`: who works for
+    it, if not threads of its own (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from
+    `start`).
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Node:
         on_restart: str = "primary",
         on_log_lost: str = "wait",
         beat_every_s: float | None = None,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         crew: Crew | None = None,
     ) -> None:
         if not isinstance(redis, str) or bool(redis) == (log is not None):
@@ -140,6 +144,7 @@ class Node:
         )
         answer_s = answer_within_s(self._lease.length_s)
         self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
+        self._snapshot_bytes_max = checks.whole("snapshot_bytes_max", snapshot_bytes_max, least=1, most=TERM_MAX)
         self._crew = crew or OwnThreads()
         self._stopping = threading.Event()
         #: What is in the way now.
@@ -166,7 +171,7 @@ class Node:
         self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
         try:
             me = Writer(self.name, secrets.token_hex(16))
-            self._replica = _replica_of(self._state, self._checkpoint, me)
+            self._replica = _replica_of(self._state, self._checkpoint, me, self._snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
             self._tasks = Tasks(self._primary, name=self.name, soon=self._crew.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
@@ -589,8 +594,9 @@ class Node:
         self._reader.received(batch)
 
 
-def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> Replica:
-    return Replica(state, checkpoint, me) if isinstance(state, State) else WholeReplica(state, checkpoint, me)
+def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
+    kind = Replica if isinstance(state, State) else WholeReplica
+    return kind(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max)
 
 
 def _result(result: Any) -> Any:

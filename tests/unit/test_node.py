@@ -133,6 +133,7 @@ class TestSettings:
             ({"lease_s": 0.0}, "lease_s"),
             ({"on_restart": "perhaps"}, "on_restart"),
             ({"on_log_lost": "ignore"}, "on_log_lost"),
+            ({"snapshot_bytes_max": 0}, "snapshot_bytes_max"),
             ({"redis": "redis://localhost"}, "redis"),
             ({"log": None}, "redis"),
             ({"log": None, "redis": "http://localhost"}, "redis"),
@@ -806,6 +807,35 @@ class TestNames:
         group.node("a")
         with pytest.raises(CheckpointError, match="process"):
             group.node("a")
+
+
+class TestSnapshotsThatAreTooHeavy:
+    def test_a_standby_says_so_in_its_heartbeat_and_takes_the_next_one(self, group: Group) -> None:
+        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        a.submit(put("large", "x" * 100_000))
+        a.publish()
+        a.submit(push("since"))
+        a.publish()
+        b = group.node("b", lease_s=SHORT_LEASE_S, snapshot_bytes_max=50_000)
+        eventually(lambda: "is not taken" in b.problem, "it names it")
+        shown = eventually(lambda: admin.status(group.log()).nodes[1].problem, "it reports it")
+        assert "snapshot_bytes_max" in shown
+        assert (b.failed, b.stalled, b.in_sync) == (None, None, False)
+        a.submit(put("large", ""))
+        a.submit(put("large.copy", ""))
+        eventually(lambda: b.in_sync, "the primary sends another one")
+        eventually(lambda: b.problem == "", "it is told no more")
+        assert document(b) == document(a)
+
+    def test_a_primary_does_not_send_what_others_refuse(self, group: Group) -> None:
+        a = group.primary("a", snapshot_bytes_max=50_000)
+        a.submit(put("large", "x" * 100_000))
+        before = a.position
+        with pytest.raises(ChangeTooLarge, match="snapshot_bytes_max"):
+            a.publish()
+        with pytest.raises(ChangeTooLarge, match="snapshot_bytes_max"):
+            a.replace([["data", "large", "x" * 100_000]])
+        assert a.position == before
 
 
 class TestRestart:
@@ -2472,6 +2502,36 @@ class TestStop:
         done = sorted(place for writer in writers for place in writer())
         assert done == list(range(1, len(done) + 1))
         assert len(pushed(a)) == len(done)
+
+    def test_it_ends_a_restore_wherever_that_runs(self, group: Group) -> None:
+        a = group.primary("a")
+        for number in range(500):
+            a.submit(put(f"{number:03}", number))
+        a.publish()
+        a.submit(push("since"))
+        a.publish()  # the log is cut: whoever comes needs the snapshot
+
+        class Slow(KV):
+            drawn = 0
+
+            def restore(self, pieces: Any) -> None:
+                def slowly() -> Iterator[Any]:
+                    for piece in pieces:
+                        self.drawn += 1
+                        time.sleep(0.05)
+                        yield piece
+
+                super().restore(slowly())
+
+        state = Slow()
+        b = group.node("b", state=state)
+        eventually(lambda: state.drawn, "the restore")
+        b.stop()
+        assert state.drawn < 500
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("b-", "restore-"))]
+        again = group.node("b")
+        again.wait(position=str(a.position.id), timeout_s=PATIENCE_S)
+        assert document(again) == document(a)
 
     def test_a_node_that_is_stopped_leaves_no_thread(self, group: Group) -> None:
         a = group.primary("a")
