@@ -24,6 +24,7 @@ from .core.records import ChangeRecord, PartRecord, Record
 from .core.replies import Head, Log
 from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
+from .guarded import check_is_file
 from .patches import rebuilt_from
 from .state import ReplicatedState, State
 from .walk import LogFacts, Violation, Walk, as_violation
@@ -178,6 +179,7 @@ def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> Stored:
 
 def _copy(source: Path, place: Path) -> Path:
     try:
+        check_is_file(source)
         place.mkdir()
         copy = place / source.name
         shutil.copyfile(source, copy)

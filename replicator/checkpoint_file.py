@@ -11,8 +11,10 @@ headers and bodies, so a row that is missing, repeated or changed shows.
 **Two failures are kept apart.** A file that can be read and is wrong is *damaged*. One that cannot be read, or is not
 ours, is an error and says nothing about what the file holds.
 
-Who writes these files is `checkpoint.py`. `Stored` is one that nobody writes any more: a fork, or a copy. It is opened
-read-only, and stays as it is.
+**Anybody may have made it.** A fork, or a copy, may come from another machine. It is opened as `guarded.py` says: it
+must have our tables by the very words that make them, and nothing else.
+
+Who writes these files is `checkpoint.py`. `Stored` is one that nobody writes any more, a fork or a copy, and stays so.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from replicator.core.parts import Progress
 from replicator.core.records import ChangeRecord, parse
 from replicator.core.weight import SNAPSHOT_BYTES_MAX
 from replicator.errors import CheckpointError, ConfigError, CorruptRecord
+from replicator.guarded import Guarded, NotAsItShouldBe, head_of
 
 __all__ = [
     "APPLICATION_ID",
@@ -307,23 +310,36 @@ def inspect(path: Path) -> Saved:
     return saved
 
 
-def _opened(path: Path) -> tuple[sqlite3.Connection, Saved]:
+def _opened(path: Path) -> tuple[Guarded, Saved]:
     _check_header(path)
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    with _as_damage():
+        db = Guarded(path, SCHEMA)
+        try:
+            return db, _verified(db)
+        except BaseException:
+            db.close()
+            raise
+
+
+@contextlib.contextmanager
+def _as_damage() -> Iterator[None]:
+    """What cannot be there in a file of ours."""
     try:
-        return db, _verified(db)
-    except BaseException as error:
-        db.close()
-        # Damage in names and texts is found by Python (ValueError): it is no UTF-8, or a table has other columns.
-        if isinstance(error, ValueError) or (isinstance(error, sqlite3.Error) and code_of(error) not in OF_THE_SYSTEM):
-            raise Damaged(str(error)) from None
-        raise
+        yield
+    except NotAsItShouldBe as problem:
+        raise Damaged(str(problem)) from None
+    except ValueError as error:
+        # Damage in names and texts is found by Python: it is no UTF-8, or a table has other columns.
+        raise Damaged(str(error)) from None
+    except sqlite3.Error as error:
+        if code_of(error) in OF_THE_SYSTEM:
+            raise
+        raise Damaged(str(error)) from None
 
 
 def _check_header(path: Path) -> None:
     # Read without SQLite, which would open the file's WAL. Places: sqlite.org/fileformat.html, 1.3.
-    with path.open("rb") as file:
-        header = file.read(100)
+    header = head_of(path, 100)
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
         raise Damaged("it is not an SQLite file")
     version, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
@@ -339,14 +355,14 @@ def _check_header(path: Path) -> None:
         raise Damaged(f"there is no format {version}")
 
 
-def _verified(db: sqlite3.Connection) -> Saved:
-    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise Damaged(str(found))
-    row = db.execute("SELECT value FROM meta WHERE key = 'saved'").fetchone()
-    if row is None:
+def _verified(db: Guarded) -> Saved:
+    for (found,) in db.rows("PRAGMA quick_check(1)"):
+        if found != "ok":
+            raise Damaged(str(found))
+    said = list(db.rows("SELECT value FROM meta WHERE key = 'saved'"))
+    if not said:
         raise Damaged("what it says of itself is missing")
-    saved = Saved.from_bytes(_blob(row[0]))
+    saved = Saved.from_bytes(_blob(said[0][0]))
     if saved.view is not None and saved.staged.run.rows != parts_under_way(saved.view):
         raise Damaged("the parts that it has are not those of its view")
     _check_parts(db, saved)
@@ -356,11 +372,11 @@ def _verified(db: sqlite3.Connection) -> Saved:
 # By their names, as they will be read: damage may also have given a column another.
 
 
-def _with_changes(db: sqlite3.Connection, saved: Saved) -> Saved:
+def _with_changes(db: Guarded, saved: Saved) -> Saved:
     """What it says of itself, once the changes that were saved without saying so are folded."""
     run, view = Run(link=saved.base), saved.view
     is_said = run == saved.changes
-    for term, n, link, header, body in db.execute("SELECT term, n, link, header, body FROM change ORDER BY term, n"):
+    for term, n, link, header, body in db.rows("SELECT term, n, link, header, body FROM change ORDER BY term, n"):
         run = run.with_row(f"{term}-{n}", _blob(header), _blob(body))
         if link != run.link:
             raise Damaged(f"its change {term}-{n} is not the one that was saved")
@@ -382,9 +398,9 @@ def _folded(view: View | None, saved: Saved, id_: RecordId, header: bytes, body:
     return after
 
 
-def _check_parts(db: sqlite3.Connection, saved: Saved) -> None:
+def _check_parts(db: Guarded, saved: Saved) -> None:
     runs: dict[int, Run] = {}
-    for snapshot, part, body in db.execute("SELECT snapshot, part, body FROM part ORDER BY snapshot, part"):
+    for snapshot, part, body in db.rows("SELECT snapshot, part, body FROM part ORDER BY snapshot, part"):
         runs[snapshot] = runs.get(snapshot, Run()).with_row(str(part), b"", _blob(body))
     wanted = {saved.staged.number: saved.staged.run} if saved.staged.run.rows else {}
     if saved.payload is not None:
@@ -406,14 +422,15 @@ Rows = Callable[[str, tuple[int, ...]], list[tuple[Any, ...]]]
 
 
 def changes_in(rows: Rows, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
-    """The changes that the payload does not contain, in order; only those behind `after`."""
+    """The changes that the payload does not contain, in order; only those behind `after`. Raises `CorruptRecord`."""
     query = "SELECT term, n, header, body FROM change WHERE (term, n) > (?, ?) ORDER BY term, n LIMIT ?"
     last = after
     while found := rows(query, (*last, ROWS_AT_ONCE)):
         for term, n, header, body in found:
             last = RecordId(term, n)
             record = parse(str(last), header, body)
-            assert isinstance(record, ChangeRecord)
+            if not isinstance(record, ChangeRecord):
+                raise CorruptRecord(id=str(last), problem=f"it is a {record.kind}, and not a change")
             yield record
 
 
@@ -486,12 +503,16 @@ class Stored:
         return iter(()) if payload is None else bodies_in(self._rows, payload.number, payload.run.rows, self.path)
 
     def changes(self, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
-        """The changes since that snapshot, in order; only those behind `after`."""
-        return changes_in(self._rows, after)
+        """The changes since that snapshot, in order; only those behind `after`. Raises `DamagedCheckpoint`."""
+        try:
+            yield from changes_in(self._rows, after)
+        except CorruptRecord as problem:
+            # Whoever made it made its hashes as well.
+            raise DamagedCheckpoint(path=self.path, problem=problem) from None
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with self._translated():
-            return self._db.execute(query, values).fetchall()
+        with self._translated(), _as_damage():
+            return list(self._db.rows(query, values))
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
