@@ -5,6 +5,10 @@ changes. Changes are rows, as they came. So are the parts of snapshots: those of
 snapshot) and those *staged* (of a snapshot that is passing by). Both have a number, so a complete snapshot becomes the
 payload by its number and no byte is copied.
 
+**What is given up is deleted a little later**, a slice at a time (`Leavings`): changes up to an id that stands beside
+`Saved`, and the parts of snapshots that are neither the payload nor staged. Nobody reads such rows, and nothing is said
+of them.
+
 **Nothing is believed that was not checked.** `Saved` carries its digest. Each run of rows carries a hash over its ids,
 headers and bodies, so a row that is missing, repeated or changed shows.
 
@@ -41,12 +45,14 @@ from replicator.guarded import Guarded, NotAsItShouldBe, head_of
 __all__ = [
     "APPLICATION_ID",
     "FORMAT_VERSION",
+    "GIVEN_UP",
     "OF_THE_SYSTEM",
     "REPLACED",
     "ROWS_AT_ONCE",
     "SCHEMA",
     "Damaged",
     "DamagedCheckpoint",
+    "Leavings",
     "Payload",
     "Rows",
     "Run",
@@ -185,6 +191,17 @@ class Saved(NamedTuple):
             raise Damaged(f"what it says of itself cannot be read: {problem}") from None
 
 
+#: Where it stands in the table `meta` up to which id changes are given up, if some are.
+GIVEN_UP = "given_up"
+
+
+class Leavings(NamedTuple):
+    """Rows that are to be deleted: changes up to an id, and whether there are parts of snapshots that nobody needs."""
+
+    changes: RecordId = ZERO_ID
+    parts: bool = False
+
+
 def _view_to_json(view: View) -> dict[str, Any]:
     return {
         "log_id": view.log_id,
@@ -298,24 +315,24 @@ class Damaged(Exception):
     """The file can be read, and is not what was written."""
 
 
-def inspect(path: Path) -> Saved:
-    """Check everything in the file, and change nothing.
+def inspect(path: Path) -> tuple[Saved, Leavings]:
+    """Check everything in the file, and change nothing; what it holds, and what of it is still to be deleted.
 
     Raises `Damaged`; `CheckpointError` for what is not ours; `OSError` or `sqlite3.Error` if it cannot be read.
     """
     if not path.exists():
         raise Damaged("only what SQLite keeps beside it is there")
-    db, saved = _opened(path)
+    db, saved, left = _opened(path)
     db.close()
-    return saved
+    return saved, left
 
 
-def _opened(path: Path) -> tuple[Guarded, Saved]:
+def _opened(path: Path) -> tuple[Guarded, Saved, Leavings]:
     _check_header(path)
     with _as_damage():
         db = Guarded(path, SCHEMA)
         try:
-            return db, _verified(db)
+            return db, *_verified(db)
         except BaseException:
             db.close()
             raise
@@ -355,7 +372,7 @@ def _check_header(path: Path) -> None:
         raise Damaged(f"there is no format {version}")
 
 
-def _verified(db: Guarded) -> Saved:
+def _verified(db: Guarded) -> tuple[Saved, Leavings]:
     for (found,) in db.rows("PRAGMA quick_check(1)"):
         if found != "ok":
             raise Damaged(str(found))
@@ -365,18 +382,28 @@ def _verified(db: Guarded) -> Saved:
     saved = Saved.from_bytes(_blob(said[0][0]))
     if saved.view is not None and saved.staged.run.rows != parts_under_way(saved.view):
         raise Damaged("the parts that it has are not those of its view")
-    _check_parts(db, saved)
-    return _with_changes(db, saved)
+    left = Leavings(_given_up(db), _check_parts(db, saved))
+    return _with_changes(db, saved, left.changes), left
+
+
+def _given_up(db: Guarded) -> RecordId:
+    for (value,) in db.rows("SELECT value FROM meta WHERE key = ?", (GIVEN_UP,)):
+        try:
+            return RecordId.parse(value)
+        except (ConfigError, TypeError):
+            raise Damaged("it does not say up to where its changes are given up") from None
+    return ZERO_ID
 
 
 # By their names, as they will be read: damage may also have given a column another.
 
 
-def _with_changes(db: Guarded, saved: Saved) -> Saved:
+def _with_changes(db: Guarded, saved: Saved, given_up: RecordId) -> Saved:
     """What it says of itself, once the changes that were saved without saying so are folded."""
+    query = "SELECT term, n, link, header, body FROM change WHERE (term, n) > (?, ?) ORDER BY term, n"
     run, view = Run(link=saved.base), saved.view
     is_said = run == saved.changes
-    for term, n, link, header, body in db.rows("SELECT term, n, link, header, body FROM change ORDER BY term, n"):
+    for term, n, link, header, body in db.rows(query, given_up):
         run = run.with_row(f"{term}-{n}", _blob(header), _blob(body))
         if link != run.link:
             raise Damaged(f"its change {term}-{n} is not the one that was saved")
@@ -398,15 +425,23 @@ def _folded(view: View | None, saved: Saved, id_: RecordId, header: bytes, body:
     return after
 
 
-def _check_parts(db: Guarded, saved: Saved) -> None:
-    runs: dict[int, Run] = {}
-    for snapshot, part, body in db.rows("SELECT snapshot, part, body FROM part ORDER BY snapshot, part"):
-        runs[snapshot] = runs.get(snapshot, Run()).with_row(str(part), b"", _blob(body))
-    wanted = {saved.staged.number: saved.staged.run} if saved.staged.run.rows else {}
+def _check_parts(db: Guarded, saved: Saved) -> bool:
+    """Whether there are parts of other snapshots, before the one that is staged: those were given up."""
+    wanted = {saved.staged.number: saved.staged.run}
     if saved.payload is not None:
         wanted[saved.payload.number] = saved.payload.run
+    runs = dict.fromkeys(wanted, Run())
+    leavings = False
+    for snapshot, part, body in db.rows("SELECT snapshot, part, body FROM part ORDER BY snapshot, part"):
+        if snapshot in wanted:
+            runs[snapshot] = runs[snapshot].with_row(str(part), b"", _blob(body))
+        elif type(snapshot) is int and snapshot < saved.staged.number:
+            leavings = True
+        else:
+            raise Damaged("it has parts of a snapshot that was not saved")
     if runs != wanted:
         raise Damaged("its snapshot is not the one that was saved")
+    return leavings
 
 
 def _blob(value: object) -> bytes:
@@ -461,7 +496,7 @@ class Stored:
         self.path = path
         self.snapshot_bytes_max = snapshot_bytes_max
         with self._translated():
-            self._db, self._saved = _opened(path)
+            self._db, self._saved, self._left = _opened(path)
 
     @property
     def group(self) -> str:
@@ -505,7 +540,7 @@ class Stored:
     def changes(self, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
         """The changes since that snapshot, in order; only those behind `after`. Raises `DamagedCheckpoint`."""
         try:
-            yield from changes_in(self._rows, after)
+            yield from changes_in(self._rows, max(after, self._left.changes))
         except CorruptRecord as problem:
             # Whoever made it made its hashes as well.
             raise DamagedCheckpoint(path=self.path, problem=problem) from None

@@ -74,6 +74,10 @@ BEAT_EVERY_S_MAX = life.BEAT_EVERY_MS_MAX / 1000
 #: What a primary committed is on its own disk after so long.
 SAVE_EVERY_S = 0.1
 
+#: How long the disk is tidied up then, and how long others may have it between two slices.
+TIDY_FOR_S = 0.05
+TIDY_PAUSE_S = 0.002
+
 #: All of a state is on its way: seconds, if it is large. A standby takes it in when all of it is there.
 REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
@@ -211,7 +215,7 @@ class Node:
             hold=lambda: min(self._done("holder", self._keeper.hold), self._lease.renew_every_s),
             keep=lambda: self._done("keeper", self._keeper.keep),
             save=lambda: self._done("saver", self._save),
-            is_saved=lambda: self._replica.is_flushed,
+            is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
             read=lambda: self._done("reader", self._reader.read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
@@ -571,7 +575,14 @@ class Node:
         member = self._replica.member
         self._replica.flush()
         self._tell_if_a_snapshot_is_due(member)
+        self._tidy()
         return SAVE_EVERY_S
+
+    def _tidy(self) -> None:
+        """Delete what a newer snapshot made needless, a slice at a time, out of the way of those who save."""
+        until = time.monotonic() + TIDY_FOR_S
+        while self._replica.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
+            pass
 
     def _tell_if_a_snapshot_is_due(self, member: Member) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""

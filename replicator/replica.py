@@ -484,6 +484,15 @@ class Replica:
         self._save([])
         self._checkpoint.sync()
 
+    def tidy(self) -> bool:
+        """Delete a slice of what is not needed any more on the disk; whether there is more."""
+        return self._checkpoint.tidy()
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether `tidy` has nothing to do."""
+        return self._checkpoint.is_tidy
+
     @property
     def is_flushed(self) -> bool:
         """Whether `flush` has nothing to do."""
