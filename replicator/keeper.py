@@ -19,6 +19,7 @@ from .core import life
 from .core.codec import digest_of_pieces
 from .core.ids import RecordId
 from .core.member import Member
+from .core.reasons import reason_to_go_on, reason_to_take_over
 from .core.replies import Ack, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
     LogLost,
@@ -80,6 +81,8 @@ class Keeper:
         #: The group as it was when this was looked at, and when that was (`time.monotonic`).
         self.look: Look | None = None
         self.looked_at = 0.0
+        #: Who was heard to give its lease back, and in which term.
+        self._gave_back = "", 0
         #: Who asked for a snapshot that has not begun yet.
         self.snapshot_asked_by = ""
         #: What others are told of a switchover from this node.
@@ -126,6 +129,11 @@ class Keeper:
         self._replica.flush()  # whether a snapshot is due is asked of what is on disk
         self._do_what_it_owes()
         return self._pause_s(started)
+
+    def heard_vacant(self, node: str) -> None:
+        """The holder of the term stops in order."""
+        self._gave_back = node, self._replica.member.view.term
+        self.wake()
 
     def follow(self) -> None:
         """A node that stopped leading gives up what it did not publish. The caller has the turn."""
@@ -303,9 +311,10 @@ class Keeper:
             return
         self._tell_if_held_back(look)
         if member.takes_term(look, restart_as_primary=self._habits.takes_term_again):
-            self._claim("it held the term before", look)
+            self._claim(reason_to_go_on(look), look)
         elif self._is_its_turn(member, look):
-            gone = f"the lease of {look.head.node} ran out" if look.head else "the group has no log yet"
+            node, term = self._gave_back
+            gone = reason_to_take_over(look, gave_back=node if term == look.term else "")
             self._claim(gone, look, unleased=look.same_run)
         elif member.must_rebase:
             self._publish_aside("the log does not have this node's state")

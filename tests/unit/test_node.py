@@ -1567,7 +1567,26 @@ class TestAutomaticFailover:
         assert b.submit(push("x")) == 1
         assert b.term == 2
         (_, record) = admin.history(group.log())
-        assert (record.by, record.reason) == ("b", "the lease of z ran out")
+        assert (record.by, record.reason) == ("b", "the lease of z ran out, and nothing is known of it")
+
+    def test_the_history_tells_an_end_in_order_from_a_crash_and_from_another_redis(self, group: Group) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", auto_promote=True, lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        # given a primary that stops in order, one that Redis forgets, and one that falls silent
+        a.stop()
+        b.wait(role="primary", timeout_s=PATIENCE_S)
+        group.fail_over()
+        b.wait(role="primary", timeout_s=PATIENCE_S)
+        eventually(lambda: b.term > ERA)
+        c = group.node("c", auto_promote=True, lease_s=SHORT_LEASE_S)
+        in_step(b, c)
+        b._log.down = "cut off"
+        c.wait(role="primary", timeout_s=PATIENCE_S)
+        # then each term says why it was taken
+        _, second, third, fourth = (term.reason for term in admin.history(group.log()))
+        assert second == "a stopped in order"
+        assert third == "Redis came back as another run, and it held the term before"
+        assert fourth.startswith("the lease of b ran out: it has not reported for")
 
     def test_of_three_candidates_one_wins(self, group: Group) -> None:
         """G1."""
@@ -1952,6 +1971,11 @@ class TestFreshReads:
 
 
 class TestReadTokens:
+    def test_the_beginning_is_in_every_history(self, group: Group) -> None:
+        a = group.primary("a")
+        a.promote(force=True)
+        a.wait(position="0-0", timeout_s=PATIENCE_S)
+
     @pytest.fixture
     def lost(self, group: Group) -> tuple[Node, str]:
         """A node of a group that lost 1-3 and 1-4 in a failover to it, and the token of 1-4."""
