@@ -344,6 +344,14 @@ class Checkpoint:
         view = self._synced.view
         return view.position.id if view is not None and view.in_sync else ZERO_ID
 
+    def note(self, key: str, text: str) -> None:
+        """Leave a text beside what is saved: `Stored.note` gives it. Raises `CheckpointError`."""
+        with self._mutex:
+            found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            if found is None or found[0] != text:
+                with self._transaction(synced=False) as db:
+                    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
+
     def write_fork(self, reason: str, parted_at: RecordId) -> Path:
         """Copy the whole checkpoint into `forks/`, with `reason` and `parted_at` in its table `meta`; where it is then.
 

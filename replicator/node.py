@@ -55,6 +55,7 @@ from .problems import Problems
 from .reader import Reader
 from .replica import Replica
 from .state import ReplicatedState, State
+from .state.kind import kind_of
 from .tasks import Tasks
 from .whole_replica import WholeReplica
 
@@ -174,6 +175,7 @@ class Node:
         """
         self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
         try:
+            self._checkpoint.note("state", kind_of(self._state))
             me = Writer(self.name, secrets.token_hex(16))
             self._replica = _replica_of(self._state, self._checkpoint, me, self._snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)

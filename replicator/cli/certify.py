@@ -64,7 +64,14 @@ def certify(
     live: admin.DigestReport | None = None
     try:
         with settings.log() as log:
-            found = checked(log, data_dirs, make_state=make_state, progress=_say, snapshot_bytes_max=snapshot_bytes_max)
+            found = checked(
+                log,
+                data_dirs,
+                make_state=make_state,
+                assumed=state is None,
+                progress=_say,
+                snapshot_bytes_max=snapshot_bytes_max,
+            )
             if output == "table":
                 click.echo(_text(found))
             live = _verified(log, timeout) if verify else None

@@ -239,7 +239,7 @@ class TestOperating:
             )
         result = run("verify")
         assert result.exit_code == 1
-        assert "not shown to be equal" in result.stderr
+        assert "differ: a " in result.stderr
         assert "all equal" not in result.stdout
 
     def test_history_and_log_tell_what_happened(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
