@@ -19,6 +19,7 @@ from .core import life
 from .core.codec import digest_of_pieces
 from .core.ids import RecordId
 from .core.member import Member
+from .core.need import Need
 from .core.reasons import reason_to_go_on, reason_to_take_over
 from .core.replies import Ack, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
@@ -41,6 +42,9 @@ from .state_writer import StateWriter
 __all__ = ["Habits", "Keeper"]
 
 logger = logging.getLogger(__name__)
+
+#: Under which name it is known what was wrong with a snapshot that this node needed.
+PASSED_BY = "passed by"
 
 #: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
 CLAIM_EVERY_S = 0.05
@@ -81,6 +85,7 @@ class Keeper:
         #: The group as it was when this was looked at, and when that was (`time.monotonic`).
         self.look: Look | None = None
         self.looked_at = 0.0
+        self._need = Need()
         #: Who was heard to give its lease back, and in which term.
         self._gave_back = "", 0
         #: Who asked for a snapshot that has not begun yet.
@@ -146,9 +151,9 @@ class Keeper:
         """A node that needs a snapshot and could not take the one that came says why, until it is in sync again."""
         problem = self._replica.passed_by
         if problem is None:
-            self._problems.solved("snapshot")
-        elif _what(self._problems.get("snapshot")) != _what(problem):
-            self._problems.report("snapshot", problem)
+            self._problems.solved(PASSED_BY)
+        elif _what(self._problems.get(PASSED_BY)) != _what(problem):
+            self._problems.report(PASSED_BY, problem)
 
     def _pause_s(self, started: float) -> float:
         """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""
@@ -320,8 +325,8 @@ class Keeper:
             self._publish_aside("the log does not have this node's state")
         elif member.holds_term and not member.view.in_sync:
             raise PromotionRefused(self._name, "it holds nothing, and the log is not whole: promote another node")
-        elif member.owes_snapshot(look.peers.values()):
-            self._publish_aside("a node needs one")
+        elif (needy := self._in_need(member, look)) and self._publish_aside("a node needs one"):
+            self._need.sent(needy, time.monotonic())
         elif member.leads and self.snapshot_asked_by:
             # Forgotten before it begins: who asks from then on may want what is not in that one.
             asked_by, self.snapshot_asked_by = self.snapshot_asked_by, ""
@@ -329,6 +334,12 @@ class Keeper:
                 self.snapshot_asked_by = self.snapshot_asked_by or asked_by
         elif member.leads and self._primary.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
+
+    def _in_need(self, member: Member, look: Look) -> list[Peer]:
+        """Who needs a snapshot, if one is to be sent for that now."""
+        peers = look.peers.values()
+        needy = [peer for peer in peers if member.owes_snapshot([peer])]
+        return needy if self._need.is_due(needy, peers, time.monotonic()) else []
 
     def _is_its_turn(self, member: Member, look: Look) -> bool:
         """Whether nobody holds the term, and this candidate is the one to claim it now."""

@@ -41,6 +41,7 @@ from replicator import (
 from replicator.checkpoint import Checkpoint
 from replicator.core import life, retention
 from replicator.core.ids import ERA, Writer
+from replicator.core.records import PartRecord
 from replicator.core.replies import Batch, Claim, Look, Reply
 from replicator.naming import Name
 from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
@@ -811,7 +812,8 @@ class TestNames:
 
 class TestSnapshotsThatAreTooHeavy:
     def test_a_standby_says_so_in_its_heartbeat_and_takes_the_next_one(self, group: Group) -> None:
-        a = group.primary("a", lease_s=SHORT_LEASE_S)
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.submit(put("large", "x" * 100_000))
         a.publish()
         a.submit(push("since"))
@@ -821,9 +823,13 @@ class TestSnapshotsThatAreTooHeavy:
         shown = eventually(lambda: admin.status(group.log()).nodes[1].problem, "it reports it")
         assert "snapshot_bytes_max" in shown
         assert (b.failed, b.stalled, b.in_sync) == (None, None, False)
+        # and is not sent one each beat
+        after_beats(30, a)
+        assert sum(isinstance(record, PartRecord) and record.is_last for record in log.sent) < 10
         a.submit(put("large", ""))
         a.submit(put("large.copy", ""))
-        eventually(lambda: b.in_sync, "the primary sends another one")
+        a.publish()
+        eventually(lambda: b.in_sync, "another one comes")
         eventually(lambda: b.problem == "", "it is told no more")
         assert document(b) == document(a)
 
