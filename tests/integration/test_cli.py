@@ -223,7 +223,7 @@ class TestOperating:
         result = run("verify", "--output", "json")
         assert result.exit_code == 0
         told = json.loads(result.stdout)
-        has_fields(told, {"position": str, "digests": dict, "missing": list, "equal": bool})
+        has_fields(told, {"position": str, "digests": dict, "missing": list, "silent": list, "equal": bool})
         assert (set(told["digests"]), told["missing"], told["equal"]) == ({"a", "b"}, [], True)
         assert run("verify").stdout.endswith("all equal\n")
 
