@@ -683,25 +683,53 @@ def _led_head(log: Log) -> Head:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DigestReport:
-    """The digests of the nodes' states at one position. `missing`: live nodes that did not report in time."""
+    """The digests of the nodes' states at one position. `missing`: live nodes that did not report in time; `silent`:
+    other nodes of the group, which do not report at all."""
 
     position: str
     digests: dict[str, str]
     missing: list[str]
+    silent: list[str]
+
+    @property
+    def differ(self) -> bool:
+        """Whether those that told have different states."""
+        return len(set(self.digests.values()) - {NO_DIGEST}) > 1
+
+    @property
+    def undrawn(self) -> list[str]:
+        """Those whose state could not be drawn: `replicator status` says why."""
+        return [node for node, digest in self.digests.items() if digest == NO_DIGEST]
 
     @property
     def equal(self) -> bool:
-        # Nodes whose states could not be digested are not alike for that.
-        return not self.missing and len(set(self.digests.values())) == 1 and NO_DIGEST not in self.digests.values()
+        """Whether all nodes of the group are shown to have the same state."""
+        return not (self.missing or self.silent or self.undrawn or self.differ)
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in words."""
+        if self.differ:
+            told = ", ".join(f"{node} {digest}" for node, digest in self.digests.items())
+            return f"the states at {self.position} differ: {told}"
+        if self.equal:
+            return "all equal"
+        late = [f"{node} did not report in time" for node in self.missing]
+        dead = [f"{node} does not report" for node in self.silent]
+        failed = [f"the state of {node} could not be drawn" for node in self.undrawn]
+        alike = [node for node in self.digests if node not in self.undrawn]
+        told = f"{', '.join(alike) or 'nobody'} {'have equal states' if len(alike) > 1 else 'told its state'}"
+        return f"not all nodes could be compared: {', '.join(late + dead + failed)}; {told} at {self.position}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"equal": self.equal}
 
 
 def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = _silent) -> DigestReport:
-    """Have all live nodes digest their state at one position of the log, and compare (G6).
+    """Have all nodes digest their state at one position of the log, and compare (G6).
 
-    The primary puts a marker, an empty change, into the log; each node reports the digest of its state there.
+    The primary puts a marker, an empty change, into the log; each node reports the digest of its state there. Nodes
+    that are known and do not report are not waited for, and named.
     Raises `NotPrimary` if nobody leads, `TimeoutError` if the primary itself does not report.
     """
     _check(by=by, timeout_s=timeout_s)
@@ -723,7 +751,8 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = _
                 told = len(digests)
                 progress(f"{told} of {len(live)} nodes reported at {at}")
             if not missing or time.monotonic() > deadline:
-                return DigestReport(position=str(at), digests=digests, missing=missing)
+                silent = sorted(set(look.peers) - set(live) - set(digests))
+                return DigestReport(position=str(at), digests=digests, missing=missing, silent=silent)
         elif time.monotonic() > deadline:
             raise TimeoutError(f"{head.node} has not reported a digest after {timeout_s} s")
         time.sleep(POLL_EVERY_S)

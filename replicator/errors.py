@@ -18,6 +18,7 @@
     ├── Outdated                 the state was changed since the position that the writer had seen
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
     ├── CorruptRecord            the log holds something that is not a record
+    │   └── SnapshotRefused      … or a snapshot that cannot be taken
     ├── CheckpointError          the data directory cannot be used
     ├── PromotionRefused         another node is the better one
     ├── PositionLost             a failover left that position behind
@@ -194,6 +195,10 @@ class CorruptRecord(ReplicatorError):
         """An entry of somebody else is the newest one, so none of ours can follow."""
         problem = "something that is not replicator wrote into the stream. `replicator recover` founds the log anew"
         return cls(id=id, problem=problem)
+
+
+class SnapshotRefused(CorruptRecord):
+    """the snapshot at {id} is not taken: {problem}"""
 
 
 class CheckpointError(ReplicatorError):

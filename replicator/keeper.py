@@ -19,6 +19,8 @@ from .core import life
 from .core.codec import digest_of_pieces
 from .core.ids import RecordId
 from .core.member import Member
+from .core.need import Need
+from .core.reasons import reason_to_go_on, reason_to_take_over
 from .core.replies import NO_DIGEST, Ack, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
     ChangeTooLarge,
@@ -46,6 +48,9 @@ from .threads import started
 __all__ = ["Habits", "Keeper"]
 
 logger = logging.getLogger(__name__)
+
+#: Under which name it is known what was wrong with a snapshot that this node needed.
+PASSED_BY = "passed by"
 
 #: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
 CLAIM_EVERY_S = 0.05
@@ -93,6 +98,9 @@ class Keeper:
         self.look: Look | None = None
         self.looked_at = 0.0
         self.trail = Trail()
+        self._need = Need()
+        #: Who was heard to give its lease back, and in which term.
+        self._gave_back = "", 0
         #: Who asked for a snapshot that has not begun yet.
         self.snapshot_asked_by = ""
         #: What others are told of a switchover from this node.
@@ -135,6 +143,7 @@ class Keeper:
         """Do it once; the seconds until it is to be done again."""
         started = time.monotonic()
         self._state_writer.keep()
+        self._tell_what_it_passed_by()
         self.join()
         self._digest_marker()
         self._beat()
@@ -143,12 +152,25 @@ class Keeper:
         self._do_what_it_owes()
         return self._pause_s(started)
 
+    def heard_vacant(self, node: str) -> None:
+        """The holder of the term stops in order."""
+        self._gave_back = node, self._replica.member.view.term
+        self.wake()
+
     def follow(self) -> None:
         """A node that stopped leading gives up what it did not publish. The caller has the turn."""
         try:
             self._replica.follow()
         except Stalled as error:
             self._problems.report("state", error)
+
+    def _tell_what_it_passed_by(self) -> None:
+        """A node that needs a snapshot and could not take the one that came says why, until it is in sync again."""
+        problem = self._replica.passed_by
+        if problem is None:
+            self._problems.solved(PASSED_BY)
+        elif _what(self._problems.get(PASSED_BY)) != _what(problem):
+            self._problems.report(PASSED_BY, problem)
 
     def _pause_s(self, started: float) -> float:
         """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""
@@ -332,16 +354,17 @@ class Keeper:
             self._ask_for_snapshot()
         self._tell_if_held_back(look)
         if member.takes_term(look, restart_as_primary=self._habits.takes_term_again):
-            self._claim("it held the term before", look)
+            self._claim(reason_to_go_on(look), look)
         elif self._is_its_turn(member, look):
-            gone = f"the lease of {look.head.node} ran out" if look.head else "the group has no log yet"
+            node, term = self._gave_back
+            gone = reason_to_take_over(look, gave_back=node if term == look.term else "")
             self._claim(gone, look, unleased=look.same_run)
         elif member.must_rebase:
             self._publish_aside("the log does not have this node's state")
         elif member.holds_term and not member.view.in_sync:
             raise PromotionRefused(self._name, "it holds nothing, and the log is not whole: promote another node")
-        elif member.owes_snapshot(look.peers.values()):
-            self._publish_aside("a node needs one")
+        elif (needy := self._in_need(member, look)) and self._publish_aside("a node needs one"):
+            self._need.sent(needy, time.monotonic())
         elif member.leads and self.snapshot_asked_by:
             # Forgotten before it begins: who asks from then on may want what is not in that one.
             asked_by, self.snapshot_asked_by = self.snapshot_asked_by, ""
@@ -356,6 +379,12 @@ class Keeper:
             self._asked_at = now
             logger.warning("nothing of the log is left to be read: asking for a snapshot")
             self._log.ask("snapshot", by=self._name)
+
+    def _in_need(self, member: Member, look: Look) -> list[Peer]:
+        """Who needs a snapshot, if one is to be sent for that now."""
+        peers = look.peers.values()
+        needy = [peer for peer in peers if member.owes_snapshot([peer])]
+        return needy if self._need.is_due(needy, peers, time.monotonic()) else []
 
     def _is_its_turn(self, member: Member, look: Look) -> bool:
         """Whether nobody holds the term, and this candidate is the one to claim it now."""
@@ -438,6 +467,10 @@ class Keeper:
         except ReplicatorError as error:
             logger.error("the snapshot was not published: %s", error)
         self.wake()
+
+
+def _what(problem: ReplicatorError | None) -> object:
+    return problem.fields.get("problem") if problem is not None else None
 
 
 def _runs(thread: threading.Thread | None) -> bool:

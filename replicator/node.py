@@ -26,9 +26,10 @@ from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import Encoded, encoded
 from .core.fold import View
-from .core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from .core.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
 from .core.replies import MISSED_BEATS_MAX, Batch, Log, Look, Wants
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .crew import Crew, Duties, OwnThreads
 from .errors import (
     ChangeRejected,
@@ -55,6 +56,7 @@ from .reader import Reader
 from .replica import Replica
 from .state import ReplicatedState, State
 from .state.contract import check_state
+from .state.kind import kind_of
 from .tasks import Tasks
 from .whole_replica import WholeReplica
 
@@ -73,6 +75,10 @@ BEAT_EVERY_S_MAX = life.BEAT_EVERY_MS_MAX / 1000
 
 #: What a primary committed is on its own disk after so long.
 SAVE_EVERY_S = 0.1
+
+#: How long the disk is tidied up then, and how long others may have it between two slices.
+TIDY_FOR_S = 0.05
+TIDY_PAUSE_S = 0.002
 
 #: All of a state is on its way: seconds, if it is large. A standby takes it in when all of it is there.
 REPLACE_TIMEOUT_S = 30.0
@@ -101,8 +107,10 @@ class Node:
     when it ended, `"standby"` does not. `on_log_lost`: what it does when Redis has no log any more: `"wait"` for
     `replicator recover`, serving reads; `"recover"` founds it anew, from the most advanced node that does so.
     `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
-    three times that without a report others take it for dead. `crew`: who works for it, if not threads of its own
-    (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+    three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
+    is unpacked, its bytes and what JSON makes of them (`core/weight.py`); the same on all nodes. `crew`: who works for
+    it, if not threads of its own (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from
+    `start`).
 
     A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
     leaving the node's `with` does nothing: the parent goes on as if there were no child.
@@ -124,6 +132,7 @@ class Node:
         on_restart: str = "primary",
         on_log_lost: str = "wait",
         beat_every_s: float | None = None,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         crew: Crew | None = None,
     ) -> None:
         if not isinstance(redis, str) or bool(redis) == (log is not None):
@@ -149,6 +158,7 @@ class Node:
         )
         answer_s = answer_within_s(self._lease.length_s)
         self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
+        self._snapshot_bytes_max = checks.whole("snapshot_bytes_max", snapshot_bytes_max, least=1, most=TERM_MAX)
         self._crew = crew or OwnThreads()
         self._stopping = threading.Event()
         #: What is in the way now.
@@ -179,8 +189,9 @@ class Node:
             raise NotRunning(self.name, stopped=True)
         self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
         try:
+            self._checkpoint.note("state", kind_of(self._state))
             me = Writer(self.name, secrets.token_hex(16))
-            self._replica = _replica_of(self._state, self._checkpoint, me)
+            self._replica = _replica_of(self._state, self._checkpoint, me, self._snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
             self._tasks = Tasks(self._primary, name=self.name, soon=self._crew.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
@@ -220,7 +231,7 @@ class Node:
             hold=lambda: min(self._done("holder", self._keeper.hold), self._lease.renew_every_s),
             keep=lambda: self._done("keeper", self._keeper.keep),
             save=lambda: self._done("saver", self._save),
-            is_saved=lambda: self._replica.is_flushed,
+            is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
             read=lambda: self._done("reader", self._reader.read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
@@ -658,7 +669,14 @@ class Node:
         member = self._replica.member
         self._replica.flush()
         self._tell_if_a_snapshot_is_due(member)
+        self._tidy()
         return SAVE_EVERY_S
+
+    def _tidy(self) -> None:
+        """Delete what a newer snapshot made needless, a slice at a time, out of the way of those who save."""
+        until = time.monotonic() + TIDY_FOR_S
+        while self._replica.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
+            pass
 
     def _tell_if_a_snapshot_is_due(self, member: Member) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
@@ -681,8 +699,9 @@ class Node:
         self._reader.received(batch)
 
 
-def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> Replica:
-    return Replica(state, checkpoint, me) if isinstance(state, State) else WholeReplica(state, checkpoint, me)
+def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
+    kind = Replica if isinstance(state, State) else WholeReplica
+    return kind(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max)
 
 
 def _result(result: Any) -> Any:

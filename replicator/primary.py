@@ -363,7 +363,7 @@ class Primary:
         """
         with self._replica.lock:
             pieces = self._replica.pieces()
-        for _ in _Parts(pieces):
+        for _ in _Parts(pieces, self._replica.snapshot_bytes_max):
             pass
 
     @property
@@ -384,7 +384,7 @@ class Primary:
             with self._held(replica.lock, until):
                 snapshot = member.begin_snapshot()
                 pieces = replica.pieces()
-        parts = _Parts(pieces)
+        parts = _Parts(pieces, replica.snapshot_bytes_max)
         for index, body in enumerate(parts):
             with self._held(replica.turn, until):
                 member = self._check_holds(until, snapshot.term)
@@ -423,7 +423,7 @@ class Primary:
 
         `expect`: only if the state is what it was there (`Outdated`).
         """
-        parts = _Parts(pieces)
+        parts = _Parts(pieces, self._replica.snapshot_bytes_max)
         bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
         with self._held(self._publishing, until):
             return self._replace(parts, bodies, term, expect, until)
@@ -464,7 +464,7 @@ class Primary:
         # An estimate first, to save making a snapshot of 80 MB only to see that a patch of some kB is smaller.
         if made.patch is not None and len(made.patch) <= self._replica.snapshot_bytes // 2:
             return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
-        parts = _Parts(made.pieces())
+        parts = _Parts(made.pieces(), self._replica.snapshot_bytes_max)
         bodies = list(parts)
         size = sum(map(len, bodies))
         if made.patch is not None and len(made.patch) < size:
@@ -671,9 +671,9 @@ class _SnapshotBroken(Exception):
 class _Parts:
     """Draws pieces and gives bodies. `count` and `digest` are known once the last body was given."""
 
-    def __init__(self, pieces: Iterable[Any]) -> None:
+    def __init__(self, pieces: Iterable[Any], snapshot_bytes_max: int) -> None:
         self._pieces = pieces
-        self._encoder = SnapshotEncoder()
+        self._encoder = SnapshotEncoder(most=snapshot_bytes_max)
         self.count = 0
 
     @property

@@ -119,7 +119,9 @@ class Reader:
         self._keeper.wake()
 
     def _hear(self, ask: Ask) -> None:
-        if ask.what in ("vacant", "paused", "report"):
+        if ask.what == "vacant":
+            self._keeper.heard_vacant(ask.node)
+        elif ask.what in ("paused", "report"):
             self._keeper.wake()
         elif ask.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.

@@ -41,9 +41,10 @@ from .core.member import Member
 from .core.parts import Progress
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Reply
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import ChangeRejected, CorruptRecord, NoThread, ReplicatorError, Stalled, StateError
 from .inside import READING, Inside
-from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, run
+from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, never, run
 from .state import ReplicatedState, State
 from .state.application import Application, asked_to_end, said
 
@@ -110,9 +111,17 @@ class Replica:
     """A state, the member that says what it contains, and the checkpoint that keeps both.
 
     `me` has a boot that was drawn for this start. The state is rebuilt from the checkpoint here and now.
+    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`core/weight.py`).
     """
 
-    def __init__(self, state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> None:
+    def __init__(
+        self,
+        state: State | ReplicatedState,
+        checkpoint: Checkpoint,
+        me: Writer,
+        *,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    ) -> None:
         self.state = state
         #: Who must not wait for this node, and the callbacks of the application.
         self.inside = Inside(me.node)
@@ -129,6 +138,9 @@ class Replica:
         self.applied_at = 0
         #: Stale records that were ignored since the start.
         self.rejected = 0
+        #: What was wrong with the newest record that this node needed and passed by; None: it has all there is.
+        self.passed_by: CorruptRecord | None = None
+        self.snapshot_bytes_max = snapshot_bytes_max
         #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
         self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
         self._boot = me.boot
@@ -155,7 +167,7 @@ class Replica:
 
     def _load_state(self, view: View, me: Writer) -> View:
         """Make the state what it was as of this view, of the newest snapshot and the changes since; its own view."""
-        pieces = self._checkpoint.payload()
+        pieces = self._checkpoint.payload(snapshot_bytes_max=self.snapshot_bytes_max)
         if pieces is not None:
             self._restore_own(pieces, view)
         for record in self._checkpoint.changes():
@@ -218,7 +230,7 @@ class Replica:
                     work = []
                     alone(step, member.view, after)
                     member = self.member
-                    if verdict is Verdict.RESTORE or member.holds_term:
+                    if verdict is Verdict.RESTORE or member.holds_term or self._closed:
                         break
                     continue
                 changes = _changes_of(record) if verdict is Verdict.APPLY else []
@@ -283,6 +295,7 @@ class Replica:
             read=self._checkpoint.staged_part,
             spoilt=partial(self._spoilt, part.id),
             after=self._restoring,
+            snapshot_bytes_max=self.snapshot_bytes_max,
         )
         self._restores = key
         if self._closed:
@@ -297,7 +310,11 @@ class Replica:
             self._restoring.drop()
 
     def close(self) -> None:
-        """The node stops: a restore that is under way is given up, and done at the next start."""
+        """The node stops: a restore that is under way is given up, and done at the next start.
+
+        On whichever thread it is: one that is decoded as its parts come in has its own, a snapshot whose last part is
+        the first that this boot reads is restored by who reads it.
+        """
         self._closed = True
         restoring = self._restoring
         if restoring is not None:
@@ -317,7 +334,7 @@ class Replica:
                 fork,
             )
         try:
-            self._rebuild(last, ending=partial(self._saved_and_swapped, step, after))
+            self._rebuild(last, ending=partial(self._saved_and_swapped, step, after), given_up=self._is_closed)
         except Dropped:
             logger.info("stopping before the snapshot of %s that ends at %s was restored", last.node, last.id)
             return
@@ -326,15 +343,27 @@ class Replica:
             return
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
+    def _is_closed(self) -> bool:
+        return self._closed
+
     def _pass_by(self, record: Record, before: View, after: Member, problem: CorruptRecord) -> None:
         # The state is what it was. Out of sync behind the record, this node will get a snapshot.
-        logger.error("%s; waiting for another snapshot", problem)
+        if self.passed_by is None:
+            logger.error("%s; waiting for another snapshot", problem)
         view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
         self._save([Step(record, Verdict.NEED_SNAPSHOT, view)])
         with self.lock:
             self._adopt(after._replace(view=view))
+        self.passed_by = problem
 
-    def _rebuild(self, last: PartRecord, *, ending: Ending, bodies: Iterable[bytes] | None = None) -> None:
+    def _rebuild(
+        self,
+        last: PartRecord,
+        *,
+        ending: Ending,
+        bodies: Iterable[bytes] | None = None,
+        given_up: Callable[[], bool] = never,
+    ) -> None:
         """Restore the state from `bodies`, or else from the parts that the checkpoint has, and this last one.
 
         Raises `CorruptRecord` or `CheckpointError` (it is what it was), `Dropped`, or `Stalled` if the application
@@ -349,9 +378,9 @@ class Replica:
                 return
             if restoring is not None:
                 restoring.join()
-            decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id))
+            decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=self.snapshot_bytes_max)
             with HeldCollector() as collector:
-                run(self.application, decoder.pieces(collector.watching(every)), ending)
+                run(self.application, decoder.pieces(collector.watching(every)), ending, given_up=given_up)
         except Failed as failed:
             raise self._fail(last.id, failed) from failed.__cause__
         finally:
@@ -457,6 +486,15 @@ class Replica:
         self._save([])
         self._checkpoint.sync()
 
+    def tidy(self) -> bool:
+        """Delete a slice of what is not needed any more on the disk; whether there is more."""
+        return self._checkpoint.tidy()
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether `tidy` has nothing to do."""
+        return self._checkpoint.is_tidy
+
     @property
     def is_flushed(self) -> bool:
         """Whether `flush` has nothing to do."""
@@ -502,6 +540,8 @@ class Replica:
     def _become(self, member: Member) -> None:
         if member is not self.member:
             self.member = member
+            if member.view.in_sync:
+                self.passed_by = None
             self.moved.notify_all()
 
     def _adopt(self, after: Member, before: Member | None = None) -> None:

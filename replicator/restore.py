@@ -32,11 +32,12 @@ from typing import Any, ClassVar
 
 from .core.codec import SnapshotDecoder
 from .core.records import PartRecord
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .state import ReplicatedState
 from .state.application import asked_to_end, said
 from .threads import started
 
-__all__ = ["Dropped", "Failed", "HeldCollector", "Restoring", "Spoilt", "run"]
+__all__ = ["Dropped", "Failed", "HeldCollector", "Restoring", "Spoilt", "never", "run"]
 
 #: Bodies that wait in memory for the restoring thread (8 MiB at most). What has no room is read from the disk again.
 HELD_BODIES_MAX = 32
@@ -74,13 +75,19 @@ class Spoilt(Failed):
 # --- one restore ------------------------------------------------------------------------------------------------------
 
 
-def run(state: ReplicatedState, pieces: Iterable[Any], ending: Ending) -> None:
+def never() -> bool:
+    """What is to be restored is wanted to the end."""
+    return False
+
+
+def run(state: ReplicatedState, pieces: Iterable[Any], ending: Ending, *, given_up: Callable[[], bool] = never) -> None:
     """Restore the state, and leave the ending. See above for the order of things.
 
-    Raises what `pieces` or the ending raise (the state is what it was), or `Failed`.
+    `given_up`: asked before each piece whether nobody wants the new state any more. Behind the ending it is swapped in.
+    Raises what `pieces` or the ending raise (the state is what it was), `Dropped` (likewise), or `Failed`.
     """
     with ExitStack() as held:
-        drawn = _Drawn(pieces, lambda: held.enter_context(ending()))
+        drawn = _Drawn(pieces, lambda: held.enter_context(ending()), given_up)
         try:
             state.restore(drawn)
         except BaseException as error:
@@ -100,9 +107,10 @@ def run(state: ReplicatedState, pieces: Iterable[Any], ending: Ending) -> None:
 class _Drawn:
     """The pieces as `restore` sees them: their end enters the ending, and what they raise is not forgotten."""
 
-    def __init__(self, pieces: Iterable[Any], enter_ending: Callable[[], None]) -> None:
+    def __init__(self, pieces: Iterable[Any], enter_ending: Callable[[], None], given_up: Callable[[], bool]) -> None:
         self._pieces = iter(pieces)
         self._enter_ending = enter_ending
+        self._given_up = given_up
         self._yielded_at = time.monotonic()
         #: What the pieces or the ending raised.
         self.problem: Exception | None = None
@@ -119,6 +127,7 @@ class _Drawn:
             raise StopIteration
         self._yield()
         try:
+            self._check_wanted()
             return next(self._pieces)
         except StopIteration:
             self._end()
@@ -135,6 +144,11 @@ class _Drawn:
             raise
         self.ended = True
 
+    def _check_wanted(self) -> None:
+        # However few the bytes are that they came from, pieces may be many.
+        if self._given_up():
+            raise Dropped
+
     def _yield(self) -> None:
         now = time.monotonic()
         if now - self._yielded_at >= YIELD_EVERY_S:
@@ -145,7 +159,7 @@ class _Drawn:
         """See whether the pieces were right, without an ending."""
         try:
             for _ in self._pieces:
-                pass
+                self._check_wanted()
         except Exception as problem:
             self.problem = problem
 
@@ -169,12 +183,13 @@ class Restoring:
         read: Callable[[int], bytes],
         spoilt: Callable[[Spoilt], None],
         after: Restoring | None = None,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
     ) -> None:
         self._state = state
         self._read = read
         self._spoilt = spoilt
         self._after = after
-        self._decoder = SnapshotDecoder(first.codec, id_=str(first.id))
+        self._decoder = SnapshotDecoder(first.codec, id_=str(first.id), most=snapshot_bytes_max)
         self._changed = threading.Condition()
         self._saved = 0
         self._held: dict[int, bytes] = {}
@@ -224,7 +239,7 @@ class Restoring:
         try:
             with HeldCollector() as collector:
                 pieces = self._decoder.pieces(collector.watching(self._bodies(collector)))
-                run(self._state, pieces, self._enter_ending)
+                run(self._state, pieces, self._enter_ending, given_up=lambda: self._dropped)
         except BaseException as error:  # whatever it is: somebody may wait for it
             self._error = error
             traceback.clear_frames(error.__traceback__)  # they have what was built

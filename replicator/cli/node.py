@@ -9,7 +9,7 @@ import click
 from replicator.beside import PUBLISH_EVERY_S_MIN
 from replicator.node import LEASE_S_MIN
 
-from .context import NAME, Seconds, Settings
+from .context import NAME, Seconds, Settings, snapshot_bytes_max_option
 
 __all__ = ["node"]
 
@@ -113,6 +113,7 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     "--on-primary", default="", envvar="REPLICATOR_ON_PRIMARY", help="A command to run when this node is the primary."
 )
 @click.option("--on-standby", default="", envvar="REPLICATOR_ON_STANDBY", help="A command to run when it is a standby.")
+@snapshot_bytes_max_option
 @click.pass_obj
 def node(
     settings: Settings,
@@ -131,6 +132,7 @@ def node(
     publish_every_s: float,
     on_primary: str,
     on_standby: str,
+    snapshot_bytes_max: int,
 ) -> None:
     """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program (--file, --sqlite)."""
     from replicator.service import serve
@@ -153,4 +155,5 @@ def node(
         publish_every_s=publish_every_s,
         on_primary=on_primary,
         on_standby=on_standby,
+        snapshot_bytes_max=snapshot_bytes_max,
     )

@@ -16,8 +16,8 @@ from .context import NAME, Seconds, Settings, operator, output_option, show_json
 __all__ = ["demote", "pause", "promote", "recover", "resume", "snapshot", "switchover", "verify"]
 
 
-class _Differ(ReplicatorError):
-    """the states differ"""
+class _NotEqual(ReplicatorError):
+    """the states are not shown to be equal"""
 
 
 class _WouldBeRefused(ReplicatorError):
@@ -179,23 +179,26 @@ def snapshot(settings: Settings, queue: bool, timeout: float, output: str) -> No
 @output_option
 @click.pass_obj
 def verify(settings: Settings, queue: bool, timeout: float, output: str) -> None:
-    """Compare the states of all live nodes at one position. Exit code 1 if they differ."""
+    """Compare the states of all nodes at one position. Exit code 1 if they differ, or if a node is missing."""
     if queue:
         result = _queued(settings, "verify", timeout)
     else:
         with settings.log() as log:
             result = admin.verify(log, by=operator(), timeout_s=timeout, progress=_say).to_dict()
+    report = admin.DigestReport(**{name: result[name] for name in ("position", "digests", "missing", "silent")})
     if output == "json":
         show_json(result)
     else:
         for node, digest in result["digests"].items():
             click.echo(f"{node}  {result['position']}  {digest}")
-        for node in result["missing"]:
+        for node in report.missing:
             click.echo(f"{node}  did not report in time")
-    if not result["equal"]:
-        raise _Differ(f"the states at {result['position']} are not shown to be equal")
+        for node in report.silent:
+            click.echo(f"{node}  does not report")
+    if not report.equal:
+        raise _NotEqual(report.verdict)
     if output == "table":
-        click.echo("all equal")
+        click.echo(report.verdict)
 
 
 def _queued(settings: Settings, name: str, timeout: float) -> Any:

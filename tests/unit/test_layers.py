@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "wire", "place", "signals", "aside", "sharing", "disk"),
+    ("errors", "wire", "place", "signals", "aside", "sharing", "disk", "guarded"),
     ("checks", "urls"),
     ("config", "core", "names", "tellers", "reach", "process", "inside", "threads"),
     ("checkpoint_file", "connection"),

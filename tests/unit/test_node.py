@@ -45,6 +45,7 @@ from replicator import (
 from replicator.checkpoint import Checkpoint
 from replicator.core import life, retention
 from replicator.core.ids import ERA, ORIGIN, Writer
+from replicator.core.records import PartRecord
 from replicator.core.replies import Batch, Claim, Look, Reply
 from replicator.health import Lag
 from replicator.naming import Name
@@ -138,6 +139,7 @@ class TestSettings:
             ({"lease_s": 0.0}, "lease_s"),
             ({"on_restart": "perhaps"}, "on_restart"),
             ({"on_log_lost": "ignore"}, "on_log_lost"),
+            ({"snapshot_bytes_max": 0}, "snapshot_bytes_max"),
             ({"redis": "redis://localhost"}, "redis"),
             ({"log": None}, "redis"),
             ({"log": None, "redis": "http://localhost"}, "redis"),
@@ -880,6 +882,40 @@ class TestNames:
         group.node("a")
         with pytest.raises(CheckpointError, match="process"):
             group.node("a")
+
+
+class TestSnapshotsThatAreTooHeavy:
+    def test_a_standby_says_so_in_its_heartbeat_and_takes_the_next_one(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a.submit(put("large", "x" * 100_000))
+        a.publish()
+        a.submit(push("since"))
+        a.publish()
+        b = group.node("b", lease_s=SHORT_LEASE_S, snapshot_bytes_max=50_000)
+        eventually(lambda: "is not taken" in b.problem, "it names it")
+        shown = eventually(lambda: admin.status(group.log()).nodes[1].problem, "it reports it")
+        assert "snapshot_bytes_max" in shown
+        assert (b.failed, b.stalled, b.in_sync) == (None, None, False)
+        # and is not sent one each beat
+        after_beats(30, a)
+        assert sum(isinstance(record, PartRecord) and record.is_last for record in log.sent) < 10
+        a.submit(put("large", ""))
+        a.submit(put("large.copy", ""))
+        a.publish()
+        eventually(lambda: b.in_sync, "another one comes")
+        eventually(lambda: b.problem == "", "it is told no more")
+        assert document(b) == document(a)
+
+    def test_a_primary_does_not_send_what_others_refuse(self, group: Group) -> None:
+        a = group.primary("a", snapshot_bytes_max=50_000)
+        a.submit(put("large", "x" * 100_000))
+        before = a.position
+        with pytest.raises(ChangeTooLarge, match="snapshot_bytes_max"):
+            a.publish()
+        with pytest.raises(ChangeTooLarge, match="snapshot_bytes_max"):
+            a.replace([["data", "large", "x" * 100_000]])
+        assert a.position == before
 
 
 class TestRestart:
@@ -1658,7 +1694,26 @@ class TestAutomaticFailover:
         assert b.submit(push("x")) == 1
         assert b.term == 2
         (_, record) = admin.history(group.log())
-        assert (record.by, record.reason) == ("b", "the lease of z ran out")
+        assert (record.by, record.reason) == ("b", "the lease of z ran out, and nothing is known of it")
+
+    def test_the_history_tells_an_end_in_order_from_a_crash_and_from_another_redis(self, group: Group) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", auto_promote=True, lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        # given a primary that stops in order, one that Redis forgets, and one that falls silent
+        a.stop()
+        b.wait(role="primary", timeout_s=PATIENCE_S)
+        group.fail_over()
+        b.wait(role="primary", timeout_s=PATIENCE_S)
+        eventually(lambda: b.term > ERA)
+        c = group.node("c", auto_promote=True, lease_s=SHORT_LEASE_S)
+        in_step(b, c)
+        b._log.down = "cut off"
+        c.wait(role="primary", timeout_s=PATIENCE_S)
+        # then each term says why it was taken
+        _, second, third, fourth = (term.reason for term in admin.history(group.log()))
+        assert second == "a stopped in order"
+        assert third == "Redis came back as another run, and it held the term before"
+        assert fourth.startswith("the lease of b ran out: it has not reported for")
 
     def test_of_three_candidates_one_wins(self, group: Group) -> None:
         """G1."""
@@ -2043,6 +2098,11 @@ class TestFreshReads:
 
 
 class TestReadTokens:
+    def test_the_beginning_is_in_every_history(self, group: Group) -> None:
+        a = group.primary("a")
+        a.promote(force=True)
+        a.wait(position="0-0", timeout_s=PATIENCE_S)
+
     @pytest.fixture
     def lost(self, group: Group) -> tuple[Node, str]:
         """A node of a group that lost 1-3 and 1-4 in a failover to it, and the token of 1-4."""
@@ -2593,6 +2653,36 @@ class TestStop:
         done = sorted(place for writer in writers for place in writer())
         assert done == list(range(1, len(done) + 1))
         assert len(pushed(a)) == len(done)
+
+    def test_it_ends_a_restore_wherever_that_runs(self, group: Group) -> None:
+        a = group.primary("a")
+        for number in range(500):
+            a.submit(put(f"{number:03}", number))
+        a.publish()
+        a.submit(push("since"))
+        a.publish()  # the log is cut: whoever comes needs the snapshot
+
+        class Slow(KV):
+            drawn = 0
+
+            def restore(self, pieces: Any) -> None:
+                def slowly() -> Iterator[Any]:
+                    for piece in pieces:
+                        self.drawn += 1
+                        time.sleep(0.05)
+                        yield piece
+
+                super().restore(slowly())
+
+        state = Slow()
+        b = group.node("b", state=state)
+        eventually(lambda: state.drawn, "the restore")
+        b.stop()
+        assert state.drawn < 500
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("b-", "restore-"))]
+        again = group.node("b")
+        again.wait(position=str(a.position.id), timeout_s=PATIENCE_S)
+        assert document(again) == document(a)
 
     def test_a_node_that_is_stopped_leaves_no_thread(self, group: Group) -> None:
         a = group.primary("a")
