@@ -46,7 +46,7 @@ from replicator.checkpoint import Checkpoint
 from replicator.core import life, retention
 from replicator.core.ids import ERA, ORIGIN, Writer
 from replicator.core.records import PartRecord
-from replicator.core.replies import Batch, Claim, Look, Reply
+from replicator.core.replies import Batch, Claim, Code, Look, Reply
 from replicator.health import Lag
 from replicator.naming import Name
 from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
@@ -593,6 +593,20 @@ class TestLease:
         assert group.log().look().lease_ms is None
         a._keeper.keep()
         assert group.log().look().lease_ms is None
+
+    @pytest.mark.parametrize("code", [Code.FENCED, Code.LOST])
+    def test_a_refusal_that_a_look_denies_does_not_end_the_term(
+        self, group: Group, code: Code, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Somebody damaged the head for a moment: the fence refuses everybody meanwhile."""
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        renew, refusals = log.renew, [Reply(code, term=1, node="a")] * 3
+        monkeypatch.setattr(log, "renew", lambda *args: refusals.pop() if refusals else renew(*args))
+        eventually(lambda: not refusals)
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        assert a.submit(push("x")) == 1
+        assert a.term == 1
 
 
 class TestLostAnswers:
