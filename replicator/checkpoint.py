@@ -358,7 +358,8 @@ class Checkpoint:
     def note(self, key: str, text: str) -> None:
         """Leave a text beside what is saved: `Stored.note` gives it. Raises `CheckpointError`."""
         with self._mutex:
-            found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            with _translated(self.path):
+                found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
             if found is None or found[0] != text:
                 with self._transaction(synced=False) as db:
                     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
