@@ -145,7 +145,8 @@ def _standby_unready(now: Condition) -> Unready | None:
         )
         return Unready("out_of_sync", f"this standby {what}")
     if now.lag.records is None:
-        return Unready("lag_unknown", "nobody can say how far behind this standby is: it has not seen the log lately")
+        problem = "this standby sees no log to follow, or has not seen it lately: nobody knows how far behind it is"
+        return Unready("lag_unknown", problem)
     if now.lag.records > BEHIND_RECORDS_MAX or now.behind_s > BEHIND_S_MAX:
         return Unready(
             "behind", f"this standby is {now.lag.records} records behind, and has been for {now.behind_s:.0f} s"

@@ -62,12 +62,14 @@ class Member(NamedTuple):
 
     @property
     def in_sync(self) -> bool:
-        """It lacks nothing up to its position, and has read the log once.
+        """It lacks nothing up to its position, and has read the log once, or knows that there is none yet.
 
         Of a node that has read nothing the view says as much (a log begins at its place, too); but nobody knows whether
-        the log still has its beginning, or whether there is one.
+        the log still has its beginning.
         """
-        return self.view.in_sync and self.view.position != ORIGIN
+        if self.view.position == ORIGIN:
+            return self.run != "" and self.log_lost and self.view.log_id == ""
+        return self.view.in_sync
 
     @property
     def leads(self) -> bool:
