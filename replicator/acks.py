@@ -3,7 +3,7 @@
     appended       in the memory of Redis; nothing to wait for
     fsynced        on the disk of Redis (WAITAOF)
     replicated:N   in the memory of N replicas of Redis (WAIT)
-    applied:N      on the disks of N standbys
+    applied:N      on the disks of N standbys, and on the primary's own
 
 The first three are what Redis says, the last is what the standbys say: a change that is on their disks outlives
 anything that happens to Redis. The change is in the log before anybody waits here, so who waits in vain gets
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from .core.ids import RecordId
 from .core.replies import Ack, Code, Log
-from .errors import ConfigError, LogUnavailable, NotAcknowledged
+from .errors import CheckpointError, ConfigError, LogUnavailable, NotAcknowledged
 from .lease import Lease
 from .replica import Replica
 
@@ -53,6 +53,11 @@ class Level(NamedTuple):
         problem = f"{ascii(text)[:80]} is none of appended, fsynced, replicated:N, applied:N"
         raise ConfigError(setting="ack", problem=problem)
 
+    @property
+    def standbys(self) -> int:
+        """How many of them are to have it on their disks."""
+        return self.others if self.kind == "applied" else 0
+
     def __str__(self) -> str:
         return f"{self.kind}:{self.others}" if self.others else self.kind
 
@@ -68,6 +73,7 @@ class Acks:
         self._places: dict[str, RecordId] = {}
         self._confirmed: dict[Level, RecordId] = {}
         self._asking: dict[Level, threading.Lock] = {}
+        self._own_disk = threading.Lock()
 
     def hear(self, acks: Iterable[Ack]) -> None:
         """Others say what they have on their disks."""
@@ -88,6 +94,7 @@ class Acks:
             self._wait_for_redis(level, id, deadline)
 
     def _wait_for_standbys(self, level: Level, id: RecordId, deadline: float) -> None:
+        self._sync(id)
         with self._heard:
             while (have := self._nodes_with(id)) < level.others:
                 left = deadline - time.monotonic()
@@ -95,6 +102,18 @@ class Acks:
                     problem = f"{have} of {level.others} standbys say that they have it on their disks"
                     raise NotAcknowledged(id=id, problem=problem)
                 self._heard.wait(min(left, RETRY_EVERY_S))
+        # Last of all: once it has reported in another run, others may lead there without this change.
+        if not self._replica.member.vouches(id.term):
+            raise NotAcknowledged(id=id, problem="the term, or this life of Redis, ended meanwhile")
+
+    def _sync(self, id: RecordId) -> None:
+        """Have it on this node's own disk, while the standbys sync theirs: it counts as one of those that have it."""
+        try:
+            with self._own_disk:  # those who wait share a sync
+                if self._replica.synced_upto < id:
+                    self._replica.flush()
+        except CheckpointError as error:
+            raise NotAcknowledged(id=id, problem=f"it is not on the primary's own disk: {error}") from None
 
     def _nodes_with(self, id: RecordId) -> int:
         # Of the same term only: the history of a later one may have gone on without it.

@@ -6,9 +6,13 @@ import logging
 
 from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ProgramError, ReplicatorError, StateInUse
 
-__all__ = ["Problems"]
+__all__ = ["CannotLead", "Problems"]
 
 logger = logging.getLogger(__name__)
+
+
+class CannotLead(ReplicatorError):
+    """it holds term {term} and can write nothing, so it lets others take over: {problem}"""
 
 
 class Problems:
@@ -61,4 +65,4 @@ def _is_over(problem: ReplicatorError) -> bool:
 
 
 #: A state that is in use is replaced when its node is to lead.
-_GOES_ON = (LogLost, LogUnavailable, CorruptRecord, StateInUse, ProgramError)
+_GOES_ON = (CannotLead, LogLost, LogUnavailable, CorruptRecord, StateInUse, ProgramError)

@@ -43,6 +43,7 @@ def serve(
     ack: str = "appended",
     on_restart: str,
     on_log_lost: str,
+    failover_without: str = "safe",
     file: Path | None = None,
     sqlite: Path | None = None,
     file_mode: int = disk.PRIVATE,
@@ -79,6 +80,7 @@ def serve(
         ack=ack,
         on_restart=on_restart,
         on_log_lost=on_log_lost,
+        failover_without=failover_without,
     )
     teller = Beside(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
     server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
