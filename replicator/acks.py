@@ -3,7 +3,7 @@
     appended       in the memory of Redis; nothing to wait for
     fsynced        on the disk of Redis (WAITAOF)
     replicated:N   in the memory of N replicas of Redis (WAIT)
-    applied:N      on the disks of N standbys
+    applied:N      on the disks of N standbys, and on the primary's own
 
 The first three are what Redis says (`confirmations.py`), the last is what the standbys say: a change that is on their
 disks outlives anything that happens to Redis. The change is in the log before anybody waits here, so who waits in vain
@@ -18,16 +18,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from .confirmations import Confirmations
-from .core.ids import RecordId
+from .core.ids import ZERO_ID, RecordId
 from .core.replies import Ack, Log
-from .errors import NotAcknowledged
+from .errors import CheckpointError, NotAcknowledged, NoThread
 from .lease import Lease
 from .replica import Replica
+from .threads import started
 from .waiters import Level, Sleeper, Task, Waiter, Waiters, tell
 
 __all__ = ["Acks", "Level"]
+
+
+#: What became of a term in which nothing is acknowledged any more.
+ENDED = "the term, or this life of Redis, ended meanwhile"
 
 
 class Acks:
@@ -40,6 +46,9 @@ class Acks:
         self._places: dict[str, RecordId] = {}
         #: Who waits for standbys, by how many of them.
         self._waiting: dict[int, Waiters] = {}
+        self._own_disk = threading.Lock()
+        #: Has what tasks wait for on this node's own disk, while there is any.
+        self._syncer: threading.Thread | None = None
 
     # --- news --------------------------------------------------------------------------------------------------------
 
@@ -56,10 +65,12 @@ class Acks:
     def _is_over(self, waiter: Waiter) -> bool:
         """Whether its wait is; then it is settled. The caller has the lock."""
         have = self._nodes_with(waiter.id)
-        if have >= waiter.level.others:
-            waiter.settle()
-        elif self._replica.member.view.term != waiter.id.term:
+        if self._replica.member.view.term != waiter.id.term:
             waiter.settle(_not_acknowledged(waiter, have))
+        elif have >= waiter.level.others and self._replica.synced_upto >= waiter.id:
+            # Last of all: once it has reported in another run, others may lead there without this change.
+            vouches = self._replica.member.vouches(waiter.id.term)
+            waiter.settle(None if vouches else NotAcknowledged(id=waiter.id, problem=ENDED))
         return waiter.done
 
     def _nodes_with(self, id: RecordId) -> int:
@@ -79,6 +90,8 @@ class Acks:
             waiter = Sleeper(level, id, deadline)
             try:
                 if self._enter(waiter):
+                    self._sync(id)  # while the standbys sync theirs
+                    self.hear()
                     waiter.wait()
             finally:
                 self._leave(waiter)
@@ -93,6 +106,7 @@ class Acks:
             waiter = Task(level, id, deadline)
             try:
                 if self._enter(waiter):
+                    self._sync_aside()
                     await waiter.wait()
             finally:
                 self._leave(waiter)
@@ -114,6 +128,47 @@ class Acks:
                 self._waiting[waiter.level.others].drop(waiter)
             if not waiter.done:
                 waiter.settle(_not_acknowledged(waiter, self._nodes_with(waiter.id)))
+
+    # --- this node's own disk, which counts as one of those that have it ---------------------------------------------
+
+    def _sync(self, id: RecordId) -> None:
+        """Have it on this node's own disk. Raises `NotAcknowledged`."""
+        try:
+            with self._own_disk:  # those who wait share a sync
+                if self._replica.synced_upto < id:
+                    self._replica.flush()
+        except CheckpointError as error:
+            raise NotAcknowledged(id=id, problem=f"it is not on the primary's own disk: {error}") from None
+
+    def _sync_aside(self) -> None:
+        """Likewise for tasks: their event loop does not wait for a disk."""
+        with self._lock:
+            if self._syncer is None:
+                with suppress(NoThread):  # the saver does it a moment later
+                    self._syncer = started(self._sync_for_tasks, name="own-disk")
+
+    def _sync_for_tasks(self) -> None:
+        while True:
+            with self._lock:
+                newest = max((each.newest for each in self._waiting.values() if len(each)), default=ZERO_ID)
+                if newest <= self._replica.synced_upto:
+                    self._syncer = None
+                    return
+            try:
+                self._sync(newest)
+            except NotAcknowledged as error:
+                self._refuse_unsynced(error)
+            self.hear()
+
+    def _refuse_unsynced(self, error: NotAcknowledged) -> None:
+        with self._lock:
+            over = [each for waiters in self._waiting.values() for each in waiters.take_all(self._is_unsynced)]
+            for waiter in over:
+                waiter.settle(NotAcknowledged(id=waiter.id, problem=error.fields["problem"]))
+        tell(over)
+
+    def _is_unsynced(self, waiter: Waiter) -> bool:
+        return waiter.id > self._replica.synced_upto
 
     def _conclude(self, waiter: Waiter) -> None:
         if waiter.error is not None:

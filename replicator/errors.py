@@ -162,6 +162,17 @@ class LogUnavailable(ReplicatorError):
         error.refused = True
         return error
 
+    #: What can be known of the group all the same (a `Look`), where a key of it holds what no script can have written.
+    look: Any = None
+
+    @classmethod
+    def marred(cls, look: Any, *, url: str) -> LogUnavailable:
+        """The log is there, and cannot be used as it is."""
+        hint = "if this is the right database, `replicator recover` mends it"
+        error = cls("the log at {url} cannot be used: {problem}; {hint}", url=url, problem=look.marred, hint=hint)
+        error.look = look
+        return error
+
 
 class OutcomeUnknown(LogUnavailable):
     """Redis stopped answering in the middle of a write ({problem}). It may be in the log: read before you repeat it."""
@@ -195,6 +206,12 @@ class CorruptRecord(ReplicatorError):
         """An entry of somebody else is the newest one, so none of ours can follow."""
         problem = "something that is not replicator wrote into the stream. `replicator recover` founds the log anew"
         return cls(id=id, problem=problem)
+
+    @classmethod
+    def beyond(cls, id: object, before: object) -> CorruptRecord:
+        """An entry that has the form of a record, at a place where none can be."""
+        hint = "somebody else wrote it. `replicator recover` founds the log anew"
+        return cls(id=id, problem=f"its number cannot follow {before}: {hint}")
 
 
 class SnapshotRefused(CorruptRecord):

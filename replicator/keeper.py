@@ -12,12 +12,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .acks import Acks
-from .core import life
+from .core import absent, life
 from .core.codec import digest_of_pieces
-from .core.ids import RecordId
+from .core.ids import Position, RecordId
 from .core.member import Member
 from .core.need import Need
 from .core.reasons import reason_to_go_on, reason_to_take_over
@@ -40,7 +40,7 @@ from .health import Trail
 from .lease import Lease
 from .naming import Name
 from .primary import Primary
-from .problems import SNAPSHOT, THREADS, Problems
+from .problems import SNAPSHOT, THREADS, CannotLead, Problems
 from .replica import Replica
 from .state_writer import StateWriter
 from .threads import started
@@ -60,6 +60,9 @@ PUBLISH_AGAIN_S = 1.0
 PUBLISH_AGAIN_S_MAX = 30.0
 #: A primary that did not hear it may have been replaced; one that did takes a while.
 ASK_AGAIN_AFTER_BEATS = 10
+#: A holder that has to bring its state into the log first, and gets nowhere for so long, and for a lease, lets others
+#: try. Even a busy machine begins within that.
+STUCK_S = 2.0
 
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
@@ -72,6 +75,10 @@ class Habits(NamedTuple):
     auto_promote: bool = False
     takes_term_again: bool = True
     recovers: bool = False
+    #: It leads in a new run whoever is missing (core/absent.py).
+    goes_on: bool = False
+    #: The N of `applied:N` that writes wait for; 0: they do not.
+    applied_min: int = 0
 
 
 class Keeper:
@@ -131,6 +138,12 @@ class Keeper:
         self._log_lost_at: float | None = None
         self._time_to_report_s = life.time_to_report_ms(()) / 1000
         self._digest: tuple[RecordId, str] | None = None
+        #: What this node remembers of the group as it was when the log was whole: see `core/absent.py`.
+        self._knew: tuple[str, ...] = ()
+        self._applied_min = habits.applied_min
+        #: Where this node was, and when, as it last got on with what it does as holder of the term.
+        self._got_on: tuple[Position, float] | None = None
+        self._why_not_led = ""
         #: Held while this node takes or renews its lease, or ends its part: behind the end it has none.
         self._leasing = threading.Lock()
         self._ended = False
@@ -186,10 +199,11 @@ class Keeper:
 
     def join(self) -> None:
         """Look at the group, and take in what that says."""
-        look = self._log.look()
+        look = self._looked()
         self.look, self.looked_at = look, time.monotonic()
         if look.head is not None:
             self.trail.saw(self.looked_at, look.head.position.id)
+        self._remember(look)
         with self._leasing:
             if not self._ended:
                 self._replica.talks_to(look.run, log_lost=look.head is None)
@@ -197,6 +211,23 @@ class Keeper:
         self._acks.hear(Ack(peer.node, peer.synced) for peer in others)
         self._own_name.check(look, beaten_at=self._beaten_at)
         self._check_log_is_there(look)
+
+    def _looked(self) -> Look:
+        try:
+            return self._log.look()
+        except LogUnavailable as unavailable:
+            if unavailable.look is None:
+                raise
+            return cast(Look, unavailable.look)  # a key holds what cannot be: the node stays, and says so
+
+    def _remember(self, look: Look) -> None:
+        self._applied_min = absent.applied_min(look, self._habits.applied_min)
+        if look.is_whole:
+            self._knew = absent.took_part(look)
+
+    def forget(self, node: str) -> None:
+        """It will not come back."""
+        self._knew = tuple(entry for entry in self._knew if entry.rpartition("/")[0] != node)
 
     def check_log_is_mine(self, look: Look) -> None:
         """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there."""
@@ -211,6 +242,9 @@ class Keeper:
     def _check_log_is_there(self, look: Look) -> None:
         self.check_log_is_mine(look)
         view = self._replica.member.view
+        if look.marred:
+            self._problems.report("log", LogLost(what=look.marred))
+            return
         if not view.log_id or look.head is not None:
             self._problems.solved("log")
             self._log_lost_at = None
@@ -253,6 +287,9 @@ class Keeper:
                 self._lease.lost()
                 self._replica.refused(Reply(Code.FENCED, term=look.term))
             return
+        if self._is_stuck(member):
+            self._lease.lost()
+            return
         asked_at = self._lease.now()
         reply = self._log.renew(member.me, member.view.term, self._lease.length_ms)
         if reply.code is Code.OK:
@@ -272,8 +309,33 @@ class Keeper:
         look = self._log.look()
         return look.head is None or look.term != member.view.term or look.head.writer != member.me
 
-    def end(self) -> None:
-        """Give the lease back, and never have one again. Who looks after other nodes as well may be in a round."""
+    def _is_stuck(self, member: Member) -> bool:
+        """Whether it holds the term and can write nothing, so that it must not keep others from taking over.
+
+        A rebase of a large state takes long, and goes on meanwhile: what counts is that nothing moves for a lease.
+        """
+        now, place = time.monotonic(), member.view.position
+        if member.leads or self._got_on is None or self._got_on[0] != place:
+            self._got_on = place, now
+        look = self.look
+        # That the log is gone altogether, the answer to a renewal says.
+        why = life.broken(look) if look is not None and (look.head is not None or look.marred) else ""
+        if not why and now - self._got_on[1] > max(self._lease.length_s, STUCK_S):
+            why = self._why_not_led or "its state does not get into the log"
+        self._tell_if_stuck(member.view.term, why)
+        return why != ""
+
+    def _tell_if_stuck(self, term: int, why: str) -> None:
+        if why:
+            self._problems.report("lead", CannotLead(term=term, problem=why))
+        else:
+            self._problems.solved("lead")
+
+    def end(self, *, failed: bool = False) -> None:
+        """Give the lease back, and never have one again. Who looks after other nodes as well may be in a round.
+
+        One that `failed` does not say goodbye.
+        """
         with self._leasing:
             self._ended = True
             member = self._replica.member
@@ -283,7 +345,26 @@ class Keeper:
             except LogUnavailable as unavailable:
                 logger.warning("the lease was not given back and runs out by itself: %s", unavailable)
             self._lease.lost()
+            if not failed:
+                self._leave(member)
             self._replica.talks_to("")
+
+    @staticmethod
+    def _is_me(peer: Peer | None, member: Member) -> bool:
+        return peer is None or peer.boot in (member.me.boot, member.previous_boot)
+
+    def _leave(self, member: Member) -> None:
+        """Say goodbye, if the log has all that this node has: then nobody has to wait for it (see `core/absent.py`)."""
+        look = self.look
+        if look is None or look.head is None or self._beaten_at is None:
+            return
+        mine = look.head.log_id == member.view.log_id and self._is_me(look.peers.get(self._name), member)
+        if not (mine and look.is_whole and look.run == member.run and member.view.in_sync):
+            return
+        try:
+            self._log.beat(self.heartbeat()._replace(left=True, role="standby"))
+        except LogUnavailable as unavailable:
+            logger.warning("the others were not told that this node stops: %s", unavailable)
 
     # --- reporting ---------------------------------------------------------------------------------------------------
 
@@ -311,6 +392,9 @@ class Keeper:
             candidate=self._habits.auto_promote,
             prepares=self.handover.is_offered,
             prepared=self.handover.answer,
+            goes_on=self._habits.goes_on,
+            applied_min=self._applied_min,
+            knew=self._knew,
             digest=digest,
             digest_at=digest_at,
         )
@@ -353,7 +437,8 @@ class Keeper:
         if member.needs_what_is_gone(look):
             self._ask_for_snapshot()
         self._tell_if_held_back(look)
-        if member.takes_term(look, restart_as_primary=self._habits.takes_term_again):
+        habits = self._habits
+        if member.takes_term(look, restart_as_primary=habits.takes_term_again, goes_on=habits.goes_on):
             self._claim(reason_to_go_on(look), look)
         elif self._is_its_turn(member, look):
             node, term = self._gave_back
@@ -438,6 +523,7 @@ class Keeper:
             expect_head=life.expected_head(member.view, look) if guarded else None,
             unleased=unleased,
             new_log_id=new_log_id or (secrets.token_hex(16) if life.may_found(look) else ""),
+            applied_min=self._applied_min,
         )
 
     def _publish_aside(self, reason: str) -> bool:
@@ -457,7 +543,9 @@ class Keeper:
             self._primary.publish()
             self._problems.solved(SNAPSHOT)
             self._publish_pause_s = 0.0
+            self._why_not_led = ""
         except (LogUnavailable, NotPrimary, Stalled) as error:
+            self._why_not_led = str(error)
             logger.warning("the snapshot was not published: %s", error)
         except (SnapshotFailed, NotJSON, ChangeTooLarge) as error:
             # The application's doing. The next attempt is likely to end like this one.
@@ -465,6 +553,7 @@ class Keeper:
             self._publish_pause_s = min(max(2 * self._publish_pause_s, PUBLISH_AGAIN_S), PUBLISH_AGAIN_S_MAX)
             self._publish_again_at = time.monotonic() + self._publish_pause_s
         except ReplicatorError as error:
+            self._why_not_led = str(error)
             logger.error("the snapshot was not published: %s", error)
         self.wake()
 

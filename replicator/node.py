@@ -106,6 +106,9 @@ class Node:
     at which others reach this node, shown to them. `on_restart`: `"primary"` takes the term again that this node held
     when it ended, `"standby"` does not. `on_log_lost`: what it does when Redis has no log any more: `"wait"` for
     `replicator recover`, serving reads; `"recover"` founds it anew, from the most advanced node that does so.
+    `failover_without`: when it leads by itself after Redis may have lost something; `"safe"`: only if the nodes that
+    are missing cannot be all that hold a change acknowledged as `applied:N` (`core/absent.py`); `"always"`: whoever is
+    missing.
     `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
     three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
     is unpacked, its bytes and what JSON makes of them (`core/weight.py`); the same on all nodes. `crew`: who works for
@@ -131,6 +134,7 @@ class Node:
         http: str = "",
         on_restart: str = "primary",
         on_log_lost: str = "wait",
+        failover_without: str = "safe",
         beat_every_s: float | None = None,
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         crew: Crew | None = None,
@@ -155,6 +159,8 @@ class Node:
             auto_promote=checks.flag("auto_promote", auto_promote),
             takes_term_again=checks.choice("on_restart", on_restart, ("primary", "standby")) == "primary",
             recovers=checks.choice("on_log_lost", on_log_lost, ("wait", "recover")) == "recover",
+            goes_on=checks.choice("failover_without", failover_without, ("safe", "always")) == "always",
+            applied_min=self._ack.standbys,
         )
         answer_s = answer_within_s(self._lease.length_s)
         self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
@@ -262,7 +268,7 @@ class Node:
         self._replica.close()
         # With the turn nothing is half done; nobody gets it back.
         has_turn = self._replica.turn.acquire(timeout=2 * self._lease.length_s)
-        self._keeper.end()
+        self._keeper.end(failed=self.failed is not None)
         self._log.close()
         if has_turn:
             self._replica.turn.release()
@@ -475,8 +481,7 @@ class Node:
     def _submitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
         level = self._level_for_write(ack)
         deadline = time.monotonic() + timeout_s
-        applied = level.kind == "applied"
-        id_, results = self._primary.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
+        id_, results = self._primary.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
         if level.kind != "appended" and not _are_rejected(results):
             self._acks.wait(level, id_, deadline - time.monotonic())
         return results
@@ -491,7 +496,7 @@ class Node:
         changes = encoded([change])
         if level.kind != "appended":
             return _result((await self._acknowledged(changes, level, timeout_s, term))[0])
-        _, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=False)
+        _, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return _result(results[0])
 
     async def asubmit_many(
@@ -504,8 +509,7 @@ class Node:
 
     async def _acknowledged(self, changes: Encoded, level: Level, timeout_s: float, term: int | None) -> list[Any]:
         deadline = time.monotonic() + timeout_s
-        applied = level.kind == "applied"
-        id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
+        id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
         if level.kind != "appended" and not _are_rejected(results):
             await self._acks.awaited(level, id_, deadline - time.monotonic())
         return results
@@ -538,7 +542,7 @@ class Node:
         level = self._ack if ack is None else Level.parse(ack)
         seen = RecordId.parse(expect) if expect is not None else None
         deadline = time.monotonic() + timeout_s
-        id_ = self._primary.replace(pieces, term=term, expect=seen, until=deadline)
+        id_ = self._primary.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
         self._acks.wait(level, id_, deadline - time.monotonic())
 
     def publish(self, *, timeout_s: float = PUBLISH_TIMEOUT_S, ack: str | None = None) -> Published:
@@ -557,8 +561,7 @@ class Node:
             return Published("snapshot", self.position.id)
         self._replica.write_state()
         level = self._ack if ack is None else Level.parse(ack)
-        applied = level.kind == "applied"
-        published = self._primary.publish_state(self._replica.whole, wants_acks=applied, until=deadline)
+        published = self._primary.publish_state(self._replica.whole, wants_acks=level.standbys, until=deadline)
         if published.what != "nothing":
             self._acks.wait(level, published.id, deadline - time.monotonic())
         return published

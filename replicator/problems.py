@@ -6,7 +6,7 @@ import logging
 
 from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ProgramError, ReplicatorError, StateInUse
 
-__all__ = ["SNAPSHOT", "THREADS", "Problems"]
+__all__ = ["SNAPSHOT", "THREADS", "CannotLead", "Problems"]
 
 logger = logging.getLogger(__name__)
 
@@ -14,6 +14,10 @@ logger = logging.getLogger(__name__)
 #: Found by these, it keeps a node from nothing: it does without a snapshot, or a thread, and tries again.
 SNAPSHOT, THREADS = "snapshot", "threads"
 _DOES_WITHOUT = (SNAPSHOT, THREADS)
+
+
+class CannotLead(ReplicatorError):
+    """it holds term {term} and can write nothing, so it lets others take over: {problem}"""
 
 
 class Problems:
@@ -71,7 +75,7 @@ def _is_over(problem: ReplicatorError) -> bool:
 
 
 #: A state that is in use is replaced when its node is to lead.
-_GOES_ON = (LogLost, LogUnavailable, CorruptRecord, StateInUse, ProgramError)
+_GOES_ON = (CannotLead, LogLost, LogUnavailable, CorruptRecord, StateInUse, ProgramError)
 
 
 def _is_beside(name: str, problem: ReplicatorError) -> bool:

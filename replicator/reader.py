@@ -126,6 +126,8 @@ class Reader:
         elif ask.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
             self._keeper.renew()
+        elif ask.what == "forget":
+            self._keeper.forget(ask.node)
         elif ask.what == "snapshot" and self._replica.member.holds_term:
             # Not here: one that is under way may be older than what is asked for, then another one follows it.
             self._keeper.snapshot_asked_by = ask.by

@@ -218,6 +218,8 @@ class Replica:
             for record in records:
                 if record.id <= member.view.cursor.id:
                     continue
+                if not member.takes(record):
+                    raise CorruptRecord.beyond(record.id, member.view.cursor.id)
                 verdict, after = member.fold(record)
                 step = Step(record, verdict, after.view)
                 if self._restores is not None:

@@ -44,6 +44,7 @@ def serve(
     ack: str = "appended",
     on_restart: str,
     on_log_lost: str,
+    failover_without: str = "safe",
     file: Path | None = None,
     sqlite: Path | None = None,
     file_mode: int = disk.PRIVATE,
@@ -82,6 +83,7 @@ def serve(
         on_restart=on_restart,
         on_log_lost=on_log_lost,
         snapshot_bytes_max=snapshot_bytes_max,
+        failover_without=failover_without,
     )
     teller = Beside(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
     server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)

@@ -31,7 +31,7 @@ __all__ = ["Tasks"]
 Done = tuple[RecordId, list[Any]]
 
 #: What a task asks for besides: the seconds that it waits, the term that it means, whether it waits for standbys.
-_Asked = tuple[float, int | None, bool]
+_Asked = tuple[float, int | None, int]
 
 
 class Tasks:
@@ -58,7 +58,7 @@ class Tasks:
         self._idle = threading.Lock()
         self._idle.acquire()
 
-    def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: bool) -> asyncio.Future[Done]:
+    def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int) -> asyncio.Future[Done]:
         """As `Primary.submit`, but what comes of it comes in a future of the running loop.
 
         Who cancels it leaves the changes where they are: they may be committed.

@@ -42,6 +42,11 @@ class Level(NamedTuple):
         problem = f"{ascii(text)[:80]} is none of appended, fsynced, replicated:N, applied:N"
         raise ConfigError(setting="ack", problem=problem)
 
+    @property
+    def standbys(self) -> int:
+        """How many of them are to have it on their disks."""
+        return self.others if self.kind == "applied" else 0
+
     def __str__(self) -> str:
         return f"{self.kind}:{self.others}" if self.others else self.kind
 
@@ -120,6 +125,11 @@ class Waiters:
     def __iter__(self) -> Iterator[Waiter]:
         return map(self._waiters.__getitem__, self._places)
 
+    @property
+    def newest(self) -> RecordId:
+        """The newest record that somebody waits for. There is one."""
+        return self._places[-1][0]
+
     def add(self, waiter: Waiter) -> None:
         insort(self._places, waiter.place)
         self._waiters[waiter.place] = waiter
@@ -139,6 +149,13 @@ class Waiters:
         for waiter in taken:
             del self._waiters[waiter.place]
         del self._places[: len(taken)]
+        return taken
+
+    def take_all(self, is_over: Callable[[Waiter], bool]) -> list[Waiter]:
+        """Take out every one whose wait is over."""
+        taken = [waiter for waiter in self if is_over(waiter)]
+        for waiter in taken:
+            self.drop(waiter)
         return taken
 
 

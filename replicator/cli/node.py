@@ -81,6 +81,15 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     help="What if Redis has lost the log: wait for `replicator recover`, or found it anew.",
 )
 @click.option(
+    "--failover-without",
+    type=click.Choice(["safe", "always"]),
+    default="safe",
+    show_default=True,
+    envvar="REPLICATOR_FAILOVER_WITHOUT",
+    help="Whether it leads after Redis may have lost something and nodes are missing: only if they cannot be all that "
+    "hold what was acknowledged as applied:N, or always.",
+)
+@click.option(
     "--file",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="REPLICATOR_FILE",
@@ -126,6 +135,7 @@ def node(
     ack: str,
     on_restart: str,
     on_log_lost: str,
+    failover_without: str,
     file: Path | None,
     sqlite: Path | None,
     file_mode: int,
@@ -149,6 +159,7 @@ def node(
         ack=ack,
         on_restart=on_restart,
         on_log_lost=on_log_lost,
+        failover_without=failover_without,
         file=file,
         sqlite=sqlite,
         file_mode=file_mode,
