@@ -19,7 +19,8 @@ from replicator.core.ids import ERA, N_LEAP, TERM_LEAP, TERM_MAX, ZERO_CHAIN, ZE
 from replicator.core.records import ChangeRecord, PartRecord, TermRecord, seal_change, seal_part
 from replicator.core.replies import TAKEN_KEPT, Ack, Batch, Code, Head, Log, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
-from replicator.log import RedisLog
+from replicator.log import RedisLog, client_for
+from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import (
     CLOCK_ID,
     LOG_ID,
@@ -1336,17 +1337,29 @@ def test_groups_do_not_meet(world: World, log: Log) -> None:
     if isinstance(world, MemoryWorld):
         pytest.skip("one MemoryRedis is one group")
     lead(log)
-    other = RedisLog(log.url, "größe ist nicht alles")
+    other = RedisLog(log.url, "another.group_2-b")
     assert other.look().head is None
     assert promote(other).term == 1
     assert ids(log) == ["1-1"]
     other.close()
 
 
-@pytest.mark.parametrize("group", ["", "{a", "a}"])
-def test_a_group_that_would_break_the_hash_tag_is_refused(group: str) -> None:
+@pytest.mark.parametrize("group", ["", "{a", "a}", "a b", "a\tb", "größe", "x" * 65])
+def test_a_group_whose_name_is_none_is_refused(group: str) -> None:
     with pytest.raises(ConfigError, match="group"):
         RedisLog("redis://localhost", group)
+    with pytest.raises(ConfigError, match="group"):
+        MemoryLog(MemoryRedis(), group)
+
+
+def test_a_word_of_who_took_terms_lately_that_means_nothing_is_passed_over(world: World, log: Log) -> None:
+    if isinstance(world, MemoryWorld):
+        pytest.skip("it has no words there")
+    lead(log)
+    with client_for(log.url) as client:
+        client.hset(f"replicator:{{{log.group}}}:head", "taken", "5/a yesterday 7/b\tc x/y")
+    assert head_of(log).taken == ((5, "a"), (7, "b"))
+    assert promote(log, "z").code is Code.OK
 
 
 def test_a_url_that_is_none_is_refused() -> None:
