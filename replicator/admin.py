@@ -817,7 +817,8 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = _
                 told = len(digests)
                 progress(f"{told} of {len(live)} nodes reported at {at}")
             if not missing or time.monotonic() > deadline:
-                silent = sorted(set(look.peers) - set(live) - set(digests))
+                known = {name for name, peer in look.peers.items() if not peer.left}
+                silent = sorted(known - set(live) - set(digests))
                 return DigestReport(position=str(at), digests=digests, missing=missing, silent=silent)
         elif time.monotonic() > deadline:
             raise TimeoutError(f"{head.node} has not reported a digest after {timeout_s} s")

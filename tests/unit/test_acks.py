@@ -351,7 +351,7 @@ class TestTasks:
             in_vain = await self.waiting(waiter, "applied:5", 300)
             (good,) = await self.waiting(waiter, "applied:1", 1)
             short = await self.waiting(waiter, "applied:2", 20, 0.05)
-            assert threading.active_count() == before
+            assert threading.active_count() <= before + 1, "one syncs the own disk, for all of them"
             waiter.hear("b")
             outcomes = await self.all_of(good, *short)
             assert not any(wait.done() for wait in in_vain)
