@@ -20,6 +20,7 @@ from .core.codec import digest_of_pieces
 from .core.ids import RecordId
 from .core.member import Member
 from .core.replies import Ack, Claim, Code, Log, Look, Peer, Reply
+from .core.sightings import Sight, Sightings
 from .errors import (
     LogLost,
     LogUnavailable,
@@ -80,6 +81,8 @@ class Keeper:
         #: The group as it was when this was looked at, and when that was (`time.monotonic`).
         self.look: Look | None = None
         self.looked_at = 0.0
+        #: The same, with how long it may be relied on.
+        self.seen: Sight | None = None
         #: Who asked for a snapshot that has not begun yet.
         self.snapshot_asked_by = ""
         #: What others are told of a switchover from this node.
@@ -94,9 +97,11 @@ class Keeper:
         self._own_name = own_name
         self._stopping = stopping
         self._state_writer = StateWriter(replica, problems, name=self._name)
+        self._sightings = Sightings()
+        self._sighting = threading.Lock()
         self._publisher: threading.Thread | None = None
         self._digester: threading.Thread | None = None
-        self._beaten_at: float | None = None
+        self._has_beaten = False
         self._counted_at = 0.0
         #: Since when nobody holds the term, and when it is this candidate's turn to claim it.
         self._vacant_since: float | None = None
@@ -145,16 +150,26 @@ class Keeper:
 
     # --- looking at the group ----------------------------------------------------------------------------------------
 
+    def sight(self, log: Log | None = None) -> Sight:
+        """Look at the group now. What lives is told by this process' clock (`core/sightings.py`)."""
+        asked_at = time.monotonic()
+        look = (log or self._log).look()
+        with self._sighting:
+            now = time.monotonic()
+            self._sightings, sight = self._sightings.after(look, asked_at_ms=asked_at * 1000, now_ms=now * 1000)
+        return sight
+
     def join(self) -> None:
         """Look at the group, and take in what that says."""
-        look = self._log.look()
-        self.look, self.looked_at = look, time.monotonic()
+        sight = self.sight()
+        look = sight.look
+        self.seen, self.look, self.looked_at = sight, look, time.monotonic()
         with self._leasing:
             if not self._ended:
                 self._replica.talks_to(look.run, log_lost=look.head is None)
         others = (peer for peer in look.peers.values() if peer.in_sync and peer.node != self._name)
         self._acks.hear(Ack(peer.node, peer.synced) for peer in others)
-        self._own_name.check(look, beaten_at=self._beaten_at)
+        self._own_name.check(look, has_beaten=self._has_beaten)
         self._check_log_is_there(look)
 
     def check_log_is_mine(self, look: Look) -> None:
@@ -240,10 +255,10 @@ class Keeper:
 
     def _beat(self) -> None:
         self._log.beat(self.heartbeat())
-        self._beaten_at = time.monotonic()
+        self._has_beaten, now = True, time.monotonic()
         # The others had the time of whole beats to say something, however often this node was woken meanwhile.
-        if self._beaten_at - self._counted_at >= self._habits.beat_every_s * 0.9:
-            self._counted_at = self._beaten_at
+        if now - self._counted_at >= self._habits.beat_every_s * 0.9:
+            self._counted_at = now
             self._replica.beaten()
 
     def heartbeat(self) -> Peer:
@@ -363,6 +378,8 @@ class Keeper:
             run=look.run,
             expect_head=life.expected_head(member.view, look) if guarded else None,
             unleased=unleased,
+            # A lease that Redis still has, and that was not renewed for as long as it is.
+            expired=look.lease if look.lease_ms is None else "",
             new_log_id=new_log_id or (secrets.token_hex(16) if life.may_found(look) else ""),
         )
 

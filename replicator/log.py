@@ -42,6 +42,7 @@ from replicator.core.replies import (
     Peer,
     Reply,
     Wants,
+    lease_left_ms,
 )
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 from replicator.sharing import Flights
@@ -198,6 +199,7 @@ class RedisLog:
             str(claim.expect_head or ""),
             int(claim.unleased),
             int(claim.anew),
+            claim.expired,
         )
         return self._run(self._other, "promote", 5, *args)
 
@@ -300,7 +302,8 @@ class RedisLog:
         limit = self._limit._replace(until=until)
         follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
         answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
-        run, now, term, head, stray, lease_ms, nodes = answer
+        run, now, term, head, stray, lease_ms, nodes, lease = answer
+        lease = lease.decode("utf-8", "replace")
         for link in self._links:
             link.leave_other_run(run.decode())
         now_ms = int(now)
@@ -312,7 +315,8 @@ class RedisLog:
             term=_term_of(term, self._keys[0].decode(), self.url),
             head=parsed,
             last_id=RecordId.parse(stray.decode()) if stray else newest,
-            lease_ms=lease_ms if lease_ms >= 0 else None,
+            lease_ms=lease_left_ms(lease, lease_ms),
+            lease=lease,
             # A node reports under its own name, and hides no other.
             peers={peer.node: peer for name, peer in beats if peer is not None and peer.node.encode() == name},
             now_ms=now_ms,
@@ -654,7 +658,7 @@ def _taken_of(word: str) -> tuple[int, str] | None:
 def _peer_of(value: bytes, now_ms: int) -> Peer | None:
     at, _, data = value.partition(b" ")
     # Unix ms of Redis: more digits are none.
-    return Peer.from_json(data, age_ms=max(0, now_ms - int(at))) if at.isdigit() and len(at) < 17 else None
+    return Peer.seen(data, beaten_at=int(at), now_ms=now_ms) if at.isdigit() and len(at) < 17 else None
 
 
 def _pairs(flat: list[Any]) -> dict[bytes, bytes]:

@@ -29,7 +29,8 @@ from .core.codec import Encoded, encoded
 from .core.fold import View
 from .core.ids import ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
-from .core.replies import MISSED_BEATS_MAX, Batch, Log, Look, Wants
+from .core.replies import MISSED_BEATS_MAX, Batch, Log, Wants
+from .core.sightings import Sight
 from .crew import Crew, Duties, OwnThreads
 from .errors import (
     ChangeRejected,
@@ -273,10 +274,10 @@ class Node:
 
     @property
     def lag(self) -> Lag:
-        """How far this node is behind the head, as of the last heartbeat."""
-        look, age_s = self._keeper.look, time.monotonic() - self._keeper.looked_at
-        fresh_s = MISSED_BEATS_MAX * self._habits.beat_every_s
-        return health.lag_of(self.position, self._replica.applied_at, look, age_s, fresh_s)
+        """How far this node is behind the head, as of the last heartbeat. Not known while nobody holds a lease."""
+        fresh_ms = MISSED_BEATS_MAX * self._habits.beat_every_s * 1000
+        seen, applied_at, now_ms = self._keeper.seen, self._replica.applied_at, time.monotonic() * 1000
+        return health.lag_of(self.position, applied_at, seen, now_ms=now_ms, fresh_ms=fresh_ms)
 
     @property
     def stalled(self) -> str | None:
@@ -330,7 +331,8 @@ class Node:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
-        long as Redis itself loses nothing. Raises `LogUnavailable`, `TimeoutError`.
+        long as Redis itself loses nothing (docs/design.md says what a master that was replaced may still answer). It
+        waits while nobody leads with a lease that runs. Raises `LogUnavailable`, `TimeoutError`.
         """
         if fresh:
             self._catch_up(timeout_s)
@@ -340,23 +342,25 @@ class Node:
     def _catch_up(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
-            look = self._look(deadline)
-            if look.head is not None and life.is_settled(look):
+            look, _, lease_until_ms = self._sight(deadline)
+            leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
+            if look.head is not None and leads and life.is_settled(look):
                 with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
                     left = max(0.0, deadline - time.monotonic())
                     return self.wait(position=str(look.head.position.id), timeout_s=left)
             if time.monotonic() > deadline:
-                raise TimeoutError("nobody leads the group, so nobody knows what is committed; read without `fresh`")
+                problem = "nobody leads the group with a lease that runs, so nobody knows what is committed"
+                raise TimeoutError(f"{problem}; read without `fresh`")
             time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
 
-    def _look(self, deadline: float) -> Look:
+    def _sight(self, deadline: float) -> Sight:
         """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
         log = self._log.within(deadline)
         try:
-            return log.look()
+            return self._keeper.sight(log)
         except LogUnavailable:
             time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
-            return log.look()
+            return self._keeper.sight(log)
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -478,7 +482,7 @@ class Node:
         checks.line("reason", reason)
         self._check_serves()
         deadline = time.monotonic() + timeout_s
-        look = self._look(deadline)
+        look = self._sight(deadline).look
         mine = self._keeper.heartbeat()._replace(run=look.run)
         refusal = life.refusal(self.name, look._replace(peers={**look.peers, self.name: mine}))
         if refusal is not None and not force:

@@ -45,11 +45,13 @@ from replicator.core.replies import (
     Code,
     Confirmation,
     Head,
+    LeaseText,
     Log,
     LogSize,
     Look,
     Peer,
     Reply,
+    lease_left_ms,
 )
 from replicator.errors import CorruptRecord, LogUnavailable
 
@@ -65,7 +67,7 @@ class Entry(NamedTuple):
 
 
 class Lease(NamedTuple):
-    holder: str
+    text: LeaseText
     until_ms: float
 
 
@@ -181,7 +183,8 @@ class MemoryRedis:
             return Reply(Code.CONFLICT, term=term, node=node)
         if claim.expect_head is not None and (head is None or head.position.id != claim.expect_head):
             return Reply(Code.CONFLICT, term=term, node=node)
-        if claim.unleased and self._lease_ms() >= 0:
+        running = self._running_lease()
+        if claim.unleased and running and running != claim.expired:
             return Reply(Code.CONFLICT, term=term, node=node)
         if claim.run and claim.run != self.state.run:
             return Reply(Code.NEW_RUN)
@@ -218,7 +221,7 @@ class MemoryRedis:
         return Reply(Code.OK)
 
     def give_back(self, writer: Writer, term: int) -> None:
-        if self.state.lease and self.state.lease.holder == f"{term} {writer}":
+        if self.state.lease and self.state.lease.text.holder == _holder_of(writer, term):
             self._write(lease=None)
             self.ask("vacant", by=writer.node, node=writer.node)
 
@@ -249,14 +252,15 @@ class MemoryRedis:
     def look(self) -> Look:
         state = self.state
         now_ms = self.clock_ms()
-        peers = (Peer.from_json(data, age_ms=int(now_ms - at)) for _, at, data in state.beats)
-        left = self._lease_ms()
+        peers = (Peer.seen(data, beaten_at=int(at), now_ms=int(now_ms)) for _, at, data in state.beats)
+        lease = self._running_lease()
         return Look(
             run=state.run,
             term=state.effective_term,
             head=state.head if state.exists else None,
             last_id=state.last_id if state.head else ZERO_ID,
-            lease_ms=left if left >= 0 else None,
+            lease_ms=lease_left_ms(lease, self._lease_ms()),
+            lease=lease,
             peers={peer.node: peer for peer in peers if peer},
             now_ms=int(now_ms),
         )
@@ -307,8 +311,12 @@ class MemoryRedis:
         left = int(lease.until_ms - self.clock_ms()) if lease else -1
         return left if left > 0 else -1
 
+    def _running_lease(self) -> str:
+        return str(self.state.lease.text) if self.state.lease and self._lease_ms() >= 0 else ""
+
     def _lease(self, writer: Writer, term: int, lease_ms: int) -> Lease:
-        return Lease(f"{term} {writer}", self.clock_ms() + lease_ms)
+        now_ms = self.clock_ms()
+        return Lease(LeaseText(_holder_of(writer, term), lease_ms, int(now_ms)), now_ms + lease_ms)
 
     def _term_header(self, claim: Claim, head: Head | None) -> bytes:
         fields = {
@@ -475,6 +483,10 @@ class MemoryLog:
 
 def _ends_after(head: Head | None) -> tuple[RecordId, ...]:
     return with_end(head.ends, head.position.id) if head else ()
+
+
+def _holder_of(writer: Writer, term: int) -> str:
+    return f"{term} {writer.node} {writer.boot}"
 
 
 def _ask_n(id_: str) -> int:

@@ -6,7 +6,5 @@
 --
 -- Answers: ok.
 
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[6], ARGV[1], string.format('%.0f ', now_ms) .. ARGV[2])
+redis.call('HSET', KEYS[6], ARGV[1], now_ms() .. ' ' .. ARGV[2])
 return { 'ok' }

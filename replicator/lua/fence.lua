@@ -12,6 +12,17 @@ local function as_text(number)
   return string.format('%.0f', number)
 end
 
+-- The clock of Redis, unix ms.
+local function now_ms()
+  local time = redis.call('TIME')
+  return as_text(time[1] * 1000 + math.floor(time[2] / 1000))
+end
+
+-- What stands in the lease: "TERM NODE BOOT LENGTH_MS GRANTED_MS" (LeaseText in core/replies.py says what for).
+local function lease_text(term, node, boot, lease_ms)
+  return table.concat({ term, node, boot, lease_ms, now_ms() }, ' ')
+end
+
 local function key_term()
   local text = redis.call('GET', KEYS[1])
   if not text then

@@ -2,7 +2,7 @@
 -- and the lease change together or not at all.
 --
 -- KEYS      term log head
--- KEYS[4]   lease     string with PX: "TERM NODE BOOT"; shows the others that the holder lives
+-- KEYS[4]   lease     string with PX, see fence.lua; shows the others that the holder lives
 -- KEYS[5]   commands  stream of asks; the one appended here wakes the holder that was replaced
 -- ARGV[1]   node         whom to promote
 -- ARGV[2]   boot         in which boot
@@ -17,6 +17,8 @@
 -- ARGV[11]  expect_head  the id of the newest record that the caller saw, or empty
 -- ARGV[12]  unleased     1: only if no lease runs
 -- ARGV[13]  anew         1: found the log anew in the place of a broken one; never in the place of a whole one
+-- ARGV[14]  expired      this lease counts as none: the caller saw it run out by its own clock. Any other one, also a
+--                        renewed one, runs
 --
 -- Answers
 --   ok TERM ID RUN    (node, boot) holds TERM, in RUN; ID is the term record
@@ -79,7 +81,9 @@ end
 if (ARGV[4] ~= '' and as_text(effective) ~= ARGV[4]) or (ARGV[11] ~= '' and head.id ~= ARGV[11]) then
   return { 'conflict', as_text(effective), head.node or '' }
 end
-if ARGV[12] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then
+-- Redis lets a lease expire at a moment of its clock: if that is set back, a lease outlives its holder by as much.
+local running = redis.call('GET', KEYS[4])
+if ARGV[12] == '1' and running and running ~= ARGV[14] then
   return { 'conflict', as_text(effective), head.node or '' }
 end
 if ARGV[5] ~= '' and run ~= ARGV[5] then
@@ -110,9 +114,7 @@ if head.id then
   taken_lately = known[2] or ''
 end
 if ARGV[8] == ARGV[1] then
-  local time = redis.call('TIME')
-  local now_ms = as_text(time[1] * 1000 + math.floor(time[2] / 1000))
-  taken_lately = last_words(taken_lately .. ' ' .. now_ms .. '/' .. ARGV[1], TAKEN_KEPT)
+  taken_lately = last_words(taken_lately .. ' ' .. now_ms() .. '/' .. ARGV[1], TAKEN_KEPT)
 end
 local header = cjson.encode({
   v = 1, kind = 'term', node = ARGV[1], boot = ARGV[2], prev = prev, at = tonumber(ARGV[10]),
@@ -135,6 +137,6 @@ end
 redis.call('INCR', KEYS[1])
 redis.call('HSET', KEYS[3], 'log_id', log_id, 'run', run, 'term', term, 'node', ARGV[1], 'boot', ARGV[2],
   'id', id, 'chain', chain, 'part_next', '0', 'ends', ends, 'taken', taken_lately)
-redis.call('SET', KEYS[4], term .. ' ' .. ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[6])
+redis.call('SET', KEYS[4], lease_text(term, ARGV[1], ARGV[2], ARGV[6]), 'PX', ARGV[6])
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8])
 return { 'ok', term, id, run }

@@ -16,7 +16,7 @@ import pytest
 from replicator.core.codec import encode_changes
 from replicator.core.ids import ERA, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, TermRecord, seal_change, seal_part
-from replicator.core.replies import TAKEN_KEPT, Ack, Batch, Code, Head, Log, Peer, Reply
+from replicator.core.replies import TAKEN_KEPT, Ack, Batch, Code, Head, LeaseText, Log, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 from replicator.log import RedisLog
 from tests.integration.worlds import (
@@ -248,6 +248,30 @@ def test_a_lease_that_was_renewed_at_the_last_moment_keeps_candidates_out(world:
     assert log.renew(author.writer, 1, 60_000).code is Code.OK
     before = world.contents()
     assert promote(log, "b", unleased=True, expect=1).code is Code.CONFLICT
+    assert world.contents() == before
+
+
+def test_a_claim_may_name_a_lease_that_outlives_its_holder(world: World, log: Log) -> None:
+    """The server's clock was set back. The candidate saw by its own clock that nobody renewed the lease."""
+    lead(log, "a", lease_ms=1_000)
+    world.stretch_lease()
+    seen = log.look().lease
+    before = world.contents()
+    for expired in ("", "1 a 1", seen + " ", seen[:-1] + "x"):
+        assert promote(log, "b", unleased=True, expired=expired).code is Code.CONFLICT
+    assert world.contents() == before
+    assert promote(log, "b", unleased=True, expired=seen).term == 2
+    assert log.look().lease != seen
+
+
+def test_a_lease_that_was_renewed_since_it_was_seen_is_another_one(world: World, log: Log) -> None:
+    author = lead(log, "a", lease_ms=60_000)
+    seen = log.look().lease
+    time.sleep(0.005)
+    assert log.renew(author.writer, 1, 60_000).code is Code.OK
+    assert log.look().lease != seen
+    before = world.contents()
+    assert promote(log, "b", unleased=True, expired=seen).code is Code.CONFLICT
     assert world.contents() == before
 
 
@@ -816,6 +840,26 @@ def test_a_promotion_sets_the_lease_and_a_renewal_extends_it(log: Log) -> None:
     assert 1_000 < (log.look().lease_ms or 0) <= 50_000
 
 
+def test_a_lease_says_who_has_it_and_for_how_long(log: Log) -> None:
+    author = lead(log, lease_ms=1_000)
+    assert log.renew(author.writer, 1, 50_000) == Reply(Code.OK)
+    look = log.look()
+    lease = LeaseText.parse(look.lease)
+    assert lease is not None
+    assert lease[:2] == ("1 a 1", 50_000)
+    assert abs(lease.granted_ms - look.now_ms) < 10_000
+    log.give_back(author.writer, 1)
+    assert log.look().lease == ""
+
+
+def test_a_lease_of_which_the_server_says_that_it_is_longer_than_it_can_be_is_as_long_as_it_can_be(
+    world: World, log: Log
+) -> None:
+    lead(log, lease_ms=1_000)
+    world.stretch_lease()
+    assert log.look().lease_ms == 1_000
+
+
 def test_a_lease_runs_out(log: Log) -> None:
     author = lead(log, lease_ms=20)
     time.sleep(0.05)
@@ -986,7 +1030,7 @@ def test_a_heartbeat_is_seen_with_its_age_by_the_clock_of_the_server(log: Log) -
     log.beat(Peer("b", "b1", in_sync=False, http="http://b", stalled="apply failed"))
     time.sleep(0.06)
     peers = log.look().peers
-    assert peers["a"]._replace(age_ms=0) == peer
+    assert peers["a"]._replace(age_ms=0, beaten_at=0) == peer
     assert 50 <= peers["a"].age_ms < 5_000
     assert (peers["a"].alive, peers["b"].alive) == (False, True)
     log.beat(peer._replace(boot="a2"))

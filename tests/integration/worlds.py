@@ -26,6 +26,7 @@ from replicator.testing import Entry, MemoryLog, MemoryRedis, MemoryState
 GROUP = "contract"
 LOG_ID = "log-1"
 LEASE_MS = 60_000
+HOUR_MS = 3_600_000
 
 #: What a stray `XADD key *` gives: a clock-sized id.
 CLOCK_ID = RecordId(1_700_000_000_000, 0)
@@ -58,6 +59,10 @@ class World(Protocol):
 
     def set_term_key(self, term: int | None) -> None:
         """Set the term key by hand, or delete it."""
+        ...
+
+    def stretch_lease(self) -> None:
+        """The lease lives on for an hour, as where the server's clock was set back by that."""
         ...
 
     def contents(self) -> object:
@@ -103,6 +108,11 @@ class MemoryWorld:
 
     def set_term_key(self, term: int | None) -> None:
         self.server.state = replace(self.server.state, term=term or 0)
+
+    def stretch_lease(self) -> None:
+        lease = self.server.state.lease
+        assert lease is not None
+        self.server.state = replace(self.server.state, lease=lease._replace(until_ms=lease.until_ms + HOUR_MS))
 
     def contents(self) -> object:
         return replace(self.server.state, beats=())
@@ -162,6 +172,9 @@ class RedisWorld:
             self.admin.delete(self.key("term"))
         else:
             self.admin.set(self.key("term"), term)
+
+    def stretch_lease(self) -> None:
+        assert self.admin.pexpire(self.key("lease"), HOUR_MS)
 
     def contents(self) -> object:
         names = sorted(name for name in self.admin.keys("*") if not name.endswith(b":nodes"))

@@ -1906,6 +1906,36 @@ class TestFreshReads:
         with pytest.raises(TimeoutError):
             self._fresh(a, 0.1)
 
+    def test_once_the_lease_ran_out_nobody_knows_what_is_committed(self, group: Group) -> None:
+        """The primary was cut off with its Redis, which takes no writes: heartbeats stand still, and say it leads."""
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        assert self._fresh(b) == []
+        log.renewals_fail = True
+        eventually(lambda: group.server.look().lease_ms is None)
+        for node in (a, b):
+            with pytest.raises(TimeoutError, match="with a lease that runs"):
+                self._fresh(node, 0.1)
+        assert group.server.look().peers["a"].role == "primary"
+        read = in_thread(lambda: self._fresh(b))
+        log.renewals_fail = False
+        assert read() == []
+
+    def test_a_look_is_relied_on_for_what_is_left_of_the_lease_counted_from_before_it(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = group.primary("a"), group.node("b")
+        in_step(a, b)
+        assert self._fresh(b) == []
+        sight = b._keeper.sight
+        now_ms = time.monotonic() * 1000
+        monkeypatch.setattr(b._keeper, "sight", lambda: sight()._replace(lease_until_ms=now_ms))
+        with pytest.raises(TimeoutError, match="with a lease that runs"):
+            self._fresh(b, 0.1)
+        monkeypatch.setattr(b._keeper, "sight", sight)
+        assert self._fresh(b) == []
+
     def test_without_redis_there_is_no_fresh_read(self, group: Group) -> None:
         log = group.log()
         a = group.primary("a", log=log)
@@ -1919,6 +1949,80 @@ class TestFreshReads:
         group.server.flush()
         with pytest.raises(TimeoutError, match="nobody leads"):
             self._fresh(a, 0.05)
+
+
+HOUR_MS = 3_600_000
+
+
+class TestAClockThatIsSet:
+    """That of Redis, by an hour: nodes tell who lives, and what a lease is worth, by their own."""
+
+    def _set(self, group: Group, by_ms: int) -> None:
+        before = group.server.clock_ms
+        group.server.clock_ms = lambda: before() + by_ms
+
+    def test_back_a_dead_primary_is_followed_all_the_same(self, group: Group) -> None:
+        a, b = (group.node(name, lease_s=SHORT_LEASE_S, auto_promote=True) for name in ("a", "b"))
+        eventually(lambda: "primary" in (a.role, b.role))
+        holder, other = (a, b) if a.role == "primary" else (b, a)
+        holder.submit(push("x"))
+        in_step(a, b)
+        group.crash(holder)
+        self._set(group, -HOUR_MS)
+        assert (group.server.look().lease or "").startswith("1 "), "Redis has it for another hour"
+        other.wait(role="primary", timeout_s=PATIENCE_S)
+        assert pushed(other) == ["x"]
+
+    def test_back_a_dead_node_is_not_alive_for_an_hour(self, group: Group) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        eventually(lambda: a._keeper.look is not None and "b" in a._keeper.look.peers)
+        group.crash(b)
+        self._set(group, -HOUR_MS)
+        assert not group.server.look().peers["b"].alive, "at a single look"
+        eventually(lambda: a._keeper.look is not None and not a._keeper.look.peers["b"].alive)
+        assert a._keeper.look is not None
+        assert a._keeper.look.peers["a"].alive
+
+    @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS, -2000])
+    def test_a_primary_that_lives_keeps_the_term(self, group: Group, by_ms: int) -> None:
+        a = group.primary("a", lease_s=1.0)
+        b = group.node("b", lease_s=1.0, auto_promote=by_ms < 0)  # forward, the lease of the moment is gone for a beat
+        in_step(a, b)
+        self._set(group, by_ms)
+        after_beats(4, a, b)
+        assert (a.role, a.term, b.role) == ("primary", 1, "standby")
+        eventually(lambda: b.lag == (0, 0.0))
+        a.submit(push("x"))
+        with b.reading(fresh=True) as state:
+            assert list(state.pushed) == ["x"]
+
+    def test_back_the_name_of_a_node_that_was_killed_is_free(self, group: Group, tmp_path: Path) -> None:
+        a = group.node("a", lease_s=SHORT_LEASE_S)
+        eventually(lambda: "a" in group.server.look().peers)
+        group.crash(a)
+        self._set(group, -HOUR_MS)
+        again = group.node("a", lease_s=SHORT_LEASE_S, data_dir=tmp_path / "another")
+        after_beats(2, again)
+        assert again.failed is None
+
+    def test_back_the_name_of_a_node_that_lives_is_taken(self, group: Group, tmp_path: Path) -> None:
+        group.node("a", lease_s=SHORT_LEASE_S)
+        eventually(lambda: "a" in group.server.look().peers)
+        self._set(group, -HOUR_MS)
+        with pytest.raises(ConfigError, match="is taken in group"):
+            group.node("a", lease_s=SHORT_LEASE_S, data_dir=tmp_path / "another")
+
+    def test_back_nobody_is_held_back_for_an_hour(self, group: Group) -> None:
+        a = group.primary("a")
+        head = group.server.look().head
+        assert head is not None
+        now_ms = int(group.server.clock_ms())
+        group.server._write(head=head._replace(taken=((now_ms, "a"),) * 3))
+        assert life.cool_down_ms("a", group.server.look()) > 0
+        self._set(group, -HOUR_MS)
+        assert life.cool_down_ms("a", group.server.look()) == 0
+        a.submit(push("x"))
 
 
 class TestReadTokens:
