@@ -161,6 +161,7 @@ class Keeper:
 
     def join(self) -> None:
         """Look at the group, and take in what that says."""
+        self._log.check_rights()
         sight = self.sight()
         look = sight.look
         self.seen, self.look, self.looked_at = sight, look, time.monotonic()

@@ -405,6 +405,14 @@ class Log(Protocol):
         """All there is to know about the group but its records."""
         ...
 
+    def check_rights(self) -> None:
+        """Make sure that this user may do all that a node has to. Raises `LogUnavailable` that names what it may not.
+
+        It is tried on a key that means nothing. Once it went well, nothing is asked before Redis is another run, or
+        refused something.
+        """
+        ...
+
     def beat(self, peer: Peer) -> None:
         """Write this node's heartbeat."""
         ...

@@ -75,17 +75,35 @@ local function newest_id()
   end
 end
 
--- XADD, the first write of every script: what fails here has changed nothing. Gives nil if it went well.
+-- The newest entry is this very record: an earlier attempt stopped behind it, before the head was moved (`also`).
+local function is_there(id, header, body)
+  local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  local fields = newest and newest[1] == id and newest[2] or {}
+  return #fields == 4 and fields[1] == 'h' and fields[2] == header and fields[3] == 'b' and fields[4] == body
+end
+
+-- XADD, the first write of every script: what fails here has changed nothing. Gives nil if the record is there.
 local function add(id, header, body)
   local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', id, 'h', header, 'b', body)
   if not added then
     return { 'lost' }
   end
   if type(added) == 'table' and added.err then
-    if string.find(added.err, 'equal or smaller', 1, true) then
-      return { 'stray', newest_id() }
+    if not string.find(added.err, 'equal or smaller', 1, true) then
+      return added
     end
-    return added
+    return not is_there(id, header, body) and { 'stray', newest_id() } or nil
+  end
+  return nil
+end
+
+-- A write that is not the first one of its script. Nothing should be in its way, as the script has looked at all that
+-- could be, but for a user who lost a right meanwhile. What it refuses cannot be taken back. So it is no error, of which
+-- the caller would think that nothing was written; it is the answer `halfway WHY`. Gives nil if it went well.
+local function also(...)
+  local done = redis.pcall(...)
+  if type(done) == 'table' and done.err then
+    return { 'halfway', done.err }
   end
   return nil
 end

@@ -52,23 +52,31 @@ local failed = add(id, ARGV[7], ARGV[8])
 if failed then
   return failed
 end
-redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', as_text(part + 1))
 -- `previous_snapshot_at` says where the log was cut, so it never goes back: a rebase may complete a snapshot whose as_of
 -- is below it. A snapshot that is begun once more finds it cut there already.
 local complete = head.snapshot_at or '0-0'
-if part == 0 and is_above(complete, head.previous_snapshot_at or '0-0') then
+local cuts = part == 0 and is_above(complete, head.previous_snapshot_at or '0-0')
+local fields = { 'id', id, 'chain', ARGV[5], 'part_next', part + 1 == parts and '0' or as_text(part + 1) }
+local function set(name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+end
+if cuts then
+  set('previous_snapshot_at', complete)
+end
+if part + 1 == parts then
+  set('snapshot_at', ARGV[11])
+  if ARGV[13] ~= '' then
+    set('changed', ARGV[13])
+  end
+  if ARGV[12] == '1' then
+    set('ends', ARGV[14])
+  end
+end
+-- The head in one step, and the cut last: the head of a log that was not cut yet says that it was, and does no harm.
+failed = also('HSET', KEYS[3], unpack(fields))
+if cuts and not failed then
   local term, n = string.match(complete, '^(%d+)-(%d+)$')
-  redis.call('HSET', KEYS[3], 'previous_snapshot_at', complete)
-  redis.call('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))
+  failed = also('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))
 end
-if part + 1 ~= parts then
-  return { 'ok' }
-end
-redis.call('HSET', KEYS[3], 'part_next', '0', 'snapshot_at', ARGV[11])
-if ARGV[13] ~= '' then
-  redis.call('HSET', KEYS[3], 'changed', ARGV[13])
-end
-if ARGV[12] == '1' then
-  redis.call('HSET', KEYS[3], 'ends', ARGV[14])
-end
-return { 'ok' }
+return failed or { 'ok' }

@@ -4,6 +4,7 @@
 -- KEYS      term log head
 -- KEYS[4]   lease     string with PX, see fence.lua; shows the others that the holder lives
 -- KEYS[5]   commands  stream of asks; the one appended here wakes the holder that was replaced
+-- KEYS[8]   probe     means nothing, see rights.lua
 -- ARGV[1]   node         whom to promote
 -- ARGV[2]   boot         in which boot
 -- ARGV[3]   floor        the highest term that the node has on disk
@@ -27,6 +28,9 @@
 --   lost                 there is no log (or only half of one: its head or its stream is gone)
 --   stray ID             something that is not ours is the newest entry
 --   whole ID             there is nothing to found anew
+--   halfway WHY          the term was taken, and not all is done: it may have to be taken once more
+
+-- include rights.lua
 
 local ERA = 1048576
 local TERM_MAX = 9007199254740991
@@ -125,18 +129,36 @@ if ARGV[1] == '' or ARGV[2] == '' or #header > HEADER_BYTES_MAX then
 end
 local chain = string.sub(redis.sha1hex(prev .. header), 1, 32)
 
--- XADD is the first write: if memory is short, or the id is refused, nothing has changed. Founding anew begins with a
--- DEL, of what is of no use any more; an XADD after that is not refused for memory.
+local writes = {
+  { 'HSET', KEYS[3], 'log_id', log_id, 'run', run, 'term', term, 'node', ARGV[1], 'boot', ARGV[2],
+    'id', id, 'chain', chain, 'part_next', '0', 'ends', ends, 'taken', taken_lately },
+  { 'SET', KEYS[1], as_text(base) },
+  { 'INCR', KEYS[1] },
+  { 'SET', KEYS[4], lease_text(term, ARGV[1], ARGV[2], ARGV[6]), 'PX', ARGV[6] },
+  { 'XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8] },
+}
+
+-- Nothing may stop what follows in the middle: a log without a head would be no log. So whatever the user has to be
+-- allowed to do is tried first. Otherwise XADD is the first write: if memory is short, or the id is refused, nothing has
+-- changed. Founding anew begins with a DEL, of what is of no use any more; an XADD after that is not refused for memory.
+local forbidden, unwritable = forbidden_of(KEYS[8], WRITES)
+if #forbidden > 0 then
+  return redis.error_reply('NOPERM this user may not use ' .. table.concat(forbidden, ', '))
+end
+if unwritable then
+  return unwritable
+end
 if anew then
   redis.call('DEL', KEYS[2], KEYS[3])
 end
 redis.call('XADD', KEYS[2], id, 'h', header, 'b', '')
-if taken ~= base then
-  redis.call('SET', KEYS[1], as_text(base))
+for _, write in ipairs(writes) do
+  local failed = also(unpack(write))
+  if failed and founds and write[1] == 'HSET' then
+    redis.pcall('DEL', KEYS[2])
+  end
+  if failed then
+    return failed
+  end
 end
-redis.call('INCR', KEYS[1])
-redis.call('HSET', KEYS[3], 'log_id', log_id, 'run', run, 'term', term, 'node', ARGV[1], 'boot', ARGV[2],
-  'id', id, 'chain', chain, 'part_next', '0', 'ends', ends, 'taken', taken_lately)
-redis.call('SET', KEYS[4], lease_text(term, ARGV[1], ARGV[2], ARGV[6]), 'PX', ARGV[6])
-redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8])
 return { 'ok', term, id, run }

@@ -528,6 +528,39 @@ def test_a_repeat_of_an_older_append_is_behind_and_lands_nowhere(log: Log) -> No
     assert ids(log) == ["1-1", "1-2", "1-3"]
 
 
+def test_an_append_that_stopped_behind_its_record_is_ended_by_a_repeat(world: World, log: Log) -> None:
+    """The head was not moved: the user lost that right in between."""
+    author = lead(log)
+    record = author.change()
+    assert world.write_raw(record.id, record.header, record.body)
+    assert log.append(record).code is Code.OK
+    assert head_of(log).position == record.position
+    assert head_of(log).changed == record.id
+    author.position = record.position
+    assert author.append().code is Code.OK
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
+def test_a_part_that_stopped_behind_its_record_is_ended_by_a_repeat(world: World, log: Log) -> None:
+    author = lead(log)
+    as_of = author.position
+    for index, count in ((0, 0), (1, 2)):
+        record = author.part(index, count, as_of=as_of)
+        assert world.write_raw(record.id, record.header, record.body)
+        assert log.part(record).code is Code.OK
+        author.position = record.position
+    assert (head_of(log).position, head_of(log).snapshot_at) == (author.position, as_of.id)
+
+
+def test_another_record_in_the_place_of_an_append_stays_in_its_way(world: World, log: Log) -> None:
+    author = lead(log)
+    record = author.change("x")
+    assert world.write_raw(record.id, record.header, record.body + b" ")
+    before = world.contents()
+    assert log.append(record) == Reply(Code.STRAY, id=record.id)
+    assert world.contents() == before
+
+
 def test_an_append_that_does_not_follow_the_head_is_refused(world: World, log: Log) -> None:
     author = lead(log)
     author.position = Position(RecordId(1, 5), "f" * 32)
