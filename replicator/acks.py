@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .backoff import Backoff
 from .core.ids import RecordId
 from .core.replies import Ack, Code, Log
 from .errors import ConfigError, LogUnavailable, NotAcknowledged
@@ -28,8 +29,11 @@ from .replica import Replica
 
 __all__ = ["Acks", "Level"]
 
-#: How soon Redis is asked again after it did not answer, and how soon a lost term is noticed.
+#: How soon Redis is asked again after it did not answer (at first), and how soon a lost term is noticed.
 RETRY_EVERY_S = 0.05
+
+#: How soon Redis is asked again at the most.
+RETRY_S_MAX = 1.0
 
 #: Redis waits so much less than who asked it, and its answer may come so much later.
 GRACE_S = 0.05
@@ -107,12 +111,13 @@ class Acks:
         if not asking.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise NotAcknowledged(id=id, problem=f"Redis is still asked about earlier changes ({level})")
         try:
+            backoff = Backoff(RETRY_EVERY_S, RETRY_S_MAX)
             while self._confirmed.get(level, id._replace(n=0)) < id:
-                self._ask_redis(level, id, deadline)
+                self._ask_redis(level, id, deadline, backoff)
         finally:
             asking.release()
 
-    def _ask_redis(self, level: Level, id: RecordId, deadline: float) -> None:
+    def _ask_redis(self, level: Level, id: RecordId, deadline: float, backoff: Backoff) -> None:
         member = self._replica.member
         if not member.holds_term:  # a confirmation renews the lease, which this node may have given back
             raise NotAcknowledged(id=id, problem="the term ended meanwhile")
@@ -130,7 +135,7 @@ class Acks:
             raise NotAcknowledged(id=id, problem=str(error)) from None
         except LogUnavailable as unavailable:
             problem = str(unavailable)
-            time.sleep(max(0.0, min(RETRY_EVERY_S, deadline - time.monotonic())))
+            time.sleep(min(backoff.failed(), max(0.0, deadline - time.monotonic())))
         else:
             if confirmation.reply.code is not Code.OK:
                 raise NotAcknowledged(id=id, problem=f"the term ended meanwhile ({confirmation.reply.code.value})")

@@ -28,11 +28,13 @@ from types import TracebackType
 from typing import NamedTuple
 
 from . import checks
+from .backoff import Backoff
 from .commands import Commands, command
 from .errors import LogUnavailable, NotPrimary, ProgramError, ReplicatorError
 from .node import Node
 from .state.file import FileState
 from .state.sqlite import SQLiteState
+from .telling import Telling
 
 __all__ = ["Beside"]
 
@@ -43,6 +45,9 @@ LOOK_EVERY_S = 0.1
 
 #: To look whether a file was written costs next to nothing, but not nothing.
 PUBLISH_EVERY_S_MIN = 0.001
+
+#: After a failure that nobody expected, what is done so often is done more and more rarely, up to this.
+LOOK_EVERY_S_MAX = 10.0
 
 #: A command that takes longer is killed: the next one waits for it.
 COMMAND_TIMEOUT_S = 60.0
@@ -88,6 +93,7 @@ class Beside:
         self._told: tuple[str, int] | None = None
         #: What the file looked like when it was published last, and in which term.
         self._published: tuple[object, int] | None = None
+        self._telling = Telling(logger)
 
     def __enter__(self) -> Beside:
         self._node.handover.is_offered = self._hands_over
@@ -114,11 +120,20 @@ class Beside:
             self._publish()  # what the program wrote last: it has stopped now, if that is what the command does
 
     def _loop(self, once: Callable[[], object], every_s: float) -> None:
-        while not self._stopping.wait(every_s):
+        name = threading.current_thread().name
+        backoff = Backoff(every_s, max(every_s, LOOK_EVERY_S_MAX))
+        pause_s = every_s
+        while not self._stopping.wait(pause_s):
             try:
                 once()
-            except Exception:
-                logger.exception("a bug in replicator")
+            except Exception as error:
+                if self._telling.tell(name, logging.ERROR, f"a bug in replicator: {error!r}"):
+                    logger.exception("it happened here")
+                pause_s = backoff.failed()
+            else:
+                self._telling.over(name)
+                backoff.succeeded()
+                pause_s = every_s
 
     # --- telling the program ---
 
@@ -184,7 +199,7 @@ class Beside:
             done = node.publish()
         except (NotPrimary, LogUnavailable) as error:
             # The node says so, too, and it is tried again.
-            logger.info("not published: %s", error)
+            self._telling.tell("publish", logging.INFO, f"not published: {error}", kind="redis")
             return str(error)
         except ReplicatorError as error:
             node.report("publisher", ProgramError(what="not published:", problem=str(error)))
@@ -192,6 +207,7 @@ class Beside:
         # Looked at before it was read: what was written meanwhile shows the next time.
         self._published = seen
         node.report("publisher", None)
+        self._telling.over("publish")
         if done.what != "nothing":
             logger.info("published %s as a %s of %d bytes", done.id, done.what, done.bytes)
         return ""

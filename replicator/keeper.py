@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .acks import Acks
+from .backoff import Backoff
 from .core import life
 from .core.codec import digest_of_pieces
 from .core.ids import RecordId
@@ -37,6 +38,7 @@ from .primary import Primary
 from .problems import Problems
 from .replica import Replica
 from .state_writer import StateWriter
+from .telling import Telling
 
 __all__ = ["Habits", "Keeper"]
 
@@ -47,6 +49,12 @@ CLAIM_EVERY_S = 0.05
 
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
+
+#: How soon a snapshot that failed is tried again: at first, and at the most. A rebase waits for a beat at the most.
+PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX = 0.2, 10.0
+
+#: How soon another snapshot is sent although the last one helped nobody who needs one: at first, and at the most.
+OWED_AGAIN_S, OWED_AGAIN_S_MAX = 1.0, 60.0
 
 
 class Habits(NamedTuple):
@@ -99,7 +107,12 @@ class Keeper:
         self._state_writer = StateWriter(replica, problems, name=self._name)
         self._sightings = Sightings()
         self._sighting = threading.Lock()
+        self._telling = Telling(logger)
         self._publisher: threading.Thread | None = None
+        self._publishing = Backoff(PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX)
+        self._publish_at = 0.0
+        self._owing = Backoff(OWED_AGAIN_S, OWED_AGAIN_S_MAX)
+        self._owed_at = 0.0
         self._digester: threading.Thread | None = None
         self._has_beaten = False
         self._counted_at = 0.0
@@ -198,8 +211,9 @@ class Keeper:
         # The heartbeats went with the log: those who beat more slowly than this node must have the time to say more.
         all_had_time = time.monotonic() - self._log_lost_at >= self._time_to_report_s
         if self._habits.recovers and all_had_time and self._replica.member.refounds(self.heartbeat(), look):
-            logger.warning(
-                "founding the log of group %s anew from %s", self._log.group, self._replica.member.view.position.id
+            place = self._replica.member.view.position.id
+            self._telling.tell(
+                "found", logging.WARNING, f"founding the log of group {self._log.group} anew from {place}"
             )
             self._claim("the log was lost", look, new_log_id=view.log_id)
 
@@ -232,12 +246,14 @@ class Keeper:
         reply = self._log.renew(member.me, member.view.term, self._lease.length_ms)
         if reply.code is Code.OK:
             self._lease.renewed(asked_at)
+            self._telling.over("lease")
             with self._replica.moved:
                 self._replica.moved.notify_all()
             return
         self._lease.lost()
         self._replica.refused(reply)
-        logger.warning("the lease was refused (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+        what = f"the lease was refused ({reply.code.value}): {reply.node} holds term {reply.term}"
+        self._telling.tell("lease", logging.WARNING, what)
 
     def end(self) -> None:
         """Give the lease back, and never have one again. Who looks after other nodes as well may be in a round."""
@@ -308,6 +324,9 @@ class Keeper:
         member, look = self._replica.member, self.look
         if look is None or self._replica.stalled:
             return
+        if all(peer.in_sync for peer in look.peers.values() if peer.alive):
+            self._owing.succeeded()
+            self._owed_at = 0.0
         self._tell_if_held_back(look)
         if member.takes_term(look, restart_as_primary=self._habits.takes_term_again):
             self._claim("it held the term before", look)
@@ -319,7 +338,7 @@ class Keeper:
         elif member.holds_term and not member.view.in_sync:
             raise PromotionRefused(self._name, "it holds nothing, and the log is not whole: promote another node")
         elif member.owes_snapshot(look.peers.values()):
-            self._publish_aside("a node needs one")
+            self._publish_owed()
         elif member.leads and self.snapshot_asked_by:
             # Forgotten before it begins: who asks from then on may want what is not in that one.
             asked_by, self.snapshot_asked_by = self.snapshot_asked_by, ""
@@ -354,8 +373,12 @@ class Keeper:
                 return
             reply = self._log.promote(claim)
         self._vacant_since = self._claim_at = None
-        if reply.code is not Code.OK:
-            logger.info("did not get the term (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+        if reply.code is Code.OK:
+            self._telling.over("claim")
+            self._telling.over("found")
+        else:
+            what = f"did not get the term ({reply.code.value}): {reply.node} holds term {reply.term}"
+            self._telling.tell("claim", logging.INFO, what)
 
     def take_term(self, reason: str, look: Look, *, until: float, guarded: bool = False) -> Reply:
         """Take it because the application says so. `PromotionRefused` if somebody else was faster."""
@@ -388,18 +411,34 @@ class Keeper:
         """Send a snapshot on a thread of its own, unless one is under way; whether it was begun."""
         if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
             return False
-        logger.info("publishing a snapshot: %s", reason)
+        if time.monotonic() < self._publish_at:
+            return False
+        if self._publishing.is_fresh:
+            logger.info("publishing a snapshot: %s", reason)
         self._publisher = self._aside("publisher", self._publish_quietly)
         return True
 
     def _publish_quietly(self) -> None:
         try:
             self._primary.publish()
-        except (LogUnavailable, NotPrimary, Stalled) as error:
-            logger.warning("the snapshot was not published: %s", error)
         except ReplicatorError as error:
-            logger.error("the snapshot was not published: %s", error)
-        self.wake()
+            # The next beat tries again, or a later one.
+            pause_s = self._publishing.failed()
+            if self._replica.member.must_rebase:
+                pause_s = min(pause_s, self._habits.beat_every_s)
+            self._publish_at = time.monotonic() + pause_s
+            level = logging.WARNING if isinstance(error, LogUnavailable | NotPrimary | Stalled) else logging.ERROR
+            self._telling.tell("publish", level, f"the snapshot was not published: {error}")
+        else:
+            self._publishing.succeeded()
+            self._publish_at = 0.0
+            self._telling.over("publish")
+            self.wake()
+
+    def _publish_owed(self) -> None:
+        """Somebody is out of sync. Should the snapshot not help, it is not sent again and again at full speed."""
+        if time.monotonic() >= self._owed_at and self._publish_aside("a node needs one"):
+            self._owed_at = time.monotonic() + self._owing.failed()
 
 
 def _runs(thread: threading.Thread | None) -> bool:

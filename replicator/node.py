@@ -23,6 +23,7 @@ from typing import Any
 
 from . import checks, health
 from .acks import Acks, Level
+from .backoff import Backoff
 from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import Encoded, encoded
@@ -78,14 +79,11 @@ SAVE_EVERY_S = 0.1
 REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
 
-#: How soon one who waits for the group looks at it again.
-LOOK_AGAIN_S = 0.01
+#: How soon one who waits for the group looks at it again: at first, and at the most.
+LOOK_AGAIN_S, LOOK_AGAIN_S_MAX = 0.01, 0.2
 
-#: How soon Redis is tried again after it did not answer.
-RETRY_EVERY_S = 0.1
-
-#: A problem of the disk or of the log does not go away by itself at once.
-PROBLEM_PAUSE_S = 1.0
+#: How soon a duty in whose way something is (Redis is away, the disk is full) is done again: at first, and at the most.
+RETRY_S, RETRY_S_MAX = 0.1, 1.0
 
 
 class Node:
@@ -145,6 +143,10 @@ class Node:
         self._stopping = threading.Event()
         #: What is in the way now.
         self._problems = Problems()
+        # A lease is renewed, and a heartbeat sent, after a beat at the latest.
+        beat_s = min(RETRY_S_MAX, self._habits.beat_every_s)
+        most_s = {"holder": beat_s, "keeper": beat_s, "saver": RETRY_S_MAX, "reader": RETRY_S_MAX}
+        self._backoffs = {duty: Backoff(RETRY_S, s) for duty, s in most_s.items()}
         self._duties: Duties | None = None
         #: What is to be done before a switchover, by somebody beside this node (`beside.py`).
         self.handover = Handover(self._wake)
@@ -341,6 +343,7 @@ class Node:
 
     def _catch_up(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
+        backoff = Backoff(LOOK_AGAIN_S, LOOK_AGAIN_S_MAX)
         while True:
             look, _, lease_until_ms = self._sight(deadline)
             leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
@@ -351,7 +354,7 @@ class Node:
             if time.monotonic() > deadline:
                 problem = "nobody leads the group with a lease that runs, so nobody knows what is committed"
                 raise TimeoutError(f"{problem}; read without `fresh`")
-            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
+            time.sleep(min(backoff.failed(), max(0.0, deadline - time.monotonic())))
 
     def _sight(self, deadline: float) -> Sight:
         """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
@@ -541,17 +544,15 @@ class Node:
         try:
             pause_s = work()
             self._problems.solved(name)
+            self._backoffs[name].succeeded()
             return pause_s or 0.0
-        except LogUnavailable as unavailable:
-            self._problems.report(name, unavailable)
-            return RETRY_EVERY_S
         except (LogLost, ConfigError) as error:
             self._fail(error)
         except ReplicatorError as error:
             self._problems.report(name, error)
         except Exception as error:
             self._fail_by(error)
-        return PROBLEM_PAUSE_S
+        return self._backoffs[name].failed()
 
     def _fail_by(self, bug: Exception) -> None:
         logger.error("a bug in replicator", exc_info=bug)

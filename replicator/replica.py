@@ -43,6 +43,7 @@ from .core.replies import Reply
 from .errors import ChangeRejected, CorruptRecord, Stalled, StateError
 from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, run
 from .state import ReplicatedState, State
+from .telling import Telling
 
 __all__ = ["Replica", "Turn", "Work"]
 
@@ -125,6 +126,7 @@ class Replica:
         self.rejected = 0
         #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
         self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
+        self._telling = Telling(logger)
         self._boot = me.boot
         self._reader = 0
         self._disk = threading.Lock()
@@ -322,11 +324,12 @@ class Replica:
         except CorruptRecord as problem:
             self._pass_by(last, before, after, problem)
             return
+        self._telling.over("snapshot")
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
     def _pass_by(self, record: Record, before: View, after: Member, problem: CorruptRecord) -> None:
         # The state is what it was. Out of sync behind the record, this node will get a snapshot.
-        logger.error("%s; waiting for another snapshot", problem)
+        self._telling.tell("snapshot", logging.ERROR, f"{problem}; waiting for another snapshot")
         view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
         self._save([Step(record, Verdict.NEED_SNAPSHOT, view)])
         with self.lock:
@@ -387,10 +390,14 @@ class Replica:
         record, verdict = step.record, step.verdict
         if verdict is Verdict.REJECT_STALE:
             self.rejected += 1
-            logger.warning("ignored %s: term %d is over, the term is %d", record, record.id.term, before.term)
+            over = f"term {record.id.term} is over, the term is {before.term}"
+            self._telling.tell("record", logging.WARNING, f"ignored {record}: {over}", kind=f"stale {record.kind}")
         elif verdict is Verdict.CONFLICT:
-            logger.error("%s was not written by the holder of its term, %s", record, before.holder.node)
-        elif isinstance(record, TermRecord):
+            what = f"{record} was not written by the holder of its term, {before.holder.node}"
+            self._telling.tell("record", logging.ERROR, what, kind=f"conflict {record.kind}")
+        else:
+            self._telling.over("record")
+        if isinstance(record, TermRecord) and verdict not in (Verdict.REJECT_STALE, Verdict.CONFLICT):
             logger.warning("term %d: %s leads (%s, asked by %s)", record.id.term, record.node, record.reason, record.by)
         if before.in_sync and not step.view.in_sync:
             logger.warning("out of sync behind %s, at %s; waiting for a snapshot", before.position.id, record)

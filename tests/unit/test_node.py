@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import random
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -41,7 +43,7 @@ from replicator import (
 from replicator.checkpoint import Checkpoint
 from replicator.core import life, retention
 from replicator.core.ids import ERA, Writer
-from replicator.core.replies import Batch, Claim, Look, Reply
+from replicator.core.replies import Batch, Claim, Look, Peer, Reply
 from replicator.naming import Name
 from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
 from replicator.testing import MemoryLog
@@ -1949,6 +1951,119 @@ class TestFreshReads:
         group.server.flush()
         with pytest.raises(TimeoutError, match="nobody leads"):
             self._fresh(a, 0.05)
+
+
+class Counting(MemoryLog):
+    """Counts what it is asked, and can refuse snapshots."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self.asked: Counter[str] = Counter()
+        self.full = False
+
+    def look(self) -> Look:
+        self.asked["look"] += 1
+        return super().look()
+
+    def read(self, after: Any, **options: Any) -> Batch:
+        self.asked["read"] += 1
+        return super().read(after, **options)
+
+    def append(self, record: Any, **options: Any) -> Reply:
+        self.asked["append"] += 1
+        return super().append(record, **options)
+
+    def part(self, record: Any, *, rebase: bool = False) -> Reply:
+        self.asked["part"] += 1
+        if self.full:
+            raise LogUnavailable(url=self.url, problem="OOM")
+        return super().part(record, rebase=rebase)
+
+
+class TestWhatIsTriedAgain:
+    """Each attempt is later after the one before than that was, up to a bound; and it is told once."""
+
+    #: Over so long attempts are counted. On a slow machine there are fewer.
+    WATCH_S = 2.0
+
+    def _told(self, caplog: pytest.LogCaptureFixture, text: str) -> int:
+        return sum(text in record.getMessage() and "over:" not in record.getMessage() for record in caplog.records)
+
+    def test_a_snapshot_that_redis_has_no_room_for(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log = Counting(group.server)
+        a = group.primary("a", log=log, lease_s=0.6)
+        log.full = True
+        with caplog.at_level(logging.INFO, logger="replicator"):
+            monkeypatch.setattr(replicator.primary, "snapshot_is_due", lambda *args, **more: True)
+            eventually(lambda: log.asked["part"] > 0)
+            log.asked.clear()
+            time.sleep(self.WATCH_S)
+            assert 0 < log.asked["part"] < 12
+            assert log.asked["look"] < 30, "the keeper has its beat, and no more"
+            assert self._told(caplog, "publishing a snapshot: the changes outweigh") == 1
+            assert self._told(caplog, "the snapshot was not published") == 1
+            a.submit(push("x"))
+            log.full = False
+            monkeypatch.setattr(replicator.primary, "snapshot_is_due", retention.snapshot_is_due)
+            a.publish()
+            monkeypatch.setattr(replicator.primary, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100)
+            eventually(lambda: "over: the snapshot was not published" in caplog.text)
+
+    def test_a_snapshot_that_does_not_help_the_one_who_needs_it(
+        self, group: Group, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log = Counting(group.server)
+        a = group.primary("a", log=log, lease_s=0.3)
+        a.submit(push("x"))
+        far = RecordId(a.term, 10**9)
+        group.server.beat(Peer("z", "z1", cursor=far, in_sync=False, every_ms=10**6, run=group.server.state.run))
+        eventually(lambda: log.asked["part"] > 0)
+        time.sleep(self.WATCH_S)
+        assert log.asked["part"] < 6
+        group.server.beat(Peer("z", "z1", cursor=far, every_ms=10**6, run=group.server.state.run))
+        a._keeper.wake()
+        eventually(lambda: a._keeper._owing.is_fresh)
+
+    def test_a_redis_that_is_away(self, group: Group, caplog: pytest.LogCaptureFixture) -> None:
+        log = Counting(group.server)
+        a = group.node("a", log=log, lease_s=30.0)
+        eventually(lambda: log.asked["read"] > 0)
+        with caplog.at_level(logging.INFO, logger="replicator"):
+            log.down = "it was unplugged"
+            eventually(lambda: "unplugged" in a.problem)
+            log.asked.clear()
+            time.sleep(self.WATCH_S)
+            assert 0 < log.asked["read"] < 14
+            assert log.asked["look"] < 14
+            assert self._told(caplog, "unplugged") == 1
+            log.down = ""
+            eventually(lambda: a.problem == "")
+            eventually(lambda: "over: Redis at memory: is not available: it was unplugged" in caplog.text)
+        a.wait(role="standby", timeout_s=PATIENCE_S)
+
+    def test_a_fresh_read_that_waits_for_somebody_to_lead(self, group: Group) -> None:
+        log = Counting(group.server)
+        a = group.node("a", log=log, lease_s=30.0)
+        log.asked.clear()
+        with pytest.raises(TimeoutError), a.reading(fresh=True, timeout_s=self.WATCH_S):
+            pass
+        assert log.asked["look"] < 40
+
+    def test_a_write_whose_answers_are_lost(self, group: Group) -> None:
+        log = Counting(group.server)
+        a = group.primary("a", log=log, lease_s=self.WATCH_S)
+        log.asked.clear()
+
+        def lost(record: Any, **options: Any) -> Reply:
+            log.asked["append"] += 1
+            raise OutcomeUnknown(url=log.url, problem="no answer")
+
+        log.append = lost  # type: ignore[method-assign]
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("x"))
+        assert log.asked["append"] < 15
 
 
 HOUR_MS = 3_600_000
