@@ -51,6 +51,8 @@ def lag_as_reported(peer: Peer, look: Look) -> Lag:
     head = look.head
     if head is None or not peer.alive or peer.position.id > head.position.id:
         return UNKNOWN
+    if not look.same_run or look.lease_ms is None:
+        return UNKNOWN  # a head that nobody moves is not known to be the newest
     records = max(0, head.position.id.n - peer.position.id.n)
     if records == 0:
         return Lag(0, 0.0)

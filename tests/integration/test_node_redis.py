@@ -29,7 +29,8 @@ from replicator import (
 from replicator.core.ids import ERA
 from replicator.log import RedisLog
 from replicator.proxy import Proxy
-from replicator.redis_server import RedisServer
+from replicator.redis_server import RedisServer, ServerBinary
+from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
 
 LEASE_S = 1.0
@@ -364,7 +365,10 @@ class TestForeignHead:
 class TestAMasterThatTakesNoWrites:
     """It was cut off, and has fewer replicas than it needs: reads go on, and heartbeats stand as they were."""
 
-    def test_it_answers_no_fresh_read_and_tells_no_lag(self, nodes: Nodes, redis_server: RedisServer) -> None:
+    def test_it_answers_no_fresh_read_and_tells_no_lag(
+        self, nodes: Nodes, redis_factory: RedisFactory, redis_binary: ServerBinary
+    ) -> None:
+        redis_server = redis_factory(binary=redis_binary)
         a, b = (nodes.start(name, redis_server.url) for name in "ab")
         a.promote()
         a.submit(push("x"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId
-from replicator.core.replies import Head, Look
+from replicator.core.replies import Head, Look, Peer
 from replicator.core.sightings import Sight
-from replicator.health import Lag, lag_of
+from replicator.health import Lag, lag_as_reported, lag_of
 
 UNKNOWN = Lag(None, None)
 
@@ -88,3 +88,12 @@ def test_a_node_that_applied_more_since_the_look_has_none() -> None:
 @pytest.mark.parametrize("position", [at(1, 5, "f"), at(1, 9)], ids=["same number", "more records"])
 def test_a_node_with_another_history_has_a_lag_that_nobody_knows(position: Position) -> None:
     assert lag(position, at(2, 5)) == UNKNOWN
+
+
+def test_of_a_head_that_nobody_moves_no_lag_is_reported() -> None:
+    """While no lease runs, or no term was taken in this run, nobody knows whether it is the newest."""
+    peer = Peer("b", "b1", position=at(1, 5), applied_at=15_000)
+    seen = look(at(1, 8))
+    assert lag_as_reported(peer, seen) == (3, 5.0)
+    assert lag_as_reported(peer, seen._replace(lease_ms=None)) == UNKNOWN
+    assert lag_as_reported(peer, seen._replace(run="run-2")) == UNKNOWN
