@@ -344,17 +344,23 @@ class Node:
     def _catch_up(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         backoff = Backoff(LOOK_AGAIN_S, LOOK_AGAIN_S_MAX)
+        looked = False
         while True:
-            look, _, lease_until_ms = self._sight(deadline)
+            try:
+                look, _, lease_until_ms = self._sight(deadline)
+            except LogUnavailable:
+                if looked and time.monotonic() >= deadline:
+                    raise _nobody_leads() from None
+                raise
+            looked = True
             leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
             if look.head is not None and leads and life.is_settled(look):
                 with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
                     left = max(0.0, deadline - time.monotonic())
                     return self.wait(position=str(look.head.position.id), timeout_s=left)
-            if time.monotonic() > deadline:
-                problem = "nobody leads the group with a lease that runs, so nobody knows what is committed"
-                raise TimeoutError(f"{problem}; read without `fresh`")
-            time.sleep(min(backoff.failed(), max(0.0, deadline - time.monotonic())))
+            time.sleep(max(0.0, min(backoff.failed(), deadline - time.monotonic())))
+            if time.monotonic() > deadline - LOOK_AGAIN_S:
+                raise _nobody_leads()
 
     def _sight(self, deadline: float) -> Sight:
         """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
@@ -592,6 +598,11 @@ class Node:
         if isinstance(batch, ReplicatorError):
             raise batch
         self._reader.received(batch)
+
+
+def _nobody_leads() -> TimeoutError:
+    problem = "nobody leads the group with a lease that runs, so nobody knows what is committed"
+    return TimeoutError(f"{problem}; read without `fresh`")
 
 
 def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> Replica:

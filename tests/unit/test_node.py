@@ -1932,7 +1932,7 @@ class TestFreshReads:
         assert self._fresh(b) == []
         sight = b._keeper.sight
         now_ms = time.monotonic() * 1000
-        monkeypatch.setattr(b._keeper, "sight", lambda: sight()._replace(lease_until_ms=now_ms))
+        monkeypatch.setattr(b._keeper, "sight", lambda *log: sight(*log)._replace(lease_until_ms=now_ms))
         with pytest.raises(TimeoutError, match="with a lease that runs"):
             self._fresh(b, 0.1)
         monkeypatch.setattr(b._keeper, "sight", sight)
