@@ -28,12 +28,14 @@ from types import TracebackType
 from typing import NamedTuple
 
 from . import checks
+from .backoff import Backoff
 from .commands import Commands, command
 from .errors import LogUnavailable, NotPrimary, ProgramError, ReplicatorError
 from .node import Node
 from .process import Owner
 from .state.file import FileState
 from .state.sqlite import SQLiteState
+from .telling import Telling
 from .threads import started
 
 __all__ = ["Beside"]
@@ -45,6 +47,9 @@ LOOK_EVERY_S = 0.1
 
 #: To look whether a file was written costs next to nothing, but not nothing.
 PUBLISH_EVERY_S_MIN = 0.001
+
+#: After a failure that nobody expected, what is done so often is done more and more rarely, up to this.
+LOOK_EVERY_S_MAX = 10.0
 
 #: A command that takes longer is killed: the next one waits for it.
 COMMAND_TIMEOUT_S = 60.0
@@ -91,6 +96,7 @@ class Beside:
         self._told: tuple[str, int] | None = None
         #: What the file looked like when it was published last, and in which term.
         self._published: tuple[object, int] | None = None
+        self._telling = Telling(logger)
 
     def __enter__(self) -> Beside:
         self._owner.check()
@@ -118,11 +124,20 @@ class Beside:
             self._publish()  # what the program wrote last: it has stopped now, if that is what the command does
 
     def _loop(self, once: Callable[[], object], every_s: float) -> None:
-        while not self._stopping.wait(every_s):
+        name = threading.current_thread().name
+        backoff = Backoff(every_s, max(every_s, LOOK_EVERY_S_MAX))
+        pause_s = every_s
+        while not self._stopping.wait(pause_s):
             try:
                 once()
-            except Exception:
-                logger.exception("a bug in replicator")
+            except Exception as error:
+                if self._telling.tell(name, logging.ERROR, f"a bug in replicator: {error!r}"):
+                    logger.exception("it happened here")
+                pause_s = backoff.failed()
+            else:
+                self._telling.over(name)
+                backoff.succeeded()
+                pause_s = every_s
 
     # --- telling the program ---
 
@@ -188,7 +203,7 @@ class Beside:
             done = node.publish()
         except (NotPrimary, LogUnavailable) as error:
             # The node says so, too, and it is tried again.
-            logger.info("not published: %s", error)
+            self._telling.tell("publish", logging.INFO, f"not published: {error}", kind="redis")
             return str(error)
         except ReplicatorError as error:
             node.report("publisher", ProgramError(what="not published:", problem=str(error)))
@@ -196,6 +211,7 @@ class Beside:
         # Looked at before it was read: what was written meanwhile shows the next time.
         self._published = seen
         node.report("publisher", None)
+        self._telling.over("publish")
         if done.what != "nothing":
             logger.info("published %s as a %s of %d bytes", done.id, done.what, done.bytes)
         return ""

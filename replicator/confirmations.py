@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .backoff import Backoff
 from .core.ids import RecordId
 from .core.member import Member
 from .core.replies import Code, Log
@@ -26,8 +27,9 @@ from .waiters import Level, Task, Waiter, Waiters, tell
 
 __all__ = ["Confirmations"]
 
-#: How soon Redis is asked again after it did not answer, or too few had it.
+#: How soon Redis is asked again after too few had it, and after it did not answer; and then at the most.
 RETRY_EVERY_S = 0.05
+RETRY_S_MAX = 1.0
 
 #: Redis waits so much less than who asked it, and its answer may come so much later.
 GRACE_S = 0.05
@@ -37,12 +39,16 @@ QUESTION_S_MAX = 1.0
 
 
 class _Answer(NamedTuple):
-    """`upto`: what Redis vouches for, if enough have it; `have`: how many. `is_final`: asking again is in vain."""
+    """`upto`: what Redis vouches for, if enough have it; `have`: how many. `is_final`: asking again is in vain.
+
+    `is_missing`: it is none.
+    """
 
     upto: RecordId | None = None
     have: int = 0
     problem: str = ""
     is_final: bool = False
+    is_missing: bool = False
 
 
 class Confirmations:
@@ -68,13 +74,14 @@ class Confirmations:
         if not asking.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise NotAcknowledged(id=id, problem=f"Redis is still asked about earlier changes ({level})")
         try:
+            backoff = Backoff(RETRY_EVERY_S, RETRY_S_MAX)
             while not self._is_confirmed(level, id):
                 answer = self._ask(level, id, max(0.0, deadline - time.monotonic()))
                 if answer.upto is None:
                     left_s = deadline - time.monotonic()
                     if answer.is_final or left_s <= GRACE_S:
                         raise NotAcknowledged(id=id, problem=answer.problem)
-                    time.sleep(min(RETRY_EVERY_S, left_s))
+                    time.sleep(min(_pause_s(answer, backoff), left_s))
         finally:
             asking.release()
 
@@ -109,6 +116,7 @@ class Confirmations:
 
     def _ask_for_tasks(self) -> None:
         kinds = ("replicated", "fsynced")
+        backoff = Backoff(RETRY_EVERY_S, RETRY_S_MAX)
         while True:
             with self._lock:
                 due = [kind for kind in kinds if len(self._tasks[kind])]
@@ -118,9 +126,9 @@ class Confirmations:
                 waiting = list(self._tasks[due[0]])
             if due[0] == kinds[0]:
                 kinds = kinds[::-1]  # the other one is next
-            self._ask_for(due[0], waiting)
+            time.sleep(_pause_s(self._ask_for(due[0], waiting), backoff))
 
-    def _ask_for(self, kind: str, waiting: list[Waiter]) -> None:
+    def _ask_for(self, kind: str, waiting: list[Waiter]) -> _Answer:
         level = min(waiter.level for waiter in waiting)
         left_s = max(waiter.left_s for waiter in waiting)
         if kind == "replicated":
@@ -139,8 +147,7 @@ class Confirmations:
             for waiter in over:
                 self._tasks[kind].drop(waiter)
         tell(over)
-        if answer.upto is None:
-            time.sleep(RETRY_EVERY_S)
+        return answer
 
     # --- one question ------------------------------------------------------------------------------------------------
 
@@ -161,7 +168,7 @@ class Confirmations:
         except ConfigError as error:
             return _Answer(problem=str(error), is_final=True)
         except LogUnavailable as unavailable:
-            return _Answer(problem=str(unavailable))
+            return _Answer(problem=str(unavailable), is_missing=True)
         if confirmation.reply.code is not Code.OK:
             problem = f"the term ended meanwhile ({confirmation.reply.code.value})"
             return _Answer(problem=problem, is_final=True)
@@ -170,6 +177,14 @@ class Confirmations:
         # Everything that this node knew to be in the log before it asked.
         upto = self._confirmed[level] = max(id, member.view.position.id)
         return _Answer(upto, confirmation.have)
+
+
+def _pause_s(answer: _Answer, backoff: Backoff) -> float:
+    """Until Redis is asked again. Where too few have it, the question has waited for them already."""
+    if answer.is_missing:
+        return backoff.failed()
+    backoff.succeeded()
+    return 0.0 if answer.upto is not None else RETRY_EVERY_S
 
 
 def _missing(level: Level, have: int) -> str:

@@ -40,7 +40,19 @@ from replicator.tellers import Said, Tellers
 from replicator.urls import Address, Place, place_of, shown, wrong
 from replicator.wire import Limit, RedisWire, Wire
 
-__all__ = ["Finder", "Link", "Script", "advice", "client_for", "finder_for", "follow", "is_cluster", "shown"]
+__all__ = [
+    "Finder",
+    "Link",
+    "Script",
+    "advice",
+    "client_for",
+    "finder_for",
+    "follow",
+    "is_cluster",
+    "is_forbidden",
+    "shown",
+    "user_of",
+]
 
 #: How long a request may take if nobody says how long it may.
 ANSWER_S = 5.0
@@ -377,6 +389,11 @@ def _options_of(place: Place) -> dict[str, Any]:
     return {**place.options, "connection_class": SSLConnection} if place.tls else place.options
 
 
+def user_of(url: str) -> str:
+    """As whom its connections act. Raises `ConfigError`."""
+    return str(place_of(url).options.get("username") or "default")
+
+
 def _hurried(timeout_s: float) -> dict[str, float]:
     timeout_s = min(timeout_s, ASKING_TIMEOUT_S)
     return {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
@@ -699,6 +716,15 @@ def advice(error: Exception) -> str:
         if word in text:
             return f"{text} ({hint})"
     return text
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether the user lacks a right."""
+    return _FORBIDDEN.search(_text_of(error)) is not None
+
+
+#: 6.2 says it without the word within a script.
+_FORBIDDEN = re.compile("NOPERM|ACL failure|executing the script can't")
 
 
 def _is_elsewhere(error: Exception) -> bool:

@@ -214,7 +214,12 @@ def _standbys(look: Look) -> Iterator[Check]:
 def _clocks(look: Look) -> Iterator[Check]:
     stamped = [peer.applied_at for peer in look.peers.values() if peer.alive and peer.applied_at]
     ahead_ms = max(stamped, default=0) - look.now_ms
-    if ahead_ms > CLOCK_AHEAD_MS_MAX:
+    beaten = [(peer.beaten_at - look.now_ms - peer.every_ms, name) for name, peer in look.peers.items()]
+    back_ms, node = max(beaten, default=(0, ""))
+    if back_ms > 0:
+        what = f"the heartbeat of {node} is stamped {back_ms / 1000:.1f} s ahead of Redis' clock, which was set back"
+        yield warning("clocks", what, "nodes go by their own clocks; if this goes on, mend that of Redis")
+    elif ahead_ms > CLOCK_AHEAD_MS_MAX:
         what = f"the newest record is stamped {ahead_ms / 1000:.1f} s ahead of Redis' clock, and lags are wrong by that"
         yield warning("clocks", what, "set the clock of its writer, or of Redis; no rule depends on it")
     elif stamped:

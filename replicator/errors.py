@@ -175,7 +175,7 @@ class LogUnavailable(ReplicatorError):
 
 
 class OutcomeUnknown(LogUnavailable):
-    """Redis stopped answering in the middle of a write ({problem}). It may be in the log: read before you repeat it."""
+    """Nobody knows what became of a write ({problem}). It may be in the log: read before you repeat it."""
 
     exit_code = 4
 

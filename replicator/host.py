@@ -43,6 +43,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from . import checks
+from .backoff import Backoff
 from .connection import is_cluster
 from .core.replies import Batch, Wants
 from .crew import Duties
@@ -52,6 +53,7 @@ from .log import Alarm, Connections, RedisLog, read_together
 from .node import SAVE_EVERY_S, Node
 from .process import Owner
 from .state import ReplicatedState, State
+from .telling import Telling
 from .threads import started
 
 __all__ = ["Host"]
@@ -61,8 +63,8 @@ logger = logging.getLogger(__name__)
 #: How long the reader waits for something of the groups that it reads together.
 BLOCK_S = 1.0
 
-#: How soon Redis is tried again after it did not answer.
-RETRY_EVERY_S = 0.1
+#: How soon Redis is tried again after it did not answer: at first, and at the most.
+RETRY_S, RETRY_S_MAX = 0.1, 1.0
 
 #: One read of all groups takes Redis 3 us a group, and this process 5 us, whether much comes of it or not. So often, at
 #: the most, does it begin: a change may be so much later on a standby.
@@ -131,6 +133,7 @@ class Host:
         self._read_again_at = 0.0
         self._waits = False
         self._reading = threading.Lock()
+        self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
         self._unsaved: deque[_Tended] = deque()
         self._saving = threading.Lock()
         self._commits: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -285,7 +288,7 @@ class Host:
         return None
 
     def _do_due(self, plan: _Plan, tended: _Tended) -> None:
-        pause_s = RETRY_EVERY_S
+        pause_s = RETRY_S_MAX
         try:
             pause_s = tended.duties.keep() if plan is self._keeping else tended.duties.hold()
         finally:
@@ -362,8 +365,9 @@ class Host:
         for tended in nodes:
             wants = tended.duties.wants()
             if wants is None:  # it could not find out, and said so
-                self._put_aside(tended, RETRY_EVERY_S)
+                self._put_aside(tended, tended.backoff.failed())
             else:
+                tended.backoff.succeeded()
                 reads.append((tended, wants))
                 most = min(most, wants.most)
         logs = [(tended.log, wants._replace(most=most)) for tended, wants in reads]
@@ -371,7 +375,9 @@ class Host:
         for (tended, _), batch in zip(reads, batches, strict=True):
             self._sort(tended, batch, most)
         if batches and all(isinstance(batch, LogUnavailable) for batch in batches):
-            time.sleep(RETRY_EVERY_S)
+            time.sleep(self._backoff.failed())
+        else:
+            self._backoff.succeeded()
 
     def _sort(self, tended: _Tended, batch: Batch | ReplicatorError, most: int) -> None:
         if isinstance(batch, Batch) and batch.is_empty and not tended.troubled:
@@ -382,7 +388,7 @@ class Host:
         self._batches.append((tended, batch, full))
 
     def _hand(self, tended: _Tended, batch: Batch | ReplicatorError, full: bool) -> None:
-        pause_s = RETRY_EVERY_S
+        pause_s = RETRY_S_MAX
         try:
             pause_s = tended.duties.received(batch)
         finally:
@@ -452,6 +458,8 @@ class _Tended:
         self.woken = False
         #: Whether it is read together with the others.
         self.together = False
+        #: What to read next could not be found out.
+        self.backoff = Backoff(RETRY_S, RETRY_S_MAX)
         #: What it read last ended in an error, and until when it is left alone.
         self.troubled = False
         self.reads_again_at = 0.0
@@ -504,8 +512,8 @@ class _Team:
         self._take = take
         self._size = size
         self._lock = threading.Lock()
-        #: What kept it from adding a thread.
-        self._lacks = ""
+        self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
+        self._telling = Telling(logger)
         self._threads: set[threading.Thread] = set()
         #: Since when who is at something.
         self._since: dict[threading.Thread, float] = {}
@@ -522,11 +530,9 @@ class _Team:
             try:
                 while len(self._threads) < self._limit():
                     self._add()
-                self._lacks = ""
+                self._telling.over("threads")
             except NoThread as problem:  # those that are there go on, and the next look tries again
-                if str(problem) != self._lacks:
-                    logger.warning("nodes wait for one another: %s", problem)
-                self._lacks = str(problem)
+                self._telling.tell("threads", logging.WARNING, f"nodes wait for one another: {problem}")
 
     def join(self, timeout_s: float) -> None:
         with self._lock:
@@ -552,9 +558,14 @@ class _Team:
                     break
                 self._since[me] = time.monotonic()
                 work()
-            except BaseException:
-                logger.exception("a bug in replicator")  # of one node, perhaps: the others need this thread
-                time.sleep(RETRY_EVERY_S)
+            except BaseException as error:
+                # Of one node, perhaps: the others need this thread.
+                if self._telling.tell(self._name, logging.ERROR, f"a bug in replicator: {error!r}"):
+                    logger.exception("it happened here")
+                time.sleep(self._backoff.failed())
+            else:
+                self._backoff.succeeded()
+                self._telling.over(self._name)
             finally:
                 self._since.pop(me, None)
         with self._lock:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, cast
 
 from .acks import Acks
+from .backoff import Backoff
 from .core import absent, life
 from .core.codec import digest_of_pieces
 from .core.ids import Position, RecordId
@@ -22,6 +23,7 @@ from .core.member import Member
 from .core.need import Need
 from .core.reasons import reason_to_go_on, reason_to_take_over
 from .core.replies import NO_DIGEST, Ack, Claim, Code, Log, Look, Peer, Reply
+from .core.sightings import Sight, Sightings
 from .errors import (
     ChangeTooLarge,
     LogLost,
@@ -43,6 +45,7 @@ from .primary import Primary
 from .problems import SNAPSHOT, THREADS, CannotLead, Problems
 from .replica import Replica
 from .state_writer import StateWriter
+from .telling import Telling
 from .threads import started
 
 __all__ = ["Habits", "Keeper"]
@@ -55,9 +58,9 @@ PASSED_BY = "passed by"
 #: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
 CLAIM_EVERY_S = 0.05
 
-#: How soon snapshot() is called again after it failed, and how soon at the latest once it failed often.
-PUBLISH_AGAIN_S = 1.0
-PUBLISH_AGAIN_S_MAX = 30.0
+#: How soon snapshot() is called again after it failed: at first, and at the most.
+DRAW_AGAIN_S, DRAW_AGAIN_S_MAX = 1.0, 30.0
+
 #: A primary that did not hear it may have been replaced; one that did takes a while.
 ASK_AGAIN_AFTER_BEATS = 10
 #: A holder that has to bring its state into the log first, and gets nowhere for so long, and for a lease, lets others
@@ -66,6 +69,9 @@ STUCK_S = 2.0
 
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
+
+#: How soon a snapshot is tried again that Redis did not take: at first, and at the most. A rebase waits for a beat.
+PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX = 0.2, 10.0
 
 
 class Habits(NamedTuple):
@@ -104,6 +110,8 @@ class Keeper:
         #: The group as it was when this was looked at, and when that was (`time.monotonic`).
         self.look: Look | None = None
         self.looked_at = 0.0
+        #: The same, with how long it may be relied on.
+        self.seen: Sight | None = None
         self.trail = Trail()
         self._need = Need()
         #: Who was heard to give its lease back, and in which term.
@@ -122,11 +130,16 @@ class Keeper:
         self._own_name = own_name
         self._stopping = stopping
         self._state_writer = StateWriter(replica, problems, name=self._name)
+        self._sightings = Sightings()
+        self._sighting = threading.Lock()
+        self._telling = Telling(logger)
         self._publisher: threading.Thread | None = None
+        self._publishing = Backoff(PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX)
+        self._drawing = Backoff(DRAW_AGAIN_S, DRAW_AGAIN_S_MAX)
+        #: Not before: the last one failed.
+        self._publish_at = 0.0
         self._digester: threading.Thread | None = None
-        #: How long a snapshot of which the application made nothing is not tried again, and until when.
-        self._publish_pause_s = self._publish_again_at = 0.0
-        self._beaten_at: float | None = None
+        self._has_beaten = False
         self._counted_at = 0.0
         #: Since when nobody holds the term, and when it is this candidate's turn to claim it.
         self._vacant_since: float | None = None
@@ -197,10 +210,24 @@ class Keeper:
 
     # --- looking at the group ----------------------------------------------------------------------------------------
 
+    def sight(self, log: Log | None = None) -> Sight:
+        """Look at the group now. What lives is told by this process' clock (`core/sightings.py`)."""
+        return self._sight_of((log or self._log).look)
+
+    def _sight_of(self, asked: Callable[[], Look]) -> Sight:
+        asked_at = time.monotonic()
+        look = asked()
+        with self._sighting:
+            now = time.monotonic()
+            self._sightings, sight = self._sightings.after(look, asked_at_ms=asked_at * 1000, now_ms=now * 1000)
+        return sight
+
     def join(self) -> None:
         """Look at the group, and take in what that says."""
-        look = self._looked()
-        self.look, self.looked_at = look, time.monotonic()
+        self._log.check_rights()
+        sight = self._sight_of(self._looked)
+        look = sight.look
+        self.seen, self.look, self.looked_at = sight, look, time.monotonic()
         if look.head is not None:
             self.trail.saw(self.looked_at, look.head.position.id)
         self._remember(look)
@@ -209,7 +236,7 @@ class Keeper:
                 self._replica.talks_to(look.run, log_lost=look.head is None)
         others = (peer for peer in look.peers.values() if peer.in_sync and peer.node != self._name)
         self._acks.hear(Ack(peer.node, peer.synced) for peer in others)
-        self._own_name.check(look, beaten_at=self._beaten_at)
+        self._own_name.check(look, has_beaten=self._has_beaten)
         self._check_log_is_there(look)
 
     def _looked(self) -> Look:
@@ -257,8 +284,9 @@ class Keeper:
         # The heartbeats went with the log: those who beat more slowly than this node must have the time to say more.
         all_had_time = time.monotonic() - self._log_lost_at >= self._time_to_report_s
         if self._habits.recovers and all_had_time and self._replica.member.refounds(self.heartbeat(), look):
-            logger.warning(
-                "founding the log of group %s anew from %s", self._log.group, self._replica.member.view.position.id
+            place = self._replica.member.view.position.id
+            self._telling.tell(
+                "found", logging.WARNING, f"founding the log of group {self._log.group} anew from {place}"
             )
             self._claim("the log was lost", look, new_log_id=view.log_id)
 
@@ -294,13 +322,15 @@ class Keeper:
         reply = self._log.renew(member.me, member.view.term, self._lease.length_ms)
         if reply.code is Code.OK:
             self._lease.renewed(asked_at)
+            self._telling.over("lease")
             with self._replica.moved:
                 self._replica.moved.notify_all()
             return
         self._lease.lost()
         if self._is_over(member, reply):
             self._replica.refused(reply)
-            logger.warning("the lease was refused (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+            what = f"the lease was refused ({reply.code.value}): {reply.node} holds term {reply.term}"
+            self._telling.tell("lease", logging.WARNING, what)
 
     def _is_over(self, member: Member, reply: Reply) -> bool:
         """Whether a refusal ends the term. A head that somebody damaged refuses everybody, until it is put right."""
@@ -356,7 +386,7 @@ class Keeper:
     def _leave(self, member: Member) -> None:
         """Say goodbye, if the log has all that this node has: then nobody has to wait for it (see `core/absent.py`)."""
         look = self.look
-        if look is None or look.head is None or self._beaten_at is None:
+        if look is None or look.head is None or not self._has_beaten:
             return
         mine = look.head.log_id == member.view.log_id and self._is_me(look.peers.get(self._name), member)
         if not (mine and look.is_whole and look.run == member.run and member.view.in_sync):
@@ -370,10 +400,10 @@ class Keeper:
 
     def _beat(self) -> None:
         self._log.beat(self.heartbeat())
-        self._beaten_at = time.monotonic()
+        self._has_beaten, now = True, time.monotonic()
         # The others had the time of whole beats to say something, however often this node was woken meanwhile.
-        if self._beaten_at - self._counted_at >= self._habits.beat_every_s * 0.9:
-            self._counted_at = self._beaten_at
+        if now - self._counted_at >= self._habits.beat_every_s * 0.9:
+            self._counted_at = now
             self._replica.beaten()
 
     def heartbeat(self) -> Peer:
@@ -409,9 +439,10 @@ class Keeper:
         try:
             self._digest = at, digest_of_pieces(pieces)
             self._problems.solved(SNAPSHOT)
+            self._telling.over("digest")
         except StateError as error:
             # A file that is gone, or that somebody writes to: it is not what the others have.
-            logger.error("%s", error)
+            self._telling.tell("digest", logging.ERROR, str(error))
             self._digest = at, NO_DIGEST
         except ReplicatorError as error:
             self._problems.report(SNAPSHOT, error)
@@ -436,6 +467,8 @@ class Keeper:
             return
         if member.needs_what_is_gone(look):
             self._ask_for_snapshot()
+        else:
+            self._telling.over("gone")
         self._tell_if_held_back(look)
         habits = self._habits
         if member.takes_term(look, restart_as_primary=habits.takes_term_again, goes_on=habits.goes_on):
@@ -462,7 +495,8 @@ class Keeper:
         now = time.monotonic()
         if now - self._asked_at > ASK_AGAIN_AFTER_BEATS * self._habits.beat_every_s:
             self._asked_at = now
-            logger.warning("nothing of the log is left to be read: asking for a snapshot")
+            what = "nothing of the log is left to be read: asking for a snapshot"
+            self._telling.tell("gone", logging.WARNING, what)
             self._log.ask("snapshot", by=self._name)
 
     def _in_need(self, member: Member, look: Look) -> list[Peer]:
@@ -497,8 +531,12 @@ class Keeper:
                 return
             reply = self._log.promote(claim)
         self._vacant_since = self._claim_at = None
-        if reply.code is not Code.OK:
-            logger.info("did not get the term (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+        if reply.code is Code.OK:
+            self._telling.over("claim")
+            self._telling.over("found")
+        else:
+            what = f"did not get the term ({reply.code.value}): {reply.node} holds term {reply.term}"
+            self._telling.tell("claim", logging.INFO, what)
 
     def take_term(self, reason: str, look: Look, *, until: float, guarded: bool = False) -> Reply:
         """Take it because the application says so. `PromotionRefused` if somebody else was faster."""
@@ -522,6 +560,8 @@ class Keeper:
             run=look.run,
             expect_head=life.expected_head(member.view, look) if guarded else None,
             unleased=unleased,
+            # A lease that Redis still has, and that was not renewed for as long as it is.
+            expired=look.lease if look.lease_ms is None else "",
             new_log_id=new_log_id or (secrets.token_hex(16) if life.may_found(look) else ""),
             applied_min=self._applied_min,
         )
@@ -530,32 +570,38 @@ class Keeper:
         """Send a snapshot on a thread of its own, unless one is under way, or failed just now; whether it was begun."""
         if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
             return False
-        if time.monotonic() < self._publish_again_at:
+        if time.monotonic() < self._publish_at:
             return False
-        logger.info("publishing a snapshot: %s", reason)
+        if self._publishing.is_fresh and self._drawing.is_fresh:
+            logger.info("publishing a snapshot: %s", reason)
         self._publisher = self._aside("publisher", self._publish_quietly)
         return self._publisher is not None
 
     def _publish_quietly(self) -> None:
         try:
-            if self._publish_pause_s:  # the last one failed, perhaps after many parts, and this one may as well
+            if not self._drawing.is_fresh:  # the last one failed, perhaps after many parts, and this one may as well
                 self._primary.rehearse()
             self._primary.publish()
             self._problems.solved(SNAPSHOT)
-            self._publish_pause_s = 0.0
+            self._publishing.succeeded()
+            self._drawing.succeeded()
+            self._publish_at = 0.0
             self._why_not_led = ""
-        except (LogUnavailable, NotPrimary, Stalled) as error:
-            self._why_not_led = str(error)
-            logger.warning("the snapshot was not published: %s", error)
+            self._telling.over("publish")
+            self.wake()
         except (SnapshotFailed, NotJSON, ChangeTooLarge) as error:
             # The application's doing. The next attempt is likely to end like this one.
             self._problems.report(SNAPSHOT, error)
-            self._publish_pause_s = min(max(2 * self._publish_pause_s, PUBLISH_AGAIN_S), PUBLISH_AGAIN_S_MAX)
-            self._publish_again_at = time.monotonic() + self._publish_pause_s
+            self._publish_at = time.monotonic() + self._drawing.failed()
         except ReplicatorError as error:
             self._why_not_led = str(error)
-            logger.error("the snapshot was not published: %s", error)
-        self.wake()
+            # The next beat tries again, or a later one.
+            pause_s = self._publishing.failed()
+            if self._replica.member.must_rebase:
+                pause_s = min(pause_s, self._habits.beat_every_s)
+            self._publish_at = time.monotonic() + pause_s
+            level = logging.WARNING if isinstance(error, LogUnavailable | NotPrimary | Stalled) else logging.ERROR
+            self._telling.tell("publish", level, f"the snapshot was not published: {error}")
 
 
 def _what(problem: ReplicatorError | None) -> object:

@@ -24,7 +24,7 @@ from urllib.parse import quote
 import redis
 
 from replicator import checks
-from replicator.connection import Link, advice, client_for, finder_for, follow, shown
+from replicator.connection import Link, advice, client_for, finder_for, follow, is_forbidden, shown, user_of
 from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
@@ -42,6 +42,7 @@ from replicator.core.replies import (
     Peer,
     Reply,
     Wants,
+    lease_left_ms,
 )
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 from replicator.process import Owner
@@ -50,9 +51,13 @@ from replicator.wire import Limit
 
 __all__ = ["Alarm", "Connections", "RedisLog", "Server", "client_for", "read_together", "shown"]
 
-SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "forget", "look")
+SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "forget", "look", "probe")
 
-INCLUDE_FENCE = b"-- include fence.lua\n"
+#: What scripts have in common. The fence is put in front of each that does not say where it wants it.
+INCLUDED = ("fence", "rights")
+
+#: Of a group, in the order in which the scripts number them.
+KEYS = ("term", "log", "head", "lease", "commands", "nodes", "acks", "probe")
 
 #: How long Redis may take to answer, if nothing depends on it that runs out sooner, as a lease does. A blocking read
 #: may take this much longer than it blocks.
@@ -79,10 +84,17 @@ class _Script:
 
     def __init__(self, name: str) -> None:
         folder = resources.files("replicator") / "lua"
-        fence, script = (folder / "fence.lua").read_bytes(), (folder / f"{name}.lua").read_bytes()
-        # A script may say where it wants the fence, if it can do without most of the time.
-        self.text = script.replace(INCLUDE_FENCE, fence) if INCLUDE_FENCE in script else fence + script
+        text = (folder / f"{name}.lua").read_bytes()
+        if _include("fence") not in text:
+            text = _include("fence") + text
+        for part in INCLUDED:
+            text = text.replace(_include(part), (folder / f"{part}.lua").read_bytes())
+        self.text = text
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+def _include(name: str) -> bytes:
+    return f"-- include {name}.lua\n".encode()
 
 
 @functools.cache
@@ -133,6 +145,18 @@ class Connections:
             link.close()
 
 
+class _Rights:
+    """Whether this user was seen to have the rights of a node, in the present run of Redis."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._run = b""
+
+    def in_run(self, run: bytes) -> None:
+        self.seen = self.seen and run == self._run
+        self._run = run
+
+
 class RedisLog:
     """A group's log in the Redis at `url` (see `replicator.connection`). See `replicator.core.replies.Log`.
 
@@ -146,7 +170,9 @@ class RedisLog:
         self.group = checks.name("group", group)
         self._scripts = _scripts()
         prefix = f"replicator:{{{group}}}:"
-        self._keys = [(prefix + key).encode() for key in ("term", "log", "head", "lease", "commands", "nodes", "acks")]
+        self._keys = [(prefix + key).encode() for key in KEYS]
+        self._user = user_of(url)
+        self._rights = _Rights()
         self._shares = connections is not None
         self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
         self.connections.timeout_s = min(self.connections.timeout_s, timeout_s)
@@ -204,8 +230,9 @@ class RedisLog:
             int(claim.anew),
             claim.applied_min,
             str(claim.unfollowed or ""),
+            claim.expired,
         )
-        return self._run(self._other, "promote", 5, *args)
+        return self._run(self._other, "promote", 8, *args)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
         # One that could not be renewed in time is renewed on a new connection: that, too, has its time.
@@ -255,6 +282,20 @@ class RedisLog:
         command = (b"XADD", self._keys[4], "MAXLEN", "~", ASKS_KEPT, "*", "ask", what, "node", node, "by", by)
         answer = self._answered(lambda: self._other.call(*command, limit=self._limit))
         return str(answer, "ascii")
+
+    def check_rights(self) -> None:
+        if self._rights.seen:
+            return
+        limit = self._limit
+        # EVAL is for scripts that Redis does not know yet.
+        self._asked(lambda: self._other.call(b"EVAL", b"return 1", 0, limit=limit))
+        _, *forbidden = self._asked(lambda: self._other.script(self._scripts["probe"], self._keys, limit=limit))
+        if forbidden:
+            commands = [name.decode() for name in forbidden]
+            rights = " ".join(f"+{name}" for name in commands)
+            may_not = f"the Redis user {self._user} may not use {', '.join(commands)}, which a node has to"
+            raise LogUnavailable.refuses(self.url, f"{may_not}: `ACL SETUSER {self._user} {rights}`")
+        self._rights.seen = True
 
     # --- reads ---
 
@@ -311,7 +352,9 @@ class RedisLog:
         limit = self._limit._replace(until=until)
         follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
         answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
-        run, now, term, head, stray, lease_ms, nodes, wrong = answer
+        run, now, term, head, stray, lease_ms, nodes, lease, wrong = answer
+        self._rights.in_run(run)
+        lease = lease.decode("utf-8", "replace")
         for link in self._links:
             link.leave_other_run(run.decode())
         now_ms = int(now)
@@ -328,7 +371,8 @@ class RedisLog:
             term=int(term),
             head=parsed,
             last_id=RecordId.parse(stray.decode()) if stray else newest,
-            lease_ms=lease_ms if lease_ms >= 0 else None,
+            lease_ms=lease_left_ms(lease, lease_ms),
+            lease=lease,
             # A node reports under its own name, and hides no other.
             peers={peer.node: peer for name, peer in beats if peer is not None and peer.node.encode() == name},
             now_ms=now_ms,
@@ -406,7 +450,13 @@ class RedisLog:
                 self._scripts[name], self._keys[:keys], *args, in_run=in_run, meanwhile=meanwhile, limit=self._limit
             )
         except redis.exceptions.ResponseError as error:
-            raise self._refused(error) from None
+            if _wrote_nothing(error):
+                raise self._refused(error) from None
+            raise OutcomeUnknown(url=self.url, problem=advice(error)) from None
+        if isinstance(answer, list) and answer[:1] == [b"halfway"]:
+            self._rights.seen = False
+            why = b" ".join(answer[1:]).decode("utf-8", "replace")
+            raise OutcomeUnknown(url=self.url, problem=f"the script {name} was stopped in the middle: {why}")
         return _reply_of(answer, self.url)
 
     def _answered(self, send: Callable[[], Any]) -> Any:
@@ -419,13 +469,17 @@ class RedisLog:
         # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...): every script refuses
         # before its first write, so nothing was written.
         problem = advice(error)
+        if is_forbidden(error):
+            self._rights.seen = False
+            keys = self._keys[0].decode().removesuffix(KEYS[0]) + "*"
+            problem += f". The Redis user {self._user} needs rights: `ACL SETUSER {self._user} {_right(error, keys)}`"
         if "WRONGTYPE" in problem:
             problem = self._foreign_key() or problem
         return LogUnavailable.refuses(self.url, problem)
 
     def _foreign_key(self) -> str:
         """Which key of the group somebody else wrote to: Redis does not say. Empty: none, or nobody can tell now."""
-        for key, wanted in zip(self._keys, KEY_TYPES, strict=True):
+        for key, wanted in zip(self._keys, KEY_TYPES, strict=False):  # the probe has none
             try:
                 found = self._other.call(b"TYPE", key).decode()
             except (LogUnavailable, redis.exceptions.ResponseError):
@@ -534,6 +588,32 @@ def _xread(
     waits = [] if block_ms is None else [b"BLOCK", max(1, block_ms)]
     most = min((wants.most for _, wants in reads), default=1)
     return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]
+
+
+def _wrote_nothing(error: Exception) -> bool:
+    """Whether a script that ended with this error has written nothing.
+
+    What its first write refuses, and what keeps it from running, has a word of its own; the answers of later writes are
+    no errors (`also` in fence.lua). What is left is a bug in a script, or a server that is none of those we know.
+    """
+    return _NOTHING_WRITTEN.search(advice(error)) is not None
+
+
+#: 6.2 puts the word into the middle of what it says of a script, and has no word for a missing right.
+_NOTHING_WRITTEN = re.compile(
+    r"\b(READONLY|OOM|NOREPLICAS|LOADING|NOAUTH|WRONGPASS|NOPERM|WRONGTYPE|BADTERM|BADHEAD|BADRECORD|MISCONF|BUSY|"
+    r"NOSCRIPT|MOVED|ASK|TRYAGAIN|CROSSSLOT|CLUSTERDOWN|MASTERDOWN|UNKILLABLE)\b|ACL failure|can't run this command|"
+    r"can't access|unknown command|not allowed from script|nonlocal key"
+)
+
+
+def _right(error: Exception, keys: str) -> str:
+    """What to give the user, as far as Redis says what is missing."""
+    text = str(error)
+    if "keys" in text or "access a key" in text:
+        return f"~{keys}"
+    command = re.search(r"run the '([\w|]+)' command", text) or re.search(r"may not use (\w+(?:, \w+)*)", text)
+    return " ".join(f"+{name}" for name in command[1].split(", ")) if command else f"~{keys} +..."
 
 
 _FSYNCED_NEEDS = (
@@ -680,7 +760,7 @@ def _taken_of(word: str) -> tuple[int, str] | None:
 def _peer_of(value: bytes, now_ms: int) -> Peer | None:
     at, _, data = value.partition(b" ")
     # Unix ms of Redis: more digits are none.
-    return Peer.from_json(data, age_ms=max(0, now_ms - int(at))) if at.isdigit() and len(at) < 17 else None
+    return Peer.seen(data, beaten_at=int(at), now_ms=now_ms) if at.isdigit() and len(at) < 17 else None
 
 
 def _pairs(flat: list[Any]) -> dict[bytes, bytes]:

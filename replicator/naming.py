@@ -39,11 +39,14 @@ class Name:
         self._previous_boot = previous_boot
         self._stopping = stopping
         self._free = False
+        #: Another boot of this name, and the stamp of its heartbeat.
+        self._rival: tuple[str, int] | None = None
 
-    def check(self, look: Look, *, beaten_at: float | None) -> None:
-        """Raises `ConfigError` if another process has the name. `beaten_at`: when this node beat last."""
+    def check(self, look: Look, *, has_beaten: bool) -> None:
+        """Raises `ConfigError` if another process has the name. `has_beaten`: this node did, with this boot."""
         if self._free:
-            self._check_is_mine(look, beaten_at)
+            if has_beaten:
+                self._check_is_mine(look)
             return
         self._check_is_free(look)
         # Before this boot beats for the first time: what the lock says is who may have been heard of from here.
@@ -57,22 +60,20 @@ class Name:
             return
         wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
         logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", other.node, other.age_ms)
-        beaten_at = look.now_ms - other.age_ms
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not self._stopping.wait(LOOK_EVERY_S):
-            now = self._log.look()
-            again = now.peers.get(self._me.node)
-            # By when it beat, not by its age: one that just beat is hardly ever seen younger. 1 ms for rounding.
-            if again is not None and now.now_ms - again.age_ms > beaten_at + 1:
+            again = self._log.look().peers.get(self._me.node)
+            if again is not None and again.beaten_at != other.beaten_at:
                 raise self._taken(again)
 
-    def _check_is_mine(self, look: Look, beaten_at: float | None) -> None:
+    def _check_is_mine(self, look: Look) -> None:
         """Two that started at the same moment did not see each other then. The one with the lower boot yields."""
         other = look.peers.get(self._me.node)
-        if other is None or other.boot <= self._me.boot or beaten_at is None:
+        if other is None or other.boot <= self._me.boot:
             return
-        # Only one that beat after this node did: Redis may have come back with heartbeats from before.
-        if other.age_ms / 1000 < time.monotonic() - beaten_at:
+        # Only one that goes on beating: Redis may have come back with heartbeats from before.
+        known, self._rival = self._rival, (other.boot, other.beaten_at)
+        if known is not None and known[0] == other.boot and known != self._rival:
             raise self._taken(other)
 
     def _taken(self, other: Peer) -> ConfigError:

@@ -22,13 +22,15 @@ from typing import Any
 
 from . import checks, health
 from .acks import Acks, Level
+from .backoff import Backoff
 from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import Encoded, encoded
 from .core.fold import View
 from .core.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
-from .core.replies import MISSED_BEATS_MAX, Batch, Log, Look, Wants
+from .core.replies import MISSED_BEATS_MAX, Batch, Log, Wants
+from .core.sightings import Sight
 from .core.weight import SNAPSHOT_BYTES_MAX
 from .crew import Crew, Duties, OwnThreads
 from .errors import (
@@ -87,14 +89,11 @@ PUBLISH_TIMEOUT_S = 30.0
 #: What a node knows that was not started.
 NOTHING = View(in_sync=False)
 
-#: How soon one who waits for the group looks at it again.
-LOOK_AGAIN_S = 0.01
+#: How soon one who waits for the group looks at it again: at first, and at the most.
+LOOK_AGAIN_S, LOOK_AGAIN_S_MAX = 0.01, 0.2
 
-#: How soon Redis is tried again after it did not answer.
-RETRY_EVERY_S = 0.1
-
-#: A problem of the disk or of the log does not go away by itself at once.
-PROBLEM_PAUSE_S = 1.0
+#: How soon a duty in whose way something is (Redis is away, the disk is full) is done again: at first, and at the most.
+RETRY_S, RETRY_S_MAX = 0.1, 1.0
 
 
 class Node:
@@ -169,6 +168,10 @@ class Node:
         self._stopping = threading.Event()
         #: What is in the way now.
         self._problems = Problems()
+        # A lease is renewed, and a heartbeat sent, after a beat at the latest.
+        beat_s = min(RETRY_S_MAX, self._habits.beat_every_s)
+        most_s = {"holder": beat_s, "keeper": beat_s, "saver": RETRY_S_MAX, "reader": RETRY_S_MAX}
+        self._backoffs = {duty: Backoff(RETRY_S, s) for duty, s in most_s.items()}
         self._duties: Duties | None = None
         #: What is to be done before a switchover, by somebody beside this node (`beside.py`).
         self.handover = Handover(self._wake)
@@ -359,12 +362,12 @@ class Node:
 
     @property
     def lag(self) -> Lag:
-        """How far this node is behind the head, as of the last heartbeat."""
+        """How far this node is behind the head, as of the last heartbeat. Not known while nobody holds a lease."""
         if not self._is_started:
             return health.UNKNOWN
-        look, age_s = self._keeper.look, time.monotonic() - self._keeper.looked_at
-        fresh_s = MISSED_BEATS_MAX * self._habits.beat_every_s
-        return health.lag_of(self.position, self._replica.applied_at, look, age_s, fresh_s)
+        fresh_ms = MISSED_BEATS_MAX * self._habits.beat_every_s * 1000
+        seen, applied_at, now_ms = self._keeper.seen, self._replica.applied_at, time.monotonic() * 1000
+        return health.lag_of(self.position, applied_at, seen, now_ms=now_ms, fresh_ms=fresh_ms)
 
     @property
     def stalled(self) -> str | None:
@@ -423,8 +426,9 @@ class Node:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
-        long as Redis itself loses nothing. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node that was not
-        started has no state yet; one that was stopped has what it had).
+        long as Redis itself loses nothing (docs/design.md says what a master that was replaced may still answer). It
+        waits while nobody leads with a lease that runs. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node
+        that was not started has no state yet; one that was stopped has what it had).
         """
         self._check_is_started()
         self._replica.inside.check("reading()")
@@ -435,24 +439,33 @@ class Node:
 
     def _catch_up(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
+        backoff = Backoff(LOOK_AGAIN_S, LOOK_AGAIN_S_MAX)
+        looked = False
         while True:
-            look = self._look(deadline)
-            if look.head is not None and life.is_settled(look):
+            try:
+                look, _, lease_until_ms = self._sight(deadline)
+            except LogUnavailable:
+                if looked and time.monotonic() >= deadline:
+                    raise _nobody_leads() from None
+                raise
+            looked = True
+            leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
+            if look.head is not None and leads and life.is_settled(look):
                 with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
                     left = max(0.0, deadline - time.monotonic())
                     return self.wait(position=str(look.head.position.id), timeout_s=left)
-            if time.monotonic() > deadline:
-                raise TimeoutError("nobody leads the group, so nobody knows what is committed; read without `fresh`")
-            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
+            time.sleep(max(0.0, min(backoff.failed(), deadline - time.monotonic())))
+            if time.monotonic() > deadline - LOOK_AGAIN_S:
+                raise _nobody_leads()
 
-    def _look(self, deadline: float) -> Look:
+    def _sight(self, deadline: float) -> Sight:
         """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
         log = self._log.within(deadline)
         try:
-            return log.look()
+            return self._keeper.sight(log)
         except LogUnavailable:
             time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
-            return log.look()
+            return self._keeper.sight(log)
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -575,7 +588,7 @@ class Node:
         checks.line("reason", reason)
         self._check_serves("promote()")
         deadline = time.monotonic() + timeout_s
-        look = self._look(deadline)
+        look = self._sight(deadline).look
         mine = self._keeper.heartbeat()._replace(run=look.run)
         refusal = life.refusal(self.name, look._replace(peers={**look.peers, self.name: mine}))
         if refusal is not None and not force:
@@ -643,17 +656,15 @@ class Node:
         try:
             pause_s = work()
             self._problems.solved(name)
+            self._backoffs[name].succeeded()
             return pause_s or 0.0
-        except LogUnavailable as unavailable:
-            self._problems.report(name, unavailable)
-            return RETRY_EVERY_S
         except (LogLost, ConfigError) as error:
             self._fail(error)
         except ReplicatorError as error:
             self._problems.report(name, error)
         except BaseException as error:  # no less than all: the thread is needed, and the lease would go on without it
             self._fail_by(error)
-        return PROBLEM_PAUSE_S
+        return self._backoffs[name].failed()
 
     def _fail_by(self, bug: BaseException) -> None:
         logger.error("a bug in replicator", exc_info=bug)
@@ -700,6 +711,11 @@ class Node:
         if isinstance(batch, ReplicatorError):
             raise batch
         self._reader.received(batch)
+
+
+def _nobody_leads() -> TimeoutError:
+    problem = "nobody leads the group with a lease that runs, so nobody knows what is committed"
+    return TimeoutError(f"{problem}; read without `fresh`")
 
 
 def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from .backoff import Backoff
 from .core.codec import CHANGE_BYTES_MAX, Encoded, SnapshotEncoder, digest_of, encode_changes
 from .core.ids import ZERO_ID, RecordId
 from .core.life import NOBODY, Fate, Found, fate_of_write, find_out
@@ -47,6 +48,7 @@ from .lease import Lease
 from .patches import Made, Published, Whole
 from .replica import Replica, Turn
 from .restore import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
+from .telling import Telling
 
 __all__ = ["Primary", "Waiting"]
 
@@ -66,8 +68,9 @@ YIELD_FOR_S = 0.0002
 #: A snapshot that takes longer has the collector look at it after all: the process may need it for something else.
 HOLD_COLLECTOR_FOR_S = 5.0
 
-#: How soon an append whose answer was lost is sent again.
-RESEND_EVERY_S = 0.05
+#: How soon an append whose answer was lost is sent again: at first, and at the most. The same for a snapshot of which
+#: the parts did not follow each other.
+RESEND_S, RESEND_S_MAX = 0.05, 1.0
 
 #: Who has so little time left may still send a record, and hear at the latest when that is over, too.
 GRACE_S = 0.03
@@ -155,6 +158,7 @@ class Primary:
         self._queue: deque[Waiting] = deque()
         self._unresolved: _Sent | None = None
         self._publishing = threading.Lock()
+        self._telling = Telling(logger)
         #: The newest snapshot that this boot published: how long that took, and when it was over (`time.monotonic`).
         self._published_in_s = 0.0
         self._published_at = -NEVER
@@ -351,8 +355,11 @@ class Primary:
                 replica = self._replica
                 if max(replica.snapshot_bytes, replica.changes_bytes) >= HOLD_COLLECTOR_FROM_BYTES:
                     collector.hold()
+                backoff = Backoff(RESEND_S, RESEND_S_MAX)
                 while not self._publish_once(collector, until):
-                    logger.warning("the snapshot was interrupted; it begins anew")
+                    self._telling.tell("snapshot", logging.WARNING, "the snapshot was interrupted; it begins anew")
+                    time.sleep(max(0.0, min(backoff.failed(), until - time.monotonic())))
+                self._telling.over("snapshot")
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
 
@@ -617,10 +624,12 @@ class Primary:
         began = time.monotonic()
         deadline = min(began + self._patience_s, until)
         log = self._log if until - began > self._log.takes_s else self._log.within(until)
+        backoff = Backoff(RESEND_S, RESEND_S_MAX)
         while True:
             try:
                 reply = _ask(log, sent, meanwhile)
                 if reply.code is Code.OK:
+                    self._telling.over("write")
                     return
                 found = self._look_up(log, reply, record) if uncertain else None
             except OutcomeUnknown as unknown:
@@ -639,7 +648,7 @@ class Primary:
             if left_s <= 0:
                 self._unresolved = sent
                 raise OutcomeUnknown(url=self._log.url, problem=problem)
-            time.sleep(min(RESEND_EVERY_S, left_s))
+            time.sleep(min(backoff.failed(), left_s))
             log = self._log.within(until)
 
     def _look_up(self, log: Log, reply: Reply, record: ChangeRecord | PartRecord) -> Found | None:
@@ -656,7 +665,8 @@ class Primary:
             self._replica.refused(reply)
         if fate is Fate.COMMITTED:
             return
-        logger.warning("%s: %s (%s)", record, fate.value, reply.code.value)
+        kind = f"{fate.value} ({reply.code.value})"
+        self._telling.tell("write", logging.WARNING, f"{record}: {kind}", kind=kind)
         raise self._error(fate, reply, record)
 
     def _error(self, fate: Fate, reply: Reply, record: ChangeRecord | PartRecord) -> Exception:

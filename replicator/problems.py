@@ -1,14 +1,18 @@
-"""What is in a node's way at the moment, by who found it: told once, and forgotten when it is over."""
+"""What is in a node's way at the moment, by who found it: told when it begins and when it is over."""
 
 from __future__ import annotations
 
 import logging
 
 from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ProgramError, ReplicatorError, StateInUse
+from .telling import Telling
 
 __all__ = ["SNAPSHOT", "THREADS", "CannotLead", "Problems"]
 
 logger = logging.getLogger(__name__)
+
+#: That Redis is away, whoever found it.
+REDIS = "redis"
 
 
 #: Found by these, it keeps a node from nothing: it does without a snapshot, or a thread, and tries again.
@@ -25,21 +29,29 @@ class Problems:
 
     def __init__(self) -> None:
         self._known: dict[str, ReplicatorError] = {}
+        self._telling = Telling(logger)
         #: Nobody is told any more: the node stops.
         self.quiet = False
 
     def report(self, name: str, problem: ReplicatorError) -> None:
         if isinstance(problem, OutcomeUnknown):
             problem = LogUnavailable(**problem.fields)  # of its own asking, and it asks again: nobody waits for it
-        known = self._known.get(name)
-        # That Redis is away is told in many ways, and is news only once.
-        told = str(known) == str(problem) or (known is not None and _is_over(known) and _is_over(problem))
-        if not told and not self.quiet:
-            logger.error("%s", problem)
         self._known[name] = problem
+        if self.quiet:
+            return
+        if isinstance(problem, LogUnavailable):
+            # Several threads meet it. That Redis is away is told in many ways, too, and is news only once.
+            self._telling.tell(REDIS, logging.ERROR, str(problem), kind=REDIS if _is_over(problem) else "")
+        else:
+            self._telling.tell(name, logging.ERROR, str(problem))
 
     def solved(self, name: str) -> None:
         self._known.pop(name, None)
+        if self.quiet:
+            return
+        self._telling.over(name)
+        if not any(isinstance(problem, LogUnavailable) for problem in list(self._known.values())):
+            self._telling.over(REDIS)
 
     def get(self, name: str) -> ReplicatorError | None:
         return self._known.get(name)

@@ -47,6 +47,7 @@ from .inside import READING, Inside
 from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, never, run
 from .state import ReplicatedState, State
 from .state.application import Application, asked_to_end, said
+from .telling import Telling
 
 __all__ = ["Replica", "Turn", "Work", "raising"]
 
@@ -143,6 +144,7 @@ class Replica:
         self.snapshot_bytes_max = snapshot_bytes_max
         #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
         self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
+        self._telling = Telling(logger)
         self._boot = me.boot
         self._disk = threading.Lock()
         self._unsaved: deque[Step] = deque()
@@ -343,6 +345,7 @@ class Replica:
         except CorruptRecord as problem:
             self._pass_by(last, before, after, problem)
             return
+        self._telling.over("snapshot")
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
     def _is_closed(self) -> bool:
@@ -350,8 +353,8 @@ class Replica:
 
     def _pass_by(self, record: Record, before: View, after: Member, problem: CorruptRecord) -> None:
         # The state is what it was. Out of sync behind the record, this node will get a snapshot.
-        if self.passed_by is None:
-            logger.error("%s; waiting for another snapshot", problem)
+        text = f"{problem}; waiting for another snapshot"
+        self._telling.tell("snapshot", logging.ERROR, text, kind="passed by")
         view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
         self._save([Step(record, Verdict.NEED_SNAPSHOT, view)])
         with self.lock:
@@ -420,10 +423,14 @@ class Replica:
         record, verdict = step.record, step.verdict
         if verdict is Verdict.REJECT_STALE:
             self.rejected += 1
-            logger.warning("ignored %s: term %d is over, the term is %d", record, record.id.term, before.term)
+            over = f"term {record.id.term} is over, the term is {before.term}"
+            self._telling.tell("record", logging.WARNING, f"ignored {record}: {over}", kind=f"stale {record.kind}")
         elif verdict is Verdict.CONFLICT:
-            logger.error("%s was not written by the holder of its term, %s", record, before.holder.node)
-        elif isinstance(record, TermRecord):
+            what = f"{record} was not written by the holder of its term, {before.holder.node}"
+            self._telling.tell("record", logging.ERROR, what, kind=f"conflict {record.kind}")
+        else:
+            self._telling.over("record")
+        if isinstance(record, TermRecord) and verdict not in (Verdict.REJECT_STALE, Verdict.CONFLICT):
             logger.warning("term %d: %s leads (%s, asked by %s)", record.id.term, record.node, record.reason, record.by)
         if before.in_sync and not step.view.in_sync:
             logger.warning("out of sync behind %s, at %s; waiting for a snapshot", before.position.id, record)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 
+from .backoff import Backoff
 from .errors import NoThread, Stalled, StateError
 from .problems import THREADS, Problems
 from .replica import Replica
@@ -30,14 +31,14 @@ class StateWriter:
         self._problems = problems
         self._name = name
         self._thread: threading.Thread | None = None
-        self._pause_s = 0.0
+        self._backoff = Backoff(FIRST_PAUSE_S, PAUSE_S_MAX, chance=lambda: 0.0)  # nobody else writes there
         self._next_at = 0.0
 
     def keep(self) -> None:
         """Say what is in the way of the state, and try again if it is time."""
         unwritten = self._replica.unwritten
         if unwritten is None:
-            self._pause_s = 0.0
+            self._backoff.succeeded()
             if isinstance(self._problems.get("state"), StateError):
                 self._problems.solved("state")
             return
@@ -53,5 +54,4 @@ class StateWriter:
             self._replica.write_state()
         except (StateError, Stalled) as error:
             self._problems.report("state", error)
-            self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), PAUSE_S_MAX)
-            self._next_at = time.monotonic() + self._pause_s
+            self._next_at = time.monotonic() + self._backoff.failed()

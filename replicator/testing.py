@@ -47,11 +47,13 @@ from replicator.core.replies import (
     Code,
     Confirmation,
     Head,
+    LeaseText,
     Log,
     LogSize,
     Look,
     Peer,
     Reply,
+    lease_left_ms,
 )
 from replicator.errors import CorruptRecord, LogUnavailable
 from replicator.process import Owner
@@ -68,7 +70,7 @@ class Entry(NamedTuple):
 
 
 class Lease(NamedTuple):
-    holder: str
+    text: LeaseText
     until_ms: float
 
 
@@ -146,7 +148,7 @@ class MemoryRedis:
             return Reply(Code.DUPLICATE, id=head.position.id)
         if head.position.chain != record.prev:
             return Reply(Code.BEHIND, id=head.position.id)
-        failed = self._not_next(head, record) or self._add(record.id, record.header, record.body)
+        failed = self._put(head, record)
         if failed:
             return failed
         changed = last_change_after(record) or head.changed
@@ -165,10 +167,7 @@ class MemoryRedis:
             return Reply(Code.BEHIND, id=head.position.id)
         if record.part != 0 and record.part != head.part_next:
             return Reply(Code.RESTART)
-        if rebase and record.part == 0 and self.state.last_id != head.position.id:
-            return Reply(Code.STRAY, id=self.state.last_id)
-        failed = self._leaps(head, record) if rebase and record.part == 0 else self._not_next(head, record)
-        failed = failed or self._add(record.id, record.header, record.body)
+        failed = self._put(head, record, rebases=rebase and record.part == 0)
         if failed:
             return failed
         complete = head.snapshot_at
@@ -223,7 +222,8 @@ class MemoryRedis:
             return Reply(Code.CONFLICT, term=term, node=node)
         if claim.expect_head is not None and (head is None or head.position.id != claim.expect_head):
             return Reply(Code.CONFLICT, term=term, node=node)
-        if claim.unleased and self._lease_ms() >= 0:
+        running = self._running_lease()
+        if claim.unleased and running and running != claim.expired:
             return Reply(Code.CONFLICT, term=term, node=node)
         if claim.run and claim.run != self.state.run:
             return Reply(Code.NEW_RUN)
@@ -261,7 +261,7 @@ class MemoryRedis:
         return Reply(Code.OK)
 
     def give_back(self, writer: Writer, term: int) -> None:
-        if self.state.lease and self.state.lease.holder == f"{term} {writer}":
+        if self.state.lease and self.state.lease.text.holder == _holder_of(writer, term):
             self._write(lease=None)
             self.ask("vacant", by=writer.node, node=writer.node)
 
@@ -302,8 +302,8 @@ class MemoryRedis:
     def look(self) -> Look:
         state = self.state
         now_ms = self.clock_ms()
-        peers = (Peer.from_json(data, age_ms=int(now_ms - at)) for _, at, data in state.beats)
-        left = self._lease_ms()
+        peers = (Peer.seen(data, beaten_at=int(at), now_ms=int(now_ms)) for _, at, data in state.beats)
+        lease = self._running_lease()
         marred = self._marred()
         head = state.head if state.exists and not state.wrong_head else None
         look = Look(
@@ -311,7 +311,8 @@ class MemoryRedis:
             term=state.effective_term,
             head=head,
             last_id=state.last_id if state.head else ZERO_ID,
-            lease_ms=left if left >= 0 else None,
+            lease_ms=lease_left_ms(lease, self._lease_ms()),
+            lease=lease,
             peers={peer.node: peer for peer in peers if peer},
             now_ms=int(now_ms),
             marred=marred,
@@ -368,6 +369,8 @@ class MemoryRedis:
 
     def _leaps(self, head: Head, record: Record) -> Reply | None:
         before = head.position.id
+        if self.state.last_id != before:
+            return Reply(Code.STRAY, id=self.state.last_id)
         if record.id.n > before.n + N_LEAP:
             problem = f"BADRECORD number {record.id.n} is beyond every one that can come after {before}"
             raise LogUnavailable(url="memory:", problem=problem)
@@ -386,6 +389,13 @@ class MemoryRedis:
             return Reply(Code.NEW_RUN)
         return None
 
+    def _put(self, head: Head, record: Record, *, rebases: bool = False) -> Reply | None:
+        """Have it in the stream: unless an earlier attempt stopped behind that, before the head was moved."""
+        if self.state.entries[-1:] == (Entry(record.id, record.header, record.body),):
+            return None
+        astray = self._leaps(head, record) if rebases else self._not_next(head, record)
+        return astray or self._add(record.id, record.header, record.body)
+
     def _add(self, id_: RecordId, header: bytes | None, body: bytes | None) -> Reply | None:
         if id_ <= self.state.last_id:
             return Reply(Code.STRAY, id=self.state.last_id)
@@ -402,8 +412,12 @@ class MemoryRedis:
         left = int(lease.until_ms - self.clock_ms()) if lease else -1
         return left if left > 0 else -1
 
+    def _running_lease(self) -> str:
+        return str(self.state.lease.text) if self.state.lease and self._lease_ms() >= 0 else ""
+
     def _lease(self, writer: Writer, term: int, lease_ms: int) -> Lease:
-        return Lease(f"{term} {writer}", self.clock_ms() + lease_ms)
+        now_ms = self.clock_ms()
+        return Lease(LeaseText(_holder_of(writer, term), lease_ms, int(now_ms)), now_ms + lease_ms)
 
     def _term_header(self, claim: Claim, head: Head | None) -> bytes:
         fields = {
@@ -543,6 +557,11 @@ class MemoryLog:
             asks = self.server.state.asks
             return asks[-1].id if asks else "0-0"
 
+    def check_rights(self) -> None:
+        """There are no users here."""
+        with self._reach():
+            pass
+
     def beat(self, peer: Peer) -> None:
         with self._reach():
             self.server.beat(peer)
@@ -582,6 +601,10 @@ def _least(one: int, other: int) -> int:
 
 def _ends_after(head: Head | None) -> tuple[RecordId, ...]:
     return with_end(head.ends, head.position.id) if head else ()
+
+
+def _holder_of(writer: Writer, term: int) -> str:
+    return f"{term} {writer.node} {writer.boot}"
 
 
 def _ask_n(id_: str) -> int:

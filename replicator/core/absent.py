@@ -58,8 +58,12 @@ def known_to(peers: Iterable[Peer], look: Look) -> set[str]:
 
 def heard_of(look: Look) -> set[str]:
     """Who reported about when the log was whole last, and did not leave."""
-    since_ms = (look.head.whole_at if look.head else look.now_ms) - RECENT_MS
-    return {peer.node for peer in look.peers.values() if not peer.left and look.now_ms - peer.age_ms >= since_ms}
+    return {peer.node for peer in look.peers.values() if not peer.left and _was_there(peer, look)}
+
+
+def _was_there(peer: Peer, look: Look) -> bool:
+    # Two stamps of one clock are told apart whatever that is set to later; without a head there is but one.
+    return peer.beaten_at >= look.head.whole_at - RECENT_MS if look.head else peer.age_ms <= RECENT_MS
 
 
 def are_enough(node: Peer, look: Look) -> bool:

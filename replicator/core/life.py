@@ -173,8 +173,11 @@ def _most_reported(me: Peer, look: Look) -> bool:
 
 
 def cool_down_ms(node: str, look: Look) -> int:
-    """How long this node is still taken for one that flaps, by the clock of Redis; 0: it is not."""
-    taken = sorted(at for at, name in look.head.taken if name == node) if look.head else []
+    """How long this node is still taken for one that flaps, by the clock of Redis; 0: it is not.
+
+    What is stamped ahead of that clock is not counted: the clock was set back since, by who knows how much.
+    """
+    taken = sorted(at for at, name in look.head.taken if name == node and at <= look.now_ms) if look.head else []
     if len(taken) < FLAPS_MAX:
         return 0
     return max(0, taken[-FLAPS_MAX] + FLAP_WINDOW_MS - look.now_ms)
@@ -334,10 +337,11 @@ def is_settled(look: Look) -> bool:
     """Whether the head says what is committed: whoever holds the term in this run leads, so it has nothing to rebase.
 
     In a run in which no term was taken, or while the holder rebases, changes that are committed may not be in the log.
+    And its lease runs: on a master that takes no writes any more (it was cut off) heartbeats stand still as they were.
     """
     head = look.head
     holder = look.peers.get(head.node) if head is not None else None
-    if head is None or holder is None or not look.same_run or head.term != look.term:
+    if head is None or holder is None or not look.same_run or head.term != look.term or look.lease_ms is None:
         return False
     return (holder.boot, holder.term, holder.role) == (head.boot, head.term, "primary")
 

@@ -26,12 +26,14 @@ __all__ = [
     "Code",
     "Confirmation",
     "Head",
+    "LeaseText",
     "Log",
     "LogSize",
     "Look",
     "Peer",
     "Reply",
     "Wants",
+    "lease_left_ms",
 ]
 
 
@@ -106,14 +108,14 @@ MISSED_BEATS_MAX = 3
 
 
 class Peer(NamedTuple):
-    """A node as it last described itself (its heartbeat), and how long ago that was by the clock of Redis.
+    """A node as it last described itself (its heartbeat), and how long ago that was (`seen` says how that is told).
 
     `stalled`: why it takes nothing in any more, or cannot lead; `problem`: what is wrong with the log, or beside the
     node, or what it does without. `candidate`: it takes over by itself when the lease is gone. `log_id`: of the log
     that it follows. `synced`: the newest record that is in the state on its disk, and stays there. `snapshot_bytes`: of
     the newest snapshot that it has, as sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes that
     the log still has. `prepares`: before a switchover it wants to be asked to (`handover.py`); `prepared`: the ask that
-    it has answered, and why not, if so.
+    it has answered, and why not, if so. `beaten_at`: the stamp of the heartbeat, in unix ms of Redis.
     `left`: it stopped in order, and has nothing that this Redis has not. `goes_on`: it takes over in a new run whoever
     is missing. `applied_min`: as in the head, as far as this node knows, from its own settings, too. `knew`: who took
     part when the log was whole last.
@@ -148,6 +150,7 @@ class Peer(NamedTuple):
     applied_min: int = 0
     knew: tuple[str, ...] = ()
     age_ms: int = 0
+    beaten_at: int = 0
 
     @property
     def alive(self) -> bool:
@@ -155,9 +158,24 @@ class Peer(NamedTuple):
 
     def to_json(self) -> bytes:
         fields = self._asdict()
-        del fields["age_ms"]
+        del fields["age_ms"], fields["beaten_at"]
         fields.update({name: str(fields[name]) for name in ("position", "changed", "cursor", "digest_at", "synced")})
         return orjson.dumps(fields)
+
+    @classmethod
+    def seen(cls, data: bytes, *, beaten_at: int, now_ms: int) -> Peer | None:
+        """A heartbeat that was stamped at `beaten_at`, seen at `now_ms`, both by the clock of Redis.
+
+        From a stamp that is ahead by more than a beat nobody can tell how old it is. Whoever lives puts another one in
+        its place within a beat, so the node is taken for one that has just died: not for one that lives, and not for
+        one that was not heard of for long. Who looks again knows better (`sightings.py`).
+        """
+        peer = cls.from_json(data, age_ms=0)
+        if peer is None:
+            return None
+        ahead = beaten_at - now_ms
+        age_ms = max(0, -ahead) if ahead <= peer.every_ms else MISSED_BEATS_MAX * peer.every_ms + 1
+        return peer._replace(beaten_at=beaten_at, age_ms=age_ms)
 
     @classmethod
     def from_json(cls, data: bytes, *, age_ms: int) -> Peer | None:
@@ -168,7 +186,7 @@ class Peer(NamedTuple):
             known["position"] = Position.parse(fields["position"])
             known["knew"] = tuple(map(_name, fields.get("knew", ())))
             known.update({name: RecordId.parse(fields[name]) for name in ("changed", "cursor", "digest_at", "synced")})
-            peer = cls(**known | {"age_ms": age_ms})
+            peer = cls(**known | {"age_ms": age_ms, "beaten_at": 0})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None
         return peer if all(map(_is_like, peer, _SOME_PEER)) else None
@@ -200,8 +218,10 @@ class Look(NamedTuple):
     """All that Redis says about a group in one round trip. `term` is the effective one; no head means no log.
 
     `last_id` is the newest id of the stream itself: another one than the head's means that something else wrote there.
-    `now_ms` is the clock of Redis. `marred`: what in the keys of the group no script of ours can have written; where
-    that is the head, there is none in this look.
+    `now_ms` is the clock of Redis. `lease_ms`: what is left of the holder's lease, never more than was asked for; None:
+    none runs. `lease`: the lease itself, another text after each renewal (see `LeaseText`); empty: there is none.
+    `marred`: what in the keys of the group no script of ours can have written; where that is the head, there is none in
+    this look.
     """
 
     run: str
@@ -211,6 +231,7 @@ class Look(NamedTuple):
     lease_ms: int | None
     peers: Mapping[str, Peer]
     now_ms: int = 0
+    lease: str = ""
     marred: str = ""
 
     @property
@@ -224,11 +245,44 @@ class Look(NamedTuple):
         return self.head is not None and self.head.whole == self.run
 
 
+class LeaseText(NamedTuple):
+    """What stands in the lease: who holds it (`TERM NODE BOOT`), how long it is, and when it was granted.
+
+    Redis lets it expire at a moment of its clock, so after that was set back it tells of more than was asked for. What
+    was asked for bounds it. And `granted_ms`, a stamp of that clock, makes each renewal another text, so that who looks
+    twice sees whether the holder renewed it, whatever the clock does.
+    """
+
+    holder: str
+    length_ms: int
+    granted_ms: int
+
+    def __str__(self) -> str:
+        return f"{self.holder} {self.length_ms} {self.granted_ms}"
+
+    @classmethod
+    def parse(cls, text: str) -> LeaseText | None:
+        """None for one that no script of ours wrote."""
+        holder, *numbers = text.rsplit(" ", 2)
+        if len(numbers) != 2 or not all(n.isascii() and n.isdigit() and len(n) < 17 for n in numbers):
+            return None
+        return cls(holder, *map(int, numbers))
+
+
+def lease_left_ms(lease: str, expires_in_ms: int) -> int | None:
+    """What is left of a lease of which Redis says that it expires so soon (below 0: it does not exist)."""
+    if expires_in_ms < 0:
+        return None
+    known = LeaseText.parse(lease)
+    return expires_in_ms if known is None else min(expires_in_ms, known.length_ms)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """What a promotion asks for: the next term for `writer`, above `floor`, and what that depends on.
 
-    `expect` (a term), `run`, `expect_head`: only if they are still so. `unleased`: only if no holder's lease runs.
+    `expect` (a term), `run`, `expect_head`: only if they are still so. `unleased`: only if no holder's lease runs, but
+    for the one whose text is `expired`: that has run out by the clock of whoever looked, and must not be renewed since.
     `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a broken one.
     `unfollowed`: with `anew`, the newest record of a log that looks whole, and that no node takes. `applied_min`: the
     least `applied:N` that the claimant knows to have been asked for; the head remembers it.
@@ -243,6 +297,7 @@ class Claim:
     run: str = ""
     expect_head: RecordId | None = None
     unleased: bool = False
+    expired: str = ""
     new_log_id: str = ""
     anew: bool = False
     unfollowed: RecordId | None = None
@@ -382,6 +437,14 @@ class Log(Protocol):
 
     def look(self) -> Look:
         """All there is to know about the group but its records."""
+        ...
+
+    def check_rights(self) -> None:
+        """Make sure that this user may do all that a node has to. Raises `LogUnavailable` that names what it may not.
+
+        It is tried on a key that means nothing. Once it went well, nothing is asked before Redis is another run, or
+        refused something.
+        """
         ...
 
     def beat(self, peer: Peer) -> None:

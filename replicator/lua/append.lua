@@ -18,6 +18,7 @@
 --   fenced TERM NODE, newrun, lost   see fence.lua
 --   behind ID         the head is elsewhere: the log lost records that the writer has
 --   stray ID          something that is not ours has a higher id
+--   halfway WHY       it is in the log, and the head could not be moved: a repeat moves it
 
 -- Most of the time all is as the writer thinks, and four comparisons say so. If they do not, or Redis refuses the id,
 -- nothing has changed yet, and what it may be is told step by step below.
@@ -29,12 +30,13 @@ then
   local id = ARGV[2] .. '-' .. ARGV[6]
   local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', id, 'h', ARGV[7], 'b', ARGV[8])
   if type(added) == 'string' then
+    local moved
     if ARGV[9] == '1' then
-      redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'changed', id)
+      moved = redis.pcall('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'changed', id)
     else
-      redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
+      moved = redis.pcall('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
     end
-    return { 'ok' }
+    return type(moved) == 'table' and { 'halfway', moved.err } or { 'ok' }
   end
 end
 
@@ -60,9 +62,9 @@ local failed = add(id, ARGV[7], ARGV[8])
 if failed then
   return failed
 end
-redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
+local fields = { 'id', id, 'chain', ARGV[5] }
 if ARGV[9] == '1' then
-  redis.call('HSET', KEYS[3], 'changed', id)
+  set(fields, 'changed', id)
 end
-remember_acks(ARGV[10])
-return { 'ok' }
+remember_acks(fields, head, ARGV[10])
+return also('HSET', KEYS[3], unpack(fields)) or { 'ok' }

@@ -15,17 +15,16 @@
 -- Answers
 --   ok
 --   newrun   it leaves, but Redis is in another life, which may lack what it has: nothing was written
+--   halfway WHY   the heartbeat is written, and the head could not be told
 
 if ARGV[3] == 'left' and server_run() ~= ARGV[4] then
   return { 'newrun' }
 end
-local time = redis.call('TIME')
-local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-redis.call('HSET', KEYS[6], ARGV[1], now_ms .. ' ' .. ARGV[2])
+local leads = false
 if ARGV[3] == 'leads' then
   local held = redis.call('HMGET', KEYS[3], 'run', 'term', 'boot')
-  if held[1] == ARGV[4] and held[2] == ARGV[5] and held[3] == ARGV[6] and server_run() == ARGV[4] then
-    redis.call('HSET', KEYS[3], 'whole', ARGV[4], 'whole_at', now_ms)
-  end
+  leads = held[1] == ARGV[4] and held[2] == ARGV[5] and held[3] == ARGV[6] and server_run() == ARGV[4]
 end
-return { 'ok' }
+local at = now_ms()
+redis.call('HSET', KEYS[6], ARGV[1], at .. ' ' .. ARGV[2])
+return leads and also('HSET', KEYS[3], 'whole', ARGV[4], 'whole_at', at) or { 'ok' }

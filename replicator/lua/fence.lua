@@ -19,6 +19,17 @@ local function as_text(number)
   return string.format('%.0f', number)
 end
 
+-- The clock of Redis, unix ms.
+local function now_ms()
+  local time = redis.call('TIME')
+  return as_text(time[1] * 1000 + math.floor(time[2] / 1000))
+end
+
+-- What stands in the lease: "TERM NODE BOOT LENGTH_MS GRANTED_MS" (LeaseText in core/replies.py says what for).
+local function lease_text(term, node, boot, lease_ms)
+  return table.concat({ term, node, boot, lease_ms, now_ms() }, ' ')
+end
+
 local function key_term()
   local text = redis.call('GET', KEYS[1])
   if not text then
@@ -82,6 +93,7 @@ end
 local function read_head()
   local names = {
     'log_id', 'run', 'term', 'node', 'boot', 'id', 'chain', 'snapshot_at', 'previous_snapshot_at', 'part_next',
+    'applied_min',
   }
   local values = redis.call('HMGET', KEYS[3], unpack(names))
   local head = {}
@@ -109,26 +121,58 @@ local function not_next(head, n)
   return { newest == head.id and 'behind' or 'stray', newest }
 end
 
+-- One more field of a hash that is to be written in one step.
+local function set(fields, name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+end
+
+-- The lesser of two counts, of which 0, or what is no number, is none.
+local function least(one, other)
+  local first, second = tonumber(one) or 0, tonumber(other) or 0
+  if first == 0 or (second ~= 0 and second < first) then
+    return as_text(second)
+  end
+  return as_text(first)
+end
+
 -- Somebody waits for so many standbys: the least there was says how many nodes may be missing when Redis has lost
--- something (core/absent.py).
-local function remember_acks(count)
-  local least = tonumber(redis.call('HGET', KEYS[3], 'applied_min') or '0')
-  if count ~= '0' and (not least or least == 0 or tonumber(count) < least) then
-    redis.call('HSET', KEYS[3], 'applied_min', count)
+-- something (core/absent.py). Put to what is written of the head.
+local function remember_acks(fields, head, count)
+  if count ~= '0' then
+    set(fields, 'applied_min', least(count, head.applied_min))
   end
 end
 
--- XADD, the first write of every script: what fails here has changed nothing. Gives nil if it went well.
+-- The newest entry is this very record: an earlier attempt stopped behind it, before the head was moved (`also`).
+local function is_there(id, header, body)
+  local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  local fields = newest and newest[1] == id and newest[2] or {}
+  return #fields == 4 and fields[1] == 'h' and fields[2] == header and fields[3] == 'b' and fields[4] == body
+end
+
+-- XADD, the first write of every script: what fails here has changed nothing. Gives nil if the record is there.
 local function add(id, header, body)
   local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', id, 'h', header, 'b', body)
   if not added then
     return { 'lost' }
   end
   if type(added) == 'table' and added.err then
-    if string.find(added.err, 'equal or smaller', 1, true) then
-      return { 'stray', newest_id() }
+    if not string.find(added.err, 'equal or smaller', 1, true) then
+      return added
     end
-    return added
+    return not is_there(id, header, body) and { 'stray', newest_id() } or nil
+  end
+  return nil
+end
+
+-- A write that is not the first one of its script. Nothing should be in its way, as the script has looked at all that
+-- could be, but for a user who lost a right meanwhile. What it refuses cannot be taken back. So it is no error, of which
+-- the caller would think that nothing was written; it is the answer `halfway WHY`. Gives nil if it went well.
+local function also(...)
+  local done = redis.pcall(...)
+  if type(done) == 'table' and done.err then
+    return { 'halfway', done.err }
   end
   return nil
 end

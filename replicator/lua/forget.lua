@@ -5,8 +5,8 @@
 -- ARGV[1]  node
 -- ARGV[2]  by        who says so
 --
--- Answers: ok.
+-- Answers: ok; halfway WHY: it is gone, and the others could not be told.
 
 redis.call('HDEL', KEYS[6], ARGV[1])
-redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'forget', 'node', ARGV[1], 'by', ARGV[2])
-return { 'ok' }
+local ask = { 'ask', 'forget', 'node', ARGV[1], 'by', ARGV[2] }
+return also('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', unpack(ask)) or { 'ok' }

@@ -2,7 +2,7 @@
 --
 -- KEYS     term log head lease commands nodes
 --
--- Answers { run, now_ms, term, head, stray, lease_ms, nodes, wrong }
+-- Answers { run, now_ms, term, head, stray, lease_ms, nodes, lease, wrong }
 --   run       the life of Redis
 --   now_ms    its clock
 --   term      the effective term, 0 before the first; the head's, where the key cannot be right
@@ -10,6 +10,7 @@
 --   stray     the newest id of the stream if it is not the head's: something that is not ours is, or was, there; or ''
 --   lease_ms  what is left of the lease; below 0: there is none
 --   nodes     node, heartbeat, node, heartbeat ...
+--   lease     the lease itself, or ''
 --   wrong     what of the head or the term key no script can have written, or ''
 
 local head = redis.call('HGETALL', KEYS[3])
@@ -26,14 +27,15 @@ else
     stray = newest
   end
 end
-local time = redis.call('TIME')
+local lease = redis.pcall('GET', KEYS[4]) -- of something that is not a lease, a promotion tells
 return {
   server_run(),
-  string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)),
+  now_ms(),
   as_text(wrong_key and term or math.max(key_term(), term)),
   head,
   stray,
   redis.call('PTTL', KEYS[4]),
   redis.call('HGETALL', KEYS[6]),
+  type(lease) == 'string' and lease or '',
   marred and 'BADHEAD ' .. marred or wrong_key and 'BADTERM ' .. wrong_key or '',
 }

@@ -44,11 +44,12 @@ end
 if part ~= 0 and head.part_next ~= ARGV[9] then
   return { 'restart' }
 end
--- A rebase leaves a gap of ids, in which XADD would not notice what somebody else wrote.
-if rebases and newest_id() ~= head.id then
-  return { 'stray', newest_id() }
-end
+local id = ARGV[2] .. '-' .. ARGV[6]
 if rebases then
+  -- It leaves a gap of ids, in which XADD would not notice what somebody else wrote.
+  if newest_id() ~= head.id and not is_there(id, ARGV[7], ARGV[8]) then
+    return { 'stray', newest_id() }
+  end
   local before = tonumber(string.match(head.id, '-(%d+)$'))
   if tonumber(ARGV[6]) <= before then
     return { 'behind', head.id }
@@ -62,29 +63,32 @@ else
     return astray
   end
 end
-local id = ARGV[2] .. '-' .. ARGV[6]
 local failed = add(id, ARGV[7], ARGV[8])
 if failed then
   return failed
 end
-redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5], 'part_next', as_text(part + 1))
 -- `previous_snapshot_at` says where the log was cut, so it never goes back: a rebase may complete a snapshot whose as_of
 -- is below it. A snapshot that is begun once more finds it cut there already.
 local complete = head.snapshot_at or '0-0'
-if part == 0 and is_above(complete, head.previous_snapshot_at or '0-0') then
+local cuts = part == 0 and is_above(complete, head.previous_snapshot_at or '0-0')
+local fields = { 'id', id, 'chain', ARGV[5], 'part_next', part + 1 == parts and '0' or as_text(part + 1) }
+if cuts then
+  set(fields, 'previous_snapshot_at', complete)
+end
+if part + 1 == parts then
+  set(fields, 'snapshot_at', ARGV[11])
+  if ARGV[13] ~= '' then
+    set(fields, 'changed', ARGV[13])
+  end
+  if ARGV[12] == '1' then
+    set(fields, 'ends', ARGV[14])
+  end
+  remember_acks(fields, head, ARGV[15])
+end
+-- The head in one step, and the cut last: the head of a log that was not cut yet says that it was, and does no harm.
+failed = also('HSET', KEYS[3], unpack(fields))
+if cuts and not failed then
   local term, n = string.match(complete, '^(%d+)-(%d+)$')
-  redis.call('HSET', KEYS[3], 'previous_snapshot_at', complete)
-  redis.call('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))
+  failed = also('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))
 end
-if part + 1 ~= parts then
-  return { 'ok' }
-end
-redis.call('HSET', KEYS[3], 'part_next', '0', 'snapshot_at', ARGV[11])
-if ARGV[13] ~= '' then
-  redis.call('HSET', KEYS[3], 'changed', ARGV[13])
-end
-if ARGV[12] == '1' then
-  redis.call('HSET', KEYS[3], 'ends', ARGV[14])
-end
-remember_acks(ARGV[15])
-return { 'ok' }
+return failed or { 'ok' }

@@ -4,13 +4,11 @@
 -- KEYS[5]  commands  stream of asks; the one appended here has the nodes look again
 -- ARGV[1]  why       who did it, and why; empty: on again
 --
--- Answers: ok; lost: there is no log.
+-- Answers: ok; lost: there is no log; halfway WHY: it is done, and the ask could not be appended.
 
 if redis.call('EXISTS', KEYS[3]) == 0 then
   return { 'lost' }
 end
-local time = redis.call('TIME')
-local since = ARGV[1] == '' and '0' or string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local since = ARGV[1] == '' and '0' or now_ms()
 redis.call('HSET', KEYS[3], 'paused', ARGV[1], 'paused_at', since)
-redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'paused', 'node', '', 'by', ARGV[1])
-return { 'ok' }
+return also('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'paused', 'node', '', 'by', ARGV[1]) or { 'ok' }

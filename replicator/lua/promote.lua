@@ -2,8 +2,9 @@
 -- and the lease change together or not at all.
 --
 -- KEYS      term log head
--- KEYS[4]   lease     string with PX: "TERM NODE BOOT"; shows the others that the holder lives
+-- KEYS[4]   lease     string with PX, see fence.lua; shows the others that the holder lives
 -- KEYS[5]   commands  stream of asks; the one appended here wakes the holder that was replaced
+-- KEYS[8]   probe     means nothing, see rights.lua
 -- ARGV[1]   node         whom to promote
 -- ARGV[2]   boot         in which boot
 -- ARGV[3]   floor        the highest term that the node has on disk
@@ -20,6 +21,8 @@
 --                        the term key is wrong, that is set right, and the log goes on
 -- ARGV[14]  acks         the least `applied:N` that the caller knows of, for the head; 0: none
 -- ARGV[15]  unfollowed   with `anew`: the id of a newest record that no node takes, though the log looks whole; or empty
+-- ARGV[16]  expired      this lease counts as none: the caller saw it run out by its own clock. Any other one, also a
+--                        renewed one, runs
 --
 -- Answers
 --   ok TERM ID RUN    (node, boot) holds TERM, in RUN; ID is the term record
@@ -28,6 +31,9 @@
 --   lost                 there is no log (or only half of one: its head or its stream is gone)
 --   stray ID             something that is not ours is the newest entry
 --   whole ID             there is nothing to found anew
+--   halfway WHY          the term was taken, and not all is done: it may have to be taken once more
+
+-- include rights.lua
 
 local ERA = 1048576
 
@@ -45,15 +51,6 @@ local function last_words(text, count)
     words[#words + 1] = word
   end
   return table.concat(words, ' ', math.max(1, #words - count + 1))
-end
-
--- The lesser of two counts, of which 0, or what is no number, is none.
-local function least(one, other)
-  local first, second = tonumber(one) or 0, tonumber(other) or 0
-  if first == 0 or (second ~= 0 and second < first) then
-    return as_text(second)
-  end
-  return as_text(first)
 end
 
 local run = server_run()
@@ -85,9 +82,8 @@ if anew and looks_whole and head.id ~= ARGV[15] then
   anew = false
 end
 local effective = math.max(taken, not wrong_head and tonumber(head.term or '0') or 0)
-local acks = ARGV[14]
+local acks = least(ARGV[14], head.applied_min)
 if anew then
-  acks = least(acks, redis.call('HGET', KEYS[3], 'applied_min'))
   head, exists = {}, false
 end
 local founds = not exists and not head.run and ARGV[7] ~= ''
@@ -101,7 +97,9 @@ end
 if (ARGV[4] ~= '' and as_text(effective) ~= ARGV[4]) or (ARGV[11] ~= '' and head.id ~= ARGV[11]) then
   return { 'conflict', as_text(effective), head.node or '' }
 end
-if ARGV[12] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then
+-- Redis lets a lease expire at a moment of its clock: if that is set back, a lease outlives its holder by as much.
+local running = redis.call('GET', KEYS[4])
+if ARGV[12] == '1' and running and running ~= ARGV[16] then
   return { 'conflict', as_text(effective), head.node or '' }
 end
 if ARGV[5] ~= '' and run ~= ARGV[5] then
@@ -138,9 +136,7 @@ if head.id then
   taken_lately = known[2] or ''
 end
 if ARGV[8] == ARGV[1] then
-  local time = redis.call('TIME')
-  local now_ms = as_text(time[1] * 1000 + math.floor(time[2] / 1000))
-  taken_lately = last_words(taken_lately .. ' ' .. now_ms .. '/' .. ARGV[1], TAKEN_KEPT)
+  taken_lately = last_words(taken_lately .. ' ' .. now_ms() .. '/' .. ARGV[1], TAKEN_KEPT)
 end
 local header = cjson.encode({
   v = 1, kind = 'term', node = ARGV[1], boot = ARGV[2], prev = prev, at = tonumber(ARGV[10]),
@@ -151,19 +147,40 @@ if ARGV[1] == '' or ARGV[2] == '' or #header > HEADER_BYTES_MAX then
 end
 local chain = string.sub(redis.sha1hex(prev .. header), 1, 32)
 
--- XADD is the first write: if memory is short, or the id is refused, nothing has changed. Founding anew begins with a
--- DEL, of what is of no use any more; an XADD after that is not refused for memory.
+local fields = {
+  'log_id', log_id, 'run', run, 'term', term, 'node', ARGV[1], 'boot', ARGV[2],
+  'id', id, 'chain', chain, 'part_next', '0', 'ends', ends, 'taken', taken_lately,
+}
+remember_acks(fields, head, acks)
+local writes = {
+  { 'HSET', KEYS[3], unpack(fields) },
+  { 'SET', KEYS[1], as_text(base) },
+  { 'INCR', KEYS[1] },
+  { 'SET', KEYS[4], lease_text(term, ARGV[1], ARGV[2], ARGV[6]), 'PX', ARGV[6] },
+  { 'XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8] },
+}
+
+-- Nothing may stop what follows in the middle: a log without a head would be no log. So whatever the user has to be
+-- allowed to do is tried first. Otherwise XADD is the first write: if memory is short, or the id is refused, nothing has
+-- changed. Founding anew begins with a DEL, of what is of no use any more; an XADD after that is not refused for memory.
+local forbidden, unwritable = forbidden_of(KEYS[8], WRITES)
+if #forbidden > 0 then
+  return redis.error_reply('NOPERM this user may not use ' .. table.concat(forbidden, ', '))
+end
+if unwritable then
+  return unwritable
+end
 if anew then
   redis.call('DEL', KEYS[2], KEYS[3])
 end
 redis.call('XADD', KEYS[2], id, 'h', header, 'b', '')
-if key_term() ~= base then
-  redis.call('SET', KEYS[1], as_text(base))
+for _, write in ipairs(writes) do
+  local failed = also(unpack(write))
+  if failed and founds and write[1] == 'HSET' then
+    redis.pcall('DEL', KEYS[2])
+  end
+  if failed then
+    return failed
+  end
 end
-redis.call('INCR', KEYS[1])
-redis.call('HSET', KEYS[3], 'log_id', log_id, 'run', run, 'term', term, 'node', ARGV[1], 'boot', ARGV[2],
-  'id', id, 'chain', chain, 'part_next', '0', 'ends', ends, 'taken', taken_lately)
-remember_acks(acks)
-redis.call('SET', KEYS[4], term .. ' ' .. ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[6])
-redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8])
 return { 'ok', term, id, run }

@@ -1,7 +1,7 @@
 -- Extend the lease of the holder. The same fence as an append, with the life of Redis read here and now.
 --
 -- KEYS     term log head
--- KEYS[4]  lease     string with PX
+-- KEYS[4]  lease     string with PX, see fence.lua
 -- ARGV[1]  term      the holder's term
 -- ARGV[2]  boot      the holder's boot
 -- ARGV[3]  node      its name
@@ -14,5 +14,5 @@ if refused then
   return refused
 end
 redis.call('GET', KEYS[4]) -- an error, where SET would put itself in the place of something that is not a lease
-redis.call('SET', KEYS[4], ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2], 'PX', ARGV[4])
+redis.call('SET', KEYS[4], lease_text(ARGV[1], ARGV[3], ARGV[2], ARGV[4]), 'PX', ARGV[4])
 return { 'ok' }

@@ -6,10 +6,12 @@
 -- ARGV[2]  boot
 -- ARGV[3]  node
 --
--- Answers: ok, whether there was one or not.
+-- Answers: ok, whether there was one or not; halfway WHY: it is given back, and the ask could not be appended.
 
-if redis.call('GET', KEYS[4]) == ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2] then
+local mine = ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2] .. ' '
+if string.sub(redis.call('GET', KEYS[4]) or '', 1, #mine) == mine then
   redis.call('DEL', KEYS[4])
-  redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'vacant', 'node', ARGV[3], 'by', ARGV[3])
+  local ask = { 'ask', 'vacant', 'node', ARGV[3], 'by', ARGV[3] }
+  return also('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', unpack(ask)) or { 'ok' }
 end
 return { 'ok' }

@@ -17,7 +17,7 @@ import pytest
 from replicator.core.codec import encode_changes
 from replicator.core.ids import ERA, N_LEAP, TERM_LEAP, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, TermRecord, seal_change, seal_part
-from replicator.core.replies import TAKEN_KEPT, Ack, Batch, Code, Head, Log, Peer, Reply
+from replicator.core.replies import TAKEN_KEPT, Ack, Batch, Code, Head, LeaseText, Log, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
 from replicator.log import RedisLog, client_for
 from replicator.testing import MemoryLog, MemoryRedis
@@ -251,6 +251,30 @@ def test_a_lease_that_was_renewed_at_the_last_moment_keeps_candidates_out(world:
     assert log.renew(author.writer, 1, 60_000).code is Code.OK
     before = world.contents()
     assert promote(log, "b", unleased=True, expect=1).code is Code.CONFLICT
+    assert world.contents() == before
+
+
+def test_a_claim_may_name_a_lease_that_outlives_its_holder(world: World, log: Log) -> None:
+    """The server's clock was set back. The candidate saw by its own clock that nobody renewed the lease."""
+    lead(log, "a", lease_ms=1_000)
+    world.stretch_lease()
+    seen = log.look().lease
+    before = world.contents()
+    for expired in ("", "1 a 1", seen + " ", seen[:-1] + "x"):
+        assert promote(log, "b", unleased=True, expired=expired).code is Code.CONFLICT
+    assert world.contents() == before
+    assert promote(log, "b", unleased=True, expired=seen).term == 2
+    assert log.look().lease != seen
+
+
+def test_a_lease_that_was_renewed_since_it_was_seen_is_another_one(world: World, log: Log) -> None:
+    author = lead(log, "a", lease_ms=60_000)
+    seen = log.look().lease
+    time.sleep(0.005)
+    assert log.renew(author.writer, 1, 60_000).code is Code.OK
+    assert log.look().lease != seen
+    before = world.contents()
+    assert promote(log, "b", unleased=True, expired=seen).code is Code.CONFLICT
     assert world.contents() == before
 
 
@@ -505,6 +529,39 @@ def test_a_repeat_of_an_older_append_is_behind_and_lands_nowhere(log: Log) -> No
     author.append("second")
     assert log.append(record) == Reply(Code.BEHIND, id=RecordId(1, 3))
     assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
+def test_an_append_that_stopped_behind_its_record_is_ended_by_a_repeat(world: World, log: Log) -> None:
+    """The head was not moved: the user lost that right in between."""
+    author = lead(log)
+    record = author.change()
+    assert world.write_raw(record.id, record.header, record.body)
+    assert log.append(record).code is Code.OK
+    assert head_of(log).position == record.position
+    assert head_of(log).changed == record.id
+    author.position = record.position
+    assert author.append().code is Code.OK
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
+def test_a_part_that_stopped_behind_its_record_is_ended_by_a_repeat(world: World, log: Log) -> None:
+    author = lead(log)
+    as_of = author.position
+    for index, count in ((0, 0), (1, 2)):
+        record = author.part(index, count, as_of=as_of)
+        assert world.write_raw(record.id, record.header, record.body)
+        assert log.part(record).code is Code.OK
+        author.position = record.position
+    assert (head_of(log).position, head_of(log).snapshot_at) == (author.position, as_of.id)
+
+
+def test_another_record_in_the_place_of_an_append_stays_in_its_way(world: World, log: Log) -> None:
+    author = lead(log)
+    record = author.change("x")
+    assert world.write_raw(record.id, record.header, record.body + b" ")
+    before = world.contents()
+    assert log.append(record) == Reply(Code.STRAY, id=record.id)
+    assert world.contents() == before
 
 
 def test_an_append_that_does_not_follow_the_head_is_refused(world: World, log: Log) -> None:
@@ -819,6 +876,26 @@ def test_a_promotion_sets_the_lease_and_a_renewal_extends_it(log: Log) -> None:
     assert 1_000 < (log.look().lease_ms or 0) <= 50_000
 
 
+def test_a_lease_says_who_has_it_and_for_how_long(log: Log) -> None:
+    author = lead(log, lease_ms=1_000)
+    assert log.renew(author.writer, 1, 50_000) == Reply(Code.OK)
+    look = log.look()
+    lease = LeaseText.parse(look.lease)
+    assert lease is not None
+    assert lease[:2] == ("1 a 1", 50_000)
+    assert abs(lease.granted_ms - look.now_ms) < 10_000
+    log.give_back(author.writer, 1)
+    assert log.look().lease == ""
+
+
+def test_a_lease_of_which_the_server_says_that_it_is_longer_than_it_can_be_is_as_long_as_it_can_be(
+    world: World, log: Log
+) -> None:
+    lead(log, lease_ms=1_000)
+    world.stretch_lease()
+    assert log.look().lease_ms == 1_000
+
+
 def test_a_lease_runs_out(log: Log) -> None:
     author = lead(log, lease_ms=20)
     time.sleep(0.05)
@@ -989,7 +1066,7 @@ def test_a_heartbeat_is_seen_with_its_age_by_the_clock_of_the_server(log: Log) -
     log.beat(Peer("b", "b1", in_sync=False, http="http://b", stalled="apply failed"))
     time.sleep(0.06)
     peers = log.look().peers
-    assert peers["a"]._replace(age_ms=0) == peer
+    assert peers["a"]._replace(age_ms=0, beaten_at=0) == peer
     assert 50 <= peers["a"].age_ms < 5_000
     assert (peers["a"].alive, peers["b"].alive) == (False, True)
     log.beat(peer._replace(boot="a2"))

@@ -29,7 +29,8 @@ from replicator import (
 from replicator.core.ids import ERA
 from replicator.log import RedisLog
 from replicator.proxy import Proxy
-from replicator.redis_server import RedisServer
+from replicator.redis_server import RedisServer, ServerBinary
+from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
 
 LEASE_S = 1.0
@@ -359,3 +360,75 @@ class TestForeignHead:
         eventually(lambda: a.problem == "")
         a.wait(role="primary", timeout_s=PATIENCE_S)
         assert a.submit(push("x")) == 1
+
+
+class TestAMasterThatTakesNoWrites:
+    """It was cut off, and has fewer replicas than it needs: reads go on, and heartbeats stand as they were."""
+
+    def test_it_answers_no_fresh_read_and_tells_no_lag(
+        self, nodes: Nodes, redis_factory: RedisFactory, redis_binary: ServerBinary
+    ) -> None:
+        redis_server = redis_factory(binary=redis_binary)
+        a, b = (nodes.start(name, redis_server.url) for name in "ab")
+        a.promote()
+        a.submit(push("x"))
+        in_step(a, b)
+        with b.reading(fresh=True) as state:
+            assert state.pushed == ["x"]
+        eventually(lambda: b.lag == (0, 0.0))
+        with redis.Redis.from_url(redis_server.url) as admin_client:
+            admin_client.config_set("min-replicas-to-write", 1)
+            log = RedisLog(redis_server.url, "g")
+            eventually(lambda: log.look().lease_ms is None)
+            assert log.look().peers["a"].role == "primary", "it cannot say anything else"
+            for node in (a, b):
+                with (
+                    pytest.raises(TimeoutError, match="with a lease that runs"),
+                    node.reading(fresh=True, timeout_s=0.2),
+                ):
+                    pass
+                eventually(lambda node=node: node.lag == (None, None))
+            read = in_thread(lambda: self._fresh(b))
+            admin_client.config_set("min-replicas-to-write", 0)
+        assert read() == ["x"]
+
+    def _fresh(self, node: Node) -> list[Any]:
+        with node.reading(fresh=True, timeout_s=PATIENCE_S) as state:
+            return list(state.pushed)
+
+
+class TestAUserWithoutARight:
+    RULES = ("reset", "on", ">p", "~replicator:{g}:*", "+@all")
+
+    def test_a_node_says_what_it_is_and_takes_part_once_it_has_it(
+        self, nodes: Nodes, redis_server: RedisServer
+    ) -> None:
+        with redis.Redis.from_url(redis_server.url) as client:
+            client.execute_command("ACL", "SETUSER", "u", *self.RULES, "-xtrim")
+            a = nodes.start("a", f"{redis_server.url}?username=u&password=p")
+            eventually(lambda: "may not use xtrim, which a node has to: `ACL SETUSER u +xtrim`" in a.problem)
+            assert client.keys("*") == [], "it does not even report"
+            client.execute_command("ACL", "SETUSER", "u", "+xtrim")
+        eventually(lambda: a.problem == "")
+        a.promote()
+        a.submit(push("x"))
+
+    def test_a_write_that_stopped_in_the_middle_lands_once_when_the_right_is_back(
+        self, nodes: Nodes, redis_server: RedisServer
+    ) -> None:
+        """G4: who was told that nobody knows is not told, by the state, that it is there twice."""
+        with redis.Redis.from_url(redis_server.url) as client:
+            client.execute_command("ACL", "SETUSER", "u", *self.RULES)
+            a, b = (nodes.start(name, f"{redis_server.url}?username=u&password=p") for name in "ab")
+            a.promote()
+            a.submit(push("before"))
+            in_step(a, b)
+            client.execute_command("ACL", "SETUSER", "u", "-hset")
+            with pytest.raises((OutcomeUnknown, LogUnavailable)) as caught:
+                a.submit(push("halfway"))
+            assert isinstance(caught.value, OutcomeUnknown)
+            client.execute_command("ACL", "SETUSER", "u", "+hset")
+        eventually(lambda: "halfway" in pushed(a) and a.lease_ms is not None)
+        a.submit(push("after"))
+        in_step(a, b)
+        assert pushed(a) == pushed(b) == ["before", "halfway", "after"]

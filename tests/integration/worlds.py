@@ -26,6 +26,7 @@ from replicator.testing import Entry, MemoryLog, MemoryRedis, MemoryState
 GROUP = "contract"
 LOG_ID = "log-1"
 LEASE_MS = 60_000
+HOUR_MS = 3_600_000
 
 #: What a stray `XADD key *` gives: a clock-sized id.
 CLOCK_ID = RecordId(1_700_000_000_000, 0)
@@ -62,6 +63,10 @@ class World(Protocol):
 
     def set_head(self, **fields: str) -> None:
         """Set `term` or `id` of the head by hand."""
+        ...
+
+    def stretch_lease(self) -> None:
+        """The lease lives on for an hour, as where the server's clock was set back by that."""
         ...
 
     def contents(self) -> object:
@@ -116,6 +121,11 @@ class MemoryWorld:
         if "id" in fields:
             head = head._replace(position=head.position._replace(id=RecordId.parse(fields["id"])))
         self.server.state = replace(self.server.state, head=head)
+
+    def stretch_lease(self) -> None:
+        lease = self.server.state.lease
+        assert lease is not None
+        self.server.state = replace(self.server.state, lease=lease._replace(until_ms=lease.until_ms + HOUR_MS))
 
     def contents(self) -> object:
         return replace(self.server.state, beats=())
@@ -178,6 +188,9 @@ class RedisWorld:
 
     def set_head(self, **fields: str) -> None:
         self.admin.hset(self.key("head"), mapping=fields)
+
+    def stretch_lease(self) -> None:
+        assert self.admin.pexpire(self.key("lease"), HOUR_MS)
 
     def contents(self) -> object:
         names = sorted(name for name in self.admin.keys("*") if not name.endswith(b":nodes"))

@@ -28,7 +28,8 @@ def silent(node: str, **facts: object) -> Peer:
 def look(*peers: Peer, applied_min: int = 1, head_run: str = OLD, whole: str = OLD, whole_ago_ms: int = 60_000) -> Look:
     head = Head("ours", head_run, 1, "a", "a1", Position(KEPT, "a" * 32), KEPT)
     head = head._replace(applied_min=applied_min, whole=whole, whole_at=NOW_MS - whole_ago_ms)
-    return Look(NEW, 1, head, KEPT, None, {each.node: each for each in peers}, NOW_MS)
+    stamped = {each.node: each._replace(beaten_at=NOW_MS - each.age_ms) for each in peers}
+    return Look(NEW, 1, head, KEPT, None, stamped, NOW_MS)
 
 
 def leads_by_itself(node: str, seen: Look, *, beats: int = 1000) -> bool:

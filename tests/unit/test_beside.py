@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -347,4 +348,22 @@ def test_what_cannot_be_published_now_is_said_once_and_published_later(
         state.path.write_bytes(b"there it is")
         eventually(lambda: a.position.id.n == 2)
     assert "for a moment" in caplog.text
-    assert caplog.text.count("there is no such file") == 1
+    said = [r for r in caplog.records if r.levelno == logging.ERROR and "there is no such file" in r.getMessage()]
+    assert len(said) == 1
+
+
+def test_a_bug_is_told_once_and_tried_more_and_more_rarely(
+    group: Group, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    def broken(self: Beside) -> None:
+        tries.append(time.monotonic())
+        raise ValueError("seven")
+
+    monkeypatch.setattr(Beside, "_tell", broken)
+    with caplog.at_level(logging.INFO), Beside(group.node("a")):
+        eventually(lambda: len(tries) > 1)
+        time.sleep(2.0)
+    assert len(tries) < 10, "on a slow machine there are fewer"
+    assert sum("a bug in replicator" in record.getMessage() for record in caplog.records) == 1

@@ -197,6 +197,15 @@ def test_a_writers_clock_ahead_of_redis_is_told_and_one_that_is_a_little_ahead_i
     assert "2.5 s ahead" in text
 
 
+def test_a_clock_of_redis_that_was_set_back_is_told() -> None:
+    stamped = peer("a", **LEADS | {"beaten_at": NOW_MS + 1000}), peer("b", beaten_at=NOW_MS - 100)
+    assert found("clocks", seen=look(*stamped))[0] == "ok"
+    stamped = peer("a", **LEADS | {"beaten_at": NOW_MS}), peer("b", beaten_at=NOW_MS + 3_601_000, age_ms=3001)
+    level, text = found("clocks", seen=look(*stamped))
+    assert level == "warning"
+    assert "the heartbeat of b is stamped 3600.0 s ahead of Redis' clock, which was set back" in text
+
+
 NODES: list[tuple[dict[str, Any], str, str]] = [
     (
         {"age_ms": 60_000},

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "wire", "place", "signals", "aside", "sharing", "disk", "guarded"),
-    ("checks", "urls"),
+    ("checks", "urls", "backoff", "telling"),
     ("config", "core", "names", "tellers", "reach", "process", "inside", "threads"),
     ("checkpoint_file", "connection"),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),

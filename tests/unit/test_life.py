@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from replicator.core import life
@@ -330,6 +332,13 @@ def test_a_node_flaps_that_took_the_term_three_times_in_a_minute(ago_ms: tuple[i
     assert life.cool_down_ms("b", flapping(ago_ms=ago_ms)) == 0, "another one did"
 
 
+def test_what_is_stamped_ahead_of_the_clock_of_redis_does_not_make_a_node_flap() -> None:
+    """The clock was set back by an hour: a cool-down would last for that."""
+    assert life.cool_down_ms("a", flapping(ago_ms=(-3_600_000, -3_595_000, -3_590_000))) == 0
+    assert life.cool_down_ms("a", flapping(ago_ms=(-3_600_000, 20_000, 10_000))) == 0
+    assert life.cool_down_ms("a", flapping(ago_ms=(-3_600_000, 30_000, 20_000, 10_000))) == 30_000
+
+
 def test_without_a_log_nobody_flaps() -> None:
     assert life.cool_down_ms("a", look()._replace(head=None)) == 0
 
@@ -503,21 +512,31 @@ def test_most_of_a_log_has_the_one_with_the_newest_change_and_not_the_highest_po
 LEADING = peer("a", role="primary")
 
 
+def leased(*peers: Peer, **more: Any) -> Look:
+    """The holder's lease runs."""
+    return look(*peers, **more)._replace(lease_ms=4000)
+
+
 def test_the_head_says_what_is_committed_while_its_holder_leads() -> None:
-    assert life.is_settled(look(LEADING))
+    assert life.is_settled(leased(LEADING))
+
+
+def test_the_head_of_a_holder_whose_lease_ran_out_says_nothing() -> None:
+    """On a master that was cut off, and takes no writes any more, the heartbeats stand as they were."""
+    assert not life.is_settled(leased(LEADING)._replace(lease_ms=None))
 
 
 @pytest.mark.parametrize(
     "seen",
     [
-        look(LEADING)._replace(head=None),
-        look(),
-        look(peer("a")),
-        look(LEADING._replace(boot="a0")),
-        look(LEADING._replace(term=2)),
-        look(LEADING, run="run-2"),
-        look(LEADING)._replace(term=4),
-        look(LEADING, holder=B),
+        leased(LEADING)._replace(head=None),
+        leased(),
+        leased(peer("a")),
+        leased(LEADING._replace(boot="a0")),
+        leased(LEADING._replace(term=2)),
+        leased(LEADING, run="run-2"),
+        leased(LEADING)._replace(term=4),
+        leased(LEADING, holder=B),
     ],
     ids=[
         "no log",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import logging
 import random
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -46,7 +48,7 @@ from replicator.checkpoint import Checkpoint
 from replicator.core import life, retention
 from replicator.core.ids import ERA, ORIGIN, Writer
 from replicator.core.records import PartRecord
-from replicator.core.replies import Batch, Claim, Code, Look, Reply
+from replicator.core.replies import Batch, Claim, Code, Look, Peer, Reply
 from replicator.health import Lag
 from replicator.naming import Name
 from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
@@ -2096,6 +2098,36 @@ class TestFreshReads:
         with pytest.raises(TimeoutError):
             self._fresh(a, 0.1)
 
+    def test_once_the_lease_ran_out_nobody_knows_what_is_committed(self, group: Group) -> None:
+        """The primary was cut off with its Redis, which takes no writes: heartbeats stand still, and say it leads."""
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        assert self._fresh(b) == []
+        log.renewals_fail = True
+        eventually(lambda: group.server.look().lease_ms is None)
+        for node in (a, b):
+            with pytest.raises(TimeoutError, match="with a lease that runs"):
+                self._fresh(node, 0.1)
+        assert group.server.look().peers["a"].role == "primary"
+        read = in_thread(lambda: self._fresh(b))
+        log.renewals_fail = False
+        assert read() == []
+
+    def test_a_look_is_relied_on_for_what_is_left_of_the_lease_counted_from_before_it(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = group.primary("a"), group.node("b")
+        in_step(a, b)
+        assert self._fresh(b) == []
+        sight = b._keeper.sight
+        now_ms = time.monotonic() * 1000
+        monkeypatch.setattr(b._keeper, "sight", lambda *log: sight(*log)._replace(lease_until_ms=now_ms))
+        with pytest.raises(TimeoutError, match="with a lease that runs"):
+            self._fresh(b, 0.1)
+        monkeypatch.setattr(b._keeper, "sight", sight)
+        assert self._fresh(b) == []
+
     def test_without_redis_there_is_no_fresh_read(self, group: Group) -> None:
         log = group.log()
         a = group.primary("a", log=log)
@@ -2109,6 +2141,193 @@ class TestFreshReads:
         group.server.flush()
         with pytest.raises(TimeoutError, match="nobody leads"):
             self._fresh(a, 0.05)
+
+
+class Counting(MemoryLog):
+    """Counts what it is asked, and can refuse snapshots."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self.asked: Counter[str] = Counter()
+        self.full = False
+
+    def look(self) -> Look:
+        self.asked["look"] += 1
+        return super().look()
+
+    def read(self, after: Any, **options: Any) -> Batch:
+        self.asked["read"] += 1
+        return super().read(after, **options)
+
+    def append(self, record: Any, **options: Any) -> Reply:
+        self.asked["append"] += 1
+        return super().append(record, **options)
+
+    def part(self, record: Any, *, rebase: bool = False) -> Reply:
+        self.asked["part"] += 1
+        if self.full:
+            raise LogUnavailable(url=self.url, problem="OOM")
+        return super().part(record, rebase=rebase)
+
+
+class TestWhatIsTriedAgain:
+    """Each attempt is later after the one before than that was, up to a bound; and it is told once."""
+
+    #: Over so long attempts are counted. On a slow machine there are fewer.
+    WATCH_S = 2.0
+
+    def _told(self, caplog: pytest.LogCaptureFixture, text: str) -> int:
+        return sum(text in record.getMessage() and "over:" not in record.getMessage() for record in caplog.records)
+
+    def test_a_snapshot_that_redis_has_no_room_for(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log = Counting(group.server)
+        a = group.primary("a", log=log, lease_s=0.6)
+        log.full = True
+        with caplog.at_level(logging.INFO, logger="replicator"):
+            monkeypatch.setattr(replicator.primary, "snapshot_is_due", lambda *args, **more: True)
+            eventually(lambda: log.asked["part"] > 0)
+            log.asked.clear()
+            time.sleep(self.WATCH_S)
+            assert 0 < log.asked["part"] < 12
+            assert log.asked["look"] < 30, "the keeper has its beat, and no more"
+            assert self._told(caplog, "publishing a snapshot: the changes outweigh") == 1
+            assert self._told(caplog, "the snapshot was not published") == 1
+            a.submit(push("x"))
+            log.full = False
+            monkeypatch.setattr(replicator.primary, "snapshot_is_due", retention.snapshot_is_due)
+            a.publish()
+            monkeypatch.setattr(replicator.primary, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100)
+            eventually(lambda: "over: the snapshot was not published" in caplog.text)
+
+    def test_a_snapshot_that_does_not_help_the_one_who_needs_it(
+        self, group: Group, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log = Counting(group.server)
+        a = group.primary("a", log=log, lease_s=0.3)
+        a.submit(push("x"))
+        far = RecordId(a.term, 10**9)
+        group.server.beat(Peer("z", "z1", cursor=far, in_sync=False, every_ms=10**6, run=group.server.state.run))
+        eventually(lambda: log.asked["part"] > 0)
+        time.sleep(self.WATCH_S)
+        assert log.asked["part"] < 6
+        group.server.beat(Peer("z", "z1", cursor=far, every_ms=10**6, run=group.server.state.run))
+        a._keeper.wake()
+        eventually(lambda: not a._keeper._need._served)
+
+    def test_a_redis_that_is_away(self, group: Group, caplog: pytest.LogCaptureFixture) -> None:
+        log = Counting(group.server)
+        a = group.node("a", log=log, lease_s=30.0)
+        eventually(lambda: log.asked["read"] > 0)
+        with caplog.at_level(logging.INFO, logger="replicator"):
+            log.down = "it was unplugged"
+            eventually(lambda: "unplugged" in a.problem)
+            log.asked.clear()
+            time.sleep(self.WATCH_S)
+            assert 0 < log.asked["read"] < 14
+            assert log.asked["look"] < 14
+            assert self._told(caplog, "unplugged") == 1
+            log.down = ""
+            eventually(lambda: a.problem == "")
+            eventually(lambda: "over: Redis at memory: is not available: it was unplugged" in caplog.text)
+        a.wait(role="standby", timeout_s=PATIENCE_S)
+
+    def test_a_fresh_read_that_waits_for_somebody_to_lead(self, group: Group) -> None:
+        log = Counting(group.server)
+        a = group.node("a", log=log, lease_s=30.0)
+        log.asked.clear()
+        with pytest.raises(TimeoutError), a.reading(fresh=True, timeout_s=self.WATCH_S):
+            pass
+        assert log.asked["look"] < 40
+
+    def test_a_write_whose_answers_are_lost(self, group: Group) -> None:
+        log = Counting(group.server)
+        a = group.primary("a", log=log, lease_s=self.WATCH_S)
+        log.asked.clear()
+
+        def lost(record: Any, **options: Any) -> Reply:
+            log.asked["append"] += 1
+            raise OutcomeUnknown(url=log.url, problem="no answer")
+
+        log.append = lost  # type: ignore[method-assign]
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("x"))
+        assert log.asked["append"] < 15
+
+
+HOUR_MS = 3_600_000
+
+
+class TestAClockThatIsSet:
+    """That of Redis, by an hour: nodes tell who lives, and what a lease is worth, by their own."""
+
+    def _set(self, group: Group, by_ms: int) -> None:
+        before = group.server.clock_ms
+        group.server.clock_ms = lambda: before() + by_ms
+
+    def test_back_a_dead_primary_is_followed_all_the_same(self, group: Group) -> None:
+        a, b = (group.node(name, lease_s=SHORT_LEASE_S, auto_promote=True) for name in ("a", "b"))
+        eventually(lambda: "primary" in (a.role, b.role))
+        holder, other = (a, b) if a.role == "primary" else (b, a)
+        holder.submit(push("x"))
+        in_step(a, b)
+        group.crash(holder)
+        self._set(group, -HOUR_MS)
+        assert (group.server.look().lease or "").startswith("1 "), "Redis has it for another hour"
+        other.wait(role="primary", timeout_s=PATIENCE_S)
+        assert pushed(other) == ["x"]
+
+    def test_back_a_dead_node_is_not_alive_for_an_hour(self, group: Group) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        eventually(lambda: a._keeper.look is not None and "b" in a._keeper.look.peers)
+        group.crash(b)
+        self._set(group, -HOUR_MS)
+        assert not group.server.look().peers["b"].alive, "at a single look"
+        eventually(lambda: a._keeper.look is not None and not a._keeper.look.peers["b"].alive)
+        assert a._keeper.look is not None
+        assert a._keeper.look.peers["a"].alive
+
+    @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS, -2000])
+    def test_a_primary_that_lives_keeps_the_term(self, group: Group, by_ms: int) -> None:
+        a = group.primary("a", lease_s=1.0)
+        b = group.node("b", lease_s=1.0, auto_promote=by_ms < 0)  # forward, the lease of the moment is gone for a beat
+        in_step(a, b)
+        self._set(group, by_ms)
+        after_beats(4, a, b)
+        assert (a.role, a.term, b.role) == ("primary", 1, "standby")
+        eventually(lambda: b.lag == (0, 0.0))
+        a.submit(push("x"))
+        with b.reading(fresh=True) as state:
+            assert list(state.pushed) == ["x"]
+
+    def test_back_the_name_of_a_node_that_was_killed_is_free(self, group: Group, tmp_path: Path) -> None:
+        a = group.node("a", lease_s=SHORT_LEASE_S)
+        eventually(lambda: "a" in group.server.look().peers)
+        group.crash(a)
+        self._set(group, -HOUR_MS)
+        again = group.node("a", lease_s=SHORT_LEASE_S, data_dir=tmp_path / "another")
+        after_beats(2, again)
+        assert again.failed is None
+
+    def test_back_the_name_of_a_node_that_lives_is_taken(self, group: Group, tmp_path: Path) -> None:
+        group.node("a", lease_s=SHORT_LEASE_S)
+        eventually(lambda: "a" in group.server.look().peers)
+        self._set(group, -HOUR_MS)
+        with pytest.raises(ConfigError, match="is taken in group"):
+            group.node("a", lease_s=SHORT_LEASE_S, data_dir=tmp_path / "another")
+
+    def test_back_nobody_is_held_back_for_an_hour(self, group: Group) -> None:
+        a = group.primary("a")
+        head = group.server.look().head
+        assert head is not None
+        now_ms = int(group.server.clock_ms())
+        group.server._write(head=head._replace(taken=((now_ms, "a"),) * 3))
+        assert life.cool_down_ms("a", group.server.look()) > 0
+        self._set(group, -HOUR_MS)
+        assert life.cool_down_ms("a", group.server.look()) == 0
+        a.submit(push("x"))
 
 
 class TestReadTokens:

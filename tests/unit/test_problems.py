@@ -31,6 +31,28 @@ def test_that_redis_is_away_is_news_once_in_whichever_words(caplog: pytest.LogCa
     assert "timed out" in str(problems)
 
 
+def test_a_redis_that_is_away_is_told_once_whoever_meets_it_and_once_when_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    problems = Problems()
+    with caplog.at_level(logging.INFO):
+        for name in ("reader", "keeper", "reader"):
+            problems.report(name, away("refused"))
+        problems.solved("reader")
+        assert len(caplog.records) == 1, "the keeper has not met it again"
+        problems.solved("keeper")
+        problems.solved("keeper")
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+    assert caplog.records[-1].getMessage().startswith("over: ")
+
+
+def test_a_problem_that_only_counts_on_is_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    problems = Problems()
+    for n in range(3):
+        problems.report("saver", CheckpointError(path="p", problem=f"{n} bytes are left"))
+    assert len(caplog.records) == 1
+
+
 def test_an_outcome_that_nobody_waits_for_is_just_a_redis_that_is_away() -> None:
     problems = Problems()
     problems.report("keeper", OutcomeUnknown(url="url", problem="lost"))

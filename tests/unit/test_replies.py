@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from replicator.core.ids import TERM_MAX, Position, RecordId
-from replicator.core.replies import Peer
+from replicator.core.replies import MISSED_BEATS_MAX, LeaseText, Peer, lease_left_ms
 
 PEER = Peer(
     "a", "a1", run="r", term=5, role="primary", position=Position(RecordId(5, 1042), "0123456789abcdef" * 2),
@@ -39,7 +39,7 @@ def test_without_what_says_who_and_where_it_is_no_heartbeat(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1.0, [], {}, "5-1042x", -1, 2**53, True, ""])
-@pytest.mark.parametrize("name", [name for name in Peer._fields if name != "age_ms"])
+@pytest.mark.parametrize("name", [name for name in Peer._fields if name not in ("age_ms", "beaten_at")])
 def test_a_field_of_another_type_makes_it_none(name: str, value: Any) -> None:
     right = type(getattr(PEER, name))
     if right is type(value) and value not in (-1, 2**53):
@@ -51,3 +51,56 @@ def test_a_field_of_another_type_makes_it_none(name: str, value: Any) -> None:
 @pytest.mark.parametrize("data", [b"", b"null", b"7", b'"text"', b"[]", b"{}", b"\xff", b"{" * 9999])
 def test_what_is_no_heartbeat_is_none(data: bytes) -> None:
     assert Peer.from_json(data, age_ms=0) is None
+
+
+# --- how old a heartbeat is ------------------------------------------------------------------------------------------
+
+
+def seen(ago_ms: int) -> Peer:
+    """`PEER`, stamped so long before it is seen."""
+    found = Peer.seen(PEER.to_json(), beaten_at=1_000_000 - ago_ms, now_ms=1_000_000)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("ago_ms", "age_ms"), [(0, 0), (150, 150), (3_600_000, 3_600_000), (-1, 0), (-200, 0)])
+def test_a_heartbeat_is_as_old_as_its_stamp(ago_ms: int, age_ms: int) -> None:
+    assert seen(ago_ms) == PEER._replace(age_ms=age_ms, beaten_at=1_000_000 - ago_ms)
+
+
+@pytest.mark.parametrize("ahead_ms", [201, 3_600_000])
+def test_a_heartbeat_from_the_future_is_that_of_a_node_that_has_just_died(ahead_ms: int) -> None:
+    """It is not "just now" for as long as the clock of Redis was set back, and not long ago either."""
+    peer = seen(-ahead_ms)
+    assert not peer.alive
+    assert peer.age_ms == MISSED_BEATS_MAX * PEER.every_ms + 1
+
+
+def test_what_is_no_heartbeat_is_not_seen() -> None:
+    assert Peer.seen(b"{}", beaten_at=1, now_ms=2) is None
+
+
+# --- the lease -------------------------------------------------------------------------------------------------------
+
+LEASE = LeaseText("3 a a1", 5000, 1_700_000_000_000)
+
+
+def test_a_lease_is_read_as_it_was_written() -> None:
+    assert LeaseText.parse(str(LEASE)) == LEASE
+    assert LeaseText.parse("3 a b a1 5000 17") == ("3 a b a1", 5000, 17), "whatever the name of the node"
+
+
+@pytest.mark.parametrize("text", ["", "x", "3 a a1", "17", "3 a a1 -5 17", "3 a a1 5000 x", "3 a a1 5 " + "9" * 99])
+def test_what_no_script_wrote_is_no_lease(text: str) -> None:
+    assert LeaseText.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("expires_in_ms", "left_ms"), [(4000, 4000), (0, 0), (5001, 5000), (3_585_000, 5000), (-1, None), (-2, None)]
+)
+def test_a_lease_has_never_more_left_than_was_asked_for(expires_in_ms: int, left_ms: int | None) -> None:
+    assert lease_left_ms(str(LEASE), expires_in_ms) == left_ms
+
+
+def test_how_long_a_lease_is_that_somebody_else_wrote_nobody_knows() -> None:
+    assert lease_left_ms("somebody's", 3_585_000) == 3_585_000

@@ -7,10 +7,10 @@ from importlib import resources
 
 import pytest
 
-from replicator.log import SCRIPTS, RedisLog
+from replicator.log import INCLUDED, SCRIPTS, RedisLog
 
 LUA = resources.files("replicator") / "lua"
-KEYS = ("term", "log", "head", "lease", "commands", "nodes", "acks")
+KEYS = ("term", "log", "head", "lease", "commands", "nodes", "acks", "probe")
 
 
 def source(name: str) -> str:
@@ -24,7 +24,7 @@ def header(name: str) -> str:
 
 
 def test_the_package_holds_these_scripts_and_no_others() -> None:
-    assert {entry.name for entry in LUA.iterdir()} == {f"{name}.lua" for name in (*SCRIPTS, "fence")}
+    assert {entry.name for entry in LUA.iterdir()} == {f"{name}.lua" for name in (*SCRIPTS, *INCLUDED)}
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "fence"])
@@ -58,7 +58,15 @@ def test_a_script_checks_everything_before_its_first_write(name: str) -> None:
     first_write = body.index("add(id," if name != "promote" else "redis.call('XADD'")
     after = body[first_write:].split("\n", 1)[1]
     assert "error_reply" not in after
-    assert set(re.findall(r"return \{ '(\w+)'", after)) == {"ok"}
+    assert set(re.findall(r"return \{ '(\w+)'", after)) <= {"ok", "halfway"}
+
+
+@pytest.mark.parametrize("name", ["append", "part", "promote", "pause", "yield"])
+def test_what_a_later_write_refuses_is_no_error(name: str) -> None:
+    """Of an error the caller thinks that nothing was written."""
+    calls = re.findall(r"redis\.call\('(\w+)'", source(name))
+    writes = [call for call in calls if call in ("XADD", "XTRIM", "HSET", "SET", "INCR", "DEL")]
+    assert len(writes) <= (2 if name == "promote" else 1), "of a broken log, what is deleted first is of no use"
 
 
 def test_the_keys_of_a_group_share_one_hash_tag() -> None:

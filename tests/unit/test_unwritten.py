@@ -424,7 +424,7 @@ def test_attempts_are_further_and_further_apart_up_to_a_bound(monkeypatch: pytes
     replica.unwritten = None
     writer.keep()
     assert str(problems) == ""
-    assert writer._pause_s == 0
+    assert writer._backoff.is_fresh
 
 
 def test_a_stall_while_it_is_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,58 @@
+-- What may this user do? Included by scripts that ask. Redis' own ACL DRYRUN is younger than 6.2, and a right by itself.
+--
+-- Each command is tried on a key that means nothing, in such a way that as little as possible comes of it: Redis looks
+-- at rights before anything else. Keys need no trial: whoever may call a script may use all keys that it was called with.
+
+-- Those that move a log. SET comes first: a server that takes no writes now (no memory, a replica) refuses it like any
+-- other first write. What it leaves where DEL is forbidden is gone after a moment.
+local WRITES = {
+  { 'SET', '0', 'PX', '1000' }, { 'DEL' }, { 'INCR' }, { 'DEL' }, { 'HSET', 'h', '' }, { 'DEL' },
+  { 'XADD', 'MAXLEN', '~', '1', '*', 'h', '' }, { 'XTRIM', 'MINID', '=', '1' },
+  { 'DEL' },
+}
+
+-- Those that only look.
+local READS = {
+  { 'GET' }, { 'EXISTS' }, { 'TYPE' }, { 'PTTL' }, { 'HGET', 'h' }, { 'HMGET', 'h' }, { 'HGETALL' },
+  { 'XINFO', 'STREAM' }, { 'XRANGE', '-', '+' }, { 'XREVRANGE', '-', '+' }, { 'XREAD' }, { 'TIME' }, { 'INFO' },
+}
+
+local function is_forbidden(answer)
+  if type(answer) ~= 'table' or not answer.err then
+    return false
+  end
+  for _, text in ipairs({ 'NOPERM', 'ACL failure', "can't run this command", 'no permissions' }) do
+    if string.find(answer.err, text, 1, true) then
+      return true
+    end
+  end
+  return false
+end
+
+-- The command with the key in its place.
+local function on(key, command)
+  local name = command[1]
+  if name == 'XINFO' then
+    return { name, 'STREAM', key }
+  elseif name == 'XREAD' then
+    return { name, 'COUNT', '1', 'STREAMS', key, '0' }
+  elseif name == 'TIME' or name == 'INFO' then
+    return command
+  end
+  return { name, key, unpack(command, 2) }
+end
+
+-- The names of the commands that are forbidden; and the answer to the first one, if it is refused for another reason.
+local function forbidden_of(key, commands)
+  local names, known, refused = {}, {}, nil
+  for i, command in ipairs(commands) do
+    local name = string.lower(command[1])
+    local answer = redis.pcall(unpack(on(key, command)))
+    if is_forbidden(answer) and not known[name] then
+      names[#names + 1], known[name] = name, true
+    elseif i == 1 and type(answer) == 'table' and answer.err then
+      refused = answer
+    end
+  end
+  return names, refused
+end
