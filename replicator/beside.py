@@ -32,9 +32,11 @@ from .backoff import Backoff
 from .commands import Commands, command
 from .errors import LogUnavailable, NotPrimary, ProgramError, ReplicatorError
 from .node import Node
+from .process import Owner
 from .state.file import FileState
 from .state.sqlite import SQLiteState
 from .telling import Telling
+from .threads import started
 
 __all__ = ["Beside"]
 
@@ -79,6 +81,7 @@ class Beside:
         publish_every_s: float = 1.0,
     ) -> None:
         checks.seconds("publish-every-s", publish_every_s, least=PUBLISH_EVERY_S_MIN)
+        self._owner = Owner("what watches beside a node")
         self._node = node
         self._state = state
         lines = {"primary": command("on-primary", on_primary), "standby": command("on-standby", on_standby)}
@@ -96,17 +99,18 @@ class Beside:
         self._telling = Telling(logger)
 
     def __enter__(self) -> Beside:
+        self._owner.check()
         self._node.handover.is_offered = self._hands_over
         loops = {"teller": (self._tell, LOOK_EVERY_S), "publisher": (self._publish, self._publish_every_s)}
         for name, (once, every_s) in loops.items():
             if name == "publisher" and self._state is None:
                 continue
-            thread = threading.Thread(target=self._loop, args=(once, every_s), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(started(self._loop, once, every_s, name=name))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._owner.is_here:  # the program is the parent's business
+            return
         self._node.handover.is_offered = False
         self._stopping.set()
         for thread in self._threads:
@@ -140,7 +144,7 @@ class Beside:
     def _tell(self) -> None:
         commands = self._commands
         commands.look()
-        leads = self._node.role == "primary" and (self._node.lease_ms or 0) > 0
+        leads = self._node.leads
         self._look_at_handover(leads=leads)
         now = ("primary", self._node.term) if leads and self._handing_over is None else ("standby", 0)
         if now != self._told:
@@ -189,7 +193,7 @@ class Beside:
         node, state = self._node, self._state
         if state is None:
             return ""
-        if node.role != "primary":
+        if not node.leads:
             node.report("publisher", None)
             return "it does not lead"
         try:

@@ -34,6 +34,7 @@ from redis.sentinel import Sentinel
 from replicator.aside import Aside
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.names import Names
+from replicator.process import Owner, let_go_in_child
 from replicator.sharing import FairLock
 from replicator.tellers import Said, Tellers
 from replicator.urls import Address, Place, place_of, shown, wrong
@@ -121,6 +122,8 @@ class Link:
         self._adopting = threading.Lock()
         self._stale = False
         self._closed = False
+        self._owner = Owner(f"this connection to {url}")
+        let_go_in_child(self, Link._let_go)
 
     def call(self, *command: Any, limit: Limit = DEFAULT_LIMIT) -> Any:
         """Send one command, give its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
@@ -193,13 +196,15 @@ class Link:
 
     def close(self) -> None:
         """Close it for good. A call that is waiting for its answer, such as a read that blocks, fails."""
+        self._owner.check()
         with self._adopting:
             self._closed = True
         self._attempts.give_up(redis.exceptions.ConnectionError(_CLOSED))
         self._end()
 
     def _begin(self, limit: Limit) -> None:
-        """Be the one who uses the connection."""
+        """Be the one who uses the connection. Raises `WrongProcess` before it waits for a lock."""
+        self._owner.check()
         if not self._lock.acquire() and not self._lock.acquire(limit.left_s):
             raise self._unavailable("it has not answered the requests before this one")
 
@@ -270,6 +275,10 @@ class Link:
             # An answer that was not read would be taken for that of the next command.
             self._drop()
             raise
+
+    def _let_go(self) -> None:
+        if self._opened is not None:
+            self._opened.wire.let_go()
 
     def _drop(self) -> None:
         opened, self._opened = self._opened, None
@@ -667,7 +676,8 @@ _ADVICE = {
     "ACL failure": "this user may not do that; see `ACL LOG`",
     "can't run this command": "this user may not do that; see `ACL LOG`",
     "WRONGTYPE": "a key of the group holds something else; is it the right database?",
-    "BADTERM": "the key was changed by hand; set it to the term that `replicator status` shows",
+    "BADTERM": "the key was changed by hand; `replicator recover` sets it right",
+    "BADHEAD": "the key was changed by hand; `replicator recover` founds the log anew",
     "MISCONF": "it cannot write to its disk",
     "BUSY": "a script keeps it busy",
     "MOVED": "another node of the cluster has the group's keys; a redis+cluster:// URL finds it",

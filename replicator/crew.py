@@ -13,6 +13,7 @@ from typing import Protocol
 
 from .core.replies import Batch, Log, Wants
 from .errors import ReplicatorError
+from .threads import started
 
 __all__ = ["Crew", "Duties", "OwnThreads"]
 
@@ -42,7 +43,9 @@ class Duties:
 class Crew(Protocol):
     """Looks after a node from `start` to `stop`."""
 
-    def start(self, duties: Duties) -> None: ...
+    def start(self, duties: Duties) -> None:
+        """Raises `NoThread`. Then some of them may be done until `stop`."""
+        ...
 
     def wake(self, duties: Duties) -> None:
         """Have `keep` called soon."""
@@ -69,9 +72,7 @@ class OwnThreads:
     def start(self, duties: Duties) -> None:
         loops = {"reader": self._read, "holder": self._hold, "keeper": self._keep, "saver": self._save}
         for name, loop in loops.items():
-            thread = threading.Thread(target=loop, args=(duties,), name=f"{duties.name}-{name}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(started(loop, duties, name=f"{duties.name}-{name}"))
 
     def wake(self, duties: Duties) -> None:
         self._woken.set()

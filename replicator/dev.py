@@ -45,6 +45,7 @@ from urllib.parse import quote
 
 from . import checks, disk
 from .errors import ConfigError, ReplicatorError
+from .process import Owner
 from .redis_server import SERVER_VARIABLE, find_server
 from .signals import ending
 
@@ -112,6 +113,7 @@ class DevStack:
         self.socket_dir = _socket_dir(self.directory)
         self.ports = dict(zip(NODES, range(port, port + len(NODES)) if port else _free_ports(len(NODES)), strict=True))
         self.group = checks.name("group", group)
+        self._owner = Owner(f"the stack in {self.directory}")
         self.redis_url = redis_url or f"unix://{quote(str(self.socket_dir / 'redis.sock'))}"
         self.log_level = log_level
         self._given_conf = conf
@@ -252,7 +254,8 @@ class DevStack:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
 
     @property
     def _control(self) -> _Control:

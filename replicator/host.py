@@ -34,7 +34,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -47,12 +47,14 @@ from .backoff import Backoff
 from .connection import is_cluster
 from .core.replies import Batch, Wants
 from .crew import Duties
-from .errors import ConfigError, LogUnavailable, ReplicatorError
+from .errors import ConfigError, LogUnavailable, NoThread, ReplicatorError
 from .lease import LEASE_S, answer_within_s
 from .log import Alarm, Connections, RedisLog, read_together
 from .node import SAVE_EVERY_S, Node
+from .process import Owner
 from .state import ReplicatedState, State
 from .telling import Telling
+from .threads import started
 
 __all__ = ["Host"]
 
@@ -98,10 +100,11 @@ class Host:
     """A crew for many nodes, each of another group, over one Redis (not a cluster: there every group may be elsewhere).
 
     `keepers`: threads that look after nodes, others that commit for tasks, and connections for each of them.
-    Raises `ConfigError`.
+    Raises `ConfigError`. It belongs to the process that made it, as its nodes do.
     """
 
     def __init__(self, redis: str, *, keepers: int = 2) -> None:
+        self._owner = Owner("this host")
         if is_cluster(redis):
             problem = "in a cluster each group may be on another server: give each of its nodes connections of its own"
             raise ConfigError(setting="redis", problem=problem)
@@ -142,14 +145,21 @@ class Host:
             _Team("holder", partial(self._next_due, self._holding), size=keepers),
             _Team("committer", self._commits.get, size=keepers),
         ]
-        self._watch = threading.Thread(target=self._watch_teams, name="host-watch", daemon=True)
-        self._watch.start()
+        self._watch: threading.Thread | None = None
+        try:
+            for team in self._teams:
+                team.begin()
+            self._watch = started(self._watch_teams, name="host-watch")
+        except NoThread:
+            self.close()
+            raise
 
     def __enter__(self) -> Host:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._owner.is_here:
+            self.close()
 
     def node(
         self, state: State | ReplicatedState, *, group: str, name: str, data_dir: str | Path, **options: Any
@@ -159,11 +169,14 @@ class Host:
         Any number of threads may start nodes at the same time: a start mostly waits for the disk.
         Raises what `Node` and `Node.start` raise, and `ConfigError` if the host was closed.
         """
+        self._owner.check()
         with self._lock:
             self._check_open()
             connections = self._connections[next(self._groups) % len(self._connections)]
             _make_room_for_files(FILES_PER_NODE * (len(self._tended) + 1) + FILES_BESIDES)
-        answer_s = answer_within_s(options.get("lease_s", LEASE_S))
+        lease_s = options.get("lease_s", LEASE_S)
+        # What is no number the node refuses, by its name.
+        answer_s = answer_within_s(lease_s) if isinstance(lease_s, int | float) else answer_within_s(LEASE_S)
         log = RedisLog(self._url, group, connections=connections, timeout_s=answer_s)
         node = Node(state, group=group, name=name, data_dir=data_dir, log=log, crew=self, **options)
         node.start()
@@ -185,12 +198,13 @@ class Host:
 
         A node that cannot be stopped in order (its disk is full) keeps no other from it. Its error is raised then.
         """
+        self._owner.check()
         with self._lock:
             self._closing = True
             nodes = list(self._nodes)
             self._nodes.clear()
         with ThreadPoolExecutor(STOPPED_AT_ONCE, thread_name_prefix="host-stop") as pool:
-            stopped = [pool.submit(node.stop) for node in nodes]
+            stopped = [_begun(pool, node.stop) for node in nodes]
         self._alarm.end()
         with self._lock:
             self._closed = True
@@ -201,7 +215,8 @@ class Host:
         for _ in range(TEAM_MAX):
             self._commits.put(None)
         self._watching.set()
-        self._watch.join(timeout=STOP_TIMEOUT_S)
+        if self._watch is not None:
+            self._watch.join(timeout=STOP_TIMEOUT_S)
         for team in self._teams:
             team.join(STOP_TIMEOUT_S)
         for each in stopped:
@@ -499,17 +514,29 @@ class _Team:
         self._lock = threading.Lock()
         self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
         self._telling = Telling(logger)
+        #: What kept it from adding a thread.
+        self._lacks = ""
         self._threads: set[threading.Thread] = set()
         #: Since when who is at something.
         self._since: dict[threading.Thread, float] = {}
-        for _ in range(size):
-            self._add()
+
+    def begin(self) -> None:
+        """Raises `NoThread`."""
+        with self._lock:
+            for _ in range(self._size):
+                self._add()
 
     def relieve(self) -> None:
         """Add threads for those that are held up."""
         with self._lock:
-            while len(self._threads) < self._limit():
-                self._add()
+            try:
+                while len(self._threads) < self._limit():
+                    self._add()
+                self._lacks = ""
+            except NoThread as problem:  # those that are there go on, and the next look tries again
+                if str(problem) != self._lacks:
+                    logger.warning("nodes wait for one another: %s", problem)
+                self._lacks = str(problem)
 
     def join(self, timeout_s: float) -> None:
         with self._lock:
@@ -518,9 +545,7 @@ class _Team:
             thread.join(timeout=timeout_s)
 
     def _add(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"host-{self._name}", daemon=True)
-        self._threads.add(thread)
-        thread.start()
+        self._threads.add(started(self._work, name=f"host-{self._name}"))
 
     def _limit(self) -> int:
         until = time.monotonic() - PATIENCE_S
@@ -537,7 +562,7 @@ class _Team:
                     break
                 self._since[me] = time.monotonic()
                 work()
-            except Exception as error:
+            except BaseException as error:
                 # Of one node, perhaps: the others need this thread.
                 if self._telling.tell(self._name, logging.ERROR, f"a bug in replicator: {error!r}"):
                     logger.exception("it happened here")
@@ -556,6 +581,20 @@ class _Team:
                 return False
             self._threads.discard(me)
             return True
+
+
+def _begun(pool: ThreadPoolExecutor, work: Callable[[], None]) -> Future[None]:
+    """Have it done by the pool, or here and now if there are no threads."""
+    try:
+        return pool.submit(work)
+    except RuntimeError:
+        done: Future[None] = Future()
+        try:
+            work()
+            done.set_result(None)
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 def _make_room_for_files(files: int) -> None:

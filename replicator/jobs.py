@@ -34,6 +34,10 @@ JOB_TIMEOUT_S = 600
 RESULT_TTL_S = 3600
 
 
+#: What does not become of a job any more.
+ENDED = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
+
+
 class JobFailed(ReplicatorError):
     """the job {name} failed: {problem}"""
 
@@ -66,13 +70,11 @@ def _follow(job: Job, name: str, url: str, wait_s: float, progress: Callable[[st
     answered_at = time.monotonic()
     deadline = answered_at + wait_s
     while time.monotonic() < deadline:
+        status: JobStatus | None = None
         try:
             with _translated(url, name):
-                status, said = job.get_status(refresh=True), job.get_meta(refresh=True).get("progress")
-                if status == JobStatus.FINISHED:
-                    return job.return_value()
-                if status in (JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED):
-                    raise JobFailed(name=name, problem=_problem_of(job) or str(status))
+                status = job.get_status(refresh=True)
+                said = job.get_meta(refresh=True).get("progress")
             answered_at = time.monotonic()
         except LogUnavailable as unavailable:
             # It may be failing over, and the job goes on meanwhile.
@@ -82,6 +84,9 @@ def _follow(job: Job, name: str, url: str, wait_s: float, progress: Callable[[st
         if said and said != told:
             told = said
             progress(said)
+        if status in ENDED:
+            with _translated(url, name):
+                return _result_of(job, name, status)
         time.sleep(POLL_EVERY_S)
     with _translated(url, name):
         status = job.get_status(refresh=True)
@@ -106,6 +111,12 @@ def _translated(url: str, name: str) -> Iterator[None]:
         if isinstance(error, OSError) or type(error).__module__.startswith("redis."):
             raise LogUnavailable(url=shown(url), problem=advice(error)) from None
         raise
+
+
+def _result_of(job: Job, name: str, status: JobStatus) -> Any:
+    if status == JobStatus.FINISHED:
+        return job.return_value()
+    raise JobFailed(name=name, problem=_problem_of(job) or str(status))
 
 
 def _problem_of(job: Job) -> str:

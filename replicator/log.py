@@ -45,12 +45,13 @@ from replicator.core.replies import (
     lease_left_ms,
 )
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
+from replicator.process import Owner
 from replicator.sharing import Flights
 from replicator.wire import Limit
 
 __all__ = ["Alarm", "Connections", "RedisLog", "Server", "client_for", "read_together", "shown"]
 
-SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "look", "probe")
+SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "forget", "look", "probe")
 
 #: What scripts have in common. The fence is put in front of each that does not say where it wants it.
 INCLUDED = ("fence", "rights")
@@ -135,6 +136,7 @@ class Connections:
         self.read = read or Link(self.finder, self.url)
         self.confirm = Link(self.finder, self.url)
         self.renew = Link(self.finder, self.url)
+        self.owner = Owner(f"the log at {self.url}")
         self.links = (self.write, self.other, self.read, self.confirm, self.renew)
 
     def close(self) -> None:
@@ -202,12 +204,14 @@ class RedisLog:
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         carries = b"1" if record.count else b"0"
         args = _append_args(record)
-        return self._run(self._write, "append", 3, *args, carries, in_run=True, meanwhile=meanwhile)
+        acks = record.wants_acks
+        return self._run(self._write, "append", 3, *args, carries, acks, in_run=True, meanwhile=meanwhile)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         changed = last_change_after(record, rebase=rebase) or ""
         place = (str(record.part), str(record.parts), str(record.as_of.id), "1" if rebase else "0", str(changed))
-        return self._run(self._write, "part", 3, *_append_args(record), *place, show_ends(record.ends), in_run=True)
+        rest = (show_ends(record.ends), record.wants_acks)
+        return self._run(self._write, "part", 3, *_append_args(record), *place, *rest, in_run=True)
 
     def promote(self, claim: Claim) -> Reply:
         args = (
@@ -224,6 +228,8 @@ class RedisLog:
             str(claim.expect_head or ""),
             int(claim.unleased),
             int(claim.anew),
+            claim.applied_min,
+            str(claim.unfollowed or ""),
             claim.expired,
         )
         return self._run(self._other, "promote", 8, *args)
@@ -266,7 +272,11 @@ class RedisLog:
         self._answered(lambda: self._other.call(*command, limit=self._limit))
 
     def beat(self, peer: Peer) -> None:
-        self._run(self._other, "beat", 6, peer.node, peer.to_json())
+        says = "left" if peer.left else "leads" if peer.role == "primary" else ""
+        self._run(self._other, "beat", 6, peer.node, peer.to_json(), says, peer.run, peer.term, peer.boot)
+
+    def forget(self, node: str, *, by: str) -> None:
+        self._run(self._other, "forget", 6, node, by)
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:
         command = (b"XADD", self._keys[4], "MAXLEN", "~", ASKS_KEPT, "*", "ask", what, "node", node, "by", by)
@@ -332,6 +342,7 @@ class RedisLog:
         return records[0] if records else None
 
     def look(self) -> Look:
+        self.connections.owner.check()  # before a lock is waited for, or a sentinel is asked
         return self._looks.ask(self._limit.until, takes_s=self.takes_s)
 
     def _late(self) -> LogUnavailable:
@@ -341,18 +352,23 @@ class RedisLog:
         limit = self._limit._replace(until=until)
         follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
         answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
-        run, now, term, head, stray, lease_ms, nodes, lease = answer
+        run, now, term, head, stray, lease_ms, nodes, wrong, lease = answer
         self._rights.in_run(run)
         lease = lease.decode("utf-8", "replace")
         for link in self._links:
             link.leave_other_run(run.decode())
         now_ms = int(now)
-        parsed = _head_of(_pairs(head), self._keys[2].decode(), self.url)
-        newest = parsed.position.id if parsed else ZERO_ID
+        try:
+            parsed, marred = _head_of(_pairs(head)), ""
+        except _Foreign as foreign:
+            parsed, marred = None, f"something else than replicator wrote to {self._keys[2].decode()} ({foreign})"
+        if wrong and not marred:
+            marred = f"{wrong.decode()}; {self._keys[0].decode()} was changed by hand"
+        newest = parsed.position.id if parsed else _id_of(_pairs(head))
         beats = ((name, _peer_of(value, now_ms)) for name, value in _pairs(nodes).items())
-        return Look(
+        found = Look(
             run=run.decode(),
-            term=_term_of(term, self._keys[0].decode(), self.url),
+            term=int(term),
             head=parsed,
             last_id=RecordId.parse(stray.decode()) if stray else newest,
             lease_ms=lease_left_ms(lease, lease_ms),
@@ -360,7 +376,11 @@ class RedisLog:
             # A node reports under its own name, and hides no other.
             peers={peer.node: peer for name, peer in beats if peer is not None and peer.node.encode() == name},
             now_ms=now_ms,
+            marred=marred,
         )
+        if marred:
+            raise LogUnavailable.marred(found, url=self.url)
+        return found
 
     def groups(self) -> list[str] | None:
         found: set[str] = set()
@@ -672,45 +692,48 @@ def _ack_of(entry: Any) -> Ack | None:
         return None
 
 
-def _head_of(pairs: dict[bytes, bytes], key: str, url: str) -> Head | None:
+def _id_of(pairs: dict[bytes, bytes]) -> RecordId:
+    """What a head that cannot be used says of its newest record."""
+    try:
+        return RecordId.parse(pairs.get(b"id", b"0-0").decode())
+    except (ValueError, ConfigError):
+        return ZERO_ID
+
+
+class _Foreign(Exception):
+    """It is no head of ours."""
+
+
+def _head_of(pairs: dict[bytes, bytes]) -> Head | None:
     if not pairs:
         return None
     try:
         return _head_from({name: pairs[name.encode()].decode() for name in _HEAD_FIELDS if name.encode() in pairs})
     except KeyError as missing:
-        raise _foreign_head(key, url, f"it has no {missing.args[0]}") from None
+        raise _Foreign(f"it has no {missing.args[0]}") from None
     except (ValueError, ConfigError) as error:
-        raise _foreign_head(key, url, str(error)) from None
-
-
-def _term_of(text: bytes, key: str, url: str) -> int:
-    if not text.isdigit():  # beyond every number that Lua has
-        problem = f"{key} was changed by hand, and holds no term ({text!r}); DEL it: the head has the term, too"
-        raise LogUnavailable(url=url, problem=problem)
-    return int(text)
-
-
-def _foreign_head(key: str, url: str, why: str) -> LogUnavailable:
-    # Not a log that is lost: the wrong database is likelier, and what is there is not to be written over.
-    hint = "is it the right database? If so, and nobody knows what was there: DEL it, then `replicator recover`"
-    return LogUnavailable(url=url, problem=f"something else than replicator wrote to {key} ({why}); {hint}")
+        raise _Foreign(str(error)) from None
 
 
 #: In Redis: those of the hash.
 _HEAD_FIELDS = (
     *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
-    *("part_next", "ends", "taken", "paused", "paused_at"),
+    *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at"),
 )
 
 
 def _head_from(texts: dict[str, str]) -> Head:
+    position = Position.parse(f"{texts['id']}@{texts.get('chain', ZERO_CHAIN)}")
+    term = _count(texts["term"])
+    if position.id.term != term or not 0 < position.id.n <= TERM_MAX:
+        raise ValueError(f"its newest record is {position.id}, and its term {term}")
     return Head(
         log_id=texts["log_id"],
         run=texts["run"],
-        term=_count(texts["term"]),
+        term=term,
         node=texts["node"],
         boot=texts["boot"],
-        position=Position.parse(f"{texts['id']}@{texts.get('chain', ZERO_CHAIN)}"),
+        position=position,
         changed=RecordId.parse(texts.get("changed", "0-0")),
         snapshot_at=RecordId.parse(texts.get("snapshot_at", "0-0")),
         previous_snapshot_at=RecordId.parse(texts.get("previous_snapshot_at", "0-0")),
@@ -719,6 +742,9 @@ def _head_from(texts: dict[str, str]) -> Head:
         taken=tuple(taken for taken in map(_taken_of, texts.get("taken", "").split()) if taken is not None),
         paused=texts.get("paused", ""),
         paused_at=_count(texts.get("paused_at", "0")),
+        applied_min=_count(texts.get("applied_min", "0")),
+        whole=texts.get("whole", ""),
+        whole_at=_count(texts.get("whole_at", "0")),
     )
 
 

@@ -11,7 +11,6 @@ them (`primary.py`). Nothing here decides: it asks the member.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import threading
@@ -28,10 +27,11 @@ from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import Encoded, encoded
 from .core.fold import View
-from .core.ids import ZERO_ID, Position, RecordId, Writer
+from .core.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
 from .core.replies import MISSED_BEATS_MAX, Batch, Log, Wants
 from .core.sightings import Sight
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .crew import Crew, Duties, OwnThreads
 from .errors import (
     ChangeRejected,
@@ -39,13 +39,13 @@ from .errors import (
     ConfigError,
     LogLost,
     LogUnavailable,
-    NotPrimary,
+    NotRunning,
     PositionLost,
     PromotionRefused,
     ReplicatorError,
 )
 from .handover import Handover
-from .health import Lag
+from .health import Condition, Lag, Unready
 from .keeper import Habits, Keeper
 from .lease import LEASE_S, Lease, answer_within_s
 from .log import RedisLog
@@ -53,9 +53,12 @@ from .naming import Name
 from .patches import Published
 from .primary import BATCH_CHANGES_MAX, Primary
 from .problems import Problems
+from .process import Owner
 from .reader import Reader
 from .replica import Replica
 from .state import ReplicatedState, State
+from .state.contract import check_state
+from .state.kind import kind_of
 from .tasks import Tasks
 from .whole_replica import WholeReplica
 
@@ -75,9 +78,16 @@ BEAT_EVERY_S_MAX = life.BEAT_EVERY_MS_MAX / 1000
 #: What a primary committed is on its own disk after so long.
 SAVE_EVERY_S = 0.1
 
+#: How long the disk is tidied up then, and how long others may have it between two slices.
+TIDY_FOR_S = 0.05
+TIDY_PAUSE_S = 0.002
+
 #: All of a state is on its way: seconds, if it is large. A standby takes it in when all of it is there.
 REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
+
+#: What a node knows that was not started.
+NOTHING = View(in_sync=False)
 
 #: How soon one who waits for the group looks at it again: at first, and at the most.
 LOOK_AGAIN_S, LOOK_AGAIN_S_MAX = 0.01, 0.2
@@ -95,9 +105,17 @@ class Node:
     at which others reach this node, shown to them. `on_restart`: `"primary"` takes the term again that this node held
     when it ended, `"standby"` does not. `on_log_lost`: what it does when Redis has no log any more: `"wait"` for
     `replicator recover`, serving reads; `"recover"` founds it anew, from the most advanced node that does so.
+    `failover_without`: when it leads by itself after Redis may have lost something; `"safe"`: only if the nodes that
+    are missing cannot be all that hold a change acknowledged as `applied:N` (`core/absent.py`); `"always"`: whoever is
+    missing.
     `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
-    three times that without a report others take it for dead. `crew`: who works for it, if not threads of its own
-    (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+    three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
+    is unpacked, its bytes and what JSON makes of them (`core/weight.py`); the same on all nodes. `crew`: who works for
+    it, if not threads of its own (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from
+    `start`).
+
+    A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
+    leaving the node's `with` does nothing: the parent goes on as if there were no child.
     """
 
     def __init__(
@@ -115,7 +133,9 @@ class Node:
         http: str = "",
         on_restart: str = "primary",
         on_log_lost: str = "wait",
+        failover_without: str = "safe",
         beat_every_s: float | None = None,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         crew: Crew | None = None,
     ) -> None:
         if not isinstance(redis, str) or bool(redis) == (log is not None):
@@ -124,10 +144,12 @@ class Node:
         self.group = checks.name("group", group)
         self.data_dir = checks.directory("data_dir", data_dir)
         self.http = checks.url("http", http)
+        check_state(state)
         #: What ended this node's part in the group, if something did. It serves reads, and nothing else.
         self.failed: ReplicatorError | None = None
         #: Behind which of its snapshots the next one was told to be due.
         self._due_behind: RecordId | None = None
+        self._owner = Owner(f"node {name}")
         self._state = state
         self._ack = Level.parse(ack)
         self._lease = Lease(checks.seconds("lease_s", lease_s, least=LEASE_S_MIN))
@@ -136,9 +158,12 @@ class Node:
             auto_promote=checks.flag("auto_promote", auto_promote),
             takes_term_again=checks.choice("on_restart", on_restart, ("primary", "standby")) == "primary",
             recovers=checks.choice("on_log_lost", on_log_lost, ("wait", "recover")) == "recover",
+            goes_on=checks.choice("failover_without", failover_without, ("safe", "always")) == "always",
+            applied_min=self._ack.standbys,
         )
         answer_s = answer_within_s(self._lease.length_s)
         self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
+        self._snapshot_bytes_max = checks.whole("snapshot_bytes_max", snapshot_bytes_max, least=1, most=TERM_MAX)
         self._crew = crew or OwnThreads()
         self._stopping = threading.Event()
         #: What is in the way now.
@@ -158,18 +183,24 @@ class Node:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
 
     def start(self) -> None:
         """Lock the data directory, rebuild the state, join the group. Redis may be down: then it joins later.
 
         Raises `CheckpointError` (another process has the directory, or it cannot be read), `ConfigError` (another live
-        node has this name), `LogLost` (Redis has another log than the one that this node knows).
+        node has this name), `LogLost` (Redis has another log than the one that this node knows), `NotRunning` (it was
+        stopped: make another one), `NoThread`.
         """
+        self._owner.check()
+        if self._stopping.is_set():
+            raise NotRunning(self.name, stopped=True)
         self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
         try:
+            self._checkpoint.note("state", kind_of(self._state))
             me = Writer(self.name, secrets.token_hex(16))
-            self._replica = _replica_of(self._state, self._checkpoint, me)
+            self._replica = _replica_of(self._state, self._checkpoint, me, self._snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
             self._tasks = Tasks(self._primary, name=self.name, soon=self._crew.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
@@ -209,18 +240,28 @@ class Node:
             hold=lambda: min(self._done("holder", self._keeper.hold), self._lease.renew_every_s),
             keep=lambda: self._done("keeper", self._keeper.keep),
             save=lambda: self._done("saver", self._save),
-            is_saved=lambda: self._replica.is_flushed,
+            is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
             read=lambda: self._done("reader", self._reader.read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
             ended=lambda: self._stopping.is_set() or self.failed is not None,
         )
-        self._crew.start(self._duties)
+        try:
+            self._crew.start(self._duties)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
-        """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice."""
+        """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice.
+
+        Raises `CheckpointError`, and `WouldDeadlock` inside of a read or of a callback of this node.
+        """
+        self._owner.check()
         if self._stopping.is_set():
             return
+        if self._duties is not None:
+            self._replica.inside.check("stop()")
         self._stopping.set()
         self._problems.quiet = True
         if self._duties is None:  # it was not started, or could not be
@@ -230,7 +271,7 @@ class Node:
         self._replica.close()
         # With the turn nothing is half done; nobody gets it back.
         has_turn = self._replica.turn.acquire(timeout=2 * self._lease.length_s)
-        self._keeper.end()
+        self._keeper.end(failed=self.failed is not None)
         self._log.close()
         if has_turn:
             self._replica.turn.release()
@@ -244,59 +285,115 @@ class Node:
 
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
+        self._owner.check()
         self.http = checks.url("http", http)
         if self._duties is not None:
             self._keeper.http = self.http
             self._wake()
 
     # --- facts -------------------------------------------------------------------------------------------------------
+    # Before `start` they are those of a standby that has nothing, after `stop` those of the moment at which it ended.
+
+    @property
+    def _member(self) -> Member:
+        return self._replica.member if self._is_started else Member(me=Writer(self.name, ""), view=NOTHING)
+
+    @property
+    def _is_started(self) -> bool:
+        self._owner.check()
+        return self._duties is not None
 
     @property
     def role(self) -> str:
-        """`"primary"` or `"standby"`. Derived: see `core.member.Member`."""
-        return "primary" if self._replica.member.leads and self.failed is None else "standby"
+        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `core.member.Member`.
+
+        A node that is cut off does not know that another one was promoted. Before you act as the primary, ask `leads`.
+        """
+        return "primary" if self._member.leads and self.failed is None else "standby"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node can take writes: it holds the term, is in sync, and has a lease that runs.
+
+        As fresh as a lease can be: somebody may have been promoted a moment ago. A write of ours is refused then; what
+        you do elsewhere, fence by `term`.
+        """
+        return self.role == "primary" and self._lease.held and not self._replica.stalled
+
+    @property
+    def unready(self) -> Unready | None:
+        """Why this node cannot do its role's work now (`health.why_unready`); None: it can."""
+        if not self._is_started:
+            return Unready("not_running", "this node was not started")
+        member = self._replica.member
+        now = Condition(
+            failed=self.failed,
+            stopping=self._stopping.is_set(),
+            stalled=self.held_up or "",
+            problems=self._problems.in_the_way,
+            role=self.role,
+            leads=self.leads,
+            in_sync=member.in_sync,
+            has_read=member.view.cursor != ORIGIN,
+            lag=self._lag(of_what_there_is=True),  # while nobody leads there is nothing else to follow
+            behind_s=self._keeper.trail.behind_s(self.position.id, time.monotonic()),
+        )
+        return health.why_unready(now)
 
     @property
     def boot(self) -> str:
-        return self._replica.member.me.boot
+        """What this life of the node is called; empty before it is started."""
+        return self._member.me.boot
 
     @property
     def term(self) -> int:
         """The newest term that this node knows."""
-        return self._replica.member.view.term
+        return self._member.view.term
 
     @property
     def position(self) -> Position:
         """What the state contains. `str(node.position.id)` is a token to wait for on another node."""
-        return self._replica.member.view.position
+        return self._member.view.position
 
     @property
     def in_sync(self) -> bool:
-        return self._replica.member.view.in_sync
+        """Whether the state lacks nothing of the log up to `position`; not before it has read the log once."""
+        return self._member.in_sync
 
     @property
     def lag(self) -> Lag:
         """How far this node is behind the head, as of the last heartbeat. Not known while nobody holds a lease."""
+        return self._lag() if self._is_started else health.UNKNOWN
+
+    def _lag(self, *, of_what_there_is: bool = False) -> Lag:
         fresh_ms = MISSED_BEATS_MAX * self._habits.beat_every_s * 1000
-        seen, applied_at, now_ms = self._keeper.seen, self._replica.applied_at, time.monotonic() * 1000
-        return health.lag_of(self.position, applied_at, seen, now_ms=now_ms, fresh_ms=fresh_ms)
+        return health.lag_of(
+            self.position,
+            self._replica.applied_at,
+            self._keeper.seen,
+            now_ms=time.monotonic() * 1000,
+            fresh_ms=fresh_ms,
+            of_what_there_is=of_what_there_is,
+        )
 
     @property
     def stalled(self) -> str | None:
         """Why the application's apply() or restore() failed; None: it did not."""
-        return self._replica.stalled or None
+        return (self._replica.stalled or None) if self._is_started else None
 
     @property
     def held_up(self) -> str | None:
         """Why the state does not become what it should be: the application failed, or something is in its way, a full
         disk for example, and it is tried again. None: it does."""
-        unwritten = self._replica.unwritten
+        unwritten = self._replica.unwritten if self._is_started else None
         return self.stalled or (str(unwritten) if unwritten is not None else None)
 
     @property
     def problem(self) -> str:
         """What is in this node's way now, in words; empty: nothing is."""
-        return str(self._problems)
+        if not self._is_started:
+            return "not started"
+        return "stopped" if self._stopping.is_set() else str(self._problems)
 
     def report(self, name: str, problem: ReplicatorError | None) -> None:
         """Have `status` and `doctor` tell what is in the way of something beside this node; None: nothing, any more."""
@@ -308,18 +405,21 @@ class Node:
     @property
     def lease_ms(self) -> int | None:
         """What is left of this node's lease; None: it has none."""
+        self._owner.check()
         return self._lease.left_ms
 
     @property
     def rejected(self) -> int:
         """Stale records that were ignored since the start."""
-        return self._replica.rejected
+        return self._replica.rejected if self._is_started else 0
 
     @property
     def primary_http(self) -> str | None:
         """Where the primary is reached, if there is a live one that says so."""
+        if not self._is_started:
+            return None
         member, look = self._replica.member, self._keeper.look
-        if self.role == "primary":
+        if self.leads:
             return self.http or None
         holder = look.peers.get(member.view.holder.node) if look else None
         if holder is None or holder.node == self.name or holder.boot != member.view.holder.boot:
@@ -334,8 +434,11 @@ class Node:
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
         long as Redis itself loses nothing (docs/design.md says what a master that was replaced may still answer). It
-        waits while nobody leads with a lease that runs. Raises `LogUnavailable`, `TimeoutError`.
+        waits while nobody leads with a lease that runs. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node
+        that was not started has no state yet; one that was stopped has what it had).
         """
+        self._check_is_started()
+        self._replica.inside.check("reading()")
         if fresh:
             self._catch_up(timeout_s)
         with self._replica.reading() as state:
@@ -379,7 +482,8 @@ class Node:
 
         Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
-        log and applied here, and did not come as far as `ack` says in time), `Stalled`.
+        log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
+        inside of a read or of a callback of this very node.
         """
         return _result(self._submitted(encoded([change]), timeout_s, term, ack)[0])
 
@@ -397,8 +501,7 @@ class Node:
     def _submitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
         level = self._level_for_write(ack)
         deadline = time.monotonic() + timeout_s
-        applied = level.kind == "applied"
-        id_, results = self._primary.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
+        id_, results = self._primary.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
         if level.kind != "appended" and not _are_rejected(results):
             self._acks.wait(level, id_, deadline - time.monotonic())
         return results
@@ -409,11 +512,11 @@ class Node:
         """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
         a round trip: the way to write from many places at once (see `tasks.py`).
         """
-        level = self._level_for_write(ack)
+        level = self._level_for_write(ack, blocks=False)
         changes = encoded([change])
         if level.kind != "appended":
             return _result((await self._acknowledged(changes, level, timeout_s, term))[0])
-        _, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=False)
+        _, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return _result(results[0])
 
     async def asubmit_many(
@@ -421,19 +524,18 @@ class Node:
     ) -> list[Any]:
         """`submit_many` from an asyncio task."""
         _check_fits(changes)
-        level = self._level_for_write(ack)
+        level = self._level_for_write(ack, blocks=False)
         return await self._acknowledged(encoded(changes), level, timeout_s, term) if changes else []
 
     async def _acknowledged(self, changes: Encoded, level: Level, timeout_s: float, term: int | None) -> list[Any]:
         deadline = time.monotonic() + timeout_s
-        applied = level.kind == "applied"
-        id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
+        id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
         if level.kind != "appended" and not _are_rejected(results):
-            await asyncio.to_thread(self._acks.wait, level, id_, deadline - time.monotonic())
+            await self._acks.awaited(level, id_, deadline - time.monotonic())
         return results
 
-    def _level_for_write(self, ack: str | None) -> Level:
-        self._check_serves()
+    def _level_for_write(self, ack: str | None, *, blocks: bool = True) -> Level:
+        self._check_serves(blocks=blocks)
         self._check_log()
         if isinstance(self._replica, WholeReplica):
             problem = "the state has no apply(): let its program change it, and call publish()"
@@ -447,17 +549,20 @@ class Node:
         timeout_s: float = REPLACE_TIMEOUT_S,
         term: int | None = None,
         ack: str | None = None,
+        expect: str | None = None,
     ) -> None:
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
 
-        Only on the primary. `term`, `ack`, `timeout_s`: as for `submit`. Raises what `submit` raises; what is not sent
-        in time is given up, and changes nothing.
+        Only on the primary. `term`, `ack`, `timeout_s`: as for `submit`. `expect`: a position (`"5-1042"`); only if the
+        state is still what it was there. Raises what `submit` raises, and `Outdated`; what is not sent in time is given
+        up, and changes nothing.
         """
         self._check_serves()
         self._check_log()
         level = self._ack if ack is None else Level.parse(ack)
+        seen = RecordId.parse(expect) if expect is not None else None
         deadline = time.monotonic() + timeout_s
-        id_ = self._primary.replace(pieces, term=term, until=deadline)
+        id_ = self._primary.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
         self._acks.wait(level, id_, deadline - time.monotonic())
 
     def publish(self, *, timeout_s: float = PUBLISH_TIMEOUT_S, ack: str | None = None) -> Published:
@@ -465,8 +570,8 @@ class Node:
 
         Of a state with `apply` that is a snapshot: the others have all of it already. Of one without, it is what
         changed since the last time: a patch where that is smaller, else the whole; nothing, if it is the same. `ack`
-        is for that, as in `submit`. Raises what `submit` raises, and `StateError` if the state cannot be read. What is
-        not sent in time is given up, and means nothing.
+        is for that, as in `submit`. Raises what `submit` raises, `StateError` if the state cannot be read, and
+        `SnapshotFailed` if its `snapshot` fails. What is not sent in time is given up, and means nothing.
         """
         self._check_serves()
         self._check_log()
@@ -476,8 +581,7 @@ class Node:
             return Published("snapshot", self.position.id)
         self._replica.write_state()
         level = self._ack if ack is None else Level.parse(ack)
-        applied = level.kind == "applied"
-        published = self._primary.publish_state(self._replica.whole, wants_acks=applied, until=deadline)
+        published = self._primary.publish_state(self._replica.whole, wants_acks=level.standbys, until=deadline)
         if published.what != "nothing":
             self._acks.wait(level, published.id, deadline - time.monotonic())
         return published
@@ -489,7 +593,7 @@ class Node:
         others have is lost), `TimeoutError`.
         """
         checks.line("reason", reason)
-        self._check_serves()
+        self._check_serves("promote()")
         deadline = time.monotonic() + timeout_s
         look = self._sight(deadline).look
         mine = self._keeper.heartbeat()._replace(run=look.run)
@@ -511,6 +615,8 @@ class Node:
         Raises `TimeoutError`, `PositionLost` (a failover left that position behind), and `ConfigError` for one that
         is none.
         """
+        self._check_runs()
+        self._replica.inside.check("wait()")
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
@@ -518,7 +624,7 @@ class Node:
             if id_ is not None and view.in_sync:
                 _check_not_lost(id_, view)
             return (
-                (role is None or (self.role == role and (role == "standby" or self._lease.held)))
+                (role is None or (self.leads if role == "primary" else self.role == role))
                 and (n is None or (view.in_sync and view.position.id.n >= n))
                 and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )
@@ -531,13 +637,20 @@ class Node:
         if (lost := self._problems.get("log")) is not None:
             raise lost
 
-    def _check_serves(self) -> None:
+    def _check_is_started(self) -> None:
+        if not self._is_started:
+            raise NotRunning(self.name)
+
+    def _check_runs(self) -> None:
+        self._check_is_started()
+        if self._stopping.is_set():
+            raise NotRunning(self.name, stopped=True)
+
+    def _check_serves(self, call: str = "a write", *, blocks: bool = True) -> None:
+        self._check_runs()
         if self.failed is not None:
             raise self.failed
-        if self._replica.read_here:
-            raise ReplicatorError("a write inside `reading()` would wait for itself: end the read first")
-        if self._stopping.is_set():
-            raise NotPrimary(node=self.name)
+        self._replica.inside.check(call, blocks=blocks)
 
     # --- what goes on by itself --------------------------------------------------------------------------------------
 
@@ -556,11 +669,11 @@ class Node:
             self._fail(error)
         except ReplicatorError as error:
             self._problems.report(name, error)
-        except Exception as error:
+        except BaseException as error:  # no less than all: the thread is needed, and the lease would go on without it
             self._fail_by(error)
         return self._backoffs[name].failed()
 
-    def _fail_by(self, bug: Exception) -> None:
+    def _fail_by(self, bug: BaseException) -> None:
         logger.error("a bug in replicator", exc_info=bug)
         self._fail(ReplicatorError(f"a bug in replicator: {bug!r}"))
 
@@ -577,7 +690,14 @@ class Node:
         member = self._replica.member
         self._replica.flush()
         self._tell_if_a_snapshot_is_due(member)
+        self._tidy()
         return SAVE_EVERY_S
+
+    def _tidy(self) -> None:
+        """Delete what a newer snapshot made needless, a slice at a time, out of the way of those who save."""
+        until = time.monotonic() + TIDY_FOR_S
+        while self._replica.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
+            pass
 
     def _tell_if_a_snapshot_is_due(self, member: Member) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
@@ -605,8 +725,9 @@ def _nobody_leads() -> TimeoutError:
     return TimeoutError(f"{problem}; read without `fresh`")
 
 
-def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> Replica:
-    return Replica(state, checkpoint, me) if isinstance(state, State) else WholeReplica(state, checkpoint, me)
+def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
+    kind = Replica if isinstance(state, State) else WholeReplica
+    return kind(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max)
 
 
 def _result(result: Any) -> Any:

@@ -40,6 +40,7 @@ from .errors import (
     LogUnavailable,
     NotPrimary,
     OutcomeUnknown,
+    Outdated,
     ReplicatorError,
     Stalled,
 )
@@ -47,7 +48,6 @@ from .lease import Lease
 from .patches import Made, Published, Whole
 from .replica import Replica, Turn
 from .restore import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from .state import KeptState
 from .telling import Telling
 
 __all__ = ["Primary", "Waiting"]
@@ -84,11 +84,11 @@ class Waiting:
 
     __slots__ = ("changes", "deadline", "done", "error", "id", "json", "results", "term", "wants_acks")
 
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: bool, deadline: float = math.inf) -> None:
+    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float = math.inf) -> None:
         self.json, self.changes = encoded
         #: When their submitter wants to be told (`time.monotonic`), whatever became of them.
         self.deadline = deadline
-        #: They wait for standbys.
+        #: For so many standbys they wait.
         self.wants_acks = wants_acks
         #: Of their record, once it is in the log.
         self.id = ZERO_ID
@@ -118,7 +118,7 @@ class _Sleeper(Waiting):
 
     __slots__ = ("_asleep", "has_turn")
 
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: bool, deadline: float) -> None:
+    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float) -> None:
         super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline)
         #: It commits for all, and is awake.
         self.has_turn = False
@@ -166,7 +166,7 @@ class Primary:
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def submit(
-        self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: bool
+        self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int
     ) -> tuple[RecordId, list[Any]]:
         """Commit changes in one record; its id, and what `apply` returned for each, or its `ChangeRejected`.
 
@@ -333,7 +333,7 @@ class Primary:
             digest=digest,
             count=len(changes),
             at=_now_ms(),
-            wants_acks=any(waiting.wants_acks for waiting in batch),
+            wants_acks=min((waiting.wants_acks for waiting in batch if waiting.wants_acks), default=0),
         )
         return self._write(record, until=until, changes=changes)
 
@@ -363,6 +363,16 @@ class Primary:
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
 
+    def rehearse(self) -> None:
+        """Draw a snapshot and send nothing. Raises what drawing it raises.
+
+        Parts of one that breaks off stay in the log until another one is complete.
+        """
+        with self._replica.lock:
+            pieces = self._replica.pieces()
+        for _ in _Parts(pieces, self._replica.snapshot_bytes_max):
+            pass
+
     @property
     def snapshot_is_due(self) -> bool:
         """Whether the log needs another one (`core/retention.py`), by what is on this node's disk."""
@@ -381,7 +391,7 @@ class Primary:
             with self._held(replica.lock, until):
                 snapshot = member.begin_snapshot()
                 pieces = replica.pieces()
-        parts = _Parts(pieces)
+        parts = _Parts(pieces, replica.snapshot_bytes_max)
         for index, body in enumerate(parts):
             with self._held(replica.turn, until):
                 member = self._check_holds(until, snapshot.term)
@@ -413,27 +423,49 @@ class Primary:
         finally:
             lock.release()
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None, until: float = math.inf) -> RecordId:
-        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile."""
-        parts = _Parts(pieces)
+    def replace(
+        self,
+        pieces: Iterable[Any],
+        *,
+        term: int | None,
+        expect: RecordId | None = None,
+        wants_acks: int = 0,
+        until: float = math.inf,
+    ) -> RecordId:
+        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile.
+
+        `expect`: only if the state is what it was there (`Outdated`).
+        """
+        parts = _Parts(pieces, self._replica.snapshot_bytes_max)
         bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
         with self._held(self._publishing, until):
-            return self._replace(parts, bodies, term, until)
+            return self._replace(parts, bodies, term, expect, wants_acks, until)
 
-    def _replace(self, parts: _Parts, bodies: list[bytes], term: int | None, until: float) -> RecordId:
+    def _replace(
+        self,
+        parts: _Parts,
+        bodies: list[bytes],
+        term: int | None,
+        expect: RecordId | None,
+        wants_acks: int,
+        until: float,
+    ) -> RecordId:
         with self._held(self._replica.turn, until):
             member = self._check_may_write(until)
             if term not in (None, member.view.term):
                 raise self._other_term(term)
+            # The turn keeps it so until the last part is in the log.
+            if expect is not None and not member.view.is_unchanged_since(expect):
+                raise Outdated(expect=expect, position=member.view.position.id)
             snapshot = member.begin_snapshot(replaces=True)
             for index, body in enumerate(bodies):
                 member = self._check_holds(until, snapshot.term)
-                self._write(self._part(member, snapshot, parts, index, body), until=until, bodies=bodies)
+                self._write(self._part(member, snapshot, parts, index, body, wants_acks), until=until, bodies=bodies)
             return self._replica.member.view.position.id
 
     # --- a state without apply ---------------------------------------------------------------------------------------
 
-    def publish_state(self, whole: Whole, *, wants_acks: bool, until: float = math.inf) -> Published:
+    def publish_state(self, whole: Whole, *, wants_acks: int, until: float = math.inf) -> Published:
         """Send what became of the state since it was published last: a patch where that is smaller than all of it."""
         replica = self._replica
         with self._held(self._publishing, until):
@@ -444,27 +476,26 @@ class Primary:
                 done = Published("nothing", replica.member.view.position.id)
             else:
                 done = self._send_made(made, term, wants_acks=wants_acks, until=until)
-            if isinstance(replica.state, KeptState):
-                replica.state.published()
+            replica.application.published()
             return done
 
-    def _send_made(self, made: Made, term: int, *, wants_acks: bool, until: float) -> Published:
+    def _send_made(self, made: Made, term: int, *, wants_acks: int, until: float) -> Published:
         # An estimate first, to save making a snapshot of 80 MB only to see that a patch of some kB is smaller.
         if made.patch is not None and len(made.patch) <= self._replica.snapshot_bytes // 2:
             return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
-        parts = _Parts(made.pieces())
+        parts = _Parts(made.pieces(), self._replica.snapshot_bytes_max)
         bodies = list(parts)
         size = sum(map(len, bodies))
         if made.patch is not None and len(made.patch) < size:
             return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
-        self._replace(parts, bodies, term, until)
+        self._replace(parts, bodies, term, None, wants_acks, until)
         return Published("whole", self._replica.member.view.position.id, size)
 
     def _snapshot_of_now(self, until: float) -> Iterable[Any]:
         with self._held(self._replica.lock, until):
-            return self._replica.state.snapshot()
+            return self._replica.application.snapshot()
 
-    def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: bool, until: float) -> Published:
+    def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: int, until: float) -> Published:
         for body in bodies:
             with self._held(self._replica.turn, until):
                 member = self._check_may_write(until)
@@ -476,16 +507,25 @@ class Primary:
                     digest=digest_of(body),
                     count=1,
                     at=_now_ms(),
-                    wants_acks=wants_acks and body is bodies[-1],
+                    wants_acks=wants_acks if body is bodies[-1] else 0,
                 )
                 self._write(record, until=until)
         return Published("patch", record.id, sum(map(len, bodies)))
 
-    def _part(self, member: Member, snapshot: Snapshot, parts: _Parts, index: int, body: bytes) -> PartRecord:
+    def _part(
+        self, member: Member, snapshot: Snapshot, parts: _Parts, index: int, body: bytes, wants_acks: int = 0
+    ) -> PartRecord:
         # Which part is the last one is known only when it has been drawn.
         count = parts.count if index + 1 == parts.count else 0
         return member.part(
-            snapshot, part=index, parts=count, codec=parts.codec, digest=parts.digest, body=body, at=_now_ms()
+            snapshot,
+            part=index,
+            parts=count,
+            codec=parts.codec,
+            digest=parts.digest,
+            body=body,
+            at=_now_ms(),
+            wants_acks=wants_acks if count else 0,
         )
 
     # --- may it? -----------------------------------------------------------------------------------------------------
@@ -662,9 +702,9 @@ class _SnapshotBroken(Exception):
 class _Parts:
     """Draws pieces and gives bodies. `count` and `digest` are known once the last body was given."""
 
-    def __init__(self, pieces: Iterable[Any]) -> None:
+    def __init__(self, pieces: Iterable[Any], snapshot_bytes_max: int) -> None:
         self._pieces = pieces
-        self._encoder = SnapshotEncoder()
+        self._encoder = SnapshotEncoder(most=snapshot_bytes_max)
         self.count = 0
 
     @property

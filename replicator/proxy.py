@@ -36,6 +36,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from .process import Owner
+
 __all__ = ["Proxy"]
 
 Direction = Literal["requests", "replies"]
@@ -61,6 +63,7 @@ class Proxy:
 
     def __init__(self, target: int | Path) -> None:
         self.target = target
+        self._owner = Owner("this proxy")
         self.changed = threading.Condition()
         self._links: set[_Link] = set()
         self._stalled: set[Direction] = set()
@@ -200,7 +203,8 @@ class Proxy:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+        if self._owner.is_here:
+            self.close()
 
     # What links ask, all under the lock
 

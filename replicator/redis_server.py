@@ -37,6 +37,7 @@ from urllib.parse import quote
 
 from . import disk
 from .errors import ConfigError, LogUnavailable
+from .process import Owner
 
 __all__ = ["RedisServer", "ServerBinary", "command_line", "find_server", "free_port", "inspect_server", "wheel_server"]
 
@@ -250,6 +251,7 @@ class RedisServer:
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._log_offset = 0
+        self._owner = Owner(f"the Redis in {self.data_dir}")
 
     @property
     def url(self) -> str:
@@ -296,6 +298,7 @@ class RedisServer:
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End it with SIGTERM, so that its AOF is on disk; with SIGKILL when it takes too long."""
+        self._owner.check()
         if self._process is not None and self.alive:
             self._process.terminate()
             self.resume()  # a stopped process takes no SIGTERM
@@ -305,6 +308,7 @@ class RedisServer:
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would."""
+        self._owner.check()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -337,7 +341,8 @@ class RedisServer:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
 
     def _choose_socket(self) -> None:
         if self.socket_path is not None:

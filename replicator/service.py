@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import checks, disk
 from .beside import Beside
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import ConfigError
 from .node import Node
 from .reach import own_address
@@ -43,12 +44,14 @@ def serve(
     ack: str = "appended",
     on_restart: str,
     on_log_lost: str,
+    failover_without: str = "safe",
     file: Path | None = None,
     sqlite: Path | None = None,
     file_mode: int = disk.PRIVATE,
     on_primary: str = "",
     on_standby: str = "",
     publish_every_s: float = 1.0,
+    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
 ) -> None:
     """Run until a signal ends it (`signals.py`). `http`: HOST:PORT to listen on, port 0 for any.
 
@@ -79,6 +82,8 @@ def serve(
         ack=ack,
         on_restart=on_restart,
         on_log_lost=on_log_lost,
+        snapshot_bytes_max=snapshot_bytes_max,
+        failover_without=failover_without,
     )
     teller = Beside(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
     server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)

@@ -10,9 +10,10 @@ import threading
 import time
 
 from .backoff import Backoff
-from .errors import Stalled, StateError
-from .problems import Problems
+from .errors import NoThread, Stalled, StateError
+from .problems import THREADS, Problems
 from .replica import Replica
+from .threads import started
 
 __all__ = ["StateWriter"]
 
@@ -43,8 +44,10 @@ class StateWriter:
             return
         self._problems.report("state", unwritten)
         if (self._thread is None or not self._thread.is_alive()) and time.monotonic() >= self._next_at:
-            self._thread = threading.Thread(target=self._write, name=f"{self._name}-state", daemon=True)
-            self._thread.start()
+            try:
+                self._thread = started(self._write, name=f"{self._name}-state")
+            except NoThread as problem:  # with the next beat, perhaps
+                self._problems.report(THREADS, problem)
 
     def _write(self) -> None:
         try:

@@ -23,6 +23,7 @@ from typing import Any
 from .core.codec import CHANGE_BYTES_MAX, Encoded
 from .core.ids import RecordId
 from .primary import BATCH_CHANGES_MAX, Primary, Waiting
+from .threads import started
 
 __all__ = ["Tasks"]
 
@@ -30,7 +31,7 @@ __all__ = ["Tasks"]
 Done = tuple[RecordId, list[Any]]
 
 #: What a task asks for besides: the seconds that it waits, the term that it means, whether it waits for standbys.
-_Asked = tuple[float, int | None, bool]
+_Asked = tuple[float, int | None, int]
 
 
 class Tasks:
@@ -57,7 +58,7 @@ class Tasks:
         self._idle = threading.Lock()
         self._idle.acquire()
 
-    def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: bool) -> asyncio.Future[Done]:
+    def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int) -> asyncio.Future[Done]:
         """As `Primary.submit`, but what comes of it comes in a future of the running loop.
 
         Who cancels it leaves the changes where they are: they may be committed.
@@ -113,8 +114,7 @@ class Tasks:
     def _start(self) -> None:
         with self._starting:
             if self._committer is None:
-                self._committer = threading.Thread(target=self._commit, name=f"{self._name}-committer", daemon=True)
-                self._committer.start()
+                self._committer = started(self._commit, name=f"{self._name}-committer")
 
     def _commit(self) -> None:
         is_last = False

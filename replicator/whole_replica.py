@@ -14,6 +14,7 @@ disk: it would not be counted among those that have it when the next primary is 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,13 +27,17 @@ from .core.ids import ZERO_ID, RecordId, Writer
 from .core.member import Member
 from .core.patch import PatchHead
 from .core.records import ChangeRecord, PartRecord, Record
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import CheckpointError, CorruptRecord, StateError, StateInUse
 from .patches import Whole
-from .replica import Replica, Work
-from .restore import Dropped, Ending, Failed, run
-from .state import KeptState, ReplicatedState, SharedState
+from .replica import Replica, Work, raising
+from .restore import Dropped, Ending, Failed, never, run
+from .state import ReplicatedState, SharedState
+from .state.application import Application
 
 __all__ = ["WholeReplica"]
+
+logger = logging.getLogger(__name__)
 
 #: How long the end of the node waits for whoever writes the state: he stops at the next piece.
 CLOSE_WITHIN_S = 5.0
@@ -41,13 +46,20 @@ CLOSE_WITHIN_S = 5.0
 class WholeReplica(Replica):
     """See `Replica`. `whole`: what was published."""
 
-    def __init__(self, state: ReplicatedState, checkpoint: Checkpoint, me: Writer) -> None:
-        self.whole = Whole(checkpoint.data_dir)
+    def __init__(
+        self,
+        state: ReplicatedState,
+        checkpoint: Checkpoint,
+        me: Writer,
+        *,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    ) -> None:
+        self.whole = Whole(checkpoint.data_dir, snapshot_bytes_max=snapshot_bytes_max)
         #: Who writes the state. What of it moves when a record is taken moves under `lock`.
         self._writing = threading.Lock()
         #: Up to where the state was what was published, before it was `unwritten`.
         self._written_upto = ZERO_ID
-        super().__init__(state, checkpoint, me)
+        super().__init__(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max)
 
     # --- start -------------------------------------------------------------------------------------------------------
 
@@ -62,7 +74,7 @@ class WholeReplica(Replica):
             raise CheckpointError(path=self._checkpoint.path, problem=problem_here) from None
         # Its program may have gone on while this process was away: that is to be published, if the node leads again.
         led = view.holder.node == me.node
-        whole.is_ahead = led and isinstance(self.state, KeptState) and self.state.survived()
+        whole.is_ahead = led and self.application.survived()
         if whole.is_published and not whole.is_ahead:
             try:
                 self._restore_own(whole.pieces(), view)
@@ -101,7 +113,10 @@ class WholeReplica(Replica):
                     self._adopt(after)
                 return
             pieces = self.whole.rebuilt(patch, id_=str(record.id))
-            self._restore_to(record, pieces, partial(self._saved_and_swapped, step, after), taken=True)
+            ending = partial(self._saved_and_swapped, step, after)
+            self._restore_to(record, pieces, ending, taken=True, given_up=self._is_closed)
+        except Dropped:
+            logger.info("stopping before the patch that ends at %s was taken in", record.id)
         except CorruptRecord as problem:
             self.whole.gatherer.forget()
             self._pass_by(record, before, after, problem)
@@ -110,12 +125,27 @@ class WholeReplica(Replica):
         # Nothing yet: the parts are decoded when all are here, from the checkpoint into the file.
         pass
 
-    def _rebuild(self, last: PartRecord, *, ending: Ending, bodies: Iterable[bytes] | None = None) -> None:
+    def _rebuild(
+        self,
+        last: PartRecord,
+        *,
+        ending: Ending,
+        bodies: Iterable[bytes] | None = None,
+        given_up: Callable[[], bool] = never,
+    ) -> None:
         every = self._bodies_up_to(last) if bodies is None else bodies
         pieces = self.whole.received(last.codec, last.digest, every, id_=str(last.id))
-        self._restore_to(last, pieces, ending, taken=bodies is None)
+        self._restore_to(last, pieces, ending, taken=bodies is None, given_up=given_up)
 
-    def _restore_to(self, record: Record, pieces: Iterator[Any], ending: Ending, *, taken: bool) -> None:
+    def _restore_to(
+        self,
+        record: Record,
+        pieces: Iterator[Any],
+        ending: Ending,
+        *,
+        taken: bool,
+        given_up: Callable[[], bool] = never,
+    ) -> None:
         """Restore the state: what is drawn is what is published then. `taken`: from the log, and not from this node.
 
         Raises what `_rebuild` raises. A `StateError` of the state is in nobody's way: it is `unwritten` then.
@@ -142,12 +172,12 @@ class WholeReplica(Replica):
                 self._is_behind(behind)
 
         if mine or behind is not None:
-            _draw(pieces)
+            _draw(pieces, given_up)
             with publishing():
                 return
         with self._writing:
             try:
-                run(self.state, pieces, publishing)
+                run(self.application, pieces, publishing, given_up=given_up)
             except Failed as failed:
                 # Its pieces were right, and were drawn to their end.
                 if not isinstance(failed.__cause__, StateError):
@@ -208,8 +238,10 @@ class WholeReplica(Replica):
         may_lead = self.unwritten is None or isinstance(self.unwritten, StateInUse)
         return upto if may_lead else min(upto, self._written_upto)
 
-    def _target(self, *, insisting: bool) -> ReplicatedState:
-        return _Insisting(self.state) if insisting and isinstance(self.state, SharedState) else self.state
+    def _target(self, *, insisting: bool) -> Application:
+        if insisting and isinstance(self.state, SharedState):
+            return Application(_Insisting(self.state), self.inside)
+        return self.application
 
     def _pieces_to_write(self) -> Iterator[Any]:
         self._written_digest = self.whole.digest
@@ -287,11 +319,8 @@ class WholeReplica(Replica):
         if self.member.holds_term:
             return self.pieces()
         if self.unwritten is not None:
-            return _raising(self.unwritten)
-        try:
-            return self.state.snapshot()
-        except StateError as error:
-            return _raising(error)
+            return raising(self.unwritten)
+        return super()._marked()
 
 
 class _Insisting:
@@ -302,16 +331,11 @@ class _Insisting:
         self.restore = state.restore_in_use
 
 
-def _draw(pieces: Iterable[Any]) -> None:
+def _draw(pieces: Iterable[Any], given_up: Callable[[], bool]) -> None:
     for _ in pieces:
-        pass
+        if given_up():
+            raise Dropped
 
 
 def _carries(record: Record) -> bool:
     return isinstance(record, ChangeRecord) and record.count > 0
-
-
-def _raising(error: StateError) -> Iterator[Any]:
-    # To whoever digests it: the record itself is not to blame for a file that is gone.
-    raise error
-    yield

@@ -71,6 +71,10 @@ class Wire(Protocol):
 
     def close(self) -> None: ...
 
+    def let_go(self) -> None:
+        """Close this process' copy of the socket, which another process goes on with."""
+        ...
+
     def shut_down(self) -> None:
         """End it under a thread that is waiting for an answer: that one gets an error, and closes it."""
         ...
@@ -160,6 +164,10 @@ class RedisWire:
     def close(self) -> None:
         self._socket = None
         self._connection.disconnect()
+
+    def let_go(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
 
     def shut_down(self) -> None:
         sock = self._socket

@@ -78,6 +78,7 @@ _COMMANDS = {
     "pause": "operate",
     "resume": "operate",
     "recover": "operate",
+    "forget": "operate",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",

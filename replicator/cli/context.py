@@ -14,6 +14,7 @@ import click
 import orjson
 
 from replicator import checks
+from replicator.core.weight import SNAPSHOT_BYTES_MAX
 from replicator.errors import ConfigError
 from replicator.log import RedisLog
 
@@ -26,6 +27,7 @@ __all__ = [
     "output_option",
     "show_json",
     "size_text",
+    "snapshot_bytes_max_option",
     "table",
     "when",
 ]
@@ -105,6 +107,16 @@ data_dirs_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.opt
     envvar=["REPLICATOR_DATA_DIR", "REPLICATOR_NODE_DATA_DIR"],
     callback=_data_dirs,
     help="A node's data directory, or one with those of several; may be repeated.  [default: the node's, or data]",
+)
+
+
+snapshot_bytes_max_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--snapshot-bytes-max",
+    type=click.IntRange(min=1),
+    default=SNAPSHOT_BYTES_MAX,
+    show_default=True,
+    envvar="REPLICATOR_SNAPSHOT_BYTES_MAX",
+    help="What a snapshot may weigh when it is unpacked; the same for all nodes of a group.",
 )
 
 

@@ -13,7 +13,7 @@ from replicator import forks as files
 from replicator.checks import plain
 from replicator.errors import CheckpointError
 
-from .context import data_dirs_option, output_option, show_json, table, when
+from .context import data_dirs_option, output_option, show_json, snapshot_bytes_max_option, table, when
 
 __all__ = ["forks"]
 
@@ -107,9 +107,11 @@ def _facts(fork: files.Fork) -> dict[str, object]:
 @forks.command()
 @click.argument("name")
 @click.option("--state", is_flag=True, help="The whole state of the fork, and not only what the group has not.")
+@snapshot_bytes_max_option
 @data_dirs_option
-def export(name: str, state: bool, data_dirs: tuple[Path, ...]) -> None:
+def export(name: str, state: bool, snapshot_bytes_max: int, data_dirs: tuple[Path, ...]) -> None:
     """The changes that the fork NAME has and the group has not, as JSON, one a line."""
     fork = files.read(files.find(name, _given(data_dirs)))
-    for line in files.export_state(fork) if state else files.export(fork):
+    lines = files.export_state(fork, snapshot_bytes_max=snapshot_bytes_max) if state else files.export(fork)
+    for line in lines:
         show_json(line, a_line=True)

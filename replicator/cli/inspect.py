@@ -32,7 +32,7 @@ def status(settings: Settings, output: str, watch: bool) -> None:
             click.clear()
             _show_status(now, output)
             time.sleep(WATCH_EVERY_S)
-        look = log.look()
+        look = admin.looked(log)
         now = admin.status_of(log.group, look, admin.size_of(log, look))
         _show_status(now, output)
         admin.check_is_known(log, look)
@@ -95,7 +95,7 @@ def history(settings: Settings, output: str) -> None:
     with settings.log() as log:
         terms = admin.history(log)
         if not terms:
-            admin.check_is_known(log, log.look())
+            admin.check_is_known(log, admin.looked(log))
     if output == "json":
         show_json([term.to_dict() for term in terms])
         return

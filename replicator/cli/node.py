@@ -9,7 +9,7 @@ import click
 from replicator.beside import PUBLISH_EVERY_S_MIN
 from replicator.node import LEASE_S_MIN
 
-from .context import NAME, Seconds, Settings
+from .context import NAME, Seconds, Settings, snapshot_bytes_max_option
 
 __all__ = ["node"]
 
@@ -81,6 +81,15 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     help="What if Redis has lost the log: wait for `replicator recover`, or found it anew.",
 )
 @click.option(
+    "--failover-without",
+    type=click.Choice(["safe", "always"]),
+    default="safe",
+    show_default=True,
+    envvar="REPLICATOR_FAILOVER_WITHOUT",
+    help="Whether it leads after Redis may have lost something and nodes are missing: only if they cannot be all that "
+    "hold what was acknowledged as applied:N, or always.",
+)
+@click.option(
     "--file",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="REPLICATOR_FILE",
@@ -113,6 +122,7 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     "--on-primary", default="", envvar="REPLICATOR_ON_PRIMARY", help="A command to run when this node is the primary."
 )
 @click.option("--on-standby", default="", envvar="REPLICATOR_ON_STANDBY", help="A command to run when it is a standby.")
+@snapshot_bytes_max_option
 @click.pass_obj
 def node(
     settings: Settings,
@@ -125,12 +135,14 @@ def node(
     ack: str,
     on_restart: str,
     on_log_lost: str,
+    failover_without: str,
     file: Path | None,
     sqlite: Path | None,
     file_mode: int,
     publish_every_s: float,
     on_primary: str,
     on_standby: str,
+    snapshot_bytes_max: int,
 ) -> None:
     """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program (--file, --sqlite)."""
     from replicator.service import serve
@@ -147,10 +159,12 @@ def node(
         ack=ack,
         on_restart=on_restart,
         on_log_lost=on_log_lost,
+        failover_without=failover_without,
         file=file,
         sqlite=sqlite,
         file_mode=file_mode,
         publish_every_s=publish_every_s,
         on_primary=on_primary,
         on_standby=on_standby,
+        snapshot_bytes_max=snapshot_bytes_max,
     )

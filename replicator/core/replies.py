@@ -69,7 +69,9 @@ class Head(NamedTuple):
     terms by itself lately, and when (unix ms of Redis). `paused`: why nobody takes over by itself, since
     `paused_at` (unix ms of Redis); empty: automatic failover is on where nodes have it on. `snapshot_at` is the `as_of`
     of the newest complete snapshot, `previous_snapshot_at` what that was when the newest one began: the log was cut
-    there, and is whole from there on.
+    there, and is whole from there on. `applied_min`: the least N of the `applied:N` that were asked for in this log; 0:
+    none was. `whole`: the run in which somebody led last, so there the log has all; `whole_at` (unix ms of Redis): when
+    it said so last.
     """
 
     log_id: str
@@ -86,6 +88,9 @@ class Head(NamedTuple):
     taken: tuple[tuple[int, str], ...] = ()
     paused: str = ""
     paused_at: int = 0
+    applied_min: int = 0
+    whole: str = ""
+    whole_at: int = 0
 
     @property
     def writer(self) -> Writer:
@@ -95,6 +100,9 @@ class Head(NamedTuple):
 #: How many terms that nodes took by themselves the head remembers (the promote script has the same).
 TAKEN_KEPT = 16
 
+#: What a node reports that cannot digest its state: its snapshot() failed, its file is gone.
+NO_DIGEST = "none"
+
 #: A node that missed this many heartbeats in a row is taken for dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
 
@@ -103,11 +111,14 @@ class Peer(NamedTuple):
     """A node as it last described itself (its heartbeat), and how long ago that was (`seen` says how that is told).
 
     `stalled`: why it takes nothing in any more, or cannot lead; `problem`: what is wrong with the log, or beside the
-    node. `candidate`: it takes over by itself when the lease is gone. `log_id`: of the log that it follows. `synced`:
-    the newest record that is in the state on its disk, and stays there. `snapshot_bytes`: of the newest snapshot that
-    it has, as sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes that the log still has.
-    `prepares`: before a switchover it wants to be asked to (`handover.py`); `prepared`: the ask that it has answered,
-    and why not, if so. `beaten_at`: the stamp of the heartbeat, in unix ms of Redis.
+    node, or what it does without. `candidate`: it takes over by itself when the lease is gone. `log_id`: of the log
+    that it follows. `synced`: the newest record that is in the state on its disk, and stays there. `snapshot_bytes`: of
+    the newest snapshot that it has, as sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes that
+    the log still has. `prepares`: before a switchover it wants to be asked to (`handover.py`); `prepared`: the ask that
+    it has answered, and why not, if so.
+    `left`: it stopped in order, and has nothing that this Redis has not. `goes_on`: it takes over in a new run whoever
+    is missing. `applied_min`: as in the head, as far as this node knows, from its own settings, too. `knew`: who took
+    part when the log was whole last. `beaten_at`: the stamp of the heartbeat, in unix ms of Redis.
     """
 
     node: str
@@ -134,12 +145,16 @@ class Peer(NamedTuple):
     kept_bytes: int = 0
     prepares: bool = False
     prepared: str = ""
+    left: bool = False
+    goes_on: bool = False
+    applied_min: int = 0
+    knew: tuple[str, ...] = ()
     age_ms: int = 0
     beaten_at: int = 0
 
     @property
     def alive(self) -> bool:
-        return self.age_ms <= MISSED_BEATS_MAX * self.every_ms
+        return not self.left and self.age_ms <= MISSED_BEATS_MAX * self.every_ms
 
     def to_json(self) -> bytes:
         fields = self._asdict()
@@ -169,11 +184,18 @@ class Peer(NamedTuple):
             fields = orjson.loads(data)
             known = {name: fields[name] for name in cls._fields if name in fields}
             known["position"] = Position.parse(fields["position"])
+            known["knew"] = _names(fields.get("knew", []))
             known.update({name: RecordId.parse(fields[name]) for name in ("changed", "cursor", "digest_at", "synced")})
             peer = cls(**known | {"age_ms": age_ms, "beaten_at": 0})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None
         return peer if all(map(_is_like, peer, _SOME_PEER)) else None
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(value)
+    return tuple(value)
 
 
 #: Shows of what type each field is.
@@ -198,6 +220,8 @@ class Look(NamedTuple):
     `last_id` is the newest id of the stream itself: another one than the head's means that something else wrote there.
     `now_ms` is the clock of Redis. `lease_ms`: what is left of the holder's lease, never more than was asked for; None:
     none runs. `lease`: the lease itself, another text after each renewal (see `LeaseText`); empty: there is none.
+    `marred`: what in the keys of the group no script of ours can have written; where
+    that is the head, there is none in this look.
     """
 
     run: str
@@ -208,11 +232,17 @@ class Look(NamedTuple):
     peers: Mapping[str, Peer]
     now_ms: int = 0
     lease: str = ""
+    marred: str = ""
 
     @property
     def same_run(self) -> bool:
         """Whether the newest term was taken in this run: if not, nobody holds it, and records may be lost."""
         return self.head is not None and self.head.run == self.run
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether somebody has led in this run: then the log has all that was acknowledged."""
+        return self.head is not None and self.head.whole == self.run
 
 
 class LeaseText(NamedTuple):
@@ -254,6 +284,8 @@ class Claim:
     `expect` (a term), `run`, `expect_head`: only if they are still so. `unleased`: only if no holder's lease runs, but
     for the one whose text is `expired`: that has run out by the clock of whoever looked, and must not be renewed since.
     `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a broken one.
+    `unfollowed`: with `anew`, the newest record of a log that looks whole, and that no node takes. `applied_min`: the
+    least `applied:N` that the claimant knows to have been asked for; the head remembers it.
     """
 
     writer: Writer
@@ -268,6 +300,8 @@ class Claim:
     expired: str = ""
     new_log_id: str = ""
     anew: bool = False
+    unfollowed: RecordId | None = None
+    applied_min: int = 0
 
 
 class LogSize(NamedTuple):
@@ -281,7 +315,7 @@ class Ask(NamedTuple):
     """Something that a node or a tool asks of the group: `snapshot`, `digest`, `report`, `prepare`.
 
     Or tells it: `term` (one was taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on or
-    off).
+    off), `forget` (a node that will not come back).
     """
 
     id: str
@@ -414,7 +448,14 @@ class Log(Protocol):
         ...
 
     def beat(self, peer: Peer) -> None:
-        """Write this node's heartbeat."""
+        """Write this node's heartbeat. That of the primary says that the log is whole in this run.
+
+        One that says `left` is not written in another run than its own: what Redis lost the node may have.
+        """
+        ...
+
+    def forget(self, node: str, *, by: str) -> None:
+        """Take the heartbeat of a node away that will not come back, and tell the others."""
         ...
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:

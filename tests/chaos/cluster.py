@@ -178,11 +178,16 @@ class Cluster:
             node.resume()
             node.start()
             self.wait_for(partial(self.slow_disk, name, 0.0), 10)
+            self.wait_for(partial(self.tell, name, op="frail", how=""), 10)
 
     def slow_disk(self, name: str, seconds: float) -> bool:
         """Make every save of that node take longer; whether it heard."""
+        return self.tell(name, op="slow", seconds=seconds)
+
+    def tell(self, name: str, **request: Any) -> bool:
+        """Have a node do something; whether it heard."""
         try:
-            self.call(name, {"op": "slow", "seconds": seconds}, timeout_s=0.3)
+            self.call(name, request, timeout_s=0.3)
         except (NotSent, NoAnswer):
             return False
         return True

@@ -47,6 +47,8 @@ class Nemesis:
             "kill-all": self._kill_all,
             "pause-node": self._pause,
             "slow-disk": self._slow_disk,
+            "failing-snapshot": self._fail_snapshots,
+            "fork-node": self._fork,
             "promote": self._promote,
             "promote-two": self._promote_two,
             "switchover": self._switch_over,
@@ -164,6 +166,15 @@ class Nemesis:
         undo = self._lasting(fault.kind, node, lambda: self._cluster.slow_disk(node, 0.0))
         self._cluster.slow_disk(node, float(fault.option))
         return undo
+
+    def _fail_snapshots(self, fault: Fault, node: str) -> Undo:
+        undo = self._lasting(fault.kind, node, lambda: self._cluster.tell(node, op="frail", how=""))
+        self._cluster.tell(node, op="frail", how=fault.option)
+        return undo
+
+    def _fork(self, fault: Fault, node: str) -> Undo:
+        self._cluster.tell(node, op="fork", seconds=fault.seconds)
+        return self._lasting(fault.kind, node, _nothing)
 
     # --- promotions --------------------------------------------------------------------------------------------------
 

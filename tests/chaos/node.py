@@ -3,8 +3,9 @@
     python -m tests.chaos.node --name a --group g --redis URL --data DIR --socket PATH --lease 0.6
 
 Requests (`op`): `submit`, `read`, `values`, `status`, `slow` (each save of the checkpoint takes so much longer from now
-on). It ends when its standard input does: then whoever started it is gone. `--break NAME` takes a rule out of
-replicator in this process (`broken.py`).
+on), `frail` (the application's `snapshot` fails from now on), `fork` (the process forks). It ends when its standard
+input does: then whoever started it is gone. `--break NAME` takes a rule out of replicator in this process
+(`broken.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,8 @@ class Service:
             "values": self.values,
             "status": self.status,
             "slow": self.slow,
+            "frail": self.frail,
+            "fork": self.fork,
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +132,34 @@ class Service:
         self._disk.seconds = seconds
         return {}
 
+    def frail(self, how: str) -> dict[str, Any]:
+        self._state.frail = how
+        return {}
+
+    def fork(self, seconds: float) -> dict[str, Any]:
+        """Have a child that does with the node what it can, for so long."""
+        if os.fork() == 0:
+            try:
+                self._misuse(time.monotonic() + seconds)
+            finally:
+                os._exit(0)
+        return {}
+
+    def _misuse(self, until: float) -> None:
+        node = self._node
+        calls: list[Callable[[], object]] = [
+            lambda: node.submit("a child's", timeout_s=0.2),
+            lambda: node.promote(timeout_s=0.2),
+            node.publish,
+            node.stop,
+            lambda: node.__exit__(None, None, None),
+        ]
+        while time.monotonic() < until:
+            for call in calls:
+                with suppress(ReplicatorError, TimeoutError):
+                    call()
+            time.sleep(0.01)
+
 
 def main() -> None:
     """Run one node until SIGTERM, or until standard input ends."""
@@ -142,6 +174,7 @@ def main() -> None:
     _end_with_parent()
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     state, disk = Values(), SlowDisk()
     node = Node(
         state, group=options.group, name=options.name, data_dir=options.data, redis=options.redis,

@@ -33,6 +33,8 @@ class Values:
     def __init__(self) -> None:
         self.values: list[str] = []
         self.digest = ""
+        #: What is wrong with `snapshot`: it raises at the `call`, or at a `piece`; empty: nothing.
+        self.frail = ""
 
     def apply(self, value: Any) -> int:
         self.values.append(value)
@@ -41,7 +43,9 @@ class Values:
 
     def snapshot(self) -> Iterator[Any]:
         # Nothing in the list is ever replaced, so its first `count` values are the state as it is now.
-        return _pieces(self.values, len(self.values))
+        if self.frail == "call":
+            raise RuntimeError("a snapshot that fails")
+        return _pieces(self.values, len(self.values), self.frail)
 
     def restore(self, pieces: Iterable[Any]) -> None:
         values = values_of(pieces)
@@ -49,9 +53,11 @@ class Values:
         self.values, self.digest = values, digest
 
 
-def _pieces(values: list[str], count: int) -> Iterator[Any]:
+def _pieces(values: list[str], count: int, frail: str) -> Iterator[Any]:
     for start in range(0, max(1, count), PIECE_VALUES):
         yield values[start : min(count, start + PIECE_VALUES)]
+    if frail:
+        raise RuntimeError("a snapshot that fails")
 
 
 def values_of(pieces: Iterable[Any]) -> list[str]:

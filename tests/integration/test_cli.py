@@ -223,7 +223,7 @@ class TestOperating:
         result = run("verify", "--output", "json")
         assert result.exit_code == 0
         told = json.loads(result.stdout)
-        has_fields(told, {"position": str, "digests": dict, "missing": list, "equal": bool})
+        has_fields(told, {"position": str, "digests": dict, "missing": list, "silent": list, "equal": bool})
         assert (set(told["digests"]), told["missing"], told["equal"]) == ({"a", "b"}, [], True)
         assert run("verify").stdout.endswith("all equal\n")
 
@@ -239,7 +239,7 @@ class TestOperating:
             )
         result = run("verify")
         assert result.exit_code == 1
-        assert "not shown to be equal" in result.stderr
+        assert "differ: a " in result.stderr
         assert "all equal" not in result.stdout
 
     def test_history_and_log_tell_what_happened(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
@@ -485,6 +485,36 @@ class TestLoad:
         assert "its term is over (the term is 2)" in result.stderr
         assert pair[0].position == before
         assert run("load", "--any-term", self.document(tmp_path, term=1)).exit_code == 0
+
+    def test_a_state_that_is_not_empty_is_replaced_by_who_says_what_it_replaces(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path
+    ) -> None:
+        pair[0].submit({"op": "register", "hostname": "kept"})
+        position = str(pair[0].position.id)
+        result = run("load", self.document(tmp_path))
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert f"--expect {position} replaces it if it is still what it is now, --force whatever" in result.stderr
+        pair[0].submit({"op": "register", "hostname": "kept-too"})
+        result = run("load", "--expect", position, self.document(tmp_path))
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert f"not what it was at {position} any more, it is at {pair[0].position.id}" in result.stderr
+        with pair[0].reading() as registry:
+            assert len(registry) == 2
+        assert run("load", "--expect", str(pair[0].position.id), self.document(tmp_path)).exit_code == 0
+        assert run("load", "--force", self.document(tmp_path)).exit_code == 0
+        assert run("load", "--expect", "now", self.document(tmp_path)).exit_code == 2
+
+    @pytest.mark.parametrize("text", ["{}", '{"hostname": "db1"}', '{"version": 1, "nodes": {}}'])
+    def test_what_lacks_members_of_a_document_is_refused_and_empties_nothing(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path, text: str
+    ) -> None:
+        pair[0].submit({"op": "register", "hostname": "kept"})
+        (tmp_path / "x.json").write_text(text)
+        result = run("load", "--force", str(tmp_path / "x.json"))
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "the document has no " in result.stderr
+        with pair[0].reading() as registry:
+            assert len(registry) == 1
 
     def test_a_file_of_a_term_that_was_never_issued_is_refused(
         self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path

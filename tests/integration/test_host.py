@@ -10,19 +10,20 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 import replicator.host
 import replicator.log
-from replicator import CheckpointError, ConfigError, Node, NotPrimary
+from replicator import CheckpointError, ConfigError, Node, NoThread, NotPrimary
 from replicator.checkpoint import Checkpoint
 from replicator.connection import client_for
 from replicator.core.ids import ERA
 from replicator.core.replies import Wants
 from replicator.crew import Duties
-from replicator.host import Host
+from replicator.host import Host, _Team
 from replicator.log import Connections, RedisLog
 from replicator.redis_server import RedisServer
 from tests.conftest import RedisFactory
@@ -484,3 +485,80 @@ def test_nodes_are_started_by_several_threads(host: Host, tmp_path: Path) -> Non
 def test_nobody_is_no_number_of_keepers(redis: RedisServer) -> None:
     with pytest.raises(ConfigError, match="keepers: 0 is not a whole number"):
         Host(redis.url, keepers=0)
+
+
+class TestNoThreads:
+    def test_a_team_that_gets_no_more_threads_goes_on_with_those_it_has(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(replicator.host, "PATIENCE_S", 0.0)
+        work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        team = _Team("keeper", work.get, size=1)
+        team.begin()
+        start, held, free = threading.Thread.start, threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            free.wait()
+
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        work.put(hold)
+        assert held.wait(PATIENCE_S)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        team.relieve()
+        team.relieve()
+        assert caplog.text.count("the system starts no thread") == 1
+        monkeypatch.setattr(threading.Thread, "start", start)
+        team.relieve()
+        done = threading.Event()
+        work.put(done.set)
+        assert done.wait(PATIENCE_S)
+        free.set()
+        for _ in range(10):
+            work.put(None)
+        team.join(PATIENCE_S)
+
+    def test_a_thread_of_a_team_outlives_whatever_its_work_raises(self) -> None:
+        work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        team = _Team("keeper", work.get, size=1)
+        team.begin()
+        done = threading.Event()
+
+        def leave() -> None:
+            raise SystemExit
+
+        work.put(leave)
+        work.put(done.set)
+        assert done.wait(PATIENCE_S)
+        work.put(None)
+        team.join(PATIENCE_S)
+
+    def test_a_host_that_gets_none_leaves_none_behind(
+        self, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name == "host-keeper":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(NoThread, match="host-keeper"):
+            Host(redis.url)
+        eventually(lambda: not [each for each in threading.enumerate() if each.name.startswith("host-")])
+
+    def test_a_host_that_gets_no_more_stops_its_nodes_all_the_same(
+        self, redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        host = Host(redis.url)
+        node = host.node(KV(), group="g", name="a", data_dir=tmp_path / "a")
+
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        host.close()
+        assert node.problem == "stopped"

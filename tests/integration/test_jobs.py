@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from typing import Any
 import pytest
 import rq
 from click.testing import CliRunner, Result
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from replicator import LogUnavailable, Node
@@ -27,8 +32,9 @@ WAIT_S = 60.0
 
 
 @pytest.fixture
-def worker(any_redis: RedisServer) -> Iterator[subprocess.Popen[bytes]]:
-    env = {**os.environ, "REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g"}
+def worker(any_redis: RedisServer, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    paths = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    env = {**os.environ, "REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g", "PYTHONPATH": paths}
     process = subprocess.Popen([sys.executable, "-m", "workers.jobs"], env=env, stderr=subprocess.DEVNULL)
     yield process
     # SIGINT and SIGTERM both let it finish its job first.
@@ -82,6 +88,143 @@ def test_a_job_that_fails_says_why(run: Callable[..., Any], worker: Any) -> None
 def test_a_job_that_does_not_exist_fails(run: Callable[..., Any], worker: Any) -> None:
     with pytest.raises(JobFailed, match="the job nonsense failed"):
         run("nonsense")
+
+
+class Trap:
+    """A module that leaves a file behind when it is imported, and another one when something of it is called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.traces = [directory / "imported", directory / "called"]
+        lines = [
+            f"open({str(self.traces[0])!r}, 'w').close()",
+            "def spring(*args, **kwargs):",
+            f"    open({str(self.traces[1])!r}, 'w').close()",
+        ]
+        (directory / "trap.py").write_text("\n".join(lines))
+
+    @property
+    def sprung(self) -> list[str]:
+        return [trace.name for trace in self.traces if trace.exists()]
+
+
+class _Unpickled:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (open, (str(self.path), "w"))
+
+
+class TestWhatTheQueueSays:
+    """A queue is data: of what it names nothing but the package's own jobs is run."""
+
+    @pytest.fixture
+    def trap(self, tmp_path: Path) -> Trap:
+        return Trap(tmp_path)
+
+    @pytest.fixture
+    def queue(self, any_redis: RedisServer) -> Iterator[rq.Queue]:
+        with client_for(any_redis.url) as client:
+            yield rq.Queue(queue_name("g"), connection=client, serializer=JSONSerializer)
+
+    def outcome(self, job: Job) -> tuple[JobStatus, str]:
+        deadline = time.monotonic() + WAIT_S
+        while (status := job.get_status(refresh=True)) not in (JobStatus.FAILED, JobStatus.FINISHED):
+            assert time.monotonic() < deadline, f"the job is still {status}"
+            time.sleep(0.05)
+        result = job.latest_result()
+        return status, (result.exc_string or "").strip().splitlines()[-1] if result else ""
+
+    @pytest.mark.parametrize(
+        ("options", "problem"),
+        [
+            ({"f": "trap.spring"}, "there is no job 'trap.spring'"),
+            ({"f": "os.system", "args": ["touch {dir}/called"]}, "there is no job 'os.system'"),
+            ({"f": "workers.jobs.main"}, "there is no job 'workers.jobs.main'"),
+            ({"f": "workers.jobs.snapshot", "args": ["x"]}, "workers.jobs.snapshot takes no arguments"),
+            ({"f": "workers.jobs.snapshot", "kwargs": {"x": 1}}, "workers.jobs.snapshot takes no arguments"),
+            ({"on_failure": "trap.spring"}, "it has failure_callback_name"),
+            ({"on_success": "trap.spring"}, "it has success_callback_name"),
+            ({"on_stopped": "trap.spring"}, "it has stopped_callback_name"),
+            ({"f": "trap.spring", "on_failure": "trap.spring", "retry": rq.Retry(max=3)}, "there is no job"),
+        ],
+    )
+    def test_what_is_no_job_of_the_package_fails_and_nothing_of_it_is_run(
+        self, queue: rq.Queue, worker: Any, trap: Trap, run: Callable[..., Any], pair: Any, tmp_path: Path,
+        options: dict[str, Any], problem: str,
+    ) -> None:  # fmt: skip
+        options = {"f": "workers.jobs.snapshot"} | options
+        args = [each.format(dir=tmp_path) for each in options.pop("args", [])]
+        callbacks = {
+            name: rq.Callback(value) if name.startswith("on_") else value
+            for name, value in options.items()
+            if name not in ("f", "kwargs")
+        }
+        job = queue.enqueue_call(options["f"], args=args, kwargs=options.get("kwargs"), **callbacks)
+        status, told = self.outcome(job)
+        assert status is JobStatus.FAILED
+        assert problem in told
+        assert "nothing of it was run. This worker runs workers.jobs.snapshot and workers.jobs.verify" in told
+        # Whatever comes after a job is over before the next one begins.
+        assert run("snapshot")[0] == {"as_of": "1-2"}
+        assert trap.sprung == []
+
+    def test_a_webhook_is_not_called(self, queue: rq.Queue, worker: Any, run: Callable[..., Any], pair: Any) -> None:
+        from rq.webhook import Webhook
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(0.5)
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+            hooks = [Webhook(url, "failed", timeout=5), Webhook(url, "finished", timeout=5)]
+            status, told = self.outcome(queue.enqueue("workers.jobs.snapshot", webhooks=hooks))
+            assert (status, "it has webhooks" in told) == (JobStatus.FAILED, True)
+            run("snapshot")
+            with pytest.raises(TimeoutError):
+                listener.accept()
+
+    @pytest.mark.parametrize("field", ["data", "meta", "result"])
+    def test_nothing_is_unpickled(
+        self, queue: rq.Queue, worker: Any, trap: Trap, run: Callable[..., Any], pair: Any, field: str
+    ) -> None:
+        bad = pickle.dumps(_Unpickled(trap.traces[1]))
+        self.push(queue, {"data": b'["workers.jobs.snapshot", null, [], {}]', field: bad})
+        run("snapshot")
+        assert trap.sprung == []
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {},
+            {"data": b"\xff"},
+            {"data": b"[]"},
+            {"data": b"7"},
+            {"data": b'[["workers.jobs.snapshot"], null, [], {}]'},
+            {"data": zlib.compress(b" " * 50_000_000)},
+            {"data": b'["workers.jobs.snapshot", null, [], {}]', "created_at": b"yesterday"},
+            {"data": b'["workers.jobs.snapshot", null, [], {}]', "timeout": b"soon", "origin": b"\xff"},
+        ],
+    )
+    def test_what_cannot_be_read_ends_no_worker(
+        self, queue: rq.Queue, worker: Any, run: Callable[..., Any], pair: Any, fields: dict[str, Any]
+    ) -> None:
+        self.push(queue, fields)
+        assert run("snapshot")[0] == {"as_of": "1-2"}
+        assert worker.poll() is None
+
+    def push(self, queue: rq.Queue, fields: dict[str, Any]) -> None:
+        """Put a job into the queue by hand."""
+        if fields:
+            queue.connection.hset("rq:job:by-hand", mapping={"origin": queue.name, "status": "queued", **fields})
+        queue.connection.rpush(queue.key, "by-hand")
+
+    def test_an_id_that_is_none_ends_no_worker(
+        self, queue: rq.Queue, worker: Any, run: Callable[..., Any], pair: Any
+    ) -> None:
+        queue.connection.rpush(queue.key, "no id: at all")
+        assert run("snapshot")[0] == {"as_of": "1-2"}
+        assert worker.poll() is None
 
 
 def test_without_a_worker_it_says_that_nobody_took_the_job(run: Callable[..., Any]) -> None:

@@ -1,13 +1,26 @@
-"""What a node says of itself: unknown is unknown, never 0."""
+"""What a node says of itself: unknown is unknown, never 0; and ready is who can do its work now."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId
 from replicator.core.replies import Head, Look, Peer
 from replicator.core.sightings import Sight
-from replicator.health import Lag, lag_as_reported, lag_of
+from replicator.errors import CheckpointError, LogLost, LogUnavailable, ReplicatorError
+from replicator.health import (
+    BEHIND_RECORDS_MAX,
+    BEHIND_S_MAX,
+    Condition,
+    Lag,
+    Trail,
+    lag_as_reported,
+    lag_of,
+    why_unready,
+)
 
 UNKNOWN = Lag(None, None)
 
@@ -97,3 +110,66 @@ def test_of_a_head_that_nobody_moves_no_lag_is_reported() -> None:
     assert lag_as_reported(peer, seen) == (3, 5.0)
     assert lag_as_reported(peer, seen._replace(lease_ms=None)) == UNKNOWN
     assert lag_as_reported(peer, seen._replace(run="run-2")) == UNKNOWN
+
+
+# --- how long it lacks something ------------------------------------------------------------------------------------
+
+
+def test_who_has_what_the_log_had_at_every_look_is_behind_nothing() -> None:
+    trail = Trail()
+    assert trail.behind_s(ZERO_ID, 100.0) == 0.0
+    for n in range(5):
+        trail.saw(float(n), RecordId(1, n))
+    assert trail.behind_s(RecordId(1, 4), 100.0) == 0.0
+
+
+def test_it_counts_from_the_first_look_at_which_the_log_had_what_is_missing() -> None:
+    trail = Trail()
+    for n in range(5):
+        trail.saw(10.0 + n, RecordId(1, n))
+    assert trail.behind_s(RecordId(1, 1), 20.0) == 8.0
+    trail.saw(19.0, RecordId(1, 4))
+    assert trail.behind_s(RecordId(1, 3), 20.0) == 6.0, "nothing new was seen at the last look"
+    assert trail.behind_s(RecordId(2, 1), 20.0) == 0.0
+
+
+# --- ready ----------------------------------------------------------------------------------------------------------
+
+PRIMARY = Condition(
+    failed=None, stopping=False, stalled="", problems=[], role="primary", leads=True, in_sync=True, has_read=True,
+    lag=UNKNOWN, behind_s=0.0,
+)  # fmt: skip
+STANDBY = replace(PRIMARY, role="standby", leads=False, lag=Lag(0, 0.0))
+AWAY = LogUnavailable(url="r", problem="cut off")
+FULL = CheckpointError(path="/data", problem="the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("now", "code"),
+    [
+        (PRIMARY, ""),
+        (replace(PRIMARY, leads=False), "lease_lost"),
+        (replace(PRIMARY, problems=[AWAY]), "log_unavailable"),
+        (replace(PRIMARY, problems=[FULL]), ""),
+        (replace(PRIMARY, problems=[FULL, LogLost(what="it is gone")]), "log_lost"),
+        (replace(PRIMARY, stalled="a bug"), "stalled"),
+        (replace(PRIMARY, failed=ReplicatorError("it ended")), "failed"),
+        (replace(PRIMARY, stopping=True), "stopping"),
+        (STANDBY, ""),
+        (replace(STANDBY, in_sync=False), "out_of_sync"),
+        (replace(STANDBY, in_sync=False, has_read=False), "out_of_sync"),
+        (replace(STANDBY, problems=[FULL]), "problem"),
+        (replace(STANDBY, problems=[AWAY]), "log_unavailable"),
+        (replace(STANDBY, lag=UNKNOWN), "lag_unknown"),
+        (replace(STANDBY, lag=Lag(BEHIND_RECORDS_MAX, 9.0)), ""),
+        (replace(STANDBY, lag=Lag(BEHIND_RECORDS_MAX + 1, 0.1)), "behind"),
+        (replace(STANDBY, lag=Lag(400, 9.0), behind_s=BEHIND_S_MAX), ""),
+        (replace(STANDBY, lag=Lag(1, None), behind_s=BEHIND_S_MAX + 1), "behind"),
+        (replace(STANDBY, stalled="a bug"), "stalled"),
+        (replace(STANDBY, failed=ReplicatorError("it ended")), "failed"),
+    ],
+)
+def test_ready_is_who_can_do_its_roles_work_now(now: Condition, code: str) -> None:
+    unready: Any = why_unready(now)
+    assert (unready.code if unready else "") == code
+    assert unready is None or unready.message

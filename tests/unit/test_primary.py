@@ -13,12 +13,12 @@ import pytest
 
 import replicator.primary
 from replicator import (
-    ChangeTooLarge,
     CorruptRecord,
     Fenced,
     LeaseLost,
     LogLost,
     LogUnavailable,
+    NotJSON,
     NotPrimary,
     OutcomeUnknown,
 )
@@ -167,7 +167,7 @@ class TestDoor:
         assert len(a.log.sent) == 1
 
     def test_what_is_not_json_is_refused_before_it_is_queued(self, a: Setup) -> None:
-        with pytest.raises(ChangeTooLarge):
+        with pytest.raises(NotJSON):
             a.submit(object())
         assert not a.primary._queue
 
@@ -333,7 +333,7 @@ class TestSnapshots:
 
     def test_a_piece_that_is_not_json_ends_it_and_the_log_has_no_whole_snapshot(self, a: Setup) -> None:
         a.replica.state.snapshot = lambda: iter([["pushed", []], float("nan")])
-        with pytest.raises(ChangeTooLarge):
+        with pytest.raises(NotJSON):
             a.primary.publish()
         assert a.server.state.head is not None
         assert a.server.state.head.snapshot_at == ZERO_ID
