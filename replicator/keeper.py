@@ -133,7 +133,7 @@ class Keeper:
         self._telling = Telling(logger)
         self._publisher: threading.Thread | None = None
         self._publishing = Backoff(PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX)
-        self._publish_at = 0.0
+        self._publish_again_s = self._failed_at = 0.0
         self._digester: threading.Thread | None = None
         #: The application made nothing of the last snapshot.
         self._rehearses = False
@@ -564,7 +564,7 @@ class Keeper:
         """Send a snapshot on a thread of its own, unless one is under way, or failed just now; whether it was begun."""
         if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
             return False
-        if time.monotonic() < self._publish_at:
+        if time.monotonic() < self._failed_at + self._publish_pause_s:
             return False
         if self._publishing.is_fresh:
             logger.info("publishing a snapshot: %s", reason)
@@ -581,7 +581,7 @@ class Keeper:
         else:
             self._problems.solved(SNAPSHOT)
             self._publishing.succeeded()
-            self._publish_at = 0.0
+            self._publish_again_s = 0.0
             self._rehearses = False
             self._why_not_led = ""
             self._telling.over("publish")
@@ -589,18 +589,21 @@ class Keeper:
 
     def _publish_failed(self, error: ReplicatorError) -> None:
         """A later beat tries again."""
-        pause_s = self._publishing.failed()
+        self._publish_again_s, self._failed_at = self._publishing.failed(), time.monotonic()
         if isinstance(error, SnapshotFailed | NotJSON | ChangeTooLarge):
             # The application's doing. The next attempt is likely to end like this one, perhaps after many parts.
             self._problems.report(SNAPSHOT, error)
             self._rehearses = True
         else:
             self._why_not_led = str(error)
-            if self._replica.member.must_rebase:
-                pause_s = min(pause_s, self._habits.beat_every_s)
             level = logging.WARNING if isinstance(error, LogUnavailable | NotPrimary | Stalled) else logging.ERROR
             self._telling.tell("publish", level, f"the snapshot was not published: {error}")
-        self._publish_at = time.monotonic() + pause_s
+
+    @property
+    def _publish_pause_s(self) -> float:
+        # Nobody can write before a rebase.
+        hurries = self._replica.member.must_rebase and not self._rehearses
+        return min(self._publish_again_s, self._habits.beat_every_s) if hurries else self._publish_again_s
 
 
 def _what(problem: ReplicatorError | None) -> object:
