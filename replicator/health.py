@@ -35,16 +35,26 @@ class Lag(NamedTuple):
 UNKNOWN = Lag(None, None)
 
 
-def lag_of(position: Position, applied_at: int, seen: Sight | None, *, now_ms: float, fresh_ms: float) -> Lag:
+def lag_of(
+    position: Position,
+    applied_at: int,
+    seen: Sight | None,
+    *,
+    now_ms: float,
+    fresh_ms: float,
+    of_what_there_is: bool = False,
+) -> Lag:
     """The lag as of a look at Redis; unknown if that is more than `fresh_ms` old. `now_ms`: by the clock of the look.
 
-    Unknown, too, once the holder's lease ran out: the head of a master that was cut off, or replaced, stands still. A
-    node ahead of the log (Redis lost records) has a lag that is not known either: nobody can say what it lacks.
+    Unknown, too, once the holder's lease ran out: the head of a master that was cut off, or replaced, stands still.
+    `of_what_there_is`: behind that head all the same. A node ahead of the log (Redis lost records) has a lag that is
+    not known either: nobody can say what it lacks.
     """
     head = seen.look.head if seen is not None else None
     if seen is None or head is None or now_ms - seen.asked_at_ms > fresh_ms:
         return UNKNOWN
-    if not seen.look.same_run or seen.lease_until_ms is None or now_ms >= seen.lease_until_ms:
+    leads = seen.look.same_run and seen.lease_until_ms is not None and now_ms < seen.lease_until_ms
+    if not leads and not of_what_there_is:
         return UNKNOWN
     records = head.position.id.n - position.id.n
     if records == 0 and head.position.chain == position.chain:

@@ -136,8 +136,8 @@ class Keeper:
         self._publisher: threading.Thread | None = None
         self._publishing = Backoff(PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX)
         self._drawing = Backoff(DRAW_AGAIN_S, DRAW_AGAIN_S_MAX)
-        #: Not before: the last one failed.
-        self._publish_at = 0.0
+        #: When the last one failed, and how long it is left alone then.
+        self._publish_failed_at = self._publish_again_s = 0.0
         self._digester: threading.Thread | None = None
         self._has_beaten = False
         self._counted_at = 0.0
@@ -570,12 +570,18 @@ class Keeper:
         """Send a snapshot on a thread of its own, unless one is under way, or failed just now; whether it was begun."""
         if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
             return False
-        if time.monotonic() < self._publish_at:
+        if time.monotonic() < self._publish_failed_at + self._publish_pause_s:
             return False
         if self._publishing.is_fresh and self._drawing.is_fresh:
             logger.info("publishing a snapshot: %s", reason)
         self._publisher = self._aside("publisher", self._publish_quietly)
         return self._publisher is not None
+
+    @property
+    def _publish_pause_s(self) -> float:
+        # Nobody can write before a rebase. What the application makes nothing of is not helped by haste.
+        hurries = self._replica.member.must_rebase and self._drawing.is_fresh
+        return min(self._publish_again_s, self._habits.beat_every_s) if hurries else self._publish_again_s
 
     def _publish_quietly(self) -> None:
         try:
@@ -585,21 +591,17 @@ class Keeper:
             self._problems.solved(SNAPSHOT)
             self._publishing.succeeded()
             self._drawing.succeeded()
-            self._publish_at = 0.0
+            self._publish_again_s = 0.0
             self._why_not_led = ""
             self._telling.over("publish")
             self.wake()
         except (SnapshotFailed, NotJSON, ChangeTooLarge) as error:
             # The application's doing. The next attempt is likely to end like this one.
             self._problems.report(SNAPSHOT, error)
-            self._publish_at = time.monotonic() + self._drawing.failed()
+            self._publish_failed_at, self._publish_again_s = time.monotonic(), self._drawing.failed()
         except ReplicatorError as error:
             self._why_not_led = str(error)
-            # The next beat tries again, or a later one.
-            pause_s = self._publishing.failed()
-            if self._replica.member.must_rebase:
-                pause_s = min(pause_s, self._habits.beat_every_s)
-            self._publish_at = time.monotonic() + pause_s
+            self._publish_failed_at, self._publish_again_s = time.monotonic(), self._publishing.failed()
             level = logging.WARNING if isinstance(error, LogUnavailable | NotPrimary | Stalled) else logging.ERROR
             self._telling.tell("publish", level, f"the snapshot was not published: {error}")
 

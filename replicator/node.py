@@ -335,7 +335,7 @@ class Node:
             leads=self.leads,
             in_sync=member.in_sync,
             has_read=member.view.cursor != ORIGIN,
-            lag=self.lag,
+            lag=self._lag(of_what_there_is=True),  # while nobody leads there is nothing else to follow
             behind_s=self._keeper.trail.behind_s(self.position.id, time.monotonic()),
         )
         return health.why_unready(now)
@@ -363,11 +363,17 @@ class Node:
     @property
     def lag(self) -> Lag:
         """How far this node is behind the head, as of the last heartbeat. Not known while nobody holds a lease."""
-        if not self._is_started:
-            return health.UNKNOWN
-        fresh_ms = MISSED_BEATS_MAX * self._habits.beat_every_s * 1000
-        seen, applied_at, now_ms = self._keeper.seen, self._replica.applied_at, time.monotonic() * 1000
-        return health.lag_of(self.position, applied_at, seen, now_ms=now_ms, fresh_ms=fresh_ms)
+        return self._lag() if self._is_started else health.UNKNOWN
+
+    def _lag(self, *, of_what_there_is: bool = False) -> Lag:
+        return health.lag_of(
+            self.position,
+            self._replica.applied_at,
+            self._keeper.seen,
+            now_ms=time.monotonic() * 1000,
+            fresh_ms=MISSED_BEATS_MAX * self._habits.beat_every_s * 1000,
+            of_what_there_is=of_what_there_is,
+        )
 
     @property
     def stalled(self) -> str | None:

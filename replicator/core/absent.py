@@ -62,8 +62,10 @@ def heard_of(look: Look) -> set[str]:
 
 
 def _was_there(peer: Peer, look: Look) -> bool:
-    # Two stamps of one clock are told apart whatever that is set to later; without a head there is but one.
-    return peer.beaten_at >= look.head.whole_at - RECENT_MS if look.head else peer.age_ms <= RECENT_MS
+    if look.head is None:
+        return peer.age_ms <= RECENT_MS
+    # Both by the clock that stamped them: that of the Redis which came back may be another one.
+    return (peer.beaten_at or look.now_ms - peer.age_ms) >= look.head.whole_at - RECENT_MS
 
 
 def are_enough(node: Peer, look: Look) -> bool:

@@ -222,3 +222,16 @@ def test_who_takes_part_is_remembered_while_they_are_there() -> None:
 @pytest.mark.parametrize(("names", "text"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
 def test_names_are_told_as_people_do(names: str, text: str) -> None:
     assert absent.named(names) == text
+
+
+def test_who_was_there_is_told_by_stamps_of_one_clock_whatever_the_clock_is_now() -> None:
+    """Redis came back on a machine whose clock is an hour behind: what was stamped before is in its future."""
+    silent_b = silent("b")._replace(age_ms=3001)
+    seen = look(peer("a"), silent_b, peer("c"))
+    assert seen.head is not None
+    whole_at = seen.now_ms + 3_600_000
+    seen = seen._replace(head=seen.head._replace(whole_at=whole_at))
+    stamped = {**seen.peers, "b": silent_b._replace(beaten_at=whole_at - 1000)}
+    assert "b" in absent.heard_of(seen._replace(peers=stamped))
+    stamped["b"] = silent_b._replace(beaten_at=whole_at - absent.RECENT_MS - 1)
+    assert "b" not in absent.heard_of(seen._replace(peers=stamped))

@@ -28,6 +28,7 @@ def test_a_bug_that_comes_back_at_once_is_told_once_and_tried_more_and_more_rare
 
     with caplog.at_level(logging.INFO):
         team = _Team("keeper", take, size=1)
+        team.begin()
         eventually(lambda: len(tries) > 1)
         time.sleep(2.0)
         ended.set()
