@@ -51,6 +51,10 @@ class Nemesis:
             "promote-two": self._promote_two,
             "switchover": self._switch_over,
             "lone-primary": self._leave_alone,
+            "full-disk": self._full_disk,
+            "bad-snapshot": self._bad_snapshot,
+            "silent-names": self._silent_names,
+            "fork-process": self._fork,
         }
 
     def run(self, steps: Sequence[Step]) -> None:
@@ -164,6 +168,26 @@ class Nemesis:
         undo = self._lasting(fault.kind, node, lambda: self._cluster.slow_disk(node, 0.0))
         self._cluster.slow_disk(node, float(fault.option))
         return undo
+
+    def _full_disk(self, fault: Fault, node: str) -> Undo:
+        undo = self._lasting(fault.kind, node, lambda: self._cluster.free_disk(node))
+        self._cluster.fill_disk(node)
+        return undo
+
+    def _bad_snapshot(self, fault: Fault, node: str) -> Undo:
+        return self._switched(fault, node, "bad-snapshot")
+
+    def _silent_names(self, fault: Fault, node: str) -> Undo:
+        return self._switched(fault, node, "silent-names")
+
+    def _switched(self, fault: Fault, node: str, what: str) -> Undo:
+        undo = self._lasting(fault.kind, node, lambda: self._cluster.tell(node, {"op": what, "on": False}))
+        self._cluster.tell(node, {"op": what, "on": True})
+        return undo
+
+    def _fork(self, fault: Fault, node: str) -> Undo:
+        threading.Thread(target=self._cluster.fork, args=(node, fault.option), daemon=True).start()
+        return _nothing
 
     # --- promotions --------------------------------------------------------------------------------------------------
 

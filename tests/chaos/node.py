@@ -3,8 +3,9 @@
     python -m tests.chaos.node --name a --group g --redis URL --data DIR --socket PATH --lease 0.6
 
 Requests (`op`): `submit`, `read`, `values`, `status`, `slow` (each save of the checkpoint takes so much longer from now
-on). It ends when its standard input does: then whoever started it is gone. `--break NAME` takes a rule out of
-replicator in this process (`broken.py`).
+on), `bad-snapshot` (the state cannot be drawn), `silent-names` (nobody resolves a name), `fork`. It ends when its
+standard input does: then whoever started it is gone. `--break NAME` takes a rule out of replicator in this process
+(`broken.py`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from replicator import Node, ReplicatorError
 from replicator.checkpoint import Checkpoint
@@ -31,6 +33,9 @@ from .wire import Server
 
 #: So many values go into one answer.
 VALUES_MAX = 5000
+
+#: A child of a node does nothing that takes time.
+CHILD_TIMEOUT_S = 10.0
 
 #: A second of writes brings about 2 KiB of changes.
 SNAPSHOT_DUE_BYTES = 2 * 1024
@@ -60,19 +65,44 @@ class SlowDisk:
         Checkpoint.save = slowly  # type: ignore[assignment, method-assign]
 
 
+class SilentNames:
+    """While it is silent, no look-up of a name in this process gets an answer."""
+
+    def __init__(self) -> None:
+        self._answers = threading.Event()
+        self._answers.set()
+        look_up = socket.getaddrinfo
+
+        def asked(*args: Any, **options: Any) -> Any:
+            self._answers.wait()
+            return look_up(*args, **options)
+
+        socket.getaddrinfo = asked
+
+    def be_silent(self, silent: bool) -> None:
+        if silent:
+            self._answers.clear()
+        else:
+            self._answers.set()
+
+
 class Service:
     """Answers the requests of clients and of the harness."""
 
-    def __init__(self, node: Node, state: Values, disk: SlowDisk) -> None:
+    def __init__(self, node: Node, state: Values, disk: SlowDisk, names: SilentNames) -> None:
         self._node = node
         self._state = state
         self._disk = disk
+        self._names = names
         self._answers: dict[str, Callable[..., dict[str, Any]]] = {
             "submit": self.submit,
             "read": self.read,
             "values": self.values,
             "status": self.status,
             "slow": self.slow,
+            "bad-snapshot": self.bad_snapshot,
+            "silent-names": self.silent_names,
+            "fork": self.fork,
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +158,41 @@ class Service:
         self._disk.seconds = seconds
         return {}
 
+    def bad_snapshot(self, on: bool) -> dict[str, Any]:
+        self._state.fails = on
+        return {}
+
+    def silent_names(self, on: bool) -> dict[str, Any]:
+        self._names.be_silent(on)
+        return {}
+
+    def fork(self, how: str) -> dict[str, Any]:
+        """A child of this process that does what a child should not; what it may do is end."""
+        child = os.fork()
+        if child == 0:
+            _misbehave(self._node, how)
+        deadline = time.monotonic() + CHILD_TIMEOUT_S
+        while os.waitpid(child, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return {"hangs": True}
+            time.sleep(0.01)
+        return {"hangs": False}
+
+
+def _misbehave(node: Node, how: str) -> NoReturn:
+    try:
+        if how == "write":
+            # A value that no client sent: if it is ever seen, the child had a part in the group.
+            node.submit(f"of-a-child-{os.getpid()}", timeout_s=1.0)
+        elif how == "stop":
+            node.stop()
+    except ReplicatorError as error:
+        print(f"child: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(0)
+
 
 def main() -> None:
     """Run one node until SIGTERM, or until standard input ends."""
@@ -142,13 +207,13 @@ def main() -> None:
     _end_with_parent()
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    state, disk = Values(), SlowDisk()
+    state, disk, names = Values(), SlowDisk(), SilentNames()
     node = Node(
         state, group=options.group, name=options.name, data_dir=options.data, redis=options.redis,
         lease_s=options.lease, auto_promote=True,
     )  # fmt: skip
     with node:
-        server = Server(options.socket, Service(node, state, disk).answer)
+        server = Server(options.socket, Service(node, state, disk, names).answer)
         threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
         ended.wait()
 

@@ -33,6 +33,8 @@ class Values:
     def __init__(self) -> None:
         self.values: list[str] = []
         self.digest = ""
+        #: Whether `snapshot` raises, as that of an application with a bug.
+        self.fails = False
 
     def apply(self, value: Any) -> int:
         self.values.append(value)
@@ -40,6 +42,8 @@ class Values:
         return len(self.values) - 1
 
     def snapshot(self) -> Iterator[Any]:
+        if self.fails:
+            raise RuntimeError("the application cannot be drawn now")
         # Nothing in the list is ever replaced, so its first `count` values are the state as it is now.
         return _pieces(self.values, len(self.values))
 
