@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from replicator import PromotionRefused, admin
+from tests.needs import needs
 from tests.servers import servers_at_hand
 
 from .checker import check
@@ -16,7 +17,11 @@ from .cluster import LEASE_S, Cluster
 from .hosts import HostsRedis, has_hosts
 from .runs import run, worlds
 
-pytestmark = pytest.mark.skipif(not has_hosts(), reason="hosts take root, iproute2 and iptables")
+
+@pytest.fixture(autouse=True)
+def hosts() -> None:
+    needs(has_hosts(), "root, iproute2 and iptables")
+
 
 #: Where the first node leads: with the master of Redis and one sentinel. The third has a replica and two sentinels.
 LEADS, STANDS_BY, ALONE = 0, 1, 2
