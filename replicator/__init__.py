@@ -26,20 +26,30 @@ if TYPE_CHECKING:
         LogLost,
         LogUnavailable,
         NotAcknowledged,
+        NoThread,
+        NotJSON,
         NotPrimary,
+        NotRunning,
         OutcomeUnknown,
+        Outdated,
         PositionLost,
+        ProgramError,
         PromotionRefused,
         ReplicatorError,
+        SnapshotFailed,
+        SnapshotRefused,
         Stalled,
         StateChanged,
         StateError,
+        StateInUse,
         UnknownGroup,
+        WouldDeadlock,
+        WrongProcess,
     )
     from .host import Host
     from .node import Node
     from .patches import Published
-    from .state import KeptState, ReplicatedState, State
+    from .state import KeptState, ReplicatedState, SharedState, State
 
 __all__ = [
     "ChangeRejected",
@@ -53,22 +63,33 @@ __all__ = [
     "LeaseLost",
     "LogLost",
     "LogUnavailable",
+    "NoThread",
     "Node",
     "NotAcknowledged",
+    "NotJSON",
     "NotPrimary",
+    "NotRunning",
     "OutcomeUnknown",
+    "Outdated",
     "Position",
     "PositionLost",
+    "ProgramError",
     "PromotionRefused",
     "Published",
     "RecordId",
     "ReplicatedState",
     "ReplicatorError",
+    "SharedState",
+    "SnapshotFailed",
+    "SnapshotRefused",
     "Stalled",
     "State",
     "StateChanged",
     "StateError",
+    "StateInUse",
     "UnknownGroup",
+    "WouldDeadlock",
+    "WrongProcess",
 ]
 
 _ELSEWHERE = {
@@ -79,6 +100,7 @@ _ELSEWHERE = {
     "Published": "patches",
     "RecordId": "core.ids",
     "ReplicatedState": "state",
+    "SharedState": "state",
     "State": "state",
 }
 

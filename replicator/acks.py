@@ -3,13 +3,14 @@
     appended       in the memory of Redis; nothing to wait for
     fsynced        on the disk of Redis (WAITAOF)
     replicated:N   in the memory of N replicas of Redis (WAIT)
-    applied:N      on the disks of N standbys
+    applied:N      on the disks of N standbys, and on the primary's own
 
-The first three are what Redis says, the last is what the standbys say: a change that is on their disks outlives
-anything that happens to Redis. The change is in the log before anybody waits here, so who waits in vain gets
-`NotAcknowledged`: it may still come to all of them.
+The first three are what Redis says (`confirmations.py`), the last is what the standbys say: a change that is on their
+disks outlives anything that happens to Redis. The change is in the log before anybody waits here, so who waits in vain
+gets `NotAcknowledged`: it may still come to all of them.
 
-One confirmation vouches for everything that was written before it was asked for, so those who wait share it.
+Who waits for standbys is in a table (`waiters.py`) that the news of the reader and the keeper resolve. So it costs no
+thread, and however many wait for what does not come, nobody else hears later.
 """
 
 from __future__ import annotations
@@ -17,59 +18,67 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from contextlib import suppress
 
-from .core.ids import RecordId
-from .core.replies import Ack, Code, Log
-from .errors import ConfigError, LogUnavailable, NotAcknowledged
+from .confirmations import Confirmations
+from .core.ids import ZERO_ID, RecordId
+from .core.replies import Ack, Log
+from .errors import CheckpointError, NotAcknowledged, NoThread
 from .lease import Lease
 from .replica import Replica
+from .threads import started
+from .waiters import Level, Sleeper, Task, Waiter, Waiters, tell
 
 __all__ = ["Acks", "Level"]
 
-#: How soon Redis is asked again after it did not answer, and how soon a lost term is noticed.
-RETRY_EVERY_S = 0.05
 
-
-class Level(NamedTuple):
-    """`appended`, `fsynced`, `replicated` or `applied`, and of how many others."""
-
-    kind: str
-    others: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Level:
-        """Raises `ConfigError`."""
-        kind, colon, number = text.partition(":")
-        if kind in ("appended", "fsynced") and not colon:
-            return cls(kind)
-        if kind in ("replicated", "applied") and number.isdecimal() and 0 < int(number) < 1000:
-            return cls(kind, int(number))
-        problem = f"{text!r} is none of appended, fsynced, replicated:N, applied:N"
-        raise ConfigError(setting="ack", problem=problem)
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.others}" if self.others else self.kind
+#: What became of a term in which nothing is acknowledged any more.
+ENDED = "the term, or this life of Redis, ended meanwhile"
 
 
 class Acks:
     """What Redis and the others have of what this node wrote."""
 
     def __init__(self, log: Log, replica: Replica, lease: Lease) -> None:
-        self._log = log
         self._replica = replica
-        self._lease = lease
-        self._heard = threading.Condition()
+        self._redis = Confirmations(log, lease, lambda: replica.member)
+        self._lock = threading.Lock()
         self._places: dict[str, RecordId] = {}
-        self._confirmed: dict[Level, RecordId] = {}
-        self._asking: dict[Level, threading.Lock] = {}
+        #: Who waits for standbys, by how many of them.
+        self._waiting: dict[int, Waiters] = {}
+        self._own_disk = threading.Lock()
+        #: Has what tasks wait for on this node's own disk, while there is any.
+        self._syncer: threading.Thread | None = None
 
-    def hear(self, acks: Iterable[Ack]) -> None:
-        """Others say what they have on their disks."""
-        with self._heard:
+    # --- news --------------------------------------------------------------------------------------------------------
+
+    def hear(self, acks: Iterable[Ack] = ()) -> None:
+        """Others say what they have on their disks. Without any: the term of this node may be another one."""
+        with self._lock:
             for ack in acks:
                 self._places[ack.node] = max(ack.at, self._places.get(ack.node, ack.at))
-            self._heard.notify_all()
+            over = [waiter for waiters in self._waiting.values() for waiter in waiters.take_while(self._is_over)]
+            for others in [others for others, waiters in self._waiting.items() if not len(waiters)]:
+                del self._waiting[others]
+        tell(over)
+
+    def _is_over(self, waiter: Waiter) -> bool:
+        """Whether its wait is; then it is settled. The caller has the lock."""
+        have = self._nodes_with(waiter.id)
+        if self._replica.member.view.term != waiter.id.term:
+            waiter.settle(_not_acknowledged(waiter, have))
+        elif have >= waiter.level.others and self._replica.synced_upto >= waiter.id:
+            # Last of all: once it has reported in another run, others may lead there without this change.
+            vouches = self._replica.member.vouches(waiter.id.term)
+            waiter.settle(None if vouches else NotAcknowledged(id=waiter.id, problem=ENDED))
+        return waiter.done
+
+    def _nodes_with(self, id: RecordId) -> int:
+        # Of the same term only: the history of a later one may have gone on without it.
+        me = self._replica.member.me.node
+        return sum(node != me and at.term == id.term and at.n >= id.n for node, at in self._places.items())
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
 
     def wait(self, level: Level, id: RecordId, timeout_s: float) -> None:
         """Return once the record `id`, which this node wrote in its present term, has come that far.
@@ -78,62 +87,94 @@ class Acks:
         """
         deadline = time.monotonic() + timeout_s
         if level.kind == "applied":
-            self._wait_for_standbys(level, id, deadline)
+            waiter = Sleeper(level, id, deadline)
+            try:
+                if self._enter(waiter):
+                    self._sync(id)  # while the standbys sync theirs
+                    self.hear()
+                    waiter.wait()
+            finally:
+                self._leave(waiter)
+            self._conclude(waiter)
         elif level.kind != "appended":
-            self._wait_for_redis(level, id, deadline)
+            self._redis.wait(level, id, deadline)
 
-    def _wait_for_standbys(self, level: Level, id: RecordId, deadline: float) -> None:
-        with self._heard:
-            while (have := self._nodes_with(id)) < level.others:
-                left = deadline - time.monotonic()
-                if left <= 0 or self._replica.member.view.term != id.term:
-                    problem = f"{have} of {level.others} standbys say that they have it on their disks"
-                    raise NotAcknowledged(id=id, problem=problem)
-                self._heard.wait(min(left, RETRY_EVERY_S))
+    async def awaited(self, level: Level, id: RecordId, timeout_s: float) -> None:
+        """`wait`, for a task: its event loop goes on."""
+        deadline = time.monotonic() + timeout_s
+        if level.kind == "applied":
+            waiter = Task(level, id, deadline)
+            try:
+                if self._enter(waiter):
+                    self._sync_aside()
+                    await waiter.wait()
+            finally:
+                self._leave(waiter)
+            self._conclude(waiter)
+        elif level.kind != "appended":
+            await self._redis.awaited(level, id, deadline)
 
-    def _nodes_with(self, id: RecordId) -> int:
-        # Of the same term only: the history of a later one may have gone on without it.
-        me = self._replica.member.me.node
-        return sum(node != me and at.term == id.term and at.n >= id.n for node, at in self._places.items())
+    def _enter(self, waiter: Waiter) -> bool:
+        """Whether it has to wait."""
+        with self._lock:
+            if self._is_over(waiter):
+                return False
+            self._waiting.setdefault(waiter.level.others, Waiters()).add(waiter)
+            return True
 
-    def _wait_for_redis(self, level: Level, id: RecordId, deadline: float) -> None:
-        with self._heard:
-            asking = self._asking.setdefault(level, threading.Lock())
-        if not asking.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise NotAcknowledged(id=id, problem=f"Redis is still asked about earlier changes ({level})")
+    def _leave(self, waiter: Waiter) -> None:
+        with self._lock:
+            if waiter.level.others in self._waiting:
+                self._waiting[waiter.level.others].drop(waiter)
+            if not waiter.done:
+                waiter.settle(_not_acknowledged(waiter, self._nodes_with(waiter.id)))
+
+    # --- this node's own disk, which counts as one of those that have it ---------------------------------------------
+
+    def _sync(self, id: RecordId) -> None:
+        """Have it on this node's own disk. Raises `NotAcknowledged`."""
         try:
-            while self._confirmed.get(level, id._replace(n=0)) < id:
-                self._ask_redis(level, id, deadline)
-        finally:
-            asking.release()
+            with self._own_disk:  # those who wait share a sync
+                if self._replica.synced_upto < id:
+                    self._replica.flush()
+        except CheckpointError as error:
+            raise NotAcknowledged(id=id, problem=f"it is not on the primary's own disk: {error}") from None
 
-    def _ask_redis(self, level: Level, id: RecordId, deadline: float) -> None:
-        member = self._replica.member
-        if not member.holds_term:  # a confirmation renews the lease, which this node may have given back
-            raise NotAcknowledged(id=id, problem="the term ended meanwhile")
-        problem = ""
-        try:
-            confirmation = self._log.confirm(
-                member.me,
-                id.term,
-                self._lease.length_ms,
-                replicas=level.others,
-                fsynced=level.kind == "fsynced",
-                timeout_ms=int(max(0.0, deadline - time.monotonic()) * 1000),
-            )
-        except ConfigError as error:
-            raise NotAcknowledged(id=id, problem=str(error)) from None
-        except LogUnavailable as unavailable:
-            problem = str(unavailable)
-            time.sleep(RETRY_EVERY_S)
-        else:
-            if confirmation.reply.code is not Code.OK:
-                raise NotAcknowledged(id=id, problem=f"the term ended meanwhile ({confirmation.reply.code.value})")
-            if confirmation.have >= max(1, level.others):
-                # Everything that this node knew to be in the log before it asked.
-                self._confirmed[level] = max(id, member.view.position.id)
-                return
-            what = f"{confirmation.have} of {level.others} replicas have it"
-            problem = "it is not on the disk of Redis yet" if level.kind == "fsynced" else what
-        if time.monotonic() >= deadline:
-            raise NotAcknowledged(id=id, problem=problem)
+    def _sync_aside(self) -> None:
+        """Likewise for tasks: their event loop does not wait for a disk."""
+        with self._lock:
+            if self._syncer is None:
+                with suppress(NoThread):  # the saver does it a moment later
+                    self._syncer = started(self._sync_for_tasks, name="own-disk")
+
+    def _sync_for_tasks(self) -> None:
+        while True:
+            with self._lock:
+                newest = max((each.newest for each in self._waiting.values() if len(each)), default=ZERO_ID)
+                if newest <= self._replica.synced_upto:
+                    self._syncer = None
+                    return
+            try:
+                self._sync(newest)
+            except NotAcknowledged as error:
+                self._refuse_unsynced(error)
+            self.hear()
+
+    def _refuse_unsynced(self, error: NotAcknowledged) -> None:
+        with self._lock:
+            over = [each for waiters in self._waiting.values() for each in waiters.take_all(self._is_unsynced)]
+            for waiter in over:
+                waiter.settle(NotAcknowledged(id=waiter.id, problem=error.fields["problem"]))
+        tell(over)
+
+    def _is_unsynced(self, waiter: Waiter) -> bool:
+        return waiter.id > self._replica.synced_upto
+
+    def _conclude(self, waiter: Waiter) -> None:
+        if waiter.error is not None:
+            raise waiter.error
+
+
+def _not_acknowledged(waiter: Waiter, have: int) -> NotAcknowledged:
+    problem = f"{have} of {waiter.level.others} standbys say that they have it on their disks"
+    return NotAcknowledged(id=waiter.id, problem=problem)

@@ -10,15 +10,25 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from .core import life
+from . import checks
+from .core import absent, life
 from .core.ids import ZERO_ID, RecordId, Writer, era_of
 from .core.life import NOBODY
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
-from .core.replies import Claim, Code, Head, Log, LogSize, Look, Peer, Reply
+from .core.replies import NO_DIGEST, Claim, Code, Head, Log, LogSize, Look, Peer, Reply
 from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
-from .errors import CorruptRecord, LogLost, NotPrimary, PromotionRefused, ReplicatorError, UnknownGroup
+from .errors import (
+    ConfigError,
+    CorruptRecord,
+    LogLost,
+    LogUnavailable,
+    NotPrimary,
+    PromotionRefused,
+    ReplicatorError,
+    UnknownGroup,
+)
 from .health import lag_as_reported
 
 __all__ = [
@@ -32,7 +42,9 @@ __all__ = [
     "budget",
     "check_is_known",
     "demote",
+    "forget",
     "history",
+    "looked",
     "pause",
     "promote",
     "records",
@@ -48,14 +60,33 @@ __all__ = [
 
 POLL_EVERY_S = 0.02
 
+#: For a command that stops a program, which may take a minute, and the publication after it.
+PREPARE_TIMEOUT_S = 80.0
+
 #: Nobody writes meanwhile, so this is looked at more often.
 POLL_IN_THE_GAP_S = 0.002
+
+#: The first lease of who is promoted, which is that node's own from its next beat on.
+LEASE_MS = 5000
+#: Who waits for something says what it waits for when its time is over; Redis may hang so much longer.
+GRACE_S = 0.05
 
 Progress = Callable[[str], None]
 
 
 def _silent(_: str) -> None:
     pass
+
+
+def _check(
+    *, by: str, reason: str = "", node: str | None = None, lease_ms: int = LEASE_MS, timeout_s: float = 0.0
+) -> None:
+    checks.line("by", by)
+    checks.line("reason", reason)
+    checks.seconds("timeout_s", timeout_s)
+    checks.whole("lease_ms", lease_ms, least=1, most=int(checks.SECONDS_MAX * 1000))
+    if node is not None:
+        checks.name("node", node)
 
 
 # --- status ----------------------------------------------------------------------------------------------------------
@@ -116,13 +147,23 @@ class Status:
 
 def status(log: Log) -> Status:
     """The group as Redis and the heartbeats show it. Raises `LogUnavailable`."""
-    look = log.look()
+    look = looked(log)
     return status_of(log.group, look, size_of(log, look))
 
 
 def size_of(log: Log, look: Look) -> LogSize:
     """How large the log is, if there is one."""
     return log.size() if look.head else LogSize(None, None)
+
+
+def looked(log: Log) -> Look:
+    """The group as Redis shows it, also where a key of it holds what cannot be. Raises `LogUnavailable`."""
+    try:
+        return log.look()
+    except LogUnavailable as unavailable:
+        if unavailable.look is None:
+            raise
+        return cast(Look, unavailable.look)
 
 
 def status_of(group: str, look: Look, size: LogSize) -> Status:
@@ -208,7 +249,7 @@ def promote(
     reason: str = "asked by an operator",
     expect: int | None = None,
     force: bool = False,
-    lease_ms: int = 5000,
+    lease_ms: int = LEASE_MS,
     timeout_s: float = 10.0,
 ) -> Promotion:
     """Give the next term to `node`, and wait until it leads.
@@ -216,7 +257,10 @@ def promote(
     Raises `PromotionRefused` (see `life.refusal`; `force` goes past it, but not past a node that has never reported),
     `LogLost`, `LogUnavailable`, `TimeoutError` (it has the term, and does not lead yet).
     """
+    _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
+    checks.flag("force", force)
     started = time.monotonic()
+    log = log.within(started + timeout_s + GRACE_S)
     while True:
         look = log.look()
         if expect not in (None, look.term):
@@ -254,11 +298,13 @@ def _claim(peer: Peer, look: Look, *, lease_ms: int, by: str, reason: str, guard
         run=look.run,
         expect_head=life.expected_head(peer, look) if guarded else None,
         new_log_id=secrets.token_hex(16) if life.may_found(look) else "",
+        applied_min=absent.applied_min(look),
     )
 
 
 def demote(log: Log, *, by: str, reason: str = "asked by an operator") -> int:
     """Take the next term for nobody: the primary steps down, and nobody writes until somebody is promoted. The term."""
+    _check(by=by, reason=reason)
     look = log.look()
     if term_holder(look) is None:
         raise NotPrimary("nobody holds the term; there is nothing to demote")
@@ -329,6 +375,7 @@ class Budget:
 
 def budget(log: Log, node: str) -> Budget:
     """What a promotion of `node` would lose, as the group is now. Changes nothing."""
+    checks.name("node", node)
     look = log.look()
     refusal = life.refusal(node, look)
     candidate = look.peers.get(node)
@@ -355,6 +402,9 @@ def _lost_with(candidate: Peer, look: Look) -> list[str]:
 def _unknown_with(node: str, look: Look) -> list[str]:
     head = look.head
     unknown = [] if node in look.peers else [f"{node} has never reported"]
+    known = absent.known_to(look.peers.values(), look) - set(look.peers)
+    if not look.is_whole:
+        unknown += [f"{name} has not reported since Redis came back: what it has" for name in sorted(known - {node})]
     for name, peer in sorted(look.peers.items()):
         met = head is not None and look.same_run and era_of(peer.term) >= era_of(head.term)
         if peer.alive and peer.run != look.run:
@@ -388,7 +438,7 @@ def switchover(
     *,
     by: str,
     reason: str = "switchover",
-    lease_ms: int = 5000,
+    lease_ms: int = LEASE_MS,
     timeout_s: float = 10.0,
     progress: Progress = _silent,
 ) -> Switchover:
@@ -396,22 +446,51 @@ def switchover(
 
     What stops the old primary is the promotion itself: it is one step in Redis, behind which nothing of the old term
     is accepted, and `node` reads all before it. What is refused then is refused for certain, and can be sent to `node`.
-    So that the gap is short, `node` has to have read what the log had a moment ago.
+    So that the gap is short, `node` has to have read what the log had a moment ago. Where the old primary has a program
+    beside it, that is stopped, and what it wrote last is published, before the promotion (`handover.py`).
 
-    Raises `NotPrimary` (nobody leads), `PromotionRefused`, `TimeoutError` (it does not keep up; nothing was done).
+    Raises `NotPrimary` (nobody leads), `PromotionRefused`, `TimeoutError` (it does not keep up, or the old primary did
+    not say that its program has stopped; nothing was done).
     """
+    _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    unlimited, log = log, log.within(deadline + GRACE_S)
     before = _led_head(log)
     if before.node == node:
         raise PromotionRefused(node, "it leads already")
-    deadline = time.monotonic() + timeout_s
     _wait_until_it_keeps_up(log, node, before.position.id, deadline, progress)
     started = time.monotonic()
-    done = promote(log, node, by=by, reason=reason, expect=before.term, lease_ms=lease_ms, timeout_s=timeout_s)
+    if _prepare(unlimited, node, before, by, progress):
+        deadline = time.monotonic() + timeout_s
+        log = unlimited.within(deadline + GRACE_S)
+        _wait_until_it_keeps_up(log, node, _led_head(log).position.id, deadline, progress)
+    left_s = max(0.0, deadline - time.monotonic())
+    done = promote(log, node, by=by, reason=reason, expect=before.term, lease_ms=lease_ms, timeout_s=left_s)
     gap_ms = (time.monotonic() - started) * 1000
     follows = _follows(log, before, done.term, deadline)
     return Switchover(
         node=node, before=before.node, term=done.term, id=done.id, gap_ms=round(gap_ms, 1), follows=follows
     )
+
+
+def _prepare(log: Log, node: str, before: Head, by: str, progress: Progress) -> bool:
+    """Have the old primary stop its program and publish what it wrote last; whether there was any of that to do."""
+    peer = log.look().peers.get(before.node)
+    if peer is None or not peer.alive or not peer.prepares:
+        return False
+    ask = log.ask("prepare", by=by, node=before.node)
+    progress(f"{before.node} stops its program, and publishes what that wrote last")
+    deadline = time.monotonic() + PREPARE_TIMEOUT_S
+    while peer.prepared != ask:
+        if peer.prepared.startswith(f"{ask}: "):
+            reason = peer.prepared.removeprefix(f"{ask}: ")
+            raise PromotionRefused(node, f"{before.node} cannot hand over ({reason}); `promote` does not ask it to")
+        if not peer.alive or time.monotonic() > deadline:
+            hint = f"nothing was done; `replicator promote {node}` does not wait for it"
+            raise TimeoutError(f"{before.node} has not said that its program has stopped; {hint}")
+        time.sleep(POLL_EVERY_S)
+        peer = log.look().peers.get(before.node, peer)
+    return True
 
 
 def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: float, progress: Progress) -> None:
@@ -446,6 +525,7 @@ def _follows(log: Log, before: Head, term: int, deadline: float) -> bool:
 
 def pause(log: Log, *, by: str, reason: str = "") -> None:
     """Switch automatic failover off: no node takes over by itself until `resume`. Promotions by hand go on."""
+    _check(by=by, reason=reason)
     _switched(log, log.pause(f"by {by}: {reason}" if reason else f"by {by}"))
 
 
@@ -459,6 +539,23 @@ def _switched(log: Log, reply: Reply) -> None:
         raise LogLost(what=f"there is no log of group {log.group} at {log.url}")
 
 
+# --- who belongs to the group ----------------------------------------------------------------------------------------
+
+
+def forget(log: Log, node: str, *, by: str) -> None:
+    """Say that a node will not come back: nobody waits for it any more, nor for what only it may have.
+
+    Raises `ConfigError` for one that nobody knows, or that reports.
+    """
+    look = looked(log)
+    peer = look.peers.get(node)
+    if peer is None and node not in absent.known_to(look.peers.values(), look):
+        raise ConfigError(setting="node", problem=f"no node {node} has reported; `replicator status` lists them")
+    if peer is not None and peer.alive:
+        raise ConfigError(setting="node", problem=f"{node} reports; stop it first, if it is not to come back")
+    log.forget(node, by=by)
+
+
 # --- recovery --------------------------------------------------------------------------------------------------------
 
 
@@ -468,47 +565,73 @@ def recover(
     *,
     by: str,
     reason: str = "the log was lost",
-    lease_ms: int = 5000,
+    force: bool = False,
+    lease_ms: int = LEASE_MS,
     timeout_s: float = 30.0,
     progress: Progress = _silent,
 ) -> Promotion:
     """Found a broken log anew from the most advanced live node (or from `node`), in one step; it leads then.
 
-    Broken: Redis lost it, or half of it, or something that is not a record is in it. The nodes report what they have
-    for two heartbeats before one is chosen. What others have and the chosen one has not becomes forks.
+    Broken: Redis lost it, or half of it, or something is in it, in its head or its term key that no script of ours can
+    have written. The nodes report what they have for two heartbeats before one is chosen. What others have and the
+    chosen one has not becomes forks. Where only the term key is wrong, the log goes on, and the key is set right.
 
-    Raises `PromotionRefused` (the log is whole; no node to found it from), `TimeoutError`.
+    Raises `PromotionRefused` (the log is whole; no node to found it from; nodes are missing that may have what was
+    acknowledged as `applied:N`, unless `force`), `TimeoutError`.
     """
+    _check(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     started = time.monotonic()
-    look = log.look()
+    look = looked(log.within(started + timeout_s + GRACE_S))
     _check_is_broken(look)
     reporting_s = life.time_to_report_ms(look.peers.values()) / 1000
+    log = log.within(started + reporting_s + timeout_s + GRACE_S)
     progress(f"the nodes report for {reporting_s:.0f} s")
     time.sleep(reporting_s)
-    look = log.look()
+    look = looked(log)
     _check_is_broken(look)
     peer = _to_recover_from(look, node)
     for name, other in sorted(look.peers.items()):
         progress(f"{name} has changes up to {other.changed}" + ("" if other.alive else " (dead)"))
-    claim = replace(_claim(peer, look, lease_ms=lease_ms, by=by, reason=reason), expect_head=None)
-    reply = log.promote(replace(claim, new_log_id=peer.log_id, anew=True))
+    if not force and not absent.are_enough(peer, look):
+        raise PromotionRefused(peer.node, life.missed(peer, look))
+    claim = _claim(peer, look, lease_ms=lease_ms, by=by, reason=reason, guarded=_goes_on(look))
+    claim = replace(claim, floor=life.floor_of(peer, look), new_log_id=peer.log_id)
+    reply = log.promote(replace(claim, anew=True, unfollowed=life.unfollowed(look)))
     if reply.code is not Code.OK:
         raise _not_promoted(peer.node, reply, log)
-    progress(f"founded anew from {peer.node}, in term {reply.term}; its state goes into the log")
+    if _goes_on(look):
+        progress(f"the term key is set right, and {peer.node} takes term {reply.term}")
+    else:
+        progress(f"founded anew from {peer.node}, in term {reply.term}; its state goes into the log")
     _wait_until_it_leads(log, peer.node, peer.boot, reply.term, started + timeout_s)
     led_ms = (time.monotonic() - started) * 1000
     return Promotion(node=peer.node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
 
 
 def _check_is_broken(look: Look) -> None:
-    if look.head is not None and look.last_id == look.head.position.id:
+    if life.broken(look):
+        return
+    holder = look.peers.get(term_holder(look) or "")
+    if look.lease_ms is not None and not (holder is not None and holder.problem):
         raise PromotionRefused("no node", "the log is whole, there is nothing to recover")
+    why = f" ({holder.node}: {holder.problem})" if holder is not None and holder.problem else ""
+    reason = f"there is nothing to recover in the log, but nobody leads{why}: `replicator promote NODE`"
+    raise PromotionRefused("no node", reason)
+
+
+def _goes_on(look: Look) -> bool:
+    """Whether nothing is wrong but the term key."""
+    whole = look.head is not None and look.last_id == look.head.position.id
+    return whole and life.unfollowed(look) is None
 
 
 def _to_recover_from(look: Look, node: str | None) -> Peer:
     logs = {peer.log_id for peer in look.peers.values() if peer.alive and peer.log_id}
     if node is None and len(logs) > 1:
         raise PromotionRefused("no node", "the live nodes have different logs; name the one to go on from with --from")
+    holder = look.peers.get(term_holder(look) or "")
+    if node is None and _goes_on(look) and holder is not None and holder.alive:
+        node = holder.node
     if node is None:
         node = life.most_advanced_holder(look.peers.values(), *logs) if logs else None
     peer = look.peers.get(node or "")
@@ -597,11 +720,13 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
 
     Raises `NotPrimary` if nobody leads, `TimeoutError`.
     """
+    _check(by=by, timeout_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    log = log.within(deadline + GRACE_S)
     head = _led_head(log)
     log.ask("snapshot", by=by)
     progress(f"asked {head.node} for a snapshot")
     parts = -1
-    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         now = _led_head(log)
         if now.snapshot_at >= head.position.id:
@@ -624,30 +749,61 @@ def _led_head(log: Log) -> Head:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DigestReport:
-    """The digests of the nodes' states at one position. `missing`: live nodes that did not report in time."""
+    """The digests of the nodes' states at one position. `missing`: live nodes that did not report in time; `silent`:
+    other nodes of the group, which do not report at all."""
 
     position: str
     digests: dict[str, str]
     missing: list[str]
+    silent: list[str]
+
+    @property
+    def differ(self) -> bool:
+        """Whether those that told have different states."""
+        return len(set(self.digests.values()) - {NO_DIGEST}) > 1
+
+    @property
+    def undrawn(self) -> list[str]:
+        """Those whose state could not be drawn: `replicator status` says why."""
+        return [node for node, digest in self.digests.items() if digest == NO_DIGEST]
 
     @property
     def equal(self) -> bool:
-        return not self.missing and len(set(self.digests.values())) == 1
+        """Whether all nodes of the group are shown to have the same state."""
+        return not (self.missing or self.silent or self.undrawn or self.differ)
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in words."""
+        if self.differ:
+            told = ", ".join(f"{node} {digest}" for node, digest in self.digests.items())
+            return f"the states at {self.position} differ: {told}"
+        if self.equal:
+            return "all equal"
+        late = [f"{node} did not report in time" for node in self.missing]
+        dead = [f"{node} does not report" for node in self.silent]
+        failed = [f"the state of {node} could not be drawn" for node in self.undrawn]
+        alike = [node for node in self.digests if node not in self.undrawn]
+        told = f"{', '.join(alike) or 'nobody'} {'have equal states' if len(alike) > 1 else 'told its state'}"
+        return f"not all nodes could be compared: {', '.join(late + dead + failed)}; {told} at {self.position}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"equal": self.equal}
 
 
 def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = _silent) -> DigestReport:
-    """Have all live nodes digest their state at one position of the log, and compare (G6).
+    """Have all nodes digest their state at one position of the log, and compare (G6).
 
-    The primary puts a marker, an empty change, into the log; each node reports the digest of its state there.
+    The primary puts a marker, an empty change, into the log; each node reports the digest of its state there. Nodes
+    that are known and do not report are not waited for, and named.
     Raises `NotPrimary` if nobody leads, `TimeoutError` if the primary itself does not report.
     """
+    _check(by=by, timeout_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    log = log.within(deadline + GRACE_S)
     head = _led_head(log)
     log.ask("digest", by=by)
     progress(f"asked {head.node} for a marker")
-    deadline = time.monotonic() + timeout_s
     told = -1
     while True:
         look = log.look()
@@ -661,7 +817,9 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = _
                 told = len(digests)
                 progress(f"{told} of {len(live)} nodes reported at {at}")
             if not missing or time.monotonic() > deadline:
-                return DigestReport(position=str(at), digests=digests, missing=missing)
+                known = {name for name, peer in look.peers.items() if not peer.left}
+                silent = sorted(known - set(live) - set(digests))
+                return DigestReport(position=str(at), digests=digests, missing=missing, silent=silent)
         elif time.monotonic() > deadline:
             raise TimeoutError(f"{head.node} has not reported a digest after {timeout_s} s")
         time.sleep(POLL_EVERY_S)

@@ -22,9 +22,13 @@ from .core.codec import decode_changes, digest_of_pieces
 from .core.ids import ORIGIN, ZERO_ID, Position, RecordId
 from .core.records import ChangeRecord, PartRecord, Record
 from .core.replies import Head, Log
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
+from .guarded import check_is_file, head_of
 from .patches import rebuilt_from
 from .state import ReplicatedState, State
+from .state.contract import check_state
+from .state.kind import are_alike, kind_of
 from .walk import LogFacts, Violation, Walk, as_violation
 
 __all__ = ["CannotRebuild", "Certificate", "Compared", "NodeFacts", "certify", "copied"]
@@ -32,7 +36,7 @@ __all__ = ["CannotRebuild", "Certificate", "Compared", "NodeFacts", "certify", "
 #: Records in one read: of full ones, 32 MiB.
 RECORDS_AT_ONCE = 128
 
-#: A node writes its WAL back within a fraction of a second; a copy made meanwhile may be torn.
+#: A node that writes writes its WAL back every 4 MiB; a copy made meanwhile may be torn.
 COPY_ATTEMPTS = 6
 COPY_AGAIN_AFTER_S = 0.25
 
@@ -144,26 +148,28 @@ class Compared:
 
 
 @contextlib.contextmanager
-def copied(data_dir: Path) -> Iterator[Stored]:
+def copied(data_dir: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Stored]:
     """The checkpoint of a node that may be running: a copy of its files, removed again in the end.
 
-    A copy made while the node wrote may be torn. That shows when it is checked, and another one is made.
+    The file itself changes only when a WAL is written back, and then begins anew: a copy made meanwhile may be torn.
+    That shows when it is checked, and another one is made. One that is wrong although neither happened is damaged,
+    however much the node writes: what is behind the part of a WAL that was copied is missing, and nothing else.
     Raises `CheckpointError`: it is damaged, or changes too fast to be copied, or cannot be read.
     """
     source = data_dir / "checkpoint.sqlite"
     with (
         tempfile.TemporaryDirectory(prefix="replicator-") as directory,
-        _whole(source, Path(directory)) as copy,
+        _whole(source, Path(directory), snapshot_bytes_max) as copy,
     ):
         yield copy
 
 
-def _whole(source: Path, directory: Path) -> Stored:
+def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> Stored:
     for attempt in range(COPY_ATTEMPTS):
         before = _marks(source)
         place = directory / str(attempt)
         try:
-            return Stored(_copy(source, place))
+            return Stored(_copy(source, place), snapshot_bytes_max=snapshot_bytes_max)
         except DamagedCheckpoint as torn:
             shutil.rmtree(place)
             problem = torn.fields["problem"]
@@ -171,12 +177,13 @@ def _whole(source: Path, directory: Path) -> Stored:
             time.sleep(COPY_AGAIN_AFTER_S)
             if _marks(source) == before:
                 raise DamagedCheckpoint(path=source, problem=problem) from None
-    problem = f"{COPY_ATTEMPTS} copies of it were torn: its node writes too much; stop the node, and try again"
-    raise CheckpointError(path=source, problem=problem)
+    hint = "its node writes too much, or it is damaged: stop the node, and try again"
+    raise CheckpointError(path=source, problem=f"no whole copy of it in {COPY_ATTEMPTS} ({problem}); {hint}")
 
 
 def _copy(source: Path, place: Path) -> Path:
     try:
+        check_is_file(source)
         place.mkdir()
         copy = place / source.name
         shutil.copyfile(source, copy)
@@ -187,9 +194,9 @@ def _copy(source: Path, place: Path) -> Path:
     return copy
 
 
-def _marks(source: Path) -> list[tuple[int, int, int] | None]:
-    """Two that are equal, with a pause between them: the files stood still."""
-    return [_mark(source), _mark(source.with_name(f"{source.name}-wal"))]
+def _marks(source: Path) -> tuple[object, object]:
+    """Two that are equal, with a pause between them: the file stood still, and its WAL did not begin anew."""
+    return _mark(source), _beginning(source.with_name(f"{source.name}-wal"))
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:
@@ -198,6 +205,14 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _beginning(wal: Path) -> bytes | None:
+    # Its salts are other ones each time (sqlite.org/fileformat.html, 4.1).
+    try:
+        return head_of(wal, 32)
+    except OSError:
+        return None
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------
@@ -226,34 +241,55 @@ def certify(
     *,
     make_state: Callable[[], ReplicatedState],
     progress: Progress = lambda _: None,
+    assumed: bool = False,
+    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
 ) -> Certificate:
     """Check the log as it is now, and the checkpoints in these data directories, of nodes that run or not.
 
+    `assumed`: nobody said that `make_state` is right, so a checkpoint has to. `snapshot_bytes_max`: what a snapshot may
+    weigh when it is unpacked (`core/weight.py`).
     `make_state` gives an empty state of the group's application. Raises `Violation` at the first thing that is not as
-    it has to be; `LogLost` if there is no log, `CheckpointError` for a checkpoint that cannot be read.
+    it has to be; `LogLost` if there is no log, `CheckpointError` for a checkpoint that cannot be read, `ConfigError`
+    for one that is of another application, or group.
     """
     with contextlib.ExitStack() as stack:
         # Before the head is looked at: what a node has, the log had before.
-        copies = [stack.enter_context(copied(data_dir)) for data_dir in data_dirs]
+        copies = [
+            stack.enter_context(copied(data_dir, snapshot_bytes_max=snapshot_bytes_max)) for data_dir in data_dirs
+        ]
         for copy, data_dir in zip(copies, data_dirs, strict=True):
             progress(f"copied the checkpoint of {copy.node}, at {copy.view.position.id}")
             if copy.group != log.group:
                 problem = f"{data_dir} is of group {copy.group}, this is group {log.group}"
                 raise ConfigError(setting="data-dir", problem=problem)
-        facts, nodes = _walked(log, copies, progress)
+            _check_kind(copy, kind_of(make_state()), assumed=assumed)
+        facts, nodes = _walked(log, copies, progress, snapshot_bytes_max)
         told = [
             _told(node, place, data_dir, make_state()) for (node, place), data_dir in zip(nodes, data_dirs, strict=True)
         ]
         return Certificate(log=facts, nodes=told, equal=_equal([node for node, _ in nodes], told))
 
 
-def _walked(log: Log, copies: Sequence[Stored], progress: Progress) -> tuple[LogFacts, list[tuple[Compared, str]]]:
+def _check_kind(copy: Stored, kind: str, *, assumed: bool) -> None:
+    """Another application would make another state of these changes, or none, and find nothing wrong."""
+    its = copy.note("state")
+    if its is None and assumed:
+        problem = f"the checkpoint of {copy.node} does not say of which class its state is: name it"
+        raise ConfigError(setting="state", problem=problem)
+    if its is not None and not are_alike(its, kind):
+        problem = f"the checkpoint of {copy.node} is of a state of {its}, and not of {kind}: give --state {its}"
+        raise ConfigError(setting="state", problem=problem)
+
+
+def _walked(
+    log: Log, copies: Sequence[Stored], progress: Progress, snapshot_bytes_max: int
+) -> tuple[LogFacts, list[tuple[Compared, str]]]:
     """The log up to its head, with each checkpoint beside it; begun again if it was trimmed under the reader."""
     for _ in range(WALKS_MAX):
         head = _head(log)
         nodes = [Compared(copy) for copy in copies]
         try:
-            with contextlib.closing(Walk()) as walk:
+            with contextlib.closing(Walk(snapshot_bytes_max=snapshot_bytes_max)) as walk:
                 _walk(log, head, walk, nodes, progress)
                 walk.finish(head)
                 _check_sources(log, walk)
@@ -310,6 +346,7 @@ def _check_sources(log: Log, walk: Walk) -> None:
 
 
 def _told(node: Compared, place: str, data_dir: Path, state: ReplicatedState) -> NodeFacts:
+    check_state(state)
     return NodeFacts(
         node=node.node,
         path=str(data_dir),

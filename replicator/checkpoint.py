@@ -1,7 +1,7 @@
 """A node's own disk: the view, the newest snapshot as received, and the changes since, in one SQLite file.
 
     data_dir/checkpoint.sqlite   the file (and its -wal while a node runs)
-    data_dir/lock                held while a node runs; its process id, and the number of its last synced save
+    data_dir/lock                held while a node runs; its process id, the number of its last synced save, its boot
     data_dir/forks/              copies of histories that lost
 
 **One save is one transaction**, whatever it holds: records, parts, the view (`_transaction` owns begin, commit and
@@ -18,7 +18,12 @@ vouched for) is synced.
 not synced, does not: who opens the file folds the rows behind what it says of itself.
 
 **What is kept** is told in `checkpoint_file.py`. A complete snapshot becomes the payload by its number and no byte is
-copied. Pages that are given up are used again: the file grows to two snapshots and the changes.
+copied.
+
+**What it takes the place of is given up there and then, and deleted a little later**: an id says up to where the
+changes are in the payload now, and its number that another one is not. To delete 50 MB takes a while, and a standby
+saves before it applies, so `tidy` deletes a slice at a time, between saves, and each part that is saved takes a slice
+along. Pages that are free are used again: the file grows to some snapshots and the changes.
 
 **Staged is exactly what the view says**: as many parts as `view.snapshot` has seen, none if it follows no snapshot. A
 complete one becomes the payload only if the fold took it for its own history (`_ADOPTING`). A snapshot that did not
@@ -34,6 +39,10 @@ for an empty one, it would switch fencing off. The first look is through a read-
 refused (another group's, a newer version's) or set aside stays as it was.
 
 A file appears under its name only when it is whole: it is made under another one first. An empty one is thus damaged.
+
+**A forked child has no part in it.** SQLite's connections must not cross a fork: closed in the child, or freed there,
+this one would write back and delete the WAL into which the parent goes on writing. So a child never frees it. It gives
+up its copy of the lock at once, or the directory would stay locked for as long as the child lives.
 """
 
 from __future__ import annotations
@@ -44,7 +53,6 @@ import fcntl
 import logging
 import os
 import re
-import shutil
 import sqlite3
 import threading
 import time
@@ -54,12 +62,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from replicator import disk
 from replicator.checkpoint_file import (
     APPLICATION_ID,
     FORMAT_VERSION,
+    GIVEN_UP,
     REPLACED,
     SCHEMA,
     Damaged,
+    Leavings,
     Payload,
     Rows,
     Run,
@@ -75,7 +86,10 @@ from replicator.core.fold import Verdict, View
 from replicator.core.ids import ZERO_CHAIN, ZERO_ID, RecordId
 from replicator.core.records import ChangeRecord, PartRecord, Record
 from replicator.core.retention import changes_bytes_max
+from replicator.core.weight import SNAPSHOT_BYTES_MAX
 from replicator.errors import CheckpointError, CorruptRecord
+from replicator.place import place_of
+from replicator.process import Owner, keep_for_ever, let_go_in_child, quiet_before_fork
 
 __all__ = ["Checkpoint", "Loaded", "Step"]
 
@@ -106,6 +120,11 @@ _SETTINGS = (
 _STEPS_AT_ONCE = 16
 _PAUSE_S = 0.0001
 
+
+#: What is deleted in one go: less than 1 ms. Small changes take time by their number, parts and patches by their bytes.
+_SLICE_CHANGES = 64
+_SLICE_PARTS = 8
+_SLICE_BYTES = 1024 * 1024
 
 #: The verdicts with which the last part of a complete snapshot belongs to the history that the state has.
 _ADOPTING = (Verdict.SKIP, Verdict.LEAD, Verdict.RESTORE)
@@ -140,26 +159,40 @@ class Checkpoint:
         self.data_dir = data_dir = data_dir.absolute()  # wherever this process goes
         self.path = data_dir / "checkpoint.sqlite"
         self.set_aside: Path | None = None
+        self._owner = Owner(f"the checkpoint {self.path}")
         self._mutex = threading.RLock()
+        quiet_before_fork(self._mutex)
         self._db: sqlite3.Connection | None = None
         self._syncs = True
         #: Why nothing that is synced from now on can be vouched for.
         self._lost = ""
         self._weights = _Weights()
+        #: What is given up, and still there.
+        self._left = Leavings()
         with _translated(self.data_dir):
-            _make_directory(data_dir)
+            disk.make_directory(data_dir)
             self._lock = _DirectoryLock(data_dir)
+        let_go_in_child(self, Checkpoint._let_go)
         try:
             with _translated(self.path):
                 self._saved = self._synced = self._checked(group, node) or self._begun(group, node)
                 self._db = _connect(self.path)
                 # Of a process that was killed: its last saves are with the system, and perhaps not on the disk yet.
                 with contextlib.suppress(FileNotFoundError):
-                    _sync(self._wal)
-                self._weights = _weights_of(self._db, self._saved)
+                    disk.sync(self._wal)
+                self._weights = _weights_of(self._db, self._saved, self._left.changes)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def ended(self) -> str:
+        """The boot that was the last to work in this very directory, and has ended. Empty: that is not known."""
+        return self._lock.ended
+
+    def runs(self, boot: str) -> None:
+        """Note that this boot works here now."""
+        self._lock.runs(boot)
 
     # --- reading ---
 
@@ -168,10 +201,10 @@ class Checkpoint:
         saved = self._saved
         return None if saved.view is None else Loaded(saved.view, saved.boot, saved.group)
 
-    def payload(self) -> Iterator[Any] | None:
+    def payload(self, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any] | None:
         """The pieces of the newest complete snapshot, decoded as they are drawn; None if there never was one."""
         payload = self._saved.payload
-        return None if payload is None else self._pieces(payload, self._rows_of_now())
+        return None if payload is None else self._pieces(payload, self._rows_of_now(), snapshot_bytes_max)
 
     @property
     def snapshot(self) -> Payload | None:
@@ -185,9 +218,10 @@ class Checkpoint:
             iter(()) if payload is None else bodies_in(self._rows_of_now(), payload.number, payload.run.rows, self.path)
         )
 
-    def _pieces(self, payload: Payload, rows: Rows) -> Iterator[Any]:
+    def _pieces(self, payload: Payload, rows: Rows, snapshot_bytes_max: int) -> Iterator[Any]:
+        bodies = bodies_in(rows, payload.number, payload.run.rows, self.path)
         try:
-            yield from payload.pieces(bodies_in(rows, payload.number, payload.run.rows, self.path))
+            yield from payload.pieces(bodies, snapshot_bytes_max=snapshot_bytes_max)
         except CorruptRecord as problem:
             # Its bytes are as they came (that was checked), so its writer made it wrong.
             hint = "move the file away, and the node rebuilds itself from the log"
@@ -197,7 +231,7 @@ class Checkpoint:
 
     def changes(self) -> Iterator[ChangeRecord]:
         """The changes that the payload does not contain, in order; without a payload, all since the beginning."""
-        return changes_in(self._rows_of_now())
+        return changes_in(self._rows_of_now(), self._left.changes)
 
     def staged(self) -> Iterator[bytes]:
         """The bodies of the parts of the snapshot that is passing by, in order, as far as they were saved."""
@@ -213,6 +247,7 @@ class Checkpoint:
         number = self._saved.staged.number
 
         def rows(query: str, values: tuple[int, ...]) -> list[tuple[Any, ...]]:
+            self._owner.check()
             with self._mutex, _translated(self.path):
                 if number != self._saved.staged.number:
                     raise CheckpointError(path=self.path, problem=REPLACED)
@@ -248,10 +283,11 @@ class Checkpoint:
         only with the system, when this returns. Raises `CheckpointError` if the disk refuses: nothing was saved then,
         and the same may be tried again. `ValueError`: parts are missing.
         """
+        self._owner.check()
         with self._mutex:
             rows_say_all = not synced and _follow(self._saved, steps, boot)
             with self._transaction(synced=synced) as db:
-                draft = _Draft(db, self._saved, self._weights)
+                draft = _Draft(db, self._saved, self._weights, self._left)
                 for count, step in enumerate(steps, 1):
                     draft.take(step)
                     if count % _STEPS_AT_ONCE == 0:
@@ -260,11 +296,28 @@ class Checkpoint:
                 if not rows_say_all:
                     _write_saved(db, saved)
             self._saved, self._weights = saved, _Weights(draft.headers, draft.earlier)
+            self._left = draft.left
             if synced:
                 self._has_synced(saved)
 
+    def tidy(self) -> bool:
+        """Delete a slice of what was given up; whether there is more. Raises `CheckpointError`."""
+        with self._mutex:
+            if self.is_tidy:
+                return False
+            with self._transaction(synced=False) as db:
+                left = _with_less(db, self._left, self._saved.payload, self._saved.staged)
+            self._left = left
+            return not self.is_tidy
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether `tidy` has nothing to do."""
+        return self._left == Leavings()
+
     def sync(self) -> None:
         """Have all saves so far outlive a power cut. Raises `CheckpointError`."""
+        self._owner.check()
         with self._mutex:
             if self.is_synced:
                 return
@@ -276,7 +329,7 @@ class Checkpoint:
         # SQLite has moved out of the WAL by now, it has synced itself.
         with _translated(self.path):
             try:
-                _sync(self._wal)
+                disk.sync(self._wal)
             except OSError as error:
                 with self._mutex:
                     if self._db is None:  # it was closed meanwhile: that moves all out of the WAL, and deletes it
@@ -302,23 +355,33 @@ class Checkpoint:
         view = self._synced.view
         return view.position.id if view is not None and view.in_sync else ZERO_ID
 
+    def note(self, key: str, text: str) -> None:
+        """Leave a text beside what is saved: `Stored.note` gives it. Raises `CheckpointError`."""
+        with self._mutex:
+            with _translated(self.path):
+                found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            if found is None or found[0] != text:
+                with self._transaction(synced=False) as db:
+                    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
+
     def write_fork(self, reason: str, parted_at: RecordId) -> Path:
         """Copy the whole checkpoint into `forks/`, with `reason` and `parted_at` in its table `meta`; where it is then.
 
         `parted_at`: the last record that the group's history has, too. On disk when this returns.
         Raises `CheckpointError`.
         """
+        self._owner.check()
         with self._mutex, _translated(self.data_dir / "forks"):
             forks = self.data_dir / "forks"
-            _make_directory(forks)
+            disk.make_directory(forks)
             draft = forks / "new.sqlite"
             _discard(draft)  # of a process that was killed here
-            _create_file(draft)
+            _create(draft)
             self._connection.execute("VACUUM INTO ?", (str(draft),))
             _write_reason(draft, reason, parted_at)
             at = self._saved.view.position.id if self._saved.view else ZERO_ID
             path = _unused(forks / f"{_utc_now()}-{at}.sqlite")
-            _publish(draft, path)
+            disk.publish(draft, path)
             return path
 
     @contextlib.contextmanager
@@ -372,7 +435,7 @@ class Checkpoint:
             return None
         try:
             _check_writable(self.path)
-            saved = inspect(self.path)
+            saved, self._left = inspect(self.path)
             if saved.save < self._lock.marked:
                 raise Damaged(f"its newest saves are missing: it has {saved.save} of {self._lock.marked}")
         except Damaged as problem:
@@ -387,13 +450,14 @@ class Checkpoint:
         saved = Saved(group=group, node=node)
         if self._lock.marked:  # by a file that is gone: come back behind a power cut, it would make this one damaged
             self._lock.mark(0)
-            _sync(self.data_dir / "lock")
+            disk.sync(self.data_dir / "lock")
         _begin(self.data_dir / _NEW, saved)
-        _publish(self.data_dir / _NEW, self.path)
+        disk.publish(self.data_dir / _NEW, self.path)
         return saved
 
     def close(self) -> None:
         """Close the file and release the directory. Nothing is lost without it."""
+        self._owner.check()
         with self._mutex:
             try:
                 if self._db is not None:
@@ -406,7 +470,13 @@ class Checkpoint:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        if self._owner.is_here:
+            self.close()
+
+    def _let_go(self) -> None:
+        if self._db is not None:
+            keep_for_ever(self._db)
+        self._lock.release()
 
 
 # --- one save ---------------------------------------------------------------------------------------------------------
@@ -422,8 +492,9 @@ class _Weights(NamedTuple):
     earlier: int = 0
 
 
-def _weights_of(db: sqlite3.Connection, saved: Saved) -> _Weights:
-    headers = int(db.execute("SELECT coalesce(sum(length(header)), 0) FROM change").fetchone()[0])
+def _weights_of(db: sqlite3.Connection, saved: Saved, given_up: RecordId) -> _Weights:
+    query = "SELECT coalesce(sum(length(header)), 0) FROM change WHERE (term, n) > (?, ?)"
+    headers = int(db.execute(query, given_up).fetchone()[0])
     payload, begun = saved.payload, saved.staged.run.rows > 0
     return _Weights(headers, 0 if payload is None or begun else changes_bytes_max(payload.run.size))
 
@@ -431,15 +502,16 @@ def _weights_of(db: sqlite3.Connection, saved: Saved) -> _Weights:
 class _Draft:
     """A save while its transaction is open: rows go out as steps are taken, `finish` writes the rest."""
 
-    def __init__(self, db: sqlite3.Connection, before: Saved, weights: _Weights) -> None:
+    def __init__(self, db: sqlite3.Connection, before: Saved, weights: _Weights, left: Leavings) -> None:
         self._db = db
         self._before = before
         self.headers, self.earlier = weights
+        self.left = left
         self._base = before.base
         self._changes = before.changes
         self._staged = before.staged
         self._payload = before.payload
-        # Changes go out together: at the end, or before rows are deleted.
+        # Changes go out together: at the end, or before some are given up.
         self._waiting: list[tuple[int, int, str, bytes, bytes]] = []
 
     def take(self, step: Step) -> None:
@@ -483,44 +555,86 @@ class _Draft:
             raise ValueError(f"part {record.part} of a snapshot was given to save, but {run.rows} parts before it")
         self._db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, record.part, record.body))
         self._staged = Staged(number, run.with_row(str(record.part), b"", record.body))
+        # So that the file stays bounded, however fast snapshots follow one another.
+        self.left = _with_less(self._db, self.left, self._payload, self._staged)
 
     def _clear_staged(self) -> None:
         number, run = self._staged
         if run.rows:
-            self._db.execute("DELETE FROM part WHERE snapshot = ?", (number,))
-            self._staged = Staged(number)
+            self._staged = Staged(number + 1)
+            self.left = self.left._replace(parts=True)
 
     def _adopt(self, last: PartRecord, *, all_changes: bool) -> None:
         number, run = self._staged
         if self._payload is not None:
-            self._db.execute("DELETE FROM part WHERE snapshot = ?", (self._payload.number,))
+            self.left = self.left._replace(parts=True)
         self._payload = Payload(number, run, last.as_of, last.changed, last.codec, last.digest, last.replaces)
         self._staged = Staged(number + 1)
         self._flush()
         before = self._changes.size + self.headers
         if all_changes:
+            # At once: what follows may have lower ids than a history that lost.
             self._db.execute("DELETE FROM change")
+            self._give_up(ZERO_ID)
             self._base, self._changes = ZERO_CHAIN, Run()
             self.headers, self.earlier = 0, before if last.replaces else changes_bytes_max(run.size)
         else:
-            self._delete_changes(last.as_of.id)
+            self._give_up_changes(last.as_of.id)
             self.earlier += before - self._changes.size - self.headers
 
-    def _delete_changes(self, upto: RecordId) -> None:
+    def _give_up_changes(self, upto: RecordId) -> None:
         db = self._db
-        of_last = "SELECT link FROM change WHERE (term, n) <= (?, ?) ORDER BY term DESC, n DESC LIMIT 1"
+        of_last = "SELECT term, n, link FROM change WHERE (term, n) <= (?, ?) ORDER BY term DESC, n DESC LIMIT 1"
         last = db.execute(of_last, upto).fetchone()
-        if last is None:
+        if last is None or last[:2] <= self.left.changes:
             return
-        db.execute("DELETE FROM change WHERE (term, n) <= (?, ?)", upto)
-        left = "SELECT count(*), coalesce(sum(length(body)), 0), coalesce(sum(length(header)), 0) FROM change"
-        count, size, self.headers = db.execute(left).fetchone()
-        self._base, self._changes = last[0], Run(count, size, self._changes.link)
+        *upto_there, link = last
+        self._give_up(RecordId(*upto_there))
+        left = (
+            "SELECT count(*), coalesce(sum(length(body)), 0), coalesce(sum(length(header)), 0) FROM change "
+            "WHERE (term, n) > (?, ?)"
+        )
+        count, size, self.headers = db.execute(left, self.left.changes).fetchone()
+        self._base, self._changes = link, Run(count, size, self._changes.link)
+
+    def _give_up(self, upto: RecordId) -> None:
+        self.left = self.left._replace(changes=upto)
+        _write_given_up(self._db, upto)
 
     def _flush(self) -> None:
         if self._waiting:
             self._db.executemany("INSERT INTO change VALUES (?, ?, ?, ?, ?)", self._waiting)
             self._waiting.clear()
+
+
+def _with_less(db: sqlite3.Connection, left: Leavings, payload: Payload | None, staged: Staged) -> Leavings:
+    """Delete a slice; what is left then."""
+    if left.parts:
+        query = "SELECT snapshot, part FROM part WHERE snapshot < ? AND snapshot <> ? ORDER BY snapshot, part LIMIT ?"
+        found = db.execute(query, (staged.number, payload.number if payload else 0, _SLICE_PARTS)).fetchall()
+        db.executemany("DELETE FROM part WHERE (snapshot, part) = (?, ?)", found)
+        return left._replace(parts=len(found) == _SLICE_PARTS)
+    if left.changes == ZERO_ID:
+        return left
+    query = "SELECT term, n, length(body) FROM change WHERE (term, n) <= (?, ?) ORDER BY term, n LIMIT ?"
+    size, last = 0, None
+    for term, n, length in db.execute(query, (*left.changes, _SLICE_CHANGES)):
+        size, last = size + length, RecordId(term, n)
+        if size >= _SLICE_BYTES:
+            break
+    if last is not None:
+        db.execute("DELETE FROM change WHERE (term, n) <= (?, ?)", last)
+    if last not in (None, left.changes):
+        return left
+    _write_given_up(db, ZERO_ID)
+    return Leavings()
+
+
+def _write_given_up(db: sqlite3.Connection, upto: RecordId) -> None:
+    if upto == ZERO_ID:
+        db.execute("DELETE FROM meta WHERE key = ?", (GIVEN_UP,))
+    else:
+        db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (GIVEN_UP, str(upto)))
 
 
 def _follow(saved: Saved, steps: Sequence[Step], boot: str) -> bool:
@@ -557,16 +671,13 @@ def _put_aside(path: Path) -> Path:
     for suffix in _SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", f"{aside}{suffix}")
-        _sync(path.parent)
+        disk.sync(path.parent)
     return aside
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 _NEW = "checkpoint.sqlite.new"
-
-#: On macOS, where fsync does not reach the disk.
-_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 #: A database file, and what SQLite may have beside it.
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
@@ -584,13 +695,18 @@ def _connect(path: Path, *, synced: bool = True) -> sqlite3.Connection:
 
 
 def _begin(path: Path, saved: Saved) -> None:
-    _create_file(path)
+    _create(path)
     # Who gives the file its name syncs it, once and as a whole: nothing of it counts before.
     with contextlib.closing(_connect(path, synced=False)) as db:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         db.executescript(SCHEMA)
         db.execute("INSERT INTO meta VALUES ('saved', ?)", (saved.to_bytes(),))
+
+
+def _create(path: Path) -> None:
+    # SQLite would create it readable for everybody; its -wal takes the mode of the file.
+    os.close(disk.create(path))
 
 
 def _write_reason(path: Path, reason: str, parted_at: RecordId) -> None:
@@ -615,35 +731,6 @@ def _discard(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-def _make_directory(path: Path) -> None:
-    if not path.is_dir():
-        path.mkdir(mode=0o700, parents=True)
-        _sync(path.parent)
-
-
-def _create_file(path: Path) -> None:
-    # SQLite would create it readable for everybody; its -wal takes the mode of the file.
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-
-
-def _publish(draft: Path, path: Path) -> None:
-    """Give a whole file its name, so that it is there after a power cut too."""
-    _sync(draft)
-    os.rename(draft, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if _FULL_SYNC is None:
-            os.fsync(descriptor)
-        else:
-            fcntl.fcntl(descriptor, _FULL_SYNC)
-    finally:
-        os.close(descriptor)
-
-
 def _unused(path: Path) -> Path:
     """`path`, or with -2, -3 … before its suffix what is not there yet."""
     stem, suffix = (path.stem, path.suffix) if path.suffix == ".sqlite" else (path.name, "")
@@ -659,17 +746,24 @@ def _utc_now() -> str:
 
 
 class _DirectoryLock:
-    """The lock on a data directory; in its file stand who has it, and the number of the last save (`marked`)."""
+    """The lock on a data directory; in its file stand who has it, and the number of the last save (`marked`).
+
+    Below stands which boot worked here last, and where this file was then: in a copy of the directory the file is
+    elsewhere (`place.py`), and the boot may still be at work. Here it has ended, for it had the lock.
+    """
 
     _TEXT = re.compile(rb"pid +(\d+)\nsave (\d{20})\n")
+    _RAN = re.compile(rb"boot (\S+) (\S+)\n")
 
     def __init__(self, data_dir: Path) -> None:
-        self._file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = disk.open_lock(data_dir / "lock")
         try:
             self._take(data_dir)
             found = self._found()
             #: 0 where nothing can be said: no file, or one that a power cut emptied.
             self.marked = int(found[2]) if found else 0
+            ran = self._RAN.match(os.pread(self._file, 512, len(self._text(0))))
+            self.ended = ran[1].decode() if ran and ran[2] == place_of(self._file).encode() else ""
             os.pwrite(self._file, self._text(self.marked), 0)
         except BaseException:
             self.release()
@@ -691,6 +785,13 @@ class _DirectoryLock:
         # The save has happened. Without its mark it only cannot be missed if the disk forgets it.
         with contextlib.suppress(OSError):
             os.pwrite(self._file, self._text(save), 0)
+
+    def runs(self, boot: str) -> None:
+        # Without it the next start here takes a few heartbeats longer, if it comes that soon.
+        text = f"boot {boot} {place_of(self._file)}\n".encode()
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, text, len(self._text(0)))
+            os.ftruncate(self._file, len(self._text(0)) + len(text))
 
     def release(self) -> None:
         if self._file >= 0:
@@ -726,7 +827,7 @@ def _lost_writes(error: BaseException) -> bool:
 def _explained(error: sqlite3.Error, path: Path) -> str:
     code = code_of(error)
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return f"{error} ({_free(path)}); nothing was saved"
+        return f"{error} ({disk.free_mb(path)} on that disk); nothing was saved"
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return f"{error}; restart the node: it sets the file aside and rebuilds itself from the log"
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -734,10 +835,3 @@ def _explained(error: sqlite3.Error, path: Path) -> str:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return f"{error}; this user needs to read and write the file and its directory"
     return str(error)
-
-
-def _free(path: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free on that disk"
-    except OSError as error:
-        return f"how much is free cannot be said: {error.strerror}"

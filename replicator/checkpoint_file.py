@@ -5,14 +5,20 @@ changes. Changes are rows, as they came. So are the parts of snapshots: those of
 snapshot) and those *staged* (of a snapshot that is passing by). Both have a number, so a complete snapshot becomes the
 payload by its number and no byte is copied.
 
+**What is given up is deleted a little later**, a slice at a time (`Leavings`): changes up to an id that stands beside
+`Saved`, and the parts of snapshots that are neither the payload nor staged. Nobody reads such rows, and nothing is said
+of them.
+
 **Nothing is believed that was not checked.** `Saved` carries its digest. Each run of rows carries a hash over its ids,
 headers and bodies, so a row that is missing, repeated or changed shows.
 
 **Two failures are kept apart.** A file that can be read and is wrong is *damaged*. One that cannot be read, or is not
 ours, is an error and says nothing about what the file holds.
 
-Who writes these files is `checkpoint.py`. `Stored` is one that nobody writes any more: a fork, or a copy. It is opened
-read-only, and stays as it is.
+**Anybody may have made it.** A fork, or a copy, may come from another machine. It is opened as `guarded.py` says: it
+must have our tables by the very words that make them, and nothing else.
+
+Who writes these files is `checkpoint.py`. `Stored` is one that nobody writes any more, a fork or a copy, and stays so.
 """
 
 from __future__ import annotations
@@ -32,17 +38,21 @@ from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
 from replicator.core.parts import Progress
 from replicator.core.records import ChangeRecord, parse
+from replicator.core.weight import SNAPSHOT_BYTES_MAX
 from replicator.errors import CheckpointError, ConfigError, CorruptRecord
+from replicator.guarded import Guarded, NotAsItShouldBe, head_of
 
 __all__ = [
     "APPLICATION_ID",
     "FORMAT_VERSION",
+    "GIVEN_UP",
     "OF_THE_SYSTEM",
     "REPLACED",
     "ROWS_AT_ONCE",
     "SCHEMA",
     "Damaged",
     "DamagedCheckpoint",
+    "Leavings",
     "Payload",
     "Rows",
     "Run",
@@ -138,9 +148,10 @@ class Payload(NamedTuple):
         # Nothing comes between such parts, and their writer led when it began them: `as_of` is in their term.
         return RecordId(self.as_of.id.term, self.as_of.id.n + self.run.rows)
 
-    def pieces(self, bodies: Iterable[bytes]) -> Iterator[Any]:
-        """The pieces of the state. Raises `CorruptRecord` if its writer made it wrong."""
-        return SnapshotDecoder(self.codec, self.digest, id_=str(self.as_of.id)).pieces(bodies)
+    def pieces(self, bodies: Iterable[bytes], *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any]:
+        """The pieces of the state. Raises `CorruptRecord` if its writer made it wrong, or heavier than that."""
+        decoder = SnapshotDecoder(self.codec, self.digest, id_=str(self.as_of.id), most=snapshot_bytes_max)
+        return decoder.pieces(bodies)
 
 
 class Saved(NamedTuple):
@@ -178,6 +189,17 @@ class Saved(NamedTuple):
             return _saved_from_json(orjson.loads(encoded))
         except (ValueError, ConfigError) as problem:
             raise Damaged(f"what it says of itself cannot be read: {problem}") from None
+
+
+#: Where it stands in the table `meta` up to which id changes are given up, if some are.
+GIVEN_UP = "given_up"
+
+
+class Leavings(NamedTuple):
+    """Rows that are to be deleted: changes up to an id, and whether there are parts of snapshots that nobody needs."""
+
+    changes: RecordId = ZERO_ID
+    parts: bool = False
 
 
 def _view_to_json(view: View) -> dict[str, Any]:
@@ -293,35 +315,48 @@ class Damaged(Exception):
     """The file can be read, and is not what was written."""
 
 
-def inspect(path: Path) -> Saved:
-    """Check everything in the file, and change nothing.
+def inspect(path: Path) -> tuple[Saved, Leavings]:
+    """Check everything in the file, and change nothing; what it holds, and what of it is still to be deleted.
 
     Raises `Damaged`; `CheckpointError` for what is not ours; `OSError` or `sqlite3.Error` if it cannot be read.
     """
     if not path.exists():
         raise Damaged("only what SQLite keeps beside it is there")
-    db, saved = _opened(path)
+    db, saved, left = _opened(path)
     db.close()
-    return saved
+    return saved, left
 
 
-def _opened(path: Path) -> tuple[sqlite3.Connection, Saved]:
+def _opened(path: Path) -> tuple[Guarded, Saved, Leavings]:
     _check_header(path)
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    with _as_damage():
+        db = Guarded(path, SCHEMA)
+        try:
+            return db, *_verified(db)
+        except BaseException:
+            db.close()
+            raise
+
+
+@contextlib.contextmanager
+def _as_damage() -> Iterator[None]:
+    """What cannot be there in a file of ours."""
     try:
-        return db, _verified(db)
-    except BaseException as error:
-        db.close()
-        # Damage in names and texts is found by Python (ValueError): it is no UTF-8, or a table has other columns.
-        if isinstance(error, ValueError) or (isinstance(error, sqlite3.Error) and code_of(error) not in OF_THE_SYSTEM):
-            raise Damaged(str(error)) from None
-        raise
+        yield
+    except NotAsItShouldBe as problem:
+        raise Damaged(str(problem)) from None
+    except ValueError as error:
+        # Damage in names and texts is found by Python: it is no UTF-8, or a table has other columns.
+        raise Damaged(str(error)) from None
+    except sqlite3.Error as error:
+        if code_of(error) in OF_THE_SYSTEM:
+            raise
+        raise Damaged(str(error)) from None
 
 
 def _check_header(path: Path) -> None:
     # Read without SQLite, which would open the file's WAL. Places: sqlite.org/fileformat.html, 1.3.
-    with path.open("rb") as file:
-        header = file.read(100)
+    header = head_of(path, 100)
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
         raise Damaged("it is not an SQLite file")
     version, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
@@ -337,28 +372,38 @@ def _check_header(path: Path) -> None:
         raise Damaged(f"there is no format {version}")
 
 
-def _verified(db: sqlite3.Connection) -> Saved:
-    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise Damaged(str(found))
-    row = db.execute("SELECT value FROM meta WHERE key = 'saved'").fetchone()
-    if row is None:
+def _verified(db: Guarded) -> tuple[Saved, Leavings]:
+    for (found,) in db.rows("PRAGMA quick_check(1)"):
+        if found != "ok":
+            raise Damaged(str(found))
+    said = list(db.rows("SELECT value FROM meta WHERE key = 'saved'"))
+    if not said:
         raise Damaged("what it says of itself is missing")
-    saved = Saved.from_bytes(_blob(row[0]))
+    saved = Saved.from_bytes(_blob(said[0][0]))
     if saved.view is not None and saved.staged.run.rows != parts_under_way(saved.view):
         raise Damaged("the parts that it has are not those of its view")
-    _check_parts(db, saved)
-    return _with_changes(db, saved)
+    left = Leavings(_given_up(db), _check_parts(db, saved))
+    return _with_changes(db, saved, left.changes), left
+
+
+def _given_up(db: Guarded) -> RecordId:
+    for (value,) in db.rows("SELECT value FROM meta WHERE key = ?", (GIVEN_UP,)):
+        try:
+            return RecordId.parse(value)
+        except (ConfigError, TypeError):
+            raise Damaged("it does not say up to where its changes are given up") from None
+    return ZERO_ID
 
 
 # By their names, as they will be read: damage may also have given a column another.
 
 
-def _with_changes(db: sqlite3.Connection, saved: Saved) -> Saved:
+def _with_changes(db: Guarded, saved: Saved, given_up: RecordId) -> Saved:
     """What it says of itself, once the changes that were saved without saying so are folded."""
+    query = "SELECT term, n, link, header, body FROM change WHERE (term, n) > (?, ?) ORDER BY term, n"
     run, view = Run(link=saved.base), saved.view
     is_said = run == saved.changes
-    for term, n, link, header, body in db.execute("SELECT term, n, link, header, body FROM change ORDER BY term, n"):
+    for term, n, link, header, body in db.rows(query, given_up):
         run = run.with_row(f"{term}-{n}", _blob(header), _blob(body))
         if link != run.link:
             raise Damaged(f"its change {term}-{n} is not the one that was saved")
@@ -380,15 +425,23 @@ def _folded(view: View | None, saved: Saved, id_: RecordId, header: bytes, body:
     return after
 
 
-def _check_parts(db: sqlite3.Connection, saved: Saved) -> None:
-    runs: dict[int, Run] = {}
-    for snapshot, part, body in db.execute("SELECT snapshot, part, body FROM part ORDER BY snapshot, part"):
-        runs[snapshot] = runs.get(snapshot, Run()).with_row(str(part), b"", _blob(body))
-    wanted = {saved.staged.number: saved.staged.run} if saved.staged.run.rows else {}
+def _check_parts(db: Guarded, saved: Saved) -> bool:
+    """Whether there are parts of other snapshots, before the one that is staged: those were given up."""
+    wanted = {saved.staged.number: saved.staged.run}
     if saved.payload is not None:
         wanted[saved.payload.number] = saved.payload.run
+    runs = dict.fromkeys(wanted, Run())
+    leavings = False
+    for snapshot, part, body in db.rows("SELECT snapshot, part, body FROM part ORDER BY snapshot, part"):
+        if snapshot in wanted:
+            runs[snapshot] = runs[snapshot].with_row(str(part), b"", _blob(body))
+        elif type(snapshot) is int and snapshot < saved.staged.number:
+            leavings = True
+        else:
+            raise Damaged("it has parts of a snapshot that was not saved")
     if runs != wanted:
         raise Damaged("its snapshot is not the one that was saved")
+    return leavings
 
 
 def _blob(value: object) -> bytes:
@@ -404,14 +457,15 @@ Rows = Callable[[str, tuple[int, ...]], list[tuple[Any, ...]]]
 
 
 def changes_in(rows: Rows, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
-    """The changes that the payload does not contain, in order; only those behind `after`."""
+    """The changes that the payload does not contain, in order; only those behind `after`. Raises `CorruptRecord`."""
     query = "SELECT term, n, header, body FROM change WHERE (term, n) > (?, ?) ORDER BY term, n LIMIT ?"
     last = after
     while found := rows(query, (*last, ROWS_AT_ONCE)):
         for term, n, header, body in found:
             last = RecordId(term, n)
             record = parse(str(last), header, body)
-            assert isinstance(record, ChangeRecord)
+            if not isinstance(record, ChangeRecord):
+                raise CorruptRecord(id=str(last), problem=f"it is a {record.kind}, and not a change")
             yield record
 
 
@@ -432,13 +486,17 @@ class DamagedCheckpoint(CheckpointError):
 
 
 class Stored:
-    """A checkpoint that nobody writes: a fork, or a copy. Checked as a whole when it is opened, and left as it is."""
+    """A checkpoint that nobody writes: a fork, or a copy. Checked as a whole when it is opened, and left as it is.
 
-    def __init__(self, path: Path) -> None:
+    `snapshot_bytes_max`: what its snapshot may weigh when it is unpacked (`core/weight.py`).
+    """
+
+    def __init__(self, path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
         """Raises `DamagedCheckpoint`, or `CheckpointError` if it is not ours or cannot be read."""
         self.path = path
+        self.snapshot_bytes_max = snapshot_bytes_max
         with self._translated():
-            self._db, self._saved = _opened(path)
+            self._db, self._saved, self._left = _opened(path)
 
     @property
     def group(self) -> str:
@@ -468,8 +526,9 @@ class Stored:
         payload = self._saved.payload
         if payload is None:
             return
+        bodies = bodies_in(self._rows, payload.number, payload.run.rows, self.path)
         try:
-            yield from payload.pieces(bodies_in(self._rows, payload.number, payload.run.rows, self.path))
+            yield from payload.pieces(bodies, snapshot_bytes_max=self.snapshot_bytes_max)
         except CorruptRecord as problem:
             raise DamagedCheckpoint(path=self.path, problem=f"its snapshot cannot be decoded ({problem})") from None
 
@@ -479,12 +538,16 @@ class Stored:
         return iter(()) if payload is None else bodies_in(self._rows, payload.number, payload.run.rows, self.path)
 
     def changes(self, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
-        """The changes since that snapshot, in order; only those behind `after`."""
-        return changes_in(self._rows, after)
+        """The changes since that snapshot, in order; only those behind `after`. Raises `DamagedCheckpoint`."""
+        try:
+            yield from changes_in(self._rows, max(after, self._left.changes))
+        except CorruptRecord as problem:
+            # Whoever made it made its hashes as well.
+            raise DamagedCheckpoint(path=self.path, problem=problem) from None
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with self._translated():
-            return self._db.execute(query, values).fetchall()
+        with self._translated(), _as_damage():
+            return list(self._db.rows(query, values))
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -12,57 +12,50 @@ What a client can get wrong about a connection is settled here:
   middle of a call: an answer that it is elsewhere (MOVED, READONLY ...) means that nothing was done, so the connection
   is given up, the caller is told, and its next call finds the right place.
 
-The URLs (rediss wherever redis stands is the same with TLS, to the sentinels, too):
-
-    redis://[USER:PASSWORD@]HOST[:6379][/DB]
-    unix://[USER:PASSWORD@]/PATH/TO.SOCK[?db=DB]
-    redis+sentinel://[USER:PASSWORD@]HOST[:26379],HOST…/SERVICE[/DB][?sentinel_username=…&sentinel_password=…]
-    redis+cluster://[USER:PASSWORD@]HOST[:6379],HOST…
-
-Each takes redis-py's options behind a `?`. The parts of a URL are percent-encoded where they hold one of `/?#@:%`.
+`urls.py` says what a URL means.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import unquote
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import ConnectionPool, parse_url
+from redis.connection import ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.crc import key_slot
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from replicator.aside import Aside
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.wire import RedisWire, Wire
+from replicator.names import Names
+from replicator.process import Owner, let_go_in_child
+from replicator.sharing import FairLock
+from replicator.tellers import Said, Tellers
+from replicator.urls import Address, Place, place_of, shown, wrong
+from replicator.wire import Limit, RedisWire, Wire
 
 __all__ = ["Finder", "Link", "Script", "advice", "client_for", "finder_for", "follow", "is_cluster", "shown"]
+
+#: How long a request may take if nobody says how long it may.
+ANSWER_S = 5.0
 
 #: How long a sentinel, or a node that is asked for the slots, may take. They answer within a millisecond or are ill,
 #: and there are others to ask.
 ASKING_TIMEOUT_S = 1.0
 
-#: How long what a sentinel said about the master is good enough. Heartbeats are rarer, but those who wait for
+#: How long one that hangs is waited for: once, and not again until it has answered. Another one may know of a newer
+#: master than those that answer.
+TELLER_WAIT_S = 0.5
+
+#: How long what the sentinels said about the master is good enough. Heartbeats are rarer, but those who wait for
 #: something look more often.
 ASK_AGAIN_AFTER_S = 0.1
-
-#: Sentinels that hang must not hold up the heartbeats: who waited for one does not ask again for so many times as long.
-ASKING_SHARE = 4
-
-SENTINEL_PORT = 26379
-REDIS_PORT = 6379
-
-_FORMS = (
-    "redis://[USER:PASSWORD@]HOST:PORT/DB, unix:///PATH/TO.SOCK, "
-    "redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://[USER:PASSWORD@]HOST:PORT,"
-    "HOST:PORT (rediss: with TLS; what stands in a name or a password is percent-encoded)"
-)
 
 
 class Script(Protocol):
@@ -70,16 +63,6 @@ class Script(Protocol):
 
     text: bytes
     sha: bytes
-
-
-class Address(NamedTuple):
-    """Where a server listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Opened(NamedTuple):
@@ -93,30 +76,50 @@ class Opened(NamedTuple):
 class Finder(Protocol):
     """Knows the way to the Redis of a URL. May be used by several threads."""
 
-    def open(self) -> Opened:
-        """Make a connection to where writes go now. Raises redis' `RedisError` or `OSError`; then none is open."""
+    def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        """Make a connection to where writes go now. Raises redis' `RedisError` or `OSError`; then none is open.
+
+        Each of its steps takes at most `timeout_s`.
+        """
         ...
 
-    def master(self) -> Address | None:
-        """Where the master is now, if there is somebody to ask and it answers."""
+    def master(self, wait_s: float) -> Address | None:
+        """Where the master is now, if there is somebody to ask, and it answers soon."""
         ...
+
+
+DEFAULT_LIMIT = Limit(ANSWER_S)
+
+_CLOSED = "the connection is closed"
 
 
 class Link:
-    """One connection, made when it is needed, and never remade in the middle of anything."""
+    """One connection, made when it is needed, and never remade in the middle of anything.
+
+    Every call has a `Limit`, and keeps it whatever hangs: the call before it, the way to the server, the server. A
+    connection is made aside from who needs it: who cannot wait leaves, and the next one finds the attempt further on.
+    """
 
     def __init__(self, finder: Finder, url: str) -> None:
         self._finder = finder
         self._url = url
         self._opened: Opened | None = None
-        self._lock = threading.Lock()
+        self._lock = FairLock()
+        self._attempts: Aside[None] = Aside("connection", most=1)
+        #: Held while what an attempt made becomes the connection, or none is wanted any more.
+        self._adopting = threading.Lock()
         self._stale = False
         self._closed = False
+        self._owner = Owner(f"this connection to {url}")
+        let_go_in_child(self, Link._let_go)
 
-    def call(self, *command: Any) -> Any:
+    def call(self, *command: Any, limit: Limit = DEFAULT_LIMIT) -> Any:
         """Send one command, give its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
-        with self._lock:
-            return self._answer(self._connected().wire, *command)
+        self._begin(limit)
+        try:
+            return self._answer(self._connected(limit).wire, *command, limit=limit)
+        finally:
+            self._lock.release()
 
     def script(
         self,
@@ -125,25 +128,40 @@ class Link:
         *args: Any,
         in_run: bool = False,
         meanwhile: Callable[[], None] | None = None,
+        limit: Limit = DEFAULT_LIMIT,
     ) -> Any:
         """Run a script; with `in_run` its first argument is the run that this very connection belongs to.
 
         `meanwhile` is called once it is on its way, if it gets there. A script that Redis does not know has done
         nothing, so sending its text then is no repeat.
         """
-        with self._lock:
-            opened = self._connected()
+        self._begin(limit)
+        try:
+            opened = self._connected(limit)
             args = (opened.run, *args) if in_run else args
-            return self._evaluated(opened.wire, script, keys, args, meanwhile)
+            return self._evaluated(opened.wire, script, keys, args, limit, meanwhile)
+        finally:
+            self._lock.release()
 
-    def script_then(self, script: Script, keys: list[bytes], *args: Any, then: tuple[Any, ...]) -> tuple[Any, Any]:
+    def script_then(
+        self,
+        script: Script,
+        keys: list[bytes],
+        *args: Any,
+        then: tuple[Any, ...],
+        limit: Limit = DEFAULT_LIMIT,
+        then_limit: Limit = DEFAULT_LIMIT,
+    ) -> tuple[Any, Any]:
         """Run a script and, if it answers `ok`, one more command on the very same connection; both answers."""
-        with self._lock:
-            wire = self._connected().wire
-            answer = self._evaluated(wire, script, keys, args)
+        self._begin(limit)
+        try:
+            wire = self._connected(limit).wire
+            answer = self._evaluated(wire, script, keys, args, limit)
             if answer[0] != b"ok":
                 return answer, None
-            return answer, self._answer(wire, *then)
+            return answer, self._answer(wire, *then, limit=then_limit)
+        finally:
+            self._lock.release()
 
     @property
     def address(self) -> Address | None:
@@ -166,24 +184,52 @@ class Link:
 
     def close(self) -> None:
         """Close it for good. A call that is waiting for its answer, such as a read that blocks, fails."""
-        self._closed = True
+        self._owner.check()
+        with self._adopting:
+            self._closed = True
+        self._attempts.give_up(redis.exceptions.ConnectionError(_CLOSED))
         self._end()
 
-    def _connected(self) -> Opened:
+    def _begin(self, limit: Limit) -> None:
+        """Be the one who uses the connection. Raises `WrongProcess` before it waits for a lock."""
+        self._owner.check()
+        if not self._lock.acquire() and not self._lock.acquire(limit.left_s):
+            raise self._unavailable("it has not answered the requests before this one")
+
+    def _connected(self, limit: Limit) -> Opened:
         opened = self._opened
-        if not self._closed and (opened is None or self._stale or not opened.wire.is_open):
-            self._drop()
-            # Before the way is asked for: what is found out meanwhile makes the new connection stale as well.
-            self._stale = False
-            try:
-                opened = self._opened = self._finder.open()
-            except (redis.exceptions.RedisError, OSError) as error:
-                raise LogUnavailable(url=self._url, problem=advice(error)) from None
-        # Asked after the connection was made known, so that either `close` sees it or this sees that it is closed.
-        if self._closed or opened is None:
-            self._drop()
-            raise LogUnavailable(url=self._url, problem="the connection is closed")
+        if opened is None or self._stale or not opened.wire.is_open:
+            opened = self._connect(limit)
+        if limit.until != math.inf and limit.left_s <= 0:
+            raise self._unavailable("there was no time left to ask it")
         return opened
+
+    def _connect(self, limit: Limit) -> Opened:
+        self._drop()
+        # Before the way is asked for: what is found out meanwhile makes the new connection stale as well.
+        self._stale = False
+        while not self._closed:
+            attempt = self._attempts.ask("", lambda: self._open(limit.answer_s))
+            if not attempt.wait(limit.left_s):
+                raise self._unavailable("there is no connection to it yet")
+            if attempt.error is not None:
+                raise self._unavailable(advice(attempt.error))
+            opened = self._opened
+            if opened is not None:
+                return opened
+        self._drop()
+        raise self._unavailable(_CLOSED)
+
+    def _open(self, timeout_s: float) -> None:
+        opened = self._finder.open(timeout_s)
+        with self._adopting:
+            if not self._closed:
+                self._opened = opened
+                return
+        opened.wire.close()
+
+    def _unavailable(self, problem: str) -> LogUnavailable:
+        return LogUnavailable(url=self._url, problem=problem)
 
     def _evaluated(
         self,
@@ -191,23 +237,25 @@ class Link:
         script: Script,
         keys: list[bytes],
         args: tuple[Any, ...],
+        limit: Limit,
         meanwhile: Callable[[], None] | None = None,
     ) -> Any:
         try:
-            return self._answer(wire, b"EVALSHA", script.sha, len(keys), *keys, *args, meanwhile=meanwhile)
+            command = (b"EVALSHA", script.sha, len(keys), *keys, *args)
+            return self._answer(wire, *command, limit=limit, meanwhile=meanwhile)
         except redis.exceptions.NoScriptError:
-            return self._answer(wire, b"EVAL", script.text, len(keys), *keys, *args)
+            return self._answer(wire, b"EVAL", script.text, len(keys), *keys, *args, limit=limit)
 
-    def _answer(self, wire: Wire, *command: Any, meanwhile: Callable[[], None] | None = None) -> Any:
+    def _answer(self, wire: Wire, *command: Any, limit: Limit, meanwhile: Callable[[], None] | None = None) -> Any:
         try:
-            return wire.ask(*command, meanwhile=meanwhile)
+            return wire.ask(*command, limit=limit, meanwhile=meanwhile)
         except redis.exceptions.ResponseError as error:
             if _is_elsewhere(error):
                 self._drop()
             raise
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
             # Connection errors to redis-py, but the server did answer: it did nothing.
-            raise LogUnavailable(url=self._url, problem=advice(error)) from None
+            raise self._unavailable(advice(error)) from None
         except (redis.exceptions.RedisError, OSError) as error:
             self._drop()
             raise OutcomeUnknown(url=self._url, problem=str(error) or type(error).__name__) from None
@@ -216,6 +264,10 @@ class Link:
             self._drop()
             raise
 
+    def _let_go(self) -> None:
+        if self._opened is not None:
+            self._opened.wire.let_go()
+
     def _drop(self) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
@@ -223,7 +275,7 @@ class Link:
 
     def _end(self) -> None:
         """Close the connection, whoever uses it."""
-        if self._lock.acquire(blocking=False):
+        if self._lock.acquire():
             try:
                 self._drop()
             finally:
@@ -232,14 +284,15 @@ class Link:
             opened.wire.shut_down()
 
 
-def follow(finder: Finder, links: Iterable[Link]) -> None:
+def follow(finder: Finder, links: Iterable[Link], *, wait_s: float = TELLER_WAIT_S) -> None:
     """Leave a Redis that is no longer the master.
 
     One that hung while the sentinels chose another takes writes on its old connections for seconds after it is back,
-    and loses them all when the sentinels make it a replica. A sentinel that does not answer changes nothing.
+    and loses them all when the sentinels make it a replica. A sentinel that does not answer changes nothing. They are
+    waited for no longer than `wait_s`.
     """
     connected = [link for link in links if link.address is not None]
-    address = finder.master() if connected else None
+    address = finder.master(wait_s) if connected else None
     if address is not None:
         for link in connected:
             link.leave_other_address(address)
@@ -261,12 +314,12 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
         "protocol": 2,
         "decode_responses": False,
     }
-    place = _place_of(url)
+    place = place_of(url)
     options = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "client_name": name,
-        **place.options,
+        **_options_of(place),
         **ours,
     }
     finder: Finder
@@ -279,8 +332,8 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
         finder = _Server(options)
     try:
         _made(options)
-    except (TypeError, ValueError, redis.exceptions.RedisError) as error:
-        raise _wrong(url, _refused_option(error, url)) from None
+    except (TypeError, ValueError, redis.exceptions.RedisError):
+        raise wrong(url, "redis-py does not take its options") from None
     return finder
 
 
@@ -290,21 +343,20 @@ def client_for(url: str) -> redis.Redis:
     Raises:
         ConfigError: it is not the URL of a Redis, or it is that of a cluster.
     """
-    place = _place_of(url)
+    place = place_of(url)
     if place.kind == "cluster":
         problem = f"RQ does not run on a cluster: give the jobs a Redis of their own instead of {shown(url)!r}"
         raise ConfigError(setting="redis", problem=problem)
     try:
-        return _plain_client(url, place)
-    except (TypeError, ValueError, redis.exceptions.RedisError) as error:
-        raise _wrong(url, _refused_option(error, url)) from None
+        return _plain_client(place)
+    except (TypeError, ValueError, redis.exceptions.RedisError):
+        raise wrong(url, "redis-py does not take its options") from None
 
 
-def _plain_client(url: str, place: _Place) -> redis.Redis:
+def _plain_client(place: Place) -> redis.Redis:
     if place.kind == "":
-        return redis.Redis.from_url(url)
-    options = {name: value for name, value in place.options.items() if name not in ("host", "connection_class")}
-    options["ssl"] = "connection_class" in place.options
+        return redis.Redis.from_pool(ConnectionPool(**_options_of(place)))
+    options = {**place.options, "ssl": place.tls}
     asking = {**options, **_hurried(ASKING_TIMEOUT_S), "username": None, "password": None, "db": 0, **place.asking}
     asking["retry"] = Retry(NoBackoff(), 0)
     # Its classes and methods carry no types.
@@ -315,108 +367,14 @@ def _plain_client(url: str, place: _Place) -> redis.Redis:
 
 def is_cluster(url: str) -> bool:
     """Whether the URL is that of a cluster, in which each key may be on another server. Raises `ConfigError`."""
-    return _place_of(url).kind == "cluster"
+    return place_of(url).kind == "cluster"
 
 
-def shown(url: str) -> str:
-    """The URL without its passwords, which have no place in a message.
-
-    A URL that is written wrong may have them anywhere: rather too much is hidden than too little.
-    """
-    secrets = [match.span(1) for match in _USER_PASSWORD.finditer(url)]
-    secrets += [match.span(2) for match in _OPTION.finditer(url) if "password" in unquote(match[1]).lower()]
-    hidden = {place for start, end in secrets for place in range(start, end)}
-    return re.sub("\0+", "***", "".join("\0" if place in hidden else sign for place, sign in enumerate(url)))
-
-
-# Up to the last @, for somebody may have forgotten to encode one.
-_USER_PASSWORD = re.compile(r"(?s)^(?:[^:/@]*://)?+[^:@]*:(.*)@")
-_OPTION = re.compile(r"(?<=[?&])([^=&?]*)=(?=([^&]*))")
-
-
-class _Place(NamedTuple):
-    """What a URL says. `kind` is empty for a single server; then the options tell where it is, else the hosts."""
-
-    kind: str
-    options: dict[str, Any]
-    hosts: tuple[Address, ...] = ()
-    service: str = ""
-    #: Options for connections to sentinels.
-    asking: Mapping[str, Any] = MappingProxyType({})
-
-
-_MANY = re.compile(r"(rediss?)\+(sentinel|cluster)://(?:([^@/?#]*)@)?([^@/?#]+)(?:/([^?#]*))?(?:\?([^#]*))?")
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?")
-
-
-def _place_of(url: str) -> _Place:
-    try:
-        return _parsed(url)
-    except ValueError as error:
-        # What urllib says may quote a part of the password.
-        raise _wrong(url, str(error) if isinstance(error, _Wrong) else "") from None
-
-
-class _Wrong(ValueError):
-    """What is wrong about a URL, without any secret."""
-
-
-def _wrong(url: str, why: str) -> ConfigError:
-    reason = f" ({why})" if why else ""
-    return ConfigError(setting="redis", problem=f"{shown(url)!r} is not a Redis URL{reason}; one is {_FORMS}")
-
-
-def _refused_option(error: Exception, url: str) -> str:
-    match = re.search(r"argument '(\w+)'", str(error))
-    # A password that is not encoded may be taken for an option.
-    return f"{match[1]} is no option" if match and match[1] in shown(url) else ""
-
-
-def _parsed(url: str) -> _Place:
-    if not re.match(r"rediss?\+", url):
-        return _Place("", _options_of(url))
-    match = _MANY.fullmatch(url)
-    if match is None:
-        raise _Wrong("it is neither of sentinels nor of a cluster")
-    scheme, kind, user, hosts, path, query = match.groups()
-    service, database = _path_of(kind, path or "")
-    options = _options_of(f"{scheme}://{user + '@' if user else ''}-/{database}?{query or ''}")
-    if kind == "cluster" and options.get("db"):
-        raise _Wrong("a cluster has only database 0")
-    asking = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-    port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
-    return _Place(kind, options, _hosts_of(hosts, port), service, asking)
-
-
-def _options_of(url: str) -> dict[str, Any]:
-    parse: Any = parse_url
-    try:
-        options: dict[str, Any] = parse(url)
-    except ValueError as error:
-        if "Invalid value for" in str(error):
-            raise _Wrong(str(error)) from None
-        raise
-    return options
-
-
-def _path_of(kind: str, path: str) -> tuple[str, int]:
-    """The service and the database."""
-    service, _, database = path.partition("/") if kind == "sentinel" else ("", "", path)
-    if kind == "sentinel" and not service:
-        raise _Wrong("it does not name the service, as the sentinels call the master")
-    if not re.fullmatch("[0-9]*", database):
-        raise _Wrong("the database is a number")
-    return unquote(service), int(database or 0)
-
-
-def _hosts_of(hosts: str, port: int) -> tuple[Address, ...]:
-    addresses = []
-    for text in hosts.split(","):
-        match = _HOST.fullmatch(text)
-        if match is None or int(match[3] or port) > 65535:
-            raise _Wrong("each of its hosts is HOST or HOST:PORT")
-        addresses.append(Address(unquote(match[1] or match[2]), int(match[3] or port)))
-    return tuple(dict.fromkeys(addresses))
+def _options_of(place: Place) -> dict[str, Any]:
+    """What redis-py makes connections with, where there is one server or once a host and a port are added."""
+    if "path" in place.options:
+        return {**place.options, "connection_class": UnixDomainSocketConnection}
+    return {**place.options, "connection_class": SSLConnection} if place.tls else place.options
 
 
 def _hurried(timeout_s: float) -> dict[str, float]:
@@ -432,50 +390,49 @@ class _Server:
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
+        self._names = Names()
 
-    def open(self) -> Opened:
-        wire, run, _ = _opened(self._options)
+    def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        wire, run, _ = _opened(self._options, self._names, timeout_s)
         return Opened(wire, run)
 
-    def master(self) -> Address | None:
+    def master(self, wait_s: float) -> Address | None:
         return None
 
 
 class _Told:
-    """Others tell where the master is, and one of them is enough. The one that was of use is asked first next time."""
+    """Others tell where the master is (`tellers.py`)."""
 
     def __init__(self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any]) -> None:
-        self._tellers = tellers
         self._asking = asking
         self._options = options
+        self._names = Names()
+        self._tellers = Tellers(tellers, self._ask)
 
-    def open(self) -> Opened:
+    def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        self._tellers.ask(min(TELLER_WAIT_S, timeout_s), someone_s=timeout_s)
         problems: list[str] = []
-        tried: set[Address] = set()
-        for teller in self._tellers:
-            place = teller
+        for place in self._tellers.places():
             try:
-                place = self._ask(teller)
-                if place in tried:
-                    continue
-                tried.add(place)
-                opened = self._open_master(place)
+                return self._open_master(place, timeout_s)
             except (redis.exceptions.RedisError, OSError) as error:
                 problems.append(f"{place}: {advice(error)}")
-                continue
-            self._tellers = (teller, *(each for each in self._tellers if each != teller))
-            return opened
+        for teller, problem in self._tellers.problems():
+            problems.append(f"{teller}: {advice(problem) if problem is not None else 'it does not answer'}")
         raise _NoMaster(f"no master was found; {'; '.join(problems)}")
 
-    def master(self) -> Address | None:
+    def master(self, wait_s: float) -> Address | None:
         return None
 
-    def _ask(self, teller: Address) -> Address:
+    def _ask(self, teller: Address) -> Said[Address]:
         raise NotImplementedError
 
-    def _open_master(self, address: Address) -> Opened:
+    def _asked(self, teller: Address, *commands: tuple[str, ...]) -> list[Any]:
+        return _asked(_at(teller, self._asking), self._names, *commands)
+
+    def _open_master(self, address: Address, timeout_s: float) -> Opened:
         # A sentinel may not know yet that the master it names has become a replica, and neither may a node.
-        wire, run, role = _opened(_at(address, self._options))
+        wire, run, role = _opened(_at(address, self._options), self._names, timeout_s)
         if role != "master":
             wire.close()
             raise redis.exceptions.ConnectionError(f"it is said to be the master, but calls itself {role}")
@@ -483,7 +440,11 @@ class _Told:
 
 
 class _Sentinels(_Told):
-    """Sentinels choose the master, and know it by the name of the service."""
+    """Sentinels choose the master, and know it by the name of the service.
+
+    Each of their choices has a number, the configuration epoch. One of them that was cut off names the master of an
+    earlier one: whoever asks only that one writes to a master that the others have replaced.
+    """
 
     def __init__(
         self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any], service: str
@@ -492,30 +453,39 @@ class _Sentinels(_Told):
         self._service = service
         self._ask_again_at = 0.0
 
-    def master(self) -> Address | None:
-        started = time.monotonic()
-        if started < self._ask_again_at:
+    def master(self, wait_s: float) -> Address | None:
+        now = time.monotonic()
+        if now < self._ask_again_at:
             return None
-        first, *others = self._tellers
-        try:
-            return self._ask(first)
-        except (redis.exceptions.RedisError, OSError):
-            self._tellers = (*others, first)
-            return None
-        finally:
-            now = time.monotonic()
-            self._ask_again_at = now + max(ASK_AGAIN_AFTER_S, ASKING_SHARE * (now - started))
+        self._ask_again_at = now + ASK_AGAIN_AFTER_S
+        self._tellers.ask(min(TELLER_WAIT_S, wait_s))
+        places = self._tellers.places()
+        # Who disagree about one epoch know no epochs (their user may not ask), and then nobody is to be followed.
+        return places[0] if len(places) == 1 else None
 
-    def _ask(self, teller: Address) -> Address:
+    def _ask(self, teller: Address) -> Said[Address]:
+        # The epoch first: a choice that is made between the two then goes by the number before it, which may cost a
+        # moment; the old master by the new number would be taken for the new one.
+        questions = (("SENTINEL", "MASTER", self._service), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service))
         try:
-            answer = _asked(_at(teller, self._asking), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+            told, place = self._asked(teller, *questions)
         except redis.exceptions.AuthenticationError as error:
             # Not the advice for Redis itself, whose password is another one.
             problem = f"this sentinel says: {error} (its password goes into the URL as ?sentinel_password=…)"
             raise redis.exceptions.ConnectionError(problem) from None
-        if answer is None:
+        if isinstance(place, Exception):
+            raise place
+        if place is None:
             raise redis.exceptions.ConnectionError(f"this sentinel knows no master {self._service!r}")
-        return Address(answer[0].decode(), int(answer[1]))
+        return Said(_epoch_of(told), Address(place[0].decode(), int(place[1])))
+
+
+def _epoch_of(told: Any) -> int:
+    """The configuration epoch; 0 if this user may not ask for it."""
+    if isinstance(told, Exception):
+        return 0
+    epoch = dict(zip(told[::2], told[1::2], strict=False)).get(b"config-epoch", b"")
+    return int(epoch) if epoch.isdigit() else 0
 
 
 class _Cluster(_Told):
@@ -527,12 +497,15 @@ class _Cluster(_Told):
         super().__init__(tellers, asking, options)
         self._slot = slot
 
-    def _ask(self, teller: Address) -> Address:
-        for first, last, master, *_ in _asked(_at(teller, self._asking), "CLUSTER", "SLOTS"):
+    def _ask(self, teller: Address) -> Said[Address]:
+        (slots,) = self._asked(teller, ("CLUSTER", "SLOTS"))
+        if isinstance(slots, Exception):
+            raise slots
+        for first, last, master, *_ in slots:
             if first <= self._slot <= last:
                 host = (master[0] or b"?").decode()
                 # A node that does not know its own name means: where you asked.
-                return Address(teller.host if host == "?" else host, master[1])
+                return Said(0, Address(teller.host if host == "?" else host, master[1]))
         raise redis.exceptions.ConnectionError(f"no node of the cluster has slot {self._slot}")
 
 
@@ -550,18 +523,25 @@ def _made(options: dict[str, Any]) -> Any:
     return ConnectionPool(**options).make_connection()
 
 
-def _asked(options: dict[str, Any], *command: str) -> Any:
-    """The answer to one question, on a connection of its own."""
-    wire = _connected(options)
+def _asked(options: dict[str, Any], names: Names, *commands: tuple[str, ...]) -> list[Any]:
+    """The answers to some questions, on a connection of its own; a refusal is an answer."""
+    wire = _connected(options, names, options["socket_connect_timeout"])
     try:
-        return wire.ask(*command)
+        return [_answer_or_refusal(wire, command) for command in commands]
     finally:
         wire.close()
 
 
-def _opened(options: dict[str, Any]) -> tuple[Wire, str, str]:
+def _answer_or_refusal(wire: Wire, command: tuple[str, ...]) -> Any:
+    try:
+        return wire.ask(*command)
+    except redis.exceptions.ResponseError as refusal:
+        return refusal
+
+
+def _opened(options: dict[str, Any], names: Names, timeout_s: float) -> tuple[Wire, str, str]:
     """A connection, the run of its server, and the server's role."""
-    wire = _connected(options)
+    wire = _connected(options, names, timeout_s)
     try:
         # Two commands: 6.2 takes but one section.
         server = _fields(wire.ask("INFO", "server"))
@@ -572,14 +552,85 @@ def _opened(options: dict[str, Any]) -> tuple[Wire, str, str]:
         raise
 
 
-def _connected(options: dict[str, Any]) -> Wire:
+def _connected(options: dict[str, Any], names: Names, timeout_s: float) -> Wire:
+    # What the URL says of timeouts cannot hold a caller up: each one has its own limit.
+    timeouts = {name: min(timeout_s, options.get(name) or timeout_s) for name in _TIMEOUTS}
+    if "path" in options:
+        return _connected_to({**options, **timeouts})
+    name = options.get("host", "localhost")
+    problem: Exception = redis.exceptions.ConnectionError(f"the name {name!r} has no address")
+    for address in names.addresses(name, timeout_s):
+        try:
+            wire = _connected_to({**options, **timeouts, **_by_address(address, name, options)})
+        except redis.exceptions.AuthenticationError:
+            raise
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+            problem = error
+        else:
+            names.answered(name, address)
+            return wire
+    raise problem
+
+
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+
+
+def _by_address(address: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What makes redis-py connect to the address of a name: with TLS, the certificate is still that of the name."""
+    if options.get("connection_class") is redis.SSLConnection and address != name:
+        return {"host": address, "connection_class": _NamedTLS, "named": name}
+    return {"host": address}
+
+
+class _NamedTLS(redis.SSLConnection):
+    """A TLS connection to an address, to a server that shows the certificate of a name."""
+
+    def __init__(self, *, named: str, **options: Any) -> None:
+        make: Any = super().__init__
+        make(**options)
+        self._named = named
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        self.host = self._named
+        wrap: Any = super()._wrap_socket_with_ssl
+        return wrap(sock)
+
+
+def _connected_to(options: dict[str, Any]) -> Wire:
     connection = _made(options)
     try:
         connection.connect()
         return RedisWire(connection)
+    except (redis.exceptions.RedisError, OSError) as error:
+        connection.disconnect()
+        hint = _tls_hint(error, tls=isinstance(connection, SSLConnection))
+        if not hint:
+            raise
+        raise redis.exceptions.ConnectionError(f"{_text_of(error)} ({hint})") from None
     except BaseException:
         connection.disconnect()
         raise
+
+
+#: What is seen by a side that is not understood: the other one closes, or answers in its own language.
+_HUNG_UP = re.compile("closed by server|reset by peer|Broken pipe|Protocol error|EOF occurred|UNEXPECTED_EOF")
+_NOT_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|record layer|Timeout", re.IGNORECASE)
+
+
+def _tls_hint(error: Exception, *, tls: bool) -> str:
+    """What TLS may have to do with a connection that could not be made. Neither side says that the other speaks it."""
+    text = str(error)
+    if not tls:
+        return "if this port speaks TLS, the URL begins with rediss instead of redis" if _HUNG_UP.search(text) else ""
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "?ssl_ca_certs=FILE in the URL names who signed its certificate, which has to name the host of the URL"
+    wants = "if it wants a certificate, the URL has ?ssl_certfile=FILE&ssl_keyfile=FILE"
+    if "ALERT" in text:
+        return wants
+    hint = "if this port does not speak TLS, the URL begins with redis instead of rediss"
+    if _NOT_TLS.search(text):
+        return hint
+    return f"{hint}; {wants}" if _HUNG_UP.search(text) else ""
 
 
 def _fields(info: bytes) -> dict[str, str]:
@@ -608,12 +659,14 @@ _ADVICE = {
     "ACL failure": "this user may not do that; see `ACL LOG`",
     "can't run this command": "this user may not do that; see `ACL LOG`",
     "WRONGTYPE": "a key of the group holds something else; is it the right database?",
-    "BADTERM": "the key was changed by hand; set it to the term that `replicator status` shows",
+    "BADTERM": "the key was changed by hand; `replicator recover` sets it right",
+    "BADHEAD": "the key was changed by hand; `replicator recover` founds the log anew",
     "MISCONF": "it cannot write to its disk",
     "BUSY": "a script keeps it busy",
     "MOVED": "another node of the cluster has the group's keys; a redis+cluster:// URL finds it",
     "ASK ": "the group's keys are moving to another node of the cluster; it will answer soon",
     "TRYAGAIN": "the group's keys are moving to another node of the cluster; it will answer soon",
+    "DB index": "the URL ends with the number of a database, and this Redis has fewer",
     "CLUSTERDOWN": "the cluster lacks nodes; see `CLUSTER INFO`",
 }
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from .core.replies import Batch, Log, Wants
 from .errors import ReplicatorError
+from .threads import started
 
 __all__ = ["Crew", "Duties", "OwnThreads"]
 
@@ -21,7 +22,7 @@ __all__ = ["Crew", "Duties", "OwnThreads"]
 class Duties:
     """What is to be done for one node, which follows `log`. `ended`: nothing any more.
 
-    `is_saved`: `save` has nothing to do.
+    `hold` keeps the node's lease, which nothing else may be in the way of. `is_saved`: `save` has nothing to do.
 
     `read` waits in Redis for something to read, and takes it in. A crew that reads for many nodes asks `wants` what
     each one wants (None: nothing now), and gives what came of it, or why nothing did, to `received`.
@@ -29,6 +30,7 @@ class Duties:
 
     name: str
     log: Log
+    hold: Callable[[], float]
     keep: Callable[[], float]
     save: Callable[[], float]
     is_saved: Callable[[], bool]
@@ -41,7 +43,9 @@ class Duties:
 class Crew(Protocol):
     """Looks after a node from `start` to `stop`."""
 
-    def start(self, duties: Duties) -> None: ...
+    def start(self, duties: Duties) -> None:
+        """Raises `NoThread`. Then some of them may be done until `stop`."""
+        ...
 
     def wake(self, duties: Duties) -> None:
         """Have `keep` called soon."""
@@ -58,7 +62,7 @@ class Crew(Protocol):
 
 
 class OwnThreads:
-    """Three threads for one node."""
+    """Four threads for one node."""
 
     def __init__(self) -> None:
         self._woken = threading.Event()
@@ -66,10 +70,9 @@ class OwnThreads:
         self._threads: list[threading.Thread] = []
 
     def start(self, duties: Duties) -> None:
-        for name, loop in (("reader", self._read), ("keeper", self._keep), ("saver", self._save)):
-            thread = threading.Thread(target=loop, args=(duties,), name=f"{duties.name}-{name}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        loops = {"reader": self._read, "holder": self._hold, "keeper": self._keep, "saver": self._save}
+        for name, loop in loops.items():
+            self._threads.append(started(loop, duties, name=f"{duties.name}-{name}"))
 
     def wake(self, duties: Duties) -> None:
         self._woken.set()
@@ -87,6 +90,10 @@ class OwnThreads:
     def _read(self, duties: Duties) -> None:
         while not duties.ended():
             self._stopped.wait(duties.read())
+
+    def _hold(self, duties: Duties) -> None:
+        while not duties.ended():
+            self._stopped.wait(duties.hold())
 
     def _keep(self, duties: Duties) -> None:
         while not duties.ended():

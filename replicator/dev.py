@@ -43,8 +43,11 @@ from types import TracebackType
 from typing import IO, Any
 from urllib.parse import quote
 
+from . import checks, disk
 from .errors import ConfigError, ReplicatorError
+from .process import Owner
 from .redis_server import SERVER_VARIABLE, find_server
+from .signals import ending
 
 __all__ = ["DevStack", "find_conf"]
 
@@ -81,8 +84,6 @@ SOCKET_PATH_BYTES_MAX = 103 - len(".4194304")
 #: These have a meaning in supervisord's configuration, where the directory is substituted into quoted values.
 FORBIDDEN_IN_PATHS = "\"'%\\\n"
 
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 class DevStack:
     """One stack in one directory, as a child of this process: a context, or `start` and `stop`, or `run`.
@@ -111,7 +112,8 @@ class DevStack:
         self.directory = Path(directory).resolve()
         self.socket_dir = _socket_dir(self.directory)
         self.ports = dict(zip(NODES, range(port, port + len(NODES)) if port else _free_ports(len(NODES)), strict=True))
-        self.group = group
+        self.group = checks.name("group", group)
+        self._owner = Owner(f"the stack in {self.directory}")
         self.redis_url = redis_url or f"unix://{quote(str(self.socket_dir / 'redis.sock'))}"
         self.log_level = log_level
         self._given_conf = conf
@@ -177,7 +179,7 @@ class DevStack:
         self._lock, self._guard, self._supervisord, self._token = None, None, None, ""
 
     def run(self, on_ready: Callable[[DevStack], None] = lambda _: None, *, stay: bool = True) -> None:
-        """Start, wait until ready, call `on_ready`, stay until Ctrl-C, SIGTERM or SIGHUP, end everything.
+        """Start, wait until ready, call `on_ready`, stay until a signal ends it (`signals.py`), end everything.
 
         Without `stay` it ends when `on_ready` has returned. To be called on the main thread. Returns after one of these
         signals, which `on_ready` meets as a KeyboardInterrupt, and the process then ignores further ones.
@@ -252,7 +254,8 @@ class DevStack:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
 
     @property
     def _control(self) -> _Control:
@@ -274,7 +277,7 @@ class DevStack:
             raise ConfigError(setting="--dir", problem=f"{self.directory} has a {bad.pop()!r} in its name")
         for path in (self.directory, self.directory / "log"):
             try:
-                path.mkdir(parents=True, exist_ok=True)
+                disk.make_directory(path)
             except OSError as error:
                 raise ConfigError(setting="--dir", problem=f"{path} cannot be made: {error.strerror}") from error
 
@@ -292,9 +295,7 @@ class DevStack:
         """Write stack.json, whole or not at all, before the first process exists that it must lead to."""
         self._token = secrets.token_hex(16)
         record = {"token": self._token, "redis": self.redis_url, "group": self.group, "nodes": self.urls()}
-        path = _record_path(self.directory)
-        path.with_suffix(".new").write_text(json.dumps(record, indent=2) + "\n")
-        path.with_suffix(".new").replace(path)
+        disk.write_private(_record_path(self.directory), json.dumps(record, indent=2).encode() + b"\n")
 
     def _spawn(self, conf: Path) -> None:
         self._guard = self._popen("guard", [sys.executable, "-m", "replicator.dev", str(self.directory)], {})
@@ -306,7 +307,9 @@ class DevStack:
         self._supervisord = self._popen("supervisord.err", command, {**self._environment, **self._settings()})
 
     def _popen(self, log_name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        with (self.directory / "log" / f"{log_name}.log").open("wb") as log:
+        path = self.directory / "log" / f"{log_name}.log"
+        path.unlink(missing_ok=True)
+        with open(path, "wb", opener=disk.opener) as log:
             return subprocess.Popen(
                 command,
                 env={**os.environ, **environment},
@@ -315,6 +318,8 @@ class DevStack:
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C or a lost terminal is for us alone; supervisord would take SIGHUP for "restart".
                 start_new_session=True,
+                # What they write (the AOF, logs) is for nobody else, wherever the directory is.
+                umask=disk.PRIVATE_UMASK,
             )
 
     def _settings(self) -> dict[str, str]:
@@ -528,7 +533,10 @@ def _recorded_token(directory: Path) -> str | None:
 
 def _lock(directory: Path) -> IO[str]:
     """Take the directory for this process; the lock ends when the file is closed, at the latest with the process."""
-    lock = (directory / "lock").open("a+")
+    try:
+        lock = os.fdopen(disk.open_lock(directory / "lock"), "r+")
+    except OSError as error:
+        raise ConfigError(setting="--dir", problem=f"{directory / 'lock'} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -599,11 +607,12 @@ def _signals_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         nonlocal asked
         asked = True
-        for each in ENDING_SIGNALS:
+        for each in numbers:
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in ENDING_SIGNALS}
+    numbers = ending()
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

@@ -88,13 +88,17 @@ def checks_of_nodes(look: Look) -> list[Check]:
 
 def _log(look: Look) -> Iterator[Check]:
     head = look.head
-    if head is None and (look.term > 0 or any(peer.log_id for peer in look.peers.values())):
+    if look.marred:
+        yield problem("log", look.marred, "`replicator recover` mends it, if this is the right database")
+    elif head is None and (look.term > 0 or any(peer.log_id for peer in look.peers.values())):
         yield problem("log", "Redis lost the log", "`replicator recover` founds it anew")
     elif head is None:
         yield warning("log", "there is none yet", "`replicator promote NODE` founds it, or a candidate does")
     elif look.last_id != head.position.id:
         what = f"something that is not a record is in the log, at {look.last_id}"
         yield problem("log", what, "`replicator recover` founds it anew; find out who writes there")
+    elif why := life.broken(look):
+        yield problem("log", f"the log cannot be right: {why}", "`replicator recover` founds it anew")
     else:
         yield ok("log", f"it goes up to {head.position.id}; `replicator certify` reads all of it")
 
@@ -178,6 +182,11 @@ def _failover(look: Look) -> Iterator[Check]:
         yield ok("failover", f"it is automatic, for {', '.join(candidates)}")
     elif look.peers:
         yield ok("failover", "it is not automatic: after a crash somebody has to promote a node")
+    without = sorted(peer.node for peer in look.peers.values() if peer.alive and peer.goes_on)
+    if without:
+        what = f"{', '.join(without)} would lead whoever is missing (failover-without always)"
+        loses = "after Redis lost something, what was acknowledged as applied:N can be lost although its holders live"
+        yield warning("failover", what, loses)
     for name in sorted(look.peers):
         if left_ms := life.cool_down_ms(name, look):
             what = f"{name} took the term {life.FLAPS_MAX} times within a minute, and waits {left_ms / 1000:.0f} s more"
@@ -226,10 +235,11 @@ def _of_node(name: str, peer: Peer, look: Look) -> Iterator[Check]:
             f"it is down, or cannot reach this Redis or write to it; if it is gone for good, "
             f"`replicator forget {peer.node}`"
         )
-        yield warning(name, f"it has not reported for {_seconds(peer)}", do)
+        stopped = "it stopped in order, and " if peer.left else "it "
+        yield warning(name, f"{stopped}has not reported for {_seconds(peer)}", do)
         return
     if peer.stalled:
-        yield problem(name, "it takes nothing in any more", peer.stalled)
+        yield problem(name, "it cannot lead, or take anything in", peer.stalled)
     if peer.problem:
         yield problem(name, "it reports a problem", peer.problem)
     if peer.run != look.run:

@@ -80,7 +80,7 @@ def doctor(log: RedisLog) -> Report:
     try:
         facts = Facts(log.group, server, log.look(), log.size())
     except LogUnavailable as error:
-        facts = Facts(log.group, server, unreadable=str(error.fields["problem"]))
+        facts = Facts(log.group, server, error.look, unreadable=str(error.fields["problem"]))
     return Report(group=log.group, checks=checks(facts))
 
 

@@ -4,20 +4,30 @@
     ├── ConfigError              a setting is wrong; nothing was started
     ├── UnknownGroup             nobody ever wrote to a group of that name
     ├── NotPrimary               this node does not take writes now
-    │   └── LeaseLost            it does, but could not renew its lease in time
+    │   ├── LeaseLost            it does, but could not renew its lease in time
+    │   └── NotRunning           it was not started, or was stopped
+    ├── WrongProcess             a forked child uses what belongs to its parent
+    ├── WouldDeadlock            a call that would wait for its own caller
     ├── Fenced                   the term of the writer is over; nothing was written
     ├── ChangeRejected           the application said no to a change (an outcome, not a failure)
-    ├── ChangeTooLarge           a change does not fit into a record, or is not JSON
+    ├── ChangeTooLarge           a change does not fit into a record
+    ├── NotJSON                  a change, or a piece of a snapshot, cannot be written down as JSON
     ├── LogUnavailable           Redis does not answer, or refuses
     │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log
     ├── LogLost                  the log that this node knew is gone
+    ├── Outdated                 the state was changed since the position that the writer had seen
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
     ├── CorruptRecord            the log holds something that is not a record
+    │   └── SnapshotRefused      … or a snapshot that cannot be taken
     ├── CheckpointError          the data directory cannot be used
     ├── PromotionRefused         another node is the better one
     ├── PositionLost             a failover left that position behind
     ├── StateError               a state that is kept in a file cannot be read or written
-    │   └── StateChanged         … because another program changed it meanwhile
+    │   ├── StateChanged         … because another program changed it meanwhile
+    │   └── StateInUse           … because another program has a transaction open
+    ├── ProgramError             what belongs to the program beside a node cannot be run, or published
+    ├── SnapshotFailed           snapshot() failed; the node goes on without that snapshot
+    ├── NoThread                 the system starts no more threads for this process
     └── Stalled                  apply() or restore() failed; the node keeps its place
 
 Each class' docstring is its message: what happened and what to do. Fields are attributes, for programs.
@@ -87,6 +97,22 @@ class LeaseLost(NotPrimary):
         super().__init__((LeaseLost.__doc__ or "").strip(), node=node)
 
 
+class NotRunning(NotPrimary):
+    """The node was not started, or was stopped: nothing can be asked of it."""
+
+    def __init__(self, node: str, *, stopped: bool = False) -> None:
+        hint = "was stopped: make another one" if stopped else "was not started: call start(), or use it in a `with`"
+        super().__init__("{node} " + hint, node=node)
+
+
+class WrongProcess(ReplicatorError):
+    """{what} belongs to process {owner}, and this is process {here}: make one after the fork"""
+
+
+class WouldDeadlock(ReplicatorError):
+    """{call} inside `{inside}` of {node} would wait for itself: {advice}"""
+
+
 class Fenced(ReplicatorError):
     """term {term} is over, {primary} holds term {current_term}; nothing was written"""
 
@@ -116,6 +142,12 @@ class ChangeTooLarge(ReplicatorError):
     exit_code = 2
 
 
+class NotJSON(ReplicatorError):
+    """{what} is not JSON: {problem}"""
+
+    exit_code = 2
+
+
 class LogUnavailable(ReplicatorError):
     """Redis at {url} is not available: {problem}"""
 
@@ -130,6 +162,17 @@ class LogUnavailable(ReplicatorError):
         error.refused = True
         return error
 
+    #: What can be known of the group all the same (a `Look`), where a key of it holds what no script can have written.
+    look: Any = None
+
+    @classmethod
+    def marred(cls, look: Any, *, url: str) -> LogUnavailable:
+        """The log is there, and cannot be used as it is."""
+        hint = "if this is the right database, `replicator recover` mends it"
+        error = cls("the log at {url} cannot be used: {problem}; {hint}", url=url, problem=look.marred, hint=hint)
+        error.look = look
+        return error
+
 
 class OutcomeUnknown(LogUnavailable):
     """Redis stopped answering in the middle of a write ({problem}). It may be in the log: read before you repeat it."""
@@ -141,6 +184,12 @@ class LogLost(ReplicatorError):
     """{what}. Check that the Redis URL and the group are right and that Redis still has its data
     (its dump, its AOF, maxmemory-policy noeviction). If it is lost, `replicator recover` founds the log anew
     from the most advanced node."""
+
+
+class Outdated(ReplicatorError):
+    """the state is not what it was at {expect} any more, it is at {position}: nothing was written; look at it again"""
+
+    exit_code = 3
 
 
 class NotAcknowledged(ReplicatorError):
@@ -157,6 +206,16 @@ class CorruptRecord(ReplicatorError):
         """An entry of somebody else is the newest one, so none of ours can follow."""
         problem = "something that is not replicator wrote into the stream. `replicator recover` founds the log anew"
         return cls(id=id, problem=problem)
+
+    @classmethod
+    def beyond(cls, id: object, before: object) -> CorruptRecord:
+        """An entry that has the form of a record, at a place where none can be."""
+        hint = "somebody else wrote it. `replicator recover` founds the log anew"
+        return cls(id=id, problem=f"its number cannot follow {before}: {hint}")
+
+
+class SnapshotRefused(CorruptRecord):
+    """the snapshot at {id} is not taken: {problem}"""
 
 
 class CheckpointError(ReplicatorError):
@@ -193,6 +252,22 @@ class StateError(ReplicatorError):
 
 class StateChanged(StateError):
     """{path} was changed while it was read, again and again; publish when its program is done with it"""
+
+
+class StateInUse(StateError):
+    """a program has a transaction open in {path}: the state cannot be read or replaced until that ends"""
+
+
+class ProgramError(ReplicatorError):
+    """{what} {problem}"""
+
+
+class SnapshotFailed(ReplicatorError):
+    """the application's snapshot() failed, which is a bug in it ({problem}); the node goes on without that snapshot"""
+
+
+class NoThread(ReplicatorError):
+    """the system starts no thread for {what} ({problem}): raise the limit on this process (ulimit -u, pids.max)"""
 
 
 class Stalled(ReplicatorError):

@@ -22,6 +22,7 @@ from .core.codec import decode_changes
 from .core.ids import ZERO_ID, RecordId
 from .core.patch import CODEC, PatchHead, placed
 from .core.records import ChangeRecord
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import CheckpointError, ConfigError, ReplicatorError
 from .patches import rebuilt_from
 
@@ -218,9 +219,12 @@ def export(fork: Fork) -> Iterator[dict[str, Any]]:
     return (change.to_dict() for change in surplus(fork))
 
 
-def export_state(fork: Fork) -> Iterator[dict[str, Any]]:
-    """The whole state: the pieces of its snapshot, then all changes since. Bytes are base64."""
-    with Stored(fork.path) as stored:
+def export_state(fork: Fork, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[dict[str, Any]]:
+    """The whole state: the pieces of its snapshot, then all changes since. Bytes are base64.
+
+    `snapshot_bytes_max`: what the snapshot may weigh when it is unpacked (`core/weight.py`).
+    """
+    with Stored(fork.path, snapshot_bytes_max=snapshot_bytes_max) as stored:
         if _is_patched(stored):
             with rebuilt_from(stored) as whole:
                 yield from map(_piece, whole.pieces())

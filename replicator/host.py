@@ -4,7 +4,7 @@
         for name in tenants:
             nodes[name] = host.node(States(name), group=name, name="a", data_dir=f"data/{name}")
 
-A node on its own has four connections and three threads, which is nothing for one group and too much for a thousand. A
+A node on its own has five connections and four threads, which is nothing for one group and too much for a thousand. A
 host is a crew (`crew.py`) for any number of nodes:
 
 - *A reader.* XREAD takes many streams: one read waits for all groups, and what comes back is handed to each. Such a
@@ -13,6 +13,8 @@ host is a crew (`crew.py`) for any number of nodes:
   the others, a few at a time, until it is with them again.
 - *Keepers.* Each node says when it wants to be looked after next; whoever is free takes the one that is due. What a
   keeper does is mostly to wait for Redis, so there are as many connections for it, and for writes, as keepers.
+- *Holders.* Leases are kept apart from all that, by as many threads on connections of their own: whatever a keeper or
+  a writer waits for, no other node loses its lease meanwhile, nor does this one.
 - *Committers.* What asyncio tasks write (`tasks.py`) is committed by whoever of them is free.
 - *A saver* goes round.
 - *A watch.* A node that takes long (a slow disk, a large restore, a name that is taken) keeps the thread that works for
@@ -32,7 +34,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -40,13 +42,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from . import checks
 from .connection import is_cluster
 from .core.replies import Batch, Wants
 from .crew import Duties
-from .errors import ConfigError, LogUnavailable, ReplicatorError
+from .errors import ConfigError, LogUnavailable, NoThread, ReplicatorError
+from .lease import LEASE_S, answer_within_s
 from .log import Alarm, Connections, RedisLog, read_together
 from .node import SAVE_EVERY_S, Node
+from .process import Owner
 from .state import ReplicatedState, State
+from .threads import started
 
 __all__ = ["Host"]
 
@@ -74,6 +80,9 @@ PATIENCE_S = 0.25
 WATCH_EVERY_S = 0.1
 TEAM_MAX = 32
 
+#: Each has connections of its own, and they mostly wait.
+KEEPERS_MAX = 256
+
 #: Nodes that are stopped at the same time when the host is closed: a stop mostly waits for the disk.
 STOPPED_AT_ONCE = 8
 
@@ -89,15 +98,15 @@ class Host:
     """A crew for many nodes, each of another group, over one Redis (not a cluster: there every group may be elsewhere).
 
     `keepers`: threads that look after nodes, others that commit for tasks, and connections for each of them.
-    Raises `ConfigError`.
+    Raises `ConfigError`. It belongs to the process that made it, as its nodes do.
     """
 
     def __init__(self, redis: str, *, keepers: int = 2) -> None:
+        self._owner = Owner("this host")
         if is_cluster(redis):
             problem = "in a cluster each group may be on another server: give each of its nodes connections of its own"
             raise ConfigError(setting="redis", problem=problem)
-        if keepers < 1:
-            raise ConfigError(setting="keepers", problem=f"{keepers} look after nobody")
+        checks.whole("keepers", keepers, least=1, most=KEEPERS_MAX)
         self._url = redis
         first = Connections(redis, key=b"", name="host")
         self._connections = [first]
@@ -108,12 +117,10 @@ class Host:
         self._tended: dict[int, _Tended] = {}
         self._closing = self._closed = False
         self._lock = threading.Lock()
-        self._planned = threading.Condition(self._lock)
         self._joined = threading.Condition(self._lock)
         self._done = threading.Condition(self._lock)
-        #: When who is looked after: the time, the number of the plan, the node's duties.
-        self._due: list[tuple[float, int, int]] = []
-        self._numbers = count()
+        self._keeping = _Plan("keep", self._lock)
+        self._holding = _Plan("hold", self._lock)
         self._groups = count()
         #: What was read and not taken in yet.
         self._batches: deque[tuple[_Tended, Batch | ReplicatorError, bool]] = deque()
@@ -131,17 +138,25 @@ class Host:
         self._teams = [
             _Team("reader", self._next_batch, size=1),
             _Team("saver", self._next_unsaved, size=1),
-            _Team("keeper", self._next_due, size=keepers),
+            _Team("keeper", partial(self._next_due, self._keeping), size=keepers),
+            _Team("holder", partial(self._next_due, self._holding), size=keepers),
             _Team("committer", self._commits.get, size=keepers),
         ]
-        self._watch = threading.Thread(target=self._watch_teams, name="host-watch", daemon=True)
-        self._watch.start()
+        self._watch: threading.Thread | None = None
+        try:
+            for team in self._teams:
+                team.begin()
+            self._watch = started(self._watch_teams, name="host-watch")
+        except NoThread:
+            self.close()
+            raise
 
     def __enter__(self) -> Host:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._owner.is_here:
+            self.close()
 
     def node(
         self, state: State | ReplicatedState, *, group: str, name: str, data_dir: str | Path, **options: Any
@@ -151,11 +166,15 @@ class Host:
         Any number of threads may start nodes at the same time: a start mostly waits for the disk.
         Raises what `Node` and `Node.start` raise, and `ConfigError` if the host was closed.
         """
+        self._owner.check()
         with self._lock:
             self._check_open()
             connections = self._connections[next(self._groups) % len(self._connections)]
             _make_room_for_files(FILES_PER_NODE * (len(self._tended) + 1) + FILES_BESIDES)
-        log = RedisLog(self._url, group, connections=connections)
+        lease_s = options.get("lease_s", LEASE_S)
+        # What is no number the node refuses, by its name.
+        answer_s = answer_within_s(lease_s) if isinstance(lease_s, int | float) else answer_within_s(LEASE_S)
+        log = RedisLog(self._url, group, connections=connections, timeout_s=answer_s)
         node = Node(state, group=group, name=name, data_dir=data_dir, log=log, crew=self, **options)
         node.start()
         try:
@@ -176,23 +195,25 @@ class Host:
 
         A node that cannot be stopped in order (its disk is full) keeps no other from it. Its error is raised then.
         """
+        self._owner.check()
         with self._lock:
             self._closing = True
             nodes = list(self._nodes)
             self._nodes.clear()
         with ThreadPoolExecutor(STOPPED_AT_ONCE, thread_name_prefix="host-stop") as pool:
-            stopped = [pool.submit(node.stop) for node in nodes]
+            stopped = [_begun(pool, node.stop) for node in nodes]
         self._alarm.end()
         with self._lock:
             self._closed = True
-            for condition in (self._planned, self._joined):
+            for condition in (self._keeping.changed, self._holding.changed, self._joined):
                 condition.notify_all()
         for connections in self._connections:
             connections.close()
         for _ in range(TEAM_MAX):
             self._commits.put(None)
         self._watching.set()
-        self._watch.join(timeout=STOP_TIMEOUT_S)
+        if self._watch is not None:
+            self._watch.join(timeout=STOP_TIMEOUT_S)
         for team in self._teams:
             team.join(STOP_TIMEOUT_S)
         for each in stopped:
@@ -209,7 +230,8 @@ class Host:
         tended = _Tended(duties)
         with self._lock:
             self._tended[id(duties)] = tended
-            self._plan(tended, time.monotonic())
+            for plan in (self._keeping, self._holding):
+                plan.put(tended, time.monotonic())
             self._aside.append(tended)
             self._joined.notify_all()
         self._interrupt()
@@ -220,14 +242,16 @@ class Host:
             tended = self._tended.get(id(duties))
             if tended is not None:
                 tended.woken = True
-                if "keep" not in tended.busy and tended.due_at > now:
-                    self._plan(tended, now)
+                if "keep" not in tended.busy and self._keeping.due_at(tended) > now:
+                    self._keeping.put(tended, now)
 
     def stop(self, duties: Duties) -> None:
         with self._lock:
             tended = self._tended.pop(id(duties), None)
             if tended is not None:
                 tended.gone = True
+                for plan in (self._keeping, self._holding):
+                    plan.forget(tended)
                 self._done.wait_for(lambda: not tended.busy, timeout=STOP_TIMEOUT_S)
 
     @property
@@ -246,38 +270,32 @@ class Host:
         if tended.gone:
             self._done.notify_all()
 
-    # --- the keepers -------------------------------------------------------------------------------------------------
+    # --- the keepers, and those who hold leases ----------------------------------------------------------------------
 
-    def _next_due(self) -> Callable[[], None] | None:
+    def _next_due(self, plan: _Plan) -> Callable[[], None] | None:
         """Wait for a node that is due; None: the host was closed."""
         with self._lock:
             while not self._closed:
-                now = time.monotonic()
-                if not self._due or self._due[0][0] > now:
-                    self._planned.wait(self._due[0][0] - now if self._due else None)
-                    continue
-                _, number, key = heapq.heappop(self._due)
-                tended = self._tended.get(key)
-                # Or it was stopped, or planned anew since.
-                if tended is not None and number == tended.number and self._begin(tended, "keep"):
-                    tended.woken = False
-                    return partial(self._keep, tended)
+                tended, wait_s = plan.take(time.monotonic())
+                if tended is None:
+                    plan.changed.wait(wait_s)
+                elif self._begin(tended, plan.duty):
+                    tended.woken = tended.woken and plan is not self._keeping
+                    return partial(self._do_due, plan, tended)
         return None
 
-    def _keep(self, tended: _Tended) -> None:
+    def _do_due(self, plan: _Plan, tended: _Tended) -> None:
         pause_s = RETRY_EVERY_S
         try:
-            pause_s = tended.duties.keep()
+            pause_s = tended.duties.keep() if plan is self._keeping else tended.duties.hold()
         finally:
             with self._lock:
-                self._end(tended, "keep")
-                if not tended.gone:
-                    self._plan(tended, time.monotonic() + (0.0 if tended.woken else pause_s))
-
-    def _plan(self, tended: _Tended, at: float) -> None:
-        tended.number, tended.due_at = next(self._numbers), at
-        heapq.heappush(self._due, (at, tended.number, id(tended.duties)))
-        self._planned.notify()
+                self._end(tended, plan.duty)
+                if tended.gone:
+                    plan.forget(tended)
+                else:
+                    at_once = plan is self._keeping and tended.woken
+                    plan.put(tended, time.monotonic() + (0.0 if at_once else pause_s))
 
     # --- the reader --------------------------------------------------------------------------------------------------
 
@@ -430,15 +448,49 @@ class _Tended:
         #: Its duties that are being done, and whether it was stopped.
         self.busy: set[str] = set()
         self.gone = False
-        #: Its newest place in the plan (older ones do not count), and whether it was woken while it was looked after.
-        self.number = -1
-        self.due_at = 0.0
+        #: Whether it was woken while it was looked after.
         self.woken = False
         #: Whether it is read together with the others.
         self.together = False
         #: What it read last ended in an error, and until when it is left alone.
         self.troubled = False
         self.reads_again_at = 0.0
+
+
+class _Plan:
+    """When which node is due for one of its duties. Used under the host's lock, as `changed` is."""
+
+    def __init__(self, duty: str, lock: threading.Lock) -> None:
+        self.duty = duty
+        self.changed = threading.Condition(lock)
+        #: The time, the number of the entry, the node.
+        self._due: list[tuple[float, int, _Tended]] = []
+        self._numbers = count()
+        #: The newest entry of each node: older ones do not count.
+        self._newest: dict[_Tended, tuple[float, int]] = {}
+
+    def put(self, tended: _Tended, at: float) -> None:
+        number = next(self._numbers)
+        self._newest[tended] = at, number
+        heapq.heappush(self._due, (at, number, tended))
+        self.changed.notify()
+
+    def due_at(self, tended: _Tended) -> float:
+        return self._newest[tended][0]
+
+    def forget(self, tended: _Tended) -> None:
+        self._newest.pop(tended, None)
+
+    def take(self, now: float) -> tuple[_Tended | None, float | None]:
+        """The node that is due first, if one is; else how long until one is (None: there is none)."""
+        while self._due:
+            at, number, tended = self._due[0]
+            if self._newest.get(tended) == (at, number) and at > now:
+                return None, at - now
+            heapq.heappop(self._due)
+            if self._newest.get(tended) == (at, number):
+                return tended, None
+        return None, None
 
 
 class _Team:
@@ -452,17 +504,29 @@ class _Team:
         self._take = take
         self._size = size
         self._lock = threading.Lock()
+        #: What kept it from adding a thread.
+        self._lacks = ""
         self._threads: set[threading.Thread] = set()
         #: Since when who is at something.
         self._since: dict[threading.Thread, float] = {}
-        for _ in range(size):
-            self._add()
+
+    def begin(self) -> None:
+        """Raises `NoThread`."""
+        with self._lock:
+            for _ in range(self._size):
+                self._add()
 
     def relieve(self) -> None:
         """Add threads for those that are held up."""
         with self._lock:
-            while len(self._threads) < self._limit():
-                self._add()
+            try:
+                while len(self._threads) < self._limit():
+                    self._add()
+                self._lacks = ""
+            except NoThread as problem:  # those that are there go on, and the next look tries again
+                if str(problem) != self._lacks:
+                    logger.warning("nodes wait for one another: %s", problem)
+                self._lacks = str(problem)
 
     def join(self, timeout_s: float) -> None:
         with self._lock:
@@ -471,9 +535,7 @@ class _Team:
             thread.join(timeout=timeout_s)
 
     def _add(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"host-{self._name}", daemon=True)
-        self._threads.add(thread)
-        thread.start()
+        self._threads.add(started(self._work, name=f"host-{self._name}"))
 
     def _limit(self) -> int:
         until = time.monotonic() - PATIENCE_S
@@ -490,7 +552,7 @@ class _Team:
                     break
                 self._since[me] = time.monotonic()
                 work()
-            except Exception:
+            except BaseException:
                 logger.exception("a bug in replicator")  # of one node, perhaps: the others need this thread
                 time.sleep(RETRY_EVERY_S)
             finally:
@@ -504,6 +566,20 @@ class _Team:
                 return False
             self._threads.discard(me)
             return True
+
+
+def _begun(pool: ThreadPoolExecutor, work: Callable[[], None]) -> Future[None]:
+    """Have it done by the pool, or here and now if there are no threads."""
+    try:
+        return pool.submit(work)
+    except RuntimeError:
+        done: Future[None] = Future()
+        try:
+            work()
+            done.set_result(None)
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 def _make_room_for_files(files: int) -> None:

@@ -1,4 +1,5 @@
-"""What a node does once a beat: it looks at the group, renews its lease, reports, and does what it owes or may claim.
+"""What a node does once a beat: it looks at the group, reports, and does what it owes or may claim. And, apart from all
+that, it keeps its lease (`hold`).
 
 `core/life.py` decides; here it is carried out. The keeper is the only one that looks at the group as a whole, so what
 it saw last (`look`) is what the node knows of the others.
@@ -11,35 +12,57 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .acks import Acks
-from .core import life
+from .core import absent, life
 from .core.codec import digest_of_pieces
-from .core.ids import RecordId
+from .core.ids import Position, RecordId
 from .core.member import Member
-from .core.replies import MISSED_BEATS_MAX, Ack, Claim, Code, Log, Look, Peer, Reply
+from .core.need import Need
+from .core.reasons import reason_to_go_on, reason_to_take_over
+from .core.replies import NO_DIGEST, Ack, Claim, Code, Log, Look, Peer, Reply
 from .errors import (
-    ConfigError,
+    ChangeTooLarge,
     LogLost,
     LogUnavailable,
+    NoThread,
+    NotJSON,
     NotPrimary,
     PromotionRefused,
     ReplicatorError,
+    SnapshotFailed,
     Stalled,
     StateError,
 )
+from .handover import Handover
+from .health import Trail
 from .lease import Lease
+from .naming import Name
 from .primary import Primary
-from .problems import Problems
+from .problems import SNAPSHOT, THREADS, CannotLead, Problems
 from .replica import Replica
+from .state_writer import StateWriter
+from .threads import started
 
 __all__ = ["Habits", "Keeper"]
 
 logger = logging.getLogger(__name__)
 
+#: Under which name it is known what was wrong with a snapshot that this node needed.
+PASSED_BY = "passed by"
+
 #: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
 CLAIM_EVERY_S = 0.05
+
+#: How soon snapshot() is called again after it failed, and how soon at the latest once it failed often.
+PUBLISH_AGAIN_S = 1.0
+PUBLISH_AGAIN_S_MAX = 30.0
+#: A primary that did not hear it may have been replaced; one that did takes a while.
+ASK_AGAIN_AFTER_BEATS = 10
+#: A holder that has to bring its state into the log first, and gets nowhere for so long, and for a lease, lets others
+#: try. Even a busy machine begins within that.
+STUCK_S = 2.0
 
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
@@ -52,6 +75,10 @@ class Habits(NamedTuple):
     auto_promote: bool = False
     takes_term_again: bool = True
     recovers: bool = False
+    #: It leads in a new run whoever is missing (core/absent.py).
+    goes_on: bool = False
+    #: The N of `applied:N` that writes wait for; 0: they do not.
+    applied_min: int = 0
 
 
 class Keeper:
@@ -66,6 +93,7 @@ class Keeper:
         lease: Lease,
         habits: Habits,
         problems: Problems,
+        own_name: Name,
         *,
         wake: Callable[[], None],
         stopping: threading.Event,
@@ -76,8 +104,14 @@ class Keeper:
         #: The group as it was when this was looked at, and when that was (`time.monotonic`).
         self.look: Look | None = None
         self.looked_at = 0.0
+        self.trail = Trail()
+        self._need = Need()
+        #: Who was heard to give its lease back, and in which term.
+        self._gave_back = "", 0
         #: Who asked for a snapshot that has not begun yet.
         self.snapshot_asked_by = ""
+        #: What others are told of a switchover from this node.
+        self.handover = Handover(wake)
         self._log = log
         self._replica = replica
         self._primary = primary
@@ -85,19 +119,31 @@ class Keeper:
         self._lease = lease
         self._habits = habits
         self._problems = problems
+        self._own_name = own_name
         self._stopping = stopping
+        self._state_writer = StateWriter(replica, problems, name=self._name)
         self._publisher: threading.Thread | None = None
         self._digester: threading.Thread | None = None
+        #: How long a snapshot of which the application made nothing is not tried again, and until when.
+        self._publish_pause_s = self._publish_again_at = 0.0
         self._beaten_at: float | None = None
         self._counted_at = 0.0
         #: Since when nobody holds the term, and when it is this candidate's turn to claim it.
         self._vacant_since: float | None = None
         self._claim_at: float | None = None
         self._held_back_for = ""
+        #: When it asked for a snapshot.
+        self._asked_at = float("-inf")
         #: Since when Redis has no log, and how long it takes until all have reported, by the heartbeats that it had.
         self._log_lost_at: float | None = None
         self._time_to_report_s = life.time_to_report_ms(()) / 1000
         self._digest: tuple[RecordId, str] | None = None
+        #: What this node remembers of the group as it was when the log was whole: see `core/absent.py`.
+        self._knew: tuple[str, ...] = ()
+        self._applied_min = habits.applied_min
+        #: Where this node was, and when, as it last got on with what it does as holder of the term.
+        self._got_on: tuple[Position, float] | None = None
+        self._why_not_led = ""
         #: Held while this node takes or renews its lease, or ends its part: behind the end it has none.
         self._leasing = threading.Lock()
         self._ended = False
@@ -109,13 +155,9 @@ class Keeper:
     def keep(self) -> float:
         """Do it once; the seconds until it is to be done again."""
         started = time.monotonic()
-        if self._problems.get("state") is not None and self._replica.turn.acquire(blocking=False):
-            try:
-                self.follow()
-            finally:
-                self._replica.turn.release()
+        self._state_writer.keep()
+        self._tell_what_it_passed_by()
         self.join()
-        self.renew()
         self._digest_marker()
         self._beat()
         self._primary.settle()
@@ -123,13 +165,25 @@ class Keeper:
         self._do_what_it_owes()
         return self._pause_s(started)
 
+    def heard_vacant(self, node: str) -> None:
+        """The holder of the term stops in order."""
+        self._gave_back = node, self._replica.member.view.term
+        self.wake()
+
     def follow(self) -> None:
         """A node that stopped leading gives up what it did not publish. The caller has the turn."""
         try:
             self._replica.follow()
-            self._problems.solved("state")
-        except (StateError, Stalled) as error:
+        except Stalled as error:
             self._problems.report("state", error)
+
+    def _tell_what_it_passed_by(self) -> None:
+        """A node that needs a snapshot and could not take the one that came says why, until it is in sync again."""
+        problem = self._replica.passed_by
+        if problem is None:
+            self._problems.solved(PASSED_BY)
+        elif _what(self._problems.get(PASSED_BY)) != _what(problem):
+            self._problems.report(PASSED_BY, problem)
 
     def _pause_s(self, started: float) -> float:
         """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""
@@ -145,52 +199,35 @@ class Keeper:
 
     def join(self) -> None:
         """Look at the group, and take in what that says."""
-        look = self._log.look()
-        first = self.look is None
+        look = self._looked()
         self.look, self.looked_at = look, time.monotonic()
+        if look.head is not None:
+            self.trail.saw(self.looked_at, look.head.position.id)
+        self._remember(look)
         with self._leasing:
             if not self._ended:
                 self._replica.talks_to(look.run, log_lost=look.head is None)
         others = (peer for peer in look.peers.values() if peer.in_sync and peer.node != self._name)
         self._acks.hear(Ack(peer.node, peer.synced) for peer in others)
-        if first:
-            self._check_name_is_free(look)
-        else:
-            self._check_name_is_mine(look)
+        self._own_name.check(look, beaten_at=self._beaten_at)
         self._check_log_is_there(look)
 
-    def _check_name_is_free(self, look: Look) -> None:
-        """A boot of this name that still beats is another process. The one before this cannot be: the lock is ours.
+    def _looked(self) -> Look:
+        try:
+            return self._log.look()
+        except LogUnavailable as unavailable:
+            if unavailable.look is None:
+                raise
+            return cast(Look, unavailable.look)  # a key holds what cannot be: the node stays, and says so
 
-        Any other may have been killed on another machine a moment ago: see whether it beats again.
-        """
-        member = self._replica.member
-        other = look.peers.get(self._name)
-        if other is None or not other.alive or other.boot in (member.previous_boot, member.me.boot):
-            return
-        wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
-        logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", self._name, other.age_ms)
-        beaten_at = look.now_ms - other.age_ms
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline and not self._stopping.wait(0.1):
-            now = self._log.look()
-            again = now.peers.get(self._name)
-            # By when it beat, not by its age: one that just beat is hardly ever seen younger. 1 ms for rounding.
-            if again is not None and now.now_ms - again.age_ms > beaten_at + 1:
-                where = again.http or "another process"
-                who = f"{where} (boot {again.boot}) reports by that name"
-                problem = f"{self._name!r} is taken in group {self._log.group}: {who}"
-                raise ConfigError(setting="name", problem=problem)
+    def _remember(self, look: Look) -> None:
+        self._applied_min = absent.applied_min(look, self._habits.applied_min)
+        if look.is_whole:
+            self._knew = absent.took_part(look)
 
-    def _check_name_is_mine(self, look: Look) -> None:
-        """Two that started at the same moment did not see each other then. The one with the lower boot yields."""
-        other = look.peers.get(self._name)
-        if other is None or other.boot <= self._replica.member.me.boot or self._beaten_at is None:
-            return
-        # Only one that beat after this node did: Redis may have come back with heartbeats from before.
-        if other.age_ms / 1000 < time.monotonic() - self._beaten_at:
-            where = other.http or "another process"
-            raise ConfigError(setting="name", problem=f"{self._name!r} is taken by {where} (boot {other.boot})")
+    def forget(self, node: str) -> None:
+        """It will not come back."""
+        self._knew = tuple(entry for entry in self._knew if entry.rpartition("/")[0] != node)
 
     def check_log_is_mine(self, look: Look) -> None:
         """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there."""
@@ -205,6 +242,9 @@ class Keeper:
     def _check_log_is_there(self, look: Look) -> None:
         self.check_log_is_mine(look)
         view = self._replica.member.view
+        if look.marred:
+            self._problems.report("log", LogLost(what=look.marred))
+            return
         if not view.log_id or look.head is not None:
             self._problems.solved("log")
             self._log_lost_at = None
@@ -222,6 +262,16 @@ class Keeper:
             )
             self._claim("the log was lost", look, new_log_id=view.log_id)
 
+    def hold(self) -> float:
+        """Keep the lease, if there is one to keep; the seconds until this is to be done again.
+
+        Nothing else of a node is done in between, and nothing else is asked on that connection: neither a look that
+        hangs, nor a disk, nor a write that has no answer yet costs a primary its lease.
+        """
+        started = time.monotonic()
+        self.renew()
+        return max(0.0, started + self._habits.beat_every_s - time.monotonic())
+
     def renew(self) -> None:
         with self._leasing:
             self._renew()
@@ -237,6 +287,9 @@ class Keeper:
                 self._lease.lost()
                 self._replica.refused(Reply(Code.FENCED, term=look.term))
             return
+        if self._is_stuck(member):
+            self._lease.lost()
+            return
         asked_at = self._lease.now()
         reply = self._log.renew(member.me, member.view.term, self._lease.length_ms)
         if reply.code is Code.OK:
@@ -245,11 +298,44 @@ class Keeper:
                 self._replica.moved.notify_all()
             return
         self._lease.lost()
-        self._replica.refused(reply)
-        logger.warning("the lease was refused (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
+        if self._is_over(member, reply):
+            self._replica.refused(reply)
+            logger.warning("the lease was refused (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
 
-    def end(self) -> None:
-        """Give the lease back, and never have one again. Who looks after other nodes as well may be in a round."""
+    def _is_over(self, member: Member, reply: Reply) -> bool:
+        """Whether a refusal ends the term. A head that somebody damaged refuses everybody, until it is put right."""
+        if reply.code not in (Code.FENCED, Code.LOST):
+            return True
+        look = self._log.look()
+        return look.head is None or look.term != member.view.term or look.head.writer != member.me
+
+    def _is_stuck(self, member: Member) -> bool:
+        """Whether it holds the term and can write nothing, so that it must not keep others from taking over.
+
+        A rebase of a large state takes long, and goes on meanwhile: what counts is that nothing moves for a lease.
+        """
+        now, place = time.monotonic(), member.view.position
+        if member.leads or self._got_on is None or self._got_on[0] != place:
+            self._got_on = place, now
+        look = self.look
+        # That the log is gone altogether, the answer to a renewal says.
+        why = life.broken(look) if look is not None and (look.head is not None or look.marred) else ""
+        if not why and now - self._got_on[1] > max(self._lease.length_s, STUCK_S):
+            why = self._why_not_led or "its state does not get into the log"
+        self._tell_if_stuck(member.view.term, why)
+        return why != ""
+
+    def _tell_if_stuck(self, term: int, why: str) -> None:
+        if why:
+            self._problems.report("lead", CannotLead(term=term, problem=why))
+        else:
+            self._problems.solved("lead")
+
+    def end(self, *, failed: bool = False) -> None:
+        """Give the lease back, and never have one again. Who looks after other nodes as well may be in a round.
+
+        One that `failed` does not say goodbye.
+        """
         with self._leasing:
             self._ended = True
             member = self._replica.member
@@ -259,7 +345,26 @@ class Keeper:
             except LogUnavailable as unavailable:
                 logger.warning("the lease was not given back and runs out by itself: %s", unavailable)
             self._lease.lost()
+            if not failed:
+                self._leave(member)
             self._replica.talks_to("")
+
+    @staticmethod
+    def _is_me(peer: Peer | None, member: Member) -> bool:
+        return peer is None or peer.boot in (member.me.boot, member.previous_boot)
+
+    def _leave(self, member: Member) -> None:
+        """Say goodbye, if the log has all that this node has: then nobody has to wait for it (see `core/absent.py`)."""
+        look = self.look
+        if look is None or look.head is None or self._beaten_at is None:
+            return
+        mine = look.head.log_id == member.view.log_id and self._is_me(look.peers.get(self._name), member)
+        if not (mine and look.is_whole and look.run == member.run and member.view.in_sync):
+            return
+        try:
+            self._log.beat(self.heartbeat()._replace(left=True, role="standby"))
+        except LogUnavailable as unavailable:
+            logger.warning("the others were not told that this node stops: %s", unavailable)
 
     # --- reporting ---------------------------------------------------------------------------------------------------
 
@@ -283,8 +388,13 @@ class Keeper:
             kept_bytes=self._replica.kept_bytes,
             applied_at=self._replica.applied_at,
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
-            problem="; ".join(self._problems.of_the_log),
+            problem="; ".join(self._problems.others),
             candidate=self._habits.auto_promote,
+            prepares=self.handover.is_offered,
+            prepared=self.handover.answer,
+            goes_on=self._habits.goes_on,
+            applied_min=self._applied_min,
+            knew=self._knew,
             digest=digest,
             digest_at=digest_at,
         )
@@ -298,15 +408,24 @@ class Keeper:
         at, pieces = self._replica.markers.pop()
         try:
             self._digest = at, digest_of_pieces(pieces)
+            self._problems.solved(SNAPSHOT)
         except StateError as error:
             # A file that is gone, or that somebody writes to: it is not what the others have.
             logger.error("%s", error)
-            self._digest = at, "none"
+            self._digest = at, NO_DIGEST
+        except ReplicatorError as error:
+            self._problems.report(SNAPSHOT, error)
+            self._digest = at, NO_DIGEST
         self.wake()
 
-    def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=work, name=f"{self._name}-{name}", daemon=True)
-        thread.start()
+    def _aside(self, name: str, work: Callable[[], None]) -> threading.Thread | None:
+        """Do it on a thread of its own; None if there is none: what is due then is still due with the next beat."""
+        try:
+            thread = started(work, name=f"{self._name}-{name}")
+        except NoThread as problem:
+            self._problems.report(THREADS, problem)
+            return None
+        self._problems.solved(THREADS)
         return thread
 
     # --- what it owes, and what it may claim -------------------------------------------------------------------------
@@ -315,18 +434,22 @@ class Keeper:
         member, look = self._replica.member, self.look
         if look is None or self._replica.stalled:
             return
+        if member.needs_what_is_gone(look):
+            self._ask_for_snapshot()
         self._tell_if_held_back(look)
-        if member.takes_term(look, restart_as_primary=self._habits.takes_term_again):
-            self._claim("it held the term before", look)
+        habits = self._habits
+        if member.takes_term(look, restart_as_primary=habits.takes_term_again, goes_on=habits.goes_on):
+            self._claim(reason_to_go_on(look), look)
         elif self._is_its_turn(member, look):
-            gone = f"the lease of {look.head.node} ran out" if look.head else "the group has no log yet"
+            node, term = self._gave_back
+            gone = reason_to_take_over(look, gave_back=node if term == look.term else "")
             self._claim(gone, look, unleased=look.same_run)
         elif member.must_rebase:
             self._publish_aside("the log does not have this node's state")
         elif member.holds_term and not member.view.in_sync:
             raise PromotionRefused(self._name, "it holds nothing, and the log is not whole: promote another node")
-        elif member.owes_snapshot(look.peers.values()):
-            self._publish_aside("a node needs one")
+        elif (needy := self._in_need(member, look)) and self._publish_aside("a node needs one"):
+            self._need.sent(needy, time.monotonic())
         elif member.leads and self.snapshot_asked_by:
             # Forgotten before it begins: who asks from then on may want what is not in that one.
             asked_by, self.snapshot_asked_by = self.snapshot_asked_by, ""
@@ -334,6 +457,19 @@ class Keeper:
                 self.snapshot_asked_by = self.snapshot_asked_by or asked_by
         elif member.leads and self._primary.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
+
+    def _ask_for_snapshot(self) -> None:
+        now = time.monotonic()
+        if now - self._asked_at > ASK_AGAIN_AFTER_BEATS * self._habits.beat_every_s:
+            self._asked_at = now
+            logger.warning("nothing of the log is left to be read: asking for a snapshot")
+            self._log.ask("snapshot", by=self._name)
+
+    def _in_need(self, member: Member, look: Look) -> list[Peer]:
+        """Who needs a snapshot, if one is to be sent for that now."""
+        peers = look.peers.values()
+        needy = [peer for peer in peers if member.owes_snapshot([peer])]
+        return needy if self._need.is_due(needy, peers, time.monotonic()) else []
 
     def _is_its_turn(self, member: Member, look: Look) -> bool:
         """Whether nobody holds the term, and this candidate is the one to claim it now."""
@@ -364,9 +500,10 @@ class Keeper:
         if reply.code is not Code.OK:
             logger.info("did not get the term (%s): %s holds term %d", reply.code.value, reply.node, reply.term)
 
-    def take_term(self, reason: str, look: Look, *, guarded: bool = False) -> Reply:
+    def take_term(self, reason: str, look: Look, *, until: float, guarded: bool = False) -> Reply:
         """Take it because the application says so. `PromotionRefused` if somebody else was faster."""
-        reply = self._log.promote(self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application"))
+        claim = self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application")
+        reply = self._log.within(until).promote(claim)
         if not life.has_claimed(self._name, reply, look):
             raise PromotionRefused(self._name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
         return reply
@@ -386,24 +523,43 @@ class Keeper:
             expect_head=life.expected_head(member.view, look) if guarded else None,
             unleased=unleased,
             new_log_id=new_log_id or (secrets.token_hex(16) if life.may_found(look) else ""),
+            applied_min=self._applied_min,
         )
 
     def _publish_aside(self, reason: str) -> bool:
-        """Send a snapshot on a thread of its own, unless one is under way; whether it was begun."""
+        """Send a snapshot on a thread of its own, unless one is under way, or failed just now; whether it was begun."""
         if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
+            return False
+        if time.monotonic() < self._publish_again_at:
             return False
         logger.info("publishing a snapshot: %s", reason)
         self._publisher = self._aside("publisher", self._publish_quietly)
-        return True
+        return self._publisher is not None
 
     def _publish_quietly(self) -> None:
         try:
+            if self._publish_pause_s:  # the last one failed, perhaps after many parts, and this one may as well
+                self._primary.rehearse()
             self._primary.publish()
+            self._problems.solved(SNAPSHOT)
+            self._publish_pause_s = 0.0
+            self._why_not_led = ""
         except (LogUnavailable, NotPrimary, Stalled) as error:
+            self._why_not_led = str(error)
             logger.warning("the snapshot was not published: %s", error)
+        except (SnapshotFailed, NotJSON, ChangeTooLarge) as error:
+            # The application's doing. The next attempt is likely to end like this one.
+            self._problems.report(SNAPSHOT, error)
+            self._publish_pause_s = min(max(2 * self._publish_pause_s, PUBLISH_AGAIN_S), PUBLISH_AGAIN_S_MAX)
+            self._publish_again_at = time.monotonic() + self._publish_pause_s
         except ReplicatorError as error:
+            self._why_not_led = str(error)
             logger.error("the snapshot was not published: %s", error)
         self.wake()
+
+
+def _what(problem: ReplicatorError | None) -> object:
+    return problem.fields.get("problem") if problem is not None else None
 
 
 def _runs(thread: threading.Thread | None) -> bool:

@@ -10,10 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Lease"]
+__all__ = ["LEASE_S", "Lease", "answer_within_s"]
+
+#: How long a lease is if nobody says so, in seconds.
+LEASE_S = 5.0
 
 #: A lease is renewed at the latest when a third of it has passed, so two renewals may fail before it runs out.
 RENEW_AT = 1 / 3
+
+#: A request may take a third of the lease: one that hangs leaves the time for another attempt, on a new connection.
+ANSWER_WITHIN = 1 / 3
+
+#: But the shortest leases do not make a busy server one that hangs.
+ANSWER_WITHIN_S_MIN = 0.1
+
+
+def answer_within_s(lease_s: float) -> float:
+    """How long a node with such a lease waits for an answer of Redis."""
+    return max(ANSWER_WITHIN_S_MIN, lease_s * ANSWER_WITHIN)
 
 
 class Lease:

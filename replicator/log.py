@@ -3,8 +3,9 @@
 Every change of the log is one script of `lua/`, which checks all it has to check before its first write. The run (the
 life of Redis) that an append carries is the one its own connection learnt when it was made.
 
-Four connections: one for writes, one for blocking reads, one for confirmations, which wait, and one for everything
-else; each is used under its own lock.
+Five connections: one for writes, one for blocking reads, one for confirmations, which wait, one for renewals of the
+lease, which nothing else may keep waiting, and one for everything else; each is used by one thread at a time, in the
+order in which they came. Those who look at the group at the same time share one look.
 """
 
 from __future__ import annotations
@@ -22,21 +23,43 @@ from urllib.parse import quote
 
 import redis
 
+from replicator import checks
 from replicator.connection import Link, advice, client_for, finder_for, follow, shown
 from replicator.core.history import parse_ends, show_ends
 from replicator.core.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.core.replies import Ack, Ask, Batch, Claim, Code, Confirmation, Head, LogSize, Look, Peer, Reply, Wants
+from replicator.core.replies import (
+    Ack,
+    Ask,
+    Batch,
+    Claim,
+    Code,
+    Confirmation,
+    Head,
+    Log,
+    LogSize,
+    Look,
+    Peer,
+    Reply,
+    Wants,
+)
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
+from replicator.process import Owner
+from replicator.sharing import Flights
+from replicator.wire import Limit
 
 __all__ = ["Alarm", "Connections", "RedisLog", "Server", "client_for", "read_together", "shown"]
 
-SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "look")
+SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "forget", "look")
 
 INCLUDE_FENCE = b"-- include fence.lua\n"
 
-#: How long Redis may take to answer. A blocking read may take this much longer than it blocks.
+#: How long Redis may take to answer, if nothing depends on it that runs out sooner, as a lease does. A blocking read
+#: may take this much longer than it blocks.
 TIMEOUT_S = 5.0
+
+#: What a request waits for: those before it, a connection, the answer; and the answer to the script's text.
+STEPS = 4
 
 #: Asks that nobody read in the meantime are of no use any more.
 ASKS_KEPT = 1000
@@ -83,7 +106,7 @@ class Server(NamedTuple):
 
 
 class Connections:
-    """Four connections to the Redis of a URL, for one group or for many. `key` tells the slot in a cluster.
+    """Five connections to the Redis of a URL, for one group or for many. `key` tells the slot in a cluster.
 
     `read`: one that it shares with others, which read many groups at once.
     """
@@ -100,7 +123,9 @@ class Connections:
         self.other = Link(self.finder, self.url)
         self.read = read or Link(self.finder, self.url)
         self.confirm = Link(self.finder, self.url)
-        self.links = (self.write, self.other, self.read, self.confirm)
+        self.renew = Link(self.finder, self.url)
+        self.owner = Owner(f"the log at {self.url}")
+        self.links = (self.write, self.other, self.read, self.confirm, self.renew)
 
     def close(self) -> None:
         """A call that is waiting for its answer, such as a read that blocks, fails."""
@@ -111,37 +136,56 @@ class Connections:
 class RedisLog:
     """A group's log in the Redis at `url` (see `replicator.connection`). See `replicator.core.replies.Log`.
 
+    `timeout_s`: how long a request may go without an answer; for a node, a share of its lease (`lease.py`).
     `connections`: those that it shares with other groups, and leaves open, if it is not to have its own.
     """
 
     def __init__(
         self, url: str, group: str, *, timeout_s: float = TIMEOUT_S, connections: Connections | None = None
     ) -> None:
-        if not group or "{" in group or "}" in group:
-            raise ConfigError(setting="group", problem=f"{group!r} is not a name: it may not be empty or have braces")
-        self.group = group
+        self.group = checks.name("group", group)
         self._scripts = _scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in ("term", "log", "head", "lease", "commands", "nodes", "acks")]
         self._shares = connections is not None
         self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
+        self.connections.timeout_s = min(self.connections.timeout_s, timeout_s)
         self.url = self.connections.url
-        self._timeout_s = self.connections.timeout_s
+        #: Of one request; `within` makes a copy with a shorter one.
+        self._limit = Limit(timeout_s)
         self._finder = self.connections.finder
         self._links = self.connections.links
-        self._write, self._other, self._read, self._confirm = self._links
+        self._write, self._other, self._read, self._confirm, self._renew = self._links
+        self._looks = Flights(self._look, late=self._late)
+
+    @property
+    def takes_s(self) -> float:
+        return STEPS * self._limit.answer_s
+
+    def within(self, until: float) -> Log:
+        return self._within(until)
+
+    def _within(self, until: float) -> RedisLog:
+        if self._limit.until <= until:
+            return self
+        # A shallow copy, for which `copy` takes ten times as long: every write of somebody in a hurry makes one.
+        hurried = object.__new__(type(self))
+        hurried.__dict__ = {**self.__dict__, "_limit": self._limit._replace(until=until)}
+        return hurried
 
     # --- writes ---
 
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         carries = b"1" if record.count else b"0"
         args = _append_args(record)
-        return self._run(self._write, "append", 3, *args, carries, in_run=True, meanwhile=meanwhile)
+        acks = record.wants_acks
+        return self._run(self._write, "append", 3, *args, carries, acks, in_run=True, meanwhile=meanwhile)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         changed = last_change_after(record, rebase=rebase) or ""
         place = (str(record.part), str(record.parts), str(record.as_of.id), "1" if rebase else "0", str(changed))
-        return self._run(self._write, "part", 3, *_append_args(record), *place, show_ends(record.ends), in_run=True)
+        rest = (show_ends(record.ends), record.wants_acks)
+        return self._run(self._write, "part", 3, *_append_args(record), *place, *rest, in_run=True)
 
     def promote(self, claim: Claim) -> Reply:
         args = (
@@ -158,14 +202,18 @@ class RedisLog:
             str(claim.expect_head or ""),
             int(claim.unleased),
             int(claim.anew),
+            claim.applied_min,
+            str(claim.unfollowed or ""),
         )
         return self._run(self._other, "promote", 5, *args)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
-        return self._run(self._other, "renew", 4, term, writer.boot, writer.node, lease_ms)
+        # One that could not be renewed in time is renewed on a new connection: that, too, has its time.
+        hurried = self._within(time.monotonic() + self._limit.answer_s)
+        return hurried._run(self._renew, "renew", 4, term, writer.boot, writer.node, lease_ms)
 
     def give_back(self, writer: Writer, term: int) -> None:
-        self._run(self._other, "yield", 5, term, writer.boot, writer.node)
+        self._run(self._renew, "yield", 5, term, writer.boot, writer.node)
 
     def confirm(
         self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
@@ -173,11 +221,16 @@ class RedisLog:
         # Redis vouches for what was written before the last write of the connection that asks, and for no more. The
         # renewal is that write, and a Redis other than the one in which the term was taken refuses it. A connection
         # of its own, so that nobody else waits behind it.
-        timeout_ms = max(1, min(timeout_ms, int(self._timeout_s * 500)))
-        wait = (b"WAITAOF", 1, 0, timeout_ms) if fsynced else (b"WAIT", replicas, timeout_ms)
+        # No longer than for any other answer: a connection that leads nowhere is noticed, and made anew.
+        waits_s = max(0.001, min(timeout_ms / 1000, self._limit.answer_s))
+        wait_ms = int(waits_s * 1000)
+        wait = (b"WAITAOF", 1, 0, wait_ms) if fsynced else (b"WAIT", replicas, wait_ms)
         args = (term, writer.boot, writer.node, lease_ms)
+        then_limit = self._limit._replace(blocks_s=waits_s)
         try:
-            answer, count = self._confirm.script_then(self._scripts["renew"], self._keys[:4], *args, then=wait)
+            answer, count = self._confirm.script_then(
+                self._scripts["renew"], self._keys[:4], *args, then=wait, limit=self._limit, then_limit=then_limit
+            )
         except redis.exceptions.ResponseError as error:
             if "WAITAOF" in str(error) or "unknown command" in str(error):
                 raise ConfigError(setting="ack", problem=f"fsynced: {error} ({_FSYNCED_NEEDS})") from None
@@ -189,14 +242,18 @@ class RedisLog:
 
     def ack(self, ack: Ack) -> None:
         command = (b"XADD", self._keys[6], "MAXLEN", "~", ACKS_KEPT, "*", "node", ack.node, "at", str(ack.at))
-        self._answered(lambda: self._other.call(*command))
+        self._answered(lambda: self._other.call(*command, limit=self._limit))
 
     def beat(self, peer: Peer) -> None:
-        self._run(self._other, "beat", 6, peer.node, peer.to_json())
+        says = "left" if peer.left else "leads" if peer.role == "primary" else ""
+        self._run(self._other, "beat", 6, peer.node, peer.to_json(), says, peer.run, peer.term, peer.boot)
+
+    def forget(self, node: str, *, by: str) -> None:
+        self._run(self._other, "forget", 6, node, by)
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:
         command = (b"XADD", self._keys[4], "MAXLEN", "~", ASKS_KEPT, "*", "ask", what, "node", node, "by", by)
-        answer = self._answered(lambda: self._other.call(*command))
+        answer = self._answered(lambda: self._other.call(*command, limit=self._limit))
         return str(answer, "ascii")
 
     # --- reads ---
@@ -211,10 +268,11 @@ class RedisLog:
         block_ms: int | None = None,
     ) -> Batch:
         wants = Wants(after, asks_after, acks_after, count)
-        command = _xread([(self, wants)], block_ms, self._timeout_s)
+        command = _xread([(self, wants)], block_ms)
         if not command:
             return Batch([], [])
-        return self.found(wants, dict(self._asked(lambda: self._read.call(*command)) or []))
+        limit = self._limit._replace(blocks_s=(block_ms or 0) / 1000)
+        return self.found(wants, dict(self._asked(lambda: self._read.call(*command, limit=limit)) or []))
 
     def streams(self, wants: Wants) -> list[tuple[bytes, str]]:
         """The keys of what is wanted, and behind which id."""
@@ -235,32 +293,50 @@ class RedisLog:
         )
 
     def find(self, id: RecordId) -> Record | None:
-        entries = self._asked(lambda: self._other.call(b"XRANGE", self._keys[1], str(id), str(id)))
+        command = (b"XRANGE", self._keys[1], str(id), str(id))
+        entries = self._asked(lambda: self._other.call(*command, limit=self._limit))
         records, corrupt = _parse_entries(entries)
         if corrupt is not None:
             raise corrupt
         return records[0] if records else None
 
     def look(self) -> Look:
-        follow(self._finder, self._links)
-        answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys))
-        run, now, term, head, stray, lease_ms, nodes = answer
+        self.connections.owner.check()  # before a lock is waited for, or a sentinel is asked
+        return self._looks.ask(self._limit.until, takes_s=self.takes_s)
+
+    def _late(self) -> LogUnavailable:
+        return LogUnavailable(url=self.url, problem="it has not answered a question that was asked before this one")
+
+    def _look(self, until: float) -> Look:
+        limit = self._limit._replace(until=until)
+        follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
+        answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
+        run, now, term, head, stray, lease_ms, nodes, wrong = answer
         for link in self._links:
             link.leave_other_run(run.decode())
         now_ms = int(now)
-        parsed = _head_of(_pairs(head), self._keys[2].decode(), self.url)
-        newest = parsed.position.id if parsed else ZERO_ID
+        try:
+            parsed, marred = _head_of(_pairs(head)), ""
+        except _Foreign as foreign:
+            parsed, marred = None, f"something else than replicator wrote to {self._keys[2].decode()} ({foreign})"
+        if wrong and not marred:
+            marred = f"{wrong.decode()}; {self._keys[0].decode()} was changed by hand"
+        newest = parsed.position.id if parsed else _id_of(_pairs(head))
         beats = ((name, _peer_of(value, now_ms)) for name, value in _pairs(nodes).items())
-        return Look(
+        found = Look(
             run=run.decode(),
-            term=_term_of(term, self._keys[0].decode(), self.url),
+            term=int(term),
             head=parsed,
             last_id=RecordId.parse(stray.decode()) if stray else newest,
             lease_ms=lease_ms if lease_ms >= 0 else None,
             # A node reports under its own name, and hides no other.
             peers={peer.node: peer for name, peer in beats if peer is not None and peer.node.encode() == name},
             now_ms=now_ms,
+            marred=marred,
         )
+        if marred:
+            raise LogUnavailable.marred(found, url=self.url)
+        return found
 
     def groups(self) -> list[str] | None:
         found: set[str] = set()
@@ -297,7 +373,7 @@ class RedisLog:
     def _permitted(self, *command: Any) -> Any:
         """The answer to a question; None if Redis does not answer this user, has no such command, or something else."""
         try:
-            return self._other.call(*command)
+            return self._other.call(*command, limit=self._limit)
         except redis.exceptions.ResponseError as error:
             if _NOT_KNOWN.search(f"{type(error).__name__} {error}"):
                 return None
@@ -306,7 +382,8 @@ class RedisLog:
             raise LogUnavailable(**error.fields) from None
 
     def newest_ask(self) -> str:
-        entries = self._asked(lambda: self._other.call(b"XREVRANGE", self._keys[4], "+", "-", "COUNT", 1))
+        command = (b"XREVRANGE", self._keys[4], "+", "-", "COUNT", 1)
+        entries = self._asked(lambda: self._other.call(*command, limit=self._limit))
         return str(entries[0][0], "ascii") if entries else "0-0"
 
     def close(self) -> None:
@@ -325,7 +402,9 @@ class RedisLog:
         meanwhile: Callable[[], None] | None = None,
     ) -> Reply:
         try:
-            answer = link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run, meanwhile=meanwhile)
+            answer = link.script(
+                self._scripts[name], self._keys[:keys], *args, in_run=in_run, meanwhile=meanwhile, limit=self._limit
+            )
         except redis.exceptions.ResponseError as error:
             raise self._refused(error) from None
         return _reply_of(answer, self.url)
@@ -404,7 +483,7 @@ class Alarm:
                 self._call(b"DEL", self._key)
 
     def _call(self, *command: Any) -> Any:
-        return self._connections.other.call(*command)
+        return self._connections.other.call(*command, limit=Limit(self._connections.timeout_s))
 
 
 #: Why a question has no answer although Redis is there: no permission, a command that was renamed, a foreign key.
@@ -419,11 +498,12 @@ def read_together(
     The groups share `connections`. What Redis refuses because of one of them does not keep the others from reading.
     """
     block_ms = max(1, int(block_s * 1000)) if block_s > 0 else None
-    command = _xread(reads, block_ms, connections.timeout_s, alarm.place() if block_ms else [])
+    command = _xread(reads, block_ms, alarm.place() if block_ms else [])
     if not command:
         return []
+    limit = Limit(connections.timeout_s, blocks_s=max(0.0, block_s))
     try:
-        found = dict(connections.read.call(*command) or [])
+        found = dict(connections.read.call(*command, limit=limit) or [])
     except redis.exceptions.ResponseError:
         return [_read_alone(log, wants) for log, wants in reads]
     except OutcomeUnknown as error:
@@ -444,7 +524,6 @@ def _read_alone(log: RedisLog, wants: Wants) -> Batch | LogUnavailable:
 def _xread(
     reads: Sequence[tuple[RedisLog, Wants]],
     block_ms: int | None,
-    timeout_s: float,
     also: Sequence[tuple[bytes, str]] = (),
 ) -> list[Any]:
     """The command; empty if nothing is wanted."""
@@ -452,7 +531,7 @@ def _xread(
     if not places:
         return []
     # 0 would block for ever.
-    waits = [] if block_ms is None else [b"BLOCK", max(1, min(block_ms, int(timeout_s * 500)))]
+    waits = [] if block_ms is None else [b"BLOCK", max(1, block_ms)]
     most = min((wants.most for _, wants in reads), default=1)
     return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]
 
@@ -533,59 +612,69 @@ def _ack_of(entry: Any) -> Ack | None:
         return None
 
 
-def _head_of(pairs: dict[bytes, bytes], key: str, url: str) -> Head | None:
+def _id_of(pairs: dict[bytes, bytes]) -> RecordId:
+    """What a head that cannot be used says of its newest record."""
+    try:
+        return RecordId.parse(pairs.get(b"id", b"0-0").decode())
+    except (ValueError, ConfigError):
+        return ZERO_ID
+
+
+class _Foreign(Exception):
+    """It is no head of ours."""
+
+
+def _head_of(pairs: dict[bytes, bytes]) -> Head | None:
     if not pairs:
         return None
     try:
         return _head_from({name: pairs[name.encode()].decode() for name in _HEAD_FIELDS if name.encode() in pairs})
     except KeyError as missing:
-        raise _foreign_head(key, url, f"it has no {missing.args[0]}") from None
+        raise _Foreign(f"it has no {missing.args[0]}") from None
     except (ValueError, ConfigError) as error:
-        raise _foreign_head(key, url, str(error)) from None
-
-
-def _term_of(text: bytes, key: str, url: str) -> int:
-    if not text.isdigit():  # beyond every number that Lua has
-        problem = f"{key} was changed by hand, and holds no term ({text!r}); DEL it: the head has the term, too"
-        raise LogUnavailable(url=url, problem=problem)
-    return int(text)
-
-
-def _foreign_head(key: str, url: str, why: str) -> LogUnavailable:
-    # Not a log that is lost: the wrong database is likelier, and what is there is not to be written over.
-    hint = "is it the right database? If so, and nobody knows what was there: DEL it, then `replicator recover`"
-    return LogUnavailable(url=url, problem=f"something else than replicator wrote to {key} ({why}); {hint}")
+        raise _Foreign(str(error)) from None
 
 
 #: In Redis: those of the hash.
 _HEAD_FIELDS = (
     *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
-    *("part_next", "ends", "taken", "paused", "paused_at"),
+    *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at"),
 )
 
 
 def _head_from(texts: dict[str, str]) -> Head:
+    position = Position.parse(f"{texts['id']}@{texts.get('chain', ZERO_CHAIN)}")
+    term = _count(texts["term"])
+    if position.id.term != term or not 0 < position.id.n <= TERM_MAX:
+        raise ValueError(f"its newest record is {position.id}, and its term {term}")
     return Head(
         log_id=texts["log_id"],
         run=texts["run"],
-        term=_count(texts["term"]),
+        term=term,
         node=texts["node"],
         boot=texts["boot"],
-        position=Position.parse(f"{texts['id']}@{texts.get('chain', ZERO_CHAIN)}"),
+        position=position,
         changed=RecordId.parse(texts.get("changed", "0-0")),
         snapshot_at=RecordId.parse(texts.get("snapshot_at", "0-0")),
         previous_snapshot_at=RecordId.parse(texts.get("previous_snapshot_at", "0-0")),
         part_next=_count(texts.get("part_next", "0")),
         ends=parse_ends(texts.get("ends", "")),
-        taken=tuple(_taken_of(word) for word in texts.get("taken", "").split()),
+        taken=tuple(taken for taken in map(_taken_of, texts.get("taken", "").split()) if taken is not None),
         paused=texts.get("paused", ""),
         paused_at=_count(texts.get("paused_at", "0")),
+        applied_min=_count(texts.get("applied_min", "0")),
+        whole=texts.get("whole", ""),
+        whole_at=_count(texts.get("whole_at", "0")),
     )
 
 
-def _taken_of(word: str) -> tuple[int, str]:
+def _taken_of(word: str) -> tuple[int, str] | None:
+    # It only holds a node back for a while: a word of it that means nothing must not make the group unreadable.
     at, _, node = word.partition("/")
-    return _count(at), node
+    try:
+        return _count(at), node
+    except ValueError:
+        return None
 
 
 def _peer_of(value: bytes, now_ms: int) -> Peer | None:

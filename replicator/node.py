@@ -11,7 +11,6 @@ them (`primary.py`). Nothing here decides: it asks the member.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import threading
@@ -21,15 +20,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import health
+from . import checks, health
 from .acks import Acks, Level
 from .checkpoint import Checkpoint
 from .core import life
 from .core.codec import Encoded, encoded
 from .core.fold import View
-from .core.ids import ZERO_ID, Position, RecordId, Writer
+from .core.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from .core.member import Member
-from .core.replies import MISSED_BEATS_MAX, Batch, Log, Wants
+from .core.replies import MISSED_BEATS_MAX, Batch, Log, Look, Wants
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .crew import Crew, Duties, OwnThreads
 from .errors import (
     ChangeRejected,
@@ -37,21 +37,26 @@ from .errors import (
     ConfigError,
     LogLost,
     LogUnavailable,
-    NotPrimary,
+    NotRunning,
     PositionLost,
     PromotionRefused,
     ReplicatorError,
 )
-from .health import Lag
+from .handover import Handover
+from .health import Condition, Lag, Unready
 from .keeper import Habits, Keeper
-from .lease import Lease
+from .lease import LEASE_S, Lease, answer_within_s
 from .log import RedisLog
+from .naming import Name
 from .patches import Published
 from .primary import BATCH_CHANGES_MAX, Primary
 from .problems import Problems
+from .process import Owner
 from .reader import Reader
 from .replica import Replica
 from .state import ReplicatedState, State
+from .state.contract import check_state
+from .state.kind import kind_of
 from .tasks import Tasks
 from .whole_replica import WholeReplica
 
@@ -59,14 +64,28 @@ __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
 
+#: The time of a few round trips.
+LEASE_S_MIN = 0.1
+
+#: More heartbeats are of no use to anybody, and each of them is a few round trips.
+BEAT_EVERY_S_MIN = 0.001
+
 #: A heartbeat at least this often, however long the lease is.
 BEAT_EVERY_S_MAX = life.BEAT_EVERY_MS_MAX / 1000
 
 #: What a primary committed is on its own disk after so long.
 SAVE_EVERY_S = 0.1
 
-#: A standby takes in a replaced state when all of it is there: seconds, if it is large.
+#: How long the disk is tidied up then, and how long others may have it between two slices.
+TIDY_FOR_S = 0.05
+TIDY_PAUSE_S = 0.002
+
+#: All of a state is on its way: seconds, if it is large. A standby takes it in when all of it is there.
 REPLACE_TIMEOUT_S = 30.0
+PUBLISH_TIMEOUT_S = 30.0
+
+#: What a node knows that was not started.
+NOTHING = View(in_sync=False)
 
 #: How soon one who waits for the group looks at it again.
 LOOK_AGAIN_S = 0.01
@@ -87,9 +106,17 @@ class Node:
     at which others reach this node, shown to them. `on_restart`: `"primary"` takes the term again that this node held
     when it ended, `"standby"` does not. `on_log_lost`: what it does when Redis has no log any more: `"wait"` for
     `replicator recover`, serving reads; `"recover"` founds it anew, from the most advanced node that does so.
+    `failover_without`: when it leads by itself after Redis may have lost something; `"safe"`: only if the nodes that
+    are missing cannot be all that hold a change acknowledged as `applied:N` (`core/absent.py`); `"always"`: whoever is
+    missing.
     `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
-    three times that without a report others take it for dead. `crew`: who works for it, if not threads of its own
-    (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+    three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
+    is unpacked, its bytes and what JSON makes of them (`core/weight.py`); the same on all nodes. `crew`: who works for
+    it, if not threads of its own (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and from
+    `start`).
+
+    A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
+    leaving the node's `with` does nothing: the parent goes on as if there were no child.
     """
 
     def __init__(
@@ -102,44 +129,49 @@ class Node:
         redis: str = "",
         log: Log | None = None,
         ack: str = "appended",
-        lease_s: float = 5.0,
+        lease_s: float = LEASE_S,
         auto_promote: bool = False,
         http: str = "",
         on_restart: str = "primary",
         on_log_lost: str = "wait",
+        failover_without: str = "safe",
         beat_every_s: float | None = None,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         crew: Crew | None = None,
     ) -> None:
-        _check(name != "" and not set(name) & set(" /{}"), "name", f"{name!r} is not a name")
-        within = beat_every_s is None or 0 < beat_every_s <= lease_s / 3
-        _check(within, "beat_every_s", f"{beat_every_s} is not within a third of lease_s")
-        _check(lease_s >= 0.1, "lease_s", f"{lease_s} is below 0.1 s, the time of a few round trips")
-        _check(on_restart in ("primary", "standby"), "on_restart", "is `primary` or `standby`")
-        _check(on_log_lost in ("wait", "recover"), "on_log_lost", "is `wait` or `recover`")
-        _check(bool(redis) != (log is not None), "redis", "give a URL, or a log")
-        self.name = name
-        self.group = group
-        self.data_dir = Path(data_dir)
-        self.http = http
+        if not isinstance(redis, str) or bool(redis) == (log is not None):
+            raise ConfigError(setting="redis", problem="give a URL, or a log")
+        self.name = checks.name("name", name)
+        self.group = checks.name("group", group)
+        self.data_dir = checks.directory("data_dir", data_dir)
+        self.http = checks.url("http", http)
+        check_state(state)
         #: What ended this node's part in the group, if something did. It serves reads, and nothing else.
         self.failed: ReplicatorError | None = None
         #: Behind which of its snapshots the next one was told to be due.
         self._due_behind: RecordId | None = None
+        self._owner = Owner(f"node {name}")
         self._state = state
-        self._log: Log = log if log is not None else RedisLog(redis, group)
         self._ack = Level.parse(ack)
-        self._lease = Lease(lease_s)
+        self._lease = Lease(checks.seconds("lease_s", lease_s, least=LEASE_S_MIN))
         self._habits = Habits(
-            beat_every_s=beat_every_s or min(self._lease.renew_every_s, BEAT_EVERY_S_MAX),
-            auto_promote=auto_promote,
-            takes_term_again=on_restart == "primary",
-            recovers=on_log_lost == "recover",
+            beat_every_s=_beat_every_s(beat_every_s, self._lease),
+            auto_promote=checks.flag("auto_promote", auto_promote),
+            takes_term_again=checks.choice("on_restart", on_restart, ("primary", "standby")) == "primary",
+            recovers=checks.choice("on_log_lost", on_log_lost, ("wait", "recover")) == "recover",
+            goes_on=checks.choice("failover_without", failover_without, ("safe", "always")) == "always",
+            applied_min=self._ack.standbys,
         )
+        answer_s = answer_within_s(self._lease.length_s)
+        self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
+        self._snapshot_bytes_max = checks.whole("snapshot_bytes_max", snapshot_bytes_max, least=1, most=TERM_MAX)
         self._crew = crew or OwnThreads()
         self._stopping = threading.Event()
         #: What is in the way now.
         self._problems = Problems()
         self._duties: Duties | None = None
+        #: What is to be done before a switchover, by somebody beside this node (`beside.py`).
+        self.handover = Handover(self._wake)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -148,18 +180,24 @@ class Node:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
 
     def start(self) -> None:
         """Lock the data directory, rebuild the state, join the group. Redis may be down: then it joins later.
 
         Raises `CheckpointError` (another process has the directory, or it cannot be read), `ConfigError` (another live
-        node has this name), `LogLost` (Redis has another log than the one that this node knows).
+        node has this name), `LogLost` (Redis has another log than the one that this node knows), `NotRunning` (it was
+        stopped: make another one), `NoThread`.
         """
+        self._owner.check()
+        if self._stopping.is_set():
+            raise NotRunning(self.name, stopped=True)
         self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
         try:
+            self._checkpoint.note("state", kind_of(self._state))
             me = Writer(self.name, secrets.token_hex(16))
-            self._replica = _replica_of(self._state, self._checkpoint, me)
+            self._replica = _replica_of(self._state, self._checkpoint, me, self._snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
             self._tasks = Tasks(self._primary, name=self.name, soon=self._crew.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
@@ -171,10 +209,18 @@ class Node:
                 self._lease,
                 self._habits,
                 self._problems,
+                Name(
+                    self._log,
+                    me,
+                    self._checkpoint,
+                    previous_boot=self._replica.member.previous_boot,
+                    stopping=self._stopping,
+                ),
                 wake=self._wake,
                 stopping=self._stopping,
             )
             self._keeper.http = self.http
+            self._keeper.handover = self.handover
             self._reader = Reader(
                 self._log, self._replica, self._primary, self._acks, self._keeper, stopping=self._stopping
             )
@@ -188,20 +234,31 @@ class Node:
         self._duties = Duties(
             name=self.name,
             log=self._log,
+            hold=lambda: min(self._done("holder", self._keeper.hold), self._lease.renew_every_s),
             keep=lambda: self._done("keeper", self._keeper.keep),
             save=lambda: self._done("saver", self._save),
-            is_saved=lambda: self._replica.is_flushed,
+            is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
             read=lambda: self._done("reader", self._reader.read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
             ended=lambda: self._stopping.is_set() or self.failed is not None,
         )
-        self._crew.start(self._duties)
+        try:
+            self._crew.start(self._duties)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
-        """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice."""
+        """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice.
+
+        Raises `CheckpointError`, and `WouldDeadlock` inside of a read or of a callback of this node.
+        """
+        self._owner.check()
         if self._stopping.is_set():
             return
+        if self._duties is not None:
+            self._replica.inside.check("stop()")
         self._stopping.set()
         self._problems.quiet = True
         if self._duties is None:  # it was not started, or could not be
@@ -211,7 +268,7 @@ class Node:
         self._replica.close()
         # With the turn nothing is half done; nobody gets it back.
         has_turn = self._replica.turn.acquire(timeout=2 * self._lease.length_s)
-        self._keeper.end()
+        self._keeper.end(failed=self.failed is not None)
         self._log.close()
         if has_turn:
             self._replica.turn.release()
@@ -225,39 +282,86 @@ class Node:
 
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
-        self.http = http
+        self._owner.check()
+        self.http = checks.url("http", http)
         if self._duties is not None:
-            self._keeper.http = http
+            self._keeper.http = self.http
             self._wake()
 
     # --- facts -------------------------------------------------------------------------------------------------------
+    # Before `start` they are those of a standby that has nothing, after `stop` those of the moment at which it ended.
+
+    @property
+    def _member(self) -> Member:
+        return self._replica.member if self._is_started else Member(me=Writer(self.name, ""), view=NOTHING)
+
+    @property
+    def _is_started(self) -> bool:
+        self._owner.check()
+        return self._duties is not None
 
     @property
     def role(self) -> str:
-        """`"primary"` or `"standby"`. Derived: see `core.member.Member`."""
-        return "primary" if self._replica.member.leads and self.failed is None else "standby"
+        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `core.member.Member`.
+
+        A node that is cut off does not know that another one was promoted. Before you act as the primary, ask `leads`.
+        """
+        return "primary" if self._member.leads and self.failed is None else "standby"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node can take writes: it holds the term, is in sync, and has a lease that runs.
+
+        As fresh as a lease can be: somebody may have been promoted a moment ago. A write of ours is refused then; what
+        you do elsewhere, fence by `term`.
+        """
+        return self.role == "primary" and self._lease.held and not self._replica.stalled
+
+    @property
+    def unready(self) -> Unready | None:
+        """Why this node cannot do its role's work now (`health.why_unready`); None: it can."""
+        if not self._is_started:
+            return Unready("not_running", "this node was not started")
+        member = self._replica.member
+        now = Condition(
+            failed=self.failed,
+            stopping=self._stopping.is_set(),
+            stalled=self.held_up or "",
+            problems=self._problems.in_the_way,
+            role=self.role,
+            leads=self.leads,
+            in_sync=member.in_sync,
+            has_read=member.view.cursor != ORIGIN,
+            lag=self.lag,
+            behind_s=self._keeper.trail.behind_s(self.position.id, time.monotonic()),
+        )
+        return health.why_unready(now)
 
     @property
     def boot(self) -> str:
-        return self._replica.member.me.boot
+        """What this life of the node is called; empty before it is started."""
+        return self._member.me.boot
 
     @property
     def term(self) -> int:
         """The newest term that this node knows."""
-        return self._replica.member.view.term
+        return self._member.view.term
 
     @property
     def position(self) -> Position:
         """What the state contains. `str(node.position.id)` is a token to wait for on another node."""
-        return self._replica.member.view.position
+        return self._member.view.position
 
     @property
     def in_sync(self) -> bool:
-        return self._replica.member.view.in_sync
+        """Whether the state lacks nothing of the log up to `position`; not before it has read the log once."""
+        return self._member.in_sync
 
     @property
     def lag(self) -> Lag:
         """How far this node is behind the head, as of the last heartbeat."""
+        if not self._is_started:
+            return health.UNKNOWN
         look, age_s = self._keeper.look, time.monotonic() - self._keeper.looked_at
         fresh_s = MISSED_BEATS_MAX * self._habits.beat_every_s
         return health.lag_of(self.position, self._replica.applied_at, look, age_s, fresh_s)
@@ -265,28 +369,47 @@ class Node:
     @property
     def stalled(self) -> str | None:
         """Why the application's apply() or restore() failed; None: it did not."""
-        return self._replica.stalled or None
+        return (self._replica.stalled or None) if self._is_started else None
+
+    @property
+    def held_up(self) -> str | None:
+        """Why the state does not become what it should be: the application failed, or something is in its way, a full
+        disk for example, and it is tried again. None: it does."""
+        unwritten = self._replica.unwritten if self._is_started else None
+        return self.stalled or (str(unwritten) if unwritten is not None else None)
 
     @property
     def problem(self) -> str:
         """What is in this node's way now, in words; empty: nothing is."""
-        return str(self._problems)
+        if not self._is_started:
+            return "not started"
+        return "stopped" if self._stopping.is_set() else str(self._problems)
+
+    def report(self, name: str, problem: ReplicatorError | None) -> None:
+        """Have `status` and `doctor` tell what is in the way of something beside this node; None: nothing, any more."""
+        if problem is None:
+            self._problems.solved(name)
+        else:
+            self._problems.report(name, problem)
 
     @property
     def lease_ms(self) -> int | None:
         """What is left of this node's lease; None: it has none."""
+        self._owner.check()
         return self._lease.left_ms
 
     @property
     def rejected(self) -> int:
         """Stale records that were ignored since the start."""
-        return self._replica.rejected
+        return self._replica.rejected if self._is_started else 0
 
     @property
     def primary_http(self) -> str | None:
         """Where the primary is reached, if there is a live one that says so."""
+        if not self._is_started:
+            return None
         member, look = self._replica.member, self._keeper.look
-        if self.role == "primary":
+        if self.leads:
             return self.http or None
         holder = look.peers.get(member.view.holder.node) if look else None
         if holder is None or holder.node == self.name or holder.boot != member.view.holder.boot:
@@ -300,8 +423,11 @@ class Node:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
-        long as Redis itself loses nothing. Raises `LogUnavailable`, `TimeoutError`.
+        long as Redis itself loses nothing. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node that was not
+        started has no state yet; one that was stopped has what it had).
         """
+        self._check_is_started()
+        self._replica.inside.check("reading()")
         if fresh:
             self._catch_up(timeout_s)
         with self._replica.reading() as state:
@@ -310,14 +436,23 @@ class Node:
     def _catch_up(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
-            look = self._log.look()
+            look = self._look(deadline)
             if look.head is not None and life.is_settled(look):
                 with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
                     left = max(0.0, deadline - time.monotonic())
                     return self.wait(position=str(look.head.position.id), timeout_s=left)
             if time.monotonic() > deadline:
                 raise TimeoutError("nobody leads the group, so nobody knows what is committed; read without `fresh`")
-            time.sleep(LOOK_AGAIN_S)
+            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
+
+    def _look(self, deadline: float) -> Look:
+        """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
+        log = self._log.within(deadline)
+        try:
+            return log.look()
+        except LogUnavailable:
+            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
+            return log.look()
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -327,7 +462,8 @@ class Node:
 
         Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
-        log and applied here, and did not come as far as `ack` says in time), `Stalled`.
+        log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
+        inside of a read or of a callback of this very node.
         """
         return _result(self._submitted(encoded([change]), timeout_s, term, ack)[0])
 
@@ -345,8 +481,7 @@ class Node:
     def _submitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
         level = self._level_for_write(ack)
         deadline = time.monotonic() + timeout_s
-        applied = level.kind == "applied"
-        id_, results = self._primary.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
+        id_, results = self._primary.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
         if level.kind != "appended" and not _are_rejected(results):
             self._acks.wait(level, id_, deadline - time.monotonic())
         return results
@@ -357,11 +492,11 @@ class Node:
         """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
         a round trip: the way to write from many places at once (see `tasks.py`).
         """
-        level = self._level_for_write(ack)
+        level = self._level_for_write(ack, blocks=False)
         changes = encoded([change])
         if level.kind != "appended":
             return _result((await self._acknowledged(changes, level, timeout_s, term))[0])
-        _, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=False)
+        _, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return _result(results[0])
 
     async def asubmit_many(
@@ -369,19 +504,18 @@ class Node:
     ) -> list[Any]:
         """`submit_many` from an asyncio task."""
         _check_fits(changes)
-        level = self._level_for_write(ack)
+        level = self._level_for_write(ack, blocks=False)
         return await self._acknowledged(encoded(changes), level, timeout_s, term) if changes else []
 
     async def _acknowledged(self, changes: Encoded, level: Level, timeout_s: float, term: int | None) -> list[Any]:
         deadline = time.monotonic() + timeout_s
-        applied = level.kind == "applied"
-        id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=applied)
+        id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
         if level.kind != "appended" and not _are_rejected(results):
-            await asyncio.to_thread(self._acks.wait, level, id_, deadline - time.monotonic())
+            await self._acks.awaited(level, id_, deadline - time.monotonic())
         return results
 
-    def _level_for_write(self, ack: str | None) -> Level:
-        self._check_serves()
+    def _level_for_write(self, ack: str | None, *, blocks: bool = True) -> Level:
+        self._check_serves(blocks=blocks)
         self._check_log()
         if isinstance(self._replica, WholeReplica):
             problem = "the state has no apply(): let its program change it, and call publish()"
@@ -395,33 +529,39 @@ class Node:
         timeout_s: float = REPLACE_TIMEOUT_S,
         term: int | None = None,
         ack: str | None = None,
+        expect: str | None = None,
     ) -> None:
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
 
-        Only on the primary. `term`, `ack`: as for `submit`; `timeout_s`: how long what `ack` says is waited for, once
-        it is in the log. Raises what `submit` raises.
+        Only on the primary. `term`, `ack`, `timeout_s`: as for `submit`. `expect`: a position (`"5-1042"`); only if the
+        state is still what it was there. Raises what `submit` raises, and `Outdated`; what is not sent in time is given
+        up, and changes nothing.
         """
         self._check_serves()
         self._check_log()
         level = self._ack if ack is None else Level.parse(ack)
-        self._acks.wait(level, self._primary.replace(pieces, term=term), timeout_s)
+        seen = RecordId.parse(expect) if expect is not None else None
+        deadline = time.monotonic() + timeout_s
+        id_ = self._primary.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
+        self._acks.wait(level, id_, deadline - time.monotonic())
 
-    def publish(self, *, timeout_s: float = 10.0, ack: str | None = None) -> Published:
+    def publish(self, *, timeout_s: float = PUBLISH_TIMEOUT_S, ack: str | None = None) -> Published:
         """Send the state as it is now. Only on the primary; what was sent, and the position that has it.
 
         Of a state with `apply` that is a snapshot: the others have all of it already. Of one without, it is what
         changed since the last time: a patch where that is smaller, else the whole; nothing, if it is the same. `ack`
-        and `timeout_s` are for that, as in `submit`. Raises what `submit` raises, and `StateError` if the state cannot
-        be read.
+        is for that, as in `submit`. Raises what `submit` raises, `StateError` if the state cannot be read, and
+        `SnapshotFailed` if its `snapshot` fails. What is not sent in time is given up, and means nothing.
         """
         self._check_serves()
         self._check_log()
-        if not isinstance(self._replica, WholeReplica):
-            self._primary.publish()
-            return Published("snapshot", self.position.id)
-        level = self._ack if ack is None else Level.parse(ack)
         deadline = time.monotonic() + timeout_s
-        published = self._primary.publish_state(self._replica.whole, wants_acks=level.kind == "applied")
+        if not isinstance(self._replica, WholeReplica):
+            self._primary.publish(until=deadline)
+            return Published("snapshot", self.position.id)
+        self._replica.write_state()
+        level = self._ack if ack is None else Level.parse(ack)
+        published = self._primary.publish_state(self._replica.whole, wants_acks=level.standbys, until=deadline)
         if published.what != "nothing":
             self._acks.wait(level, published.id, deadline - time.monotonic())
         return published
@@ -432,15 +572,18 @@ class Node:
         Raises `PromotionRefused` if another node is the better one (`life.refusal`; `force` goes past it: what only
         others have is lost), `TimeoutError`.
         """
-        self._check_serves()
-        look = self._log.look()
+        checks.line("reason", reason)
+        self._check_serves("promote()")
+        deadline = time.monotonic() + timeout_s
+        look = self._look(deadline)
         mine = self._keeper.heartbeat()._replace(run=look.run)
         refusal = life.refusal(self.name, look._replace(peers={**look.peers, self.name: mine}))
         if refusal is not None and not force:
             raise PromotionRefused(self.name, refusal.reason, better=refusal.better)
-        taken = self._keeper.take_term(reason, look, guarded=not force)
+        taken = self._keeper.take_term(reason, look, guarded=not force, until=deadline)
         # Its term record, too: a node that led already is the primary all the while.
-        self.wait(role="primary", position=str(taken.id) if taken.id != ZERO_ID else None, timeout_s=timeout_s)
+        position = str(taken.id) if taken.id != ZERO_ID else None
+        self.wait(role="primary", position=position, timeout_s=max(0.0, deadline - time.monotonic()))
         return taken.term
 
     def wait(
@@ -452,6 +595,8 @@ class Node:
         Raises `TimeoutError`, `PositionLost` (a failover left that position behind), and `ConfigError` for one that
         is none.
         """
+        self._check_runs()
+        self._replica.inside.check("wait()")
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
@@ -459,26 +604,33 @@ class Node:
             if id_ is not None and view.in_sync:
                 _check_not_lost(id_, view)
             return (
-                (role is None or (self.role == role and (role == "standby" or self._lease.held)))
+                (role is None or (self.leads if role == "primary" else self.role == role))
                 and (n is None or (view.in_sync and view.position.id.n >= n))
                 and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )
 
         with self._replica.moved:
             if not self._replica.moved.wait_for(reached, timeout=timeout_s):
-                raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s} s")
+                raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
 
     def _check_log(self) -> None:
         if (lost := self._problems.get("log")) is not None:
             raise lost
 
-    def _check_serves(self) -> None:
+    def _check_is_started(self) -> None:
+        if not self._is_started:
+            raise NotRunning(self.name)
+
+    def _check_runs(self) -> None:
+        self._check_is_started()
+        if self._stopping.is_set():
+            raise NotRunning(self.name, stopped=True)
+
+    def _check_serves(self, call: str = "a write", *, blocks: bool = True) -> None:
+        self._check_runs()
         if self.failed is not None:
             raise self.failed
-        if self._replica.read_here:
-            raise ReplicatorError("a write inside `reading()` would wait for itself: end the read first")
-        if self._stopping.is_set():
-            raise NotPrimary(node=self.name)
+        self._replica.inside.check(call, blocks=blocks)
 
     # --- what goes on by itself --------------------------------------------------------------------------------------
 
@@ -499,11 +651,11 @@ class Node:
             self._fail(error)
         except ReplicatorError as error:
             self._problems.report(name, error)
-        except Exception as error:
+        except BaseException as error:  # no less than all: the thread is needed, and the lease would go on without it
             self._fail_by(error)
         return PROBLEM_PAUSE_S
 
-    def _fail_by(self, bug: Exception) -> None:
+    def _fail_by(self, bug: BaseException) -> None:
         logger.error("a bug in replicator", exc_info=bug)
         self._fail(ReplicatorError(f"a bug in replicator: {bug!r}"))
 
@@ -520,7 +672,14 @@ class Node:
         member = self._replica.member
         self._replica.flush()
         self._tell_if_a_snapshot_is_due(member)
+        self._tidy()
         return SAVE_EVERY_S
+
+    def _tidy(self) -> None:
+        """Delete what a newer snapshot made needless, a slice at a time, out of the way of those who save."""
+        until = time.monotonic() + TIDY_FOR_S
+        while self._replica.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
+            pass
 
     def _tell_if_a_snapshot_is_due(self, member: Member) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
@@ -543,8 +702,9 @@ class Node:
         self._reader.received(batch)
 
 
-def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> Replica:
-    return Replica(state, checkpoint, me) if isinstance(state, State) else WholeReplica(state, checkpoint, me)
+def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
+    kind = Replica if isinstance(state, State) else WholeReplica
+    return kind(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max)
 
 
 def _result(result: Any) -> Any:
@@ -570,6 +730,7 @@ def _check_not_lost(id: RecordId, view: View) -> None:
         raise PositionLost(id, term=id.term, term_end=end, next_term=min(later, default=view.term))
 
 
-def _check(holds: bool, setting: str, problem: str) -> None:
-    if not holds:
-        raise ConfigError(setting=setting, problem=problem)
+def _beat_every_s(given: float | None, lease: Lease) -> float:
+    if given is None:
+        return min(lease.renew_every_s, BEAT_EVERY_S_MAX)
+    return checks.seconds("beat_every_s", given, least=BEAT_EVERY_S_MIN, most=lease.renew_every_s)

@@ -25,6 +25,7 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,12 +33,14 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from . import disk
 from .checkpoint_file import Payload, Stored
 from .core.codec import SnapshotDecoder
 from .core.frames import frames_of, joined, pieces_of
 from .core.ids import RecordId
 from .core.patch import EMPTY_DIGEST, PATCH_BYTES_MAX, Gatherer, Maker, PatchHead, rebuild
 from .core.records import ChangeRecord
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import CheckpointError, StateChanged
 
 __all__ = ["Made", "Published", "Whole", "rebuilt_from"]
@@ -72,7 +75,7 @@ class _File:
         self.size = 0
         self._hash = xxhash.xxh3_128()
         try:
-            self._file = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
+            self._file = disk.create(path) if new else os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise _unusable(path, error) from error
         # Whoever draws its pieces holds it, too: the descriptor ends with the last of them.
@@ -96,10 +99,8 @@ class _File:
     def write(self, data: bytes) -> None:
         self._hash.update(data)
         self.size += len(data)
-        left = memoryview(data)
         try:
-            while left:
-                left = left[os.write(self._file, left) :]
+            disk.write(self._file, data)
         except OSError as error:
             raise _unusable(self.path, error) from error
 
@@ -109,9 +110,9 @@ class _File:
         except OSError as error:
             raise _unusable(self.path, error) from error
 
-    def pieces(self) -> Iterator[Any]:
+    def pieces(self, most: int) -> Iterator[Any]:
         chunks = (self.read(start, min(start + _CHUNK, self.size)) for start in range(0, self.size, _CHUNK))
-        return pieces_of(chunks, raw=self.raw, id_="payload")
+        return pieces_of(chunks, raw=self.raw, id_="payload", most=most)
 
     def becomes(self, path: Path) -> None:
         try:
@@ -131,8 +132,8 @@ def _unusable(path: Path, error: OSError) -> CheckpointError:
 class _Decoder(SnapshotDecoder):
     """Keeps the payload that it decodes: the very bytes, and not what JSON would make of the pieces."""
 
-    def __init__(self, codec: str, digest: str, *, id_: str, file: _File) -> None:
-        super().__init__(codec, digest, id_=id_)
+    def __init__(self, codec: str, digest: str, *, id_: str, file: _File, most: int) -> None:
+        super().__init__(codec, digest, id_=id_, most=most)
         file.raw = codec.startswith("raw")
         self._file = file
 
@@ -151,10 +152,14 @@ class Made(NamedTuple):
 
 
 class Whole:
-    """What was published last, and what comes next. Whoever calls what changes it has the turn, but for `make`."""
+    """What was published last, and what comes next. Whoever calls what changes it has the turn, but for `make`.
 
-    def __init__(self, directory: Path) -> None:
+    `snapshot_bytes_max`: what it may weigh (`core/weight.py`); a patch may yield as many bytes.
+    """
+
+    def __init__(self, directory: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
         self.path = directory / "payload"
+        self.snapshot_bytes_max = snapshot_bytes_max
         #: The state may be ahead of what was published: its program may have moved it while this node led.
         self.is_ahead = False
         #: What is larger goes as a whole.
@@ -182,7 +187,7 @@ class Whole:
 
     def pieces(self) -> Iterator[Any]:
         """Those of the published payload, as it is at the call; none if nothing was published."""
-        return self._now.pieces() if self._now is not None else iter(())
+        return self._now.pieces(self.snapshot_bytes_max) if self._now is not None else iter(())
 
     # --- at the start ---
 
@@ -229,18 +234,19 @@ class Whole:
         """
         self.gatherer.forget()
         self._next = self._begun()
-        yield from _Decoder(codec, digest, id_=id_, file=self._next).pieces(bodies)
+        yield from _Decoder(codec, digest, id_=id_, file=self._next, most=self.snapshot_bytes_max).pieces(bodies)
 
     def rebuilt(self, patch: bytes, *, id_: str) -> Generator[Any, None, None]:
         """The same for what a patch makes of the published payload."""
         head = PatchHead.of(patch, id_=id_)
         self._next = self._begun()
         self._next.raw = head.raw
-        yield from pieces_of(self._patched(self._next, patch, id_), raw=head.raw, id_=id_)
+        chunks = self._patched(self._next, patch, id_)
+        yield from pieces_of(chunks, raw=head.raw, id_=id_, most=self.snapshot_bytes_max)
 
     def _patched(self, file: _File, patch: bytes, id_: str) -> Iterator[bytes]:
         old = self._now if self._now is not None else _Nothing()
-        for chunk in joined(rebuild(old, self.digest, patch, id_=id_)):
+        for chunk in joined(rebuild(old, self.digest, patch, id_=id_, most=self.snapshot_bytes_max)):
             file.write(chunk)
             yield chunk
 
@@ -283,7 +289,7 @@ class Whole:
         maker = Maker(old, old.digest, most=self.patch_bytes_max)
         file = _File(self.path.with_name(f"payload.new-{next(self._numbers)}"))
         try:
-            for file.raw, frame in frames_of(pieces):
+            for file.raw, frame in frames_of(pieces, most=self.snapshot_bytes_max):
                 file.write(frame)
                 maker.feed(frame)
         except BaseException:
@@ -295,7 +301,9 @@ class Whole:
         if self._made is not None:
             self._made.discard()
         self._made = file
-        return Made(file.digest, file.pieces, maker.finish(raw=file.raw) if old.size else None)
+        return Made(
+            file.digest, partial(file.pieces, self.snapshot_bytes_max), maker.finish(raw=file.raw) if old.size else None
+        )
 
     def adopts_made(self, digest: str) -> bool:
         """Whether that is what this node has made; it is what is published now."""
@@ -311,7 +319,7 @@ class Whole:
 def rebuilt_from(stored: Stored) -> Iterator[Whole]:
     """What a checkpoint at rest has of such a state, in a temporary directory. Raises `CorruptRecord`."""
     with TemporaryDirectory(prefix="replicator-") as directory:
-        whole = Whole(Path(directory))
+        whole = Whole(Path(directory), snapshot_bytes_max=stored.snapshot_bytes_max)
         whole.load(stored.payload, stored.bodies, stored.changes)
         yield whole
 

@@ -12,11 +12,12 @@ lets it land once, whichever attempt it was. Only the caller who cannot wait for
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,14 +39,14 @@ from .errors import (
     LogUnavailable,
     NotPrimary,
     OutcomeUnknown,
+    Outdated,
     ReplicatorError,
     Stalled,
 )
 from .lease import Lease
 from .patches import Made, Published, Whole
-from .replica import Replica
+from .replica import Replica, Turn
 from .restore import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from .state import KeptState
 
 __all__ = ["Primary", "Waiting"]
 
@@ -68,15 +69,23 @@ HOLD_COLLECTOR_FOR_S = 5.0
 #: How soon an append whose answer was lost is sent again.
 RESEND_EVERY_S = 0.05
 
+#: Who has so little time left may still send a record, and hear at the latest when that is over, too.
+GRACE_S = 0.03
+
+#: An error that comes so shortly before the time is over came because it is.
+NEARLY_S = 0.02
+
 
 class Waiting:
     """Changes in the queue that go into one record, and what became of them."""
 
-    __slots__ = ("changes", "done", "error", "id", "json", "results", "term", "wants_acks")
+    __slots__ = ("changes", "deadline", "done", "error", "id", "json", "results", "term", "wants_acks")
 
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: bool) -> None:
+    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float = math.inf) -> None:
         self.json, self.changes = encoded
-        #: They wait for standbys.
+        #: When their submitter wants to be told (`time.monotonic`), whatever became of them.
+        self.deadline = deadline
+        #: For so many standbys they wait.
         self.wants_acks = wants_acks
         #: Of their record, once it is in the log.
         self.id = ZERO_ID
@@ -106,8 +115,8 @@ class _Sleeper(Waiting):
 
     __slots__ = ("_asleep", "has_turn")
 
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: bool) -> None:
-        super().__init__(encoded, term, wants_acks=wants_acks)
+    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float) -> None:
+        super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline)
         #: It commits for all, and is awake.
         self.has_turn = False
         self._asleep = threading.Lock()
@@ -128,10 +137,11 @@ class _Sleeper(Waiting):
 
 
 class _Sent(NamedTuple):
-    """A record whose answer was lost."""
+    """A record that is sent. `batch`: those whose changes it has, if they wait on while its answer is looked for."""
 
     record: ChangeRecord | PartRecord
     rebase: bool
+    batch: Sequence[Waiting] = ()
 
 
 class Primary:
@@ -152,25 +162,29 @@ class Primary:
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def submit(
-        self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: bool
+        self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int
     ) -> tuple[RecordId, list[Any]]:
         """Commit changes in one record; its id, and what `apply` returned for each, or its `ChangeRejected`.
 
         See `Node.submit` for what it raises.
         """
-        waiting = _Sleeper(encoded, term, wants_acks=wants_acks)
-        self._queue.append(waiting)
         deadline = time.monotonic() + timeout_s
+        waiting = _Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline)
+        self._queue.append(waiting)
         turn = self._replica.turn
         while not waiting.done:
             if turn.acquire(blocking=False):
                 waiting.has_turn = True
                 try:
-                    while not waiting.done:
-                        self._commit_queued()
+                    self._commit_queued(deadline + GRACE_S)
+                    while not waiting.done and time.monotonic() < deadline:
+                        self._commit_queued(deadline + GRACE_S)
                 finally:
+                    waiting.has_turn = False
                     turn.release()
                 self._pass_on()
+                if not waiting.done:
+                    raise self.give_up(waiting)
             elif time.monotonic() > deadline:
                 raise self.give_up(waiting)
             else:
@@ -183,12 +197,21 @@ class Primary:
 
     @property
     def has_queued(self) -> bool:
-        return bool(self._queue)
+        return bool(self._queue) or self._first_unresolved is not None
+
+    @property
+    def _first_unresolved(self) -> Waiting | None:
+        """The first of those who have time to wait for what becomes of a record whose answer is missing."""
+        sent = self._unresolved
+        if sent is None or not sent.batch:
+            return None
+        now = time.monotonic()
+        return next((each for each in sent.batch if not each.done and each.deadline > now), None)
 
     def commit_all(self) -> None:
         """Commit what is queued. Others get the turn between two records: there may be more for ever."""
         turn = self._replica.turn
-        while self._queue:
+        while self.has_queued:
             with turn:
                 self._commit_queued()
             if self._queue and turn.is_wanted:
@@ -197,14 +220,16 @@ class Primary:
 
     def _pass_on(self) -> None:
         """Wake the first of those who queued up meanwhile: it takes the turn next."""
-        if self._queue:
+        if (first := self._first_unresolved) is not None:
+            first.wake()
+        elif self._queue:
             with suppress(IndexError):  # it gave up meanwhile
                 self._queue[0].wake()
 
     def mark(self) -> None:
         """Commit an empty change: a place in the log at which every node reports the digest of its state."""
         with self._replica.turn:
-            self._commit_batch(self._check_may_write(), [])
+            self._commit_batch(self._check_may_write(), [], math.inf)
 
     def give_up(self, waiting: Waiting) -> ReplicatorError:
         """Take it out of the queue; what to tell its submitter, who cannot wait any longer."""
@@ -215,14 +240,19 @@ class Primary:
             return OutcomeUnknown(url=self._log.url, problem="the answer to an earlier write is still due")
         return LogUnavailable(url=self._log.url, problem="earlier writes are still waiting; nothing was written")
 
-    def _commit_queued(self) -> None:
+    def _commit_queued(self, until: float = math.inf) -> None:
+        """Commit what goes into one record. Whoever has the turn does it, and has no longer than `until`."""
         batch = self._next_batch()
         results: list[Any] = []
         error: ReplicatorError | None = None
         try:
-            member = self._check_may_write()
+            member = self._check_may_write(until)
             batch = self._of_this_term(batch)
-            results = self._commit_batch(member, batch) if batch else []
+            results = self._commit_batch(member, batch, until) if batch else []
+        except LogUnavailable as problem:
+            error = problem
+            if time.monotonic() > until - NEARLY_S:
+                batch = self._without_those_who_wait_on(batch, problem)
         except ReplicatorError as problem:
             error = problem
         except Exception as bug:
@@ -236,7 +266,22 @@ class Primary:
             raise
         self._finish(batch, results, error)
 
-    def _finish(self, batch: list[Waiting], results: list[Any], error: ReplicatorError | None) -> None:
+    def _without_those_who_wait_on(self, batch: list[Waiting], problem: LogUnavailable) -> list[Waiting]:
+        """The time of whoever committed is over, and not that of those who have more: they are not told yet.
+
+        The next one who takes the turn goes on for them, with the same record if that may be in the log.
+        """
+        now = time.monotonic()
+        others = [waiting for waiting in batch if waiting.deadline > now]
+        if not isinstance(problem, OutcomeUnknown):
+            self._queue.extendleft(reversed(others))
+        elif self._unresolved is not None:
+            self._unresolved = self._unresolved._replace(batch=tuple(batch))
+        else:
+            return batch  # nobody will ever know
+        return [waiting for waiting in batch if waiting.deadline <= now]
+
+    def _finish(self, batch: Sequence[Waiting], results: list[Any], error: ReplicatorError | None) -> None:
         id = self._replica.member.view.position.id
         start = 0
         for waiting in batch:
@@ -275,7 +320,7 @@ class Primary:
             batch.append(waiting)
         return batch
 
-    def _commit_batch(self, member: Member, batch: list[Waiting]) -> list[Any]:
+    def _commit_batch(self, member: Member, batch: list[Waiting], until: float) -> list[Any]:
         changes = batch[0].changes if len(batch) == 1 else [each for waiting in batch for each in waiting.changes]
         codec, body, digest = encode_changes(waiting.json for waiting in batch)
         record = member.change(
@@ -284,9 +329,9 @@ class Primary:
             digest=digest,
             count=len(changes),
             at=_now_ms(),
-            wants_acks=any(waiting.wants_acks for waiting in batch),
+            wants_acks=min((waiting.wants_acks for waiting in batch if waiting.wants_acks), default=0),
         )
-        return self._write(record, changes=changes)
+        return self._write(record, until=until, changes=changes)
 
     @property
     def publishes(self) -> bool:
@@ -295,18 +340,31 @@ class Primary:
 
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
-    def publish(self) -> None:
-        """Send a snapshot of the state as it is now. After a rebase, this is what makes the node the primary."""
-        with self._publishing:
+    def publish(self, *, until: float = math.inf) -> None:
+        """Send a snapshot of the state as it is now. After a rebase, this is what makes the node the primary.
+
+        What is not sent by `until` is given up (`LogUnavailable`): a snapshot without its last part means nothing.
+        """
+        with self._held(self._publishing, until):
             began = time.monotonic()
             with HeldCollector(freezes=False) as collector:
                 replica = self._replica
                 if max(replica.snapshot_bytes, replica.changes_bytes) >= HOLD_COLLECTOR_FROM_BYTES:
                     collector.hold()
-                while not self._publish_once(collector):
+                while not self._publish_once(collector, until):
                     logger.warning("the snapshot was interrupted; it begins anew")
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
+
+    def rehearse(self) -> None:
+        """Draw a snapshot and send nothing. Raises what drawing it raises.
+
+        Parts of one that breaks off stay in the log until another one is complete.
+        """
+        with self._replica.lock:
+            pieces = self._replica.pieces()
+        for _ in _Parts(pieces, self._replica.snapshot_bytes_max):
+            pass
 
     @property
     def snapshot_is_due(self) -> bool:
@@ -319,19 +377,20 @@ class Primary:
             ago_s=time.monotonic() - self._published_at,
         )
 
-    def _publish_once(self, collector: HeldCollector) -> bool:
+    def _publish_once(self, collector: HeldCollector, until: float) -> bool:
         replica, began = self._replica, time.monotonic()
-        with replica.turn:
-            member = self._check_holds()
-            with replica.lock:
+        with self._held(replica.turn, until):
+            member = self._check_holds(until)
+            with self._held(replica.lock, until):
                 snapshot = member.begin_snapshot()
                 pieces = replica.pieces()
-        parts = _Parts(pieces)
+        parts = _Parts(pieces, replica.snapshot_bytes_max)
         for index, body in enumerate(parts):
-            with replica.turn:
-                member = self._check_holds(snapshot.term)
+            with self._held(replica.turn, until):
+                member = self._check_holds(until, snapshot.term)
                 try:
-                    self._write(self._part(member, snapshot, parts, index, body), rebase=snapshot.rebase)
+                    part = self._part(member, snapshot, parts, index, body)
+                    self._write(part, until=until, rebase=snapshot.rebase)
                 except _SnapshotBroken:
                     return False
             self._let_changes_in()
@@ -346,61 +405,93 @@ class Primary:
             self._pass_on()
             time.sleep(YIELD_FOR_S)
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None) -> RecordId:
-        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile."""
-        parts = _Parts(pieces)
-        bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
-        with self._publishing:
-            return self._replace(parts, bodies, term)
+    @contextmanager
+    def _held(self, lock: threading.Lock | Turn, until: float) -> Iterator[None]:
+        """Have a lock, which others give back when they are done. Raises `LogUnavailable` if they are not in time."""
+        if not lock.acquire(timeout=_left_s(until)):
+            problem = "what is written before this has not come to an end; nothing was written"
+            raise LogUnavailable(url=self._log.url, problem=problem)
+        try:
+            yield
+        finally:
+            lock.release()
 
-    def _replace(self, parts: _Parts, bodies: list[bytes], term: int | None) -> RecordId:
-        with self._replica.turn:
-            member = self._check_may_write()
+    def replace(
+        self,
+        pieces: Iterable[Any],
+        *,
+        term: int | None,
+        expect: RecordId | None = None,
+        wants_acks: int = 0,
+        until: float = math.inf,
+    ) -> RecordId:
+        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile.
+
+        `expect`: only if the state is what it was there (`Outdated`).
+        """
+        parts = _Parts(pieces, self._replica.snapshot_bytes_max)
+        bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
+        with self._held(self._publishing, until):
+            return self._replace(parts, bodies, term, expect, wants_acks, until)
+
+    def _replace(
+        self,
+        parts: _Parts,
+        bodies: list[bytes],
+        term: int | None,
+        expect: RecordId | None,
+        wants_acks: int,
+        until: float,
+    ) -> RecordId:
+        with self._held(self._replica.turn, until):
+            member = self._check_may_write(until)
             if term not in (None, member.view.term):
                 raise self._other_term(term)
+            # The turn keeps it so until the last part is in the log.
+            if expect is not None and not member.view.is_unchanged_since(expect):
+                raise Outdated(expect=expect, position=member.view.position.id)
             snapshot = member.begin_snapshot(replaces=True)
             for index, body in enumerate(bodies):
-                member = self._check_holds(snapshot.term)
-                self._write(self._part(member, snapshot, parts, index, body), bodies=bodies)
+                member = self._check_holds(until, snapshot.term)
+                self._write(self._part(member, snapshot, parts, index, body, wants_acks), until=until, bodies=bodies)
             return self._replica.member.view.position.id
 
     # --- a state without apply ---------------------------------------------------------------------------------------
 
-    def publish_state(self, whole: Whole, *, wants_acks: bool) -> Published:
+    def publish_state(self, whole: Whole, *, wants_acks: int, until: float = math.inf) -> Published:
         """Send what became of the state since it was published last: a patch where that is smaller than all of it."""
         replica = self._replica
-        with self._publishing:
-            with replica.turn:
-                term = self._check_may_write().view.term
-            made = whole.make(self._snapshot_of_now)
+        with self._held(self._publishing, until):
+            with self._held(replica.turn, until):
+                term = self._check_may_write(until).view.term
+            made = whole.make(partial(self._snapshot_of_now, until))
             if made is None:
                 done = Published("nothing", replica.member.view.position.id)
             else:
-                done = self._send_made(made, term, wants_acks=wants_acks)
-            if isinstance(replica.state, KeptState):
-                replica.state.published()
+                done = self._send_made(made, term, wants_acks=wants_acks, until=until)
+            replica.application.published()
             return done
 
-    def _send_made(self, made: Made, term: int, *, wants_acks: bool) -> Published:
+    def _send_made(self, made: Made, term: int, *, wants_acks: int, until: float) -> Published:
         # An estimate first, to save making a snapshot of 80 MB only to see that a patch of some kB is smaller.
         if made.patch is not None and len(made.patch) <= self._replica.snapshot_bytes // 2:
-            return self._send_patch(cut(made.patch), term, wants_acks=wants_acks)
-        parts = _Parts(made.pieces())
+            return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
+        parts = _Parts(made.pieces(), self._replica.snapshot_bytes_max)
         bodies = list(parts)
         size = sum(map(len, bodies))
         if made.patch is not None and len(made.patch) < size:
-            return self._send_patch(cut(made.patch), term, wants_acks=wants_acks)
-        self._replace(parts, bodies, term)
+            return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
+        self._replace(parts, bodies, term, None, wants_acks, until)
         return Published("whole", self._replica.member.view.position.id, size)
 
-    def _snapshot_of_now(self) -> Iterable[Any]:
-        with self._replica.lock:
-            return self._replica.state.snapshot()
+    def _snapshot_of_now(self, until: float) -> Iterable[Any]:
+        with self._held(self._replica.lock, until):
+            return self._replica.application.snapshot()
 
-    def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: bool) -> Published:
+    def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: int, until: float) -> Published:
         for body in bodies:
-            with self._replica.turn:
-                member = self._check_may_write()
+            with self._held(self._replica.turn, until):
+                member = self._check_may_write(until)
                 if member.view.term != term:
                     raise self._other_term(term)
                 record = member.change(
@@ -409,27 +500,36 @@ class Primary:
                     digest=digest_of(body),
                     count=1,
                     at=_now_ms(),
-                    wants_acks=wants_acks and body is bodies[-1],
+                    wants_acks=wants_acks if body is bodies[-1] else 0,
                 )
-                self._write(record)
+                self._write(record, until=until)
         return Published("patch", record.id, sum(map(len, bodies)))
 
-    def _part(self, member: Member, snapshot: Snapshot, parts: _Parts, index: int, body: bytes) -> PartRecord:
+    def _part(
+        self, member: Member, snapshot: Snapshot, parts: _Parts, index: int, body: bytes, wants_acks: int = 0
+    ) -> PartRecord:
         # Which part is the last one is known only when it has been drawn.
         count = parts.count if index + 1 == parts.count else 0
         return member.part(
-            snapshot, part=index, parts=count, codec=parts.codec, digest=parts.digest, body=body, at=_now_ms()
+            snapshot,
+            part=index,
+            parts=count,
+            codec=parts.codec,
+            digest=parts.digest,
+            body=body,
+            at=_now_ms(),
+            wants_acks=wants_acks if count else 0,
         )
 
     # --- may it? -----------------------------------------------------------------------------------------------------
 
-    def _check_may_write(self) -> Member:
+    def _check_may_write(self, until: float = math.inf) -> Member:
         """The member, which leads, and whose lease is not over. The caller has the turn, as for everything below.
 
         What is written is sealed by this very member. The keeper may hear in the meantime that its term is over, and
         then the log refuses the record.
         """
-        member = self._check_holds()
+        member = self._check_holds(until)
         if not member.leads:
             raise NotPrimary("{node} holds the term, but the log does not have its state yet; try again soon",
                              node=member.me.node)  # fmt: skip
@@ -437,8 +537,8 @@ class Primary:
             raise LeaseLost(node=member.me.node)
         return member
 
-    def _check_holds(self, term: int | None = None) -> Member:
-        self._resolve()
+    def _check_holds(self, until: float, term: int | None = None) -> Member:
+        self._resolve(until)
         member = self._replica.member
         if self._replica.stalled:
             raise Stalled(self._replica.stalled)
@@ -446,22 +546,30 @@ class Primary:
             raise _not_primary(member)
         return member
 
-    def _resolve(self) -> None:
+    def _resolve(self, until: float = math.inf) -> None:
         """Settle a write whose answer was lost, before anything else is written."""
         sent, self._unresolved = self._unresolved, None
         if sent is None:
             return
         member = self._replica.member
         if not member.holds_term or sent.record.prev != member.view.position.chain:
-            return  # as a standby it finds out from the log
+            # As a standby it finds out from the log.
+            self._finish(sent.batch, [], OutcomeUnknown(url=self._log.url, problem="the term ended meanwhile"))
+            return
         try:
-            self._send(sent.record, rebase=sent.rebase, uncertain=True)
+            self._send(sent, uncertain=True, until=until)
+            results = self._fold(sent)
         except OutcomeUnknown as unknown:
+            if self._unresolved is None:  # nobody will ever know
+                self._finish(sent.batch, [], unknown)
             problem = f"an earlier write has no answer yet ({unknown.fields['problem']}); nothing was written"
             raise LogUnavailable(url=self._log.url, problem=problem) from None
         except _SnapshotBroken:
             return
-        self._fold(sent)
+        except ReplicatorError as error:
+            self._finish(sent.batch, [], error)
+            raise
+        self._finish(sent.batch, results, None)
 
     def settle(self) -> None:
         """Settle it although nothing else is written: the others may have applied it. Not while somebody writes.
@@ -481,14 +589,16 @@ class Primary:
         self,
         record: ChangeRecord | PartRecord,
         *,
+        until: float = math.inf,
         rebase: bool = False,
         changes: list[Any] | None = None,
         bodies: Sequence[bytes] = (),
     ) -> list[Any]:
         """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`."""
+        sent = _Sent(record, rebase)
         # What follows from the record is worked out while Redis is.
-        self._send(record, rebase=rebase, uncertain=False, meanwhile=partial(self._replica.expect, record))
-        return self._fold(_Sent(record, rebase), changes=changes, bodies=bodies)
+        self._send(sent, uncertain=False, until=until, meanwhile=partial(self._replica.expect, record))
+        return self._fold(sent, changes=changes, bodies=bodies)
 
     def _fold(self, sent: _Sent, *, changes: list[Any] | None = None, bodies: Sequence[bytes] = ()) -> list[Any]:
         try:
@@ -498,25 +608,21 @@ class Primary:
             self._unresolved = sent
             raise
 
-    def _send(
-        self,
-        record: ChangeRecord | PartRecord,
-        *,
-        rebase: bool,
-        uncertain: bool,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> None:
+    def _send(self, sent: _Sent, *, uncertain: bool, until: float, meanwhile: Callable[[], None] | None = None) -> None:
         """Get a record into the log, or raise: then it is not there, unless it is `OutcomeUnknown`.
 
         `uncertain`: it was sent before, and the answer was lost.
         """
-        deadline = time.monotonic() + self._patience_s
+        record = sent.record
+        began = time.monotonic()
+        deadline = min(began + self._patience_s, until)
+        log = self._log if until - began > self._log.takes_s else self._log.within(until)
         while True:
             try:
-                reply = self._ask(record, rebase, meanwhile)
+                reply = _ask(log, sent, meanwhile)
                 if reply.code is Code.OK:
                     return
-                found = self._look_up(reply, record) if uncertain else None
+                found = self._look_up(log, reply, record) if uncertain else None
             except OutcomeUnknown as unknown:
                 uncertain, problem = True, unknown.fields["problem"]
             except LogUnavailable as unavailable:
@@ -524,29 +630,24 @@ class Primary:
                     raise
                 problem = unavailable.fields["problem"]
             except BaseException:
-                self._unresolved = _Sent(record, rebase)
+                self._unresolved = sent
                 raise
             else:
                 self._settle(reply, record, uncertain=uncertain, found=found)
                 return
-            if time.monotonic() > deadline:
-                self._unresolved = _Sent(record, rebase)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                self._unresolved = sent
                 raise OutcomeUnknown(url=self._log.url, problem=problem)
-            time.sleep(RESEND_EVERY_S)
+            time.sleep(min(RESEND_EVERY_S, left_s))
+            log = self._log.within(until)
 
-    def _ask(
-        self, record: ChangeRecord | PartRecord, rebase: bool, meanwhile: Callable[[], None] | None = None
-    ) -> Reply:
-        if isinstance(record, PartRecord):
-            return self._log.part(record, rebase=rebase)
-        return self._log.append(record, meanwhile=meanwhile)
-
-    def _look_up(self, reply: Reply, record: ChangeRecord | PartRecord) -> Found | None:
+    def _look_up(self, log: Log, reply: Reply, record: ChangeRecord | PartRecord) -> Found | None:
         """What the log says of the record, if the answer to a repeat leaves that open."""
         if fate_of_write(reply, uncertain=True) is not Fate.LOOK:
             return None
-        there = self._log.find(record.id)
-        return find_out(record, there, self._log.look(), self._replica.member.view.holder.run)
+        there = log.find(record.id)
+        return find_out(record, there, log.look(), self._replica.member.view.holder.run)
 
     def _settle(self, reply: Reply, record: ChangeRecord | PartRecord, *, uncertain: bool, found: Found | None) -> None:
         member = self._replica.member
@@ -573,6 +674,17 @@ class Primary:
         return NotPrimary("{node} has to lead anew: " + what + "; nothing was written", node=record.node)
 
 
+def _ask(log: Log, sent: _Sent, meanwhile: Callable[[], None] | None) -> Reply:
+    if isinstance(sent.record, PartRecord):
+        return log.part(sent.record, rebase=sent.rebase)
+    return log.append(sent.record, meanwhile=meanwhile)
+
+
+def _left_s(until: float) -> float:
+    """For a lock: it may be waited for until then; -1 is for ever."""
+    return -1 if until == math.inf else max(0.0, until - time.monotonic())
+
+
 class _SnapshotBroken(Exception):
     """The parts of a snapshot do not follow each other in the log: begin it anew."""
 
@@ -580,9 +692,9 @@ class _SnapshotBroken(Exception):
 class _Parts:
     """Draws pieces and gives bodies. `count` and `digest` are known once the last body was given."""
 
-    def __init__(self, pieces: Iterable[Any]) -> None:
+    def __init__(self, pieces: Iterable[Any], snapshot_bytes_max: int) -> None:
         self._pieces = pieces
-        self._encoder = SnapshotEncoder()
+        self._encoder = SnapshotEncoder(most=snapshot_bytes_max)
         self.count = 0
 
     @property

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import logging
 
-from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ReplicatorError
+from .errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ProgramError, ReplicatorError, StateInUse
 
-__all__ = ["Problems"]
+__all__ = ["SNAPSHOT", "THREADS", "CannotLead", "Problems"]
 
 logger = logging.getLogger(__name__)
+
+
+#: Found by these, it keeps a node from nothing: it does without a snapshot, or a thread, and tries again.
+SNAPSHOT, THREADS = "snapshot", "threads"
+_DOES_WITHOUT = (SNAPSHOT, THREADS)
+
+
+class CannotLead(ReplicatorError):
+    """it holds term {term} and can write nothing, so it lets others take over: {problem}"""
 
 
 class Problems:
@@ -39,20 +48,25 @@ class Problems:
         return "; ".join(dict.fromkeys(map(str, self._known.copy().values())))
 
     @property
-    def of_the_log(self) -> list[str]:
-        """What is wrong with the log, as a node says it in its heartbeat."""
-        found = [str(problem).partition(". ")[0] for problem in self._lasting if _is_of_the_log(problem)]
-        return list(dict.fromkeys(found))
+    def in_the_way(self) -> list[ReplicatorError]:
+        """Those that keep the node from its work, or may."""
+        return [problem for name, problem in self._known.copy().items() if not _is_beside(name, problem)]
 
     @property
     def of_the_node(self) -> list[str]:
-        """What keeps the node from taking anything in."""
+        """What keeps the node from taking anything in, or from leading."""
         # Several of the node's threads meet one full disk.
-        return list(dict.fromkeys(str(problem) for problem in self._lasting if not _is_of_the_log(problem)))
+        return list(dict.fromkeys(str(problem) for name, problem in self._lasting if not _goes_on(name, problem)))
 
     @property
-    def _lasting(self) -> list[ReplicatorError]:
-        return [problem for problem in self._known.copy().values() if not _is_over(problem)]
+    def others(self) -> list[str]:
+        """What else is wrong, with which the node would lead all the same: with the log, or what it does without."""
+        found = [str(problem).partition(". ")[0] for name, problem in self._lasting if _goes_on(name, problem)]
+        return list(dict.fromkeys(found))
+
+    @property
+    def _lasting(self) -> list[tuple[str, ReplicatorError]]:
+        return [(name, problem) for name, problem in self._known.copy().items() if not _is_over(problem)]
 
 
 def _is_over(problem: ReplicatorError) -> bool:
@@ -60,5 +74,13 @@ def _is_over(problem: ReplicatorError) -> bool:
     return isinstance(problem, LogUnavailable) and not problem.refused
 
 
-def _is_of_the_log(problem: ReplicatorError) -> bool:
-    return isinstance(problem, LogLost | LogUnavailable | CorruptRecord)
+#: A state that is in use is replaced when its node is to lead.
+_GOES_ON = (CannotLead, LogLost, LogUnavailable, CorruptRecord, StateInUse, ProgramError)
+
+
+def _is_beside(name: str, problem: ReplicatorError) -> bool:
+    return name in _DOES_WITHOUT or isinstance(problem, ProgramError)
+
+
+def _goes_on(name: str, problem: ReplicatorError) -> bool:
+    return name in _DOES_WITHOUT or isinstance(problem, _GOES_ON)

@@ -13,10 +13,12 @@ What one can do, and what the client then sees:
 - `delay(seconds)`: each request is delivered that much later; replies are not delayed.
 - `drop_reply_after(n)`: the n-th request from now reaches the server; instead of its reply the client sees the end of
   the connection. Replies of earlier requests that are still on their way then are lost with it.
+- `lose_flow()`: the next request, and everything behind it on its connection, never gets anywhere, and nobody hears of
+  it: a path that drops what is sent on it. New connections take another one.
 - `hold_requests()` / `release_requests()`: requests wait in the proxy, even when their client has gone or was cut off,
   and reach the server when they are released: the request that is executed long after it was sent.
 
-`matching` narrows the last two to requests that contain these bytes (the name of a command, of a key): a client says
+`matching` narrows the last three to requests that contain these bytes (the name of a command, of a key): a client says
 more on a new connection than is meant. A request is one command in Redis' protocol; anything else counts by what
 one `recv` gives.
 """
@@ -33,6 +35,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
+
+from .process import Owner
 
 __all__ = ["Proxy"]
 
@@ -59,12 +63,14 @@ class Proxy:
 
     def __init__(self, target: int | Path) -> None:
         self.target = target
+        self._owner = Owner("this proxy")
         self.changed = threading.Condition()
         self._links: set[_Link] = set()
         self._stalled: set[Direction] = set()
         self._holding: bytes | None = None
         self._delay_s = 0.0
         self._drop: _Drop | None = None
+        self._lose: tuple[bytes, threading.Event] | None = None
         self._requests_sent = 0
         # Bound and never listening: keeps the port ours while connections are refused.
         self._reservation = _bound_socket(0)
@@ -156,6 +162,13 @@ class Proxy:
             self._drop = drop
         return drop.done
 
+    def lose_flow(self, *, matching: bytes = b"") -> threading.Event:
+        """Lose the next request, and its connection without a word, once. The event is set when it has happened."""
+        lost = threading.Event()
+        with self.changed:
+            self._lose = matching, lost
+        return lost
+
     def hold_requests(self, *, matching: bytes = b"") -> None:
         """Hold requests that match, and all behind them on the same connection."""
         with self.changed:
@@ -190,7 +203,8 @@ class Proxy:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+        if self._owner.is_here:
+            self.close()
 
     # What links ask, all under the lock
 
@@ -202,6 +216,14 @@ class Proxy:
 
     def due(self) -> float:
         return time.monotonic() + self._delay_s
+
+    def loses(self, request: bytes) -> bool:
+        """Whether the flow of this request is the one to lose."""
+        if self._lose is None or self._lose[0] not in request:
+            return False
+        self._lose[1].set()
+        self._lose = None
+        return True
 
     def count(self, request: bytes) -> threading.Event | None:
         """Count a request that goes on now; give the event to set if its reply is to be lost."""
@@ -261,6 +283,7 @@ class _Link:
         self.queue: deque[tuple[float, bytes | None]] = deque()
         self.client_gone = False
         self.ended = False
+        self.lost = False
         self.lost_reply: threading.Event | None = None
         steps = (self._read_requests, self._send_requests, self._bring_replies)
         self.threads = [threading.Thread(target=step, daemon=True) for step in steps]
@@ -322,6 +345,9 @@ class _Link:
                 wait_s = self._wait_s()
                 if wait_s == 0:
                     request = self.queue.popleft()[1]
+                    self.lost = request is not None and self.proxy.loses(request)
+                    if self.lost:
+                        continue
                     # Noted before the request is sent, or its reply could be quicker than the note.
                     if request is not None:
                         self.lost_reply = self.proxy.count(request) or self.lost_reply
@@ -331,7 +357,7 @@ class _Link:
 
     def _wait_s(self) -> float | None:
         """How long the first request has to wait: 0 not at all, None until something changes."""
-        if not self.queue or self.is_held() or self.proxy.is_stalled("requests"):
+        if not self.queue or self.lost or self.is_held() or self.proxy.is_stalled("requests"):
             return None
         return max(0.0, self.queue[0][0] - time.monotonic())
 

@@ -84,6 +84,7 @@ class Reader:
             self._hear(ask)
         if batch.records:
             self._take(batch.records)
+            self._acks.hear()
         if batch.corrupt is not None and not self._replica.member.holds_term:
             raise batch.corrupt
 
@@ -118,15 +119,21 @@ class Reader:
         self._keeper.wake()
 
     def _hear(self, ask: Ask) -> None:
-        if ask.what in ("vacant", "paused", "report"):
+        if ask.what == "vacant":
+            self._keeper.heard_vacant(ask.node)
+        elif ask.what in ("paused", "report"):
             self._keeper.wake()
         elif ask.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
             self._keeper.renew()
+        elif ask.what == "forget":
+            self._keeper.forget(ask.node)
         elif ask.what == "snapshot" and self._replica.member.holds_term:
             # Not here: one that is under way may be older than what is asked for, then another one follows it.
             self._keeper.snapshot_asked_by = ask.by
             self._keeper.wake()
+        elif ask.what == "prepare" and ask.node == self._replica.member.me.node:
+            self._keeper.handover.ask(ask.id)
         elif ask.what == "digest" and self._replica.member.leads:
             with suppress(LogLost):  # the keeper reports it
                 self._primary.mark()

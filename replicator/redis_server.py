@@ -35,7 +35,9 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from . import disk
 from .errors import ConfigError, LogUnavailable
+from .process import Owner
 
 __all__ = ["RedisServer", "ServerBinary", "command_line", "find_server", "free_port", "inspect_server", "wheel_server"]
 
@@ -249,6 +251,7 @@ class RedisServer:
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._log_offset = 0
+        self._owner = Owner(f"the Redis in {self.data_dir}")
 
     @property
     def url(self) -> str:
@@ -283,7 +286,7 @@ class RedisServer:
         """
         if self.alive:
             return self
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        disk.make_directory(self.data_dir)
         self._choose_socket()
         self._spawn()
         try:
@@ -295,6 +298,7 @@ class RedisServer:
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End it with SIGTERM, so that its AOF is on disk; with SIGKILL when it takes too long."""
+        self._owner.check()
         if self._process is not None and self.alive:
             self._process.terminate()
             self.resume()  # a stopped process takes no SIGTERM
@@ -304,6 +308,7 @@ class RedisServer:
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would."""
+        self._owner.check()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -336,7 +341,8 @@ class RedisServer:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
 
     def _choose_socket(self) -> None:
         if self.socket_path is not None:
@@ -358,10 +364,15 @@ class RedisServer:
             self.data_dir, unix_socket=self.socket_path, port=self.port, config=self.config, binary=self.binary
         )
         self._log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
-        with self.log_path.open("ab") as log:
+        with open(self.log_path, "ab", opener=disk.opener) as log:
             # A session of its own: a Ctrl-C at the terminal is for us, and we end the server in our own order.
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=disk.PRIVATE_UMASK,
             )
 
     def _wait_until_it_answers(self) -> None:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
+from types import CoroutineType
 from typing import Any, NamedTuple
 
 from .checkpoint import Checkpoint, Step
@@ -40,16 +41,19 @@ from .core.member import Member
 from .core.parts import Progress
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord
 from .core.replies import Reply
-from .errors import ChangeRejected, CorruptRecord, Stalled, StateError
-from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, run
+from .core.weight import SNAPSHOT_BYTES_MAX
+from .errors import ChangeRejected, CorruptRecord, NoThread, ReplicatorError, Stalled, StateError
+from .inside import READING, Inside
+from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, never, run
 from .state import ReplicatedState, State
+from .state.application import Application, asked_to_end, said
 
-__all__ = ["Replica"]
+__all__ = ["Replica", "Turn", "Work", "raising"]
 
 logger = logging.getLogger(__name__)
 
 
-class _Work(NamedTuple):
+class Work(NamedTuple):
     """A fold that is to be carried out, with the decoded changes of its record."""
 
     step: Step
@@ -107,24 +111,39 @@ class Replica:
     """A state, the member that says what it contains, and the checkpoint that keeps both.
 
     `me` has a boot that was drawn for this start. The state is rebuilt from the checkpoint here and now.
+    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`core/weight.py`).
     """
 
-    def __init__(self, state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer) -> None:
+    def __init__(
+        self,
+        state: State | ReplicatedState,
+        checkpoint: Checkpoint,
+        me: Writer,
+        *,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    ) -> None:
         self.state = state
+        #: Who must not wait for this node, and the callbacks of the application.
+        self.inside = Inside(me.node)
+        self.application = Application(state, self.inside)
         self.turn = Turn()
         self.lock = threading.Lock()
         #: Held while the member moves, notified once it has.
         self.moved = threading.Condition()
         #: Why this node applies nothing any more, if it does not: a bug in the application.
         self.stalled = ""
+        #: Why the state is not yet what was published, if it is not: something in its surroundings, which may pass.
+        self.unwritten: StateError | None = None
         #: The writer's clock (unix ms) of the newest record in the state; 0: not known.
         self.applied_at = 0
         #: Stale records that were ignored since the start.
         self.rejected = 0
+        #: What was wrong with the newest record that this node needed and passed by; None: it has all there is.
+        self.passed_by: CorruptRecord | None = None
+        self.snapshot_bytes_max = snapshot_bytes_max
         #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
         self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
         self._boot = me.boot
-        self._reader = 0
         self._disk = threading.Lock()
         self._unsaved: deque[Step] = deque()
         # Bytes of changes, since the start: two counters, because each is moved under a lock of its own.
@@ -148,7 +167,7 @@ class Replica:
 
     def _load_state(self, view: View, me: Writer) -> View:
         """Make the state what it was as of this view, of the newest snapshot and the changes since; its own view."""
-        pieces = self._checkpoint.payload()
+        pieces = self._checkpoint.payload(snapshot_bytes_max=self.snapshot_bytes_max)
         if pieces is not None:
             self._restore_own(pieces, view)
         for record in self._checkpoint.changes():
@@ -166,7 +185,7 @@ class Replica:
             if self._checkpoint.payload_bytes >= HOLD_COLLECTOR_FROM_BYTES:
                 collector.hold()
             try:
-                run(self.state, pieces, nullcontext)  # it is saved, and nobody reads yet
+                run(self.application, pieces, nullcontext)  # it is saved, and nobody reads yet
             except Failed as failed:
                 if isinstance(failed.__cause__, StateError):
                     raise failed.__cause__ from None
@@ -176,18 +195,10 @@ class Replica:
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
-        """The state, between two records. While it is held, nothing is applied."""
-        with self.lock:
-            self._reader = threading.get_ident()
-            try:
-                yield self.state
-            finally:
-                self._reader = 0
-
-    @property
-    def read_here(self) -> bool:
-        """Whether this very thread is reading now: then it must not write."""
-        return self._reader == threading.get_ident()
+        """The state, between two records. While it is held, nothing is applied. Raises `WouldDeadlock`."""
+        self.inside.check("reading()")
+        with self.lock, self.inside.of(READING):
+            yield self.state
 
     # --- what a node reads -------------------------------------------------------------------------------------------
 
@@ -200,13 +211,15 @@ class Replica:
         """
         if self.stalled:
             raise Stalled(self.stalled)
-        work: list[_Work] = []
+        work: list[Work] = []
         verdicts: list[Verdict] = []
         member = self.member
         try:
             for record in records:
                 if record.id <= member.view.cursor.id:
                     continue
+                if not member.takes(record):
+                    raise CorruptRecord.beyond(record.id, member.view.cursor.id)
                 verdict, after = member.fold(record)
                 step = Step(record, verdict, after.view)
                 if self._restores is not None:
@@ -219,11 +232,11 @@ class Replica:
                     work = []
                     alone(step, member.view, after)
                     member = self.member
-                    if verdict is Verdict.RESTORE:
+                    if verdict is Verdict.RESTORE or member.holds_term or self._closed:
                         break
                     continue
                 changes = _changes_of(record) if verdict is Verdict.APPLY else []
-                work.append(_Work(step, changes))
+                work.append(Work(step, changes))
                 member = after
                 if member.holds_term:
                     break
@@ -237,7 +250,7 @@ class Replica:
         """What takes a record that is not saved and applied together with others, given the view before it."""
         return self._restore if step.verdict is Verdict.RESTORE else None
 
-    def _carry_out(self, work: list[_Work], member: Member) -> None:
+    def _carry_out(self, work: list[Work], member: Member) -> None:
         if not work:
             return
         before = self.member.view
@@ -257,7 +270,7 @@ class Replica:
 
     # --- snapshots that it needs -------------------------------------------------------------------------------------
 
-    def _build(self, saved: Sequence[_Work]) -> None:
+    def _build(self, saved: Sequence[Work]) -> None:
         """Decode what was saved of a snapshot that this node needs, or that replaces what it has, on another thread."""
         progress = saved[-1].step.view.snapshot
         if progress is None or progress.complete:
@@ -267,20 +280,26 @@ class Replica:
             if not isinstance(record, PartRecord) or view.snapshot is None or _without_place(view.snapshot) != key:
                 continue
             if verdict is Verdict.NEED_SNAPSHOT or (verdict is Verdict.SKIP and record.replaces):
-                if self._restores is None:
-                    self._begin(record, key)
+                try:
+                    if self._restores is None:
+                        self._begin(record, key)
+                except NoThread as problem:
+                    # With the next part, perhaps; with the last one it is restored here, from what is saved.
+                    logger.warning("the snapshot is not decoded while it arrives: %s", problem)
+                    return
                 assert self._restoring is not None
                 self._restoring.feed(record)
 
     def _begin(self, part: PartRecord, key: Progress) -> None:
-        self._restores = key
         self._restoring = Restoring(
-            self.state,
+            self.application,
             part,
             read=self._checkpoint.staged_part,
             spoilt=partial(self._spoilt, part.id),
             after=self._restoring,
+            snapshot_bytes_max=self.snapshot_bytes_max,
         )
+        self._restores = key
         if self._closed:
             self._restoring.drop()
 
@@ -293,7 +312,11 @@ class Replica:
             self._restoring.drop()
 
     def close(self) -> None:
-        """The node stops: a restore that is under way is given up, and done at the next start."""
+        """The node stops: a restore that is under way is given up, and done at the next start.
+
+        On whichever thread it is: one that is decoded as its parts come in has its own, a snapshot whose last part is
+        the first that this boot reads is restored by who reads it.
+        """
         self._closed = True
         restoring = self._restoring
         if restoring is not None:
@@ -313,7 +336,7 @@ class Replica:
                 fork,
             )
         try:
-            self._rebuild(last, ending=partial(self._saved_and_swapped, step, after))
+            self._rebuild(last, ending=partial(self._saved_and_swapped, step, after), given_up=self._is_closed)
         except Dropped:
             logger.info("stopping before the snapshot of %s that ends at %s was restored", last.node, last.id)
             return
@@ -322,15 +345,27 @@ class Replica:
             return
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
+    def _is_closed(self) -> bool:
+        return self._closed
+
     def _pass_by(self, record: Record, before: View, after: Member, problem: CorruptRecord) -> None:
         # The state is what it was. Out of sync behind the record, this node will get a snapshot.
-        logger.error("%s; waiting for another snapshot", problem)
+        if self.passed_by is None:
+            logger.error("%s; waiting for another snapshot", problem)
         view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
         self._save([Step(record, Verdict.NEED_SNAPSHOT, view)])
         with self.lock:
             self._adopt(after._replace(view=view))
+        self.passed_by = problem
 
-    def _rebuild(self, last: PartRecord, *, ending: Ending, bodies: Iterable[bytes] | None = None) -> None:
+    def _rebuild(
+        self,
+        last: PartRecord,
+        *,
+        ending: Ending,
+        bodies: Iterable[bytes] | None = None,
+        given_up: Callable[[], bool] = never,
+    ) -> None:
         """Restore the state from `bodies`, or else from the parts that the checkpoint has, and this last one.
 
         Raises `CorruptRecord` or `CheckpointError` (it is what it was), `Dropped`, or `Stalled` if the application
@@ -345,9 +380,9 @@ class Replica:
                 return
             if restoring is not None:
                 restoring.join()
-            decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id))
+            decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=self.snapshot_bytes_max)
             with HeldCollector() as collector:
-                run(self.state, decoder.pieces(collector.watching(every)), ending)
+                run(self.application, decoder.pieces(collector.watching(every)), ending, given_up=given_up)
         except Failed as failed:
             raise self._fail(last.id, failed) from failed.__cause__
         finally:
@@ -439,16 +474,28 @@ class Replica:
         return _Foreseen(record, before, *before.fold(record))
 
     def pieces(self) -> Iterable[Any]:
-        """The state as of the position. The caller holds the lock."""
-        return self.state.snapshot()
+        """The state as of the position. The caller holds the lock. Raises `SnapshotFailed`, also with a piece."""
+        return self.application.snapshot()
 
     def follow(self) -> None:
         """Give up what the state of a node that does not lead has besides what the group has: here, nothing."""
+
+    def write_state(self) -> None:
+        """Make the state what was published, if it could not become that yet: here it could."""
 
     def flush(self) -> None:
         """Save what was committed and is not on disk yet, and sync what was saved."""
         self._save([])
         self._checkpoint.sync()
+
+    def tidy(self) -> bool:
+        """Delete a slice of what is not needed any more on the disk; whether there is more."""
+        return self._checkpoint.tidy()
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether `tidy` has nothing to do."""
+        return self._checkpoint.is_tidy
 
     @property
     def is_flushed(self) -> bool:
@@ -495,6 +542,8 @@ class Replica:
     def _become(self, member: Member) -> None:
         if member is not self.member:
             self.member = member
+            if member.view.in_sync:
+                self.passed_by = None
             self.moved.notify_all()
 
     def _adopt(self, after: Member, before: Member | None = None) -> None:
@@ -524,30 +573,44 @@ class Replica:
     def _apply(self, record: Record, changes: Sequence[Any]) -> list[Any]:
         """Apply the changes of one record. Raises `Stalled`, from then on, if the application fails at one."""
         results: list[Any] = []
-        for change in changes:
-            try:
-                results.append(self.state.apply(change))  # type: ignore[union-attr]
-            except ChangeRejected as rejected:
-                results.append(rejected)
-            except BaseException as error:
-                logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
-                stalled = self._stall(record.id, error)
-                if not isinstance(error, Exception):
-                    raise  # a Ctrl-C; what it left of the state nobody knows
-                raise stalled from error
+        with self.inside.of("apply()"):
+            for change in changes:
+                try:
+                    result = self.state.apply(change)  # type: ignore[union-attr]
+                    if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
+                        result.close()
+                        raise TypeError("apply() gave a coroutine, and did nothing")
+                    results.append(result)
+                except ChangeRejected as rejected:
+                    results.append(rejected)
+                except BaseException as error:
+                    logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
+                    stalled = self._stall(record.id, error)
+                    if asked_to_end(error):
+                        raise  # what it left of the state nobody knows
+                    raise stalled from error
         if not changes:
             self.markers.append((record.id, self._marked()))
         self.applied_at = record.at
         return results
 
     def _marked(self) -> Iterable[Any]:
-        """The state at a marker."""
-        return self.state.snapshot()
+        """The state at a marker. What is wrong with it is for whoever digests it: the record is not to blame."""
+        try:
+            return self.application.snapshot()
+        except ReplicatorError as error:
+            return raising(error)
 
     def _stall(self, id_: RecordId, error: BaseException) -> Stalled:
-        stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else repr(error))
+        stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else said(error))
         self.stalled = str(stalled)
         return stalled
+
+
+def raising(error: ReplicatorError) -> Iterator[Any]:
+    """Pieces that cannot be drawn, for whoever tries."""
+    raise error
+    yield
 
 
 def _change_bytes(record: Record) -> int:

@@ -22,18 +22,22 @@ of them are there to stay.
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 from .core.codec import SnapshotDecoder
 from .core.records import PartRecord
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .state import ReplicatedState
+from .state.application import asked_to_end, said
+from .threads import started
 
-__all__ = ["Dropped", "Failed", "HeldCollector", "Restoring", "Spoilt", "run"]
+__all__ = ["Dropped", "Failed", "HeldCollector", "Restoring", "Spoilt", "never", "run"]
 
 #: Bodies that wait in memory for the restoring thread (8 MiB at most). What has no room is read from the disk again.
 HELD_BODIES_MAX = 32
@@ -71,21 +75,29 @@ class Spoilt(Failed):
 # --- one restore ------------------------------------------------------------------------------------------------------
 
 
-def run(state: ReplicatedState, pieces: Iterable[Any], ending: Ending) -> None:
+def never() -> bool:
+    """What is to be restored is wanted to the end."""
+    return False
+
+
+def run(state: ReplicatedState, pieces: Iterable[Any], ending: Ending, *, given_up: Callable[[], bool] = never) -> None:
     """Restore the state, and leave the ending. See above for the order of things.
 
-    Raises what `pieces` or the ending raise (the state is what it was), or `Failed`.
+    `given_up`: asked before each piece whether nobody wants the new state any more. Behind the ending it is swapped in.
+    Raises what `pieces` or the ending raise (the state is what it was), `Dropped` (likewise), or `Failed`.
     """
     with ExitStack() as held:
-        drawn = _Drawn(pieces, lambda: held.enter_context(ending()))
+        drawn = _Drawn(pieces, lambda: held.enter_context(ending()), given_up)
         try:
             state.restore(drawn)
-        except Exception as error:
+        except BaseException as error:
+            if asked_to_end(error):
+                raise
             if drawn.problem is None and not drawn.ended:
                 drawn.draw_the_rest()
             if drawn.problem is not None:
                 raise drawn.problem from None
-            raise Failed(repr(error)) from error
+            raise Failed(said(error)) from error
         if drawn.problem is not None:
             raise Spoilt(f"restore() went on although its pieces had failed: {drawn.problem!r}") from drawn.problem
         if not drawn.ended:
@@ -95,9 +107,10 @@ def run(state: ReplicatedState, pieces: Iterable[Any], ending: Ending) -> None:
 class _Drawn:
     """The pieces as `restore` sees them: their end enters the ending, and what they raise is not forgotten."""
 
-    def __init__(self, pieces: Iterable[Any], enter_ending: Callable[[], None]) -> None:
+    def __init__(self, pieces: Iterable[Any], enter_ending: Callable[[], None], given_up: Callable[[], bool]) -> None:
         self._pieces = iter(pieces)
         self._enter_ending = enter_ending
+        self._given_up = given_up
         self._yielded_at = time.monotonic()
         #: What the pieces or the ending raised.
         self.problem: Exception | None = None
@@ -114,6 +127,7 @@ class _Drawn:
             raise StopIteration
         self._yield()
         try:
+            self._check_wanted()
             return next(self._pieces)
         except StopIteration:
             self._end()
@@ -130,6 +144,11 @@ class _Drawn:
             raise
         self.ended = True
 
+    def _check_wanted(self) -> None:
+        # However few the bytes are that they came from, pieces may be many.
+        if self._given_up():
+            raise Dropped
+
     def _yield(self) -> None:
         now = time.monotonic()
         if now - self._yielded_at >= YIELD_EVERY_S:
@@ -140,7 +159,7 @@ class _Drawn:
         """See whether the pieces were right, without an ending."""
         try:
             for _ in self._pieces:
-                pass
+                self._check_wanted()
         except Exception as problem:
             self.problem = problem
 
@@ -153,6 +172,7 @@ class Restoring:
 
     `read` gives the body of a saved part; `spoilt` is called if the state is not what it was and not the new one.
     `after` is the restore before this one, if there was: it was dropped, and may not have noticed yet.
+    Raises `NoThread`.
     """
 
     def __init__(
@@ -163,12 +183,13 @@ class Restoring:
         read: Callable[[int], bytes],
         spoilt: Callable[[Spoilt], None],
         after: Restoring | None = None,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
     ) -> None:
         self._state = state
         self._read = read
         self._spoilt = spoilt
         self._after = after
-        self._decoder = SnapshotDecoder(first.codec, id_=str(first.id))
+        self._decoder = SnapshotDecoder(first.codec, id_=str(first.id), most=snapshot_bytes_max)
         self._changed = threading.Condition()
         self._saved = 0
         self._held: dict[int, bytes] = {}
@@ -176,8 +197,7 @@ class Restoring:
         self._ending: Ending | None = None
         self._dropped = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name=f"restore-{first.as_of.id}", daemon=True)
-        self._thread.start()
+        self._thread = started(self._work, name=f"restore-{first.as_of.id}")
 
     def feed(self, part: PartRecord) -> None:
         """A part, and all before it, are saved."""
@@ -219,7 +239,7 @@ class Restoring:
         try:
             with HeldCollector() as collector:
                 pieces = self._decoder.pieces(collector.watching(self._bodies(collector)))
-                run(self._state, pieces, self._enter_ending)
+                run(self._state, pieces, self._enter_ending, given_up=lambda: self._dropped)
         except BaseException as error:  # whatever it is: somebody may wait for it
             self._error = error
             traceback.clear_frames(error.__traceback__)  # they have what was built
@@ -277,13 +297,20 @@ class HeldCollector:
     """
 
     _lock = threading.Lock()
-    _holders = 0
+    _holders: ClassVar[set[HeldCollector]] = set()
     _held_since = 0.0
     _was_on = False
     _built = False
 
+    @classmethod
+    def forget(cls) -> None:
+        """None of those who hold it is in this process: it was forked."""
+        if cls._holders and cls._was_on:
+            gc.enable()
+        cls._lock = threading.Lock()
+        cls._holders.clear()
+
     def __init__(self, *, freezes: bool = True) -> None:
-        self._holds = False
         self._freezes = freezes
 
     def __enter__(self) -> HeldCollector:
@@ -302,27 +329,28 @@ class HeldCollector:
             yield body
 
     def hold(self) -> None:
-        if self._holds:
+        if self in HeldCollector._holders:
             return
         cls, now = HeldCollector, time.monotonic()
         with cls._lock:
             if cls._holders and not self._freezes and now - cls._held_since > JOIN_HOLDERS_FOR_S:
                 return
-            self._holds = True
-            cls._holders += 1
-            if cls._holders == 1:
+            cls._holders.add(self)
+            if len(cls._holders) == 1:
                 cls._was_on, cls._built, cls._held_since = gc.isenabled(), False, now
                 gc.disable()
             cls._built |= self._freezes
 
     def release(self) -> None:
-        if not self._holds:
-            return
-        self._holds = False
         cls = HeldCollector
+        if self not in cls._holders:
+            return
         with cls._lock:
-            cls._holders -= 1
-            if cls._holders == 0 and cls._was_on:
+            cls._holders.discard(self)
+            if not cls._holders and cls._was_on:
                 if cls._built:
                     gc.freeze()
                 gc.enable()
+
+
+os.register_at_fork(after_in_child=HeldCollector.forget)

@@ -6,13 +6,16 @@ What `replicator node` and `workers/node.py` run. An application of your own has
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from pathlib import Path
 
+from . import checks, disk
 from .beside import Beside
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import ConfigError
 from .node import Node
+from .reach import own_address
+from .signals import on_end
 from .state.file import FileState
 from .state.registry import Registry
 from .state.sqlite import SQLiteState
@@ -41,28 +44,33 @@ def serve(
     ack: str = "appended",
     on_restart: str,
     on_log_lost: str,
+    failover_without: str = "safe",
     file: Path | None = None,
     sqlite: Path | None = None,
+    file_mode: int = disk.PRIVATE,
     on_primary: str = "",
     on_standby: str = "",
     publish_every_s: float = 1.0,
+    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
 ) -> None:
-    """Run until SIGTERM or SIGINT. `http`: HOST:PORT to listen on, port 0 for any.
+    """Run until a signal ends it (`signals.py`). `http`: HOST:PORT to listen on, port 0 for any.
 
     `advertise`: the URL that the others are told, where it is not that. `file`, `sqlite`: what is replicated, instead
-    of a registry; then only health is served. The rest is for `Beside`. Raises what `Node` raises, and what ended it.
+    of a registry; then only health is served. `file_mode`: of one that is not there yet. The rest is for `Beside`.
+    Raises what `Node` raises, and what ended it.
     """
+    stopping = threading.Event()
+    # First of all: from here on, whatever is under way is ended in order. Further ones, during the end, change nothing.
+    on_end(lambda *_: stopping.set())
     try:
         from .web.registry import health_app, registry_app
         from .web.server import WebServer
     except ImportError as missing:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
         raise ConfigError(setting="http", problem=problem) from None
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
     host, port = _address(http)
-    beside = _state_beside(file, sqlite)
+    advertised = checks.url("advertise", advertise.rstrip("/"))
+    beside = _state_beside(file, sqlite, file_mode)
     node = Node(
         beside or Registry(),
         group=group,
@@ -74,11 +82,13 @@ def serve(
         ack=ack,
         on_restart=on_restart,
         on_log_lost=on_log_lost,
+        snapshot_bytes_max=snapshot_bytes_max,
+        failover_without=failover_without,
     )
     teller = Beside(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
     server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
-    node.http = advertise.rstrip("/") or server.url
+    node.http = advertised or _reachable(server.url, host, server.port, redis)
     try:
         with node, server, teller:
             logger.info("node %s of group %s serves %s", name, group, server.url)
@@ -90,16 +100,28 @@ def serve(
         raise node.failed
 
 
-def _state_beside(file: Path | None, sqlite: Path | None) -> FileState | SQLiteState | None:
+def _state_beside(file: Path | None, sqlite: Path | None, mode: int) -> FileState | SQLiteState | None:
     if file is not None and sqlite is not None:
         raise ConfigError(setting="file", problem="give a file or an SQLite database, not both")
     if file is not None:
-        return FileState(file)
-    return SQLiteState(sqlite) if sqlite is not None else None
+        return FileState(file, mode=mode)
+    return SQLiteState(sqlite, mode=mode) if sqlite is not None else None
+
+
+def _reachable(url: str, host: str, port: int, redis: str) -> str:
+    """What the others are told. All addresses of this machine are none: to another one they mean itself."""
+    if not checks.is_anywhere(host):
+        return url
+    address = own_address(redis, ipv6=":" in host)
+    told = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    logger.warning(
+        "it serves all addresses of this machine, and the others are told %s; --advertise says another", told
+    )
+    return told
 
 
 def _address(http: str) -> tuple[str, int]:
     host, colon, port = http.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > PORT_MAX:
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > PORT_MAX:
         raise ConfigError(setting="http", problem=f"{http!r} is not HOST:PORT, for example 127.0.0.1:8001")
     return host.strip("[]"), int(port)

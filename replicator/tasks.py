@@ -12,6 +12,7 @@ Nodes that share threads (`host.py`) have no committer each. Theirs go round: wh
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from typing import Any
 from .core.codec import CHANGE_BYTES_MAX, Encoded
 from .core.ids import RecordId
 from .primary import BATCH_CHANGES_MAX, Primary, Waiting
+from .threads import started
 
 __all__ = ["Tasks"]
 
@@ -29,10 +31,7 @@ __all__ = ["Tasks"]
 Done = tuple[RecordId, list[Any]]
 
 #: What a task asks for besides: the seconds that it waits, the term that it means, whether it waits for standbys.
-_Asked = tuple[float, int | None, bool]
-
-#: How often the tasks of a loop are looked through for those that have waited too long.
-LOOK_EVERY_S = 0.1
+_Asked = tuple[float, int | None, int]
 
 
 class Tasks:
@@ -59,7 +58,7 @@ class Tasks:
         self._idle = threading.Lock()
         self._idle.acquire()
 
-    def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: bool) -> asyncio.Future[Done]:
+    def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int) -> asyncio.Future[Done]:
         """As `Primary.submit`, but what comes of it comes in a future of the running loop.
 
         Who cancels it leaves the changes where they are: they may be committed.
@@ -115,8 +114,7 @@ class Tasks:
     def _start(self) -> None:
         with self._starting:
             if self._committer is None:
-                self._committer = threading.Thread(target=self._commit, name=f"{self._name}-committer", daemon=True)
-                self._committer.start()
+                self._committer = started(self._commit, name=f"{self._name}-committer")
 
     def _commit(self) -> None:
         is_last = False
@@ -147,7 +145,9 @@ class _Loop:
         self._waiting: set[_Batch] = set()
         self._finished: deque[_Batch] = deque()
         self._told = False
-        self._looks = False
+        #: Looks for tasks that have waited too long, when the first of them has.
+        self._looks: asyncio.TimerHandle | None = None
+        self._looks_at = math.inf
 
     def submit(self, encoded: Encoded, asked: _Asked) -> asyncio.Future[Done]:
         json, changes = encoded
@@ -165,10 +165,15 @@ class _Loop:
             self.tasks.enqueue(self._open)
         batch = self._open = _Batch(self, asked)
         self._waiting.add(batch)
-        if not self._looks:
-            self._looks = True
-            self.loop.call_later(LOOK_EVERY_S, self._look)
+        if batch.deadline < self._looks_at:
+            self._look_at(batch.deadline)
         return batch
+
+    def _look_at(self, when: float) -> None:
+        if self._looks is not None:
+            self._looks.cancel()
+        self._looks_at = when
+        self._looks = self.loop.call_later(max(0.0, when - time.monotonic()), self._look)
 
     def _hand_over(self) -> None:
         batch, self._open = self._open, None
@@ -195,23 +200,24 @@ class _Loop:
 
     def _look(self) -> None:
         now = time.monotonic()
-        for batch in [each for each in self._waiting if each.deadline < now and not each.done]:
+        for batch in [each for each in self._waiting if each.deadline <= now and not each.done]:
             self.tasks.give_up(batch)
             self._end(batch)
-        self._looks = bool(self._waiting)
-        if self._looks:
-            self.loop.call_later(LOOK_EVERY_S, self._look)
+        self._looks, self._looks_at = None, math.inf
+        # What is done already is told in a moment.
+        waiting = [batch.deadline for batch in self._waiting if not batch.done]
+        if waiting:
+            self._look_at(min(waiting))
 
 
 class _Batch(Waiting):
     """Changes of tasks that wait for the same, each for its future. They are in one record, or none of them is."""
 
-    __slots__ = ("_encoded", "_futures", "_loop", "_size", "asked", "deadline")
+    __slots__ = ("_encoded", "_futures", "_loop", "_size", "asked")
 
     def __init__(self, loop: _Loop, asked: _Asked) -> None:
         timeout_s, term, wants_acks = self.asked = asked
-        super().__init__(Encoded(b"", []), term, wants_acks=wants_acks)
-        self.deadline = time.monotonic() + timeout_s
+        super().__init__(Encoded(b"", []), term, wants_acks=wants_acks, deadline=time.monotonic() + timeout_s)
         self._loop = loop
         self._encoded: list[bytes] = []
         #: With how many of the changes are theirs.

@@ -22,9 +22,12 @@ from typing import NamedTuple
 
 import orjson
 
+from replicator import checks
 from replicator.core.history import show_ends, with_end
 from replicator.core.ids import (
+    N_LEAP,
     ORIGIN,
+    TERM_LEAP,
     TERM_MAX,
     ZERO_CHAIN,
     ZERO_ID,
@@ -44,12 +47,14 @@ from replicator.core.replies import (
     Code,
     Confirmation,
     Head,
+    Log,
     LogSize,
     Look,
     Peer,
     Reply,
 )
 from replicator.errors import CorruptRecord, LogUnavailable
+from replicator.process import Owner
 
 __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
 
@@ -69,10 +74,13 @@ class Lease(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryState:
-    """Everything that Redis holds of a group. `last_id` stays when entries are trimmed."""
+    """Everything that Redis holds of a group. `last_id` stays when entries are trimmed.
+
+    `term`: what the key holds; a text, if that is no number.
+    """
 
     run: str = "run-1"
-    term: int = 0
+    term: int | str = 0
     head: Head | None = None
     entries: tuple[Entry, ...] = ()
     last_id: RecordId = ZERO_ID
@@ -84,7 +92,33 @@ class MemoryState:
 
     @property
     def effective_term(self) -> int:
-        return max(self.term, self.head.term if self.head else 0)
+        """The head's alone, where the key cannot be right."""
+        of_head = self.head.term if self.head and not self.wrong_head else 0
+        return of_head if self.wrong_key or isinstance(self.term, str) else max(self.term, of_head)
+
+    @property
+    def wrong_key(self) -> str:
+        """What is wrong with the term key, if no script can have written it."""
+        if isinstance(self.term, str):
+            return "the term key holds no number"
+        if self.term >= TERM_MAX:
+            return f"the term key holds {self.term}, and there are no more terms"
+        of_head = self.head.term if self.head and not self.wrong_head else 0
+        if of_head and self.term > of_head + TERM_LEAP:
+            return f"the term key holds {self.term}, which is beyond every term that can have been taken"
+        return ""
+
+    @property
+    def wrong_head(self) -> str:
+        """The same of the head."""
+        if self.head is None:
+            return ""
+        id_ = self.head.position.id
+        if id_.term != self.head.term:
+            return f"its newest record is {id_}, and its term {self.head.term}"
+        if not (0 < id_.term <= TERM_MAX and 0 < id_.n <= TERM_MAX):
+            return f"the head is at {id_}, which is beyond every record"
+        return ""
 
 
 _parse = functools.lru_cache(maxsize=4096)(parse)
@@ -112,11 +146,12 @@ class MemoryRedis:
             return Reply(Code.DUPLICATE, id=head.position.id)
         if head.position.chain != record.prev:
             return Reply(Code.BEHIND, id=head.position.id)
-        failed = self._add(record.id, record.header, record.body)
+        failed = self._not_next(head, record) or self._add(record.id, record.header, record.body)
         if failed:
             return failed
         changed = last_change_after(record) or head.changed
-        self._write(head=head._replace(position=record.position, changed=changed))
+        least = _least(head.applied_min, record.wants_acks)
+        self._write(head=head._replace(position=record.position, changed=changed, applied_min=least))
         return Reply(Code.OK)
 
     def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
@@ -132,7 +167,8 @@ class MemoryRedis:
             return Reply(Code.RESTART)
         if rebase and record.part == 0 and self.state.last_id != head.position.id:
             return Reply(Code.STRAY, id=self.state.last_id)
-        failed = self._add(record.id, record.header, record.body)
+        failed = self._leaps(head, record) if rebase and record.part == 0 else self._not_next(head, record)
+        failed = failed or self._add(record.id, record.header, record.body)
         if failed:
             return failed
         complete = head.snapshot_at
@@ -143,6 +179,7 @@ class MemoryRedis:
         if record.is_last:
             changed = last_change_after(record, rebase=rebase) or head.changed
             head = head._replace(part_next=0, changed=changed, snapshot_at=record.as_of.id)
+            head = head._replace(applied_min=_least(head.applied_min, record.wants_acks))
             head = head._replace(ends=record.ends) if rebase else head
         self._write(head=head)
         return Reply(Code.OK)
@@ -150,8 +187,12 @@ class MemoryRedis:
     def promote(self, claim: Claim) -> Reply:
         state, head, exists = self.state, self.state.head, self.state.exists
         anew = claim.anew and claim.new_log_id != ""
-        if anew and exists and head is not None and state.last_id == head.position.id:
-            return Reply(Code.WHOLE, id=head.position.id)
+        self._check_keys(head=not anew, key=not anew)
+        if anew and exists and head is not None and not state.wrong_head and state.last_id == head.position.id:
+            if not state.wrong_key and head.position.id != claim.unfollowed:
+                return Reply(Code.WHOLE, id=head.position.id)
+            anew = head.position.id == claim.unfollowed
+        least = _least(claim.applied_min, head.applied_min if head else 0)
         if anew:
             head, exists = None, False
         if (not exists or head is None) and not (not exists and head is None and claim.new_log_id):
@@ -161,7 +202,10 @@ class MemoryRedis:
         refused = self._expectations(claim, head)
         if refused:
             return refused
-        base = max(state.effective_term, claim.floor)
+        effective = state.effective_term
+        if anew and effective > claim.floor + TERM_LEAP:
+            effective = 0  # what the caller has seen is the measure: the numbers of a broken log may be anything
+        base = max(effective, claim.floor)
         term = next_term(base, new_run=base > 0 and (head is None or head.run != state.run))
         if term > TERM_MAX:
             raise LogUnavailable(url="memory", problem="there are no more terms")
@@ -171,7 +215,7 @@ class MemoryRedis:
             raise LogUnavailable(url="memory:", problem=problem)
         if anew:
             self._write(head=None, entries=(), last_id=ZERO_ID, exists=False)
-        return self._take_term(claim, head, term, header)
+        return self._take_term(replace(claim, applied_min=least), head, term, header)
 
     def _expectations(self, claim: Claim, head: Head | None) -> Reply | None:
         term, node = self.state.effective_term, head.node if head else ""
@@ -203,6 +247,7 @@ class MemoryRedis:
             part_next=0,
             ends=_ends_after(head),
             taken=taken[-TAKEN_KEPT:],
+            applied_min=claim.applied_min,
         )
         self._write(term=term, head=after, lease=self._lease(claim.writer, term, claim.lease_ms))
         self.ask("term", by=claim.by, node=claim.writer.node)
@@ -236,8 +281,18 @@ class MemoryRedis:
         self._write(acks=(*self.state.acks, ack))
 
     def beat(self, peer: Peer) -> None:
+        if peer.left and peer.run != self.state.run:
+            return  # what Redis lost it may have
         others = tuple(beat for beat in self.state.beats if beat[0] != peer.node)
         self._write(beats=(*others, (peer.node, self.clock_ms(), peer.to_json())))
+        head = self.state.head
+        leads = head and (head.run, head.term, head.boot, peer.role) == (peer.run, peer.term, peer.boot, "primary")
+        if head and leads and peer.run == self.state.run:
+            self._write(head=head._replace(whole=peer.run, whole_at=int(self.clock_ms())))
+
+    def forget(self, node: str, *, by: str) -> None:
+        self._write(beats=tuple(beat for beat in self.state.beats if beat[0] != node))
+        self.ask("forget", by=by, node=node)
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:
         id_ = f"{len(self.state.asks) + 1}-0"
@@ -249,15 +304,21 @@ class MemoryRedis:
         now_ms = self.clock_ms()
         peers = (Peer.from_json(data, age_ms=int(now_ms - at)) for _, at, data in state.beats)
         left = self._lease_ms()
-        return Look(
+        marred = self._marred()
+        head = state.head if state.exists and not state.wrong_head else None
+        look = Look(
             run=state.run,
             term=state.effective_term,
-            head=state.head if state.exists else None,
+            head=head,
             last_id=state.last_id if state.head else ZERO_ID,
             lease_ms=left if left >= 0 else None,
             peers={peer.node: peer for peer in peers if peer},
             now_ms=int(now_ms),
+            marred=marred,
         )
+        if marred:
+            raise LogUnavailable.marred(look, url="memory:")
+        return look
 
     # --- what happens to a Redis ---
 
@@ -269,6 +330,14 @@ class MemoryRedis:
         """Somebody's own XADD into the stream."""
         self._add(id_, None, None)
 
+    def set_term(self, term: int | str) -> None:
+        """Somebody's own SET of the term key."""
+        self._write(term=term)
+
+    def set_head(self, **fields: object) -> None:
+        """Somebody's own HSET of the head."""
+        self._write(head=self._head()._replace(**fields))  # type: ignore[arg-type]
+
     def flush(self) -> None:
         """FLUSHALL."""
         self._write_all(MemoryState(run=self.state.run))
@@ -279,12 +348,40 @@ class MemoryRedis:
         assert self.state.head is not None
         return self.state.head
 
+    def _marred(self) -> str:
+        if wrong := self.state.wrong_head:
+            return f"something else than replicator wrote to the head ({wrong})"
+        return f"BADTERM {wrong}; it was changed by hand" if (wrong := self.state.wrong_key) else ""
+
+    def _check_keys(self, *, head: bool, key: bool) -> None:
+        wrong_head, wrong_key = self.state.wrong_head, self.state.wrong_key
+        if head and wrong_head:
+            raise LogUnavailable(url="memory:", problem=f"BADHEAD {wrong_head}")
+        if key and wrong_key:
+            raise LogUnavailable(url="memory:", problem=f"BADTERM {wrong_key}")
+
+    def _not_next(self, head: Head, record: Record) -> Reply | None:
+        if record.id.n == head.position.id.n + 1:
+            return None
+        astray = self.state.last_id != head.position.id
+        return Reply(Code.STRAY if astray else Code.BEHIND, id=self.state.last_id)
+
+    def _leaps(self, head: Head, record: Record) -> Reply | None:
+        before = head.position.id
+        if record.id.n > before.n + N_LEAP:
+            problem = f"BADRECORD number {record.id.n} is beyond every one that can come after {before}"
+            raise LogUnavailable(url="memory:", problem=problem)
+        return Reply(Code.BEHIND, id=before) if record.id.n <= before.n else None
+
     def _fence(self, run: str, term: int, boot: str) -> Reply | None:
         state, head = self.state, self.state.head
         if not state.exists or head is None:
             return Reply(Code.LOST)
-        if term != state.effective_term or term != head.term or boot != head.boot:
-            return Reply(Code.FENCED, term=state.effective_term, node=head.node)
+        # A key that is too far ahead fences like any other that is ahead.
+        self._check_keys(head=True, key=isinstance(state.term, str))
+        ahead = isinstance(state.term, int) and state.term > head.term
+        if ahead or term != state.effective_term or term != head.term or boot != head.boot:
+            return Reply(Code.FENCED, term=max(int(state.term), head.term), node=head.node)
         if run != head.run:
             return Reply(Code.NEW_RUN)
         return None
@@ -338,11 +435,19 @@ class MemoryLog:
 
     def __init__(self, server: MemoryRedis, group: str = "memory") -> None:
         self.server = server
-        self.group = group
+        self.group = checks.name("group", group)
         self.url = "memory:"
         self.down = ""
         self._run = ""
         self._closed = False
+        self._owner = Owner("this log in memory")
+
+    @property
+    def takes_s(self) -> float:
+        return 0.0
+
+    def within(self, until: float) -> Log:
+        return self  # nothing hangs here
 
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         with self._reach():
@@ -442,6 +547,10 @@ class MemoryLog:
         with self._reach():
             self.server.beat(peer)
 
+    def forget(self, node: str, *, by: str) -> None:
+        with self._reach():
+            self.server.forget(node, by=by)
+
     def ask(self, what: str, *, by: str, node: str = "") -> str:
         with self._reach():
             return self.server.ask(what, by=by, node=node)
@@ -451,17 +560,24 @@ class MemoryLog:
         self._run = ""
 
     def close(self) -> None:
+        self._owner.check()
         self._closed = True
         with self.server.changed:
             self.server.changed.notify_all()
 
     def _reach(self) -> threading.Condition:
         """The server, if it can be reached; held as a lock, it does one thing at a time."""
+        self._owner.check()
         if self.down or self._closed:
             raise LogUnavailable(url=self.url, problem=self.down or "the connection is closed")
         if not self._run:
             self._run = self.server.state.run
         return self.server.changed
+
+
+def _least(one: int, other: int) -> int:
+    """The lesser of two counts, of which 0 is none."""
+    return min(one, other) if one and other else one or other
 
 
 def _ends_after(head: Head | None) -> tuple[RecordId, ...]:

@@ -27,6 +27,7 @@ from .core.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, era_of
 from .core.patch import CODEC, Gatherer, PatchHead, placed
 from .core.records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 from .core.replies import Head
+from .core.weight import SNAPSHOT_BYTES_MAX
 from .errors import CorruptRecord, ReplicatorError
 
 __all__ = ["RULES", "LogFacts", "Violation", "Walk", "as_violation"]
@@ -83,9 +84,13 @@ class LogFacts:
 
 
 class Walk:
-    """A log, record by record: `take` each in order, then `finish`, and `close` whatever came of it."""
+    """A log, record by record: `take` each in order, then `finish`, and `close` whatever came of it.
 
-    def __init__(self) -> None:
+    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`core/weight.py`).
+    """
+
+    def __init__(self, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
+        self._snapshot_bytes_max = snapshot_bytes_max
         self.facts = LogFacts()
         #: The oldest record of what was walked, and the newest.
         self.first = ZERO_ID
@@ -247,7 +252,7 @@ class Walk:
         self._parts.add(record)
         if record.is_last:
             with as_violation():
-                self._parts.check(record)
+                self._parts.check(record, self._snapshot_bytes_max)
             self._drop_parts(broken_off=False)
             self._complete(record)
 
@@ -356,9 +361,9 @@ class _Parts:
     def count(self) -> int:
         return len(self._sizes)
 
-    def check(self, last: PartRecord) -> None:
+    def check(self, last: PartRecord, most: int) -> None:
         """Raises `CorruptRecord`."""
-        for _ in SnapshotDecoder(last.codec, last.digest, id_=str(last.id)).pieces(self._bodies()):
+        for _ in SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=most).pieces(self._bodies()):
             pass
 
     def _bodies(self) -> Iterator[bytes]:

@@ -3,36 +3,63 @@
 Its program moves such a state, and not the log. So there are two things here: the state, and what was *published* of it
 (`patches.py`), which is what position and log speak of. On the primary the state may be ahead of that. On everybody
 else it is made what was published, by patches and snapshots; what its program did with it besides is given up.
+
+**What is in the way of the state is not in the way of the log.** A disk may be full for a while, a program may read
+the database and not stop. The record is taken all the same: it is on this node's disk, and the payload is what was
+published. Only the state is behind that (`unwritten`), and is made that later (`write_state`), while what comes
+meanwhile goes into the payload alone. Nobody reads it until then, and this node does not lead: its own term record
+is taken once the state is what was published. What it could not lead with it acknowledges to nobody who waits for its
+disk: it would not be counted among those that have it when the next primary is chosen.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 from .checkpoint import Checkpoint, Step
 from .core.fold import Verdict, View
-from .core.ids import RecordId, Writer
+from .core.ids import ZERO_ID, RecordId, Writer
 from .core.member import Member
 from .core.patch import PatchHead
 from .core.records import ChangeRecord, PartRecord, Record
-from .errors import CheckpointError, CorruptRecord, StateError
+from .core.weight import SNAPSHOT_BYTES_MAX
+from .errors import CheckpointError, CorruptRecord, StateError, StateInUse
 from .patches import Whole
-from .replica import Replica
-from .restore import Ending, Failed, run
-from .state import KeptState, ReplicatedState
+from .replica import Replica, Work, raising
+from .restore import Dropped, Ending, Failed, never, run
+from .state import ReplicatedState, SharedState
+from .state.application import Application
 
 __all__ = ["WholeReplica"]
+
+logger = logging.getLogger(__name__)
+
+#: How long the end of the node waits for whoever writes the state: he stops at the next piece.
+CLOSE_WITHIN_S = 5.0
 
 
 class WholeReplica(Replica):
     """See `Replica`. `whole`: what was published."""
 
-    def __init__(self, state: ReplicatedState, checkpoint: Checkpoint, me: Writer) -> None:
-        self.whole = Whole(checkpoint.data_dir)
-        super().__init__(state, checkpoint, me)
+    def __init__(
+        self,
+        state: ReplicatedState,
+        checkpoint: Checkpoint,
+        me: Writer,
+        *,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    ) -> None:
+        self.whole = Whole(checkpoint.data_dir, snapshot_bytes_max=snapshot_bytes_max)
+        #: Who writes the state. What of it moves when a record is taken moves under `lock`.
+        self._writing = threading.Lock()
+        #: Up to where the state was what was published, before it was `unwritten`.
+        self._written_upto = ZERO_ID
+        super().__init__(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max)
 
     # --- start -------------------------------------------------------------------------------------------------------
 
@@ -47,9 +74,12 @@ class WholeReplica(Replica):
             raise CheckpointError(path=self._checkpoint.path, problem=problem_here) from None
         # Its program may have gone on while this process was away: that is to be published, if the node leads again.
         led = view.holder.node == me.node
-        whole.is_ahead = led and isinstance(self.state, KeptState) and self.state.survived()
+        whole.is_ahead = led and self.application.survived()
         if whole.is_published and not whole.is_ahead:
-            self._restore_own(whole.pieces(), view)
+            try:
+                self._restore_own(whole.pieces(), view)
+            except StateError as error:
+                self.unwritten = error
         return view
 
     # --- what a node reads -------------------------------------------------------------------------------------------
@@ -57,7 +87,19 @@ class WholeReplica(Replica):
     def _alone(self, step: Step) -> Callable[[Step, View, Member], None] | None:
         if step.verdict is Verdict.APPLY and _carries(step.record):
             return self._patch
+        if step.verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and self.unwritten is not None:
+            return self._lead
         return super()._alone(step)
+
+    def _lead(self, step: Step, before: View, after: Member) -> None:
+        """Take this node's own term record: what its program finds then is what was published.
+
+        Raises `StateError`: the record is read again. Meanwhile the lease runs out, and another one may take over.
+        """
+        self.write_state(insisting=True)
+        if (behind := self.unwritten) is not None:  # the node stops
+            raise behind
+        self._carry_out([Work(step, [])], after)
 
     def _patch(self, step: Step, before: View, after: Member) -> None:
         """Take a record that carries a patch, or some of one. What is not of the payload that is here is passed by."""
@@ -71,7 +113,10 @@ class WholeReplica(Replica):
                     self._adopt(after)
                 return
             pieces = self.whole.rebuilt(patch, id_=str(record.id))
-            self._restore_to(record, pieces, partial(self._saved_and_swapped, step, after), taken=True)
+            ending = partial(self._saved_and_swapped, step, after)
+            self._restore_to(record, pieces, ending, taken=True, given_up=self._is_closed)
+        except Dropped:
+            logger.info("stopping before the patch that ends at %s was taken in", record.id)
         except CorruptRecord as problem:
             self.whole.gatherer.forget()
             self._pass_by(record, before, after, problem)
@@ -80,69 +125,150 @@ class WholeReplica(Replica):
         # Nothing yet: the parts are decoded when all are here, from the checkpoint into the file.
         pass
 
-    def _rebuild(self, last: PartRecord, *, ending: Ending, bodies: Iterable[bytes] | None = None) -> None:
+    def _rebuild(
+        self,
+        last: PartRecord,
+        *,
+        ending: Ending,
+        bodies: Iterable[bytes] | None = None,
+        given_up: Callable[[], bool] = never,
+    ) -> None:
         every = self._bodies_up_to(last) if bodies is None else bodies
         pieces = self.whole.received(last.codec, last.digest, every, id_=str(last.id))
-        self._restore_to(last, pieces, ending, taken=bodies is None)
+        self._restore_to(last, pieces, ending, taken=bodies is None, given_up=given_up)
 
-    def _restore_to(self, record: Record, pieces: Iterator[Any], ending: Ending, *, taken: bool) -> None:
+    def _restore_to(
+        self,
+        record: Record,
+        pieces: Iterator[Any],
+        ending: Ending,
+        *,
+        taken: bool,
+        given_up: Callable[[], bool] = never,
+    ) -> None:
         """Restore the state: what is drawn is what is published then. `taken`: from the log, and not from this node.
 
-        Raises what `_rebuild` raises, and `StateError` where nothing was saved: the record is read again then.
+        Raises what `_rebuild` raises. A `StateError` of the state is in nobody's way: it is `unwritten` then.
         """
         # What a boot before this one published and had not saved: the state is where it came from, or went on since.
         mine = taken and self.whole.is_ahead and record.node == self.member.me.node
-        begun = False
+        if not mine:
+            self._give_up()
+        behind = self.unwritten
 
         @contextmanager
         def publishing() -> Iterator[None]:
-            nonlocal begun
+            nonlocal behind
             with ending():
-                begun = True
-                yield
+                try:
+                    yield
+                except Failed as failed:
+                    # It is saved, and not to be read again: the state alone did not come along.
+                    if not isinstance(failed.__cause__, StateError):
+                        raise
+                    behind = failed.__cause__
                 self.whole.adopt()
                 self.whole.is_ahead = mine
+                self._is_behind(behind)
 
-        try:
-            if mine:
-                for _ in pieces:
-                    pass
+        if mine or behind is not None:
+            _draw(pieces, given_up)
+            with publishing():
+                return
+        with self._writing:
+            try:
+                run(self.application, pieces, publishing, given_up=given_up)
+            except Failed as failed:
+                # Its pieces were right, and were drawn to their end.
+                if not isinstance(failed.__cause__, StateError):
+                    raise self._fail(record.id, failed) from failed.__cause__
+                behind = failed.__cause__
                 with publishing():
-                    return
-            self._give_up(record.id)
-            run(self.state, pieces, publishing)
-        except Failed as failed:
-            if isinstance(failed.__cause__, StateError) and not begun:
-                raise failed.__cause__ from None
-            raise self._fail(record.id, failed) from failed.__cause__
+                    pass
+
+    # --- a state that is not what was published ----------------------------------------------------------------------
 
     def follow(self) -> None:
         """Make the state of a node that does not lead any more what the group has. The caller has the turn.
 
         What its program did with it since the last publication was never in the log; a state that is kept in a file
-        puts it aside. Raises `StateError` if that cannot be done now, `Stalled`.
+        puts it aside. If that cannot be done now it is `unwritten`. Raises `Stalled`.
         """
-        view = self.member.view
-        if view.holder.node != self.member.me.node and not self.stalled:
-            self._give_up(view.position.id)
+        if self.member.view.holder.node != self.member.me.node and not self.stalled:
+            self._give_up()
 
-    def _give_up(self, id_: RecordId) -> None:
-        """Make a state that may be ahead of what was published that. Raises `StateError`, or `Stalled`."""
+    def _give_up(self) -> None:
+        """Make a state that may be ahead of what was published that. So nothing is put aside that was published."""
         if not self.whole.is_ahead:
             return
+        if self.whole.is_published:
+            with self._writing, suppress(StateError):
+                self._write_once(insisting=False)
+        self.whole.is_ahead = False
+
+    def write_state(self, *, insisting: bool = False) -> None:
+        """Make the state what was published, if it could not become that yet. With the turn or without.
+
+        `insisting`: also if programs go on using what was there (`SharedState`). Raises `StateError`, or `Stalled`.
+        """
+        with self._writing:
+            while self.unwritten is not None and not self._closed:
+                self._write_once(insisting=insisting)
+
+    def _write_once(self, *, insisting: bool) -> None:
         try:
-            if self.whole.is_published:
-                run(self.state, self.whole.pieces(), self._locked)
-            self.whole.is_ahead = False
+            run(self._target(insisting=insisting), self._pieces_to_write(), self._written)
+        except Dropped:
+            return
         except Failed as failed:
-            if isinstance(failed.__cause__, StateError):
-                raise failed.__cause__ from None
-            raise self._fail(id_, failed) from failed.__cause__
+            if not isinstance(failed.__cause__, StateError):
+                raise self._fail(self.member.view.position.id, failed) from failed.__cause__
+            self._is_behind(failed.__cause__)
+            raise failed.__cause__ from None
+
+    def _is_behind(self, problem: StateError | None) -> None:
+        if self.unwritten is None:
+            self._written_upto = self.member.view.position.id
+        self.unwritten = problem
+
+    @property
+    def synced_upto(self) -> RecordId:
+        upto = super().synced_upto
+        # One that is in use can be replaced, so this node can lead.
+        may_lead = self.unwritten is None or isinstance(self.unwritten, StateInUse)
+        return upto if may_lead else min(upto, self._written_upto)
+
+    def _target(self, *, insisting: bool) -> Application:
+        if insisting and isinstance(self.state, SharedState):
+            return Application(_Insisting(self.state), self.inside)
+        return self.application
+
+    def _pieces_to_write(self) -> Iterator[Any]:
+        self._written_digest = self.whole.digest
+        for piece in self.whole.pieces():
+            if self._closed:
+                raise Dropped
+            yield piece
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _written(self) -> Iterator[None]:
         with self.lock:
             yield
+            # Otherwise something else was published meanwhile.
+            if self.whole.digest == self._written_digest:
+                self.unwritten = None
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        with super().reading() as state:
+            if (behind := self.unwritten) is not None:
+                raise type(behind)(**behind.fields)
+            yield state
+
+    def close(self) -> None:
+        super().close()
+        if self._writing.acquire(timeout=CLOSE_WITHIN_S):
+            self._writing.release()
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
@@ -192,17 +318,24 @@ class WholeReplica(Replica):
         """The state at a marker. The program of a primary may be ahead of what was published."""
         if self.member.holds_term:
             return self.pieces()
-        try:
-            return self.state.snapshot()
-        except StateError as error:
-            return _raising(error)
+        if self.unwritten is not None:
+            return raising(self.unwritten)
+        return super()._marked()
+
+
+class _Insisting:
+    """A shared state whose `restore` does not wait for those who use it."""
+
+    def __init__(self, state: SharedState) -> None:
+        self.snapshot = state.snapshot
+        self.restore = state.restore_in_use
+
+
+def _draw(pieces: Iterable[Any], given_up: Callable[[], bool]) -> None:
+    for _ in pieces:
+        if given_up():
+            raise Dropped
 
 
 def _carries(record: Record) -> bool:
     return isinstance(record, ChangeRecord) and record.count > 0
-
-
-def _raising(error: StateError) -> Iterator[Any]:
-    # To whoever digests it: the record itself is not to blame for a file that is gone.
-    raise error
-    yield

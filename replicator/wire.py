@@ -7,22 +7,54 @@ longer than Redis does for a small append. Nothing here is ever sent twice, and 
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import hiredis
 import redis
 from redis._parsers import BaseParser
 
-__all__ = ["RedisWire", "Wire"]
+__all__ = ["Limit", "RedisWire", "Wire"]
 
 #: What one read takes from the socket at the most. A part of a snapshot comes in a few reads.
 READ_BYTES = 128 * 1024
 
+#: A request may take so long if nobody says how long it may.
+ANSWER_S = 5.0
+
+#: What goes into an empty socket at once, whatever becomes of it.
+SMALL_BYTES = 16 * 1024
+
+#: A line that carries less than that is none to run a group over: a large request gets the time that it takes there.
+BYTES_PER_S_MIN = 250_000
+
+#: The kernel is told of another limit only if it is another one by so much.
+EXACT_S = 0.005
+
 _MORE = object()
+
+
+class Limit(NamedTuple):
+    """How long a request may take.
+
+    `answer_s`: so long nothing may come (what is large comes in pieces, and gets the time again for each). `until`:
+    when who asks wants to be told (`time.monotonic`), whatever comes. `blocks_s`: what the request itself waits for
+    something in Redis.
+    """
+
+    answer_s: float
+    until: float = math.inf
+    blocks_s: float = 0.0
+
+    @property
+    def left_s(self) -> float:
+        """How long to wait for something that stands before the request."""
+        return self.answer_s if self.until == math.inf else min(self.answer_s, self.until - time.monotonic())
 
 
 class Wire(Protocol):
@@ -33,11 +65,15 @@ class Wire(Protocol):
         """Whether another command may be sent. It says nothing of the other end."""
         ...
 
-    def ask(self, *command: Any, meanwhile: Callable[[], None] | None = None) -> Any:
+    def ask(self, *command: Any, limit: Limit | None = None, meanwhile: Callable[[], None] | None = None) -> Any:
         """Send a command, call `meanwhile`, give the answer. Raises redis' `RedisError` or `OSError`."""
         ...
 
     def close(self) -> None: ...
+
+    def let_go(self) -> None:
+        """Close this process' copy of the socket, which another process goes on with."""
+        ...
 
     def shut_down(self) -> None:
         """End it under a thread that is waiting for an answer: that one gets an error, and closes it."""
@@ -56,21 +92,31 @@ class RedisWire:
             notEnoughData=_MORE,
         )
         self._buffer = bytearray(READ_BYTES)
-        _set_timeouts(connection._sock, connection.socket_timeout)
+        self._limit = Limit(connection.socket_timeout or ANSWER_S)
+        #: What the socket was told. No number at first: it was told nothing by this class.
+        self._waits_s = math.nan
+        # Of a plain socket the kernel keeps the time: Python's own timeouts cost a poll() before every send and every
+        # read. TLS reads as often as it likes: there Python keeps it.
+        self._kernel_keeps_time = type(self._socket) is socket.socket
+        if self._kernel_keeps_time:
+            connection._sock.settimeout(None)
 
     @property
     def is_open(self) -> bool:
         return self._socket is not None
 
-    def ask(self, *command: Any, meanwhile: Callable[[], None] | None = None) -> Any:
+    def ask(self, *command: Any, limit: Limit | None = None, meanwhile: Callable[[], None] | None = None) -> Any:
         sock, reader, buffer = self._socket, self._reader, self._buffer
         if sock is None:
             raise redis.exceptions.ConnectionError("the connection is closed")
         try:
-            sock.sendall(hiredis.pack_command(command))
+            limit = self._send(sock, hiredis.pack_command(command), limit or self._limit)
             if meanwhile is not None:
                 meanwhile()
+            count = 0
             while (answer := reader.gets()) is _MORE:
+                if count:  # for the first piece it was kept already
+                    self._keep_time(sock, limit)
                 count = sock.recv_into(buffer)
                 if count == 0:
                     raise redis.exceptions.ConnectionError("Connection closed by server.")
@@ -81,23 +127,50 @@ class RedisWire:
             raise answer
         return answer
 
+    def _send(self, sock: socket.socket, request: bytes, limit: Limit) -> Limit:
+        """Send all of it; the limit of what comes then."""
+        self._keep_time(sock, limit)
+        if len(request) <= SMALL_BYTES:
+            sock.sendall(request)
+            return limit
+        rest = memoryview(request)
+        while rest:
+            self._keep_time(sock, limit)
+            rest = rest[sock.send(rest) :]
+        # Sent is what the system took: it may be on its way for a while.
+        limit = limit._replace(answer_s=limit.answer_s + len(request) / BYTES_PER_S_MIN)
+        self._keep_time(sock, limit)
+        return limit
+
+    def _keep_time(self, sock: socket.socket, limit: Limit) -> None:
+        """Have the next thing that the socket does end in time. Raises `TimeoutError` if it is too late for any."""
+        answer_s, until, blocks_s = limit
+        waits_s = answer_s + blocks_s
+        if until != math.inf:
+            waits_s = min(waits_s, until - time.monotonic())
+            if waits_s <= 0:
+                raise TimeoutError
+        if -EXACT_S < waits_s - self._waits_s < EXACT_S:
+            return
+        self._waits_s = waits_s = max(waits_s, EXACT_S)  # 0 would be for ever
+        if not self._kernel_keeps_time:
+            sock.settimeout(waits_s)
+            return
+        seconds, fraction = divmod(waits_s, 1)
+        interval = struct.pack("@ll", int(seconds), int(fraction * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+
     def close(self) -> None:
         self._socket = None
         self._connection.disconnect()
+
+    def let_go(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
 
     def shut_down(self) -> None:
         sock = self._socket
         if sock is not None:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-
-
-def _set_timeouts(sock: socket.socket, timeout_s: float | None) -> None:
-    """Have the kernel keep the time. Python's own timeouts cost a poll() before every send and every read."""
-    if type(sock) is not socket.socket or not timeout_s:
-        return  # TLS reads as often as it likes: there Python keeps the time
-    seconds, fraction = divmod(timeout_s, 1)
-    interval = struct.pack("@ll", int(seconds), int(fraction * 1e6))
-    sock.settimeout(None)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)

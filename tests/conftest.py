@@ -12,6 +12,7 @@ The first two bring back to life what a test killed or paused, but do not undo a
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ import redis
 from replicator.redis_server import RedisServer, ServerBinary, find_server
 from tests.integration.worlds import MemoryWorld, RedisWorld, World
 from tests.servers import servers_at_hand
+
+# Under nohup, or in the background of a shell, these are ignored, and what a test starts would ignore them as well. A
+# handler ignores them, too, and is not inherited.
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 RedisFactory = Callable[..., RedisServer]
 

@@ -236,13 +236,18 @@ class Group:
         self.wake()
 
     def crash(self, node: Node) -> Path:
-        """End a node as `kill -9` does: nothing is finished. Where its directory is, as it was at that instant."""
+        """End a node as `kill -9` does: nothing is finished. Its directory, with what was in it at that instant."""
         with node._checkpoint._mutex:  # between two saves
             node._log.down = "killed"  # type: ignore[attr-defined]
             as_left = node.data_dir.with_name(f"{node.data_dir.name}-as-left-{len(self.nodes)}")
             shutil.copytree(node.data_dir, as_left)
         node.stop()
-        return as_left
+        for path in node.data_dir.iterdir():
+            if path.name != "lock":  # which stays the same file: a copy of a directory is another one
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copytree(as_left, node.data_dir, dirs_exist_ok=True)
+        shutil.rmtree(as_left)
+        return node.data_dir
 
     def close(self) -> None:
         for node in self.nodes:

@@ -2,6 +2,10 @@
 
 REPLICATOR_REDIS and REPLICATOR_GROUP say which group. Both sides of the queue speak JSON. The worker has a client of
 its own, because RQ changes the timeouts of the client it is given.
+
+A queue is data, and whoever can write to Redis can write to it. RQ would run whatever function, callback or method it
+names, and call whatever URL. Here it names one of `JOBS`, which take no arguments, and that is all: of what else it
+says nothing is imported, run or sent, and a job that asks for it fails (`OwnJob`).
 """
 
 from __future__ import annotations
@@ -9,16 +13,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import rq
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from replicator import admin
+from replicator import admin, checks
+from replicator.cli import LEVELS, cli
+from replicator.cli.environment import check_environment
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.jobs import queue_name
 from replicator.log import RedisLog, client_for
+from workers.worker import Worker, work
 
 
 def snapshot() -> dict[str, Any]:
@@ -39,17 +49,113 @@ def verify() -> dict[str, Any]:
         log.close()
 
 
-def main() -> None:
-    logging.basicConfig(level=os.environ.get("REPLICATOR_LOG_LEVEL", "INFO").upper())
+#: What there is to run, by the name that the queue has for it.
+JOBS: Mapping[str, Callable[[], dict[str, Any]]] = {f"workers.jobs.{job.__name__}": job for job in (snapshot, verify)}
+
+#: What a job in the queue may say: what it is, where it is on its way, and how long it and its result may take.
+KEPT = frozenset(
+    b"data created_at enqueued_at started_at ended_at last_heartbeat status origin worker_name timeout result_ttl "
+    b"failure_ttl ttl".split()
+)
+
+#: What would have something run, or sent, besides the job.
+ASKS_FOR_MORE = frozenset(b"success_callback_name failure_callback_name stopped_callback_name webhooks".split())
+
+#: The call of a job, unpacked: a name, and no arguments.
+CALL_BYTES_MAX = 4096
+
+#: In the place of one that cannot be read: it names nothing.
+NO_CALL = b'["", null, [], {}]'
+
+
+class JobRefused(ReplicatorError):
+    """{problem}: nothing of it was run. This worker runs {jobs}, without arguments, callbacks or webhooks"""
+
+
+class OwnJob(Job):
+    """A job in the queue, as far as it is one of `JOBS`. RQ makes every job that the worker touches one of this class,
+    also those that it only cleans up after.
+    """
+
+    #: Why nothing of it is run.
+    _problem = ""
+
+    @classmethod
+    def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> Job:
+        """As in RQ; but an id that can be no job's is that of no job: it ends no worker."""
+        try:
+            return super().fetch(id, connection=connection, serializer=serializer)
+        except (ValueError, TypeError) as error:
+            raise NoSuchJobError(f"{id!r} is no job ({error})") from None
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
+        """Take over what a queue may say, and remember why nothing is run if it says more."""
+        if b"data" not in raw_data:
+            raise NoSuchJobError("it has no data")
+        try:
+            _check_small(raw_data[b"data"])
+            super().restore({name: value for name, value in raw_data.items() if name in KEPT})
+            self._problem = self._more_than_a_job(raw_data)
+        except Exception as error:  # of any kind: RQ reads dates, numbers and texts
+            self._problem = f"it cannot be read ({error!r})"
+            self.origin = raw_data.get(b"origin", b"").decode("ascii", "replace")
+        if self._problem:
+            self.data = NO_CALL
+
+    def _more_than_a_job(self, raw_data: Mapping[bytes, bytes]) -> str:
+        name, instance, *arguments = self.serializer.loads(self.data)
+        if not isinstance(name, str) or name not in JOBS:
+            return f"there is no job {name!r:.100}"
+        if instance is not None or any(arguments):
+            return f"{name} takes no arguments"
+        asked = sorted(each.decode() for each in ASKS_FOR_MORE if raw_data.get(each, b"") not in (b"", b"[]"))
+        return f"it has {', '.join(asked)}" if asked else ""
+
+    @property
+    def func(self) -> Callable[[], dict[str, Any]]:
+        """What is run. Raises `JobRefused`."""
+        if self._problem:
+            raise JobRefused(problem=self._problem, jobs=" and ".join(JOBS))
+        return JOBS[self.func_name or ""]
+
+
+def _check_small(data: bytes) -> None:
+    """A few bytes may unpack to gigabytes."""
+    unpacking = zlib.decompressobj()
     try:
+        unpacking.decompress(data, CALL_BYTES_MAX)
+        small = not unpacking.unconsumed_tail
+    except zlib.error:  # it is not packed
+        small = len(data) <= CALL_BYTES_MAX
+    if not small:
+        raise ValueError(f"its call has more than {CALL_BYTES_MAX} bytes")
+
+
+def main() -> None:
+    try:
+        logging.basicConfig(level=_log_level())
+        check_environment(cli)
         url, group = _setting("REPLICATOR_REDIS"), _setting("REPLICATOR_GROUP")
-        _check_redis()
-        # RQ draws a name for the worker: one that was killed keeps its name for a while.
-        worker = rq.Worker([queue_name(group)], connection=client_for(url), serializer=JSONSerializer)
+        work(lambda: _worker(url, group))
     except ReplicatorError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    worker.work()
+
+
+def _worker(url: str, group: str) -> Worker:
+    _check_redis()
+    # RQ draws a name for the worker: one that was killed keeps its name for a while.
+    return Worker(
+        [queue_name(group)],
+        connection=client_for(url),
+        serializer=JSONSerializer,
+        job_class=OwnJob,
+        log_job_description=False,  # it is a text from the queue
+    )
+
+
+def _log_level() -> str:
+    return checks.choice("REPLICATOR_LOG_LEVEL", os.environ.get("REPLICATOR_LOG_LEVEL", "INFO").upper(), LEVELS)
 
 
 def _check_redis() -> None:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from replicator import disk
 from replicator.errors import ConfigError
 from replicator.redis_server import command_line
 
@@ -25,7 +26,7 @@ LOOPBACK = ("127.0.0.1", "localhost")
 def server_command(name: str = "redis") -> list[str]:
     """Give the argv of the server that the environment asks for; makes its data directory, which has that name."""
     data_dir = Path(_setting("REPLICATOR_DEV_DIR")).absolute() / name
-    data_dir.mkdir(parents=True, exist_ok=True)
+    disk.make_directory(data_dir)
     unix_socket, port = listening_place(_setting("REPLICATOR_REDIS"))
     return command_line(data_dir, unix_socket=unix_socket, port=port)
 

@@ -14,14 +14,23 @@ from typing import Any
 
 import click
 
+from replicator.checks import plain
 from replicator.config import load_settings
 from replicator.errors import ConfigError, ReplicatorError
 
-from .context import Settings
+from .context import NAME, Settings
+from .environment import check_environment
 
 __all__ = ["main"]
 
 LOG_FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
+
+
+class _OneLine(logging.Formatter):
+    """What is logged has what others wrote in it, who may not have been careful."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return plain(super().formatMessage(record))
 
 
 class _Group(click.Group):
@@ -42,11 +51,17 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ReplicatorError as error:
-            click.echo(f"Error: {error}", err=True)
+            _tell(error)
             sys.exit(error.exit_code)
         except TimeoutError as error:
-            click.echo(f"Error: {error}", err=True)
+            _tell(error)
             sys.exit(1)
+
+
+def _tell(error: Exception) -> None:
+    # Some have the end of a log in them; but what others wrote has no say in how a terminal shows it.
+    for number, line in enumerate(str(error).split("\n")):
+        click.echo(plain(line if number else f"Error: {line}"), err=True)
 
 
 _COMMANDS = {
@@ -63,6 +78,7 @@ _COMMANDS = {
     "pause": "operate",
     "resume": "operate",
     "recover": "operate",
+    "forget": "operate",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",
@@ -71,18 +87,21 @@ _COMMANDS = {
 }
 
 
-LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False)
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+LEVEL = click.Choice(LEVELS, case_sensitive=False)
 
 
 @click.group(cls=_Group, context_settings={"auto_envvar_prefix": "REPLICATOR", "help_option_names": ["-h", "--help"]})
 @click.option(
     "--redis", default="redis://localhost:6379/0", show_default=True, envvar="REPLICATOR_REDIS", help="Redis URL."
 )
-@click.option("--group", default="registry", show_default=True, envvar="REPLICATOR_GROUP", help="Name of the group.")
+@click.option(
+    "--group", type=NAME, default="registry", show_default=True, envvar="REPLICATOR_GROUP", help="Name of the group."
+)
 @click.option("--config", type=click.Path(path_type=Path), envvar="REPLICATOR_CONFIG", help="Settings, a TOML file.")
 @click.option(
     "--log-level",
-    type=LEVELS,
+    type=LEVEL,
     default="INFO",
     show_default=True,
     envvar="REPLICATOR_LOG_LEVEL",
@@ -92,6 +111,8 @@ LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=Fals
 @click.pass_context
 def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_level: str) -> None:
     """Warm standbys through a Redis stream, and failover without a split brain."""
+    assert isinstance(ctx.command, click.Group)
+    check_environment(ctx.command, ctx.invoked_subcommand or "")
     if config is not None:
         settings = _checked(load_settings(config), config)
         ctx.default_map = settings | _of_command(ctx, settings, config)
@@ -99,13 +120,15 @@ def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_lev
         group = _from_file(ctx, settings, "group", group)
         level = _from_file(ctx, settings, "log_level", log_level)
         log_level = ctx.params["log_level"] = _level(level, ctx)
-    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine(LOG_FORMAT))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])
     ctx.obj = Settings(redis=redis, group=group)
 
 
 def _level(text: str, ctx: click.Context) -> str:
     option = next(option for option in ctx.command.params if option.name == "log_level")
-    return LEVELS.convert(text, option, ctx)
+    return LEVEL.convert(text, option, ctx)
 
 
 def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:

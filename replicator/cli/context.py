@@ -13,9 +13,58 @@ from typing import Any
 import click
 import orjson
 
+from replicator import checks
+from replicator.core.weight import SNAPSHOT_BYTES_MAX
+from replicator.errors import ConfigError
 from replicator.log import RedisLog
 
-__all__ = ["Settings", "data_dirs_option", "operator", "output_option", "show_json", "size_text", "table", "when"]
+__all__ = [
+    "NAME",
+    "Seconds",
+    "Settings",
+    "data_dirs_option",
+    "operator",
+    "output_option",
+    "show_json",
+    "size_text",
+    "snapshot_bytes_max_option",
+    "table",
+    "when",
+]
+
+
+class _Name(click.ParamType):  # type: ignore[type-arg]
+    """Of a node or a group."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return checks.name(str(param.name if param else "name"), value)
+        except ConfigError as error:
+            self.fail(error.fields["problem"], param, ctx)
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """A number of seconds, which is neither infinite nor what floats have that is none."""
+
+    name = "seconds"
+
+    def __init__(self, least: float = 0.0) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        try:
+            return checks.seconds("seconds", number, least=self.least)
+        except ConfigError as error:
+            self.fail(error.fields["problem"], param, ctx)
+
+
+NAME = _Name()
 
 output_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--output",
@@ -61,6 +110,16 @@ data_dirs_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.opt
 )
 
 
+snapshot_bytes_max_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--snapshot-bytes-max",
+    type=click.IntRange(min=1),
+    default=SNAPSHOT_BYTES_MAX,
+    show_default=True,
+    envvar="REPLICATOR_SNAPSHOT_BYTES_MAX",
+    help="What a snapshot may weigh when it is unpacked; the same for all nodes of a group.",
+)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Which group, in which Redis."""
@@ -80,7 +139,7 @@ class Settings:
 def operator() -> str:
     """Who is at the keyboard, for the history."""
     try:
-        return getpass.getuser()
+        return checks.plain(getpass.getuser())
     except (KeyError, OSError):
         return "operator"
 
@@ -119,4 +178,4 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return checks.plain(str(value))

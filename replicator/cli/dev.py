@@ -11,8 +11,9 @@ from replicator import admin
 from replicator.dev import DEFAULT_DIRECTORY, DEFAULT_PORT, DevStack
 from replicator.errors import LogUnavailable, ReplicatorError
 from replicator.log import RedisLog
+from replicator.node import LEASE_S_MIN
 
-from .context import Settings
+from .context import Seconds, Settings
 
 __all__ = ["dev"]
 
@@ -38,7 +39,14 @@ FIRST_PRIMARY = "a"
     show_default=True,
     help="HTTP port of node a; b and c take the next two. 0: any three.",
 )
-@click.option("--lease-s", default=5.0, show_default=True, envvar="REPLICATOR_LEASE_S", help="Lease of the primary.")
+@click.option(
+    "--lease-s",
+    type=Seconds(LEASE_S_MIN),
+    default=5.0,
+    show_default=True,
+    envvar="REPLICATOR_LEASE_S",
+    help="Lease of the primary.",
+)
 @click.option(
     "--auto-promote/--no-auto-promote",
     default=False,

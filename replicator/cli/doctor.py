@@ -28,7 +28,7 @@ def doctor(settings: Settings, output: str) -> None:
         report = doctors.doctor(log)
         _show(report, output)
         if not report.problems:
-            admin.check_is_known(log, log.look())
+            admin.check_is_known(log, admin.looked(log))
     if report.problems:
         raise _Unwell(f"{report.problems} of {len(report.checks)} checks found a problem")
 

@@ -11,8 +11,9 @@ import click
 
 from replicator.drill import FAULTS, Report, run
 from replicator.errors import ReplicatorError
+from replicator.node import LEASE_S_MIN
 
-from .context import Settings, output_option, show_json, table
+from .context import Seconds, Settings, output_option, show_json, table
 
 __all__ = ["drill"]
 
@@ -31,10 +32,10 @@ class _Failed(ReplicatorError):
 
 @click.command(epilog=_MENU)
 @click.argument("faults", nargs=-1, type=click.Choice(list(FAULTS)), metavar="[FAULT]...")
-@click.option("--lease-s", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Lease of the primary.")
+@click.option("--lease-s", type=Seconds(LEASE_S_MIN), default=1.0, show_default=True, help="Lease of the primary.")
 @click.option(
     "--seconds-per-fault",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=6.0,
     show_default=True,
     help="At least; all has to be well again, too.",

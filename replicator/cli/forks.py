@@ -10,9 +10,10 @@ import click
 import orjson
 
 from replicator import forks as files
+from replicator.checks import plain
 from replicator.errors import CheckpointError
 
-from .context import data_dirs_option, output_option, show_json, table, when
+from .context import data_dirs_option, output_option, show_json, snapshot_bytes_max_option, table, when
 
 __all__ = ["forks"]
 
@@ -45,7 +46,7 @@ def list_(data_dirs: tuple[Path, ...], output: str) -> None:
     elif not paths:
         click.echo("no forks")
     for problem in problems:
-        click.echo(f"Error: {problem}", err=True)
+        click.echo(f"Error: {plain(str(problem))}", err=True)
     if problems:
         sys.exit(1)
 
@@ -81,14 +82,14 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
         show_json(fork.to_dict() | {"changes": [change.to_dict() for change in files.surplus(fork)]})
         return
     for label, value in _facts(fork).items():
-        click.echo(f"{label.ljust(10)} {value}")
+        click.echo(f"{label.ljust(10)} {plain(str(value))}")
     click.echo()
     if fork.in_snapshot:
         click.echo(f"Changes from {fork.parted_at} up to {fork.snapshot_changed} are in its snapshot and cannot be "
                    f"listed one by one: `replicator forks export {name} --state` gives the whole state.")  # fmt: skip
     for change in files.surplus(fork):
         value = orjson.dumps(change.change).decode()
-        click.echo(f"{when(change.at)}  {str(change.id).ljust(14)} {change.index:4d}  {change.node}  {value}")
+        click.echo(f"{when(change.at)}  {str(change.id).ljust(14)} {change.index:4d}  {plain(change.node)}  {value}")
 
 
 def _facts(fork: files.Fork) -> dict[str, object]:
@@ -106,9 +107,11 @@ def _facts(fork: files.Fork) -> dict[str, object]:
 @forks.command()
 @click.argument("name")
 @click.option("--state", is_flag=True, help="The whole state of the fork, and not only what the group has not.")
+@snapshot_bytes_max_option
 @data_dirs_option
-def export(name: str, state: bool, data_dirs: tuple[Path, ...]) -> None:
+def export(name: str, state: bool, snapshot_bytes_max: int, data_dirs: tuple[Path, ...]) -> None:
     """The changes that the fork NAME has and the group has not, as JSON, one a line."""
     fork = files.read(files.find(name, _given(data_dirs)))
-    for line in files.export_state(fork) if state else files.export(fork):
+    lines = files.export_state(fork, snapshot_bytes_max=snapshot_bytes_max) if state else files.export(fork)
+    for line in lines:
         show_json(line, a_line=True)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from replicator import admin
+from replicator.checks import plain
 from replicator.core.ids import ZERO_ID, RecordId
 from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord
 
@@ -31,7 +32,7 @@ def status(settings: Settings, output: str, watch: bool) -> None:
             click.clear()
             _show_status(now, output)
             time.sleep(WATCH_EVERY_S)
-        look = log.look()
+        look = admin.looked(log)
         now = admin.status_of(log.group, look, admin.size_of(log, look))
         _show_status(now, output)
         admin.check_is_known(log, look)
@@ -49,12 +50,12 @@ def _show_status(now: admin.Status, output: str) -> None:
 def _status_text(now: admin.Status) -> str:
     lease = f"{now.lease_ms} ms" if now.lease_ms is not None else "none"
     facts = {"group": now.group, "term": now.term, "holder": now.holder or "nobody", "head": now.head or "-"}
-    lines = ["   ".join(f"{name} {value}" for name, value in (facts | {"lease": lease}).items())]
+    lines = ["   ".join(f"{name} {plain(str(value))}" for name, value in (facts | {"lease": lease}).items())]
     if now.head is not None:
         lines.append(f"log {_log_text(now)}")
     if now.problem:
-        lines.append(f"PROBLEM  {now.problem}")
-    lines += [f"WARNING  {warning}" for warning in now.warnings]
+        lines.append(f"PROBLEM  {plain(now.problem)}")
+    lines += [f"WARNING  {plain(warning)}" for warning in now.warnings]
     if not now.nodes:
         lines.append("no node has reported yet")
         return "\n".join(lines)
@@ -94,7 +95,7 @@ def history(settings: Settings, output: str) -> None:
     with settings.log() as log:
         terms = admin.history(log)
         if not terms:
-            admin.check_is_known(log, log.look())
+            admin.check_is_known(log, admin.looked(log))
     if output == "json":
         show_json([term.to_dict() for term in terms])
         return
@@ -131,9 +132,9 @@ def _record_dict(record: Record) -> dict[str, Any]:
 
 
 def _record_text(record: Record) -> str:
-    line = f"{when(record.at)}  {str(record.id).ljust(14)} {record.kind.ljust(6)} {record.node}"
+    line = f"{when(record.at)}  {str(record.id).ljust(14)} {record.kind.ljust(6)} {plain(record.node)}"
     if isinstance(record, TermRecord):
-        return f"{line}  opens term {record.id.term}: {record.reason}, by {record.by}"
+        return f"{line}  opens term {record.id.term}: {plain(record.reason)}, by {plain(record.by)}"
     if isinstance(record, ChangeRecord):
         return f"{line}  {record.count} changes, {len(record.body)} bytes" if record.count else f"{line}  marker"
     assert isinstance(record, PartRecord)

@@ -6,11 +6,13 @@ import http.client
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlencode
 
 import click
 import orjson
 
 from replicator import admin
+from replicator.core.ids import RecordId
 from replicator.errors import NotPrimary, ReplicatorError
 
 from .context import Settings
@@ -48,31 +50,50 @@ UNKNOWN = ("outcome_unknown", "not_acknowledged")
 @click.option(
     "--any-term", is_flag=True, help="Load it whatever term it carries: the term of another group means nothing here."
 )
+@click.option(
+    "--expect",
+    metavar="POSITION",
+    default=None,
+    help="Load it if the state is still what it was there: the ETag, or Replicator-Position, that came with FILE.",
+)
+@click.option("--force", is_flag=True, help="Load it whatever the state is, and lose what that has.")
 @click.pass_obj
-def load(settings: Settings, file: Path, any_term: bool) -> None:
-    """Make FILE, a registry document (registry.json), the whole state. A file without a term is of term 0."""
+def load(settings: Settings, file: Path, any_term: bool, expect: str | None, force: bool) -> None:
+    """Make FILE, a registry document (registry.json), the whole state. A file without a term is of term 0.
+
+    Where there is a state already, say which one FILE replaces (--expect), or that it does not matter (--force).
+    """
+    if expect is not None:
+        RecordId.parse(expect)
     with settings.log() as log:
         now = admin.status(log)
     primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
     if primary is None or primary.http is None:
         raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")
-    answer = _put(f"{primary.http}/v1/state" + ("?any_term=1" if any_term else ""), file)
+    query = urlencode({name: 1 for name, asked in (("any_term", any_term), ("force", force)) if asked})
+    answer = _put(f"{primary.http}/v1/state" + (f"?{query}" if query else ""), file, expect)
     if answer.get("applied") is False:
         problem = f"its term is over (the term is {answer.get('term')}); --any-term loads it all the same"
         raise LoadRefused(url=primary.http, file=file, problem=problem)
     click.echo(f"{primary.name} loaded {file} ({file.stat().st_size} bytes)")
 
 
-def _put(url: str, file: Path) -> dict[str, object]:
+def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:
     with file.open("rb") as body:
         length = str(file.stat().st_size)
         headers = {"Content-Type": "application/json", "Content-Length": length}
+        headers |= {"If-Match": f'"{expect}"'} if expect is not None else {}
         request = urllib.request.Request(url, data=body, method="PUT", headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                 return dict(orjson.loads(answer.read()))
         except urllib.error.HTTPError as error:
-            code, message = _told(error.read())
+            code, message, position = _told(error.read())
+            if code == "position_required":
+                message = (
+                    f"the state is not empty: --expect {position} replaces it if it is still what it is now, --force "
+                    "whatever it is"
+                )
             kind = _NoAnswer if code in UNKNOWN else LoadRefused
             raise kind(url=url, file=file, problem=message) from None
         except urllib.error.URLError as error:
@@ -83,9 +104,10 @@ def _put(url: str, file: Path) -> dict[str, object]:
             raise _NoAnswer(url=url, file=file, problem=error) from None
 
 
-def _told(body: bytes) -> tuple[str, str]:
+def _told(body: bytes) -> tuple[str, str, str]:
+    """The code and the message of an error, and the position that comes with it."""
     try:
         answer = orjson.loads(body)
-        return str(answer["error"]), str(answer["message"])
-    except (ValueError, KeyError, TypeError):
-        return "", body[:200].decode("utf-8", "replace")
+        return str(answer["error"]), str(answer["message"]), str(answer.get("position", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "", body[:200].decode("utf-8", "replace"), ""

@@ -6,13 +6,29 @@ from pathlib import Path
 
 import click
 
-from .context import Settings
+from replicator.beside import PUBLISH_EVERY_S_MIN
+from replicator.node import LEASE_S_MIN
+
+from .context import NAME, Seconds, Settings, snapshot_bytes_max_option
 
 __all__ = ["node"]
 
 
+def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
+    """The permissions of a file, as chmod(1) takes them."""
+    try:
+        mode = int(value, 8)
+    except ValueError:
+        mode = -1
+    if not 0o400 <= mode <= 0o777:
+        raise click.BadParameter(f"{value!r} is not a mode like 600 or 640")
+    return mode
+
+
 @click.command()
-@click.option("--name", required=True, envvar="REPLICATOR_NAME", help="This node's name, unique in the group.")
+@click.option(
+    "--name", type=NAME, required=True, envvar="REPLICATOR_NAME", help="This node's name, unique in the group."
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -28,6 +44,7 @@ __all__ = ["node"]
 )
 @click.option(
     "--lease-s",
+    type=Seconds(LEASE_S_MIN),
     default=5.0,
     show_default=True,
     envvar="REPLICATOR_LEASE_S",
@@ -64,6 +81,15 @@ __all__ = ["node"]
     help="What if Redis has lost the log: wait for `replicator recover`, or found it anew.",
 )
 @click.option(
+    "--failover-without",
+    type=click.Choice(["safe", "always"]),
+    default="safe",
+    show_default=True,
+    envvar="REPLICATOR_FAILOVER_WITHOUT",
+    help="Whether it leads after Redis may have lost something and nodes are missing: only if they cannot be all that "
+    "hold what was acknowledged as applied:N, or always.",
+)
+@click.option(
     "--file",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="REPLICATOR_FILE",
@@ -76,7 +102,17 @@ __all__ = ["node"]
     help="Replicate this SQLite database, which other programs use, instead of a registry.",
 )
 @click.option(
+    "--file-mode",
+    metavar="OCTAL",
+    callback=_octal,
+    default="600",
+    show_default=True,
+    envvar="REPLICATOR_FILE_MODE",
+    help="The mode of the file or database where it is not there yet, in octal. One that is there keeps its own.",
+)
+@click.option(
     "--publish-every-s",
+    type=Seconds(PUBLISH_EVERY_S_MIN),
     default=1.0,
     show_default=True,
     envvar="REPLICATOR_PUBLISH_EVERY_S",
@@ -86,6 +122,7 @@ __all__ = ["node"]
     "--on-primary", default="", envvar="REPLICATOR_ON_PRIMARY", help="A command to run when this node is the primary."
 )
 @click.option("--on-standby", default="", envvar="REPLICATOR_ON_STANDBY", help="A command to run when it is a standby.")
+@snapshot_bytes_max_option
 @click.pass_obj
 def node(
     settings: Settings,
@@ -98,11 +135,14 @@ def node(
     ack: str,
     on_restart: str,
     on_log_lost: str,
+    failover_without: str,
     file: Path | None,
     sqlite: Path | None,
+    file_mode: int,
     publish_every_s: float,
     on_primary: str,
     on_standby: str,
+    snapshot_bytes_max: int,
 ) -> None:
     """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program (--file, --sqlite)."""
     from replicator.service import serve
@@ -119,9 +159,12 @@ def node(
         ack=ack,
         on_restart=on_restart,
         on_log_lost=on_log_lost,
+        failover_without=failover_without,
         file=file,
         sqlite=sqlite,
+        file_mode=file_mode,
         publish_every_s=publish_every_s,
         on_primary=on_primary,
         on_standby=on_standby,
+        snapshot_bytes_max=snapshot_bytes_max,
     )

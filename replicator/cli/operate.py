@@ -1,4 +1,4 @@
-"""Commands that do something to a group: promote, switchover, demote, pause, resume, recover, snapshot, verify."""
+"""Commands that do something to a group: promote, switchover, demote, pause, resume, recover, forget and others."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 import click
 
 from replicator import admin
+from replicator.checks import plain
 from replicator.errors import ReplicatorError
 
-from .context import Settings, operator, output_option, show_json
+from .context import NAME, Seconds, Settings, operator, output_option, show_json
 
-__all__ = ["demote", "pause", "promote", "recover", "resume", "snapshot", "switchover", "verify"]
+__all__ = ["demote", "forget", "pause", "promote", "recover", "resume", "snapshot", "switchover", "verify"]
 
 
-class _Differ(ReplicatorError):
-    """the states differ"""
+class _NotEqual(ReplicatorError):
+    """the states are not shown to be equal"""
 
 
 class _WouldBeRefused(ReplicatorError):
@@ -26,12 +27,16 @@ class _WouldBeRefused(ReplicatorError):
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", type=NAME)
 @click.option("--expect-term", type=click.IntRange(min=0), help="Only if the group is still at this term.")
 @click.option("--dry-run", is_flag=True, help="Show what would be lost, and do nothing. Exit code 3 if it is refused.")
-@click.option("--force", is_flag=True, help="Even if another node is the better one. What only others have is lost.")
+@click.option(
+    "--force", is_flag=True, help="Even if another node is the better one, or missing. What only others have is lost."
+)
 @click.option("--reason", default="asked by an operator", help="For the history.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait until the node leads.")
+@click.option(
+    "--timeout", type=Seconds(), default=10.0, show_default=True, help="Seconds to wait until the node leads."
+)
 @output_option
 @click.pass_obj
 def promote(
@@ -74,9 +79,13 @@ def _show_budget(budget: admin.Budget, output: str) -> None:
 
 
 @click.command()
-@click.option("--to", "node", required=True, envvar="REPLICATOR_SWITCHOVER_TO", help="The standby that is to lead.")
+@click.option(
+    "--to", "node", type=NAME, required=True, envvar="REPLICATOR_SWITCHOVER_TO", help="The standby that is to lead."
+)
 @click.option("--reason", default="switchover", help="For the history.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait until it keeps up, and leads.")
+@click.option(
+    "--timeout", type=Seconds(), default=10.0, show_default=True, help="Seconds to wait until it keeps up, and leads."
+)
 @output_option
 @click.pass_obj
 def switchover(settings: Settings, node: str, reason: str, timeout: float, output: str) -> None:
@@ -124,25 +133,42 @@ def resume(settings: Settings) -> None:
 @click.option(
     "--from",
     "node",
+    type=NAME,
     envvar="REPLICATOR_RECOVER_FROM",
     help="Found it from this node.  [default: the most advanced one]",
 )
+@click.option(
+    "--force", is_flag=True, help="Although nodes are missing that may have more. What only they have is lost."
+)
 @click.option("--reason", default="the log was lost", help="For the history.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait until the node leads.")
+@click.option(
+    "--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds to wait until the node leads."
+)
 @output_option
 @click.pass_obj
-def recover(settings: Settings, node: str | None, reason: str, timeout: float, output: str) -> None:
+def recover(settings: Settings, node: str | None, force: bool, reason: str, timeout: float, output: str) -> None:
     """Found a log anew that Redis lost, or that is broken, from the most advanced live node."""
     with settings.log() as log:
-        done = admin.recover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say)
+        forced = {"force": True} if force else {}
+        done = admin.recover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say, **forced)
     if output == "json":
         show_json(asdict(done))
     else:
         click.echo(f"the log is founded anew; {done.node} leads in term {done.term}, from {done.id} on")
 
 
+@click.command()
+@click.argument("node")
+@click.pass_obj
+def forget(settings: Settings, node: str) -> None:
+    """Say that NODE will not come back: nobody waits for it, nor for what only it may have."""
+    with settings.log() as log:
+        admin.forget(log, node, by=operator())
+    click.echo(f"{node} is forgotten; if it comes back, it is a node of the group again")
+
+
 queue_option = click.option("--queue", is_flag=True, help="As a job of the group's RQ worker, instead of here.")
-wait_option = click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait.")
+wait_option = click.option("--timeout", type=Seconds(), default=120.0, show_default=True, help="Seconds to wait.")
 
 
 @click.command()
@@ -169,23 +195,26 @@ def snapshot(settings: Settings, queue: bool, timeout: float, output: str) -> No
 @output_option
 @click.pass_obj
 def verify(settings: Settings, queue: bool, timeout: float, output: str) -> None:
-    """Compare the states of all live nodes at one position. Exit code 1 if they differ."""
+    """Compare the states of all nodes at one position. Exit code 1 if they differ, or if a node is missing."""
     if queue:
         result = _queued(settings, "verify", timeout)
     else:
         with settings.log() as log:
             result = admin.verify(log, by=operator(), timeout_s=timeout, progress=_say).to_dict()
+    report = admin.DigestReport(**{name: result[name] for name in ("position", "digests", "missing", "silent")})
     if output == "json":
         show_json(result)
     else:
         for node, digest in result["digests"].items():
             click.echo(f"{node}  {result['position']}  {digest}")
-        for node in result["missing"]:
+        for node in report.missing:
             click.echo(f"{node}  did not report in time")
-    if not result["equal"]:
-        raise _Differ(f"the states at {result['position']} are not shown to be equal")
+        for node in report.silent:
+            click.echo(f"{node}  does not report")
+    if not report.equal:
+        raise _NotEqual(report.verdict)
     if output == "table":
-        click.echo("all equal")
+        click.echo(report.verdict)
 
 
 def _queued(settings: Settings, name: str, timeout: float) -> Any:
@@ -195,4 +224,4 @@ def _queued(settings: Settings, name: str, timeout: float) -> Any:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)

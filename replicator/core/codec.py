@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 import orjson
 import xxhash
 
-from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.errors import ChangeTooLarge, CorruptRecord, NotJSON, SnapshotRefused
+
+from .weight import SNAPSHOT_BYTES_MAX, Weight
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -53,7 +55,16 @@ _COMPRESS_FROM = 32 * 1024
 _LEVEL = 1
 
 #: One piece of a snapshot may not be larger than this, or one line of JSON could fill the memory of every standby.
-PIECE_BYTES_MAX = 256 * 1024 * 1024
+PIECE_BYTES_MAX = 64 * 1024 * 1024
+
+#: A frame that wants a larger window is not one of ours (level 1 needs 512 KiB): it would have that much memory taken.
+_READ_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
+
+#: For messages.
+_CHANGE = "the change"
+_PIECE = "a piece of the snapshot"
+_NOT_FINITE = "NaN and infinities have no place in it"
+MIXED = "a snapshot's pieces are all bytes or all JSON, and not some of either"
 
 #: What the decoder takes from zstd in one go: bounds the memory of a decompression bomb. A few pieces, so that they
 #: are decoded as they come and not many at a time.
@@ -78,24 +89,24 @@ class Encoded(NamedTuple):
 def encoded(changes: Sequence[Any]) -> Encoded:
     """Encode changes that go into one record together.
 
-    Raises `ChangeTooLarge` if they are not JSON (NaN and infinities are not) or do not fit.
+    Raises `NotJSON` (NaN and infinities are none), or `ChangeTooLarge` if they do not fit.
     """
     try:
         payload = orjson.dumps(changes if type(changes) is list else list(changes))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ChangeTooLarge(problem=f"it is not JSON: {error}") from None
+        raise NotJSON(what=_CHANGE, problem=error) from None
     # orjson writes NaN as null, so without a null there is none, and most changes need no second look.
     if b"null" in payload and _has_nonfinite(changes):
-        raise ChangeTooLarge(problem="NaN and infinities are not JSON")
+        raise NotJSON(what=_CHANGE, problem=_NOT_FINITE)
     # A Fragment is copied as it is. What cannot be read again would stop every node.
     try:
         decoded = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        raise ChangeTooLarge(problem=f"it is not JSON: {error}") from None
+        raise NotJSON(what=_CHANGE, problem=error) from None
     if len(payload) > CHANGE_BYTES_MAX:
         raise ChangeTooLarge(problem=f"it has {len(payload)} bytes, a record takes {CHANGE_BYTES_MAX}")
     if len(decoded) != len(changes):
-        raise ChangeTooLarge(problem="a fragment in it is more, or less, than one JSON value")
+        raise NotJSON(what=_CHANGE, problem="a fragment in it is more, or less, than one JSON value")
     return Encoded(payload[1:-1], decoded)
 
 
@@ -155,7 +166,7 @@ def _inflate(body: bytes, most: int, id_: str) -> bytes:
         declared = zstd.get_frame_info(body).decompressed_size
         if declared is not None and declared > most:
             raise CorruptRecord(id=id_, problem=f"it declares {declared} bytes, a record takes {most}")
-        unpacker = zstd.ZstdDecompressor()
+        unpacker = zstd.ZstdDecompressor(options=_READ_OPTIONS)
         payload = unpacker.decompress(body, max_length=most + 1)
     except zstd.ZstdError as error:
         raise CorruptRecord(id=id_, problem=f"its body is not zstd ({error})") from None
@@ -170,24 +181,27 @@ def _inflate(body: bytes, most: int, id_: str) -> bytes:
 class SnapshotEncoder:
     """Turns pieces into compressed bytes as they come: `feed` each piece, then `finish`.
 
-    The first piece decides between `json` and `raw`; a snapshot has one kind only.
+    The first piece decides between `json` and `raw`; a snapshot has one kind only. `most`: what it may weigh.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = SNAPSHOT_BYTES_MAX) -> None:
         self.codec = "json+zstd"
+        self._weight = Weight(most)
         self._hash = xxhash.xxh3_128()
         self._packer = zstd.ZstdCompressor(level=_LEVEL)
         self._raw: bool | None = None
 
     def feed(self, piece: Any) -> bytes:
-        """Compressed bytes that are ready (often none). Raises `ChangeTooLarge` if the piece cannot be encoded."""
+        """Compressed bytes that are ready (often none). Raises `NotJSON` if the piece cannot be encoded, or
+        `ChangeTooLarge` if it is one too many."""
         raw = isinstance(piece, bytes | bytearray | memoryview)
         if self._raw is None:
             self._raw = raw
             self.codec = "raw+zstd" if raw else "json+zstd"
         if raw != self._raw:
-            raise ChangeTooLarge(problem="a snapshot's pieces are all bytes or all JSON")
+            raise NotJSON(MIXED)
         frame = _frame(piece)
+        check_weight(self._weight, frame, raw=raw)
         self._hash.update(frame)
         return self._packer.compress(frame)
 
@@ -208,6 +222,15 @@ def digest_of_pieces(pieces: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+def check_weight(weight: Weight, frame: bytes, *, raw: bool) -> None:
+    """Add a piece that is about to be sent. Raises `ChangeTooLarge`.
+
+    A reader weighs it without its length or the end of its line, so what is sent is never too heavy for it.
+    """
+    if not weight.takes(frame, raw=raw):
+        raise ChangeTooLarge(problem=weight.problem)
+
+
 def _frame(piece: Any) -> bytes:
     return _raw_frame(bytes(piece)) if isinstance(piece, bytes | bytearray | memoryview) else _json_frame(piece)
 
@@ -222,9 +245,9 @@ def _json_frame(piece: Any) -> bytes:
     try:
         frame = orjson.dumps(piece, option=orjson.OPT_APPEND_NEWLINE)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ChangeTooLarge(problem=f"a piece of the snapshot is not JSON: {error}") from None
+        raise NotJSON(what=_PIECE, problem=error) from None
     if b"null" in frame and _has_nonfinite(piece):
-        raise ChangeTooLarge(problem="NaN and infinities are not JSON")
+        raise NotJSON(what=_PIECE, problem=_NOT_FINITE)
     if len(frame) > PIECE_BYTES_MAX:
         raise ChangeTooLarge(problem=f"a piece of {len(frame)} bytes; yield several of 64 KiB or so")
     return frame
@@ -233,21 +256,22 @@ def _json_frame(piece: Any) -> bytes:
 class SnapshotDecoder:
     """The inverse: `pieces(bodies)` yields each piece as soon as its bytes are there, and checks the digest at the end.
 
-    Memory is bounded by the largest piece, whatever the bodies declare. `digest` is in a snapshot's last part only: it
-    may be set until the last of the bodies was drawn.
+    Memory is bounded by the largest piece, and what all of them weigh by `most`, whatever the bodies declare. `digest`
+    is in a snapshot's last part only: it may be set until the last of the bodies was drawn.
     """
 
-    def __init__(self, codec: str, digest: str = "", *, id_: str) -> None:
+    def __init__(self, codec: str, digest: str = "", *, id_: str, most: int = SNAPSHOT_BYTES_MAX) -> None:
         if codec not in ("json+zstd", "raw+zstd"):
-            raise CorruptRecord(id=id_, problem=f"its codec is {codec!r}: update replicator")
+            raise SnapshotRefused(id=id_, problem=f"its codec is {codec!r}: update replicator")
         self._lines = codec == "json+zstd"
         self._wanted = 0  # bytes until the next piece can be whole
+        self._weight = Weight(most)
         self.digest = digest
         self._id = id_
         self._hash = xxhash.xxh3_128()
 
     def pieces(self, bodies: Iterable[bytes]) -> Iterator[Any]:
-        """Raises `CorruptRecord` where the bytes are not what the digest says, at the latest after the last piece."""
+        """Raises `SnapshotRefused` where the bytes are not what the digest says, at the latest after the last piece."""
         # Chunks are joined only when a piece ends in them: a piece of many chunks is copied once, not once a chunk.
         rest: list[bytes] = []
         held = 0
@@ -256,14 +280,14 @@ class SnapshotDecoder:
             rest.append(chunk)
             held += len(chunk)
             if held > PIECE_BYTES_MAX + _CHUNK:
-                raise CorruptRecord(id=self._id, problem="a piece of the snapshot is too large")
+                raise self._refused("a piece of it is too large")
             if held < self._wanted or (self._lines and b"\n" not in chunk):
                 continue
             frames, left = self._split(b"".join(rest))
             rest, held = [left], len(left)
             yield from map(self._piece, frames)
         if held or self._hash.hexdigest() != self.digest:
-            raise CorruptRecord(id=self._id, problem="the snapshot's digest does not fit its parts: it was damaged")
+            raise self._refused("its digest does not fit its parts: it was damaged")
 
     def _split(self, data: bytes) -> tuple[list[bytes], bytes]:
         if self._lines:
@@ -279,7 +303,7 @@ class SnapshotDecoder:
         while len(data) - start >= 4:
             size = int.from_bytes(data[start : start + 4], "big")
             if size > PIECE_BYTES_MAX:
-                raise CorruptRecord(id=self._id, problem=f"a piece of {size} bytes in the snapshot")
+                raise self._refused(f"a piece of it has {size} bytes")
             if len(data) - start - 4 < size:
                 break
             frames.append(data[start + 4 : start + 4 + size])
@@ -288,26 +312,31 @@ class SnapshotDecoder:
 
     def _piece(self, frame: bytes) -> Any:
         # One at a time, when it is asked for: a million values that nobody has looked at yet are nothing but memory.
+        if not self._weight.takes(frame, raw=not self._lines):
+            raise self._refused(self._weight.problem)
         if not self._lines:
             return frame
         try:
             return orjson.loads(frame)
         except ValueError as error:
-            raise CorruptRecord(id=self._id, problem=f"a piece of the snapshot is not JSON ({error})") from None
+            raise self._refused(f"a piece of it is not JSON ({error})") from None
 
     def _unpack(self, bodies: Iterable[bytes]) -> Iterator[bytes]:
-        unpacker = zstd.ZstdDecompressor()
+        unpacker = zstd.ZstdDecompressor(options=_READ_OPTIONS)
         try:
             for body in bodies:
                 data = body
                 while data or not unpacker.needs_input:
                     if unpacker.eof:
-                        raise CorruptRecord(id=self._id, problem="the snapshot goes on after its end")
+                        raise self._refused("it goes on after its end")
                     yield unpacker.decompress(data, max_length=_CHUNK)
                     data = b""
                     if unpacker.eof:
                         break
         except zstd.ZstdError as error:
-            raise CorruptRecord(id=self._id, problem=f"the snapshot is not zstd ({error})") from None
+            raise self._refused(f"it is not zstd ({error})") from None
         if not unpacker.eof or unpacker.unused_data:
-            raise CorruptRecord(id=self._id, problem="the snapshot is not one whole zstd frame")
+            raise self._refused("it is not one whole zstd frame")
+
+    def _refused(self, problem: str) -> SnapshotRefused:
+        return SnapshotRefused(id=self._id, problem=problem)

@@ -9,6 +9,9 @@ Terms are compared before anything else, so that nothing of an old term gets far
 higher term whose term record was trimmed away opens the term itself (`_adopt`). The chain, not the number, says
 whether a record follows what the node has; what does not follow is not applied, whoever wrote it.
 
+A record whose numbers cannot follow what the node has read (`is_beyond`) is never folded: it would take the node to
+where no record of ours can come after it. Who reads asks first.
+
 Two places are kept apart. `position` is what the state contains. `cursor` is how far the log was read: behind a gap it
 runs ahead, looking for a snapshot. While a node is in sync both have the same chain.
 """
@@ -19,12 +22,13 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
+from . import ids
 from .history import left_behind, with_end
 from .ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from .parts import Progress, follow
 from .records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 
-__all__ = ["NOBODY", "TABLE", "Holder", "Row", "Verdict", "View", "ends_before", "holds", "step"]
+__all__ = ["NOBODY", "TABLE", "Holder", "Row", "Verdict", "View", "ends_before", "holds", "is_beyond", "step"]
 
 
 class Verdict(Enum):
@@ -78,6 +82,15 @@ class View(NamedTuple):
     def left_behind(self, id: RecordId) -> RecordId | None:
         """Where the history in the state parted from the one that has `id`; None: it has it, or may still get it."""
         return left_behind(id, self.ends, self.position.id, self.term)
+
+    def is_unchanged_since(self, id: RecordId) -> bool:
+        """Whether the state is what it was at `id`, a place in its history behind which it has had no change.
+
+        Terms, markers and parts of snapshots change nothing. Of a place that is older than the ends nobody can say.
+        """
+        if not self.changed <= id <= self.position.id:
+            return False
+        return id == ZERO_ID or self.left_behind(id) is None
 
 
 def ends_before(view: View, term: int) -> tuple[RecordId, ...]:
@@ -261,6 +274,16 @@ def step(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:
         if kind in kinds and holds_here(view, record, me):
             return verdict, become(view, record)
     raise AssertionError("the last row of each kind holds always")
+
+
+def is_beyond(view: View, record: Record) -> bool:
+    """Whether no script can have written its numbers, after what the node has read: then somebody else did."""
+    read, has = view.cursor.id.n, view.position.id.n
+    if ids.is_beyond(record.id, view.term, max(read, has)):
+        return True
+    leaps = isinstance(record, PartRecord) and record.part == 0  # a rebase may, over what it leaves behind
+    follows = view.in_sync and record.prev == view.position.chain and record.id.term >= view.term
+    return follows and not leaps and record.id.n not in (read + 1, has + 1)
 
 
 def _adopt(view: View, record: Record) -> View:

@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
-from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.errors import CorruptRecord, NotJSON, SnapshotRefused
 
-from .codec import PIECE_BYTES_MAX, _frame
+from .codec import MIXED, PIECE_BYTES_MAX, _frame, check_weight
+from .weight import SNAPSHOT_BYTES_MAX, Weight
 
 __all__ = ["frames_of", "joined", "pieces_of"]
 
@@ -20,15 +21,21 @@ __all__ = ["frames_of", "joined", "pieces_of"]
 _CHUNK = 64 * 1024
 
 
-def frames_of(pieces: Iterable[Any]) -> Iterator[tuple[bool, bytes]]:
-    """The frame of each piece, and whether it is a raw one. Raises `ChangeTooLarge` if a piece cannot be encoded."""
+def frames_of(pieces: Iterable[Any], *, most: int = SNAPSHOT_BYTES_MAX) -> Iterator[tuple[bool, bytes]]:
+    """The frame of each piece, and whether it is a raw one; `most`: what all of them may weigh.
+
+    Raises `NotJSON` if a piece cannot be encoded, or `ChangeTooLarge` if it is one too many.
+    """
     kind: bool | None = None
+    weight = Weight(most)
     for piece in pieces:
         raw = isinstance(piece, bytes | bytearray | memoryview)
         if kind not in (None, raw):
-            raise ChangeTooLarge(problem="a snapshot's pieces are all bytes or all JSON")
+            raise NotJSON(MIXED)
         kind = raw
-        yield raw, _frame(piece)
+        frame = _frame(piece)
+        check_weight(weight, frame, raw=raw)
+        yield raw, frame
 
 
 def joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -45,9 +52,13 @@ def joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def pieces_of(chunks: Iterable[bytes], *, raw: bool, id_: str) -> Iterator[Any]:
-    """The pieces whose frames these are. Raises `CorruptRecord`, and what `chunks` raises."""
+def pieces_of(chunks: Iterable[bytes], *, raw: bool, id_: str, most: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any]:
+    """The pieces whose frames these are; `most`: what they may weigh.
+
+    Raises `CorruptRecord`, and what `chunks` raises.
+    """
     split = _split_raw if raw else _split_lines
+    weight = Weight(most)
     held: list[bytes] = []
     size, wanted = 0, _CHUNK
     for chunk in chunks:
@@ -60,23 +71,34 @@ def pieces_of(chunks: Iterable[bytes], *, raw: bool, id_: str) -> Iterator[Any]:
         pieces, rest = split(b"".join(held), id_)
         held, size = [rest], len(rest)
         wanted = max(_CHUNK, 4 + int.from_bytes(rest[:4], "big")) if raw and len(rest) >= 4 else _CHUNK
-        yield from pieces
+        yield from _weighed(pieces, weight, raw, id_)
     pieces, rest = split(b"".join(held), id_)
-    yield from pieces
+    yield from _weighed(pieces, weight, raw, id_)
     if rest:
         raise CorruptRecord(id=id_, problem="its payload ends within a piece")
 
 
-def _split_lines(data: bytes, id_: str) -> tuple[list[Any], bytes]:
-    *lines, rest = data.split(b"\n")
+def _weighed(pieces: Iterable[bytes], weight: Weight, raw: bool, id_: str) -> Iterator[Any]:
+    for piece in pieces:
+        if not weight.takes(piece, raw=raw):
+            raise SnapshotRefused(id=id_, problem=weight.problem)
+        yield piece if raw else _value(piece, id_)
+
+
+def _value(line: bytes, id_: str) -> Any:
     try:
-        return [orjson.loads(line) for line in lines], rest
+        return orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise CorruptRecord(id=id_, problem=f"a piece of its payload is not JSON ({error})") from None
 
 
-def _split_raw(data: bytes, id_: str) -> tuple[list[Any], bytes]:
-    pieces: list[Any] = []
+def _split_lines(data: bytes, id_: str) -> tuple[list[bytes], bytes]:
+    *lines, rest = data.split(b"\n")
+    return lines, rest
+
+
+def _split_raw(data: bytes, id_: str) -> tuple[list[bytes], bytes]:
+    pieces: list[bytes] = []
     start = 0
     while len(data) - start >= 4:
         size = int.from_bytes(data[start : start + 4], "big")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .ids import RecordId
+from .ids import ZERO_ID, RecordId
 
 __all__ = ["ENDS_KEPT", "left_behind", "parse_ends", "show_ends", "with_end"]
 
@@ -27,8 +27,8 @@ def left_behind(id: RecordId, ends: Iterable[RecordId], last: RecordId, term: in
 
     `ends`, `last`: of the history so far, `term`: the one that it is in now.
     """
-    if id.term >= term:
-        return None
+    if id.term >= term or id == ZERO_ID:
+        return None  # whatever the history, it has its beginning
     before = RecordId(0, 0)
     for end in (*ends, last):
         if end.term == id.term:

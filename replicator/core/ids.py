@@ -15,7 +15,9 @@ from replicator.errors import ConfigError
 
 __all__ = [
     "ERA",
+    "N_LEAP",
     "ORIGIN",
+    "TERM_LEAP",
     "TERM_MAX",
     "ZERO_CHAIN",
     "ZERO_ID",
@@ -24,6 +26,7 @@ __all__ = [
     "Writer",
     "era_of",
     "extend_chain",
+    "is_beyond",
     "next_term",
 ]
 
@@ -32,6 +35,12 @@ ERA = 2**20
 
 #: Lua's numbers are doubles: from 2^53 on they skip integers.
 TERM_MAX = 2**53 - 1
+
+#: A term moves by at most so much at a time, 1024 eras: nobody missed more lives of Redis (the scripts have the same).
+TERM_LEAP = 1024 * ERA
+
+#: The n of a record is the one before and one more. Only a rebase leaves a gap, of what it leaves behind: at most this.
+N_LEAP = 2**40
 
 _ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 
@@ -107,6 +116,11 @@ def extend_chain(prev: str, header: bytes, body: bytes) -> str:
 def era_of(term: int) -> int:
     """Which era a term belongs to. Whoever has read a term of an era has met the history that the log had then."""
     return term // ERA
+
+
+def is_beyond(id: RecordId, term: int, n: int) -> bool:
+    """Whether no log can have come to `id` for a node that knows of `term` and number `n`; 0: it knows of none."""
+    return (term > 0 and id.term > term + TERM_LEAP) or (n > 0 and id.n > n + N_LEAP)
 
 
 def next_term(effective: int, *, new_run: bool) -> int:

@@ -11,26 +11,32 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
 
+from . import absent
+from .absent import RECENT_MS
 from .fold import View, holds
-from .ids import ORIGIN, RecordId, Writer, era_of
+from .ids import ORIGIN, TERM_LEAP, ZERO_ID, RecordId, Writer, era_of, is_beyond
 from .records import Record
 from .replies import Code, Head, Look, Peer, Reply
 
 __all__ = [
     "NOBODY",
+    "RECENT_MS",
     "Fate",
     "Found",
     "Refusal",
+    "broken",
     "cool_down_ms",
     "election_rank",
     "expected_head",
     "fate_of_write",
     "find_out",
+    "floor_of",
     "has_claimed",
     "held_back",
     "is_settled",
     "may_found",
     "may_rebase",
+    "missed",
     "most_advanced",
     "most_advanced_holder",
     "newest_term",
@@ -40,6 +46,7 @@ __all__ = [
     "refusal",
     "takes_term",
     "time_to_report_ms",
+    "unfollowed",
 ]
 
 #: A node beats at least this often, however long its lease is, or says in its heartbeat that it does not.
@@ -51,13 +58,10 @@ BEATS_BEFORE_CLAIM = 2
 #: Who holds the term after a demotion. No boot has this name, and while it holds nobody takes over by itself.
 NOBODY = Writer("nobody", "nobody")
 
-#: A node that was alive a moment ago and has not reported in the new run may have what the log lost. If more than half
-#: of the nodes have reported, one of them has all that `applied:N` acknowledged, where N is half of the nodes or more.
-#: If not, candidates wait this many beats for the others.
+#: A node that was alive a moment ago and has not reported in the new run may have what the log lost. If no more than
+#: half of the nodes have reported, candidates wait this many beats for the others. They do not wait for ever, because
+#: nobody asked for more than that Redis has a change; where somebody did, `absent.py` says who must be there.
 BEATS_WITHOUT_MAJORITY = 30
-
-#: Who was silent for so long before is not waited for.
-RECENT_MS = 120_000
 
 #: A node that took the term by itself this often, within that time, flaps: others go first.
 FLAPS_MAX = 3
@@ -80,14 +84,21 @@ def most_advanced(peers: Iterable[Peer]) -> Peer | None:
 
 
 def takes_term(
-    view: View, me: Writer, look: Look, *, previous_boot: str, beats_in_run: int, restart_as_primary: bool = True
+    view: View,
+    me: Writer,
+    look: Look,
+    *,
+    previous_boot: str,
+    beats_in_run: int,
+    restart_as_primary: bool = True,
+    goes_on: bool = False,
 ) -> bool:
     """Whether this node promotes itself now, with `expect=look.term`, `run=look.run` and `expected_head`: no races.
 
     Two cases. Its previous boot holds the current term, and nobody else can write in it: go on, in a term of this boot.
     Or Redis came back as another run, in which nobody holds anything: the former holder goes on, once every live node
     had time to say what it has, and this one has read all there is. In both, no live node may have changes that the log
-    lost and this node lacks.
+    lost and this node lacks; nor may those that are missing, unless `goes_on`.
     """
     head = look.head
     if head is None or holds(view, me, look.run) or not _met_and_whole(view, head):
@@ -103,7 +114,14 @@ def takes_term(
     else:
         was_mine = view.holder.node == me.node and (view.holder.boot == me.boot or restart_as_primary)
         allowed = was_mine and beats_in_run >= BEATS_BEFORE_CLAIM and view.cursor.id >= look.last_id
-    return allowed and not _lacks_what_the_log_lost(view.changed, head, most_advanced(others))
+    if not allowed or _lacks_what_the_log_lost(view.changed, head, most_advanced(others)):
+        return False
+    return goes_on or absent.are_enough(_as_peer(me, view, look), look)
+
+
+def _as_peer(me: Writer, view: View, look: Look) -> Peer:
+    known = look.peers.get(me.node) or Peer(*me)
+    return known._replace(changed=view.changed)
 
 
 def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
@@ -117,7 +135,7 @@ def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
     if not _is_vacant(me, look, beats_in_run):
         return None
     look = look._replace(peers={**look.peers, me.node: me})
-    able = [peer for peer in look.peers.values() if peer.candidate and refusal(peer.node, look) is None]
+    able = [peer for peer in look.peers.values() if peer.candidate and _may_take_over(peer, look)]
 
     def order(peer: Peer) -> tuple[bool, RecordId, RecordId]:
         comes_back = look.head is not None and not look.same_run and peer.node == look.head.node
@@ -125,6 +143,10 @@ def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
 
     ranked = [peer.node for peer in sorted(_by_name(able), key=order, reverse=True)]
     return ranked.index(me.node) if me.node in ranked else None
+
+
+def _may_take_over(peer: Peer, look: Look) -> bool:
+    return _refusal(peer.node, look) is None and (peer.goes_on or absent.are_enough(peer, look))
 
 
 def _by_name(peers: Iterable[Peer]) -> list[Peer]:
@@ -145,9 +167,9 @@ def _is_vacant(me: Peer, look: Look, beats_in_run: int) -> bool:
 
 
 def _most_reported(me: Peer, look: Look) -> bool:
-    recent = [peer for peer in look.peers.values() if peer.node != me.node and peer.age_ms <= RECENT_MS]
-    reported = 1 + sum(peer.run == look.run for peer in recent)
-    return 2 * reported > len(recent) + 1
+    others = [look.peers[name] for name in absent.heard_of(look) if name != me.node]
+    reported = 1 + sum(peer.run == look.run for peer in others)
+    return 2 * reported > len(others) + 1
 
 
 def cool_down_ms(node: str, look: Look) -> int:
@@ -193,7 +215,13 @@ def _met_and_whole(node: View | Peer, head: Head) -> bool:
     """
     if era_of(node.term) < era_of(head.term):
         return False
-    return node.in_sync or (node.position != ORIGIN and node.changed >= head.changed)
+    return _reads_everything(node) or (node.position != ORIGIN and node.changed >= head.changed)
+
+
+def _reads_everything(node: View | Peer) -> bool:
+    """Whether it reads all that is in the log before a term record of its own. One that has read nothing yet does."""
+    has_read_nothing = isinstance(node, Peer) and (node.term, node.position, node.cursor) == (0, ORIGIN, ZERO_ID)
+    return node.in_sync or has_read_nothing
 
 
 def _lacks_what_the_log_lost(changed: RecordId, head: Head, best: Peer | None) -> bool:
@@ -206,7 +234,7 @@ def expected_head(node: View | Peer, look: Look) -> RecordId | None:
     A node in sync reads everything before its own term record. One that is out of sync leads because it lacks nothing
     that is in the log *now*: the holder may still write, and then it does not hold any more.
     """
-    return None if node.in_sync or look.head is None else look.head.position.id
+    return None if _reads_everything(node) or look.head is None else look.head.position.id
 
 
 def has_claimed(node: str, reply: Reply, look: Look) -> bool:
@@ -233,7 +261,8 @@ def newest_term(look: Look) -> int:
 
 def may_found(look: Look) -> bool:
     """A log is founded only where nobody ever had one: else Redis lost it, and that wants a decision."""
-    return look.head is None and look.term == 0 and all(peer.term == 0 for peer in look.peers.values())
+    nothing = look.head is None and look.term == 0 and not look.marred
+    return nothing and all(peer.term == 0 for peer in look.peers.values())
 
 
 def time_to_report_ms(peers: Iterable[Peer]) -> int:
@@ -242,10 +271,17 @@ def time_to_report_ms(peers: Iterable[Peer]) -> int:
 
 
 def refounds(me: Peer, look: Look, *, beats_without_log: int) -> bool:
-    """Whether this node founds the lost log anew, unasked: the most advanced one, once all had the time to report."""
-    if look.head is not None or beats_without_log < BEATS_BEFORE_CLAIM:
+    """Whether this node founds the lost log anew, unasked: the most advanced one, once all had the time to report.
+
+    Where somebody asked for `applied:N`, only if enough are there of those who took part, and somebody knows who did.
+    """
+    if look.head is not None or look.marred or beats_without_log < BEATS_BEFORE_CLAIM:
         return False
-    return most_advanced_holder({**look.peers, me.node: me}.values(), me.log_id) == me.node
+    look = look._replace(peers={**look.peers, me.node: me})
+    if most_advanced_holder(look.peers.values(), me.log_id) != me.node:
+        return False
+    known = not absent.applied_min(look) or any(peer.knew for peer in look.peers.values())
+    return me.goes_on or (known and absent.are_enough(me, look))
 
 
 def most_advanced_holder(peers: Iterable[Peer], log_id: str) -> str | None:
@@ -253,6 +289,35 @@ def most_advanced_holder(peers: Iterable[Peer], log_id: str) -> str | None:
     able = [peer for peer in peers if peer.alive and not peer.stalled and peer.log_id == log_id]
     best = max(_by_name(able), key=lambda peer: (peer.changed, peer.position.id), default=None)
     return best.node if best is not None else None
+
+
+def broken(look: Look) -> str:
+    """Why nobody can write to the log as it is, so that it has to be founded anew or set right; empty: it is whole."""
+    if look.marred:
+        return look.marred
+    if look.head is None:
+        return "Redis lost it"
+    if look.last_id != look.head.position.id:
+        return f"something that is not a record is in it, at {look.last_id}"
+    if unfollowed(look) is not None:
+        return f"it is at {look.last_id}, which is beyond every record that can have been written: no node takes that"
+    return ""
+
+
+def floor_of(node: Peer, look: Look) -> int:
+    """The floor of the next term where the log is broken: above all that anybody has seen, and that can be."""
+    terms = (look.term, *(peer.term for peer in look.peers.values()))
+    return max(term for term in (node.term, *terms) if term <= node.term + TERM_LEAP)
+
+
+def unfollowed(look: Look) -> RecordId | None:
+    """The newest record of a log that looks whole, or whose head cannot be read, if no live node takes it."""
+    if look.head is None:
+        return look.last_id if look.marred else None
+    newest = look.head.position.id
+    live = [peer for peer in look.peers.values() if peer.alive and peer.log_id == look.head.log_id]
+    follows = any(not is_beyond(newest, peer.term, max(peer.cursor.n, peer.position.id.n)) for peer in live)
+    return newest if live and not follows else None
 
 
 def may_rebase(view: View) -> bool:
@@ -359,12 +424,31 @@ class Refusal(NamedTuple):
 
 
 def refusal(target: str, look: Look) -> Refusal | None:
-    """None if promoting `target` loses nothing that is known of.
+    """None if promoting `target` loses nothing that is known of, nor what was acknowledged and others may have.
 
     Promote with `expect=look.term`, `run=look.run` and `expected_head`: what was found out here holds for those only.
 
     While the log is whole, lag is no reason: the target reads all of it before it leads.
     """
+    refused = _refusal(target, look)
+    if refused is not None or look.head is None or absent.are_enough(look.peers[target], look):
+        return refused
+    return Refusal(missed(look.peers[target], look))
+
+
+def missed(node: Peer, look: Look) -> str:
+    """Who is missing, and what may be lost if `node` leads without them."""
+    names = absent.missing(node.changed, look)
+    count = absent.applied_min(look)
+    are = "is" if len(names) == 1 else "are"
+    return (
+        f"{absent.named(names)} {are} missing since Redis came back, and may have changes that were acknowledged "
+        f"(applied:{count}) and that nobody else has: start them, `replicator forget` one that will not come back, or "
+        "use force, and what only they have is lost"
+    )
+
+
+def _refusal(target: str, look: Look) -> Refusal | None:
     live = [peer for peer in look.peers.values() if peer.alive]
     candidate = look.peers.get(target)
     best = most_advanced(peer for peer in live if _could_lead(peer, look))

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from . import life
-from .fold import Verdict, View, ends_before, holds, step
-from .ids import ZERO_ID, Position, RecordId, Writer
+from .fold import Verdict, View, ends_before, holds, is_beyond, step
+from .ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from .life import Fate, Found
 from .records import ChangeRecord, PartRecord, Record, seal_change, seal_part
 from .replies import Code, Look, Peer, Reply
@@ -60,6 +60,21 @@ class Member(NamedTuple):
         """It may write to the log: its snapshot if it is out of sync, everything otherwise."""
         return self.run != "" and self.view.term > self.over and holds(self.view, self.me, self.run)
 
+    def vouches(self, term: int) -> bool:
+        """Whether what standbys have of its writes in `term` counts still: in a later run it reports without that."""
+        return self.run != "" and (term, self.run) == (self.view.term, self.view.holder.run)
+
+    @property
+    def in_sync(self) -> bool:
+        """It lacks nothing up to its position, and has read the log once, or knows that there is none yet.
+
+        Of a node that has read nothing the view says as much (a log begins at its place, too); but nobody knows whether
+        the log still has its beginning.
+        """
+        if self.view.position == ORIGIN:
+            return self.run != "" and self.log_lost and self.view.log_id == ""
+        return self.view.in_sync
+
     @property
     def leads(self) -> bool:
         """It is the primary."""
@@ -82,11 +97,15 @@ class Member(NamedTuple):
             position=view.position,
             changed=view.changed,
             cursor=view.cursor.id,
-            in_sync=view.in_sync,
+            in_sync=self.in_sync,
             log_id=view.log_id,
         )
 
     # --- what happens to it ---
+
+    def takes(self, record: Record) -> bool:
+        """Whether the record can be one of the log: `fold` what can, and keep the place before what cannot."""
+        return not is_beyond(self.view, record)
 
     def fold(self, record: Record) -> tuple[Verdict, Member]:
         """The next record of the log, or its own that was just appended."""
@@ -111,12 +130,20 @@ class Member(NamedTuple):
         if reply.code is Code.NEW_RUN:
             return self._replace(run="", beats_in_run=0)
         if reply.code is Code.BEHIND:
-            return self._replace(view=self.view._replace(in_sync=False))
+            return self._behind(reply.id)
         return self
+
+    def _behind(self, newest: RecordId) -> Member:
+        """The log ends elsewhere: it lost what this node has, or it has what somebody wrote in this node's name."""
+        view = self.view
+        if newest > max(view.position.id, view.cursor.id):
+            # A copy of this process, or of its memory. Whoever leads next reads all that is there.
+            return self._replace(over=max(self.over, view.term))
+        return self._replace(view=view._replace(in_sync=False))
 
     # --- what it does ---
 
-    def takes_term(self, look: Look, *, restart_as_primary: bool = True) -> bool:
+    def takes_term(self, look: Look, *, restart_as_primary: bool = True, goes_on: bool = False) -> bool:
         """Whether it promotes itself now. Promote with `expect=look.term`, `run=look.run`, `floor=view.term`."""
         return life.takes_term(
             self.view,
@@ -125,6 +152,7 @@ class Member(NamedTuple):
             previous_boot=self.previous_boot,
             beats_in_run=self.beats_in_run,
             restart_as_primary=restart_as_primary,
+            goes_on=goes_on,
         )
 
     def election_rank(self, me: Peer, look: Look) -> int | None:
@@ -135,13 +163,18 @@ class Member(NamedTuple):
         """Whether it is the one to found a lost log anew; `me`: its heartbeat."""
         return life.refounds(me, look, beats_without_log=self.beats_in_run if self.log_lost else 0)
 
+    def needs_what_is_gone(self, look: Look) -> bool:
+        """Whether it has read nothing, for beats, of a log that there is: what it had is gone (somebody's own XTRIM).
+
+        The next record would show it that it lacks something. Until there is one nobody knows that it needs a snapshot.
+        """
+        return look.head is not None and self.view.cursor == ORIGIN and self.beats_in_run >= life.BEATS_BEFORE_CLAIM
+
     def owes_snapshot(self, peers: Iterable[Peer]) -> bool:
         """Whether it has to send a snapshot because some node needs one."""
         return self.leads and life.owes_snapshot(self.view, peers, self.snapshot_end)
 
-    def change(
-        self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: bool = False
-    ) -> ChangeRecord:
+    def change(self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: int = 0) -> ChangeRecord:
         """The record that carries these changes behind its position. Only while it leads."""
         assert self.leads
         return seal_change(
@@ -164,7 +197,16 @@ class Member(NamedTuple):
         return Snapshot(view.term, view.position, view.changed, ends, rebase=not view.in_sync, replaces=replaces)
 
     def part(
-        self, snapshot: Snapshot, *, part: int, parts: int, codec: str, digest: str, body: bytes, at: int
+        self,
+        snapshot: Snapshot,
+        *,
+        part: int,
+        parts: int,
+        codec: str,
+        digest: str,
+        body: bytes,
+        at: int,
+        wants_acks: int = 0,
     ) -> PartRecord:
         """The next part of its snapshot, behind its position. Only while it still holds the snapshot's term."""
         assert self.holds_term
@@ -185,6 +227,7 @@ class Member(NamedTuple):
             changed=snapshot.changed,
             replaces=snapshot.replaces,
             ends=snapshot.ends if parts else (),
+            wants_acks=wants_acks,
             body=body,
         )
 

@@ -33,10 +33,11 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
-from replicator.errors import CorruptRecord
+from replicator.errors import CorruptRecord, SnapshotRefused
 
 from .ids import Writer
 from .records import BODY_BYTES_MAX, ChangeRecord
+from .weight import SNAPSHOT_BYTES_MAX
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -442,13 +443,17 @@ class _Operation(NamedTuple):
     old_length: int
 
 
-def rebuild(old: Source, old_digest: str, patch: bytes, *, id_: str) -> Iterator[bytes]:
+def rebuild(old: Source, old_digest: str, patch: bytes, *, id_: str, most: int = SNAPSHOT_BYTES_MAX) -> Iterator[bytes]:
     """The bytes of the new payload, in chunks of at most some MB.
 
-    Raises `CorruptRecord` if the patch does not start from `old_digest`, if it is damaged, and, at the end, if what
-    came out is not what it says: whoever takes the chunks must not believe them before.
+    Raises `CorruptRecord` if the patch does not start from `old_digest`, if it is damaged, if it is to yield more than
+    `most`, and, at the end, if what came out is not what it says: whoever takes the chunks must not believe them
+    before.
     """
     head = PatchHead.of(patch, id_=id_)
+    if head.new_size > most:
+        problem = f"its patch is to yield {head.new_size} bytes, and this node takes {most} (snapshot_bytes_max)"
+        raise SnapshotRefused(id=id_, problem=problem)
     if (head.old_digest, head.old_size) != (old_digest, old.size):
         raise CorruptRecord(id=id_, problem="its patch starts from another payload than what is here")
     reader = _Reader(old, head, patch, id_)
@@ -500,6 +505,9 @@ class _Reader:
                 edited += length
             if start < 0 or start + old_length > self._old.size or length == 0:
                 raise self._corrupt("has an operation outside of the payload")
+            if old_length > length + 2 * _SLACK:
+                # The old bytes are read for each edit: a few bytes must not have MBs of them read.
+                raise self._corrupt("has a prefix that is too large")
             self._left -= length
             if self._left < 0:
                 raise self._corrupt("yields more than it says")

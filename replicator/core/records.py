@@ -99,13 +99,13 @@ class TermRecord(Record):
 class ChangeRecord(Record):
     """A batch of application changes. An empty one is a marker: every node reports the digest of its state there.
 
-    `wants_acks`: somebody waits until standbys have it on their disks, so they are to say so.
+    `wants_acks`: somebody waits until so many standbys have it on their disks, so they are to say so; 0: nobody does.
     """
 
     codec: str
     digest: str
     count: int
-    wants_acks: bool = False
+    wants_acks: int = 0
 
     kind = "change"
 
@@ -116,7 +116,7 @@ class PartRecord(Record):
 
     `parts` is 0 in all parts but the last, so a snapshot can be sent while it is still being drawn. With `replaces`
     the snapshot does not describe the history so far: it takes its place, at the last part. The last part also carries
-    `ends`, those of the history that the snapshot describes.
+    `ends`, those of the history that the snapshot describes, and `wants_acks`, as a change does.
     """
 
     codec: str
@@ -127,6 +127,7 @@ class PartRecord(Record):
     changed: RecordId
     replaces: bool
     ends: tuple[RecordId, ...] = ()
+    wants_acks: int = 0
 
     kind = "part"
 
@@ -145,7 +146,7 @@ def seal_change(
     digest: str,
     count: int,
     body: bytes,
-    wants_acks: bool = False,
+    wants_acks: int = 0,
 ) -> ChangeRecord:
     """Make the change record that follows `after`. Raises `ChangeTooLarge` if the body does not fit."""
     fields: dict[str, Any] = {
@@ -160,7 +161,7 @@ def seal_change(
         "count": count,
     }
     if wants_acks:
-        fields["acks"] = True
+        fields["acks"] = int(wants_acks)
     id_ = RecordId(term, after.id.n + 1)
     node, boot = writer
     header = _sealed_header(id_, fields, body)
@@ -177,7 +178,7 @@ def seal_change(
         codec=codec,
         digest=digest,
         count=count,
-        wants_acks=wants_acks,
+        wants_acks=int(wants_acks),
     )
 
 
@@ -197,6 +198,7 @@ def seal_part(
     replaces: bool,
     body: bytes,
     ends: tuple[RecordId, ...] = (),
+    wants_acks: int = 0,
 ) -> PartRecord:
     """Make one part record that follows `after`; `n` is after's n + 1, except where a rebase leaves a gap."""
     fields: dict[str, Any] = {
@@ -215,6 +217,8 @@ def seal_part(
         fields["replaces"] = True
     if parts:
         fields |= {"digest": digest, "ends": show_ends(ends)}
+    if parts and wants_acks:
+        fields["acks"] = int(wants_acks)
     record = _sealed(RecordId(term, n), fields, body)
     assert isinstance(record, PartRecord)
     return record
@@ -352,7 +356,7 @@ def _read_change(fields: dict[str, Any], common: dict[str, Any]) -> ChangeRecord
         codec=_take(fields, "codec", str),
         digest=_take(fields, "digest", str),
         count=count,
-        wants_acks=fields.get("acks") is True,
+        wants_acks=_wants_acks(fields),
     )
 
 
@@ -375,10 +379,16 @@ def _read_part(fields: dict[str, Any], common: dict[str, Any]) -> PartRecord:
         changed=_in_range(RecordId.parse(_take(fields, "changed", str))),
         replaces=fields.get("replaces") is True,
         ends=_ends(fields) if parts else (),
+        wants_acks=_wants_acks(fields) if parts else 0,
     )
 
 
 _READERS = {"term": _read_term, "change": _read_change, "part": _read_part}
+
+
+def _wants_acks(fields: dict[str, Any]) -> int:
+    acks = fields.get("acks")
+    return int(acks) if isinstance(acks, int) and 0 < acks <= TERM_MAX else 0
 
 
 def _ends(fields: dict[str, Any]) -> tuple[RecordId, ...]:

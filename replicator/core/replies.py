@@ -67,7 +67,9 @@ class Head(NamedTuple):
     terms by itself lately, and when (unix ms of Redis). `paused`: why nobody takes over by itself, since
     `paused_at` (unix ms of Redis); empty: automatic failover is on where nodes have it on. `snapshot_at` is the `as_of`
     of the newest complete snapshot, `previous_snapshot_at` what that was when the newest one began: the log was cut
-    there, and is whole from there on.
+    there, and is whole from there on. `applied_min`: the least N of the `applied:N` that were asked for in this log; 0:
+    none was. `whole`: the run in which somebody led last, so there the log has all; `whole_at` (unix ms of Redis): when
+    it said so last.
     """
 
     log_id: str
@@ -84,6 +86,9 @@ class Head(NamedTuple):
     taken: tuple[tuple[int, str], ...] = ()
     paused: str = ""
     paused_at: int = 0
+    applied_min: int = 0
+    whole: str = ""
+    whole_at: int = 0
 
     @property
     def writer(self) -> Writer:
@@ -93,6 +98,9 @@ class Head(NamedTuple):
 #: How many terms that nodes took by themselves the head remembers (the promote script has the same).
 TAKEN_KEPT = 16
 
+#: What a node reports that cannot digest its state: its snapshot() failed, its file is gone.
+NO_DIGEST = "none"
+
 #: A node that missed this many heartbeats in a row is taken for dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
 
@@ -100,10 +108,15 @@ MISSED_BEATS_MAX = 3
 class Peer(NamedTuple):
     """A node as it last described itself (its heartbeat), and how long ago that was by the clock of Redis.
 
-    `stalled`: why it takes nothing in any more; `problem`: what is wrong with the log. `candidate`: it takes over by
-    itself when the lease is gone. `log_id`: of the log that it follows. `synced`: the newest record that is in the
-    state on its disk, and stays there. `snapshot_bytes`: of the newest snapshot that it has, as sent; `changes_bytes`:
-    of the changes since; `kept_bytes`: of all changes that the log still has.
+    `stalled`: why it takes nothing in any more, or cannot lead; `problem`: what is wrong with the log, or beside the
+    node, or what it does without. `candidate`: it takes over by itself when the lease is gone. `log_id`: of the log
+    that it follows. `synced`: the newest record that is in the state on its disk, and stays there. `snapshot_bytes`: of
+    the newest snapshot that it has, as sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes that
+    the log still has. `prepares`: before a switchover it wants to be asked to (`handover.py`); `prepared`: the ask that
+    it has answered, and why not, if so.
+    `left`: it stopped in order, and has nothing that this Redis has not. `goes_on`: it takes over in a new run whoever
+    is missing. `applied_min`: as in the head, as far as this node knows, from its own settings, too. `knew`: who took
+    part when the log was whole last.
     """
 
     node: str
@@ -128,11 +141,17 @@ class Peer(NamedTuple):
     snapshot_bytes: int = 0
     changes_bytes: int = 0
     kept_bytes: int = 0
+    prepares: bool = False
+    prepared: str = ""
+    left: bool = False
+    goes_on: bool = False
+    applied_min: int = 0
+    knew: tuple[str, ...] = ()
     age_ms: int = 0
 
     @property
     def alive(self) -> bool:
-        return self.age_ms <= MISSED_BEATS_MAX * self.every_ms
+        return not self.left and self.age_ms <= MISSED_BEATS_MAX * self.every_ms
 
     def to_json(self) -> bytes:
         fields = self._asdict()
@@ -147,11 +166,18 @@ class Peer(NamedTuple):
             fields = orjson.loads(data)
             known = {name: fields[name] for name in cls._fields if name in fields}
             known["position"] = Position.parse(fields["position"])
+            known["knew"] = tuple(map(_name, fields.get("knew", ())))
             known.update({name: RecordId.parse(fields[name]) for name in ("changed", "cursor", "digest_at", "synced")})
             peer = cls(**known | {"age_ms": age_ms})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None
         return peer if all(map(_is_like, peer, _SOME_PEER)) else None
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 #: Shows of what type each field is.
@@ -174,7 +200,8 @@ class Look(NamedTuple):
     """All that Redis says about a group in one round trip. `term` is the effective one; no head means no log.
 
     `last_id` is the newest id of the stream itself: another one than the head's means that something else wrote there.
-    `now_ms` is the clock of Redis.
+    `now_ms` is the clock of Redis. `marred`: what in the keys of the group no script of ours can have written; where
+    that is the head, there is none in this look.
     """
 
     run: str
@@ -184,11 +211,17 @@ class Look(NamedTuple):
     lease_ms: int | None
     peers: Mapping[str, Peer]
     now_ms: int = 0
+    marred: str = ""
 
     @property
     def same_run(self) -> bool:
         """Whether the newest term was taken in this run: if not, nobody holds it, and records may be lost."""
         return self.head is not None and self.head.run == self.run
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether somebody has led in this run: then the log has all that was acknowledged."""
+        return self.head is not None and self.head.whole == self.run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,6 +230,8 @@ class Claim:
 
     `expect` (a term), `run`, `expect_head`: only if they are still so. `unleased`: only if no holder's lease runs.
     `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a broken one.
+    `unfollowed`: with `anew`, the newest record of a log that looks whole, and that no node takes. `applied_min`: the
+    least `applied:N` that the claimant knows to have been asked for; the head remembers it.
     """
 
     writer: Writer
@@ -210,6 +245,8 @@ class Claim:
     unleased: bool = False
     new_log_id: str = ""
     anew: bool = False
+    unfollowed: RecordId | None = None
+    applied_min: int = 0
 
 
 class LogSize(NamedTuple):
@@ -220,8 +257,11 @@ class LogSize(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Something that a node or a tool asks of the group: `snapshot`, `digest`, `report`; or tells it: `term` (one was
-    taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on or off)."""
+    """Something that a node or a tool asks of the group: `snapshot`, `digest`, `report`, `prepare`.
+
+    Or tells it: `term` (one was taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on or
+    off), `forget` (a node that will not come back).
+    """
 
     id: str
     what: str
@@ -270,6 +310,15 @@ class Log(Protocol):
 
     group: str
     url: str
+
+    @property
+    def takes_s(self) -> float:
+        """How long a call may take at the most, whatever hangs, unless it is asked to wait for something."""
+        ...
+
+    def within(self, until: float) -> Log:
+        """This log, for calls that are to be over by `until` (`time.monotonic`) whatever hangs: they raise then."""
+        ...
 
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         """Append a change, if its writer holds the effective term and the head is at `record.prev`.
@@ -336,7 +385,14 @@ class Log(Protocol):
         ...
 
     def beat(self, peer: Peer) -> None:
-        """Write this node's heartbeat."""
+        """Write this node's heartbeat. That of the primary says that the log is whole in this run.
+
+        One that says `left` is not written in another run than its own: what Redis lost the node may have.
+        """
+        ...
+
+    def forget(self, node: str, *, by: str) -> None:
+        """Take the heartbeat of a node away that will not come back, and tell the others."""
         ...
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from replicator import admin
+from replicator import admin, disk
 from replicator.core.replies import Head
 from replicator.dev import NODES
 from replicator.errors import ConfigError, LogUnavailable, ReplicatorError
@@ -62,7 +62,7 @@ def run(
     log_level: str = "INFO",
     say: Say = lambda _: None,
 ) -> Report | None:
-    """Play these faults; what was found, or None if a Ctrl-C, SIGTERM or SIGHUP ended it. On the main thread only.
+    """Play these faults; what was found, or None if a signal ended it (`signals.py`). On the main thread only.
 
     `directory`: made if missing, never removed; without, a temporary one, which is removed unless something was found
     to be wrong, or `keep` is set. Raises `ConfigError`, and `ReplicatorError` if the stack does not come up.
@@ -87,7 +87,7 @@ def run(
 
 def _empty(directory: Path) -> Path:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_directory(directory)
         if any(directory.iterdir()):
             raise ConfigError(setting="--dir", problem=f"{directory} is not empty, and a drill begins with nothing")
     except OSError as error:

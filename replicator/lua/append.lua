@@ -10,6 +10,7 @@
 -- ARGV[7]  header  its header, JSON
 -- ARGV[8]  body    its body
 -- ARGV[9]  carries 1: it has changes in it; 0: it is a marker
+-- ARGV[10] acks    for how many standbys somebody waits; 0: nobody does
 --
 -- Answers
 --   ok                it is the newest record
@@ -20,9 +21,10 @@
 
 -- Most of the time all is as the writer thinks, and four comparisons say so. If they do not, or Redis refuses the id,
 -- nothing has changed yet, and what it may be is told step by step below.
-local held = redis.call('HMGET', KEYS[3], 'run', 'term', 'boot', 'chain')
+local held = redis.call('HMGET', KEYS[3], 'run', 'term', 'boot', 'chain', 'id')
 if redis.call('GET', KEYS[1]) == ARGV[2]
   and held[1] == ARGV[1] and held[2] == ARGV[2] and held[3] == ARGV[3] and held[4] == ARGV[4]
+  and held[5] == string.format('%s-%.0f', ARGV[2], ARGV[6] - 1) and ARGV[10] == '0'
 then
   local id = ARGV[2] .. '-' .. ARGV[6]
   local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', id, 'h', ARGV[7], 'b', ARGV[8])
@@ -49,6 +51,10 @@ end
 if head.chain ~= ARGV[4] then
   return { 'behind', head.id }
 end
+local astray = not_next(head, ARGV[6])
+if astray then
+  return astray
+end
 local id = ARGV[2] .. '-' .. ARGV[6]
 local failed = add(id, ARGV[7], ARGV[8])
 if failed then
@@ -58,4 +64,5 @@ redis.call('HSET', KEYS[3], 'id', id, 'chain', ARGV[5])
 if ARGV[9] == '1' then
   redis.call('HSET', KEYS[3], 'changed', id)
 end
+remember_acks(ARGV[10])
 return { 'ok' }

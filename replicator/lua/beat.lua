@@ -1,12 +1,31 @@
 -- Write a node's heartbeat, stamped with the clock of Redis: nobody's own clock decides who is alive.
 --
+-- The heartbeat of whoever leads says that the log is whole in this run: it has what was acknowledged, from here on in
+-- order. Who was heard of about then is who may have what a later run lacks (core/absent.py).
+--
+-- KEYS[3]  head
 -- KEYS[6]  nodes  hash: node -> "UNIX_MS JSON"
 -- ARGV[1]  node
 -- ARGV[2]  json   what the node says of itself
+-- ARGV[3]  says   leads: it is the primary; left: it stops, and lacks nothing that this Redis lost; or empty
+-- ARGV[4]  run    in which it says so
+-- ARGV[5]  term   of the node
+-- ARGV[6]  boot   of the node
 --
--- Answers: ok.
+-- Answers
+--   ok
+--   newrun   it leaves, but Redis is in another life, which may lack what it has: nothing was written
 
+if ARGV[3] == 'left' and server_run() ~= ARGV[4] then
+  return { 'newrun' }
+end
 local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[6], ARGV[1], string.format('%.0f ', now_ms) .. ARGV[2])
+local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('HSET', KEYS[6], ARGV[1], now_ms .. ' ' .. ARGV[2])
+if ARGV[3] == 'leads' then
+  local held = redis.call('HMGET', KEYS[3], 'run', 'term', 'boot')
+  if held[1] == ARGV[4] and held[2] == ARGV[5] and held[3] == ARGV[6] and server_run() == ARGV[4] then
+    redis.call('HSET', KEYS[3], 'whole', ARGV[4], 'whole_at', now_ms)
+  end
+end
 return { 'ok' }

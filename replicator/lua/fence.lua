@@ -3,10 +3,17 @@
 -- KEYS[1]  term    string   the newest term, moved by INCR
 -- KEYS[2]  log     stream   the records
 -- KEYS[3]  head    hash     log_id run term node boot id chain changed snapshot_at previous_snapshot_at part_next
---                          ends taken paused paused_at
+--                          ends taken paused paused_at applied_min whole whole_at
 --
 -- The effective term is the greater of the key and the head's: an evicted or deleted key does no harm, and an INCR by
 -- hand fences everybody. Numbers are doubles here, so terms stay below 2^53; ids are compared and kept as texts.
+--
+-- Numbers move by no more than they can have: a record's n by one, outside a rebase; a term, and the n of a rebase, by
+-- the leaps below. What is beyond was written by hand, and is refused; `replicator recover` sets it right.
+
+local TERM_MAX = 9007199254740991
+local TERM_LEAP = 1073741824
+local N_LEAP = 1099511627776
 
 local function as_text(number)
   return string.format('%.0f', number)
@@ -21,6 +28,31 @@ local function key_term()
   return (text == '0' or string.match(text, '^[1-9]%d*$')) and tonumber(text)
 end
 
+-- What is wrong with the term key, if no script can have written it; `term`: the head's, or 0 without one.
+local function wrong_in_key(term)
+  local taken = key_term()
+  if not taken then
+    return 'the term key holds no number'
+  end
+  if taken >= TERM_MAX then
+    return 'the term key holds ' .. as_text(taken) .. ', and there are no more terms'
+  end
+  if term > 0 and taken > term + TERM_LEAP then
+    return 'the term key holds ' .. as_text(taken) .. ', which is beyond every term that can have been taken'
+  end
+end
+
+-- The same of the head: its newest record is of its term, and its numbers are numbers.
+local function wrong_in_head(head)
+  local term, n = string.match(head.id or '', '^([1-9]%d*)-([1-9]%d*)$')
+  if not term or term ~= head.term or not head.boot or string.len(head.chain or '') ~= 32 then
+    return 'the head does not fit together'
+  end
+  if tonumber(term) > TERM_MAX or tonumber(n) > TERM_MAX then
+    return 'the head is at ' .. head.id .. ', which is beyond every record'
+  end
+end
+
 -- nil if (term, boot) holds the effective term in `run`; else the answer for the writer:
 --   lost                  there is no log
 --   fenced TERM NODE      another holds the term, or this term is over
@@ -28,6 +60,10 @@ end
 local function fence(head, run, term, boot)
   if not head.run or redis.call('EXISTS', KEYS[2]) == 0 then
     return { 'lost' }
+  end
+  local wrong = wrong_in_head(head)
+  if wrong then
+    return redis.error_reply('BADHEAD ' .. wrong)
   end
   local taken = key_term()
   if not taken then
@@ -61,6 +97,24 @@ local function newest_id()
     if info[i] == 'last-generated-id' then
       return info[i + 1]
     end
+  end
+end
+
+-- nil if `n` is the number after the newest record's; else the answer for a writer that counts otherwise.
+local function not_next(head, n)
+  if as_text(string.match(head.id, '-(%d+)$') + 1) == n then
+    return nil
+  end
+  local newest = newest_id()
+  return { newest == head.id and 'behind' or 'stray', newest }
+end
+
+-- Somebody waits for so many standbys: the least there was says how many nodes may be missing when Redis has lost
+-- something (core/absent.py).
+local function remember_acks(count)
+  local least = tonumber(redis.call('HGET', KEYS[3], 'applied_min') or '0')
+  if count ~= '0' and (not least or least == 0 or tonumber(count) < least) then
+    redis.call('HSET', KEYS[3], 'applied_min', count)
   end
 end
 

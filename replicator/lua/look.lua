@@ -2,22 +2,21 @@
 --
 -- KEYS     term log head lease commands nodes
 --
--- Answers { run, now_ms, term, head, stray, lease_ms, nodes }
+-- Answers { run, now_ms, term, head, stray, lease_ms, nodes, wrong }
 --   run       the life of Redis
 --   now_ms    its clock
---   term      the effective term, 0 before the first
+--   term      the effective term, 0 before the first; the head's, where the key cannot be right
 --   head      name, value, name, value ...; empty if there is no log, or only half of one
 --   stray     the newest id of the stream if it is not the head's: something that is not ours is, or was, there; or ''
 --   lease_ms  what is left of the lease; below 0: there is none
 --   nodes     node, heartbeat, node, heartbeat ...
+--   wrong     what of the head or the term key no script can have written, or ''
 
 local head = redis.call('HGETALL', KEYS[3])
 local id = redis.call('HGET', KEYS[3], 'id')
-local term = redis.call('HGET', KEYS[3], 'term')
-local taken = key_term()
-if not taken then
-  return redis.error_reply('BADTERM the term key holds no number')
-end
+local marred = id and wrong_in_head(read_head())
+local term = not marred and tonumber(redis.call('HGET', KEYS[3], 'term')) or 0
+local wrong_key = wrong_in_key(term)
 local stray = ''
 if not id or redis.call('EXISTS', KEYS[2]) == 0 then
   head = {}
@@ -31,9 +30,10 @@ local time = redis.call('TIME')
 return {
   server_run(),
   string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)),
-  as_text(math.max(taken, tonumber(term or '0') or 0)), -- what else the head holds, the reader judges
+  as_text(wrong_key and term or math.max(key_term(), term)),
   head,
   stray,
   redis.call('PTTL', KEYS[4]),
   redis.call('HGETALL', KEYS[6]),
+  marred and 'BADHEAD ' .. marred or wrong_key and 'BADTERM ' .. wrong_key or '',
 }

@@ -13,6 +13,7 @@
 --                   at its own n and chain
 -- ARGV[13]  changed what the last change in the log's history is once the snapshot is complete; empty: as it was
 -- ARGV[14] ends    those of the history that the snapshot describes, if it takes the place of the log's
+-- ARGV[15] acks    for how many standbys somebody waits, once it is complete; 0: nobody does
 --
 -- Answers: those of append, and
 --   restart           the part does not follow the one before: begin the snapshot anew
@@ -47,6 +48,20 @@ end
 if rebases and newest_id() ~= head.id then
   return { 'stray', newest_id() }
 end
+if rebases then
+  local before = tonumber(string.match(head.id, '-(%d+)$'))
+  if tonumber(ARGV[6]) <= before then
+    return { 'behind', head.id }
+  end
+  if tonumber(ARGV[6]) > before + N_LEAP then
+    return redis.error_reply('BADRECORD number ' .. ARGV[6] .. ' is beyond every one that can come after ' .. head.id)
+  end
+else
+  local astray = not_next(head, ARGV[6])
+  if astray then
+    return astray
+  end
+end
 local id = ARGV[2] .. '-' .. ARGV[6]
 local failed = add(id, ARGV[7], ARGV[8])
 if failed then
@@ -71,4 +86,5 @@ end
 if ARGV[12] == '1' then
   redis.call('HSET', KEYS[3], 'ends', ARGV[14])
 end
+remember_acks(ARGV[15])
 return { 'ok' }

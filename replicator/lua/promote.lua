@@ -16,7 +16,10 @@
 -- ARGV[10]  at           the caller's clock, unix ms, for people
 -- ARGV[11]  expect_head  the id of the newest record that the caller saw, or empty
 -- ARGV[12]  unleased     1: only if no lease runs
--- ARGV[13]  anew         1: found the log anew in the place of a broken one; never in the place of a whole one
+-- ARGV[13]  anew         1: found the log anew in the place of a broken one; never in the place of a whole one. Where only
+--                        the term key is wrong, that is set right, and the log goes on
+-- ARGV[14]  acks         the least `applied:N` that the caller knows of, for the head; 0: none
+-- ARGV[15]  unfollowed   with `anew`: the id of a newest record that no node takes, though the log looks whole; or empty
 --
 -- Answers
 --   ok TERM ID RUN    (node, boot) holds TERM, in RUN; ID is the term record
@@ -27,7 +30,6 @@
 --   whole ID             there is nothing to found anew
 
 local ERA = 1048576
-local TERM_MAX = 9007199254740991
 
 -- What a reader takes (HEADER_BYTES_MAX in core/records.py): a term record that nobody can read would end the group.
 local HEADER_BYTES_MAX = 16384
@@ -45,14 +47,29 @@ local function last_words(text, count)
   return table.concat(words, ' ', math.max(1, #words - count + 1))
 end
 
+-- The lesser of two counts, of which 0, or what is no number, is none.
+local function least(one, other)
+  local first, second = tonumber(one) or 0, tonumber(other) or 0
+  if first == 0 or (second ~= 0 and second < first) then
+    return as_text(second)
+  end
+  return as_text(first)
+end
+
 local run = server_run()
 local head = read_head()
 local exists = redis.call('EXISTS', KEYS[2]) == 1
 local commands = redis.call('TYPE', KEYS[5]).ok
-local taken = key_term()
-if not taken then
-  return redis.error_reply('BADTERM the term key holds no number')
+local wrong_head = head.id and wrong_in_head(head)
+local wrong_key = wrong_in_key(not wrong_head and tonumber(head.term or '0') or 0)
+local anew = ARGV[13] == '1' and ARGV[7] ~= ''
+if wrong_head and not anew then
+  return redis.error_reply('BADHEAD ' .. wrong_head)
 end
+if wrong_key and not anew then
+  return redis.error_reply('BADTERM ' .. wrong_key)
+end
+local taken = wrong_key and 0 or key_term()
 if commands ~= 'none' and commands ~= 'stream' then
   return redis.error_reply('WRONGTYPE the commands key holds a ' .. commands)
 end
@@ -60,12 +77,17 @@ local lease = redis.call('TYPE', KEYS[4]).ok
 if lease ~= 'none' and lease ~= 'string' then
   return redis.error_reply('WRONGTYPE the lease key holds a ' .. lease)
 end
-local effective = math.max(taken, tonumber(head.term or '0'))
-local anew = ARGV[13] == '1' and ARGV[7] ~= ''
-if anew and exists and head.run and newest_id() == head.id then
-  return { 'whole', head.id }
+local looks_whole = exists and head.run and not wrong_head and newest_id() == head.id
+if anew and looks_whole and head.id ~= ARGV[15] then
+  if not wrong_key then
+    return { 'whole', head.id }
+  end
+  anew = false
 end
+local effective = math.max(taken, not wrong_head and tonumber(head.term or '0') or 0)
+local acks = ARGV[14]
 if anew then
+  acks = least(acks, redis.call('HGET', KEYS[3], 'applied_min'))
   head, exists = {}, false
 end
 local founds = not exists and not head.run and ARGV[7] ~= ''
@@ -86,6 +108,9 @@ if ARGV[5] ~= '' and run ~= ARGV[5] then
   return { 'newrun' }
 end
 
+if anew and effective > ARGV[3] + TERM_LEAP then
+  effective = 0 -- what the caller has seen is the measure: the numbers of a broken log may be anything
+end
 local base = math.max(effective, tonumber(ARGV[3]))
 if base > 0 and head.run ~= run then
   -- Redis may have lost terms of its earlier lives, and the same number must not be taken twice.
@@ -98,6 +123,9 @@ local term = as_text(base + 1)
 local n = 1
 if head.id then
   n = tonumber(string.match(head.id, '-(%d+)$')) + 1
+end
+if n > TERM_MAX then
+  return redis.error_reply('BADHEAD there are no more numbers for records')
 end
 local id = term .. '-' .. as_text(n)
 local prev = head.chain or string.rep('0', 32)
@@ -129,12 +157,13 @@ if anew then
   redis.call('DEL', KEYS[2], KEYS[3])
 end
 redis.call('XADD', KEYS[2], id, 'h', header, 'b', '')
-if taken ~= base then
+if key_term() ~= base then
   redis.call('SET', KEYS[1], as_text(base))
 end
 redis.call('INCR', KEYS[1])
 redis.call('HSET', KEYS[3], 'log_id', log_id, 'run', run, 'term', term, 'node', ARGV[1], 'boot', ARGV[2],
   'id', id, 'chain', chain, 'part_next', '0', 'ends', ends, 'taken', taken_lately)
+remember_acks(acks)
 redis.call('SET', KEYS[4], term .. ' ' .. ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[6])
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8])
 return { 'ok', term, id, run }

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["KeptState", "ReplicatedState", "State"]
+__all__ = ["KeptState", "ReplicatedState", "SharedState", "State"]
 
 
 @runtime_checkable
@@ -50,8 +50,11 @@ class ReplicatedState(Protocol):
         raise (the snapshot was damaged or broke off, the disk refused, the node stops), let that pass. The state must
         then still be what it was, and so it must if this method raises.
 
-        The node stalls if this method raises at pieces that are right, if it returns before their end, or if it
-        returns although they raised. Freeing a large old state in one go holds up every thread: see
+        A state without `apply` may raise `StateError` at pieces that are right: its surroundings refuse (a disk is
+        full, a program holds the file). The node goes on, says so, and calls this method again until it succeeds.
+
+        The node stalls if this method raises anything else at pieces that are right, if it returns before their end, or
+        if it returns although they raised. Freeing a large old state in one go holds up every thread: see
         `replicator.state.release.let_go`.
         """
         ...
@@ -87,5 +90,17 @@ class KeptState(ReplicatedState, Protocol):
         """What the last `snapshot` gave is what is published now: whatever replaces it, nothing of it is lost.
 
         What `restore` replaces and was not published is for the state to put aside.
+        """
+        ...
+
+
+@runtime_checkable
+class SharedState(KeptState, Protocol):
+    """A kept state that programs can hold up by using it: a database in which one of them reads."""
+
+    def restore_in_use(self, pieces: Iterable[Any]) -> None:
+        """`restore` for a node that is to lead and cannot wait: who uses what was there may go on with that.
+
+        Raises `StateError` if not even that can be done.
         """
         ...

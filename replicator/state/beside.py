@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from replicator import disk
 from replicator.errors import StateError
 
-__all__ = ["draft_of", "explained", "sync", "unused"]
+__all__ = ["asides", "copied", "draft_of", "explained", "is_kept", "stat_of", "survived", "unused"]
+
+_CHUNK = 1024 * 1024
 
 
 def draft_of(path: Path, what: str = "new") -> Path:
@@ -34,11 +36,47 @@ def unused(path: Path) -> Path:
     return aside
 
 
-def sync(path: Path) -> None:
-    """Have it on the disk: a file, or what a directory lists."""
-    descriptor = os.open(path, os.O_RDONLY)
+def stat_of(path: str | Path) -> os.stat_result | None:
+    """None: there is no such file."""
     try:
-        os.fsync(descriptor)
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def survived(path: Path) -> bool:
+    """Whether a file is there, or may be, where that cannot be told: then it must not be taken for one to be made."""
+    try:
+        return stat_of(path) is not None
+    except OSError:
+        return True
+
+
+def asides(path: Path) -> list[Path]:
+    """What was put aside for this file, by whatever process."""
+    prefix = f"{path.name}.replaced-"
+    return sorted(found for found in path.parent.iterdir() if found.name.startswith(prefix))
+
+
+def is_kept(path: Path, size: int, digest: str, digest_of: Callable[[Path], str]) -> bool:
+    """Whether this content is aside already: who tries again and again keeps it once."""
+    return any(
+        found.is_file() and found.stat().st_size == size and digest_of(found) == digest for found in asides(path)
+    )
+
+
+def copied(source: Path, target: Path) -> None:
+    """A copy with the mode and the owner of the original, at no time readable for more. On the disk at the end."""
+    descriptor = disk.create(target)
+    try:
+        with source.open("rb", buffering=0) as file:
+            while data := file.read(_CHUNK):
+                disk.write(descriptor, data)
+            disk.take_after(descriptor, os.fstat(file.fileno()))
+        disk.sync_descriptor(descriptor)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
     finally:
         os.close(descriptor)
 
@@ -55,5 +93,5 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         problem = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            problem += f" ({shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free); it is what it was"
+            problem += f" ({disk.free_mb(path)}); it is what it was"
         raise StateError(path=path, problem=problem) from error

@@ -4,41 +4,47 @@ On the primary any program writes it; `Node.publish` sends what changed. On a st
 published, and nobody else should write it.
 
 **Read.** A file that is replaced by a rename is always read as it was at one moment. One that is rewritten in place is
-read once nobody has written to it for `still_s`, and read again if somebody did meanwhile, which its time stamp shows.
+read once nobody has written to it for `still_s`, and read again if somebody did meanwhile, which its time stamps show.
 So a program that pauses for longer than that in the middle of rewriting is seen half-way: let it write another file,
-and rename that.
+and rename that. Where a clock has ticks of a second (`stamps.py`), what is written in the second in which the file is
+read shows in the next one, and the file is read again then.
 
 **Written.** Beside it, to the disk, and then renamed: who opens it finds the old content or the new one, and who has it
-open keeps the old one. Mode and owner stay (the owner where this process may set it). What is at a symbolic link is
-replaced, and not the link.
+open keeps the old one. Mode and owner stay (the owner where this process may set it); a file that was not there is for
+its owner alone, or has `mode`. What is at a symbolic link is replaced, and not the link. A file that is a mount by
+itself (`docker run -v ./flags.json:/flags.json`) cannot be renamed over: it is overwritten in place, once its new
+content is on the disk beside it and there is room for it, so for a moment it can be seen half-way there.
 
 **Nothing is lost silently.** A file that is about to be replaced, and is neither what this object wrote nor what was
 published from it, is kept as `PATH.replaced-<UTC time>`: what a primary had that nobody else has, or what somebody
-wrote on a standby. After a restart nobody remembers: then whatever is not the very content is kept.
+wrote on a standby. After a restart nobody remembers: then whatever is not the very content is kept. What is aside
+already is not kept again.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import xxhash
 
+from replicator import disk
 from replicator.errors import StateChanged, StateError
 
-from .beside import draft_of, explained, sync, unused
+from .beside import asides, copied, draft_of, explained, is_kept, stat_of, survived, unused
+from .stamps import Seen, Stamp, Watch
 
 __all__ = ["FileState"]
 
 #: Large ones, because where a piece ends is a place at which a payload that was shifted differs.
 PIECE_BYTES = 1024 * 1024
 
-#: Longer than the ticks of the clocks by which file systems stamp.
+#: Longer than the fine ticks of the clocks by which file systems stamp.
 STILL_S = 0.05
 
 #: How long a file is waited for that does not hold still.
@@ -48,38 +54,30 @@ PATIENCE_S = 5.0
 SYNC_EVERY_BYTES = 8 * 1024 * 1024
 
 
-class _Seen(NamedTuple):
-    """Which file it is, and when it was written last. Another content without another one of these is not noticed."""
-
-    inode: int
-    size: int
-    modified_ns: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> _Seen:
-        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
-
-
 class FileState:
-    """The file at `path`. It need not be there yet."""
+    """The file at `path`. It need not be there yet; `mode`: what it gets then."""
 
-    def __init__(self, path: str | Path, *, still_s: float = STILL_S) -> None:
+    def __init__(self, path: str | Path, *, still_s: float = STILL_S, mode: int = disk.PRIVATE) -> None:
         self.path = Path(path)
         self._still_s = still_s
-        #: What is known to be published: as which file it was seen, and its digest.
-        self._known: tuple[_Seen, str] | None = None
-        self._drawn: tuple[_Seen, str] | None = None
+        self._mode = mode
+        self._watch = Watch()
+        #: A content that may be replaced, because it was published or put aside: as which it was seen, and its digest.
+        self._known: tuple[Seen, str] | None = None
+        self._drawn: tuple[Seen, str] | None = None
+        #: It was overwritten in place, and not to the end: what is there is nobody's.
+        self._is_torn = False
 
     def seen(self) -> object:
         """Something that is another one once the file was written. Raises `StateError` if it cannot be said."""
         with explained(self.path):
-            return _Seen.of(self.path.stat())
+            return self._watch.look([self.path.stat()])
 
     # --- what a node asks for ---
 
     def survived(self) -> bool:
         """Whether the file is there."""
-        return self.path.exists()
+        return survived(self.path)
 
     def published(self) -> None:
         """What the last snapshot gave is published."""
@@ -94,27 +92,28 @@ class FileState:
     def _pieces(self, file: IO[bytes]) -> Iterator[bytes]:
         digest = xxhash.xxh3_128()
         with file, explained(self.path):
-            seen = self._seen_still(file)
+            before = self._still(file)
+            seen = self._watch.look([before])
             empty = True
             while (piece := _read(file)) or empty:
                 empty = False
                 digest.update(piece)
                 yield piece
-            if _Seen.of(os.fstat(file.fileno())) != seen:
+            if _was_written(before, os.fstat(file.fileno())):
                 raise StateChanged(path=self.path)
         self._drawn = seen, digest.hexdigest()
 
-    def _seen_still(self, file: IO[bytes]) -> _Seen:
-        seen = _Seen.of(os.fstat(file.fileno()))
+    def _still(self, file: IO[bytes]) -> os.stat_result:
+        found = os.fstat(file.fileno())
         deadline = time.monotonic() + PATIENCE_S
-        while time.time() - seen.modified_ns / 1e9 < self._still_s:
+        while time.time() - max(found.st_mtime_ns, found.st_ctime_ns) / 1e9 < self._still_s:
             time.sleep(self._still_s)
-            before, seen = seen, _Seen.of(os.fstat(file.fileno()))
-            if seen == before:  # a clock that is ahead of ours
+            before, found = found, os.fstat(file.fileno())
+            if Stamp.of(found) == Stamp.of(before):  # a clock that is ahead of ours
                 break
             if time.monotonic() > deadline:
                 raise StateChanged(path=self.path)
-        return seen
+        return found
 
     def restore(self, pieces: Iterable[Any]) -> None:
         """Become what `pieces` say. Raises `StateError`; the file is what it was then."""
@@ -133,9 +132,7 @@ class FileState:
         digest = xxhash.xxh3_128()
         unsynced = some = 0
         with explained(target):
-            file = draft.open("xb", buffering=0)
-            with suppress(FileNotFoundError):
-                _take_after(file, target.stat())
+            file = os.fdopen(disk.create(draft), "wb", buffering=0)
         with file:
             for piece in pieces:
                 if not isinstance(piece, bytes):
@@ -146,25 +143,97 @@ class FileState:
                 with explained(target):
                     _write(file, piece)
                     if unsynced >= SYNC_EVERY_BYTES:
-                        os.fsync(file.fileno())
+                        disk.sync_descriptor(file.fileno())
                         unsynced = 0
             with explained(target):
-                os.fsync(file.fileno())
+                self._dress(file.fileno(), target)
+                disk.sync_descriptor(file.fileno())
         return digest.hexdigest() if some else None
+
+    def _dress(self, draft: int, target: Path) -> None:
+        """Give the draft the mode that the file has, or is to have: it is whole now."""
+        try:
+            disk.take_after(draft, target.stat())
+        except FileNotFoundError:
+            os.fchmod(draft, self._mode)
 
     def _swap(self, draft: Path, target: Path, digest: str) -> None:
         with explained(target):
-            there = _Seen.of(target.stat()) if target.exists() else None
-            known = self._known or (None, "")
-            content = known[1] if there == known[0] else ("" if there is None else _digest(target))
-            if there is not None and content == digest:
-                self._known = there, digest
-                return
-            if there is not None and content != known[1]:
-                _keep(target)
+            there, known = self._look(target), self._known
+            if there is not None:
+                content = known[1] if known is not None and there == known[0] else _digest(target)
+                if content != digest and not self._is_torn and (known is None or content != known[1]):
+                    self._keep(target, content)
+                # Whatever happens from here on, it need not be kept again.
+                self._known = there, content
+                if content == digest:
+                    self._is_torn = False
+                    return
+            self._put(draft, target)
+            there = self._look(target)
+            self._known = (there, digest) if there is not None else None
+
+    def _look(self, target: Path) -> Seen | None:
+        found = stat_of(target)
+        return None if found is None else self._watch.look([found])
+
+    def _keep(self, target: Path, digest: str) -> None:
+        if is_kept(target, target.stat().st_size, digest, _digest):
+            return
+        aside = unused(target)
+        try:
+            os.link(target, aside)
+            disk.sync(aside)
+        except OSError:  # a file system without hard links, or a mount of its own
+            aside.unlink(missing_ok=True)
+            copied(target, aside)
+        disk.sync(target.parent)
+
+    def _put(self, draft: Path, target: Path) -> None:
+        try:
             os.replace(draft, target)
-            sync(target.parent)
-            self._known = _Seen.of(target.stat()), digest
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # what is said of a mount (rename(2))
+                raise
+            self._overwrite(draft, target)
+        disk.sync(target.parent)
+
+    def _overwrite(self, draft: Path, target: Path) -> None:
+        for aside in asides(target):
+            if aside.samefile(target):  # a link: it would become the new content, too
+                copy = draft_of(target, "kept")
+                copied(target, copy)
+                os.replace(copy, aside)
+        with draft.open("rb", buffering=0) as source, target.open("r+b", buffering=0) as file:
+            size = os.fstat(source.fileno()).st_size
+            _make_room(file, size)
+            self._is_torn = True
+            while data := _read(source):
+                _write(file, data)
+            file.truncate(size)
+            disk.sync_descriptor(file.fileno())
+        self._is_torn = False
+
+
+def _was_written(before: os.stat_result, now: os.stat_result) -> bool:
+    """Whether somebody wrote to a file that is open. One that took its name, or a new link to it, is no write."""
+    old, new = Stamp.of(before), Stamp.of(now)
+    if before.st_nlink != now.st_nlink:
+        new = new._replace(changed_ns=old.changed_ns)
+    return old != new
+
+
+def _make_room(file: IO[bytes], size: int) -> None:
+    """Have the system set aside what a file is about to grow. Raises `OSError`; the file is what it was."""
+    before = os.fstat(file.fileno()).st_size
+    if size <= before or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), before, size - before)
+    except OSError as error:
+        os.ftruncate(file.fileno(), before)
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that knows no such thing
+            raise
 
 
 def _read(file: IO[bytes]) -> bytes:
@@ -178,15 +247,7 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 def _write(file: IO[bytes], piece: bytes) -> None:
-    left = memoryview(piece)
-    while left:
-        left = left[file.write(left) :]
-
-
-def _take_after(file: IO[bytes], before: os.stat_result) -> None:
-    os.fchmod(file.fileno(), before.st_mode & 0o7777)
-    with suppress(PermissionError):
-        os.fchown(file.fileno(), before.st_uid, before.st_gid)
+    disk.write(file.fileno(), piece)
 
 
 def _digest(path: Path) -> str:
@@ -195,11 +256,3 @@ def _digest(path: Path) -> str:
         while data := _read(file):
             digest.update(data)
     return digest.hexdigest()
-
-
-def _keep(path: Path) -> None:
-    aside = unused(path)
-    try:
-        os.link(path, aside)
-    except OSError:  # a file system without hard links
-        shutil.copy2(path, aside)

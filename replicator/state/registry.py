@@ -51,10 +51,12 @@ __all__ = [
     "OPERATIONS",
     "PAIRS_PER_PIECE",
     "Conflict",
+    "IncompleteDocument",
     "InvalidDocument",
     "Record",
     "Registry",
     "UnknownId",
+    "check_complete",
     "document_of",
     "pieces_of",
     "term_of",
@@ -101,6 +103,14 @@ class InvalidDocument(ChangeRejected):
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"{path or 'the document'} {problem}", field=path or None)
+
+
+class IncompleteDocument(InvalidDocument):
+    """What may be a part of a registry, or no registry at all. To take it for one would empty what it leaves out."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        message = f"the document has no {', '.join(missing)}: a whole one is what GET /v1/state gives"
+        ChangeRejected.__init__(self, message, field=missing[0])
 
 
 # --- Checks: each gives the problem of a value, or None -----------------------------------------------------------
@@ -217,6 +227,9 @@ TYPE_NAMES = {int: "an integer", str: "a string", bool: "true or false", list: "
 
 #: Members of the document that are not simply kept.
 DOCUMENT_MEMBERS = ("version", "term", "next_node", "next_net", "nodes", "networks", "trust_pairs")
+
+#: Without these it is no document. A term belongs to a node, and the counters follow from the ids.
+REQUIRED_MEMBERS = ("version", "nodes", "networks", "trust_pairs")
 
 
 # --- The tables ---------------------------------------------------------------------------------------------------
@@ -891,6 +904,12 @@ class Registry:
         operation.refuse_malformed(change)
         return operation.carry_out(self._tables, change)
 
+    @property
+    def is_pristine(self) -> bool:
+        """Whether there is nothing in it, and never was: not even an id that was given up."""
+        tables = self._tables
+        return (tables.next_node, tables.next_net) == (1, 0) and not tables.kept
+
     def __len__(self) -> int:
         """How many nodes are registered."""
         return len(self._tables.nodes)
@@ -931,6 +950,17 @@ def _name_of(change: Any) -> str:
         raise ChangeRejected('a change must be an object, like {"op": "register", "hostname": "db1"}')
     name = change.get("op")
     return name if type(name) is str else ""
+
+
+def check_complete(document: Any) -> None:
+    """Raise `IncompleteDocument` if a parsed document lacks members, `InvalidDocument` if it is not even an object.
+
+    A piece of a snapshot may lack them; what is sent to replace the whole state may not.
+    """
+    if type(document) is not dict:
+        raise InvalidDocument("", "must be a JSON object")
+    if missing := [name for name in REQUIRED_MEMBERS if name not in document]:
+        raise IncompleteDocument(missing)
 
 
 def pieces_of(document: Any) -> Iterator[Record]:

@@ -28,7 +28,11 @@ def let_go(*dicts: dict[Any, Any]) -> None:
             one.clear()
         return
     # Not `threading.Thread`, whose `start` waits until the thread runs: the caller may hold the node's lock.
-    _thread.start_new_thread(_empty, (dicts,))
+    try:
+        _thread.start_new_thread(_empty, (dicts,))
+    except RuntimeError:  # there are no more threads: in one go, then
+        for one in dicts:
+            one.clear()
 
 
 def _empty(dicts: Iterable[dict[Any, Any]]) -> None:

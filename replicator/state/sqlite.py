@@ -9,40 +9,59 @@ so what did not change is not sent. (VACUUM would move them all.)
 
 **Written** by the backup as well, into the database that is there, in one transaction. So programs that have it open
 see the old content until then and the new one from their next statement on, and no side file of SQLite's is left to a
-file that it does not belong to, which is what renaming another database to its place would do. It waits for programs
-that are in the middle of a transaction, for `busy_s` at most. The journal mode of either database is its own business.
+file that it does not belong to, which is what renaming another database to its place would do. The journal mode of
+either database is its own business.
+
+It waits for programs that are in the middle of a transaction for `busy_s`, and raises `StateInUse` then: whoever keeps
+the state tries again. In WAL mode a program that reads is in nobody's way. Without WAL one that never stops reading
+would keep a standby from taking over for ever, so `restore_in_use`, for a node that is to lead, renames the new
+database to the place of the old one. That is safe while nobody writes, which a lock on the old one ensures: programs
+that have that one open go on reading it until they open the database anew, and SQLite refuses what they would write to
+it (SQLITE_READONLY_DBMOVED).
+
+A database that is not there yet is for its owner alone, or gets `mode`; one that is there keeps its mode. Copies and
+drafts are for their owner alone.
+
+**Has it changed?** The time stamps of its files say so (`stamps.py`), and SQLite does: the counter of changes in the
+header of the database, and what the WAL index says is committed.
 
 What a database has in its header for its own sake (counters of changes, the version of the library, the journal mode)
 is left out of what is replicated: equal contents are equal on all nodes.
 
 **Nothing is lost silently**, as in `file.py`: a database that is about to be overwritten, and is neither what was
-restored nor what was published, is copied to `PATH.replaced-<UTC time>`. So is a file that is no database.
+restored nor what was published, is copied to `PATH.replaced-<UTC time>`, once. So is a file that is no database.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import xxhash
 
-from replicator.errors import StateError
+from replicator import disk
+from replicator.errors import StateError, StateInUse
 
-from .beside import draft_of, explained, sync, unused
+from .beside import draft_of, explained, is_kept, stat_of, survived, unused
+from .stamps import Watch
 
 __all__ = ["SQLiteState"]
 
+_logger = logging.getLogger(__name__)
+
 PIECE_BYTES = 1024 * 1024
 
-#: How long programs may keep the database locked.
-BUSY_S = 30.0
+#: How long programs may keep the database locked before it is tried again later: the node stands still for so long.
+BUSY_S = 1.0
 
 #: How soon it is tried again.
 BUSY_AGAIN_S = 0.05
@@ -50,6 +69,11 @@ BUSY_AGAIN_S = 0.05
 #: What belongs to a file and not to its content (sqlite.org/fileformat.html, 1.3), and what stands there instead.
 #: Journal modes: rollback. The two counters of changes are equal, or the size in the header would not be believed.
 _OF_THE_FILE = ((18, b"\x01\x01"), (24, bytes(4)), (40, b"\0\0\0\x01"), (92, bytes(8)))
+
+#: Where the counter of changes is (sqlite.org/fileformat.html, 1.3), and what is committed in the WAL (walformat.html,
+#: 2.1: the first copy of the header of the index).
+_HEADER_BYTES = 100
+_INDEX_BYTES = 48
 
 #: In the place of a digest.
 _NO_DATABASE = "no database"
@@ -59,12 +83,18 @@ _SUFFIXES = ("", "-wal", "-journal")
 
 
 class SQLiteState:
-    """The database at `path`. It need not be there yet on a standby; on the primary it has to be, to be published."""
+    """The database at `path`. It need not be there yet on a standby; on the primary it has to be, to be published.
 
-    def __init__(self, path: str | Path, *, busy_s: float = BUSY_S) -> None:
+    `busy_s`: how long a transaction of a program is waited for. `mode`: of a database that is not there yet.
+    """
+
+    def __init__(self, path: str | Path, *, busy_s: float = BUSY_S, mode: int = disk.PRIVATE) -> None:
         self.path = Path(path)
         self._busy_s = busy_s
-        #: What is known to be published: what the files looked like, and the digest of the content.
+        self._mode = mode
+        self._watch = Watch()
+        self._headers = _Headers(self.path)
+        #: A content that may be overwritten, because it was published or put aside: as which it was seen, its digest.
         self._known: tuple[object, str] | None = None
         self._drawn: tuple[object, str] | None = None
         self._copying = threading.Lock()
@@ -73,20 +103,17 @@ class SQLiteState:
         """Something that is another one once a transaction was committed. Raises `StateError` if it cannot be said."""
         with explained(self.path):
             self.path.stat()
-            return tuple(map(self._seen, _SUFFIXES))
-
-    def _seen(self, suffix: str) -> tuple[int, int, int] | None:
-        try:
-            found = os.stat(f"{self.path}{suffix}")
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+            found = [stat_of(f"{self.path}{suffix}") for suffix in _SUFFIXES]
+            header, index = self._headers.read("", _HEADER_BYTES), self._headers.read("-shm", _INDEX_BYTES)
+        in_wal = found[_SUFFIXES.index("-wal")] is not None
+        counted = header is not None and (index is not None or not in_wal)
+        return self._watch.look(found, (header, index), counted=counted)
 
     # --- what a node asks for ---
 
     def survived(self) -> bool:
         """Whether the database is there."""
-        return self.path.exists()
+        return survived(self.path)
 
     def published(self) -> None:
         """What the last snapshot gave is published."""
@@ -111,13 +138,20 @@ class SQLiteState:
     def _copied(self) -> IO[bytes]:
         """A copy that has no name any more: several may be drawn at the same time."""
         with self._copying:
-            copy = draft_of(self.path, "copy")
+            copy = self._empty("copy")
             try:
                 self._copy(copy)
                 with explained(copy):
                     return copy.open("rb")
             finally:
                 _discard(copy)
+
+    def _empty(self, what: str) -> Path:
+        """A file to copy into. SQLite would make it readable for everybody."""
+        draft = draft_of(self.path, what)
+        with explained(draft):
+            os.close(disk.create(draft))
+        return draft
 
     def _copy(self, copy: Path) -> None:
         """Raises `StateError`; `sqlite3.DatabaseError` in it means that the file is no database."""
@@ -129,7 +163,10 @@ class SQLiteState:
 
     def _opened(self, mode: str) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
-        return sqlite3.connect(uri, uri=True, timeout=BUSY_AGAIN_S, isolation_level=None)
+        db = sqlite3.connect(uri, uri=True, timeout=BUSY_AGAIN_S, isolation_level=None)
+        # Without it, fsync on macOS does not reach the disk (as in `disk.py`). Elsewhere it does nothing.
+        db.execute("PRAGMA fullfsync = ON")
+        return db
 
     def _backup(self, source: sqlite3.Connection, target: sqlite3.Connection) -> None:
         deadline = time.monotonic() + self._busy_s
@@ -137,15 +174,21 @@ class SQLiteState:
         def check(status: int, remaining: int, total: int) -> None:
             # Of itself it would wait for ever.
             if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
-                problem = f"a program has had a transaction open for {self._busy_s:g} s"
-                raise StateError(path=self.path, problem=problem)
+                raise StateInUse(path=self.path)
 
         source.backup(target, progress=check, sleep=BUSY_AGAIN_S)
 
     def restore(self, pieces: Iterable[Any]) -> None:
-        """Become what `pieces` say. Raises `StateError`; the database is what it was then."""
-        draft = draft_of(self.path)
-        kept = draft_of(self.path, "kept")
+        """Become what `pieces` say. Raises `StateError`, `StateInUse`; the database is what it was then."""
+        self._restore(pieces, self._swap)
+
+    def restore_in_use(self, pieces: Iterable[Any]) -> None:
+        """The same, also if a program does not stop reading what is there: it goes on reading that."""
+        self._restore(pieces, self._swap_or_replace)
+
+    def _restore(self, pieces: Iterable[Any], swap: Callable[[Path], None]) -> None:
+        draft = self._empty("new")
+        kept = self._empty("kept")
         try:
             known, content = self._known_or_kept(kept)
             digest = self._write(draft, pieces)
@@ -155,10 +198,9 @@ class SQLiteState:
                 if content == _NO_DATABASE:
                     self._put_aside()
                 elif content not in ("", known):
-                    with explained(self.path):
-                        os.replace(kept, unused(self.path))
-                self._swap(draft)
-            self._known = self.seen(), digest
+                    self._keep(kept, content)
+                swap(draft)
+            self._known = (self.seen(), digest) if self.survived() else None
         finally:
             _discard(draft)
             _discard(kept)
@@ -178,8 +220,20 @@ class SQLiteState:
             ):
                 raise
             return known, _NO_DATABASE
-        with explained(kept), kept.open("rb") as file:
-            return known, _digest(file)
+        return known, _digest(kept)
+
+    def _keep(self, kept: Path, content: str) -> None:
+        seen = self.seen()
+        with explained(self.path):
+            if not is_kept(self.path, kept.stat().st_size, content, _digest):
+                descriptor = os.open(kept, os.O_RDWR)
+                try:
+                    disk.take_after(descriptor, self.path.stat())
+                finally:
+                    os.close(descriptor)
+                disk.publish(kept, unused(self.path))
+        # Whatever happens from here on, it need not be kept again.
+        self._known = seen, content
 
     def _put_aside(self) -> None:
         """Move away what is there, with what may belong to it."""
@@ -192,27 +246,49 @@ class SQLiteState:
     def _write(self, draft: Path, pieces: Iterable[Any]) -> str | None:
         digest = xxhash.xxh3_128()
         some = False
-        with explained(draft):
-            file = draft.open("xb", buffering=0)
-        with file:
+        with draft.open("r+b", buffering=0) as file:
             for piece in pieces:
                 if not isinstance(piece, bytes):
                     raise StateError(path=self.path, problem="the group replicates something else than a database")
                 some = True
                 digest.update(piece)
-                left = memoryview(piece)
                 with explained(self.path):
-                    while left:
-                        left = left[file.write(left) :]
+                    disk.write(file.fileno(), piece)
         return digest.hexdigest() if some else None
 
     def _swap(self, draft: Path) -> None:
-        new = not self.survived()
-        with self._translated(), closing(sqlite3.connect(draft)) as source, closing(self._opened("rwc")) as target:
-            self._backup(source, target)
-        if new:
+        if not self.survived():
             with explained(self.path):
-                sync(self.path.parent)
+                descriptor = disk.create(self.path)
+                os.fchmod(descriptor, self._mode)
+                os.close(descriptor)
+                disk.sync(self.path.parent)
+        with self._translated(), closing(sqlite3.connect(draft)) as source, closing(self._opened("rw")) as target:
+            self._backup(source, target)
+
+    def _swap_or_replace(self, draft: Path) -> None:
+        try:
+            self._swap(draft)
+        except StateInUse:
+            self._replace(draft)
+
+    def _replace(self, draft: Path) -> None:
+        with self._translated(), closing(self._opened("rw")) as lock:
+            if lock.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                raise StateInUse(path=self.path)  # by one that writes
+            try:
+                # Nobody is in the middle of writing, and nobody begins to: no journal is left to the new database.
+                lock.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                raise StateInUse(path=self.path) from None
+            with explained(self.path):
+                descriptor = os.open(draft, os.O_RDWR)
+                try:
+                    disk.take_after(descriptor, self.path.stat())
+                finally:
+                    os.close(descriptor)
+                disk.publish(draft, self.path)
+        _logger.warning("%s was replaced while a program reads it: that one has to open it anew", self.path)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -221,6 +297,10 @@ class SQLiteState:
         except sqlite3.Error as error:
             problem = str(error)
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                problem += f" ({disk.free_mb(self.path)}); it is what it was"
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise StateInUse(path=self.path) from error
             if code == sqlite3.SQLITE_READONLY:
                 problem += "; a database in WAL mode cannot take one of another page size"
             raise StateError(path=self.path, problem=problem) from error
@@ -241,11 +321,52 @@ def _normal(first: bytes) -> bytes:
     return bytes(page)
 
 
-def _digest(copy: IO[bytes]) -> str:
+def _digest(path: Path) -> str:
+    """Of a database that nobody uses."""
     digest = xxhash.xxh3_128()
-    for piece in _pieces_of(copy):
-        digest.update(piece)
+    with path.open("rb") as copy:
+        for piece in _pieces_of(copy):
+            digest.update(piece)
     return digest.hexdigest()
+
+
+class _Headers:
+    """The first bytes of a database and of its WAL index, as they are in the files.
+
+    They are read through descriptors that stay open: a process that closes one of a file gives up every lock that it
+    has on that file (fcntl(2), *Advisory record locking*), those of SQLite's own connections, too. So one is closed
+    only when its file is not the one of that name any more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._files: dict[str, int] = {}
+        weakref.finalize(self, _close_all, self._files)
+
+    def read(self, suffix: str, size: int) -> bytes | None:
+        """None: there is no such file, or this user may not read it."""
+        with self._lock:
+            file = self._file(suffix)
+            return None if file is None else os.pread(file, size, 0)
+
+    def _file(self, suffix: str) -> int | None:
+        path = f"{self._path}{suffix}"
+        there, file = stat_of(path), self._files.get(suffix)
+        if file is not None and (there is None or not os.path.samestat(there, os.fstat(file))):
+            os.close(self._files.pop(suffix))
+            file = None
+        if file is None and there is not None:
+            try:
+                file = self._files[suffix] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return None
+        return file
+
+
+def _close_all(files: dict[str, int]) -> None:
+    for file in files.values():
+        os.close(file)
 
 
 def _discard(path: Path) -> None:

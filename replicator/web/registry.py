@@ -15,17 +15,21 @@ Rules for requests:
 - `Replicator-Ack: LEVEL` on a write (`applied:1`, say) has it answered once the change has come that far.
 - `Replicator-Term: N` on a write is a promise that the sender knows the newest term: a lower N was replaced, and a
   higher one was issued by nobody, and both are refused (409). On a standby a higher N is for the primary to judge.
+- `PUT /v1/state` replaces everything. Unless there is nothing yet it says what it replaces: `If-Match`, with the
+  position that its sender saw (the `ETag` of a `GET`), or `?force=1`. What was seen is compared in the turn in which
+  the new state is written, so no change comes in between.
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
 - `Envelope` is the one place where exceptions become answers, by the table `ANSWERS`. Handlers only raise.
 
-Everything that waits for the node (its lock, the log) runs on threads, never on the event loop; what only waits for a
-position has threads of its own, so that a hundred patient readers do not keep writers out.
+Nothing waits on the event loop. What waits for the node's lock, or for a position, does so on threads; a write is a
+task of the node (`Node.asubmit`), so writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
+replacements of the state have a pool each (`pools.py`): none of them fills that of another, and who finds its own one
+full is answered 503 at once.
 """
 
 from __future__ import annotations
 
 import datetime
-import functools
 import gc
 import logging
 import re
@@ -36,8 +40,6 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-import anyio
-import anyio.to_thread
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -57,13 +59,30 @@ from replicator.errors import (
     LogLost,
     LogUnavailable,
     NotAcknowledged,
+    NotJSON,
     NotPrimary,
+    NotRunning,
     OutcomeUnknown,
+    Outdated,
     PositionLost,
     ReplicatorError,
+    SnapshotFailed,
     Stalled,
+    WrongProcess,
 )
-from replicator.state.registry import Conflict, InvalidDocument, Record, Registry, UnknownId, pieces_of, term_of
+from replicator.state.registry import (
+    Conflict,
+    IncompleteDocument,
+    InvalidDocument,
+    Record,
+    Registry,
+    UnknownId,
+    check_complete,
+    pieces_of,
+    term_of,
+)
+
+from .pools import Full, Pool, Pools
 
 __all__ = ["ServedNode", "health_app", "registry_app"]
 
@@ -93,10 +112,6 @@ HEALTH_PATHS = ("/health", "/ready")
 #: Ids are exact in every JSON reader.
 ID_MAX = 2**53 - 1
 
-#: Writers block here until the committer has answered; it takes up to 1,000 changes in one go.
-THREADS_OF_WORK = 128
-THREADS_OF_WAITS = 128
-
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -116,8 +131,17 @@ class ServedLag(Protocol):
     def seconds(self) -> float | None: ...
 
 
+class ServedUnready(Protocol):
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+
+
 class ServedNode(Protocol):
-    """What the API needs of a node. The properties answer at once; the methods may block and are called on threads."""
+    """What the API needs of a node. The properties answer at once; the methods may block and are called on threads,
+    but for `asubmit`, which is awaited.
+    """
 
     @property
     def name(self) -> str: ...
@@ -126,6 +150,11 @@ class ServedNode(Protocol):
     @property
     def role(self) -> str:
         """ "primary" or "standby"."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """Whether it can take writes now."""
         ...
 
     @property
@@ -140,8 +169,18 @@ class ServedNode(Protocol):
     @property
     def lag(self) -> ServedLag: ...
     @property
-    def stalled(self) -> str | None:
-        """Why nothing is applied any more, if so."""
+    def held_up(self) -> str | None:
+        """Why the state does not become what it should be, if so."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """What is in its way now, in words, or nothing."""
+        ...
+
+    @property
+    def unready(self) -> ServedUnready | None:
+        """Why it cannot do its role's work now, if so."""
         ...
 
     @property
@@ -152,15 +191,22 @@ class ServedNode(Protocol):
     @property
     def lease_ms(self) -> int | None: ...
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any:
         """Have a change appended and applied; what apply returned. With `term`: in that one, or not at all.
 
         `ack`: how far it has to have come, `applied:1` for example.
         """
         ...
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None) -> None:
-        """Make these pieces the whole state, on all nodes, at one record. `term`, `ack`: as for `submit`."""
+    def replace(
+        self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
+    ) -> None:
+        """Make these pieces the whole state, on all nodes, at one record. `term`, `ack`: as for `asubmit`.
+
+        `expect`: a position; only if the state is still what it was there (`Outdated`).
+        """
         ...
 
     def wait(self, *, position: str, timeout_s: float) -> None:
@@ -210,14 +256,19 @@ class Refusal(Exception):
 
 #: Error -> status and code; the entry of the nearest base class counts. NotPrimary and Fenced redirect where they can.
 ANSWERS: dict[type[BaseException], tuple[int, str]] = {
+    Full: (503, "busy"),
     UnknownId: (404, "unknown_id"),
     Conflict: (409, "conflict"),
+    IncompleteDocument: (400, "incomplete_document"),
     InvalidDocument: (422, "invalid_document"),
     ChangeRejected: (422, "rejected"),
     ChangeTooLarge: (413, "change_too_large"),
+    NotJSON: (422, "not_json"),
     LeaseLost: (503, "lease_lost"),
+    NotRunning: (503, "not_running"),
     NotPrimary: (503, "not_primary"),
     Fenced: (409, "fenced"),
+    Outdated: (412, "outdated"),
     OutcomeUnknown: (504, "outcome_unknown"),
     NotAcknowledged: (504, "not_acknowledged"),
     LogUnavailable: (503, "log_unavailable"),
@@ -226,6 +277,8 @@ ANSWERS: dict[type[BaseException], tuple[int, str]] = {
     PositionLost: (409, "position_lost"),
     ConfigError: (400, "invalid_header"),
     Stalled: (500, "stalled"),
+    SnapshotFailed: (500, "snapshot_failed"),
+    WrongProcess: (500, "wrong_process"),
     ReplicatorError: (500, "failed"),
 }
 
@@ -300,15 +353,18 @@ INTEGER = re.compile(r"[0-9]{1,16}")
 ACK = re.compile(r"[a-z]{1,16}(:[0-9]{1,16})?")
 POSITION = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 
+#: An entity tag of ours. Some proxies weaken what they compress.
+TAG = re.compile(rf'(?:W/)?"({POSITION.pattern})"|({POSITION.pattern})')
+
 
 class Envelope:
     """Waits for `Replicator-Wait`, stamps what goes out, and turns what is raised into an answer."""
 
-    def __init__(self, app: ASGIApp, *, node: ServedNode, wait_timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, *, node: ServedNode, wait_timeout_s: float, waits: Pool) -> None:
         self._app = app
         self._node = node
         self._wait_timeout_s = wait_timeout_s
-        self._threads = anyio.CapacityLimiter(THREADS_OF_WAITS)
+        self._waits = waits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -319,8 +375,8 @@ class Envelope:
         async def stamped(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 facts = scope.get(FACTS) or Facts.of(self._node)
+                started = True
                 message = {**message, "headers": [*message.get("headers", ()), *facts.headers]}
             await send(message)
 
@@ -333,7 +389,9 @@ class Envelope:
         except Exception as error:
             if started:
                 raise
-            await answer_to(error, self._node, request)(scope, receive, stamped)
+            # Where the node is another process' there are no facts to stamp.
+            stamps = send if isinstance(error, WrongProcess) else stamped
+            await answer_to(error, self._node, request)(scope, receive, stamps)
 
     async def _wait(self, request: Request) -> None:
         position = request.headers.get("replicator-wait")
@@ -344,7 +402,8 @@ class Envelope:
             raise Refusal(400, "invalid_header", message, field="Replicator-Wait")
         wait = partial(self._node.wait, position=position, timeout_s=self._wait_timeout_s)
         try:
-            await anyio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=self._threads)
+            with self._waits.place():
+                await self._waits.on_thread(wait)
         except TimeoutError:
             message = f"{position} was not applied here within {self._wait_timeout_s:g} s; ask again, or another node"
             raise Refusal(504, "wait_timeout", message, field="Replicator-Wait") from None
@@ -464,10 +523,10 @@ def document_verdict(term: int, current: int) -> str:
 class RegistryApi:
     """One method per route. Each reads its request, calls the node, and gives the answer or raises."""
 
-    def __init__(self, node: ServedNode, *, wait_timeout_s: float) -> None:
+    def __init__(self, node: ServedNode, *, wait_timeout_s: float, pools: Pools) -> None:
         self._node = node
         self._wait_timeout_s = wait_timeout_s
-        self._threads = anyio.CapacityLimiter(THREADS_OF_WORK)
+        self._pools = pools
 
     def routes(self) -> list[Route]:
         """One route per path, so that a wrong method is told which ones there are."""
@@ -484,6 +543,9 @@ class RegistryApi:
             "/health": {"GET": self.health},
             "/ready": {"GET": self.ready},
         }
+        for path, methods in table.items():
+            pool = self._pools.replacements if path == "/v1/state" else self._pools.writes
+            methods.update({name: _within(pool, methods[name]) for name in methods if name != "GET"})
         return [Route(path, _by_method(methods), methods=list(methods)) for path, methods in table.items()]
 
     # Nodes
@@ -559,62 +621,75 @@ class RegistryApi:
 
     async def get_state(self, request: Request) -> Response:
         chunks = await self._read(request, lambda registry: registry.document(self._node.term))
-        return StreamingResponse(chunks, media_type="application/json")
+        tag = {"ETag": f'"{request.scope[FACTS].position}"'}
+        return StreamingResponse(chunks, media_type="application/json", headers=tag)
 
     async def put_state(self, request: Request) -> Response:
         await self._refuse_unless_primary(request)
         body = await read_body(request, DOCUMENT_BYTES_MAX)
-        any_term, ack = query_integer(request, "any_term", 0, 0, 1) == 1, _sent_ack(request)
-        return await self._off_loop(self._load, await self._off_loop(parsed, body), any_term, ack)
+        asked = _Replacement.asked_for(request)
+        return await self._pools.replacements.on_thread(lambda: self._load(parsed(body), asked))
 
-    def _load(self, document: Any, any_term: bool, ack: str | None) -> Response:
+    def _load(self, document: Any, asked: _Replacement) -> Response:
         term, current = term_of(document), self._node.term
-        verdict = "load" if any_term else document_verdict(term, current)
+        verdict = "load" if asked.any_term else document_verdict(term, current)
         if verdict == "stale":
             log.warning("a document of term %d was not loaded: the current term is %d", term, current)
             return json_answer({"applied": False, "reason": "stale", "term": current})
         if verdict == "future":
             message = f"term {term} was never issued here, the current one is {current}; ?any_term=1 loads it anyway"
             raise Refusal(409, "unknown_term", message, field="term", term=current)
+        check_complete(document)
+        expect = asked.expect if asked.expect or asked.force else self._place_without_anything()
         with _collector_paused():
             pieces = pieces_of(document)
-        # In the term that the verdict was about: the node may have been replaced and promoted again since.
-        self._node.replace(pieces, term=current, ack=ack)
+        try:
+            # In the term that the verdict was about: the node may have been replaced and promoted again since.
+            self._node.replace(pieces, term=current, ack=asked.ack, expect=expect)
+        except Outdated:
+            if asked.expect is None:  # it was empty a moment ago
+                raise _not_empty(str(self._node.position.id)) from None
+            raise
         return json_answer({"applied": True, "term": self._node.term, "nodes": len(document.get("nodes") or ())})
+
+    def _place_without_anything(self) -> str:
+        """Where the state is, if there is nothing in it to be lost."""
+        with self._node.reading() as registry:
+            place = str(self._node.position.id)
+            if registry.is_pristine:
+                return place
+        raise _not_empty(place)
 
     # Health
 
     async def health(self, request: Request) -> Response:
-        node = self._node
+        node, unready = self._node, self._node.unready
         return json_answer(
             {
                 "name": node.name,
                 "group": node.group,
                 "role": node.role,
+                "leads": node.leads,
                 "term": node.term,
                 "position": str(node.position.id),
                 "in_sync": node.in_sync,
                 "lag_records": node.lag.records,
                 "lag_seconds": node.lag.seconds,
                 "lease_ms": node.lease_ms,
-                "stalled": node.stalled,
+                "stalled": node.held_up,
+                "ready": unready is None,
+                "problem": node.problem or (unready.message if unready else None),
                 "primary_http": node.primary_http,
             }
         )
 
     async def ready(self, request: Request) -> Response:
-        node = self._node
-        if node.stalled:
-            return error_answer(503, "stalled", node.stalled)
-        if node.role != "primary" and not node.in_sync:
-            return error_answer(503, "out_of_sync", "this standby is not in sync yet; GET /health says how far it is")
-        return json_answer({"ready": True, "role": node.role})
+        unready = self._node.unready
+        if unready is not None:
+            return error_answer(503, unready.code, unready.message)
+        return json_answer({"ready": True, "role": self._node.role})
 
     # What they share
-
-    async def _off_loop(self, function: Callable[..., T], *arguments: Any) -> T:
-        # Abandoned and not awaited when the server stops: the thread ends by the timeout of what it calls.
-        return await anyio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._threads)
 
     async def _read(self, request: Request, look: Callable[[Registry], T]) -> T:
         """What `look` finds in the state, and the facts that belong to exactly that state."""
@@ -625,8 +700,10 @@ class RegistryApi:
             with self._node.reading(fresh=fresh, timeout_s=self._wait_timeout_s) as registry:
                 return look(registry), Facts.of(self._node)
 
+        pool = self._pools.waits if fresh else self._pools.reads
         try:
-            found, request.scope[FACTS] = await self._off_loop(under_the_lock)
+            with pool.place():
+                found, request.scope[FACTS] = await pool.on_thread(under_the_lock)
         except TimeoutError as error:
             raise Refusal(504, "wait_timeout", str(error), field="Replicator-Fresh") from None
         return found
@@ -653,8 +730,7 @@ class RegistryApi:
 
     async def _commit(self, request: Request, change: Record) -> Any:
         try:
-            submit = functools.partial(self._node.submit, term=_sent_term(request), ack=_sent_ack(request))
-            return await self._off_loop(submit, change)
+            return await self._node.asubmit(change, term=_sent_term(request), ack=_sent_ack(request))
         except TimeoutError:
             message = "no answer in time: the change may or may not be in the log; read before you repeat it"
             raise Refusal(504, "outcome_unknown", message) from None
@@ -668,12 +744,41 @@ class RegistryApi:
                 raise Refusal(409, "stale_term", message, field="Replicator-Term", term=current)
             if self._node.role != "primary":
                 raise NotPrimary(node=self._node.name, primary=self._node.primary_http)
+            if not self._node.leads and not self._node.held_up:
+                raise LeaseLost(node=self._node.name)
             if sent is not None and sent > current:
                 message = f"term {sent} was never issued, the current one is {current}"
                 raise Refusal(409, "unknown_term", message, field="Replicator-Term", term=current)
         except (Refusal, NotPrimary):
             await drop_body(request)
             raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Replacement:
+    """How a document is to replace the state. `expect`: the position that the sender saw."""
+
+    any_term: bool
+    force: bool
+    expect: str | None
+    ack: str | None
+
+    @classmethod
+    def asked_for(cls, request: Request) -> _Replacement:
+        return cls(
+            any_term=query_integer(request, "any_term", 0, 0, 1) == 1,
+            force=query_integer(request, "force", 0, 0, 1) == 1,
+            expect=_sent_tag(request),
+            ack=_sent_ack(request),
+        )
+
+
+def _not_empty(position: str) -> Refusal:
+    message = (
+        f'the state is not empty, and this replaces all of it: send If-Match: "{position}" to do so if it is still '
+        "what it is now, or ?force=1 whatever it is"
+    )
+    return Refusal(428, "position_required", message, field="If-Match", position=position)
 
 
 #: A PATCH of these fields alone is a change of that name, which reads better in the log than `update`.
@@ -692,6 +797,20 @@ def _by_method(endpoints: Mapping[str, Endpoint]) -> Endpoint:
     return endpoint
 
 
+def _within(pool: Pool, endpoint: Endpoint) -> Endpoint:
+    """An endpoint that has a place in the pool for as long as it takes, before it reads the body."""
+
+    async def within(request: Request) -> Response:
+        try:
+            with pool.place():
+                return await endpoint(request)
+        except Full:
+            await drop_body(request)
+            raise
+
+    return within
+
+
 def _sent_term(request: Request) -> int | None:
     text = request.headers.get("replicator-term")
     if text is None:
@@ -700,6 +819,19 @@ def _sent_term(request: Request) -> int | None:
     if term is None:
         raise Refusal(400, "invalid_header", "Replicator-Term must be an integer", field="Replicator-Term")
     return term
+
+
+def _sent_tag(request: Request) -> str | None:
+    text = request.headers.get("if-match")
+    if text is None:
+        return None
+    tag = TAG.fullmatch(text.strip())
+    if tag is None:
+        message = (
+            'If-Match must be the ETag that GET /v1/state gave, like "5-1042"; ?force=1 replaces whatever is there'
+        )
+        raise Refusal(400, "invalid_header", message, field="If-Match")
+    return tag[1] or tag[2]
 
 
 def _sent_ack(request: Request) -> str | None:
@@ -725,20 +857,22 @@ def _networks_without_tokens(registry: Registry, *, after: int, limit: int) -> d
 
 def registry_app(node: ServedNode, *, wait_timeout_s: float = WAIT_TIMEOUT_S) -> Starlette:
     """The application that serves `node`, whose state is a Registry."""
-    api = RegistryApi(node, wait_timeout_s=wait_timeout_s)
-    return _app(node, api.routes(), wait_timeout_s)
+    pools = Pools()
+    api = RegistryApi(node, wait_timeout_s=wait_timeout_s, pools=pools)
+    return _app(node, api.routes(), wait_timeout_s, pools)
 
 
 def health_app(node: ServedNode, *, wait_timeout_s: float = WAIT_TIMEOUT_S) -> Starlette:
     """The application of a node whose state is something else: it serves how the node is, and nothing of the state."""
-    api = RegistryApi(node, wait_timeout_s=wait_timeout_s)
-    return _app(node, [route for route in api.routes() if route.path in HEALTH_PATHS], wait_timeout_s)
+    pools = Pools()
+    api = RegistryApi(node, wait_timeout_s=wait_timeout_s, pools=pools)
+    return _app(node, [route for route in api.routes() if route.path in HEALTH_PATHS], wait_timeout_s, pools)
 
 
-def _app(node: ServedNode, routes: list[Route], wait_timeout_s: float) -> Starlette:
+def _app(node: ServedNode, routes: list[Route], wait_timeout_s: float, pools: Pools) -> Starlette:
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Envelope, node=node, wait_timeout_s=wait_timeout_s)],
+        middleware=[Middleware(Envelope, node=node, wait_timeout_s=wait_timeout_s, waits=pools.waits)],
         exception_handlers={HTTPException: _no_route},
     )
     # A slash too many is an unknown route like any other, not a redirect without a body.

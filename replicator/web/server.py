@@ -20,6 +20,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from replicator.errors import ConfigError
+from replicator.process import Owner, let_go_in_child
+from replicator.threads import started
 
 __all__ = ["WebServer"]
 
@@ -52,6 +54,8 @@ class WebServer:
         self._server: _Announcing | None = None
         self._thread: threading.Thread | None = None
         self._listener: socket.socket | None = None
+        self._owner = Owner("this HTTP server")
+        let_go_in_child(self, WebServer._let_go)
 
     @property
     def url(self) -> str:
@@ -60,21 +64,20 @@ class WebServer:
 
     def listen(self) -> None:
         """Take the port, and let connections wait. Raises ConfigError if that cannot be. `start` does it if need be."""
+        self._owner.check()
         if self._listener is None:
             self._listener = _listen(self.host, self.port)
             self.port = self._listener.getsockname()[1]
 
     def start(self) -> None:
-        """Return once the server answers. Raises ConfigError if it cannot listen there."""
+        """Return once the server answers. Raises ConfigError if it cannot listen there, or `NoThread`."""
+        self._owner.check()
         if self._thread is not None:
             raise RuntimeError("a WebServer starts once; make another")
         self.listen()
         listener = self._listener
         self._server = _Announcing(_config(self._app))
-        self._thread = threading.Thread(
-            target=_serve, args=(self._server, listener), name=f"http-{self.port}", daemon=True
-        )
-        self._thread.start()
+        self._thread = started(_serve, self._server, listener, name=f"http-{self.port}")
         self._server.settled.wait(START_WITHIN_S)
         if not self._server.started:
             self.stop()
@@ -82,6 +85,7 @@ class WebServer:
 
     def stop(self) -> None:
         """End it: no new connection from now on, what runs gets `STOP_WITHIN_S`. Does nothing if it does not run."""
+        self._owner.check()
         if self._thread is None or self._server is None:
             if self._listener is not None:
                 self._listener.close()
@@ -99,7 +103,15 @@ class WebServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        if self._owner.is_here:
+            self.stop()
+
+    def _let_go(self) -> None:
+        """A child that outlives this process would keep the port, and the clients' connections, with nobody there."""
+        if self._listener is not None:
+            self._listener.close()
+        for connection in self._server.server_state.connections if self._server is not None else ():
+            _close_copy(connection.transport)
 
 
 class _Announcing(uvicorn.Server):
@@ -112,6 +124,13 @@ class _Announcing(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.settled.set()
+
+
+def _close_copy(transport: asyncio.BaseTransport) -> None:
+    # The loop is gone in this process, and its registrations are the parent's: asyncio is not to be asked.
+    connection = getattr(transport.get_extra_info("socket"), "_sock", None)
+    if connection is not None:
+        connection.close()
 
 
 def _serve(server: _Announcing, listener: socket.socket) -> None:

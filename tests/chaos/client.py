@@ -26,7 +26,7 @@ from .wire import Caller, NoAnswer, NotSent
 TIMEOUT_S, GRACE_S = 2.0, 1.0
 
 #: Errors that say: nothing was written.
-REFUSALS = ("NotPrimary", "LeaseLost", "Fenced", "LogUnavailable", "ChangeRejected", "ChangeTooLarge")
+REFUSALS = ("NotPrimary", "LeaseLost", "Fenced", "LogUnavailable", "ChangeRejected", "ChangeTooLarge", "NotJSON")
 
 #: After a refusal: soon enough to find the next primary at once, and no busy loop.
 REFUSED_PAUSE_S = 0.03

@@ -38,7 +38,7 @@ POLL_S = 0.05
 #: What a node is told once everything is over.
 HEALS: tuple[dict[str, Any], ...] = (
     {"op": "slow", "seconds": 0.0},
-    {"op": "bad-snapshot", "on": False},
+    {"op": "frail", "how": ""},
     {"op": "silent-names", "on": False},
 )
 
@@ -217,25 +217,25 @@ class Cluster:
             node.start()
             self.free_disk(name)
             for request in HEALS:
-                self.wait_for(partial(self.tell, name, request), 10)
+                self.wait_for(partial(self.tell, name, **request), 10)
 
     def slow_disk(self, name: str, seconds: float) -> bool:
         """Make every save of that node take longer; whether it heard."""
-        return self.tell(name, {"op": "slow", "seconds": seconds})
+        return self.tell(name, op="slow", seconds=seconds)
 
-    def tell(self, name: str, request: dict[str, Any]) -> bool:
-        """Have that node do something at once; whether it heard."""
+    def tell(self, name: str, **request: Any) -> bool:
+        """Have a node do something; whether it heard."""
         try:
             self.call(name, request, timeout_s=0.3)
         except (NotSent, NoAnswer):
             return False
         return True
 
-    def fork(self, name: str, how: str) -> None:
+    def fork(self, name: str, seconds: float) -> None:
         """Have that node's process fork. A child that hangs is a problem; a node that was killed meanwhile is none."""
         with contextlib.suppress(NotSent, NoAnswer):
-            if self.call(name, {"op": "fork", "how": how}, timeout_s=30)["hangs"]:
-                self._found.append(f"a child of {name} ({how}) hung")
+            if self.call(name, {"op": "fork", "seconds": seconds}, timeout_s=30)["hangs"]:
+                self._found.append(f"a child of {name} hung")
 
     def fill_disk(self, name: str) -> None:
         """Use up all that is left on the disk of that node."""

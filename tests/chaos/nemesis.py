@@ -47,14 +47,14 @@ class Nemesis:
             "kill-all": self._kill_all,
             "pause-node": self._pause,
             "slow-disk": self._slow_disk,
+            "failing-snapshot": self._fail_snapshots,
+            "fork-node": self._fork,
             "promote": self._promote,
             "promote-two": self._promote_two,
             "switchover": self._switch_over,
             "lone-primary": self._leave_alone,
             "full-disk": self._full_disk,
-            "bad-snapshot": self._bad_snapshot,
             "silent-names": self._silent_names,
-            "fork-process": self._fork,
         }
 
     def run(self, steps: Sequence[Step]) -> None:
@@ -174,20 +174,19 @@ class Nemesis:
         self._cluster.fill_disk(node)
         return undo
 
-    def _bad_snapshot(self, fault: Fault, node: str) -> Undo:
-        return self._switched(fault, node, "bad-snapshot")
+    def _fail_snapshots(self, fault: Fault, node: str) -> Undo:
+        undo = self._lasting(fault.kind, node, lambda: self._cluster.tell(node, op="frail", how=""))
+        self._cluster.tell(node, op="frail", how=fault.option)
+        return undo
 
     def _silent_names(self, fault: Fault, node: str) -> Undo:
-        return self._switched(fault, node, "silent-names")
-
-    def _switched(self, fault: Fault, node: str, what: str) -> Undo:
-        undo = self._lasting(fault.kind, node, lambda: self._cluster.tell(node, {"op": what, "on": False}))
-        self._cluster.tell(node, {"op": what, "on": True})
+        undo = self._lasting(fault.kind, node, lambda: self._cluster.tell(node, op="silent-names", on=False))
+        self._cluster.tell(node, op="silent-names", on=True)
         return undo
 
     def _fork(self, fault: Fault, node: str) -> Undo:
-        threading.Thread(target=self._cluster.fork, args=(node, fault.option), daemon=True).start()
-        return _nothing
+        threading.Thread(target=self._cluster.fork, args=(node, fault.seconds), daemon=True).start()
+        return self._lasting(fault.kind, node, _nothing)
 
     # --- promotions --------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,9 @@
     python -m tests.chaos.node --name a --group g --redis URL --data DIR --socket PATH --lease 0.6
 
 Requests (`op`): `submit`, `read`, `values`, `status`, `slow` (each save of the checkpoint takes so much longer from now
-on), `bad-snapshot` (the state cannot be drawn), `silent-names` (nobody resolves a name), `fork`. It ends when its
-standard input does: then whoever started it is gone. `--break NAME` takes a rule out of replicator in this process
-(`broken.py`).
+on), `frail` (the application's `snapshot` fails from now on), `silent-names` (nobody resolves a name), `fork` (the
+process forks). It ends when its standard input does: then whoever started it is gone. `--break NAME` takes a rule out of
+replicator in this process (`broken.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from replicator import Node, ReplicatorError
 from replicator.checkpoint import Checkpoint
@@ -100,7 +101,7 @@ class Service:
             "values": self.values,
             "status": self.status,
             "slow": self.slow,
-            "bad-snapshot": self.bad_snapshot,
+            "frail": self.frail,
             "silent-names": self.silent_names,
             "fork": self.fork,
         }
@@ -158,20 +159,23 @@ class Service:
         self._disk.seconds = seconds
         return {}
 
-    def bad_snapshot(self, on: bool) -> dict[str, Any]:
-        self._state.fails = on
+    def frail(self, how: str) -> dict[str, Any]:
+        self._state.frail = how
         return {}
 
     def silent_names(self, on: bool) -> dict[str, Any]:
         self._names.be_silent(on)
         return {}
 
-    def fork(self, how: str) -> dict[str, Any]:
-        """A child of this process that does what a child should not; what it may do is end."""
+    def fork(self, seconds: float) -> dict[str, Any]:
+        """Have a child that does with the node what it can, for so long; whether it hangs in that."""
         child = os.fork()
         if child == 0:
-            _misbehave(self._node, how)
-        deadline = time.monotonic() + CHILD_TIMEOUT_S
+            try:
+                self._misuse(time.monotonic() + seconds)
+            finally:
+                os._exit(0)
+        deadline = time.monotonic() + seconds + CHILD_TIMEOUT_S
         while os.waitpid(child, os.WNOHANG)[0] == 0:
             if time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)
@@ -180,18 +184,20 @@ class Service:
             time.sleep(0.01)
         return {"hangs": False}
 
-
-def _misbehave(node: Node, how: str) -> NoReturn:
-    try:
-        if how == "write":
-            # A value that no client sent: if it is ever seen, the child had a part in the group.
-            node.submit(f"of-a-child-{os.getpid()}", timeout_s=1.0)
-        elif how == "stop":
-            node.stop()
-    except ReplicatorError as error:
-        print(f"child: {error}", file=sys.stderr, flush=True)
-    finally:
-        os._exit(0)
+    def _misuse(self, until: float) -> None:
+        node = self._node
+        calls: list[Callable[[], object]] = [
+            lambda: node.submit("a child's", timeout_s=0.2),
+            lambda: node.promote(timeout_s=0.2),
+            node.publish,
+            node.stop,
+            lambda: node.__exit__(None, None, None),
+        ]
+        while time.monotonic() < until:
+            for call in calls:
+                with suppress(ReplicatorError, TimeoutError):
+                    call()
+            time.sleep(0.01)
 
 
 def main() -> None:

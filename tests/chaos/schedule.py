@@ -36,11 +36,11 @@ _ON_NODES = {
     "kill-all": Kind(2, (0.05, 0.5), on_node=False),
     "pause-node": Kind(12, (0.3, 1.8)),
     "slow-disk": Kind(5, (0.5, 1.5), ("0.05", "0.3")),
+    "failing-snapshot": Kind(4, (0.5, 1.5), ("call", "piece")),
+    "fork-node": Kind(4, (0.1, 0.8)),
     "promote": Kind(8, (0.0, 0.0), ("", "", "", "force")),
     "promote-two": Kind(4, (0.0, 0.0)),
     "switchover": Kind(5, (0.0, 0.0)),
-    "fork-process": Kind(4, (0.0, 0.0), ("exit", "stop", "write")),
-    "bad-snapshot": Kind(4, (0.5, 2.0)),
 }
 
 #: Where the node's data is on a file system that can be filled.

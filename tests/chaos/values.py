@@ -33,8 +33,8 @@ class Values:
     def __init__(self) -> None:
         self.values: list[str] = []
         self.digest = ""
-        #: Whether `snapshot` raises, as that of an application with a bug.
-        self.fails = False
+        #: What is wrong with `snapshot`: it raises at the `call`, or at a `piece`; empty: nothing.
+        self.frail = ""
 
     def apply(self, value: Any) -> int:
         self.values.append(value)
@@ -42,10 +42,10 @@ class Values:
         return len(self.values) - 1
 
     def snapshot(self) -> Iterator[Any]:
-        if self.fails:
-            raise RuntimeError("the application cannot be drawn now")
         # Nothing in the list is ever replaced, so its first `count` values are the state as it is now.
-        return _pieces(self.values, len(self.values))
+        if self.frail == "call":
+            raise RuntimeError("a snapshot that fails")
+        return _pieces(self.values, len(self.values), self.frail)
 
     def restore(self, pieces: Iterable[Any]) -> None:
         values = values_of(pieces)
@@ -53,9 +53,11 @@ class Values:
         self.values, self.digest = values, digest
 
 
-def _pieces(values: list[str], count: int) -> Iterator[Any]:
+def _pieces(values: list[str], count: int, frail: str) -> Iterator[Any]:
     for start in range(0, max(1, count), PIECE_VALUES):
         yield values[start : min(count, start + PIECE_VALUES)]
+    if frail:
+        raise RuntimeError("a snapshot that fails")
 
 
 def values_of(pieces: Iterable[Any]) -> list[str]:

@@ -18,10 +18,15 @@ MIB = 1024 * 1024
 #: zstd's window of 8 MiB at most, as far as it is touched.
 CHANGES_BYTES_MAX = 16 * MIB
 
-#: The bound on a piece in these tests (the real one is 256 MiB), and what may be held for it: its chunks, those
+#: The bound on a piece in these tests (the real one is 64 MiB), and what may be held for it: its chunks, those
 #: joined, the piece itself, and what JSON makes of it.
 PIECE_BYTES_MAX = 16 * MIB
 SNAPSHOT_BYTES_MAX = 5 * PIECE_BYTES_MAX
+
+#: The bound on what all pieces weigh (the real one is 4 GiB), and what they take: what weighs less than a byte of JSON
+#: may be before it is counted comes on top.
+WEIGHT_MAX = 128 * MIB
+KEPT_BYTES_MAX = 2 * WEIGHT_MAX + SNAPSHOT_BYTES_MAX
 
 # VmHWM and not ru_maxrss: a child begins with the latter of its parent.
 CHILD = """
@@ -40,6 +45,10 @@ before = peak()
 try:
     if kind == "change":
         codec.decode_changes("json+zstd", body, "", 1, id_="1-1")
+    elif len(sys.argv) > 3:
+        kept = []
+        for piece in codec.SnapshotDecoder(kind, "", id_="1-1", most=int(sys.argv[3])).pieces([body]):
+            kept.append(piece)
     else:
         for piece in codec.SnapshotDecoder(kind, "", id_="1-1").pieces([body]):
             del piece
@@ -50,10 +59,10 @@ except CorruptRecord as problem:
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 
 
-def _refused(kind: str, body: bytes) -> tuple[int, str]:
+def _refused(kind: str, body: bytes, *more: int) -> tuple[int, str]:
     """The memory that it took to refuse it, and why it was."""
-    command = [sys.executable, "-c", CHILD, kind, str(PIECE_BYTES_MAX)]
-    done = subprocess.run(command, input=body, capture_output=True, check=True, timeout=60)
+    command = [sys.executable, "-c", CHILD, kind, str(PIECE_BYTES_MAX), *map(str, more)]
+    done = subprocess.run(command, input=body, capture_output=True, check=True, timeout=300)
     taken, _, why = done.stdout.decode().strip().partition(" ")
     return int(taken), why
 
@@ -80,7 +89,7 @@ def test_a_change_takes_no_more_memory_than_a_change_may(body: bytes, why: str) 
         ("json+zstd", bomb(256 * MIB), "too large"),
         ("json+zstd", bomb(4 * MIB, b"0\n"), "digest"),
         ("raw+zstd", bomb(24 * MIB, b"\x00\x00\xff\xff" + b"x" * 65535), "digest"),
-        ("raw+zstd", bomb(256 * MIB, b"\x7f"), "a piece of 2139062143 bytes"),
+        ("raw+zstd", bomb(256 * MIB, b"\x7f"), "a piece of it has 2139062143 bytes"),
     ],
     ids=["a line without an end", "many lines", "many frames", "a frame that declares 2 GiB"],
 )
@@ -89,3 +98,34 @@ def test_a_snapshot_takes_no_more_memory_than_some_pieces(kind: str, body: bytes
     taken, told = _refused(kind, body)
     assert why in told
     assert taken < SNAPSHOT_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("raw+zstd", bomb(512 * MIB, b"\x00")),
+        ("raw+zstd", bomb(512 * MIB, b"\x00\x00\xff\xff" + b"x" * 65535)),
+        ("json+zstd", bomb(512 * MIB, b"0\n")),
+        ("json+zstd", bomb(512 * MIB, b"[]\n")),
+        ("json+zstd", bomb(256 * MIB, b"[" + b"[]," * 30_000 + b"0]\n")),
+        ("json+zstd", bomb(256 * MIB, b"[" + b"{}," * 30_000 + b"0]\n")),
+        ("json+zstd", bomb(256 * MIB, b"[" * 1000 + b"]" * 1000 + b"\n")),
+        ("json+zstd", bomb(256 * MIB, b'{"a":' * 1000 + b"0" + b"}" * 1000 + b"\n")),
+        ("json+zstd", bomb(256 * MIB, b"[" + b"0.5," * 30_000 + b"0]\n")),
+    ],
+    ids=["empty pieces", "bytes", "numbers", "arrays", "arrays in arrays", "objects", "deep", "deep objects", "floats"],
+)
+def test_who_keeps_all_pieces_of_a_snapshot_has_no_more_than_it_may_weigh(kind: str, body: bytes) -> None:
+    assert len(body) < 512 * 1024
+    taken, told = _refused(kind, body, WEIGHT_MAX)
+    assert "snapshot_bytes_max" in told
+    assert taken < KEPT_BYTES_MAX
+
+
+@pytest.mark.parametrize("kind", ["change", "json+zstd", "raw+zstd"])
+def test_a_frame_that_wants_a_large_window_is_refused(kind: str) -> None:
+    # RFC 8878, 3.1.1.1.2: exponent 16, so 64 MiB; then one block of a byte.
+    body = b"\x28\xb5\x2f\xfd\x00" + bytes([16 << 3]) + b"\x09\x00\x00x"
+    taken, told = _refused(kind, body)
+    assert "is not zstd" in told
+    assert taken < CHANGES_BYTES_MAX

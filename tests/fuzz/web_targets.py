@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Message
 from replicator.acks import Level
 from replicator.core.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_change, encode_changes
 from replicator.core.ids import RecordId
-from replicator.errors import ChangeRejected, ChangeTooLarge, NotPrimary
+from replicator.errors import ChangeRejected, ChangeTooLarge, NotJSON, NotPrimary, Outdated
+from replicator.health import Unready
 from replicator.state.registry import OPERATIONS, InvalidDocument, Registry, document_of, pieces_of, term_of
 from replicator.web.registry import registry_app
 from tests.fuzz.core_targets import whole
@@ -124,7 +125,7 @@ def _fits_into_records(pieces: list[Any]) -> bool:
     try:
         for piece in pieces:
             SnapshotEncoder().feed(piece)
-    except ChangeTooLarge:
+    except (ChangeTooLarge, NotJSON):
         return False
     return True
 
@@ -182,12 +183,17 @@ class _Node:
     position: _Position = field(default_factory=_Position)
     in_sync: bool = True
     lag: _Lag = field(default_factory=_Lag)
-    stalled: str | None = None
+    held_up: str | None = None
     primary_http: str | None = None
     lease_ms: int | None = 4000
+    leads: bool = True
+    problem: str = ""
+    unready: Unready | None = None
     registry: Registry = field(default_factory=Registry)
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any:
         if ack is not None:
             Level.parse(ack)
         if self.role != "primary":
@@ -195,7 +201,11 @@ class _Node:
         codec, body, digest = encode_changes([encode_change(change)])
         return self.registry.apply(decode_changes(codec, body, digest, 1, id_="5-1043")[0])
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None) -> None:
+    def replace(
+        self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
+    ) -> None:
+        if expect is not None and RecordId.parse(expect) != self.position.id:
+            raise Outdated(expect=expect, position=self.position.id)
         encoder = SnapshotEncoder()
         body = b"".join([*map(encoder.feed, pieces), encoder.finish()])
         self.registry.restore(SnapshotDecoder(encoder.codec, encoder.digest, id_="5-1043").pieces([body]))
@@ -256,12 +266,13 @@ _QUERIES = (
     b"", b"limit=1", b"limit=1001", b"limit=-1", b"limit=0", b"limit=", b"limit", b"after=1", b"after=" + b"9" * 16,
     b"after=" + b"9" * 5000, b"limit=1&limit=x", b"any_term=1", b"any_term=2", b"any_term=%00", b"after=%ff%fe",
     b"after=\xff\xfe", b"\xc3\xa9=\xc3\xa9", b"after=%D9%A3", b"%", b"&&&=", b"a" * 3000, b"after=1;limit=2",
-    b"limit=1e3",
+    b"limit=1e3", b"force=1", b"force=x", b"force=1&any_term=1",
 )  # fmt: skip
 _HEADERS = (
     (b"replicator-term", (b"5", b"4", b"6", b"0")),
     (b"replicator-wait", (b"5-1042", b"5-1043", b"4-9", b"9999999999999999-1")),
     (b"replicator-fresh", (b"1", b"0")),
+    (b"if-match", (b'"5-1042"', b"5-1042", b'"5-1"', b"*", b'W/"5-1042"')),
     (b"replicator-ack", (b"appended", b"applied:1", b"fsynced", b"replicated:2", b"applied:" + b"9" * 5000)),
     (b"content-length", (b"0", b"7", b"99999999999", b"1048577")),
     (b"content-type", (b"application/json", b"text/plain", b"multipart/form-data")),

@@ -22,6 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from replicator import checkpoint
 from replicator.checkpoint import Checkpoint, Step
 from replicator.core import codec
 from replicator.core.fold import Verdict, View
@@ -191,6 +192,8 @@ class Plan(NamedTuple):
 
 def follow(plan: Plan, tell: Callable[[tuple[str, Any]], None]) -> None:
     """Read the history from where the checkpoint left off, to its end. Tells `did` first, then `try` and `did`."""
+    # So that there is nearly always something that was given up and is not deleted yet.
+    checkpoint._SLICE_CHANGES, checkpoint._SLICE_PARTS = 2, 1
     if plan.kill_at:
         _kill_at(plan.kill_at, plan.kill_after)
     with Checkpoint(plan.data_dir, GROUP, node=NODE) as stored:
@@ -207,6 +210,8 @@ def follow(plan: Plan, tell: Callable[[tuple[str, Any]], None]) -> None:
                 # No kill undoes what the system has: whether it was synced makes no difference here.
                 stored.save(member.view, steps, boot="boot-s", synced=batches.random() < 0.5)
                 tell(("did", member.view))
+                if batches.random() < 0.3:
+                    stored.tidy()
     tell(("end", None))
 
 
@@ -256,5 +261,5 @@ def _kill_at(what: str, after: int) -> None:
     sqlite3.connect = traced  # type: ignore[assignment]
     # The lock file is written right after each commit, and nowhere else than there and at the start.
     os.pwrite = around(os.pwrite, "after commit")
-    for name in ("open", "rename", "fsync", "unlink"):
+    for name in ("open", "rename", "replace", "fsync", "unlink"):
         setattr(os, name, around(getattr(os, name), "file"))

@@ -206,6 +206,23 @@ def test_a_database_in_use_follows_its_primary(processes: Processes, log: RedisL
             eventually(lambda: values() == ["one", "two"])
 
 
+def test_a_new_file_has_the_mode_that_was_asked_for(processes: Processes, log: RedisLog, tmp_path: Path) -> None:
+    ours, theirs, private = tmp_path / "ours", tmp_path / "theirs", tmp_path / "private"
+    ours.write_bytes(b"one")
+    ours.chmod(0o644)
+    processes.start("a", "--file", str(ours))
+    processes.start("b", "--file", str(theirs), "--file-mode", "640")
+    processes.start("c", "--file", str(private))
+    alive(log, "a", "b", "c")
+    promote(log, "a")
+    is_now(theirs, b"one")
+    is_now(private, b"one")
+    assert [path.stat().st_mode & 0o777 for path in (ours, theirs, private)] == [0o644, 0o640, 0o600]
+    done = CliRunner().invoke(cli, ["--group", "g", "node", "--name", "d", "--file-mode", "rw"])
+    assert done.exit_code == 2
+    assert "'rw' is not a mode like 600" in done.output
+
+
 def test_a_file_and_a_database_are_refused_together(any_redis: RedisServer, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "workers.node", "--name", "a", "--data-dir", str(tmp_path / "a")]
     command += ["--file", str(tmp_path / "f"), "--sqlite", str(tmp_path / "s")]

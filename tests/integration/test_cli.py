@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from replicator import Fenced, LogUnavailable, Node, OutcomeUnknown, admin
 from replicator.cli import cli
+from replicator.connection import client_for
 from replicator.core.ids import RecordId
 from replicator.core.replies import Peer
 from replicator.log import RedisLog
@@ -222,7 +223,7 @@ class TestOperating:
         result = run("verify", "--output", "json")
         assert result.exit_code == 0
         told = json.loads(result.stdout)
-        has_fields(told, {"position": str, "digests": dict, "missing": list, "equal": bool})
+        has_fields(told, {"position": str, "digests": dict, "missing": list, "silent": list, "equal": bool})
         assert (set(told["digests"]), told["missing"], told["equal"]) == ({"a", "b"}, [], True)
         assert run("verify").stdout.endswith("all equal\n")
 
@@ -238,7 +239,7 @@ class TestOperating:
             )
         result = run("verify")
         assert result.exit_code == 1
-        assert "not shown to be equal" in result.stderr
+        assert "differ: a " in result.stderr
         assert "all equal" not in result.stdout
 
     def test_history_and_log_tell_what_happened(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
@@ -305,6 +306,18 @@ class TestExitCodes:
             ["node", "--name", "a b"],
             ["node", "--name", "a", "--http", "nonsense"],
             ["node", "--name", "a", "--lease-s", "0"],
+            ["node", "--name", "a", "--lease-s", "nan"],
+            ["node", "--name", "a", "--publish-every-s", "inf"],
+            ["node", "--name", ".."],
+            ["--group", "a b", "status"],
+            ["promote", "a\tb"],
+            ["promote", "a", "--timeout", "inf"],
+            ["promote", "a", "--reason", "a\nb"],
+            ["switchover", "--to", "a/b"],
+            ["recover", "--from", "\u2028"],
+            ["verify", "--timeout", "-1"],
+            ["drill", "--lease-s", "nan"],
+            ["dev", "--lease-s", "inf"],
             ["--config", "/nowhere/settings.toml", "status"],
         ],
         ids=" ".join,
@@ -323,6 +336,30 @@ class TestExitCodes:
         for command in ("dev", "node", "status", "promote", "demote", "snapshot", "verify", "history", "log", "load"):
             assert f"\n  {command} " in told
             assert CliRunner().invoke(cli, [command, "--help"]).exit_code == 0
+
+
+class TestWhatOthersWrote:
+    """A heartbeat, or a head, of a program that was less careful."""
+
+    ODD = "a\tb\u2028c\x1b[2Jd"
+
+    def test_an_odd_name_makes_nothing_unreadable_and_is_shown_on_one_line(
+        self, run: Callable[..., Result], any_redis: RedisServer, pair: tuple[Node, Node]
+    ) -> None:
+        with client_for(any_redis.url) as client:
+            (found,) = client.hmget("replicator:{g}:nodes", ["a"])
+            at, _, told = found.partition(b" ")
+            odd = json.loads(told) | {"node": self.ODD, "http": "\x1b]0;x", "problem": "a\nb"}
+            client.hset("replicator:{g}:nodes", self.ODD, at + b" " + json.dumps(odd).encode())
+            taken = client.hget("replicator:{g}:head", "taken") or b""
+            client.hset("replicator:{g}:head", "taken", taken + f" 1/{self.ODD} 2".encode())
+        for command in (["status"], ["history"], ["log"], ["promote", "a"], ["status", "--output", "json"]):
+            result = run(*command)
+            assert result.exit_code == 0 or command[0] == "status", result.stderr  # which may call it a problem
+        shown = run("status").stdout
+        assert "a\\tb\\u2028c\\x1b[2Jd" in shown
+        assert all(line.isprintable() for line in shown.split("\n"))
+        assert pair[0].submit({"op": "register", "owner": "x"})
 
 
 class TestSettings:
@@ -448,6 +485,36 @@ class TestLoad:
         assert "its term is over (the term is 2)" in result.stderr
         assert pair[0].position == before
         assert run("load", "--any-term", self.document(tmp_path, term=1)).exit_code == 0
+
+    def test_a_state_that_is_not_empty_is_replaced_by_who_says_what_it_replaces(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path
+    ) -> None:
+        pair[0].submit({"op": "register", "hostname": "kept"})
+        position = str(pair[0].position.id)
+        result = run("load", self.document(tmp_path))
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert f"--expect {position} replaces it if it is still what it is now, --force whatever" in result.stderr
+        pair[0].submit({"op": "register", "hostname": "kept-too"})
+        result = run("load", "--expect", position, self.document(tmp_path))
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert f"not what it was at {position} any more, it is at {pair[0].position.id}" in result.stderr
+        with pair[0].reading() as registry:
+            assert len(registry) == 2
+        assert run("load", "--expect", str(pair[0].position.id), self.document(tmp_path)).exit_code == 0
+        assert run("load", "--force", self.document(tmp_path)).exit_code == 0
+        assert run("load", "--expect", "now", self.document(tmp_path)).exit_code == 2
+
+    @pytest.mark.parametrize("text", ["{}", '{"hostname": "db1"}', '{"version": 1, "nodes": {}}'])
+    def test_what_lacks_members_of_a_document_is_refused_and_empties_nothing(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path, text: str
+    ) -> None:
+        pair[0].submit({"op": "register", "hostname": "kept"})
+        (tmp_path / "x.json").write_text(text)
+        result = run("load", "--force", str(tmp_path / "x.json"))
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "the document has no " in result.stderr
+        with pair[0].reading() as registry:
+            assert len(registry) == 1
 
     def test_a_file_of_a_term_that_was_never_issued_is_refused(
         self, run: Callable[..., Result], pair: tuple[Node, Node], tmp_path: Path

@@ -121,6 +121,7 @@ def test_nodes_work_in_a_cluster_and_go_on_when_their_slot_has_moved(cluster: Cl
         in_step(a, b)
         cluster.migrate(KEY, others(cluster)[0])
         wait_until(lambda: a.position.id.term > ERA, 10)
+        a.wait(role="primary", timeout_s=10)
         a.submit(put("after", 1))
         in_step(a, b)
         assert b.position == a.position

@@ -125,6 +125,20 @@ def run_stack(directory: Path, conf: Path) -> tuple[subprocess.Popen[str], int]:
     return runner, int(supervisord)
 
 
+def test_nobody_else_can_read_what_a_stack_has(directory: Path, conf: Path) -> None:
+    # given a directory that everybody may look into, and a umask that hides nothing
+    directory.mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        with DevStack(directory, conf=conf, port=0) as stack:
+            stack.wait_ready()
+            # then whatever is in it is for its owner alone
+            found = [path for path in directory.rglob("*") if path.lstat().st_mode & 0o077]
+    finally:
+        os.umask(before)
+    assert found == []
+
+
 def test_its_nodes_answer_and_after_the_end_no_process_and_no_socket_is_left(directory: Path, conf: Path) -> None:
     # given a stack with a program that takes no SIGTERM, in a directory with a space in its name
     conf.write_text(CONF + STUBBORN)

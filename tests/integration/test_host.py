@@ -8,21 +8,23 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 import replicator.host
 import replicator.log
-from replicator import CheckpointError, ConfigError, Node, NotPrimary
+from replicator import CheckpointError, ConfigError, Node, NoThread, NotPrimary
 from replicator.checkpoint import Checkpoint
 from replicator.connection import client_for
 from replicator.core.ids import ERA
 from replicator.core.replies import Wants
 from replicator.crew import Duties
-from replicator.host import Host
-from replicator.log import RedisLog
+from replicator.host import Host, _Team
+from replicator.log import Connections, RedisLog
 from replicator.redis_server import RedisServer
 from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, document, eventually, in_step, push, pushed
@@ -79,9 +81,10 @@ def test_they_share_a_few_connections_and_threads(host: Host, redis: RedisServer
         node.submit(push("x"))
     with client_for(redis.url) as client:
         connections = [each for each in client.client_list() if each["name"] == "replicator-host"]
-        assert len(connections) == 5  # one reads; with each of two keepers goes one for writes and one for the rest
+        # one reads; with each of two keepers goes one for writes, one for leases and one for the rest
+        assert len(connections) == 7
     of_nodes = [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
-    assert (len(of_the_host()), of_nodes) == (7, [])
+    assert (len(of_the_host()), of_nodes) == (9, [])
 
 
 def test_groups_fail_over_by_themselves_when_a_host_is_gone(host: Host, redis: RedisServer, tmp_path: Path) -> None:
@@ -239,10 +242,8 @@ def tended(host: Host, group: str) -> Any:
 def patient(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host whose reads wait for longer than any test."""
     monkeypatch.setattr(replicator.host, "BLOCK_S", 5 * PATIENCE_S)
-    host = Host(f"{redis.url}?socket_timeout={10 * PATIENCE_S}")
-    for connections in host._connections:
-        connections.timeout_s = 10 * PATIENCE_S
-    return host
+    monkeypatch.setattr(replicator.host, "Connections", partial(Connections, timeout_s=10 * PATIENCE_S))
+    return Host(redis.url)
 
 
 def test_a_new_node_is_read_at_once(redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,11 +300,11 @@ def test_there_are_no_more_threads_than_before_once_nothing_is_held_up(host: Hos
     flushes = {group: nodes[group]._replica.flush for group in GROUPS[:5]}
     for group in GROUPS[:5]:
         nodes[group]._replica.flush = lambda: go.wait(PATIENCE_S)  # type: ignore[assignment, method-assign, misc, return-value]
-    eventually(lambda: len(of_the_host()) > 10, "more threads")
+    eventually(lambda: len(of_the_host()) > 12, "more threads")
     for group, flush in flushes.items():
         nodes[group]._replica.flush = flush  # type: ignore[method-assign]
     go.set()
-    eventually(lambda: len(of_the_host()) == 7, "as many threads as before")
+    eventually(lambda: len(of_the_host()) == 9, "as many threads as before")
 
 
 def of_the_host() -> list[str]:
@@ -482,5 +483,82 @@ def test_nodes_are_started_by_several_threads(host: Host, tmp_path: Path) -> Non
 
 
 def test_nobody_is_no_number_of_keepers(redis: RedisServer) -> None:
-    with pytest.raises(ConfigError, match="look after nobody"):
+    with pytest.raises(ConfigError, match="keepers: 0 is not a whole number"):
         Host(redis.url, keepers=0)
+
+
+class TestNoThreads:
+    def test_a_team_that_gets_no_more_threads_goes_on_with_those_it_has(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(replicator.host, "PATIENCE_S", 0.0)
+        work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        team = _Team("keeper", work.get, size=1)
+        team.begin()
+        start, held, free = threading.Thread.start, threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            free.wait()
+
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        work.put(hold)
+        assert held.wait(PATIENCE_S)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        team.relieve()
+        team.relieve()
+        assert caplog.text.count("the system starts no thread") == 1
+        monkeypatch.setattr(threading.Thread, "start", start)
+        team.relieve()
+        done = threading.Event()
+        work.put(done.set)
+        assert done.wait(PATIENCE_S)
+        free.set()
+        for _ in range(10):
+            work.put(None)
+        team.join(PATIENCE_S)
+
+    def test_a_thread_of_a_team_outlives_whatever_its_work_raises(self) -> None:
+        work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        team = _Team("keeper", work.get, size=1)
+        team.begin()
+        done = threading.Event()
+
+        def leave() -> None:
+            raise SystemExit
+
+        work.put(leave)
+        work.put(done.set)
+        assert done.wait(PATIENCE_S)
+        work.put(None)
+        team.join(PATIENCE_S)
+
+    def test_a_host_that_gets_none_leaves_none_behind(
+        self, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name == "host-keeper":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(NoThread, match="host-keeper"):
+            Host(redis.url)
+        eventually(lambda: not [each for each in threading.enumerate() if each.name.startswith("host-")])
+
+    def test_a_host_that_gets_no_more_stops_its_nodes_all_the_same(
+        self, redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        host = Host(redis.url)
+        node = host.node(KV(), group="g", name="a", data_dir=tmp_path / "a")
+
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        host.close()
+        assert node.problem == "stopped"

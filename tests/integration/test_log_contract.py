@@ -9,16 +9,18 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from replicator.core.codec import encode_changes
-from replicator.core.ids import ERA, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
+from replicator.core.ids import ERA, N_LEAP, TERM_LEAP, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.records import ChangeRecord, PartRecord, TermRecord, seal_change, seal_part
 from replicator.core.replies import TAKEN_KEPT, Ack, Batch, Code, Head, Log, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
-from replicator.log import RedisLog
+from replicator.log import RedisLog, client_for
+from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import (
     CLOCK_ID,
     LOG_ID,
@@ -28,6 +30,7 @@ from tests.integration.worlds import (
     World,
     ids,
     lead,
+    looked,
     promote,
 )
 
@@ -1151,6 +1154,182 @@ def test_a_bare_incr_of_the_term_key_fences_everybody(world: World, log: Log) ->
     assert promote(log, "b").term == 3
 
 
+# --- numbers from outside --------------------------------------------------------------------------------------------
+
+FAR = TERM_LEAP + 1
+
+
+@pytest.mark.parametrize("term", [str(1 + FAR), str(2**53 - 2), str(2**53), "five", "-1"])
+def test_a_term_key_that_no_script_can_have_written_is_told_and_not_passed(world: World, log: Log, term: str) -> None:
+    author = lead(log)
+    author.append()
+    world.set_term_key(int(term) if term.isdigit() else term)
+    before = world.contents()
+    with pytest.raises(LogUnavailable, match=r"BADTERM the term key holds .*`replicator recover`") as marred:
+        log.look()
+    assert (marred.value.look.term, marred.value.look.head.position.id) == (1, RecordId(1, 2))
+    with pytest.raises(LogUnavailable, match="BADTERM"):
+        promote(log, "b")
+    if term.isdigit():
+        assert author.append().code is Code.FENCED
+    else:
+        with pytest.raises(LogUnavailable, match="BADTERM"):
+            author.append()
+    assert world.contents() == before
+    # and one promotion that is to mend it does, in the same log
+    assert promote(log, "b", anew=True, floor=1) == Reply(Code.OK, term=2, id=RecordId(2, 3))
+    assert log.look().term == 2
+    assert ids(log) == ["1-1", "1-2", "2-3"]
+    assert promote(log, "c").term == 3
+
+
+def test_a_term_key_that_is_ahead_by_what_can_be_counts(world: World, log: Log) -> None:
+    lead(log)
+    world.set_term_key(1 + TERM_LEAP)
+    assert promote(log, "b").term == 2 + TERM_LEAP
+
+
+@pytest.mark.parametrize("fields", [{"term": str(2**53 - 2)}, {"id": f"{2**53 - 2}-2"}, {"id": "7-2"}])
+def test_a_head_that_does_not_fit_together_is_refused_and_founded_anew(
+    world: World, log: Log, fields: dict[str, str]
+) -> None:
+    author = lead(log, floor=ERA)
+    author.append()
+    world.set_head(**fields)
+    before = world.contents()
+    with pytest.raises(LogUnavailable, match=r"something else than replicator wrote to .*`replicator recover`"):
+        log.look()
+    for call in (author.append, lambda: promote(log, "b"), lambda: log.renew(author.writer, author.term, 1000)):
+        with pytest.raises(LogUnavailable, match="BADHEAD"):
+            call()
+    assert world.contents() == before
+    reply = promote(log, "b", anew=True, floor=author.term)
+    assert reply.id == RecordId((author.term // ERA + 1) * ERA + 1, 1)
+    assert log.look().term == reply.term
+
+
+def test_a_log_at_a_record_that_no_node_takes_is_founded_anew_only_if_it_is_named(world: World, log: Log) -> None:
+    """It looks whole: record and head were forged together."""
+    author = lead(log)
+    far = author.change()
+    far = replace(far, id=RecordId(FAR + 1, 2))
+    assert world.write_raw(far.id, far.header, far.body)
+    world.set_head(term=str(FAR + 1), id=str(far.id))
+    assert promote(log, "b", anew=True, floor=1).code is Code.WHOLE
+    assert promote(log, "b", anew=True, floor=1, unfollowed=RecordId(FAR + 1, 3)).code is Code.WHOLE
+    assert promote(log, "b", anew=True, floor=1, unfollowed=far.id).id == RecordId(ERA + 1, 1)
+
+
+def test_records_count_by_one(world: World, log: Log) -> None:
+    author = lead(log)
+    author.append()
+    honest = author.position
+    author.position = Position(RecordId(1, 9), honest.chain)
+    before = world.contents()
+    assert author.append() == Reply(Code.BEHIND, id=honest.id)
+    assert author.append_part(0, 1).code is Code.BEHIND
+    assert world.contents() == before
+
+
+def test_a_rebase_leaves_a_gap_up_and_not_without_end(world: World, log: Log) -> None:
+    author = lead(log)
+    for _ in range(3):
+        author.append()
+    before = world.contents()
+    beyond = author.part(0, as_of=author.position, skip=N_LEAP)
+    with pytest.raises(LogUnavailable, match="BADRECORD"):
+        log.part(beyond, rebase=True)
+    author.position = Position(RecordId(1, 1), "1" * 32)
+    assert log.part(author.part(0, as_of=author.position), rebase=True) == Reply(Code.BEHIND, id=RecordId(1, 4))
+    assert world.contents() == before
+    assert log.part(author.part(0, as_of=author.position, skip=3), rebase=True).code is Code.OK
+
+
+# --- what the head remembers -----------------------------------------------------------------------------------------
+
+
+def test_the_head_remembers_the_least_number_of_standbys_that_anybody_waited_for(world: World, log: Log) -> None:
+    author = lead(log)
+
+    def applied_min() -> int:
+        head = log.look().head
+        assert head is not None
+        return head.applied_min
+
+    for waits, least in ((0, 0), (3, 3), (2, 2), (5, 2), (0, 2), (1, 1)):
+        record = seal_change(
+            writer=author.writer, term=1, after=author.position, at=0, codec="json", digest="0", count=1,
+            body=b"", wants_acks=waits,
+        )  # fmt: skip
+        assert log.append(record).code is Code.OK
+        author.position = record.position
+        assert applied_min() == least
+    assert lead(log, "b", applied_min=7).append().code is Code.OK
+    assert applied_min() == 1, "a promotion keeps it"
+    world.write_raw(CLOCK_ID)
+    assert promote(log, "c", anew=True, floor=2).code is Code.OK
+    assert applied_min() == 1, "and so does founding anew"
+
+
+def test_a_promotion_and_a_replacement_tell_it_too(world: World, log: Log) -> None:
+    author = lead(log, applied_min=4)
+    head = log.look().head
+    assert head is not None
+    assert head.applied_min == 4
+    part = seal_part(
+        writer=author.writer, term=1, after=author.position, n=2, at=0, codec="json+zstd", digest="0", part=0, parts=1,
+        as_of=author.position, changed=ZERO_ID, replaces=True, body=b"", wants_acks=2,
+    )  # fmt: skip
+    assert log.part(part).code is Code.OK
+    head = log.look().head
+    assert head is not None
+    assert head.applied_min == 2
+    assert lead(log, "b", applied_min=1).term == 2
+    head = log.look().head
+    assert head is not None
+    assert head.applied_min == 1
+
+
+def test_whoever_leads_says_that_the_log_is_whole_in_this_run(world: World, log: Log) -> None:
+    author = lead(log)
+    run = log.look().run
+    says = Peer("a", author.writer.boot, run=run, term=1, role="primary")
+    others = ("b", {"boot": "9"}), ("b", {}), ("a", {"term": 2}), ("a", {"run": "other"}), ("a", {"role": "standby"})
+    for name, facts in others:
+        log.beat(says._replace(node=name, **({"boot": "9"} if name == "b" else {}) | facts))  # type: ignore[arg-type]
+        assert not log.look().is_whole
+    log.beat(says)
+    look = log.look()
+    assert look.is_whole
+    assert look.head is not None
+    assert 0 <= look.now_ms - look.head.whole_at < 60_000
+    world.fail_over(world.copy())
+    assert not looked(log, 30).is_whole
+
+
+def test_a_node_says_goodbye_in_its_own_run_only(world: World, log: Log) -> None:
+    lead(log)
+    run = log.look().run
+    log.beat(Peer("b", "1", run=run))
+    log.beat(Peer("b", "1", run="other", left=True))
+    assert not log.look().peers["b"].left
+    log.beat(Peer("b", "1", run=run, left=True))
+    peer = log.look().peers["b"]
+    assert peer.left
+    assert not peer.alive
+
+
+def test_a_node_that_is_forgotten_is_gone_and_the_others_hear_of_it(world: World, log: Log) -> None:
+    lead(log)
+    after = log.newest_ask()
+    for name in "bc":
+        log.beat(Peer(name, "1"))
+    log.forget("b", by="ann")
+    assert list(log.look().peers) == ["c"]
+    (ask,) = log.read(None, asks_after=after).asks
+    assert (ask.what, ask.node, ask.by) == ("forget", "b", "ann")
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
@@ -1158,17 +1337,29 @@ def test_groups_do_not_meet(world: World, log: Log) -> None:
     if isinstance(world, MemoryWorld):
         pytest.skip("one MemoryRedis is one group")
     lead(log)
-    other = RedisLog(log.url, "größe ist nicht alles")
+    other = RedisLog(log.url, "another.group_2-b")
     assert other.look().head is None
     assert promote(other).term == 1
     assert ids(log) == ["1-1"]
     other.close()
 
 
-@pytest.mark.parametrize("group", ["", "{a", "a}"])
-def test_a_group_that_would_break_the_hash_tag_is_refused(group: str) -> None:
+@pytest.mark.parametrize("group", ["", "{a", "a}", "a b", "a\tb", "größe", "x" * 65])
+def test_a_group_whose_name_is_none_is_refused(group: str) -> None:
     with pytest.raises(ConfigError, match="group"):
         RedisLog("redis://localhost", group)
+    with pytest.raises(ConfigError, match="group"):
+        MemoryLog(MemoryRedis(), group)
+
+
+def test_a_word_of_who_took_terms_lately_that_means_nothing_is_passed_over(world: World, log: Log) -> None:
+    if isinstance(world, MemoryWorld):
+        pytest.skip("it has no words there")
+    lead(log)
+    with client_for(log.url) as client:
+        client.hset(f"replicator:{{{log.group}}}:head", "taken", "5/a yesterday 7/b\tc x/y")
+    assert head_of(log).taken == ((5, "a"), (7, "b"))
+    assert promote(log, "z").code is Code.OK
 
 
 def test_a_url_that_is_none_is_refused() -> None:

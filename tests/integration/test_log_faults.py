@@ -689,10 +689,11 @@ def test_a_head_that_somebody_else_wrote_is_named_with_what_to_do(
     assert why in text
     assert world.contents() == before
     # and what it says to do leads out of it
-    assert "DEL it, then `replicator recover`" in text
-    world.admin.delete(key)
-    assert log.look().head is None
-    assert promote(log, "b", new_log_id=LOG_ID, anew=True).code is Code.OK
+    assert "`replicator recover` mends it" in text
+    assert (
+        promote(log, "b", new_log_id=LOG_ID, anew=True, floor=1, unfollowed=caught.value.look.last_id).code is Code.OK
+    )
+    assert log.look().head is not None
 
 
 def test_a_field_of_the_head_that_nobody_knows_is_nobodys_concern(world: RedisWorld, log: RedisLog) -> None:

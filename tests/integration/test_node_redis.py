@@ -332,7 +332,7 @@ class TestForeignHead:
         in_step(a, b)
         key = "replicator:{g}:head"
         with redis.Redis.from_url(any_redis.url) as client:
-            client.hset(key, "taken", "yesterday")
+            client.hset(key, "part_next", "yesterday")
             for node in (a, b):
                 eventually(lambda node=node: f"wrote to {key}" in node.problem)
             assert [node.failed for node in (a, b)] == [None, None]

@@ -20,7 +20,7 @@ from replicator import Node
 from replicator.core import retention
 from replicator.core.ids import ZERO_ID, RecordId
 from replicator.core.records import ChangeRecord, PartRecord, Record, parse
-from replicator.core.replies import Reply
+from replicator.core.replies import Log, Reply
 from replicator.log import RedisLog
 from replicator.redis_server import RedisServer
 
@@ -93,6 +93,9 @@ class MeasuredLog(RedisLog):
         self._appends = 0
         self._key = f"replicator:{{{GROUP}}}:"
         self._client = redis.Redis.from_url(url)
+
+    def within(self, until: float) -> Log:
+        return self  # all is counted in one place
 
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         reply = super().append(record, meanwhile=meanwhile)

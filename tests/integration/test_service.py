@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 
-from replicator import ConfigError, LogLost, admin
+from replicator import ConfigError, LogLost, Node, admin
 from replicator.log import RedisLog
 from replicator.redis_server import RedisServer
 from replicator.service import serve
@@ -35,7 +35,8 @@ def log(any_redis: RedisServer) -> Iterator[RedisLog]:
 
 @pytest.fixture(autouse=True)
 def _signals_as_they_were() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -124,7 +125,84 @@ def test_a_log_that_is_gone_does_not_end_it(any_redis: RedisServer, tmp_path: Pa
     assert list(seen[1][1]["nodes"]) == ["1"]
 
 
-@pytest.mark.parametrize("http", ["nonsense", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999"])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM])
+def test_every_signal_that_ends_it_gives_the_lease_back(
+    any_redis: RedisServer, tmp_path: Path, log: RedisLog, number: signal.Signals
+) -> None:
+    def work() -> None:
+        try:
+            eventually(lambda: [n for n in admin.status(log).nodes if n.http])
+            admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        finally:
+            os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    serve(**settings(any_redis, tmp_path, lease_s=60.0))
+    thread.join()
+    assert admin.status(log).lease_ms is None
+
+
+def test_signals_in_the_middle_of_the_end_do_not_cut_it_short(
+    any_redis: RedisServer, tmp_path: Path, log: RedisLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Node.stop
+    ended: list[bool] = []
+
+    def slow(node: Node) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        stop(node)
+        ended.append(True)
+
+    monkeypatch.setattr(Node, "stop", slow)
+    thread = meanwhile(lambda: eventually(lambda: [n for n in admin.status(log).nodes if n.http]))
+    serve(**settings(any_redis, tmp_path))
+    thread.join()
+    assert ended == [True]
+
+
+def test_a_signal_before_the_node_has_started_ends_it_once_it_has(
+    any_redis: RedisServer, tmp_path: Path, log: RedisLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Node.start
+
+    def start_and_be_asked(node: Node) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        start(node)
+
+    monkeypatch.setattr(Node, "start", start_and_be_asked)
+    serve(**settings(any_redis, tmp_path))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
+
+
+@pytest.mark.parametrize(
+    ("http", "host"), [("0.0.0.0:0", "127.0.0.1"), ("0:0", "127.0.0.1"), ("127.0.0.1:0", "127.0.0.1")]
+)
+def test_an_address_that_is_none_is_not_told_to_others(
+    any_redis: RedisServer, tmp_path: Path, log: RedisLog, http: str, host: str
+) -> None:
+    seen: list[Any] = []
+
+    def work() -> None:
+        (node,) = eventually(lambda: [n for n in admin.status(log).nodes if n.http])
+        seen.extend([node.http, ask("GET", f"{node.http}/v1/state")[0]])
+
+    thread = meanwhile(work)
+    serve(**settings(any_redis, tmp_path, http=http))
+    thread.join()
+    assert seen[0].startswith(f"http://{host}:")
+    assert seen[1] in (200, 503)
+
+
+@pytest.mark.parametrize("advertise", ["http://0.0.0.0:8000", "http://[::]:8000", "nonsense", "http://a\n"])
+def test_what_others_are_told_has_to_lead_somewhere(any_redis: RedisServer, tmp_path: Path, advertise: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        serve(**settings(any_redis, tmp_path, advertise=advertise))
+    assert raised.value.fields["setting"] == "advertise"
+
+
+@pytest.mark.parametrize("http", ["nonsense", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999", "127.0.0.1:\u0661"])
 def test_an_address_that_is_none_is_an_error_and_nothing_is_started(
     any_redis: RedisServer, tmp_path: Path, log: RedisLog, http: str
 ) -> None:

@@ -56,8 +56,12 @@ class World(Protocol):
         """Somebody's own XADD that asks nobody; whether the server took it."""
         ...
 
-    def set_term_key(self, term: int | None) -> None:
+    def set_term_key(self, term: int | str | None) -> None:
         """Set the term key by hand, or delete it."""
+        ...
+
+    def set_head(self, **fields: str) -> None:
+        """Set `term` or `id` of the head by hand."""
         ...
 
     def contents(self) -> object:
@@ -101,8 +105,17 @@ class MemoryWorld:
         self.server.state = replace(state, entries=(*state.entries, entry), last_id=id_, exists=True)
         return True
 
-    def set_term_key(self, term: int | None) -> None:
+    def set_term_key(self, term: int | str | None) -> None:
         self.server.state = replace(self.server.state, term=term or 0)
+
+    def set_head(self, **fields: str) -> None:
+        head = self.server.state.head
+        assert head is not None
+        if "term" in fields:
+            head = head._replace(term=int(fields["term"]))
+        if "id" in fields:
+            head = head._replace(position=head.position._replace(id=RecordId.parse(fields["id"])))
+        self.server.state = replace(self.server.state, head=head)
 
     def contents(self) -> object:
         return replace(self.server.state, beats=())
@@ -157,11 +170,14 @@ class RedisWorld:
             return False
         return True
 
-    def set_term_key(self, term: int | None) -> None:
+    def set_term_key(self, term: int | str | None) -> None:
         if term is None:
             self.admin.delete(self.key("term"))
         else:
             self.admin.set(self.key("term"), term)
+
+    def set_head(self, **fields: str) -> None:
+        self.admin.hset(self.key("head"), mapping=fields)
 
     def contents(self) -> object:
         names = sorted(name for name in self.admin.keys("*") if not name.endswith(b":nodes"))

@@ -2,8 +2,9 @@
 
 What is on its way arrives, or is lost, all of it. Who is down restarts. Everybody notices the run, settles its write,
 learns of a lost term, reads all there is, sends the snapshots that it owes. When nothing moves and nobody leads, a node
-promotes itself, or else the tool promotes the most advanced one that it does not refuse. In the end there has to be one
-primary, a write to it has to succeed, and both nodes and a newcomer have to have what it has.
+promotes itself, or else the tool promotes the most advanced one that it does not refuse; a log that is broken it
+recovers first. In the end there has to be one
+primary, a write to it has to succeed, and all nodes and a newcomer have to have what it has.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Ending:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._quiet = machine.budgets(Budget(0, 0, 0, 0, 0))
+        self._quiet = machine.budgets(Budget(0, 0, 0, 0, 0, 0))
         self._good: set[bytes] = set()
 
     def check(self, world: World) -> None:
@@ -52,7 +53,7 @@ class Ending:
                     break
                 texts.append(step.text)
                 world = step.world
-                self._machine.check(world.ghost, world.a, world.b)
+                self._machine.check(world.ghost, world.nodes)
             except Breach as breach:
                 raise Breach(str(breach), *texts, *breach.steps) from None
         self._good.update(one.packed() for one in seen)
@@ -64,9 +65,9 @@ class Ending:
 
     def _next_of_a_node(self, world: World) -> Step | None:
         machine = self._machine
-        for i, (node, other) in enumerate(((world.a, world.b), (world.b, world.a))):
+        for i, node in enumerate(world.nodes):
             options = machine.own_options(node, world.server, world.budget)
-            options = options or machine.group_options(node, other, world.server, world.budget)
+            options = options or machine.group_options(i, world.nodes, world.server, world.budget)
             if options:
                 return Step(options[0].text, machine.taken(world, i, options[0]))
             if machine.nodes[node].write is not None:
@@ -76,10 +77,13 @@ class Ending:
 
     def _next_promotion(self, world: World) -> Step | None:
         machine = self._machine
-        nodes = [machine.nodes[node] for node in (world.a, world.b)]
+        nodes = [machine.nodes[node] for node in world.nodes]
+        recovery = machine.recovery(machine.look(world.server, world.nodes))
+        if recovery is not None:
+            return Step("the tool sends a recovery", world._replace(bag=(machine.requests(recovery),)))
         if any(node.live.leads or node.live.must_rebase for node in nodes):
             return None
-        look = machine.look(world.server, world.a, world.b)
+        look = machine.look(world.server, world.nodes)
         promotions = [machine.own_promotion(node.live, look) for node in nodes]
         for peer in sorted(look.peers.values(), key=lambda peer: peer.changed, reverse=True):
             promotions.append(machine.tool_promotion(look, peer.node))
@@ -92,7 +96,7 @@ class Ending:
     def _probe(self, world: World) -> Step | None:
         """The primary can write."""
         machine = self._machine
-        for i, node in enumerate((world.a, world.b)):
+        for i, node in enumerate(world.nodes):
             value = machine.nodes[node]
             if value.live.leads and PROBE not in value.state:
                 option = machine.submitted(node, world.server, PROBE)
@@ -101,16 +105,16 @@ class Ending:
 
     def _check_end(self, world: World) -> None:
         machine = self._machine
-        a, b = machine.nodes[world.a], machine.nodes[world.b]
+        nodes = [machine.nodes[node] for node in world.nodes]
         head = machine.servers[world.server].head
         newcomer = machine.newcomer(world.server)
         assert head is not None
-        leaders = [node.name for node in (a, b) if node.live.leads]
+        leaders = [node.name for node in nodes if node.live.leads]
         if len(leaders) != 1:
             raise Breach(f"at rest, {' and '.join(leaders) or 'nobody'} leads")
-        for node in (a, b, newcomer):
+        for node in (*nodes, newcomer):
             view = node.live.view
             if not view.in_sync or view.position.chain != head.position.chain:
                 raise Breach(f"at rest, {node.name} is at {view.position.id}, the log at {head.position.id}")
-            if node.state != a.state:
-                raise Breach(f"at rest, {node.name} has {node.state!r}, a has {a.state!r}")
+            if node.state != nodes[0].state:
+                raise Breach(f"at rest, {node.name} has {node.state!r}, a has {nodes[0].state!r}")

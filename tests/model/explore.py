@@ -36,6 +36,8 @@ SMALL = (
     (Bounds(changes=1, promotions=1, snapshots=1, parts=2, resends=0), 1_500),
     (Bounds(changes=1, promotions=0, crashes=1, snapshots=2, parts=2, resends=0), 5_000),
     (Bounds(changes=1, promotions=0, failovers=1, snapshots=2, parts=2, resends=0), 10_000),
+    (Bounds(changes=1, promotions=1, failovers=1, resends=0, nodes=3), 40_000),
+    (Bounds(changes=1, promotions=2, crashes=1, forgeries=1, resends=0), 30_000),
 )
 
 #: The full bounds. The term that the log was founded with is one more promotion.
@@ -47,6 +49,9 @@ LARGE = (
     Bounds(changes=1, promotions=1, failovers=1, snapshots=2, parts=2, resends=0),
     Bounds(changes=1, promotions=2, crashes=1, failovers=1, parts=2, resends=0),
     Bounds(changes=2, promotions=2, crashes=1, failovers=1),
+    Bounds(changes=1, promotions=2, failovers=1, resends=0, nodes=3),
+    Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0, nodes=3),
+    Bounds(changes=1, promotions=1, failovers=1, forgeries=1, resends=0),
 )
 
 
@@ -116,7 +121,7 @@ class _Exploration:
                 self.transitions += 1
                 key = after.packed()
                 if key not in self.numbers:
-                    self.machine.check(after.ghost, after.a, after.b)
+                    self.machine.check(after.ghost, after.nodes)
                     self._add(key, number)
                 text = ""
         except Breach as breach:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import replicator.testing
-from replicator.core import fold, life, member
+from replicator.core import absent, fold, life, member
 from replicator.core.fold import View
 from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
 from replicator.core.parts import Progress
@@ -176,6 +176,7 @@ def _no_ends_from(*numbers: int) -> tuple[tuple[Any, str, Any], ...]:
 
 FAILOVER = Bounds(changes=1, promotions=1, failovers=1)
 CRASH = Bounds(changes=1, promotions=1, crashes=1)
+THREE = Bounds(changes=1, promotions=1, failovers=1, resends=0, nodes=3)
 
 REMOVALS = {
     "rebase": Removal(
@@ -277,6 +278,30 @@ REMOVALS = {
         Bounds(changes=1, promotions=0, failovers=1, snapshots=2, parts=2, resends=0),
         patches=((Progress, "resume", property(resumes_before_the_first_part)),),
         breaks="G7",
+    ),
+    "enough": Removal(
+        "nobody leads in a new run while the nodes that are missing could be all that hold an acknowledged change",
+        THREE,
+        patches=((absent, "are_enough", lambda *_: True),),
+        breaks="G5",
+    ),
+    "vouches": Removal(
+        "who has reported in another run does not acknowledge any more what was written before",
+        THREE,
+        patches=((member.Member, "vouches", lambda *_: True),),
+        breaks="G5",
+    ),
+    "numbers": Removal(
+        "nobody takes a record whose numbers cannot follow",
+        Bounds(changes=1, promotions=1, forgeries=1, resends=0),
+        patches=((member, "is_beyond", lambda *_: False),),
+        breaks="ends: b has 9007199254740990-2",
+    ),
+    "numbers-at-the-log": Removal(
+        "a promotion does not count from a term key that cannot be right",
+        Bounds(changes=1, promotions=1, forgeries=1, resends=0),
+        patches=((replicator.testing.MemoryState, "wrong_key", ""),),
+        breaks="it goes round",
     ),
     "ends-term": Removal(
         "the record of a new term brings the ends of those before it",

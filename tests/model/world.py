@@ -1,4 +1,4 @@
-"""A small world for the explorer: two nodes, a Redis, requests on their way, and everything that can happen next.
+"""A small world for the explorer: two nodes or three, a Redis, requests on their way, and all that can happen next.
 
 Nothing is decided here. The nodes are real `Member`s, which fold and decide; the Redis is the real `MemoryRedis`, whose
 scripts refuse and accept. This module only schedules: it says which of them could be asked to move, asks, and writes
@@ -16,6 +16,10 @@ down what became of it. What the shells do without deciding is spelled out here,
 A request is executed at any later time, once or never: after its sender crashed, lost its term or gave up, and after
 Redis became another. An answer may be lost. A Redis that fails over becomes any of its own earlier states.
 
+With three nodes every change waits for one standby (`applied:1`), and a node that is down, or has not noticed the
+present run, is taken for dead by the others, although it may be behind a partition and live on: what it does there is
+what it does before the run changes.
+
 A world is a row of small integers. Servers, nodes, requests and the rest are kept once each, in an `Interned`, and
 every step of one of them is computed once: worlds are many, but they are made of few parts.
 """
@@ -27,23 +31,30 @@ import itertools
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
-from replicator.core import life
+from replicator.core import absent, life
 from replicator.core.fold import Verdict, View
-from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from replicator.core.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.core.life import Fate
 from replicator.core.member import Member, Snapshot
-from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord, parse
+from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
 from replicator.core.replies import Claim, Code, Look, Peer, Reply
-from replicator.testing import MemoryRedis, MemoryState
+from replicator.errors import LogUnavailable
+from replicator.testing import Entry, MemoryRedis, MemoryState
 
 __all__ = ["Bounds", "Breach", "Disk", "Ghost", "Machine", "Node", "Option", "Promote", "Sending", "World", "Write"]
 
 T = TypeVar("T")
 
-NAMES = ("a", "b")
+NAMES = ("a", "b", "c")
 LETTERS = "xyzw"
+
+#: What somebody else writes. Nobody ever has it.
+FORGED = b"?"
+
+#: Dead, and not for long.
+SILENT_MS = 60_000
 
 
 class Breach(Exception):
@@ -58,7 +69,8 @@ class Bounds(NamedTuple):
     """How much may happen. `parts`: of a snapshot. `resends`: how often an unanswered write is repeated.
 
     `late`: a request may reach a Redis of a later run than its connection was made in; else connections end with a run.
-    `expects`: a tool promotes only if the term is still the one that it looked at.
+    `expects`: a tool promotes only if the term is still the one that it looked at. `forgeries`: how often somebody else
+    writes numbers into Redis that no script can have come to.
     """
 
     changes: int = 1
@@ -70,6 +82,17 @@ class Bounds(NamedTuple):
     resends: int = 1
     late: bool = False
     expects: bool = True
+    nodes: int = 2
+    forgeries: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return NAMES[: self.nodes]
+
+    @property
+    def waits(self) -> int:
+        """For how many standbys each change waits."""
+        return 1 if self.nodes > 2 else 0
 
 
 class Budget(NamedTuple):
@@ -80,6 +103,7 @@ class Budget(NamedTuple):
     crashes: int
     failovers: int
     snapshots: int
+    forgeries: int = 0
 
 
 class Disk(NamedTuple):
@@ -138,13 +162,14 @@ class Send(NamedTuple):
 
 
 class Promote(NamedTuple):
-    """A promotion on its way. `expect` is None if a tool sent it."""
+    """A promotion on its way. `expect` is None if a tool sent it. `anew`: it mends a log that is broken."""
 
     writer: Writer
     floor: int
     run: str
     expect: int | None
     head: RecordId | None
+    anew: bool = False
 
 
 Request = Send | Promote
@@ -174,21 +199,23 @@ class World(NamedTuple):
     """One state of everything: numbers of what is interned. `bag` holds the requests on their way, in order."""
 
     server: int
-    a: int
-    b: int
+    nodes: tuple[int, ...]
     bag: tuple[int, ...]
     ghost: int
     budget: int
 
     def packed(self) -> bytes:
         """A third of the memory: there are millions."""
-        server, a, b, bag, ghost, budget = self
-        return array("I", (server, a, b, ghost, budget, *bag)).tobytes()
+        server, nodes, bag, ghost, budget = self
+        return array("I", (server, ghost, budget, len(nodes), *nodes, *bag)).tobytes()
 
     @classmethod
     def unpacked(cls, data: bytes) -> World:
-        server, a, b, ghost, budget, *bag = array("I", data)
-        return cls(server, a, b, tuple(bag), ghost, budget)
+        server, ghost, budget, count, *rest = array("I", data)
+        return cls(server, tuple(rest[:count]), tuple(rest[count:]), ghost, budget)
+
+    def with_node(self, i: int, node: int) -> World:
+        return self._replace(nodes=(*self.nodes[:i], node, *self.nodes[i + 1 :]))
 
 
 class Option(NamedTuple):
@@ -251,12 +278,14 @@ class Machine:
         bounds = self.bounds
         self.redis.state = MemoryState()
         writer = Writer("a", "a1")
-        self.redis.promote(Claim(writer=writer, floor=0, lease_ms=1, by="", reason="", new_log_id="L"))
+        claim = Claim(writer=writer, floor=0, lease_ms=1, by="", reason="", new_log_id="L", applied_min=bounds.waits)
+        self.redis.promote(claim)
         server = self._keep_server(self.redis.state, ())
-        nodes = [self._settle(self._read(self._born(name), server)[1]) for name in NAMES]
+        nodes = [self._settle(self._read(self._born(name), server)[1]) for name in bounds.names]
         ghost = Ghost((None,) * bounds.changes, frozenset(), frozenset({(1, "a1", "run-1")}))
-        budget = Budget(bounds.changes, bounds.promotions, bounds.crashes, bounds.failovers, bounds.snapshots)
-        return World(server, self.nodes(nodes[0]), self.nodes(nodes[1]), (), self.ghosts(ghost), self.budgets(budget))
+        budget = Budget(*(getattr(bounds, name) for name in Budget._fields))
+        world = World(server, tuple(map(self.nodes, nodes)), (), self.ghosts(ghost), self.budgets(budget))
+        return self.tidied(world)
 
     def _born(self, name: str) -> Node:
         member = self.member(me=Writer(name, f"{name}1"), view=View(), run="run-1")
@@ -266,18 +295,19 @@ class Machine:
 
     def steps(self, world: World) -> Iterator[tuple[str, World]]:
         """Everything that can happen next, and what it leads to. Raises `Breach` with the step that broke something."""
-        for i in (0, 1):
-            node, other = (world.a, world.b) if i == 0 else (world.b, world.a)
+        for i, node in enumerate(world.nodes):
             for option in self.own_options(node, world.server, world.budget):
                 yield option.text, self.taken(world, i, option)
-            for option in self.group_options(node, other, world.server, world.budget):
+            for option in self.group_options(i, world.nodes, world.server, world.budget):
                 yield option.text, self.taken(world, i, option)
-        for text, request, budget in self.tool_options(world.a, world.b, world.server, world.budget):
+        for text, request, budget in self.tool_options(world.nodes, world.server, world.budget):
             yield text, world._replace(bag=_with(world.bag, request), budget=budget)
         yield from self._deliveries(world)
         budget_left = self.budgets[world.budget]
         if budget_left.failovers:
             yield from self._failovers(world, budget_left)
+        if budget_left.forgeries:
+            yield from self._forgeries(world, budget_left)
 
     def taken(self, world: World, i: int, option: Option) -> World:
         """The world once node `i` did that."""
@@ -286,26 +316,36 @@ class Machine:
         ghost = world.ghost
         if option.event:
             ghost = self.observe(ghost, world.server, i, option.event)
-        a, b = (option.node, world.b) if i == 0 else (world.a, option.node)
-        return self.tidied(World(world.server, a, b, bag, ghost, budget))
+        return self.tidied(world.with_node(i, option.node)._replace(bag=bag, ghost=ghost, budget=budget))
 
     def tidied(self, world: World) -> World:
         """The same world without what makes no difference any more, and with what is seen in passing written down."""
-        server, a, b, bag, ghost, budget = world
+        server, nodes, bag, ghost, budget = world
         if not self.budgets[budget].crashes:
-            a, b = self.settled(a), self.settled(b)
+            nodes = tuple(map(self.settled, nodes))
+        if self.bounds.waits:
+            server = self.told(server, nodes)
         if bag and not self.bounds.late:
             bag = tuple(r for r in bag if self.requests[r].run == self.servers[server].run)
         if bag and not self.budgets[budget].failovers:
-            bag = tuple(r for r in bag if not self.hopeless(r, server, a, b))
-        return World(server, a, b, bag, self.mark(ghost, a, b), budget)
+            bag = tuple(r for r in bag if not self.hopeless(r, server, nodes))
+        return World(server, nodes, bag, self.mark(ghost, nodes), budget)
+
+    def told(self, server: int, nodes: tuple[int, ...]) -> int:
+        """Whoever leads beats: from then on the log is whole in this run. The sooner, the more is allowed."""
+        self.redis.state = self.servers[server]
+        for node in nodes:
+            member = self.nodes[node].member
+            if member is not None and member.leads:
+                self.redis.beat(member.peer())
+        return self._keep_server(self.redis.state, self.history[server])
 
     def settled(self, node: int) -> int:
         """Once nobody crashes any more, when a node saves does not matter."""
         value = self.nodes[node]
         return node if value.member is None else self.nodes(self._settle(value))
 
-    def hopeless(self, request: int, server: int, a: int, b: int) -> bool:
+    def hopeless(self, request: int, server: int, nodes: tuple[int, ...]) -> bool:
         """It will be refused whenever it comes, and nobody waits for the answer: without a failover terms only grow."""
         value, state = self.requests[request], self.servers[server]
         if isinstance(value, Promote):
@@ -315,7 +355,7 @@ class Machine:
         term, holder = value.record.id.term, state.head.writer
         if (term, value.record.writer, value.run) == (state.effective_term, holder, state.head.run):
             return False
-        return not any(_awaits(self.nodes[node], value) for node in (a, b))
+        return not any(_awaits(self.nodes[node], value) for node in nodes)
 
     # --- requests arrive ---
 
@@ -335,10 +375,10 @@ class Machine:
                 ghost = self._written(ghost, value, reply, self.servers[server].run)
             except Breach as breach:
                 raise Breach(str(breach), text) from None
-        a, b = world.a, world.b
+        nodes = world.nodes
         if isinstance(value, Send):
-            a, b = self.arrive(a, request, reply), self.arrive(b, request, reply)
-        return text, self.tidied(World(server, a, b, _without(world.bag, request), ghost, world.budget))
+            nodes = tuple(self.arrive(node, request, reply) for node in nodes)
+        return text, self.tidied(World(server, nodes, _without(world.bag, request), ghost, world.budget))
 
     def deliver(self, server: int, request: int) -> tuple[int, Reply, str]:
         value = self.requests[request]
@@ -349,18 +389,34 @@ class Machine:
                 floor=value.floor,
                 lease_ms=1,
                 by="",
-                reason="",
+                reason=self._broken() if value.anew else "",
                 expect=value.expect,
                 run=value.run,
                 expect_head=value.head,
+                new_log_id="L" if value.anew else "",
+                anew=value.anew,
             )
-            reply = self.redis.promote(claim)
+            reply = self._promoted(claim)
+        elif self.redis.state.wrong_key:
+            reply = Reply(Code.FENCED, term=TERM_MAX, node="")
         elif isinstance(value.record, PartRecord):
             reply = self.redis.part(value.run, value.record, rebase=value.rebase)
         else:
             reply = self.redis.append(value.run, value.record)
         after = self._keep_server(self.redis.state, (*self.history[server], self._as_copy(server)))
         return after, reply, f"Redis executes {_say(value)}: {_say_reply(reply)}"
+
+    def _broken(self) -> str:
+        """Of a log that is founded anew, its first record says what was there: no two histories lead to one log."""
+        state = self.redis.state
+        assert state.head is not None
+        return f"{state.head.position} {state.last_id} {state.term}"
+
+    def _promoted(self, claim: Claim) -> Reply:
+        try:
+            return self.redis.promote(claim)
+        except LogUnavailable:  # the term key cannot be right
+            return Reply(Code.CONFLICT)
 
     def arrive(self, node: int, request: int, reply: Reply) -> int:
         value, sent = self.nodes[node], self.requests[request]
@@ -396,7 +452,8 @@ class Machine:
 
     def _as_copy(self, server: int) -> int:
         """What a copy of it has: everything but the run."""
-        return self.servers(replace(self.servers[server], run=""))
+        state = self.servers[server]
+        return self.servers(replace(state, run="", head=state.head and state.head._replace(whole="")))
 
     # --- Redis becomes another ---
 
@@ -414,8 +471,32 @@ class Machine:
                 for letter, ack in zip(LETTERS, known.acks, strict=False)
             )
             ghost = self.ghosts(known._replace(acks=acks))
-            after = World(server, world.a, world.b, world.bag, ghost, left)
+            after = World(server, world.nodes, world.bag, ghost, left)
             yield f"Redis fails over to a copy that lacks {lost} records: {run}", self.tidied(after)
+
+    # --- somebody else writes numbers ---
+
+    def _forgeries(self, world: World, budget: Budget) -> Iterator[tuple[str, World]]:
+        left = self.budgets(budget._replace(forgeries=budget.forgeries - 1))
+        history = (*self.history[world.server], self._as_copy(world.server))
+        for text, state in self._forged(self.servers[world.server]):
+            self.redis.state = state
+            after = world._replace(server=self._keep_server(state, history), budget=left)
+            yield f"somebody writes {text}", self.tidied(after)
+
+    def _forged(self, state: MemoryState) -> Iterator[tuple[str, MemoryState]]:
+        yield f"{TERM_MAX - 1} into the term key", replace(state, term=TERM_MAX - 1)
+        head = state.head
+        assert head is not None
+        place = head.position
+        for id_ in (RecordId(TERM_MAX - 1, place.id.n + 1), RecordId(place.id.term, TERM_MAX - 1)):
+            before = Position(RecordId(id_.term, id_.n - 1), place.chain)
+            record = seal_change(
+                writer=head.writer, term=id_.term, after=before, at=0, codec="raw", digest="", count=1, body=FORGED
+            )
+            entry = Entry(id_, record.header, record.body)
+            if id_ > state.last_id:
+                yield f"record {id_}", replace(state, entries=(*state.entries, entry), last_id=id_)
 
     # --- what a node can do by itself ---
 
@@ -435,7 +516,8 @@ class Machine:
             renewed = self.renewed(node, server)
             if renewed is not node:
                 yield Option(f"{name} is refused a renewal", self.nodes(renewed))
-        if self.next_record(server, member.view.cursor.id) is not None and _reads(node):
+        record = self.next_record(server, member.view.cursor.id)
+        if record is not None and member.takes(record) and _reads(node):
             text, read = self._read(node, server)
             yield Option(text, self.nodes(read))
         if left.crashes:
@@ -476,7 +558,9 @@ class Machine:
         return self._submitted(self.nodes[node], letter, self.servers[server].run, -1)
 
     def _submitted(self, node: Node, letter: str, run: str, budget: int) -> Option:
-        record = node.live.change(codec="raw", digest="", count=1, body=letter.encode(), at=0)
+        record = node.live.change(
+            codec="raw", digest="", count=1, body=letter.encode(), at=0, wants_acks=self.bounds.waits
+        )
         return self._sent(node, record, False, run, budget)
 
     def _part(self, sending: Sending, member: Member) -> tuple[PartRecord, bool]:
@@ -537,27 +621,29 @@ class Machine:
         self.redis.state = state
         entry = next((entry for entry in state.entries if entry.id == write.record.id), None)
         there = _parsed(str(entry.id), entry.header, entry.body) if entry else None
-        found = life.find_out(write.record, there, self.redis.look(), member.view.holder.run)
+        found = life.find_out(write.record, there, self._looked(), member.view.holder.run)
         return member.answered(reply, uncertain=uncertain, found=found)
 
     def renewed(self, node: Node, server: int) -> Node:
         """After it tried to renew its lease."""
         self.redis.state = self.servers[server]
+        if self.redis.state.wrong_key:
+            return node  # it does not try
         reply = self.redis.renew(node.live.me, node.live.view.term, 1)
         return node if reply.code is Code.OK else self._tidy(node._replace(member=node.live.refused(reply)))
 
     # --- what it does because of others ---
 
-    def group_options(self, node: int, other: int, server: int, budget: int) -> tuple[Option, ...]:
-        value, left = self.nodes[node], self.budgets[budget]
+    def group_options(self, i: int, nodes: tuple[int, ...], server: int, budget: int) -> tuple[Option, ...]:
+        value, left = self.nodes[nodes[i]], self.budgets[budget]
         if value.member is None:
             return ()
-        return tuple(self._group_options(value, value.member, (node, other), server, left))
+        return tuple(self._group_options(value, value.member, i, nodes, server, left))
 
     def _group_options(
-        self, node: Node, member: Member, both: tuple[int, int], server: int, left: Budget
+        self, node: Node, member: Member, i: int, nodes: tuple[int, ...], server: int, left: Budget
     ) -> Iterator[Option]:
-        look = self.look(server, *both)
+        look = self.look(server, nodes)
         if node.write is None and node.sending is None and member.owes_snapshot(look.peers.values()):
             begun = self._begun(node, member)
             yield Option(f"{node.name} begins a snapshot because it owes one", self.nodes(begun))
@@ -565,7 +651,7 @@ class Machine:
             promote = self.own_promotion(member, look)
             if promote:
                 spent = self.budgets(left._replace(promotions=left.promotions - 1))
-                yield Option(f"{node.name} sends {_say(promote)}", both[0], self.requests(promote), spent)
+                yield Option(f"{node.name} sends {_say(promote)}", nodes[i], self.requests(promote), spent)
 
     def own_promotion(self, member: Member, look: Look) -> Promote | None:
         """Whether it promotes itself, after it has beaten long enough: when exactly it beats makes no difference."""
@@ -579,12 +665,12 @@ class Machine:
             life.expected_head(member.view, look),
         )
 
-    def tool_options(self, a: int, b: int, server: int, budget: int) -> tuple[tuple[str, int, int], ...]:
+    def tool_options(self, nodes: tuple[int, ...], server: int, budget: int) -> tuple[tuple[str, int, int], ...]:
         left = self.budgets[budget]
         if not left.promotions:
             return ()
         spent = self.budgets(left._replace(promotions=left.promotions - 1))
-        promotes = [self.tool_promotion(self.look(server, a, b), name) for name in NAMES]
+        promotes = [self.tool_promotion(self.look(server, nodes), name) for name in self.bounds.names]
         return tuple((f"the tool sends {_say(p)}", self.requests(p), spent) for p in promotes if p)
 
     def tool_promotion(self, look: Look, target: str) -> Promote | None:
@@ -597,16 +683,31 @@ class Machine:
             Writer(peer.node, peer.boot), life.newest_term(look), look.run, expect, life.expected_head(peer, look)
         )
 
-    def look(self, server: int, a: int, b: int) -> Look:
+    def look(self, server: int, nodes: tuple[int, ...]) -> Look:
         self.redis.state = self.servers[server]
-        peers = {peer.node: peer for peer in (self.peer(a), self.peer(b)) if peer}
-        return self.redis.look()._replace(peers=peers)
+        peers = [self.peer(node, self.redis.state.run) for node in nodes]
+        return self._looked()._replace(peers={peer.node: peer for peer in peers if peer})
 
-    def peer(self, node: int) -> Peer | None:
-        value = self.nodes[node]
-        if value.member is None:
+    def _looked(self) -> Look:
+        try:
+            return self.redis.look()
+        except LogUnavailable as marred:
+            return cast(Look, marred.look)
+
+    def recovery(self, look: Look) -> Promote | None:
+        """What the tool sends to mend a log that is broken."""
+        name = life.most_advanced_holder(look.peers.values(), "L") if life.broken(look) else None
+        if name is None or not absent.are_enough(look.peers[name], look):
             return None
-        return value.member.peer()
+        peer = look.peers[name]
+        return Promote(Writer(*peer[:2]), life.floor_of(peer, look), look.run, look.term, None, anew=True)
+
+    def peer(self, node: int, run: str) -> Peer | None:
+        """Its last heartbeat."""
+        value = self.nodes[node]
+        if self.bounds.waits and (value.member is None or value.member.run != run):
+            return Peer(value.name, "", age_ms=SILENT_MS)
+        return value.member.peer() if value.member else None
 
     # --- a node and a record ---
 
@@ -669,7 +770,7 @@ class Machine:
 
     def newcomer(self, server: int) -> Node:
         """G8: what a node that has nothing makes of the log alone."""
-        node = Node("c", 1, self.member(me=Writer("c", "c1"), view=View()), "", (), Disk(View(), "", (), "c1"))
+        node = Node("z", 1, self.member(me=Writer("z", "z1"), view=View()), "", (), Disk(View(), "", (), "z1"))
         while self.next_record(server, node.live.view.cursor.id) is not None:
             node = self._read(node, server)[1]
         return node
@@ -689,23 +790,45 @@ class Machine:
         acks[LETTERS.index(letter)] = Ack(i, self.servers[server].run, id_, self.has(server, letter), False)
         return self.ghosts(known._replace(acks=tuple(acks)))
 
-    def mark(self, ghost: int, a: int, b: int) -> int:
-        """Which acknowledged changes are on the disk of the other node now."""
+    def mark(self, ghost: int, nodes: tuple[int, ...]) -> int:
+        """Which acknowledged changes are on the disks of as many nodes now as their clients wait for."""
         known = self.ghosts[ghost]
-        disks = [self.nodes[node].disk.state for node in (a, b)]
+        disks = [self.nodes[node].disk.state for node in nodes]
+
+        def is_held(ack: Ack, letter: str) -> bool:
+            others = any(letter in disk for i, disk in enumerate(disks) if i != ack.by)
+            if not self.bounds.waits:
+                return others
+            writer = self.nodes[nodes[ack.by]].member
+            return others and letter in disks[ack.by] and writer is not None and writer.vouches(ack.id.term)
+
         acks = tuple(
-            ack and (ack if ack.held or letter not in disks[1 - ack.by] else ack._replace(held=True))
+            ack and (ack if ack.held or not is_held(ack, letter) else ack._replace(held=True))
             for letter, ack in zip(LETTERS, known.acks, strict=False)
         )
         return ghost if acks == known.acks else self.ghosts(known._replace(acks=acks))
 
-    def check(self, ghost: int, a: int, b: int) -> None:
+    def check(self, ghost: int, nodes: tuple[int, ...]) -> None:
         """What must hold in every world, besides what every step checks for itself."""
-        for node in (a, b):
+        for node in nodes:
             self.check_states(node)
             self.check_ends(node)
             self.check_acknowledged(ghost, node)
             self.check_leader(ghost, node)
+            self.check_survives(ghost, nodes, node)
+
+    def check_survives(self, ghost: int, nodes: tuple[int, ...], leader: int) -> None:
+        """G5: what was acknowledged as `applied:1` is there while a node that holds it lives."""
+        value = self.nodes[leader]
+        if not self.bounds.waits or value.member is None or not value.member.leads:
+            return
+        for letter, ack in zip(LETTERS, self.ghosts[ghost].acks, strict=False):
+            lacks = ack and ack.held and letter not in value.state and _is_later(value.member.view, ack)
+            having = [
+                node.name for node in map(self.nodes.__getitem__, nodes) if node.member and letter in node.disk.state
+            ]
+            if lacks and having:
+                raise Breach(f"G5: {value.name} leads without {letter!r}, which {having[0]} has on its disk")
 
     def check_states(self, node: int) -> None:
         """G6, over everything that was ever reached: what the state is, is a function of the position."""
@@ -755,9 +878,12 @@ class Machine:
         if value.member is None or not value.member.leads:
             return
         for letter, ack in zip(LETTERS, known.acks, strict=False):
-            if ack and letter not in value.state and (ack.logged or ack.held) and _is_later(value.member.view, ack):
+            must = ack and (ack.logged or (ack.held and not self.bounds.waits))
+            if ack and must and letter not in value.state and _is_later(value.member.view, ack):
                 which = "G4" if ack.logged else "G5"
                 raise Breach(f"{which}: {value.name} leads without {letter!r}, which was acknowledged")
+        if FORGED.decode() in value.state:
+            raise Breach(f"numbers: {value.name} leads with what somebody else wrote")
         for letter in known.denied:
             if letter in value.state:
                 raise Breach(f"outcome: {value.name} leads with {letter!r}, of which the client was told it is not in")
@@ -766,7 +892,7 @@ class Machine:
 _COMPUTED_ONCE = (
     "next_record", "peer", "look", "deliver", "arrive", "own_options", "group_options", "tool_options",
     "newcomer", "hopeless", "settled", "has", "observe", "mark", "check", "check_states", "check_ends",
-    "check_acknowledged", "check_leader",
+    "check_acknowledged", "check_leader", "check_survives", "told",
 )  # fmt: skip
 
 _EVENTS = {Fate.COMMITTED: "acknowledged", Fate.REFUSED: "denied", Fate.REBASE: "denied"}
@@ -855,7 +981,7 @@ def _say_record(record: Record) -> str:
 def _say(request: Request) -> str:
     if isinstance(request, Promote):
         expected = "" if request.expect is None else f", expecting term {request.expect}"
-        return f"promote {request.writer} in {request.run}{expected}"
+        return f"{'recover from' if request.anew else 'promote'} {request.writer} in {request.run}{expected}"
     kind = "part" if isinstance(request.record, PartRecord) else "append"
     again = f", attempt {request.attempt}" if request.attempt > 1 else ""
     return f"{kind}{' (rebase)' if request.rebase else ''} {_say_record(request.record)} for {request.run}{again}"

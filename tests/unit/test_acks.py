@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +329,208 @@ def test_the_time_that_a_confirmation_may_take_ends_with_the_wait(waiter: Waiter
     waiter.wait("replicated:1", 5.0)
     first, second = (call["timeout_ms"] for call in waiter.log.asked)
     assert 0 <= second <= first <= 5000
+
+
+class TestTasks:
+    """What tasks wait for costs no thread, and keeps nobody else waiting."""
+
+    async def all_of(self, *waits: Any) -> list[Any]:
+        return await asyncio.wait_for(asyncio.gather(*waits, return_exceptions=True), PATIENCE_S)
+
+    async def waiting(self, waiter: Waiter, level: str, count: int, timeout_s: float = LONG_S) -> list[Any]:
+        """So many tasks that wait, and have begun to."""
+        waits = [
+            asyncio.ensure_future(waiter.acks.awaited(Level.parse(level), waiter.id, timeout_s)) for _ in range(count)
+        ]
+        await asyncio.sleep(0)
+        return waits
+
+    def test_those_that_wait_for_what_does_not_come_hold_up_nobody_and_are_no_threads(self, waiter: Waiter) -> None:
+        async def others() -> list[Any]:
+            before = threading.active_count()
+            in_vain = await self.waiting(waiter, "applied:5", 300)
+            (good,) = await self.waiting(waiter, "applied:1", 1)
+            short = await self.waiting(waiter, "applied:2", 20, 0.05)
+            assert threading.active_count() <= before + 1, "one syncs the own disk, for all of them"
+            waiter.hear("b")
+            outcomes = await self.all_of(good, *short)
+            assert not any(wait.done() for wait in in_vain)
+            for wait in in_vain:
+                wait.cancel()
+            await asyncio.gather(*in_vain, return_exceptions=True)
+            return outcomes
+
+        good, *short = asyncio.run(others())
+        assert good is None
+        assert {str(error).rpartition(": ")[2] for error in short} == {
+            "1 of 2 standbys say that they have it on their disks"
+        }
+        assert waiter.acks._waiting == {} or not any(map(len, waiter.acks._waiting.values())), "who left is forgotten"
+
+    def test_the_application_has_the_threads_of_its_loop_for_itself(self, waiter: Waiter) -> None:
+        class Refusing(ThreadPoolExecutor):
+            def submit(self, *args: Any, **kwargs: Any) -> Any:
+                raise AssertionError("the default executor is the application's")
+
+        async def write() -> None:
+            asyncio.get_running_loop().set_default_executor(Refusing(1))
+            waiter.log.answer = lambda: Confirmation(Reply(Code.OK), 1)
+            for ack in ("appended", "fsynced", "replicated:1"):
+                await waiter.node.asubmit(push(ack), ack=ack)
+            with pytest.raises(NotAcknowledged):
+                await waiter.node.asubmit(push("applied"), ack="applied:1", timeout_s=0.05)
+            await waiter.node.asubmit_many([push("many")], ack="fsynced")
+
+        asyncio.run(write())
+
+    def test_each_hears_when_its_own_record_is_there(self, waiter: Waiter) -> None:
+        for i in range(5):
+            waiter.node.submit(push(i))
+
+        async def waits() -> list[bool]:
+            level = Level.parse("applied:1")
+            waits = [
+                asyncio.ensure_future(waiter.acks.awaited(level, RecordId(1, n), LONG_S)) for n in (7, 3, 5, 4, 6, 2)
+            ]
+            await asyncio.sleep(0)
+            waiter.hear("b", at=RecordId(1, 4))
+            await self.all_of(waits[1], waits[3], waits[5])
+            done = [wait.done() for wait in waits]
+            waiter.hear("c", at=RecordId(1, 7))
+            await self.all_of(*waits)
+            return done
+
+        assert asyncio.run(waits()) == [False, True, False, True, False, True]
+
+    def test_once_the_term_is_over_all_hear_of_it(self, group: Group, waiter: Waiter) -> None:
+        async def waits() -> list[Any]:
+            waits = await self.waiting(waiter, "applied:1", 10)
+            promote(group.log(), "z")
+            return await self.all_of(*waits)
+
+        assert [type(error) for error in asyncio.run(waits())] == [NotAcknowledged] * 10
+
+    def test_a_loop_that_was_closed_under_its_tasks_keeps_nobody_from_hearing(self, waiter: Waiter) -> None:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(waiter.acks.awaited(Level.parse("applied:1"), waiter.id, LONG_S))
+        loop.run_until_complete(asyncio.sleep(0))
+        sleeping = in_thread(lambda: waiter.wait("applied:1"))
+        eventually(lambda: len(waiter.acks._waiting[1]) == 2)
+        loop.close()
+        waiter.hear("b")
+        sleeping()
+        assert not task.done()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    def test_threads_and_tasks_hear_side_by_side(self, waiter: Waiter) -> None:
+        sleeping = [in_thread(lambda: waiter.wait("applied:1")) for _ in range(10)]
+
+        async def waits() -> list[Any]:
+            waits = await self.waiting(waiter, "applied:1", 10)
+            waiter.hear("b")
+            return await self.all_of(*waits)
+
+        assert asyncio.run(waits()) == [None] * 10
+        for done in sleeping:
+            done()
+
+    @pytest.mark.parametrize("level", ["fsynced", "replicated:1"])
+    def test_one_thread_asks_redis_for_all_of_them_and_ends(self, waiter: Waiter, level: str) -> None:
+        asked_by: set[threading.Thread] = set()
+        all_wait = threading.Event()
+
+        def answer() -> Confirmation:
+            asked_by.add(threading.current_thread())
+            assert all_wait.wait(PATIENCE_S)
+            return Confirmation(Reply(Code.OK), 1)
+
+        async def waits() -> list[Any]:
+            before = threading.active_count()
+            waits = await self.waiting(waiter, level, 200)
+            assert threading.active_count() == before + 1
+            all_wait.set()
+            return await self.all_of(*waits)
+
+        waiter.log.answer = answer
+        assert asyncio.run(waits()) == [None] * 200
+        assert len(waiter.log.asked) <= 2
+        (asker,) = asked_by
+        asker.join(PATIENCE_S)
+        assert not asker.is_alive()
+        asyncio.run(self.all_of(waiter.acks.awaited(Level.parse(level), waiter.id, 0.0)))
+
+    def test_more_replicas_than_there_are_keep_nobody_waiting_who_asked_for_fewer(self, waiter: Waiter) -> None:
+        def answer() -> Confirmation:
+            call = waiter.log.asked[-1]
+            if call["fsynced"] or call["replicas"] == 1:
+                return Confirmation(Reply(Code.OK), 1)
+            assert call["timeout_ms"] <= 1000
+            time.sleep(0.01)
+            return Confirmation(Reply(Code.OK), 1)
+
+        async def waits() -> tuple[list[Any], list[Any]]:
+            in_vain = await self.waiting(waiter, "replicated:5", 100, 1.0)
+            good = [*await self.waiting(waiter, "replicated:1", 1), *await self.waiting(waiter, "fsynced", 1)]
+            return await self.all_of(*good), await self.all_of(*in_vain)
+
+        waiter.log.answer = answer
+        good, in_vain = asyncio.run(waits())
+        assert good == [None, None]
+        assert {str(error).rpartition(": ")[2] for error in in_vain} == {"1 of 5 replicas have it"}
+
+    @pytest.mark.parametrize(
+        ("answer", "problem"),
+        [
+            (Confirmation(Reply(Code.FENCED, term=2, node="b")), "the term ended meanwhile .fenced."),
+            (ConfigError(setting="ack", problem="it needs Redis 7.2"), r"it needs Redis 7\.2"),
+        ],
+    )
+    def test_what_cannot_come_any_more_is_told_at_once(self, waiter: Waiter, answer: Any, problem: str) -> None:
+        def answered() -> Confirmation:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        waiter.log.answer = answered
+        with pytest.raises(NotAcknowledged, match=problem):
+            asyncio.run(asyncio.wait_for(waiter.acks.awaited(Level.parse("fsynced"), waiter.id, LONG_S), PATIENCE_S))
+
+    def test_a_redis_that_does_not_answer_is_asked_again_and_named_in_the_end(self, waiter: Waiter) -> None:
+        failures = iter([LogUnavailable(url="r", problem="cut off")] * 2)
+
+        def answer() -> Confirmation:
+            for failure in failures:
+                raise failure
+            return Confirmation(Reply(Code.OK), 1)
+
+        waiter.log.answer = answer
+        asyncio.run(waiter.acks.awaited(Level.parse("fsynced"), waiter.id, LONG_S))
+        assert len(waiter.log.asked) == 3
+        failures = iter([LogUnavailable(url="r", problem="cut off")] * 1000)
+        waiter.node.submit(push("y"))
+        with pytest.raises(NotAcknowledged, match="cut off"):
+            asyncio.run(waiter.acks.awaited(Level.parse("fsynced"), waiter.node.position.id, 0.3))
+
+    def test_one_that_waits_behind_a_question_is_not_kept_beyond_its_own_time(self, waiter: Waiter) -> None:
+        go_on = threading.Event()
+
+        def answer() -> Confirmation:
+            assert go_on.wait(PATIENCE_S)
+            return Confirmation(Reply(Code.OK), 1)
+
+        async def waits() -> list[Any]:
+            long = await self.waiting(waiter, "fsynced", 1)
+            short = await self.waiting(waiter, "fsynced", 5, 0.05)
+            outcomes = await self.all_of(*short)
+            go_on.set()
+            return [*outcomes, *await self.all_of(*long)]
+
+        waiter.log.answer = answer
+        *short, long = asyncio.run(waits())
+        assert {str(error).rpartition(": ")[2] for error in short} == {
+            "Redis is still asked about earlier changes (fsynced)"
+        }
+        assert long is None
 
 
 class TestNodes:

@@ -825,7 +825,8 @@ class TestVerify:
         told: list[str] = []
         report = admin.verify(group.log(), by="ops", progress=told.append)
         assert report.to_dict() == {
-            "position": "1-3", "digests": dict.fromkeys(["a", "b"], report.digests["a"]), "missing": [], "equal": True,
+            "position": "1-3", "digests": dict.fromkeys(["a", "b"], report.digests["a"]), "missing": [], "silent": [],
+            "equal": True,
         }  # fmt: skip
         assert told[0] == "asked a for a marker"
         assert told[-1] == "2 of 2 nodes reported at 1-3"
@@ -837,6 +838,19 @@ class TestVerify:
         report = admin.verify(group.log(), by="ops", timeout_s=1.0)
         assert report.missing == ["b"]
         assert not report.equal
+        assert report.verdict == "not all nodes could be compared: b did not report in time; a told its state at 1-3"
+
+    def test_a_node_of_the_group_that_does_not_report_is_named_and_nothing_is_shown_equal(self, group: Group) -> None:
+        a, _ = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        group.server.beat(Peer("c", "1", run="run-1", every_ms=0))
+        report = eventually(
+            lambda: (found := admin.verify(group.log(), by="ops", timeout_s=PATIENCE_S)).silent and found, "c is dead"
+        )
+        assert (report.missing, report.silent, sorted(report.digests)) == ([], ["c"], ["a", "b"])
+        assert not report.equal
+        assert not report.differ
+        assert report.verdict.startswith("not all nodes could be compared: c does not report; a, b have equal states")
 
     def test_a_primary_that_does_not_report_is_a_timeout(self, paper: Paper) -> None:
         paper.take_term("a")

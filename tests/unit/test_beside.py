@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from replicator import admin
 from replicator import beside as module
-from replicator.beside import Beside, command
-from replicator.errors import ConfigError, LogUnavailable
+from replicator.beside import Beside
+from replicator.commands import command
+from replicator.errors import ConfigError, LogUnavailable, PromotionRefused
 from replicator.service import serve
 from replicator.state.file import FileState
 from tests.kv import PATIENCE_S, Group, eventually
@@ -92,6 +95,175 @@ def test_a_command_that_fails_is_logged_and_ends_nothing(
         monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", PATIENCE_S)
         eventually(lambda: lines(told))
         monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", 0.2)
+
+
+def noting(told: Path, name: str, seconds: float) -> str:
+    """Notes that it begins, and that it ends so much later."""
+    script = told.with_name(f"{name}.sh")
+    script.write_text(f"#!/bin/sh\necho begin-{name} >> {told}\nsleep {seconds}\necho end-{name} >> {told}\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_a_command_for_a_primary_is_cut_short_when_the_node_leads_no_more(group: Group, told: Path) -> None:
+    a, b = group.primary("a"), group.node("b")
+    with Beside(a, on_primary=noting(told, "primary", 600), on_standby=noting(told, "standby", 0)):
+        eventually(lambda: lines(told) == ["begin-primary"])
+        b.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: lines(told) == ["begin-primary", "begin-standby", "end-standby"])
+
+
+def test_a_command_for_a_standby_is_left_to_end_and_another_one_follows(group: Group, told: Path) -> None:
+    a = group.node("a")
+    with Beside(a, on_primary=noting(told, "primary", 0), on_standby=noting(told, "standby", 1)):
+        eventually(lambda: lines(told) == ["begin-standby"])
+        a.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: lines(told) == ["begin-standby", "end-standby", "begin-primary", "end-primary"])
+
+
+def test_the_end_of_a_node_cuts_the_command_for_a_primary_short_and_waits_for_that_of_a_standby(
+    group: Group, told: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = group.primary("a")
+    with Beside(a, on_primary=noting(told, "primary", 600), on_standby=noting(told, "standby", 0.5)):
+        eventually(lambda: lines(told) == ["begin-primary"])
+    assert "was cut short" in caplog.text
+    assert lines(told) == ["begin-primary", "begin-standby", "end-standby"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("false", "--on-primary: false failed with exit code 1"), ("/no/such/program -x", "cannot be run")],
+)
+def test_a_command_that_fails_is_told_until_one_goes_well(group: Group, told: Path, text: str, said: str) -> None:
+    a, b = group.primary("a", lease_s=0.3), group.node("b")
+
+    def problem() -> str:
+        return next(node.problem or "" for node in admin.status(group.log()).nodes if node.name == "a")
+
+    with Beside(a, on_primary=text, on_standby=telling(told)):
+        eventually(lambda: said in problem())
+        # a node with that problem can lead all the same
+        assert group.log().look().peers["a"].stalled == ""
+        b.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: lines(told))
+        eventually(lambda: not problem())
+
+
+def test_what_cannot_be_published_is_told_until_it_is(group: Group, tmp_path: Path) -> None:
+    state = FileState(tmp_path / "ours")
+    a = group.primary("a", state=state, lease_s=0.3)
+
+    def problem() -> str:
+        return admin.status(group.log()).nodes[0].problem or ""
+
+    with Beside(a, state, publish_every_s=0.02):
+        eventually(lambda: "not published: the state in" in problem())
+        state.path.write_bytes(b"there it is")
+        eventually(lambda: not problem())
+
+
+# --- a switchover -----------------------------------------------------------------------------------------------------
+
+#: Writes a counter into a file until it is told to stop, and notes the last one that it told its users.
+COUNT = """
+import os, sys, time
+path, told, stop = sys.argv[1:]
+n = int(open(path).read()) if os.path.exists(path) else 0
+while not os.path.exists(stop):
+    n += 1
+    with open(path + ".tmp", "w") as file:
+        file.write(str(n))
+    os.replace(path + ".tmp", path)
+    with open(told + ".tmp", "w") as file:
+        file.write(str(n))
+    os.replace(told + ".tmp", told)
+    time.sleep(0.005)
+os.unlink(stop)
+"""
+
+STOP = """
+import os, sys, time
+open(sys.argv[1], "w").close()
+while os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+"""
+
+
+def test_a_switchover_stops_the_program_and_publishes_what_it_wrote_last(group: Group, tmp_path: Path) -> None:
+    (tmp_path / "count.py").write_text(COUNT)
+    (tmp_path / "stop.py").write_text(STOP)
+    ours, theirs = FileState(tmp_path / "ours"), FileState(tmp_path / "theirs")
+    a, b = group.primary("a", state=ours, lease_s=0.3), group.node("b", state=theirs, lease_s=0.3)
+    program = subprocess.Popen([sys.executable, tmp_path / "count.py", ours.path, tmp_path / "told", tmp_path / "stop"])
+    stop = f"{sys.executable} {tmp_path / 'stop.py'} {tmp_path / 'stop'}"
+    try:
+        # given that it is published rarely
+        with Beside(a, ours, publish_every_s=0.5, on_standby=stop), Beside(b, theirs):
+            eventually(theirs.path.exists)
+            eventually(lambda: group.log().look().peers["a"].prepares)
+            # when somebody else is to lead
+            done = admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+            # then that one has all that the users were told
+            assert done.node == "b"
+            assert theirs.path.read_text() == (tmp_path / "told").read_text()
+            eventually(lambda: a.role == "standby" and a.position == b.position)
+            assert list(tmp_path.glob("*.replaced-*")) == []
+            assert program.wait(PATIENCE_S) == 0
+            eventually(lambda: a.handover.answer == "")
+    finally:
+        program.kill()
+        program.wait()
+
+
+def test_a_program_that_was_stopped_for_a_switchover_that_does_not_come_goes_on(
+    group: Group, told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HANDED_OVER_FOR_S", 0.5)
+    a = group.primary("a", lease_s=0.3)
+    with Beside(a, on_primary=telling(told), on_standby=telling(told)):
+        eventually(lambda: lines(told) == ["primary 1 a g"])
+        ask = group.log().ask("prepare", by="ops", node="a")
+        eventually(lambda: group.log().look().peers["a"].prepared == ask)
+        assert lines(told)[1:] == ["standby 1 a g"]
+        eventually(lambda: lines(told)[2:] == ["primary 1 a g"])
+        eventually(lambda: group.log().look().peers["a"].prepared == "")
+        assert a.role == "primary"
+
+
+def test_a_program_that_cannot_be_stopped_is_not_switched_over(group: Group, told: Path) -> None:
+    a, b = group.primary("a", lease_s=0.3), group.node("b", lease_s=0.3)
+    with Beside(a, on_primary=telling(told), on_standby="false"):
+        eventually(lambda: lines(told) == ["primary 1 a g"])
+        with pytest.raises(PromotionRefused, match=r"a cannot hand over .*failed with exit code 1"):
+            admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+        # then it goes on
+        eventually(lambda: lines(told)[1:] == ["primary 1 a g"])
+        assert (a.role, b.role) == ("primary", "standby")
+
+
+def test_what_cannot_be_published_last_is_not_switched_over(group: Group, tmp_path: Path, told: Path) -> None:
+    state = FileState(tmp_path / "ours")
+    a = group.primary("a", state=state, lease_s=0.3)
+    group.node("b", state=FileState(tmp_path / "theirs"), lease_s=0.3)
+    with Beside(a, state, publish_every_s=0.05, on_primary=telling(told), on_standby=telling(told)):
+        eventually(lambda: lines(told) == ["primary 1 a g"])
+        with pytest.raises(PromotionRefused, match="there is no such file"):
+            admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+        eventually(lambda: lines(told)[1:] == ["standby 1 a g", "primary 1 a g"])
+
+
+def test_a_program_that_does_not_stop_in_time_is_not_switched_over(
+    group: Group, told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "PREPARE_TIMEOUT_S", 0.3)
+    a = group.primary("a", lease_s=0.3)
+    group.node("b", lease_s=0.3)
+    with Beside(a, on_standby=noting(told, "standby", 1)):
+        eventually(lambda: group.log().look().peers["a"].prepares)
+        with pytest.raises(TimeoutError, match="a has not said that its program has stopped; nothing was done"):
+            admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+        assert a.role == "primary"
 
 
 def test_what_is_no_command_is_refused() -> None:

@@ -27,6 +27,8 @@ from replicator.core.fold import Verdict
 from replicator.core.ids import ERA, Position, RecordId
 from replicator.core.replies import Batch
 from replicator.errors import CheckpointError, ConfigError, LeaseLost, LogLost, ReplicatorError
+from replicator.state.kind import are_alike, kind_of
+from replicator.state.registry import Registry
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.walk import Violation
 from tests.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push, put
@@ -450,17 +452,66 @@ def test_a_change_that_was_rejected_is_an_outcome(group: Group) -> None:
     assert of(group, a).nodes[0].changes == 2
 
 
-def test_a_class_that_cannot_take_the_changes_is_said_so(group: Group) -> None:
+def test_a_class_that_cannot_take_the_changes_is_said_so(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     a = group.primary("a")
     a.submit(push("x"))
     saved(a)
 
-    class Other(KV):
-        def apply(self, change: Any) -> Any:
-            raise KeyError("op")
+    def fail(state: KV, change: Any) -> Any:
+        raise KeyError("op")
 
+    # given a later version of the class
+    monkeypatch.setattr(KV, "apply", fail)
     with pytest.raises(CannotRebuild, match=r"a: its state cannot be rebuilt .*KeyError"):
-        certify(MemoryLog(group.server, "g"), [a.data_dir], make_state=Other)
+        certify(MemoryLog(group.server, "g"), [a.data_dir], make_state=KV)
+
+
+# --- whose state it is ------------------------------------------------------------------------------------------------
+
+
+class Other:
+    """Takes any change and makes nothing of it: everything would be certified."""
+
+    def apply(self, change: Any) -> None:
+        pass
+
+    def snapshot(self) -> Iterator[Any]:
+        return iter(())
+
+    def restore(self, pieces: Any) -> None:
+        list(pieces)
+
+
+def test_a_checkpoint_of_another_application_is_refused_and_its_own_is_named(group: Group) -> None:
+    a = group.primary("a")
+    a.submit(push("x"))
+    saved(a)
+    log = MemoryLog(group.server, "g")
+    for make_state, name in ((Other, "test_certify:Other"), (Registry, "replicator.state.registry:Registry")):
+        with pytest.raises(ConfigError, match=r"--state tests\.kv:KV") as raised:
+            certify(log, [a.data_dir], make_state=make_state)
+        assert name in str(raised.value)
+    assert certify(log, [a.data_dir], make_state=KV, assumed=True)
+
+
+def test_a_checkpoint_that_does_not_say_whose_it_is_has_to_be_told(group: Group) -> None:
+    a = group.primary("a")
+    saved(a)
+    a.stop()
+    with closing(sqlite3.connect(a.data_dir / "checkpoint.sqlite")) as db, db:
+        db.execute("DELETE FROM meta WHERE key = 'state'")
+    log = MemoryLog(group.server, "g")
+    with pytest.raises(ConfigError, match="does not say of which class"):
+        certify(log, [a.data_dir], make_state=KV, assumed=True)
+    assert certify(log, [a.data_dir], make_state=KV)
+
+
+def test_a_class_of_the_script_that_was_run_is_known_by_its_name() -> None:
+    assert are_alike("__main__:Counter", "app:Counter")
+    assert not are_alike("__main__:Counter", "app:Other")
+    assert not are_alike("one:Counter", "two:Counter")
+    assert not are_alike("whole", "app:whole")
+    assert kind_of(KV()) == "tests.kv:KV"
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------
@@ -510,9 +561,44 @@ def test_a_copy_that_is_torn_is_made_again(data_dir: Path, monkeypatch: pytest.M
 
 def test_one_that_is_torn_each_time_is_given_up(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = torn(99, monkeypatch, touched)
-    with pytest.raises(CheckpointError, match="6 copies of it were torn"), copied(data_dir):
+    with pytest.raises(CheckpointError, match="no whole copy of it in 6"), copied(data_dir):
         pass
     assert len(copies) == 6
+
+
+def test_a_file_that_is_wrong_while_its_node_writes_is_damaged_and_not_torn(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a node whose file was damaged, and which goes on writing behind that
+    with Checkpoint(data_dir, "g", node="a") as running:
+        view = Pen(MemoryRedis(), "a").member.view
+        running.save(view, boot="2")
+        path = data_dir / "checkpoint.sqlite"
+        data = path.read_bytes()
+        assert data.count(b"CREATE TABLE part") == 1
+        path.write_bytes(data.replace(b"CREATE TABLE part", b"CREATE TABLE prat"))
+        monkeypatch.setattr(certify_module, "COPY_AGAIN_AFTER_S", 0.0)
+        copy = certify_module._copy
+
+        def written_to(source: Path, place: Path) -> Path:
+            made = copy(source, place)
+            running.save(view, boot="3")
+            return made
+
+        monkeypatch.setattr(certify_module, "_copy", written_to)
+        # then it is called what it is
+        with pytest.raises(DamagedCheckpoint, match=r"a/checkpoint\.sqlite: it is damaged"), copied(data_dir):
+            pass
+
+
+def test_a_copy_during_which_a_wal_began_anew_is_made_again(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin_anew(source: Path) -> None:
+        source.with_name(f"{source.name}-wal").write_bytes(os.urandom(40))
+
+    copies = torn(2, monkeypatch, begin_anew)
+    with copied(data_dir) as stored:
+        assert stored.view.position.id == RecordId(1, 1)
+    assert len(copies) == 3
 
 
 def test_a_file_that_stands_still_and_is_wrong_is_damaged(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

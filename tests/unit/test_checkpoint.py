@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 
 from replicator import checkpoint, checkpoint_file
 from replicator.checkpoint import Checkpoint, Step
+from replicator.checkpoint_file import Stored
 from replicator.core import codec
 from replicator.core.fold import Holder, Verdict, View
-from replicator.core.ids import Position, RecordId, Writer
+from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.core.member import Member, Snapshot
 from replicator.core.parts import Progress
 from replicator.core.records import PartRecord, Record
@@ -648,6 +649,51 @@ def test_a_newer_file_or_another_programs_is_refused_and_left_alone(tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.sqlite", "lock"}
 
 
+def test_which_boot_worked_here_last_is_known_to_the_next_in_the_same_directory(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path / "a", "g", node="a") as stored:
+        assert stored.ended == ""
+        stored.runs("0" * 32)
+        stored.runs("b1")
+    with Checkpoint(tmp_path / "a", "g", node="a") as stored:
+        assert stored.ended == "b1"
+        stored.save(View(term=1), boot="b2")
+    # it is told until the next one says that it works here
+    with Checkpoint(tmp_path / "a", "g", node="a") as stored:
+        assert stored.ended == "b1"
+
+
+def test_in_a_copy_of_a_directory_nobody_knows_whether_that_boot_has_ended(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path / "a", "g", node="a") as stored:
+        stored.runs("b1")
+        shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    with Checkpoint(tmp_path / "copy", "g", node="a") as stored:
+        assert stored.ended == ""
+
+
+def test_neither_where_a_copy_was_written_over_the_directory_of_another_boot(tmp_path: Path) -> None:
+    for name in "ab":
+        with Checkpoint(tmp_path / name, "g", node="a") as stored:
+            stored.runs(f"boot-{name}")
+    (tmp_path / "b" / "lock").write_bytes((tmp_path / "a" / "lock").read_bytes())
+    with Checkpoint(tmp_path / "b", "g", node="a") as stored:
+        assert stored.ended == ""
+
+
+def test_a_directory_that_was_moved_is_still_the_same_one(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path / "a", "g", node="a") as stored:
+        stored.runs("b1")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    with Checkpoint(tmp_path / "moved", "g", node="a") as stored:
+        assert stored.ended == "b1"
+
+
+@pytest.mark.parametrize("text", [b"", b"pid 1\n", b"\xff" * 600, b"pid %10d\nsave %020d\nboot x\n" % (1, 0)])
+def test_a_lock_file_that_says_nothing_of_the_kind_says_of_no_boot_that_it_ended(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "lock").write_bytes(text)
+    with Checkpoint(tmp_path, "g", node="a") as stored:
+        assert stored.ended == ""
+
+
 def test_a_second_process_on_the_directory_is_told_who_has_it(tmp_path: Path) -> None:
     # given a process that has the directory
     text = (
@@ -677,6 +723,200 @@ def test_a_closed_checkpoint_says_so(tmp_path: Path) -> None:
         stored.save(View(), boot="b")
 
 
+# --- what is given up -------------------------------------------------------------------------------------------------
+
+
+def tidied(stored: Checkpoint) -> int:
+    """Have it delete what it gave up; how many slices that took."""
+    slices = 0
+    while not stored.is_tidy:
+        assert stored.tidy() is not stored.is_tidy
+        slices += 1
+    assert not stored.tidy()
+    return slices
+
+
+def rows_of(stored: Checkpoint) -> tuple[int, int]:
+    """The rows that are there: of changes, and of parts."""
+    (changes,) = stored._connection.execute("SELECT count(*) FROM change").fetchone()
+    (parts,) = stored._connection.execute("SELECT count(*) FROM part").fetchone()
+    return changes, parts
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_SLICE_CHANGES", 10)
+    monkeypatch.setattr(checkpoint, "_SLICE_PARTS", 2)
+
+
+def test_what_a_snapshot_takes_the_place_of_is_given_up_at_once_and_deleted_in_slices(
+    primary: Primary, standby: Standby, small_slices: None
+) -> None:
+    # given many changes, a snapshot that is adopted, and one more change
+    for number in range(100):
+        primary.change(str(number))
+    standby.read()
+    *_, last = primary.snapshot(size=10_000)
+    standby.fold(*standby.log.read(standby.member.view.cursor.id).records)
+    after = primary.change("after")
+    standby.read()
+    # then only what is behind it is told, though all of it is there
+    assert rows_of(standby.stored) == (101, 1)
+    assert list(standby.stored.changes()) == [after]
+    assert standby.stored.changes_bytes == len(after.header) + len(after.body)
+    assert standby.state == primary.state
+    # and it is deleted in slices, in which nothing else changes
+    saves = standby.stored._saved.save
+    assert not standby.stored.is_tidy
+    assert standby.stored.tidy()
+    assert rows_of(standby.stored) == (91, 1)
+    assert tidied(standby.stored) >= 9
+    assert rows_of(standby.stored) == (1, 1)
+    assert (list(standby.stored.changes()), standby.state) == ([after], primary.state)
+    assert standby.stored._saved.save == saves
+    assert last.is_last
+
+
+def test_parts_that_nobody_needs_are_deleted_in_slices(
+    primary: Primary, standby: Standby, small_slices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a snapshot of many parts, and another one of one part that takes its place
+    for number in range(20):
+        primary.change(noise(number))
+    parts = len(list(primary.snapshot(size=100)))
+    standby.read()
+    tidied(standby.stored)
+    assert rows_of(standby.stored) == (0, parts)
+    list(primary.snapshot(size=1_000_000))
+    standby.read()
+    # then its parts go in slices; a part that is saved has taken one along
+    assert rows_of(standby.stored)[1] == parts + 1
+    assert standby.stored.tidy()
+    assert rows_of(standby.stored)[1] == parts - 1
+    tidied(standby.stored)
+    assert rows_of(standby.stored) == (0, 1)
+    # so do those of one that broke off: here by a new term
+    begun = primary.snapshot(size=100)
+    for _ in range(9):
+        next(begun)
+    primary.promote()
+    standby.read()
+    assert list(standby.stored.staged()) == []
+    assert rows_of(standby.stored)[1] == 10
+    tidied(standby.stored)
+    assert rows_of(standby.stored) == (0, 1)
+    assert standby.state == primary.state
+
+
+def test_a_slice_is_small_in_bytes_too(primary: Primary, standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_SLICE_BYTES", 1000)
+    for number in range(10):
+        primary.change("x" * 400 + str(number))
+    standby.read()
+    list(primary.snapshot(size=1_000_000))
+    standby.read()
+    there = rows_of(standby.stored)[0]
+    standby.stored.tidy()
+    assert there - rows_of(standby.stored)[0] == 3
+
+
+def test_a_node_that_is_killed_between_two_slices_goes_on_with_the_rest(
+    primary: Primary, standby: Standby, small_slices: None, tmp_path: Path
+) -> None:
+    # given changes and a payload that were given up, and some behind them, two of which are rows alone
+    for number in range(30):
+        primary.change(noise(number))
+    list(primary.snapshot(size=300))
+    standby.read()
+    for number in range(35):
+        primary.change(str(number))
+    list(primary.snapshot(size=300))
+    primary.change("after")
+    standby.read()
+    standby.synced = False
+    primary.change("row")
+    primary.change("alone")
+    standby.read()
+    # when it is killed before, between and after slices
+    left = True
+    slices = 0
+    while left:
+        copy = tmp_path / f"copy-{slices}"
+        shutil.copytree(standby.data_dir, copy)
+        left = standby.stored.tidy()
+        slices += 1
+        again = Standby(primary.server, copy)
+        # then nothing is missing, nothing comes twice, and the rest is deleted
+        assert again.stored.set_aside is None
+        assert again.state == primary.state
+        assert again.stored.changes_bytes == standby.stored.changes_bytes
+        with Stored(again.stored.write_fork("because", ZERO_ID)) as fork:
+            assert list(fork.changes()) == list(again.stored.changes())
+        tidied(again.stored)
+        assert rows_of(again.stored)[0] == 3
+        assert again.state == primary.state
+        again.stored.close()
+    assert slices > 3
+
+
+def test_another_snapshot_may_be_adopted_before_all_is_deleted(
+    primary: Primary, standby: Standby, small_slices: None
+) -> None:
+    for _ in range(4):
+        for number in range(30):
+            primary.change(str(number))
+        list(primary.snapshot(size=1_000_000))
+        standby.read()
+    primary.change("after")
+    standby.read()
+    assert rows_of(standby.stored)[0] > 30
+    standby.restart()
+    assert standby.state == primary.state
+    tidied(standby.stored)
+    assert rows_of(standby.stored) == (1, 1)
+    standby.restart()
+    assert standby.state == primary.state
+    assert standby.stored.is_tidy
+
+
+def test_a_restore_leaves_nothing_of_what_was_given_up(primary: Primary, standby: Standby, small_slices: None) -> None:
+    # given a standby that has not deleted all yet, and misses something
+    for number in range(30):
+        primary.change(str(number))
+    list(primary.snapshot(size=1_000_000))
+    standby.read()
+    assert not standby.stored.is_tidy
+    primary.change("missed")
+    primary.change("seen")
+    standby.fold(*standby.log.read(standby.member.view.cursor.id).records[-1:])
+    # when a snapshot takes the place of its state
+    list(primary.snapshot(size=1_000_000))
+    assert Verdict.RESTORE in standby.read()
+    # then there is nothing else
+    assert rows_of(standby.stored)[0] == 0
+    primary.change("after")
+    standby.read()
+    standby.restart()
+    assert standby.state == primary.state
+    tidied(standby.stored)
+    assert rows_of(standby.stored) == (1, 1)
+
+
+def test_a_disk_that_refuses_a_slice_keeps_it_for_later(primary: Primary, standby: Standby, small_slices: None) -> None:
+    for number in range(30):
+        primary.change(str(number))
+    list(primary.snapshot(size=1_000_000))
+    standby.read()
+    before = rows_of(standby.stored)
+    standby.stored._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(CheckpointError):
+        standby.stored.tidy()
+    standby.stored._connection.execute("PRAGMA query_only = OFF")
+    assert rows_of(standby.stored) == before
+    tidied(standby.stored)
+    assert rows_of(standby.stored) == (0, 1)
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -689,6 +929,7 @@ def written(primary: Primary, tmp_path: Path) -> Path:
     list(primary.snapshot(size=300))
     primary.change("in the file")
     standby.read()
+    tidied(standby.stored)
     standby.restart()
     primary.change("in the WAL")
     primary.promote()
@@ -698,6 +939,26 @@ def written(primary: Primary, tmp_path: Path) -> Path:
     standby.read()
     shutil.copytree(standby.data_dir, tmp_path / "left")
     standby.stored.close()
+    return tmp_path / "left"
+
+
+@pytest.fixture
+def untidy(primary: Primary, tmp_path: Path, small_slices: None) -> Path:
+    """The same in the middle of deleting what was given up."""
+    standby = Standby(primary.server, tmp_path / "running")
+    for number in range(40):
+        primary.change(noise(number))
+    list(primary.snapshot(size=300))
+    standby.read()
+    for number in range(40):
+        primary.change(noise(number))
+    list(primary.snapshot(size=1_000_000))
+    primary.change("in the file")
+    standby.read()
+    standby.stored.tidy()
+    assert rows_of(standby.stored)[0] > 20
+    standby.stored.close()
+    shutil.copytree(standby.data_dir, tmp_path / "left")
     return tmp_path / "left"
 
 
@@ -755,6 +1016,38 @@ def test_flipped_bits_never_give_another_state(written: Path, name: str) -> None
         assert outcome != "loaded" or got == right[1], place
         assert outcome != "refused" or (name == "checkpoint.sqlite" and 60 <= place < 72), (place, got)
     assert outcomes.count("set aside") > 50
+
+
+def test_flipped_bits_in_what_was_given_up_never_give_another_state(untidy: Path) -> None:
+    name = "checkpoint.sqlite"
+    right = _try(untidy, name, _untouched)
+    assert right[0] == "loaded"
+    size = (untidy / name).stat().st_size
+    for place in range(100, size, size // 200):
+
+        def flip(data: bytearray, place: int = place) -> None:
+            data[place] ^= 0x55
+
+        outcome, got = _try(untidy, name, flip)
+        assert outcome == "set aside" or (outcome, got) == right, place
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE meta SET value = '1-x' WHERE key = 'given_up'",
+        "UPDATE meta SET value = 7 WHERE key = 'given_up'",
+        "UPDATE meta SET value = '9-9' WHERE key = 'given_up'",
+        "DELETE FROM meta WHERE key = 'given_up'",
+        "INSERT INTO part VALUES (99, 0, x'00')",
+        "UPDATE part SET snapshot = 'x' WHERE snapshot = (SELECT min(snapshot) FROM part)",
+    ],
+)
+def test_what_is_given_up_is_known_for_certain(untidy: Path, statement: str) -> None:
+    with closing(sqlite3.connect(untidy / "checkpoint.sqlite", isolation_level=None)) as db:
+        db.execute(statement)
+    with Checkpoint(untidy, "g", node="s") as stored:
+        assert stored.set_aside is not None
 
 
 def test_a_lost_row_or_a_changed_id_is_found(written: Path) -> None:
@@ -1096,14 +1389,14 @@ def test_saves_go_on_while_the_disk_syncs_and_only_those_before_outlive_a_power_
     cut.follow("before", synced=False)
     before = stored.load()
     begun, ends = threading.Event(), threading.Event()
-    sync = checkpoint._sync
+    sync = checkpoint.disk.sync
 
     def slow(path: Path) -> None:
         begun.set()
         assert ends.wait(PATIENCE_S)
         sync(path)
 
-    monkeypatch.setattr(checkpoint, "_sync", slow)
+    monkeypatch.setattr(checkpoint.disk, "sync", slow)
     syncing = in_thread(stored.sync)
     assert begun.wait(PATIENCE_S)
     # when a save comes meanwhile, then it does not wait, and what the sync vouches for is what was there before
@@ -1136,7 +1429,7 @@ def test_a_disk_that_refuses_a_sync_is_an_error_and_nothing_is_vouched_for(
     cut.follow("one", synced=False)
     stored, before = cut.standby.stored, cut.standby.stored.synced_upto
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_sync", refused)
+        patched.setattr(checkpoint.disk, "sync", refused)
         with pytest.raises(CheckpointError, match="Input/output error"):
             stored.sync()
     # what it could not write the system forgets, and the next sync has nothing to do: its word is worth nothing
@@ -1166,7 +1459,7 @@ def test_a_sync_that_could_not_open_the_file_is_tried_again(cut: Cut, monkeypatc
     cut.follow("one", synced=False)
     stored = cut.standby.stored
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_sync", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        patched.setattr(checkpoint.disk, "sync", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
         with pytest.raises(CheckpointError, match="Too many open files"):
             stored.sync()
     stored.sync()
@@ -1177,13 +1470,13 @@ def test_a_sync_that_could_not_open_the_file_is_tried_again(cut: Cut, monkeypatc
 def synced_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are synced from now on, but for what SQLite does by itself."""
     seen: list[str] = []
-    sync = checkpoint._sync
+    sync = checkpoint.disk.sync
 
     def noted(path: Path) -> None:
         sync(path)
         seen.append(path.name)
 
-    monkeypatch.setattr(checkpoint, "_sync", noted)
+    monkeypatch.setattr(checkpoint.disk, "sync", noted)
     return seen
 
 

@@ -26,7 +26,7 @@ from replicator.core.codec import (
     encode_changes,
     zstd,
 )
-from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.errors import ChangeTooLarge, CorruptRecord, NotJSON
 
 json_values = st.recursive(
     st.none()
@@ -104,9 +104,9 @@ NAN, INF = float("nan"), float("inf")
     ids=repr,
 )
 def test_nan_and_infinities_are_refused_wherever_they_hide(value: Any) -> None:
-    with pytest.raises(ChangeTooLarge, match="JSON"):
+    with pytest.raises(NotJSON, match="JSON"):
         encode_change(value)
-    with pytest.raises(ChangeTooLarge, match="JSON"):
+    with pytest.raises(NotJSON, match="JSON"):
         SnapshotEncoder().feed(value)
 
 
@@ -119,7 +119,7 @@ def test_what_merely_looks_like_nan_is_not_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), 2**64, "\ud800", {1: 2}, b"bytes"], ids=ascii)
 def test_what_is_no_json_is_refused(value: Any) -> None:
-    with pytest.raises(ChangeTooLarge, match="not JSON"):
+    with pytest.raises(NotJSON, match="not JSON"):
         encode_change(value)
 
 
@@ -127,7 +127,7 @@ def test_what_is_nested_too_deeply_is_refused() -> None:
     deep: list[Any] = []
     for _ in range(300):
         deep = [deep]
-    with pytest.raises(ChangeTooLarge, match="not JSON"):
+    with pytest.raises(NotJSON, match="not JSON"):
         encode_change(deep)
 
 
@@ -274,7 +274,7 @@ def test_a_snapshot_has_one_kind_of_pieces() -> None:
     for first, second in (("x", b"x"), (b"x", "x")):
         encoder = SnapshotEncoder()
         encoder.feed(first)
-        with pytest.raises(ChangeTooLarge, match="all bytes or all JSON"):
+        with pytest.raises(NotJSON, match="all bytes or all JSON"):
             encoder.feed(second)
 
 

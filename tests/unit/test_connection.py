@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -16,13 +18,16 @@ from hypothesis import strategies as st
 from replicator import connection
 from replicator.connection import Address, Link, Opened, advice, client_for, finder_for, follow, shown
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.urls import place_of
+from replicator.wire import Limit
+from tests.kv import PATIENCE_S, eventually, in_thread
 
 KEY = b"replicator:{g}:log"
 A, B = Address("a", 1), Address("b", 2)
 
 
 def place(url: str) -> Any:
-    return connection._place_of(url)
+    return place_of(url)
 
 
 def options(url: str) -> dict[str, Any]:
@@ -43,11 +48,11 @@ def test_the_url_of_one_server_is_redis_pys_own() -> None:
 
 
 def test_sentinels_are_named_with_the_service_and_the_database() -> None:
-    found = place("redis+sentinel://ann:p%2Fw@h1,h2:7,[::1]:8/my%20main/3?sentinel_password=s&socket_timeout=2")
+    found = place("redis+sentinel://ann:p%2Fw@h1,h2:7,[::1]:8/my%20main/3?sentinel_password=s")
     assert found.kind == "sentinel"
     assert found.hosts == (Address("h1", 26379), Address("h2", 7), Address("::1", 8))
     assert found.service == "my main"
-    assert found.options.items() >= {"db": 3, "username": "ann", "password": "p/w", "socket_timeout": 2.0}.items()
+    assert found.options.items() >= {"db": 3, "username": "ann", "password": "p/w"}.items()
     assert found.asking == {"username": None, "password": "s"}
 
 
@@ -58,10 +63,11 @@ def test_the_password_of_redis_is_not_told_to_the_sentinels() -> None:
 
 
 def test_a_cluster_is_named_by_some_of_its_nodes() -> None:
-    found = place("redis+cluster://:pw@h1,h2:7,h1:6379?ssl_check_hostname=no")
+    found = place("rediss+cluster://:pw@h1,h2:7,h1:6379?ssl_check_hostname=no")
     assert found.kind == "cluster"
     assert found.hosts == (Address("h1", 6379), Address("h2", 7))
     assert found.options["password"] == "pw"
+    assert found.options["ssl_check_hostname"] is False
 
 
 def test_the_slot_is_that_of_the_groups_tag() -> None:
@@ -269,7 +275,7 @@ class PaperWire:
         self.sent: list[tuple[Any, ...]] = []
         self.closed = False
 
-    def ask(self, *command: Any, meanwhile: Callable[[], None] | None = None) -> Any:
+    def ask(self, *command: Any, limit: Limit | None = None, meanwhile: Callable[[], None] | None = None) -> Any:
         assert not self.closed
         self.sent.append(command)
         answer = self.answers.pop(0)
@@ -295,11 +301,11 @@ class PaperFinder:
         self.told: Address | None = A
         self.asked = 0
 
-    def open(self) -> Opened:
+    def open(self, timeout_s: float) -> Opened:
         self.made.append(PaperWire(self.answers))
         return Opened(self.made[-1], self.run, self.address)
 
-    def master(self) -> Address | None:
+    def master(self, wait_s: float) -> Address | None:
         self.asked += 1
         return self.told
 
@@ -391,7 +397,7 @@ def test_a_link_that_is_left_in_the_middle_of_a_call_does_not_wait_for_it() -> N
 
 def test_a_link_that_finds_nobody_says_so_and_nothing_was_sent() -> None:
     class Nobody(PaperFinder):
-        def open(self) -> Opened:
+        def open(self, timeout_s: float) -> Opened:
             raise redis.exceptions.ConnectionError("nobody is there")
 
     with pytest.raises(LogUnavailable, match="Redis at url is not available: nobody is there") as caught:
@@ -410,63 +416,156 @@ def test_a_closed_link_is_not_opened_again() -> None:
     assert len(finder.made) == 1
 
 
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+class SlowFinder(PaperFinder):
+    """The way is long: `go` ends it."""
+
+    def __init__(self, answers: list[Any] | None = None) -> None:
+        super().__init__(answers)
+        self.go = threading.Event()
+        self.attempts: list[float] = []
+
+    def open(self, timeout_s: float) -> Opened:
+        self.attempts.append(timeout_s)
+        assert self.go.wait(PATIENCE_S)
+        return super().open(timeout_s)
+
+
+def test_who_cannot_wait_for_a_connection_leaves_and_the_next_one_finds_it_made() -> None:
+    finder = SlowFinder([b"1"])
+    link = Link(finder, "url")
+    with pytest.raises(LogUnavailable, match="no connection to it yet") as caught:
+        link.call("PING", limit=Limit(5, time.monotonic() + 0.05))
+    assert type(caught.value) is LogUnavailable, "nothing was sent"
+    with pytest.raises(LogUnavailable):
+        link.call("PING", limit=Limit(0.05))
+    finder.go.set()
+    assert link.call("PING") == b"1"
+    assert finder.attempts == [5], "there was one attempt all the while"
+
+
+def test_callers_do_not_queue_up_for_longer_than_each_of_them_may() -> None:
+    finder = SlowFinder()
+    link = Link(finder, "url")
+    began = time.monotonic()
+
+    def call() -> float:
+        with pytest.raises(LogUnavailable):
+            link.call("PING", limit=Limit(60, began + 0.2))
+        return time.monotonic()
+
+    ends = [end() for end in [in_thread(call) for _ in range(20)]]
+    assert max(ends) - began < 20 * 0.2, "each waits for itself, and not for all of them in turn"
+    finder.go.set()
+    link.close()
+
+
+def test_a_link_that_is_closed_on_its_way_keeps_nobody_and_leaves_nothing_open() -> None:
+    finder = SlowFinder()
+    link = Link(finder, "url")
+
+    def call() -> bool:
+        with pytest.raises(LogUnavailable, match="the connection is closed"):
+            link.call("PING", limit=Limit(PATIENCE_S))
+        return True
+
+    calling = in_thread(call)
+    eventually(lambda: bool(finder.attempts))
+    link.close()
+    assert calling()
+    finder.go.set()
+    eventually(lambda: [wire.closed for wire in finder.made] == [True])
+
+
 # --- asking the sentinels --------------------------------------------------------------------------------------------
 
 
 class Sentinels:
-    """What each sentinel says, and how often they were asked."""
+    """What each sentinel says of the master, and in which epoch. `hang`: those that say nothing until `go`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], *, hang: Sequence[str] = ()) -> None:
         self.said = said
-        self.asked: list[str] = []
-        self.now = 100.0
-        self.takes_s = 0.0
+        self.hang = set(hang)
+        self.go = threading.Event()
+        self.asked: Counter[str] = Counter()
         monkeypatch.setattr(connection, "_asked", self._asked)
-        monkeypatch.setattr(connection, "time", self)
+        monkeypatch.setattr(connection, "ASK_AGAIN_AFTER_S", 0.0)
         self.finder: Any = finder_for(f"redis+sentinel://{','.join(said)}/main", key=KEY, name="n", timeout_s=3)
 
-    def monotonic(self) -> float:
-        return self.now
-
-    def _asked(self, options: dict[str, Any], *command: str) -> Any:
-        assert command == ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
-        self.asked.append(options["host"])
-        self.now += self.takes_s
-        answer = self.said[options["host"]]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-def test_one_sentinel_is_asked_for_the_master(monkeypatch: pytest.MonkeyPatch) -> None:
-    sentinels = Sentinels(monkeypatch, {"s1": [b"a", b"1"], "s2": [b"a", b"1"]})
-    assert sentinels.finder.master() == A
-    assert sentinels.asked == ["s1"]
+    def _asked(self, options: dict[str, Any], names: Any, *commands: tuple[str, ...]) -> list[Any]:
+        assert commands == (("SENTINEL", "MASTER", "main"), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"))
+        host = options["host"]
+        self.asked[host] += 1
+        if host in self.hang:
+            assert self.go.wait(PATIENCE_S)
+        said = self.said[host]
+        if isinstance(said, Exception):
+            raise said
+        epoch, name = said
+        master = epoch if isinstance(epoch, Exception) else [b"flags", b"master", b"config-epoch", b"%d" % epoch]
+        return [master, None if name is None else [name.encode(), b"1"]]
 
 
-@pytest.mark.parametrize("answer", [None, redis.exceptions.TimeoutError("late"), OSError("gone")])
-def test_a_sentinel_that_is_of_no_use_is_asked_last(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-    sentinels = Sentinels(monkeypatch, {"s1": answer, "s2": [b"a", b"1"]})
-    assert sentinels.finder.master() is None
-    sentinels.now += 1
-    assert sentinels.finder.master() == A
-    assert sentinels.asked == ["s1", "s2"]
+A1, B1 = Address("a", 1), Address("b", 1)
 
 
-def test_sentinels_that_hang_take_a_fifth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    sentinels = Sentinels(monkeypatch, {"s1": OSError("late"), "s2": OSError("late")})
-    sentinels.takes_s = 1
-    for _ in range(100):
-        sentinels.finder.master()
-        sentinels.now += 0.1
-    assert len(sentinels.asked) == 3
+def test_the_newest_epoch_counts_and_not_who_answers_first_or_how_many_say_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sentinels = Sentinels(monkeypatch, {"s1": (4, "a"), "s2": (4, "a"), "s3": (5, "b")})
+    assert sentinels.finder.master(0.2) == B1
+    assert sentinels.asked == {"s1": 1, "s2": 1, "s3": 1}
 
 
-def test_each_problem_is_named_when_no_sentinel_leads_to_a_master(monkeypatch: pytest.MonkeyPatch) -> None:
-    wants_password = redis.exceptions.AuthenticationError("Authentication required.")
-    sentinels = Sentinels(monkeypatch, {"s1": None, "s2": wants_password})
-    with pytest.raises(LogUnavailable) as caught:
-        Link(sentinels.finder, "url").call("PING")
-    assert "s1:26379: this sentinel knows no master 'main'" in str(caught.value)
-    assert "s2:26379: this sentinel says: Authentication required." in str(caught.value)
-    assert "sentinel_password" in str(caught.value)
+def test_what_was_known_of_a_newer_epoch_is_not_forgotten_for_the_word_of_a_minority(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sentinels = Sentinels(monkeypatch, {"s1": (4, "a"), "s2": (5, "b"), "s3": (5, "b")})
+    assert sentinels.finder.master(0.2) == B1
+    sentinels.said.update(s2=OSError("cut off"), s3=OSError("cut off"))
+    assert sentinels.finder.master(0.2) == B1
+    # But most of them know better: they were set up anew.
+    sentinels.said.update(s1=(0, "a"), s2=(0, "a"))
+    assert sentinels.finder.master(0.2) == A1
+
+
+@pytest.mark.parametrize("answer", [(0, None), redis.exceptions.TimeoutError("late"), OSError("gone")])
+def test_one_sentinel_that_knows_is_enough(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    sentinels = Sentinels(monkeypatch, {"s1": answer, "s2": (1, "a")})
+    assert sentinels.finder.master(0.2) == A1
+    sentinels.said["s2"] = answer
+    assert sentinels.finder.master(0.2) is None
+
+
+def test_without_the_right_to_ask_for_the_epoch_they_have_to_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    no = redis.exceptions.NoPermissionError("this user has no permissions to run the 'sentinel|master' command")
+    sentinels = Sentinels(monkeypatch, {"s1": (no, "a"), "s2": (no, "b")})
+    assert sentinels.finder.master(0.2) is None
+    sentinels.said["s1"] = (no, "b")
+    assert sentinels.finder.master(0.2) == B1
+
+
+def test_a_sentinel_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentinels = Sentinels(monkeypatch, {"s1": (2, "b"), "s2": (1, "a")}, hang=["s1"])
+    assert sentinels.finder.master(0.2) == A1
+    began = time.monotonic()
+    for _ in range(50):
+        assert sentinels.finder.master(0.2) == A1
+    assert time.monotonic() - began < 50 * 0.2, "it is not waited for again and again"
+    assert sentinels.asked["s1"] == 1, "nor is it asked while it has not answered"
+    sentinels.hang.clear()
+    sentinels.go.set()
+    eventually(lambda: sentinels.finder.master(0.2) == B1)
+
+
+def test_sentinels_that_all_hang_lead_nowhere_and_take_no_longer_than_they_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sentinels = Sentinels(monkeypatch, {"s1": (1, "a"), "s2": (1, "a")}, hang=["s1", "s2"])
+    began = time.monotonic()
+    with pytest.raises(redis.exceptions.ConnectionError, match="no master was found; s1:26379: it does not answer; s2"):
+        sentinels.finder.open(0.3)
+    assert time.monotonic() - began < 3
+    sentinels.go.set()

@@ -315,3 +315,32 @@ def test_a_record_that_goes_on_in_another_term_ends_the_one_before() -> None:
 
 def test_a_stale_record_brings_no_ends() -> None:
     assert step(KNOWS, term_record(B, 2, HERE, ends="1-1"), B)[1] == KNOWS
+
+
+@pytest.mark.parametrize(
+    ("id", "unchanged"),
+    [
+        ((3, 8), True),  # the last change
+        ((3, 9), True),  # a part, or a marker, behind it
+        ((3, 10), True),
+        ((3, 7), False),
+        ((2, 5), False),
+        ((3, 11), False),  # not there yet
+        ((4, 1), False),
+        ((2, 99), False),
+    ],
+)
+def test_the_state_is_what_it_was_where_no_change_came_since(id: tuple[int, int], unchanged: bool) -> None:
+    view = IN_SYNC._replace(changed=RecordId(3, 8), ends=(RecordId(2, 5),))
+    assert view.is_unchanged_since(RecordId(*id)) is unchanged
+
+
+@pytest.mark.parametrize(("id", "unchanged"), [((2, 5), True), ((2, 4), True), ((2, 6), False), ((1, 1), False)])
+def test_a_place_that_the_history_left_behind_is_none_that_was_seen(id: tuple[int, int], unchanged: bool) -> None:
+    view = IN_SYNC._replace(changed=RecordId(2, 3), ends=(RecordId(2, 5),))
+    assert view.is_unchanged_since(RecordId(*id)) is unchanged
+
+
+def test_a_state_without_a_change_is_what_it_was_at_the_beginning() -> None:
+    assert IN_SYNC._replace(changed=ZERO_ID).is_unchanged_since(ZERO_ID)
+    assert not IN_SYNC._replace(changed=RecordId(3, 8)).is_unchanged_since(ZERO_ID)

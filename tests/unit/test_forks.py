@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -11,13 +12,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from click.testing import CliRunner, Result
 
 from replicator import forks
 from replicator.checkpoint import Checkpoint, Step
+from replicator.checkpoint_file import Run
 from replicator.cli import cli
-from replicator.core.codec import SnapshotEncoder
+from replicator.core.codec import SnapshotEncoder, digest_of
 from replicator.core.ids import RecordId
 from replicator.core.records import Record
 from replicator.errors import CheckpointError, ConfigError
@@ -229,6 +232,66 @@ def test_the_database_of_another_program_is_not_a_fork(tmp_path: Path) -> None:
         db.execute("CREATE TABLE t (x)")
     with pytest.raises(CheckpointError, match="another program"):
         forks.read(tmp_path / "x.sqlite")
+
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
+
+
+def crafted(disk: Disk, *statements: str) -> Path:
+    """A fork that somebody else made."""
+    path = disk.fork("1-2")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in statements:
+            db.execute(statement)
+    return path
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("ALTER TABLE change RENAME TO x",
+         f"CREATE VIEW change AS {ENDLESS} SELECT x AS term, x AS n, '' AS link, x'' AS header, x'' AS body FROM n"),
+        ("ALTER TABLE meta RENAME TO x", "CREATE VIEW meta AS SELECT * FROM x"),
+        ("CREATE TABLE x (y CHECK (length(y) > 0))",),
+    ],
+)  # fmt: skip
+def test_one_whose_tables_are_views_is_named_and_the_others_are_listed(disk: Disk, statements: tuple[str, ...]) -> None:
+    good = disk.fork("1-2")
+    bad = crafted(disk, *statements)
+    result = run("list", "--data-dir", disk.data_dir)
+    assert result.exit_code == 1
+    assert f"{bad}: it is damaged: its tables are not those of a checkpoint" in result.stderr
+    assert good.stem in result.stdout
+
+
+def test_a_pipe_among_the_forks_is_named_and_the_others_are_listed(disk: Disk) -> None:
+    good = disk.fork("1-2")
+    os.mkfifo(good.with_name("pipe.sqlite"))
+    result = run("list", "--data-dir", disk.data_dir)
+    assert result.exit_code == 1
+    assert "pipe.sqlite: it is not a file" in result.stderr
+    assert good.stem in result.stdout
+
+
+@pytest.mark.parametrize("header", [b"[1]", b"{}", b"a term"])
+def test_one_whose_rows_are_no_changes_is_named_and_the_others_are_listed(disk: Disk, pen: Pen, header: bytes) -> None:
+    # given a fork whose hashes fit, whoever made it
+    good = disk.fork("1-2")
+    bad = disk.fork("1-2")
+    if header == b"a term":
+        header = disk.log.read(RecordId(0, 0)).records[0].header
+    run_of_rows = Run().with_row("1-2", header, b"")
+    with closing(sqlite3.connect(bad, isolation_level=None)) as db:
+        data = orjson.loads(db.execute("SELECT value FROM meta WHERE key = 'saved'").fetchone()[0][32:])
+        said = orjson.dumps(data | {"changes": run_of_rows}, default=list)
+        db.execute("UPDATE meta SET value = ? WHERE key = 'saved'", (digest_of(said).encode() + said,))
+        db.execute("UPDATE meta SET value = '0-0' WHERE key = 'parted_at'")
+        db.execute("DELETE FROM change")
+        db.execute("INSERT INTO change VALUES (1, 2, ?, ?, x'')", (run_of_rows.link, header))
+    result = run("list", "--data-dir", disk.data_dir)
+    assert result.exit_code == 1
+    assert f"{bad}: it is damaged: the log has something at 1-2" in result.stderr
+    assert good.stem in result.stdout
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

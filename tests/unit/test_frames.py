@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from replicator.core import frames
 from replicator.core.codec import digest_of, digest_of_pieces
 from replicator.core.frames import frames_of, joined, pieces_of
-from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.errors import CorruptRecord, NotJSON
 
 
 def cut(data: bytes, size: int) -> Iterator[bytes]:
@@ -54,9 +54,9 @@ def test_small_chunks_are_joined() -> None:
 
 def test_pieces_are_of_one_kind() -> None:
     assert [raw for raw, _ in frames_of([b"a", memoryview(b"b")])] == [True, True]
-    with pytest.raises(ChangeTooLarge, match="all bytes or all JSON"):
+    with pytest.raises(NotJSON, match="all bytes or all JSON"):
         payload([b"a", {"b": 1}])
-    with pytest.raises(ChangeTooLarge, match="not JSON"):
+    with pytest.raises(NotJSON, match="not JSON"):
         payload([{1, 2}])
 
 

@@ -1,12 +1,16 @@
-"""What a node says of itself: unknown is unknown, never 0."""
+"""What a node says of itself: unknown is unknown, never 0; and ready is who can do its work now."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId
 from replicator.core.replies import Head, Look
-from replicator.health import Lag, lag_of
+from replicator.errors import CheckpointError, LogLost, LogUnavailable, ReplicatorError
+from replicator.health import BEHIND_RECORDS_MAX, BEHIND_S_MAX, Condition, Lag, Trail, lag_of, why_unready
 
 UNKNOWN = Lag(None, None)
 
@@ -59,3 +63,66 @@ def test_a_node_that_applied_more_since_the_look_has_none() -> None:
 @pytest.mark.parametrize("position", [at(1, 5, "f"), at(1, 9)], ids=["same number", "more records"])
 def test_a_node_with_another_history_has_a_lag_that_nobody_knows(position: Position) -> None:
     assert lag(position, at(2, 5)) == UNKNOWN
+
+
+# --- how long it lacks something ------------------------------------------------------------------------------------
+
+
+def test_who_has_what_the_log_had_at_every_look_is_behind_nothing() -> None:
+    trail = Trail()
+    assert trail.behind_s(ZERO_ID, 100.0) == 0.0
+    for n in range(5):
+        trail.saw(float(n), RecordId(1, n))
+    assert trail.behind_s(RecordId(1, 4), 100.0) == 0.0
+
+
+def test_it_counts_from_the_first_look_at_which_the_log_had_what_is_missing() -> None:
+    trail = Trail()
+    for n in range(5):
+        trail.saw(10.0 + n, RecordId(1, n))
+    assert trail.behind_s(RecordId(1, 1), 20.0) == 8.0
+    trail.saw(19.0, RecordId(1, 4))
+    assert trail.behind_s(RecordId(1, 3), 20.0) == 6.0, "nothing new was seen at the last look"
+    assert trail.behind_s(RecordId(2, 1), 20.0) == 0.0
+
+
+# --- ready ----------------------------------------------------------------------------------------------------------
+
+PRIMARY = Condition(
+    failed=None, stopping=False, stalled="", problems=[], role="primary", leads=True, in_sync=True, has_read=True,
+    lag=UNKNOWN, behind_s=0.0,
+)  # fmt: skip
+STANDBY = replace(PRIMARY, role="standby", leads=False, lag=Lag(0, 0.0))
+AWAY = LogUnavailable(url="r", problem="cut off")
+FULL = CheckpointError(path="/data", problem="the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("now", "code"),
+    [
+        (PRIMARY, ""),
+        (replace(PRIMARY, leads=False), "lease_lost"),
+        (replace(PRIMARY, problems=[AWAY]), "log_unavailable"),
+        (replace(PRIMARY, problems=[FULL]), ""),
+        (replace(PRIMARY, problems=[FULL, LogLost(what="it is gone")]), "log_lost"),
+        (replace(PRIMARY, stalled="a bug"), "stalled"),
+        (replace(PRIMARY, failed=ReplicatorError("it ended")), "failed"),
+        (replace(PRIMARY, stopping=True), "stopping"),
+        (STANDBY, ""),
+        (replace(STANDBY, in_sync=False), "out_of_sync"),
+        (replace(STANDBY, in_sync=False, has_read=False), "out_of_sync"),
+        (replace(STANDBY, problems=[FULL]), "problem"),
+        (replace(STANDBY, problems=[AWAY]), "log_unavailable"),
+        (replace(STANDBY, lag=UNKNOWN), "lag_unknown"),
+        (replace(STANDBY, lag=Lag(BEHIND_RECORDS_MAX, 9.0)), ""),
+        (replace(STANDBY, lag=Lag(BEHIND_RECORDS_MAX + 1, 0.1)), "behind"),
+        (replace(STANDBY, lag=Lag(400, 9.0), behind_s=BEHIND_S_MAX), ""),
+        (replace(STANDBY, lag=Lag(1, None), behind_s=BEHIND_S_MAX + 1), "behind"),
+        (replace(STANDBY, stalled="a bug"), "stalled"),
+        (replace(STANDBY, failed=ReplicatorError("it ended")), "failed"),
+    ],
+)
+def test_ready_is_who_can_do_its_roles_work_now(now: Condition, code: str) -> None:
+    unready: Any = why_unready(now)
+    assert (unready.code if unready else "") == code
+    assert unready is None or unready.message

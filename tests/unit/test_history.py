@@ -133,3 +133,8 @@ def test_ends_are_ids_with_blanks_between() -> None:
 def test_what_is_no_list_of_ends_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_ends(text)
+
+
+def test_the_beginning_is_in_every_history() -> None:
+    assert left_behind(ZERO_ID, (RecordId(1, 7), RecordId(5, 1040)), RecordId(6, 2000), 6) is None
+    assert left_behind(ZERO_ID, (), ZERO_ID, 3) is None

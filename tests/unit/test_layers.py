@@ -16,13 +16,17 @@ ROOT = Path(__file__).parents[2]
 
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "wire"),
-    ("config", "core", "connection"),
-    ("checkpoint_file",),
+    ("errors", "wire", "place", "signals", "aside", "sharing", "disk", "guarded"),
+    ("checks", "urls"),
+    ("config", "core", "names", "tellers", "reach", "process", "inside", "threads"),
+    ("checkpoint_file", "connection"),
     ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
-    ("restore", "lease", "health", "jobs", "problems", "crew", "patches"),
-    ("replica", "diagnosis"),
-    ("whole_replica", "primary", "acks"),
+    (
+        *("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming", "commands", "handover"),
+        "waiters",
+    ),
+    ("replica", "diagnosis", "confirmations"),
+    ("whole_replica", "primary", "acks", "state_writer"),
     ("tasks", "keeper"),
     ("reader",),
     ("node", "admin", "forks", "certify"),

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from replicator.core.fold import Verdict
+from replicator.core.fold import Verdict, View
 from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.life import Fate, Found
 from replicator.core.member import Member, Snapshot
@@ -483,3 +483,17 @@ class Group(RuleBasedStateMachine):
 
 Group.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestThreeMembers = Group.TestCase
+
+
+def test_a_node_is_in_sync_once_it_has_read_the_log_and_lacks_nothing() -> None:
+    new = Member(me=A, view=View())
+    assert not new.in_sync
+    assert not new.peer().in_sync
+    alone = new.talks_to(RUN, log_lost=True)
+    assert alone.in_sync, "there is no log yet that it could lack"
+    assert not alone.talks_to(RUN).in_sync, "there is one"
+    assert not alone.talks_to("", log_lost=True).in_sync, "it does not know"
+    read = new._replace(view=View(position=Position(RecordId(1, 1), "a" * 32)))
+    assert read.in_sync
+    assert read.peer().in_sync
+    assert not read._replace(view=read.view._replace(in_sync=False)).in_sync

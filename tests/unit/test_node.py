@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -27,8 +30,11 @@ from replicator import (
     LogLost,
     LogUnavailable,
     Node,
+    NotJSON,
     NotPrimary,
+    NotRunning,
     OutcomeUnknown,
+    Outdated,
     PositionLost,
     PromotionRefused,
     RecordId,
@@ -38,9 +44,11 @@ from replicator import (
 )
 from replicator.checkpoint import Checkpoint
 from replicator.core import life, retention
-from replicator.core.ids import ERA, Writer
-from replicator.core.replies import Batch, Claim, Look, Reply
-from replicator.keeper import Keeper
+from replicator.core.ids import ERA, ORIGIN, Writer
+from replicator.core.records import PartRecord
+from replicator.core.replies import Batch, Claim, Code, Look, Reply
+from replicator.health import Lag
+from replicator.naming import Name
 from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
 from replicator.testing import MemoryLog
 from tests.integration.worlds import Author, lead, promote
@@ -107,9 +115,31 @@ class TestSettings:
             ({"name": ""}, "name"),
             ({"name": "a b"}, "name"),
             ({"name": "{a}"}, "name"),
+            ({"name": "a\tb"}, "name"),
+            ({"name": 7}, "name"),
+            ({"group": "a/b"}, "group"),
+            ({"data_dir": ""}, "data_dir"),
+            ({"data_dir": "a\0b"}, "data_dir"),
+            ({"data_dir": None}, "data_dir"),
+            ({"http": "http://0.0.0.0:8000"}, "http"),
+            ({"http": "nonsense"}, "http"),
+            ({"ack": None}, "ack"),
+            ({"lease_s": "5"}, "lease_s"),
+            ({"lease_s": True}, "lease_s"),
+            ({"lease_s": float("inf")}, "lease_s"),
+            ({"lease_s": float("nan")}, "lease_s"),
+            ({"lease_s": 1e12}, "lease_s"),
+            ({"beat_every_s": 0}, "beat_every_s"),
+            ({"beat_every_s": float("nan")}, "beat_every_s"),
+            ({"beat_every_s": 3.0}, "beat_every_s"),
+            ({"auto_promote": "no"}, "auto_promote"),
+            ({"auto_promote": 1}, "auto_promote"),
+            ({"on_restart": None}, "on_restart"),
+            ({"redis": None, "log": None}, "redis"),
             ({"lease_s": 0.0}, "lease_s"),
             ({"on_restart": "perhaps"}, "on_restart"),
             ({"on_log_lost": "ignore"}, "on_log_lost"),
+            ({"snapshot_bytes_max": 0}, "snapshot_bytes_max"),
             ({"redis": "redis://localhost"}, "redis"),
             ({"log": None}, "redis"),
             ({"log": None, "redis": "http://localhost"}, "redis"),
@@ -123,6 +153,73 @@ class TestSettings:
         with pytest.raises(ConfigError) as raised:
             Node(KV(), **settings)
         assert raised.value.fields["setting"] == setting
+
+
+class TestOutsideOfItsLife:
+    """Before `start` and after `stop`: facts are facts, and what needs a node that runs says so."""
+
+    CALLS: ClassVar[dict[str, Callable[[Node], Any]]] = {
+        "submit": lambda node: node.submit(push("x")),
+        "submit_many": lambda node: node.submit_many([push("x")]),
+        "asubmit": lambda node: asyncio.run(node.asubmit(push("x"))),
+        "asubmit_many": lambda node: asyncio.run(node.asubmit_many([push("x")])),
+        "replace": lambda node: node.replace([["pushed", []]]),
+        "publish": lambda node: node.publish(),
+        "promote": lambda node: node.promote(),
+        "wait": lambda node: node.wait(role="standby"),
+    }
+
+    def test_before_its_start_a_node_is_a_standby_that_has_nothing(self, group: Group) -> None:
+        a = group.new_node("a")
+        assert (a.role, a.boot, a.term, a.position, a.in_sync) == ("standby", "", 0, ORIGIN, False)
+        assert (a.lag, a.lease_ms, a.rejected, a.primary_http) == (Lag(None, None), None, 0, None)
+        assert (a.problem, a.stalled, a.failed) == ("not started", None, None)
+
+    @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+    def test_before_its_start_a_call_says_what_to_do(self, group: Group, call: Callable[[Node], Any]) -> None:
+        with pytest.raises(NotRunning, match=r"^a was not started: call start\(\)"):
+            call(group.new_node("a"))
+
+    def test_before_its_start_it_has_no_state_to_read(self, group: Group) -> None:
+        with pytest.raises(NotRunning, match="was not started"), group.new_node("a").reading():
+            pass
+
+    def test_what_others_are_told_may_be_said_before_its_start(self, group: Group) -> None:
+        a = group.new_node("a")
+        a.announce("http://a")
+        a.start()
+        eventually(lambda: group.server.look().peers["a"].http == "http://a")
+
+    def test_a_node_whose_start_failed_was_not_started(self, group: Group) -> None:
+        first = group.node("a")
+        second = group.new_node("a", data_dir=first.data_dir)
+        with pytest.raises(CheckpointError):
+            second.start()
+        assert (second.problem, second.role) == ("not started", "standby")
+        first.stop()
+        second.start()
+        assert second.problem == ""
+
+    def test_a_node_that_was_stopped_says_so(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        a.stop()
+        assert (a.role, a.term, str(a.position.id), a.lease_ms, a.problem) == ("standby", 1, "1-2", None, "stopped")
+        assert pushed(a) == ["x"]
+
+    @pytest.mark.parametrize("call", [*CALLS.values(), Node.start], ids=[*CALLS, "start"])
+    def test_after_its_end_a_call_says_what_to_do(self, group: Group, call: Callable[[Node], Any]) -> None:
+        a = group.primary("a")
+        a.stop()
+        with pytest.raises(NotRunning, match="a was stopped: make another one"):
+            call(a)
+
+    def test_one_that_never_started_can_be_stopped_and_is_not_started_then(self, group: Group) -> None:
+        a = group.new_node("a")
+        a.stop()
+        assert a.problem == "not started"
+        with pytest.raises(NotRunning, match="was stopped"):
+            a.start()
 
 
 class TestPromotion:
@@ -163,9 +260,9 @@ class TestPromotion:
         a = group.node("a")
         take_term = a._keeper.take_term
 
-        def second(reason: str, look: Look, *, guarded: bool = False) -> Reply:
+        def second(reason: str, look: Look, *, until: float, guarded: bool = False) -> Reply:
             lead(a._log, "a", boot=a.boot)
-            return take_term(reason, look, guarded=guarded)
+            return take_term(reason, look, until=until, guarded=guarded)
 
         monkeypatch.setattr(a._keeper, "take_term", second)
         assert a.promote() == 1
@@ -288,20 +385,22 @@ class TestWriting:
         assert len(places) == 400
 
     @pytest.mark.parametrize(
-        "change",
+        ("change", "error"),
         [
-            push(float("nan")),
-            push([1, {"x": float("inf")}]),
-            push({1, 2}),
-            push(2**70),
-            push("x" * 300_000),
-            push(b"x"),
+            (push(float("nan")), NotJSON),
+            (push([1, {"x": float("inf")}]), NotJSON),
+            (push({1, 2}), NotJSON),
+            (push(2**70), NotJSON),
+            (push("x" * 300_000), ChangeTooLarge),
+            (push(b"x"), NotJSON),
         ],
         ids=["nan", "infinity", "a set", "a huge integer", "too large", "bytes"],
     )
-    def test_what_does_not_fit_into_a_record_is_refused_at_the_door(self, group: Group, change: Any) -> None:
+    def test_what_does_not_fit_into_a_record_is_refused_at_the_door(
+        self, group: Group, change: Any, error: type[Exception]
+    ) -> None:
         a = group.primary("a")
-        with pytest.raises(ChangeTooLarge):
+        with pytest.raises(error):
             a.submit(change)
         assert a.submit(push("next")) == 1
         assert str(a.position.id) == "1-2"
@@ -494,6 +593,20 @@ class TestLease:
         assert group.log().look().lease_ms is None
         a._keeper.keep()
         assert group.log().look().lease_ms is None
+
+    @pytest.mark.parametrize("code", [Code.FENCED, Code.LOST])
+    def test_a_refusal_that_a_look_denies_does_not_end_the_term(
+        self, group: Group, code: Code, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Somebody damaged the head for a moment: the fence refuses everybody meanwhile."""
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        renew, refusals = log.renew, [Reply(code, term=1, node="a")] * 3
+        monkeypatch.setattr(log, "renew", lambda *args: refusals.pop() if refusals else renew(*args))
+        eventually(lambda: not refusals)
+        a.wait(role="primary", timeout_s=PATIENCE_S)
+        assert a.submit(push("x")) == 1
+        assert a.term == 1
 
 
 class TestLostAnswers:
@@ -716,17 +829,107 @@ class TestNames:
     def test_of_two_that_started_at_the_same_moment_one_yields(
         self, group: Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Keeper, "_check_name_is_free", lambda self, look: None)
+        monkeypatch.setattr(Name, "_check_is_free", lambda self, look: None)
         first = group.node("a", lease_s=SHORT_LEASE_S)
         second = group.node("a", data_dir=tmp_path / "elsewhere", lease_s=SHORT_LEASE_S)
         lower, higher = sorted((first, second), key=lambda node: node.boot)
         assert isinstance(eventually(lambda: lower.failed), ConfigError)
         assert higher.failed is None
 
+    def test_a_copy_of_a_running_nodes_directory_is_refused_and_displaces_nobody(
+        self, group: Group, tmp_path: Path
+    ) -> None:
+        # given a primary whose checkpoint names its boot, so that a copy takes that for its own previous one
+        first = group.primary("a", lease_s=SHORT_LEASE_S)
+        first.submit(push("x"))
+        eventually(lambda: (loaded := first._checkpoint.load()) and loaded.boot == first.boot)
+        copy = tmp_path / "copy"
+        with first._checkpoint._mutex:
+            shutil.copytree(first.data_dir, copy)
+        # when, then
+        with pytest.raises(ConfigError, match=r"is taken .* is a copy of its data directory"):
+            group.node("a", data_dir=copy, lease_s=SHORT_LEASE_S)
+        after_beats(2, first)
+        assert (first.role, first.term, first.failed) == ("primary", 1, None)
+        first.wait(role="primary", timeout_s=PATIENCE_S)
+        assert first.submit(push("y")) == 2
+
+    def test_a_copy_of_a_directory_starts_once_the_original_beats_no_more(self, group: Group, tmp_path: Path) -> None:
+        first = group.primary("a", lease_s=SHORT_LEASE_S)
+        first.submit(push("x"))
+        copy = tmp_path / "copy"
+        shutil.copytree(group.crash(first), copy)
+        again = group.node("a", data_dir=copy, lease_s=SHORT_LEASE_S)
+        again.wait(role="primary", timeout_s=PATIENCE_S)
+        assert pushed(again) == ["x"]
+
+    def test_a_killed_node_starts_again_in_its_own_directory_without_waiting(
+        self, group: Group, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        # given a heartbeat that is young for longer than any test takes
+        first = group.node("a", lease_s=60 * PATIENCE_S, beat_every_s=PATIENCE_S)
+        eventually(lambda: group.log().look().peers)
+        directory = group.crash(first)
+        # when
+        again = group.node("a", data_dir=directory, lease_s=SHORT_LEASE_S)
+        # then
+        assert again.failed is None
+        assert "waiting whether it lives" not in caplog.text
+
+    def test_a_node_that_lost_redis_while_it_looked_for_another_one_looks_again(
+        self, group: Group, tmp_path: Path
+    ) -> None:
+        group.node("a", lease_s=SHORT_LEASE_S)
+        log = group.faulty_log()
+        look, looks = log.look, count(1)
+
+        def fails_the_second_time() -> Look:
+            if next(looks) == 2:
+                raise LogUnavailable(url=log.url, problem="for a moment")
+            return look()
+
+        log.look = fails_the_second_time  # type: ignore[method-assign]
+        second = group.node("a", data_dir=tmp_path / "elsewhere", log=log, lease_s=SHORT_LEASE_S)
+        assert isinstance(eventually(lambda: second.failed), ConfigError)
+
     def test_a_second_node_on_the_directory_is_refused(self, group: Group) -> None:
         group.node("a")
         with pytest.raises(CheckpointError, match="process"):
             group.node("a")
+
+
+class TestSnapshotsThatAreTooHeavy:
+    def test_a_standby_says_so_in_its_heartbeat_and_takes_the_next_one(self, group: Group) -> None:
+        log = group.faulty_log()
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+        a.submit(put("large", "x" * 100_000))
+        a.publish()
+        a.submit(push("since"))
+        a.publish()
+        b = group.node("b", lease_s=SHORT_LEASE_S, snapshot_bytes_max=50_000)
+        eventually(lambda: "is not taken" in b.problem, "it names it")
+        shown = eventually(lambda: admin.status(group.log()).nodes[1].problem, "it reports it")
+        assert "snapshot_bytes_max" in shown
+        assert (b.failed, b.stalled, b.in_sync) == (None, None, False)
+        # and is not sent one each beat
+        after_beats(30, a)
+        assert sum(isinstance(record, PartRecord) and record.is_last for record in log.sent) < 10
+        a.submit(put("large", ""))
+        a.submit(put("large.copy", ""))
+        a.publish()
+        eventually(lambda: b.in_sync, "another one comes")
+        eventually(lambda: b.problem == "", "it is told no more")
+        assert document(b) == document(a)
+
+    def test_a_primary_does_not_send_what_others_refuse(self, group: Group) -> None:
+        a = group.primary("a", snapshot_bytes_max=50_000)
+        a.submit(put("large", "x" * 100_000))
+        before = a.position
+        with pytest.raises(ChangeTooLarge, match="snapshot_bytes_max"):
+            a.publish()
+        with pytest.raises(ChangeTooLarge, match="snapshot_bytes_max"):
+            a.replace([["data", "large", "x" * 100_000]])
+        assert a.position == before
 
 
 class TestRestart:
@@ -1263,10 +1466,57 @@ class TestReplace:
         with pytest.raises(NotPrimary):
             b.replace([["pushed", []]])
 
+    def test_what_moved_since_it_was_seen_is_not_replaced(self, group: Group) -> None:
+        a = group.primary("a")
+        seen = str(a.position.id)
+        a.submit(push("x"))
+        for position in (seen, "1-9", "2-1", "0-0"):
+            with pytest.raises(Outdated, match=f"not what it was at {position} any more, it is at 1-2: nothing was"):
+                a.replace([["pushed", []]], expect=position)
+        assert (pushed(a), str(a.position.id)) == (["x"], "1-2")
+        with pytest.raises(ConfigError):
+            a.replace([["pushed", []]], expect="now")
+
+    def test_what_was_seen_is_replaced_although_the_log_went_on_without_a_change(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        in_step(a, b)
+        seen = str(b.position.id)
+        a.publish()
+        admin.verify(group.log(), by="test")
+        b.promote()
+        assert b.position.id > RecordId.parse(seen)
+        b.replace([["pushed", ["new"]]], expect=seen)
+        assert pushed(b) == ["new"]
+        with pytest.raises(Outdated):
+            b.replace([["pushed", ["newer"]]], expect=seen)
+
+    def test_a_change_that_is_on_its_way_when_it_is_compared_counts(self, group: Group) -> None:
+        """The comparison is under the turn, and not a look before."""
+        log = group.faulty_log()
+        a = group.primary("a", log=log)
+        seen, sent, go_on = str(a.position.id), threading.Event(), threading.Event()
+
+        def slow(record: Any) -> Any:
+            sent.set()
+            assert go_on.wait(PATIENCE_S)
+            return log.execute(record)
+
+        log.faults.append(slow)
+        writing = in_thread(lambda: a.submit(push("x")))
+        assert sent.wait(PATIENCE_S)
+        replacing = in_thread(lambda: a.replace([["pushed", []]], expect=seen))
+        eventually(lambda: a._replica.turn.is_wanted)
+        go_on.set()
+        writing()
+        with pytest.raises(Outdated):
+            replacing()
+        assert pushed(a) == ["x"]
+
     def test_pieces_that_cannot_be_encoded_are_refused_before_anything_is_sent(self, group: Group) -> None:
         log = group.faulty_log()
         a = group.primary("a", log=log)
-        with pytest.raises(ChangeTooLarge):
+        with pytest.raises(NotJSON):
             a.replace([["pushed", ["x"]], ["data", "x", float("nan")]])
         assert log.sent == []
         assert pushed(a) == []
@@ -1458,7 +1708,26 @@ class TestAutomaticFailover:
         assert b.submit(push("x")) == 1
         assert b.term == 2
         (_, record) = admin.history(group.log())
-        assert (record.by, record.reason) == ("b", "the lease of z ran out")
+        assert (record.by, record.reason) == ("b", "the lease of z ran out, and nothing is known of it")
+
+    def test_the_history_tells_an_end_in_order_from_a_crash_and_from_another_redis(self, group: Group) -> None:
+        a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", auto_promote=True, lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        # given a primary that stops in order, one that Redis forgets, and one that falls silent
+        a.stop()
+        b.wait(role="primary", timeout_s=PATIENCE_S)
+        group.fail_over()
+        b.wait(role="primary", timeout_s=PATIENCE_S)
+        eventually(lambda: b.term > ERA)
+        c = group.node("c", auto_promote=True, lease_s=SHORT_LEASE_S)
+        in_step(b, c)
+        b._log.down = "cut off"
+        c.wait(role="primary", timeout_s=PATIENCE_S)
+        # then each term says why it was taken
+        _, second, third, fourth = (term.reason for term in admin.history(group.log()))
+        assert second == "a stopped in order"
+        assert third == "Redis came back as another run, and it held the term before"
+        assert fourth.startswith("the lease of b ran out: it has not reported for")
 
     def test_of_three_candidates_one_wins(self, group: Group) -> None:
         """G1."""
@@ -1843,6 +2112,11 @@ class TestFreshReads:
 
 
 class TestReadTokens:
+    def test_the_beginning_is_in_every_history(self, group: Group) -> None:
+        a = group.primary("a")
+        a.promote(force=True)
+        a.wait(position="0-0", timeout_s=PATIENCE_S)
+
     @pytest.fixture
     def lost(self, group: Group) -> tuple[Node, str]:
         """A node of a group that lost 1-3 and 1-4 in a failover to it, and the token of 1-4."""
@@ -2393,6 +2667,36 @@ class TestStop:
         done = sorted(place for writer in writers for place in writer())
         assert done == list(range(1, len(done) + 1))
         assert len(pushed(a)) == len(done)
+
+    def test_it_ends_a_restore_wherever_that_runs(self, group: Group) -> None:
+        a = group.primary("a")
+        for number in range(500):
+            a.submit(put(f"{number:03}", number))
+        a.publish()
+        a.submit(push("since"))
+        a.publish()  # the log is cut: whoever comes needs the snapshot
+
+        class Slow(KV):
+            drawn = 0
+
+            def restore(self, pieces: Any) -> None:
+                def slowly() -> Iterator[Any]:
+                    for piece in pieces:
+                        self.drawn += 1
+                        time.sleep(0.05)
+                        yield piece
+
+                super().restore(slowly())
+
+        state = Slow()
+        b = group.node("b", state=state)
+        eventually(lambda: state.drawn, "the restore")
+        b.stop()
+        assert state.drawn < 500
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("b-", "restore-"))]
+        again = group.node("b")
+        again.wait(position=str(a.position.id), timeout_s=PATIENCE_S)
+        assert document(again) == document(a)
 
     def test_a_node_that_is_stopped_leaves_no_thread(self, group: Group) -> None:
         a = group.primary("a")

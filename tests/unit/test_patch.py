@@ -240,9 +240,9 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     """Patches that would yield much more than they are."""
     from replicator.core import patch as module
 
-    head = PatchHead(digest_of(b"x" * MIB), "0" * 32, MIB, 1 << 40, raw=True).to_bytes()
-    # An edit of 1 TiB.
-    operations = module._varint(2 * (1 << 40) + 1) + module._varint(0) + module._varint(0)
+    head = PatchHead(digest_of(b"x" * MIB), "0" * 32, MIB, 1 << 31, raw=True).to_bytes()
+    # An edit of 1 GiB.
+    operations = module._varint(2 * (1 << 30) + 1) + module._varint(0) + module._varint(0)
     frame = module._packed(bytes(10), b"")
     yield (
         "declared",
@@ -258,7 +258,21 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     operations = b"".join(
         module._varint(2 * 1 + 1) + module._varint(2 * MIB - 1 if at else 0) + module._varint(MIB) for at in range(200)
     )
-    yield "prefix", head + module._STRETCH.pack(len(operations), 200, len(frame)) + operations + frame, "prefix"
+    yield (
+        "one prefix for many edits",
+        head + module._STRETCH.pack(len(operations), 200, len(frame)) + operations + frame,
+        "prefix",
+    )
+    # Old bytes for an edit of one: each stretch would have 2 MiB of them read.
+    frame = module._packed(b"y", b"x" * 2 * MIB)
+    operations = module._varint(2 * 1 + 1) + module._varint(0) + module._varint(MIB)
+    stretch = module._STRETCH.pack(len(operations), 1, len(frame)) + operations + frame
+    yield "a large prefix for a small edit", head + stretch, "prefix"
+    # The same old bytes again and again, as it says.
+    head = PatchHead(digest_of(b"x" * MIB), "0" * 32, MIB, 1 << 40, raw=True).to_bytes()
+    operations = module._varint(2 * MIB) + module._varint(0)
+    operations += (module._varint(2 * MIB) + module._varint(2 * MIB - 1)) * 9999
+    yield "copies", head + module._STRETCH.pack(len(operations), 0, 0) + operations, "is to yield 1099511627776 bytes"
 
 
 @pytestmark_linux

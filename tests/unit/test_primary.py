@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 import replicator.primary
-from replicator import ChangeTooLarge, CorruptRecord, Fenced, LeaseLost, LogLost, NotPrimary, OutcomeUnknown
+from replicator import (
+    CorruptRecord,
+    Fenced,
+    LeaseLost,
+    LogLost,
+    LogUnavailable,
+    NotJSON,
+    NotPrimary,
+    OutcomeUnknown,
+)
 from replicator.checkpoint import Checkpoint
 from replicator.core.codec import encoded
 from replicator.core.ids import ZERO_ID, RecordId, Writer
@@ -158,7 +167,7 @@ class TestDoor:
         assert len(a.log.sent) == 1
 
     def test_what_is_not_json_is_refused_before_it_is_queued(self, a: Setup) -> None:
-        with pytest.raises(ChangeTooLarge):
+        with pytest.raises(NotJSON):
             a.submit(object())
         assert not a.primary._queue
 
@@ -225,6 +234,73 @@ class TestBatches:
         assert [str(at) for at, _ in a.replica.markers] == ["1-2"]
 
 
+class Patient(Waiting):
+    """Somebody else's changes, with all the time in the world."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__(encoded([change]), None, wants_acks=False)
+
+    def wake(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        self.done = True
+
+
+class TestTime:
+    """Who commits for all may have less time than those whose changes it carries."""
+
+    @pytest.fixture
+    def a(self, a: Setup) -> Setup:
+        a.primary = Primary(a.log, a.replica, a.lease, patience_s=3600.0)
+        return a
+
+    def test_it_is_told_when_its_time_is_over_and_they_hear_of_the_same_record_later(self, a: Setup) -> None:
+        a.primary.enqueue(patient := Patient(push("patient")))
+        a.log.faults.extend([a.log.lose_the_answer] * 1000)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("hasty"), timeout_s=0.1)
+        assert not patient.done
+        assert a.primary.has_queued
+        a.log.faults.clear()
+        a.primary.commit_all()
+        assert patient.outcome == (RecordId(1, 2), [1])
+        assert not a.primary.has_queued
+        assert a.replica.state.pushed == ["patient", "hasty"]  # type: ignore[union-attr]
+        assert a.in_log == ["1-1", "1-2"]
+
+    def test_nothing_of_theirs_is_lost_either_if_it_could_not_be_sent(self, a: Setup) -> None:
+        a.log.faults.extend([a.log.lose_the_request] * 1000)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("first"), timeout_s=0.1)
+        patients = [Patient(push(number)) for number in range(3)]
+        for patient in patients:
+            a.primary.enqueue(patient)
+        with pytest.raises(LogUnavailable, match="an earlier write has no answer yet") as caught:
+            a.submit(push("second"), timeout_s=0.1)
+        assert type(caught.value) is LogUnavailable, "nothing was written"
+        assert not any(patient.done for patient in patients)
+        a.log.faults.clear()
+        a.primary.commit_all()
+        assert [patient.outcome for patient in patients] == [(RecordId(1, 3), [number]) for number in (2, 3, 4)]
+        assert a.replica.state.pushed == ["first", 0, 1, 2]  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("knows", [True, False])
+    def test_they_hear_when_the_term_ends_before_anybody_knows(self, a: Setup, knows: bool) -> None:
+        a.primary.enqueue(patient := Patient(push("patient")))
+        a.log.faults.extend([a.log.lose_the_request] * 1000)
+        with pytest.raises(OutcomeUnknown):
+            a.submit(push("hasty"), timeout_s=0.1)
+        a.log.faults.clear()
+        lead(a.log, "b")
+        if knows:
+            a.replica.refused(Reply(Code.FENCED, term=2, node="b"))
+        a.primary.commit_all()
+        with pytest.raises((Fenced, OutcomeUnknown)):
+            _ = patient.outcome
+        assert not a.primary.has_queued
+
+
 class TestSnapshots:
     def fill(self, a: Setup) -> None:
         for i in range(40):
@@ -257,7 +333,7 @@ class TestSnapshots:
 
     def test_a_piece_that_is_not_json_ends_it_and_the_log_has_no_whole_snapshot(self, a: Setup) -> None:
         a.replica.state.snapshot = lambda: iter([["pushed", []], float("nan")])
-        with pytest.raises(ChangeTooLarge):
+        with pytest.raises(NotJSON):
             a.primary.publish()
         assert a.server.state.head is not None
         assert a.server.state.head.snapshot_at == ZERO_ID

@@ -50,7 +50,7 @@ def test_a_heartbeat_keeps_apart_what_is_wrong_with_the_log_and_what_with_the_no
     problems.report("reader", away("refused"))
     problems.report("log", LogLost(what="the log is gone"))
     problems.report("saver", CheckpointError(path="p", problem="full"))
-    (of_the_log,), (of_the_node,) = problems.of_the_log, problems.of_the_node
+    (of_the_log,), (of_the_node,) = problems.others, problems.of_the_node
     assert of_the_log.startswith("the log is gone")
     assert "full" in of_the_node
 
@@ -58,9 +58,9 @@ def test_a_heartbeat_keeps_apart_what_is_wrong_with_the_log_and_what_with_the_no
 def test_what_redis_refuses_to_read_is_told_by_the_heartbeat_and_that_it_was_away_is_not() -> None:
     problems = Problems()
     problems.report("reader", away("refused"))
-    assert problems.of_the_log == []
+    assert problems.others == []
     problems.report("reader", LogUnavailable.refuses("url", "WRONGTYPE commands is a string"))
-    assert problems.of_the_log == ["Redis at url refuses: WRONGTYPE commands is a string"]
+    assert problems.others == ["Redis at url refuses: WRONGTYPE commands is a string"]
     assert problems.of_the_node == []
 
 

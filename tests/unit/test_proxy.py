@@ -406,3 +406,20 @@ def test_a_pipeline_of_many_commands_passes(redis_proxy: Proxy) -> None:
         for _ in range(2000):
             pipeline.incr("counter")
         assert pipeline.execute()[-1] == 2000
+
+
+def test_a_flow_that_is_lost_says_nothing_any_more_and_another_one_goes_on(
+    redis_proxy: Proxy, any_redis: RedisServer
+) -> None:
+    lost = redis_proxy.lose_flow(matching=b"SET")
+    with socket.create_connection(("127.0.0.1", redis_proxy.port), timeout=0.2) as flow:
+        flow.sendall(b"*1\r\n$4\r\nPING\r\n")
+        assert flow.recv(100) == b"+PONG\r\n"
+        flow.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\n1\r\n")
+        assert lost.wait(5)
+        flow.sendall(b"*1\r\n$4\r\nPING\r\n")
+        with pytest.raises(TimeoutError):
+            flow.recv(100)
+        with redis.Redis.from_url(redis_proxy.url) as another:
+            assert another.get("k") is None
+            assert another.set("k", "2")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from typing import Any
+
+import pytest
 
 from replicator.state.release import SLICE, let_go
 from tests.kv import eventually
@@ -29,3 +32,13 @@ def test_what_is_large_is_emptied_on_another_thread() -> None:
     eventually(lambda: not large and not small, "the end of it")
     assert threading.get_ident() not in freed_by
     assert len(freed_by) == 1
+
+
+def test_without_threads_it_goes_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    large = {number: [number] for number in range(5 * SLICE)}
+    let_go(large)
+    assert large == {}

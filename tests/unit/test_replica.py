@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +23,17 @@ from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.core.parts import Cutter
 from replicator.core.records import PartRecord, Record, seal_change, seal_part
 from replicator.core.replies import Code, Reply
+from replicator.errors import SnapshotRefused
 from replicator.replica import Replica
 from replicator.restore import Dropped
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import Author, lead
 from tests.kv import KV, PATIENCE_S, eventually, in_thread, push
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 ME = Writer("b", "boot-b")
 
@@ -316,6 +323,102 @@ class TestSnapshots:
         assert replica.take([snapshot_of(author, [["pushed", ["x"]]])]) == [Verdict.SKIP]
         assert replica._checkpoint.payload_bytes > 0
         assert replica._checkpoint.changes_bytes == 0
+
+
+class TestSnapshotsThatAreTooHeavy:
+    """A node names what it met, stays where it is, and takes the next one."""
+
+    def behind(self, log: MemoryLog, author: Author, make: Callable[..., Replica], state: Any = None) -> Replica:
+        author.append(push("old"))
+        replica = make(state=state)
+        replica.take(all_of(log))
+        author.append(push("missed"))
+        author.append(push("seen"))
+        replica.take(all_of(log)[-1:])
+        return replica
+
+    @pytest.mark.parametrize("pieces", [[["pushed", ["x" * 50_000]]], [["pushed", []] for _ in range(100)]])
+    def test_one_is_passed_by_and_named_until_another_one_comes(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica], pieces: list[Any]
+    ) -> None:
+        replica = self.behind(log, author, make)
+        replica.snapshot_bytes_max = 20_000
+        bomb = snapshot_of(author, pieces)
+        replica.take([bomb])
+        assert (replica.state.pushed, replica.stalled, replica.member.view.in_sync) == (["old"], "", False)
+        assert isinstance(replica.passed_by, SnapshotRefused)
+        assert f"the snapshot at {bomb.id} is not taken" in str(replica.passed_by)
+        assert "snapshot_bytes_max" in str(replica.passed_by)
+        author.position = bomb.position
+        assert replica.take([snapshot_of(author, [["pushed", ["new"]]])]) == [Verdict.RESTORE]
+        assert (replica.state.pushed, replica.passed_by) == (["new"], None)
+
+    def test_one_whose_parts_come_one_by_one_is_as_well(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica = self.behind(log, author, make)
+        replica.snapshot_bytes_max = 200_000
+        for part in parts_of(author, pieces_of()):
+            replica.take([part])
+        assert (replica.state.pushed, replica.stalled) == (["old"], "")
+        assert isinstance(replica.passed_by, SnapshotRefused)
+
+    def test_no_end_of_empty_pieces_comes_to_an_end(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        class Counting(KV):
+            drawn = 0
+
+            def restore(self, pieces: Any) -> None:
+                for _ in pieces:
+                    self.drawn += 1
+
+        state = Counting()
+        replica = self.behind(log, author, make, state)
+        replica.snapshot_bytes_max = 256 * 10_000
+        packer = zstd.ZstdCompressor(level=1)
+        zeros = bytes(1024 * 1024)
+        body = b"".join([*(packer.compress(zeros) for _ in range(64)), packer.flush()])
+        assert len(body) < 16 * 1024
+        part = replace(snapshot_of(author, []), codec="raw+zstd", body=body)
+        replica.take([part])
+        assert isinstance(replica.passed_by, SnapshotRefused)
+        assert state.drawn == 10_000
+
+    def test_a_node_that_stops_ends_one_that_it_restores_where_it_reads_it(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        state = Watched()
+        replica = self.behind(log, author, make, state)
+        before = replica.member.view
+        part = snapshot_of(author, [["data", f"{number}", 1] for number in range(1000)])
+        state.gate.clear()
+        taken = in_thread(lambda: replica.take([part]))
+        eventually(lambda: state.drawn, "the restore")
+        replica.close()
+        state.gate.set()
+        taken()
+        assert [type(ended) for ended in state.ended] == [Dropped]
+        assert state.drawn == [0]
+        assert (replica.member.view, state.pushed, replica.stalled) == (before, ["old"], "")
+
+    def test_a_node_that_stops_does_not_draw_what_the_application_did_not_want(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica = self.behind(log, author, make)
+
+        def fail() -> None:
+            replica.close()
+            raise ValueError("a bug")
+
+        class Broken(KV):
+            def restore(self, pieces: Any) -> None:
+                next(iter(pieces))
+                fail()
+
+        replica.state = Broken()
+        replica.take([snapshot_of(author, [["data", f"{number}", 1] for number in range(1000)])])
+        assert replica.stalled == "", "nobody knows whether its pieces were right"
 
 
 class TestSnapshotsInParts:

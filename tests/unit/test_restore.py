@@ -354,7 +354,7 @@ class TestRestoring:
 
         parts = parts_of([PIECES[0]])
         restoring = self.begin(Leaving(), parts)
-        with pytest.raises(SystemExit):
+        with pytest.raises(Failed, match="SystemExit"):
             restoring.complete(parts[-1], Ending(Slate()))
 
 

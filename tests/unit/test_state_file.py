@@ -140,6 +140,122 @@ def test_a_draft_of_a_process_that_was_killed_is_in_nobodys_way(path: Path) -> N
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
+# --- modes, and places that cannot be renamed over --------------------------------------------------------------------
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_a_new_file_is_private_or_has_the_mode_that_was_asked_for(path: Path, open_umask: None) -> None:
+    FileState(path).restore([b"new"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    FileState(path.with_name("other"), mode=0o644).restore([b"new"])
+    assert stat.S_IMODE(path.with_name("other").stat().st_mode) == 0o644
+
+
+def test_a_draft_and_a_copy_are_never_readable_for_more_than_the_file_is(
+    path: Path, open_umask: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(path, b"old").chmod(0o600)
+    modes = set()
+
+    def looking() -> Iterator[bytes]:
+        yield b"n"
+        modes.add(stat.S_IMODE(path.with_name(f".{path.name}.new").stat().st_mode))
+        yield b"ew"
+
+    write = module.disk.write
+
+    def noted(descriptor: int, data: bytes) -> None:
+        modes.add(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        write(descriptor, data)
+
+    monkeypatch.setattr(module.disk, "write", noted)
+    monkeypatch.setattr(module.os, "link", _no_link)
+    FileState(path).restore(looking())
+    assert modes | {stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()} == {0o600}
+    assert kept(path) == [b"old"]
+
+
+def test_a_draft_that_somebody_put_there_as_a_link_leads_nowhere(path: Path) -> None:
+    victim = settled(path.with_name("victim"), b"precious")
+    path.with_name(f".{path.name}.new").symlink_to(victim)
+    FileState(path).restore([b"new"])
+    assert (victim.read_bytes(), path.read_bytes(), path.is_symlink()) == (b"precious", b"new", False)
+
+
+def _no_link(*_: Any) -> None:
+    raise OSError(errno.EXDEV, "another mount")
+
+
+@pytest.fixture
+def mounted(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is a mount by itself, as far as `rename` says so."""
+    replace = os.replace
+
+    def busy(source: Any, target: Any) -> None:
+        if Path(target) == path:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        replace(source, target)
+
+    monkeypatch.setattr(module.os, "replace", busy)
+    return settled(path, b"a long old content")
+
+
+@pytest.mark.parametrize("new", [b"new", b"a new content that is longer than the old one"])
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_is_a_mount_is_overwritten_in_place(
+    mounted: Path, new: bytes, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr(module.os, "link", _no_link)
+    before = mounted.stat().st_ino
+    state = FileState(mounted)
+    state.restore([new])
+    assert (mounted.read_bytes(), mounted.stat().st_ino) == (new, before)
+    assert kept(mounted) == [b"a long old content"]
+    state.restore([b"newer"])
+    assert (mounted.read_bytes(), kept(mounted)) == (b"newer", [b"a long old content"])
+
+
+def test_a_mount_without_room_for_the_new_content_stays_as_it_was(
+    mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    with pytest.raises(StateError, match="No space left"):
+        FileState(mounted).restore([b"a new content that is longer than the old one"])
+    assert mounted.read_bytes() == b"a long old content"
+
+
+def test_what_was_overwritten_half_way_is_nobodys_and_not_kept(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = module._write
+    failing = True
+    opened = os.open(mounted, os.O_RDONLY)
+
+    def broken(file: Any, piece: bytes) -> None:
+        if failing and os.path.sameopenfile(file.fileno(), opened):
+            write(file, piece[:2])
+            raise OSError(errno.EIO, "Input/output error")
+        write(file, piece)
+
+    monkeypatch.setattr(module, "_write", broken)
+    state = FileState(mounted)
+    for _ in range(2):
+        with pytest.raises(StateError, match="Input/output error"):
+            state.restore([b"new"])
+    failing = False
+    state.restore([b"new"])
+    os.close(opened)
+    assert (mounted.read_bytes(), kept(mounted)) == (b"new", [b"a long old content"])
+
+
 # --- what is kept -----------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +311,49 @@ def test_a_file_system_without_hard_links_gets_a_copy(path: Path, monkeypatch: p
     assert kept(path) == [b"mine"]
 
 
+def test_what_is_tried_again_and_again_is_kept_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    settled(path, b"mine")
+    state = FileState(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "replace", refused)
+        for again in (state, state, FileState(path), FileState(path)):
+            with pytest.raises(StateError, match="Read-only"):
+                again.restore([b"new"])
+    FileState(path).restore([b"new"])
+    assert kept(path) == [b"mine"]
+
+
+def test_another_content_with_the_size_and_the_time_of_the_old_one_is_seen_and_kept(path: Path) -> None:
+    state = FileState(path)
+    state.restore([b"one"])
+    before, seen = path.stat(), state.seen()
+    # as `cp -p` does, tar, and rsync --inplace
+    with path.open("r+b") as file:
+        file.write(b"own")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert state.seen() != seen
+    state.restore([b"two"])
+    assert kept(path) == [b"own"]
+
+
+def test_a_write_within_the_same_tick_of_a_coarse_clock_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = module.Stamp.of
+
+    def coarse(found: os.stat_result) -> Any:
+        return of(found)._replace(modified_ns=10**18, changed_ns=10**18)
+
+    monkeypatch.setattr(module.Stamp, "of", coarse)
+    state = FileState(path)
+    state.restore([b"one"])
+    with path.open("r+b") as file:
+        file.write(b"own")
+    state.restore([b"two"])
+    assert kept(path) == [b"own"]
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +369,17 @@ def test_a_file_that_may_not_be_read_is_said_to_be(path: Path) -> None:
     settled(path, b"x").chmod(0)
     with pytest.raises(StateError, match="Permission denied"):
         FileState(path).snapshot()
+
+
+def test_a_file_of_which_nobody_can_say_whether_it_is_there_is_not_taken_for_gone(path: Path) -> None:
+    # given a path that leads nowhere, which is neither there nor missing
+    path.symlink_to(path)
+    state = FileState(path)
+    assert state.survived()
+    with pytest.raises(StateError, match="symbolic links"):
+        state.snapshot()
+    (path.parent / "file").touch()
+    assert not FileState(path.parent / "file" / "x").survived()
 
 
 def test_a_directory_is_no_file(path: Path) -> None:

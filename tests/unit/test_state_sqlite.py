@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from replicator.core.codec import digest_of_pieces
-from replicator.errors import CorruptRecord, StateError
-from replicator.state import KeptState, State
+from replicator.errors import CorruptRecord, StateError, StateInUse
+from replicator.state import KeptState, SharedState, State, stamps
+from replicator.state import sqlite as module
 from replicator.state.sqlite import SQLiteState
 from tests.kv import PATIENCE_S, Group, eventually
 
@@ -124,7 +129,7 @@ def test_a_transaction_that_does_not_end_is_named(tmp_path: Path) -> None:
     new = pieces(_closed(tmp_path / "a", 200))
     with closing(database(tmp_path / "b", 3)) as reader:
         reader.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StateError, match=r"a transaction open for 0\.2 s"):
+        with pytest.raises(StateInUse, match="a program has a transaction open"):
             SQLiteState(tmp_path / "b", busy_s=0.2).restore(new)
         reader.execute("ROLLBACK")
     assert len(rows(tmp_path / "b")) == 3
@@ -206,6 +211,137 @@ def test_a_database_without_a_table_is_one(tmp_path: Path) -> None:
     SQLiteState(tmp_path / "b").restore(found)
     with closing(sqlite3.connect(tmp_path / "b")) as db:
         assert db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+
+
+# --- a program that does not stop -------------------------------------------------------------------------------------
+
+
+def test_a_program_that_reads_is_in_nobodys_way_in_wal_mode(tmp_path: Path) -> None:
+    new = pieces(_closed(tmp_path / "a", 200))
+    with closing(database(tmp_path / "b", 3, wal=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM t").fetchone()
+        SQLiteState(tmp_path / "b", busy_s=0.1).restore(new)
+        assert reader.execute("SELECT count(*) FROM t").fetchone() == (3,)
+    assert len(rows(tmp_path / "b")) == 200
+
+
+def test_a_program_that_reads_without_end_keeps_what_it_reads_when_the_node_is_to_lead(tmp_path: Path) -> None:
+    new = pieces(_closed(tmp_path / "a", 200))
+    with closing(database(tmp_path / "b", 3)) as reader:
+        (tmp_path / "b").chmod(0o640)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM t").fetchone()
+        state = SQLiteState(tmp_path / "b", busy_s=0.1)
+        for _ in range(3):
+            with pytest.raises(StateInUse):
+                state.restore(new)
+        # when the node is to lead
+        assert isinstance(state, SharedState)
+        state.restore_in_use(new)
+        # then whoever opens it finds what was published, and what was there is aside, once
+        assert len(rows(tmp_path / "b")) == 200
+        assert [len(rows(path)) for path in kept(tmp_path / "b")] == [3]
+        assert (tmp_path / "b").stat().st_mode & 0o777 == 0o640
+        # and the program reads what it read, and cannot write to a database that is not there any more
+        assert reader.execute("SELECT count(*) FROM t").fetchone() == (3,)
+        reader.execute("COMMIT")
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reader.execute("DELETE FROM t")
+    assert len(rows(tmp_path / "b")) == 200
+
+
+@pytest.mark.parametrize("wal", [False, True])
+def test_a_program_that_writes_is_waited_for_even_then(tmp_path: Path, wal: bool) -> None:
+    new = pieces(_closed(tmp_path / "a", 200))
+    with closing(database(tmp_path / "b", 3, wal=wal)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM t WHERE id = 1")
+        with pytest.raises(StateInUse):
+            SQLiteState(tmp_path / "b", busy_s=0.1).restore_in_use(new)
+        writer.execute("COMMIT")
+    assert len(rows(tmp_path / "b")) == 2
+
+
+def test_what_is_tried_again_after_a_restart_is_kept_once(tmp_path: Path) -> None:
+    new = pieces(_closed(tmp_path / "a", 200))
+    with closing(database(tmp_path / "b", 3)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM t").fetchone()
+        for _ in range(3):
+            with pytest.raises(StateInUse):
+                SQLiteState(tmp_path / "b", busy_s=0.05).restore(new)
+    SQLiteState(tmp_path / "b").restore(new)
+    assert [len(rows(path)) for path in kept(tmp_path / "b")] == [3]
+
+
+# --- modes ------------------------------------------------------------------------------------------------------------
+
+
+def test_copies_and_drafts_are_private_and_a_new_database_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[int] = []
+    pieces_of = module._pieces_of
+
+    def noted(copy: Any) -> Iterator[bytes]:
+        modes.append(os.fstat(copy.fileno()).st_mode & 0o777)
+        return pieces_of(copy)
+
+    def looking() -> Iterator[bytes]:
+        yield from new
+        modes.extend(found.stat().st_mode & 0o777 for found in tmp_path.iterdir() if found.name.startswith(".b."))
+
+    before = os.umask(0)
+    try:
+        _closed(tmp_path / "a").chmod(0o600)
+        monkeypatch.setattr(module, "_pieces_of", noted)
+        new = pieces(tmp_path / "a")
+        SQLiteState(tmp_path / "b").restore(looking())
+        _closed(tmp_path / "c", 3).chmod(0o640)
+        SQLiteState(tmp_path / "c").restore(new)
+        SQLiteState(tmp_path / "d", mode=0o644).restore(new)
+    finally:
+        os.umask(before)
+    assert set(modes) == {0o600}
+    assert len(modes) > 3
+    found = {path.name[0]: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert found == {"a": 0o600, "b": 0o600, "c": 0o640, "d": 0o644}
+    assert {path.stat().st_mode & 0o777 for path in kept(tmp_path / "c")} == {0o640}
+
+
+# --- has it changed? --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wal", [False, True])
+def test_a_commit_is_seen_whatever_the_time_stamps_say(
+    tmp_path: Path, wal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = stamps.Stamp(1, 2, 3, 4, 1_234_567_891)
+    monkeypatch.setattr(stamps.Stamp, "of", lambda found: stamp)
+    with closing(database(tmp_path / "a", wal=wal)) as db:
+        state = SQLiteState(tmp_path / "a")
+        seen = state.seen()
+        assert state.seen() == seen
+        db.execute("UPDATE t SET value = 'changed' WHERE id = 5")
+        assert state.seen() != seen
+
+
+def test_to_look_at_a_database_gives_up_no_lock_of_this_process(tmp_path: Path) -> None:
+    # given a program that has its database in the process of the node, and is in the middle of writing
+    with closing(database(tmp_path / "a")) as db:
+        state = SQLiteState(tmp_path / "a")
+        state.seen()
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM t")
+        # when the node looks, again and again
+        for _ in range(3):
+            state.seen()
+        # then another process finds it locked
+        writes = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('DELETE FROM t')"
+        done = subprocess.run(
+            [sys.executable, "-c", writes, tmp_path / "a"], capture_output=True, text=True, check=False
+        )
+        assert "database is locked" in done.stderr
+        db.execute("ROLLBACK")
 
 
 @pytest.mark.parametrize("wal", [False, True])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from replicator import ChangeRejected, ChangeTooLarge, Fenced, LogUnavailable, NotPrimary, OutcomeUnknown
+from replicator import ChangeRejected, ChangeTooLarge, Fenced, LogUnavailable, NotJSON, NotPrimary, OutcomeUnknown
 from replicator.core.codec import encoded
 from replicator.primary import BATCH_CHANGES_MAX
 from replicator.tasks import Tasks
@@ -307,7 +307,7 @@ class TestMany:
     def test_none_is_in_the_log_if_one_is_not_json(self, group: Group) -> None:
         a = group.primary("a")
         before = a.position
-        with pytest.raises(ChangeTooLarge):
+        with pytest.raises(NotJSON):
             a.submit_many([push("x"), push(float("nan"))])
         assert a.position == before
 

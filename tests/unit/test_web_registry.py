@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
+import functools
 import logging
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,15 +30,25 @@ from replicator.errors import (
     LogLost,
     LogUnavailable,
     NotAcknowledged,
+    NotJSON,
     NotPrimary,
+    NotRunning,
     OutcomeUnknown,
+    Outdated,
     PositionLost,
     ReplicatorError,
+    SnapshotFailed,
     Stalled,
+    WrongProcess,
 )
+from replicator.health import Unready
+from replicator.node import Node
 from replicator.state.registry import Registry
+from replicator.testing import MemoryLog, MemoryRedis
+from replicator.web.pools import Pool
 from replicator.web.registry import BODY_BYTES_MAX, ServedNode, _on_the_primary, document_verdict, registry_app
 from replicator.web.server import WebServer
+from tests.kv import PATIENCE_S
 
 with warnings.catch_warnings():
     # Newer versions of Starlette would rather have httpx2.
@@ -72,9 +85,11 @@ class NodeInMemory:
     position: Position = field(default_factory=lambda: Position(5, 1042))
     in_sync: bool = True
     lag: Lag = field(default_factory=Lag)
-    stalled: str | None = None
+    held_up: str | None = None
     primary_http: str | None = None
     lease_ms: int | None = 4000
+    problem: str = ""
+    unready: Unready | None = None
     #: What the next write raises instead.
     failure: Exception | None = None
 
@@ -86,10 +101,23 @@ class NodeInMemory:
         self.acks: list[str | None] = []
         self.fresh: list[bool] = []
         self.threads: set[str] = set()
+        #: Called by a replacement before it is the state's turn.
+        self.before_replacing: Callable[[], Any] = lambda: None
+        #: What a write waits for.
+        self.writes_wait: Callable[[], Awaitable[Any]] = functools.partial(asyncio.sleep, 0)
         self._lock = threading.RLock()
 
+    @property
+    def leads(self) -> bool:
+        return self.role == "primary" and bool(self.lease_ms)
+
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any:
+        await self.writes_wait()
+        return self.submit(change, timeout_s=timeout_s, term=term, ack=ack)
+
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
-        self.threads.add(threading.current_thread().name)
         self.acks.append(ack)
         with self._lock:
             if self.failure is not None:
@@ -98,11 +126,16 @@ class NodeInMemory:
             self.position = Position(self.term, self.position.n + 1)
             return self.registry.apply(orjson.loads(orjson.dumps(change)))
 
-    def replace(self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None) -> None:
+    def replace(
+        self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
+    ) -> None:
         self.acks.append(ack)
+        self.before_replacing()
         with self._lock:
             if self.failure is not None:
                 raise self.failure
+            if expect not in (None, self.position.id):
+                raise Outdated(expect=expect, position=self.position.id)
             self.registry.restore(orjson.loads(orjson.dumps(piece)) for piece in pieces)
             self.position = Position(self.term, self.position.n + 1)
 
@@ -140,14 +173,17 @@ def client_of(node: ServedNode) -> TestClient:
     return TestClient(app, follow_redirects=False, base_url="http://a:7001")
 
 
-def error_of(answer: httpx.Response, status: int, code: str, name: str | None = None) -> dict[str, Any]:
+def error_of(
+    answer: httpx.Response, status: int, code: str, name: str | None = None, *, stamped: bool = True
+) -> dict[str, Any]:
     """Check an error: its status and code, the field it names, and that it is whole."""
     assert answer.status_code == status, answer.text
     body: dict[str, Any] = answer.json()
     assert (body["error"], body["field"]) == (code, name)
     assert body["message"]
     assert answer.headers["content-type"] == "application/json"
-    assert {"replicator-position", "replicator-role", "replicator-term"} <= set(answer.headers)
+    # A node of another process has no facts to tell.
+    assert not stamped or {"replicator-position", "replicator-role", "replicator-term"} <= set(answer.headers)
     return body
 
 
@@ -390,6 +426,10 @@ UNAVAILABLE = {"url": "redis://h", "problem": "it is away"}
         (LogLost(what="the log is gone"), 503, "log_lost"),
         (CorruptRecord(id="9-9", problem="no header"), 503, "corrupt_record"),
         (ChangeTooLarge(problem="300 KB"), 413, "change_too_large"),
+        (NotJSON(what="the change", problem="NaN"), 422, "not_json"),
+        (NotRunning("a"), 503, "not_running"),
+        (WrongProcess(what="node a", owner=1, here=2), 500, "wrong_process"),
+        (SnapshotFailed(problem="KeyError"), 500, "snapshot_failed"),
         (Stalled(id="5-7", problem="KeyError"), 500, "stalled"),
         (ReplicatorError("something else"), 500, "failed"),
     ],
@@ -402,8 +442,21 @@ def test_each_error_of_the_node_has_its_answer(
     # when
     answer = client.post("/v1/nodes", json={})
     # then
-    error_of(answer, status, code)
+    error_of(answer, status, code, stamped=not isinstance(failure, WrongProcess))
     assert ("retry-after" in answer.headers) == (status == 503)
+
+
+def test_a_node_that_was_not_started_has_facts_and_serves_nothing(tmp_path: Path) -> None:
+    # given
+    node = Node(Registry(), group="g", name="a", log=MemoryLog(MemoryRedis()), data_dir=tmp_path / "a")
+    client = client_of(node)
+    # when, then
+    health = client.get("/health").json()
+    assert (health["role"], health["term"], health["position"], health["in_sync"]) == ("standby", 0, "0-0", False)
+    assert client.get("/ready").status_code == 503
+    error_of(client.get("/v1/nodes"), 503, "not_running")
+    error_of(client.get("/v1/state"), 503, "not_running")
+    assert client.post("/v1/nodes", json={}).status_code == 503
 
 
 def test_a_bug_is_answered_in_json_and_its_traceback_is_logged(
@@ -501,6 +554,15 @@ def test_a_node_that_takes_itself_for_the_primary_never_redirects(
 ) -> None:
     node.failure, node.primary_http = failure, "http://a:7001"
     assert client.post("/v1/nodes", json={}).status_code in (409, 503)
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_a_primary_without_a_lease_refuses_a_write_before_it_reads_it(
+    client: TestClient, node: NodeInMemory, method: str, path: str
+) -> None:
+    node.lease_ms, node.primary_http = None, "http://b:7002"
+    error_of(client.request(method, path, content=b"not read"), 503, "lease_lost")
+    assert node.submitted == []
 
 
 # --- The term that a sender knows -----------------------------------------------------------------------------------
@@ -643,9 +705,9 @@ def test_a_write_says_how_far_it_has_to_have_come(client: TestClient, node: Node
     client.post("/v1/nodes", json={}, headers={"Replicator-Ack": "applied:1"})
     client.patch("/v1/nodes/1", json={"tags": ["x"]}, headers={"Replicator-Ack": "fsynced"})
     client.post("/v1/changes", json={"op": "register"}, headers={"Replicator-Ack": "replicated:2"})
-    client.put("/v1/state", content=DOCUMENT, headers={"Replicator-Ack": "applied:2"})
+    client.put("/v1/state?force=1", content=DOCUMENT, headers={"Replicator-Ack": "applied:2"})
     client.delete("/v1/nodes/3")
-    client.put("/v1/state", content=DOCUMENT)
+    client.put("/v1/state?force=1", content=DOCUMENT)
     assert node.acks == ["applied:1", "fsynced", "replicated:2", "applied:2", None, None]
 
 
@@ -710,6 +772,8 @@ def test_a_change_that_the_state_refuses_is_answered_like_any_write(client: Test
 def test_nothing_that_blocks_runs_on_the_event_loop(client: TestClient, node: NodeInMemory) -> None:
     client.post("/v1/nodes", json={})
     client.get("/v1/state", headers={"Replicator-Wait": "5-1043"})
+    client.get("/v1/state", headers={"Replicator-Fresh": "1"})
+    assert node.threads
     assert all(name.startswith("AnyIO worker") for name in node.threads)
 
 
@@ -809,6 +873,90 @@ def test_a_document_that_is_no_registry_is_refused_with_the_path(
     assert client.get("/v1/state").content == before
 
 
+@pytest.mark.parametrize(
+    ("document", "missing"),
+    [
+        ({}, ["version", "nodes", "networks", "trust_pairs"]),
+        ({"hostname": "db1", "owner": "ops"}, ["version", "nodes", "networks", "trust_pairs"]),
+        ({"op": "register", "hostname": "x"}, ["version", "nodes", "networks", "trust_pairs"]),
+        ({"version": 1, "term": 5, "nodes": {}, "trust_pairs": []}, ["networks"]),
+        ({"version": 1, "Nodes": {}, "networks": {}, "trust_pairs": []}, ["nodes"]),
+        ({"nodes": {}, "networks": {}, "trust_pairs": []}, ["version"]),
+    ],
+)
+@pytest.mark.parametrize("query", ["", "?force=1", "?any_term=1"])
+def test_what_lacks_a_member_of_a_document_is_none_however_it_is_sent(
+    client: TestClient, node: NodeInMemory, document: Any, missing: list[str], query: str
+) -> None:
+    # given
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    before = client.get("/v1/state")
+    # when
+    answer = client.put(f"/v1/state{query}", json=document, headers={"If-Match": before.headers["etag"]})
+    # then
+    body = error_of(answer, 400, "incomplete_document", missing[0])
+    assert f"has no {', '.join(missing)}:" in body["message"]
+    assert client.get("/v1/state").content == before.content
+
+
+def test_a_state_that_is_not_empty_is_replaced_by_who_says_what_it_replaces(client: TestClient) -> None:
+    # given
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    seen = client.get("/v1/state")
+    assert seen.headers["etag"] == f'"{seen.headers["replicator-position"]}"'
+    # then
+    refused = error_of(client.put("/v1/state", content=DOCUMENT), 428, "position_required", "If-Match")
+    assert refused["position"] == "5-1043"
+    assert client.get("/v1/state").content == seen.content
+    answer = client.put("/v1/state", content=DOCUMENT, headers={"If-Match": seen.headers["etag"]})
+    assert answer.json()["applied"] is True
+    assert client.get("/v1/state").content == with_term(DOCUMENT, 5)
+
+
+@pytest.mark.parametrize("tag", ['"5-1043"', 'W/"5-1043"', "5-1043", ' "5-1043" '])
+def test_a_position_is_taken_as_an_entity_tag_or_as_it_is(client: TestClient, tag: str) -> None:
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    assert client.put("/v1/state", content=DOCUMENT, headers={"If-Match": tag}).status_code == 200
+
+
+@pytest.mark.parametrize("tag", ["*", "", '"5-1043', '"5-1043", "5-1044"', '"5"', "now"])
+def test_what_is_no_position_is_refused_and_replaces_nothing(client: TestClient, tag: str) -> None:
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    answer = client.put("/v1/state", content=DOCUMENT, headers={"If-Match": tag})
+    error_of(answer, 400, "invalid_header", "If-Match")
+    assert client.get("/v1/nodes/1").json()["hostname"] == "web1"
+
+
+@pytest.mark.parametrize("query", ["", "?force=1"])
+def test_a_state_that_moved_since_it_was_seen_is_not_replaced(client: TestClient, query: str) -> None:
+    # given
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    seen = client.get("/v1/state").headers["etag"]
+    client.post("/v1/nodes", json={"hostname": "web2"})
+    # when
+    answer = client.put(f"/v1/state{query}", content=DOCUMENT, headers={"If-Match": seen})
+    # then
+    assert "5-1044" in error_of(answer, 412, "outdated")["message"]
+    assert len(client.get("/v1/nodes").json()["nodes"]) == 2
+
+
+def test_whatever_is_there_is_replaced_by_who_says_so(client: TestClient) -> None:
+    client.post("/v1/nodes", json={"hostname": "web1"})
+    assert client.put("/v1/state?force=1", content=DOCUMENT).json()["applied"] is True
+    assert client.get("/v1/state").content == with_term(DOCUMENT, 5)
+    error_of(client.put("/v1/state?force=yes", content=DOCUMENT), 400, "invalid_query", "force")
+
+
+def test_what_comes_in_between_a_look_at_an_empty_state_and_its_replacement_is_kept(
+    client: TestClient, node: NodeInMemory
+) -> None:
+    # given
+    node.before_replacing = lambda: node.submit({"op": "register", "hostname": "web1"})
+    # then
+    error_of(client.put("/v1/state", content=DOCUMENT), 428, "position_required", "If-Match")
+    assert client.get("/v1/nodes/1").json()["hostname"] == "web1"
+
+
 def test_a_document_may_be_larger_than_other_bodies(client: TestClient) -> None:
     # given
     document = orjson.dumps(generate(3000, seed=1))
@@ -828,7 +976,8 @@ def test_a_load_that_fails_in_the_log_is_answered_like_any_write(client: TestCli
 
 def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestClient, node: NodeInMemory) -> None:
     # given
-    node.role, node.in_sync, node.lag, node.stalled, node.lease_ms = "standby", False, Lag(None, None), "a bug", None
+    node.role, node.in_sync, node.lag, node.held_up, node.lease_ms = "standby", False, Lag(None, None), "a bug", None
+    node.unready = Unready("stalled", "a bug")
     # when
     answer = client.get("/health")
     # then
@@ -837,6 +986,7 @@ def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestC
         "name": "a",
         "group": "registry",
         "role": "standby",
+        "leads": False,
         "term": 5,
         "position": "5-1042",
         "in_sync": False,
@@ -844,25 +994,122 @@ def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestC
         "lag_seconds": None,
         "lease_ms": None,
         "stalled": "a bug",
+        "ready": False,
+        "problem": "a bug",
         "primary_http": None,
     }
 
 
-@pytest.mark.parametrize(
-    ("role", "in_sync", "stalled", "status"),
-    [
-        ("primary", True, None, 200),
-        ("standby", True, None, 200),
-        ("standby", False, None, 503),
-        ("standby", True, "a bug", 503),
-        ("primary", True, "a bug", 503),
-    ],
-)
-def test_a_primary_and_a_standby_in_sync_are_ready(
-    client: TestClient, node: NodeInMemory, role: str, in_sync: bool, stalled: str | None, status: int
-) -> None:
-    node.role, node.in_sync, node.stalled = role, in_sync, stalled
-    assert client.get("/ready").status_code == status
+def test_health_has_what_is_in_the_way_also_of_a_node_that_is_ready(client: TestClient, node: NodeInMemory) -> None:
+    assert (client.get("/health").json()["ready"], client.get("/health").json()["problem"]) == (True, None)
+    node.problem = "the disk is full"
+    assert (client.get("/health").json()["ready"], client.get("/health").json()["problem"]) == (True, node.problem)
+
+
+def test_a_node_that_cannot_do_its_work_is_not_ready_and_says_why(client: TestClient, node: NodeInMemory) -> None:
+    for node.role in ("primary", "standby"):
+        node.unready = None
+        assert client.get("/ready").json() == {"ready": True, "role": node.role}
+        node.unready = Unready("behind", "400 records behind")
+        answer = client.get("/ready")
+        assert error_of(answer, 503, "behind")["message"] == "400 records behind"
+        assert "retry-after" in answer.headers
+
+
+# --- Many at once ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many places the pools of applications made from now on have; empty: what they have anyway."""
+    places: dict[str, int] = {}
+    made = Pool.__init__
+
+    def smaller(self: Pool, what: str, *, places: int, threads: int) -> None:
+        made(self, what, places=sizes.get(what, places), threads=threads)
+
+    sizes = places
+    monkeypatch.setattr(Pool, "__init__", smaller)
+    return places
+
+
+class Crowd:
+    """Clients of one application, all of them on one event loop, as on a server."""
+
+    def __init__(self, node: NodeInMemory) -> None:
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(registry_app(node, wait_timeout_s=60)), base_url="http://a:7001", timeout=None
+        )
+
+    def asks(self, method: str, path: str, **options: Any) -> asyncio.Task[httpx.Response]:
+        return asyncio.ensure_future(self.client.request(method, path, **options))
+
+    async def answer(self, *requests: asyncio.Task[httpx.Response]) -> list[httpx.Response]:
+        return list(await asyncio.wait_for(asyncio.gather(*requests), PATIENCE_S))
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+def test_writers_that_wait_keep_out_no_reader_and_no_other_writer_and_are_no_threads(node: NodeInMemory) -> None:
+    async def crowd() -> None:
+        acknowledged, waiting = asyncio.Event(), []
+
+        async def wait() -> None:
+            waiting.append(1)
+            await acknowledged.wait()
+
+        crowd, before = Crowd(node), threading.active_count()
+        node.writes_wait = wait
+        writers = [crowd.asks("POST", "/v1/nodes", json={}) for _ in range(600)]
+        await until(lambda: len(waiting) == 600)
+        assert threading.active_count() == before
+        assert [one.status_code for one in await crowd.answer(crowd.asks("GET", "/v1/nodes"))] == [200]
+        node.writes_wait = functools.partial(asyncio.sleep, 0)
+        assert [one.status_code for one in await crowd.answer(crowd.asks("POST", "/v1/nodes", json={}))] == [201]
+        acknowledged.set()
+        assert {one.status_code for one in await crowd.answer(*writers)} == {201}
+
+    asyncio.run(crowd())
+
+
+def test_a_pool_that_is_full_says_so_at_once_and_the_others_go_on(node: NodeInMemory, pools: dict[str, int]) -> None:
+    async def crowd() -> None:
+        pools.update({"writes": 2, "requests that wait for a position": 3, "replacements of the state": 1})
+        crowd, go_on, let_in = Crowd(node), asyncio.Event(), threading.Event()
+        node.writes_wait = go_on.wait
+        node.before_replacing = lambda: let_in.wait(PATIENCE_S)
+        later = {"Replicator-Wait": "5-1043"}
+        under_way = [
+            *(crowd.asks("POST", "/v1/nodes", json={}) for _ in range(2)),
+            *(crowd.asks("GET", "/v1/nodes", headers=later) for _ in range(3)),
+            crowd.asks("PUT", "/v1/state?force=1", content=DOCUMENT),
+        ]
+        await until(lambda: len(node.waited) == 3)
+        await until(lambda: node.acks == [None])  # the replacement
+        refused = await crowd.answer(
+            crowd.asks("PATCH", "/v1/nodes/1", json={}),
+            crowd.asks("POST", "/v1/changes", content=b"x" * 100_000),
+            crowd.asks("GET", "/v1/nodes", headers=later),
+            crowd.asks("GET", "/v1/nodes", headers={"Replicator-Fresh": "1"}),
+            crowd.asks("PUT", "/v1/state?force=1", content=DOCUMENT),
+        )
+        for answer in refused:
+            assert "try again" in error_of(answer, 503, "busy")["message"]
+            assert int(answer.headers["retry-after"]) >= 1
+        others = await crowd.answer(*(crowd.asks("GET", path) for path in ("/v1/nodes", "/v1/state", "/ready")))
+        assert [answer.status_code for answer in others] == [200, 200, 200]
+        go_on.set()
+        let_in.set()
+        assert [answer.status_code for answer in await crowd.answer(*under_way)] == [201, 201, 200, 200, 200, 200]
+        again = crowd.asks("POST", "/v1/nodes", json={}), crowd.asks("GET", "/v1/nodes", headers=later)
+        assert [answer.status_code for answer in await crowd.answer(*again)] == [201, 200]
+
+    asyncio.run(crowd())
 
 
 # --- On a real socket -----------------------------------------------------------------------------------------------
@@ -873,7 +1120,8 @@ def test_large_bodies_get_their_answers_over_a_real_connection(node: NodeInMemor
     document = orjson.dumps(generate(3000, seed=1))
     with WebServer(registry_app(node)) as server, httpx.Client(base_url=server.url) as client:
         # then
-        assert client.put("/v1/state", content=document).json()["applied"] is True
+        answer = client.put("/v1/state", content=document)
+        assert answer.json()["applied"] is True
         assert client.get("/v1/state").content == with_term(document, 5)
         error_of(client.post("/v1/nodes", content=b"x" * (5 * BODY_BYTES_MAX)), 413, "too_large", "body")
         node.role, node.primary_http = "standby", "http://127.0.0.1:1"

@@ -145,8 +145,7 @@ def test_a_patch_of_several_records_is_one_change(group: Group) -> None:
     # then nobody has anything of it, not even after a restart
     eventually(lambda: b.position == a.position)
     assert b._state.pieces == before
-    group.crash(b)
-    again = group.node("b", state=Text(), data_dir=b.data_dir.with_name("b-as-left-2"))
+    again = group.node("b", state=Text(), data_dir=group.crash(b))
     assert again._state.pieces == before
     # and the next one is whole, though it begins anew
     assert a.publish().what == "patch"

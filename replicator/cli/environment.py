@@ -1,0 +1,88 @@
+"""The environment, before anything of it is used: a name that means nothing, or a value that is empty, is a slip.
+
+Ignored, `REPLICATOR_LEASE=30` would leave the lease as it is, and `REPLICATOR_REDIS=`, as it comes of a variable that
+somebody else did not set, would mean the Redis of this machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+
+import click
+
+from replicator.dev import NODES, TOKEN_VARIABLE
+from replicator.errors import ConfigError
+from replicator.redis_server import SERVER_VARIABLE
+
+__all__ = ["check_environment"]
+
+PREFIX = "REPLICATOR"
+
+#: What stands in the environment and is no option: of the dev stack, the drill and the benchmarks, and what a command
+#: that `--on-primary` runs is told.
+_OTHERS = frozenset(
+    {
+        SERVER_VARIABLE,
+        TOKEN_VARIABLE,
+        "REPLICATOR_DEV_SOCKET",
+        "REPLICATOR_PYTHON",
+        "REPLICATOR_DRILL_CONTROL",
+        "REPLICATOR_BENCH_PEERS",
+        "REPLICATOR_ROLE",
+        "REPLICATOR_TERM",
+        "REPLICATOR_NODE",
+        *(f"REPLICATOR_HTTP_{name.upper()}" for name in NODES),
+        *(f"REPLICATOR_REDIS_{name.upper()}" for name in (*NODES, "1", "2")),
+    }
+)
+
+#: Kubernetes tells every pod of its services: of one that is called replicator, or replicator-redis, like this.
+_OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)?)")
+
+
+def check_environment(root: click.Group, command: str = "", environment: Mapping[str, str] = os.environ) -> None:
+    """Raises `ConfigError` for what no command knows, and for what is empty and belongs to this one."""
+    given = {name: value for name, value in environment.items() if name.startswith(f"{PREFIX}_")}
+    here = dict(_options(root, command))
+    for name, value in given.items():
+        if not value and name in here and here[name].default != "":
+            raise ConfigError(setting=name, problem="it is set, and empty; unset it, or give it a value")
+    if strange := sorted(given.keys() - here.keys() - _OTHERS):
+        # Loading all commands takes a moment, which most of the time nobody needs.
+        known = {*dict(_options(root)), *_OTHERS}
+        for name in strange:
+            if name not in known and not _OF_KUBERNETES.fullmatch(name):
+                raise ConfigError(setting=name, problem=f"no setting has this name{_near(name, known)}")
+
+
+def _near(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, (known - _OTHERS) | {SERVER_VARIABLE}, 1, 0.7)
+    return f"; did you mean {near[0]}?" if near else "; `replicator COMMAND --help` tells of them; unset it"
+
+
+def _options(root: click.Group, command: str = "") -> Iterator[tuple[str, click.Option]]:
+    """Those of the root and of one command, or of all, by the names that they have in the environment."""
+    yield from _of(root, PREFIX)
+    context = click.Context(root)
+    for name in [command] if command else root.list_commands(context):
+        found = root.get_command(context, name)
+        if found is not None:
+            yield from _below(found, f"{PREFIX}_{name.upper()}")
+
+
+def _below(command: click.Command, prefix: str) -> Iterator[tuple[str, click.Option]]:
+    yield from _of(command, prefix)
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from _below(each, f"{prefix}_{name.upper().replace('-', '_')}")
+
+
+def _of(command: click.Command, prefix: str) -> Iterator[tuple[str, click.Option]]:
+    for option in command.params:
+        if isinstance(option, click.Option) and option.name and option.expose_value:
+            named = option.envvar or ()
+            for name in (*([named] if isinstance(named, str) else named), f"{prefix}_{option.name.upper()}"):
+                yield name, option

@@ -1,0 +1,337 @@
+"""What the URL of a Redis says. It is read strictly: what could mean two things is refused, and never guessed.
+
+    redis://[USER:PASSWORD@]HOST[:6379][/DB]
+    unix://[USER:PASSWORD@]/PATH/TO.SOCK[?db=DB]
+    redis+sentinel://[USER:PASSWORD@]HOST[:26379],HOST…/SERVICE[/DB][?sentinel_username=…&sentinel_password=…]
+    redis+cluster://[USER:PASSWORD@]HOST[:6379],HOST…
+
+rediss wherever redis stands is the same with TLS (to the sentinels, too), and takes `?ssl_ca_certs=FILE` and redis-py's
+other options of that kind. What stands in one of the parts is percent-encoded if it is one of `/?#@:%`.
+
+A database that is no number, a host that is missing, a password with a raw `/` in it: each of these leads somewhere for
+somebody who reads on, and that is another database, this very machine, or a part of the password as a host.
+
+URLs are shared with other programs, so options that say how redis-py is to behave may stand in them. Timeouts, retries
+and the like are not used here: what they have to be follows from the lease. A warning says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+import os
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from urllib.parse import unquote, unquote_plus
+
+from replicator.errors import ConfigError
+
+__all__ = ["Address", "Place", "place_of", "shown", "wrong"]
+
+logger = logging.getLogger(__name__)
+
+SENTINEL_PORT = 26379
+REDIS_PORT = 6379
+
+#: More databases than any Redis has; in one digit more somebody's finger stayed on the key.
+_DATABASE = re.compile("[0-9]{1,6}")
+
+_FORMS = (
+    "redis://[USER:PASSWORD@]HOST:PORT/DB, unix:///PATH/TO.SOCK, "
+    "redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/SERVICE/DB or redis+cluster://[USER:PASSWORD@]HOST:PORT,"
+    "HOST:PORT (rediss: with TLS; what stands in a name or a password is percent-encoded)"
+)
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Place(NamedTuple):
+    """What a URL says. `kind` is empty for a single server; then the options tell where it is, else the hosts."""
+
+    kind: str
+    #: Of connections to Redis, as redis-py calls them.
+    options: dict[str, Any]
+    tls: bool = False
+    hosts: tuple[Address, ...] = ()
+    service: str = ""
+    #: Options for connections to sentinels.
+    asking: Mapping[str, Any] = MappingProxyType({})
+
+
+class _Wrong(ValueError):
+    """What is wrong about a URL, without any secret."""
+
+
+def place_of(url: str) -> Place:
+    """Read a URL. Raises `ConfigError`."""
+    try:
+        return _parsed(url)
+    except _Wrong as error:
+        raise wrong(url, str(error)) from None
+
+
+def wrong(url: object, why: str) -> ConfigError:
+    """That this is no URL of a Redis, and why."""
+    if not isinstance(url, str):
+        return ConfigError(setting="redis", problem=f"a {type(url).__name__} is not a Redis URL; one is {_FORMS}")
+    hint = f"; {_ENCODED}" if _may_lack_encoding(url) else ""
+    return ConfigError(setting="redis", problem=f"{shown(url)!a} is not a Redis URL ({why}{hint}); one is {_FORMS}")
+
+
+_ENCODED = "a user or a password has to be percent-encoded: %2F for /, %3F for ?, %23 for #, %40 for @, %25 for %"
+
+
+def _may_lack_encoding(url: str) -> bool:
+    """Whether there is an @ where none can be but behind a user and a password that were not encoded."""
+    behind = url.partition("://")[2]
+    return behind.count("@") > 1 or re.search(r"([/?#]|%(?![0-9A-Fa-f]{2})).*@", behind, re.DOTALL) is not None
+
+
+def shown(url: str) -> str:
+    """The URL without its passwords, which have no place in a message.
+
+    A URL that is written wrong may have them anywhere: rather too much is hidden than too little.
+    """
+    secrets = [_secret_of_user(match) for match in _USER_PASSWORD.finditer(url)]
+    secrets += [match.span(2) for match in _OPTION.finditer(url) if "password" in unquote(match[1]).lower()]
+    hidden = {place for start, end in secrets for place in range(start, end)}
+    return re.sub("\0+", "***", "".join("\0" if place in hidden else sign for place, sign in enumerate(url)))
+
+
+# Up to the last @, for somebody may have forgotten to encode one.
+_USER_PASSWORD = re.compile(r"(?s)^(?:[^:/@]*://)?+(([^:/?#@]*)(.*))@")
+_OPTION = re.compile(r"(?<=[?&])([^=&?]*)=(?=([^&]*))")
+
+
+def _secret_of_user(match: re.Match[str]) -> tuple[int, int]:
+    if not match[3] or (not match[2] and match[3].startswith("/")):
+        return 0, 0  # a user alone; or nobody, and the path of a socket
+    if match[3].startswith(":"):
+        return match.start(3) + 1, match.end(3)
+    return match.span(1)
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------
+
+_WHOLE = re.compile(
+    r"(?P<scheme>unix|rediss?)(?:\+(?P<kind>[a-z]+))?://(?:(?P<user>[^@/?#]*)@)?(?P<hosts>[^@/?#]*)"
+    r"(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?"
+)
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?")
+
+
+def _parsed(url: str) -> Place:
+    if not isinstance(url, str):
+        raise _Wrong("")
+    if not url:
+        raise _Wrong("it is empty")
+    if re.search(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]", url):
+        raise _Wrong("it has a space, a line break or another such character in it")
+    match = _WHOLE.fullmatch(url)
+    if match is None:
+        raise _Wrong(_why_not(url))
+    scheme, kind, user, hosts, path, query = match.groups()
+    tls = scheme == "rediss"
+    options = _user_of(user or "") | _options_of(query or "", url, tls=tls, kind=kind)
+    if scheme == "unix":
+        return Place("", options | _socket_of(kind, hosts, path or ""))
+    if kind is None:
+        return Place("", options | _server_of(hosts) | _database_of(path or "", options), tls)
+    if kind not in ("sentinel", "cluster"):
+        raise _Wrong("it is neither of sentinels nor of a cluster")
+    if not hosts:
+        raise _Wrong("it is neither of sentinels nor of a cluster: it has no host")
+    service, _, database = (path or "/")[1:].partition("/") if kind == "sentinel" else ("", "", (path or "/")[1:])
+    if kind == "sentinel" and not service:
+        raise _Wrong("it does not name the service, as the sentinels call the master")
+    options |= _database_of(f"/{database}", options)
+    if kind == "cluster" and options["db"]:
+        raise _Wrong("a cluster has only database 0")
+    asking = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
+    return Place(kind, options, tls, _hosts_of(hosts, port), unquote(service), asking)
+
+
+def _why_not(url: str) -> str:
+    if re.match(r"rediss?\+", url):
+        return "it is neither of sentinels nor of a cluster"
+    if not re.match(r"(redis|rediss|unix)://", url):
+        return "it does not begin with redis://, rediss:// or unix://"
+    return "it has an @ or a # where none can be"
+
+
+def _user_of(text: str) -> dict[str, Any]:
+    if re.search("%(?![0-9A-Fa-f]{2})", text):
+        raise _Wrong("its user or its password has a % that encodes nothing")
+    user, _, password = text.partition(":")
+    return {name: unquote(value) for name, value in (("username", user), ("password", password)) if value}
+
+
+def _socket_of(kind: str | None, hosts: str, path: str) -> dict[str, Any]:
+    if kind is not None:
+        raise _Wrong("a unix socket leads to one server")
+    if hosts or path in ("", "/"):
+        raise _Wrong("the path of a unix socket begins at the root: unix:///PATH")
+    return {"path": unquote(path)}
+
+
+def _server_of(hosts: str) -> dict[str, Any]:
+    if "," in hosts:
+        raise _Wrong("several hosts are redis+sentinel:// or redis+cluster://")
+    if not hosts or hosts.startswith(":"):
+        raise _Wrong("it has no host")
+    (address,) = _hosts_of(hosts, REDIS_PORT)
+    return address._asdict()
+
+
+def _hosts_of(hosts: str, port: int) -> tuple[Address, ...]:
+    addresses = []
+    for text in hosts.split(","):
+        match = _HOST.fullmatch(text)
+        if match is None or not 0 < int(match[3] or port) <= 65535:
+            raise _Wrong("each of its hosts is HOST or HOST:PORT")
+        addresses.append(Address(unquote(match[1] or match[2]), int(match[3] or port)))
+    return tuple(dict.fromkeys(addresses))
+
+
+def _database_of(path: str, options: Mapping[str, Any]) -> dict[str, int]:
+    """The database of a path; one that stands in the options as well must be the same."""
+    text = path[1:]
+    if not text:
+        return {"db": options.get("db", 0)}
+    if not _DATABASE.fullmatch(text):
+        raise _Wrong("the database is a number")
+    if options.get("db", int(text)) != int(text):
+        raise _Wrong("it names two databases")
+    return {"db": int(text)}
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def _flag(text: str) -> bool:
+    # As redis-py reads them, where it does; it takes whatever it does not know for true.
+    for words, value in ((("0", "f", "false", "n", "no"), False), (("1", "t", "true", "y", "yes"), True)):
+        if text.lower() in words:
+            return value
+    raise ValueError
+
+
+def _file(text: str) -> str:
+    if not os.path.exists(text):
+        raise _Wrong(f"there is no {text!a}")
+    return text
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError
+        return text
+
+    return read
+
+
+def _database(text: str) -> int:
+    if not _DATABASE.fullmatch(text):
+        raise ValueError
+    return int(text)
+
+
+def _verify_flags(text: str) -> list[ssl.VerifyFlags]:
+    try:
+        return [ssl.VerifyFlags[name.strip()] for name in text.strip("[]").split(",")]
+    except KeyError:
+        raise ValueError from None
+
+
+#: Those that are used, and how each is read. redis-py's documentation says what they mean.
+_USED: Mapping[str, Callable[[str], Any]] = {
+    "db": _database,
+    "username": str,
+    "password": str,
+    "sentinel_username": str,
+    "sentinel_password": str,
+    "ssl_keyfile": _file,
+    "ssl_certfile": _file,
+    "ssl_password": str,
+    "ssl_ca_certs": _file,
+    "ssl_ca_path": _file,
+    "ssl_ca_data": str,
+    "ssl_cert_reqs": _one_of("none", "optional", "required"),
+    "ssl_check_hostname": _flag,
+    "ssl_ciphers": str,
+    "ssl_min_version": lambda text: ssl.TLSVersion(int(text)),
+    "ssl_include_verify_flags": _verify_flags,
+    "ssl_exclude_verify_flags": _verify_flags,
+    "ssl_validate_ocsp": _flag,
+    "ssl_validate_ocsp_stapled": _flag,
+}
+
+#: Those that mean something to redis-py, and nothing here.
+_NOT_USED: Mapping[str, Callable[[str], Any]] = {
+    "socket_timeout": float,
+    "socket_connect_timeout": float,
+    "timeout": float,
+    "socket_read_size": int,
+    "socket_keepalive": _flag,
+    "max_connections": int,
+    "health_check_interval": int,
+    "protocol": int,
+    "retry_on_timeout": _flag,
+    "retry_on_error": str,
+    "decode_responses": _flag,
+    "legacy_responses": _flag,
+    "encoding": str,
+    "encoding_errors": str,
+    "client_name": str,
+    "lib_name": str,
+    "lib_version": str,
+}
+
+
+def _options_of(query: str, url: str, *, tls: bool, kind: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in filter(None, query.split("&")):
+        name, equals, text = (unquote_plus(each) for each in part.partition("="))
+        read = _USED.get(name) or _NOT_USED.get(name)
+        # A password that is not encoded may be taken for an option.
+        if read is None or (name.startswith("sentinel_") and kind != "sentinel"):
+            raise _Wrong(_unknown(name) if name in shown(url) else _unknown(""))
+        if name.startswith("ssl_") and not tls:
+            raise _Wrong(f"{name} needs TLS: rediss://")
+        if not (equals and text) or name in found:
+            raise _Wrong(f"{name} stands there {'twice' if name in found else 'without a value'}")
+        try:
+            found[name] = read(text)
+        except _Wrong as wrong_:
+            raise _Wrong(f"{name}: {wrong_}") from None
+        except ValueError:
+            raise _Wrong(f"{name} cannot be what it is there") from None
+    _tell_of_unused(tuple(name for name in found if name in _NOT_USED))
+    return {name: value for name, value in found.items() if name in _USED}
+
+
+def _unknown(name: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_-]+", name):
+        return "it has an option that is none"
+    near = difflib.get_close_matches(name, [*_USED, *_NOT_USED], 1)
+    return f"{name} is no option; did you mean {near[0]}?" if near else f"{name} is no option"
+
+
+@functools.cache
+def _tell_of_unused(names: tuple[str, ...]) -> None:
+    if names:
+        logger.warning("the URL of Redis has %s, which is not used: replicator knows what it needs", ", ".join(names))

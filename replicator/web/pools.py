@@ -1,0 +1,64 @@
+"""What requests have to wait for, in pools that share nothing: what fills one leaves the others alone.
+
+A request takes a place in the pool of its kind, and leaves it with its answer. When there is none it is told so at once
+(`Full`), and not after what it had to wait for: a client that hears can go to another node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+__all__ = ["Full", "Pool", "Pools"]
+
+T = TypeVar("T")
+
+
+class Full(Exception):
+    """There are as many requests of this kind under way as this node takes."""
+
+    def __init__(self, what: str, places: int) -> None:
+        super().__init__(f"{places} {what} are under way on this node, and it takes no more at once; try again soon")
+
+
+class Pool:
+    """`places` for requests, and `threads` for what of them blocks: who has a place waits for a thread."""
+
+    def __init__(self, what: str, *, places: int, threads: int) -> None:
+        self._what = what
+        self._places = places
+        self._taken = 0
+        self._threads = anyio.CapacityLimiter(threads)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Have a place meanwhile. Raises `Full`."""
+        if self._taken >= self._places:
+            raise Full(self._what, self._places)
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+    async def on_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        # Abandoned and not awaited when the server stops: the thread ends by the timeout of what it calls.
+        return await anyio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True, limiter=self._threads)
+
+
+class Pools:
+    """Those of one application."""
+
+    def __init__(self) -> None:
+        #: A read holds the node's lock for less than a millisecond.
+        self.reads = Pool("reads", places=1024, threads=32)
+        #: Who waits for a position, or for what is committed, blocks a thread.
+        self.waits = Pool("requests that wait for a position", places=256, threads=256)
+        #: A write, and the wait for its acknowledgement, is a task and needs no thread.
+        self.writes = Pool("writes", places=1024, threads=1)
+        #: Each may have a body of half a gigabyte.
+        self.replacements = Pool("replacements of the state", places=4, threads=2)

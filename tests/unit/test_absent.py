@@ -1,0 +1,223 @@
+"""Who may have what Redis lost, and is not here to say so."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator.core import absent, life
+from replicator.core.fold import Holder, View
+from replicator.core.ids import Position, RecordId, Writer
+from replicator.core.replies import Head, Look, Peer
+
+OLD, NEW = "run-1", "run-2"
+NOW_MS = 10_000_000
+#: The log as Redis has it still, and what a node may have besides.
+KEPT, LOST = RecordId(1, 10), RecordId(1, 12)
+
+
+def peer(node: str, run: str = NEW, **facts: object) -> Peer:
+    known = {"term": 1, "changed": KEPT, "position": Position(KEPT, "a" * 32), "cursor": KEPT, "log_id": "ours"}
+    return Peer(node, f"{node}1", run=run, candidate=True, **known | facts)  # type: ignore[arg-type]
+
+
+def silent(node: str, **facts: object) -> Peer:
+    """It has not reported in the new run."""
+    return peer(node, OLD, **{"age_ms": 60_000} | facts)
+
+
+def look(*peers: Peer, applied_min: int = 1, head_run: str = OLD, whole: str = OLD, whole_ago_ms: int = 60_000) -> Look:
+    head = Head("ours", head_run, 1, "a", "a1", Position(KEPT, "a" * 32), KEPT)
+    head = head._replace(applied_min=applied_min, whole=whole, whole_at=NOW_MS - whole_ago_ms)
+    return Look(NEW, 1, head, KEPT, None, {each.node: each for each in peers}, NOW_MS)
+
+
+def leads_by_itself(node: str, seen: Look, *, beats: int = 1000) -> bool:
+    return life.election_rank(seen.peers[node], seen, beats_in_run=beats) is not None
+
+
+# --- how many may be missing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodes", "applied", "missing", "may"),
+    [
+        (2, 1, 1, True),
+        (3, 1, 1, True),
+        (3, 1, 2, False),
+        (3, 2, 2, True),
+        (5, 1, 1, True),
+        (5, 1, 2, False),
+        (5, 2, 2, True),
+        (5, 2, 3, False),
+    ],
+)
+def test_as_many_may_be_missing_as_standbys_have_what_was_acknowledged(
+    nodes: int, applied: int, missing: int, may: bool
+) -> None:
+    names = "abcde"[:nodes]
+    seen = look(*(silent(name) for name in names[:missing]), *map(peer, names[missing:]), applied_min=applied)
+    last = names[-1]
+    assert leads_by_itself(last, seen) == may
+    assert (life.refusal(last, seen) is None) == may
+
+
+def test_if_nobody_asked_for_standbys_the_others_are_waited_for_and_not_for_ever() -> None:
+    seen = look(silent("a"), silent("b"), peer("c"), applied_min=0)
+    assert not leads_by_itself("c", seen, beats=life.BEATS_WITHOUT_MAJORITY - 1)
+    assert leads_by_itself("c", seen, beats=life.BEATS_WITHOUT_MAJORITY)
+    assert life.refusal("c", seen) is None
+
+
+def test_the_least_counts_that_anybody_knows_of() -> None:
+    """A copy of the log may be older than the first change that waited for standbys."""
+    seen = look(silent("a", applied_min=2), silent("b"), peer("c", applied_min=3), applied_min=0)
+    assert absent.applied_min(seen) == 2
+    assert absent.applied_min(seen, 0, 1) == 1
+    assert leads_by_itself("c", seen)
+    assert not leads_by_itself("c", look(silent("a", applied_min=1), silent("b"), peer("c"), applied_min=2))
+
+
+def test_the_former_holder_waits_as_the_others_do() -> None:
+    """Another may have led after it, in a part of the run that Redis lost."""
+    here = Position(KEPT, "a" * 32)
+    view = View("ours", 1, Holder("a", "a1", OLD), position=here, changed=KEPT, cursor=here)
+
+    def takes(seen: Look, *, goes_on: bool = False) -> bool:
+        me = Writer("a", "a1")
+        return life.takes_term(view, me, seen, previous_boot="", beats_in_run=9, goes_on=goes_on)
+
+    alone = look(peer("a"), silent("b"), silent("c"))
+    assert not takes(alone)
+    assert takes(alone, goes_on=True)
+    assert takes(look(peer("a"), peer("b"), silent("c")))
+
+
+def test_who_would_rather_go_on_does() -> None:
+    seen = look(silent("a"), silent("b"), peer("c", goes_on=True))
+    assert not leads_by_itself("c", seen, beats=life.BEATS_WITHOUT_MAJORITY - 1)
+    assert leads_by_itself("c", seen)
+    assert life.refusal("c", seen) is not None, "by hand it is asked all the same"
+
+
+def test_one_that_waits_is_not_in_the_way_of_one_that_goes_on() -> None:
+    seen = look(silent("a"), silent("b"), peer("c", changed=LOST), peer("d"), peer("e"), applied_min=1)
+    waits, goes = seen.peers["c"], peer("d", goes_on=True, changed=LOST)
+    seen = seen._replace(peers={**seen.peers, "d": goes})
+    assert life.election_rank(waits, seen, beats_in_run=99) is None
+    assert life.election_rank(goes, seen, beats_in_run=99) == 0
+
+
+# --- who counts ------------------------------------------------------------------------------------------------------
+
+
+def test_however_long_they_are_silent_they_stay_on_the_list() -> None:
+    """What counts is how old a heartbeat is beside the last one of a primary, and not beside the clock."""
+    for hours in (1, 24, 24 * 365):
+        ago = hours * 3_600_000
+        seen = look(silent("a", age_ms=ago), silent("b", age_ms=ago), peer("c"), whole_ago_ms=ago)
+        assert absent.missing(KEPT, seen) == ["a", "b"]
+        assert not leads_by_itself("c", seen)
+
+
+def test_who_was_gone_long_before_is_not_waited_for() -> None:
+    gone = [silent(name, age_ms=60_000 + absent.RECENT_MS + 1) for name in "de"]
+    there = silent("b", age_ms=60_000 + absent.RECENT_MS)
+    assert absent.missing(KEPT, look(*gone, there, peer("a"), peer("c"))) == ["b"]
+
+
+def test_who_left_has_nothing_that_this_copy_lacks() -> None:
+    seen = look(silent("a"), silent("b", left=True), peer("c"))
+    assert absent.missing(KEPT, seen) == ["a"]
+    assert leads_by_itself("c", seen)
+
+
+def test_whom_the_others_knew_counts_though_the_copy_has_no_heartbeat_of_it() -> None:
+    seen = look(silent("a"), peer("c", knew=("a/a1", "b/b1", "c/c1")))
+    assert absent.missing(KEPT, seen) == ["a", "b"]
+    assert not leads_by_itself("c", seen)
+
+
+def test_who_said_goodbye_after_others_saw_it_is_not_missed_and_its_next_boot_is() -> None:
+    left = silent("b", left=True)
+    assert absent.missing(KEPT, look(silent("a"), left, peer("c", knew=("a/a1", "b/b1")))) == ["a"]
+    assert absent.missing(KEPT, look(silent("a"), left, peer("c", knew=("a/a1", "b/b2")))) == ["a", "b"]
+
+
+def test_what_somebody_knew_before_it_reported_does_not_count() -> None:
+    assert absent.missing(KEPT, look(silent("a", knew=("x/x1",)), peer("c"))) == ["a"]
+
+
+@pytest.mark.parametrize("facts", [{"age_ms": 60_000}, {"stalled": "apply failed"}], ids=["dead", "stalled"])
+def test_one_that_reported_more_and_cannot_lead_is_missing_as_well(facts: dict[str, object]) -> None:
+    seen = look(peer("a", changed=LOST, **facts), silent("b"), peer("c"))
+    assert absent.missing(KEPT, seen) == ["a", "b"]
+    assert absent.missing(LOST, seen) == ["b"], "one that has as much does not need it"
+    assert not leads_by_itself("c", seen)
+
+
+def test_where_the_log_is_lost_what_the_dead_said_last_is_from_before() -> None:
+    seen = look(peer("a", age_ms=60_000), peer("b", age_ms=60_000), peer("c"))._replace(head=None, term=0)
+    assert absent.missing(KEPT, seen) == ["a", "b"]
+
+
+# --- in the same run -------------------------------------------------------------------------------------------------
+
+
+def test_once_somebody_leads_in_the_run_the_log_is_whole_and_nobody_is_missed() -> None:
+    seen = look(silent("a"), silent("b"), peer("c"), head_run=NEW, whole=NEW)
+    assert leads_by_itself("c", seen)
+    assert life.refusal("c", seen) is None
+
+
+def test_a_holder_that_died_before_it_led_has_not_made_it_whole() -> None:
+    """It took the term of the new run, was to bring back what Redis lost, and died."""
+    seen = look(peer("a", changed=LOST, age_ms=60_000), silent("b"), peer("c"), head_run=NEW)
+    assert not leads_by_itself("c", seen)
+    assert leads_by_itself("c", look(peer("a", changed=LOST, age_ms=60_000), peer("b"), peer("c"), head_run=NEW))
+
+
+# --- a log that is lost ----------------------------------------------------------------------------------------------
+
+
+def refounds(node: str, *peers: Peer) -> bool:
+    seen = look(*peers)._replace(head=None, term=0)
+    return life.refounds(seen.peers[node], seen, beats_without_log=9)
+
+
+def test_a_lost_log_is_founded_anew_only_with_enough_of_those_who_took_part() -> None:
+    everybody = ("a/a1", "b/b1", "c/c1")
+    assert not refounds("c", peer("c", knew=everybody, applied_min=1))
+    assert refounds("b", peer("c", knew=everybody, applied_min=1), peer("b"))
+    assert refounds("c", peer("c", knew=everybody, applied_min=1, goes_on=True))
+    assert refounds("c", peer("c", knew=everybody)), "nobody asked for standbys"
+
+
+def test_a_lost_log_is_founded_by_nobody_if_nobody_knows_who_took_part() -> None:
+    assert not refounds("c", peer("c", applied_min=1))
+
+
+def test_a_log_that_cannot_be_read_is_founded_by_nobody_unasked() -> None:
+    seen = look(peer("c", knew=("c/c1",)))._replace(head=None, marred="something else wrote there")
+    assert not life.refounds(seen.peers["c"], seen, beats_without_log=9)
+    assert not life.may_found(Look(NEW, 0, None, KEPT, None, {}, marred="something else wrote there"))
+
+
+# --- in words --------------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_says_who_is_missing_and_what_to_do() -> None:
+    refused = life.refusal("c", look(silent("a"), silent("b"), peer("c")))
+    assert refused is not None
+    assert refused.reason.startswith("a and b are missing since Redis came back, and may have changes that were ")
+    assert "(applied:1)" in refused.reason
+    assert "`replicator forget`" in refused.reason
+
+
+def test_who_takes_part_is_remembered_while_they_are_there() -> None:
+    seen = look(peer("a"), silent("b"), silent("c", age_ms=absent.RECENT_MS + 1), silent("d", left=True))
+    assert absent.took_part(seen) == ("a/a1", "b/b1")
+
+
+@pytest.mark.parametrize(("names", "text"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
+def test_names_are_told_as_people_do(names: str, text: str) -> None:
+    assert absent.named(names) == text
