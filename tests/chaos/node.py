@@ -4,8 +4,8 @@
 
 Requests (`op`): `submit`, `read`, `values`, `status`, `slow` (each save of the checkpoint takes so much longer from now
 on), `frail` (the application's `snapshot` fails from now on), `silent-names` (nobody resolves a name), `fork` (the
-process forks). It ends when its standard input does: then whoever started it is gone. `--break NAME` takes a rule out of
-replicator in this process (`broken.py`).
+process forks). It ends when its standard input does: then whoever started it is gone. `--break NAME` takes a rule out
+of replicator in this process (`broken.py`).
 """
 
 from __future__ import annotations
