@@ -166,7 +166,7 @@ class Peer(NamedTuple):
             fields = orjson.loads(data)
             known = {name: fields[name] for name in cls._fields if name in fields}
             known["position"] = Position.parse(fields["position"])
-            known["knew"] = tuple(map(_name, fields.get("knew", ())))
+            known["knew"] = _names(fields.get("knew", []))
             known.update({name: RecordId.parse(fields[name]) for name in ("changed", "cursor", "digest_at", "synced")})
             peer = cls(**known | {"age_ms": age_ms})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
@@ -174,10 +174,10 @@ class Peer(NamedTuple):
         return peer if all(map(_is_like, peer, _SOME_PEER)) else None
 
 
-def _name(value: object) -> str:
-    if not isinstance(value, str):
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise TypeError(value)
-    return value
+    return tuple(value)
 
 
 #: Shows of what type each field is.
