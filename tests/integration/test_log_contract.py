@@ -555,6 +555,19 @@ def test_a_part_that_stopped_behind_its_record_is_ended_by_a_repeat(world: World
     assert (head_of(log).position, head_of(log).snapshot_at) == (author.position, as_of.id)
 
 
+def test_a_rebase_that_stopped_behind_its_record_is_ended_by_a_repeat(world: World, log: Log) -> None:
+    author = lead(log)
+    author.position = Position(RecordId(1, 40), "f" * 32)  # the log lost what the holder has
+    record = author.part(0, as_of=author.position, skip=2)
+    assert world.write_raw(record.id, record.header, record.body)
+    assert log.part(record).code is Code.BEHIND
+    assert log.part(record, rebase=True).code is Code.OK
+    assert head_of(log).position == record.position
+    author.position = record.position
+    assert author.append_part(1, 2).code is Code.OK
+    assert author.append().code is Code.OK
+
+
 def test_another_record_in_the_place_of_an_append_stays_in_its_way(world: World, log: Log) -> None:
     author = lead(log)
     record = author.change("x")

@@ -61,11 +61,11 @@ def test_a_script_checks_everything_before_its_first_write(name: str) -> None:
     assert set(re.findall(r"return \{ '(\w+)'", after)) <= {"ok", "halfway"}
 
 
-@pytest.mark.parametrize("name", ["append", "part", "promote", "pause", "yield"])
+@pytest.mark.parametrize("name", ["append", "part", "promote", "pause", "yield", "beat", "forget"])
 def test_what_a_later_write_refuses_is_no_error(name: str) -> None:
     """Of an error the caller thinks that nothing was written."""
     calls = re.findall(r"redis\.call\('(\w+)'", source(name))
-    writes = [call for call in calls if call in ("XADD", "XTRIM", "HSET", "SET", "INCR", "DEL")]
+    writes = [call for call in calls if call in ("XADD", "XTRIM", "HSET", "SET", "INCR", "DEL", "HDEL")]
     assert len(writes) <= (2 if name == "promote" else 1), "of a broken log, what is deleted first is of no use"
 
 
