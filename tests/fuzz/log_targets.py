@@ -127,7 +127,7 @@ def _look(given: tuple[list[bytes], bytes]) -> bool:
     peer = log._peer_of(beat, 1_700_000_000_500)
     if peer is not None:
         assert peer.age_ms >= 0
-        check_peer(peer)
+        check_peer(peer._replace(beaten_at=0))
     try:
         head = log._head_of(log._pairs(flat), "head", "redis://here")
     except LogUnavailable as problem:
