@@ -161,7 +161,7 @@ def _durability(facts: Facts) -> Iterator[Check]:
     elif fsync == "always":
         yield ok("durability", f"{what}: a power cut takes nothing that was acknowledged")
     elif fsync == "everysec":
-        loses = "a power cut may take the last second of what was acknowledged"
+        loses = "a power cut, or a kill -9 beside a busy disk, may take the last second or two of what was acknowledged"
         yield ok("durability", f"{what}: {loses}, but for `ack fsynced` and `applied:N`")
     else:
         loses = "a power cut may take all that the system had not written by itself, half a minute or so"

@@ -276,7 +276,7 @@ def asked(server: RedisServer, question: Callable[[Any], Any]) -> Any:
     """The answer to a question; None if the server does not answer soon."""
     with (
         contextlib.suppress(redis.exceptions.RedisError),
-        redis.Redis(port=server.port or 0, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)) as client,
+        redis.Redis.from_url(server.tcp_url, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)) as client,
     ):
         return question(client)
     return None

@@ -193,7 +193,7 @@ class Peer(NamedTuple):
 
 
 def _names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise TypeError(value)
     return tuple(value)
 

@@ -10,7 +10,7 @@ may have gone, each with the levels that it reaches.
 | `appended` | a failover or a power cut of Redis, or a kill with `appendfsync everysec`; a forced promotion |
 | `fsynced` | a failover or a power cut of Redis; a forced promotion |
 | `replicated:N` | a failover if there are more than N replicas; a forced promotion |
-| `applied:N` | a forced promotion; one of the above while more than N nodes are away (see `_none_might_have_it`) |
+| `applied:N` | a forced promotion |
 
 A power cut is one that takes all that was written in its span, synced or not, and nothing that was written before.
 
@@ -56,10 +56,6 @@ SAVED_AFTER = 2 * SECOND
 
 #: With `everysec`, Redis may hold back a write of its AOF so long while the disk is busy. It answers meanwhile.
 HELD_BACK = 2 * SECOND
-
-#: A node is away in these ways, and so long before and after Redis came back it may be missed when one is chosen.
-_AWAY = ("kill-node", "pause-node", "cut", "stall", "hold", "lose-reply", "delay")
-AWAY_BEFORE, AWAY_AFTER = 1 * SECOND, 3 * SECOND
 
 #: Of each rule, so many are told in full.
 TOLD_MAX = 5
@@ -188,8 +184,7 @@ class _Loss:
         # It came into the log at some time between its call and its answer.
         if (operation.ended or 0) < self.since or self.until < operation.began:
             return False
-        level = _level(operation)
-        return _LEVELS[self.event.kind](level, run.setting) or _none_might_have_it(level, self.event, run)
+        return _LEVELS[self.event.kind](_level(operation), run.setting)
 
 
 def _level(operation: Operation) -> str:
@@ -208,19 +203,6 @@ _LEVELS: dict[str, Callable[[str, Setting], bool]] = {
     "power-cut": lambda level, setting: not level.startswith("applied"),
     "force": lambda level, setting: True,
 }
-
-
-def _none_might_have_it(level: str, loss: Event, run: Run) -> bool:
-    """Whether all that have an `applied:N` may have been away when a node was chosen that goes on after a loss.
-
-    N standbys have it, and the primary. A node that is killed, paused or cut off is not waited for.
-    """
-    name, _, count = level.partition(":")
-    if name != "applied":
-        return False
-    began, ended = loss.began - AWAY_BEFORE, loss.ended + AWAY_AFTER
-    away = {event.node for event in run.events if event.kind in _AWAY and began <= event.ended and event.began <= ended}
-    return len(away) > int(count)
 
 
 def _losses(run: Run) -> list[_Loss]:

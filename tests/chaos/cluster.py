@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +35,16 @@ SETTLE_S = 60.0
 
 POLL_S = 0.05
 
+#: What a node is told once everything is over.
+HEALS: tuple[dict[str, Any], ...] = (
+    {"op": "slow", "seconds": 0.0},
+    {"op": "frail", "how": ""},
+    {"op": "silent-names", "on": False},
+)
+
+#: The disk of a node, where it can have one of its own: its data and some forks.
+DISK_BYTES = 64 * 1024 * 1024
+
 
 class Cluster:
     """Everything of one run. `directory` gets its notes, data and logs.
@@ -53,6 +67,9 @@ class Cluster:
         self._histories: list[Path] = []
         self._notes: list[Notes] = []
         self._loops = Loops()
+        #: What was seen to be wrong on the way.
+        self._found: list[str] = []
+        self._disks: list[Path] = []
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -74,6 +91,7 @@ class Cluster:
         self.redis.start(self.names)
         sightings = self.notes("sightings")
         for name in self.names:
+            self._give_disk(name)
             self.sockets[name] = self._short / name
             self.nodes[name] = self._node(name)
             self.nodes[name].start()
@@ -90,10 +108,29 @@ class Cluster:
         }  # fmt: skip
         if self._breaks:
             options["break"] = self._breaks
-        return Process("node", _arguments(options), self.directory / f"node-{name}.log")
+        log = self.directory / f"node-{name}.log"
+        return Process("node", _arguments(options), log, within=self.redis.within(name))
 
     def _data(self, name: str) -> Path:
         return self.directory / "data" / name
+
+    def _give_disk(self, name: str) -> None:
+        """A file system of its own, which can be full while those of the others are not."""
+        place = self._data(name)
+        place.mkdir(parents=True)
+        if can_mount():
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", place], check=True)
+            self._disks.append(place)
+
+    def _keep_disks(self) -> None:
+        """What is on them, as plain directories: the notes of a run outlive it."""
+        for place in self._disks:
+            copy = place.with_name(f"{place.name}-kept")
+            shutil.copytree(place, copy, ignore=shutil.ignore_patterns("filler"))
+            subprocess.run(["umount", "-l", place], check=True)
+            place.rmdir()
+            copy.rename(place)
+        self._disks.clear()
 
     def start_clients(self, count: int, *, acks: Sequence[str], seed: int | str, threads: int = 3) -> None:
         """Start client processes that use every node until `stop_clients`."""
@@ -132,6 +169,7 @@ class Cluster:
         for process in (*self._clients, *self.nodes.values()):
             process.kill()
         self._loops.stop()
+        self._keep_disks()
         self.redis.close()
         if hasattr(self, "log"):
             self.log.close()
@@ -177,8 +215,9 @@ class Cluster:
         for name, node in self.nodes.items():
             node.resume()
             node.start()
-            self.wait_for(partial(self.slow_disk, name, 0.0), 10)
-            self.wait_for(partial(self.tell, name, op="frail", how=""), 10)
+            self.free_disk(name)
+            for request in HEALS:
+                self.wait_for(partial(self.tell, name, **request), 10)
 
     def slow_disk(self, name: str, seconds: float) -> bool:
         """Make every save of that node take longer; whether it heard."""
@@ -191,6 +230,22 @@ class Cluster:
         except (NotSent, NoAnswer):
             return False
         return True
+
+    def fork(self, name: str, seconds: float) -> None:
+        """Have that node's process fork. A child that hangs is a problem; a node that was killed meanwhile is none."""
+        with contextlib.suppress(NotSent, NoAnswer):
+            if self.call(name, {"op": "fork", "seconds": seconds}, timeout_s=30)["hangs"]:
+                self._found.append(f"a child of {name} hung")
+
+    def fill_disk(self, name: str) -> None:
+        """Use up all that is left on the disk of that node."""
+        with contextlib.suppress(OSError), (self._data(name) / "filler").open("wb") as filler:
+            while True:
+                filler.write(bytes(64 * 1024))
+                filler.flush()
+
+    def free_disk(self, name: str) -> None:
+        (self._data(name) / "filler").unlink(missing_ok=True)
 
     def settle(self, timeout_s: float = SETTLE_S) -> list[str]:
         """Wait until a write is taken, end the clients, wait until all are at the same place; what is wrong if not."""
@@ -243,10 +298,11 @@ class Cluster:
 
     def collect(self, problems: Sequence[str] = ()) -> Run:
         """End the nodes, and give all that was noted."""
-        every = [*problems, *self._complaints()]
+        every = [*problems, *self._complaints(), *self._found]
         finals = {name: self._values(name) for name in self.names if self._status_now(name)}
         for node in self.nodes.values():
             node.stop()
+        self.redis.finish()
         self._loops.stop()
         finals |= {f"the disk of {name}": self._values_on_disk(name) for name in finals}
         every += [problem for process in (*self._clients, *self.nodes.values()) for problem in process.problems]
@@ -285,6 +341,18 @@ class Cluster:
     def _forks(self, name: str) -> Iterator[Fork]:
         for number, path in enumerate(sorted((self._data(name) / "forks").glob("*.sqlite"))):
             yield Fork(node=name, values=_values_in(path, name, self.directory / "opened" / f"{name}-{number}"))
+
+
+@functools.cache
+def can_mount() -> bool:
+    """Whether this user may give a node a disk of its own."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        return False
+    with tempfile.TemporaryDirectory() as place:
+        tried = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True)
+        if tried.returncode == 0:
+            subprocess.run(["umount", "-l", place], check=True)
+    return tried.returncode == 0
 
 
 def _values_in(file: Path, node: str, place: Path) -> list[str]:

@@ -53,6 +53,8 @@ class Nemesis:
             "promote-two": self._promote_two,
             "switchover": self._switch_over,
             "lone-primary": self._leave_alone,
+            "full-disk": self._full_disk,
+            "silent-names": self._silent_names,
         }
 
     def run(self, steps: Sequence[Step]) -> None:
@@ -167,13 +169,23 @@ class Nemesis:
         self._cluster.slow_disk(node, float(fault.option))
         return undo
 
+    def _full_disk(self, fault: Fault, node: str) -> Undo:
+        undo = self._lasting(fault.kind, node, lambda: self._cluster.free_disk(node))
+        self._cluster.fill_disk(node)
+        return undo
+
     def _fail_snapshots(self, fault: Fault, node: str) -> Undo:
         undo = self._lasting(fault.kind, node, lambda: self._cluster.tell(node, op="frail", how=""))
         self._cluster.tell(node, op="frail", how=fault.option)
         return undo
 
+    def _silent_names(self, fault: Fault, node: str) -> Undo:
+        undo = self._lasting(fault.kind, node, lambda: self._cluster.tell(node, op="silent-names", on=False))
+        self._cluster.tell(node, op="silent-names", on=True)
+        return undo
+
     def _fork(self, fault: Fault, node: str) -> Undo:
-        self._cluster.tell(node, op="fork", seconds=fault.seconds)
+        threading.Thread(target=self._cluster.fork, args=(node, fault.seconds), daemon=True).start()
         return self._lasting(fault.kind, node, _nothing)
 
     # --- promotions --------------------------------------------------------------------------------------------------

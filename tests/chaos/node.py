@@ -3,9 +3,9 @@
     python -m tests.chaos.node --name a --group g --redis URL --data DIR --socket PATH --lease 0.6
 
 Requests (`op`): `submit`, `read`, `values`, `status`, `slow` (each save of the checkpoint takes so much longer from now
-on), `frail` (the application's `snapshot` fails from now on), `fork` (the process forks). It ends when its standard
-input does: then whoever started it is gone. `--break NAME` takes a rule out of replicator in this process
-(`broken.py`).
+on), `frail` (the application's `snapshot` fails from now on), `silent-names` (nobody resolves a name), `fork` (the
+process forks). It ends when its standard input does: then whoever started it is gone. `--break NAME` takes a rule out
+of replicator in this process (`broken.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -33,6 +34,9 @@ from .wire import Server
 
 #: So many values go into one answer.
 VALUES_MAX = 5000
+
+#: A child of a node does nothing that takes time.
+CHILD_TIMEOUT_S = 10.0
 
 #: A second of writes brings about 2 KiB of changes.
 SNAPSHOT_DUE_BYTES = 2 * 1024
@@ -62,13 +66,35 @@ class SlowDisk:
         Checkpoint.save = slowly  # type: ignore[assignment, method-assign]
 
 
+class SilentNames:
+    """While it is silent, no look-up of a name in this process gets an answer."""
+
+    def __init__(self) -> None:
+        self._answers = threading.Event()
+        self._answers.set()
+        look_up = socket.getaddrinfo
+
+        def asked(*args: Any, **options: Any) -> Any:
+            self._answers.wait()
+            return look_up(*args, **options)
+
+        socket.getaddrinfo = asked
+
+    def be_silent(self, silent: bool) -> None:
+        if silent:
+            self._answers.clear()
+        else:
+            self._answers.set()
+
+
 class Service:
     """Answers the requests of clients and of the harness."""
 
-    def __init__(self, node: Node, state: Values, disk: SlowDisk) -> None:
+    def __init__(self, node: Node, state: Values, disk: SlowDisk, names: SilentNames) -> None:
         self._node = node
         self._state = state
         self._disk = disk
+        self._names = names
         self._answers: dict[str, Callable[..., dict[str, Any]]] = {
             "submit": self.submit,
             "read": self.read,
@@ -76,6 +102,7 @@ class Service:
             "status": self.status,
             "slow": self.slow,
             "frail": self.frail,
+            "silent-names": self.silent_names,
             "fork": self.fork,
         }
 
@@ -136,14 +163,26 @@ class Service:
         self._state.frail = how
         return {}
 
+    def silent_names(self, on: bool) -> dict[str, Any]:
+        self._names.be_silent(on)
+        return {}
+
     def fork(self, seconds: float) -> dict[str, Any]:
-        """Have a child that does with the node what it can, for so long."""
-        if os.fork() == 0:
+        """Have a child that does with the node what it can, for so long; whether it hangs in that."""
+        child = os.fork()
+        if child == 0:
             try:
                 self._misuse(time.monotonic() + seconds)
             finally:
                 os._exit(0)
-        return {}
+        deadline = time.monotonic() + seconds + CHILD_TIMEOUT_S
+        while os.waitpid(child, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return {"hangs": True}
+            time.sleep(0.01)
+        return {"hangs": False}
 
     def _misuse(self, until: float) -> None:
         node = self._node
@@ -174,14 +213,13 @@ def main() -> None:
     _end_with_parent()
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
-    state, disk = Values(), SlowDisk()
+    state, disk, names = Values(), SlowDisk(), SilentNames()
     node = Node(
         state, group=options.group, name=options.name, data_dir=options.data, redis=options.redis,
         lease_s=options.lease, auto_promote=True,
     )  # fmt: skip
     with node:
-        server = Server(options.socket, Service(node, state, disk).answer)
+        server = Server(options.socket, Service(node, state, disk, names).answer)
         threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
         ended.wait()
 

@@ -21,8 +21,9 @@ STOP_TIMEOUT_S = 10.0
 class Process:
     """A module of this package that runs beside us, and again if it is started again."""
 
-    def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
-        self._command = [sys.executable, "-m", f"{__package__}.{module}", *arguments]
+    def __init__(self, module: str, arguments: Sequence[str], log: Path, *, within: Sequence[str] = ()) -> None:
+        #: `within`: the command that runs it on a host of its own.
+        self._command = [*within, sys.executable, "-m", f"{__package__}.{module}", *arguments]
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False

@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import glob
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,18 +21,22 @@ import redis as redis_py
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from replicator.errors import ReplicatorError
 from replicator.log import RedisLog
 from replicator.proxy import Proxy
 from replicator.redis_server import RedisServer, ServerBinary
-from tests.topology import SentinelTopology
+from tests.topology import ClusterTopology, SentinelTopology, Topology
 
 from .checker import Event, Setting
-from .schedule import Fault
+from .schedule import Fault, Kind, kinds_for
 
 GROUP = "chaos"
 
 #: Servers answer us directly, at once or not at all.
 TIMEOUT_S = 2.0
+
+#: How long servers that were all healed may take to agree on who is the master.
+AGREE_S = 30.0
 
 #: A node sends something in this time.
 HELD_BEFORE_CUT_S = 0.1
@@ -40,7 +49,6 @@ class Redis(Protocol):
 
     name: str
     setting: Setting
-    replicated: bool
     events: list[Event]
 
     def start(self, nodes: Sequence[str]) -> None: ...
@@ -48,6 +56,14 @@ class Redis(Protocol):
     def close(self) -> None: ...
 
     def url_for(self, node: str) -> str: ...
+
+    def within(self, node: str) -> Sequence[str]:
+        """The command that runs a node's process on its host; empty: on this one."""
+        ...
+
+    def kinds(self, *, disks: bool) -> dict[str, Kind]:
+        """What can be done to it. `disks`: those of nodes can be filled."""
+        ...
 
     def open_log(self) -> RedisLog: ...
 
@@ -61,17 +77,82 @@ class Redis(Protocol):
         """Called often: see whether something happened that nobody did."""
         ...
 
+    def finish(self) -> None:
+        """Note what is not over yet: the run ends."""
+        ...
+
+
+#: What undoes every rule that a run took away.
+ALLOW_ALL = ("ACL", "SETUSER", "default", "+@all")
+
+
+class SteppedServer(RedisServer):
+    """One whose clock can be set: libfaketime reads how far it is off, again and again, from a file."""
+
+    def step(self, seconds: int) -> None:
+        """Put its clock that far before (below 0) or after that of the machine."""
+        offset = self.data_dir / "clock"
+        draft = offset.with_suffix(".draft")
+        draft.write_text(f"{seconds:+d}")
+        draft.rename(offset)
+
+    def _spawn(self) -> None:
+        if not (self.data_dir / "clock").exists():
+            self.step(0)
+        library = faketime()
+        assert library is not None
+        before = {name: os.environ.get(name) for name in ("LD_PRELOAD", *_FAKETIME)}
+        settings = {**_FAKETIME, "FAKETIME_TIMESTAMP_FILE": str(self.data_dir / "clock"), "LD_PRELOAD": str(library)}
+        os.environ.update(settings)
+        try:
+            super()._spawn()
+        finally:
+            for name in settings:
+                os.environ.pop(name, None)
+            os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+#: Monotonic time goes on as it does: only what Redis calls the time of day steps.
+_FAKETIME = {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_TIMESTAMP_FILE": ""}
+
+
+@functools.cache
+def faketime() -> Path | None:
+    """The library that sets clocks (Debian: faketime), if it is there."""
+    return next((path for path in map(Path, sorted(glob.glob(FAKETIME_AT))) if path.is_file()), None)
+
+
+FAKETIME_AT = "/usr/lib/*/faketime/libfaketime.so.1"
+
+
+@functools.cache
+def steps_clocks(binary: ServerBinary) -> bool:
+    """Whether the clock of that server can be set: it may be linked in a way that libfaketime does not reach."""
+    if faketime() is None:
+        return False
+    with tempfile.TemporaryDirectory(prefix="clock-") as place:
+        server = SteppedServer(place, binary=binary)
+        server.data_dir.mkdir(exist_ok=True)
+        server.step(-3600)
+        try:
+            with server, redis_py.Redis.from_url(server.url) as client:
+                return time.time() - client.time()[0] > 1800
+        except ReplicatorError:
+            return False
+
 
 class OneRedis:
     """One server. Each node reaches it through a proxy of its own."""
-
-    replicated = False
 
     def __init__(self, directory: Path, binary: ServerBinary, *, aof: str) -> None:
         self.name = f"{binary.id}:{aof}"
         self.setting = Setting(aof=aof)
         self.events: list[Event] = []
-        self.server = RedisServer(directory / "redis", binary=binary, config={"appendfsync": aof})
+        self.server: RedisServer = (
+            SteppedServer(directory / "redis", binary=binary, config={"appendfsync": aof})
+            if steps_clocks(binary)
+            else RedisServer(directory / "redis", binary=binary, config={"appendfsync": aof})
+        )
         self.proxies: dict[str, Proxy] = {}
 
     def start(self, nodes: Sequence[str]) -> None:
@@ -88,6 +169,12 @@ class OneRedis:
     def url_for(self, node: str) -> str:
         return self.proxies[node].url
 
+    def within(self, node: str) -> Sequence[str]:
+        return ()
+
+    def kinds(self, *, disks: bool) -> dict[str, Kind]:
+        return kinds_for(aof=self.setting.aof, clock=isinstance(self.server, SteppedServer), disks=disks)
+
     def open_log(self) -> RedisLog:
         return RedisLog(self.server.url, GROUP, timeout_s=TIMEOUT_S)
 
@@ -98,7 +185,30 @@ class OneRedis:
             return self._pause()
         if fault.kind == "power-cut":
             return self.roll_back()
+        if fault.kind == "clock-step":
+            return self._step_clock(int(fault.option))
+        if fault.kind == "full-memory":
+            return self._configured(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"))
+        if fault.kind == "acl":
+            return self._configured(("ACL", "SETUSER", "default", fault.option), ALLOW_ALL)
         return _on_link(self.proxies[node], fault)
+
+    def _step_clock(self, seconds: int) -> Undo:
+        assert isinstance(self.server, SteppedServer)
+        self.server.step(seconds)
+        return partial(self.server.step, 0)
+
+    def _configured(self, set_: Sequence[str], back: Sequence[str]) -> Undo:
+        # A server that is dead or hangs at that moment comes back as it was configured at the start.
+        self._tell(set_)
+        return lambda: self._tell(back)
+
+    def _tell(self, command: Sequence[str]) -> None:
+        with (
+            contextlib.suppress(redis_py.exceptions.RedisError),
+            redis_py.Redis.from_url(self.server.url, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)) as client,
+        ):
+            client.execute_command(*command)
 
     def _kill(self) -> Undo:
         began = time.monotonic_ns()
@@ -143,10 +253,17 @@ class OneRedis:
     def heal(self) -> None:
         self._resume()
         self.server.start()
+        if isinstance(self.server, SteppedServer):
+            self.server.step(0)
+        self._tell(("CONFIG", "SET", "maxmemory", "0"))
+        self._tell(ALLOW_ALL)
         for proxy in self.proxies.values():
             _heal_link(proxy)
 
     def watch(self) -> None:
+        pass
+
+    def finish(self) -> None:
         pass
 
 
@@ -191,37 +308,48 @@ def _nothing() -> None:
     pass
 
 
-class SentinelRedis:
-    """One master, two replicas, three sentinels. Nodes find the master by themselves, so there are no proxies."""
+class ReplicatedRedis:
+    """Servers that replace a master of theirs that is gone. Nodes find the master by themselves: there are no proxies.
 
-    replicated = True
+    `peers`: the servers that have the group's keys, the first of which is their master at the start.
+    """
 
-    def __init__(self, directory: Path, binary: ServerBinary, *, replicas: int = 2) -> None:
-        self.name = f"sentinel:{binary.id}"
-        self.setting = Setting(aof="everysec", replicas=replicas)
+    def __init__(self, name: str, topology: Topology, peers: Sequence[RedisServer]) -> None:
+        self.name = name
+        self.setting = Setting(aof="everysec", replicas=len(peers) - 1)
         self.events: list[Event] = []
-        self.topology = SentinelTopology(directory, binary, replicas=replicas, sentinels=3)
+        self.topology = topology
+        self.peers = list(peers)
         #: Since when the servers may disagree on who is the master, and whether they agreed when they were last asked.
         self._disputed_since = 0
         self._agreed = True
-        self._master: int | None = None
+        self._master = self.peers[0].url
 
     def start(self, nodes: Sequence[str]) -> None:
         self.topology.start()
-        self._master = self.topology.master.port
 
     def close(self) -> None:
         self.topology.stop()
 
+    @property
+    def url(self) -> str:
+        raise NotImplementedError
+
     def url_for(self, node: str) -> str:
-        return self.topology.url
+        return self.url
+
+    def within(self, node: str) -> Sequence[str]:
+        return ()
+
+    def kinds(self, *, disks: bool) -> dict[str, Kind]:
+        return kinds_for(aof=self.setting.aof, replicas=self.setting.replicas, sentinels=False, disks=disks)
 
     def open_log(self) -> RedisLog:
-        return RedisLog(self.topology.url, GROUP, timeout_s=TIMEOUT_S)
+        return RedisLog(self.url, GROUP, timeout_s=TIMEOUT_S)
 
     def begin(self, fault: Fault, node: str) -> Undo:
         master = self._current()
-        replicas = [server for server in self.topology.servers if server is not master]
+        replicas = [server for server in self.peers if server is not master]
         if fault.kind == "pause-replica":
             return _paused([replicas[fault.pick % len(replicas)]])
         self._dispute()
@@ -252,15 +380,15 @@ class SentinelRedis:
             self._agreed, self._disputed_since = False, time.monotonic_ns()
 
     def heal(self) -> None:
-        for server in (*self.topology.servers, *self.topology.sentinels):
+        for server in self.topology.servers:
             if server.alive:
                 server.resume()
             server.start()
 
     def watch(self) -> None:
         """A failover lasts from the fault on until all servers agree again, the old master as a replica."""
-        roles = [_role_of(server) for server in self.topology.servers]
-        masters = [server.port for server, role in zip(self.topology.servers, roles, strict=True) if role == "master"]
+        roles = [_role_of(server) for server in self.peers]
+        masters = [server.url for server, role in zip(self.peers, roles, strict=True) if role == "master"]
         if None in roles or len(masters) != 1:
             self._dispute()
             return
@@ -269,8 +397,76 @@ class SentinelRedis:
             self._master = masters[0]
         self._agreed = True
 
+    def finish(self) -> None:
+        """Wait until the servers agree. If they never do, nobody knows what they lost since they last did."""
+        deadline = time.monotonic() + AGREE_S
+        while not self._agreed and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if not self._agreed:
+            self.events.append(Event(kind="failover", began=self._disputed_since, ended=time.monotonic_ns()))
+
     def _current(self) -> RedisServer:
-        return self.topology.at(self._master or 0)
+        return next(server for server in self.peers if server.url == self._master)
+
+
+class WatchedRedis(ReplicatedRedis):
+    """Servers that `sentinels` watch, which can fail as well."""
+
+    def __init__(
+        self, name: str, topology: Topology, peers: Sequence[RedisServer], sentinels: Sequence[RedisServer]
+    ) -> None:
+        super().__init__(name, topology, peers)
+        self.sentinels = list(sentinels)
+
+    def kinds(self, *, disks: bool) -> dict[str, Kind]:
+        return kinds_for(aof=self.setting.aof, replicas=self.setting.replicas, disks=disks)
+
+    def begin(self, fault: Fault, node: str) -> Undo:
+        sentinel = self.sentinels[fault.pick % len(self.sentinels)]
+        if fault.kind == "pause-sentinel":
+            return _paused([sentinel])
+        if fault.kind == "kill-sentinel":
+            sentinel.kill()
+            return lambda: _start(sentinel)
+        return super().begin(fault, node)
+
+    def heal(self) -> None:
+        super().heal()
+        for sentinel in self.sentinels:
+            if sentinel.alive:
+                sentinel.resume()
+            sentinel.start()
+
+
+def _start(server: RedisServer) -> None:
+    server.start()
+
+
+class SentinelRedis(WatchedRedis):
+    """One master, two replicas, three sentinels."""
+
+    def __init__(self, directory: Path, binary: ServerBinary, *, replicas: int = 2) -> None:
+        topology = SentinelTopology(directory, binary, replicas=replicas, sentinels=3)
+        super().__init__(f"sentinel:{binary.id}", topology, topology.servers, topology.sentinels)
+        self._url = topology.url
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+
+class ClusterRedis(ReplicatedRedis):
+    """A cluster of three masters, the first of which, with two replicas, has the group's slot."""
+
+    def __init__(self, directory: Path, binary: ServerBinary) -> None:
+        key = f"replicator:{{{GROUP}}}:log"
+        self.cluster = ClusterTopology(directory, binary, replicas=2, first_key=key)
+        first, *others = self.cluster.servers
+        super().__init__(f"cluster:{binary.id}", self.cluster, [first, *others[2:]])
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url
 
 
 def _paused(servers: Sequence[RedisServer]) -> Undo:
@@ -290,7 +486,7 @@ def _role_of(server: RedisServer) -> str | None:
     """What a server takes itself for; None if it does not answer."""
     with (
         contextlib.suppress(redis_py.exceptions.RedisError),
-        redis_py.Redis(port=server.port or 0, socket_timeout=0.3, retry=Retry(NoBackoff(), 0)) as client,
+        redis_py.Redis.from_url(server.url, socket_timeout=0.3, retry=Retry(NoBackoff(), 0)) as client,
     ):
         return str(client.info("replication")["role"])
     return None

@@ -12,11 +12,12 @@ from replicator.redis_server import ServerBinary
 from tests.servers import servers_at_hand
 
 from .checker import check
-from .cluster import SETTLE_S, Cluster
+from .cluster import SETTLE_S, Cluster, can_mount
+from .hosts import HostsRedis, has_hosts
 from .nemesis import Nemesis, Say
-from .redises import OneRedis, Redis, SentinelRedis
+from .redises import ClusterRedis, OneRedis, Redis, SentinelRedis
 from .report import Outcome
-from .schedule import Step, draw, kinds_for
+from .schedule import Step, draw
 
 #: The first server with WAITAOF, by flavour.
 FSYNCS_SINCE = {"redis": (7, 2, 0), "valkey": (7, 2, 0)}
@@ -32,14 +33,11 @@ class World:
     name: str
     binary: ServerBinary
     aof: str = ""
-
-    @property
-    def replicated(self) -> bool:
-        return not self.aof
+    many: Callable[[Path, ServerBinary], Redis] | None = None
 
     def redis(self, directory: Path) -> Redis:
-        if self.replicated:
-            return SentinelRedis(directory, self.binary)
+        if self.many is not None:
+            return self.many(directory, self.binary)
         return OneRedis(directory, self.binary, aof=self.aof)
 
     @property
@@ -48,7 +46,7 @@ class World:
 
 
 def worlds() -> list[World]:
-    """Every server at hand with either way of writing its AOF, and each under Sentinel."""
+    """Every server at hand with either way of writing its AOF, each under Sentinel, and as a cluster."""
     return list(_worlds())
 
 
@@ -56,8 +54,12 @@ def _worlds() -> Iterator[World]:
     for binary in servers_at_hand():
         for aof in ("always", "everysec"):
             yield World(name=f"{binary.id}:{aof}", binary=binary, aof=aof)
-    for binary in servers_at_hand():
-        yield World(name=f"sentinel:{binary.id}", binary=binary)
+    for kind, many in (("sentinel", SentinelRedis), ("cluster", ClusterRedis)):
+        for binary in servers_at_hand():
+            yield World(name=f"{kind}:{binary.id}", binary=binary, many=many)
+    if has_hosts():
+        for binary in servers_at_hand():
+            yield World(name=f"hosts:{binary.id}", binary=binary, many=HostsRedis)
 
 
 def run(
@@ -76,7 +78,7 @@ def run(
     `breaks`: takes that rule out of replicator in every node (`broken.py`).
     """
     redis = world.redis(directory)
-    kinds = kinds_for(aof=redis.setting.aof, replicas=redis.setting.replicas)
+    kinds = redis.kinds(disks=can_mount())
     steps = draw(f"{seed} {world.name}", faults, kinds)
     directory.mkdir(parents=True)
     _write_schedule(steps, directory / "schedule.txt")

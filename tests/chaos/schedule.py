@@ -43,6 +43,11 @@ _ON_NODES = {
     "switchover": Kind(5, (0.0, 0.0)),
 }
 
+#: Where the node's data is on a file system that can be filled.
+_ON_SMALL_DISKS = {
+    "full-disk": Kind(5, (0.3, 2.0)),
+}
+
 _ON_LINKS = {
     "cut": Kind(8, (0.05, 1.5)),
     "stall": Kind(8, (0.2, 1.5), ("requests", "replies")),
@@ -54,6 +59,13 @@ _ON_LINKS = {
 _ON_ONE_REDIS = {
     "kill-redis": Kind(6, (0.05, 0.8), on_node=False),
     "pause-redis": Kind(5, (0.1, 1.2), on_node=False),
+    "full-memory": Kind(5, (0.3, 1.5), on_node=False),
+    "acl": Kind(5, (0.3, 1.5), ("-xadd", "-hset", "-hmget", "-evalsha", "-xread", "-set"), on_node=False),
+}
+
+#: Seconds by which the clock of Redis steps, and back again.
+_ON_CLOCKS = {
+    "clock-step": Kind(6, (0.5, 2.5), ("-3600", "-5", "5", "3600"), on_node=False),
 }
 
 #: What was written in the meantime is gone afterwards, `fsynced` or not: harder than a real one.
@@ -71,15 +83,45 @@ _ON_REPLICATED_REDIS = {
     "pause-replica": Kind(4, (0.2, 1.0), on_node=False),
 }
 
+_ON_SENTINELS = {
+    # One that wakes up tells of the master that it knew.
+    "pause-sentinel": Kind(5, (0.5, 4.0), on_node=False),
+    "kill-sentinel": Kind(3, (0.5, 3.0), on_node=False),
+}
 
-def kinds_for(*, aof: str, replicas: int = 0) -> dict[str, Kind]:
-    """What can be done to this kind of Redis. Under Sentinel the nodes' links are their own, and cannot be touched.
+#: Nodes that find servers by name: the resolver does not answer.
+_ON_NAMES = {
+    "silent-names": Kind(4, (0.5, 3.0)),
+}
+
+#: Between hosts: who is cut off from the others is drawn. The first option is the way in which packets get through.
+_ON_HOSTS = {
+    "partition": Kind(14, (1.0, 5.0), ("", "", "in", "out"), on_node=False),
+    # The master of Redis, a node (mostly the primary) and another one are cut off from the rest.
+    "minority": Kind(8, (3.0, 7.0)),
+}
+
+
+def kinds_for(
+    *,
+    aof: str,
+    replicas: int = 0,
+    sentinels: bool = True,
+    hosts: bool = False,
+    clock: bool = False,
+    disks: bool = False,
+) -> dict[str, Kind]:
+    """What can be done to this kind of Redis. Where it has replicas the nodes' links are their own, and not touched.
 
     With `always` nothing is ever lost, and reads are held to that. With `everysec` a power cut takes something.
+    `clock`, `disks`: the clock of Redis can be set, the disks of nodes can be filled.
     """
+    kinds = {**_ON_NODES, **(_ON_SMALL_DISKS if disks else {})}
     if replicas:
-        return {**_ON_NODES, **_ON_REPLICATED_REDIS}
-    return {**_ON_NODES, **_ON_LINKS, **_ON_ONE_REDIS, **(_POWER_CUTS if aof == "everysec" else {})}
+        kinds |= {**_ON_REPLICATED_REDIS, **_ON_NAMES, **(_ON_SENTINELS if sentinels else {})}
+        return kinds | (_ON_HOSTS if hosts else {})
+    kinds |= {**_ON_LINKS, **_ON_ONE_REDIS, **(_ON_CLOCKS if clock else {})}
+    return kinds | (_POWER_CUTS if aof == "everysec" else {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

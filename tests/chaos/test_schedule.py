@@ -11,8 +11,9 @@ import pytest
 from .schedule import Step, draw, kinds_for
 
 SINGLE = kinds_for(aof="always")
-LOSING = kinds_for(aof="everysec")
+LOSING = kinds_for(aof="everysec", clock=True, disks=True)
 REPLICATED = kinds_for(aof="everysec", replicas=2)
+HOSTS = kinds_for(aof="everysec", replicas=2, hosts=True)
 
 
 def faults(steps: list[Step]) -> list[str]:
@@ -29,7 +30,7 @@ def test_a_schedule_has_as_many_faults_as_were_asked_for(count: int) -> None:
     assert len(faults(draw(1, count, SINGLE))) == count
 
 
-@pytest.mark.parametrize("kinds", [SINGLE, REPLICATED], ids=["single", "replicated"])
+@pytest.mark.parametrize("kinds", [SINGLE, LOSING, REPLICATED, HOSTS], ids=["single", "losing", "replicated", "hosts"])
 def test_a_long_schedule_has_every_kind(kinds: dict[str, object]) -> None:
     assert set(faults(draw(1, 1000, kinds))) == set(kinds)  # type: ignore[arg-type]
 
@@ -50,7 +51,7 @@ def test_the_document_names_every_kind_and_no_other() -> None:
     _, _, table = document.partition("| fault | what is done |\n|---|---|\n")
     rows = table.partition("\n\n")[0].splitlines()
     named = [name for row in rows for name in re.findall(r"`([a-z-]+)`", row.split("|")[1])]
-    assert sorted(named) == sorted({**SINGLE, **LOSING, **REPLICATED})
+    assert sorted(named) == sorted({**SINGLE, **LOSING, **REPLICATED, **HOSTS})
 
 
 def test_a_fault_says_who_and_how_long() -> None:

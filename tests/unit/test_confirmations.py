@@ -33,6 +33,9 @@ class Asked:
         self.asked: list[tuple[int, bool, int]] = []
         self.go_on = threading.Event()
 
+    def within(self, until: float) -> Asked:
+        return self
+
     def confirm(self, *_: Any, replicas: int, fsynced: bool, timeout_ms: int) -> Confirmation:
         assert self.go_on.wait(PATIENCE_S)
         self.asked.append((replicas, fsynced, timeout_ms))

@@ -41,7 +41,7 @@ def test_without_what_says_who_and_where_it_is_no_heartbeat(name: str) -> None:
 @pytest.mark.parametrize("value", [None, 1.0, [], {}, "5-1042x", -1, 2**53, True, ""])
 @pytest.mark.parametrize("name", [name for name in Peer._fields if name not in ("age_ms", "beaten_at")])
 def test_a_field_of_another_type_makes_it_none(name: str, value: Any) -> None:
-    right = {tuple: list}.get(type(getattr(PEER, name)), type(getattr(PEER, name)))
+    right = list if name == "knew" else type(getattr(PEER, name))  # JSON has no tuples
     if right is type(value) and value not in (-1, 2**53):
         assert read(**{name: value}) is not None
     else:

@@ -77,6 +77,7 @@ def test_a_holder_in_whose_name_somebody_else_wrote_gives_the_term_up(group: Gro
     write(group, forged(group, 1, 3), with_head=True)
     with pytest.raises(NotPrimary):
         a.submit(push("refused"))
+    assert not a._replica.member.holds_term, "at once: it must not put its own state over what it does not know"
     b.wait(role="primary", timeout_s=PATIENCE_S)
     b.submit(push("y"), timeout_s=PATIENCE_S)
     in_step(a, b)

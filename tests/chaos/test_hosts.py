@@ -1,0 +1,81 @@
+"""Partitions between hosts, one of each kind that matters; `python -m tests.chaos --servers hosts:*` draws more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator import PromotionRefused, admin
+from tests.needs import needs
+from tests.servers import servers_at_hand
+
+from .checker import check
+from .cluster import LEASE_S, Cluster
+from .hosts import HostsRedis, has_hosts
+from .runs import run, worlds
+
+
+@pytest.fixture(autouse=True)
+def hosts() -> None:
+    needs(has_hosts(), "root, iproute2 and iptables")
+
+
+#: Where the first node leads: with the master of Redis and one sentinel. The third has a replica and two sentinels.
+LEADS, STANDS_BY, ALONE = 0, 1, 2
+
+#: In a new run of Redis a candidate waits for others for 30 beats, of a third of the lease; and as long again.
+PATIENCE_S = 2 * 30 * LEASE_S / 3
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> HostsRedis:
+    newest = servers_at_hand()[-1]
+    return HostsRedis(tmp_path / "redis", newest, count=3, servers=(LEADS, ALONE), sentinels=(LEADS, ALONE, ALONE))
+
+
+@pytest.fixture
+def cluster(redis: HostsRedis, tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster(tmp_path / "run", redis) as cluster:
+        yield cluster
+
+
+def test_nobody_takes_over_while_those_he_does_not_hear_could_be_all_that_have_an_acknowledged_change(
+    cluster: Cluster, redis: HostsRedis
+) -> None:
+    # given a group in which a leads and has acknowledged to a disk of one other
+    assert cluster.wait_for(lambda: cluster.primary is not None)
+    log = redis.open_log()
+    if cluster.primary != "a":
+        admin.switchover(log, "a", by="test")
+    assert cluster.wait_for(lambda: cluster.primary == "a")
+    cluster.start_clients(2, acks=["applied:1"], seed=1)
+    assert cluster.wait_for(lambda: cluster.status("c").get("count", 0) > 20)
+    # when the master, the primary and b are on one side, and c, a replica and most sentinels on the other
+    redis._dispute()
+    redis.hosts.network.part({LEADS, STANDS_BY}, hears=False, is_heard=False)
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        # then c, which hears of nobody, does not take over, however long it waits
+        assert cluster.status("c").get("role") != "primary"
+        time.sleep(0.05)
+    # nor does an operator who does not know what he does
+    with pytest.raises(PromotionRefused, match=r"a|b"):
+        admin.promote(log, "c", by="test", timeout_s=5)
+    log.close()
+    # and what a acknowledged meanwhile is there in the end, on all
+    redis.hosts.network.join()
+    cluster.heal()
+    verdict = check(cluster.collect(cluster.settle()))
+    assert not verdict.violations
+    assert verdict.counts["ok applied:1"] > 20
+    assert verdict.counts["gone"] == 0
+
+
+def test_whatever_happens_between_hosts_every_promise_is_kept(tmp_path: Path) -> None:
+    (*_, world) = (world for world in worlds() if world.name.startswith("hosts:"))
+    nodes = ("a", "b", "c", "d", "e")
+    outcome = run(world, seed=7, faults=4, directory=tmp_path / "run", say=print, nodes=nodes)
+    assert not outcome.verdict.violations
