@@ -7,6 +7,7 @@ and a promotion added one to it. The tests run the registry with its HTTP API ov
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -146,7 +147,8 @@ class TestClosed:
     def test_a_term_is_no_local_counter_and_two_promotions_at_once_give_two_terms(self, group: Group) -> None:
         a, b = start(group, "a"), start(group, "b")
         terms = [
-            in_thread(lambda node=node: node._keeper.take_term("at once", node._log.look()).term) for node in (a, b) * 8
+            in_thread(lambda node=node: node._keeper.take_term("at once", node._log.look(), until=math.inf).term)
+            for node in (a, b) * 8
         ]
         assert sorted(term() for term in terms) == list(range(1, 17))
         eventually(lambda: (a.term, b.term) == (16, 16))
