@@ -112,7 +112,28 @@ class Network:
             _run(f"ip netns exec {self.name(host)} iptables -w -F INPUT")
 
 
-class HostServer(RedisServer):
+class OnHost(RedisServer):
+    """A server that runs on one of the hosts, and is reached there."""
+
+    host: int
+    network: Network
+
+    @property
+    def tcp_url(self) -> str:
+        return f"redis://{self.network.address(self.host)}:{self.port}/0"
+
+    def _spawn(self) -> None:
+        self.binary, plain = _within(self.binary, self.network.within(self.host), self.data_dir), self.binary
+        try:
+            super()._spawn()
+        finally:
+            self.binary = plain
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection((self.network.address(self.host), self.port or 0), timeout=1.0)
+
+
+class HostServer(OnHost):
     """A Redis on one of the hosts."""
 
     def __init__(self, data_dir: Path, network: Network, host: int, *, binary: ServerBinary, master: int) -> None:
@@ -120,24 +141,10 @@ class HostServer(RedisServer):
         config: dict[str, Any] = {**REPLICATION, "bind": network.address(host), "appendfsync": "everysec", **follow}
         super().__init__(data_dir, binary=binary, unix_socket=False, port=REDIS_PORT, config=config)
         self.host = host
-        self._network = network
-
-    @property
-    def tcp_url(self) -> str:
-        return f"redis://{self._network.address(self.host)}:{REDIS_PORT}/0"
-
-    def _spawn(self) -> None:
-        self.binary, plain = _within(self.binary, self._network.within(self.host), self.data_dir), self.binary
-        try:
-            super()._spawn()
-        finally:
-            self.binary = plain
-
-    def _connect(self) -> socket.socket:
-        return socket.create_connection((self._network.address(self.host), REDIS_PORT), timeout=1.0)
+        self.network = network
 
 
-class HostSentinel(Sentinel):
+class HostSentinel(OnHost, Sentinel):
     """A sentinel on one of the hosts."""
 
     def __init__(
@@ -153,7 +160,7 @@ class HostSentinel(Sentinel):
     ) -> None:
         super().__init__(data_dir, binary=binary, master=REDIS_PORT, quorum=quorum)
         self.host = host
-        self._network = network
+        self.network = network
         self.port = port
         self._lines = [
             f"port {port}",
@@ -165,20 +172,6 @@ class HostSentinel(Sentinel):
             f"sentinel failover-timeout {SERVICE} 2000",
             f"sentinel parallel-syncs {SERVICE} 9",
         ]
-
-    @property
-    def tcp_url(self) -> str:
-        return f"redis://{self._network.address(self.host)}:{self.port}/0"
-
-    def _spawn(self) -> None:
-        self.binary, plain = _within(self.binary, self._network.within(self.host), self.data_dir), self.binary
-        try:
-            super()._spawn()
-        finally:
-            self.binary = plain
-
-    def _connect(self) -> socket.socket:
-        return socket.create_connection((self._network.address(self.host), self.port or 0), timeout=1.0)
 
 
 def _within(binary: ServerBinary, command: Sequence[str], directory: Path) -> ServerBinary:
