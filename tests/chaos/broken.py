@@ -7,6 +7,7 @@ makes its absence show; the same scenario passes with the rule in place.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,12 +69,14 @@ def _apply_before_append() -> None:
         primary: Primary,
         record: Any,
         *,
+        until: float = math.inf,
         rebase: bool = False,
         changes: list[Any] | None = None,
         bodies: Sequence[bytes] = (),
     ) -> list[Any]:
-        results = primary._fold(_Sent(record, rebase), changes=changes, bodies=bodies)
-        primary._send(record, rebase=rebase, uncertain=False)
+        sent = _Sent(record, rebase)
+        results = primary._fold(sent, changes=changes, bodies=bodies)
+        primary._send(sent, uncertain=False, until=until)
         return results
 
     Primary._write = write  # type: ignore[assignment, method-assign]
