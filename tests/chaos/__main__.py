@@ -46,7 +46,7 @@ def main() -> int:
 def _one(world: World, options: argparse.Namespace, directory: Path) -> Outcome:
     say = print if options.verbose else _silent
     place = _unused(directory / f"{world.name.replace(':', '-')}-seed-{options.seed}")
-    nodes = [chr(ord("a") + number) for number in range(options.nodes)]
+    nodes = [chr(ord("a") + number) for number in range(options.nodes or world.nodes)]
     outcome = run(
         world, seed=options.seed, faults=options.faults, directory=place, say=say, nodes=nodes, breaks=options.breaks
     )
@@ -78,7 +78,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--servers", nargs="+", default=["*"], metavar="NAME", help="such as redis-8.2.3:always, or sentinel:*"
     )
-    parser.add_argument("--nodes", type=int, default=3, choices=range(3, 6))
+    parser.add_argument("--nodes", type=int, choices=range(3, 6), help="3, or 5 where there are hosts")
     parser.add_argument(
         "--break", dest="breaks", default="", choices=list(VARIANTS), help="take this rule out: chaos should notice"
     )

@@ -33,6 +33,7 @@ class World:
     name: str
     binary: ServerBinary
     aof: str = ""
+    nodes: int = 3
     many: Callable[[Path, ServerBinary], Redis] | None = None
 
     def redis(self, directory: Path) -> Redis:
@@ -59,7 +60,7 @@ def _worlds() -> Iterator[World]:
             yield World(name=f"{kind}:{binary.id}", binary=binary, many=many)
     if has_hosts():
         for binary in servers_at_hand():
-            yield World(name=f"hosts:{binary.id}", binary=binary, many=HostsRedis)
+            yield World(name=f"hosts:{binary.id}", binary=binary, nodes=5, many=HostsRedis)
 
 
 def run(
