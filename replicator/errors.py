@@ -20,7 +20,7 @@
     ├── CorruptRecord            the log holds something that is not a record
     │   └── SnapshotRefused      … or a snapshot that cannot be taken
     ├── CheckpointError          the data directory cannot be used
-    ├── PromotionRefused         another node is the better one
+    ├── PromotionRefused         another node is the better one, or nodes are missing that may have more
     ├── PositionLost             a failover left that position behind
     ├── StateError               a state that is kept in a file cannot be read or written
     │   ├── StateChanged         … because another program changed it meanwhile

@@ -588,8 +588,8 @@ class Node:
     def promote(self, *, reason: str = "asked by the application", force: bool = False, timeout_s: float = 10.0) -> int:
         """Take the next term, and wait until this node leads; the term.
 
-        Raises `PromotionRefused` if another node is the better one (`life.refusal`; `force` goes past it: what only
-        others have is lost), `TimeoutError`.
+        Raises `PromotionRefused` if another node is the better one, or nodes are missing that may have more
+        (`life.refusal`; `force` goes past it: what only others have is lost), `TimeoutError`.
         """
         checks.line("reason", reason)
         self._check_serves("promote()")
