@@ -144,14 +144,14 @@ def _who_takes_over(look: Look) -> str:
     """What will happen by itself, or what somebody has to do, now that nobody leads."""
     if look.head is not None and look.head.paused:
         return f"automatic failover is paused, so {_by_hand(look)}"
-    candidates = [peer.node for _, peer in sorted(look.peers.items()) if peer.alive and peer.candidate]
-    able = [name for name in candidates if life.refusal(name, look) is None]
+    candidates = [peer for _, peer in sorted(look.peers.items()) if peer.alive and peer.candidate]
+    able = [peer.node for peer in candidates if life.may_take_over(peer, look)]
     if able:
         return f"{' or '.join(able)} takes over by itself in a moment; if that lasts, {_by_hand(look)}"
-    for name in candidates:
-        refused = life.refusal(name, look)
+    for peer in candidates:
+        refused = life.refusal(peer.node, look)
         assert refused is not None
-        return f"{name} would take over by itself, but {refused.reason}"
+        return f"{peer.node} would take over by itself, but {refused.reason}"
     return f"no live node takes over by itself (--auto-promote), so {_by_hand(look)}"
 
 

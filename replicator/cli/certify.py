@@ -104,7 +104,7 @@ def _verified(log: RedisLog, timeout_s: float) -> admin.DigestReport | None:
     except NotPrimary:
         _say("nobody leads, so the live nodes' states were not compared")
         return None
-    if report.differ or report.missing:
+    if report.differ or report.missing or report.undrawn:
         raise Violation("state", report.verdict)
     if report.silent:
         _say(f"{', '.join(report.silent)} does not report, so its state was not compared")

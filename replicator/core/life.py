@@ -36,6 +36,7 @@ __all__ = [
     "is_settled",
     "may_found",
     "may_rebase",
+    "may_take_over",
     "missed",
     "most_advanced",
     "most_advanced_holder",
@@ -135,7 +136,7 @@ def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
     if not _is_vacant(me, look, beats_in_run):
         return None
     look = look._replace(peers={**look.peers, me.node: me})
-    able = [peer for peer in look.peers.values() if peer.candidate and _may_take_over(peer, look)]
+    able = [peer for peer in look.peers.values() if peer.candidate and may_take_over(peer, look)]
 
     def order(peer: Peer) -> tuple[bool, RecordId, RecordId]:
         comes_back = look.head is not None and not look.same_run and peer.node == look.head.node
@@ -145,7 +146,8 @@ def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
     return ranked.index(me.node) if me.node in ranked else None
 
 
-def _may_take_over(peer: Peer, look: Look) -> bool:
+def may_take_over(peer: Peer, look: Look) -> bool:
+    """Whether this candidate is one when somebody is to take over by himself."""
     return _refusal(peer.node, look) is None and (peer.goes_on or absent.are_enough(peer, look))
 
 

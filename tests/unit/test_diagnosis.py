@@ -137,3 +137,17 @@ def test_nobody_holds_a_term_of_another_run_or_one_that_the_log_does_not_have() 
 def test_a_group_is_known_by_its_log_its_term_or_a_heartbeat() -> None:
     assert not is_known(look(head=None, term=0))
     assert all(map(is_known, (look(head=None), look(), look(LEADS, head=None, term=0))))
+
+
+def test_a_candidate_that_goes_on_whoever_is_missing_takes_over_by_itself() -> None:
+    # given a new run, in which c alone has reported of three, and a change that was acknowledged as applied:1
+    head = HEAD._replace(applied_min=1, whole="run-1", whole_at=NOW_MS - 20_000)
+    silent = [peer(name, age_ms=20_000, beaten_at=NOW_MS - 20_000) for name in "ab"]
+    beats: dict[str, Any] = {"run": "run-2", "candidate": True, "beaten_at": NOW_MS}
+
+    def says(**more: Any) -> str:
+        seen = look(*silent, peer("c", **beats | more), run="run-2", head=head, lease_ms=None)
+        return told("primary", seen)[1]
+
+    assert "c would take over by itself, but" in says()
+    assert "c takes over by itself" in says(goes_on=True)
