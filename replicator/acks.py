@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
+from .backoff import Backoff
 from .confirmations import Confirmations
 from .core.ids import ZERO_ID, RecordId
 from .core.replies import Ack, Log
@@ -31,6 +32,9 @@ from .waiters import Level, Sleeper, Task, Waiter, Waiters, tell
 
 __all__ = ["Acks", "Level"]
 
+
+#: How soon the own disk is asked again when it does not have all yet: at first, and at the most.
+SYNC_AGAIN_S, SYNC_AGAIN_S_MAX = 0.01, 0.5
 
 #: What became of a term in which nothing is acknowledged any more.
 ENDED = "the term, or this life of Redis, ended meanwhile"
@@ -47,7 +51,7 @@ class Acks:
         #: Who waits for standbys, by how many of them.
         self._waiting: dict[int, Waiters] = {}
         self._own_disk = threading.Lock()
-        #: Has what tasks wait for on this node's own disk, while there is any.
+        #: Has what is waited for on this node's own disk, while there is any.
         self._syncer: threading.Thread | None = None
 
     # --- news --------------------------------------------------------------------------------------------------------
@@ -85,13 +89,12 @@ class Acks:
 
         Raises `NotAcknowledged`.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
         if level.kind == "applied":
             waiter = Sleeper(level, id, deadline)
             try:
                 if self._enter(waiter):
-                    self._sync(id)  # while the standbys sync theirs
-                    self.hear()
+                    self._sync_aside()
                     waiter.wait()
             finally:
                 self._leave(waiter)
@@ -101,7 +104,7 @@ class Acks:
 
     async def awaited(self, level: Level, id: RecordId, timeout_s: float) -> None:
         """`wait`, for a task: its event loop goes on."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
         if level.kind == "applied":
             waiter = Task(level, id, deadline)
             try:
@@ -141,13 +144,14 @@ class Acks:
             raise NotAcknowledged(id=id, problem=f"it is not on the primary's own disk: {error}") from None
 
     def _sync_aside(self) -> None:
-        """Likewise for tasks: their event loop does not wait for a disk."""
+        """Likewise, while the standbys sync theirs. A disk that hangs keeps nobody who waits past its time."""
         with self._lock:
             if self._syncer is None:
                 with suppress(NoThread):  # the saver does it a moment later
-                    self._syncer = started(self._sync_for_tasks, name="own-disk")
+                    self._syncer = started(self._sync_for_all, name="own-disk")
 
-    def _sync_for_tasks(self) -> None:
+    def _sync_for_all(self) -> None:
+        backoff = Backoff(SYNC_AGAIN_S, SYNC_AGAIN_S_MAX)
         while True:
             with self._lock:
                 newest = max((each.newest for each in self._waiting.values() if len(each)), default=ZERO_ID)
@@ -159,6 +163,8 @@ class Acks:
             except NotAcknowledged as error:
                 self._refuse_unsynced(error)
             self.hear()
+            if self._replica.synced_upto < newest:  # out of sync for the moment, by a rebase
+                time.sleep(backoff.failed())
 
     def _refuse_unsynced(self, error: NotAcknowledged) -> None:
         with self._lock:

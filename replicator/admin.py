@@ -603,7 +603,7 @@ def recover(
         progress(f"the term key is set right, and {peer.node} takes term {reply.term}")
     else:
         progress(f"founded anew from {peer.node}, in term {reply.term}; its state goes into the log")
-    _wait_until_it_leads(log, peer.node, peer.boot, reply.term, started + timeout_s)
+    _wait_until_it_leads(log, peer.node, peer.boot, reply.term, started + reporting_s + timeout_s)
     led_ms = (time.monotonic() - started) * 1000
     return Promotion(node=peer.node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
 

@@ -73,7 +73,7 @@ class Aside(Generic[T]):
             )
             try:
                 thread.start()
-            except RuntimeError as error:  # the process may have no more
+            except (RuntimeError, MemoryError) as error:  # the process may have no more
                 del self._under_way[what]
                 asked.settle(None, OSError(str(error)))
         return asked

@@ -86,7 +86,8 @@ class Confirmations:
             asking.release()
 
     def _is_confirmed(self, level: Level, id: RecordId) -> bool:
-        return self._confirmed.get(level, id._replace(n=0)) >= id
+        upto = self._confirmed.get(level)
+        return upto is not None and upto.term == id.term and upto >= id
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 

@@ -159,6 +159,8 @@ class Keeper:
         self._why_not_led = ""
         #: Held while this node takes or renews its lease, or ends its part: behind the end it has none.
         self._leasing = threading.Lock()
+        #: Held while this node reports. A renewal does not wait for that.
+        self._beating = threading.Lock()
         self._ended = False
 
     @property
@@ -307,16 +309,15 @@ class Keeper:
     def _renew(self) -> None:
         member = self._replica.member
         if not member.holds_term:
+            self._problems.solved("lead")
+            self._got_on = None
             return
         if self._replica.stalled:
-            # It does not renew, so nobody refuses it: it has to see for itself that it was replaced.
-            look = self.look
-            if look is not None and look.term > member.view.term:
-                self._lease.lost()
-                self._replica.refused(Reply(Code.FENCED, term=look.term))
+            self._see_who_replaced_it(member)
             return
         if self._is_stuck(member):
             self._lease.lost()
+            self._see_who_replaced_it(member)
             return
         asked_at = self._lease.now()
         reply = self._log.renew(member.me, member.view.term, self._lease.length_ms)
@@ -331,6 +332,13 @@ class Keeper:
             self._replica.refused(reply)
             what = f"the lease was refused ({reply.code.value}): {reply.node} holds term {reply.term}"
             self._telling.tell("lease", logging.WARNING, what)
+
+    def _see_who_replaced_it(self, member: Member) -> None:
+        """A holder that does not renew is refused by nobody, and reads nothing: it has to see that its term is over."""
+        look = self.look
+        if look is not None and look.term > member.view.term:
+            self._lease.lost()
+            self._replica.refused(Reply(Code.FENCED, term=look.term))
 
     def _is_over(self, member: Member, reply: Reply) -> bool:
         """Whether a refusal ends the term. A head that somebody damaged refuses everybody, until it is put right."""
@@ -375,9 +383,10 @@ class Keeper:
             except LogUnavailable as unavailable:
                 logger.warning("the lease was not given back and runs out by itself: %s", unavailable)
             self._lease.lost()
-            if not failed:
-                self._leave(member)
-            self._replica.talks_to("")
+            with self._beating:  # one under way would be taken for a sign of life after the goodbye
+                if not failed:
+                    self._leave(member)
+                self._replica.talks_to("")
 
     @staticmethod
     def _is_me(peer: Peer | None, member: Member) -> bool:
@@ -399,7 +408,10 @@ class Keeper:
     # --- reporting ---------------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        self._log.beat(self.heartbeat())
+        with self._beating:
+            if self._ended:
+                return
+            self._log.beat(self.heartbeat())
         self._has_beaten, now = True, time.monotonic()
         # The others had the time of whole beats to say something, however often this node was woken meanwhile.
         if now - self._counted_at >= self._habits.beat_every_s * 0.9:

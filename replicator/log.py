@@ -363,7 +363,9 @@ class RedisLog:
         except _Foreign as foreign:
             parsed, marred = None, f"something else than replicator wrote to {self._keys[2].decode()} ({foreign})"
         if wrong and not marred:
-            marred = f"{wrong.decode()}; {self._keys[0].decode()} was changed by hand"
+            is_of_head = wrong.startswith(b"BADHEAD")
+            parsed = None if is_of_head else parsed
+            marred = f"{wrong.decode()}; {self._keys[2 if is_of_head else 0].decode()} was changed by hand"
         newest = parsed.position.id if parsed else _id_of(_pairs(head))
         beats = ((name, _peer_of(value, now_ms)) for name, value in _pairs(nodes).items())
         found = Look(
@@ -481,7 +483,7 @@ class RedisLog:
         """Which key of the group somebody else wrote to: Redis does not say. Empty: none, or nobody can tell now."""
         for key, wanted in zip(self._keys, KEY_TYPES, strict=False):  # the probe has none
             try:
-                found = self._other.call(b"TYPE", key).decode()
+                found = self._other.call(b"TYPE", key, limit=self._limit).decode()
             except (LogUnavailable, redis.exceptions.ResponseError):
                 return ""
             if found not in (wanted, "none"):

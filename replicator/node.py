@@ -396,6 +396,7 @@ class Node:
 
     def report(self, name: str, problem: ReplicatorError | None) -> None:
         """Have `status` and `doctor` tell what is in the way of something beside this node; None: nothing, any more."""
+        self._owner.check()
         if problem is None:
             self._problems.solved(name)
         else:
@@ -629,7 +630,7 @@ class Node:
             )
 
         with self._replica.moved:
-            if not self._replica.moved.wait_for(reached, timeout=timeout_s):
+            if not self._replica.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
                 raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
 
     def _check_log(self) -> None:

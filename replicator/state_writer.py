@@ -46,6 +46,7 @@ class StateWriter:
         if (self._thread is None or not self._thread.is_alive()) and time.monotonic() >= self._next_at:
             try:
                 self._thread = started(self._write, name=f"{self._name}-state")
+                self._problems.solved(THREADS)
             except NoThread as problem:  # with the next beat, perhaps
                 self._problems.report(THREADS, problem)
 

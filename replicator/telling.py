@@ -48,12 +48,20 @@ class Telling:
         key = name, kind or re.sub(r"\d+", "0", text)
         with self._lock:
             known = self._told.get(key)
-            if known is not None:
+            gone = known is not None and self._is_gone(known)
+            if known is not None and not gone:
                 known.gone_at = None
                 return False
+            if known is not None:  # nobody said so since
+                self._past[key] = self._clock(), known.patience_s
             self._told[key] = _Told(text, self._patience_s(key))
+        if known is not None:
+            self._logger.info("over: %s", known.text)
         self._logger.log(level, "%s", text)
         return True
+
+    def _is_gone(self, told: _Told) -> bool:
+        return told.gone_at is not None and self._clock() - told.gone_at >= told.patience_s
 
     def over(self, name: str, *, but: str = "") -> None:
         """What was told by that name goes on no more, but for what is of the kind `but`."""
@@ -65,7 +73,7 @@ class Telling:
                 if key[0] != name or key[1] == but:
                     continue
                 told.gone_at = told.gone_at if told.gone_at is not None else now
-                if now - told.gone_at >= told.patience_s:
+                if self._is_gone(told):
                     del self._told[key]
                     self._past[key] = now, told.patience_s
                     ended.append(told.text)

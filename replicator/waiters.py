@@ -24,6 +24,9 @@ from .errors import ConfigError, ReplicatorError
 __all__ = ["Level", "Sleeper", "Task", "Waiter", "Waiters", "tell"]
 
 
+#: A wait whose time is over, or was nothing, ends so much later: the own disk may have to be asked.
+GRACE_S = 0.05
+
 _LEVEL = re.compile("(appended|fsynced)|(replicated|applied):([1-9][0-9]{0,2})")
 
 
@@ -87,8 +90,8 @@ class Sleeper(Waiter):
         self._woken = threading.Event()
 
     def wait(self) -> None:
-        """Sleep until it is told, or its time is over."""
-        self._woken.wait(self.left_s)
+        """Sleep until it is told, or its time is over. What is true already takes a moment to be told."""
+        self._woken.wait(max(self.left_s, GRACE_S))
 
     def wake(self) -> None:
         self._woken.set()

@@ -340,12 +340,15 @@ def is_settled(look: Look) -> bool:
 
     In a run in which no term was taken, or while the holder rebases, changes that are committed may not be in the log.
     And its lease runs: on a master that takes no writes any more (it was cut off) heartbeats stand still as they were.
+    And the head is at the newest entry: a script that was stopped behind its XADD left one which readers apply, and
+    which the head does not know of yet.
     """
     head = look.head
     holder = look.peers.get(head.node) if head is not None else None
     if head is None or holder is None or not look.same_run or head.term != look.term or look.lease_ms is None:
         return False
-    return (holder.boot, holder.term, holder.role) == (head.boot, head.term, "primary")
+    leads = (holder.boot, holder.term, holder.role) == (head.boot, head.term, "primary")
+    return leads and look.last_id == head.position.id
 
 
 # --- what the primary owes -------------------------------------------------------------------------------------------

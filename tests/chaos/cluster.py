@@ -246,6 +246,7 @@ class Cluster:
 
     def free_disk(self, name: str) -> None:
         (self._data(name) / "filler").unlink(missing_ok=True)
+        self.nodes[name].start()  # if it could not before
 
     def settle(self, timeout_s: float = SETTLE_S) -> list[str]:
         """Wait until a write is taken, end the clients, wait until all are at the same place; what is wrong if not."""

@@ -14,6 +14,9 @@ import tests
 #: Where `tests` and `replicator` are found, as they were found here.
 ROOT = Path(next(iter(tests.__path__))).parent
 
+#: What a node says that cannot start because its disk is full. Whoever supervises it starts it again.
+NO_ROOM = "are free on that disk"
+
 #: A node that is told to end writes its checkpoint and gives its lease back.
 STOP_TIMEOUT_S = 10.0
 
@@ -79,7 +82,8 @@ class Process:
         code = self._process.poll() if self._process is not None else None
         if code is not None and not self._killed:
             self._killed = True
-            self.problems.append(f"{self.log.stem} ended by itself with {code}: {self._last_line()}")
+            if NO_ROOM not in self._last_line():
+                self.problems.append(f"{self.log.stem} ended by itself with {code}: {self._last_line()}")
 
     def _signal(self, number: signal.Signals) -> bool:
         if not self.alive:

@@ -668,3 +668,20 @@ def test_waiting_takes_no_longer_than_it_may(waiter: Waiter) -> None:
     waiter.is_not_yet("replicated:1")
     waiter.is_not_yet("applied:1")
     assert time.monotonic() - started < LONG_S / 2
+
+
+def test_a_disk_of_the_primary_that_hangs_keeps_no_thread_past_its_time(group: Group) -> None:
+    # given a primary whose own disk takes long, and a standby that has everything
+    a, b = group.primary("a"), group.node("b")
+    a.submit(push("x"))
+    in_step(a, b)
+    go_on, flush = threading.Event(), a._replica.flush
+    a._replica.flush = lambda: go_on.wait(PATIENCE_S) and flush()  # type: ignore[method-assign,assignment]
+    # when a change waits for the standby's disk, and so for its own
+    try:
+        done = in_thread(lambda: a.submit(push("y"), ack="applied:1", timeout_s=0.2))
+        with pytest.raises(NotAcknowledged):
+            done()
+        assert not go_on.is_set()
+    finally:
+        go_on.set()

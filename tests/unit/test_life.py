@@ -526,6 +526,14 @@ def test_the_head_of_a_holder_whose_lease_ran_out_says_nothing() -> None:
     assert not life.is_settled(leased(LEADING)._replace(lease_ms=None))
 
 
+def test_a_head_behind_an_entry_that_readers_apply_does_not_say_what_is_committed() -> None:
+    # given a script that was stopped between its record and the head: some read and show the record, some do not
+    seen = leased(LEADING)
+    assert seen.head is not None
+    newest = seen.head.position.id
+    assert not life.is_settled(seen._replace(last_id=newest._replace(n=newest.n + 1)))
+
+
 @pytest.mark.parametrize(
     "seen",
     [

@@ -3021,3 +3021,29 @@ class TestLag:
         eventually(lambda: b.lag == (0, 0.0))
         log.down = "cut off"
         eventually(lambda: b.lag == (None, None))
+
+
+def test_a_beat_under_way_does_not_take_a_goodbye_back(group: Group) -> None:
+    # given a standby that stops while its keeper is about to report
+    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
+    in_step(a, b)
+    keeper, beat, end = b._keeper, b._keeper._beat, b._keeper.end
+    about_to, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def late_beat() -> None:
+        about_to.set()
+        go_on.wait(PATIENCE_S)
+        beat()
+        done.set()
+
+    def ended(**options: Any) -> None:
+        end(**options)
+        go_on.set()
+        done.wait(PATIENCE_S)
+
+    keeper._beat, keeper.end = late_beat, ended  # type: ignore[method-assign]
+    assert about_to.wait(PATIENCE_S)
+    # when it has stopped
+    b.stop()
+    # then the group knows that it left
+    assert group.server.look().peers["b"].left

@@ -228,3 +228,28 @@ def test_a_record_that_leaves_a_gap_is_not_taken(group: Group) -> None:
     with b._replica.turn, pytest.raises(CorruptRecord, match="its number cannot follow 1-1"):
         b._replica.take([replace(record)])
     assert str(b.position.id) == "1-1"
+
+
+def test_a_holder_that_got_nowhere_and_was_replaced_follows_and_has_no_problem_left(group: Group) -> None:
+    # given a holder whose log does not take what it has, and whose application cannot be drawn
+    log = group.faulty_log()
+    a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
+    b = group.node("b", lease_s=SHORT_LEASE_S)
+    a.submit(push("x"))
+    in_step(a, b)
+    draw = a._state.snapshot
+
+    def fails() -> Any:
+        raise ValueError("a bug of the application")
+
+    a._state.snapshot = fails
+    log.faults.append(lambda record: Reply(Code.BEHIND, id=RecordId(1, 1)))
+    with pytest.raises(ReplicatorError):
+        a.submit(push("y"))
+    eventually(lambda: "lets others take over" in a.problem)
+    # when another one is promoted
+    admin.promote(group.log(), "b", by="ann", force=True, timeout_s=PATIENCE_S)
+    # then it learns of that although it renews nothing, and follows
+    eventually(lambda: not a._replica.member.holds_term)
+    a._state.snapshot = draw
+    eventually(lambda: a.term == b.term and "lets others take over" not in a.problem)

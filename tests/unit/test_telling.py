@@ -94,3 +94,19 @@ def test_what_comes_back_after_a_long_time_is_news_and_over_at_once(
         telling.over("disk")
         clock.now += SOON_S + 1
     assert len(caplog.records) == 6
+
+
+def test_what_was_gone_for_long_is_news_although_nobody_said_so_again(
+    telling: Telling, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given something that comes and goes, of which each end is told once
+    for _ in range(2):
+        telling.tell("claim", logging.WARNING, "refused")
+        clock.now += 1
+        telling.over("claim")
+    assert lines(caplog) == ["WARNING refused", "INFO over: refused", "WARNING refused"]
+    # when it comes again much later
+    clock.now += 10 * SOON_S
+    assert telling.tell("claim", logging.WARNING, "refused")
+    # then its end before that is told, too
+    assert lines(caplog)[3:] == ["INFO over: refused", "WARNING refused"]
