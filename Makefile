@@ -7,7 +7,7 @@
 #   make bench    the figures and plots of docs/benchmarks.md (some 35 minutes)
 #   make bench-peers  fetch nats-server and etcd from Debian, to be measured beside it
 #   make model    the large exploration of the protocol (some minutes)
-#   make chaos    faults without end on real servers and processes, and a checker (some 20 minutes)
+#   make chaos    faults without end on real servers and processes, and a checker (some 45 minutes)
 #   make fuzz     100,000 inputs for every decoder
 #
 # Another interpreter: make run PYTHON=python3.13 (for a new .venv only; `make clean` first).

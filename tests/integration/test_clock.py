@@ -18,6 +18,7 @@ from replicator.proxy import Proxy
 from replicator.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, after_beats, eventually, in_step, push, pushed
+from tests.needs import needs
 
 LIBRARIES = [
     path
@@ -28,8 +29,6 @@ LIBRARIES = [
 LEASE_S = 1.0
 
 HOUR_S = 3600
-
-pytestmark = pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed")
 
 
 class Clocked:
@@ -57,6 +56,7 @@ class Clocked:
 def clocked(
     redis_factory: RedisFactory, redis_binary: ServerBinary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Clocked:
+    needs(bool(LIBRARIES), "libfaketime")
     setting = tmp_path / "faketime"
     setting.write_text("+0\n")
     server = redis_factory(binary=redis_binary, start=False)
