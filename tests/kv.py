@@ -23,7 +23,7 @@ from replicator.core.codec import decode_changes
 from replicator.core.ids import RecordId, Writer
 from replicator.core.records import Record
 from replicator.core.replies import Batch, Log, Reply
-from replicator.errors import ChangeRejected, LogUnavailable, OutcomeUnknown
+from replicator.errors import ChangeRejected, LeaseLost, LogUnavailable, OutcomeUnknown
 from replicator.testing import MemoryLog, MemoryRedis
 
 #: Long enough for a busy machine; what is waited for takes milliseconds.
@@ -88,6 +88,17 @@ def document(node: Node) -> list[Any]:
     """All that the state of a node holds."""
     with node.reading() as state:
         return list(state.snapshot())
+
+
+def submitted(node: Node, change: Any) -> Any:
+    """Submit it, again and again while a busy machine costs the node its short lease: nothing was written then."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return node.submit(change)
+        except LeaseLost:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def pushed(node: Node) -> list[Any]:

@@ -71,6 +71,7 @@ from tests.kv import (
     push,
     pushed,
     put,
+    submitted,
 )
 
 
@@ -2341,19 +2342,19 @@ class TestReadTokens:
         """A node of a group that lost 1-3 and 1-4 in a failover to it, and the token of 1-4."""
         a, log = group.primary("a", lease_s=SHORT_LEASE_S), group.faulty_log()
         b = group.node("b", log=log, lease_s=SHORT_LEASE_S)
-        a.submit(push("kept"))
+        submitted(a, push("kept"))
         in_step(a, b)
         before = group.server.state
         log.deaf = True
-        a.submit(push("lost"))
-        a.submit(push("lost, too"))
+        submitted(a, push("lost"))
+        submitted(a, push("lost, too"))
         token = str(a.position.id)
         self.a_as_left = group.crash(a)
         group.fail_over(before)
         log.deaf = False
         eventually(lambda: not group.server.look().peers["a"].alive)
         admin.promote(group.log(), "b", by="test", timeout_s=PATIENCE_S)
-        b.submit(push("next"))
+        submitted(b, push("next"))
         assert token == "1-4"
         return b, token
 
