@@ -50,7 +50,6 @@ class Acks:
         self._places: dict[str, RecordId] = {}
         #: Who waits for standbys, by how many of them.
         self._waiting: dict[int, Waiters] = {}
-        self._own_disk = threading.Lock()
         #: Has what is waited for on this node's own disk, while there is any.
         self._syncer: threading.Thread | None = None
 
@@ -68,10 +67,9 @@ class Acks:
 
     def _is_over(self, waiter: Waiter) -> bool:
         """Whether its wait is; then it is settled. The caller has the lock."""
-        have = self._nodes_with(waiter.id)
         if self._replica.member.view.term != waiter.id.term:
-            waiter.settle(_not_acknowledged(waiter, have))
-        elif have >= waiter.level.others and self._replica.synced_upto >= waiter.id:
+            waiter.settle(self._not_acknowledged(waiter))
+        elif self._nodes_with(waiter.id) >= waiter.level.others and self._replica.synced_upto >= waiter.id:
             # Last of all: once it has reported in another run, others may lead there without this change.
             vouches = self._replica.member.vouches(waiter.id.term)
             waiter.settle(None if vouches else NotAcknowledged(id=waiter.id, problem=ENDED))
@@ -130,21 +128,12 @@ class Acks:
             if waiter.level.others in self._waiting:
                 self._waiting[waiter.level.others].drop(waiter)
             if not waiter.done:
-                waiter.settle(_not_acknowledged(waiter, self._nodes_with(waiter.id)))
+                waiter.settle(self._not_acknowledged(waiter))
 
     # --- this node's own disk, which counts as one of those that have it ---------------------------------------------
 
-    def _sync(self, id: RecordId) -> None:
-        """Have it on this node's own disk. Raises `NotAcknowledged`."""
-        try:
-            with self._own_disk:  # those who wait share a sync
-                if self._replica.synced_upto < id:
-                    self._replica.flush()
-        except CheckpointError as error:
-            raise NotAcknowledged(id=id, problem=f"it is not on the primary's own disk: {error}") from None
-
     def _sync_aside(self) -> None:
-        """Likewise, while the standbys sync theirs. A disk that hangs keeps nobody who waits past its time."""
+        """Have it there, while the standbys sync theirs. A disk that hangs keeps nobody who waits past its time."""
         with self._lock:
             if self._syncer is None:
                 with suppress(NoThread):  # the saver does it a moment later
@@ -159,28 +148,30 @@ class Acks:
                     self._syncer = None
                     return
             try:
-                self._sync(newest)
-            except NotAcknowledged as error:
-                self._refuse_unsynced(error)
+                self._replica.flush()
+            except CheckpointError as error:
+                self._refuse_unsynced(f"it is not on the primary's own disk: {error}")
             self.hear()
             if self._replica.synced_upto < newest:  # out of sync for the moment, by a rebase
                 time.sleep(backoff.failed())
 
-    def _refuse_unsynced(self, error: NotAcknowledged) -> None:
+    def _refuse_unsynced(self, problem: str) -> None:
         with self._lock:
             over = [each for waiters in self._waiting.values() for each in waiters.take_all(self._is_unsynced)]
             for waiter in over:
-                waiter.settle(NotAcknowledged(id=waiter.id, problem=error.fields["problem"]))
+                waiter.settle(NotAcknowledged(id=waiter.id, problem=problem))
         tell(over)
 
     def _is_unsynced(self, waiter: Waiter) -> bool:
         return waiter.id > self._replica.synced_upto
 
+    def _not_acknowledged(self, waiter: Waiter) -> NotAcknowledged:
+        have = self._nodes_with(waiter.id)
+        problem = f"{have} of {waiter.level.others} standbys say that they have it on their disks"
+        if self._is_unsynced(waiter):
+            problem += ", and the primary's own disk does not have it yet"
+        return NotAcknowledged(id=waiter.id, problem=problem)
+
     def _conclude(self, waiter: Waiter) -> None:
         if waiter.error is not None:
             raise waiter.error
-
-
-def _not_acknowledged(waiter: Waiter, have: int) -> NotAcknowledged:
-    problem = f"{have} of {waiter.level.others} standbys say that they have it on their disks"
-    return NotAcknowledged(id=waiter.id, problem=problem)

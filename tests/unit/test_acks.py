@@ -680,7 +680,7 @@ def test_a_disk_of_the_primary_that_hangs_keeps_no_thread_past_its_time(group: G
     # when a change waits for the standby's disk, and so for its own
     try:
         done = in_thread(lambda: a.submit(push("y"), ack="applied:1", timeout_s=0.2))
-        with pytest.raises(NotAcknowledged):
+        with pytest.raises(NotAcknowledged, match="the primary's own disk does not have it yet"):
             done()
         assert not go_on.is_set()
     finally:
