@@ -293,7 +293,11 @@ def test_an_apply_that_gives_a_coroutine_has_done_nothing_and_stalls(group: Grou
     assert "coroutine" in (a.stalled or "")
 
 
-@pytest.mark.parametrize("result", [object(), lambda: 1, float("nan"), {1, 2}, iter([]), ValueError("given")], ids=repr)
+@pytest.mark.parametrize(
+    "result",
+    [object(), lambda: 1, float("nan"), {1, 2}, iter([]), ValueError("given")],
+    ids=lambda result: type(result).__name__,
+)
 def test_whatever_else_apply_gives_is_given_to_the_submitter(group: Group, result: Any) -> None:
     class Gives(KV):
         def apply(self, change: Any) -> Any:

@@ -117,7 +117,9 @@ def test_what_merely_looks_like_nan_is_not_refused(value: Any) -> None:
     assert orjson.loads(encode_change(value)) is not NAN
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), 2**64, "\ud800", {1: 2}, b"bytes"], ids=ascii)
+@pytest.mark.parametrize(
+    "value", [{1, 2}, object(), 2**64, "\ud800", {1: 2}, b"bytes"], ids=lambda value: type(value).__name__
+)
 def test_what_is_no_json_is_refused(value: Any) -> None:
     with pytest.raises(NotJSON, match="not JSON"):
         encode_change(value)

@@ -80,7 +80,9 @@ def test_what_a_state_is_kept_in_is_not_the_application(error: StateError) -> No
             drawn(application(how(error)))
 
 
-@pytest.mark.parametrize("gave", [None, 7, object(), {"a": 1}, "text", b"bytes", bytearray(b"x")], ids=repr)
+@pytest.mark.parametrize(
+    "gave", [None, 7, object(), {"a": 1}, "text", b"bytes", bytearray(b"x")], ids=lambda gave: type(gave).__name__
+)
 def test_what_is_no_snapshot_is_told_by_what_it_is(gave: Any) -> None:
     with pytest.raises(SnapshotFailed, match="and not an iterable of pieces"):
         application(lambda: gave).snapshot()
