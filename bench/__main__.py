@@ -37,7 +37,7 @@ from bench import (
 from bench.goals import GOALS, goals_table
 from bench.harness import Benchmark, Report, Setting, load_line, machine_line, plain_client, quiet
 from bench.results import Result, document, keep, kept
-from replicator.redis_server import RedisServer
+from replicator.sandbox.redis_server import RedisServer
 
 #: In the order in which they run and are written down.
 BENCHMARKS: dict[str, Benchmark] = {

@@ -13,11 +13,11 @@ from bench.harness import Ratio, Report, Setting, Table, in_rounds, plain_client
 from bench.loads import CHANGE_BYTES, Pace, a_change, figures_of, paced, ratios_of
 from bench.states import Nothing
 from replicator import Node
-from replicator.core.codec import encode_change, encode_changes
-from replicator.core.ids import Position, Writer
-from replicator.core.records import seal_change
-from replicator.core.replies import Claim, Code
-from replicator.log import RedisLog
+from replicator.format.codec import encode_change, encode_changes
+from replicator.format.ids import Position, Writer
+from replicator.format.records import seal_change
+from replicator.log.redis_log import RedisLog
+from replicator.protocol.group import Claim, Code
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.errors import ConfigError
-from replicator.redis_server import find_server
+from replicator.sandbox.redis_server import find_server
 
 __all__ = ["DIRECTORY_VARIABLE", "NOT_INSTALLED", "Program", "find_program", "peers_directory"]
 

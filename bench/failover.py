@@ -18,9 +18,9 @@ from bench.failover_node import NAMES, Acknowledged, Group, Writer, first_accept
 from bench.harness import Report, Setting, Table, in_rounds, now_ns, percentile
 from bench.loads import CHANGE_BYTES
 from bench.peers import SENTINEL_DOWN_AFTER_MS, SentinelGroup, SyncObjGroup, syncobj_version
-from replicator import admin
-from replicator.node import BEAT_EVERY_S_MAX
-from replicator.redis_server import RedisServer
+from replicator.node.node import BEAT_EVERY_S_MAX
+from replicator.ops import admin
+from replicator.sandbox.redis_server import RedisServer
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure", "report"]
 

@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 
 from bench.harness import Child, heard, now_ns
 from bench.loads import CHANGE_BYTES
-from replicator import Node, admin
-from replicator.core.codec import encode_change
+from replicator import Node
 from replicator.errors import ReplicatorError
-from replicator.log import RedisLog
+from replicator.format.codec import encode_change
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
 
 __all__ = ["NAMES", "Acknowledged", "Group", "Probe", "Writer", "first_accepted"]
 

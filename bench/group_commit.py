@@ -26,7 +26,7 @@ from bench.loads import (
 )
 from bench.states import Nothing
 from replicator import Node
-from replicator.core.codec import encode_change, encode_changes
+from replicator.format.codec import encode_change, encode_changes
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure"]
 

@@ -22,7 +22,7 @@ from bench.charts import Lines
 from bench.harness import Child, Report, Setting, Table, heard, in_rounds, memory, now_ns, plain_client
 from bench.loads import CHANGE_BYTES, a_change
 from replicator import Node
-from replicator.host import Host
+from replicator.node.host import Host
 
 __all__ = ["FULL", "QUICK", "Habits", "Sizes", "measure"]
 

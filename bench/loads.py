@@ -10,7 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 from bench.harness import Ratio, now_ns, percentile, ratio
-from replicator.core.codec import encode_change
+from replicator.format.codec import encode_change
 
 __all__ = [
     "BATCH",

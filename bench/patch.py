@@ -39,7 +39,7 @@ from bench.harness import (
 )
 from bench.registry_data import generate
 from replicator import Node
-from replicator.core.codec import digest_of
+from replicator.format.codec import digest_of
 from replicator.state.file import FileState
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure"]

@@ -45,10 +45,10 @@ from bench.harness import (
 )
 from bench.registry_data import generate
 from replicator import Node
-from replicator.core.records import PartRecord
-from replicator.core.replies import Reply
-from replicator.log import RedisLog
-from replicator.state.registry import Registry, pieces_of
+from replicator.format.records import PartRecord
+from replicator.log.redis_log import RedisLog
+from replicator.protocol.group import Reply
+from replicator.registry.state import Registry, pieces_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd

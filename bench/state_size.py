@@ -19,7 +19,7 @@ from bench.harness import Child, Report, Setting, Table, heard, in_rounds, plain
 from bench.loads import CHANGE_BYTES, Pace, paced
 from bench.states import Records
 from replicator import Node
-from replicator.core.codec import encode_change
+from replicator.format.codec import encode_change
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure", "report"]
 

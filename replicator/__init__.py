@@ -14,7 +14,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .core.ids import Position, RecordId
     from .errors import (
         ChangeRejected,
         ChangeTooLarge,
@@ -46,10 +45,11 @@ if TYPE_CHECKING:
         WouldDeadlock,
         WrongProcess,
     )
-    from .host import Host
-    from .node import Node
-    from .patches import Published
+    from .format.ids import Position, RecordId
+    from .node.host import Host
+    from .node.node import Node
     from .state import KeptState, ReplicatedState, SharedState, State
+    from .storage.payload import Published
 
 __all__ = [
     "ChangeRejected",
@@ -93,12 +93,12 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
-    "Host": "host",
+    "Host": "node.host",
     "KeptState": "state",
-    "Node": "node",
-    "Position": "core.ids",
-    "Published": "patches",
-    "RecordId": "core.ids",
+    "Node": "node.node",
+    "Position": "format.ids",
+    "Published": "storage.payload",
+    "RecordId": "format.ids",
     "ReplicatedState": "state",
     "SharedState": "state",
     "State": "state",

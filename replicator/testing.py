@@ -22,9 +22,8 @@ from typing import NamedTuple
 
 import orjson
 
-from replicator import checks
-from replicator.core.history import show_ends, with_end
-from replicator.core.ids import (
+from replicator.errors import CorruptRecord, LogUnavailable
+from replicator.format.ids import (
     N_LEAP,
     ORIGIN,
     TERM_LEAP,
@@ -37,8 +36,9 @@ from replicator.core.ids import (
     extend_chain,
     next_term,
 )
-from replicator.core.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.core.replies import (
+from replicator.format.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after, parse
+from replicator.format.term_ends import show_ends, with_end
+from replicator.protocol.group import (
     TAKEN_KEPT,
     Ack,
     Ask,
@@ -55,8 +55,8 @@ from replicator.core.replies import (
     Reply,
     lease_left_ms,
 )
-from replicator.errors import CorruptRecord, LogUnavailable
-from replicator.process import Owner
+from replicator.runtime import checks
+from replicator.runtime.process import Owner
 
 __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
 

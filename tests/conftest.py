@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import redis
 
-from replicator.redis_server import RedisServer, ServerBinary, find_server
+from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.integration.worlds import MemoryWorld, RedisWorld, World
 from tests.servers import servers_at_hand
 

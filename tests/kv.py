@@ -19,11 +19,11 @@ from typing import Any
 import orjson
 
 from replicator import Node
-from replicator.core.codec import decode_changes
-from replicator.core.ids import RecordId, Writer
-from replicator.core.records import Record
-from replicator.core.replies import Batch, Log, Reply
 from replicator.errors import ChangeRejected, LeaseLost, LogUnavailable, OutcomeUnknown
+from replicator.format.codec import decode_changes
+from replicator.format.ids import RecordId, Writer
+from replicator.format.records import Record
+from replicator.protocol.group import Batch, Log, Reply
 from replicator.testing import MemoryLog, MemoryRedis
 
 #: Long enough for a busy machine; what is waited for takes milliseconds.

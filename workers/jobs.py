@@ -22,12 +22,13 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from replicator import admin, checks
 from replicator.cli import LEVELS, cli
 from replicator.cli.environment import check_environment
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.jobs import queue_name
-from replicator.log import RedisLog, client_for
+from replicator.log.redis_log import RedisLog, client_for
+from replicator.ops import admin
+from replicator.ops.jobs import queue_name
+from replicator.runtime import checks
 from workers.worker import Worker, work
 
 

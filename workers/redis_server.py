@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from replicator import disk
 from replicator.errors import ConfigError
-from replicator.redis_server import command_line
+from replicator.sandbox.redis_server import command_line
+from replicator.storage import disk
 
 #: Redis' own default, which the URL may leave out.
 DEFAULT_PORT = 6379

@@ -18,7 +18,7 @@ import rq
 from rq.exceptions import StopRequested
 
 from replicator.errors import LogUnavailable
-from replicator.signals import on_end
+from replicator.runtime.signals import on_end
 
 __all__ = ["Worker", "work"]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bench.harness import Child, Setting, heard, now_ns
 from bench.inbox import be_receiver
 from bench.loads import Pace, a_change, by_tasks, by_threads, in_batches, paced
-from replicator.core.codec import encode_change
+from replicator.format.codec import encode_change
 
 __all__ = ["AsyncSender", "BlockingSender", "Running", "Sender", "Sent", "System", "be_sender", "body_of", "running"]
 

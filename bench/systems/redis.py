@@ -13,7 +13,7 @@ from bench.inbox import Inbox, received_aside
 from bench.loads import Pace, by_threads
 from bench.peers import wait_until
 from bench.systems.base import BlockingSender, Running, System, running
-from replicator.redis_server import Directives, RedisServer
+from replicator.sandbox.redis_server import Directives, RedisServer
 
 __all__ = ["PLAIN", "REPLICATED", "REPLICATED_AND_WAITED", "RedisSender", "receive_stream"]
 

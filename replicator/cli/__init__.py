@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from replicator.checks import plain
-from replicator.config import load_settings
+from replicator.cli.config import load_settings
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.runtime.checks import plain
 
 from .context import NAME, Settings
 from .environment import check_environment

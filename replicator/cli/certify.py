@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 
-from replicator import admin
-from replicator.certify import Certificate
-from replicator.certify import certify as checked
 from replicator.errors import ConfigError, NotPrimary
-from replicator.log import RedisLog
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.ops.certify import Certificate
+from replicator.ops.certify import certify as checked
+from replicator.ops.log_check import Violation
 from replicator.state import ReplicatedState
-from replicator.walk import Violation
 
 from .context import (
     Seconds,
@@ -40,7 +40,7 @@ HEADINGS = ("node", "position", "place", "changes", "trimmed", "surplus", "diges
 @data_dirs_option
 @click.option(
     "--state",
-    default="replicator.state.registry:Registry",
+    default="replicator.registry.state:Registry",
     show_default=True,
     help="The class of the states, MODULE:CLASS; made without arguments. `whole`: any without apply().",
 )

@@ -13,10 +13,10 @@ from typing import Any
 import click
 import orjson
 
-from replicator import checks
-from replicator.core.weight import SNAPSHOT_BYTES_MAX
 from replicator.errors import ConfigError
-from replicator.log import RedisLog
+from replicator.format.weight import SNAPSHOT_BYTES_MAX
+from replicator.log.redis_log import RedisLog
+from replicator.runtime import checks
 
 __all__ = [
     "NAME",

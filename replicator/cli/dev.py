@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from replicator import admin
-from replicator.dev import DEFAULT_DIRECTORY, DEFAULT_PORT, DevStack
 from replicator.errors import LogUnavailable, ReplicatorError
-from replicator.log import RedisLog
-from replicator.node import LEASE_S_MIN
+from replicator.log.redis_log import RedisLog
+from replicator.node.node import LEASE_S_MIN
+from replicator.ops import admin
+from replicator.sandbox.stack import DEFAULT_DIRECTORY, DEFAULT_PORT, DevStack
 
 from .context import Seconds, Settings
 

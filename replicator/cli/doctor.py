@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import click
 
-from replicator import admin
-from replicator import doctor as doctors
 from replicator.errors import ReplicatorError
+from replicator.ops import admin
+from replicator.ops import doctor as doctors
 
 from .context import Settings, output_option, show_json, table
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from replicator.dev import NODES, TOKEN_VARIABLE
 from replicator.errors import ConfigError
-from replicator.redis_server import SERVER_VARIABLE
+from replicator.sandbox.redis_server import SERVER_VARIABLE
+from replicator.sandbox.stack import NODES, TOKEN_VARIABLE
 
 __all__ = ["check_environment"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import orjson
 
-from replicator import forks as files
-from replicator.checks import plain
 from replicator.errors import CheckpointError
+from replicator.runtime.checks import plain
+from replicator.storage import forks as files
 
 from .context import data_dirs_option, output_option, show_json, snapshot_bytes_max_option, table, when
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from replicator import admin
-from replicator.checks import plain
-from replicator.core.ids import ZERO_ID, RecordId
-from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord
+from replicator.format.ids import ZERO_ID, RecordId
+from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord
+from replicator.ops import admin
+from replicator.runtime.checks import plain
 
 from .context import Settings, output_option, show_json, size_text, table, when
 

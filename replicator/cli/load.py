@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 import click
 import orjson
 
-from replicator import admin
-from replicator.core.ids import RecordId
 from replicator.errors import NotPrimary, ReplicatorError
+from replicator.format.ids import RecordId
+from replicator.ops import admin
 
 from .context import Settings
 

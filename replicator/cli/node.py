@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from replicator.beside import PUBLISH_EVERY_S_MIN
-from replicator.node import LEASE_S_MIN
+from replicator.node.node import LEASE_S_MIN
+from replicator.service.sidecar import PUBLISH_EVERY_S_MIN
 
 from .context import NAME, Seconds, Settings, snapshot_bytes_max_option
 
@@ -145,7 +145,7 @@ def node(
     snapshot_bytes_max: int,
 ) -> None:
     """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program (--file, --sqlite)."""
-    from replicator.service import serve
+    from replicator.service.serve import serve
 
     serve(
         name=name,

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from replicator import admin
-from replicator.checks import plain
 from replicator.errors import ReplicatorError
+from replicator.ops import admin
+from replicator.runtime.checks import plain
 
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
 
@@ -218,7 +218,7 @@ def verify(settings: Settings, queue: bool, timeout: float, output: str) -> None
 
 
 def _queued(settings: Settings, name: str, timeout: float) -> Any:
-    from replicator.jobs import run_in_queue
+    from replicator.ops.jobs import run_in_queue
 
     return run_in_queue(settings.redis, settings.group, name, wait_s=timeout, progress=_say)
 

@@ -1,6 +1,6 @@
 """What an application gives replicator: its state, behind three methods, or behind two.
 
-`State` is the contract of a state that moves by changes which go through the log. `replicator.state.registry` is the
+`State` is the contract of a state that moves by changes which go through the log. `replicator.registry.state` is the
 reference application and a model for an author's own.
 
 `ReplicatedState` is that of a state which somebody else moves: on the primary its program does, and `Node.publish`
@@ -55,7 +55,7 @@ class ReplicatedState(Protocol):
 
         The node stalls if this method raises anything else at pieces that are right, if it returns before their end, or
         if it returns although they raised. Freeing a large old state in one go holds up every thread: see
-        `replicator.state.release.let_go`.
+        `replicator.registry.release.let_go`.
         """
         ...
 

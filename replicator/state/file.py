@@ -6,8 +6,8 @@ published, and nobody else should write it.
 **Read.** A file that is replaced by a rename is always read as it was at one moment. One that is rewritten in place is
 read once nobody has written to it for `still_s`, and read again if somebody did meanwhile, which its time stamps show.
 So a program that pauses for longer than that in the middle of rewriting is seen half-way: let it write another file,
-and rename that. Where a clock has ticks of a second (`stamps.py`), what is written in the second in which the file is
-read shows in the next one, and the file is read again then.
+and rename that. Where a clock has ticks of a second (`file_stamps.py`), what is written in the second in which the file
+is read shows in the next one, and the file is read again then.
 
 **Written.** Beside it, to the disk, and then renamed: who opens it finds the old content or the new one, and who has it
 open keeps the old one. Mode and owner stay (the owner where this process may set it); a file that was not there is for
@@ -33,11 +33,11 @@ from typing import IO, Any
 
 import xxhash
 
-from replicator import disk
 from replicator.errors import StateChanged, StateError
+from replicator.storage import disk
 
-from .beside import asides, copied, draft_of, explained, is_kept, stat_of, survived, unused
-from .stamps import Seen, Stamp, Watch
+from .file_stamps import Seen, Stamp, Watch
+from .replaced_files import asides, copied, draft_of, explained, is_kept, stat_of, survived, unused
 
 __all__ = ["FileState"]
 

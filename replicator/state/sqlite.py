@@ -22,8 +22,8 @@ it (SQLITE_READONLY_DBMOVED).
 A database that is not there yet is for its owner alone, or gets `mode`; one that is there keeps its mode. Copies and
 drafts are for their owner alone.
 
-**Has it changed?** The time stamps of its files say so (`stamps.py`), and SQLite does: the counter of changes in the
-header of the database, and what the WAL index says is committed.
+**Has it changed?** The time stamps of its files say so (`file_stamps.py`), and SQLite does: the counter of changes in
+the header of the database, and what the WAL index says is committed.
 
 What a database has in its header for its own sake (counters of changes, the version of the library, the journal mode)
 is left out of what is replicated: equal contents are equal on all nodes.
@@ -48,11 +48,11 @@ from typing import IO, Any
 
 import xxhash
 
-from replicator import disk
 from replicator.errors import StateError, StateInUse
+from replicator.storage import disk
 
-from .beside import draft_of, explained, is_kept, stat_of, survived, unused
-from .stamps import Watch
+from .file_stamps import Watch
+from .replaced_files import draft_of, explained, is_kept, stat_of, survived, unused
 
 __all__ = ["SQLiteState"]
 
@@ -164,7 +164,7 @@ class SQLiteState:
     def _opened(self, mode: str) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         db = sqlite3.connect(uri, uri=True, timeout=BUSY_AGAIN_S, isolation_level=None)
-        # Without it, fsync on macOS does not reach the disk (as in `disk.py`). Elsewhere it does nothing.
+        # Without it, fsync on macOS does not reach the disk (as in `storage/disk.py`). Elsewhere it does nothing.
         db.execute("PRAGMA fullfsync = ON")
         return db
 

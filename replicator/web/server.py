@@ -20,8 +20,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from replicator.errors import ConfigError
-from replicator.process import Owner, let_go_in_child
-from replicator.threads import started
+from replicator.runtime.process import Owner, let_go_in_child
+from replicator.runtime.threads import started
 
 __all__ = ["WebServer"]
 

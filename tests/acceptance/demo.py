@@ -27,14 +27,14 @@ import orjson
 import redis
 
 from bench.registry_data import generate
-from replicator import admin
-from replicator.core.fold import View
-from replicator.core.ids import RecordId, Writer
-from replicator.core.member import Member
-from replicator.core.replies import Code
-from replicator.dev import DevStack
 from replicator.errors import ReplicatorError
-from replicator.log import RedisLog
+from replicator.format.ids import RecordId, Writer
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.protocol.fold import View
+from replicator.protocol.group import Code
+from replicator.protocol.member import Member
+from replicator.sandbox.stack import DevStack
 
 #: A step that takes longer hangs. Generous: the machine may be busy, and 108,000 nodes are 80 MB of JSON three times.
 STEP_TIMEOUT_S = 120.0

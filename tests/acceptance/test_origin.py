@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from replicator import CheckpointError, Fenced, Node, NotPrimary, RecordId, admin
-from replicator.core.records import ChangeRecord, PartRecord, TermRecord, parse
-from replicator.core.replies import Code
-from replicator.state.registry import Registry
+from replicator import CheckpointError, Fenced, Node, NotPrimary, RecordId
+from replicator.format.records import ChangeRecord, PartRecord, TermRecord, parse
+from replicator.ops import admin
+from replicator.protocol.group import Code
+from replicator.registry.api import registry_app
+from replicator.registry.state import Registry
 from replicator.testing import MemoryLog
-from replicator.web.registry import registry_app
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread
 
 with warnings.catch_warnings():

@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from replicator import log as log_module
-from replicator.checkpoint import Checkpoint, Loaded
-from replicator.core import fold, life, member
-from replicator.core.fold import Row, View
-from replicator.core.ids import Writer
-from replicator.core.records import Record
-from replicator.primary import Primary, _Sent
+from replicator.format.ids import Writer
+from replicator.format.records import Record
+from replicator.log.redis_log import redis_log as log_module
+from replicator.node.writer import Primary, _Sent
+from replicator.protocol import election, fold, member
+from replicator.protocol.fold import Row, View
+from replicator.storage.checkpoint import Checkpoint, Loaded
 
 __all__ = ["VARIANTS", "Variant"]
 
@@ -47,7 +47,7 @@ def _keep_holder_over_run() -> None:
 
 
 def _hold_by(holds: Callable[[View, Writer, str], bool]) -> None:
-    for module in (fold, life, member):
+    for module in (fold, election, member):
         module.holds = holds  # type: ignore[attr-defined]
 
 

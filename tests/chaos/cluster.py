@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from replicator.checkpoint import Checkpoint
-from replicator.core.codec import decode_changes
+from replicator.format.codec import decode_changes
+from replicator.storage.checkpoint import Checkpoint
 
 from .checker import Event, Fork, Run
 from .history import Notes, Recorder, load

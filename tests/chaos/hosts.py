@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from replicator.redis_server import RedisServer, ServerBinary
+from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.topology import DOWN_AFTER_MS, SERVICE, Sentinel, Topology, asked, wait_until
 
 from .redises import Undo, WatchedRedis

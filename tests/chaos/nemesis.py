@@ -15,7 +15,8 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from replicator import ReplicatorError, admin
+from replicator import ReplicatorError
+from replicator.ops import admin
 
 from .checker import SAVED_AFTER, SECOND, Event
 from .cluster import LEASE_S, Cluster

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from replicator import Node, ReplicatorError
-from replicator.checkpoint import Checkpoint
-from replicator.core import retention
-from replicator.core.parts import Cutter
+from replicator.format.snapshot_parts import Cutter
+from replicator.protocol import snapshot_policy
+from replicator.storage.checkpoint import Checkpoint
 
 from . import broken
 from .values import Values
@@ -46,10 +46,10 @@ PART_BYTES = 512
 def shrink_snapshots() -> None:
     """Snapshots of this small state as often, and in as many parts, as those of a large one."""
     Cutter.__init__.__defaults__ = (PART_BYTES,)
-    assert retention.SNAPSHOT_DUE_BYTES_MIN > SNAPSHOT_DUE_BYTES
-    retention.SNAPSHOT_DUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
-    retention.PAUSE_S_MIN = 0.0
-    retention.OVERDUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
+    assert snapshot_policy.SNAPSHOT_DUE_BYTES_MIN > SNAPSHOT_DUE_BYTES
+    snapshot_policy.SNAPSHOT_DUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
+    snapshot_policy.PAUSE_S_MIN = 0.0
+    snapshot_policy.OVERDUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
 
 
 class SlowDisk:

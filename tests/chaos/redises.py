@@ -22,9 +22,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from replicator.errors import ReplicatorError
-from replicator.log import RedisLog
-from replicator.proxy import Proxy
-from replicator.redis_server import RedisServer, ServerBinary
+from replicator.log.redis_log import RedisLog
+from replicator.sandbox.fault_proxy import Proxy
+from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.topology import ClusterTopology, SentinelTopology, Topology
 
 from .checker import Event, Setting

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from replicator.redis_server import ServerBinary
+from replicator.sandbox.redis_server import ServerBinary
 from tests.servers import servers_at_hand
 
 from .checker import check

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from replicator import ReplicatorError, admin
-from replicator.log import RedisLog
-from replicator.redis_server import ServerBinary, find_server
+from replicator import ReplicatorError
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.sandbox.redis_server import ServerBinary, find_server
 
 from .checker import Event, Verdict, check
 from .client import Client, Place

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from replicator import PromotionRefused, admin
+from replicator import PromotionRefused
+from replicator.ops import admin
 from tests.needs import needs
 from tests.servers import servers_at_hand
 

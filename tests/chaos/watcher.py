@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from replicator.core.ids import ZERO_ID
 from replicator.errors import LogUnavailable, ReplicatorError
-from replicator.log import RedisLog
+from replicator.format.ids import ZERO_ID
+from replicator.log.redis_log import RedisLog
 
 from .checker import Sighting, Written
 from .history import Notes

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from replicator import forks
-from replicator.checkpoint import Checkpoint, Loaded
-from replicator.checkpoint_file import Damaged, Saved
-from replicator.core.codec import digest_of
-from replicator.core.fold import View
-from replicator.core.ids import RecordId
-from replicator.core.records import ChangeRecord
 from replicator.errors import CheckpointError
+from replicator.format.codec import digest_of
+from replicator.format.ids import RecordId
+from replicator.format.records import ChangeRecord
+from replicator.protocol.fold import View
+from replicator.storage import forks
+from replicator.storage.checkpoint import Checkpoint, Loaded
+from replicator.storage.checkpoint_file import Damaged, Saved
 from replicator.testing import MemoryRedis
 from tests.fuzz.engine import Target
 from tests.fuzz.mutate import Choices, Edit, edit_bytes, edits, json_near

@@ -10,14 +10,14 @@ from unittest.mock import patch
 
 import orjson
 
-from replicator.core import codec
-from replicator.core.codec import CHANGE_BYTES_MAX, SnapshotDecoder, decode_changes, digest_of
-from replicator.core.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
-from replicator.core.parts import Cutter, Progress, follow
-from replicator.core.patch import Gatherer, Maker, PatchHead, cut, rebuild
-from replicator.core.records import BODY_BYTES_MAX, PartRecord, Record, parse, seal_change, seal_part
-from replicator.core.replies import Peer
 from replicator.errors import CorruptRecord
+from replicator.format import codec
+from replicator.format.codec import CHANGE_BYTES_MAX, SnapshotDecoder, decode_changes, digest_of
+from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
+from replicator.format.patch import Gatherer, Maker, PatchHead, cut, rebuild
+from replicator.format.records import BODY_BYTES_MAX, PartRecord, Record, parse, seal_change, seal_part
+from replicator.format.snapshot_parts import Cutter, Progress, follow
+from replicator.protocol.group import Peer
 from tests.fuzz.engine import MIB, Target
 from tests.fuzz.mutate import NASTY_TEXTS, Choices, bytes_near, edit_bytes, edits, json_near
 
@@ -113,7 +113,7 @@ def _check_names(problem: CorruptRecord, id_: str) -> None:
 
 
 def _check_record(record: Record) -> None:
-    """The invariants of records.py, once more."""
+    """The invariants of format/records.py, once more."""
     assert _in_range(record.id)
     assert record.id.term
     assert record.id.n

@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from replicator import log
-from replicator.core.ids import RecordId
-from replicator.core.records import Record
-from replicator.core.replies import Ack, Ask, Code, Head, Reply
 from replicator.errors import OutcomeUnknown
+from replicator.format.ids import RecordId
+from replicator.format.records import Record
+from replicator.log.redis_log import redis_log
+from replicator.protocol.group import Ack, Ask, Code, Head, Reply
 from tests.fuzz.core_targets import check_peer, heartbeat, record_entry, whole
 from tests.fuzz.engine import Target
 from tests.fuzz.mutate import NASTY_TEXTS, Choices, edit_bytes, edits
@@ -100,13 +100,13 @@ def _entry_id(choices: Choices) -> bytes:
 
 def _read(given: tuple[list[Any], list[Any], list[Any]]) -> bool:
     entries, asks, acks = given
-    records, corrupt = log._parse_entries(entries)
+    records, corrupt = redis_log._parse_entries(entries)
     assert all(isinstance(record, Record) for record in records)
     assert (corrupt is None) == (len(records) == len(entries))
-    for ask in map(log._ask_of, asks):
+    for ask in map(redis_log._ask_of, asks):
         assert isinstance(ask, Ask)
         assert all(type(text) is str for text in ask)
-    for ack in map(log._ack_of, acks):
+    for ack in map(redis_log._ack_of, acks):
         assert ack is None or (isinstance(ack, Ack) and type(ack.node) is str and type(ack.at) is RecordId)
     return corrupt is None
 
@@ -124,13 +124,13 @@ def _looked(choices: Choices) -> tuple[list[bytes], bytes]:
 
 def _look(given: tuple[list[bytes], bytes]) -> bool:
     flat, beat = given
-    peer = log._peer_of(beat, 1_700_000_000_500)
+    peer = redis_log._peer_of(beat, 1_700_000_000_500)
     if peer is not None:
         assert peer.age_ms >= 0
         check_peer(peer._replace(beaten_at=0))
     try:
-        head = log._head_of(log._pairs(flat))
-    except log._Foreign as foreign:
+        head = redis_log._head_of(redis_log._pairs(flat))
+    except redis_log._Foreign as foreign:
         _check_says_why(foreign)
         return False
     assert (head is None) == (not flat)
@@ -160,7 +160,7 @@ def _reply(choices: Choices) -> list[bytes]:
 
 def _understand(answer: list[bytes]) -> bool:
     try:
-        reply = log._reply_of(answer, "redis://here")
+        reply = redis_log._reply_of(answer, "redis://here")
     except OutcomeUnknown:
         return False
     assert isinstance(reply, Reply)

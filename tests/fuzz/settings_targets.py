@@ -15,7 +15,7 @@ import click
 from click.testing import CliRunner
 
 from replicator import cli
-from replicator.config import load_settings
+from replicator.cli.config import load_settings
 from replicator.errors import ConfigError
 from tests.fuzz.engine import MIB, Target
 from tests.fuzz.mutate import Choices, bytes_near

@@ -31,7 +31,7 @@ KEPT_BYTES_MAX = 2 * WEIGHT_MAX + SNAPSHOT_BYTES_MAX
 # VmHWM and not ru_maxrss: a child begins with the latter of its parent.
 CHILD = """
 import sys
-from replicator.core import codec
+from replicator.format import codec
 from replicator.errors import CorruptRecord
 
 def peak():

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.types import ASGIApp, Message
 
-from replicator.acks import Level
-from replicator.core.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_change, encode_changes
-from replicator.core.ids import RecordId
 from replicator.errors import ChangeRejected, ChangeTooLarge, NotJSON, NotPrimary, Outdated
-from replicator.health import Unready
-from replicator.state.registry import OPERATIONS, InvalidDocument, Registry, document_of, pieces_of, term_of
-from replicator.web.registry import registry_app
+from replicator.format.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_change, encode_changes
+from replicator.format.ids import RecordId
+from replicator.node.acks import Level
+from replicator.node.health import Unready
+from replicator.registry.api import registry_app
+from replicator.registry.state import OPERATIONS, InvalidDocument, Registry, document_of, pieces_of, term_of
 from tests.fuzz.core_targets import whole
 from tests.fuzz.engine import MIB, Target
 from tests.fuzz.mutate import NASTY_TEXTS, Choices, edit_bytes, edits, json_near

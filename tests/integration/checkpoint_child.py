@@ -22,15 +22,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from replicator import checkpoint
-from replicator.checkpoint import Checkpoint, Step
-from replicator.core import codec
-from replicator.core.fold import Verdict, View
-from replicator.core.ids import ORIGIN, ZERO_ID, Writer
-from replicator.core.member import Member
-from replicator.core.parts import Cutter
-from replicator.core.records import Record, parse
-from replicator.core.replies import Claim, Code
+from replicator.format import codec
+from replicator.format.ids import ORIGIN, ZERO_ID, Writer
+from replicator.format.records import Record, parse
+from replicator.format.snapshot_parts import Cutter
+from replicator.protocol.fold import Verdict, View
+from replicator.protocol.group import Claim, Code
+from replicator.protocol.member import Member
+from replicator.storage import checkpoint
+from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.testing import MemoryLog, MemoryRedis
 
 GROUP, NODE = "kill", "s"

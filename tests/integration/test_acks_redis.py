@@ -15,10 +15,10 @@ import pytest
 import redis
 
 from replicator import ConfigError, Node, NotAcknowledged
-from replicator.core.ids import Writer
-from replicator.core.replies import Code, Confirmation
-from replicator.log import RedisLog
-from replicator.redis_server import RedisServer, ServerBinary
+from replicator.format.ids import Writer
+from replicator.log.redis_log import RedisLog
+from replicator.protocol.group import Code, Confirmation
+from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.integration.worlds import GROUP, LEASE_MS, Author, lead, promote
 from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed
 

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from replicator import admin
 from replicator.cli import cli
-from replicator.log import RedisLog
-from replicator.redis_server import RedisServer
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.sandbox.redis_server import RedisServer
 from tests.kv import PATIENCE_S, eventually
 from tests.unit.test_beside import lines, telling
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from replicator.checkpoint import Checkpoint
-from replicator.core.fold import View
+from replicator.protocol.fold import View
+from replicator.storage.checkpoint import Checkpoint
 
 from .checkpoint_child import GROUP, NODE, Plan, follow, history, state_of
 

@@ -18,15 +18,16 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from replicator import Fenced, LogUnavailable, Node, OutcomeUnknown, admin
+from replicator import Fenced, LogUnavailable, Node, OutcomeUnknown
 from replicator.cli import cli
-from replicator.connection import client_for
-from replicator.core.ids import RecordId
-from replicator.core.replies import Peer
-from replicator.log import RedisLog
-from replicator.redis_server import RedisServer
-from replicator.state.registry import Registry
-from replicator.web.registry import registry_app
+from replicator.format.ids import RecordId
+from replicator.log.connection import client_for
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.protocol.group import Peer
+from replicator.registry.api import registry_app
+from replicator.registry.state import Registry
+from replicator.sandbox.redis_server import RedisServer
 from replicator.web.server import WebServer
 from tests.integration.worlds import promote
 from tests.kv import PATIENCE_S, eventually, in_step

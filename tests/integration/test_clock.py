@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from replicator import ConfigError, Node
-from replicator.core.replies import LeaseText
-from replicator.log import RedisLog
-from replicator.proxy import Proxy
-from replicator.redis_server import RedisServer, ServerBinary
+from replicator.log.redis_log import RedisLog
+from replicator.protocol.group import LeaseText
+from replicator.sandbox.fault_proxy import Proxy
+from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, after_beats, eventually, in_step, push, pushed
 from tests.needs import needs

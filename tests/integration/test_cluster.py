@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from replicator import Node
-from replicator.core.ids import ERA
-from replicator.core.replies import Code
 from replicator.errors import LogUnavailable, OutcomeUnknown
-from replicator.log import RedisLog
-from replicator.redis_server import RedisServer, find_server
+from replicator.format.ids import ERA
+from replicator.log.redis_log import RedisLog
+from replicator.protocol.group import Code
+from replicator.sandbox.redis_server import RedisServer, find_server
 from tests.integration.worlds import GROUP, ids, lead, looked, warm
 from tests.kv import KV, in_step, put
 from tests.servers import servers_at_hand

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from replicator.dev import DevStack, find_conf
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.sandbox.stack import DevStack, find_conf
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -64,7 +64,7 @@ WHOLE_STACK = 7
 RUNNER = """
 import sys
 from pathlib import Path
-from replicator.dev import DevStack
+from replicator.sandbox.stack import DevStack
 
 stack = DevStack(sys.argv[1], conf=Path(sys.argv[2]), port=0)
 stack.run(lambda stack: print("ready", stack.supervisord_pid(), flush=True))
@@ -93,7 +93,7 @@ def left_in(directory: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             marked = process.environ().get("REPLICATOR_DEV_DIR") == str(directory)
-            guards = "replicator.dev" in process.cmdline() and str(directory) in process.cmdline()
+            guards = "replicator.sandbox.stack" in process.cmdline() and str(directory) in process.cmdline()
             if (marked or guards) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
@@ -238,7 +238,7 @@ def test_a_start_ends_what_an_earlier_stack_left_when_everybody_who_could_was_ki
 ) -> None:
     # given a stack whose runner and guard were killed, and its supervisord, too
     runner, supervisord = run_stack(directory, conf)
-    guards = [process for process in left_in(directory) if "replicator.dev" in process.cmdline()]
+    guards = [process for process in left_in(directory) if "replicator.sandbox.stack" in process.cmdline()]
     assert len(guards) == 1
     guards[0].kill()
     runner.kill()

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from supervisor.options import ServerOptions
 
-from replicator.dev import DevStack, find_conf
+from replicator.sandbox.stack import DevStack, find_conf
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKER = REPOSITORY / "docker"

@@ -10,10 +10,11 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from replicator import Node, admin
+from replicator import Node
 from replicator.cli import cli
-from replicator.log import RedisLog
-from replicator.redis_server import RedisServer, ServerBinary
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.kv import KV, eventually, push
 

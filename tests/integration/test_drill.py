@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from replicator.dev import DevStack
+from replicator.sandbox.stack import DevStack
 
 COMMAND = [sys.executable, "-c", "from replicator.cli import main; main()", "drill"]
 

@@ -22,15 +22,16 @@ from typing import Any
 import pytest
 import redis
 
-from replicator import Host, Node, WrongProcess, admin
-from replicator.beside import Beside
-from replicator.checkpoint import Checkpoint
-from replicator.log import RedisLog
-from replicator.redis_server import RedisServer
-from replicator.restore import HeldCollector
-from replicator.state.registry import Registry
+from replicator import Host, Node, WrongProcess
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.registry.api import registry_app
+from replicator.registry.state import Registry
+from replicator.replica.restore import HeldCollector
+from replicator.sandbox.redis_server import RedisServer
+from replicator.service.sidecar import Beside
+from replicator.storage.checkpoint import Checkpoint
 from replicator.testing import MemoryLog, MemoryRedis
-from replicator.web.registry import registry_app
 from replicator.web.server import WebServer
 from tests.forking import Child, in_child, outcome
 from tests.integration.worlds import World

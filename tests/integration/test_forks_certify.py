@@ -17,13 +17,14 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
-from replicator import Node, admin
+from replicator import Node
 from replicator.cli import cli
-from replicator.core.ids import ERA
-from replicator.log import RedisLog
-from replicator.redis_server import find_server
-from replicator.state.registry import Registry
-from replicator.web.registry import registry_app
+from replicator.format.ids import ERA
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.registry.api import registry_app
+from replicator.registry.state import Registry
+from replicator.sandbox.redis_server import find_server
 from replicator.web.server import WebServer
 from tests.integration.worlds import RedisWorld
 from tests.kv import PATIENCE_S, eventually, in_step
@@ -216,7 +217,7 @@ def test_live_states_that_differ_are_1(
 def test_exit_codes(run: Callable[..., Result], start: Callable[[str], Node], tmp_path: Path) -> None:
     assert run("certify").exit_code == 1  # there is no log
     start("a").promote(timeout_s=PATIENCE_S)
-    for state in ("nonsense", "nowhere:X", "replicator.state.registry:X", "replicator.state.registry:VERSION"):
+    for state in ("nonsense", "nowhere:X", "replicator.registry.state:X", "replicator.registry.state:VERSION"):
         found = run("certify", "--state", state)
         assert (found.exit_code, found.stdout) == (2, "")
         assert "Error: state: " in found.stderr

@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-import replicator.host
-import replicator.log
+import replicator.log.redis_log
+import replicator.node.host
 from replicator import CheckpointError, ConfigError, Node, NoThread, NotPrimary
-from replicator.checkpoint import Checkpoint
-from replicator.connection import client_for
-from replicator.core.ids import ERA
-from replicator.core.replies import Wants
-from replicator.crew import Duties
-from replicator.host import Host, _Team
-from replicator.log import Connections, RedisLog
-from replicator.redis_server import RedisServer
+from replicator.format.ids import ERA
+from replicator.log.connection import client_for
+from replicator.log.redis_log import Connections, RedisLog
+from replicator.node.host import Host, _Team
+from replicator.node.scheduler import Duties
+from replicator.protocol.group import Wants
+from replicator.sandbox.redis_server import RedisServer
+from replicator.storage.checkpoint import Checkpoint
 from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, document, eventually, in_step, push, pushed
 
@@ -241,8 +241,8 @@ def tended(host: Host, group: str) -> Any:
 
 def patient(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host whose reads wait for longer than any test."""
-    monkeypatch.setattr(replicator.host, "BLOCK_S", 5 * PATIENCE_S)
-    monkeypatch.setattr(replicator.host, "Connections", partial(Connections, timeout_s=10 * PATIENCE_S))
+    monkeypatch.setattr(replicator.node.host, "BLOCK_S", 5 * PATIENCE_S)
+    monkeypatch.setattr(replicator.node.host, "Connections", partial(Connections, timeout_s=10 * PATIENCE_S))
     return Host(redis.url)
 
 
@@ -340,13 +340,13 @@ def test_a_broken_group_is_read_aside_and_the_others_together(
 ) -> None:
     nodes = led(nodes_of(host, "a", tmp_path))
     alone: list[str] = []
-    read_alone = replicator.log._read_alone
+    read_alone = replicator.log.redis_log._read_alone
 
     def noted(log: RedisLog, wants: Wants) -> Any:
         alone.append(log.group)
         return read_alone(log, wants)
 
-    monkeypatch.setattr(replicator.log, "_read_alone", noted)
+    monkeypatch.setattr(replicator.log.redis_log, "_read_alone", noted)
     with client_for(redis.url) as client:
         client.delete("replicator:{g0}:commands")
         client.set("replicator:{g0}:commands", "something else")
@@ -375,20 +375,20 @@ def test_a_host_is_started_while_redis_is_away(redis: RedisServer, tmp_path: Pat
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Of each read: of how many groups it was, and how many records of each it asked for at the most."""
     found: list[tuple[int, int]] = []
-    read_together = replicator.log.read_together
+    read_together = replicator.log.redis_log.read_together
 
     def noted(connections: Any, logs: Sequence[tuple[RedisLog, Wants]], **options: Any) -> Any:
         found.append((len(logs), max(wants.most for _, wants in logs)))
         return read_together(connections, logs, **options)
 
-    monkeypatch.setattr(replicator.host, "read_together", noted)
+    monkeypatch.setattr(replicator.node.host, "read_together", noted)
     return found
 
 
 def test_groups_that_have_much_to_catch_up_with_are_read_a_few_at_a_time(
     host: Host, redis: RedisServer, tmp_path: Path, reads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicator.host, "RECORDS_TOGETHER", 100)
+    monkeypatch.setattr(replicator.node.host, "RECORDS_TOGETHER", 100)
     primaries = led(nodes_of(host, "a", tmp_path))
     for node in primaries.values():
         for number in range(50):
@@ -407,7 +407,7 @@ def test_what_comes_in_quickly_is_read_together_and_not_one_by_one(
     host: Host, redis: RedisServer, tmp_path: Path, reads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     primaries = led(nodes_of(host, "a", tmp_path))
-    monkeypatch.setattr(replicator.host, "READ_EVERY_S_PER_NODE", 1.0 / len(GROUPS))
+    monkeypatch.setattr(replicator.node.host, "READ_EVERY_S_PER_NODE", 1.0 / len(GROUPS))
     with Host(redis.url) as other:
         standbys = nodes_of(other, "b", tmp_path)
         for group, node in standbys.items():
@@ -491,7 +491,7 @@ class TestNoThreads:
     def test_a_team_that_gets_no_more_threads_goes_on_with_those_it_has(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(replicator.host, "PATIENCE_S", 0.0)
+        monkeypatch.setattr(replicator.node.host, "PATIENCE_S", 0.0)
         work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         team = _Team("keeper", work.get, size=1)
         team.begin()

@@ -22,9 +22,9 @@ from rq.serializers import JSONSerializer
 
 from replicator import LogUnavailable, Node
 from replicator.cli import cli
-from replicator.jobs import JobFailed, queue_name, run_in_queue
-from replicator.log import client_for
-from replicator.redis_server import RedisServer
+from replicator.log.redis_log import client_for
+from replicator.ops.jobs import JobFailed, queue_name, run_in_queue
+from replicator.sandbox.redis_server import RedisServer
 from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, eventually, in_step, push
 

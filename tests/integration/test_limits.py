@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from replicator import Host, LogUnavailable, Node, OutcomeUnknown, admin
-from replicator.log import SCRIPTS, RedisLog, _scripts
-from replicator.proxy import Proxy
-from replicator.redis_server import RedisServer
+from replicator import Host, LogUnavailable, Node, OutcomeUnknown
+from replicator.log.redis_log import SCRIPTS, RedisLog, _scripts
+from replicator.ops import admin
+from replicator.sandbox.fault_proxy import Proxy
+from replicator.sandbox.redis_server import RedisServer
 from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
 from tests.unit.test_whole import Text

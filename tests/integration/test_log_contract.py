@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from replicator.core.codec import encode_changes
-from replicator.core.ids import ERA, N_LEAP, TERM_LEAP, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
-from replicator.core.records import ChangeRecord, PartRecord, TermRecord, seal_change, seal_part
-from replicator.core.replies import TAKEN_KEPT, Ack, Batch, Code, Head, LeaseText, Log, Peer, Reply
 from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
-from replicator.log import RedisLog, client_for
+from replicator.format.codec import encode_changes
+from replicator.format.ids import ERA, N_LEAP, TERM_LEAP, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
+from replicator.format.records import ChangeRecord, PartRecord, TermRecord, seal_change, seal_part
+from replicator.log.redis_log import RedisLog, client_for
+from replicator.protocol.group import TAKEN_KEPT, Ack, Batch, Code, Head, LeaseText, Log, Peer, Reply
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import (
     CLOCK_ID,

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import redis
 
-from replicator.core.ids import ERA, ZERO_ID, Position, RecordId, Writer
-from replicator.core.replies import Ack, Code, Log, Peer, Reply
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.log import SCRIPTS, RedisLog, _Script
-from replicator.proxy import Proxy
-from replicator.redis_server import RedisServer, ServerBinary
+from replicator.format.ids import ERA, ZERO_ID, Position, RecordId, Writer
+from replicator.log.redis_log import SCRIPTS, RedisLog, _Script
+from replicator.protocol.group import Ack, Code, Log, Peer, Reply
+from replicator.sandbox.fault_proxy import Proxy
+from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.integration.worlds import GROUP, LEASE_MS, LOG_ID, Author, RedisWorld, ids, lead, looked, promote
 
@@ -391,7 +391,7 @@ def test_a_script_loads(name: str, world: RedisWorld) -> None:
 
 def test_the_write_itself_makes_no_log(world: RedisWorld) -> None:
     """The fence looks first whether there is a log; had it been passed, XADD would not make one either."""
-    fence = (resources.files("replicator") / "lua" / "fence.lua").read_text()
+    fence = (resources.files("replicator.log") / "lua" / "fence.lua").read_text()
     keys = [world.key(name) for name in ("term", "log", "head")]
     assert world.admin.eval(fence + "return add('1-2', '{}', '')", len(keys), *keys) == [b"lost"]
     assert world.admin.keys("*") == []
@@ -763,7 +763,7 @@ class FakeServer:
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        from replicator.proxy import split_requests
+        from replicator.sandbox.fault_proxy import split_requests
 
         buffer = bytearray()
         while chunk := connection.recv(65536):

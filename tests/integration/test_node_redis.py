@@ -16,20 +16,12 @@ from typing import Any
 import pytest
 import redis
 
-from replicator import (
-    Fenced,
-    LeaseLost,
-    LogUnavailable,
-    Node,
-    NotPrimary,
-    OutcomeUnknown,
-    RecordId,
-    admin,
-)
-from replicator.core.ids import ERA
-from replicator.log import RedisLog
-from replicator.proxy import Proxy
-from replicator.redis_server import RedisServer, ServerBinary
+from replicator import Fenced, LeaseLost, LogUnavailable, Node, NotPrimary, OutcomeUnknown, RecordId
+from replicator.format.ids import ERA
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.sandbox.fault_proxy import Proxy
+from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
 

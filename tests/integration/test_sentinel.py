@@ -10,12 +10,12 @@ import pytest
 import redis
 
 from replicator import Node, NotPrimary
-from replicator.connection import client_for
-from replicator.core.ids import ERA
-from replicator.core.replies import Code
 from replicator.errors import LogUnavailable, OutcomeUnknown
-from replicator.log import RedisLog
-from replicator.redis_server import RedisServer, ServerBinary, find_server
+from replicator.format.ids import ERA
+from replicator.log.connection import client_for
+from replicator.log.redis_log import RedisLog
+from replicator.protocol.group import Code
+from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.conftest import RedisFactory
 from tests.integration.worlds import GROUP, ids, lead, looked, warm
 from tests.kv import KV, eventually, in_step, in_thread, put

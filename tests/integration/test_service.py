@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 import redis
 
-from replicator import ConfigError, LogLost, Node, admin
-from replicator.log import RedisLog
-from replicator.redis_server import RedisServer
-from replicator.service import serve
+from replicator import ConfigError, LogLost, Node
+from replicator.log.redis_log import RedisLog
+from replicator.ops import admin
+from replicator.sandbox.redis_server import RedisServer
+from replicator.service.serve import serve
 from tests.integration.worlds import promote
 from tests.kv import PATIENCE_S, eventually
 

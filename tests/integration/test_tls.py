@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import LogUnavailable
-from replicator.log import RedisLog
+from replicator.log.redis_log import RedisLog
 
 OPENSSL = shutil.which("openssl")
 

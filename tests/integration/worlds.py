@@ -14,13 +14,13 @@ from typing import Any, Literal, Protocol
 
 import redis
 
-from replicator.core.codec import encode_change, encode_changes
-from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
-from replicator.core.records import ChangeRecord, PartRecord, seal_change, seal_part
-from replicator.core.replies import Claim, Code, Log, Look, Reply
 from replicator.errors import LogUnavailable
-from replicator.log import RedisLog
-from replicator.redis_server import RedisServer, ServerBinary
+from replicator.format.codec import encode_change, encode_changes
+from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
+from replicator.format.records import ChangeRecord, PartRecord, seal_change, seal_part
+from replicator.log.redis_log import RedisLog
+from replicator.protocol.group import Claim, Code, Log, Look, Reply
+from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from replicator.testing import Entry, MemoryLog, MemoryRedis, MemoryState
 
 GROUP = "contract"

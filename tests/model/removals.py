@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import replicator.testing
-from replicator.core import absent, fold, life, member
-from replicator.core.fold import View
-from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
-from replicator.core.parts import Progress
-from replicator.core.records import ChangeRecord, PartRecord, Record
-from replicator.core.replies import Code, Head, Look, Peer, Reply
+from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
+from replicator.format.records import ChangeRecord, PartRecord, Record
+from replicator.format.snapshot_parts import Progress
+from replicator.protocol import election, fold, member, missing_nodes
+from replicator.protocol.fold import View
+from replicator.protocol.group import Code, Head, Look, Peer, Reply
 from replicator.testing import MemoryRedis
 
 from .world import Bounds
@@ -131,8 +131,8 @@ def whole_if_it_met_or_not(node: View | Peer, head: Head) -> bool:
     return node.in_sync or (node.position != ORIGIN and node.changed >= head.changed)
 
 
-def found_by_place(record: Record, there: Record | None, look: Look, run: str) -> life.Found:
-    return life.Found.NOT_THERE if there is None else life.Found.THERE
+def found_by_place(record: Record, there: Record | None, look: Look, run: str) -> election.Found:
+    return election.Found.NOT_THERE if there is None else election.Found.THERE
 
 
 def resumes_before_the_first_part(progress: Progress) -> Position:
@@ -161,7 +161,7 @@ class Removal(NamedTuple):
 
 
 def _holds(instead: Any) -> tuple[tuple[Any, str, Any], ...]:
-    return tuple((module, "holds", instead) for module in (fold, life, member))
+    return tuple((module, "holds", instead) for module in (fold, election, member))
 
 
 def _table_without(*numbers: int) -> tuple[fold.Row, ...]:
@@ -201,13 +201,13 @@ REMOVALS = {
     "answer": Removal(
         "the primary answers a node out of sync with a snapshot",
         FAILOVER,
-        patches=((life, "owes_snapshot", owes_nothing),),
+        patches=((election, "owes_snapshot", owes_nothing),),
         breaks="at rest",
     ),
     "most-advanced": Removal(
         "the most advanced is the one with the newest change",
         Bounds(changes=1, promotions=2, crashes=1, failovers=1, resends=0),
-        patches=((life, "most_advanced", most_advanced_by_position),),
+        patches=((election, "most_advanced", most_advanced_by_position),),
         breaks="G5",
     ),
     "boot": Removal(
@@ -223,37 +223,37 @@ REMOVALS = {
     "log-lacks": Removal(
         "nobody leads who lacks changes that the log lost and a live node has",
         Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0),
-        patches=((life, "_lacks_what_the_log_lost", lambda *_: False),),
+        patches=((election, "_lacks_what_the_log_lost", lambda *_: False),),
         breaks="G5",
     ),
     "log-changed": Removal(
         "what the log lost is told by its last change: the record of a new term is above everything",
         Bounds(changes=1, promotions=2, crashes=1, failovers=1, resends=0),
-        patches=((life, "_lacks_what_the_log_lost", compared_with_the_head),),
+        patches=((election, "_lacks_what_the_log_lost", compared_with_the_head),),
         breaks="G5",
     ),
     "out-of-sync": Removal(
         "who has all the changes may lead out of sync, if the log lost what everybody has",
         Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0),
-        patches=((life, "_met_and_whole", in_sync_and_met),),
+        patches=((election, "_met_and_whole", in_sync_and_met),),
         breaks="at rest, nobody leads",
     ),
     "met": Removal(
         "nobody leads who has not read into the log's present era",
         Bounds(changes=2, promotions=2, failovers=1, resends=0),
-        patches=((life, "_met_and_whole", whole_if_it_met_or_not),),
+        patches=((election, "_met_and_whole", whole_if_it_met_or_not),),
         breaks="G4",
     ),
     "expected-head": Removal(
         "one that is out of sync is promoted over the newest record that was seen, or not at all",
         Bounds(changes=2, promotions=2, failovers=1, resends=0),
-        patches=((life, "expected_head", lambda *_: None),),
+        patches=((election, "expected_head", lambda *_: None),),
         breaks="G4",
     ),
     "denial": Removal(
         "the log of another run does not deny that a record was there",
         Bounds(changes=1, promotions=1, failovers=1),
-        patches=((life, "find_out", found_by_place),),
+        patches=((election, "find_out", found_by_place),),
         breaks="outcome",
     ),
     "connection": Removal(
@@ -282,7 +282,7 @@ REMOVALS = {
     "enough": Removal(
         "nobody leads in a new run while the nodes that are missing could be all that hold an acknowledged change",
         THREE,
-        patches=((absent, "are_enough", lambda *_: True),),
+        patches=((missing_nodes, "are_enough", lambda *_: True),),
         breaks="G5",
     ),
     "vouches": Removal(

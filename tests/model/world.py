@@ -33,14 +33,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Generic, NamedTuple, TypeVar, cast
 
-from replicator.core import absent, life
-from replicator.core.fold import Verdict, View
-from replicator.core.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
-from replicator.core.life import Fate
-from replicator.core.member import Member, Snapshot
-from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
-from replicator.core.replies import Claim, Code, Look, Peer, Reply
 from replicator.errors import LogUnavailable
+from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
+from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
+from replicator.protocol import election, missing_nodes
+from replicator.protocol.election import Fate
+from replicator.protocol.fold import Verdict, View
+from replicator.protocol.group import Claim, Code, Look, Peer, Reply
+from replicator.protocol.member import Member, Snapshot
 from replicator.testing import Entry, MemoryRedis, MemoryState
 
 __all__ = ["Bounds", "Breach", "Disk", "Ghost", "Machine", "Node", "Option", "Promote", "Sending", "World", "Write"]
@@ -621,7 +621,7 @@ class Machine:
         self.redis.state = state
         entry = next((entry for entry in state.entries if entry.id == write.record.id), None)
         there = _parsed(str(entry.id), entry.header, entry.body) if entry else None
-        found = life.find_out(write.record, there, self._looked(), member.view.holder.run)
+        found = election.find_out(write.record, there, self._looked(), member.view.holder.run)
         return member.answered(reply, uncertain=uncertain, found=found)
 
     def renewed(self, node: Node, server: int) -> Node:
@@ -659,10 +659,10 @@ class Machine:
             return None
         return Promote(
             member.me,
-            max(member.view.term, life.newest_term(look)),
+            max(member.view.term, election.newest_term(look)),
             look.run,
             look.term,
-            life.expected_head(member.view, look),
+            election.expected_head(member.view, look),
         )
 
     def tool_options(self, nodes: tuple[int, ...], server: int, budget: int) -> tuple[tuple[str, int, int], ...]:
@@ -675,12 +675,16 @@ class Machine:
 
     def tool_promotion(self, look: Look, target: str) -> Promote | None:
         """What the tool sends to promote `target`, if it does not refuse."""
-        if target not in look.peers or life.refusal(target, look) is not None:
+        if target not in look.peers or election.refusal(target, look) is not None:
             return None
         peer = look.peers[target]
         expect = look.term if self.bounds.expects else None
         return Promote(
-            Writer(peer.node, peer.boot), life.newest_term(look), look.run, expect, life.expected_head(peer, look)
+            Writer(peer.node, peer.boot),
+            election.newest_term(look),
+            look.run,
+            expect,
+            election.expected_head(peer, look),
         )
 
     def look(self, server: int, nodes: tuple[int, ...]) -> Look:
@@ -696,11 +700,11 @@ class Machine:
 
     def recovery(self, look: Look) -> Promote | None:
         """What the tool sends to mend a log that is broken."""
-        name = life.most_advanced_holder(look.peers.values(), "L") if life.broken(look) else None
-        if name is None or not absent.are_enough(look.peers[name], look):
+        name = election.most_advanced_holder(look.peers.values(), "L") if election.broken(look) else None
+        if name is None or not missing_nodes.are_enough(look.peers[name], look):
             return None
         peer = look.peers[name]
-        return Promote(Writer(*peer[:2]), life.floor_of(peer, look), look.run, look.term, None, anew=True)
+        return Promote(Writer(*peer[:2]), election.floor_of(peer, look), look.run, look.term, None, anew=True)
 
     def peer(self, node: int, run: str) -> Peer | None:
         """Its last heartbeat."""

@@ -12,14 +12,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from replicator.core import life
-from replicator.core.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_change, encode_changes
-from replicator.core.fold import Verdict, View
-from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
-from replicator.core.life import Fate
-from replicator.core.member import Member, Snapshot
-from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord, seal_change
-from replicator.core.replies import Claim, Code, Log, Look, Reply
+from replicator.format.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_change, encode_changes
+from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
+from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, seal_change
+from replicator.protocol import election
+from replicator.protocol.election import Fate
+from replicator.protocol.fold import Verdict, View
+from replicator.protocol.group import Claim, Code, Log, Look, Reply
+from replicator.protocol.member import Member, Snapshot
 from tests.integration.worlds import CLOCK_ID, LEASE_MS, LOG_ID, World
 
 #: Older than any node that lives.
@@ -223,10 +223,10 @@ class Driver:
     def _takes_term(self, node: Node, look: Look) -> list[str]:
         claim = Claim(
             writer=node.member.me,
-            floor=life.newest_term(look),
+            floor=election.newest_term(look),
             expect=look.term,
             run=look.run,
-            expect_head=life.expected_head(node.member.view, look),
+            expect_head=election.expected_head(node.member.view, look),
             lease_ms=LEASE_MS,
             by=node.name,
             reason="by itself",
@@ -254,7 +254,7 @@ class Driver:
 
     def tool_promote(self, name: str) -> list[str]:
         """tool promote b: as the tools do it, which refuse what would lose something."""
-        refusal = life.refusal(name, self._seen(self._nodes[name]))
+        refusal = election.refusal(name, self._seen(self._nodes[name]))
         if refusal is None:
             return self.promote(name)
         return [f"refused: {refusal.reason}"] + ([f"better: {refusal.better}"] if refusal.better else [])
@@ -345,7 +345,7 @@ class Driver:
         fate, node.member = node.member.answered(reply, uncertain=uncertain)
         if fate is Fate.LOOK:
             there = node.log.find(record.id)
-            found = life.find_out(record, there, node.log.look(), node.member.view.holder.run)
+            found = election.find_out(record, there, node.log.look(), node.member.view.holder.run)
             fate, node.member = node.member.answered(reply, uncertain=uncertain, found=found)
         if fate is Fate.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE):
             node.fold(record)

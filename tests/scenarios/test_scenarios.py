@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from replicator.core import fold
-from replicator.core.fold import Row, View
-from replicator.core.records import Record
+from replicator.format.records import Record
+from replicator.protocol import fold
+from replicator.protocol.fold import Row, View
 from tests.integration.worlds import MemoryWorld, World
 from tests.scenarios.driver import Driver
 

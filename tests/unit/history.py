@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 
-from replicator.core.codec import encode_change, encode_changes
-from replicator.core.fold import Holder, View
-from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
-from replicator.core.records import ChangeRecord, PartRecord, TermRecord, parse, seal_change, seal_part
+from replicator.format.codec import encode_change, encode_changes
+from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from replicator.format.records import ChangeRecord, PartRecord, TermRecord, parse, seal_change, seal_part
+from replicator.protocol.fold import Holder, View
 
 A = Writer("a", "a1")
 B = Writer("b", "b1")

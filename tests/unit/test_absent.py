@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core import absent, life
-from replicator.core.fold import Holder, View
-from replicator.core.ids import Position, RecordId, Writer
-from replicator.core.replies import Head, Look, Peer
+from replicator.format.ids import Position, RecordId, Writer
+from replicator.protocol import election, missing_nodes
+from replicator.protocol.fold import Holder, View
+from replicator.protocol.group import Head, Look, Peer
 
 OLD, NEW = "run-1", "run-2"
 NOW_MS = 10_000_000
@@ -33,7 +33,7 @@ def look(*peers: Peer, applied_min: int = 1, head_run: str = OLD, whole: str = O
 
 
 def leads_by_itself(node: str, seen: Look, *, beats: int = 1000) -> bool:
-    return life.election_rank(seen.peers[node], seen, beats_in_run=beats) is not None
+    return election.election_rank(seen.peers[node], seen, beats_in_run=beats) is not None
 
 
 # --- how many may be missing -----------------------------------------------------------------------------------------
@@ -59,21 +59,21 @@ def test_as_many_may_be_missing_as_standbys_have_what_was_acknowledged(
     seen = look(*(silent(name) for name in names[:missing]), *map(peer, names[missing:]), applied_min=applied)
     last = names[-1]
     assert leads_by_itself(last, seen) == may
-    assert (life.refusal(last, seen) is None) == may
+    assert (election.refusal(last, seen) is None) == may
 
 
 def test_if_nobody_asked_for_standbys_the_others_are_waited_for_and_not_for_ever() -> None:
     seen = look(silent("a"), silent("b"), peer("c"), applied_min=0)
-    assert not leads_by_itself("c", seen, beats=life.BEATS_WITHOUT_MAJORITY - 1)
-    assert leads_by_itself("c", seen, beats=life.BEATS_WITHOUT_MAJORITY)
-    assert life.refusal("c", seen) is None
+    assert not leads_by_itself("c", seen, beats=election.BEATS_WITHOUT_MAJORITY - 1)
+    assert leads_by_itself("c", seen, beats=election.BEATS_WITHOUT_MAJORITY)
+    assert election.refusal("c", seen) is None
 
 
 def test_the_least_counts_that_anybody_knows_of() -> None:
     """A copy of the log may be older than the first change that waited for standbys."""
     seen = look(silent("a", applied_min=2), silent("b"), peer("c", applied_min=3), applied_min=0)
-    assert absent.applied_min(seen) == 2
-    assert absent.applied_min(seen, 0, 1) == 1
+    assert missing_nodes.applied_min(seen) == 2
+    assert missing_nodes.applied_min(seen, 0, 1) == 1
     assert leads_by_itself("c", seen)
     assert not leads_by_itself("c", look(silent("a", applied_min=1), silent("b"), peer("c"), applied_min=2))
 
@@ -85,7 +85,7 @@ def test_the_former_holder_waits_as_the_others_do() -> None:
 
     def takes(seen: Look, *, goes_on: bool = False) -> bool:
         me = Writer("a", "a1")
-        return life.takes_term(view, me, seen, previous_boot="", beats_in_run=9, goes_on=goes_on)
+        return election.takes_term(view, me, seen, previous_boot="", beats_in_run=9, goes_on=goes_on)
 
     alone = look(peer("a"), silent("b"), silent("c"))
     assert not takes(alone)
@@ -95,17 +95,17 @@ def test_the_former_holder_waits_as_the_others_do() -> None:
 
 def test_who_would_rather_go_on_does() -> None:
     seen = look(silent("a"), silent("b"), peer("c", goes_on=True))
-    assert not leads_by_itself("c", seen, beats=life.BEATS_WITHOUT_MAJORITY - 1)
+    assert not leads_by_itself("c", seen, beats=election.BEATS_WITHOUT_MAJORITY - 1)
     assert leads_by_itself("c", seen)
-    assert life.refusal("c", seen) is not None, "by hand it is asked all the same"
+    assert election.refusal("c", seen) is not None, "by hand it is asked all the same"
 
 
 def test_one_that_waits_is_not_in_the_way_of_one_that_goes_on() -> None:
     seen = look(silent("a"), silent("b"), peer("c", changed=LOST), peer("d"), peer("e"), applied_min=1)
     waits, goes = seen.peers["c"], peer("d", goes_on=True, changed=LOST)
     seen = seen._replace(peers={**seen.peers, "d": goes})
-    assert life.election_rank(waits, seen, beats_in_run=99) is None
-    assert life.election_rank(goes, seen, beats_in_run=99) == 0
+    assert election.election_rank(waits, seen, beats_in_run=99) is None
+    assert election.election_rank(goes, seen, beats_in_run=99) == 0
 
 
 # --- who counts ------------------------------------------------------------------------------------------------------
@@ -116,49 +116,49 @@ def test_however_long_they_are_silent_they_stay_on_the_list() -> None:
     for hours in (1, 24, 24 * 365):
         ago = hours * 3_600_000
         seen = look(silent("a", age_ms=ago), silent("b", age_ms=ago), peer("c"), whole_ago_ms=ago)
-        assert absent.missing(KEPT, seen) == ["a", "b"]
+        assert missing_nodes.missing(KEPT, seen) == ["a", "b"]
         assert not leads_by_itself("c", seen)
 
 
 def test_who_was_gone_long_before_is_not_waited_for() -> None:
-    gone = [silent(name, age_ms=60_000 + absent.RECENT_MS + 1) for name in "de"]
-    there = silent("b", age_ms=60_000 + absent.RECENT_MS)
-    assert absent.missing(KEPT, look(*gone, there, peer("a"), peer("c"))) == ["b"]
+    gone = [silent(name, age_ms=60_000 + missing_nodes.RECENT_MS + 1) for name in "de"]
+    there = silent("b", age_ms=60_000 + missing_nodes.RECENT_MS)
+    assert missing_nodes.missing(KEPT, look(*gone, there, peer("a"), peer("c"))) == ["b"]
 
 
 def test_who_left_has_nothing_that_this_copy_lacks() -> None:
     seen = look(silent("a"), silent("b", left=True), peer("c"))
-    assert absent.missing(KEPT, seen) == ["a"]
+    assert missing_nodes.missing(KEPT, seen) == ["a"]
     assert leads_by_itself("c", seen)
 
 
 def test_whom_the_others_knew_counts_though_the_copy_has_no_heartbeat_of_it() -> None:
     seen = look(silent("a"), peer("c", knew=("a/a1", "b/b1", "c/c1")))
-    assert absent.missing(KEPT, seen) == ["a", "b"]
+    assert missing_nodes.missing(KEPT, seen) == ["a", "b"]
     assert not leads_by_itself("c", seen)
 
 
 def test_who_said_goodbye_after_others_saw_it_is_not_missed_and_its_next_boot_is() -> None:
     left = silent("b", left=True)
-    assert absent.missing(KEPT, look(silent("a"), left, peer("c", knew=("a/a1", "b/b1")))) == ["a"]
-    assert absent.missing(KEPT, look(silent("a"), left, peer("c", knew=("a/a1", "b/b2")))) == ["a", "b"]
+    assert missing_nodes.missing(KEPT, look(silent("a"), left, peer("c", knew=("a/a1", "b/b1")))) == ["a"]
+    assert missing_nodes.missing(KEPT, look(silent("a"), left, peer("c", knew=("a/a1", "b/b2")))) == ["a", "b"]
 
 
 def test_what_somebody_knew_before_it_reported_does_not_count() -> None:
-    assert absent.missing(KEPT, look(silent("a", knew=("x/x1",)), peer("c"))) == ["a"]
+    assert missing_nodes.missing(KEPT, look(silent("a", knew=("x/x1",)), peer("c"))) == ["a"]
 
 
 @pytest.mark.parametrize("facts", [{"age_ms": 60_000}, {"stalled": "apply failed"}], ids=["dead", "stalled"])
 def test_one_that_reported_more_and_cannot_lead_is_missing_as_well(facts: dict[str, object]) -> None:
     seen = look(peer("a", changed=LOST, **facts), silent("b"), peer("c"))
-    assert absent.missing(KEPT, seen) == ["a", "b"]
-    assert absent.missing(LOST, seen) == ["b"], "one that has as much does not need it"
+    assert missing_nodes.missing(KEPT, seen) == ["a", "b"]
+    assert missing_nodes.missing(LOST, seen) == ["b"], "one that has as much does not need it"
     assert not leads_by_itself("c", seen)
 
 
 def test_where_the_log_is_lost_what_the_dead_said_last_is_from_before() -> None:
     seen = look(peer("a", age_ms=60_000), peer("b", age_ms=60_000), peer("c"))._replace(head=None, term=0)
-    assert absent.missing(KEPT, seen) == ["a", "b"]
+    assert missing_nodes.missing(KEPT, seen) == ["a", "b"]
 
 
 # --- in the same run -------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_where_the_log_is_lost_what_the_dead_said_last_is_from_before() -> None:
 def test_once_somebody_leads_in_the_run_the_log_is_whole_and_nobody_is_missed() -> None:
     seen = look(silent("a"), silent("b"), peer("c"), head_run=NEW, whole=NEW)
     assert leads_by_itself("c", seen)
-    assert life.refusal("c", seen) is None
+    assert election.refusal("c", seen) is None
 
 
 def test_a_holder_that_died_before_it_led_has_not_made_it_whole() -> None:
@@ -182,7 +182,7 @@ def test_a_holder_that_died_before_it_led_has_not_made_it_whole() -> None:
 
 def refounds(node: str, *peers: Peer) -> bool:
     seen = look(*peers)._replace(head=None, term=0)
-    return life.refounds(seen.peers[node], seen, beats_without_log=9)
+    return election.refounds(seen.peers[node], seen, beats_without_log=9)
 
 
 def test_a_lost_log_is_founded_anew_only_with_enough_of_those_who_took_part() -> None:
@@ -199,15 +199,15 @@ def test_a_lost_log_is_founded_by_nobody_if_nobody_knows_who_took_part() -> None
 
 def test_a_log_that_cannot_be_read_is_founded_by_nobody_unasked() -> None:
     seen = look(peer("c", knew=("c/c1",)))._replace(head=None, marred="something else wrote there")
-    assert not life.refounds(seen.peers["c"], seen, beats_without_log=9)
-    assert not life.may_found(Look(NEW, 0, None, KEPT, None, {}, marred="something else wrote there"))
+    assert not election.refounds(seen.peers["c"], seen, beats_without_log=9)
+    assert not election.may_found(Look(NEW, 0, None, KEPT, None, {}, marred="something else wrote there"))
 
 
 # --- in words --------------------------------------------------------------------------------------------------------
 
 
 def test_a_refusal_says_who_is_missing_and_what_to_do() -> None:
-    refused = life.refusal("c", look(silent("a"), silent("b"), peer("c")))
+    refused = election.refusal("c", look(silent("a"), silent("b"), peer("c")))
     assert refused is not None
     assert refused.reason.startswith("a and b are missing since Redis came back, and may have changes that were ")
     assert "(applied:1)" in refused.reason
@@ -215,13 +215,13 @@ def test_a_refusal_says_who_is_missing_and_what_to_do() -> None:
 
 
 def test_who_takes_part_is_remembered_while_they_are_there() -> None:
-    seen = look(peer("a"), silent("b"), silent("c", age_ms=absent.RECENT_MS + 1), silent("d", left=True))
-    assert absent.took_part(seen) == ("a/a1", "b/b1")
+    seen = look(peer("a"), silent("b"), silent("c", age_ms=missing_nodes.RECENT_MS + 1), silent("d", left=True))
+    assert missing_nodes.took_part(seen) == ("a/a1", "b/b1")
 
 
 @pytest.mark.parametrize(("names", "text"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
 def test_names_are_told_as_people_do(names: str, text: str) -> None:
-    assert absent.named(names) == text
+    assert missing_nodes.named(names) == text
 
 
 def test_who_was_there_is_told_by_stamps_of_one_clock_whatever_the_clock_is_now() -> None:
@@ -232,6 +232,6 @@ def test_who_was_there_is_told_by_stamps_of_one_clock_whatever_the_clock_is_now(
     whole_at = seen.now_ms + 3_600_000
     seen = seen._replace(head=seen.head._replace(whole_at=whole_at))
     stamped = {**seen.peers, "b": silent_b._replace(beaten_at=whole_at - 1000)}
-    assert "b" in absent.heard_of(seen._replace(peers=stamped))
-    stamped["b"] = silent_b._replace(beaten_at=whole_at - absent.RECENT_MS - 1)
-    assert "b" not in absent.heard_of(seen._replace(peers=stamped))
+    assert "b" in missing_nodes.heard_of(seen._replace(peers=stamped))
+    stamped["b"] = silent_b._replace(beaten_at=whole_at - missing_nodes.RECENT_MS - 1)
+    assert "b" not in missing_nodes.heard_of(seen._replace(peers=stamped))

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from replicator import ChangeRejected, ConfigError, LogUnavailable, NotAcknowledged, RecordId, admin
-from replicator.acks import Acks, Level
-from replicator.core.ids import ERA, Writer
-from replicator.core.replies import Ack, Code, Confirmation, Reply
-from replicator.replica import Replica
+from replicator import ChangeRejected, ConfigError, LogUnavailable, NotAcknowledged, RecordId
+from replicator.format.ids import ERA, Writer
+from replicator.node.acks import Acks, Level
+from replicator.ops import admin
+from replicator.protocol.group import Ack, Code, Confirmation, Reply
+from replicator.replica.replica import Replica
 from replicator.testing import MemoryRedis
 from tests.integration.worlds import promote
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventually, in_step, in_thread, push, pushed

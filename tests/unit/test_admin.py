@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from replicator import Fenced, LeaseLost, Node, NotPrimary, PromotionRefused, RecordId, ReplicatorError, admin
-from replicator.core import life
-from replicator.core.ids import ERA, Position, Writer
-from replicator.core.records import ChangeRecord, PartRecord, TermRecord
-from replicator.core.replies import Claim, Code, Head, LogSize, Look, Peer, Reply
+from replicator import Fenced, LeaseLost, Node, NotPrimary, PromotionRefused, RecordId, ReplicatorError
 from replicator.errors import CorruptRecord, LogLost
+from replicator.format.ids import ERA, Position, Writer
+from replicator.format.records import ChangeRecord, PartRecord, TermRecord
+from replicator.ops import admin
+from replicator.protocol import election
+from replicator.protocol.group import Claim, Code, Head, LogSize, Look, Peer, Reply
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import CLOCK_ID, lead
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, beats, eventually, in_step, in_thread, push, pushed
@@ -657,7 +658,7 @@ class TestRecover:
     @pytest.fixture(autouse=True)
     def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nobody reports on paper, so nobody is waited for."""
-        monkeypatch.setattr(life, "BEATS_BEFORE_CLAIM", 0)
+        monkeypatch.setattr(election, "BEATS_BEFORE_CLAIM", 0)
 
     def recover(self, paper: Paper, node: str | None = None, **options: Any) -> Head:
         """Recover as far as it goes where nobody answers: the claim. The head after it."""

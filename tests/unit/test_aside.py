@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from replicator.aside import Aside, TooMany
+from replicator.runtime.aside import Aside, TooMany
 from tests.kv import PATIENCE_S, eventually
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.backoff import Backoff
+from replicator.runtime.backoff import Backoff
 
 
 def test_each_pause_is_twice_as_long_as_the_one_before_up_to_the_bound() -> None:

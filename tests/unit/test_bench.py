@@ -49,8 +49,8 @@ from bench.results import Result
 from bench.systems import etcd, nats, ours, redis, syncobj
 from bench.systems.base import Running, System
 from replicator import Node
-from replicator.core.codec import encode_change
-from replicator.redis_server import RedisServer
+from replicator.format.codec import encode_change
+from replicator.sandbox.redis_server import RedisServer
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from replicator import admin
-from replicator import beside as module
-from replicator.beside import Beside
-from replicator.commands import command
 from replicator.errors import ConfigError, LogUnavailable, PromotionRefused
-from replicator.service import serve
+from replicator.ops import admin
+from replicator.service.role_commands import command
+from replicator.service.serve import serve
+from replicator.service.serve import sidecar as module
+from replicator.service.sidecar import Beside
 from replicator.state.file import FileState
 from tests.kv import PATIENCE_S, Group, eventually
 

@@ -18,19 +18,19 @@ from typing import Any
 import pytest
 
 from replicator import Node
-from replicator import certify as certify_module
-from replicator.certify import CannotRebuild, Certificate, certify, copied
-from replicator.checkpoint import Checkpoint, Step
-from replicator.checkpoint_file import DamagedCheckpoint
-from replicator.core.codec import encode_change, encode_changes
-from replicator.core.fold import Verdict
-from replicator.core.ids import ERA, Position, RecordId
-from replicator.core.replies import Batch
 from replicator.errors import CheckpointError, ConfigError, LeaseLost, LogLost, ReplicatorError
+from replicator.format.codec import encode_change, encode_changes
+from replicator.format.ids import ERA, Position, RecordId
+from replicator.ops import certify as certify_module
+from replicator.ops.certify import CannotRebuild, Certificate, certify, copied
+from replicator.ops.log_check import Violation
+from replicator.protocol.fold import Verdict
+from replicator.protocol.group import Batch
+from replicator.registry.state import Registry
 from replicator.state.kind import are_alike, kind_of
-from replicator.state.registry import Registry
+from replicator.storage.checkpoint import Checkpoint, Step
+from replicator.storage.checkpoint_file import DamagedCheckpoint
 from replicator.testing import MemoryLog, MemoryRedis
-from replicator.walk import Violation
 from tests.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push, put
 from tests.logs import Entry, Pen, fail_over, forged
 
@@ -487,7 +487,7 @@ def test_a_checkpoint_of_another_application_is_refused_and_its_own_is_named(gro
     a.submit(push("x"))
     saved(a)
     log = MemoryLog(group.server, "g")
-    for make_state, name in ((Other, "test_certify:Other"), (Registry, "replicator.state.registry:Registry")):
+    for make_state, name in ((Other, "test_certify:Other"), (Registry, "replicator.registry.state:Registry")):
         with pytest.raises(ConfigError, match=r"--state tests\.kv:KV") as raised:
             certify(log, [a.data_dir], make_state=make_state)
         assert name in str(raised.value)

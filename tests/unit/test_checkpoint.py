@@ -24,18 +24,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator import checkpoint, checkpoint_file
-from replicator.checkpoint import Checkpoint, Step
-from replicator.checkpoint_file import Stored
-from replicator.core import codec
-from replicator.core.fold import Holder, Verdict, View
-from replicator.core.ids import ZERO_ID, Position, RecordId, Writer
-from replicator.core.member import Member, Snapshot
-from replicator.core.parts import Progress
-from replicator.core.records import PartRecord, Record
-from replicator.core.replies import Claim, Code
-from replicator.core.retention import changes_bytes_max
 from replicator.errors import CheckpointError
+from replicator.format import codec
+from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
+from replicator.format.records import PartRecord, Record
+from replicator.format.snapshot_parts import Progress
+from replicator.protocol.fold import Holder, Verdict, View
+from replicator.protocol.group import Claim, Code
+from replicator.protocol.member import Member, Snapshot
+from replicator.protocol.snapshot_policy import changes_bytes_max
+from replicator.storage import checkpoint, checkpoint_file
+from replicator.storage.checkpoint import Checkpoint, Step
+from replicator.storage.checkpoint_file import Stored
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.checkpoint_child import apply, encoded, state_of
 from tests.kv import PATIENCE_S, in_thread
@@ -697,7 +697,7 @@ def test_a_lock_file_that_says_nothing_of_the_kind_says_of_no_boot_that_it_ended
 def test_a_second_process_on_the_directory_is_told_who_has_it(tmp_path: Path) -> None:
     # given a process that has the directory
     text = (
-        "import sys; from pathlib import Path; from replicator.checkpoint import Checkpoint\n"
+        "import sys; from pathlib import Path; from replicator.storage.checkpoint import Checkpoint\n"
         "with Checkpoint(Path(sys.argv[1]), 'g', node='a'): print('ready', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -1143,8 +1143,8 @@ def test_a_file_that_the_system_does_not_let_grow_is_an_error_and_not_a_fresh_st
     text = """
 import resource, sys
 from pathlib import Path
-from replicator.checkpoint import Checkpoint
-from replicator.core.fold import View
+from replicator.storage.checkpoint import Checkpoint
+from replicator.protocol.fold import View
 from replicator.errors import CheckpointError
 resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, 256 * 1024))
 with Checkpoint(Path(sys.argv[1]), "g", node="a") as stored:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from replicator import checkpoint_file
-from replicator.checkpoint import Checkpoint, Step
-from replicator.checkpoint_file import DamagedCheckpoint, Stored
-from replicator.core.fold import View
-from replicator.core.ids import RecordId
 from replicator.errors import CheckpointError
+from replicator.format.ids import RecordId
+from replicator.protocol.fold import View
+from replicator.storage import checkpoint_file
+from replicator.storage.checkpoint import Checkpoint, Step
+from replicator.storage.checkpoint_file import DamagedCheckpoint, Stored
 from replicator.testing import MemoryRedis
 from tests.logs import Pen
 

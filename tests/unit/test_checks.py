@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator import checks
 from replicator.errors import ConfigError
+from replicator.runtime import checks
 
 
 def refused(check: Callable[[], Any], *, setting: str = "it") -> str:

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.core import codec
-from replicator.core.codec import (
+from replicator.errors import ChangeTooLarge, CorruptRecord, NotJSON
+from replicator.format import codec
+from replicator.format.codec import (
     CHANGE_BYTES_MAX,
     SnapshotDecoder,
     SnapshotEncoder,
@@ -26,7 +27,6 @@ from replicator.core.codec import (
     encode_changes,
     zstd,
 )
-from replicator.errors import ChangeTooLarge, CorruptRecord, NotJSON
 
 json_values = st.recursive(
     st.none()
@@ -210,7 +210,7 @@ def test_the_memory_of_a_whole_process_stays_bounded_under_bombs() -> None:
     """Counted by the operating system: what zstd takes for itself is not Python's."""
     code = """
 import resource, sys
-from replicator.core.codec import decode_changes
+from replicator.format.codec import decode_changes
 from replicator.errors import CorruptRecord
 bomb = sys.stdin.buffer.read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.config import FILE_BYTES_MAX, load_settings
+from replicator.cli.config import FILE_BYTES_MAX, load_settings
 from replicator.errors import ConfigError
 
 

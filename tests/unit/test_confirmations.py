@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-import replicator.confirmations
-from replicator.confirmations import QUESTION_S_MAX, Confirmations
-from replicator.core.fold import Holder, View
-from replicator.core.ids import Position, RecordId, Writer
-from replicator.core.member import Member
-from replicator.core.replies import Code, Confirmation, Log, Reply
+import replicator.node.confirmations
 from replicator.errors import NotAcknowledged
-from replicator.lease import Lease
-from replicator.waiters import Level
+from replicator.format.ids import Position, RecordId, Writer
+from replicator.node.confirmations import QUESTION_S_MAX, Confirmations
+from replicator.node.lease import Lease
+from replicator.node.waiters import Level
+from replicator.protocol.fold import Holder, View
+from replicator.protocol.group import Code, Confirmation, Log, Reply
+from replicator.protocol.member import Member
 from tests.kv import PATIENCE_S
 
 ME = Writer("a", "a1")
@@ -67,7 +67,7 @@ def test_what_is_there_answers_for_each_number_of_replicas_and_the_fewest_are_as
 
 
 def test_the_kinds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicator.confirmations, "RETRY_EVERY_S", 0.0)
+    monkeypatch.setattr(replicator.node.confirmations, "RETRY_EVERY_S", 0.0)
     log, _ = asked_for("replicated:5", "fsynced")
     kinds = [fsynced for _, fsynced, _ in log.asked[:10]]
     assert kinds in ([True, False] * 5, [False, True] * 5)
@@ -75,7 +75,7 @@ def test_the_kinds_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_asked_in_vain_is_asked_again_after_a_pause() -> None:
     log, _ = asked_for("fsynced")
-    assert 1 < len(log.asked) <= 1.5 / replicator.confirmations.RETRY_EVERY_S + 1
+    assert 1 < len(log.asked) <= 1.5 / replicator.node.confirmations.RETRY_EVERY_S + 1
 
 
 def test_a_question_about_replicas_is_short_enough_for_others_to_be_asked() -> None:

@@ -15,11 +15,11 @@ import redis
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from replicator import connection
-from replicator.connection import Address, Link, Opened, advice, client_for, finder_for, follow, shown
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.urls import place_of
-from replicator.wire import Limit
+from replicator.log.connection import Address, Link, Opened, advice, client_for, finder_for, follow, shown
+from replicator.log.redis_log import connection
+from replicator.log.urls import place_of
+from replicator.log.wire import Limit
 from tests.kv import PATIENCE_S, eventually, in_thread
 
 KEY = b"replicator:{g}:log"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from replicator.core.ids import ZERO_CHAIN, Position, RecordId
-from replicator.core.life import NOBODY
-from replicator.core.replies import Head, Look, Peer
-from replicator.diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
+from replicator.format.ids import ZERO_CHAIN, Position, RecordId
+from replicator.ops.diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
+from replicator.protocol.election import NOBODY
+from replicator.protocol.group import Head, Look, Peer
 
 NOW_MS = 1_700_000_000_000
 HERE = Position(RecordId(3, 100), ZERO_CHAIN)

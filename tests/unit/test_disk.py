@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from replicator import disk
-from replicator.checkpoint import Checkpoint
-from replicator.dev import DevStack
 from replicator.errors import CheckpointError, ConfigError
+from replicator.sandbox.stack import DevStack
+from replicator.storage import disk
+from replicator.storage.checkpoint import Checkpoint
 
 
 @pytest.fixture(autouse=True)

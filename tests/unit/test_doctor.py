@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from replicator.core.ids import ERA, ZERO_CHAIN, ZERO_ID, Position, RecordId
-from replicator.core.life import NOBODY
-from replicator.core.replies import Head, LogSize, Look, Peer
-from replicator.doctor import Check, Facts, Report, checks, log_bytes_max
-from replicator.log import Server
+from replicator.format.ids import ERA, ZERO_CHAIN, ZERO_ID, Position, RecordId
+from replicator.log.redis_log import Server
+from replicator.ops.doctor import Check, Facts, Report, checks, log_bytes_max
+from replicator.protocol.election import NOBODY
+from replicator.protocol.group import Head, LogSize, Look, Peer
 
 MB = 1_000_000
 NOW_MS = 1_700_000_000_000

@@ -17,10 +17,10 @@ from click.testing import CliRunner
 
 import replicator.cli.drill
 from replicator.cli import cli
-from replicator.drill import FAULTS, faults, run
-from replicator.drill.books import FaultReport, Outcome, Report, Write, lacking, longest_gap_s
-from replicator.drill.load import Load, _Caller, outcome_of
 from replicator.errors import ConfigError
+from replicator.sandbox.drill import FAULTS, faults, run
+from replicator.sandbox.drill.load import Load, _Caller, outcome_of
+from replicator.sandbox.drill.report import FaultReport, Outcome, Report, Write, lacking, longest_gap_s
 
 KILL = FaultReport(
     fault="kill", acknowledged=10, lost=[], refused=2, unknown=1, gap_ms=1234, stale_refused=1, leader="b", term=2,

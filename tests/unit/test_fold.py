@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.core import fold
-from replicator.core.fold import NOBODY, TABLE, Holder, Verdict, View, ends_before, holds, step
-from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
-from replicator.core.records import ChangeRecord, PartRecord, Record, TermRecord
+from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord
+from replicator.protocol import fold
+from replicator.protocol.fold import NOBODY, TABLE, Holder, Verdict, View, ends_before, holds, step
 from tests.unit.history import RUN, A, B, change, part, term_record, view_at
 
 HERE = Position(RecordId(3, 10), "a" * 32)

@@ -1,4 +1,4 @@
-"""docs/fold.md is made from the table in replicator/core/fold.py. After a change of the table:
+"""docs/fold.md is made from the table in replicator/protocol/fold.py. After a change of the table:
 
 python -m tests.unit.test_fold_docs --write
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from replicator.core.fold import TABLE, Row, Verdict
+from replicator.protocol.fold import TABLE, Row, Verdict
 
 PAGE = Path(__file__).parents[2] / "docs" / "fold.md"
 
@@ -16,10 +16,10 @@ HEAD = """\
 # The fold
 
 What a node does with the next record of the log: `step(view, record, me) -> (verdict, view)` in
-`replicator/core/fold.py`. The first row that matches wins. "Follows" means: the record's `prev` is the chain of the
+`replicator/protocol/fold.py`. The first row that matches wins. "Follows" means: the record's `prev` is the chain of the
 node's position.
 
-<!-- Made from the table in replicator/core/fold.py by `python -m tests.unit.test_fold_docs --write`. -->
+<!-- Made from the table in replicator/protocol/fold.py by `python -m tests.unit.test_fold_docs --write`. -->
 """
 
 #: What a verdict does to a node, by the state that it is in: from -> to.

@@ -16,21 +16,21 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from replicator import forks
-from replicator.checkpoint import Checkpoint, Step
-from replicator.checkpoint_file import Run
 from replicator.cli import cli
-from replicator.core.codec import SnapshotEncoder, digest_of
-from replicator.core.ids import RecordId
-from replicator.core.records import Record
 from replicator.errors import CheckpointError, ConfigError
+from replicator.format.codec import SnapshotEncoder, digest_of
+from replicator.format.ids import RecordId
+from replicator.format.records import Record
+from replicator.storage import forks
+from replicator.storage.checkpoint import Checkpoint, Step
+from replicator.storage.checkpoint_file import Run
 from replicator.testing import MemoryRedis
 from tests.kv import push
 from tests.logs import Pen
 
 
 class Disk:
-    """The checkpoint of a node that has read all that a pen wrote; `fork` writes one, as `replica.py` does."""
+    """The checkpoint of a node that has read all that a pen wrote; `fork` writes one, as `replica/replica.py` does."""
 
     def __init__(self, server: MemoryRedis, data_dir: Path, node: str = "s") -> None:
         self.data_dir, self.reader = data_dir, Pen(MemoryRedis(), node)

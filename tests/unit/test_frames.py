@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.core import frames
-from replicator.core.codec import digest_of, digest_of_pieces
-from replicator.core.frames import frames_of, joined, pieces_of
 from replicator.errors import CorruptRecord, NotJSON
+from replicator.format import frames
+from replicator.format.codec import digest_of, digest_of_pieces
+from replicator.format.frames import frames_of, joined, pieces_of
 
 
 def cut(data: bytes, size: int) -> Iterator[bytes]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from replicator import guarded
-from replicator.guarded import Guarded, NotAsItShouldBe, check_is_file, head_of
+from replicator.storage import untrusted_sqlite
+from replicator.storage.untrusted_sqlite import Guarded, NotAsItShouldBe, check_is_file, head_of
 
 SCHEMA = """
 BEGIN;
@@ -78,7 +78,7 @@ def test_a_file_with_other_tables_or_anything_else_is_refused(path: Path, statem
 
 
 def test_a_query_without_an_end_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded, "_STEPS_MIN", 100_000)
+    monkeypatch.setattr(untrusted_sqlite, "_STEPS_MIN", 100_000)
     db = Guarded(path, SCHEMA)
     with pytest.raises(NotAsItShouldBe, match="more steps"):
         list(db.rows(f"{ENDLESS} count(*) FROM n"))
@@ -88,7 +88,7 @@ def test_a_query_without_an_end_is_ended(path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_file_of_many_rows_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what a file may take goes by its size
-    monkeypatch.setattr(guarded, "_STEPS_MIN", 10_000)
+    monkeypatch.setattr(untrusted_sqlite, "_STEPS_MIN", 10_000)
     path = made(tmp_path / "many.sqlite")
     with closing(sqlite3.connect(path)) as db, db:
         db.executemany("INSERT INTO thing VALUES (?, x'01')", ((f"{number:030}",) for number in range(50_000)))
@@ -123,7 +123,7 @@ def a_device(path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from replicator.guarded import check_is_file, head_of
+from replicator.storage.untrusted_sqlite import check_is_file, head_of
 for look in (lambda path: head_of(path, 100), check_is_file):
     try:
         look(Path(sys.argv[1]))

@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId
-from replicator.core.replies import Head, Look, Peer
-from replicator.core.sightings import Sight
 from replicator.errors import CheckpointError, LogLost, LogUnavailable, ReplicatorError
-from replicator.health import (
+from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId
+from replicator.node.health import (
     BEHIND_RECORDS_MAX,
     BEHIND_S_MAX,
     Condition,
@@ -21,6 +19,8 @@ from replicator.health import (
     lag_of,
     why_unready,
 )
+from replicator.protocol.group import Head, Look, Peer
+from replicator.protocol.liveness import Sight
 
 UNKNOWN = Lag(None, None)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.core.history import ENDS_KEPT, left_behind, parse_ends, show_ends, with_end
-from replicator.core.ids import ERA, TERM_MAX, ZERO_ID, RecordId
 from replicator.errors import ConfigError
+from replicator.format.ids import ERA, TERM_MAX, ZERO_ID, RecordId
+from replicator.format.term_ends import ENDS_KEPT, left_behind, parse_ends, show_ends, with_end
 
 
 class Record(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from replicator.host import _Team
+from replicator.node.host import _Team
 from tests.kv import eventually
 
 

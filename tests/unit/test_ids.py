@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.core.ids import (
+from replicator.errors import ConfigError
+from replicator.format.ids import (
     ERA,
     ORIGIN,
     TERM_MAX,
@@ -20,7 +21,6 @@ from replicator.core.ids import (
     extend_chain,
     next_term,
 )
-from replicator.errors import ConfigError
 
 ids = st.builds(RecordId, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 chains = st.text("0123456789abcdef", min_size=32, max_size=32)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from replicator import WouldDeadlock
-from replicator.inside import READING, Inside
+from replicator.runtime.reentrancy import READING, Inside
 from tests.kv import in_thread
 
 

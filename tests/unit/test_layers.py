@@ -16,27 +16,22 @@ ROOT = Path(__file__).parents[2]
 
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "wire", "place", "signals", "aside", "sharing", "disk", "guarded"),
-    ("checks", "urls", "backoff", "telling"),
-    ("config", "core", "names", "tellers", "reach", "process", "inside", "threads"),
-    ("checkpoint_file", "connection"),
-    ("log", "checkpoint", "walk", "state", "testing", "redis_server", "proxy"),
-    (
-        *("restore", "lease", "health", "jobs", "problems", "crew", "patches", "naming", "commands", "handover"),
-        "waiters",
-    ),
-    ("replica", "diagnosis", "confirmations"),
-    ("whole_replica", "primary", "acks", "state_writer"),
-    ("tasks", "keeper"),
-    ("reader",),
-    ("node", "admin", "forks", "certify"),
-    ("doctor",),
-    ("web", "dev", "host", "beside"),
-    ("service", "drill"),
+    ("errors",),
+    ("runtime", "format"),
+    ("protocol", "web"),
+    ("log", "storage", "testing"),
+    ("state",),
+    ("replica", "registry"),
+    ("node",),
+    ("ops",),
+    ("service", "sandbox"),
     ("cli", "__init__"),
 )
 
-#: What has a clock, a socket, a file, chance or a thread in it has no place in the core.
+#: Those that decide and do not act.
+PURE = ("format", "protocol")
+
+#: What has a clock, a socket, a file, chance or a thread in it has no place in what is pure.
 IMPURE = {
     "asyncio",
     "concurrent",
@@ -65,11 +60,11 @@ IMPURE = {
     "uuid",
 }
 
-#: What the core takes from outside: encoders and hashes.
-CORE_TAKES = {"orjson", "xxhash", "backports", "compression", "replicator.core", "replicator.errors"}
+#: What they take from outside: encoders and hashes.
+PURE_TAKES = {"orjson", "xxhash", "backports", "compression", "replicator.errors", *(f"replicator.{p}" for p in PURE)}
 
 #: Who may speak to Redis itself. RQ has connections of its own.
-IMPORTS_REDIS = {"replicator.wire", "replicator.connection", "replicator.log"}
+IMPORTS_REDIS = {"replicator.log.wire", "replicator.log.connection", "replicator.log.redis_log"}
 
 
 def modules(package: str) -> Iterator[tuple[str, Path]]:
@@ -91,15 +86,15 @@ def imports(name: str, path: Path) -> Iterator[str]:
             yield from {base, *(f"{base}.{alias.name}" for alias in node.names)}
 
 
-KNOWN = {name for package in ("replicator", "workers") for name, _ in modules(package)}
-REPLICATOR = [pytest.param(name, path, id=name) for name, path in modules("replicator")]
-CORE = [pytest.param(name, path, id=name) for name, path in modules("replicator") if name.startswith("replicator.core")]
-
-
 def unit(name: str) -> str:
-    """The part of the package that has a level: `replicator.core.fold` -> `core`."""
+    """The part of the package that has a level: `replicator.protocol.fold` -> `protocol`."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
+
+
+KNOWN = {name for package in ("replicator", "workers") for name, _ in modules(package)}
+REPLICATOR = [pytest.param(name, path, id=name) for name, path in modules("replicator")]
+PURE_MODULES = [pytest.param(name, path, id=name) for name, path in modules("replicator") if unit(name) in PURE]
 
 
 def level(name: str) -> int:
@@ -122,13 +117,27 @@ def test_a_module_imports_only_what_lies_below_it(name: str, path: Path) -> None
         assert inside or level(imported) < level(name), f"{name} imports {imported}, which is not below it"
 
 
-@pytest.mark.parametrize(("name", "path"), CORE)
-def test_the_core_is_pure(name: str, path: Path) -> None:
+@pytest.mark.parametrize(("name", "path"), PURE_MODULES)
+def test_what_decides_is_pure(name: str, path: Path) -> None:
     for imported in imports(name, path):
         top = imported.partition(".")[0]
-        assert top not in IMPURE, f"{name} imports {imported}: the core decides, the shells act"
-        taken = any(imported == each or imported.startswith(each + ".") for each in CORE_TAKES)
+        assert top not in IMPURE, f"{name} imports {imported}: it decides, and others act"
+        taken = any(imported == each or imported.startswith(each + ".") for each in PURE_TAKES)
         assert taken or top in sys.stdlib_module_names, f"{name} imports {imported}"
+
+
+def test_no_module_needs_one_that_needs_it() -> None:
+    needs = {name: ours(name, path) for name, path in modules("replicator")}
+    reached: dict[str, set[str]] = {}
+
+    def reach(name: str) -> set[str]:
+        if name not in reached:
+            reached[name] = set()  # what is asked for again, while it is being found, is on a circle
+            for each in needs[name]:
+                reached[name] |= {each, *reach(each)}
+        return reached[name]
+
+    assert [name for name in needs if name in reach(name)] == []
 
 
 @pytest.mark.parametrize(("name", "path"), REPLICATOR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replicator.lease import Lease
+from replicator.node.lease import Lease
 
 
 class Clock:

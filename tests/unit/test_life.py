@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from replicator.core import life
-from replicator.core.fold import Holder, View
-from replicator.core.ids import ERA, TERM_MAX, ZERO_ID, Position, RecordId, Writer
-from replicator.core.life import Fate, Found, fate_of_write, find_out
-from replicator.core.replies import Claim, Code, Head, Look, Peer, Reply
+from replicator.format.ids import ERA, TERM_MAX, ZERO_ID, Position, RecordId, Writer
+from replicator.protocol import election
+from replicator.protocol.election import Fate, Found, fate_of_write, find_out
+from replicator.protocol.fold import Holder, View
+from replicator.protocol.group import Claim, Code, Head, Look, Peer, Reply
 from replicator.testing import MemoryRedis
 from tests.unit.history import RUN, A, B, change, view_at
 
@@ -42,20 +42,20 @@ def look(
 
 def test_the_most_advanced_has_the_newest_change_and_not_the_highest_position() -> None:
     follower = peer("b", position=Position(RecordId(9, 99), "b" * 32), changed=RecordId(3, 4))
-    assert life.most_advanced([follower, peer("a", changed=RecordId(3, 5))]) == peer("a", changed=RecordId(3, 5))
+    assert election.most_advanced([follower, peer("a", changed=RecordId(3, 5))]) == peer("a", changed=RecordId(3, 5))
 
 
 def test_a_higher_term_of_the_last_change_counts_before_its_number() -> None:
     newer = peer("b", changed=RecordId(4, 2))
-    assert life.most_advanced([peer("a", changed=RecordId(3, 99)), newer]) == newer
-    assert life.most_advanced([]) is None
+    assert election.most_advanced([peer("a", changed=RecordId(3, 99)), newer]) == newer
+    assert election.most_advanced([]) is None
 
 
 # --- taking a term ---------------------------------------------------------------------------------------------------
 
 
 def takes(view: View, me: Writer, seen: Look, *, previous: str = "", beats: int = 9, primary: bool = True) -> bool:
-    return life.takes_term(view, me, seen, previous_boot=previous, beats_in_run=beats, restart_as_primary=primary)
+    return election.takes_term(view, me, seen, previous_boot=previous, beats_in_run=beats, restart_as_primary=primary)
 
 
 def test_a_new_boot_takes_a_term_if_the_boot_before_held_the_present_one() -> None:
@@ -98,8 +98,8 @@ NEW_RUN = look(peer("a", run="run-2"), peer("b", run="run-2"), run="run-2")
 
 
 def test_in_a_new_run_the_former_holder_takes_a_term_when_all_had_time_to_report() -> None:
-    assert takes(VIEW, A, NEW_RUN, beats=life.BEATS_BEFORE_CLAIM)
-    assert not takes(VIEW, A, NEW_RUN, beats=life.BEATS_BEFORE_CLAIM - 1)
+    assert takes(VIEW, A, NEW_RUN, beats=election.BEATS_BEFORE_CLAIM)
+    assert not takes(VIEW, A, NEW_RUN, beats=election.BEATS_BEFORE_CLAIM - 1)
     assert takes(VIEW, A2, NEW_RUN, previous="a1")
     assert not takes(VIEW, A2, NEW_RUN, previous="a1", primary=False)
 
@@ -137,11 +137,11 @@ def test_in_a_new_run_the_former_holder_yields_to_a_live_one_that_is_ahead(other
 
 def test_a_log_is_founded_only_where_nobody_ever_had_one() -> None:
     nothing = Look(RUN, 0, None, ZERO_ID, None, {})
-    assert life.may_found(nothing)
-    assert life.may_found(nothing._replace(peers={"b": peer("b", term=0)}))
-    assert not life.may_found(nothing._replace(term=1))
-    assert not life.may_found(nothing._replace(peers={"b": peer("b")}))
-    assert not life.may_found(look())
+    assert election.may_found(nothing)
+    assert election.may_found(nothing._replace(peers={"b": peer("b", term=0)}))
+    assert not election.may_found(nothing._replace(term=1))
+    assert not election.may_found(nothing._replace(peers={"b": peer("b")}))
+    assert not election.may_found(look())
 
 
 # --- standing for election -------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def rank(me: Peer, *others: Peer, seen: Look | None = None, beats: int = 9) -> i
     """Among these, in a group whose holder a1 has no lease any more, or in the group that `seen` is of."""
     known = seen or look()
     peers = {each.node: each for each in (me, *others)}
-    return life.election_rank(me, known._replace(peers=peers), beats_in_run=beats)
+    return election.election_rank(me, known._replace(peers=peers), beats_in_run=beats)
 
 
 def test_while_the_holders_lease_runs_nobody_stands_for_election() -> None:
@@ -216,7 +216,7 @@ def test_nobody_takes_over_who_lacks_changes_that_the_log_lost() -> None:
 def test_what_a_node_knows_of_itself_counts_and_not_its_last_heartbeat() -> None:
     before = able("b", changed=RecordId(3, 1))
     seen = look(before, able("c", changed=RecordId(3, 5)))
-    assert life.election_rank(before._replace(changed=RecordId(3, 9)), seen, beats_in_run=9) == 0
+    assert election.election_rank(before._replace(changed=RecordId(3, 9)), seen, beats_in_run=9) == 0
 
 
 def test_the_boot_that_holds_the_term_does_not_take_it_again_and_its_next_boot_may() -> None:
@@ -239,8 +239,8 @@ def test_while_automatic_failover_is_paused_nobody_takes_over() -> None:
 
 
 def test_after_a_demotion_nobody_takes_over() -> None:
-    assert rank(able("b"), seen=look(holder=life.NOBODY)) is None
-    assert rank(able("b", run="run-2"), seen=look(holder=life.NOBODY, run="run-2")) is None
+    assert rank(able("b"), seen=look(holder=election.NOBODY)) is None
+    assert rank(able("b", run="run-2"), seen=look(holder=election.NOBODY, run="run-2")) is None
 
 
 def in_run_2(node: str, **fields: object) -> Peer:
@@ -263,17 +263,17 @@ def test_in_a_new_run_the_former_holder_is_no_candidate_if_it_lacks_what_another
 
 def test_in_a_new_run_nobody_stands_for_election_before_all_had_time_to_report() -> None:
     me = in_run_2("b")
-    assert rank(me, seen=LATER, beats=life.BEATS_BEFORE_CLAIM - 1) is None
-    assert rank(me, seen=LATER, beats=life.BEATS_BEFORE_CLAIM) == 0
+    assert rank(me, seen=LATER, beats=election.BEATS_BEFORE_CLAIM - 1) is None
+    assert rank(me, seen=LATER, beats=election.BEATS_BEFORE_CLAIM) == 0
     assert rank(me, able("c"), seen=LATER) is None, "c has not reported"
-    assert rank(me, able("c", age_ms=life.RECENT_MS + 1), seen=LATER) == 0, "it is dead"
+    assert rank(me, able("c", age_ms=election.RECENT_MS + 1), seen=LATER) == 0, "it is dead"
 
 
 def test_in_a_new_run_candidates_wait_for_more_than_half_of_those_who_were_there_or_for_long() -> None:
     me, gone = in_run_2("b"), able("a", age_ms=60_000)
-    few, many = life.BEATS_WITHOUT_MAJORITY - 1, life.BEATS_WITHOUT_MAJORITY
+    few, many = election.BEATS_WITHOUT_MAJORITY - 1, election.BEATS_WITHOUT_MAJORITY
     assert (rank(me, gone, seen=LATER, beats=few), rank(me, gone, seen=LATER, beats=many)) == (None, 0)
-    assert rank(me, gone, in_run_2("c"), seen=LATER, beats=life.BEATS_BEFORE_CLAIM) == 0, "two of three"
+    assert rank(me, gone, in_run_2("c"), seen=LATER, beats=election.BEATS_BEFORE_CLAIM) == 0, "two of three"
     two_gone = (gone, able("d", age_ms=60_000))
     assert rank(me, *two_gone, in_run_2("c"), seen=LATER, beats=few) is None, "two of four"
 
@@ -293,7 +293,7 @@ def test_in_a_group_that_never_had_a_log_one_of_the_candidates_founds_it() -> No
     new = {"term": 0, "position": Position(ZERO_ID, "0" * 32), "changed": ZERO_ID, "cursor": ZERO_ID}
     b, c = able("b", **new), able("c", **new)
     assert (rank(b, c, seen=FIRST_LOG), rank(c, b, seen=FIRST_LOG)) == (0, 1)
-    assert rank(b, c, seen=FIRST_LOG, beats=life.BEATS_BEFORE_CLAIM - 1) is None
+    assert rank(b, c, seen=FIRST_LOG, beats=election.BEATS_BEFORE_CLAIM - 1) is None
 
 
 def test_where_there_was_a_log_no_candidate_founds_another() -> None:
@@ -328,26 +328,26 @@ def flapping(*peers: Peer, ago_ms: tuple[int, ...] = (50_000, 30_000, 10_000), n
     ],
 )
 def test_a_node_flaps_that_took_the_term_three_times_in_a_minute(ago_ms: tuple[int, ...], left_ms: int) -> None:
-    assert life.cool_down_ms("a", flapping(ago_ms=ago_ms)) == left_ms
-    assert life.cool_down_ms("b", flapping(ago_ms=ago_ms)) == 0, "another one did"
+    assert election.cool_down_ms("a", flapping(ago_ms=ago_ms)) == left_ms
+    assert election.cool_down_ms("b", flapping(ago_ms=ago_ms)) == 0, "another one did"
 
 
 def test_what_is_stamped_ahead_of_the_clock_of_redis_does_not_make_a_node_flap() -> None:
     """The clock was set back by an hour: a cool-down would last for that."""
-    assert life.cool_down_ms("a", flapping(ago_ms=(-3_600_000, -3_595_000, -3_590_000))) == 0
-    assert life.cool_down_ms("a", flapping(ago_ms=(-3_600_000, 20_000, 10_000))) == 0
-    assert life.cool_down_ms("a", flapping(ago_ms=(-3_600_000, 30_000, 20_000, 10_000))) == 30_000
+    assert election.cool_down_ms("a", flapping(ago_ms=(-3_600_000, -3_595_000, -3_590_000))) == 0
+    assert election.cool_down_ms("a", flapping(ago_ms=(-3_600_000, 20_000, 10_000))) == 0
+    assert election.cool_down_ms("a", flapping(ago_ms=(-3_600_000, 30_000, 20_000, 10_000))) == 30_000
 
 
 def test_without_a_log_nobody_flaps() -> None:
-    assert life.cool_down_ms("a", look()._replace(head=None)) == 0
+    assert election.cool_down_ms("a", look()._replace(head=None)) == 0
 
 
 def test_a_node_that_flaps_is_held_back_for_one_that_does_not() -> None:
-    held = life.held_back("a", flapping(able("a"), able("b")))
+    held = election.held_back("a", flapping(able("a"), able("b")))
     assert held == ("it took the term 3 times in 60 s and lost it again; it may in 10 s", "b")
-    assert life.held_back("b", flapping(able("a"), able("b"))) is None
-    assert life.held_back("a", flapping(able("a"), able("b"), ago_ms=(30_000, 10_000))) is None
+    assert election.held_back("b", flapping(able("a"), able("b"))) is None
+    assert election.held_back("a", flapping(able("a"), able("b"), ago_ms=(30_000, 10_000))) is None
 
 
 @pytest.mark.parametrize(
@@ -364,30 +364,32 @@ def test_a_node_that_flaps_is_held_back_for_one_that_does_not() -> None:
 )
 def test_a_node_that_flaps_is_not_held_back_for_one_that_would_not_take_over(other: Peer | None) -> None:
     seen = flapping(able("a"), *([other] if other else []))
-    assert life.held_back("a", seen) is None
+    assert election.held_back("a", seen) is None
 
 
 def test_of_two_that_flap_neither_is_held_back_for_the_other() -> None:
     seen = flapping(able("a"), able("b"))
     assert seen.head is not None
     seen = with_head(seen, taken=(*seen.head.taken, *((at + 1, "b") for at, _ in seen.head.taken)))
-    assert life.held_back("a", seen) is None
-    assert life.held_back("b", seen) is None
+    assert election.held_back("a", seen) is None
+    assert election.held_back("b", seen) is None
 
 
 def test_a_node_that_flaps_is_not_held_back_for_the_present_holder() -> None:
     """Whoever asks wants to replace that one; a holder of another run holds nothing any more."""
-    assert life.held_back("a", flapping(able("a"), able("b"), holder=B)) is None
-    assert life.held_back("a", flapping(able("a"), able("b"), able("c"), holder=B)) is not None
-    assert life.held_back("a", flapping(in_run_2("a"), in_run_2("b"), holder=B, run="run-2")) is not None
+    assert election.held_back("a", flapping(able("a"), able("b"), holder=B)) is None
+    assert election.held_back("a", flapping(able("a"), able("b"), able("c"), holder=B)) is not None
+    assert election.held_back("a", flapping(in_run_2("a"), in_run_2("b"), holder=B, run="run-2")) is not None
 
 
 def test_a_node_that_flaps_is_not_held_back_for_one_that_lacks_what_the_log_lost() -> None:
     """G5: it would lead without changes that this one has."""
     ahead = able("a", changed=RecordId(3, 9))
     seen = flapping(ahead, able("b", changed=RecordId(3, 4)), last_id=RecordId(3, 5))
-    assert life.held_back("a", seen) is None
-    assert life.held_back("a", flapping(ahead, able("b", changed=RecordId(3, 9)), last_id=RecordId(3, 5))) is not None
+    assert election.held_back("a", seen) is None
+    assert (
+        election.held_back("a", flapping(ahead, able("b", changed=RecordId(3, 9)), last_id=RecordId(3, 5))) is not None
+    )
 
 
 def paused(seen: Look) -> Look:
@@ -398,8 +400,8 @@ def test_while_automatic_failover_is_paused_a_node_that_flaps_waits_for_nobody()
     """Those whom it would wait for do not stand, and nobody would lead until its cool-down ends."""
     seen = flapping(able("a"), able("b"))
     assert rank(able("b"), able("a"), seen=paused(seen)) is None
-    assert life.held_back("a", seen) is not None
-    assert life.held_back("a", paused(seen)) is None
+    assert election.held_back("a", seen) is not None
+    assert election.held_back("a", paused(seen)) is None
     assert takes(VIEW, A2, paused(seen), previous="a1")
     assert takes(VIEW, A, paused(flapping(in_run_2("a"), in_run_2("b"), run="run-2")))
 
@@ -447,12 +449,12 @@ def test_only_terms_that_a_node_took_itself_count() -> None:
     server = MemoryRedis(clock_ms=lambda: NOW_MS)
     for by in ("a", "ann", "a", "b", "ann", "ann"):
         server.promote(Claim(writer=A, floor=0, lease_ms=1, by=by, reason="", new_log_id="log-1"))
-    assert life.cool_down_ms("a", server.look()) == 0
+    assert election.cool_down_ms("a", server.look()) == 0
     server.promote(Claim(writer=A, floor=0, lease_ms=1, by="a", reason=""))
     assert server.state.head is not None
     assert server.state.head.taken == ((NOW_MS, "a"),) * 3, "the others are not written down"
-    assert life.cool_down_ms("a", server.look()) == life.FLAP_WINDOW_MS
-    assert life.cool_down_ms("b", server.look()) == 0
+    assert election.cool_down_ms("a", server.look()) == election.FLAP_WINDOW_MS
+    assert election.cool_down_ms("b", server.look()) == 0
 
 
 # --- a log that is gone ----------------------------------------------------------------------------------------------
@@ -465,15 +467,15 @@ def had(node: str, **fields: object) -> Peer:
 
 
 def refounds(me: Peer, *others: Peer, seen: Look = GONE, beats: int = 9) -> bool:
-    return life.refounds(me, seen._replace(peers={each.node: each for each in others}), beats_without_log=beats)
+    return election.refounds(me, seen._replace(peers={each.node: each for each in others}), beats_without_log=beats)
 
 
 def test_the_most_advanced_founds_a_lost_log_anew_once_all_had_time_to_report() -> None:
     ahead, behind = had("a", changed=RecordId(3, 10)), had("b", changed=RecordId(3, 9))
     assert refounds(ahead, behind)
     assert not refounds(behind, ahead)
-    assert refounds(ahead, behind, beats=life.BEATS_BEFORE_CLAIM)
-    assert not refounds(ahead, behind, beats=life.BEATS_BEFORE_CLAIM - 1)
+    assert refounds(ahead, behind, beats=election.BEATS_BEFORE_CLAIM)
+    assert not refounds(ahead, behind, beats=election.BEATS_BEFORE_CLAIM - 1)
 
 
 def test_a_log_that_is_there_is_not_founded_anew() -> None:
@@ -496,15 +498,15 @@ def test_of_the_equally_advanced_one_founds_the_log() -> None:
 )
 def test_the_log_is_founded_from_a_live_node_that_followed_it(other: Peer) -> None:
     assert refounds(had("a"), other)
-    assert life.most_advanced_holder([had("a"), other], "log-1") == "a"
+    assert election.most_advanced_holder([had("a"), other], "log-1") == "a"
 
 
 def test_most_of_a_log_has_the_one_with_the_newest_change_and_not_the_highest_position() -> None:
     follower = had("b", position=Position(RecordId(9, 99), "b" * 32), changed=RecordId(3, 4))
-    assert life.most_advanced_holder([follower, had("a", changed=RecordId(3, 5))], "log-1") == "a"
-    assert life.most_advanced_holder([had("a", changed=RecordId(3, 4)), follower], "log-1") == "b"
-    assert life.most_advanced_holder([peer("a")], "log-1") is None
-    assert life.most_advanced_holder([], "log-1") is None
+    assert election.most_advanced_holder([follower, had("a", changed=RecordId(3, 5))], "log-1") == "a"
+    assert election.most_advanced_holder([had("a", changed=RecordId(3, 4)), follower], "log-1") == "b"
+    assert election.most_advanced_holder([peer("a")], "log-1") is None
+    assert election.most_advanced_holder([], "log-1") is None
 
 
 # --- whether the head says what is committed -------------------------------------------------------------------------
@@ -518,12 +520,12 @@ def leased(*peers: Peer, **more: Any) -> Look:
 
 
 def test_the_head_says_what_is_committed_while_its_holder_leads() -> None:
-    assert life.is_settled(leased(LEADING))
+    assert election.is_settled(leased(LEADING))
 
 
 def test_the_head_of_a_holder_whose_lease_ran_out_says_nothing() -> None:
     """On a master that was cut off, and takes no writes any more, the heartbeats stand as they were."""
-    assert not life.is_settled(leased(LEADING)._replace(lease_ms=None))
+    assert not election.is_settled(leased(LEADING)._replace(lease_ms=None))
 
 
 def test_a_head_behind_an_entry_that_readers_apply_does_not_say_what_is_committed() -> None:
@@ -531,7 +533,7 @@ def test_a_head_behind_an_entry_that_readers_apply_does_not_say_what_is_committe
     seen = leased(LEADING)
     assert seen.head is not None
     newest = seen.head.position.id
-    assert not life.is_settled(seen._replace(last_id=newest._replace(n=newest.n + 1)))
+    assert not election.is_settled(seen._replace(last_id=newest._replace(n=newest.n + 1)))
 
 
 @pytest.mark.parametrize(
@@ -559,20 +561,20 @@ def test_a_head_behind_an_entry_that_readers_apply_does_not_say_what_is_committe
 )
 def test_the_head_does_not_say_what_is_committed_unless_its_holder_leads(seen: Look) -> None:
     """What is committed may be missing from the log: the holder may still have to rebase."""
-    assert not life.is_settled(seen)
+    assert not election.is_settled(seen)
 
 
 # --- rebasing and snapshots ------------------------------------------------------------------------------------------
 
 
 def test_a_node_that_has_nothing_does_not_replace_a_history() -> None:
-    assert not life.may_rebase(View(term=5, in_sync=False))
-    assert life.may_rebase(VIEW)
+    assert not election.may_rebase(View(term=5, in_sync=False))
+    assert election.may_rebase(VIEW)
 
 
 def test_a_rebase_goes_on_above_the_records_of_the_node_and_of_the_log() -> None:
     ahead, behind = VIEW, view_at(HERE, cursor=Position(RecordId(9, 20), "c" * 32))
-    assert (life.rebase_n(ahead), life.rebase_n(behind)) == (11, 21)
+    assert (election.rebase_n(ahead), election.rebase_n(behind)) == (11, 21)
 
 
 @pytest.mark.parametrize(
@@ -589,7 +591,7 @@ def test_a_rebase_goes_on_above_the_records_of_the_node_and_of_the_log() -> None
 )
 def test_a_snapshot_is_owed_to_whom_nothing_in_the_log_helps(needs: bool, fields: dict[str, object]) -> None:
     other = peer("b", **{"in_sync": False} | fields)
-    assert life.owes_snapshot(VIEW, [peer("c"), other], RecordId(3, 8)) == needs
+    assert election.owes_snapshot(VIEW, [peer("c"), other], RecordId(3, 8)) == needs
 
 
 # --- what became of a write ------------------------------------------------------------------------------------------
@@ -622,7 +624,7 @@ def test_the_fate_of_a_write(code: Code, certain: Fate, looked_for: Fate, found:
 
 
 def refusal(target: str, seen: Look) -> tuple[str, str | None] | None:
-    return life.refusal(target, seen)
+    return election.refusal(target, seen)
 
 
 def test_lag_is_no_reason_while_the_log_is_whole() -> None:
@@ -648,8 +650,8 @@ def test_a_node_out_of_sync_that_lacks_nothing_may_be_promoted_over_the_log_as_i
     candidate = peer("b", in_sync=False)
     seen = look(peer("a", changed=RecordId(3, 9)), candidate)
     assert refusal("b", seen) is None
-    assert life.expected_head(candidate, seen) == HERE.id
-    assert life.expected_head(peer("b"), seen) is None, "one in sync reads whatever comes before its own term"
+    assert election.expected_head(candidate, seen) == HERE.id
+    assert election.expected_head(peer("b"), seen) is None, "one in sync reads whatever comes before its own term"
 
 
 def test_a_node_that_has_not_read_into_the_era_of_the_log_is_refused() -> None:
@@ -663,13 +665,13 @@ def test_a_node_that_has_not_read_into_the_era_of_the_log_is_refused() -> None:
 
 
 def test_in_a_new_run_the_next_term_is_above_all_that_anybody_has_seen() -> None:
-    assert life.newest_term(look()) == 3
-    assert life.newest_term(look(peer("b", term=ERA + 9), peer("c", term=7), run="run-2")) == ERA + 9
-    assert life.newest_term(look(peer("b", term=9))) == 3, "in this run a term was taken: there is none above it"
+    assert election.newest_term(look()) == 3
+    assert election.newest_term(look(peer("b", term=ERA + 9), peer("c", term=7), run="run-2")) == ERA + 9
+    assert election.newest_term(look(peer("b", term=9))) == 3, "in this run a term was taken: there is none above it"
 
 
 def test_a_heartbeat_cannot_use_up_the_terms() -> None:
-    assert life.newest_term(look(peer("b", term=TERM_MAX - 1), run="run-2")) == 3
+    assert election.newest_term(look(peer("b", term=TERM_MAX - 1), run="run-2")) == 3
 
 
 def test_the_log_denies_a_record_only_in_the_run_of_its_term_and_only_where_it_still_reaches() -> None:

@@ -14,12 +14,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from replicator.core.fold import Verdict, View
-from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
-from replicator.core.life import Fate, Found
-from replicator.core.member import Member, Snapshot
-from replicator.core.records import ChangeRecord, Record
-from replicator.core.replies import Code, Head, Log, Look, Peer, Reply
+from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from replicator.format.records import ChangeRecord, Record
+from replicator.protocol.election import Fate, Found
+from replicator.protocol.fold import Verdict, View
+from replicator.protocol.group import Code, Head, Log, Look, Peer, Reply
+from replicator.protocol.member import Member, Snapshot
 from replicator.testing import MemoryState
 from tests.integration.worlds import MemoryWorld
 from tests.scenarios.driver import Driver, Node

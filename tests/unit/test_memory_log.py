@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from replicator.core.ids import ERA, ZERO_ID, RecordId, Writer
-from replicator.core.replies import Code, Log, Peer
 from replicator.errors import LogUnavailable
-from replicator.log import RedisLog
+from replicator.format.ids import ERA, ZERO_ID, RecordId, Writer
+from replicator.log.redis_log import RedisLog
+from replicator.protocol.group import Code, Log, Peer
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import LEASE_MS, lead, promote
 

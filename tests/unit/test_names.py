@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from replicator.names import Names
+from replicator.log.host_names import Names
 from tests.kv import PATIENCE_S, eventually
 
 

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-import replicator.keeper
-import replicator.primary
+import replicator.node.ha_loop
+import replicator.node.writer
 from replicator import (
     ChangeRejected,
     ChangeTooLarge,
@@ -42,16 +42,16 @@ from replicator import (
     RecordId,
     ReplicatorError,
     Stalled,
-    admin,
 )
-from replicator.checkpoint import Checkpoint
-from replicator.core import life, retention
-from replicator.core.ids import ERA, ORIGIN, Writer
-from replicator.core.records import PartRecord
-from replicator.core.replies import Batch, Claim, Code, Look, Peer, Reply
-from replicator.health import Lag
-from replicator.naming import Name
-from replicator.reader import PARTS_AT_ONCE, RECORDS_AT_ONCE
+from replicator.format.ids import ERA, ORIGIN, Writer
+from replicator.format.records import PartRecord
+from replicator.node.consumer import PARTS_AT_ONCE, RECORDS_AT_ONCE
+from replicator.node.health import Lag
+from replicator.node.identity import Name
+from replicator.ops import admin
+from replicator.protocol import election, snapshot_policy
+from replicator.protocol.group import Batch, Claim, Code, Look, Peer, Reply
+from replicator.storage.checkpoint import Checkpoint
 from replicator.testing import MemoryLog
 from tests.integration.worlds import Author, lead, promote
 from tests.kv import (
@@ -1157,7 +1157,7 @@ class TestSnapshots:
     def test_one_snapshot_is_sent_when_the_changes_outweigh_the_last_one(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(retention, "SNAPSHOT_DUE_BYTES_MIN", 100_000)
+        monkeypatch.setattr(snapshot_policy, "SNAPSHOT_DUE_BYTES_MIN", 100_000)
         log = group.faulty_log()
         a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
 
@@ -1182,9 +1182,9 @@ class TestSnapshots:
         self, group: Group, monkeypatch: pytest.MonkeyPatch, times: int, least_s: float
     ) -> None:
         # given a primary that just sent one, and changes that outweigh it
-        monkeypatch.setattr(retention, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
-        monkeypatch.setattr(retention, "PAUSE_TIMES", times)
-        monkeypatch.setattr(retention, "PAUSE_S_MIN", least_s)
+        monkeypatch.setattr(snapshot_policy, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(snapshot_policy, "PAUSE_TIMES", times)
+        monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", least_s)
         log = group.faulty_log()
         a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.publish()
@@ -1193,25 +1193,25 @@ class TestSnapshots:
         assert not a._primary.snapshot_is_due
         assert sum(record.kind == "part" for record in log.sent) == 1
         # when the pause is over, then nobody has to write for the next one to be sent
-        monkeypatch.setattr(retention, "PAUSE_TIMES", 0)
-        monkeypatch.setattr(retention, "PAUSE_S_MIN", 0.0)
+        monkeypatch.setattr(snapshot_policy, "PAUSE_TIMES", 0)
+        monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", 0.0)
         eventually(lambda: sum(record.kind == "part" for record in log.sent) == 2)
 
     def test_no_pause_lets_the_log_grow_without_bounds(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(retention, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
-        monkeypatch.setattr(retention, "OVERDUE_BYTES_MIN", 100_000)
-        monkeypatch.setattr(retention, "PAUSE_S_MIN", 1000.0)
+        monkeypatch.setattr(snapshot_policy, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(snapshot_policy, "OVERDUE_BYTES_MIN", 100_000)
+        monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", 1000.0)
         log = group.faulty_log()
         a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.publish()
-        while a._replica.changes_bytes <= retention.changes_bytes_max(a._replica.snapshot_bytes):
+        while a._replica.changes_bytes <= snapshot_policy.changes_bytes_max(a._replica.snapshot_bytes):
             a.submit(put("x", "y" * 20_000))
         eventually(lambda: sum(record.kind == "part" for record in log.sent) == 2)
 
     def test_a_new_primary_knows_of_no_pause(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
         # given a group whose primary sent one, and then changes that outweigh it
-        monkeypatch.setattr(retention, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
-        monkeypatch.setattr(retention, "PAUSE_S_MIN", 1000.0)
+        monkeypatch.setattr(snapshot_policy, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", 1000.0)
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
         a.publish()
         a.submit(put("x", "y" * 20_000))
@@ -1252,8 +1252,8 @@ class TestSnapshots:
     def test_while_a_large_snapshot_is_drawn_the_collector_is_held_but_not_for_ever(
         self, group: Group, monkeypatch: pytest.MonkeyPatch, from_bytes: int, for_s: float, held: str
     ) -> None:
-        monkeypatch.setattr(replicator.primary, "HOLD_COLLECTOR_FROM_BYTES", from_bytes)
-        monkeypatch.setattr(replicator.primary, "HOLD_COLLECTOR_FOR_S", for_s)
+        monkeypatch.setattr(replicator.node.writer, "HOLD_COLLECTOR_FROM_BYTES", from_bytes)
+        monkeypatch.setattr(replicator.node.writer, "HOLD_COLLECTOR_FOR_S", for_s)
         log = group.faulty_log()
         a = group.primary("a", log=log)
         for key, value in large().items():
@@ -1274,7 +1274,7 @@ class TestSnapshots:
     def test_changes_that_wait_for_a_part_go_before_the_next_one(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.primary, "YIELD_FOR_S", 0.3)
+        monkeypatch.setattr(replicator.node.writer, "YIELD_FOR_S", 0.3)
         log = group.faulty_log()
         a = group.primary("a", log=log)
         for key, value in large().items():
@@ -1310,7 +1310,7 @@ class TestSnapshots:
         log.faults.append(wait)
         published = in_thread(a.publish)
         assert sending.wait(PATIENCE_S)
-        monkeypatch.setattr(replicator.primary, "LOOK_AGAIN_S", 1000.0)  # it does not look again by itself
+        monkeypatch.setattr(replicator.node.writer, "LOOK_AGAIN_S", 1000.0)  # it does not look again by itself
         submitted = in_thread(lambda: a.submit(push("x"), timeout_s=1000.0))
         eventually(lambda: a._primary._queue, "the change in the queue")
         time.sleep(0.05)
@@ -1746,7 +1746,7 @@ class TestAutomaticFailover:
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """G1: the claim depends on that no lease runs, and on the term."""
-        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 0.0)
+        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 0.0)
         nodes = vacant_group(group, "a", "b", "c", "d")
         claiming = threading.Barrier(4)
         for node in nodes:
@@ -1776,7 +1776,7 @@ class TestAutomaticFailover:
         assert group.server.state.term == ERA + 1
 
     def test_the_most_advanced_goes_first(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
         author, log = lead(group.log(), "z"), group.faulty_log()
         log.deaf = True
         b, c = group.node("b", auto_promote=True), group.node("c", auto_promote=True, log=log)
@@ -1954,7 +1954,7 @@ class TestFlapping:
     def test_it_is_held_back_in_favour_of_another_and_says_so(
         self, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b")  # otherwise it would be the first
         with monkeypatch.context() as slow:
@@ -1984,7 +1984,7 @@ class TestFlapping:
         assert c.term == 2
 
     def test_twice_is_no_flapping(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b", times=2)
         group.end_lease()
@@ -1994,7 +1994,7 @@ class TestFlapping:
     def test_one_that_loses_the_term_again_and_again_comes_to_that(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.keeper, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         for term in (2, 4, 6):
             group.end_lease()
@@ -2187,7 +2187,7 @@ class TestWhatIsTriedAgain:
         a = group.primary("a", log=log, lease_s=0.6)
         log.full = True
         with caplog.at_level(logging.INFO, logger="replicator"):
-            monkeypatch.setattr(replicator.primary, "snapshot_is_due", lambda *args, **more: True)
+            monkeypatch.setattr(replicator.node.writer, "snapshot_is_due", lambda *args, **more: True)
             eventually(lambda: log.asked["part"] > 0)
             log.asked.clear()
             time.sleep(self.WATCH_S)
@@ -2197,9 +2197,11 @@ class TestWhatIsTriedAgain:
             assert self._told(caplog, "the snapshot was not published") == 1
             a.submit(push("x"))
             log.full = False
-            monkeypatch.setattr(replicator.primary, "snapshot_is_due", retention.snapshot_is_due)
+            monkeypatch.setattr(replicator.node.writer, "snapshot_is_due", snapshot_policy.snapshot_is_due)
             a.publish()
-            monkeypatch.setattr(replicator.primary, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100)
+            monkeypatch.setattr(
+                replicator.node.writer, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100
+            )
             eventually(lambda: "over: the snapshot was not published" in caplog.text)
 
     def test_a_snapshot_that_does_not_help_the_one_who_needs_it(
@@ -2325,9 +2327,9 @@ class TestAClockThatIsSet:
         assert head is not None
         now_ms = int(group.server.clock_ms())
         group.server._write(head=head._replace(taken=((now_ms, "a"),) * 3))
-        assert life.cool_down_ms("a", group.server.look()) > 0
+        assert election.cool_down_ms("a", group.server.look()) > 0
         self._set(group, -HOUR_MS)
-        assert life.cool_down_ms("a", group.server.look()) == 0
+        assert election.cool_down_ms("a", group.server.look()) == 0
         a.submit(push("x"))
 
 
@@ -2571,7 +2573,7 @@ class TestForks:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """`recover` waits for heartbeats that come ten times a second."""
-    monkeypatch.setattr(life, "BEAT_EVERY_MS_MAX", 100)
+    monkeypatch.setattr(election, "BEAT_EVERY_MS_MAX", 100)
 
 
 def broken_by(how: str, group: Group) -> None:

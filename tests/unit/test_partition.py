@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from replicator import Node, NotAcknowledged, PromotionRefused, admin
-from replicator.core import life
+from replicator import Node, NotAcknowledged, PromotionRefused
 from replicator.errors import ConfigError
+from replicator.ops import admin
+from replicator.protocol import election
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, beats, eventually, forks, in_step, push, pushed
 
@@ -61,7 +62,7 @@ def test_nobody_takes_over_alone_while_others_may_have_what_was_acknowledged(gro
     for i in range(3):
         a.submit(push(i), timeout_s=PATIENCE_S)
     # when the third one is alone for longer than candidates wait for anybody
-    eventually(lambda: beats(c) > life.BEATS_WITHOUT_MAJORITY + 3, "many beats")
+    eventually(lambda: beats(c) > election.BEATS_WITHOUT_MAJORITY + 3, "many beats")
     # then it waits, says for whom, and wants to be forced
     assert c.role == "standby"
     assert split.new.look().term == 1
@@ -154,6 +155,6 @@ def test_a_node_that_stops_while_redis_may_lack_what_it_has_stays_on_the_list(gr
 
 
 def _encoded(value: object):  # type: ignore[no-untyped-def]
-    from replicator.core.codec import encoded
+    from replicator.format.codec import encoded
 
     return encoded([push(value)])

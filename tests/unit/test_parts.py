@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.core.ids import Position, RecordId
-from replicator.core.parts import PART_BYTES, Cutter, Progress, follow
-from replicator.core.records import BODY_BYTES_MAX, PartRecord
+from replicator.format.ids import Position, RecordId
+from replicator.format.records import BODY_BYTES_MAX, PartRecord
+from replicator.format.snapshot_parts import PART_BYTES, Cutter, Progress, follow
 from tests.unit.history import A, B, part
 
 AS_OF = Position(RecordId(1, 5), "a" * 32)

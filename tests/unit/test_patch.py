@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.core.codec import digest_of
-from replicator.core.ids import Position, RecordId, Writer
-from replicator.core.patch import CODEC, Gatherer, Maker, PatchHead, cut, rebuild
-from replicator.core.records import BODY_BYTES_MAX, ChangeRecord, seal_change
 from replicator.errors import CorruptRecord
+from replicator.format.codec import digest_of
+from replicator.format.ids import Position, RecordId, Writer
+from replicator.format.patch import CODEC, Gatherer, Maker, PatchHead, cut, rebuild
+from replicator.format.records import BODY_BYTES_MAX, ChangeRecord, seal_change
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -186,8 +186,8 @@ def test_neither_side_reads_much_of_the_old_payload_at_a_time() -> None:
 
 CHILD = """
 import os, sys
-from replicator.core.codec import digest_of
-from replicator.core.patch import Maker, rebuild
+from replicator.format.codec import digest_of
+from replicator.format.patch import Maker, rebuild
 from replicator.errors import CorruptRecord
 
 class OnDisk:
@@ -238,7 +238,7 @@ def test_a_large_payload_is_patched_in_some_mb(tmp_path: object) -> None:
 
 def bombs() -> Iterator[tuple[str, bytes, str]]:
     """Patches that would yield much more than they are."""
-    from replicator.core import patch as module
+    from replicator.format import patch as module
 
     head = PatchHead(digest_of(b"x" * MIB), "0" * 32, MIB, 1 << 31, raw=True).to_bytes()
     # An edit of 1 GiB.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from replicator import place
-from replicator.place import place_of
+from replicator.storage import place
+from replicator.storage.place import place_of
 
 
 def of(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import replicator.primary
+import replicator.node.writer
 from replicator import (
     CorruptRecord,
     Fenced,
@@ -22,14 +22,14 @@ from replicator import (
     NotPrimary,
     OutcomeUnknown,
 )
-from replicator.checkpoint import Checkpoint
-from replicator.core.codec import encoded
-from replicator.core.ids import ZERO_ID, RecordId, Writer
-from replicator.core.records import PartRecord
-from replicator.core.replies import Code, Reply
-from replicator.lease import Lease
-from replicator.primary import BATCH_CHANGES_MAX, Primary, Waiting
-from replicator.replica import Replica
+from replicator.format.codec import encoded
+from replicator.format.ids import ZERO_ID, RecordId, Writer
+from replicator.format.records import PartRecord
+from replicator.node.lease import Lease
+from replicator.node.writer import BATCH_CHANGES_MAX, Primary, Waiting
+from replicator.protocol.group import Code, Reply
+from replicator.replica.replica import Replica
+from replicator.storage.checkpoint import Checkpoint
 from replicator.testing import MemoryRedis
 from tests.integration.worlds import lead
 from tests.kv import KV, FaultyLog, eventually, in_thread, push, put
@@ -153,13 +153,13 @@ class TestDoor:
         self, a: Setup, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # given a keeper whose renewal is refused just between the look at the member and the record
-        encode = replicator.primary.encode_changes
+        encode = replicator.node.writer.encode_changes
 
         def heard_meanwhile(changes: Any) -> Any:
             a.replica.refused(Reply(Code.FENCED, term=2, node="b"))
             return encode(changes)
 
-        monkeypatch.setattr(replicator.primary, "encode_changes", heard_meanwhile)
+        monkeypatch.setattr(replicator.node.writer, "encode_changes", heard_meanwhile)
         lead(a.log, "b", boot="boot-b")
         # then the submitter learns what the log says, and nothing else
         with pytest.raises(Fenced):
@@ -174,7 +174,7 @@ class TestDoor:
 
 class TestBatches:
     def test_no_more_than_so_many_changes_share_a_record(self, a: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.primary, "BATCH_CHANGES_MAX", 3)
+        monkeypatch.setattr(replicator.node.writer, "BATCH_CHANGES_MAX", 3)
         with a.replica.turn:
             writers = [in_thread(lambda i=i: a.submit(push(i))) for i in range(7)]
             eventually(lambda: len(a.primary._queue) == 7)

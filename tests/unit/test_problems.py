@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from replicator.errors import CheckpointError, LogLost, LogUnavailable, OutcomeUnknown
-from replicator.problems import Problems
+from replicator.node.problems import Problems
 
 
 def away(problem: str) -> LogUnavailable:

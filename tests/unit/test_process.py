@@ -10,9 +10,9 @@ import weakref
 
 import pytest
 
-import replicator.process
+import replicator.runtime.process
 from replicator.errors import WrongProcess
-from replicator.process import Owner, keep_for_ever, let_go_in_child, quiet_before_fork
+from replicator.runtime.process import Owner, keep_for_ever, let_go_in_child, quiet_before_fork
 from tests.forking import Child, in_child, outcome
 from tests.kv import in_thread
 
@@ -108,13 +108,13 @@ class TestQuiet:
             pass
 
     def test_but_not_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.process, "QUIET_WITHIN_S", 0.05)
+        monkeypatch.setattr(replicator.runtime.process, "QUIET_WITHIN_S", 0.05)
         lock = threading.RLock()
         quiet_before_fork(lock)
         held, enough = threading.Event(), threading.Event()
 
         def forks_too() -> int:
-            monkeypatch.setattr(replicator.process, "QUIET_WITHIN_S", 3600)
+            monkeypatch.setattr(replicator.runtime.process, "QUIET_WITHIN_S", 3600)
             number: int = in_child(lambda: 1)
             return number
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from replicator.proxy import Proxy, split_requests
-from replicator.redis_server import RedisServer
+from replicator.sandbox.fault_proxy import Proxy, split_requests
+from replicator.sandbox.redis_server import RedisServer
 
 
 class EchoServer:

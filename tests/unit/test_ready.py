@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-import replicator.health
-from replicator import CheckpointError, Node, admin
-from replicator.core.ids import RecordId
+import replicator.node.health
+from replicator import CheckpointError, Node
+from replicator.format.ids import RecordId
+from replicator.ops import admin
 from tests.integration.worlds import promote
 from tests.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push
 
@@ -174,7 +175,7 @@ class TestStandby:
         eventually(lambda: code(b) == "")
 
     def test_one_that_reads_nothing_any_more_is_behind(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.health, "BEHIND_S_MAX", 0.2)
+        monkeypatch.setattr(replicator.node.health, "BEHIND_S_MAX", 0.2)
         log = group.faulty_log()
         a, b = group.primary("a"), group.node("b", log=log, lease_s=SHORT_LEASE_S)
         in_step(a, b)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.core.history import ENDS_KEPT, show_ends
-from replicator.core.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, Position, RecordId, extend_chain
-from replicator.core.records import (
+from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, Position, RecordId, extend_chain
+from replicator.format.records import (
     BODY_BYTES_MAX,
     HEADER_BYTES_MAX,
     ChangeRecord,
@@ -23,7 +23,7 @@ from replicator.core.records import (
     seal_change,
     seal_part,
 )
-from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.format.term_ends import ENDS_KEPT, show_ends
 from tests.unit.history import A, change, part, term_record
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from replicator import redis_server
 from replicator.errors import ConfigError, LogUnavailable
-from replicator.redis_server import (
+from replicator.sandbox import redis_server
+from replicator.sandbox.redis_server import (
     SERVER_VARIABLE,
     SOCKET_PATH_BYTES_MAX,
     RedisServer,

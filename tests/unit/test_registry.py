@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from bench.registry_data import generate
 from replicator.errors import ChangeRejected
-from replicator.state import State
-from replicator.state.registry import (
+from replicator.registry.state import (
     NETWORKS_PER_PIECE,
     NODES_PER_PIECE,
     OPERATIONS,
@@ -29,6 +28,7 @@ from replicator.state.registry import (
     pieces_of,
     term_of,
 )
+from replicator.state import State
 
 NOON = "2026-01-31T12:00:00Z"
 LATER = "2026-01-31T12:00:01.5+01:00"

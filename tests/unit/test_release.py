@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from replicator.state.release import SLICE, let_go
+from replicator.registry.release import SLICE, let_go
 from tests.kv import eventually
 
 

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 
 from replicator import CheckpointError, CorruptRecord, Stalled
-from replicator.checkpoint import Checkpoint
-from replicator.checkpoint_file import Stored
-from replicator.core.codec import SnapshotEncoder, encode_changes
-from replicator.core.fold import Holder, Verdict, View
-from replicator.core.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
-from replicator.core.parts import Cutter
-from replicator.core.records import PartRecord, Record, seal_change, seal_part
-from replicator.core.replies import Code, Reply
 from replicator.errors import SnapshotRefused
-from replicator.replica import Replica
-from replicator.restore import Dropped
+from replicator.format.codec import SnapshotEncoder, encode_changes
+from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from replicator.format.records import PartRecord, Record, seal_change, seal_part
+from replicator.format.snapshot_parts import Cutter
+from replicator.protocol.fold import Holder, Verdict, View
+from replicator.protocol.group import Code, Reply
+from replicator.replica.replica import Replica
+from replicator.replica.restore import Dropped
+from replicator.storage.checkpoint import Checkpoint
+from replicator.storage.checkpoint_file import Stored
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import Author, lead
 from tests.kv import KV, PATIENCE_S, eventually, in_thread, push

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from replicator.core.ids import TERM_MAX, Position, RecordId
-from replicator.core.replies import MISSED_BEATS_MAX, LeaseText, Peer, lease_left_ms
+from replicator.format.ids import TERM_MAX, Position, RecordId
+from replicator.protocol.group import MISSED_BEATS_MAX, LeaseText, Peer, lease_left_ms
 
 PEER = Peer(
     "a", "a1", run="r", term=5, role="primary", position=Position(RecordId(5, 1042), "0123456789abcdef" * 2),

@@ -11,21 +11,13 @@ from typing import Any
 
 import pytest
 
-from replicator import restore
-from replicator.core.codec import SnapshotEncoder
-from replicator.core.ids import ORIGIN, ZERO_ID, Writer
-from replicator.core.parts import Cutter
-from replicator.core.records import PartRecord, seal_part
 from replicator.errors import CheckpointError, CorruptRecord
-from replicator.restore import (
-    HOLD_COLLECTOR_FROM_BYTES,
-    Dropped,
-    Failed,
-    HeldCollector,
-    Restoring,
-    Spoilt,
-    run,
-)
+from replicator.format.codec import SnapshotEncoder
+from replicator.format.ids import ORIGIN, ZERO_ID, Writer
+from replicator.format.records import PartRecord, seal_part
+from replicator.format.snapshot_parts import Cutter
+from replicator.replica.replica import restore
+from replicator.replica.restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Failed, HeldCollector, Restoring, Spoilt, run
 from tests.kv import PATIENCE_S, eventually, in_thread
 
 #: Half as large when compressed: twelve of them fill eight parts of 60,000 bytes. zstd gives what it has each 128 KiB.

@@ -7,9 +7,9 @@ from importlib import resources
 
 import pytest
 
-from replicator.log import INCLUDED, SCRIPTS, RedisLog
+from replicator.log.redis_log import INCLUDED, SCRIPTS, RedisLog
 
-LUA = resources.files("replicator") / "lua"
+LUA = resources.files("replicator.log") / "lua"
 KEYS = ("term", "log", "head", "lease", "commands", "nodes", "acks", "probe")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from replicator.redis_server import RedisServer, ServerBinary
+from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.servers import WHEELS, servers_at_hand
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator.sharing import FairLock, Flights, _Flight
+from replicator.runtime.sharing import FairLock, Flights, _Flight
 from tests.kv import PATIENCE_S, eventually, in_thread
 
 NEVER = float("inf")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from replicator.core.ids import ZERO_ID
-from replicator.core.replies import LeaseText, Look, Peer, lease_left_ms
-from replicator.core.sightings import Sight, Sightings
+from replicator.format.ids import ZERO_ID
+from replicator.protocol.group import LeaseText, Look, Peer, lease_left_ms
+from replicator.protocol.liveness import Sight, Sightings
 
 EVERY_MS = 1000
 LENGTH_MS = 5000

@@ -11,7 +11,7 @@ import pytest
 
 WAITS = """
 import threading
-from replicator.signals import on_end
+from replicator.runtime.signals import on_end
 asked = []
 on_end(lambda number, frame: asked.append(number))
 print("ready", flush=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from replicator.state import stamps as module
-from replicator.state.stamps import COARSE_TICK_S, FINE_TICK_S, Watch
+from replicator.state import file_stamps as module
+from replicator.state.file_stamps import COARSE_TICK_S, FINE_TICK_S, Watch
 
 NOW_S = 1_900_000_000.5
 

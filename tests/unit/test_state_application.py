@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from replicator import SnapshotFailed, StateChanged, StateError
-from replicator.inside import Inside
-from replicator.state.application import Application, asked_to_end, said
+from replicator.runtime.reentrancy import Inside
+from replicator.state.callbacks import Application, asked_to_end, said
 from tests.kv import KV, in_thread
 
 BUGS = [KeyError("x"), RecursionError("deep"), MemoryError(), ZeroDivisionError(), RuntimeError("a\nb")]

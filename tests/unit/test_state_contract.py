@@ -12,9 +12,9 @@ from unittest.mock import MagicMock
 import pytest
 
 from replicator import ConfigError, Node
+from replicator.registry.state import Registry
 from replicator.state.contract import check_state
 from replicator.state.file import FileState
-from replicator.state.registry import Registry
 from replicator.state.sqlite import SQLiteState
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.kv import KV

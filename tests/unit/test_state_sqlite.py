@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from replicator.core.codec import digest_of_pieces
 from replicator.errors import CorruptRecord, StateError, StateInUse
-from replicator.state import KeptState, SharedState, State, stamps
+from replicator.format.codec import digest_of_pieces
+from replicator.state import KeptState, SharedState, State, file_stamps
 from replicator.state import sqlite as module
 from replicator.state.sqlite import SQLiteState
 from tests.kv import PATIENCE_S, Group, eventually
@@ -315,8 +315,8 @@ def test_copies_and_drafts_are_private_and_a_new_database_is(tmp_path: Path, mon
 def test_a_commit_is_seen_whatever_the_time_stamps_say(
     tmp_path: Path, wal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stamp = stamps.Stamp(1, 2, 3, 4, 1_234_567_891)
-    monkeypatch.setattr(stamps.Stamp, "of", lambda found: stamp)
+    stamp = file_stamps.Stamp(1, 2, 3, 4, 1_234_567_891)
+    monkeypatch.setattr(file_stamps.Stamp, "of", lambda found: stamp)
     with closing(database(tmp_path / "a", wal=wal)) as db:
         state = SQLiteState(tmp_path / "a")
         seen = state.seen()

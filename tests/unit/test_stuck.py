@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from replicator import NotPrimary, PromotionRefused, ReplicatorError, admin
-from replicator.core.codec import encode_changes
-from replicator.core.ids import N_LEAP, TERM_LEAP, Position, RecordId, Writer
-from replicator.core.records import ChangeRecord, Record, seal_change
-from replicator.core.replies import Code, Reply
+from replicator import NotPrimary, PromotionRefused, ReplicatorError
 from replicator.errors import CorruptRecord
-from replicator.keeper import STUCK_S
+from replicator.format.codec import encode_changes
+from replicator.format.ids import N_LEAP, TERM_LEAP, Position, RecordId, Writer
+from replicator.format.records import ChangeRecord, Record, seal_change
+from replicator.node.ha_loop import STUCK_S
+from replicator.ops import admin
+from replicator.protocol.group import Code, Reply
 from replicator.testing import Entry
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, forks, in_step, push, pushed
 

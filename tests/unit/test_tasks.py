@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from replicator import ChangeRejected, ChangeTooLarge, Fenced, LogUnavailable, NotJSON, NotPrimary, OutcomeUnknown
-from replicator.core.codec import encoded
-from replicator.primary import BATCH_CHANGES_MAX
-from replicator.tasks import Tasks
+from replicator.format.codec import encoded
+from replicator.node.async_writer import Tasks
+from replicator.node.writer import BATCH_CHANGES_MAX
 from tests.kv import PATIENCE_S, Group, document, eventually, in_step, in_thread, push, pushed, put
 
 

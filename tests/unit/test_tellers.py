@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator import tellers
-from replicator.tellers import Said, Tellers
+from replicator.log.redis_log import tellers
+from replicator.log.tellers import Said, Tellers
 from tests.kv import PATIENCE_S, eventually
 
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from replicator.telling import SOON_S, Telling
+from replicator.runtime.telling import SOON_S, Telling
 
 LOGGER = logging.getLogger("replicator.test")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from replicator import NoThread
-from replicator.threads import started
+from replicator.runtime.threads import started
 from tests.kv import PATIENCE_S
 
 

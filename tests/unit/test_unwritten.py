@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from replicator import admin
-from replicator.acks import Level
-from replicator.core.ids import ZERO_ID
 from replicator.errors import NotAcknowledged, PromotionRefused, Stalled, StateError, StateInUse
-from replicator.problems import Problems
+from replicator.format.ids import ZERO_ID
+from replicator.node.acks import Level
+from replicator.node.problems import Problems
+from replicator.node.state_writer import FIRST_PAUSE_S, PAUSE_S_MAX, StateWriter
+from replicator.ops import admin
 from replicator.state import SharedState
-from replicator.state_writer import FIRST_PAUSE_S, PAUSE_S_MAX, StateWriter
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
 from tests.unit.test_whole import KIB, Kept, Text, has, pieces
 
@@ -401,7 +401,7 @@ class _Replica:
 
 def test_attempts_are_further_and_further_apart_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("replicator.state_writer.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("replicator.node.state_writer.time.monotonic", lambda: now[0])
     replica, problems = _Replica(), Problems()
     writer = StateWriter(replica, problems, name="a")  # type: ignore[arg-type]
     attempts = []

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError
-from replicator.urls import Address, _tell_of_unused, place_of, shown, wrong
+from replicator.log.urls import Address, _tell_of_unused, place_of, shown, wrong
 
 
 def why_not(url: object) -> str:

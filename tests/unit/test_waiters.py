@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from replicator.core.ids import RecordId
-from replicator.waiters import Level, Sleeper, Waiter, Waiters, tell
+from replicator.format.ids import RecordId
+from replicator.node.waiters import Level, Sleeper, Waiter, Waiters, tell
 
 LEVEL = Level("applied", 1)
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from replicator.core.codec import encode_change, encode_changes
-from replicator.core.ids import ERA, ZERO_ID, RecordId
-from replicator.core.records import PartRecord
-from replicator.core.replies import Head
+from replicator.format.codec import encode_change, encode_changes
+from replicator.format.ids import ERA, ZERO_ID, RecordId
+from replicator.format.records import PartRecord
+from replicator.ops.log_check import RULES, LogFacts, Violation, Walk
+from replicator.protocol.group import Head
 from replicator.testing import MemoryLog, MemoryRedis
-from replicator.walk import RULES, LogFacts, Violation, Walk
 from tests.logs import Entry, Pen, fail_over, forged
 
 

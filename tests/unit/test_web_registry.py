@@ -41,12 +41,12 @@ from replicator.errors import (
     Stalled,
     WrongProcess,
 )
-from replicator.health import Unready
-from replicator.node import Node
-from replicator.state.registry import Registry
+from replicator.node.health import Unready
+from replicator.node.node import Node
+from replicator.registry.api import BODY_BYTES_MAX, ServedNode, _on_the_primary, document_verdict, registry_app
+from replicator.registry.state import Registry
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.pools import Pool
-from replicator.web.registry import BODY_BYTES_MAX, ServedNode, _on_the_primary, document_verdict, registry_app
 from replicator.web.server import WebServer
 from tests.kv import PATIENCE_S
 
@@ -816,7 +816,7 @@ def test_a_stale_document_changes_nothing_and_is_logged_and_no_error(
     # given
     before = client.get("/v1/state").content
     # when
-    with caplog.at_level(logging.WARNING, logger="replicator.web.registry"):
+    with caplog.at_level(logging.WARNING, logger="replicator.registry.api"):
         answer = client.put("/v1/state", content=with_term(DOCUMENT, 4))
     # then
     assert (answer.status_code, answer.json()) == (200, {"applied": False, "reason": "stale", "term": 5})

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from replicator import Node, forks
-from replicator.certify import Certificate, certify
-from replicator.core.codec import digest_of, digest_of_pieces
-from replicator.core.ids import ZERO_ID
-from replicator.core.patch import CODEC, cut
-from replicator.core.records import BODY_BYTES_MAX, ChangeRecord, PartRecord
-from replicator.core.replies import Code, Reply
+from replicator import Node
 from replicator.errors import ConfigError, Fenced, LogUnavailable, NotPrimary, StateChanged, StateError
+from replicator.format.codec import digest_of, digest_of_pieces
+from replicator.format.ids import ZERO_ID
+from replicator.format.patch import CODEC, cut
+from replicator.format.records import BODY_BYTES_MAX, ChangeRecord, PartRecord
+from replicator.ops.certify import Certificate, certify
+from replicator.ops.log_check import Violation
+from replicator.protocol.group import Code, Reply
+from replicator.storage import forks
 from replicator.testing import MemoryLog
-from replicator.walk import Violation
 from tests.kv import PATIENCE_S, FaultyLog, Group, eventually
 
 KIB = 1024
@@ -270,7 +271,7 @@ def test_a_patch_that_does_not_start_from_what_a_node_has_is_not_applied(group: 
 
 
 def _snapshot_of(pieces: list[bytes]) -> tuple[str, str, list[bytes], Any]:
-    from replicator.core.codec import SnapshotEncoder
+    from replicator.format.codec import SnapshotEncoder
 
     encoder = SnapshotEncoder()
     bodies = [*map(encoder.feed, pieces), encoder.finish()]

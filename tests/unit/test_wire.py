@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from replicator.wire import READ_BYTES, RedisWire
+from replicator.log.wire import READ_BYTES, RedisWire
 from tests.kv import in_thread
 
 

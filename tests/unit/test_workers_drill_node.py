@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from replicator.core.replies import Code, Reply
+from replicator.protocol.group import Code, Reply
 from workers.drill_node import counted, slowed
 
 

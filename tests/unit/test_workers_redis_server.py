@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from replicator.errors import ConfigError
-from replicator.redis_server import find_server, free_port
+from replicator.sandbox.redis_server import find_server, free_port
 from workers.redis_server import listening_place
 
 

@@ -1,0 +1,30 @@
+-- Write a node's heartbeat, stamped with the clock of Redis: nobody's own clock decides who is alive.
+--
+-- The heartbeat of whoever leads says that the log is whole in this run: it has what was acknowledged, from here on in
+-- order. Who was heard of about then is who may have what a later run lacks (protocol/missing_nodes.py).
+--
+-- KEYS[3]  head
+-- KEYS[6]  nodes  hash: node -> "UNIX_MS JSON"
+-- ARGV[1]  node
+-- ARGV[2]  json   what the node says of itself
+-- ARGV[3]  says   leads: it is the primary; left: it stops, and lacks nothing that this Redis lost; or empty
+-- ARGV[4]  run    in which it says so
+-- ARGV[5]  term   of the node
+-- ARGV[6]  boot   of the node
+--
+-- Answers
+--   ok
+--   newrun   it leaves, but Redis is in another life, which may lack what it has: nothing was written
+--   halfway WHY   the heartbeat is written, and the head could not be told
+
+if ARGV[3] == 'left' and server_run() ~= ARGV[4] then
+  return { 'newrun' }
+end
+local leads = false
+if ARGV[3] == 'leads' then
+  local held = redis.call('HMGET', KEYS[3], 'run', 'term', 'boot')
+  leads = held[1] == ARGV[4] and held[2] == ARGV[5] and held[3] == ARGV[6] and server_run() == ARGV[4]
+end
+local at = now_ms()
+redis.call('HSET', KEYS[6], ARGV[1], at .. ' ' .. ARGV[2])
+return leads and also('HSET', KEYS[3], 'whole', ARGV[4], 'whole_at', at) or { 'ok' }

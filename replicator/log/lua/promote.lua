@@ -1,0 +1,186 @@
+-- Take the next term for (node, boot), and open it with its term record. One step: the term, its record, the holder
+-- and the lease change together or not at all.
+--
+-- KEYS      term log head
+-- KEYS[4]   lease     string with PX, see fence.lua; shows the others that the holder lives
+-- KEYS[5]   commands  stream of asks; the one appended here wakes the holder that was replaced
+-- KEYS[8]   probe     means nothing, see rights.lua
+-- ARGV[1]   node         whom to promote
+-- ARGV[2]   boot         in which boot
+-- ARGV[3]   floor        the highest term that the node has on disk
+-- ARGV[4]   expect       the term that the caller saw, or empty
+-- ARGV[5]   expect_run   the life of Redis that the caller saw, or empty
+-- ARGV[6]   lease_ms
+-- ARGV[7]   new_log_id   found a log of this identity if there is none; empty: never found one
+-- ARGV[8]   by           who asks
+-- ARGV[9]   reason       why
+-- ARGV[10]  at           the caller's clock, unix ms, for people
+-- ARGV[11]  expect_head  the id of the newest record that the caller saw, or empty
+-- ARGV[12]  unleased     1: only if no lease runs
+-- ARGV[13]  anew         1: found the log anew in the place of a broken one; never in the place of a whole one. Where only
+--                        the term key is wrong, that is set right, and the log goes on
+-- ARGV[14]  acks         the least `applied:N` that the caller knows of, for the head; 0: none
+-- ARGV[15]  unfollowed   with `anew`: the id of a newest record that no node takes, though the log looks whole; or empty
+-- ARGV[16]  expired      this lease counts as none: the caller saw it run out by its own clock. Any other one, also a
+--                        renewed one, runs
+--
+-- Answers
+--   ok TERM ID RUN    (node, boot) holds TERM, in RUN; ID is the term record
+--   conflict TERM NODE   another term, or another newest record, than the expected one; or a lease runs
+--   newrun               Redis is in another life than the expected one
+--   lost                 there is no log (or only half of one: its head or its stream is gone)
+--   stray ID             something that is not ours is the newest entry
+--   whole ID             there is nothing to found anew
+--   halfway WHY          the term was taken, and not all is done: it may have to be taken once more
+
+-- include rights.lua
+
+local ERA = 1048576
+
+-- What a reader takes (HEADER_BYTES_MAX in format/records.py): a term record that nobody can read would end the group.
+local HEADER_BYTES_MAX = 16384
+
+-- How many ends of terms a history tells (ENDS_KEPT in format/term_ends.py), and how many terms that nodes took themselves.
+local ENDS_KEPT = 100
+local TAKEN_KEPT = 16
+
+-- The last `count` words of a text.
+local function last_words(text, count)
+  local words = {}
+  for word in string.gmatch(text, '%S+') do
+    words[#words + 1] = word
+  end
+  return table.concat(words, ' ', math.max(1, #words - count + 1))
+end
+
+local run = server_run()
+local head = read_head()
+local exists = redis.call('EXISTS', KEYS[2]) == 1
+local commands = redis.call('TYPE', KEYS[5]).ok
+local wrong_head = head.id and wrong_in_head(head)
+local wrong_key = wrong_in_key(not wrong_head and tonumber(head.term or '0') or 0)
+local anew = ARGV[13] == '1' and ARGV[7] ~= ''
+if wrong_head and not anew then
+  return redis.error_reply('BADHEAD ' .. wrong_head)
+end
+if wrong_key and not anew then
+  return redis.error_reply('BADTERM ' .. wrong_key)
+end
+local taken = wrong_key and 0 or key_term()
+if commands ~= 'none' and commands ~= 'stream' then
+  return redis.error_reply('WRONGTYPE the commands key holds a ' .. commands)
+end
+local lease = redis.call('TYPE', KEYS[4]).ok
+if lease ~= 'none' and lease ~= 'string' then
+  return redis.error_reply('WRONGTYPE the lease key holds a ' .. lease)
+end
+local looks_whole = exists and head.run and not wrong_head and newest_id() == head.id
+if anew and looks_whole and head.id ~= ARGV[15] then
+  if not wrong_key then
+    return { 'whole', head.id }
+  end
+  anew = false
+end
+local effective = math.max(taken, not wrong_head and tonumber(head.term or '0') or 0)
+local acks = least(ARGV[14], head.applied_min)
+if anew then
+  head, exists = {}, false
+end
+local founds = not exists and not head.run and ARGV[7] ~= ''
+if not founds and (not exists or not head.run) then
+  return { 'lost' }
+end
+if exists and newest_id() ~= head.id then
+  return { 'stray', newest_id() }
+end
+
+if (ARGV[4] ~= '' and as_text(effective) ~= ARGV[4]) or (ARGV[11] ~= '' and head.id ~= ARGV[11]) then
+  return { 'conflict', as_text(effective), head.node or '' }
+end
+-- Redis lets a lease expire at a moment of its clock: if that is set back, a lease outlives its holder by as much.
+local running = redis.call('GET', KEYS[4])
+if ARGV[12] == '1' and running and running ~= ARGV[16] then
+  return { 'conflict', as_text(effective), head.node or '' }
+end
+if ARGV[5] ~= '' and run ~= ARGV[5] then
+  return { 'newrun' }
+end
+
+if anew and effective > ARGV[3] + TERM_LEAP then
+  effective = 0 -- what the caller has seen is the measure: the numbers of a broken log may be anything
+end
+local base = math.max(effective, tonumber(ARGV[3]))
+if base > 0 and head.run ~= run then
+  -- Redis may have lost terms of its earlier lives, and the same number must not be taken twice.
+  base = (math.floor(base / ERA) + 1) * ERA
+end
+if base >= TERM_MAX then
+  return redis.error_reply('BADTERM there are no more terms')
+end
+local term = as_text(base + 1)
+local n = 1
+if head.id then
+  n = tonumber(string.match(head.id, '-(%d+)$')) + 1
+end
+if n > TERM_MAX then
+  return redis.error_reply('BADHEAD there are no more numbers for records')
+end
+local id = term .. '-' .. as_text(n)
+local prev = head.chain or string.rep('0', 32)
+local log_id = head.log_id or ARGV[7]
+local ends = ''
+local taken_lately = ''
+if head.id then
+  local known = redis.call('HMGET', KEYS[3], 'ends', 'taken')
+  ends = last_words((known[1] or '') .. ' ' .. head.id, ENDS_KEPT)
+  taken_lately = known[2] or ''
+end
+if ARGV[8] == ARGV[1] then
+  taken_lately = last_words(taken_lately .. ' ' .. now_ms() .. '/' .. ARGV[1], TAKEN_KEPT)
+end
+local header = cjson.encode({
+  v = 1, kind = 'term', node = ARGV[1], boot = ARGV[2], prev = prev, at = tonumber(ARGV[10]),
+  log_id = log_id, run = run, by = ARGV[8], reason = ARGV[9], ends = ends,
+})
+if ARGV[1] == '' or ARGV[2] == '' or #header > HEADER_BYTES_MAX then
+  return redis.error_reply('BADRECORD a term record names a node and a boot, and its reason is short')
+end
+local chain = string.sub(redis.sha1hex(prev .. header), 1, 32)
+
+local fields = {
+  'log_id', log_id, 'run', run, 'term', term, 'node', ARGV[1], 'boot', ARGV[2],
+  'id', id, 'chain', chain, 'part_next', '0', 'ends', ends, 'taken', taken_lately,
+}
+remember_acks(fields, head, acks)
+local writes = {
+  { 'HSET', KEYS[3], unpack(fields) },
+  { 'SET', KEYS[1], as_text(base) },
+  { 'INCR', KEYS[1] },
+  { 'SET', KEYS[4], lease_text(term, ARGV[1], ARGV[2], ARGV[6]), 'PX', ARGV[6] },
+  { 'XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8] },
+}
+
+-- Nothing may stop what follows in the middle: a log without a head would be no log. So whatever the user has to be
+-- allowed to do is tried first. Otherwise XADD is the first write: if memory is short, or the id is refused, nothing has
+-- changed. Founding anew begins with a DEL, of what is of no use any more; an XADD after that is not refused for memory.
+local forbidden, unwritable = forbidden_of(KEYS[8], WRITES)
+if #forbidden > 0 then
+  return redis.error_reply('NOPERM this user may not use ' .. table.concat(forbidden, ', '))
+end
+if unwritable then
+  return unwritable
+end
+if anew then
+  redis.call('DEL', KEYS[2], KEYS[3])
+end
+redis.call('XADD', KEYS[2], id, 'h', header, 'b', '')
+for _, write in ipairs(writes) do
+  local failed = also(unpack(write))
+  if failed and founds and write[1] == 'HSET' then
+    redis.pcall('DEL', KEYS[2])
+  end
+  if failed then
+    return failed
+  end
+end
+return { 'ok', term, id, run }

@@ -1,0 +1,257 @@
+"""Writing from asyncio tasks: as many submitters as there are tasks, on one thread.
+
+An event loop must not wait for Redis. So what its tasks submit while it runs them once goes together, as one *batch*,
+to a thread of their own, the *committer*, which takes the turn and commits it in one record. What comes of it goes back
+to the loop in one call for all, and while the loop runs its tasks on to their next change, the committer sleeps.
+Nothing is handed from thread to thread, or queued, for each change, which is what makes this several times faster than
+as many threads.
+
+Nodes that share threads (`host.py`) have no committer each. Theirs go round: whoever is free commits for a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from ..format.codec import CHANGE_BYTES_MAX, Encoded
+from ..format.ids import RecordId
+from ..runtime.threads import started
+from .writer import BATCH_CHANGES_MAX, Primary, Waiting
+
+__all__ = ["Tasks"]
+
+#: Where the changes are, and what `apply` returned for each.
+Done = tuple[RecordId, list[Any]]
+
+#: What a task asks for besides: the seconds that it waits, the term that it means, whether it waits for standbys.
+_Asked = tuple[float, int | None, int]
+
+
+class Tasks:
+    """The tasks that write through a primary, of any number of event loops.
+
+    `soon`: has something done by a thread that commits for others as well, if it is not to be one of its own.
+    """
+
+    def __init__(
+        self, primary: Primary, *, name: str, soon: Callable[[Callable[[], None]], None] | None = None
+    ) -> None:
+        self._primary = primary
+        self._name = name
+        self._soon = soon
+        #: One of those threads commits, or will.
+        self._is_due = False
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
+        #: The loop that was here last: hardly any process has a second one.
+        self._recent: _Loop | None = None
+        self._committer: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._closed = False
+        #: Free while there is something to commit.
+        self._idle = threading.Lock()
+        self._idle.acquire()
+
+    def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int) -> asyncio.Future[Done]:
+        """As `Primary.submit`, but what comes of it comes in a future of the running loop.
+
+        Who cancels it leaves the changes where they are: they may be committed.
+        """
+        loop = asyncio.get_running_loop()
+        tasks = self._recent
+        if tasks is None or tasks.loop is not loop:
+            tasks = self._recent = self._of(loop)
+        return tasks.submit(encoded, (timeout_s, term, wants_acks))
+
+    def enqueue(self, batch: _Batch) -> None:
+        """Nothing more comes into this batch: it is to be committed."""
+        batch.close()
+        self._primary.enqueue(batch)
+
+    def _of(self, loop: asyncio.AbstractEventLoop) -> _Loop:
+        if self._committer is None and self._soon is None:
+            self._start()
+        tasks = self._loops.get(loop)
+        if tasks is None:
+            for closed in [each for each in list(self._loops) if each.is_closed()]:
+                self._loops.pop(closed, None)
+            tasks = self._loops[loop] = _Loop(loop, self)
+        return tasks
+
+    def wake(self) -> None:
+        """There is something to commit."""
+        if self._closed:
+            self._primary.commit_all()  # nobody else does it any more: it is refused
+        else:
+            self._rouse()
+
+    def _rouse(self) -> None:
+        if self._soon is not None:
+            if not self._is_due:  # two that see this at once do no harm: there is one turn
+                self._is_due = True
+                self._soon(self._commit_soon)
+        elif self._idle.locked():
+            with suppress(RuntimeError):  # another one was faster
+                self._idle.release()
+
+    def give_up(self, batch: _Batch) -> None:
+        """It has waited too long."""
+        batch.error = self._primary.give_up(batch)
+
+    def close(self) -> None:
+        """End the committer."""
+        self._closed = True
+        self._rouse()
+        if self._committer is not None:
+            self._committer.join(timeout=10)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._committer is None:
+                self._committer = started(self._commit, name=f"{self._name}-committer")
+
+    def _commit(self) -> None:
+        is_last = False
+        while not is_last:
+            self._idle.acquire()
+            is_last = self._closed  # asked before: what is queued by then is refused at once
+            self._primary.commit_all()
+
+    def _commit_soon(self) -> None:
+        try:
+            self._primary.commit_all()
+        finally:
+            self._is_due = False
+            # Who queued a change before this line relied on what was due.
+            if self._primary.has_queued:
+                self.wake()
+
+
+class _Loop:
+    """The tasks of one event loop that wait. Its methods run on the loop's thread, but for `finished`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tasks: Tasks) -> None:
+        self.loop = loop
+        self.tasks = tasks
+        self._future = loop.create_future
+        #: Takes what is submitted until the loop has run its tasks once.
+        self._open: _Batch | None = None
+        self._waiting: set[_Batch] = set()
+        self._finished: deque[_Batch] = deque()
+        self._told = False
+        #: Looks for tasks that have waited too long, when the first of them has.
+        self._looks: asyncio.TimerHandle | None = None
+        self._looks_at = math.inf
+
+    def submit(self, encoded: Encoded, asked: _Asked) -> asyncio.Future[Done]:
+        json, changes = encoded
+        batch = self._open
+        if batch is None or batch.asked != asked or not batch.has_room(len(json), len(changes)):
+            batch = self._begin(asked)
+        future: asyncio.Future[Done] = self._future()
+        batch.add(json, changes, future)
+        return future
+
+    def _begin(self, asked: _Asked) -> _Batch:
+        if self._open is None:
+            self.loop.call_soon(self._hand_over)
+        else:
+            self.tasks.enqueue(self._open)
+        batch = self._open = _Batch(self, asked)
+        self._waiting.add(batch)
+        if batch.deadline < self._looks_at:
+            self._look_at(batch.deadline)
+        return batch
+
+    def _look_at(self, when: float) -> None:
+        if self._looks is not None:
+            self._looks.cancel()
+        self._looks_at = when
+        self._looks = self.loop.call_later(max(0.0, when - time.monotonic()), self._look)
+
+    def _hand_over(self) -> None:
+        batch, self._open = self._open, None
+        assert batch is not None
+        self.tasks.enqueue(batch)
+        self.tasks.wake()
+
+    def finished(self, batch: _Batch) -> None:
+        """Tell its tasks, together with those of all others that finish now."""
+        self._finished.append(batch)
+        if not self._told:
+            self._told = True
+            with suppress(RuntimeError):  # the loop was closed under its tasks
+                self.loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self._told = False
+        while self._finished:
+            self._end(self._finished.popleft())
+
+    def _end(self, batch: _Batch) -> None:
+        self._waiting.discard(batch)
+        batch.tell()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for batch in [each for each in self._waiting if each.deadline <= now and not each.done]:
+            self.tasks.give_up(batch)
+            self._end(batch)
+        self._looks, self._looks_at = None, math.inf
+        # What is done already is told in a moment.
+        waiting = [batch.deadline for batch in self._waiting if not batch.done]
+        if waiting:
+            self._look_at(min(waiting))
+
+
+class _Batch(Waiting):
+    """Changes of tasks that wait for the same, each for its future. They are in one record, or none of them is."""
+
+    __slots__ = ("_encoded", "_futures", "_loop", "_size", "asked")
+
+    def __init__(self, loop: _Loop, asked: _Asked) -> None:
+        timeout_s, term, wants_acks = self.asked = asked
+        super().__init__(Encoded(b"", []), term, wants_acks=wants_acks, deadline=time.monotonic() + timeout_s)
+        self._loop = loop
+        self._encoded: list[bytes] = []
+        #: With how many of the changes are theirs.
+        self._futures: list[tuple[asyncio.Future[Done], int]] = []
+        self._size = 2
+
+    def has_room(self, size: int, count: int) -> bool:
+        return self._size + size < CHANGE_BYTES_MAX and len(self.changes) + count <= BATCH_CHANGES_MAX
+
+    def add(self, json: bytes, changes: list[Any], future: asyncio.Future[Done]) -> None:
+        self._encoded.append(json)
+        self._size += len(json) + 1
+        self.changes += changes
+        self._futures.append((future, len(changes)))
+
+    def close(self) -> None:
+        self.json = b",".join(self._encoded)
+
+    def wake(self) -> None:
+        self._loop.tasks.wake()
+
+    def finish(self) -> None:
+        self.done = True
+        self._loop.finished(self)
+
+    def tell(self) -> None:
+        """Tell the tasks what became of it. A task that was cancelled hears nothing."""
+        id_, results, error = self.id, self.results, self.error
+        start = 0
+        for future, count in self._futures:
+            end = start + count
+            if not future.done():
+                if error is None:
+                    future.set_result((id_, results[start:end]))
+                else:
+                    future.set_exception(error)
+            start = end

@@ -1,0 +1,87 @@
+"""Whether a node may have its name: no other process may report under it.
+
+A heartbeat of this name that is young is one of three: of the boot before, which was killed a moment ago; of another
+process, somewhere, that was given the same name; or of the process whose data directory this one's is a copy of. The
+second and the third are to be refused. A copy knows the boot of the original as its own previous one, so that says
+nothing; what does is where that boot ran. The lock of a data directory is held for as long as a node runs there, and
+says which boot that was and where the lock was then (`storage/place.py`): whoever has the very same lock knows that
+this boot has ended, and starts at once. Everybody else waits whether the other one beats again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from ..errors import ConfigError
+from ..format.ids import Writer
+from ..protocol.group import MISSED_BEATS_MAX, Log, Look, Peer
+from ..storage.checkpoint import Checkpoint
+
+__all__ = ["Name"]
+
+logger = logging.getLogger(__name__)
+
+#: How often it is looked whether another one beats.
+LOOK_EVERY_S = 0.1
+
+
+class Name:
+    """The name of one node. `previous_boot`: the one that its checkpoint tells of. `stopping`: it ends."""
+
+    def __init__(
+        self, log: Log, me: Writer, checkpoint: Checkpoint, *, previous_boot: str, stopping: threading.Event
+    ) -> None:
+        self._log = log
+        self._me = me
+        self._checkpoint = checkpoint
+        self._previous_boot = previous_boot
+        self._stopping = stopping
+        self._free = False
+        #: Another boot of this name, and the stamp of its heartbeat.
+        self._rival: tuple[str, int] | None = None
+
+    def check(self, look: Look, *, has_beaten: bool) -> None:
+        """Raises `ConfigError` if another process has the name. `has_beaten`: this node did, with this boot."""
+        if self._free:
+            if has_beaten:
+                self._check_is_mine(look)
+            return
+        self._check_is_free(look)
+        # Before this boot beats for the first time: what the lock says is who may have been heard of from here.
+        self._checkpoint.runs(self._me.boot)
+        self._free = True
+
+    def _check_is_free(self, look: Look) -> None:
+        """A boot of this name that still beats is another process; one that ended here cannot be."""
+        other = look.peers.get(self._me.node)
+        if other is None or not other.alive or other.boot == self._checkpoint.ended:
+            return
+        wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
+        logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", other.node, other.age_ms)
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline and not self._stopping.wait(LOOK_EVERY_S):
+            again = self._log.look().peers.get(self._me.node)
+            if again is not None and again.beaten_at != other.beaten_at:
+                raise self._taken(again)
+
+    def _check_is_mine(self, look: Look) -> None:
+        """Two that started at the same moment did not see each other then. The one with the lower boot yields."""
+        other = look.peers.get(self._me.node)
+        if other is None or other.boot <= self._me.boot:
+            return
+        # Only one that goes on beating: Redis may have come back with heartbeats from before.
+        known, self._rival = self._rival, (other.boot, other.beaten_at)
+        if known is not None and known[0] == other.boot and known != self._rival:
+            raise self._taken(other)
+
+    def _taken(self, other: Peer) -> ConfigError:
+        where = other.http or "another process"
+        hint = "give this node a name, and a data directory, of its own"
+        if other.boot == self._previous_boot:
+            hint = f"{self._checkpoint.data_dir} is a copy of its data directory: {hint}"
+        problem = (
+            f"{other.node!r} is taken in group {self._log.group}: {where} (boot {other.boot}) reports by that name"
+        )
+        return ConfigError(setting="name", problem=f"{problem}; {hint}")

@@ -1,0 +1,105 @@
+"""Who does what is to be done for a node, again and again: threads of its own, or those of a host (`host.py`).
+
+A node's *duties* are functions. Each does its work once, never raises, and gives the seconds until it wants to be
+called again; how that comes about is the crew's business. No duty of a node is done twice at the same time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import ReplicatorError
+from ..protocol.group import Batch, Log, Wants
+from ..runtime.threads import started
+
+__all__ = ["Crew", "Duties", "OwnThreads"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duties:
+    """What is to be done for one node, which follows `log`. `ended`: nothing any more.
+
+    `hold` keeps the node's lease, which nothing else may be in the way of. `is_saved`: `save` has nothing to do.
+
+    `read` waits in Redis for something to read, and takes it in. A crew that reads for many nodes asks `wants` what
+    each one wants (None: nothing now), and gives what came of it, or why nothing did, to `received`.
+    """
+
+    name: str
+    log: Log
+    hold: Callable[[], float]
+    keep: Callable[[], float]
+    save: Callable[[], float]
+    is_saved: Callable[[], bool]
+    read: Callable[[], float]
+    wants: Callable[[], Wants | None]
+    received: Callable[[Batch | ReplicatorError], float]
+    ended: Callable[[], bool]
+
+
+class Crew(Protocol):
+    """Looks after a node from `start` to `stop`."""
+
+    def start(self, duties: Duties) -> None:
+        """Raises `NoThread`. Then some of them may be done until `stop`."""
+        ...
+
+    def wake(self, duties: Duties) -> None:
+        """Have `keep` called soon."""
+        ...
+
+    def stop(self, duties: Duties) -> None:
+        """None of its duties is being done any more when this returns, or soon after. It has `ended`."""
+        ...
+
+    @property
+    def soon(self) -> Callable[[Callable[[], None]], None] | None:
+        """Has something done soon, for asyncio tasks that write. None: a node has a thread of its own for that."""
+        ...
+
+
+class OwnThreads:
+    """Four threads for one node."""
+
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, duties: Duties) -> None:
+        loops = {"reader": self._read, "holder": self._hold, "keeper": self._keep, "saver": self._save}
+        for name, loop in loops.items():
+            self._threads.append(started(loop, duties, name=f"{duties.name}-{name}"))
+
+    def wake(self, duties: Duties) -> None:
+        self._woken.set()
+
+    def stop(self, duties: Duties) -> None:
+        self._stopped.set()
+        self._woken.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    @property
+    def soon(self) -> None:
+        return None
+
+    def _read(self, duties: Duties) -> None:
+        while not duties.ended():
+            self._stopped.wait(duties.read())
+
+    def _hold(self, duties: Duties) -> None:
+        while not duties.ended():
+            self._stopped.wait(duties.hold())
+
+    def _keep(self, duties: Duties) -> None:
+        while not duties.ended():
+            self._woken.clear()
+            self._woken.wait(duties.keep())
+
+    def _save(self, duties: Duties) -> None:
+        while not duties.ended():
+            self._stopped.wait(duties.save())

@@ -1,0 +1,275 @@
+"""What is wrong with a group, as its head and its heartbeats show it, and what to do about it.
+
+Every check is a plain function of one look at the group, and gives one sentence each: what is so and, where it is not
+well, what helps *now*. Both `status` and `doctor` are made of them, so they cannot disagree. Nothing here asks Redis
+for more, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from ..node.health import lag_as_reported
+from ..protocol import election
+from ..protocol.group import Look, Peer
+
+__all__ = [
+    "OK",
+    "PROBLEM",
+    "WARNING",
+    "Check",
+    "checks_of_group",
+    "checks_of_nodes",
+    "is_known",
+    "ok",
+    "pause_of",
+    "problem",
+    "term_holder",
+    "warning",
+]
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+#: A standby that is so far behind would take that long to take over.
+LAG_S_MAX = 5.0
+
+#: By so much the writer's clock may be ahead of Redis' before it is worth a word.
+CLOCK_AHEAD_MS_MAX = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One thing that was looked at. `level`: ok, warning, problem or not known."""
+
+    check: str
+    level: str
+    text: str
+
+
+def ok(check: str, text: str) -> Check:
+    return Check(check=check, level=OK, text=text)
+
+
+def warning(check: str, what: str, do: str) -> Check:
+    return Check(check=check, level=WARNING, text=f"{what}: {do}" if ":" not in what else f"{what}; {do}")
+
+
+def problem(check: str, what: str, do: str) -> Check:
+    return replace(warning(check, what, do), level=PROBLEM)
+
+
+def is_known(look: Look) -> bool:
+    """Whether there ever was such a group in this Redis, as far as it remembers."""
+    return look.head is not None or look.term > 0 or bool(look.peers)
+
+
+def term_holder(look: Look) -> str | None:
+    """The node that holds the newest term, in the present run of Redis; None if nobody does."""
+    head = look.head
+    if head is None or not look.same_run or head.term != look.term or head.writer == election.NOBODY:
+        return None
+    return head.node
+
+
+def checks_of_group(look: Look) -> list[Check]:
+    """The log, who leads, and who would take over."""
+    return [check for each in (_log, _primary, _failover, _standbys, _clocks) for check in each(look)]
+
+
+def checks_of_nodes(look: Look) -> list[Check]:
+    """Each node, by name."""
+    return [check for _, peer in sorted(look.peers.items()) for check in _node(peer, look)]
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+def _log(look: Look) -> Iterator[Check]:
+    head = look.head
+    if look.marred:
+        yield problem("log", look.marred, "`replicator recover` mends it, if this is the right database")
+    elif head is None and (look.term > 0 or any(peer.log_id for peer in look.peers.values())):
+        yield problem("log", "Redis lost the log", "`replicator recover` founds it anew")
+    elif head is None:
+        yield warning("log", "there is none yet", "`replicator promote NODE` founds it, or a candidate does")
+    elif look.last_id != head.position.id:
+        what = f"something that is not a record is in the log, at {look.last_id}"
+        yield problem("log", what, "`replicator recover` founds it anew; find out who writes there")
+    elif why := election.broken(look):
+        yield problem("log", f"the log cannot be right: {why}", "`replicator recover` founds it anew")
+    else:
+        yield ok("log", f"it goes up to {head.position.id}; `replicator certify` reads all of it")
+
+
+# --- who leads -------------------------------------------------------------------------------------------------------
+
+
+def _primary(look: Look) -> Iterator[Check]:
+    head = look.head
+    if head is None:
+        return
+    if not look.same_run:
+        what = "Redis came back as another run, in which nobody leads until somebody takes a term"
+        yield problem("primary", what, _who_takes_over(look))
+    elif head.writer == election.NOBODY:
+        what = "nobody holds the term: the primary was demoted, and no node takes over by itself until one is promoted"
+        yield problem("primary", what, _by_hand(look))
+    elif head.term != look.term:
+        yield problem("primary", "nobody holds the term", _by_hand(look))
+    else:
+        yield from _holder(look, look.peers.get(head.node), head.node, head.boot)
+
+
+def _holder(look: Look, peer: Peer | None, node: str, boot: str) -> Iterator[Check]:
+    holds = f"{node} holds term {look.term}"
+    if peer is None:
+        yield problem("primary", f"{holds}, and has no heartbeat", _who_takes_over(look))
+    elif not peer.alive:
+        yield problem("primary", f"{holds}, and has not reported for {_seconds(peer)}", _who_takes_over(look))
+    elif peer.boot == boot and peer.term < look.term and look.lease_ms is not None and not peer.stalled:
+        yield warning("primary", f"{node} was given term {look.term} a moment ago", "it leads once it has read the log")
+    elif (peer.boot, peer.role) != (boot, "primary"):
+        restarted = "" if peer.boot == boot else ": it was restarted"
+        yield problem("primary", f"{holds}, and does not lead{restarted}", peer.stalled or _who_takes_over(look))
+    elif look.lease_ms is None:
+        what = f"{node} leads in term {look.term}, and its lease has run out"
+        yield warning("primary", what, "see whether it reaches Redis, and may write to it")
+    else:
+        yield ok("primary", f"{node} leads in term {look.term}")
+
+
+def _who_takes_over(look: Look) -> str:
+    """What will happen by itself, or what somebody has to do, now that nobody leads."""
+    if look.head is not None and look.head.paused:
+        return f"automatic failover is paused, so {_by_hand(look)}"
+    candidates = [peer for _, peer in sorted(look.peers.items()) if peer.alive and peer.candidate]
+    able = [peer.node for peer in candidates if election.may_take_over(peer, look)]
+    if able:
+        return f"{' or '.join(able)} takes over by itself in a moment; if that lasts, {_by_hand(look)}"
+    for peer in candidates:
+        refused = election.refusal(peer.node, look)
+        assert refused is not None
+        return f"{peer.node} would take over by itself, but {refused.reason}"
+    return f"no live node takes over by itself (--auto-promote), so {_by_hand(look)}"
+
+
+def _by_hand(look: Look) -> str:
+    able = [peer for peer in look.peers.values() if election.refusal(peer.node, look) is None]
+    best = election.most_advanced(able)
+    if best is not None:
+        return f"`replicator promote {best.node}`"
+    if not any(peer.alive for peer in look.peers.values()):
+        return "start a node first: none reports"
+    return "`replicator promote NODE --dry-run` tells for each node what speaks against it"
+
+
+def pause_of(look: Look) -> Check | None:
+    """That automatic failover is paused, since when and by whom. On purpose, and still nothing to forget."""
+    head = look.head
+    if head is None or not head.paused:
+        return None
+    since = f" since {_utc(head.paused_at)}" if head.paused_at else ""
+    return warning("failover", f"automatic failover is paused ({head.paused}){since}", "`replicator resume` ends that")
+
+
+def _failover(look: Look) -> Iterator[Check]:
+    candidates = sorted(peer.node for peer in look.peers.values() if peer.alive and peer.candidate)
+    if pause := pause_of(look):
+        yield pause
+    elif candidates:
+        yield ok("failover", f"it is automatic, for {', '.join(candidates)}")
+    elif look.peers:
+        yield ok("failover", "it is not automatic: after a crash somebody has to promote a node")
+    without = sorted(peer.node for peer in look.peers.values() if peer.alive and peer.goes_on)
+    if without:
+        what = f"{', '.join(without)} would lead whoever is missing (failover-without always)"
+        loses = "after Redis lost something, what was acknowledged as applied:N can be lost although its holders live"
+        yield warning("failover", what, loses)
+    for name in sorted(look.peers):
+        if left_ms := election.cool_down_ms(name, look):
+            times, wait_s = election.FLAPS_MAX, left_ms / 1000
+            what = f"{name} took the term {times} times within a minute, and waits {wait_s:.0f} s more"
+            yield warning("failover", what, "find out why it loses it")
+
+
+def _standbys(look: Look) -> Iterator[Check]:
+    holder = term_holder(look)
+    live = [peer for _, peer in sorted(look.peers.items()) if peer.alive]
+    others = [peer for peer in look.peers.values() if peer.node != holder]
+    able = [p.node for p in live if p.node != holder and p.in_sync and not p.stalled and p.run == look.run]
+    if not look.peers:
+        yield warning("standbys", "no node has reported yet", "start one")
+    elif not live:
+        do = "see whether they are up, reach this Redis, and may write to it (maxmemory, min-replicas-to-write)"
+        yield problem("standbys", "no node reports", do)
+    elif able:
+        yield ok("standbys", f"{', '.join(able)} could take over")
+    elif others:
+        yield problem("standbys", "no standby is left that could take over", "see what is wrong with the others")
+    else:
+        yield warning("standbys", f"{holder} is the only node, and none could take over", "start another one")
+
+
+def _clocks(look: Look) -> Iterator[Check]:
+    stamped = [peer.applied_at for peer in look.peers.values() if peer.alive and peer.applied_at]
+    ahead_ms = max(stamped, default=0) - look.now_ms
+    beaten = [(peer.beaten_at - look.now_ms - peer.every_ms, name) for name, peer in look.peers.items()]
+    back_ms, node = max(beaten, default=(0, ""))
+    if back_ms > 0:
+        what = f"the heartbeat of {node} is stamped {back_ms / 1000:.1f} s ahead of Redis' clock, which was set back"
+        yield warning("clocks", what, "nodes go by their own clocks; if this goes on, mend that of Redis")
+    elif ahead_ms > CLOCK_AHEAD_MS_MAX:
+        what = f"the newest record is stamped {ahead_ms / 1000:.1f} s ahead of Redis' clock, and lags are wrong by that"
+        yield warning("clocks", what, "set the clock of its writer, or of Redis; no rule depends on it")
+    elif stamped:
+        yield ok("clocks", "no record is stamped ahead of Redis' clock")
+
+
+# --- each node -------------------------------------------------------------------------------------------------------
+
+
+def _node(peer: Peer, look: Look) -> list[Check]:
+    found = list(_of_node(f"node {peer.node}", peer, look))
+    return found or [ok(f"node {peer.node}", f"a {peer.role}, at {peer.position.id}")]
+
+
+def _of_node(name: str, peer: Peer, look: Look) -> Iterator[Check]:
+    if not peer.alive:
+        do = (
+            f"it is down, or cannot reach this Redis or write to it; if it is gone for good, "
+            f"`replicator forget {peer.node}`"
+        )
+        stopped = "it stopped in order, and " if peer.left else "it "
+        yield warning(name, f"{stopped}has not reported for {_seconds(peer)}", do)
+        return
+    if peer.stalled:
+        yield problem(name, "it cannot lead, or take anything in", peer.stalled)
+    if peer.problem:
+        yield problem(name, "it reports a problem", peer.problem)
+    if peer.run != look.run:
+        yield warning(name, "it has not reported in the present run of Redis", "if that lasts, restart it")
+    if look.head is None:
+        return
+    if not peer.in_sync:
+        yield warning(name, "it is out of sync, and waits for a snapshot", "if that lasts, see whether anybody leads")
+    if peer.position.id > look.head.position.id:
+        what = "it is ahead of the log, which lost something"
+        yield warning(name, what, "promote it, or what only it has becomes a fork")
+    lag = lag_as_reported(peer, look)
+    if lag.records and (lag.seconds or 0) > LAG_S_MAX:
+        what = f"it is {lag.records} records behind, at what was written {lag.seconds:.0f} s ago"
+        yield warning(name, what, "see to its machine, its disk and its network")
+
+
+def _seconds(peer: Peer) -> str:
+    seconds = peer.age_ms / 1000
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _utc(unix_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(unix_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):  # somebody edited the head by hand
+        return f"{unix_ms} ms, which is no time"

@@ -1,0 +1,486 @@
+"""Decisions in the life of a node that the log alone cannot settle. Pure: values in, a decision out.
+
+The fold (`fold.py`) says what a record does to a node. This module says what a node does by itself: when it takes a
+term, when it owes the others a snapshot, what it makes of an answer to a write, and whom one should promote. The
+shells ask here and carry the answer out; the explorer asks here too, so what it explores is what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+from ..format.ids import ORIGIN, TERM_LEAP, ZERO_ID, RecordId, Writer, era_of, is_beyond
+from ..format.records import Record
+from . import missing_nodes
+from .fold import View, holds
+from .group import Code, Head, Look, Peer, Reply
+from .missing_nodes import RECENT_MS
+
+__all__ = [
+    "NOBODY",
+    "RECENT_MS",
+    "Fate",
+    "Found",
+    "Refusal",
+    "broken",
+    "cool_down_ms",
+    "election_rank",
+    "expected_head",
+    "fate_of_write",
+    "find_out",
+    "floor_of",
+    "has_claimed",
+    "held_back",
+    "is_settled",
+    "may_found",
+    "may_rebase",
+    "may_take_over",
+    "missed",
+    "most_advanced",
+    "most_advanced_holder",
+    "newest_term",
+    "owes_snapshot",
+    "rebase_n",
+    "refounds",
+    "refusal",
+    "takes_term",
+    "time_to_report_ms",
+    "unfollowed",
+]
+
+#: A node beats at least this often, however long its lease is, or says in its heartbeat that it does not.
+BEAT_EVERY_MS_MAX = 1000
+
+#: After Redis came back as another run, every node must have had the time to report before anybody is chosen.
+BEATS_BEFORE_CLAIM = 2
+
+#: Who holds the term after a demotion. No boot has this name, and while it holds nobody takes over by itself.
+NOBODY = Writer("nobody", "nobody")
+
+#: A node that was alive a moment ago and has not reported in the new run may have what the log lost. If no more than
+#: half of the nodes have reported, candidates wait this many beats for the others. They do not wait for ever, because
+#: nobody asked for more than that Redis has a change; where somebody did, `missing_nodes.py` says who must be there.
+BEATS_WITHOUT_MAJORITY = 30
+
+#: A node that took the term by itself this often, within that time, flaps: others go first.
+FLAPS_MAX = 3
+FLAP_WINDOW_MS = 60_000
+
+#: Redis may have come back this often without what it had before, and no node is believed that claims more.
+ERAS_MISSED_MAX = 1000
+
+
+def most_advanced(peers: Iterable[Peer]) -> Peer | None:
+    """The one whose last *change* is the newest: the higher term of it, then the higher n.
+
+    Not the highest position: a node that merely followed the terms of a log which had lost changes has a high position
+    and lacks those changes.
+    """
+    return max(peers, key=lambda peer: peer.changed, default=None)
+
+
+# --- taking a term ---------------------------------------------------------------------------------------------------
+
+
+def takes_term(
+    view: View,
+    me: Writer,
+    look: Look,
+    *,
+    previous_boot: str,
+    beats_in_run: int,
+    restart_as_primary: bool = True,
+    goes_on: bool = False,
+) -> bool:
+    """Whether this node promotes itself now, with `expect=look.term`, `run=look.run` and `expected_head`: no races.
+
+    Two cases. Its previous boot holds the current term, and nobody else can write in it: go on, in a term of this boot.
+    Or Redis came back as another run, in which nobody holds anything: the former holder goes on, once every live node
+    had time to say what it has, and this one has read all there is. In both, no live node may have changes that the log
+    lost and this node lacks; nor may those that are missing, unless `goes_on`.
+    """
+    head = look.head
+    if head is None or holds(view, me, look.run) or not _met_and_whole(view, head):
+        return False
+    if held_back(me.node, look) is not None:
+        return False
+    others = [peer for peer in look.peers.values() if peer.alive and peer.node != me.node]
+    if any(peer.run != look.run for peer in others):
+        return False  # it has not reported since Redis came back; if it is dead, its heartbeat will soon be too old
+    if look.same_run:
+        was_mine = previous_boot != "" and head.writer == (me.node, previous_boot)
+        allowed = was_mine and restart_as_primary
+    else:
+        was_mine = view.holder.node == me.node and (view.holder.boot == me.boot or restart_as_primary)
+        allowed = was_mine and beats_in_run >= BEATS_BEFORE_CLAIM and view.cursor.id >= look.last_id
+    if not allowed or _lacks_what_the_log_lost(view.changed, head, most_advanced(others)):
+        return False
+    return goes_on or missing_nodes.are_enough(_as_peer(me, view, look), look)
+
+
+def _as_peer(me: Writer, view: View, look: Look) -> Peer:
+    known = look.peers.get(me.node) or Peer(*me)
+    return known._replace(changed=view.changed)
+
+
+def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
+    """Where this candidate stands among those that would take over now; 0: first; None: nobody is to take over now.
+
+    Somebody is, when the holder's lease is gone, when Redis came back as another run in which nobody holds anything, or
+    when the group never had a log. The former holder comes first in a new run, then the more advanced before the less.
+    Whom `refusal` refuses is no candidate. Two that think of themselves as the first do no harm: the claim depends on
+    all that was looked at, so one of them wins.
+    """
+    if not _is_vacant(me, look, beats_in_run):
+        return None
+    look = look._replace(peers={**look.peers, me.node: me})
+    able = [peer for peer in look.peers.values() if peer.candidate and may_take_over(peer, look)]
+
+    def order(peer: Peer) -> tuple[bool, RecordId, RecordId]:
+        comes_back = look.head is not None and not look.same_run and peer.node == look.head.node
+        return comes_back, peer.changed, peer.position.id
+
+    ranked = [peer.node for peer in sorted(_by_name(able), key=order, reverse=True)]
+    return ranked.index(me.node) if me.node in ranked else None
+
+
+def may_take_over(peer: Peer, look: Look) -> bool:
+    """Whether this candidate is one when somebody is to take over by himself."""
+    return _refusal(peer.node, look) is None and (peer.goes_on or missing_nodes.are_enough(peer, look))
+
+
+def _by_name(peers: Iterable[Peer]) -> list[Peer]:
+    """All nodes have to come to the same order, of equals too."""
+    return sorted(peers, key=lambda peer: peer.node)
+
+
+def _is_vacant(me: Peer, look: Look, beats_in_run: int) -> bool:
+    head = look.head
+    if head is not None and (head.paused or head.writer == NOBODY):
+        return False
+    if head is not None and look.same_run:
+        return look.lease_ms is None and head.writer != (me.node, me.boot)
+    if head is None and not may_found(look):
+        return False
+    patient = beats_in_run >= (BEATS_BEFORE_CLAIM if _most_reported(me, look) else BEATS_WITHOUT_MAJORITY)
+    return patient and me.cursor >= look.last_id
+
+
+def _most_reported(me: Peer, look: Look) -> bool:
+    others = [look.peers[name] for name in missing_nodes.heard_of(look) if name != me.node]
+    reported = 1 + sum(peer.run == look.run for peer in others)
+    return 2 * reported > len(others) + 1
+
+
+def cool_down_ms(node: str, look: Look) -> int:
+    """How long this node is still taken for one that flaps, by the clock of Redis; 0: it is not.
+
+    What is stamped ahead of that clock is not counted: the clock was set back since, by who knows how much.
+    """
+    taken = sorted(at for at, name in look.head.taken if name == node and at <= look.now_ms) if look.head else []
+    if len(taken) < FLAPS_MAX:
+        return 0
+    return max(0, taken[-FLAPS_MAX] + FLAP_WINDOW_MS - look.now_ms)
+
+
+def held_back(node: str, look: Look) -> Refusal | None:
+    """Why this node has to let another one go first, if it flaps. Without another one there is nothing to wait for.
+
+    The present holder is no other one: whoever asks wants to replace it. And while automatic failover is paused nobody
+    goes first, so a node that held the term and restarts does not wait for that. Neither does an operator who names it
+    (`refusal` asks here, too): this is about whose turn it is among those that take over by themselves. No change is
+    lost by it, and a refusal would leave only `--force`, which goes past what guards changes as well.
+    """
+    left_ms = cool_down_ms(node, look)
+    if not left_ms or look.head is None or look.head.paused:
+        return None
+    holder = look.head.node if look.same_run else ""
+    others = [peer for name, peer in look.peers.items() if name not in (node, holder) and peer.alive and peer.candidate]
+    able = [peer for peer in others if cool_down_ms(peer.node, look) == 0 and _loses_nothing(peer, look)]
+    best = most_advanced(able)
+    if best is None:
+        return None
+    reason = f"it took the term {FLAPS_MAX} times in {FLAP_WINDOW_MS // 1000} s and lost it again; it may in"
+    return Refusal(f"{reason} {left_ms / 1000:.0f} s", best.node)
+
+
+def _loses_nothing(peer: Peer, look: Look) -> bool:
+    ahead = most_advanced(other for other in look.peers.values() if other.alive and not other.stalled)
+    lacks = look.head is not None and _lacks_what_the_log_lost(peer.changed, look.head, ahead)
+    return _could_lead(peer, look) and not lacks
+
+
+def _met_and_whole(node: View | Peer, head: Head) -> bool:
+    """The node has met the log's present history, and either follows it, or has every change that is in it.
+
+    A node that has read no term of the head's era may have a history that ends elsewhere, and not know it yet. One that
+    is out of sync but lacks nothing may lead all the same: it rebases.
+    """
+    if era_of(node.term) < era_of(head.term):
+        return False
+    return _reads_everything(node) or (node.position != ORIGIN and node.changed >= head.changed)
+
+
+def _reads_everything(node: View | Peer) -> bool:
+    """Whether it reads all that is in the log before a term record of its own. One that has read nothing yet does."""
+    has_read_nothing = isinstance(node, Peer) and (node.term, node.position, node.cursor) == (0, ORIGIN, ZERO_ID)
+    return node.in_sync or has_read_nothing
+
+
+def _lacks_what_the_log_lost(changed: RecordId, head: Head, best: Peer | None) -> bool:
+    return best is not None and best.changed > max(head.changed, changed)
+
+
+def expected_head(node: View | Peer, look: Look) -> RecordId | None:
+    """What else a promotion of `node` has to depend on, besides term and run.
+
+    A node in sync reads everything before its own term record. One that is out of sync leads because it lacks nothing
+    that is in the log *now*: the holder may still write, and then it does not hold any more.
+    """
+    return None if _reads_everything(node) or look.head is None else look.head.position.id
+
+
+def has_claimed(node: str, reply: Reply, look: Look) -> bool:
+    """Whether a promotion of `node`, as things were at `look`, gave it a term, or came behind a claim of its own.
+
+    A candidate claims a term unasked, perhaps at the moment at which somebody asks it to.
+    """
+    return reply.code is Code.OK or (reply.code is Code.CONFLICT and reply.node == node and reply.term > look.term)
+
+
+def newest_term(look: Look) -> int:
+    """The highest term that anybody is known to have seen: the floor of the next one.
+
+    The effective term alone is not enough where Redis came back twice, each time without what it had the last time. In
+    a run in which a term was taken nobody can have seen a higher one, and a heartbeat that claims a term of many eras
+    ahead was not written by a node: it must not use up the terms that are left.
+    """
+    if look.same_run:
+        return look.term
+    terms = (peer.term for peer in look.peers.values())
+    honest = (term for term in terms if era_of(term) - era_of(look.term) <= ERAS_MISSED_MAX)
+    return max([look.term, *honest])
+
+
+def may_found(look: Look) -> bool:
+    """A log is founded only where nobody ever had one: else Redis lost it, and that wants a decision."""
+    nothing = look.head is None and look.term == 0 and not look.marred
+    return nothing and all(peer.term == 0 for peer in look.peers.values())
+
+
+def time_to_report_ms(peers: Iterable[Peer]) -> int:
+    """How long all nodes need to say what they have, where nobody can know who is still to come."""
+    return BEATS_BEFORE_CLAIM * max([BEAT_EVERY_MS_MAX, *(peer.every_ms for peer in peers)])
+
+
+def refounds(me: Peer, look: Look, *, beats_without_log: int) -> bool:
+    """Whether this node founds the lost log anew, unasked: the most advanced one, once all had the time to report.
+
+    Where somebody asked for `applied:N`, only if enough are there of those who took part, and somebody knows who did.
+    """
+    if look.head is not None or look.marred or beats_without_log < BEATS_BEFORE_CLAIM:
+        return False
+    look = look._replace(peers={**look.peers, me.node: me})
+    if most_advanced_holder(look.peers.values(), me.log_id) != me.node:
+        return False
+    known = not missing_nodes.applied_min(look) or any(peer.knew for peer in look.peers.values())
+    return me.goes_on or (known and missing_nodes.are_enough(me, look))
+
+
+def most_advanced_holder(peers: Iterable[Peer], log_id: str) -> str | None:
+    """Which live node has most of the log of that identity."""
+    able = [peer for peer in peers if peer.alive and not peer.stalled and peer.log_id == log_id]
+    best = max(_by_name(able), key=lambda peer: (peer.changed, peer.position.id), default=None)
+    return best.node if best is not None else None
+
+
+def broken(look: Look) -> str:
+    """Why nobody can write to the log as it is, so that it has to be founded anew or set right; empty: it is whole."""
+    if look.marred:
+        return look.marred
+    if look.head is None:
+        return "Redis lost it"
+    if look.last_id != look.head.position.id:
+        return f"something that is not a record is in it, at {look.last_id}"
+    if unfollowed(look) is not None:
+        return f"it is at {look.last_id}, which is beyond every record that can have been written: no node takes that"
+    return ""
+
+
+def floor_of(node: Peer, look: Look) -> int:
+    """The floor of the next term where the log is broken: above all that anybody has seen, and that can be."""
+    terms = (look.term, *(peer.term for peer in look.peers.values()))
+    return max(term for term in (node.term, *terms) if term <= node.term + TERM_LEAP)
+
+
+def unfollowed(look: Look) -> RecordId | None:
+    """The newest record of a log that looks whole, or whose head cannot be read, if no live node takes it."""
+    if look.head is None:
+        return look.last_id if look.marred else None
+    newest = look.head.position.id
+    live = [peer for peer in look.peers.values() if peer.alive and peer.log_id == look.head.log_id]
+    follows = any(not is_beyond(newest, peer.term, max(peer.cursor.n, peer.position.id.n)) for peer in live)
+    return newest if live and not follows else None
+
+
+def may_rebase(view: View) -> bool:
+    """A node that holds nothing (a new one, or one whose checkpoint was damaged) must not replace a history by that."""
+    return view.position != ORIGIN
+
+
+def rebase_n(view: View) -> int:
+    """The n of the first part of a rebase: above the node's own records and above what the log has now."""
+    return max(view.position.id.n, view.cursor.id.n) + 1
+
+
+def is_settled(look: Look) -> bool:
+    """Whether the head says what is committed: whoever holds the term in this run leads, so it has nothing to rebase.
+
+    In a run in which no term was taken, or while the holder rebases, changes that are committed may not be in the log.
+    And its lease runs: on a master that takes no writes any more (it was cut off) heartbeats stand still as they were.
+    And the head is at the newest entry: a script that was stopped behind its XADD left one which readers apply, and
+    which the head does not know of yet.
+    """
+    head = look.head
+    holder = look.peers.get(head.node) if head is not None else None
+    if head is None or holder is None or not look.same_run or head.term != look.term or look.lease_ms is None:
+        return False
+    leads = (holder.boot, holder.term, holder.role) == (head.boot, head.term, "primary")
+    return leads and look.last_id == head.position.id
+
+
+# --- what the primary owes -------------------------------------------------------------------------------------------
+
+
+def owes_snapshot(view: View, peers: Iterable[Peer], last_snapshot_end: RecordId) -> bool:
+    """Whether a live node is out of sync and nothing that is in the log will help it.
+
+    One that has not yet read into the present term, or not past the newest snapshot, may still find what it needs.
+    """
+    return any(
+        peer.alive and not peer.in_sync and peer.cursor.term == view.term and peer.cursor >= last_snapshot_end
+        for peer in peers
+    )
+
+
+# --- what became of a write ------------------------------------------------------------------------------------------
+
+
+class Fate(Enum):
+    """What a writer makes of an answer to its append or part."""
+
+    COMMITTED = "in the log"
+    LOOK = "not known: read the log"
+    REFUSED = "not in the log, and this node does not hold the term any more"
+    UNKNOWN = "cannot be known: another node may have it"
+    AGAIN = "the snapshot starts anew"
+    REBASE = "the log lost records that this node has"
+    LOST = "there is no log any more"
+    STRAY = "something that is not a record is in the way"
+
+
+class Found(Enum):
+    """What the log says of a record whose first attempt got no answer and whose repeat was refused."""
+
+    THERE = "it is there"
+    NOT_THERE = "it is not there, and cannot come any more"
+    CANNOT_TELL = "another run of Redis, or the place was trimmed: the log cannot tell"
+
+
+def find_out(record: Record, there: Record | None, look: Look, run: str) -> Found:
+    """`there`: what the log has at the record's id; `look`: taken after that; `run`: in which the term was taken.
+
+    A record that another run does not have may have been read from this one before it was lost.
+    """
+    if there is not None and there.chain == record.chain:
+        return Found.THERE
+    trimmed = look.head is None or look.head.previous_snapshot_at >= record.id
+    return Found.CANNOT_TELL if trimmed or look.run != run else Found.NOT_THERE
+
+
+def fate_of_write(reply: Reply, *, uncertain: bool, found: Found | None = None) -> Fate:
+    """`uncertain`: an earlier attempt at the same record got no answer. `found`: what the log says, if it was asked.
+
+    Compare-and-append makes repeating harmless: the same record lands once, whichever attempt it was. A refusal of a
+    repeat does not say what became of the first attempt; the log does, as long as it is the same Redis.
+    """
+    if reply.code in (Code.OK, Code.DUPLICATE):
+        return Fate.COMMITTED
+    if reply.code is Code.RESTART:
+        return Fate.AGAIN
+    if not uncertain:
+        return _PLAIN_FATE.get(reply.code, Fate.REFUSED)
+    if found is None:
+        return Fate.LOOK
+    if found is Found.THERE:
+        return Fate.COMMITTED
+    return Fate.REFUSED if found is Found.NOT_THERE and reply.code is Code.FENCED else Fate.UNKNOWN
+
+
+_PLAIN_FATE = {Code.BEHIND: Fate.REBASE, Code.LOST: Fate.LOST, Code.STRAY: Fate.STRAY}
+
+
+# --- whom to promote -------------------------------------------------------------------------------------------------
+
+
+class Refusal(NamedTuple):
+    """Why a node should not be promoted, and which one should, if any."""
+
+    reason: str
+    better: str | None = None
+
+
+def refusal(target: str, look: Look) -> Refusal | None:
+    """None if promoting `target` loses nothing that is known of, nor what was acknowledged and others may have.
+
+    Promote with `expect=look.term`, `run=look.run` and `expected_head`: what was found out here holds for those only.
+
+    While the log is whole, lag is no reason: the target reads all of it before it leads.
+    """
+    refused = _refusal(target, look)
+    if refused is not None or look.head is None or missing_nodes.are_enough(look.peers[target], look):
+        return refused
+    return Refusal(missed(look.peers[target], look))
+
+
+def missed(node: Peer, look: Look) -> str:
+    """Who is missing, and what may be lost if `node` leads without them."""
+    names = missing_nodes.missing(node.changed, look)
+    count = missing_nodes.applied_min(look)
+    are = "is" if len(names) == 1 else "are"
+    return (
+        f"{missing_nodes.named(names)} {are} missing since Redis came back, and may have changes that were "
+        f"acknowledged (applied:{count}) and that nobody else has: start them, `replicator forget` one that will not "
+        "come back, or use force, and what only they have is lost"
+    )
+
+
+def _refusal(target: str, look: Look) -> Refusal | None:
+    live = [peer for peer in look.peers.values() if peer.alive]
+    candidate = look.peers.get(target)
+    best = most_advanced(peer for peer in live if _could_lead(peer, look))
+    better = best.node if best is not None and best.node != target else None
+    if candidate is None:
+        return Refusal("no node of that name has reported; `replicator status` lists them", better)
+    if not candidate.alive:
+        return Refusal(f"it has not reported for {candidate.age_ms / 1000:.1f} s", better)
+    missing = sorted(peer.node for peer in live if peer.run != look.run)
+    if missing:
+        return Refusal(f"Redis came back as another run, and {', '.join(missing)} has not reported since: try again")
+    if candidate.stalled:
+        return Refusal(f"it stalled: {candidate.stalled}", better)
+    if look.head is None:
+        return None
+    ahead = most_advanced(peer for peer in live if not peer.stalled)
+    if _lacks_what_the_log_lost(candidate.changed, look.head, ahead):
+        assert ahead is not None
+        return Refusal(f"it lacks changes up to {ahead.changed}, which the log lost and {ahead.node} has", ahead.node)
+    if not _could_lead(candidate, look):
+        return Refusal("it is out of sync, or has not read into the present era of the log yet: try again", better)
+    return held_back(target, look)
+
+
+def _could_lead(peer: Peer, look: Look) -> bool:
+    return peer.run == look.run and not peer.stalled and (look.head is None or _met_and_whole(peer, look.head))

@@ -1,0 +1,302 @@
+"""The fold: what a node does with the next record of the log. A table; the first row that matches wins.
+
+    step(view, record, me) -> (verdict, view)
+
+It decides and does not act: no socket, file, clock or lock. The shells (`replica/replica.py`, `node/writer.py`) carry
+the verdict out, and the explorer in `tests/model/` runs this very function through every order of events.
+
+Terms are compared before anything else, so that nothing of an old term gets far enough to be looked at. A record of a
+higher term whose term record was trimmed away opens the term itself (`_adopt`). The chain, not the number, says
+whether a record follows what the node has; what does not follow is not applied, whoever wrote it.
+
+A record whose numbers cannot follow what the node has read (`is_beyond`) is never folded: it would take the node to
+where no record of ours can come after it. Who reads asks first.
+
+Two places are kept apart. `position` is what the state contains. `cursor` is how far the log was read: behind a gap it
+runs ahead, looking for a snapshot. While a node is in sync both have the same chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+from ..format import ids
+from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from ..format.records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
+from ..format.snapshot_parts import Progress, follow
+from ..format.term_ends import left_behind, with_end
+
+__all__ = ["NOBODY", "TABLE", "Holder", "Row", "Verdict", "View", "ends_before", "holds", "is_beyond", "step"]
+
+
+class Verdict(Enum):
+    """What the shell has to do. The texts say it in a log line."""
+
+    REJECT_STALE = "ignored: its term is over"
+    CONFLICT = "written by another than the holder of its term"
+    LEAD = "this node leads"
+    LEAD_AFTER_REBASE = "this node leads, once the others have its state"
+    STEP_DOWN = "this node was replaced"
+    FOLLOW = "another node leads"
+    APPLY = "applied"
+    SKIP = "nothing to do"
+    RESTORE = "the state is rebuilt from the snapshot"
+    NEED_SNAPSHOT = "does not follow what this node has"
+
+
+class Holder(NamedTuple):
+    """Who took a term, and in which run of Redis. In another run nobody holds it."""
+
+    node: str
+    boot: str
+    run: str
+
+
+NOBODY = Holder("", "", "")
+
+
+class View(NamedTuple):
+    """What a node knows. Written to its checkpoint as one; its role is derived from it and stored nowhere.
+
+    `changed` is the id of the last change in the state (or of the snapshot that took its place): who has the higher
+    one is the more advanced. `ends` are those of the terms in the history of `position`.
+    """
+
+    log_id: str = ""
+    term: int = 0
+    holder: Holder = NOBODY
+    position: Position = ORIGIN
+    changed: RecordId = ZERO_ID
+    in_sync: bool = True
+    ends: tuple[RecordId, ...] = ()
+    cursor: Position = ORIGIN
+    snapshot: Progress | None = None
+
+    @property
+    def follows_snapshot(self) -> bool:
+        """Whether parts pass by of which not all were seen yet."""
+        return self.snapshot is not None and not self.snapshot.complete
+
+    def left_behind(self, id: RecordId) -> RecordId | None:
+        """Where the history in the state parted from the one that has `id`; None: it has it, or may still get it."""
+        return left_behind(id, self.ends, self.position.id, self.term)
+
+    def is_unchanged_since(self, id: RecordId) -> bool:
+        """Whether the state is what it was at `id`, a place in its history behind which it has had no change.
+
+        Terms, markers and parts of snapshots change nothing. Of a place that is older than the ends nobody can say.
+        """
+        if not self.changed <= id <= self.position.id:
+            return False
+        return id == ZERO_ID or self.left_behind(id) is None
+
+
+def ends_before(view: View, term: int) -> tuple[RecordId, ...]:
+    """The ends of the history in the state, for a record of `term` that goes on from there."""
+    last = view.position.id
+    return view.ends if last.term == term or last == ZERO_ID else with_end(view.ends, last)
+
+
+def holds(view: View, me: Writer, run: str) -> bool:
+    """Whether `me` holds the newest term that the view knows, and took it in this run: in another one nobody does."""
+    return view.holder == (me.node, me.boot, run)
+
+
+# --- conditions: (view, record, me) -> bool ---------------------------------------------------------------------------
+
+
+def _is_stale(view: View, record: Record, me: Writer) -> bool:
+    return record.id.term < view.term
+
+
+def _is_of_another_writer(view: View, record: Record, me: Writer) -> bool:
+    return (record.node, record.boot) != view.holder[:2]
+
+
+def _names_me(view: View, record: Record, me: Writer) -> bool:
+    return record.writer == me
+
+
+def _held_by_me(view: View, record: Record, me: Writer) -> bool:
+    return view.holder[:2] == me
+
+
+def _follows(view: View, record: Record, me: Writer) -> bool:
+    return view.in_sync and record.prev == view.position.chain
+
+
+def _follows_my_rebase(view: View, record: Record, me: Writer) -> bool:
+    return not view.in_sync and record.writer == me and record.prev == view.position.chain
+
+
+def _completes(view: View, record: Record, me: Writer) -> bool:
+    return view.snapshot is not None and view.snapshot.complete
+
+
+def _replaces(view: View, record: Record, me: Writer) -> bool:
+    return isinstance(record, PartRecord) and record.replaces
+
+
+def _always(view: View, record: Record, me: Writer) -> bool:
+    return True
+
+
+Condition = Callable[[View, Record, Writer], bool]
+
+
+def _all(*conditions: Condition) -> Condition:
+    def all_hold(view: View, record: Record, me: Writer) -> bool:
+        return all(condition(view, record, me) for condition in conditions)
+
+    return all_hold
+
+
+# --- what the view becomes: (view, record) -> view --------------------------------------------------------------------
+
+
+def _unchanged(view: View, record: Record) -> View:
+    # The cursor passes by, and never back; its chain is still that of the records that count.
+    return view._replace(cursor=Position(max(record.id, view.cursor.id), view.cursor.chain))
+
+
+def _moved(view: View, record: Record) -> View:
+    place = record.position
+    return view._replace(position=place, cursor=place)
+
+
+def _changed(view: View, record: Record) -> View:
+    # A batch that carries nothing (a marker) does not make a node the more advanced one.
+    assert isinstance(record, ChangeRecord)
+    place = record.position
+    return view._replace(position=place, cursor=place, changed=last_change_after(record) or view.changed)
+
+
+def _lost_sync(view: View, record: Record) -> View:
+    return view._replace(in_sync=False, cursor=record.position)
+
+
+def _term_taken(view: View, record: Record) -> View:
+    assert isinstance(record, TermRecord)
+    holder = Holder(record.node, record.boot, record.run)
+    return view._replace(term=record.id.term, holder=holder, log_id=record.log_id or view.log_id, snapshot=None)
+
+
+def _led(view: View, record: Record) -> View:
+    assert isinstance(record, TermRecord)
+    return _moved(_term_taken(view, record), record)._replace(ends=record.ends)
+
+
+def _led_after_rebase(view: View, record: Record) -> View:
+    return _term_taken(view, record)._replace(in_sync=False, cursor=record.position)
+
+
+def _followed(view: View, record: Record) -> View:
+    if view.in_sync and record.prev == view.position.chain:
+        return _led(view, record)
+    return _lost_sync(_term_taken(view, record), record)
+
+
+def _rebasing(view: View, record: Record) -> View:
+    # The first part goes on where the node's last term ended, whatever the log has in between.
+    return _moved(view, record)._replace(ends=ends_before(view, record.id.term))
+
+
+def _rebased(view: View, record: Record) -> View:
+    assert isinstance(record, PartRecord)
+    return _moved(view, record)._replace(in_sync=True, ends=record.ends)
+
+
+def _restored(view: View, record: Record) -> View:
+    assert isinstance(record, PartRecord)
+    assert view.snapshot is not None
+    if record.replaces:
+        back = _moved(view, record)._replace(changed=record.id)
+    else:
+        back = view._replace(position=record.as_of, changed=record.changed, cursor=view.snapshot.resume)
+    return back._replace(in_sync=True, ends=record.ends)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+TERM: tuple[type[Record], ...] = (TermRecord,)
+PART: tuple[type[Record], ...] = (PartRecord,)
+CHANGE: tuple[type[Record], ...] = (ChangeRecord,)
+ANY: tuple[type[Record], ...] = (TermRecord, ChangeRecord, PartRecord)
+
+
+class Row(NamedTuple):
+    """One line of the table. `when` is its condition in words, for the documentation that is made from it."""
+
+    number: int
+    kinds: tuple[type[Record], ...]
+    when: str
+    condition: Condition
+    verdict: Verdict
+    after: str
+    become: Callable[[View, Record], View]
+
+
+TABLE: tuple[Row, ...] = (
+    Row(1, ANY, "its term is below mine", _is_stale, Verdict.REJECT_STALE, "unchanged", _unchanged),
+    Row(2, CHANGE + PART, "its writer is not the holder of its term", _is_of_another_writer, Verdict.CONFLICT,
+        "out of sync", _lost_sync),
+    Row(3, TERM, "names me, follows my position, in sync", _all(_names_me, _follows), Verdict.LEAD,
+        "term, holder, position", _led),
+    Row(4, TERM, "names me", _names_me, Verdict.LEAD_AFTER_REBASE,
+        "term, holder; out of sync until my snapshot is in the log", _led_after_rebase),
+    Row(5, TERM, "I held the term before", _held_by_me, Verdict.STEP_DOWN,
+        "term, holder, position; out of sync if it does not follow", _followed),
+    Row(6, TERM, "otherwise", _always, Verdict.FOLLOW,
+        "term, holder, position; out of sync if it does not follow", _followed),
+    Row(7, CHANGE, "follows my position, in sync", _follows, Verdict.APPLY, "position, changed", _changed),
+    Row(8, PART, "follows, and completes a snapshot that replaces the history", _all(_follows, _completes, _replaces),
+        Verdict.RESTORE, "position, changed", _restored),
+    Row(9, PART, "follows my position, in sync", _follows, Verdict.SKIP, "position", _moved),
+    Row(10, PART, "follows my position, I am rebasing, and it completes my snapshot",
+        _all(_follows_my_rebase, _completes), Verdict.LEAD, "position, in sync", _rebased),
+    Row(11, PART, "follows my position, I am rebasing", _follows_my_rebase, Verdict.SKIP, "position", _rebasing),
+    Row(12, PART, "completes a snapshot", _completes, Verdict.RESTORE,
+        "position = as_of, changed, in sync; reading goes on from there", _restored),
+    Row(13, CHANGE + PART, "otherwise", _always, Verdict.NEED_SNAPSHOT, "out of sync", _lost_sync),
+)  # fmt: skip
+
+
+def step(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:
+    """Fold one record: the verdict for the shell, and the view once the verdict has been carried out."""
+    if record.id.term > view.term and not isinstance(record, TermRecord):
+        view = _adopt(view, record)
+    if record.id.term >= view.term:
+        view = _follow_snapshot(view, record)
+    kind = type(record)
+    for _, kinds, _, holds_here, verdict, _, become in TABLE:
+        if kind in kinds and holds_here(view, record, me):
+            return verdict, become(view, record)
+    raise AssertionError("the last row of each kind holds always")
+
+
+def is_beyond(view: View, record: Record) -> bool:
+    """Whether no script can have written its numbers, after what the node has read: then somebody else did."""
+    read, has = view.cursor.id.n, view.position.id.n
+    if ids.is_beyond(record.id, view.term, max(read, has)):
+        return True
+    leaps = isinstance(record, PartRecord) and record.part == 0  # a rebase may, over what it leaves behind
+    follows = view.in_sync and record.prev == view.position.chain and record.id.term >= view.term
+    return follows and not leaps and record.id.n not in (read + 1, has + 1)
+
+
+def _adopt(view: View, record: Record) -> View:
+    # In which run the term was taken is not known here, and matters to nobody but its holder, which has its record.
+    return view._replace(term=record.id.term, holder=Holder(record.node, record.boot, ""), snapshot=None)
+
+
+def _follow_snapshot(view: View, record: Record) -> View:
+    """Keep track of the parts that pass by. A gap, or a new term, breaks a snapshot off."""
+    unbroken = view.snapshot if record.prev == view.cursor.chain else None
+    if isinstance(record, PartRecord):
+        before = view.cursor.id
+        return view._replace(snapshot=follow(unbroken, record, before))
+    if unbroken is not view.snapshot:
+        return view._replace(snapshot=None)
+    return view

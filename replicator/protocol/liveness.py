@@ -1,0 +1,90 @@
+"""What a node makes of one look at the group after another: who lives, and whether the lease runs, by its own clock.
+
+Redis stamps heartbeats with its clock, and lets a lease expire at a moment of it. That clock can be set, and a failover
+goes on with the stamps of another machine's clock. Whoever looks once can only bound what such a stamp says
+(`Peer.seen`, `lease_left_ms`). Whoever looks again and again does without it:
+
+- A node beat if its stamp is another one than at the look before. How long ago a stamp was first seen is told by the
+  clock of the one who looks.
+- A lease whose text is still the same was not renewed. It ends when its length has passed since it was first seen.
+
+So a clock that steps makes no node alive or dead, and no lease longer, for more than the beat in which it steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .group import Look, Peer
+
+__all__ = ["Sight", "Sightings"]
+
+
+class Sight(NamedTuple):
+    """A look, with the ages of heartbeats and the rest of the lease as they are by the clock of the one who looked.
+
+    `asked_at_ms`: when Redis was asked; `lease_until_ms`: until when the lease is known to run, counted from before
+    that; None: it does not run. Both by that clock.
+    """
+
+    look: Look
+    asked_at_ms: float
+    lease_until_ms: float | None
+
+
+class _Beat(NamedTuple):
+    boot: str
+    stamp: int
+    #: When that was, by the clock of the one who looks.
+    at_ms: float
+
+
+class _Lease(NamedTuple):
+    """A lease runs out somewhen between the two: counted from before Redis was asked, and from when it had answered."""
+
+    text: str
+    from_ms: float
+    until_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sightings:
+    """All that was seen so far. A value: `after` gives the next one."""
+
+    beats: Mapping[str, _Beat] = field(default_factory=dict)
+    lease: _Lease | None = None
+    run: str = ""
+    looked_at_ms: float = 0.0
+
+    def after(self, look: Look, *, asked_at_ms: float, now_ms: float) -> tuple[Sightings, Sight]:
+        """Take in a look that was asked for, and came, at these moments of a clock that is never set."""
+        beats = {name: self._beat(peer, look, now_ms) for name, peer in look.peers.items()}
+        lease = self._lease_of(look, asked_at_ms, now_ms)
+        left_ms = int(lease.until_ms - now_ms) if lease is not None and lease.until_ms > now_ms else None
+        peers = {name: peer._replace(age_ms=int(now_ms - beats[name].at_ms)) for name, peer in look.peers.items()}
+        seen = Sightings(beats=beats, lease=lease, run=look.run, looked_at_ms=asked_at_ms)
+        until_ms = lease.from_ms if lease is not None and lease.from_ms > now_ms else None
+        return seen, Sight(look._replace(peers=peers, lease_ms=left_ms), asked_at_ms, until_ms)
+
+    def _beat(self, peer: Peer, look: Look, now_ms: float) -> _Beat:
+        known = self.beats.get(peer.node)
+        if known is not None and (known.boot, known.stamp) == (peer.boot, peer.beaten_at):
+            return known
+        # A stamp from the future tells nothing: the node is taken for one that lives until it is seen not to beat.
+        at_ms = now_ms - max(0, look.now_ms - peer.beaten_at)
+        if known is not None:
+            at_ms = max(at_ms, known.at_ms)
+        if self.run == look.run:
+            at_ms = max(at_ms, self.looked_at_ms)  # it beat since then; in another run it may be an older stamp
+        return _Beat(peer.boot, peer.beaten_at, at_ms)
+
+    def _lease_of(self, look: Look, asked_at_ms: float, now_ms: float) -> _Lease | None:
+        if look.lease_ms is None:
+            return None
+        lease = _Lease(look.lease, asked_at_ms + look.lease_ms, now_ms + look.lease_ms)
+        known = self.lease
+        if known is None or known.text != lease.text:
+            return lease
+        return _Lease(lease.text, min(known.from_ms, lease.from_ms), min(known.until_ms, lease.until_ms))

@@ -1,0 +1,239 @@
+"""A node as the protocol sees it: one frozen value, and what it does next. No socket, file, clock or thread.
+
+`Member` puts the fold (`fold.py`) and the decisions (`election.py`) together with the little that a node remembers
+besides its view: which boot it is, which run of Redis it talks to, which of its terms it knows to be over. The shells
+hold one under a lock, feed it what happened, and carry out what it says. The explorer in `tests/model/` drives the same
+class through every order of events.
+
+The role is derived, never stored: a member leads if it holds the newest term that it knows, took it in the run of Redis
+that it talks to, has heard of no newer one, and is in sync.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from ..format.records import ChangeRecord, PartRecord, Record, seal_change, seal_part
+from . import election
+from .election import Fate, Found
+from .fold import Verdict, View, ends_before, holds, is_beyond, step
+from .group import Code, Look, Peer, Reply
+
+__all__ = ["Member", "Snapshot"]
+
+
+class Snapshot(NamedTuple):
+    """A snapshot under way, as its writer began it: the same for all of its parts."""
+
+    term: int
+    as_of: Position
+    changed: RecordId
+    ends: tuple[RecordId, ...]
+    rebase: bool
+    replaces: bool
+
+
+class Member(NamedTuple):
+    """One boot of one node. Every method that changes something gives the member that it becomes."""
+
+    me: Writer
+    view: View
+    #: The run of Redis that it talks to; empty: not known, so it holds nothing.
+    run: str = ""
+    #: That Redis has no log any more.
+    log_lost: bool = False
+    #: The newest term that this boot knows to be over although its log has not said so yet.
+    over: int = 0
+    #: The boot before this one, if its checkpoint told: the term which that one held is free to take.
+    previous_boot: str = ""
+    #: Heartbeats since `run`, or that it has no log, was first seen.
+    beats_in_run: int = 0
+    #: Where the newest snapshot that this boot completed ends.
+    snapshot_end: RecordId = ZERO_ID
+
+    # --- what it is ---
+
+    @property
+    def holds_term(self) -> bool:
+        """It may write to the log: its snapshot if it is out of sync, everything otherwise."""
+        return self.run != "" and self.view.term > self.over and holds(self.view, self.me, self.run)
+
+    def vouches(self, term: int) -> bool:
+        """Whether what standbys have of its writes in `term` counts still: in a later run it reports without that."""
+        return self.run != "" and (term, self.run) == (self.view.term, self.view.holder.run)
+
+    @property
+    def in_sync(self) -> bool:
+        """It lacks nothing up to its position, and has read the log once, or knows that there is none yet.
+
+        Of a node that has read nothing the view says as much (a log begins at its place, too); but nobody knows whether
+        the log still has its beginning.
+        """
+        if self.view.position == ORIGIN:
+            return self.run != "" and self.log_lost and self.view.log_id == ""
+        return self.view.in_sync
+
+    @property
+    def leads(self) -> bool:
+        """It is the primary."""
+        return self.holds_term and self.view.in_sync
+
+    @property
+    def must_rebase(self) -> bool:
+        """It holds the term, but the log does not end with what it has: its snapshot has to go first."""
+        return self.holds_term and not self.view.in_sync and election.may_rebase(self.view)
+
+    def peer(self) -> Peer:
+        """Its heartbeat, but for what only the shell knows."""
+        view = self.view
+        return Peer(
+            node=self.me.node,
+            boot=self.me.boot,
+            run=self.run,
+            term=view.term,
+            role="primary" if self.leads else "standby",
+            position=view.position,
+            changed=view.changed,
+            cursor=view.cursor.id,
+            in_sync=self.in_sync,
+            log_id=view.log_id,
+        )
+
+    # --- what happens to it ---
+
+    def takes(self, record: Record) -> bool:
+        """Whether the record can be one of the log: `fold` what can, and keep the place before what cannot."""
+        return not is_beyond(self.view, record)
+
+    def fold(self, record: Record) -> tuple[Verdict, Member]:
+        """The next record of the log, or its own that was just appended."""
+        verdict, view = step(self.view, record, self.me)
+        completed = isinstance(record, PartRecord) and record.is_last and record.writer == self.me
+        return verdict, self._replace(view=view, snapshot_end=record.id if completed else self.snapshot_end)
+
+    def talks_to(self, run: str, *, log_lost: bool = False) -> Member:
+        """It looked at Redis, which is in this run, and has the log or lost it."""
+        if (run, log_lost) == (self.run, self.log_lost):
+            return self
+        return self._replace(run=run, log_lost=log_lost, beats_in_run=0)
+
+    def beaten(self) -> Member:
+        """It has sent a heartbeat."""
+        return self._replace(beats_in_run=self.beats_in_run + 1)
+
+    def refused(self, reply: Reply) -> Member:
+        """A write or a renewal was refused: what follows for its role, before the log tells the rest."""
+        if reply.code in (Code.FENCED, Code.LOST):
+            return self._replace(over=max(self.over, self.view.term))
+        if reply.code is Code.NEW_RUN:
+            return self._replace(run="", beats_in_run=0)
+        if reply.code is Code.BEHIND:
+            return self._behind(reply.id)
+        return self
+
+    def _behind(self, newest: RecordId) -> Member:
+        """The log ends elsewhere: it lost what this node has, or it has what somebody wrote in this node's name."""
+        view = self.view
+        if newest > max(view.position.id, view.cursor.id):
+            # A copy of this process, or of its memory. Whoever leads next reads all that is there.
+            return self._replace(over=max(self.over, view.term))
+        return self._replace(view=view._replace(in_sync=False))
+
+    # --- what it does ---
+
+    def takes_term(self, look: Look, *, restart_as_primary: bool = True, goes_on: bool = False) -> bool:
+        """Whether it promotes itself now. Promote with `expect=look.term`, `run=look.run`, `floor=view.term`."""
+        return election.takes_term(
+            self.view,
+            self.me,
+            look,
+            previous_boot=self.previous_boot,
+            beats_in_run=self.beats_in_run,
+            restart_as_primary=restart_as_primary,
+            goes_on=goes_on,
+        )
+
+    def election_rank(self, me: Peer, look: Look) -> int | None:
+        """Whether it stands for election now, and as which (see `life.election_rank`); `me`: its heartbeat."""
+        return None if self.holds_term else election.election_rank(me, look, beats_in_run=self.beats_in_run)
+
+    def refounds(self, me: Peer, look: Look) -> bool:
+        """Whether it is the one to found a lost log anew; `me`: its heartbeat."""
+        return election.refounds(me, look, beats_without_log=self.beats_in_run if self.log_lost else 0)
+
+    def needs_what_is_gone(self, look: Look) -> bool:
+        """Whether it has read nothing, for beats, of a log that there is: what it had is gone (somebody's own XTRIM).
+
+        The next record would show it that it lacks something. Until there is one nobody knows that it needs a snapshot.
+        """
+        return look.head is not None and self.view.cursor == ORIGIN and self.beats_in_run >= election.BEATS_BEFORE_CLAIM
+
+    def owes_snapshot(self, peers: Iterable[Peer]) -> bool:
+        """Whether it has to send a snapshot because some node needs one."""
+        return self.leads and election.owes_snapshot(self.view, peers, self.snapshot_end)
+
+    def change(self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: int = 0) -> ChangeRecord:
+        """The record that carries these changes behind its position. Only while it leads."""
+        assert self.leads
+        return seal_change(
+            writer=self.me,
+            term=self.view.term,
+            after=self.view.position,
+            at=at,
+            codec=codec,
+            digest=digest,
+            count=count,
+            body=body,
+            wants_acks=wants_acks,
+        )
+
+    def begin_snapshot(self, *, replaces: bool = False) -> Snapshot:
+        """A snapshot of the state as it is now. Only while it holds the term."""
+        assert self.holds_term
+        view = self.view
+        ends = ends_before(view, view.term)
+        return Snapshot(view.term, view.position, view.changed, ends, rebase=not view.in_sync, replaces=replaces)
+
+    def part(
+        self,
+        snapshot: Snapshot,
+        *,
+        part: int,
+        parts: int,
+        codec: str,
+        digest: str,
+        body: bytes,
+        at: int,
+        wants_acks: int = 0,
+    ) -> PartRecord:
+        """The next part of its snapshot, behind its position. Only while it still holds the snapshot's term."""
+        assert self.holds_term
+        assert self.view.term == snapshot.term
+        after = self.view.position
+        n = election.rebase_n(self.view) if snapshot.rebase and part == 0 else after.id.n + 1
+        return seal_part(
+            writer=self.me,
+            term=self.view.term,
+            after=after,
+            n=n,
+            at=at,
+            codec=codec,
+            digest=digest,
+            part=part,
+            parts=parts,
+            as_of=snapshot.as_of,
+            changed=snapshot.changed,
+            replaces=snapshot.replaces,
+            ends=snapshot.ends if parts else (),
+            wants_acks=wants_acks,
+            body=body,
+        )
+
+    def answered(self, reply: Reply, *, uncertain: bool, found: Found | None = None) -> tuple[Fate, Member]:
+        """What became of a write that it sent. A committed record is folded next, like any other."""
+        fate = election.fate_of_write(reply, uncertain=uncertain, found=found)
+        return fate, (
+            self if fate is Fate.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE) else self.refused(reply)
+        )

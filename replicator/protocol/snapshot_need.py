@@ -1,0 +1,43 @@
+"""How often a snapshot is sent to the same nodes because they need one.
+
+A node that is out of sync gets a snapshot, and is in sync then. One that cannot take it (too heavy for it, or damaged
+on its way) needs another one as soon as it has read past it. The first is sent at once, whoever needs it; to those who
+got one and are no better off the next is sent after a pause, and a longer one each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..format.ids import Writer
+from .group import Peer
+
+__all__ = ["Need"]
+
+#: Between two snapshots for the same nodes: at first, and at the most.
+PAUSE_S = 1.0
+PAUSE_S_MAX = 60.0
+
+
+class Need:
+    """What the primary remembers of those to whom it sent one."""
+
+    def __init__(self) -> None:
+        self._served: frozenset[Writer] = frozenset()
+        self._pause_s = PAUSE_S
+        self._sent_at = 0.0
+
+    def is_due(self, needy: Iterable[Peer], peers: Iterable[Peer], now_s: float) -> bool:
+        """Whether one is to be sent now to those who need one; `peers`: all that report."""
+        self._served &= {Writer(peer.node, peer.boot) for peer in peers if not peer.in_sync}
+        wants = {Writer(peer.node, peer.boot) for peer in needy}
+        if not wants:
+            return False
+        return not wants <= self._served or now_s >= self._sent_at + self._pause_s
+
+    def sent(self, needy: Iterable[Peer], now_s: float) -> None:
+        """One was begun for these."""
+        wants = frozenset(Writer(peer.node, peer.boot) for peer in needy)
+        self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX) if wants <= self._served else PAUSE_S
+        self._served |= wants
+        self._sent_at = now_s

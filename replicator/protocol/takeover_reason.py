@@ -1,0 +1,44 @@
+"""Why a node took a term unasked, in words: what the history shows of it. No rule depends on it.
+
+An end in order, a crash, a holder that could not renew and a Redis that came back all leave a term without a lease.
+What tells them apart is who said goodbye, who has fallen silent, and in which run the term was taken.
+"""
+
+from __future__ import annotations
+
+from .group import Look, Peer
+
+__all__ = ["reason_to_go_on", "reason_to_take_over"]
+
+
+def reason_to_go_on(look: Look) -> str:
+    """Why the former holder takes the next term itself."""
+    if look.same_run:
+        return "it was restarted, and held the term before"
+    return "Redis came back as another run, and it held the term before"
+
+
+def reason_to_take_over(look: Look, *, gave_back: str = "") -> str:
+    """Why a candidate takes over. `gave_back`: the node that was heard to give the lease of this term back."""
+    head = look.head
+    if head is None:
+        return "the group has no log yet"
+    if not look.same_run:
+        return f"Redis came back as another run, in which nobody leads; {head.node} held the term before"
+    if head.node == gave_back:
+        return f"{head.node} stopped in order"
+    holder = look.peers.get(head.node)
+    if holder is None:
+        return f"the lease of {head.node} ran out, and nothing is known of it"
+    return f"the lease of {head.node} ran out: {_why(holder, head.boot)}"
+
+
+def _why(holder: Peer, boot: str) -> str:
+    if holder.boot != boot:
+        return "it ended, and reports as another boot"
+    if holder.age_ms > 2 * holder.every_ms:
+        # It reports right after it renews its lease, so who has a lease that ran out and lives has just reported.
+        return f"it has not reported for {holder.age_ms / 1000:.1f} s"
+    if holder.stalled:
+        return f"it stalled ({holder.stalled})"
+    return "it reports, and did not renew it"

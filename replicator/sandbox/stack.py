@@ -1,0 +1,638 @@
+"""The dev stack: a Redis, three nodes and a job worker under supervisord, in one directory, ended without a trace.
+
+`DevStack` prepares the directory, starts supervisord with docker/supervisord.conf and speaks to it over its control
+socket. It knows programs by their names only; what they are, and who becomes the first primary, is for the caller.
+
+Nothing may be left behind, whatever ends first. Four rules see to it:
+
+- Each start draws a token, writes it to stack.json and puts it into the environment of supervisord, so that every
+  process of the stack has it, down to the work horse of a job that left its process group, and nothing else on the
+  machine has. Who has the token belongs to the stack and may be ended; a process id alone never says that.
+- `stop` asks supervisord to end its programs in their order, then ends whatever still has the token.
+- A guard, a small process that holds one end of a pipe, does the same when this process dies without a `stop`.
+- A start in a directory first ends what has the token of the start before it (supervisord and guard may both have
+  been killed). A file lock keeps a second stack out of a directory that is in use; a lock ends with its process.
+
+supervisord looks at signals and ended children once a second, and at once when something happens on its socket. So
+whoever waits for it here keeps asking it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+from urllib.parse import quote
+
+from ..errors import ConfigError, ReplicatorError
+from ..runtime import checks
+from ..runtime.process import Owner
+from ..runtime.signals import ending
+from ..storage import disk
+from .redis_server import SERVER_VARIABLE, find_server
+
+__all__ = ["DevStack", "find_conf"]
+
+DEFAULT_DIRECTORY = Path(".replicator/sandbox/stack")
+
+#: Node a listens here, b and c on the next two.
+DEFAULT_PORT = 8001
+
+NODES = ("a", "b", "c")
+
+#: Environment variable that marks the processes of one start of one stack.
+TOKEN_VARIABLE = "REPLICATOR_DEV_STACK"
+
+#: Longer than the stopwaitsecs of all programs in docker/supervisord.conf one after the other.
+STOP_TIMEOUT_S = 50.0
+
+#: What is left over had its chance to end in order; it gets this long to end at all.
+LEFTOVER_TIMEOUT_S = 5.0
+
+#: supervisord is up in 0.3 s; a loaded machine may take ten times as long.
+START_TIMEOUT_S = 20.0
+
+#: startProcess and stopProcess answer when it has happened, so they may take as long as a program's stopwaitsecs.
+CALL_TIMEOUT_S = 60.0
+
+#: For calls that supervisord answers at once; if it does not, it hangs.
+ASK_TIMEOUT_S = 2.0
+
+POLL_S = 0.05
+
+#: supervisord appends a dot and its process id while it makes the socket; see redis_server.py for the 103.
+SOCKET_PATH_BYTES_MAX = 103 - len(".4194304")
+
+#: These have a meaning in supervisord's configuration, where the directory is substituted into quoted values.
+FORBIDDEN_IN_PATHS = "\"'%\\\n"
+
+
+class DevStack:
+    """One stack in one directory, as a child of this process: a context, or `start` and `stop`, or `run`.
+
+    Args:
+        directory: of data, logs and pid file; made if missing, never removed.
+        port: node a's HTTP port on loopback, b and c take the next two; 0 for three free ones.
+        group: name of the replication group.
+        redis_url: where the stack's own Redis listens (a unix socket or a loopback port); without, a unix socket.
+        log_level: of nodes and worker.
+        conf: configuration of supervisord; without, docker/supervisord.conf.
+        environment: further variables for all programs.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] = DEFAULT_DIRECTORY,
+        *,
+        port: int = DEFAULT_PORT,
+        group: str = "registry",
+        redis_url: str | None = None,
+        log_level: str = "INFO",
+        conf: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = Path(directory).resolve()
+        self.socket_dir = _socket_dir(self.directory)
+        self.ports = dict(zip(NODES, range(port, port + len(NODES)) if port else _free_ports(len(NODES)), strict=True))
+        self.group = checks.name("group", group)
+        self._owner = Owner(f"the stack in {self.directory}")
+        self.redis_url = redis_url or f"unix://{quote(str(self.socket_dir / 'redis.sock'))}"
+        self.log_level = log_level
+        self._given_conf = conf
+        self._environment = dict(environment or {})
+        self._lock: IO[str] | None = None
+        self._token = ""
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._supervisord: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> DevStack:
+        """Start supervisord and return when it answers; its programs start meanwhile (see `wait_ready`).
+
+        Raises:
+            ConfigError: a port is taken, another stack runs in the directory, no Redis server was found, and so on.
+        """
+        conf = self._given_conf or find_conf()
+        self._check_installation()
+        self._prepare_directory()
+        self._lock = _lock(self.directory)
+        try:
+            _end_leftovers(self.directory)
+            self._check_ports()
+            _make_private(self.socket_dir)
+            self._write_record()
+            self._spawn(conf)
+            self._wait_until_supervisord_answers()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def wait_ready(self, timeout_s: float = 30.0) -> None:
+        """Wait until every node answers GET /health, whatever it answers.
+
+        Raises:
+            ReplicatorError: a program cannot be started, or a node did not answer in time; with the end of its log.
+        """
+        deadline = time.monotonic() + timeout_s
+        waiting = dict(self.ports)
+        while waiting:
+            self._check_programs()
+            waiting = {name: port for name, port in waiting.items() if not _answers_http(port)}
+            if waiting and time.monotonic() > deadline:
+                name = next(iter(waiting))
+                raise ReplicatorError(
+                    f"node {name} did not answer on port {waiting[name]} within {timeout_s:g} s\n"
+                    + self.log_tail(f"node-{name}")
+                )
+            time.sleep(POLL_S if waiting else 0)
+
+    def stop(self) -> None:
+        """End everything that belongs to the stack. Does nothing when nothing runs."""
+        if self._lock is None:
+            return
+        if self._token:
+            _end_stack(self.directory, self._token)
+        for process in (self._supervisord, self._guard):
+            if process is not None:
+                process.communicate()  # closes the pipe, which tells the guard that it is over, and reaps
+        if self._token:
+            shutil.rmtree(self.socket_dir, ignore_errors=True)
+        self._lock.close()
+        self._lock, self._guard, self._supervisord, self._token = None, None, None, ""
+
+    def run(self, on_ready: Callable[[DevStack], None] = lambda _: None, *, stay: bool = True) -> None:
+        """Start, wait until ready, call `on_ready`, stay until a signal ends it (`runtime/signals.py`), end everything.
+
+        Without `stay` it ends when `on_ready` has returned. To be called on the main thread. Returns after one of these
+        signals, which `on_ready` meets as a KeyboardInterrupt, and the process then ignores further ones.
+
+        Raises:
+            ReplicatorError: the stack did not start, or supervisord ended unasked.
+        """
+        with _signals_interrupt():
+            try:
+                self.start()
+                self.wait_ready()
+                on_ready(self)
+                if not stay:
+                    return
+                assert self._supervisord is not None
+                code = self._supervisord.wait()
+                raise ReplicatorError(
+                    f"supervisord ended unasked, with exit code {code}\n{self.log_tail('supervisord')}"
+                )
+            except KeyboardInterrupt:
+                pass
+            finally:
+                self.stop()
+
+    # What runs
+
+    def urls(self) -> dict[str, str]:
+        """Give the base URL of each node by its name."""
+        return {name: f"http://127.0.0.1:{port}" for name, port in self.ports.items()}
+
+    def pids(self) -> dict[str, int]:
+        """Give the process id of each program that runs, by its name (`redis`, `node-a`, …)."""
+        return {name: info["pid"] for name, info in self._control.programs().items() if info["pid"]}
+
+    def supervisord_pid(self) -> int:
+        assert self._supervisord is not None, "the stack was not started"
+        return self._supervisord.pid
+
+    def signal(self, program: str, number: int) -> None:
+        """Send a signal to a program."""
+        self._control.call("signalProcess", self._control.full_name(program), str(int(number)))
+
+    def start_program(self, program: str) -> None:
+        """Start a stopped program; returns when it has been up for its startsecs."""
+        self._control.call("startProcess", self._control.full_name(program))
+
+    def stop_program(self, program: str) -> None:
+        """Stop a program in its own way, and do not restart it; returns when it has ended."""
+        self._control.call("stopProcess", self._control.full_name(program))
+
+    def kill_program(self, program: str) -> None:
+        """End a program with SIGKILL, and do not restart it; returns when it has ended.
+
+        It is halted first: so supervisord can be told that it is to stop, without the program ever hearing of it.
+        """
+        pid = self.pids()[program]
+        self.signal(program, signal.SIGSTOP)
+        self._control.call("stopProcess", self._control.full_name(program), False)
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + LEFTOVER_TIMEOUT_S
+        while program in self.pids() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+    def log_tail(self, program: str, lines: int = 12) -> str:
+        """Give the last lines of a program's log."""
+        with contextlib.suppress(FileNotFoundError):
+            text = (self.directory / "log" / f"{program}.log").read_text(errors="replace")
+            return "\n".join(text.splitlines()[-lines:])
+        return ""
+
+    def __enter__(self) -> DevStack:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._owner.is_here:
+            self.stop()
+
+    @property
+    def _control(self) -> _Control:
+        if not self._token:
+            raise ReplicatorError(f"the stack in {self.directory} does not run")
+        return _control(self.directory, self._token)
+
+    # Starting
+
+    def _check_installation(self) -> None:
+        if importlib.util.find_spec("supervisor") is None:
+            raise ConfigError(setting="supervisor", problem='is not installed: `pip install "replicator[embedded]"`')
+        if self._given_conf is None:
+            # Found here, an absent server is one clear error and not a program that will not start.
+            self._environment[SERVER_VARIABLE] = str(find_server().path)
+
+    def _prepare_directory(self) -> None:
+        if bad := set(FORBIDDEN_IN_PATHS) & set(str(self.directory) + sys.executable):
+            raise ConfigError(setting="--dir", problem=f"{self.directory} has a {bad.pop()!r} in its name")
+        for path in (self.directory, self.directory / "log"):
+            try:
+                disk.make_directory(path)
+            except OSError as error:
+                raise ConfigError(setting="--dir", problem=f"{path} cannot be made: {error.strerror}") from error
+
+    def _check_ports(self) -> None:
+        for name, port in self.ports.items():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except (OSError, OverflowError) as error:
+                    problem = f"port {port} for node {name} cannot be used ({error}); choose others with --port"
+                    raise ConfigError(setting="--port", problem=problem) from error
+
+    def _write_record(self) -> None:
+        """Write stack.json, whole or not at all, before the first process exists that it must lead to."""
+        self._token = secrets.token_hex(16)
+        record = {"token": self._token, "redis": self.redis_url, "group": self.group, "nodes": self.urls()}
+        disk.write_private(_record_path(self.directory), json.dumps(record, indent=2).encode() + b"\n")
+
+    def _spawn(self, conf: Path) -> None:
+        self._guard = self._popen("guard", [sys.executable, "-m", "replicator.sandbox.stack", str(self.directory)], {})
+        assert self._guard.stdin is not None
+        # By the pipe, not in its environment: the guard must not be one of those that it ends.
+        self._guard.stdin.write(self._token.encode() + b"\n")
+        self._guard.stdin.flush()
+        command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(conf)]
+        self._supervisord = self._popen("supervisord.err", command, {**self._environment, **self._settings()})
+
+    def _popen(self, log_name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        path = self.directory / "log" / f"{log_name}.log"
+        path.unlink(missing_ok=True)
+        with open(path, "wb", opener=disk.opener) as log:
+            return subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A Ctrl-C or a lost terminal is for us alone; supervisord would take SIGHUP for "restart".
+                start_new_session=True,
+                # What they write (the AOF, logs) is for nobody else, wherever the directory is.
+                umask=disk.PRIVATE_UMASK,
+            )
+
+    def _settings(self) -> dict[str, str]:
+        ports = {f"REPLICATOR_HTTP_{name.upper()}": str(port) for name, port in self.ports.items()}
+        return {
+            "REPLICATOR_DEV_DIR": str(self.directory),
+            "REPLICATOR_DEV_SOCKET": str(self._control.path),
+            "REPLICATOR_PYTHON": sys.executable,
+            "REPLICATOR_GROUP": self.group,
+            "REPLICATOR_REDIS": self.redis_url,
+            "REPLICATOR_LOG_LEVEL": self.log_level,
+            TOKEN_VARIABLE: self._token,
+            **ports,
+        }
+
+    def _wait_until_supervisord_answers(self) -> None:
+        assert self._supervisord is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._control.answers():
+            if self._supervisord.poll() is not None:
+                raise ConfigError(setting="supervisord", problem=f"does not start\n{self.log_tail('supervisord.err')}")
+            if time.monotonic() > deadline:
+                raise ReplicatorError(f"supervisord does not answer\n{self.log_tail('supervisord')}")
+            time.sleep(POLL_S)
+
+    def _check_programs(self) -> None:
+        for name, info in self._control.programs().items():
+            if info["statename"] == "FATAL":
+                raise ReplicatorError(f"{name} cannot be started: {info['spawnerr']}\n{self.log_tail(name)}")
+
+
+def find_conf() -> Path:
+    """Find docker/supervisord.conf: beside the package in a checkout, else where the wheel put it.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
+    checkout = Path(__file__).resolve().parents[1] / "docker" / "supervisord.conf"
+    if checkout.is_file():
+        return checkout
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.distribution("replicator").files or []:
+            if file.parts[-2:] == ("replicator", "supervisord.conf"):
+                return Path(str(file.locate())).resolve()
+    raise ConfigError(setting="supervisord.conf", problem=f"is neither at {checkout} nor in the installed wheel")
+
+
+# supervisord's control socket
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _UnixTransport(xmlrpc.client.Transport):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__()
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def make_connection(self, host: object) -> http.client.HTTPConnection:
+        # Kept in the base class' own slot, so that `close` finds it.
+        self._connection = "localhost", _UnixConnection(self._path, self._timeout_s)
+        return self._connection[1]
+
+
+@dataclass(frozen=True)
+class _Control:
+    """supervisord, by its control socket."""
+
+    path: Path
+
+    def call(self, method: str, *arguments: str | bool, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        transport = _UnixTransport(self.path, timeout_s)
+        try:
+            with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
+                return getattr(proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            raise ReplicatorError(
+                f"supervisord refused {method}({', '.join(map(str, arguments))}): {fault.faultString}"
+            ) from fault
+        except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
+            raise _NoAnswer(f"supervisord does not answer at {self.path}: {error}") from error
+
+    def answers(self) -> bool:
+        """Tell whether supervisord is there and, by the way, make it look at what has ended. A refusal is an answer."""
+        try:
+            self.call("getState", timeout_s=ASK_TIMEOUT_S)
+        except _NoAnswer:
+            return False
+        except ReplicatorError:
+            return True
+        return True
+
+    def programs(self) -> dict[str, dict[str, Any]]:
+        return {info["name"]: info for info in self.call("getAllProcessInfo")}
+
+    def full_name(self, program: str) -> str:
+        """Give the name that supervisord wants: with the group."""
+        programs = self.programs()
+        if program not in programs:
+            raise ConfigError(
+                setting=program, problem=f"is not a program of this stack; there are {', '.join(programs)}"
+            )
+        return f"{programs[program]['group']}:{program}"
+
+
+class _NoAnswer(ReplicatorError):
+    """supervisord does not answer"""
+
+
+# Ending
+
+
+def _end_stack(directory: Path, token: str) -> None:
+    """End a stack in order if its supervisord still answers, and by force whatever is left of it."""
+    control = _control(directory, token)
+    with contextlib.suppress(ReplicatorError):
+        control.call("shutdown", timeout_s=ASK_TIMEOUT_S)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while control.answers() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    _end_processes(token)
+
+
+def _end_leftovers(directory: Path) -> None:
+    """End what is left of the stack that ran in this directory before."""
+    if token := _recorded_token(directory):
+        _end_stack(directory, token)
+        shutil.rmtree(_socket_dir(directory), ignore_errors=True)
+
+
+def _end_processes(token: str) -> None:
+    """End every process that has the token: SIGTERM, once each, and after a while SIGKILL; until there is none."""
+    asked: set[int] = set()
+    started = time.monotonic()
+    while pids := _processes_with(token):
+        # Each round looks anew: a supervisord among them may start programs while it is being ended.
+        elapsed_s = time.monotonic() - started
+        if elapsed_s > 2 * LEFTOVER_TIMEOUT_S:
+            raise ReplicatorError(f"these processes of the dev stack cannot be ended: {pids}")
+        for pid in pids:
+            if elapsed_s > LEFTOVER_TIMEOUT_S:
+                _signal_if_marked(pid, token, signal.SIGKILL)
+            elif pid not in asked:
+                _signal_if_marked(pid, token, signal.SIGTERM)
+                _signal_if_marked(pid, token, signal.SIGCONT)  # a stopped process takes no SIGTERM
+        asked.update(pids)
+        time.sleep(POLL_S)
+
+
+def _processes_with(token: str) -> list[int]:
+    if Path("/proc/self/environ").exists():
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [pid for pid in pids if pid != os.getpid() and _is_marked(pid, token)]
+    return _processes_by_ps(token)
+
+
+def _is_marked(pid: int, token: str) -> bool:
+    """Tell whether a process was started with the token. Of a zombie, or another user's process, the answer is no."""
+    with contextlib.suppress(OSError):
+        return f"{TOKEN_VARIABLE}={token}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
+
+
+def _signal_if_marked(pid: int, token: str, number: signal.Signals) -> None:
+    """Send a signal, but not to a stranger who got the process id in the meantime: a pidfd stays with its process."""
+    with contextlib.suppress(OSError):
+        if not hasattr(os, "pidfd_open"):
+            os.kill(pid, number)
+            return
+        descriptor = os.pidfd_open(pid)
+        try:
+            if _is_marked(pid, token):
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
+
+
+def _processes_by_ps(token: str) -> list[int]:
+    """The same where there is no /proc: BSD's ps shows the environment after the command."""
+    listing = subprocess.run(["ps", "-axwwE", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
+    marked = (line.split(None, 1)[0] for line in listing.splitlines() if f"{TOKEN_VARIABLE}={token}" in line)
+    return [int(pid) for pid in marked if int(pid) != os.getpid()]
+
+
+# The directory
+
+
+def _record_path(directory: Path) -> Path:
+    return directory / "stack.json"
+
+
+def _recorded_token(directory: Path) -> str | None:
+    try:
+        token: str = json.loads(_record_path(directory).read_text())["token"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{_record_path(directory)} is damaged ({error}). If no stack runs there, remove the file"
+        raise ConfigError(setting="--dir", problem=problem) from error
+    return token
+
+
+def _lock(directory: Path) -> IO[str]:
+    """Take the directory for this process; the lock ends when the file is closed, at the latest with the process."""
+    try:
+        lock = os.fdopen(disk.open_lock(directory / "lock"), "r+")
+    except OSError as error:
+        raise ConfigError(setting="--dir", problem=f"{directory / 'lock'} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        problem = f"a stack already runs in {directory} (process {lock.read().strip() or 'unknown'})"
+        lock.close()
+        raise ConfigError(setting="--dir", problem=problem) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _socket_dir(directory: Path) -> Path:
+    """Choose a short directory for sockets; always the same one, so that the address of Redis survives a restart."""
+    digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:12]
+    path = Path(tempfile.gettempdir()) / f"replicator-{os.getuid()}-{digest}"
+    if len(os.fsencode(path / "01234567.sock")) > SOCKET_PATH_BYTES_MAX:
+        raise ConfigError(setting="TMPDIR", problem=f"{tempfile.gettempdir()} is too long for the path of a socket")
+    return path
+
+
+def _control(directory: Path, token: str) -> _Control:
+    """The control socket of one start, so that a guard which is late never speaks to the stack that came after."""
+    return _Control(_socket_dir(directory) / f"{token[:8]}.sock")
+
+
+def _make_private(path: Path) -> None:
+    """Make a directory that nobody else can use; refuse one that somebody else made before us."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not path.is_dir() or path.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigError(setting="TMPDIR", problem=f"{path} exists and is not a private directory of yours; remove it")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Give different loopback ports that are free now."""
+    with contextlib.ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
+
+
+def _answers_http(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/health")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return False
+    else:
+        return True
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let the first signal that asks us to end raise KeyboardInterrupt, and ignore later ones from then on.
+
+    Also after this context: whoever was asked to end is about to, and an impatient second Ctrl-C must not make that
+    look like a failure.
+    """
+    asked = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    numbers = ending()
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        if not asked:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _guard(directory: Path) -> None:
+    """Wait for the end of the process that holds our standard input, then end the stack that it started."""
+    token = sys.stdin.readline().strip()
+    sys.stdin.read()
+    if not token:
+        return
+    _end_stack(directory, token)
+    # Sockets may stay only for a stack that runs; in an orderly end it is still the lock's holder who removes them.
+    with contextlib.suppress(ConfigError), _lock(directory):
+        shutil.rmtree(_socket_dir(directory), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _guard(Path(sys.argv[1]))

@@ -1,0 +1,128 @@
+"""A node as a service: with a registry in it and its HTTP API, or beside another program, and the signals that end it.
+
+What `replicator node` and `workers/node.py` run. An application of your own has a few lines like these.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..log.reach import own_address
+from ..node.node import Node
+from ..registry.state import Registry
+from ..runtime import checks
+from ..runtime.signals import on_end
+from ..state.file import FileState
+from ..state.sqlite import SQLiteState
+from ..storage import disk
+from .sidecar import Beside
+
+__all__ = ["serve"]
+
+logger = logging.getLogger(__name__)
+
+#: How often a node that failed for good is noticed.
+LOOK_EVERY_S = 0.2
+
+#: Looked at here, because a node that has joined its group should not end for that.
+PORT_MAX = 65535
+
+
+def serve(
+    *,
+    name: str,
+    group: str,
+    redis: str,
+    data_dir: Path,
+    http: str,
+    advertise: str = "",
+    lease_s: float,
+    auto_promote: bool = False,
+    ack: str = "appended",
+    on_restart: str,
+    on_log_lost: str,
+    failover_without: str = "safe",
+    file: Path | None = None,
+    sqlite: Path | None = None,
+    file_mode: int = disk.PRIVATE,
+    on_primary: str = "",
+    on_standby: str = "",
+    publish_every_s: float = 1.0,
+    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+) -> None:
+    """Run until a signal ends it (`runtime/signals.py`). `http`: HOST:PORT to listen on, port 0 for any.
+
+    `advertise`: the URL that the others are told, where it is not that. `file`, `sqlite`: what is replicated, instead
+    of a registry; then only health is served. `file_mode`: of one that is not there yet. The rest is for `Beside`.
+    Raises what `Node` raises, and what ended it.
+    """
+    stopping = threading.Event()
+    # First of all: from here on, whatever is under way is ended in order. Further ones, during the end, change nothing.
+    on_end(lambda *_: stopping.set())
+    try:
+        from ..registry.api import health_app, registry_app
+        from ..web.server import WebServer
+    except ImportError as missing:
+        problem = f'{missing.name} is not installed: pip install "replicator[web]"'
+        raise ConfigError(setting="http", problem=problem) from None
+    host, port = _address(http)
+    advertised = checks.url("advertise", advertise.rstrip("/"))
+    beside = _state_beside(file, sqlite, file_mode)
+    node = Node(
+        beside or Registry(),
+        group=group,
+        name=name,
+        redis=redis,
+        data_dir=data_dir,
+        lease_s=lease_s,
+        auto_promote=auto_promote,
+        ack=ack,
+        on_restart=on_restart,
+        on_log_lost=on_log_lost,
+        snapshot_bytes_max=snapshot_bytes_max,
+        failover_without=failover_without,
+    )
+    teller = Beside(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
+    server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
+    server.listen()  # before the node starts: a port that is taken must not cost the group a term
+    node.http = advertised or _reachable(server.url, host, server.port, redis)
+    try:
+        with node, server, teller:
+            logger.info("node %s of group %s serves %s", name, group, server.url)
+            while not stopping.wait(LOOK_EVERY_S) and node.failed is None:
+                pass
+    finally:
+        server.stop()
+    if node.failed is not None:
+        raise node.failed
+
+
+def _state_beside(file: Path | None, sqlite: Path | None, mode: int) -> FileState | SQLiteState | None:
+    if file is not None and sqlite is not None:
+        raise ConfigError(setting="file", problem="give a file or an SQLite database, not both")
+    if file is not None:
+        return FileState(file, mode=mode)
+    return SQLiteState(sqlite, mode=mode) if sqlite is not None else None
+
+
+def _reachable(url: str, host: str, port: int, redis: str) -> str:
+    """What the others are told. All addresses of this machine are none: to another one they mean itself."""
+    if not checks.is_anywhere(host):
+        return url
+    address = own_address(redis, ipv6=":" in host)
+    told = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    logger.warning(
+        "it serves all addresses of this machine, and the others are told %s; --advertise says another", told
+    )
+    return told
+
+
+def _address(http: str) -> tuple[str, int]:
+    host, colon, port = http.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > PORT_MAX:
+        raise ConfigError(setting="http", problem=f"{http!r} is not HOST:PORT, for example 127.0.0.1:8001")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,217 @@
+"""A node beside another program: publishes what the program does to its file, and tells it which role the node has.
+
+    beside = Beside(node, state, on_primary="systemctl start app", on_standby="systemctl stop app")
+    with node, beside: ...
+
+The *publisher* looks every so often whether the file was written, while the node is the primary, and publishes then.
+The *teller* runs a command when the role becomes another one: with the first role that the node has, and with each term
+in which it leads. Commands are run one at a time, without a shell, with REPLICATOR_ROLE, _TERM, _NODE and _GROUP in
+their environment. One for a primary is cut short when the node does not lead any more, with all that it started
+(`role_commands.py`); one for a standby is left to end, and only then another one follows. What fails ends nothing, and
+`status` has it until one goes well.
+
+The command for a primary runs once the node takes writes, and has all that was published in its file. That for a
+standby runs as soon as the node knows that it does not lead any more, when it could not renew its lease (another one
+may lead by then), and when it ends as the primary: the program is to stop writing then. What it wrote last is published
+if the node ends. In a switchover the command runs *before* the other one leads, and what the program wrote last is
+published (`node/handover.py`); if nobody leads soon after that, the program is told to go on. If another one was
+promoted otherwise, the file becomes what was published, and what was not is kept aside.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple
+
+from ..errors import LogUnavailable, NotPrimary, ProgramError, ReplicatorError
+from ..node.node import Node
+from ..runtime import checks
+from ..runtime.backoff import Backoff
+from ..runtime.process import Owner
+from ..runtime.telling import Telling
+from ..runtime.threads import started
+from ..state.file import FileState
+from ..state.sqlite import SQLiteState
+from .role_commands import Commands, command
+
+__all__ = ["Beside"]
+
+logger = logging.getLogger(__name__)
+
+#: How soon a new role is told.
+LOOK_EVERY_S = 0.1
+
+#: To look whether a file was written costs next to nothing, but not nothing.
+PUBLISH_EVERY_S_MIN = 0.001
+
+#: After a failure that nobody expected, what is done so often is done more and more rarely, up to this.
+LOOK_EVERY_S_MAX = 10.0
+
+#: A command that takes longer is killed: the next one waits for it.
+COMMAND_TIMEOUT_S = 60.0
+
+#: How long the end of the node waits for a publication that is under way.
+STOP_WITHIN_S = 15.0
+
+#: How long the program stays stopped for a switchover that does not come. The tool promotes within that, or not at all.
+HANDED_OVER_FOR_S = 30.0
+
+
+class _HandingOver(NamedTuple):
+    """A switchover that was asked for, by whose id, and until when it is waited for."""
+
+    asked: str
+    until: float
+
+
+class Beside:
+    """Start it after the node, and stop it before (`with node, beside`). `state` is the node's; None: no file."""
+
+    def __init__(
+        self,
+        node: Node,
+        state: FileState | SQLiteState | None = None,
+        *,
+        on_primary: str = "",
+        on_standby: str = "",
+        publish_every_s: float = 1.0,
+    ) -> None:
+        checks.seconds("publish-every-s", publish_every_s, least=PUBLISH_EVERY_S_MIN)
+        self._owner = Owner("what watches beside a node")
+        self._node = node
+        self._state = state
+        lines = {"primary": command("on-primary", on_primary), "standby": command("on-standby", on_standby)}
+        self._commands = Commands(lines, report=lambda problem: node.report("command", problem))
+        self._hands_over = state is not None or bool(lines["standby"])
+        self._handing_over: _HandingOver | None = None
+        self._answered = ""
+        self._publish_every_s = publish_every_s
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        #: What was told last: a role, and the term if it is that of a primary.
+        self._told: tuple[str, int] | None = None
+        #: What the file looked like when it was published last, and in which term.
+        self._published: tuple[object, int] | None = None
+        self._telling = Telling(logger)
+
+    def __enter__(self) -> Beside:
+        self._owner.check()
+        self._node.handover.is_offered = self._hands_over
+        loops = {"teller": (self._tell, LOOK_EVERY_S), "publisher": (self._publish, self._publish_every_s)}
+        for name, (once, every_s) in loops.items():
+            if name == "publisher" and self._state is None:
+                continue
+            self._threads.append(started(self._loop, once, every_s, name=name))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._owner.is_here:  # the program is the parent's business
+            return
+        self._node.handover.is_offered = False
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(STOP_WITHIN_S)
+        if self._commands.running == "primary":
+            self._commands.cut_short()
+        self._commands.finish()
+        if self._told is not None and self._told[0] == "primary":
+            self._begin("standby")
+            self._commands.finish()
+            self._publish()  # what the program wrote last: it has stopped now, if that is what the command does
+
+    def _loop(self, once: Callable[[], object], every_s: float) -> None:
+        name = threading.current_thread().name
+        backoff = Backoff(every_s, max(every_s, LOOK_EVERY_S_MAX))
+        pause_s = every_s
+        while not self._stopping.wait(pause_s):
+            try:
+                once()
+            except Exception as error:
+                if self._telling.tell(name, logging.ERROR, f"a bug in replicator: {error!r}"):
+                    logger.exception("it happened here")
+                pause_s = backoff.failed()
+            else:
+                self._telling.over(name)
+                backoff.succeeded()
+                pause_s = every_s
+
+    # --- telling the program ---
+
+    def _tell(self) -> None:
+        commands = self._commands
+        commands.look()
+        leads = self._node.leads
+        self._look_at_handover(leads=leads)
+        now = ("primary", self._node.term) if leads and self._handing_over is None else ("standby", 0)
+        if now != self._told:
+            if commands.running == "primary" and now[0] == "standby":
+                commands.cut_short()
+            if not commands.running:
+                self._told = now
+                self._begin(now[0])
+        elif self._handing_over is not None and not commands.running:
+            self._hand_over(self._handing_over)
+
+    def _begin(self, role: str) -> None:
+        node = self._node
+        about = {"ROLE": role, "TERM": str(node.term), "NODE": node.name, "GROUP": node.group}
+        self._commands.begin(role, about=about, limit_s=COMMAND_TIMEOUT_S)
+
+    # --- a switchover that is planned ---
+
+    def _look_at_handover(self, *, leads: bool) -> None:
+        """Whether one was asked for, or is over: another node leads, or nobody came."""
+        handover, current = self._node.handover, self._handing_over
+        if leads and handover.asked not in ("", self._answered):
+            self._answered = handover.asked
+            self._handing_over = _HandingOver(handover.asked, time.monotonic() + COMMAND_TIMEOUT_S + HANDED_OVER_FOR_S)
+        elif current is not None and (not leads or time.monotonic() > current.until):
+            self._handing_over = None
+            handover.answered("")
+
+    def _hand_over(self, current: _HandingOver) -> None:
+        """The program was told to stop: publish what it wrote last, and say so, or why it cannot be done."""
+        handover = self._node.handover
+        if handover.answer == current.asked:
+            return
+        problem = self._commands.failed or self._publish()
+        if problem:
+            self._handing_over = None  # it goes on
+            handover.answered(f"{current.asked}: {problem}")
+        else:
+            self._handing_over = current._replace(until=time.monotonic() + HANDED_OVER_FOR_S)
+            handover.answered(current.asked)
+
+    # --- what the program did ---
+
+    def _publish(self) -> str:
+        """Publish what was written since the last time. What is in the way, in words; empty: all of it is published."""
+        node, state = self._node, self._state
+        if state is None:
+            return ""
+        if not node.leads:
+            node.report("publisher", None)
+            return "it does not lead"
+        try:
+            seen = state.seen(), node.term
+            if seen == self._published:
+                return ""
+            done = node.publish()
+        except (NotPrimary, LogUnavailable) as error:
+            # The node says so, too, and it is tried again.
+            self._telling.tell("publish", logging.INFO, f"not published: {error}", kind="redis")
+            return str(error)
+        except ReplicatorError as error:
+            node.report("publisher", ProgramError(what="not published:", problem=str(error)))
+            return str(error)
+        # Looked at before it was read: what was written meanwhile shows the next time.
+        self._published = seen
+        node.report("publisher", None)
+        self._telling.over("publish")
+        if done.what != "nothing":
+            logger.info("published %s as a %s of %d bytes", done.id, done.what, done.bytes)
+        return ""

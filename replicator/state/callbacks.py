@@ -1,0 +1,107 @@
+"""The callbacks of the application, as the node calls them: whatever comes out of one is contained.
+
+- `snapshot`: what it raises, at the call or at any piece, is a `SnapshotFailed`, and so is what is no snapshot at all.
+  The state is as good as before, so the node goes on without that snapshot.
+- `apply` and `restore` move the state: whoever calls them stalls the node when they raise (`Replica`, `restore.run`).
+- `published` is told what has happened already: that it raises changes nothing, and is logged.
+
+A `StateError` is no failure of the application but one of what its state is kept in, and passes.
+
+A `SystemExit` or `KeyboardInterrupt` is a failure like any other, unless it comes up on the main thread: there it may
+be somebody's Ctrl-C, or the `sys.exit` of a signal handler, which comes up wherever the program happens to be.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from replicator.errors import SnapshotFailed, StateError
+from replicator.runtime.reentrancy import Inside
+
+from . import KeptState, ReplicatedState
+
+__all__ = ["Application", "asked_to_end", "said"]
+
+logger = logging.getLogger(__name__)
+
+#: What can be iterated over and is one piece: a `return` where a list was meant.
+_ONE_PIECE = (str, bytes, bytearray, memoryview, dict)
+
+
+def asked_to_end(error: BaseException) -> bool:
+    """Whether the program is asked to end, and this is not a failure of a callback."""
+    return not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
+
+
+def said(error: BaseException) -> str:
+    """What an error of the application says of itself, in one line, whatever becomes of asking it."""
+    try:
+        return " ".join(repr(error).split())
+    except Exception:
+        return type(error).__name__
+
+
+class Application:
+    """A state behind its callbacks. While one runs, its thread is `inside`."""
+
+    def __init__(self, state: ReplicatedState, inside: Inside) -> None:
+        self._state = state
+        self._inside = inside
+
+    def snapshot(self) -> Iterator[Any]:
+        """The pieces. Raises `SnapshotFailed` or `StateError`, now or with a piece."""
+        with self._inside.of("snapshot()"):
+            try:
+                return _contained(_iterator_of(self._state.snapshot()))
+            except (StateError, SnapshotFailed):
+                raise
+            except BaseException as error:
+                if asked_to_end(error):
+                    raise
+                raise SnapshotFailed(problem=said(error)) from error
+
+    def restore(self, pieces: Iterable[Any]) -> None:
+        with self._inside.of("restore()"):
+            self._state.restore(pieces)
+
+    def survived(self) -> bool:
+        with self._inside.of("survived()"):
+            return isinstance(self._state, KeptState) and self._state.survived()
+
+    def published(self) -> None:
+        if not isinstance(self._state, KeptState):
+            return
+        with self._inside.of("published()"):
+            try:
+                self._state.published()
+            except BaseException as error:
+                if asked_to_end(error):
+                    raise
+                logger.exception("the application's published() failed, which is a bug in it; it is published")
+
+
+def _iterator_of(pieces: Any) -> Iterator[Any]:
+    if isinstance(pieces, _ONE_PIECE):
+        raise SnapshotFailed(problem=f"it gave one {type(pieces).__name__}, and not an iterable of pieces")
+    try:
+        return iter(pieces)
+    except TypeError:
+        raise SnapshotFailed(problem=f"it gave {pieces!r:.100}, and not an iterable of pieces") from None
+
+
+def _contained(pieces: Iterator[Any]) -> Iterator[Any]:
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration:
+            return
+        except StateError:
+            raise
+        except BaseException as error:
+            if asked_to_end(error):
+                raise
+            raise SnapshotFailed(problem=said(error)) from error
+        yield piece

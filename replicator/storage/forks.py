@@ -1,0 +1,241 @@
+"""The forks of a node: histories that lost, as files that a person can look at, and take changes from.
+
+A fork is a whole checkpoint (`checkpoint.write_fork`), with the reason and the place where its history parted from the
+group's. What it has behind that place is its *surplus*: changes that some node took, perhaps acknowledged, and that the
+group does not have. Nothing here changes a fork, and nothing here sends anything to the group: a person decides.
+
+**What cannot be listed.** A checkpoint keeps changes only since its newest snapshot. Changes that are *in* the snapshot
+have no record any more: if the surplus begins in there, it can be had as a whole state, and not change by change.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ConfigError, ReplicatorError
+from ..format.codec import decode_changes
+from ..format.ids import ZERO_ID, RecordId
+from ..format.patch import CODEC, PatchHead, placed
+from ..format.records import ChangeRecord
+from ..format.weight import SNAPSHOT_BYTES_MAX
+from .checkpoint_file import DamagedCheckpoint, Stored
+from .payload import rebuilt_from
+
+__all__ = ["Change", "Fork", "InSnapshot", "Patched", "export", "export_state", "find", "paths", "read", "surplus"]
+
+#: What a node that was killed while it wrote one may have left.
+UNFINISHED = "new.sqlite"
+
+
+class InSnapshot(ReplicatorError):
+    """{name}: changes from {parted_at} up to {changed} are in its snapshot and cannot be listed one by one;
+    `replicator forks export {name} --state` gives the whole state of the fork"""
+
+    exit_code = 3
+
+
+class Patched(ReplicatorError):
+    """{name}: its state is replicated whole, so there are no changes to take one by one;
+    `replicator forks export {name} --state` gives the whole state of the fork"""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fork:
+    """One fork. `surplus` counts the changes that can be listed; `in_snapshot`: there are more, in its snapshot.
+
+    `position` and `term` are what the node had, and the newest term it knew; `parted_at` is the last record that the
+    group's history has, too. `written_at`: unix ms, by the node's clock; None if its file was renamed.
+    """
+
+    name: str
+    path: Path
+    group: str
+    node: str
+    written_at: int | None
+    position: RecordId
+    term: int
+    parted_at: RecordId
+    changed: RecordId
+    snapshot_changed: RecordId
+    surplus: int
+    in_snapshot: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it. The names are a contract."""
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "group": self.group,
+            "node": self.node,
+            "written_at": self.written_at,
+            "position": str(self.position),
+            "term": self.term,
+            "parted_at": str(self.parted_at),
+            "surplus": self.surplus,
+            "in_snapshot": self.in_snapshot,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One change of an application: which record it was in, and as which of that record's changes."""
+
+    id: RecordId
+    index: int
+    at: int
+    node: str
+    change: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"id": str(self.id), "index": self.index, "change": self.change}
+
+
+# --- which there are -------------------------------------------------------------------------------------------------
+
+
+def paths(data_dirs: Sequence[Path]) -> list[Path]:
+    """The files of all forks in these data directories, oldest first in each.
+
+    Raises `ConfigError` for what is no data directory, `CheckpointError` for one that cannot be read.
+    """
+    return [path for data_dir in data_dirs for path in _paths_in(data_dir)]
+
+
+def _paths_in(data_dir: Path) -> list[Path]:
+    forks = data_dir / "forks"
+    try:
+        # Not glob, which takes a directory that may not be read for an empty one.
+        found = sorted(path for path in forks.iterdir() if path.suffix == ".sqlite" and path.name != UNFINISHED)
+    except FileNotFoundError:
+        if not (data_dir / "lock").exists():
+            raise ConfigError(setting="data-dir", problem=f"no node was ever started in {data_dir}") from None
+        return []
+    except OSError as error:
+        raise CheckpointError(path=forks, problem=error.strerror or error) from error
+    return found
+
+
+def find(name: str, data_dirs: Sequence[Path]) -> Path:
+    """The file of the fork of that name. Raises `ConfigError` if there is none, or more than one."""
+    found = [path for path in paths(data_dirs) if path.stem == name]
+    where = ", ".join(map(str, data_dirs))
+    if not found:
+        raise ConfigError(setting="NAME", problem=f"there is no fork {name!r} in {where}; `replicator forks list`")
+    if len(found) > 1:
+        raise ConfigError(
+            setting="NAME", problem=f"{len(found)} forks in {where} are named {name!r}; give one --data-dir"
+        )
+    return found[0]
+
+
+# --- what is in one --------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Fork:
+    """The fork in that file, checked as a whole. Raises `CheckpointError` if it is damaged, or is not a fork."""
+    with Stored(path) as stored:
+        view, parted_at = stored.view, _parted_at(stored)
+        in_snapshot = stored.payload.last_change if stored.payload else ZERO_ID
+        return Fork(
+            name=path.stem,
+            path=path,
+            group=stored.group,
+            node=stored.node,
+            written_at=_written_at(path),
+            position=view.position.id,
+            term=view.term,
+            parted_at=parted_at,
+            changed=view.changed,
+            snapshot_changed=in_snapshot,
+            surplus=sum(record.count for record in stored.changes(parted_at)),
+            in_snapshot=in_snapshot > parted_at,
+            reason=stored.note("reason") or "",
+        )
+
+
+def _parted_at(stored: Stored) -> RecordId:
+    told = stored.note("parted_at")
+    if told is None:
+        problem = "it is a checkpoint, and not a fork: it does not say where its history parted from the group's"
+        raise CheckpointError(path=stored.path, problem=problem)
+    try:
+        return RecordId.parse(told)
+    except ConfigError:
+        problem = f"it says that its history parted from the group's at {told!r}"
+        raise DamagedCheckpoint(path=stored.path, problem=problem) from None
+
+
+def _written_at(path: Path) -> int | None:
+    # `checkpoint.write_fork` begins the name with it.
+    try:
+        return int(datetime.strptime(path.stem[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        return None
+
+
+def surplus(fork: Fork) -> Iterator[Change]:
+    """The changes that the fork has and the group's history has not, in order: those that can be listed."""
+    return _changes(fork, fork.parted_at)
+
+
+def _changes(fork: Fork, after: RecordId) -> Iterator[Change]:
+    with Stored(fork.path) as stored:
+        for record in stored.changes(after):
+            changes = _changes_of(record)
+            for index, change in enumerate(changes):
+                yield Change(id=record.id, index=index, at=record.at, node=record.node, change=change)
+
+
+def _changes_of(record: ChangeRecord) -> list[Any]:
+    if record.codec != CODEC:
+        return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
+    index, count, data = placed(record)
+    told: dict[str, Any] = {"patch": f"{index + 1} of {count}", "bytes": len(data)}
+    if index == 0:
+        head = PatchHead.of(data, id_=str(record.id))
+        told |= {"from": head.old_digest, "to": head.new_digest, "size": head.new_size}
+    return [told]
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def export(fork: Fork) -> Iterator[dict[str, Any]]:
+    """The surplus, one change a line. Raises `InSnapshot` if that would not be all of it, `Patched`."""
+    if fork.in_snapshot:
+        raise InSnapshot(name=fork.name, parted_at=fork.parted_at, changed=fork.snapshot_changed)
+    with Stored(fork.path) as stored:
+        if _is_patched(stored):
+            raise Patched(name=fork.name)
+    return (change.to_dict() for change in surplus(fork))
+
+
+def export_state(fork: Fork, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[dict[str, Any]]:
+    """The whole state: the pieces of its snapshot, then all changes since. Bytes are base64.
+
+    `snapshot_bytes_max`: what the snapshot may weigh when it is unpacked (`format/weight.py`).
+    """
+    with Stored(fork.path, snapshot_bytes_max=snapshot_bytes_max) as stored:
+        if _is_patched(stored):
+            with rebuilt_from(stored) as whole:
+                yield from map(_piece, whole.pieces())
+            return
+        yield from map(_piece, stored.pieces())
+    yield from (change.to_dict() for change in _changes(fork, ZERO_ID))
+
+
+def _is_patched(stored: Stored) -> bool:
+    return any(record.codec == CODEC for record in stored.changes())
+
+
+def _piece(piece: Any) -> dict[str, Any]:
+    return {"bytes": base64.b64encode(piece).decode()} if isinstance(piece, bytes) else {"piece": piece}
