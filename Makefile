@@ -14,6 +14,9 @@
 
 PYTHON ?= python3
 
+# Tests wait most of their time, so more of them run at once than a machine has processors.
+AT_ONCE ?= 4
+
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -33,7 +36,7 @@ demo: $(READY)
 	$(BIN)/python -m tests.acceptance.demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

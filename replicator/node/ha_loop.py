@@ -377,16 +377,17 @@ class Keeper:
         with self._leasing:
             self._ended = True
             member = self._replica.member
+            with self._beating:  # one under way would be taken for a sign of life after the goodbye
+                # First of all, so that who hears of the lease knows why it was given back.
+                if not failed:
+                    self._leave(member)
+                self._replica.talks_to("")
             try:
                 if member.holds_term and self._lease.held:
                     self._log.give_back(member.me, member.view.term)
             except LogUnavailable as unavailable:
                 logger.warning("the lease was not given back and runs out by itself: %s", unavailable)
             self._lease.lost()
-            with self._beating:  # one under way would be taken for a sign of life after the goodbye
-                if not failed:
-                    self._leave(member)
-                self._replica.talks_to("")
 
     @staticmethod
     def _is_me(peer: Peer | None, member: Member) -> bool:

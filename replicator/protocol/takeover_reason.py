@@ -25,9 +25,9 @@ def reason_to_take_over(look: Look, *, gave_back: str = "") -> str:
         return "the group has no log yet"
     if not look.same_run:
         return f"Redis came back as another run, in which nobody leads; {head.node} held the term before"
-    if head.node == gave_back:
-        return f"{head.node} stopped in order"
     holder = look.peers.get(head.node)
+    if head.node == gave_back or (holder is not None and holder.left and holder.boot == head.boot):
+        return f"{head.node} stopped in order"
     if holder is None:
         return f"the lease of {head.node} ran out, and nothing is known of it"
     return f"the lease of {head.node} ran out: {_why(holder, head.boot)}"

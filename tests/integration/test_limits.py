@@ -290,7 +290,7 @@ def sha_of(script: str) -> bytes:
     return _scripts()[script].sha
 
 
-@pytest.mark.parametrize("lease_s", [1.0, 5.0])
+@pytest.mark.parametrize("lease_s", [2.0, 5.0])
 def test_a_hundred_fresh_readers_on_a_long_line_do_not_cost_the_lease(
     lease_s: float, server: RedisServer, proxy: Proxy, nodes: Nodes
 ) -> None:

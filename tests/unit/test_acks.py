@@ -79,6 +79,7 @@ class Waiter:
         self.log = Heard(group.server)
         self.node = group.primary("a", log=self.log, lease_s=5.0)
         self.node.submit(push("x"))
+        self.node._replica.flush()  # its own disk counts as well, and would have it a moment later
         self.id = self.node.position.id
         self.acks: Acks = self.node._acks
 

@@ -19,7 +19,7 @@ from replicator.service.serve import serve
 from replicator.service.serve import sidecar as module
 from replicator.service.sidecar import Beside
 from replicator.state.file import FileState
-from tests.kv import PATIENCE_S, Group, eventually
+from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
 
 #: Appends what it is told to the file that it is given.
 TELL = """
@@ -71,7 +71,7 @@ def test_commands_are_told_each_role(group: Group, told: Path) -> None:
 
 def test_a_primary_that_cannot_renew_its_lease_has_its_program_stop(group: Group, told: Path) -> None:
     log = group.faulty_log()
-    a = group.primary("a", log=log, lease_s=0.5)
+    a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
     with Beside(a, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
         log.renewals_fail = True
@@ -137,7 +137,7 @@ def test_the_end_of_a_node_cuts_the_command_for_a_primary_short_and_waits_for_th
     [("false", "--on-primary: false failed with exit code 1"), ("/no/such/program -x", "cannot be run")],
 )
 def test_a_command_that_fails_is_told_until_one_goes_well(group: Group, told: Path, text: str, said: str) -> None:
-    a, b = group.primary("a", lease_s=0.3), group.node("b")
+    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
 
     def problem() -> str:
         return next(node.problem or "" for node in admin.status(group.log()).nodes if node.name == "a")
@@ -153,7 +153,7 @@ def test_a_command_that_fails_is_told_until_one_goes_well(group: Group, told: Pa
 
 def test_what_cannot_be_published_is_told_until_it_is(group: Group, tmp_path: Path) -> None:
     state = FileState(tmp_path / "ours")
-    a = group.primary("a", state=state, lease_s=0.3)
+    a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
 
     def problem() -> str:
         return admin.status(group.log()).nodes[0].problem or ""
@@ -195,7 +195,7 @@ def test_a_switchover_stops_the_program_and_publishes_what_it_wrote_last(group: 
     (tmp_path / "count.py").write_text(COUNT)
     (tmp_path / "stop.py").write_text(STOP)
     ours, theirs = FileState(tmp_path / "ours"), FileState(tmp_path / "theirs")
-    a, b = group.primary("a", state=ours, lease_s=0.3), group.node("b", state=theirs, lease_s=0.3)
+    a, b = group.primary("a", state=ours, lease_s=SHORT_LEASE_S), group.node("b", state=theirs, lease_s=SHORT_LEASE_S)
     program = subprocess.Popen([sys.executable, tmp_path / "count.py", ours.path, tmp_path / "told", tmp_path / "stop"])
     stop = f"{sys.executable} {tmp_path / 'stop.py'} {tmp_path / 'stop'}"
     try:
@@ -221,7 +221,7 @@ def test_a_program_that_was_stopped_for_a_switchover_that_does_not_come_goes_on(
     group: Group, told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HANDED_OVER_FOR_S", 0.5)
-    a = group.primary("a", lease_s=0.3)
+    a = group.primary("a", lease_s=SHORT_LEASE_S)
     with Beside(a, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
         ask = group.log().ask("prepare", by="ops", node="a")
@@ -233,9 +233,10 @@ def test_a_program_that_was_stopped_for_a_switchover_that_does_not_come_goes_on(
 
 
 def test_a_program_that_cannot_be_stopped_is_not_switched_over(group: Group, told: Path) -> None:
-    a, b = group.primary("a", lease_s=0.3), group.node("b", lease_s=0.3)
+    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
     with Beside(a, on_primary=telling(told), on_standby="false"):
         eventually(lambda: lines(told) == ["primary 1 a g"])
+        eventually(lambda: group.log().look().peers["a"].prepares)
         with pytest.raises(PromotionRefused, match=r"a cannot hand over .*failed with exit code 1"):
             admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         # then it goes on
@@ -245,10 +246,11 @@ def test_a_program_that_cannot_be_stopped_is_not_switched_over(group: Group, tol
 
 def test_what_cannot_be_published_last_is_not_switched_over(group: Group, tmp_path: Path, told: Path) -> None:
     state = FileState(tmp_path / "ours")
-    a = group.primary("a", state=state, lease_s=0.3)
-    group.node("b", state=FileState(tmp_path / "theirs"), lease_s=0.3)
+    a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
+    group.node("b", state=FileState(tmp_path / "theirs"), lease_s=SHORT_LEASE_S)
     with Beside(a, state, publish_every_s=0.05, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
+        eventually(lambda: group.log().look().peers["a"].prepares)
         with pytest.raises(PromotionRefused, match="there is no such file"):
             admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         eventually(lambda: lines(told)[1:] == ["standby 1 a g", "primary 1 a g"])
@@ -258,8 +260,8 @@ def test_a_program_that_does_not_stop_in_time_is_not_switched_over(
     group: Group, told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admin, "PREPARE_TIMEOUT_S", 0.3)
-    a = group.primary("a", lease_s=0.3)
-    group.node("b", lease_s=0.3)
+    a = group.primary("a", lease_s=SHORT_LEASE_S)
+    group.node("b", lease_s=SHORT_LEASE_S)
     with Beside(a, on_standby=noting(told, "standby", 1)):
         eventually(lambda: group.log().look().peers["a"].prepares)
         with pytest.raises(TimeoutError, match="a has not said that its program has stopped; nothing was done"):

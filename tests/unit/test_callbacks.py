@@ -137,8 +137,8 @@ class TestSnapshotThatFails:
         eventually(lambda: a.problem == "")
 
     def test_it_is_not_called_again_and_again(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "PUBLISH_AGAIN_S", 1000.0)
-        monkeypatch.setattr(replicator.node.ha_loop, "PUBLISH_AGAIN_S_MAX", 1000.0)
+        monkeypatch.setattr(replicator.node.ha_loop, "DRAW_AGAIN_S", 1000.0)
+        monkeypatch.setattr(replicator.node.ha_loop, "DRAW_AGAIN_S_MAX", 1000.0)
         state = Frail()
         a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
         state.breaks = "piece"
@@ -150,7 +150,8 @@ class TestSnapshotThatFails:
         assert state.calls == 1
 
     def test_one_that_fails_late_does_not_fill_the_log(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "PUBLISH_AGAIN_S_MAX", 0.01)
+        monkeypatch.setattr(replicator.node.ha_loop, "DRAW_AGAIN_S", 0.01)
+        monkeypatch.setattr(replicator.node.ha_loop, "DRAW_AGAIN_S_MAX", 0.05)
         state, log = Frail(), group.faulty_log()
         a = group.primary("a", state=state, log=log, lease_s=SHORT_LEASE_S)
         for number in range(40):
@@ -253,9 +254,9 @@ class TestEnds:
         a = group.primary("a")
         a.submit(push("x"))
         a.publish()
+        a.publish()  # what is behind the first one is cut off, so that b has to take a snapshot
         state = KV()
         state.in_restore = raise_(SystemExit(1))
-        group.log().ask("snapshot", by="test")
         with contextlib.suppress(Stalled):
             group.node("b", state=state)
         b = group.nodes[-1]

@@ -2208,7 +2208,7 @@ class TestWhatIsTriedAgain:
         self, group: Group, caplog: pytest.LogCaptureFixture
     ) -> None:
         log = Counting(group.server)
-        a = group.primary("a", log=log, lease_s=0.3)
+        a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.submit(push("x"))
         far = RecordId(a.term, 10**9)
         group.server.beat(Peer("z", "z1", cursor=far, in_sync=False, every_ms=10**6, run=group.server.state.run))
@@ -2484,7 +2484,7 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: not group.server.look().peers["a"].alive)
+        eventually(lambda: b._keeper.look is not None and not b._keeper.look.peers["a"].alive)
         b.promote(timeout_s=PATIENCE_S)
         log.down = ""
         in_step(a, b)
@@ -2539,7 +2539,7 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: not group.server.look().peers["a"].alive)
+        eventually(lambda: b._keeper.look is not None and not b._keeper.look.peers["a"].alive)
         b.promote(timeout_s=PATIENCE_S)
         b.submit(push("y"))
         log.down = ""
@@ -2676,7 +2676,7 @@ class TestLogLost:
         in_step(a, b, c)
         assert pushed(a) == pushed(b) == pushed(c) == ["all have it", "a and b have it", "next"]
         assert forks(a) == forks(b) == forks(c) == []
-        assert admin.status(group.log()).problem is None
+        eventually(lambda: admin.status(group.log()).problem is None)
         assert admin.verify(group.log(), by="test").equal
 
     def test_what_only_others_had_becomes_a_fork(self, group: Group) -> None:

@@ -23,6 +23,8 @@ def look(*, run: str = "run-1", head: Head | None = HEAD, **a: Any) -> Look:
     [
         (look(), "a", "a stopped in order"),
         (look(age_ms=6000), "a", "a stopped in order"),
+        (look(left=True), "", "a stopped in order"),
+        (look(left=True, boot="boot-2"), "", "the lease of a ran out: it ended, and reports as another boot"),
         (look(age_ms=6400), "", "the lease of a ran out: it has not reported for 6.4 s"),
         (look(age_ms=6400), "b", "the lease of a ran out: it has not reported for 6.4 s"),
         (look(age_ms=900, every_ms=300), "", "the lease of a ran out: it has not reported for 0.9 s"),

@@ -18,7 +18,7 @@ from replicator.errors import CorruptRecord, StateChanged, StateError
 from replicator.state import KeptState, State
 from replicator.state import file as module
 from replicator.state.file import FileState
-from tests.kv import PATIENCE_S, Group, eventually
+from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
 
 MIB = 1024 * 1024
 
@@ -474,8 +474,8 @@ def test_an_old_primary_that_comes_back_without_anything_of_its_own_keeps_nothin
 
 def test_a_standby_whose_file_is_gone_is_not_equal_and_goes_on(group: Group, tmp_path: Path) -> None:
     ours, theirs = settled(tmp_path / "ours", b"one"), tmp_path / "theirs"
-    a = group.primary("a", state=FileState(ours), lease_s=0.3)
-    b = group.node("b", state=FileState(theirs), lease_s=0.3)
+    a = group.primary("a", state=FileState(ours), lease_s=SHORT_LEASE_S)
+    b = group.node("b", state=FileState(theirs), lease_s=SHORT_LEASE_S)
     a.publish()
     eventually(theirs.exists)
     theirs.unlink()

@@ -166,7 +166,7 @@ def test_a_term_key_that_cannot_be_is_told_and_mended_by_one_command(group: Grou
     with pytest.raises(ReplicatorError, match="`replicator recover`"):
         a.submit(push("refused"))
     assert recovered(group).term == 2
-    assert admin.status(group.log()).problem is None
+    eventually(lambda: admin.status(group.log()).problem is None)
     writes_again(group, a, b)
     assert [forks(node) for node in (a, b)] == [[], []]
     assert a.term < 10
