@@ -1,4 +1,5 @@
-"""A node of a fire drill: `python -m workers.drill_node --name a`. A node like any other, but for two things.
+"""A node of a fire drill: `python -m replicator.workers.drill_node --name a`. A node like any other, but for two
+things.
 
 REPLICATOR_DRILL_CONTROL is a directory. While it has a file `slow-NAME`, each save of the node takes as many seconds
 longer as that says. And to `refused-NAME` the node adds a line whenever Redis refuses a record of its because the term
@@ -56,4 +57,4 @@ if __name__ == "__main__":
     Checkpoint.save = slowed(Checkpoint.save, control / f"slow-{name}")  # type: ignore[method-assign]
     RedisLog.append = counted(RedisLog.append, control / f"refused-{name}")  # type: ignore[method-assign]
     RedisLog.part = counted(RedisLog.part, control / f"refused-{name}")  # type: ignore[method-assign]
-    main(["node", *sys.argv[1:]], prog_name="workers.drill_node")
+    main(["node", *sys.argv[1:]], prog_name="replicator.workers.drill_node")

@@ -1,4 +1,4 @@
-"""The jobs of a group, and the RQ worker that runs them: `python -m workers.jobs`.
+"""The jobs of a group, and the RQ worker that runs them: `python -m replicator.workers.jobs`.
 
 REPLICATOR_REDIS and REPLICATOR_GROUP say which group. Both sides of the queue speak JSON. The worker has a client of
 its own, because RQ changes the timeouts of the client it is given.
@@ -29,7 +29,8 @@ from replicator.log.redis_log import RedisLog, client_for
 from replicator.ops import admin
 from replicator.ops.jobs import queue_name
 from replicator.runtime import checks
-from workers.worker import Worker, work
+
+from .worker import Worker, work
 
 
 def snapshot() -> dict[str, Any]:
@@ -51,7 +52,9 @@ def verify() -> dict[str, Any]:
 
 
 #: What there is to run, by the name that the queue has for it.
-JOBS: Mapping[str, Callable[[], dict[str, Any]]] = {f"workers.jobs.{job.__name__}": job for job in (snapshot, verify)}
+JOBS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    f"replicator.workers.jobs.{job.__name__}": job for job in (snapshot, verify)
+}
 
 #: What a job in the queue may say: what it is, where it is on its way, and how long it and its result may take.
 KEPT = frozenset(

@@ -1,4 +1,4 @@
-"""A node of the registry as a process: `python -m workers.node --name a`. The same as `replicator node`.
+"""A node of the registry as a process: `python -m replicator.workers.node --name a`. The same as `replicator node`.
 
 Settings come from options and from REPLICATOR_... in the environment; SIGTERM ends it in order, with exit code 0.
 """
@@ -10,4 +10,4 @@ import sys
 from replicator.cli import main
 
 if __name__ == "__main__":
-    main(["node", *sys.argv[1:]], prog_name="workers.node")
+    main(["node", *sys.argv[1:]], prog_name="replicator.workers.node")

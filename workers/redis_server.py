@@ -1,8 +1,8 @@
 """The dev stack's Redis: becomes the server that `find_server` finds, with its data in REPLICATOR_DEV_DIR/redis.
 
-`python -m workers.redis_server NAME` has it in REPLICATOR_DEV_DIR/NAME. It reads where to listen from the URL that the
-clients use, REPLICATOR_REDIS, so that both sides have one setting. It replaces itself (exec) by the server:
-supervisord's signals and its exit code are the server's own.
+`python -m replicator.workers.redis_server NAME` has it in REPLICATOR_DEV_DIR/NAME. It reads where to listen from the
+URL that the clients use, REPLICATOR_REDIS, so that both sides have one setting. It replaces itself (exec) by the
+server: supervisord's signals and its exit code are the server's own.
 """
 
 from __future__ import annotations

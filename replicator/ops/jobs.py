@@ -48,7 +48,7 @@ def queue_name(group: str) -> str:
 
 
 def run_in_queue(url: str, group: str, name: str, *, wait_s: float, progress: Callable[[str], None]) -> Any:
-    """Enqueue `workers.jobs.<name>`, show its progress, and give its result.
+    """Enqueue `replicator.workers.jobs.<name>`, show its progress, and give its result.
 
     Raises `JobFailed`, `LogUnavailable`, `TimeoutError` (no worker took it, or it takes longer than `wait_s`).
     """
@@ -57,7 +57,10 @@ def run_in_queue(url: str, group: str, name: str, *, wait_s: float, progress: Ca
         with _translated(url, name):
             queue = rq.Queue(queue_name(group), connection=connection, serializer=JSONSerializer)
             job = queue.enqueue(
-                f"workers.jobs.{name}", job_timeout=JOB_TIMEOUT_S, result_ttl=RESULT_TTL_S, failure_ttl=RESULT_TTL_S
+                f"replicator.workers.jobs.{name}",
+                job_timeout=JOB_TIMEOUT_S,
+                result_ttl=RESULT_TTL_S,
+                failure_ttl=RESULT_TTL_S,
             )
         progress(f"job {job.id} is in queue {queue.name}")
         return _follow(job, name, url, wait_s, progress)
@@ -93,7 +96,9 @@ def _follow(job: Job, name: str, url: str, wait_s: float, progress: Callable[[st
         if status == JobStatus.QUEUED:
             job.cancel()  # nobody waits for it any more
     if status == JobStatus.QUEUED:
-        raise TimeoutError(f"no worker took job {job.id} from the queue; is `python -m workers.jobs` running?")
+        raise TimeoutError(
+            f"no worker took job {job.id} from the queue; is `python -m replicator.workers.jobs` running?"
+        )
     raise TimeoutError(f"job {job.id} is still {status}")
 
 

@@ -37,7 +37,6 @@ import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -353,19 +352,18 @@ class DevStack:
 
 
 def find_conf() -> Path:
-    """Find docker/supervisord.conf: beside the package in a checkout, else where the wheel put it.
+    """Find supervisord.conf: in docker/ of a checkout, which an installed package has within itself.
 
     Raises:
         ConfigError: it is in neither place.
     """
-    checkout = Path(__file__).resolve().parents[1] / "docker" / "supervisord.conf"
-    if checkout.is_file():
-        return checkout
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        for file in metadata.distribution("replicator").files or []:
-            if file.parts[-2:] == ("replicator", "supervisord.conf"):
-                return Path(str(file.locate())).resolve()
-    raise ConfigError(setting="supervisord.conf", problem=f"is neither at {checkout} nor in the installed wheel")
+    package = Path(__file__).resolve().parents[1]
+    for place in (package.parent, package):
+        if (conf := place / "docker" / "supervisord.conf").is_file():
+            return conf
+    raise ConfigError(
+        setting="supervisord.conf", problem=f"is neither in {package.parent / 'docker'} nor in the package"
+    )
 
 
 # supervisord's control socket

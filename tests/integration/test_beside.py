@@ -39,7 +39,7 @@ class Processes:
 
     def start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         command = [
-            sys.executable, "-m", "workers.node", "--name", name, "--data-dir", str(self._directory / name),
+            sys.executable, "-m", "replicator.workers.node", "--name", name, "--data-dir", str(self._directory / name),
             "--lease-s", "1", "--publish-every-s", "0.05", *options,
         ]  # fmt: skip
         environment = {key: value for key, value in os.environ.items() if not key.startswith("REPLICATOR_")}
@@ -224,7 +224,7 @@ def test_a_new_file_has_the_mode_that_was_asked_for(processes: Processes, log: R
 
 
 def test_a_file_and_a_database_are_refused_together(any_redis: RedisServer, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "workers.node", "--name", "a", "--data-dir", str(tmp_path / "a")]
+    command = [sys.executable, "-m", "replicator.workers.node", "--name", "a", "--data-dir", str(tmp_path / "a")]
     command += ["--file", str(tmp_path / "f"), "--sqlite", str(tmp_path / "s")]
     environment = os.environ | {"REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

@@ -594,7 +594,7 @@ class NodeProcess:
     def __init__(self, url: str, directory: Path, *args: str, module: str = "replicator") -> None:
         self.args = args
         command = (
-            [sys.executable, "-m", "workers.node"]
+            [sys.executable, "-m", "replicator.workers.node"]
             if module == "workers"
             else [sys.executable, "-c", "from replicator.cli import main; main()", "--group", "g", "node"]
         )

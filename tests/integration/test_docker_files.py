@@ -132,7 +132,7 @@ def test_each_node_has_its_own_name_and_listens_where_the_others_find_it(compose
 def test_the_modules_that_containers_run_exist(compose: dict[str, Any]) -> None:
     modules = [module for service in compose["services"].values() for module in modules_run(service.get("command", []))]
 
-    assert modules == ["workers.jobs"]
+    assert modules == ["replicator.workers.jobs"]
     assert all(module_path(module).is_file() for module in modules)
 
 
@@ -178,7 +178,7 @@ def test_the_three_nodes_differ_only_in_name_directory_and_port(options: ServerO
 def test_the_modules_that_programs_run_exist(options: ServerOptions) -> None:
     modules = {module for program in programs(options) for module in modules_run(shlex.split(program.command))}
 
-    assert modules == {"workers.redis_server", "workers.node", "workers.jobs"}
+    assert modules == {"replicator.workers.redis_server", "replicator.workers.node", "replicator.workers.jobs"}
     assert {module for module in modules if not module_path(module).is_file()} == set()
 
 

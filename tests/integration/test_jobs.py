@@ -35,7 +35,7 @@ WAIT_S = 60.0
 def worker(any_redis: RedisServer, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     paths = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     env = {**os.environ, "REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g", "PYTHONPATH": paths}
-    process = subprocess.Popen([sys.executable, "-m", "workers.jobs"], env=env, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "replicator.workers.jobs"], env=env, stderr=subprocess.DEVNULL)
     yield process
     # SIGINT and SIGTERM both let it finish its job first.
     process.send_signal(signal.SIGTERM)
@@ -142,9 +142,15 @@ class TestWhatTheQueueSays:
         [
             ({"f": "trap.spring"}, "there is no job 'trap.spring'"),
             ({"f": "os.system", "args": ["touch {dir}/called"]}, "there is no job 'os.system'"),
-            ({"f": "workers.jobs.main"}, "there is no job 'workers.jobs.main'"),
-            ({"f": "workers.jobs.snapshot", "args": ["x"]}, "workers.jobs.snapshot takes no arguments"),
-            ({"f": "workers.jobs.snapshot", "kwargs": {"x": 1}}, "workers.jobs.snapshot takes no arguments"),
+            ({"f": "replicator.workers.jobs.main"}, "there is no job 'replicator.workers.jobs.main'"),
+            (
+                {"f": "replicator.workers.jobs.snapshot", "args": ["x"]},
+                "replicator.workers.jobs.snapshot takes no arguments",
+            ),
+            (
+                {"f": "replicator.workers.jobs.snapshot", "kwargs": {"x": 1}},
+                "replicator.workers.jobs.snapshot takes no arguments",
+            ),
             ({"on_failure": "trap.spring"}, "it has failure_callback_name"),
             ({"on_success": "trap.spring"}, "it has success_callback_name"),
             ({"on_stopped": "trap.spring"}, "it has stopped_callback_name"),
@@ -155,7 +161,7 @@ class TestWhatTheQueueSays:
         self, queue: rq.Queue, worker: Any, trap: Trap, run: Callable[..., Any], pair: Any, tmp_path: Path,
         options: dict[str, Any], problem: str,
     ) -> None:  # fmt: skip
-        options = {"f": "workers.jobs.snapshot"} | options
+        options = {"f": "replicator.workers.jobs.snapshot"} | options
         args = [each.format(dir=tmp_path) for each in options.pop("args", [])]
         callbacks = {
             name: rq.Callback(value) if name.startswith("on_") else value
@@ -166,7 +172,8 @@ class TestWhatTheQueueSays:
         status, told = self.outcome(job)
         assert status is JobStatus.FAILED
         assert problem in told
-        assert "nothing of it was run. This worker runs workers.jobs.snapshot and workers.jobs.verify" in told
+        assert "nothing of it was run" in told
+        assert "This worker runs replicator.workers.jobs.snapshot and replicator.workers.jobs.verify" in told
         # Whatever comes after a job is over before the next one begins.
         assert run("snapshot")[0] == {"as_of": "1-2"}
         assert trap.sprung == []
@@ -178,7 +185,7 @@ class TestWhatTheQueueSays:
             listener.settimeout(0.5)
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
             hooks = [Webhook(url, "failed", timeout=5), Webhook(url, "finished", timeout=5)]
-            status, told = self.outcome(queue.enqueue("workers.jobs.snapshot", webhooks=hooks))
+            status, told = self.outcome(queue.enqueue("replicator.workers.jobs.snapshot", webhooks=hooks))
             assert (status, "it has webhooks" in told) == (JobStatus.FAILED, True)
             run("snapshot")
             with pytest.raises(TimeoutError):
@@ -189,7 +196,7 @@ class TestWhatTheQueueSays:
         self, queue: rq.Queue, worker: Any, trap: Trap, run: Callable[..., Any], pair: Any, field: str
     ) -> None:
         bad = pickle.dumps(_Unpickled(trap.traces[1]))
-        self.push(queue, {"data": b'["workers.jobs.snapshot", null, [], {}]', field: bad})
+        self.push(queue, {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', field: bad})
         run("snapshot")
         assert trap.sprung == []
 
@@ -200,10 +207,10 @@ class TestWhatTheQueueSays:
             {"data": b"\xff"},
             {"data": b"[]"},
             {"data": b"7"},
-            {"data": b'[["workers.jobs.snapshot"], null, [], {}]'},
+            {"data": b'[["replicator.workers.jobs.snapshot"], null, [], {}]'},
             {"data": zlib.compress(b" " * 50_000_000)},
-            {"data": b'["workers.jobs.snapshot", null, [], {}]', "created_at": b"yesterday"},
-            {"data": b'["workers.jobs.snapshot", null, [], {}]', "timeout": b"soon", "origin": b"\xff"},
+            {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', "created_at": b"yesterday"},
+            {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', "timeout": b"soon", "origin": b"\xff"},
         ],
     )
     def test_what_cannot_be_read_ends_no_worker(
@@ -273,7 +280,12 @@ def test_a_worker_without_its_settings_ends_and_names_the_one_it_lacks(missing: 
     env = {**os.environ, "REPLICATOR_REDIS": "redis://localhost", "REPLICATOR_GROUP": "g"}
     del env[missing]
     done = subprocess.run(
-        [sys.executable, "-m", "workers.jobs"], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "replicator.workers.jobs"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 2
     assert missing in done.stderr
@@ -329,7 +341,9 @@ def test_a_worker_that_was_thrown_out_by_a_failover_begins_anew(redis_factory: R
 def start_worker(url: str, tmp_path: Path) -> subprocess.Popen[bytes]:
     env = {**os.environ, "REPLICATOR_REDIS": url, "REPLICATOR_GROUP": "g"}
     with (tmp_path / "worker.log").open("w") as log:
-        return subprocess.Popen([sys.executable, "-m", "workers.jobs"], env=env, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "replicator.workers.jobs"], env=env, stderr=log, start_new_session=True
+        )
 
 
 def workers_of(url: str) -> list[Any]:
@@ -341,7 +355,12 @@ def workers_of(url: str) -> list[Any]:
 def test_a_worker_with_a_log_level_that_is_none_ends_and_says_so(any_redis: RedisServer, level: str) -> None:
     env = {**os.environ, "REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g", "REPLICATOR_LOG_LEVEL": level}
     done = subprocess.run(
-        [sys.executable, "-m", "workers.jobs"], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "replicator.workers.jobs"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("Error: REPLICATOR_LOG_LEVEL")

@@ -3,8 +3,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from replicator.workers.drill_node import counted, slowed
+
 from replicator.protocol.group import Code, Reply
-from workers.drill_node import counted, slowed
 
 
 def test_a_save_is_slow_as_long_as_the_file_says_so(tmp_path: Path) -> None:

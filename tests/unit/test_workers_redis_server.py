@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import redis
+from replicator.workers.redis_server import listening_place
 
 from replicator.errors import ConfigError
 from replicator.sandbox.redis_server import find_server, free_port
-from workers.redis_server import listening_place
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_it_becomes_the_server_and_ends_with_its_exit_code(tmp_path: Path) -> No
     environment = {**os.environ, "REPLICATOR_DEV_DIR": str(tmp_path), "REPLICATOR_REDIS": url}
 
     # when it is run
-    process = subprocess.Popen([sys.executable, "-m", "workers.redis_server"], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "replicator.workers.redis_server"], env=environment)
     try:
         info = _info(url)
 
@@ -71,7 +71,11 @@ def test_a_missing_setting_is_named_and_the_exit_code_says_usage(tmp_path: Path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REPLICATOR_")}
 
     result = subprocess.run(
-        [sys.executable, "-m", "workers.redis_server"], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "replicator.workers.redis_server"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert result.returncode == 2
