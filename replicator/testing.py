@@ -38,23 +38,9 @@ from replicator.format.ids import (
 )
 from replicator.format.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.format.term_ends import show_ends, with_end
-from replicator.protocol.group import (
-    TAKEN_KEPT,
-    Ack,
-    Ask,
-    Batch,
-    Claim,
-    Code,
-    Confirmation,
-    Head,
-    LeaseText,
-    Log,
-    LogSize,
-    Look,
-    Peer,
-    Reply,
-    lease_left_ms,
-)
+from replicator.log.interface import Ack, Ask, Batch, Confirmation, Log, LogSize
+from replicator.protocol.group import TAKEN_KEPT, Claim, Code, Head, LeaseText, Look, Reply, lease_left_ms
+from replicator.protocol.heartbeat import Peer
 from replicator.runtime import checks
 from replicator.runtime.process import Owner
 

@@ -23,7 +23,8 @@ from replicator.errors import ChangeRejected, LeaseLost, LogUnavailable, Outcome
 from replicator.format.codec import decode_changes
 from replicator.format.ids import RecordId, Writer
 from replicator.format.records import Record
-from replicator.protocol.group import Batch, Log, Reply
+from replicator.log.interface import Batch, Log
+from replicator.protocol.group import Reply
 from replicator.testing import MemoryLog, MemoryRedis
 
 #: Long enough for a busy machine; what is waited for takes milliseconds.

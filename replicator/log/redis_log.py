@@ -28,23 +28,10 @@ from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, Recor
 from replicator.format.records import ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.format.term_ends import parse_ends, show_ends
 from replicator.log.connection import Link, advice, client_for, finder_for, follow, is_forbidden, shown, user_of
+from replicator.log.interface import Ack, Ask, Batch, Confirmation, Log, LogSize, Wants
 from replicator.log.wire import Limit
-from replicator.protocol.group import (
-    Ack,
-    Ask,
-    Batch,
-    Claim,
-    Code,
-    Confirmation,
-    Head,
-    Log,
-    LogSize,
-    Look,
-    Peer,
-    Reply,
-    Wants,
-    lease_left_ms,
-)
+from replicator.protocol.group import Claim, Code, Head, Look, Reply, lease_left_ms
+from replicator.protocol.heartbeat import Peer
 from replicator.runtime import checks
 from replicator.runtime.process import Owner
 from replicator.runtime.sharing import Flights

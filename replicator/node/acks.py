@@ -22,7 +22,7 @@ from contextlib import suppress
 
 from ..errors import CheckpointError, NotAcknowledged, NoThread
 from ..format.ids import ZERO_ID, RecordId
-from ..protocol.group import Ack, Log
+from ..log.interface import Ack, Log
 from ..replica.replica import Replica
 from ..runtime.backoff import Backoff
 from ..runtime.threads import started

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from ..errors import ConfigError, LogUnavailable, NotAcknowledged, NoThread
 from ..format.ids import RecordId
-from ..protocol.group import Code, Log
+from ..log.interface import Log
+from ..protocol.group import Code
 from ..protocol.member import Member
 from ..runtime.backoff import Backoff
 from ..runtime.threads import started

@@ -11,8 +11,8 @@ from contextlib import suppress
 
 from ..errors import LogLost, LogUnavailable
 from ..format.records import ChangeRecord, Record
+from ..log.interface import Ack, Ask, Batch, Log, Wants
 from ..protocol.fold import Verdict
-from ..protocol.group import Ack, Ask, Batch, Log, Wants
 from ..replica.replica import Replica
 from .acks import Acks
 from .ha_loop import Keeper

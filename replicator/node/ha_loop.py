@@ -29,8 +29,10 @@ from ..errors import (
 )
 from ..format.codec import digest_of_pieces
 from ..format.ids import Position, RecordId
+from ..log.interface import Ack, Log
 from ..protocol import election, missing_nodes
-from ..protocol.group import NO_DIGEST, Ack, Claim, Code, Log, Look, Peer, Reply
+from ..protocol.group import NO_DIGEST, Claim, Code, Look, Reply
+from ..protocol.heartbeat import Peer
 from ..protocol.liveness import Sight, Sightings
 from ..protocol.member import Member
 from ..protocol.snapshot_need import Need

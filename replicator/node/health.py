@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ..errors import CorruptRecord, LogLost, LogUnavailable, ReplicatorError
 from ..format.ids import Position, RecordId
-from ..protocol.group import Look, Peer
+from ..protocol.group import Look
+from ..protocol.heartbeat import Peer
 from ..protocol.liveness import Sight
 
 __all__ = ["Condition", "Lag", "Trail", "Unready", "lag_as_reported", "lag_of", "why_unready"]

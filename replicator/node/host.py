@@ -44,8 +44,8 @@ from typing import Any
 
 from ..errors import ConfigError, LogUnavailable, NoThread, ReplicatorError
 from ..log.connection import is_cluster
+from ..log.interface import Batch, Wants
 from ..log.redis_log import Alarm, Connections, RedisLog, read_together
-from ..protocol.group import Batch, Wants
 from ..runtime import checks
 from ..runtime.backoff import Backoff
 from ..runtime.process import Owner

@@ -16,7 +16,9 @@ import time
 
 from ..errors import ConfigError
 from ..format.ids import Writer
-from ..protocol.group import MISSED_BEATS_MAX, Log, Look, Peer
+from ..log.interface import Log
+from ..protocol.group import Look
+from ..protocol.heartbeat import MISSED_BEATS_MAX, Peer
 from ..storage.checkpoint import Checkpoint
 
 __all__ = ["Name"]

@@ -34,10 +34,11 @@ from ..errors import (
 from ..format.codec import Encoded, encoded
 from ..format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..log.interface import Batch, Log, Wants
 from ..log.redis_log import RedisLog
 from ..protocol import election
 from ..protocol.fold import View
-from ..protocol.group import MISSED_BEATS_MAX, Batch, Log, Wants
+from ..protocol.heartbeat import MISSED_BEATS_MAX
 from ..protocol.liveness import Sight
 from ..protocol.member import Member
 from ..replica.opaque import WholeReplica

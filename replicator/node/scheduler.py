@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import ReplicatorError
-from ..protocol.group import Batch, Log, Wants
+from ..log.interface import Batch, Log, Wants
 from ..runtime.threads import started
 
 __all__ = ["Crew", "Duties", "OwnThreads"]

@@ -39,10 +39,12 @@ from ..format.ids import ZERO_ID, RecordId
 from ..format.patch import CODEC, cut
 from ..format.records import ChangeRecord, PartRecord
 from ..format.snapshot_parts import Cutter
-from ..protocol.election import NOBODY, Fate, Found, fate_of_write, find_out
-from ..protocol.group import Code, Log, Reply
+from ..log.interface import Log
+from ..protocol.election import NOBODY
+from ..protocol.group import Code, Reply
 from ..protocol.member import Member, Snapshot
 from ..protocol.snapshot_policy import NEVER, snapshot_is_due
+from ..protocol.write_outcome import Fate, Found, fate_of_write, find_out
 from ..replica.replica import Replica, Turn
 from ..replica.restore import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.backoff import Backoff

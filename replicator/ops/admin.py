@@ -24,10 +24,12 @@ from ..errors import (
 )
 from ..format.ids import ZERO_ID, RecordId, Writer, era_of
 from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
+from ..log.interface import Log, LogSize
 from ..node.health import lag_as_reported
 from ..protocol import election, missing_nodes
 from ..protocol.election import NOBODY
-from ..protocol.group import NO_DIGEST, Claim, Code, Head, Log, LogSize, Look, Peer, Reply
+from ..protocol.group import NO_DIGEST, Claim, Code, Head, Look, Reply
+from ..protocol.heartbeat import Peer
 from ..runtime import checks
 from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
 

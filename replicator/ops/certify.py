@@ -22,7 +22,8 @@ from ..format.codec import decode_changes, digest_of_pieces
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId
 from ..format.records import ChangeRecord, PartRecord, Record
 from ..format.weight import SNAPSHOT_BYTES_MAX
-from ..protocol.group import Head, Log
+from ..log.interface import Log
+from ..protocol.group import Head
 from ..state import ReplicatedState, State
 from ..state.contract import check_state
 from ..state.kind import are_alike, kind_of

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 
 from ..node.health import lag_as_reported
 from ..protocol import election
-from ..protocol.group import Look, Peer
+from ..protocol.group import Look
+from ..protocol.heartbeat import Peer
 
 __all__ = [
     "OK",

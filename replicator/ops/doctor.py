@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from ..errors import LogUnavailable
+from ..log.interface import LogSize
 from ..log.redis_log import RedisLog, Server
-from ..protocol.group import LogSize, Look
+from ..protocol.group import Look
 from .admin import Status, status_of
 from .diagnosis import PROBLEM, WARNING, Check, checks_of_group, checks_of_nodes, ok, problem, warning
 

@@ -1,35 +1,30 @@
 """Decisions in the life of a node that the log alone cannot settle. Pure: values in, a decision out.
 
 The fold (`fold.py`) says what a record does to a node. This module says what a node does by itself: when it takes a
-term, when it owes the others a snapshot, what it makes of an answer to a write, and whom one should promote. The
+term, when it owes the others a snapshot, and whom one should promote. The
 shells ask here and carry the answer out; the explorer asks here too, so what it explores is what runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
 from typing import NamedTuple
 
 from ..format.ids import ORIGIN, TERM_LEAP, ZERO_ID, RecordId, Writer, era_of, is_beyond
-from ..format.records import Record
 from . import missing_nodes
 from .fold import View, holds
-from .group import Code, Head, Look, Peer, Reply
+from .group import Code, Head, Look, Reply
+from .heartbeat import Peer
 from .missing_nodes import RECENT_MS
 
 __all__ = [
     "NOBODY",
     "RECENT_MS",
-    "Fate",
-    "Found",
     "Refusal",
     "broken",
     "cool_down_ms",
     "election_rank",
     "expected_head",
-    "fate_of_write",
-    "find_out",
     "floor_of",
     "has_claimed",
     "held_back",
@@ -366,60 +361,6 @@ def owes_snapshot(view: View, peers: Iterable[Peer], last_snapshot_end: RecordId
 
 
 # --- what became of a write ------------------------------------------------------------------------------------------
-
-
-class Fate(Enum):
-    """What a writer makes of an answer to its append or part."""
-
-    COMMITTED = "in the log"
-    LOOK = "not known: read the log"
-    REFUSED = "not in the log, and this node does not hold the term any more"
-    UNKNOWN = "cannot be known: another node may have it"
-    AGAIN = "the snapshot starts anew"
-    REBASE = "the log lost records that this node has"
-    LOST = "there is no log any more"
-    STRAY = "something that is not a record is in the way"
-
-
-class Found(Enum):
-    """What the log says of a record whose first attempt got no answer and whose repeat was refused."""
-
-    THERE = "it is there"
-    NOT_THERE = "it is not there, and cannot come any more"
-    CANNOT_TELL = "another run of Redis, or the place was trimmed: the log cannot tell"
-
-
-def find_out(record: Record, there: Record | None, look: Look, run: str) -> Found:
-    """`there`: what the log has at the record's id; `look`: taken after that; `run`: in which the term was taken.
-
-    A record that another run does not have may have been read from this one before it was lost.
-    """
-    if there is not None and there.chain == record.chain:
-        return Found.THERE
-    trimmed = look.head is None or look.head.previous_snapshot_at >= record.id
-    return Found.CANNOT_TELL if trimmed or look.run != run else Found.NOT_THERE
-
-
-def fate_of_write(reply: Reply, *, uncertain: bool, found: Found | None = None) -> Fate:
-    """`uncertain`: an earlier attempt at the same record got no answer. `found`: what the log says, if it was asked.
-
-    Compare-and-append makes repeating harmless: the same record lands once, whichever attempt it was. A refusal of a
-    repeat does not say what became of the first attempt; the log does, as long as it is the same Redis.
-    """
-    if reply.code in (Code.OK, Code.DUPLICATE):
-        return Fate.COMMITTED
-    if reply.code is Code.RESTART:
-        return Fate.AGAIN
-    if not uncertain:
-        return _PLAIN_FATE.get(reply.code, Fate.REFUSED)
-    if found is None:
-        return Fate.LOOK
-    if found is Found.THERE:
-        return Fate.COMMITTED
-    return Fate.REFUSED if found is Found.NOT_THERE and reply.code is Code.FENCED else Fate.UNKNOWN
-
-
-_PLAIN_FATE = {Code.BEHIND: Fate.REBASE, Code.LOST: Fate.LOST, Code.STRAY: Fate.STRAY}
 
 
 # --- whom to promote -------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .group import Look, Peer
+from .group import Look
+from .heartbeat import Peer
 
 __all__ = ["Sight", "Sightings"]
 

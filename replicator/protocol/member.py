@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, seal_change, seal_part
-from . import election
-from .election import Fate, Found
+from . import election, write_outcome
 from .fold import Verdict, View, ends_before, holds, is_beyond, step
-from .group import Code, Look, Peer, Reply
+from .group import Code, Look, Reply
+from .heartbeat import Peer
+from .write_outcome import Fate, Found
 
 __all__ = ["Member", "Snapshot"]
 
@@ -233,7 +234,7 @@ class Member(NamedTuple):
 
     def answered(self, reply: Reply, *, uncertain: bool, found: Found | None = None) -> tuple[Fate, Member]:
         """What became of a write that it sent. A committed record is folded next, like any other."""
-        fate = election.fate_of_write(reply, uncertain=uncertain, found=found)
+        fate = write_outcome.fate_of_write(reply, uncertain=uncertain, found=found)
         return fate, (
             self if fate is Fate.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE) else self.refused(reply)
         )

@@ -24,7 +24,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..format.ids import RecordId
-from .group import Look, Peer
+from .group import Look
+from .heartbeat import Peer
 
 __all__ = ["RECENT_MS", "applied_min", "are_enough", "heard_of", "known_to", "missing", "named", "took_part"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..format.ids import Writer
-from .group import Peer
+from .heartbeat import Peer
 
 __all__ = ["Need"]
 

@@ -6,7 +6,8 @@ What tells them apart is who said goodbye, who has fallen silent, and in which r
 
 from __future__ import annotations
 
-from .group import Look, Peer
+from .group import Look
+from .heartbeat import Peer
 
 __all__ = ["reason_to_go_on", "reason_to_take_over"]
 

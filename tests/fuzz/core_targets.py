@@ -17,7 +17,7 @@ from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, ZERO_ID, Positio
 from replicator.format.patch import Gatherer, Maker, PatchHead, cut, rebuild
 from replicator.format.records import BODY_BYTES_MAX, PartRecord, Record, parse, seal_change, seal_part
 from replicator.format.snapshot_parts import Cutter, Progress, follow
-from replicator.protocol.group import Peer
+from replicator.protocol.heartbeat import Peer
 from tests.fuzz.engine import MIB, Target
 from tests.fuzz.mutate import NASTY_TEXTS, Choices, bytes_near, edit_bytes, edits, json_near
 

@@ -16,8 +16,9 @@ import redis
 
 from replicator import ConfigError, Node, NotAcknowledged
 from replicator.format.ids import Writer
+from replicator.log.interface import Confirmation
 from replicator.log.redis_log import RedisLog
-from replicator.protocol.group import Code, Confirmation
+from replicator.protocol.group import Code
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.integration.worlds import GROUP, LEASE_MS, Author, lead, promote
 from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed

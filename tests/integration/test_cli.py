@@ -24,7 +24,7 @@ from replicator.format.ids import RecordId
 from replicator.log.connection import client_for
 from replicator.log.redis_log import RedisLog
 from replicator.ops import admin
-from replicator.protocol.group import Peer
+from replicator.protocol.heartbeat import Peer
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import RedisServer

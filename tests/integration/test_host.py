@@ -20,10 +20,10 @@ import replicator.node.host
 from replicator import CheckpointError, ConfigError, Node, NoThread, NotPrimary
 from replicator.format.ids import ERA
 from replicator.log.connection import client_for
+from replicator.log.interface import Wants
 from replicator.log.redis_log import Connections, RedisLog
 from replicator.node.host import Host, _Team
 from replicator.node.scheduler import Duties
-from replicator.protocol.group import Wants
 from replicator.sandbox.redis_server import RedisServer
 from replicator.storage.checkpoint import Checkpoint
 from tests.conftest import RedisFactory

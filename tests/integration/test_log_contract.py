@@ -18,8 +18,10 @@ from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, Outcom
 from replicator.format.codec import encode_changes
 from replicator.format.ids import ERA, N_LEAP, TERM_LEAP, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, TermRecord, seal_change, seal_part
+from replicator.log.interface import Ack, Batch, Log
 from replicator.log.redis_log import RedisLog, client_for
-from replicator.protocol.group import TAKEN_KEPT, Ack, Batch, Code, Head, LeaseText, Log, Peer, Reply
+from replicator.protocol.group import TAKEN_KEPT, Code, Head, LeaseText, Reply
+from replicator.protocol.heartbeat import Peer
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import (
     CLOCK_ID,

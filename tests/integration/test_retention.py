@@ -19,9 +19,10 @@ import redis
 from replicator import Node
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord, PartRecord, Record, parse
+from replicator.log.interface import Log
 from replicator.log.redis_log import RedisLog
 from replicator.protocol import snapshot_policy
-from replicator.protocol.group import Log, Reply
+from replicator.protocol.group import Reply
 from replicator.sandbox.redis_server import RedisServer
 
 GROUP = "g"

@@ -18,8 +18,9 @@ from replicator.errors import LogUnavailable
 from replicator.format.codec import encode_change, encode_changes
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, seal_change, seal_part
+from replicator.log.interface import Log
 from replicator.log.redis_log import RedisLog
-from replicator.protocol.group import Claim, Code, Log, Look, Reply
+from replicator.protocol.group import Claim, Code, Look, Reply
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from replicator.testing import Entry, MemoryLog, MemoryRedis, MemoryState
 

@@ -15,9 +15,10 @@ import replicator.testing
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
 from replicator.format.records import ChangeRecord, PartRecord, Record
 from replicator.format.snapshot_parts import Progress
-from replicator.protocol import election, fold, member, missing_nodes
+from replicator.protocol import election, fold, member, missing_nodes, write_outcome
 from replicator.protocol.fold import View
-from replicator.protocol.group import Code, Head, Look, Peer, Reply
+from replicator.protocol.group import Code, Head, Look, Reply
+from replicator.protocol.heartbeat import Peer
 from replicator.testing import MemoryRedis
 
 from .world import Bounds
@@ -131,8 +132,8 @@ def whole_if_it_met_or_not(node: View | Peer, head: Head) -> bool:
     return node.in_sync or (node.position != ORIGIN and node.changed >= head.changed)
 
 
-def found_by_place(record: Record, there: Record | None, look: Look, run: str) -> election.Found:
-    return election.Found.NOT_THERE if there is None else election.Found.THERE
+def found_by_place(record: Record, there: Record | None, look: Look, run: str) -> write_outcome.Found:
+    return write_outcome.Found.NOT_THERE if there is None else write_outcome.Found.THERE
 
 
 def resumes_before_the_first_part(progress: Progress) -> Position:

@@ -36,11 +36,12 @@ from typing import Generic, NamedTuple, TypeVar, cast
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
-from replicator.protocol import election, missing_nodes
-from replicator.protocol.election import Fate
+from replicator.protocol import election, missing_nodes, write_outcome
 from replicator.protocol.fold import Verdict, View
-from replicator.protocol.group import Claim, Code, Look, Peer, Reply
+from replicator.protocol.group import Claim, Code, Look, Reply
+from replicator.protocol.heartbeat import Peer
 from replicator.protocol.member import Member, Snapshot
+from replicator.protocol.write_outcome import Fate
 from replicator.testing import Entry, MemoryRedis, MemoryState
 
 __all__ = ["Bounds", "Breach", "Disk", "Ghost", "Machine", "Node", "Option", "Promote", "Sending", "World", "Write"]
@@ -621,7 +622,7 @@ class Machine:
         self.redis.state = state
         entry = next((entry for entry in state.entries if entry.id == write.record.id), None)
         there = _parsed(str(entry.id), entry.header, entry.body) if entry else None
-        found = election.find_out(write.record, there, self._looked(), member.view.holder.run)
+        found = write_outcome.find_out(write.record, there, self._looked(), member.view.holder.run)
         return member.answered(reply, uncertain=uncertain, found=found)
 
     def renewed(self, node: Node, server: int) -> Node:

@@ -15,11 +15,12 @@ from typing import Any
 from replicator.format.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_change, encode_changes
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, seal_change
-from replicator.protocol import election
-from replicator.protocol.election import Fate
+from replicator.log.interface import Log
+from replicator.protocol import election, write_outcome
 from replicator.protocol.fold import Verdict, View
-from replicator.protocol.group import Claim, Code, Log, Look, Reply
+from replicator.protocol.group import Claim, Code, Look, Reply
 from replicator.protocol.member import Member, Snapshot
+from replicator.protocol.write_outcome import Fate
 from tests.integration.worlds import CLOCK_ID, LEASE_MS, LOG_ID, World
 
 #: Older than any node that lives.
@@ -345,7 +346,7 @@ class Driver:
         fate, node.member = node.member.answered(reply, uncertain=uncertain)
         if fate is Fate.LOOK:
             there = node.log.find(record.id)
-            found = election.find_out(record, there, node.log.look(), node.member.view.holder.run)
+            found = write_outcome.find_out(record, there, node.log.look(), node.member.view.holder.run)
             fate, node.member = node.member.answered(reply, uncertain=uncertain, found=found)
         if fate is Fate.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE):
             node.fold(record)

@@ -7,7 +7,8 @@ import pytest
 from replicator.format.ids import Position, RecordId, Writer
 from replicator.protocol import election, missing_nodes
 from replicator.protocol.fold import Holder, View
-from replicator.protocol.group import Head, Look, Peer
+from replicator.protocol.group import Head, Look
+from replicator.protocol.heartbeat import Peer
 
 OLD, NEW = "run-1", "run-2"
 NOW_MS = 10_000_000

@@ -14,9 +14,10 @@ import pytest
 
 from replicator import ChangeRejected, ConfigError, LogUnavailable, NotAcknowledged, RecordId
 from replicator.format.ids import ERA, Writer
+from replicator.log.interface import Ack, Confirmation
 from replicator.node.acks import Acks, Level
 from replicator.ops import admin
-from replicator.protocol.group import Ack, Code, Confirmation, Reply
+from replicator.protocol.group import Code, Reply
 from replicator.replica.replica import Replica
 from replicator.testing import MemoryRedis
 from tests.integration.worlds import promote

@@ -16,9 +16,11 @@ from replicator import Fenced, LeaseLost, Node, NotPrimary, PromotionRefused, Re
 from replicator.errors import CorruptRecord, LogLost
 from replicator.format.ids import ERA, Position, Writer
 from replicator.format.records import ChangeRecord, PartRecord, TermRecord
+from replicator.log.interface import LogSize
 from replicator.ops import admin
 from replicator.protocol import election
-from replicator.protocol.group import Claim, Code, Head, LogSize, Look, Peer, Reply
+from replicator.protocol.group import Claim, Code, Head, Look, Reply
+from replicator.protocol.heartbeat import Peer
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import CLOCK_ID, lead
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, beats, eventually, in_step, in_thread, push, pushed

@@ -21,11 +21,11 @@ from replicator import Node
 from replicator.errors import CheckpointError, ConfigError, LeaseLost, LogLost, ReplicatorError
 from replicator.format.codec import encode_change, encode_changes
 from replicator.format.ids import ERA, Position, RecordId
+from replicator.log.interface import Batch
 from replicator.ops import certify as certify_module
 from replicator.ops.certify import CannotRebuild, Certificate, certify, copied
 from replicator.ops.log_check import Violation
 from replicator.protocol.fold import Verdict
-from replicator.protocol.group import Batch
 from replicator.registry.state import Registry
 from replicator.state.kind import are_alike, kind_of
 from replicator.storage.checkpoint import Checkpoint, Step

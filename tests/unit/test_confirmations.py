@@ -11,11 +11,12 @@ import pytest
 import replicator.node.confirmations
 from replicator.errors import NotAcknowledged
 from replicator.format.ids import Position, RecordId, Writer
+from replicator.log.interface import Confirmation, Log
 from replicator.node.confirmations import QUESTION_S_MAX, Confirmations
 from replicator.node.lease import Lease
 from replicator.node.waiters import Level
 from replicator.protocol.fold import Holder, View
-from replicator.protocol.group import Code, Confirmation, Log, Reply
+from replicator.protocol.group import Code, Reply
 from replicator.protocol.member import Member
 from tests.kv import PATIENCE_S
 

@@ -9,7 +9,8 @@ import pytest
 from replicator.format.ids import ZERO_CHAIN, Position, RecordId
 from replicator.ops.diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
 from replicator.protocol.election import NOBODY
-from replicator.protocol.group import Head, Look, Peer
+from replicator.protocol.group import Head, Look
+from replicator.protocol.heartbeat import Peer
 
 NOW_MS = 1_700_000_000_000
 HERE = Position(RecordId(3, 100), ZERO_CHAIN)

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from replicator.format.ids import ERA, ZERO_CHAIN, ZERO_ID, Position, RecordId
+from replicator.log.interface import LogSize
 from replicator.log.redis_log import Server
 from replicator.ops.doctor import Check, Facts, Report, checks, log_bytes_max
 from replicator.protocol.election import NOBODY
-from replicator.protocol.group import Head, LogSize, Look, Peer
+from replicator.protocol.group import Head, Look
+from replicator.protocol.heartbeat import Peer
 
 MB = 1_000_000
 NOW_MS = 1_700_000_000_000

@@ -19,7 +19,8 @@ from replicator.node.health import (
     lag_of,
     why_unready,
 )
-from replicator.protocol.group import Head, Look, Peer
+from replicator.protocol.group import Head, Look
+from replicator.protocol.heartbeat import Peer
 from replicator.protocol.liveness import Sight
 
 UNKNOWN = Lag(None, None)

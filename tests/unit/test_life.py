@@ -8,9 +8,10 @@ import pytest
 
 from replicator.format.ids import ERA, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.protocol import election
-from replicator.protocol.election import Fate, Found, fate_of_write, find_out
 from replicator.protocol.fold import Holder, View
-from replicator.protocol.group import Claim, Code, Head, Look, Peer, Reply
+from replicator.protocol.group import Claim, Code, Head, Look, Reply
+from replicator.protocol.heartbeat import Peer
+from replicator.protocol.write_outcome import Fate, Found, fate_of_write, find_out
 from replicator.testing import MemoryRedis
 from tests.unit.history import RUN, A, B, change, view_at
 

@@ -16,10 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, Record
-from replicator.protocol.election import Fate, Found
+from replicator.log.interface import Log
 from replicator.protocol.fold import Verdict, View
-from replicator.protocol.group import Code, Head, Log, Look, Peer, Reply
+from replicator.protocol.group import Code, Head, Look, Reply
+from replicator.protocol.heartbeat import Peer
 from replicator.protocol.member import Member, Snapshot
+from replicator.protocol.write_outcome import Fate, Found
 from replicator.testing import MemoryState
 from tests.integration.worlds import MemoryWorld
 from tests.scenarios.driver import Driver, Node

@@ -10,8 +10,10 @@ import pytest
 
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ERA, ZERO_ID, RecordId, Writer
+from replicator.log.interface import Log
 from replicator.log.redis_log import RedisLog
-from replicator.protocol.group import Code, Log, Peer
+from replicator.protocol.group import Code
+from replicator.protocol.heartbeat import Peer
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import LEASE_MS, lead, promote
 

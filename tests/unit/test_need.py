@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from replicator.protocol.group import Peer
+from replicator.protocol.heartbeat import Peer
 from replicator.protocol.snapshot_need import PAUSE_S, PAUSE_S_MAX, Need
 
 B, C = Peer("b", "b1", in_sync=False), Peer("c", "c1", in_sync=False)

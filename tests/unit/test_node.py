@@ -45,12 +45,14 @@ from replicator import (
 )
 from replicator.format.ids import ERA, ORIGIN, Writer
 from replicator.format.records import PartRecord
+from replicator.log.interface import Batch
 from replicator.node.consumer import PARTS_AT_ONCE, RECORDS_AT_ONCE
 from replicator.node.health import Lag
 from replicator.node.identity import Name
 from replicator.ops import admin
 from replicator.protocol import election, snapshot_policy
-from replicator.protocol.group import Batch, Claim, Code, Look, Peer, Reply
+from replicator.protocol.group import Claim, Code, Look, Reply
+from replicator.protocol.heartbeat import Peer
 from replicator.storage.checkpoint import Checkpoint
 from replicator.testing import MemoryLog
 from tests.integration.worlds import Author, lead, promote

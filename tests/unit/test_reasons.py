@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from replicator.format.ids import ORIGIN, ZERO_ID
-from replicator.protocol.group import Head, Look, Peer
+from replicator.protocol.group import Head, Look
+from replicator.protocol.heartbeat import Peer
 from replicator.protocol.takeover_reason import reason_to_go_on, reason_to_take_over
 
 HEAD = Head("log-1", "run-1", 3, "a", "boot-a", ORIGIN)

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from replicator.format.ids import TERM_MAX, Position, RecordId
-from replicator.protocol.group import MISSED_BEATS_MAX, LeaseText, Peer, lease_left_ms
+from replicator.protocol.group import LeaseText, lease_left_ms
+from replicator.protocol.heartbeat import MISSED_BEATS_MAX, Peer
 
 PEER = Peer(
     "a", "a1", run="r", term=5, role="primary", position=Position(RecordId(5, 1042), "0123456789abcdef" * 2),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from replicator.format.ids import ZERO_ID
-from replicator.protocol.group import LeaseText, Look, Peer, lease_left_ms
+from replicator.protocol.group import LeaseText, Look, lease_left_ms
+from replicator.protocol.heartbeat import Peer
 from replicator.protocol.liveness import Sight, Sightings
 
 EVERY_MS = 1000
