@@ -200,7 +200,7 @@ class SnapshotEncoder:
             self.codec = "raw+zstd" if raw else "json+zstd"
         if raw != self._raw:
             raise NotJSON(MIXED)
-        frame = _frame(piece)
+        frame = frame_of(piece)
         check_weight(self._weight, frame, raw=raw)
         self._hash.update(frame)
         return self._packer.compress(frame)
@@ -218,7 +218,7 @@ def digest_of_pieces(pieces: Iterable[Any]) -> str:
     """The digest that a snapshot of these pieces would have (G6: equal at equal positions)."""
     digest = xxhash.xxh3_128()
     for piece in pieces:
-        digest.update(_frame(piece))
+        digest.update(frame_of(piece))
     return digest.hexdigest()
 
 
@@ -231,7 +231,7 @@ def check_weight(weight: Weight, frame: bytes, *, raw: bool) -> None:
         raise ChangeTooLarge(problem=weight.problem)
 
 
-def _frame(piece: Any) -> bytes:
+def frame_of(piece: Any) -> bytes:
     return _raw_frame(bytes(piece)) if isinstance(piece, bytes | bytearray | memoryview) else _json_frame(piece)
 
 

@@ -12,7 +12,7 @@ import orjson
 
 from replicator.errors import CorruptRecord, NotJSON, SnapshotRefused
 
-from .codec import MIXED, PIECE_BYTES_MAX, _frame, check_weight
+from .codec import MIXED, PIECE_BYTES_MAX, check_weight, frame_of
 from .weight import SNAPSHOT_BYTES_MAX, Weight
 
 __all__ = ["frames_of", "joined", "pieces_of"]
@@ -33,7 +33,7 @@ def frames_of(pieces: Iterable[Any], *, most: int = SNAPSHOT_BYTES_MAX) -> Itera
         if kind not in (None, raw):
             raise NotJSON(MIXED)
         kind = raw
-        frame = _frame(piece)
+        frame = frame_of(piece)
         check_weight(weight, frame, raw=raw)
         yield raw, frame
 

@@ -10,41 +10,54 @@ order in which they came. Those who look at the group at the same time share one
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import re
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from importlib import resources
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import redis
 
-from replicator.errors import ConfigError, CorruptRecord, LogUnavailable, OutcomeUnknown
-from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
-from replicator.format.records import ChangeRecord, PartRecord, Record, last_change_after, parse
-from replicator.format.term_ends import parse_ends, show_ends
-from replicator.log.connection import Link, advice, client_for, finder_for, follow, is_forbidden, shown, user_of
-from replicator.log.interface import Ack, Ask, Batch, Confirmation, Log, LogSize, Wants
+from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.format.ids import RecordId, Writer
+from replicator.format.records import ChangeRecord, PartRecord, Record, last_change_after
+from replicator.format.term_ends import show_ends
+from replicator.log.advice import advice, is_forbidden
+from replicator.log.connection import Link, follow, shown
+from replicator.log.finders import client_for, finder_for, user_of
+from replicator.log.interface import Ack, Batch, Confirmation, Log, LogSize, Wants
 from replicator.log.wire import Limit
-from replicator.protocol.group import Claim, Code, Head, Look, Reply, lease_left_ms
+from replicator.protocol.group import Claim, Look, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Peer
 from replicator.runtime import checks
 from replicator.runtime.process import Owner
 from replicator.runtime.sharing import Flights
 
-__all__ = ["Alarm", "Connections", "RedisLog", "Server", "client_for", "read_together", "shown"]
+from .answers import (
+    FSYNCED_NEEDS,
+    NOT_KNOWN,
+    Foreign,
+    ack_of,
+    append_args,
+    ask_of,
+    head_of,
+    id_of,
+    missing_right,
+    pairs_of,
+    parse_entries,
+    peer_of,
+    reply_of,
+    wrote_nothing,
+)
+from .scripts import KEY_TYPES, KEYS, load_scripts
 
-SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "forget", "look", "probe")
+__all__ = [
+    "Connections",
+    "RedisLog",
+    "Server",
+    "client_for",
+    "shown",
+]
 
-#: What scripts have in common. The fence is put in front of each that does not say where it wants it.
-INCLUDED = ("fence", "rights")
-
-#: Of a group, in the order in which the scripts number them.
-KEYS = ("term", "log", "head", "lease", "commands", "nodes", "acks", "probe")
 
 #: How long Redis may take to answer, if nothing depends on it that runs out sooner, as a lease does. A blocking read
 #: may take this much longer than it blocks.
@@ -56,8 +69,6 @@ STEPS = 4
 #: Asks that nobody read in the meantime are of no use any more.
 ASKS_KEPT = 1000
 
-#: An alarm whose process was killed is gone so much later.
-ALARM_KEPT_S = 24 * 3600
 
 #: What `server` asks CONFIG for: the rest is in INFO, which more users may see.
 SETTINGS = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag")
@@ -65,32 +76,6 @@ SETTINGS = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag")
 #: Acks that the primary has not read yet: each one includes those before it.
 ACKS_KEPT = 1000
 
-
-class _Script:
-    """A script's text and the hash that Redis knows it by."""
-
-    def __init__(self, name: str) -> None:
-        folder = resources.files("replicator.log") / "lua"
-        text = (folder / f"{name}.lua").read_bytes()
-        if _include("fence") not in text:
-            text = _include("fence") + text
-        for part in INCLUDED:
-            text = text.replace(_include(part), (folder / f"{part}.lua").read_bytes())
-        self.text = text
-        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
-
-
-def _include(name: str) -> bytes:
-    return f"-- include {name}.lua\n".encode()
-
-
-@functools.cache
-def _scripts() -> dict[str, _Script]:
-    return {name: _Script(name) for name in SCRIPTS}
-
-
-#: Of the keys of a group, in the order in which the scripts get them.
-KEY_TYPES = ("string", "stream", "hash", "string", "stream", "hash", "stream")
 
 #: How long the groups are searched for that there are: a Redis may have millions of other keys.
 GROUPS_WITHIN_S = 1.0
@@ -155,7 +140,7 @@ class RedisLog:
         self, url: str, group: str, *, timeout_s: float = TIMEOUT_S, connections: Connections | None = None
     ) -> None:
         self.group = checks.name("group", group)
-        self._scripts = _scripts()
+        self._scripts = load_scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
         self._user = user_of(url)
@@ -190,7 +175,7 @@ class RedisLog:
 
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         carries = b"1" if record.count else b"0"
-        args = _append_args(record)
+        args = append_args(record)
         acks = record.wants_acks
         return self._run(self._write, "append", 3, *args, carries, acks, in_run=True, meanwhile=meanwhile)
 
@@ -198,7 +183,7 @@ class RedisLog:
         changed = last_change_after(record, rebase=rebase) or ""
         place = (str(record.part), str(record.parts), str(record.as_of.id), "1" if rebase else "0", str(changed))
         rest = (show_ends(record.ends), record.wants_acks)
-        return self._run(self._write, "part", 3, *_append_args(record), *place, *rest, in_run=True)
+        return self._run(self._write, "part", 3, *append_args(record), *place, *rest, in_run=True)
 
     def promote(self, claim: Claim) -> Reply:
         args = (
@@ -247,9 +232,9 @@ class RedisLog:
             )
         except redis.exceptions.ResponseError as error:
             if "WAITAOF" in str(error) or "unknown command" in str(error):
-                raise ConfigError(setting="ack", problem=f"fsynced: {error} ({_FSYNCED_NEEDS})") from None
+                raise ConfigError(setting="ack", problem=f"fsynced: {error} ({FSYNCED_NEEDS})") from None
             raise LogUnavailable(url=self.url, problem=advice(error)) from None
-        return Confirmation(_reply_of(answer, self.url), int((count[0] if fsynced else count) or 0) if count else 0)
+        return Confirmation(reply_of(answer, self.url), int((count[0] if fsynced else count) or 0) if count else 0)
 
     def pause(self, why: str) -> Reply:
         return self._run(self._other, "pause", 5, why)
@@ -296,7 +281,7 @@ class RedisLog:
         block_ms: int | None = None,
     ) -> Batch:
         wants = Wants(after, asks_after, acks_after, count)
-        command = _xread([(self, wants)], block_ms)
+        command = xread([(self, wants)], block_ms)
         if not command:
             return Batch([], [])
         limit = self._limit._replace(blocks_s=(block_ms or 0) / 1000)
@@ -310,20 +295,20 @@ class RedisLog:
 
     def found(self, wants: Wants, entries: Mapping[bytes, list[Any]]) -> Batch:
         """What an XREAD found of this group, by key."""
-        records, corrupt = _parse_entries(entries.get(self._keys[1], []))
+        records, corrupt = parse_entries(entries.get(self._keys[1], []))
         acks = entries.get(self._keys[6], [])
         return Batch(
             records,
-            [_ask_of(entry) for entry in entries.get(self._keys[4], [])],
+            [ask_of(entry) for entry in entries.get(self._keys[4], [])],
             corrupt,
-            [ack for ack in map(_ack_of, acks) if ack is not None],
+            [ack for ack in map(ack_of, acks) if ack is not None],
             str(acks[-1][0], "ascii") if acks else wants.acks_after,
         )
 
     def find(self, id: RecordId) -> Record | None:
         command = (b"XRANGE", self._keys[1], str(id), str(id))
         entries = self._asked(lambda: self._other.call(*command, limit=self._limit))
-        records, corrupt = _parse_entries(entries)
+        records, corrupt = parse_entries(entries)
         if corrupt is not None:
             raise corrupt
         return records[0] if records else None
@@ -346,15 +331,15 @@ class RedisLog:
             link.leave_other_run(run.decode())
         now_ms = int(now)
         try:
-            parsed, marred = _head_of(_pairs(head)), ""
-        except _Foreign as foreign:
+            parsed, marred = head_of(pairs_of(head)), ""
+        except Foreign as foreign:
             parsed, marred = None, f"something else than replicator wrote to {self._keys[2].decode()} ({foreign})"
         if wrong and not marred:
             is_of_head = wrong.startswith(b"BADHEAD")
             parsed = None if is_of_head else parsed
             marred = f"{wrong.decode()}; {self._keys[2 if is_of_head else 0].decode()} was changed by hand"
-        newest = parsed.position.id if parsed else _id_of(_pairs(head))
-        beats = ((name, _peer_of(value, now_ms)) for name, value in _pairs(nodes).items())
+        newest = parsed.position.id if parsed else id_of(pairs_of(head))
+        beats = ((name, peer_of(value, now_ms)) for name, value in pairs_of(nodes).items())
         found = Look(
             run=run.decode(),
             term=int(term),
@@ -408,7 +393,7 @@ class RedisLog:
         try:
             return self._other.call(*command, limit=self._limit)
         except redis.exceptions.ResponseError as error:
-            if _NOT_KNOWN.search(f"{type(error).__name__} {error}"):
+            if NOT_KNOWN.search(f"{type(error).__name__} {error}"):
                 return None
             raise self._refused(error) from None
         except OutcomeUnknown as error:
@@ -439,14 +424,14 @@ class RedisLog:
                 self._scripts[name], self._keys[:keys], *args, in_run=in_run, meanwhile=meanwhile, limit=self._limit
             )
         except redis.exceptions.ResponseError as error:
-            if _wrote_nothing(error):
+            if wrote_nothing(error):
                 raise self._refused(error) from None
             raise OutcomeUnknown(url=self.url, problem=advice(error)) from None
         if isinstance(answer, list) and answer[:1] == [b"halfway"]:
             self._rights.seen = False
             why = b" ".join(answer[1:]).decode("utf-8", "replace")
             raise OutcomeUnknown(url=self.url, problem=f"the script {name} was stopped in the middle: {why}")
-        return _reply_of(answer, self.url)
+        return reply_of(answer, self.url)
 
     def _answered(self, send: Callable[[], Any]) -> Any:
         try:
@@ -461,7 +446,9 @@ class RedisLog:
         if is_forbidden(error):
             self._rights.seen = False
             keys = self._keys[0].decode().removesuffix(KEYS[0]) + "*"
-            problem += f". The Redis user {self._user} needs rights: `ACL SETUSER {self._user} {_right(error, keys)}`"
+            problem += (
+                f". The Redis user {self._user} needs rights: `ACL SETUSER {self._user} {missing_right(error, keys)}`"
+            )
         if "WRONGTYPE" in problem:
             problem = self._foreign_key() or problem
         return LogUnavailable.refuses(self.url, problem)
@@ -486,85 +473,7 @@ class RedisLog:
             raise LogUnavailable(**error.fields) from None
 
 
-class Alarm:
-    """Ends a read that waits (`read_together`): a stream of its own, which that read waits for as well."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-        self._key = f"replicator:{{host-{secrets.token_hex(8)}}}:alarm".encode()
-        self._after = ""
-        self._may = True
-
-    def ring(self) -> None:
-        """Without Redis, or the right to that key, it is of no use: a read that waits then ends by itself."""
-        if not self._may:
-            return
-        try:
-            self._call(b"XADD", self._key, "MAXLEN", 1, "*", "ring", "")
-            self._call(b"EXPIRE", self._key, ALARM_KEPT_S)
-        except redis.exceptions.ResponseError:
-            self._may, self._after = False, ""
-        except LogUnavailable:
-            return
-        else:
-            self._after = self._after or "0-0"
-
-    def place(self) -> list[tuple[bytes, str]]:
-        """The key, and behind which id."""
-        if not self._after:
-            self.ring()
-        return [(self._key, self._after)] if self._after else []
-
-    def heard_in(self, found: Mapping[bytes, list[Any]]) -> None:
-        """What a read found."""
-        if self._key in found:
-            self._after = str(found[self._key][-1][0], "ascii")
-
-    def end(self) -> None:
-        if self._after:
-            with suppress(LogUnavailable, redis.exceptions.ResponseError):
-                self._call(b"DEL", self._key)
-
-    def _call(self, *command: Any) -> Any:
-        return self._connections.other.call(*command, limit=Limit(self._connections.timeout_s))
-
-
-#: Why a question has no answer although Redis is there: no permission, a command that was renamed, a foreign key.
-_NOT_KNOWN = re.compile("NoPermissionError|unknown command|WRONGTYPE", re.IGNORECASE)
-
-
-def read_together(
-    connections: Connections, reads: Sequence[tuple[RedisLog, Wants]], *, block_s: float, alarm: Alarm
-) -> list[Batch | LogUnavailable]:
-    """What each of these groups wants, in one read that waits so long (0: not) for the first of anything, or the alarm.
-
-    The groups share `connections`. What Redis refuses because of one of them does not keep the others from reading.
-    """
-    block_ms = max(1, int(block_s * 1000)) if block_s > 0 else None
-    command = _xread(reads, block_ms, alarm.place() if block_ms else [])
-    if not command:
-        return []
-    limit = Limit(connections.timeout_s, blocks_s=max(0.0, block_s))
-    try:
-        found = dict(connections.read.call(*command, limit=limit) or [])
-    except redis.exceptions.ResponseError:
-        return [_read_alone(log, wants) for log, wants in reads]
-    except OutcomeUnknown as error:
-        return [LogUnavailable(**error.fields)] * len(reads)
-    except LogUnavailable as error:
-        return [error] * len(reads)
-    alarm.heard_in(found)
-    return [log.found(wants, found) for log, wants in reads]
-
-
-def _read_alone(log: RedisLog, wants: Wants) -> Batch | LogUnavailable:
-    try:
-        return log.read(wants.after, asks_after=wants.asks_after, acks_after=wants.acks_after, count=wants.most)
-    except LogUnavailable as error:
-        return error
-
-
-def _xread(
+def xread(
     reads: Sequence[tuple[RedisLog, Wants]],
     block_ms: int | None,
     also: Sequence[tuple[bytes, str]] = (),
@@ -577,180 +486,3 @@ def _xread(
     waits = [] if block_ms is None else [b"BLOCK", max(1, block_ms)]
     most = min((wants.most for _, wants in reads), default=1)
     return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]
-
-
-def _wrote_nothing(error: Exception) -> bool:
-    """Whether a script that ended with this error has written nothing.
-
-    What its first write refuses, and what keeps it from running, has a word of its own; the answers of later writes are
-    no errors (`also` in fence.lua). What is left is a bug in a script, or a server that is none of those we know.
-    """
-    return _NOTHING_WRITTEN.search(advice(error)) is not None
-
-
-#: 6.2 puts the word into the middle of what it says of a script, and has no word for a missing right.
-_NOTHING_WRITTEN = re.compile(
-    r"\b(READONLY|OOM|NOREPLICAS|LOADING|NOAUTH|WRONGPASS|NOPERM|WRONGTYPE|BADTERM|BADHEAD|BADRECORD|MISCONF|BUSY|"
-    r"NOSCRIPT|MOVED|ASK|TRYAGAIN|CROSSSLOT|CLUSTERDOWN|MASTERDOWN|UNKILLABLE)\b|ACL failure|can't run this command|"
-    r"can't access|unknown command|not allowed from script|nonlocal key"
-)
-
-
-def _right(error: Exception, keys: str) -> str:
-    """What to give the user, as far as Redis says what is missing."""
-    text = str(error)
-    if "keys" in text or "access a key" in text:
-        return f"~{keys}"
-    command = re.search(r"run the '([\w|]+)' command", text) or re.search(r"may not use (\w+(?:, \w+)*)", text)
-    return " ".join(f"+{name}" for name in command[1].split(", ")) if command else f"~{keys} +..."
-
-
-_FSYNCED_NEEDS = (
-    "it needs Redis 7.2 or Valkey, and an AOF; with `appendfsync always`, appended says the same on every server"
-)
-
-
-def _append_args(record: Record) -> tuple[Any, ...]:
-    return (record.id.term, record.boot, record.prev, record.chain, record.id.n, record.header, record.body)
-
-
-#: The answer of most appends, which say themselves where the record is.
-_OK = Reply(Code.OK)
-
-
-def _reply_of(answer: Any, url: str) -> Reply:
-    """What a script answered. What it did is not known if that cannot be understood: it may have written."""
-    if answer == [b"ok"]:
-        return _OK
-    try:
-        return _reply_from(Code(answer[0].decode()), [item.decode() for item in answer[1:]])
-    except (ValueError, TypeError, IndexError, AttributeError, ConfigError):
-        problem = f"it answered {answer!r:.200}, as no script of ours does: is it a Redis, and nothing in between?"
-        raise OutcomeUnknown(url=url, problem=problem) from None
-
-
-def _reply_from(code: Code, rest: list[str]) -> Reply:
-    match code, rest:
-        case Code.OK, [term, id_, _run]:
-            return Reply(code, term=_number(term), id=RecordId.parse(id_))
-        case ((Code.FENCED | Code.CONFLICT), [term, node]):
-            return Reply(code, term=_number(term), node=node)
-        case ((Code.OK | Code.DUPLICATE | Code.BEHIND | Code.STRAY | Code.WHOLE), [id_]):
-            return Reply(code, id=RecordId.parse(id_))
-        case ((Code.OK | Code.NEW_RUN | Code.RESTART | Code.LOST), []):
-            return Reply(code)
-    raise ValueError(rest)
-
-
-def _number(text: str) -> int:
-    """Digits and nothing else; `int` takes more."""
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{text!r:.50} is no number")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    """One that a script could have counted up to."""
-    if (number := _number(text)) > TERM_MAX:
-        raise ValueError(f"{number} is too large")
-    return number
-
-
-def _parse_entries(entries: list[Any]) -> tuple[list[Record], CorruptRecord | None]:
-    records: list[Record] = []
-    for id_, fields in entries:
-        pairs = _pairs(fields or [])
-        try:
-            records.append(parse(id_.decode(), pairs.get(b"h"), pairs.get(b"b")))
-        except CorruptRecord as problem:
-            return records, problem
-    return records, None
-
-
-def _ask_of(entry: Any) -> Ask:
-    id_, fields = entry
-    texts = {name: value.decode("utf-8", "replace") for name, value in _pairs(fields or []).items()}
-    return Ask(id_.decode(), texts.get(b"ask", ""), texts.get(b"node", ""), texts.get(b"by", ""))
-
-
-def _ack_of(entry: Any) -> Ack | None:
-    pairs = _pairs(entry[1] or [])
-    try:
-        return Ack(pairs[b"node"].decode(), RecordId.parse(pairs[b"at"].decode()))
-    except (KeyError, ValueError, ConfigError):
-        return None
-
-
-def _id_of(pairs: dict[bytes, bytes]) -> RecordId:
-    """What a head that cannot be used says of its newest record."""
-    try:
-        return RecordId.parse(pairs.get(b"id", b"0-0").decode())
-    except (ValueError, ConfigError):
-        return ZERO_ID
-
-
-class _Foreign(Exception):
-    """It is no head of ours."""
-
-
-def _head_of(pairs: dict[bytes, bytes]) -> Head | None:
-    if not pairs:
-        return None
-    try:
-        return _head_from({name: pairs[name.encode()].decode() for name in _HEAD_FIELDS if name.encode() in pairs})
-    except KeyError as missing:
-        raise _Foreign(f"it has no {missing.args[0]}") from None
-    except (ValueError, ConfigError) as error:
-        raise _Foreign(str(error)) from None
-
-
-#: In Redis: those of the hash.
-_HEAD_FIELDS = (
-    *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
-    *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at"),
-)
-
-
-def _head_from(texts: dict[str, str]) -> Head:
-    position = Position.parse(f"{texts['id']}@{texts.get('chain', ZERO_CHAIN)}")
-    term = _count(texts["term"])
-    if position.id.term != term or not 0 < position.id.n <= TERM_MAX:
-        raise ValueError(f"its newest record is {position.id}, and its term {term}")
-    return Head(
-        log_id=texts["log_id"],
-        run=texts["run"],
-        term=term,
-        node=texts["node"],
-        boot=texts["boot"],
-        position=position,
-        changed=RecordId.parse(texts.get("changed", "0-0")),
-        snapshot_at=RecordId.parse(texts.get("snapshot_at", "0-0")),
-        previous_snapshot_at=RecordId.parse(texts.get("previous_snapshot_at", "0-0")),
-        part_next=_count(texts.get("part_next", "0")),
-        ends=parse_ends(texts.get("ends", "")),
-        taken=tuple(taken for taken in map(_taken_of, texts.get("taken", "").split()) if taken is not None),
-        paused=texts.get("paused", ""),
-        paused_at=_count(texts.get("paused_at", "0")),
-        applied_min=_count(texts.get("applied_min", "0")),
-        whole=texts.get("whole", ""),
-        whole_at=_count(texts.get("whole_at", "0")),
-    )
-
-
-def _taken_of(word: str) -> tuple[int, str] | None:
-    # It only holds a node back for a while: a word of it that means nothing must not make the group unreadable.
-    at, _, node = word.partition("/")
-    try:
-        return _count(at), node
-    except ValueError:
-        return None
-
-
-def _peer_of(value: bytes, now_ms: int) -> Peer | None:
-    at, _, data = value.partition(b" ")
-    # Unix ms of Redis: more digits are none.
-    return Peer.seen(data, beaten_at=int(at), now_ms=now_ms) if at.isdigit() and len(at) < 17 else None
-
-
-def _pairs(flat: list[Any]) -> dict[bytes, bytes]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -23,7 +23,8 @@ from typing import Any
 from ..format.codec import CHANGE_BYTES_MAX, Encoded
 from ..format.ids import RecordId
 from ..runtime.threads import started
-from .writer import BATCH_CHANGES_MAX, Primary, Waiting
+from .commit_queue import Waiting
+from .writer import BATCH_CHANGES_MAX, Primary
 
 __all__ = ["Tasks"]
 

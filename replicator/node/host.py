@@ -43,9 +43,10 @@ from queue import SimpleQueue
 from typing import Any
 
 from ..errors import ConfigError, LogUnavailable, NoThread, ReplicatorError
-from ..log.connection import is_cluster
+from ..log.finders import is_cluster
 from ..log.interface import Batch, Wants
-from ..log.redis_log import Alarm, Connections, RedisLog, read_together
+from ..log.multiplex import Alarm, read_together
+from ..log.redis_log import Connections, RedisLog
 from ..runtime import checks
 from ..runtime.backoff import Backoff
 from ..runtime.process import Owner

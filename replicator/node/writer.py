@@ -35,7 +35,7 @@ from ..errors import (
     Stalled,
 )
 from ..format.codec import CHANGE_BYTES_MAX, Encoded, SnapshotEncoder, digest_of, encode_changes
-from ..format.ids import ZERO_ID, RecordId
+from ..format.ids import RecordId
 from ..format.patch import CODEC, cut
 from ..format.records import ChangeRecord, PartRecord
 from ..format.snapshot_parts import Cutter
@@ -45,14 +45,17 @@ from ..protocol.group import Code, Reply
 from ..protocol.member import Member, Snapshot
 from ..protocol.snapshot_policy import NEVER, snapshot_is_due
 from ..protocol.write_outcome import Fate, Found, fate_of_write, find_out
+from ..replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..replica.replica import Replica, Turn
-from ..replica.restore import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.backoff import Backoff
 from ..runtime.telling import Telling
 from ..storage.payload import Made, Published, Whole
+from .commit_queue import Sleeper, Waiting
 from .lease import Lease
 
-__all__ = ["Primary", "Waiting"]
+__all__ = [
+    "Primary",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -79,66 +82,6 @@ GRACE_S = 0.03
 
 #: An error that comes so shortly before the time is over came because it is.
 NEARLY_S = 0.02
-
-
-class Waiting:
-    """Changes in the queue that go into one record, and what became of them."""
-
-    __slots__ = ("changes", "deadline", "done", "error", "id", "json", "results", "term", "wants_acks")
-
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float = math.inf) -> None:
-        self.json, self.changes = encoded
-        #: When their submitter wants to be told (`time.monotonic`), whatever became of them.
-        self.deadline = deadline
-        #: For so many standbys they wait.
-        self.wants_acks = wants_acks
-        #: Of their record, once it is in the log.
-        self.id = ZERO_ID
-        #: The term that their submitter knows, if it said so.
-        self.term = term
-        self.done = False
-        self.results: list[Any] = []
-        self.error: ReplicatorError | None = None
-
-    def wake(self) -> None:
-        """It is the first in the queue, and nobody has the turn."""
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """There are results, or an error."""
-        raise NotImplementedError
-
-    @property
-    def outcome(self) -> tuple[RecordId, list[Any]]:
-        if self.error is not None:
-            raise self.error
-        return self.id, self.results
-
-
-class _Sleeper(Waiting):
-    """Its submitter is a thread, which sleeps on a lock that the others release."""
-
-    __slots__ = ("_asleep", "has_turn")
-
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float) -> None:
-        super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline)
-        #: It commits for all, and is awake.
-        self.has_turn = False
-        self._asleep = threading.Lock()
-        self._asleep.acquire()
-
-    def wait(self, timeout_s: float) -> None:
-        self._asleep.acquire(timeout=timeout_s)
-
-    def wake(self) -> None:
-        if self._asleep.locked():
-            with suppress(RuntimeError):  # another one was faster
-                self._asleep.release()
-
-    def finish(self) -> None:
-        self.done = True
-        if not self.has_turn:
-            self.wake()
 
 
 class _Sent(NamedTuple):
@@ -175,7 +118,7 @@ class Primary:
         See `Node.submit` for what it raises.
         """
         deadline = time.monotonic() + timeout_s
-        waiting = _Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline)
+        waiting = Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline)
         self._queue.append(waiting)
         turn = self._replica.turn
         while not waiting.done:

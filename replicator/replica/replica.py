@@ -47,7 +47,8 @@ from ..runtime.telling import Telling
 from ..state import ReplicatedState, State
 from ..state.callbacks import Application, asked_to_end, said
 from ..storage.checkpoint import Checkpoint, Step
-from .restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Ending, Failed, HeldCollector, Restoring, never, run
+from .gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
+from .restore import Dropped, Ending, Failed, Restoring, never, run
 
 __all__ = ["Replica", "Turn", "Work", "raising"]
 

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from replicator import Fenced, LogUnavailable, Node, OutcomeUnknown
 from replicator.cli import cli
 from replicator.format.ids import RecordId
-from replicator.log.connection import client_for
+from replicator.log.finders import client_for
 from replicator.log.redis_log import RedisLog
 from replicator.ops import admin
 from replicator.protocol.heartbeat import Peer

@@ -27,7 +27,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.ops import admin
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
-from replicator.replica.restore import HeldCollector
+from replicator.replica.gc_pause import HeldCollector
 from replicator.sandbox.redis_server import RedisServer
 from replicator.service.sidecar import Beside
 from replicator.storage.checkpoint import Checkpoint

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+import replicator.log.multiplex
 import replicator.log.redis_log
 import replicator.node.host
 from replicator import CheckpointError, ConfigError, Node, NoThread, NotPrimary
 from replicator.format.ids import ERA
-from replicator.log.connection import client_for
+from replicator.log.finders import client_for
 from replicator.log.interface import Wants
 from replicator.log.redis_log import Connections, RedisLog
 from replicator.node.host import Host, _Team
@@ -346,7 +347,7 @@ def test_a_broken_group_is_read_aside_and_the_others_together(
         alone.append(log.group)
         return read_alone(log, wants)
 
-    monkeypatch.setattr(replicator.log.redis_log, "_read_alone", noted)
+    monkeypatch.setattr(replicator.log.multiplex, "_read_alone", noted)
     with client_for(redis.url) as client:
         client.delete("replicator:{g0}:commands")
         client.set("replicator:{g0}:commands", "something else")

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from replicator import Host, LogUnavailable, Node, OutcomeUnknown
-from replicator.log.redis_log import SCRIPTS, RedisLog, _scripts
+from replicator.log.redis_log import RedisLog
+from replicator.log.scripts import SCRIPTS, load_scripts
 from replicator.ops import admin
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer
@@ -287,7 +288,7 @@ class Watch:
 
 def sha_of(script: str) -> bytes:
     assert script in SCRIPTS
-    return _scripts()[script].sha
+    return load_scripts()[script].sha
 
 
 @pytest.mark.parametrize("lease_s", [2.0, 5.0])

@@ -19,7 +19,8 @@ import redis
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.format.ids import ERA, ZERO_ID, Position, RecordId, Writer
 from replicator.log.interface import Ack, Log
-from replicator.log.redis_log import SCRIPTS, RedisLog, _Script
+from replicator.log.redis_log import RedisLog
+from replicator.log.scripts import SCRIPTS, _Script
 from replicator.protocol.group import Code, Reply
 from replicator.protocol.heartbeat import Peer
 from replicator.sandbox.fault_proxy import Proxy

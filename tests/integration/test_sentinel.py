@@ -12,7 +12,7 @@ import redis
 from replicator import Node, NotPrimary
 from replicator.errors import LogUnavailable, OutcomeUnknown
 from replicator.format.ids import ERA
-from replicator.log.connection import client_for
+from replicator.log.finders import client_for
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server

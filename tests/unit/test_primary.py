@@ -25,8 +25,9 @@ from replicator import (
 from replicator.format.codec import encoded
 from replicator.format.ids import ZERO_ID, RecordId, Writer
 from replicator.format.records import PartRecord
+from replicator.node.commit_queue import Waiting
 from replicator.node.lease import Lease
-from replicator.node.writer import BATCH_CHANGES_MAX, Primary, Waiting
+from replicator.node.writer import BATCH_CHANGES_MAX, Primary
 from replicator.protocol.group import Code, Reply
 from replicator.replica.replica import Replica
 from replicator.storage.checkpoint import Checkpoint

@@ -16,8 +16,9 @@ from replicator.format.codec import SnapshotEncoder
 from replicator.format.ids import ORIGIN, ZERO_ID, Writer
 from replicator.format.records import PartRecord, seal_part
 from replicator.format.snapshot_parts import Cutter
+from replicator.replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from replicator.replica.replica import restore
-from replicator.replica.restore import HOLD_COLLECTOR_FROM_BYTES, Dropped, Failed, HeldCollector, Restoring, Spoilt, run
+from replicator.replica.restore import Dropped, Failed, Restoring, Spoilt, run
 from tests.kv import PATIENCE_S, eventually, in_thread
 
 #: Half as large when compressed: twelve of them fill eight parts of 60,000 bytes. zstd gives what it has each 128 KiB.

@@ -7,7 +7,8 @@ from importlib import resources
 
 import pytest
 
-from replicator.log.redis_log import INCLUDED, SCRIPTS, RedisLog
+from replicator.log.redis_log import RedisLog
+from replicator.log.scripts import INCLUDED, SCRIPTS
 
 LUA = resources.files("replicator.log") / "lua"
 KEYS = ("term", "log", "head", "lease", "commands", "nodes", "acks", "probe")

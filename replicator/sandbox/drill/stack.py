@@ -24,7 +24,8 @@ import orjson
 
 from replicator.errors import LogUnavailable, ReplicatorError
 from replicator.format.codec import encode_change, encode_changes
-from replicator.log.connection import Link, finder_for
+from replicator.log.connection import Link
+from replicator.log.finders import finder_for
 from replicator.log.redis_log import RedisLog
 from replicator.protocol import election
 from replicator.protocol.fold import Holder, View

@@ -1,0 +1,421 @@
+"""Where the Redis of a URL is: at an address, at the master that sentinels name, or at a node of a cluster."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, NamedTuple, Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.crc import key_slot
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from replicator.errors import ConfigError
+from replicator.log.host_names import Names
+from replicator.log.tellers import Said, Tellers
+from replicator.log.urls import Address, Place, place_of, shown, wrong
+from replicator.log.wire import RedisWire, Wire
+
+from .advice import NoMaster, advice, text_of
+
+__all__ = [
+    "ANSWER_S",
+    "ASKING_TIMEOUT_S",
+    "ASK_AGAIN_AFTER_S",
+    "TELLER_WAIT_S",
+    "Finder",
+    "Opened",
+    "client_for",
+    "finder_for",
+    "is_cluster",
+    "user_of",
+]
+
+#: How long a request may take if nobody says how long it may.
+ANSWER_S = 5.0
+
+
+#: How long a sentinel, or a node that is asked for the slots, may take. They answer within a millisecond or are ill,
+#: and there are others to ask.
+ASKING_TIMEOUT_S = 1.0
+
+
+#: How long one that hangs is waited for: once, and not again until it has answered. Another one may know of a newer
+#: master than those that answer.
+TELLER_WAIT_S = 0.5
+
+
+#: How long what the sentinels said about the master is good enough. Heartbeats are rarer, but those who wait for
+#: something look more often.
+ASK_AGAIN_AFTER_S = 0.1
+
+
+class Opened(NamedTuple):
+    """A connection that was made. `address` is None where nobody can tell that it is the wrong one."""
+
+    wire: Wire
+    run: str
+    address: Address | None = None
+
+
+class Finder(Protocol):
+    """Knows the way to the Redis of a URL. May be used by several threads."""
+
+    def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        """Make a connection to where writes go now. Raises redis' `RedisError` or `OSError`; then none is open.
+
+        Each of its steps takes at most `timeout_s`.
+        """
+        ...
+
+    def master(self, wait_s: float) -> Address | None:
+        """Where the master is now, if there is somebody to ask, and it answers soon."""
+        ...
+
+
+def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
+    """Give the finder of a URL; `key` tells the slot in a cluster, `name` is what the connections are called.
+
+    Raises:
+        ConfigError: it is not a URL of any form, or has an option that nobody knows.
+    """
+    ours = {
+        # Never repeat a command: an append that is sent twice by somebody else's retry is not our retry.
+        "retry": Retry(NoBackoff(), 0),
+        # The shapes of answers must not depend on the server's or the library's defaults.
+        "protocol": 2,
+        "decode_responses": False,
+    }
+    place = place_of(url)
+    options = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "client_name": name,
+        **_options_of(place),
+        **ours,
+    }
+    finder: Finder
+    if place.kind == "sentinel":
+        asking = {**options, **_hurried(timeout_s), "username": None, "password": None, "db": 0, **place.asking}
+        finder = _Sentinels(place.hosts, asking, options, place.service)
+    elif place.kind == "cluster":
+        finder = _Cluster(place.hosts, {**options, **_hurried(timeout_s)}, options, key_slot(key))
+    else:
+        finder = _Server(options)
+    try:
+        _made(options)
+    except (TypeError, ValueError, redis.exceptions.RedisError):
+        raise wrong(url, "redis-py does not take its options") from None
+    return finder
+
+
+def client_for(url: str) -> redis.Redis:
+    """A plain client, for libraries that want one of their own (RQ changes the timeouts of the one it is given).
+
+    Raises:
+        ConfigError: it is not the URL of a Redis, or it is that of a cluster.
+    """
+    place = place_of(url)
+    if place.kind == "cluster":
+        problem = f"RQ does not run on a cluster: give the jobs a Redis of their own instead of {shown(url)!r}"
+        raise ConfigError(setting="redis", problem=problem)
+    try:
+        return _plain_client(place)
+    except (TypeError, ValueError, redis.exceptions.RedisError):
+        raise wrong(url, "redis-py does not take its options") from None
+
+
+def _plain_client(place: Place) -> redis.Redis:
+    if place.kind == "":
+        return redis.Redis.from_pool(ConnectionPool(**_options_of(place)))
+    options = {**place.options, "ssl": place.tls}
+    asking = {**options, **_hurried(ASKING_TIMEOUT_S), "username": None, "password": None, "db": 0, **place.asking}
+    asking["retry"] = Retry(NoBackoff(), 0)
+    # Its classes and methods carry no types.
+    make: Any = Sentinel
+    client: redis.Redis = make(place.hosts, sentinel_kwargs=asking, **options).master_for(place.service)
+    return client
+
+
+def is_cluster(url: str) -> bool:
+    """Whether the URL is that of a cluster, in which each key may be on another server. Raises `ConfigError`."""
+    return place_of(url).kind == "cluster"
+
+
+def _options_of(place: Place) -> dict[str, Any]:
+    """What redis-py makes connections with, where there is one server or once a host and a port are added."""
+    if "path" in place.options:
+        return {**place.options, "connection_class": UnixDomainSocketConnection}
+    return {**place.options, "connection_class": SSLConnection} if place.tls else place.options
+
+
+def user_of(url: str) -> str:
+    """As whom its connections act. Raises `ConfigError`."""
+    return str(place_of(url).options.get("username") or "default")
+
+
+def _hurried(timeout_s: float) -> dict[str, float]:
+    timeout_s = min(timeout_s, ASKING_TIMEOUT_S)
+    return {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+
+
+class _Server:
+    """There is one server, and the URL says where."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._names = Names()
+
+    def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        wire, run, _ = _opened(self._options, self._names, timeout_s)
+        return Opened(wire, run)
+
+    def master(self, wait_s: float) -> Address | None:
+        return None
+
+
+class _Told:
+    """Others tell where the master is (`tellers.py`)."""
+
+    def __init__(self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any]) -> None:
+        self._asking = asking
+        self._options = options
+        self._names = Names()
+        self._tellers = Tellers(tellers, self._ask)
+
+    def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        self._tellers.ask(min(TELLER_WAIT_S, timeout_s), someone_s=timeout_s)
+        problems: list[str] = []
+        for place in self._tellers.places():
+            try:
+                return self._open_master(place, timeout_s)
+            except (redis.exceptions.RedisError, OSError) as error:
+                problems.append(f"{place}: {advice(error)}")
+        for teller, problem in self._tellers.problems():
+            problems.append(f"{teller}: {advice(problem) if problem is not None else 'it does not answer'}")
+        raise NoMaster(f"no master was found; {'; '.join(problems)}")
+
+    def master(self, wait_s: float) -> Address | None:
+        return None
+
+    def _ask(self, teller: Address) -> Said[Address]:
+        raise NotImplementedError
+
+    def _asked(self, teller: Address, *commands: tuple[str, ...]) -> list[Any]:
+        return _asked(_at(teller, self._asking), self._names, *commands)
+
+    def _open_master(self, address: Address, timeout_s: float) -> Opened:
+        # A sentinel may not know yet that the master it names has become a replica, and neither may a node.
+        wire, run, role = _opened(_at(address, self._options), self._names, timeout_s)
+        if role != "master":
+            wire.close()
+            raise redis.exceptions.ConnectionError(f"it is said to be the master, but calls itself {role}")
+        return Opened(wire, run, address)
+
+
+class _Sentinels(_Told):
+    """Sentinels choose the master, and know it by the name of the service.
+
+    Each of their choices has a number, the configuration epoch. One of them that was cut off names the master of an
+    earlier one: whoever asks only that one writes to a master that the others have replaced.
+    """
+
+    def __init__(
+        self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any], service: str
+    ) -> None:
+        super().__init__(tellers, asking, options)
+        self._service = service
+        self._ask_again_at = 0.0
+
+    def master(self, wait_s: float) -> Address | None:
+        now = time.monotonic()
+        if now < self._ask_again_at:
+            return None
+        self._ask_again_at = now + ASK_AGAIN_AFTER_S
+        self._tellers.ask(min(TELLER_WAIT_S, wait_s))
+        places = self._tellers.places()
+        # Who disagree about one epoch know no epochs (their user may not ask), and then nobody is to be followed.
+        return places[0] if len(places) == 1 else None
+
+    def _ask(self, teller: Address) -> Said[Address]:
+        # The epoch first: a choice that is made between the two then goes by the number before it, which may cost a
+        # moment; the old master by the new number would be taken for the new one.
+        questions = (("SENTINEL", "MASTER", self._service), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service))
+        try:
+            told, place = self._asked(teller, *questions)
+        except redis.exceptions.AuthenticationError as error:
+            # Not the advice for Redis itself, whose password is another one.
+            problem = f"this sentinel says: {error} (its password goes into the URL as ?sentinel_password=…)"
+            raise redis.exceptions.ConnectionError(problem) from None
+        if isinstance(place, Exception):
+            raise place
+        if place is None:
+            raise redis.exceptions.ConnectionError(f"this sentinel knows no master {self._service!r}")
+        return Said(_epoch_of(told), Address(place[0].decode(), int(place[1])))
+
+
+def _epoch_of(told: Any) -> int:
+    """The configuration epoch; 0 if this user may not ask for it."""
+    if isinstance(told, Exception):
+        return 0
+    epoch = dict(zip(told[::2], told[1::2], strict=False)).get(b"config-epoch", b"")
+    return int(epoch) if epoch.isdigit() else 0
+
+
+class _Cluster(_Told):
+    """Each node of a cluster knows who has which slot. A group's keys share a hash tag, so they are all in one."""
+
+    def __init__(
+        self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any], slot: int
+    ) -> None:
+        super().__init__(tellers, asking, options)
+        self._slot = slot
+
+    def _ask(self, teller: Address) -> Said[Address]:
+        (slots,) = self._asked(teller, ("CLUSTER", "SLOTS"))
+        if isinstance(slots, Exception):
+            raise slots
+        for first, last, master, *_ in slots:
+            if first <= self._slot <= last:
+                host = (master[0] or b"?").decode()
+                # A node that does not know its own name means: where you asked.
+                return Said(0, Address(teller.host if host == "?" else host, master[1]))
+        raise redis.exceptions.ConnectionError(f"no node of the cluster has slot {self._slot}")
+
+
+def _at(address: Address, options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "host": address.host, "port": address.port}
+
+
+def _made(options: dict[str, Any]) -> Any:
+    """A connection that is not open yet."""
+    # A pool of its own for each: a pool counts what it ever made, and makes no more than 100.
+    return ConnectionPool(**options).make_connection()
+
+
+def _asked(options: dict[str, Any], names: Names, *commands: tuple[str, ...]) -> list[Any]:
+    """The answers to some questions, on a connection of its own; a refusal is an answer."""
+    wire = _connected(options, names, options["socket_connect_timeout"])
+    try:
+        return [_answer_or_refusal(wire, command) for command in commands]
+    finally:
+        wire.close()
+
+
+def _answer_or_refusal(wire: Wire, command: tuple[str, ...]) -> Any:
+    try:
+        return wire.ask(*command)
+    except redis.exceptions.ResponseError as refusal:
+        return refusal
+
+
+def _opened(options: dict[str, Any], names: Names, timeout_s: float) -> tuple[Wire, str, str]:
+    """A connection, the run of its server, and the server's role."""
+    wire = _connected(options, names, timeout_s)
+    try:
+        # Two commands: 6.2 takes but one section.
+        server = _fields(wire.ask("INFO", "server"))
+        replication = _fields(wire.ask("INFO", "replication"))
+        return wire, _run_of(server, replication), replication.get("role", "")
+    except BaseException:
+        wire.close()
+        raise
+
+
+def _connected(options: dict[str, Any], names: Names, timeout_s: float) -> Wire:
+    # What the URL says of timeouts cannot hold a caller up: each one has its own limit.
+    timeouts = {name: min(timeout_s, options.get(name) or timeout_s) for name in _TIMEOUTS}
+    if "path" in options:
+        return _connected_to({**options, **timeouts})
+    name = options.get("host", "localhost")
+    problem: Exception = redis.exceptions.ConnectionError(f"the name {name!r} has no address")
+    for address in names.addresses(name, timeout_s):
+        try:
+            wire = _connected_to({**options, **timeouts, **_by_address(address, name, options)})
+        except redis.exceptions.AuthenticationError:
+            raise
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
+            problem = error
+        else:
+            names.answered(name, address)
+            return wire
+    raise problem
+
+
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+
+
+def _by_address(address: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What makes redis-py connect to the address of a name: with TLS, the certificate is still that of the name."""
+    if options.get("connection_class") is redis.SSLConnection and address != name:
+        return {"host": address, "connection_class": _NamedTLS, "named": name}
+    return {"host": address}
+
+
+class _NamedTLS(redis.SSLConnection):
+    """A TLS connection to an address, to a server that shows the certificate of a name."""
+
+    def __init__(self, *, named: str, **options: Any) -> None:
+        make: Any = super().__init__
+        make(**options)
+        self._named = named
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        self.host = self._named
+        wrap: Any = super()._wrap_socket_with_ssl
+        return wrap(sock)
+
+
+def _connected_to(options: dict[str, Any]) -> Wire:
+    connection = _made(options)
+    try:
+        connection.connect()
+        return RedisWire(connection)
+    except (redis.exceptions.RedisError, OSError) as error:
+        connection.disconnect()
+        hint = _tls_hint(error, tls=isinstance(connection, SSLConnection))
+        if not hint:
+            raise
+        raise redis.exceptions.ConnectionError(f"{text_of(error)} ({hint})") from None
+    except BaseException:
+        connection.disconnect()
+        raise
+
+
+#: What is seen by a side that is not understood: the other one closes, or answers in its own language.
+_HUNG_UP = re.compile("closed by server|reset by peer|Broken pipe|Protocol error|EOF occurred|UNEXPECTED_EOF")
+
+
+_NOT_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|record layer|Timeout", re.IGNORECASE)
+
+
+def _tls_hint(error: Exception, *, tls: bool) -> str:
+    """What TLS may have to do with a connection that could not be made. Neither side says that the other speaks it."""
+    text = str(error)
+    if not tls:
+        return "if this port speaks TLS, the URL begins with rediss instead of redis" if _HUNG_UP.search(text) else ""
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "?ssl_ca_certs=FILE in the URL names who signed its certificate, which has to name the host of the URL"
+    wants = "if it wants a certificate, the URL has ?ssl_certfile=FILE&ssl_keyfile=FILE"
+    if "ALERT" in text:
+        return wants
+    hint = "if this port does not speak TLS, the URL begins with redis instead of rediss"
+    if _NOT_TLS.search(text):
+        return hint
+    return f"{hint}; {wants}" if _HUNG_UP.search(text) else ""
+
+
+def _fields(info: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+    return {name: value.strip() for name, colon, value in lines if colon}
+
+
+def _run_of(server: dict[str, str], replication: dict[str, str]) -> str:
+    """The run as `server_run` of lua/fence.lua gives it, which says what it is made of and why."""
+    try:
+        return f"{server['run_id'][:16]}-{replication['master_replid'][:16]}"
+    except KeyError as error:
+        raise redis.exceptions.ResponseError(f"its INFO has no {error.args[0]}: is it a Redis?") from None
