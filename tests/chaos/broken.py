@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from replicator.format.ids import Writer
 from replicator.format.records import Record
-from replicator.log.redis_log import redis_log as log_module
+from replicator.log import redis_log as log_module
 from replicator.node.writer import Primary, _Sent
 from replicator.protocol import election, fold, member
 from replicator.protocol.fold import Row, View

@@ -12,8 +12,8 @@ import orjson
 from replicator.errors import OutcomeUnknown
 from replicator.format.ids import RecordId
 from replicator.format.records import Record
+from replicator.log import redis_log
 from replicator.log.interface import Ack, Ask
-from replicator.log.redis_log import redis_log
 from replicator.protocol.group import Code, Head, Reply
 from tests.fuzz.core_targets import check_peer, heartbeat, record_entry, whole
 from tests.fuzz.engine import Target

@@ -16,10 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.log import connection
 from replicator.log.advice import advice
 from replicator.log.connection import Address, Link, follow, shown
 from replicator.log.finders import Opened, client_for, finder_for
-from replicator.log.redis_log import connection
 from replicator.log.urls import place_of
 from replicator.log.wire import Limit
 from tests.kv import PATIENCE_S, eventually, in_thread

@@ -16,8 +16,8 @@ from replicator.format.codec import SnapshotEncoder
 from replicator.format.ids import ORIGIN, ZERO_ID, Writer
 from replicator.format.records import PartRecord, seal_part
 from replicator.format.snapshot_parts import Cutter
+from replicator.replica import restore
 from replicator.replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from replicator.replica.replica import restore
 from replicator.replica.restore import Dropped, Failed, Restoring, Spoilt, run
 from tests.kv import PATIENCE_S, eventually, in_thread
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator.log.redis_log import tellers
+from replicator.log import tellers
 from replicator.log.tellers import Said, Tellers
 from tests.kv import PATIENCE_S, eventually
 
