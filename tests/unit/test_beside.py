@@ -14,9 +14,9 @@ import pytest
 
 from replicator.errors import ConfigError, LogUnavailable, PromotionRefused
 from replicator.ops import admin
+from replicator.service import sidecar as module
 from replicator.service.role_commands import command
 from replicator.service.serve import serve
-from replicator.service.serve import sidecar as module
 from replicator.service.sidecar import Beside
 from replicator.state.file import FileState
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import ProgramError
+from replicator.service import role_commands as module
 from replicator.service.role_commands import Commands
-from replicator.service.serve import role_commands as module
 from tests.kv import PATIENCE_S, eventually
 
 ABOUT = {"ROLE": "primary", "TERM": "1", "NODE": "a", "GROUP": "g"}
