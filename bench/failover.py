@@ -18,8 +18,8 @@ from bench.failover_node import NAMES, Acknowledged, Group, Writer, first_accept
 from bench.harness import Report, Setting, Table, in_rounds, now_ns, percentile
 from bench.loads import CHANGE_BYTES
 from bench.peers import SENTINEL_DOWN_AFTER_MS, SentinelGroup, SyncObjGroup, syncobj_version
+from replicator import ops
 from replicator.node.node import BEAT_EVERY_S_MAX
-from replicator.ops import admin
 from replicator.sandbox.redis_server import RedisServer
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure", "report"]
@@ -53,8 +53,8 @@ Raft in Python that keeps its log in memory: once with its own timeouts (0.4 to 
 `{", ".join(f"{name}={value:g}" for name, value in TUNED.items())}`. Redis Sentinel
 is a master with two replicas and three sentinels, and the write is a `SET` through `Sentinel.master_for`.
 
-*A command*, in a group that works: `admin.promote` as the command line calls it (its interpreter takes some 250 ms to
-start, which are not in this), from the call to the first write that the new primary accepted. And `admin.switchover`
+*A command*, in a group that works: `ops.promote` as the command line calls it (its interpreter takes some 250 ms to
+start, which are not in this), from the call to the first write that the new primary accepted. And `ops.switchover`
 while {WRITERS} threads write changes of {CHANGE_BYTES} bytes as fast as they can to whoever leads: from the
 last write that the old primary accepted to the first one of the new primary, as those who write see it; and what the
 command says of it.
@@ -154,7 +154,7 @@ def killed(setting: Setting, lease_s: float) -> Killed:
         dead = group.leader
         killed_ns = now_ns()
         group.kill(dead)
-        left_ms = admin.status(group.log).lease_ms or 0
+        left_ms = ops.status(group.log).lease_ms or 0
         over_ns = now_ns() + left_ms * 1_000_000
         accepted_ns = first_accepted([probe for name, probe in probes.items() if name != dead], killed_ns)
     return Killed((accepted_ns - killed_ns) / 1e6, (accepted_ns - over_ns) / 1e6)
@@ -183,7 +183,7 @@ class Operated:
             time.sleep(random.uniform(0.1, 0.4))
             target = next(self._targets)
             called_ns = now_ns()
-            admin.promote(self._group.log, target, by="a benchmark")
+            ops.promote(self._group.log, target, by="a benchmark")
             return (first_accepted([probes[target]], called_ns) - called_ns) / 1e6
 
     def switched(self) -> Switched:
@@ -196,7 +196,7 @@ class Operated:
             names = [f"{self._rounds}-{number}" for number in range(WRITERS)]
             writers = [stack.enter_context(self._group.writer(name)) for name in names]
             time.sleep(LOAD_S)
-            done = admin.switchover(self._group.log, target, by="a benchmark")
+            done = ops.switchover(self._group.log, target, by="a benchmark")
             time.sleep(LOAD_S)
         return self._judged(before, target, done.gap_ms, writers)
 

@@ -24,11 +24,10 @@ from typing import Any, NamedTuple
 
 from bench.harness import Child, heard, now_ns
 from bench.loads import CHANGE_BYTES
-from replicator import Node
+from replicator import Node, ops
 from replicator.errors import ReplicatorError
 from replicator.format.codec import encode_change
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 
 __all__ = ["NAMES", "Acknowledged", "Group", "Probe", "Writer", "first_accepted"]
 
@@ -190,17 +189,17 @@ class Group:
         deadline = time.monotonic() + PATIENCE_S
         while not self._is_settled():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the group is not settled: {admin.status(self.log)}")
+                raise RuntimeError(f"the group is not settled: {ops.status(self.log)}")
             time.sleep(0.01)
 
     def _is_settled(self) -> bool:
-        status = admin.status(self.log)
+        status = ops.status(self.log)
         follow = [node for node in status.nodes if node.alive and node.in_sync and node.term == status.term]
         return status.holder is not None and status.lease_ms is not None and len(follow) == len(NAMES)
 
     @property
     def leader(self) -> str:
-        holder = admin.status(self.log).holder
+        holder = ops.status(self.log).holder
         assert holder is not None
         return holder
 
@@ -213,7 +212,7 @@ class Group:
 
     def counts(self) -> list[dict[str, int]]:
         """How often each write was applied: by every node, each as of the present end of the log."""
-        head = admin.status(self.log).head
+        head = ops.status(self.log).head
         assert head is not None
         n = int(head.partition("-")[2])
         return [child.ask(("count", n)) for child in self._children.values()]

@@ -22,11 +22,11 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from replicator import ops
 from replicator.cli import LEVELS, cli
 from replicator.cli.environment import check_environment
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.log.redis_log import RedisLog, client_for
-from replicator.ops import admin
 from replicator.ops.jobs import queue_name
 from replicator.runtime import checks
 
@@ -37,7 +37,7 @@ def snapshot() -> dict[str, Any]:
     """Have the primary send a snapshot; the id whose state it is."""
     log = _log()
     try:
-        return {"as_of": admin.snapshot(log, by="job", progress=_progress())}
+        return {"as_of": ops.snapshot(log, by="job", progress=_progress())}
     finally:
         log.close()
 
@@ -46,7 +46,7 @@ def verify() -> dict[str, Any]:
     """Compare the digests of all live nodes at one position."""
     log = _log()
     try:
-        return admin.verify(log, by="job", progress=_progress()).to_dict()
+        return ops.verify(log, by="job", progress=_progress()).to_dict()
     finally:
         log.close()
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
+from replicator import ops
 from replicator.errors import ConfigError, NotPrimary
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.ops.certify import Certificate
 from replicator.ops.certify import certify as checked
 from replicator.ops.log_check import Violation
@@ -61,7 +61,7 @@ def certify(
     """Check the whole log, and what nodes have of it on their disks. Exit code 1 at the first violation."""
     make_state = _state_class(state)
     found: Certificate | None = None
-    live: admin.DigestReport | None = None
+    live: ops.DigestReport | None = None
     try:
         with settings.log() as log:
             found = checked(
@@ -87,7 +87,7 @@ def certify(
     click.echo("certified")
 
 
-def _result(found: Certificate | None, live: admin.DigestReport | None, violation: Violation | None) -> dict[str, Any]:
+def _result(found: Certificate | None, live: ops.DigestReport | None, violation: Violation | None) -> dict[str, Any]:
     return {
         "certified": violation is None,
         "violation": violation.to_dict() if violation else None,
@@ -98,9 +98,9 @@ def _result(found: Certificate | None, live: admin.DigestReport | None, violatio
     }
 
 
-def _verified(log: RedisLog, timeout_s: float) -> admin.DigestReport | None:
+def _verified(log: RedisLog, timeout_s: float) -> ops.DigestReport | None:
     try:
-        report = admin.verify(log, by=operator(), timeout_s=timeout_s, progress=_say)
+        report = ops.verify(log, by=operator(), timeout_s=timeout_s, progress=_say)
     except NotPrimary:
         _say("nobody leads, so the live nodes' states were not compared")
         return None

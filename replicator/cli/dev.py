@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
+from replicator import ops
 from replicator.errors import LogUnavailable, ReplicatorError
 from replicator.log.redis_log import RedisLog
 from replicator.node.node import LEASE_S_MIN
-from replicator.ops import admin
 from replicator.sandbox.stack import DEFAULT_DIRECTORY, DEFAULT_PORT, DevStack
 
 from .context import Seconds, Settings
@@ -89,14 +89,14 @@ def _lead_and_tell(stack: DevStack) -> None:
     click.echo("Ctrl-C ends everything.")
 
 
-def _with_leader(log: RedisLog) -> admin.Status:
+def _with_leader(log: RedisLog) -> ops.Status:
     """The group once somebody leads: a new one is given its first primary, another goes on by itself."""
     deadline = time.monotonic() + LEADER_WITHIN_S
     while time.monotonic() < deadline:
         try:
-            now = admin.status(log)
+            now = ops.status(log)
             if now.term == 0 and any(node.name == FIRST_PRIMARY and node.alive for node in now.nodes):
-                admin.promote(log, FIRST_PRIMARY, by="replicator dev", reason="the first primary", expect=0)
+                ops.promote(log, FIRST_PRIMARY, by="replicator dev", reason="the first primary", expect=0)
                 continue
             if any(node.role == "primary" and node.alive for node in now.nodes):
                 return now

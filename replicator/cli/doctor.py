@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import click
 
+from replicator import ops
 from replicator.errors import ReplicatorError
-from replicator.ops import admin
 from replicator.ops import doctor as doctors
 
 from .context import Settings, output_option, show_json, table
@@ -28,7 +28,7 @@ def doctor(settings: Settings, output: str) -> None:
         report = doctors.doctor(log)
         _show(report, output)
         if not report.problems:
-            admin.check_is_known(log, admin.looked(log))
+            ops.check_is_known(log, ops.looked(log))
     if report.problems:
         raise _Unwell(f"{report.problems} of {len(report.checks)} checks found a problem")
 

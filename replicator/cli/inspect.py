@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from replicator import ops
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord
-from replicator.ops import admin
 from replicator.runtime.checks import plain
 
 from .context import Settings, output_option, show_json, size_text, table, when
@@ -28,26 +28,26 @@ def status(settings: Settings, output: str, watch: bool) -> None:
     """Who leads the group, and where every node is. Exit code 1 if something is wrong, 3 for an unknown group."""
     with settings.log() as log:
         while watch:
-            now = admin.status(log)
+            now = ops.status(log)
             click.clear()
             _show_status(now, output)
             time.sleep(WATCH_EVERY_S)
-        look = admin.looked(log)
-        now = admin.status_of(log.group, look, admin.size_of(log, look))
+        look = ops.looked(log)
+        now = ops.status_of(log.group, look, ops.size_of(log, look))
         _show_status(now, output)
-        admin.check_is_known(log, look)
+        ops.check_is_known(log, look)
     if not now.well:
         sys.exit(1)  # what it is, is shown
 
 
-def _show_status(now: admin.Status, output: str) -> None:
+def _show_status(now: ops.Status, output: str) -> None:
     if output == "json":
         show_json(now.to_dict())
     else:
         click.echo(_status_text(now))
 
 
-def _status_text(now: admin.Status) -> str:
+def _status_text(now: ops.Status) -> str:
     lease = f"{now.lease_ms} ms" if now.lease_ms is not None else "none"
     facts = {"group": now.group, "term": now.term, "holder": now.holder or "nobody", "head": now.head or "-"}
     lines = ["   ".join(f"{name} {plain(str(value))}" for name, value in (facts | {"lease": lease}).items())]
@@ -64,7 +64,7 @@ def _status_text(now: admin.Status) -> str:
     return "\n".join([*lines, "", table(headings, rows)])
 
 
-def _log_text(now: admin.Status) -> str:
+def _log_text(now: ops.Status) -> str:
     records = "?" if now.log_records is None else f"{now.log_records}"
     return (
         f"{records} records, {size_text(now.log_bytes)} in Redis   snapshot {size_text(now.snapshot_bytes)}   "
@@ -72,15 +72,15 @@ def _log_text(now: admin.Status) -> str:
     )
 
 
-def vars_of(node: admin.NodeStatus) -> dict[str, Any]:
+def vars_of(node: ops.NodeStatus) -> dict[str, Any]:
     return {name: getattr(node, name) for name in node.__dataclass_fields__}
 
 
-def _age(node: admin.NodeStatus) -> str:
+def _age(node: ops.NodeStatus) -> str:
     return f"{node.age_seconds:.1f} s" if node.age_seconds < 100 else f"{node.age_seconds / 60:.0f} min"
 
 
-def _lag_text(node: admin.NodeStatus) -> str | None:
+def _lag_text(node: ops.NodeStatus) -> str | None:
     if node.lag_records is None:
         return None
     age = f", {node.lag_seconds:.1f} s" if node.lag_records and node.lag_seconds is not None else ""
@@ -93,9 +93,9 @@ def _lag_text(node: admin.NodeStatus) -> str | None:
 def history(settings: Settings, output: str) -> None:
     """The terms that the log still tells of: who held them, since when, who asked and why."""
     with settings.log() as log:
-        terms = admin.history(log)
+        terms = ops.history(log)
         if not terms:
-            admin.check_is_known(log, admin.looked(log))
+            ops.check_is_known(log, ops.looked(log))
     if output == "json":
         show_json([term.to_dict() for term in terms])
         return
@@ -111,7 +111,7 @@ def history(settings: Settings, output: str) -> None:
 def log(settings: Settings, output: str, after: str, follow: bool) -> None:
     """The records of the log, one a line."""
     with settings.log() as group_log:
-        for record in admin.records(group_log, after=RecordId.parse(after), follow=follow):
+        for record in ops.records(group_log, after=RecordId.parse(after), follow=follow):
             if output == "json":
                 show_json(_record_dict(record), a_line=True)
             else:

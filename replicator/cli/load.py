@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 import click
 import orjson
 
+from replicator import ops
 from replicator.errors import NotPrimary, ReplicatorError
 from replicator.format.ids import RecordId
-from replicator.ops import admin
 
 from .context import Settings
 
@@ -66,7 +66,7 @@ def load(settings: Settings, file: Path, any_term: bool, expect: str | None, for
     if expect is not None:
         RecordId.parse(expect)
     with settings.log() as log:
-        now = admin.status(log)
+        now = ops.status(log)
     primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
     if primary is None or primary.http is None:
         raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from replicator import ops
 from replicator.errors import ReplicatorError
-from replicator.ops import admin
 from replicator.runtime.checks import plain
 
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
@@ -52,18 +52,16 @@ def promote(
     """Make NODE the primary: it takes the next term, and whoever had the last one is fenced."""
     with settings.log() as log:
         if dry_run:
-            _show_budget(admin.budget(log, node), output)
+            _show_budget(ops.budget(log, node), output)
             return
-        done = admin.promote(
-            log, node, by=operator(), reason=reason, expect=expect_term, force=force, timeout_s=timeout
-        )
+        done = ops.promote(log, node, by=operator(), reason=reason, expect=expect_term, force=force, timeout_s=timeout)
     if output == "json":
         show_json(asdict(done))
     else:
         click.echo(f"{done.node} leads in term {done.term}, from {done.id} on ({done.led_ms:.0f} ms)")
 
 
-def _show_budget(budget: admin.Budget, output: str) -> None:
+def _show_budget(budget: ops.Budget, output: str) -> None:
     if output == "json":
         show_json(budget.to_dict())
     else:
@@ -91,7 +89,7 @@ def _show_budget(budget: admin.Budget, output: str) -> None:
 def switchover(settings: Settings, node: str, reason: str, timeout: float, output: str) -> None:
     """Move the primary to another node. Nothing is lost; how long nobody could write is printed."""
     with settings.log() as log:
-        done = admin.switchover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say)
+        done = ops.switchover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say)
     if output == "json":
         show_json(asdict(done))
         return
@@ -106,7 +104,7 @@ def switchover(settings: Settings, node: str, reason: str, timeout: float, outpu
 def demote(settings: Settings, reason: str) -> None:
     """Have the primary step down. Nobody writes until somebody is promoted."""
     with settings.log() as log:
-        term = admin.demote(log, by=operator(), reason=reason)
+        term = ops.demote(log, by=operator(), reason=reason)
     click.echo(f"nobody holds term {term}; `replicator promote NODE` makes a primary")
 
 
@@ -116,7 +114,7 @@ def demote(settings: Settings, reason: str) -> None:
 def pause(settings: Settings, reason: str) -> None:
     """Switch automatic failover off: nobody takes over by itself until `resume`."""
     with settings.log() as log:
-        admin.pause(log, by=operator(), reason=reason)
+        ops.pause(log, by=operator(), reason=reason)
     click.echo("automatic failover is paused; `replicator resume` ends that. `replicator promote` works meanwhile")
 
 
@@ -125,7 +123,7 @@ def pause(settings: Settings, reason: str) -> None:
 def resume(settings: Settings) -> None:
     """Switch automatic failover on again, on the nodes that have it."""
     with settings.log() as log:
-        admin.resume(log)
+        ops.resume(log)
     click.echo("automatic failover is on again, on the nodes that have --auto-promote")
 
 
@@ -150,7 +148,7 @@ def recover(settings: Settings, node: str | None, force: bool, reason: str, time
     """Found a log anew that Redis lost, or that is broken, from the most advanced live node."""
     with settings.log() as log:
         forced = {"force": True} if force else {}
-        done = admin.recover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say, **forced)
+        done = ops.recover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say, **forced)
     if output == "json":
         show_json(asdict(done))
     else:
@@ -163,7 +161,7 @@ def recover(settings: Settings, node: str | None, force: bool, reason: str, time
 def forget(settings: Settings, node: str) -> None:
     """Say that NODE will not come back: nobody waits for it, nor for what only it may have."""
     with settings.log() as log:
-        admin.forget(log, node, by=operator())
+        ops.forget(log, node, by=operator())
     click.echo(f"{node} is forgotten; if it comes back, it is a node of the group again")
 
 
@@ -182,7 +180,7 @@ def snapshot(settings: Settings, queue: bool, timeout: float, output: str) -> No
         result = _queued(settings, "snapshot", timeout)
     else:
         with settings.log() as log:
-            result = {"as_of": admin.snapshot(log, by=operator(), timeout_s=timeout, progress=_say)}
+            result = {"as_of": ops.snapshot(log, by=operator(), timeout_s=timeout, progress=_say)}
     if output == "json":
         show_json(result)
     else:
@@ -200,8 +198,8 @@ def verify(settings: Settings, queue: bool, timeout: float, output: str) -> None
         result = _queued(settings, "verify", timeout)
     else:
         with settings.log() as log:
-            result = admin.verify(log, by=operator(), timeout_s=timeout, progress=_say).to_dict()
-    report = admin.DigestReport(**{name: result[name] for name in ("position", "digests", "missing", "silent")})
+            result = ops.verify(log, by=operator(), timeout_s=timeout, progress=_say).to_dict()
+    report = ops.DigestReport(**{name: result[name] for name in ("position", "digests", "missing", "silent")})
     if output == "json":
         show_json(result)
     else:

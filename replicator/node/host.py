@@ -18,7 +18,7 @@ host is a crew (`scheduler.py`) for any number of nodes:
 - *Committers.* What asyncio tasks write (`async_writer.py`) is committed by whoever of them is free.
 - *A saver* goes round.
 - *A watch.* A node that takes long (a slow disk, a large restore, a name that is taken) keeps the thread that works for
-  it, and no other node is to wait for that: another thread joins, and one leaves once the first is back (`_Team`).
+  it, and no other node is to wait for that: another thread joins, and one leaves once the first is back (`Team`).
 
 Nothing else changes: each group has its own log, term and checkpoint, and fails over by itself. Give nodes of small
 groups a longer lease: a beat of each is a few round trips, whether anything happens or not.
@@ -34,7 +34,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -50,22 +50,22 @@ from ..log.redis_log import Connections, RedisLog
 from ..runtime import checks
 from ..runtime.backoff import Backoff
 from ..runtime.process import Owner
-from ..runtime.telling import Telling
 from ..runtime.threads import started
 from ..state import ReplicatedState, State
 from .lease import LEASE_S, answer_within_s
 from .node import SAVE_EVERY_S, Node
 from .scheduler import Duties
+from .worker_pool import RETRY_S, RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
 
-__all__ = ["Host"]
+__all__ = [
+    "Host",
+]
 
 logger = logging.getLogger(__name__)
 
 #: How long the reader waits for something of the groups that it reads together.
 BLOCK_S = 1.0
 
-#: How soon Redis is tried again after it did not answer: at first, and at the most.
-RETRY_S, RETRY_S_MAX = 0.1, 1.0
 
 #: One read of all groups takes Redis 3 us a group, and this process 5 us, whether much comes of it or not. So often, at
 #: the most, does it begin: a change may be so much later on a standby.
@@ -78,10 +78,6 @@ RECORDS_OF_EACH_MIN = 4
 #: Nodes that are read aside in one read: a record has up to 256 KiB, and Redis does nothing else while it copies.
 ASIDE_AT_ONCE = 8
 
-#: A thread that is so long at one thing is held up; how often that is looked at; how many threads may be.
-PATIENCE_S = 0.25
-WATCH_EVERY_S = 0.1
-TEAM_MAX = 32
 
 #: Each has connections of its own, and they mostly wait.
 KEEPERS_MAX = 256
@@ -140,11 +136,11 @@ class Host:
         self._commits: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._watching = threading.Event()
         self._teams = [
-            _Team("reader", self._next_batch, size=1),
-            _Team("saver", self._next_unsaved, size=1),
-            _Team("keeper", partial(self._next_due, self._keeping), size=keepers),
-            _Team("holder", partial(self._next_due, self._holding), size=keepers),
-            _Team("committer", self._commits.get, size=keepers),
+            Team("reader", self._next_batch, size=1),
+            Team("saver", self._next_unsaved, size=1),
+            Team("keeper", partial(self._next_due, self._keeping), size=keepers),
+            Team("holder", partial(self._next_due, self._holding), size=keepers),
+            Team("committer", self._commits.get, size=keepers),
         ]
         self._watch: threading.Thread | None = None
         try:
@@ -205,7 +201,7 @@ class Host:
             nodes = list(self._nodes)
             self._nodes.clear()
         with ThreadPoolExecutor(STOPPED_AT_ONCE, thread_name_prefix="host-stop") as pool:
-            stopped = [_begun(pool, node.stop) for node in nodes]
+            stopped = [submitted(pool, node.stop) for node in nodes]
         self._alarm.end()
         with self._lock:
             self._closed = True
@@ -500,98 +496,6 @@ class _Plan:
             if self._newest.get(tended) == (at, number):
                 return tended, None
         return None, None
-
-
-class _Team:
-    """Threads that take one thing after the other, and do it. More of them while some are held up, to a limit.
-
-    `take` waits for something to do; None ends the thread.
-    """
-
-    def __init__(self, name: str, take: Callable[[], Callable[[], None] | None], *, size: int) -> None:
-        self._name = name
-        self._take = take
-        self._size = size
-        self._lock = threading.Lock()
-        self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
-        self._telling = Telling(logger)
-        self._threads: set[threading.Thread] = set()
-        #: Since when who is at something.
-        self._since: dict[threading.Thread, float] = {}
-
-    def begin(self) -> None:
-        """Raises `NoThread`."""
-        with self._lock:
-            for _ in range(self._size):
-                self._add()
-
-    def relieve(self) -> None:
-        """Add threads for those that are held up."""
-        with self._lock:
-            try:
-                while len(self._threads) < self._limit():
-                    self._add()
-                self._telling.over("threads")
-            except NoThread as problem:  # those that are there go on, and the next look tries again
-                self._telling.tell("threads", logging.WARNING, f"nodes wait for one another: {problem}")
-
-    def join(self, timeout_s: float) -> None:
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join(timeout=timeout_s)
-
-    def _add(self) -> None:
-        self._threads.add(started(self._work, name=f"host-{self._name}"))
-
-    def _limit(self) -> int:
-        until = time.monotonic() - PATIENCE_S
-        held_up = sum(since < until for since in list(self._since.values()))
-        # Where some are held up the next one may be as well.
-        return min(TEAM_MAX, self._size + 2 * held_up)
-
-    def _work(self) -> None:
-        me = threading.current_thread()
-        while not self._is_one_too_many(me):
-            try:
-                work = self._take()
-                if work is None:
-                    break
-                self._since[me] = time.monotonic()
-                work()
-            except BaseException as error:
-                # Of one node, perhaps: the others need this thread.
-                if self._telling.tell(self._name, logging.ERROR, f"a bug in replicator: {error!r}"):
-                    logger.exception("it happened here")
-                time.sleep(self._backoff.failed())
-            else:
-                self._backoff.succeeded()
-                self._telling.over(self._name)
-            finally:
-                self._since.pop(me, None)
-        with self._lock:
-            self._threads.discard(me)
-
-    def _is_one_too_many(self, me: threading.Thread) -> bool:
-        with self._lock:
-            if len(self._threads) <= self._limit():
-                return False
-            self._threads.discard(me)
-            return True
-
-
-def _begun(pool: ThreadPoolExecutor, work: Callable[[], None]) -> Future[None]:
-    """Have it done by the pool, or here and now if there are no threads."""
-    try:
-        return pool.submit(work)
-    except RuntimeError:
-        done: Future[None] = Future()
-        try:
-            work()
-            done.set_result(None)
-        except Exception as error:
-            done.set_exception(error)
-        return done
 
 
 def _make_room_for_files(files: int) -> None:

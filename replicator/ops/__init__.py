@@ -1,0 +1,39 @@
+"""What an operator does to a group, as plain functions over its log. The command line and the jobs call these.
+
+None of them needs a node of its own, and none but `records`, if it is to follow, waits in Redis: they look, ask, and
+look again.
+"""
+
+from .common import check_is_known, looked
+from .group_status import NodeStatus, Status, size_of, status, status_of
+from .log_history import Term, history, records
+from .promotion import Budget, Promotion, Switchover, budget, demote, forget, pause, promote, resume, switchover
+from .recovery import recover
+from .verification import DigestReport, snapshot, verify
+
+__all__ = [
+    "Budget",
+    "DigestReport",
+    "NodeStatus",
+    "Promotion",
+    "Status",
+    "Switchover",
+    "Term",
+    "budget",
+    "check_is_known",
+    "demote",
+    "forget",
+    "history",
+    "looked",
+    "pause",
+    "promote",
+    "records",
+    "recover",
+    "resume",
+    "size_of",
+    "snapshot",
+    "status",
+    "status_of",
+    "switchover",
+    "verify",
+]

@@ -15,8 +15,8 @@ from ..errors import LogUnavailable
 from ..log.interface import LogSize
 from ..log.redis_log import RedisLog, Server
 from ..protocol.group import Look
-from .admin import Status, status_of
 from .diagnosis import PROBLEM, WARNING, Check, checks_of_group, checks_of_nodes, ok, problem, warning
+from .group_status import Status, status_of
 
 __all__ = ["Check", "Facts", "Report", "checks", "doctor"]
 

@@ -27,10 +27,10 @@ import orjson
 import redis
 
 from bench.registry_data import generate
+from replicator import ops
 from replicator.errors import ReplicatorError
 from replicator.format.ids import RecordId, Writer
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.protocol.fold import View
 from replicator.protocol.group import Code
 from replicator.protocol.member import Member
@@ -124,7 +124,7 @@ class Demo:
         self._title("a comes back, with its old checkpoint")
         self.stack.start_program("node-a")
         self.stack.wait_ready(STEP_TIMEOUT_S)  # it loads its checkpoint before it serves
-        head = admin.status(self.log).head
+        head = ops.status(self.log).head
         assert head is not None
         self._wait_everywhere("a", head)
         health = self._request("GET", "a", "/health").json()

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from replicator import CheckpointError, Fenced, Node, NotPrimary, RecordId
+from replicator import CheckpointError, Fenced, Node, NotPrimary, RecordId, ops
 from replicator.format.records import ChangeRecord, PartRecord, TermRecord, parse
-from replicator.ops import admin
 from replicator.protocol.group import Code
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
@@ -202,7 +201,7 @@ class TestClosed:
     def test_a_promoted_node_does_not_stay_in_standby_mode(self, group: Group) -> None:
         lead(group, "a")
         b = start(group, "b")
-        admin.promote(group.log(), "b", by="ops")
+        ops.promote(group.log(), "b", by="ops")
         assert b.role == "primary"
         assert client(b).post("/v1/nodes", json={"hostname": "x", "public_key": "AAAA"}).status_code == 201
 
@@ -220,7 +219,7 @@ class TestClosed:
         register(a, "x")
         b.promote()
         register(b, "y")
-        records = list(admin.records(group.log()))
+        records = list(ops.records(group.log()))
         assert [(type(r), r.id.term) for r in records] == [
             (TermRecord, 1), (ChangeRecord, 1), (TermRecord, 2), (ChangeRecord, 2),
         ]  # fmt: skip
@@ -267,7 +266,7 @@ class TestClosed:
         register(a, "x")
         eventually(lambda: "disk is full" in b.problem)
         assert hostnames(b) == []
-        eventually(lambda: "disk is full" in str(admin.status(group.log()).nodes[1].problem))
+        eventually(lambda: "disk is full" in str(ops.status(group.log()).nodes[1].problem))
         monkeypatch.setattr(b._checkpoint, "save", save)
         in_step(a, b)
         assert hostnames(b) == ["x"]

@@ -15,8 +15,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from replicator import ReplicatorError
-from replicator.ops import admin
+from replicator import ReplicatorError, ops
 
 from .checker import SAVED_AFTER, SECOND, Event
 from .cluster import LEASE_S, Cluster
@@ -219,9 +218,9 @@ class Nemesis:
         }  # fmt: skip
         try:
             if how == "switchover":
-                admin.switchover(log, node, **options)
+                ops.switchover(log, node, **options)
             else:
-                admin.promote(log, node, force=how == "force", **options)
+                ops.promote(log, node, force=how == "force", **options)
             self._note(f"{how} of {node} done")
         except (ReplicatorError, TimeoutError) as error:
             self._note(f"{how} of {node}: {type(error).__name__}: {error}")

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from replicator import ReplicatorError
+from replicator import ReplicatorError, ops
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.sandbox.redis_server import ServerBinary, find_server
 
 from .checker import Event, Verdict, check
@@ -49,7 +48,7 @@ class Script:
         if self.cluster.primary == node:
             return True
         try:
-            admin.promote(log, node, by="script", lease_ms=int(LEASE_S * 1000), timeout_s=2.0)
+            ops.promote(log, node, by="script", lease_ms=int(LEASE_S * 1000), timeout_s=2.0)
         except (ReplicatorError, TimeoutError):
             return False
         return True

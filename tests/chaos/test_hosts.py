@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator import PromotionRefused
-from replicator.ops import admin
+from replicator import PromotionRefused, ops
 from tests.needs import needs
 from tests.servers import servers_at_hand
 
@@ -50,7 +49,7 @@ def test_nobody_takes_over_while_those_he_does_not_hear_could_be_all_that_have_a
     assert cluster.wait_for(lambda: cluster.primary is not None)
     log = redis.open_log()
     if cluster.primary != "a":
-        admin.switchover(log, "a", by="test")
+        ops.switchover(log, "a", by="test")
     assert cluster.wait_for(lambda: cluster.primary == "a")
     cluster.start_clients(2, acks=["applied:1"], seed=1)
     assert cluster.wait_for(lambda: cluster.status("c").get("count", 0) > 20)
@@ -64,7 +63,7 @@ def test_nobody_takes_over_while_those_he_does_not_hear_could_be_all_that_have_a
         time.sleep(0.05)
     # nor does an operator who does not know what he does
     with pytest.raises(PromotionRefused, match=r"a|b"):
-        admin.promote(log, "c", by="test", timeout_s=5)
+        ops.promote(log, "c", by="test", timeout_s=5)
     log.close()
     # and what a acknowledged meanwhile is there in the end, on all
     redis.hosts.network.join()

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from replicator import ops
 from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.sandbox.redis_server import RedisServer
 from tests.kv import PATIENCE_S, eventually
 from tests.unit.test_beside import lines, telling
@@ -73,11 +73,11 @@ def log(any_redis: RedisServer) -> Iterator[RedisLog]:
 
 
 def alive(log: RedisLog, *names: str) -> None:
-    eventually(lambda: {node.name for node in admin.status(log).nodes if node.alive and node.http} >= set(names))
+    eventually(lambda: {node.name for node in ops.status(log).nodes if node.alive and node.http} >= set(names))
 
 
 def promote(log: RedisLog, name: str) -> None:
-    admin.promote(log, name, by="test", timeout_s=PATIENCE_S)
+    ops.promote(log, name, by="test", timeout_s=PATIENCE_S)
 
 
 def ask(url: str) -> tuple[int, Any]:
@@ -123,7 +123,7 @@ def test_a_file_follows_its_primary_through_a_failover(processes: Processes, log
     assert [(record.kind, record.codec) for record in batch.records] == [("change", "patch")]  # type: ignore[union-attr]
     assert len(batch.records[0].body) < 1000
     # and health is served, and nothing of a registry
-    http = next(node.http for node in admin.status(log).nodes if node.name == "a")
+    http = next(node.http for node in ops.status(log).nodes if node.name == "a")
     assert ask(f"{http}/health")[1]["role"] == "primary"
     assert ask(f"{http}/ready") == (200, {"ready": True, "role": "primary"})
     assert ask(f"{http}/v1/nodes")[0] == 404

@@ -18,12 +18,11 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from replicator import Fenced, LogUnavailable, Node, OutcomeUnknown
+from replicator import Fenced, LogUnavailable, Node, OutcomeUnknown, ops
 from replicator.cli import cli
 from replicator.format.ids import RecordId
 from replicator.log.finders import client_for
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.protocol.heartbeat import Peer
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
@@ -73,8 +72,8 @@ def pair(any_redis: RedisServer, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
         a.announce(server.url)
         a.promote()
         log = RedisLog(any_redis.url, "g")
-        eventually(lambda: [node.http for node in admin.status(log).nodes] == [server.url, None])
-        eventually(lambda: admin.status(log).nodes[0].role == "primary")
+        eventually(lambda: [node.http for node in ops.status(log).nodes] == [server.url, None])
+        eventually(lambda: ops.status(log).nodes[0].role == "primary")
         log.close()
         yield a, b
 
@@ -281,7 +280,7 @@ class TestExitCodes:
         def fail(*args: Any, **options: Any) -> None:
             raise error
 
-        monkeypatch.setattr(admin, "promote", fail)
+        monkeypatch.setattr(ops, "promote", fail)
         result = run("promote", "b")
         assert (result.exit_code, result.stdout) == (code, "")
         assert result.stderr == f"Error: {error}\n"
@@ -628,13 +627,13 @@ class TestNode:
         log = RedisLog(any_redis.url, "g")
         node = NodeProcess(any_redis.url, tmp_path / "a", module=module)
         processes.append(node)
-        eventually(lambda: node.process.poll() is not None or any(n.http for n in admin.status(log).nodes))
-        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
-        head = admin.status(log).head
+        eventually(lambda: node.process.poll() is not None or any(n.http for n in ops.status(log).nodes))
+        ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        head = ops.status(log).head
         code, out, err = node.end()
         assert (code, out) == (0, ""), err
         assert f"stopped at {head}" in err
-        assert admin.status(log).lease_ms is None
+        assert ops.status(log).lease_ms is None
         here = Node(Registry(), group="g", name="a", redis=any_redis.url, data_dir=tmp_path / "a", on_restart="standby")
         here.start()
         assert str(here.position.id) == head
@@ -646,11 +645,11 @@ class TestNode:
     ) -> None:
         log = RedisLog(any_redis.url, "g")
         processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
-        eventually(lambda: any(node.http for node in admin.status(log).nodes))
-        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        eventually(lambda: any(node.http for node in ops.status(log).nodes))
+        ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
         assert processes[0].end(signal.SIGKILL)[0] == -signal.SIGKILL
         processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
-        eventually(lambda: admin.status(log).term == 2 and admin.status(log).nodes[0].role == "primary")
+        eventually(lambda: ops.status(log).term == 2 and ops.status(log).nodes[0].role == "primary")
         assert processes[1].end(signal.SIGINT)[0] == 0
         log.close()
 
@@ -659,7 +658,7 @@ class TestNode:
     ) -> None:
         log = RedisLog(any_redis.url, "g")
         processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
-        eventually(lambda: any(node.http for node in admin.status(log).nodes))
+        eventually(lambda: any(node.http for node in ops.status(log).nodes))
         processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
         code, out, err = processes[1].end(None)
         assert (code, out) == (1, "")
@@ -673,7 +672,7 @@ class TestNode:
     ) -> None:
         log = RedisLog(any_redis.url, "g")
         processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
-        eventually(lambda: any(node.http for node in admin.status(log).nodes))
+        eventually(lambda: any(node.http for node in ops.status(log).nodes))
         processes.append(NodeProcess(any_redis.url, tmp_path / "elsewhere"))
         code, _, err = processes[1].end(None)
         assert code == 2
@@ -692,8 +691,8 @@ class TestNode:
     ) -> None:
         log = RedisLog(any_redis.url, "g")
         processes.append(NodeProcess(any_redis.url, tmp_path / "a"))
-        eventually(lambda: any(node.http for node in admin.status(log).nodes))
-        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        eventually(lambda: any(node.http for node in ops.status(log).nodes))
+        ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
         with redis.Redis.from_url(any_redis.url) as client:
             client.flushall()
         promote(log, "z", new_log_id="another")

@@ -10,10 +10,9 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from replicator import Node
+from replicator import Node, ops
 from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
 from tests.kv import KV, eventually, push
@@ -71,7 +70,7 @@ def test_a_group_that_is_well_passes(server: RedisServer, pair: tuple[Node, Node
     assert result.stdout.splitlines()[0].split() == ["CHECK", "LEVEL", "TEXT"]
     log = RedisLog(server.url, GROUP)
     # the heartbeat of a moment ago may not know of the snapshot yet
-    now = eventually(lambda: [now for now in [admin.status(log)] if now.snapshot_bytes])[0]
+    now = eventually(lambda: [now for now in [ops.status(log)] if now.snapshot_bytes])[0]
     log.close()
     assert now.log_bytes is not None
     assert now.log_bytes > now.snapshot_bytes
@@ -104,7 +103,7 @@ def test_what_a_user_may_not_ask_is_not_known(server: RedisServer, pair: tuple[N
     assert worst(told) == "not known"
     assert examined(as_ann).exit_code == 0
     log = RedisLog(as_ann, GROUP)
-    now = admin.status(log)
+    now = ops.status(log)
     log.close()
     assert (now.log_bytes, now.log_records is None) == (None, False)
 

@@ -22,9 +22,8 @@ from typing import Any
 import pytest
 import redis
 
-from replicator import Host, Node, WrongProcess
+from replicator import Host, Node, WrongProcess, ops
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.replica.gc_pause import HeldCollector
@@ -156,9 +155,9 @@ def test_what_stands_beside_a_node_is_refused_as_well(any_redis: RedisServer, pr
     server = WebServer(None)  # type: ignore[arg-type]  # it never answers anything here
     with Host(any_redis.url) as host:
         every: dict[str, Callable[[], Any]] = {
-            "status": lambda: admin.status(log),
-            "verify": lambda: admin.verify(log, by="test", timeout_s=3),
-            "promote": lambda: admin.promote(log, "a", by="test", reason="", timeout_s=3),
+            "status": lambda: ops.status(log),
+            "verify": lambda: ops.verify(log, by="test", timeout_s=3),
+            "promote": lambda: ops.promote(log, "a", by="test", reason="", timeout_s=3),
             "ask": lambda: log.ask("report", by="test"),
             "read": lambda: log.read(None, asks_after="0-0"),
             "close": log.close,

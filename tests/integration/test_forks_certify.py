@@ -17,11 +17,10 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
-from replicator import Node
+from replicator import Node, ops
 from replicator.cli import cli
 from replicator.format.ids import ERA
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import find_server
@@ -99,7 +98,7 @@ def parted(world: RedisWorld, start: Callable[[str], Node]) -> tuple[Node, Node]
     log = RedisLog(world.server.url, "g")
     eventually(lambda: not log.look().peers["a"].alive)
     eventually(lambda: b.position.id.n == 2)
-    admin.promote(log, "b", by="test", force=True, timeout_s=PATIENCE_S)
+    ops.promote(log, "b", by="test", force=True, timeout_s=PATIENCE_S)
     b.submit(register("after"))
     log.close()
     assert b.term == ERA + 1

@@ -18,13 +18,15 @@ import pytest
 import replicator.log.multiplex
 import replicator.log.redis_log
 import replicator.node.host
+import replicator.node.worker_pool
 from replicator import CheckpointError, ConfigError, Node, NoThread, NotPrimary
 from replicator.format.ids import ERA
 from replicator.log.finders import client_for
 from replicator.log.interface import Wants
 from replicator.log.redis_log import Connections, RedisLog
-from replicator.node.host import Host, _Team
+from replicator.node.host import Host
 from replicator.node.scheduler import Duties
+from replicator.node.worker_pool import Team
 from replicator.sandbox.redis_server import RedisServer
 from replicator.storage.checkpoint import Checkpoint
 from tests.conftest import RedisFactory
@@ -492,9 +494,9 @@ class TestNoThreads:
     def test_a_team_that_gets_no_more_threads_goes_on_with_those_it_has(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(replicator.node.host, "PATIENCE_S", 0.0)
+        monkeypatch.setattr(replicator.node.worker_pool, "PATIENCE_S", 0.0)
         work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        team = _Team("keeper", work.get, size=1)
+        team = Team("keeper", work.get, size=1)
         team.begin()
         start, held, free = threading.Thread.start, threading.Event(), threading.Event()
 
@@ -523,7 +525,7 @@ class TestNoThreads:
 
     def test_a_thread_of_a_team_outlives_whatever_its_work_raises(self) -> None:
         work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        team = _Team("keeper", work.get, size=1)
+        team = Team("keeper", work.get, size=1)
         team.begin()
         done = threading.Event()
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from replicator import Host, LogUnavailable, Node, OutcomeUnknown
+from replicator import Host, LogUnavailable, Node, OutcomeUnknown, ops
 from replicator.log.redis_log import RedisLog
 from replicator.log.scripts import SCRIPTS, load_scripts
-from replicator.ops import admin
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer
 from tests.conftest import RedisFactory
@@ -206,11 +205,11 @@ def test_the_tools_keep_their_time(hang: Any, proxy: Proxy, nodes: Nodes) -> Non
     log = RedisLog(proxy.url, "g")
     eventually(lambda: len(log.look().peers) == 2)
     tools: list[Callable[[], Any]] = [
-        lambda: admin.promote(log, "b", by="ann", timeout_s=TIMEOUT_S),
-        lambda: admin.switchover(log, "b", by="ann", timeout_s=TIMEOUT_S),
-        lambda: admin.snapshot(log, by="ann", timeout_s=TIMEOUT_S),
-        lambda: admin.verify(log, by="ann", timeout_s=TIMEOUT_S),
-        lambda: admin.recover(log, by="ann", timeout_s=TIMEOUT_S),
+        lambda: ops.promote(log, "b", by="ann", timeout_s=TIMEOUT_S),
+        lambda: ops.switchover(log, "b", by="ann", timeout_s=TIMEOUT_S),
+        lambda: ops.snapshot(log, by="ann", timeout_s=TIMEOUT_S),
+        lambda: ops.verify(log, by="ann", timeout_s=TIMEOUT_S),
+        lambda: ops.recover(log, by="ann", timeout_s=TIMEOUT_S),
     ]
     with hang(proxy):
         assert max(map(time_of, tools)) < TIMEOUT_S + LATE_S

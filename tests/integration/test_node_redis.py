@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 import redis
 
-from replicator import Fenced, LeaseLost, LogUnavailable, Node, NotPrimary, OutcomeUnknown, RecordId
+from replicator import Fenced, LeaseLost, LogUnavailable, Node, NotPrimary, OutcomeUnknown, RecordId, ops
 from replicator.format.ids import ERA
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
@@ -122,16 +121,16 @@ class TestEveryServer:
         with pytest.raises(NotPrimary):
             a.submit(push(6))
         log = RedisLog(redis_server.url, "g")
-        eventually(lambda: {node.role for node in admin.status(log).nodes} == {"primary", "standby"})
-        assert admin.verify(log, by="test").equal
+        eventually(lambda: {node.role for node in ops.status(log).nodes} == {"primary", "standby"})
+        assert ops.verify(log, by="test").equal
         head = log.look().head
         assert head is not None
-        assert admin.snapshot(log, by="test") == str(head.position.id)
+        assert ops.snapshot(log, by="test") == str(head.position.id)
         b.replace([["pushed", ["new"]]])
         in_step(a, b)
         assert pushed(a) == pushed(b) == ["new"]
         b.stop()
-        assert admin.status(log).lease_ms is None
+        assert ops.status(log).lease_ms is None
         b = nodes.start("b", redis_server.url)
         b.wait(role="primary", timeout_s=PATIENCE_S)
         b.submit(push("on"))
@@ -152,7 +151,7 @@ class TestEveryServer:
         with a.reading() as here, b.reading() as there:
             assert (here.data, here.pushed) == (there.data, there.pushed)
         log = RedisLog(redis_server.url, "g")
-        assert admin.verify(log, by="test").equal
+        assert ops.verify(log, by="test").equal
         log.close()
 
 
@@ -235,7 +234,7 @@ class TestNetwork:
         proxy.cut()
         eventually(lambda: a.lease_ms is None)
         log = RedisLog(any_redis.url, "g")
-        assert admin.promote(log, "b", by="test").term == 2
+        assert ops.promote(log, "b", by="test").term == 2
         leads = b
         load.more()
         assert a.role == "primary"  # it cannot know
@@ -244,7 +243,7 @@ class TestNetwork:
         load.more()
         load.end()
         load.check(a, b)
-        assert admin.verify(log, by="test").equal
+        assert ops.verify(log, by="test").equal
         log.close()
 
     def test_promotions_to_and_fro_under_load_lose_nothing(
@@ -257,7 +256,7 @@ class TestNetwork:
         for target in (b, a, b, a):
             load.more()
             proxy.drop_reply_after(1, matching=b"EVALSHA")
-            admin.promote(log, target.name, by="test")
+            ops.promote(log, target.name, by="test")
             leads = target
         load.more()
         load.end()
@@ -333,7 +332,7 @@ class TestForeignHead:
             client.delete(key)
         log = RedisLog(any_redis.url, "g")
         eventually(lambda: all(peer.alive for peer in log.look().peers.values()))
-        leads = admin.recover(log, by="test", timeout_s=PATIENCE_S).node
+        leads = ops.recover(log, by="test", timeout_s=PATIENCE_S).node
         primary = a if leads == "a" else b
         primary.wait(role="primary", timeout_s=PATIENCE_S)
         primary.submit(push("y"))

@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 import redis
 
-from replicator import ConfigError, LogLost, Node
+from replicator import ConfigError, LogLost, Node, ops
 from replicator.log.redis_log import RedisLog
-from replicator.ops import admin
 from replicator.sandbox.redis_server import RedisServer
 from replicator.service.serve import serve
 from tests.integration.worlds import promote
@@ -78,8 +77,8 @@ def test_it_serves_until_a_signal_and_announces_where(any_redis: RedisServer, tm
     seen: list[Any] = []
 
     def work() -> None:
-        node = eventually(lambda: [n for n in admin.status(log).nodes if n.http])[0]
-        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        node = eventually(lambda: [n for n in ops.status(log).nodes if n.http])[0]
+        ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
         seen.append(ask("POST", f"{node.http}/v1/nodes", {"hostname": "db1", "public_key": "AAAA"}))
         seen.append(ask("GET", f"{node.http}/v1/state"))
 
@@ -88,13 +87,13 @@ def test_it_serves_until_a_signal_and_announces_where(any_redis: RedisServer, tm
     thread.join()
     assert [status for status, _ in seen] == [201, 200]
     assert seen[1][1]["nodes"]["1"]["hostname"] == "db1"
-    assert admin.status(log).lease_ms is None
+    assert ops.status(log).lease_ms is None
 
 
 def test_what_ends_the_node_ends_the_service(any_redis: RedisServer, tmp_path: Path, log: RedisLog) -> None:
     def work() -> None:
-        eventually(lambda: [n for n in admin.status(log).nodes if n.http])
-        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        eventually(lambda: [n for n in ops.status(log).nodes if n.http])
+        ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
         with redis.Redis.from_url(any_redis.url) as client:
             client.flushall()
         promote(log, "z", new_log_id="another")
@@ -110,12 +109,12 @@ def test_a_log_that_is_gone_does_not_end_it(any_redis: RedisServer, tmp_path: Pa
     seen: list[Any] = []
 
     def work() -> None:
-        node = eventually(lambda: [n for n in admin.status(log).nodes if n.http])[0]
-        admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        node = eventually(lambda: [n for n in ops.status(log).nodes if n.http])[0]
+        ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
         seen.append(ask("POST", f"{node.http}/v1/nodes", {"hostname": "db1", "public_key": "AAAA"}))
         with redis.Redis.from_url(any_redis.url) as client:
             client.flushall()
-        eventually(lambda: [n for n in admin.status(log).nodes if "there is none" in str(n.problem)])
+        eventually(lambda: [n for n in ops.status(log).nodes if "there is none" in str(n.problem)])
         seen.append(ask("GET", f"{node.http}/v1/state"))
         seen.append(ask("POST", f"{node.http}/v1/nodes", {"hostname": "db2", "public_key": "BBBB"}))
 
@@ -132,8 +131,8 @@ def test_every_signal_that_ends_it_gives_the_lease_back(
 ) -> None:
     def work() -> None:
         try:
-            eventually(lambda: [n for n in admin.status(log).nodes if n.http])
-            admin.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+            eventually(lambda: [n for n in ops.status(log).nodes if n.http])
+            ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
         finally:
             os.kill(os.getpid(), number)
 
@@ -141,7 +140,7 @@ def test_every_signal_that_ends_it_gives_the_lease_back(
     thread.start()
     serve(**settings(any_redis, tmp_path, lease_s=60.0))
     thread.join()
-    assert admin.status(log).lease_ms is None
+    assert ops.status(log).lease_ms is None
 
 
 def test_signals_in_the_middle_of_the_end_do_not_cut_it_short(
@@ -157,7 +156,7 @@ def test_signals_in_the_middle_of_the_end_do_not_cut_it_short(
         ended.append(True)
 
     monkeypatch.setattr(Node, "stop", slow)
-    thread = meanwhile(lambda: eventually(lambda: [n for n in admin.status(log).nodes if n.http]))
+    thread = meanwhile(lambda: eventually(lambda: [n for n in ops.status(log).nodes if n.http]))
     serve(**settings(any_redis, tmp_path))
     thread.join()
     assert ended == [True]
@@ -186,7 +185,7 @@ def test_an_address_that_is_none_is_not_told_to_others(
     seen: list[Any] = []
 
     def work() -> None:
-        (node,) = eventually(lambda: [n for n in admin.status(log).nodes if n.http])
+        (node,) = eventually(lambda: [n for n in ops.status(log).nodes if n.http])
         seen.extend([node.http, ask("GET", f"{node.http}/v1/state")[0]])
 
     thread = meanwhile(work)
@@ -210,7 +209,7 @@ def test_an_address_that_is_none_is_an_error_and_nothing_is_started(
     with pytest.raises(ConfigError) as raised:
         serve(**settings(any_redis, tmp_path, http=http))
     assert raised.value.fields["setting"].startswith("http")
-    assert admin.status(log).nodes == []
+    assert ops.status(log).nodes == []
 
 
 def test_a_port_that_is_taken_is_an_error_and_the_node_ends(any_redis: RedisServer, tmp_path: Path) -> None:

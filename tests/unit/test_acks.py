@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from replicator import ChangeRejected, ConfigError, LogUnavailable, NotAcknowledged, RecordId
+from replicator import ChangeRejected, ConfigError, LogUnavailable, NotAcknowledged, RecordId, ops
 from replicator.format.ids import ERA, Writer
 from replicator.log.interface import Ack, Confirmation
 from replicator.node.acks import Acks, Level
-from replicator.ops import admin
 from replicator.protocol.group import Code, Reply
 from replicator.replica.replica import Replica
 from replicator.testing import MemoryRedis
@@ -662,7 +661,7 @@ class TestNodes:
             a.submit(push("y"), ack="fsynced", timeout_s=0.05)
         group.server.fsyncs = True
         a.submit(push("z"), ack="fsynced")
-        assert admin.status(group.log()).holder == "a"
+        assert ops.status(group.log()).holder == "a"
 
 
 def test_waiting_takes_no_longer_than_it_may(waiter: Waiter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -12,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from replicator import Fenced, LeaseLost, Node, NotPrimary, PromotionRefused, RecordId, ReplicatorError
+from replicator import Fenced, LeaseLost, Node, NotPrimary, PromotionRefused, RecordId, ReplicatorError, ops
 from replicator.errors import CorruptRecord, LogLost
 from replicator.format.ids import ERA, Position, Writer
 from replicator.format.records import ChangeRecord, PartRecord, TermRecord
 from replicator.log.interface import LogSize
-from replicator.ops import admin
 from replicator.protocol import election
 from replicator.protocol.group import Claim, Code, Head, Look, Reply
 from replicator.protocol.heartbeat import Peer
@@ -52,8 +52,8 @@ class Paper:
         arguments = {"floor": 0, "lease_ms": 5000, "by": "test", "reason": "", "new_log_id": "log-1"} | more
         return self.log.promote(Claim(writer=writer, **arguments))
 
-    def promote(self, name: str = "b", **options: Any) -> admin.Promotion:
-        return admin.promote(self.log, name, by="test", **{"timeout_s": 0.05} | options)
+    def promote(self, name: str = "b", **options: Any) -> ops.Promotion:
+        return ops.promote(self.log, name, by="test", **{"timeout_s": 0.05} | options)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ class TestStatus:
         told = eventually(
             lambda: [
                 now
-                for now in [admin.status(group.log()).to_dict()]
+                for now in [ops.status(group.log()).to_dict()]
                 if [node["position"] for node in now["nodes"]] == ["1-2", "1-2"] and now["nodes"][0]["lag_records"] == 0
             ]
         )[0]
@@ -116,7 +116,7 @@ class TestStatus:
         }  # fmt: skip
 
     def test_of_a_group_that_is_not_there_yet(self, paper: Paper) -> None:
-        told = admin.status(paper.log).to_dict()
+        told = ops.status(paper.log).to_dict()
         assert told == {
             "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "head": None, "lease_ms": None,
             "log_records": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
@@ -127,11 +127,11 @@ class TestStatus:
         paper.take_term("a")
         paper.beat("a", role="primary", snapshot_bytes=900, changes_bytes=20, kept_bytes=70)
         paper.beat("b", snapshot_bytes=1, changes_bytes=2, kept_bytes=3)
-        now = admin.status(paper.log)
+        now = ops.status(paper.log)
         assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (900, 20, 70)
         paper.now_ms += 3001
         paper.beat("b", snapshot_bytes=1, changes_bytes=2, kept_bytes=3)
-        now = admin.status(paper.log)
+        now = ops.status(paper.log)
         assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (None, None, None)
         assert now.log_records == 1
 
@@ -140,73 +140,73 @@ class TestStatus:
         paper.take_term("a")
         paper.beat("a", role="primary", snapshot_bytes=900, changes_bytes=200, kept_bytes=8_000_000)
         look = paper.log.look()
-        assert admin.status_of("g", look, LogSize(10, 5000)).kept_bytes == 5000
-        assert admin.status_of("g", look, LogSize(10, 9_000_000)).kept_bytes == 8_000_000
-        assert admin.status_of("g", look, LogSize(None, None)).kept_bytes == 8_000_000
+        assert ops.status_of("g", look, LogSize(10, 5000)).kept_bytes == 5000
+        assert ops.status_of("g", look, LogSize(10, 9_000_000)).kept_bytes == 8_000_000
+        assert ops.status_of("g", look, LogSize(None, None)).kept_bytes == 8_000_000
 
     def test_a_node_behind_shows_by_how_much_and_since_when(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("b", position=at(0, 0), applied_at=int(paper.now_ms) - 2500)
-        (node,) = admin.status(paper.log).nodes
+        (node,) = ops.status(paper.log).nodes
         assert (node.lag_records, node.lag_seconds) == (1, 2.5)
 
     def test_the_lag_of_a_dead_node_is_not_known(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("b", position=at(0, 0))
         paper.now_ms += 3001
-        (node,) = admin.status(paper.log).nodes
+        (node,) = ops.status(paper.log).nodes
         assert (node.alive, node.lag_records, node.lag_seconds) == (False, None, None)
 
     def test_a_node_ahead_of_the_log_says_so_and_its_lag_is_not_known(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("b", position=at(1, 9))
-        (node,) = admin.status(paper.log).nodes
+        (node,) = ops.status(paper.log).nodes
         assert (node.lag_records, node.problem) == (None, "ahead of the log")
 
     def test_whoever_says_it_leads_and_does_not_hold_the_term_is_a_standby(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("a", role="primary", boot="a-0")
         paper.beat("b", role="primary")
-        assert [node.role for node in admin.status(paper.log).nodes] == ["standby", "standby"]
+        assert [node.role for node in ops.status(paper.log).nodes] == ["standby", "standby"]
         paper.beat("a", role="primary")
-        assert [node.role for node in admin.status(paper.log).nodes] == ["primary", "standby"]
+        assert [node.role for node in ops.status(paper.log).nodes] == ["primary", "standby"]
 
     def test_in_another_run_nobody_holds_the_term(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.server.fail_over(paper.server.state, run="run-2")
-        now = admin.status(paper.log)
+        now = ops.status(paper.log)
         assert now.holder is None
         assert "another run" in str(now.problem)
 
     def test_a_term_key_without_a_log_is_a_problem(self, paper: Paper) -> None:
         paper.server.state = replace(paper.server.state, term=5)
-        assert "Redis lost the log" in str(admin.status(paper.log).problem)
+        assert "Redis lost the log" in str(ops.status(paper.log).problem)
 
     def test_a_stray_record_is_a_problem_with_its_id(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.server.stray(RecordId(1_700_000_000_000, 0))
-        assert "1700000000000-0" in str(admin.status(paper.log).problem)
+        assert "1700000000000-0" in str(ops.status(paper.log).problem)
 
     def test_an_entry_that_is_no_heartbeat_hides_nobody(self, paper: Paper) -> None:
         paper.beat("a")
         state = paper.server.state
         paper.server.state = replace(state, beats=(*state.beats, ("z", paper.now_ms, b"not json")))
-        assert [node.name for node in admin.status(paper.log).nodes] == ["a"]
+        assert [node.name for node in ops.status(paper.log).nodes] == ["a"]
 
 
 class TestPromote:
     def test_it_tells_the_term_and_that_the_node_leads(self, group: Group) -> None:
         group.primary("a"), group.node("b")
-        done = admin.promote(group.log(), "b", by="ops", reason="maintenance")
+        done = ops.promote(group.log(), "b", by="ops", reason="maintenance")
         assert (done.node, done.term, done.id) == ("b", 2, "2-2")
         assert done.led_ms > 0
         assert group.nodes[1].role == "primary"
-        term = admin.history(group.log())[-1]
+        term = ops.history(group.log())[-1]
         assert (term.by, term.reason, term.node) == ("ops", "maintenance", "b")
 
     def test_the_first_promotion_founds_the_log(self, group: Group) -> None:
         group.node("a")
-        assert admin.promote(group.log(), "a", by="ops").id == "1-1"
+        assert ops.promote(group.log(), "a", by="ops").id == "1-1"
 
     def test_a_node_that_never_reported_is_refused_even_by_force(self, paper: Paper) -> None:
         for force in (False, True):
@@ -353,7 +353,7 @@ class TestPromote:
 
         def try_it(name: str) -> None:
             try:
-                admin.promote(group.log(), name, by="ops", timeout_s=PATIENCE_S)
+                ops.promote(group.log(), name, by="ops", timeout_s=PATIENCE_S)
             except PromotionRefused as refused:
                 assert "meanwhile" in refused.reason  # noqa: PT017
 
@@ -379,16 +379,16 @@ class TestPromote:
         log.down = ""
         eventually(lambda: len(told) > 1)
         assert told[0] == ""
-        assert admin.promote(group.log(), "b", by="ops").term == 2
+        assert ops.promote(group.log(), "b", by="ops").term == 2
 
 
 class TestDemote:
     def test_the_primary_steps_down_and_nobody_leads(self, group: Group) -> None:
         a = group.primary("a", lease_s=SHORT_LEASE_S)
         a.submit(push("x"))
-        assert admin.demote(group.log(), by="ops", reason="enough") == 2
+        assert ops.demote(group.log(), by="ops", reason="enough") == 2
         a.wait(role="standby", position="2-3", timeout_s=PATIENCE_S)
-        now = admin.status(group.log())
+        now = ops.status(group.log())
         assert (now.holder, now.term) == (None, 2)
         assert "nobody holds the term" in str(now.problem)
         with pytest.raises(NotPrimary):
@@ -397,7 +397,7 @@ class TestDemote:
 
     def test_a_demoted_node_does_not_take_the_term_back_by_itself(self, group: Group) -> None:
         a = group.primary("a", lease_s=SHORT_LEASE_S)
-        admin.demote(group.log(), by="ops")
+        ops.demote(group.log(), by="ops")
         a.wait(role="standby", position="2-2", timeout_s=PATIENCE_S)
         a.stop()
         a = group.node("a", lease_s=SHORT_LEASE_S)
@@ -407,11 +407,11 @@ class TestDemote:
 
     def test_without_a_primary_there_is_nobody_to_demote(self, paper: Paper) -> None:
         with pytest.raises(NotPrimary, match="nothing to demote"):
-            admin.demote(paper.log, by="ops")
+            ops.demote(paper.log, by="ops")
         paper.take_term("a")
-        admin.demote(paper.log, by="ops")
+        ops.demote(paper.log, by="ops")
         with pytest.raises(NotPrimary, match="nothing to demote"):
-            admin.demote(paper.log, by="ops")
+            ops.demote(paper.log, by="ops")
 
 
 class TestBudget:
@@ -422,7 +422,7 @@ class TestBudget:
         yield
         before = paper.server.state
         for name in ("a", "b", "zz"):
-            admin.budget(paper.log, name)
+            ops.budget(paper.log, name)
         assert paper.server.state is before
 
     def test_of_a_standby_that_keeps_up_it_is_nothing(self, paper: Paper) -> None:
@@ -430,7 +430,7 @@ class TestBudget:
         place = paper.server.look().head.position  # type: ignore[union-attr]
         for name in ("a", "b"):
             paper.beat(name, term=1, position=place)
-        assert admin.budget(paper.log, "b").to_dict() == {
+        assert ops.budget(paper.log, "b").to_dict() == {
             "node": "b", "refused": None, "better": None, "lag_records": 0, "lost": [], "unknown": [],
         }  # fmt: skip
 
@@ -440,7 +440,7 @@ class TestBudget:
             author.append()
         paper.beat("a", term=1, position=author.position, changed=author.position.id)
         paper.beat("b", term=1, position=at(1, 1))
-        told = admin.budget(paper.log, "b")
+        told = ops.budget(paper.log, "b")
         assert (told.lag_records, told.lost, told.unknown, told.refused) == (3, [], [], None)
 
     def test_what_the_log_lost_and_another_has_would_be_lost(self, paper: Paper) -> None:
@@ -448,11 +448,11 @@ class TestBudget:
         author.append()
         paper.beat("a", term=1, changed=RecordId(1, 9))
         paper.beat("b", term=1, changed=RecordId(1, 2))
-        told = admin.budget(paper.log, "b")
+        told = ops.budget(paper.log, "b")
         assert told.lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
         assert (told.better, told.unknown) == ("a", [])
         assert "it lacks changes up to 1-9" in str(told.refused)
-        assert admin.budget(paper.log, "a").lost == []
+        assert ops.budget(paper.log, "a").lost == []
 
     def test_what_a_dead_node_may_have_nobody_knows(self, paper: Paper) -> None:
         author = lead(paper.log, "a", boot="a-1")
@@ -461,7 +461,7 @@ class TestBudget:
         paper.server.fail_over(paper.server.state, run="run-2")
         paper.now_ms += 4500
         paper.beat("b", term=1)
-        told = admin.budget(paper.log, "b")
+        told = ops.budget(paper.log, "b")
         assert told.unknown == ["a has not reported for 4.5 s: what it has behind 1-2"]
         assert (told.lost, told.refused) == ([], None)
 
@@ -472,28 +472,28 @@ class TestBudget:
         paper.take_term("a")
         paper.now_ms += 4000
         paper.beat("b", term=ERA + 1)
-        assert len(admin.budget(paper.log, "b").unknown) == 1
+        assert len(ops.budget(paper.log, "b").unknown) == 1
 
     def test_a_dead_node_that_read_this_term_has_nothing_of_its_own(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("c", term=1)
         paper.now_ms += 4000
         paper.beat("b", term=1)
-        assert admin.budget(paper.log, "b").unknown == []
+        assert ops.budget(paper.log, "b").unknown == []
 
     def test_in_a_new_run_who_has_not_reported_is_not_known(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("a", term=1)
         paper.server.fail_over(paper.server.state, run="run-2")
         paper.beat("b", term=1)
-        told = admin.budget(paper.log, "b")
+        told = ops.budget(paper.log, "b")
         assert told.unknown == ["a has not reported since Redis came back"]
         assert "try again" in str(told.refused)
 
     def test_of_a_node_that_never_reported_nothing_is_known(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("a", term=1)
-        told = admin.budget(paper.log, "zz")
+        told = ops.budget(paper.log, "zz")
         assert (told.lag_records, told.lost, told.unknown) == (None, [], ["zz has never reported"])
         assert (told.better, "no node of that name" in str(told.refused)) == ("a", True)
 
@@ -501,13 +501,13 @@ class TestBudget:
         paper.take_term("a")
         paper.beat("a", term=1)
         paper.beat("b", term=1, stalled="a bug")
-        assert admin.budget(paper.log, "b").refused == "it stalled: a bug"
+        assert ops.budget(paper.log, "b").refused == "it stalled: a bug"
 
     def test_where_there_is_no_log_it_says_what_each_would_leave_behind(self, paper: Paper) -> None:
         paper.beat("a", term=1, log_id="log-1", changed=RecordId(1, 9))
         paper.beat("b", term=1, log_id="log-1", changed=RecordId(1, 2))
-        assert admin.budget(paper.log, "b").lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
-        assert admin.budget(paper.log, "a").lost == []
+        assert ops.budget(paper.log, "b").lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
+        assert ops.budget(paper.log, "a").lost == []
 
 
 class Writing:
@@ -545,11 +545,11 @@ class TestSwitchover:
         a, b = group.primary("a"), group.node("b")
         a.submit(push("x"))
         told: list[str] = []
-        done = admin.switchover(group.log(), "b", by="ops", reason="new disk", progress=told.append)
+        done = ops.switchover(group.log(), "b", by="ops", reason="new disk", progress=told.append)
         assert (done.node, done.before, done.term, done.id, done.follows) == ("b", "a", 2, "2-3", True)
         assert done.gap_ms > 0
         assert (a.role, b.role) == ("standby", "primary")
-        term = admin.history(group.log())[-1]
+        term = ops.history(group.log())[-1]
         assert (term.by, term.reason) == ("ops", "new disk")
 
     def test_under_a_writer_nothing_is_lost_or_written_twice(self, group: Group) -> None:
@@ -558,7 +558,7 @@ class TestSwitchover:
         gaps = []
         for target in (b, a, b):
             writing.more()
-            gaps.append(admin.switchover(group.log(), target.name, by="ops", timeout_s=PATIENCE_S).gap_ms)
+            gaps.append(ops.switchover(group.log(), target.name, by="ops", timeout_s=PATIENCE_S).gap_ms)
         writing.more()
         writing.end()
         in_step(a, b)
@@ -574,12 +574,12 @@ class TestSwitchover:
         a.submit(push("y"))
         told: list[str] = []
         with pytest.raises(TimeoutError, match="b does not keep up: it is 2 records behind; nothing was done"):
-            admin.switchover(group.log(), "b", by="ops", timeout_s=0.2, progress=told.append)
+            ops.switchover(group.log(), "b", by="ops", timeout_s=0.2, progress=told.append)
         assert "b is 2 records behind" in told
         assert (a.role, group.server.state.term) == ("primary", 1)
         assert a.submit(push("z")) == 3
         log.deaf = False
-        assert admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S).term == 2
+        assert ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S).term == 2
         assert pushed(b) == ["x", "y", "z"]
 
     def test_one_that_is_out_of_sync_is_refused_and_nothing_is_done(self, paper: Paper) -> None:
@@ -587,18 +587,18 @@ class TestSwitchover:
         paper.beat("a", term=1, role="primary")
         paper.beat("b", term=1, in_sync=False)
         with pytest.raises(PromotionRefused, match="out of sync"):
-            admin.switchover(paper.log, "b", by="ops")
+            ops.switchover(paper.log, "b", by="ops")
         assert paper.server.state.term == 1
 
     def test_the_primary_itself_is_refused(self, group: Group) -> None:
         group.primary("a")
         with pytest.raises(PromotionRefused, match="it leads already"):
-            admin.switchover(group.log(), "a", by="ops")
+            ops.switchover(group.log(), "a", by="ops")
 
     def test_without_a_primary_there_is_nothing_to_move(self, paper: Paper) -> None:
         paper.beat("b")
         with pytest.raises(NotPrimary):
-            admin.switchover(paper.log, "b", by="ops")
+            ops.switchover(paper.log, "b", by="ops")
 
     def test_a_term_that_another_took_meanwhile_is_left_alone(self, paper: Paper) -> None:
         paper.take_term("a")
@@ -614,7 +614,7 @@ class TestSwitchover:
 
         paper.server.promote = overtaken  # type: ignore[method-assign]
         with pytest.raises(PromotionRefused, match="the term is 2, held by c, and not the expected one"):
-            admin.switchover(paper.log, "b", by="ops")
+            ops.switchover(paper.log, "b", by="ops")
         assert paper.server.state.term == 2
 
     def test_an_old_primary_that_does_not_say_so_is_told_as_that(self, group: Group) -> None:
@@ -622,34 +622,34 @@ class TestSwitchover:
         a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
         in_step(a, b)
         log.down = "cut off"
-        done = admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+        done = ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         assert (done.follows, b.role) == (False, "primary")
 
 
 class TestPause:
     def test_status_shows_who_paused_and_why_until_it_is_resumed(self, group: Group) -> None:
         group.primary("a")
-        assert admin.status(group.log()).problem is None
-        admin.pause(group.log(), by="ann", reason="moving house")
-        problem = str(admin.status(group.log()).problem)
+        assert ops.status(group.log()).problem is None
+        ops.pause(group.log(), by="ann", reason="moving house")
+        problem = str(ops.status(group.log()).problem)
         when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
         pattern = rf"automatic failover is paused \(by ann: moving house\) since {when}; `replicator resume` ends that"
         assert re.fullmatch(pattern, problem)
-        admin.pause(group.log(), by="bob")
-        assert "(by bob)" in str(admin.status(group.log()).problem)
-        admin.resume(group.log())
-        assert admin.status(group.log()).problem is None
-        admin.resume(group.log())
+        ops.pause(group.log(), by="bob")
+        assert "(by bob)" in str(ops.status(group.log()).problem)
+        ops.resume(group.log())
+        assert ops.status(group.log()).problem is None
+        ops.resume(group.log())
 
     def test_promotions_by_hand_go_on_meanwhile(self, group: Group) -> None:
         group.primary("a"), group.node("b")
-        admin.pause(group.log(), by="ann")
-        assert admin.promote(group.log(), "b", by="ann").term == 2
-        assert admin.switchover(group.log(), "a", by="ann").term == 3
-        assert "paused" in str(admin.status(group.log()).problem)
+        ops.pause(group.log(), by="ann")
+        assert ops.promote(group.log(), "b", by="ann").term == 2
+        assert ops.switchover(group.log(), "a", by="ann").term == 3
+        assert "paused" in str(ops.status(group.log()).problem)
 
     def test_where_there_is_no_log_there_is_nothing_to_pause(self, paper: Paper) -> None:
-        for switch in (lambda: admin.pause(paper.log, by="ann"), lambda: admin.resume(paper.log)):
+        for switch in (lambda: ops.pause(paper.log, by="ann"), lambda: ops.resume(paper.log)):
             with pytest.raises(LogLost, match="there is no log"):
                 switch()
 
@@ -665,7 +665,7 @@ class TestRecover:
     def recover(self, paper: Paper, node: str | None = None, **options: Any) -> Head:
         """Recover as far as it goes where nobody answers: the claim. The head after it."""
         with pytest.raises(TimeoutError, match="does not lead yet"):
-            admin.recover(paper.log, node, by="ann", timeout_s=0.01, **options)
+            ops.recover(paper.log, node, by="ann", timeout_s=0.01, **options)
         head = paper.server.look().head
         assert head is not None
         return head
@@ -680,9 +680,9 @@ class TestRecover:
         self.group_of(paper)
         before = paper.server.state
         with pytest.raises(PromotionRefused, match="the log is whole"):
-            admin.recover(paper.log, by="ann")
+            ops.recover(paper.log, by="ann")
         with pytest.raises(PromotionRefused, match="the log is whole"):
-            admin.recover(paper.log, "b", by="ann")
+            ops.recover(paper.log, "b", by="ann")
         assert paper.server.state == before
 
     def test_a_log_that_became_whole_meanwhile_is_left_alone(self, paper: Paper) -> None:
@@ -697,7 +697,7 @@ class TestRecover:
 
         paper.server.promote = mended  # type: ignore[method-assign]
         with pytest.raises(PromotionRefused, match="the log is whole"):
-            admin.recover(paper.log, by="ann")
+            ops.recover(paper.log, by="ann")
         assert paper.server.state == whole
 
     @pytest.mark.parametrize("how", ["gone", "stray"])
@@ -714,7 +714,7 @@ class TestRecover:
         assert (head.node, head.boot, head.term, head.log_id) == ("b", "b-1", ERA + 1, "ours")
         assert head.position.id == RecordId(ERA + 1, 1)
         assert "b has changes up to 1-4" in told
-        (term,) = admin.history(paper.log)
+        (term,) = ops.history(paper.log)
         assert (term.by, term.reason) == ("ann", "the log was lost")
 
     def test_it_is_founded_from_the_one_that_is_named(self, paper: Paper) -> None:
@@ -729,9 +729,9 @@ class TestRecover:
         paper.server.state = replace(paper.server.state, term=3)
         for name in ("dead", "new", "zz"):
             with pytest.raises(PromotionRefused, match="no live node of that name has the log"):
-                admin.recover(paper.log, name, by="ann")
+                ops.recover(paper.log, name, by="ann")
         with pytest.raises(PromotionRefused, match="no live node"):
-            admin.recover(paper.log, by="ann")
+            ops.recover(paper.log, by="ann")
         told: list[str] = []
         paper.beat("b", term=1, log_id="ours", changed=RecordId(1, 3))
         assert self.recover(paper, progress=told.append).node == "b"
@@ -746,7 +746,7 @@ class TestRecover:
         paper.beat("a", term=1, log_id="ours", changed=RecordId(1, 9))
         paper.beat("b", term=1, log_id="another", changed=RecordId(1, 3))
         with pytest.raises(PromotionRefused, match="different logs; name the one"):
-            admin.recover(paper.log, by="ann")
+            ops.recover(paper.log, by="ann")
         assert self.recover(paper, "b").log_id == "another"
 
     def test_a_term_that_somebody_took_meanwhile_is_a_refusal(self, paper: Paper) -> None:
@@ -760,7 +760,7 @@ class TestRecover:
 
         paper.server.promote = overtaken  # type: ignore[method-assign]
         with pytest.raises(PromotionRefused, match="the term is 99"):
-            admin.recover(paper.log, by="ann")
+            ops.recover(paper.log, by="ann")
 
     def test_a_redis_that_restarts_meanwhile_is_a_refusal(self, paper: Paper) -> None:
         self.group_of(paper)
@@ -773,7 +773,7 @@ class TestRecover:
 
         paper.server.promote = restarted  # type: ignore[method-assign]
         with pytest.raises(PromotionRefused, match="newrun"):
-            admin.recover(paper.log, by="ann")
+            ops.recover(paper.log, by="ann")
 
 
 def test_the_nodes_get_the_time_of_two_heartbeats_before_one_is_chosen(
@@ -787,9 +787,9 @@ def test_the_nodes_get_the_time_of_two_heartbeats_before_one_is_chosen(
             paper.beat("late", term=1, log_id="ours", changed=RecordId(1, 9))
 
     waited: list[float] = []
-    monkeypatch.setattr(admin.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(TimeoutError, match="late has term"):
-        admin.recover(paper.log, by="ann", timeout_s=0.0)
+        ops.recover(paper.log, by="ann", timeout_s=0.0)
     assert waited[0] == 3.0
 
 
@@ -798,7 +798,7 @@ class TestSnapshot:
         a = group.primary("a")
         a.submit(push("x"))
         told: list[str] = []
-        assert admin.snapshot(group.log(), by="ops", progress=told.append) == "1-2"
+        assert ops.snapshot(group.log(), by="ops", progress=told.append) == "1-2"
         assert told[0] == "asked a for a snapshot"
         assert told[-1] == "the snapshot of 1-2 is complete"
         assert group.server.state.head is not None
@@ -806,17 +806,17 @@ class TestSnapshot:
 
     def test_without_a_primary_nobody_can(self, paper: Paper) -> None:
         with pytest.raises(NotPrimary, match="nobody leads the group"):
-            admin.snapshot(paper.log, by="ops")
+            ops.snapshot(paper.log, by="ops")
 
     def test_a_primary_that_does_not_answer_is_a_timeout(self, paper: Paper) -> None:
         paper.take_term("a")
         with pytest.raises(TimeoutError, match="a has not completed a snapshot"):
-            admin.snapshot(paper.log, by="ops", timeout_s=0.01)
+            ops.snapshot(paper.log, by="ops", timeout_s=0.01)
 
     def test_two_who_ask_at_once_both_get_one(self, group: Group) -> None:
         a = group.primary("a")
         a.submit(push("x"))
-        asked = [in_thread(lambda: admin.snapshot(group.log(), by="ops", timeout_s=PATIENCE_S)) for _ in range(4)]
+        asked = [in_thread(lambda: ops.snapshot(group.log(), by="ops", timeout_s=PATIENCE_S)) for _ in range(4)]
         a.submit(push("y"))
         assert all(RecordId.parse(done()) >= RecordId(1, 2) for done in asked)
 
@@ -826,7 +826,7 @@ class TestVerify:
         a, _ = group.primary("a"), group.node("b")
         a.submit(push("x"))
         told: list[str] = []
-        report = admin.verify(group.log(), by="ops", progress=told.append)
+        report = ops.verify(group.log(), by="ops", progress=told.append)
         assert report.to_dict() == {
             "position": "1-3", "digests": dict.fromkeys(["a", "b"], report.digests["a"]), "missing": [], "silent": [],
             "equal": True,
@@ -838,7 +838,7 @@ class TestVerify:
         a = group.primary("a")
         a.submit(push("x"))
         group.server.beat(Peer("b", "1", run="run-1", every_ms=60_000))
-        report = admin.verify(group.log(), by="ops", timeout_s=1.0)
+        report = ops.verify(group.log(), by="ops", timeout_s=1.0)
         assert report.missing == ["b"]
         assert not report.equal
         assert report.verdict == "not all nodes could be compared: b did not report in time; a told its state at 1-3"
@@ -848,7 +848,7 @@ class TestVerify:
         a.submit(push("x"))
         group.server.beat(Peer("c", "1", run="run-1", every_ms=0))
         report = eventually(
-            lambda: (found := admin.verify(group.log(), by="ops", timeout_s=PATIENCE_S)).silent and found, "c is dead"
+            lambda: (found := ops.verify(group.log(), by="ops", timeout_s=PATIENCE_S)).silent and found, "c is dead"
         )
         assert (report.missing, report.silent, sorted(report.digests)) == ([], ["c"], ["a", "b"])
         assert not report.equal
@@ -859,18 +859,18 @@ class TestVerify:
         paper.take_term("a")
         paper.beat("a", role="primary")
         with pytest.raises(TimeoutError, match="a has not reported a digest"):
-            admin.verify(paper.log, by="ops", timeout_s=0.01)
+            ops.verify(paper.log, by="ops", timeout_s=0.01)
 
     def test_without_a_primary_nobody_can(self, paper: Paper) -> None:
         with pytest.raises(NotPrimary):
-            admin.verify(paper.log, by="ops")
+            ops.verify(paper.log, by="ops")
 
     def test_it_can_be_asked_again_and_again(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
         places = []
         for i in range(3):
             a.submit(push(i))
-            report = admin.verify(group.log(), by="ops")
+            report = ops.verify(group.log(), by="ops")
             assert report.equal
             places.append(report.position)
         assert places == ["1-3", "1-5", "1-7"]
@@ -883,9 +883,9 @@ class TestHistory:
         a.submit(push("x"))
         a.submit(push("y"))
         a.publish()
-        admin.promote(group.log(), "b", by="ops", reason="maintenance")
+        ops.promote(group.log(), "b", by="ops", reason="maintenance")
         b.submit(push("z"))
-        first, second = (term.to_dict() for term in admin.history(group.log()))
+        first, second = (term.to_dict() for term in ops.history(group.log()))
         assert first | {"at": 0} == {
             "term": 1, "node": "a", "boot": a.boot, "run": "run-1", "by": "a's application",
             "reason": "asked by the application",
@@ -898,7 +898,7 @@ class TestHistory:
         }  # fmt: skip
 
     def test_of_a_group_without_a_log_it_is_empty(self, paper: Paper) -> None:
-        assert admin.history(paper.log) == []
+        assert ops.history(paper.log) == []
 
 
 class TestRecords:
@@ -906,19 +906,19 @@ class TestRecords:
         a = group.primary("a")
         a.submit(push("x"))
         a.publish()
-        records = list(admin.records(group.log()))
+        records = list(ops.records(group.log()))
         assert [type(record) for record in records] == [TermRecord, ChangeRecord, PartRecord]
-        assert [str(record.id) for record in admin.records(group.log(), after=RecordId(1, 1))] == ["1-2", "1-3"]
+        assert [str(record.id) for record in ops.records(group.log(), after=RecordId(1, 1))] == ["1-2", "1-3"]
 
     def test_more_than_one_batch_is_read(self, group: Group) -> None:
         a = group.primary("a")
         for i in range(80):
             a.submit(push(i))
-        assert [record.id.n for record in admin.records(group.log())] == list(range(1, 82))
+        assert [record.id.n for record in ops.records(group.log())] == list(range(1, 82))
 
     def test_those_to_come_are_followed(self, group: Group) -> None:
         a = group.primary("a")
-        follow = admin.records(group.log(), follow=True)
+        follow = ops.records(group.log(), follow=True)
         followed = in_thread(lambda: [str(record.id) for record in islice(follow, 3)])
         a.submit(push("x"))
         a.submit(push("y"))
@@ -927,7 +927,7 @@ class TestRecords:
     def test_at_something_else_they_end_with_an_error(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.server.stray(RecordId(1_700_000_000_000, 0))
-        records = admin.records(paper.log)
+        records = ops.records(paper.log)
         assert str(next(records).id) == "1-1"
         with pytest.raises(ReplicatorError, match="1700000000000-0"):
             next(records)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from replicator import ops
 from replicator.errors import ConfigError, LogUnavailable, PromotionRefused
-from replicator.ops import admin
 from replicator.service import sidecar as module
 from replicator.service.role_commands import command
 from replicator.service.serve import serve
@@ -140,7 +140,7 @@ def test_a_command_that_fails_is_told_until_one_goes_well(group: Group, told: Pa
     a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
 
     def problem() -> str:
-        return next(node.problem or "" for node in admin.status(group.log()).nodes if node.name == "a")
+        return next(node.problem or "" for node in ops.status(group.log()).nodes if node.name == "a")
 
     with Beside(a, on_primary=text, on_standby=telling(told)):
         eventually(lambda: said in problem())
@@ -156,7 +156,7 @@ def test_what_cannot_be_published_is_told_until_it_is(group: Group, tmp_path: Pa
     a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
 
     def problem() -> str:
-        return admin.status(group.log()).nodes[0].problem or ""
+        return ops.status(group.log()).nodes[0].problem or ""
 
     with Beside(a, state, publish_every_s=0.02):
         eventually(lambda: "not published: the state in" in problem())
@@ -204,7 +204,7 @@ def test_a_switchover_stops_the_program_and_publishes_what_it_wrote_last(group: 
             eventually(theirs.path.exists)
             eventually(lambda: group.log().look().peers["a"].prepares)
             # when somebody else is to lead
-            done = admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+            done = ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
             # then that one has all that the users were told
             assert done.node == "b"
             assert theirs.path.read_text() == (tmp_path / "told").read_text()
@@ -238,7 +238,7 @@ def test_a_program_that_cannot_be_stopped_is_not_switched_over(group: Group, tol
         eventually(lambda: lines(told) == ["primary 1 a g"])
         eventually(lambda: group.log().look().peers["a"].prepares)
         with pytest.raises(PromotionRefused, match=r"a cannot hand over .*failed with exit code 1"):
-            admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+            ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         # then it goes on
         eventually(lambda: lines(told)[1:] == ["primary 1 a g"])
         assert (a.role, b.role) == ("primary", "standby")
@@ -252,20 +252,20 @@ def test_what_cannot_be_published_last_is_not_switched_over(group: Group, tmp_pa
         eventually(lambda: lines(told) == ["primary 1 a g"])
         eventually(lambda: group.log().look().peers["a"].prepares)
         with pytest.raises(PromotionRefused, match="there is no such file"):
-            admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+            ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         eventually(lambda: lines(told)[1:] == ["standby 1 a g", "primary 1 a g"])
 
 
 def test_a_program_that_does_not_stop_in_time_is_not_switched_over(
     group: Group, told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "PREPARE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("replicator.ops.promotion.PREPARE_TIMEOUT_S", 0.3)
     a = group.primary("a", lease_s=SHORT_LEASE_S)
     group.node("b", lease_s=SHORT_LEASE_S)
     with Beside(a, on_standby=noting(told, "standby", 1)):
         eventually(lambda: group.log().look().peers["a"].prepares)
         with pytest.raises(TimeoutError, match="a has not said that its program has stopped; nothing was done"):
-            admin.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
+            ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         assert a.role == "primary"
 
 

@@ -14,10 +14,19 @@ from typing import Any
 import pytest
 
 import replicator.node.ha_loop
-from replicator import ChangeRejected, Node, NoThread, NotJSON, ReplicatorError, SnapshotFailed, Stalled, WouldDeadlock
+from replicator import (
+    ChangeRejected,
+    Node,
+    NoThread,
+    NotJSON,
+    ReplicatorError,
+    SnapshotFailed,
+    Stalled,
+    WouldDeadlock,
+    ops,
+)
 from replicator.format.ids import RecordId
 from replicator.format.records import PartRecord
-from replicator.ops import admin
 from tests.kv import (
     KV,
     PATIENCE_S,
@@ -74,8 +83,8 @@ def said_by(group: Group, name: str) -> str:
     return group.server.look().peers[name].problem
 
 
-def digests(group: Group) -> admin.DigestReport:
-    return admin.verify(group.log(), by="test", timeout_s=PATIENCE_S)
+def digests(group: Group) -> ops.DigestReport:
+    return ops.verify(group.log(), by="test", timeout_s=PATIENCE_S)
 
 
 class TestSnapshotThatFails:

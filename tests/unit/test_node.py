@@ -42,6 +42,7 @@ from replicator import (
     RecordId,
     ReplicatorError,
     Stalled,
+    ops,
 )
 from replicator.format.ids import ERA, ORIGIN, Writer
 from replicator.format.records import PartRecord
@@ -49,7 +50,6 @@ from replicator.log.interface import Batch
 from replicator.node.consumer import PARTS_AT_ONCE, RECORDS_AT_ONCE
 from replicator.node.health import Lag
 from replicator.node.identity import Name
-from replicator.ops import admin
 from replicator.protocol import election, snapshot_policy
 from replicator.protocol.group import Claim, Code, Look, Reply
 from replicator.protocol.heartbeat import Peer
@@ -720,7 +720,7 @@ class TestLostAnswers:
         in_step(a, b)
         eventually(lambda: a.problem == "")
         assert pushed(a) == pushed(b) == []
-        assert admin.promote(group.log(), "a", by="ops").term == 3
+        assert ops.promote(group.log(), "a", by="ops").term == 3
 
     def test_what_was_trimmed_away_before_it_was_looked_up_stays_unknown(self, group: Group) -> None:
         log = group.faulty_log()
@@ -913,7 +913,7 @@ class TestSnapshotsThatAreTooHeavy:
         a.publish()
         b = group.node("b", lease_s=SHORT_LEASE_S, snapshot_bytes_max=50_000)
         eventually(lambda: "is not taken" in b.problem, "it names it")
-        shown = eventually(lambda: admin.status(group.log()).nodes[1].problem, "it reports it")
+        shown = eventually(lambda: ops.status(group.log()).nodes[1].problem, "it reports it")
         assert "snapshot_bytes_max" in shown
         assert (b.failed, b.stalled, b.in_sync) == (None, None, False)
         # and is not sent one each beat
@@ -1084,7 +1084,7 @@ class TestNewRun:
         c = group.node("c", lease_s=SHORT_LEASE_S)
         in_step(a, b, c)
         assert pushed(a) == pushed(b) == pushed(c) == ["x", *range(5), "y"]
-        assert admin.verify(group.log(), by="test").equal
+        assert ops.verify(group.log(), by="test").equal
 
     def test_terms_never_go_back(self, group: Group) -> None:
         a = group.primary("a", lease_s=SHORT_LEASE_S)
@@ -1239,7 +1239,7 @@ class TestSnapshots:
             return log.execute(record)
 
         log.faults.append(wait)
-        asked = in_thread(lambda: admin.snapshot(group.log(), by="first", timeout_s=PATIENCE_S))
+        asked = in_thread(lambda: ops.snapshot(group.log(), by="first", timeout_s=PATIENCE_S))
         assert sending.wait(PATIENCE_S)
         group.log().ask("snapshot", by="second")
         again = in_thread(lambda: a.submit(push("y")))
@@ -1488,7 +1488,7 @@ class TestReplace:
         in_step(a, b)
         seen = str(b.position.id)
         a.publish()
-        admin.verify(group.log(), by="test")
+        ops.verify(group.log(), by="test")
         b.promote()
         assert b.position.id > RecordId.parse(seen)
         b.replace([["pushed", ["new"]]], expect=seen)
@@ -1572,7 +1572,7 @@ class TestDigests:
     def test_nodes_at_one_position_have_one_digest(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
         a.submit(put("x", 1))
-        report = admin.verify(group.log(), by="test")
+        report = ops.verify(group.log(), by="test")
         assert report.equal
         assert set(report.digests) == {"a", "b"}
         assert report.position == str(a.position.id) == str(b.position.id)
@@ -1581,7 +1581,7 @@ class TestDigests:
         a, b = group.primary("a"), group.node("b")
         b._state.in_apply = lambda change: b._state.data.update(who="b")
         a.submit(put("x", 1))
-        report = admin.verify(group.log(), by="test")
+        report = ops.verify(group.log(), by="test")
         assert not report.equal
         assert report.missing == []
         assert report.digests["a"] != report.digests["b"]
@@ -1606,7 +1606,7 @@ class TestStalled:
         assert "1-3" in b.stalled
         assert "oops" in b.stalled
         assert str(b.position.id) == "1-2"
-        eventually(lambda: "oops" in str(admin.status(group.log()).nodes[1].problem))
+        eventually(lambda: "oops" in str(ops.status(group.log()).nodes[1].problem))
 
     def test_after_a_restart_it_stalls_again_at_the_same_place(self, group: Group, bug: Any) -> None:
         a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
@@ -1712,7 +1712,7 @@ class TestAutomaticFailover:
         b.wait(role="primary", timeout_s=PATIENCE_S)
         assert b.submit(push("x")) == 1
         assert b.term == 2
-        (_, record) = admin.history(group.log())
+        (_, record) = ops.history(group.log())
         assert (record.by, record.reason) == ("b", "the lease of z ran out, and nothing is known of it")
 
     def test_the_history_tells_an_end_in_order_from_a_crash_and_from_another_redis(self, group: Group) -> None:
@@ -1729,7 +1729,7 @@ class TestAutomaticFailover:
         b._log.down = "cut off"
         c.wait(role="primary", timeout_s=PATIENCE_S)
         # then each term says why it was taken
-        _, second, third, fourth = (term.reason for term in admin.history(group.log()))
+        _, second, third, fourth = (term.reason for term in ops.history(group.log()))
         assert second == "a stopped in order"
         assert third == "Redis came back as another run, and it held the term before"
         assert fourth.startswith("the lease of b ran out: it has not reported for")
@@ -1742,7 +1742,7 @@ class TestAutomaticFailover:
         in_step(*nodes)
         after_beats(2, *nodes)
         assert sorted(node.role for node in nodes) == ["primary", "standby", "standby"]
-        assert [term.node for term in admin.history(group.log())][:-1] == ["z"], "one term was taken"
+        assert [term.node for term in ops.history(group.log())][:-1] == ["z"], "one term was taken"
 
     def test_candidates_that_claim_at_the_same_moment_do_no_harm(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
@@ -1846,24 +1846,24 @@ class TestAutomaticFailover:
 
     def test_nobody_takes_over_while_it_is_paused_and_once_it_is_resumed_somebody_does(self, group: Group) -> None:
         (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
-        admin.pause(group.log(), by="ann", reason="moving house")
+        ops.pause(group.log(), by="ann", reason="moving house")
         group.end_lease()
         after_beats(4, b)
         assert (b.role, group.server.state.term) == ("standby", 1)
-        assert "paused (by ann: moving house)" in str(admin.status(group.log()).problem)
+        assert "paused (by ann: moving house)" in str(ops.status(group.log()).problem)
         sleeps(group, b)
-        admin.resume(group.log())
+        ops.resume(group.log())
         eventually(lambda: group.server.state.term == 2)
-        assert "paused" not in str(admin.status(group.log()).problem)
+        assert "paused" not in str(ops.status(group.log()).problem)
 
     def test_a_pause_holds_over_a_new_run_and_a_promotion_by_hand(self, group: Group) -> None:
         (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
-        admin.pause(group.log(), by="ann")
+        ops.pause(group.log(), by="ann")
         group.fail_over()
         after_beats(4, b)
         assert b.role == "standby"
-        assert admin.promote(group.log(), "b", by="ann", timeout_s=PATIENCE_S).term == ERA + 1
-        assert admin.status(group.log()).holder == "b"
+        assert ops.promote(group.log(), "b", by="ann", timeout_s=PATIENCE_S).term == ERA + 1
+        assert ops.status(group.log()).holder == "b"
         assert group.server.look().head.paused != ""
 
     def test_after_a_demotion_nobody_takes_over_not_even_in_another_run(self, group: Group) -> None:
@@ -1876,7 +1876,7 @@ class TestAutomaticFailover:
         group.fail_over()
         after_beats(5, a, b)
         assert (a.role, b.role, group.server.state.term) == ("standby", "standby", term)
-        assert admin.promote(group.log(), "a", by="ann", timeout_s=PATIENCE_S).term == ERA + 1
+        assert ops.promote(group.log(), "a", by="ann", timeout_s=PATIENCE_S).term == ERA + 1
 
     def test_one_that_lacks_what_the_log_lost_does_not_take_over(self, group: Group) -> None:
         """G5."""
@@ -1895,7 +1895,7 @@ class TestAutomaticFailover:
         after_beats(5, b, c)
         assert b.role == "standby"
         with pytest.raises(PromotionRefused) as raised:
-            admin.promote(group.log(), "b", by="test")
+            ops.promote(group.log(), "b", by="test")
         assert raised.value.better == "c"
         c.stop()
         c = group.node("c", lease_s=SHORT_LEASE_S, auto_promote=True)
@@ -1918,7 +1918,7 @@ class TestAutomaticFailover:
         nodes = [group.node(name, auto_promote=True) for name in "abc"]
         eventually(lambda: any(node.role == "primary" for node in nodes))
         in_step(*nodes)
-        assert [term.term for term in admin.history(group.log())] == [1]
+        assert [term.term for term in ops.history(group.log())] == [1]
         assert sorted(node.role for node in nodes) == ["primary", "standby", "standby"]
 
     def test_a_group_that_lost_its_log_elects_nobody(self, group: Group) -> None:
@@ -1938,7 +1938,7 @@ class TestAutomaticFailover:
 def _demoted(group: Group) -> bool:
     """Demote whoever leads; with short leases the term may just have moved on."""
     try:
-        admin.demote(group.log(), by="ann")
+        ops.demote(group.log(), by="ann")
     except (PromotionRefused, NotPrimary):
         return False
     return True
@@ -1974,9 +1974,9 @@ class TestFlapping:
         vacant_group(group, "b", "c")
         self.flaps(group, "b")
         with pytest.raises(PromotionRefused, match="it took the term 3 times") as raised:
-            admin.promote(group.log(), "b", by="test")
+            ops.promote(group.log(), "b", by="test")
         assert raised.value.better == "c"
-        assert admin.promote(group.log(), "b", by="test", force=True, timeout_s=PATIENCE_S).term == 2
+        assert ops.promote(group.log(), "b", by="test", force=True, timeout_s=PATIENCE_S).term == 2
 
     def test_where_nobody_else_can_it_goes_itself(self, group: Group) -> None:
         (c,) = vacant_group(group, "c")
@@ -2357,7 +2357,7 @@ class TestReadTokens:
         group.fail_over(before)
         log.deaf = False
         eventually(lambda: not group.server.look().peers["a"].alive)
-        admin.promote(group.log(), "b", by="test", timeout_s=PATIENCE_S)
+        ops.promote(group.log(), "b", by="test", timeout_s=PATIENCE_S)
         submitted(b, push("next"))
         assert token == "1-4"
         return b, token
@@ -2600,10 +2600,10 @@ class TestLogLost:
         with pytest.raises(LogLost, match="replicator recover"):
             a.submit(push("y"))
         after_beats(3, a)
-        (told,) = admin.status(group.log()).nodes
+        (told,) = ops.status(group.log()).nodes
         assert "there is none" in str(told.problem)
         assert told.alive
-        assert "replicator recover" in str(admin.status(group.log()).problem)
+        assert "replicator recover" in str(ops.status(group.log()).problem)
         assert (a.failed, a.role, pushed(a)) == (None, "standby", ["x"])
 
     def test_nothing_but_a_heartbeat_is_written_where_the_log_was(self, group: Group) -> None:
@@ -2666,8 +2666,8 @@ class TestLogLost:
         log.down, log.deaf = "", False
         eventually(lambda: b.problem and c.problem)
         group.wake()
-        eventually(lambda: {"b", "c"} <= {n.name for n in admin.status(group.log()).nodes if n.alive and n.problem})
-        done = admin.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
+        eventually(lambda: {"b", "c"} <= {n.name for n in ops.status(group.log()).nodes if n.alive and n.problem})
+        done = ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
         assert (done.node, done.term, done.id) == ("b", ERA + 1, f"{ERA + 1}-1")
         b.wait(role="primary", timeout_s=PATIENCE_S)
         b.submit(push("next"))
@@ -2678,8 +2678,8 @@ class TestLogLost:
         in_step(a, b, c)
         assert pushed(a) == pushed(b) == pushed(c) == ["all have it", "a and b have it", "next"]
         assert forks(a) == forks(b) == forks(c) == []
-        eventually(lambda: admin.status(group.log()).problem is None)
-        assert admin.verify(group.log(), by="test").equal
+        eventually(lambda: ops.status(group.log()).problem is None)
+        assert ops.verify(group.log(), by="test").equal
 
     def test_what_only_others_had_becomes_a_fork(self, group: Group) -> None:
         log = group.faulty_log()
@@ -2691,7 +2691,7 @@ class TestLogLost:
         group.server.flush()
         log.down = "cut off"
         b = group.node("b", lease_s=SHORT_LEASE_S)
-        admin.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
+        ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
         b.wait(role="primary", timeout_s=PATIENCE_S)
         log.down = ""
         in_step(a, b)
@@ -2703,7 +2703,7 @@ class TestLogLost:
         a.submit(push("x"))
         group.server.flush()
         eventually(lambda: a.problem)
-        admin.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
+        ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
         a.wait(role="primary", position="1-2", timeout_s=PATIENCE_S)
         with pytest.raises(PositionLost, match="term 1 ended at 1-2"):
             a.wait(position="1-3", timeout_s=PATIENCE_S)
@@ -2937,7 +2937,7 @@ class TestStrays:
             a.submit(push("y"))
         eventually(lambda: "1700000000000-0" in b.problem)
         assert pushed(a) == pushed(b) == ["x"]
-        assert "1700000000000-0" in (admin.status(group.log()).problem or "")
+        assert "1700000000000-0" in (ops.status(group.log()).problem or "")
 
     def test_what_came_before_the_stray_is_applied(self, group: Group) -> None:
         a, log = group.primary("a"), group.log()

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from replicator import Node, NotAcknowledged, PromotionRefused
+from replicator import Node, NotAcknowledged, PromotionRefused, ops
 from replicator.errors import ConfigError
-from replicator.ops import admin
 from replicator.protocol import election
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, beats, eventually, forks, in_step, push, pushed
@@ -66,12 +65,12 @@ def test_nobody_takes_over_alone_while_others_may_have_what_was_acknowledged(gro
     # then it waits, says for whom, and wants to be forced
     assert c.role == "standby"
     assert split.new.look().term == 1
-    assert "a and b are missing since Redis came back" in str(admin.status(split.log).problem)
+    assert "a and b are missing since Redis came back" in str(ops.status(split.log).problem)
     with pytest.raises(PromotionRefused, match=r"a and b are missing .*applied:1"):
-        admin.promote(split.log, "c", by="ann", timeout_s=0.5)
+        ops.promote(split.log, "c", by="ann", timeout_s=0.5)
     with pytest.raises(PromotionRefused, match="a and b are missing"):
         c.promote(timeout_s=0.5)
-    budget = admin.budget(split.log, "c")
+    budget = ops.budget(split.log, "c")
     assert "a and b are missing" in str(budget.refused)
     assert [text.partition(" ")[0] for text in budget.unknown] == ["a", "b"]
     # and when the partition ends, nothing is lost
@@ -96,18 +95,18 @@ def test_whoever_would_rather_go_on_goes_on(group: Group) -> None:
 
 def test_an_operator_may_force_it(group: Group) -> None:
     split = Split(group)
-    done = admin.promote(split.log, "c", by="ann", force=True, timeout_s=PATIENCE_S)
+    done = ops.promote(split.log, "c", by="ann", force=True, timeout_s=PATIENCE_S)
     assert done.node == "c"
 
 
 def test_nodes_that_are_forgotten_are_waited_for_no_more(group: Group) -> None:
     split = Split(group)
     with pytest.raises(ConfigError, match="c reports"):
-        admin.forget(split.log, "c", by="ann")
+        ops.forget(split.log, "c", by="ann")
     with pytest.raises(ConfigError, match="no node z"):
-        admin.forget(split.log, "z", by="ann")
+        ops.forget(split.log, "z", by="ann")
     eventually(lambda: not split.new.look().peers["a"].alive, "a is silent")
-    admin.forget(split.log, "a", by="ann")
+    ops.forget(split.log, "a", by="ann")
     split.c.wait(role="primary", timeout_s=PATIENCE_S)
     assert list(split.new.look().peers) == ["b", "c"]
 

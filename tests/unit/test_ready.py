@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 import replicator.node.health
-from replicator import CheckpointError, Node
+from replicator import CheckpointError, Node, ops
 from replicator.format.ids import RecordId
-from replicator.ops import admin
 from tests.integration.worlds import promote
 from tests.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push
 
@@ -120,8 +119,8 @@ class TestStandby:
         b = group.node("b", log=log)
         assert (b.in_sync, code(b)) == (False, "out_of_sync")
         assert "has read nothing of the log" in str(b.unready)
-        eventually(lambda: admin.status(group.log()).nodes[1:])
-        assert not admin.status(group.log()).nodes[1].in_sync
+        eventually(lambda: ops.status(group.log()).nodes[1:])
+        assert not ops.status(group.log()).nodes[1].in_sync
         log.deaf = False
         eventually(lambda: b.in_sync and code(b) == "")
 
@@ -214,7 +213,7 @@ class TestStandby:
         log = group.faulty_log()
         log.deaf = True
         b = group.node("b", log=log)
-        promoting = in_thread(lambda: admin.promote(group.log(), "b", by="ops", timeout_s=PATIENCE_S))
+        promoting = in_thread(lambda: ops.promote(group.log(), "b", by="ops", timeout_s=PATIENCE_S))
         eventually(lambda: group.server.state.term == 2)
         log.deaf = False
         promoting()

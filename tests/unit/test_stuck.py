@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from replicator import NotPrimary, PromotionRefused, ReplicatorError
+from replicator import NotPrimary, PromotionRefused, ReplicatorError, ops
 from replicator.errors import CorruptRecord
 from replicator.format.codec import encode_changes
 from replicator.format.ids import N_LEAP, TERM_LEAP, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, Record, seal_change
 from replicator.node.ha_loop import STUCK_S
-from replicator.ops import admin
 from replicator.protocol.group import Code, Reply
 from replicator.testing import Entry
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, forks, in_step, push, pushed
@@ -53,8 +52,8 @@ def write(group: Group, record: Record, *, with_head: bool = False) -> None:
     group.server._write(entries=(*state.entries, entry), last_id=record.id, head=head)
 
 
-def recovered(group: Group) -> admin.Promotion:
-    return admin.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
+def recovered(group: Group) -> ops.Promotion:
+    return ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
 
 
 def writes_again(group: Group, *nodes: Any) -> None:
@@ -160,13 +159,13 @@ def test_a_term_key_that_cannot_be_is_told_and_mended_by_one_command(group: Grou
     in_step(a, b)
     group.server.set_term(term)
     eventually(lambda: group.server.state.lease is None or group.server._lease_ms() < 0, "nobody holds a lease")
-    problem = str(admin.status(group.log()).problem)
+    problem = str(ops.status(group.log()).problem)
     assert "the term key holds" in problem
     assert "`replicator recover`" in problem
     with pytest.raises(ReplicatorError, match="`replicator recover`"):
         a.submit(push("refused"))
     assert recovered(group).term == 2
-    eventually(lambda: admin.status(group.log()).problem is None)
+    eventually(lambda: ops.status(group.log()).problem is None)
     writes_again(group, a, b)
     assert [forks(node) for node in (a, b)] == [[], []]
     assert a.term < 10
@@ -179,7 +178,7 @@ def test_a_head_that_was_edited_by_hand_is_told_and_mended_by_one_command(group:
     in_step(a, b)
     group.server.set_head(**fields)
     eventually(lambda: group.server._lease_ms() < 0, "nobody holds a lease")
-    assert "something else than replicator wrote to the head" in str(admin.status(group.log()).problem)
+    assert "something else than replicator wrote to the head" in str(ops.status(group.log()).problem)
     after_beats(3, a, b)  # also the one that held the term reports on
     recovered(group)
     writes_again(group, a, b)
@@ -203,7 +202,7 @@ def test_a_record_of_somebody_else_moves_nobody_far_and_is_mended_by_one_command
         assert node.term <= 1 + TERM_LEAP
         assert node._replica.member.view.cursor.id.n <= 2 + N_LEAP
     if not with_head or term > 5 or n > 1000:
-        eventually(lambda: admin.status(group.log()).problem, "it is told")
+        eventually(lambda: ops.status(group.log()).problem, "it is told")
         recovered(group)
     else:
         eventually(lambda: any(node.role == "primary" for node in (a, b)) or _promoted(group, a, b), "one leads")
@@ -214,7 +213,7 @@ def test_a_record_of_somebody_else_moves_nobody_far_and_is_mended_by_one_command
 def _promoted(group: Group, *nodes: Any) -> bool:
     for node in nodes:
         try:
-            admin.promote(group.log(), node.name, by="ann", timeout_s=5.0)
+            ops.promote(group.log(), node.name, by="ann", timeout_s=5.0)
         except (ReplicatorError, TimeoutError):
             continue
         return True
@@ -249,7 +248,7 @@ def test_a_holder_that_got_nowhere_and_was_replaced_follows_and_has_no_problem_l
         a.submit(push("y"))
     eventually(lambda: "lets others take over" in a.problem)
     # when another one is promoted
-    admin.promote(group.log(), "b", by="ann", force=True, timeout_s=PATIENCE_S)
+    ops.promote(group.log(), "b", by="ann", force=True, timeout_s=PATIENCE_S)
     # then it learns of that although it renews nothing, and follows
     eventually(lambda: not a._replica.member.holds_term)
     a._state.snapshot = draw

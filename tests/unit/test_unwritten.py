@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from replicator import ops
 from replicator.errors import NotAcknowledged, PromotionRefused, Stalled, StateError, StateInUse
 from replicator.format.ids import ZERO_ID
 from replicator.node.acks import Level
 from replicator.node.problems import Problems
 from replicator.node.state_writer import FIRST_PAUSE_S, PAUSE_S_MAX, StateWriter
-from replicator.ops import admin
 from replicator.state import SharedState
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
 from tests.unit.test_whole import KIB, Kept, Text, has, pieces
@@ -63,8 +63,8 @@ def group(tmp_path: Path) -> Iterator[Group]:
     group.close()
 
 
-def status_of(group: Group, name: str) -> admin.NodeStatus:
-    return next(node for node in admin.status(group.log()).nodes if node.name == name)
+def status_of(group: Group, name: str) -> ops.NodeStatus:
+    return next(node for node in ops.status(group.log()).nodes if node.name == name)
 
 
 @pytest.mark.parametrize("at_end", [True, False])

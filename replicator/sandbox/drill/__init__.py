@@ -23,8 +23,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from replicator import ops
 from replicator.errors import ConfigError, LogUnavailable, ReplicatorError
-from replicator.ops import admin
 from replicator.protocol.group import Head
 from replicator.sandbox.stack import NODES
 from replicator.storage import disk
@@ -236,7 +236,7 @@ class _Drill:
         problems = [f"{report.fault}: {report.problem}" for report in faults if report.problem is not None]
         digests, state = None, None
         try:
-            digests = admin.verify(self._scene.log, by="replicator drill", timeout_s=VERIFY_TIMEOUT_S)
+            digests = ops.verify(self._scene.log, by="replicator drill", timeout_s=VERIFY_TIMEOUT_S)
             state = self._scene.registered(self._token)
         except (ReplicatorError, TimeoutError) as error:
             problems.append(f"the states could not be compared: {error}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
-from replicator.ops import admin
+from replicator import ops
 from replicator.sandbox.stack import NODES
 
 from .stack import Scene
@@ -101,15 +101,13 @@ def _wait_for_a_successor(scene: Scene, say: Say) -> None:
 def _successor(scene: Scene) -> str | None:
     head = scene.led()
     others = [name for name in NODES if head is not None and name != head.node]
-    return next((name for name in others if admin.budget(scene.log, name).refused is None), None)
+    return next((name for name in others if ops.budget(scene.log, name).refused is None), None)
 
 
 @contextmanager
 def _switchover(scene: Scene, primary: str) -> Iterator[str]:
     target = _successor(scene) or next(name for name in NODES if name != primary)
-    done = admin.switchover(
-        scene.log, target, by="replicator drill", reason="drill", lease_ms=int(scene.lease_s * 1000)
-    )
+    done = ops.switchover(scene.log, target, by="replicator drill", reason="drill", lease_ms=int(scene.lease_s * 1000))
     yield f"replicator switchover --to {target}: nobody could write for at most {done.gap_ms:.0f} ms"
 
 

@@ -1,0 +1,87 @@
+"""What the acts of an operator share: what was looked at, which settings they take, how they wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from ..errors import (
+    LogLost,
+    LogUnavailable,
+    NotPrimary,
+    UnknownGroup,
+)
+from ..log.interface import Log
+from ..protocol.group import Code, Head, Look, Reply
+from ..runtime import checks
+from .diagnosis import is_known, term_holder
+
+__all__ = [
+    "GRACE_S",
+    "LEASE_MS",
+    "POLL_EVERY_S",
+    "Progress",
+    "check_is_known",
+    "looked",
+]
+
+POLL_EVERY_S = 0.02
+
+
+#: The first lease of who is promoted, which is that node's own from its next beat on.
+LEASE_MS = 5000
+
+
+#: Who waits for something says what it waits for when its time is over; Redis may hang so much longer.
+GRACE_S = 0.05
+
+
+Progress = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def check_call(
+    *, by: str, reason: str = "", node: str | None = None, lease_ms: int = LEASE_MS, timeout_s: float = 0.0
+) -> None:
+    checks.line("by", by)
+    checks.line("reason", reason)
+    checks.seconds("timeout_s", timeout_s)
+    checks.whole("lease_ms", lease_ms, least=1, most=int(checks.SECONDS_MAX * 1000))
+    if node is not None:
+        checks.name("node", node)
+
+
+def looked(log: Log) -> Look:
+    """The group as Redis shows it, also where a key of it holds what cannot be. Raises `LogUnavailable`."""
+    try:
+        return log.look()
+    except LogUnavailable as unavailable:
+        if unavailable.look is None:
+            raise
+        return cast(Look, unavailable.look)
+
+
+def check_is_known(log: Log, look: Look) -> None:
+    """Raises `UnknownGroup` with the groups that there are: most likely the name is misspelt, or the Redis another."""
+    if not is_known(look):
+        raise _unknown(log)
+
+
+def _unknown(log: Log) -> UnknownGroup:
+    return UnknownGroup(log.group, log.url, log.groups())
+
+
+def switched(log: Log, reply: Reply) -> None:
+    if reply.code is Code.LOST:
+        raise LogLost(what=f"there is no log of group {log.group} at {log.url}")
+
+
+def led_head(log: Log) -> Head:
+    look = log.look()
+    if look.head is None or term_holder(look) is None:
+        why = "`replicator status` says what to do" if is_known(look) else str(_unknown(log))
+        raise NotPrimary(f"nobody leads the group, so nobody can do it: {why}")
+    return look.head

@@ -1,0 +1,137 @@
+"""What a group and its nodes are doing, and what is wrong with them: `replicator status`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..log.interface import Log, LogSize
+from ..node.health import lag_as_reported
+from ..protocol.group import Look
+from ..protocol.heartbeat import Peer
+from .common import looked
+from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
+
+__all__ = [
+    "NodeStatus",
+    "Status",
+    "size_of",
+    "status",
+    "status_of",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeStatus:
+    """One node, as it last reported, `age_seconds` ago. `lag_records` and `lag_seconds`: None where nobody can know."""
+
+    name: str
+    boot: str
+    role: str
+    term: int
+    position: str
+    lag_records: int | None
+    lag_seconds: float | None
+    in_sync: bool
+    alive: bool
+    http: str | None
+    problem: str | None
+    age_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """A group. `holder` is the node that holds the term in the present run of Redis, None if nobody does.
+
+    `log_records` and `log_bytes`: the log in Redis. `snapshot_bytes`: of the newest snapshot, as it was sent;
+    `changes_bytes`: of the changes since; `kept_bytes`: of all changes that the log has. None: nobody can say.
+    `problem`: what keeps the group from being well, in one line, or None; `warnings`: what is worth a look.
+    """
+
+    group: str
+    log_id: str | None
+    run: str
+    term: int
+    holder: str | None
+    head: str | None
+    lease_ms: int | None
+    log_records: int | None
+    log_bytes: int | None
+    snapshot_bytes: int | None
+    changes_bytes: int | None
+    kept_bytes: int | None
+    nodes: list[NodeStatus]
+    problem: str | None
+    warnings: list[str]
+
+    @property
+    def well(self) -> bool:
+        """Whether neither the group nor a node that reports has a problem."""
+        return self.problem is None and not any(node.problem for node in self.nodes if node.alive)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it. The names are a contract."""
+        return asdict(self)
+
+
+def status(log: Log) -> Status:
+    """The group as Redis and the heartbeats show it. Raises `LogUnavailable`."""
+    look = looked(log)
+    return status_of(log.group, look, size_of(log, look))
+
+
+def size_of(log: Log, look: Look) -> LogSize:
+    """How large the log is, if there is one."""
+    return log.size() if look.head else LogSize(None, None)
+
+
+def status_of(group: str, look: Look, size: LogSize) -> Status:
+    """The same, of what was looked at."""
+    head = look.head
+    found, paused = checks_of_group(look) if is_known(look) else [], pause_of(look)
+    of_nodes = [f"{check.check}: {check.text}" for check in checks_of_nodes(look) if check.level == WARNING]
+    primary = look.peers.get(term_holder(look) or "")
+    primary = primary if primary is not None and primary.alive else None
+    return Status(
+        group=group,
+        log_id=head.log_id if head else None,
+        run=look.run,
+        term=look.term,
+        holder=term_holder(look),
+        head=str(head.position.id) if head else None,
+        lease_ms=look.lease_ms,
+        log_records=size.records,
+        log_bytes=size.bytes,
+        snapshot_bytes=primary.snapshot_bytes if primary else None,
+        changes_bytes=primary.changes_bytes if primary else None,
+        kept_bytes=_kept_bytes(primary, size) if primary else None,
+        nodes=[node_status(peer, look) for _, peer in sorted(look.peers.items())],
+        problem="; ".join(check.text for check in found if check.level == PROBLEM or check == paused) or None,
+        warnings=[check.text for check in found if check.level == WARNING and check != paused] + of_nodes,
+    )
+
+
+def _kept_bytes(primary: Peer, size: LogSize) -> int:
+    # After a restart a primary says what there may be. It is no more than there is.
+    return primary.kept_bytes if size.bytes is None else min(primary.kept_bytes, size.bytes)
+
+
+def node_status(peer: Peer, look: Look) -> NodeStatus:
+    head = look.head
+    ahead = head is not None and peer.position.id > head.position.id
+    holds = head is not None and (peer.node, peer.boot) == (term_holder(look), head.boot)
+    lag = lag_as_reported(peer, look)
+    return NodeStatus(
+        name=peer.node,
+        boot=peer.boot,
+        role=peer.role if peer.alive and holds else "standby",
+        term=peer.term,
+        position=str(peer.position.id),
+        lag_records=lag.records,
+        lag_seconds=lag.seconds,
+        in_sync=peer.in_sync,
+        alive=peer.alive,
+        http=peer.http or None,
+        problem=peer.stalled or peer.problem or ("ahead of the log" if ahead and peer.alive else None),
+        age_seconds=peer.age_ms / 1000,
+    )

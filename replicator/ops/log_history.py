@@ -1,0 +1,86 @@
+"""What the log tells: its records, and who held which term and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..format.ids import ZERO_ID, RecordId
+from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
+from ..log.interface import Log
+
+__all__ = [
+    "Term",
+    "history",
+    "records",
+]
+
+
+def records(log: Log, *, after: RecordId = ZERO_ID, follow: bool = False) -> Iterator[Record]:
+    """The records of the log from `after` on; with `follow`, also those to come. Raises `CorruptRecord`."""
+    while True:
+        batch = log.read(after, block_ms=500 if follow else None)
+        yield from batch.records
+        if batch.corrupt is not None:
+            raise batch.corrupt
+        if batch.records:
+            after = batch.records[-1].id
+        elif not follow:
+            return
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Term:
+    """One term, as its record and those after it tell. `last` is the id of its newest record."""
+
+    term: int
+    node: str
+    boot: str
+    run: str
+    by: str
+    reason: str
+    at: int
+    first: str
+    last: str
+    changes: int
+    snapshots: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def history(log: Log) -> list[Term]:
+    """The terms that the log still tells of, oldest first. What is older than the oldest kept snapshot is trimmed away:
+    of a term whose own record is gone, `run`, `by` and `reason` are empty."""
+    terms: list[Term] = []
+    for record in records(log):
+        if not terms or terms[-1].term != record.id.term:
+            terms.append(_opened(record))
+        terms[-1] = _with(terms[-1], record)
+    return terms
+
+
+def _opened(record: Record) -> Term:
+    opens = record if isinstance(record, TermRecord) else None
+    return Term(
+        term=record.id.term,
+        node=record.node,
+        boot=record.boot,
+        run=opens.run if opens else "",
+        by=opens.by if opens else "",
+        reason=opens.reason if opens else "",
+        at=record.at,
+        first=str(record.id),
+        last=str(record.id),
+        changes=0,
+        snapshots=0,
+    )
+
+
+def _with(term: Term, record: Record) -> Term:
+    changes = record.count if isinstance(record, ChangeRecord) else 0
+    ends = isinstance(record, PartRecord) and record.is_last
+    return replace(
+        term, last=str(record.id), changes=term.changes + changes, snapshots=term.snapshots + (1 if ends else 0)
+    )

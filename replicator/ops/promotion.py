@@ -1,0 +1,357 @@
+"""Who leads, changed by hand: promote, switchover, demote, pause, resume and forget."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import (
+    ConfigError,
+    CorruptRecord,
+    LogLost,
+    NotPrimary,
+    PromotionRefused,
+    ReplicatorError,
+)
+from ..format.ids import ZERO_ID, RecordId, Writer, era_of
+from ..log.interface import Log
+from ..protocol import election, missing_nodes
+from ..protocol.election import NOBODY
+from ..protocol.group import Claim, Code, Head, Look, Reply
+from ..protocol.heartbeat import Peer
+from ..runtime import checks
+from .common import GRACE_S, LEASE_MS, POLL_EVERY_S, Progress, check_call, led_head, looked, silent, switched
+from .diagnosis import term_holder
+from .group_status import node_status
+
+__all__ = [
+    "POLL_IN_THE_GAP_S",
+    "PREPARE_TIMEOUT_S",
+    "Budget",
+    "Promotion",
+    "Switchover",
+    "budget",
+    "demote",
+    "forget",
+    "pause",
+    "promote",
+    "resume",
+    "switchover",
+]
+
+#: For a command that stops a program, which may take a minute, and the publication after it.
+PREPARE_TIMEOUT_S = 80.0
+
+
+#: Nobody writes meanwhile, so this is looked at more often.
+POLL_IN_THE_GAP_S = 0.002
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Promotion:
+    """What a promotion did. `led_ms`: from the request until the node said that it leads."""
+
+    node: str
+    term: int
+    id: str
+    led_ms: float
+
+
+def promote(
+    log: Log,
+    node: str,
+    *,
+    by: str,
+    reason: str = "asked by an operator",
+    expect: int | None = None,
+    force: bool = False,
+    lease_ms: int = LEASE_MS,
+    timeout_s: float = 10.0,
+) -> Promotion:
+    """Give the next term to `node`, and wait until it leads.
+
+    Raises `PromotionRefused` (see `life.refusal`; `force` goes past it, but not past a node that has never reported),
+    `LogLost`, `LogUnavailable`, `TimeoutError` (it has the term, and does not lead yet).
+    """
+    check_call(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
+    checks.flag("force", force)
+    started = time.monotonic()
+    log = log.within(started + timeout_s + GRACE_S)
+    while True:
+        look = log.look()
+        if expect not in (None, look.term):
+            conflict = Reply(Code.CONFLICT, term=look.term, node=look.head.node if look.head else "")
+            raise not_promoted(node, conflict, log)
+        refusal = election.refusal(node, look)
+        if refusal is not None and (not force or node not in look.peers):
+            raise PromotionRefused(node, refusal.reason, better=refusal.better)
+        peer = look.peers[node]
+        reply = log.promote(claim_of(peer, look, lease_ms=lease_ms, by=by, reason=reason, guarded=not force))
+        if reply.code in (Code.NEW_RUN, Code.CONFLICT):
+            # Redis restarted, or somebody took a term, between look and promotion: look again.
+            if time.monotonic() > started + timeout_s:
+                raise TimeoutError(f"the group changed whenever {node} was to be promoted; nothing was done")
+            continue
+        if reply.code is not Code.OK:
+            raise not_promoted(node, reply, log)
+        try:
+            wait_until_it_leads(log, node, peer.boot, reply.term, started + timeout_s)
+        except _RestartedMeanwhile:
+            continue  # the boot that got the term is gone; its successor gets the next one
+        led_ms = (time.monotonic() - started) * 1000
+        return Promotion(node=node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
+
+
+def claim_of(peer: Peer, look: Look, *, lease_ms: int, by: str, reason: str, guarded: bool = True) -> Claim:
+    """The next term for that boot, if nothing of what was looked at has changed."""
+    return Claim(
+        writer=Writer(peer.node, peer.boot),
+        floor=election.newest_term(look),
+        lease_ms=lease_ms,
+        by=by,
+        reason=reason,
+        expect=look.term,
+        run=look.run,
+        expect_head=election.expected_head(peer, look) if guarded else None,
+        new_log_id=secrets.token_hex(16) if election.may_found(look) else "",
+        applied_min=missing_nodes.applied_min(look),
+    )
+
+
+def demote(log: Log, *, by: str, reason: str = "asked by an operator") -> int:
+    """Take the next term for nobody: the primary steps down, and nobody writes until somebody is promoted. The term."""
+    check_call(by=by, reason=reason)
+    look = log.look()
+    if term_holder(look) is None:
+        raise NotPrimary("nobody holds the term; there is nothing to demote")
+    claim = Claim(writer=NOBODY, floor=look.term, lease_ms=1, by=by, reason=reason, expect=look.term, run=look.run)
+    reply = log.promote(claim)
+    if reply.code is not Code.OK:
+        raise not_promoted("nobody", reply, log)
+    return reply.term
+
+
+def not_promoted(node: str, reply: Reply, log: Log) -> ReplicatorError:
+    if reply.code is Code.CONFLICT:
+        holder = reply.node or "nobody"
+        return PromotionRefused(node, f"the term is {reply.term}, held by {holder}, and not the expected one")
+    if reply.code is Code.STRAY:
+        return CorruptRecord.stray(reply.id)
+    if reply.code is Code.LOST:
+        return LogLost(what=f"the log of group {log.group} is gone from {log.url}")
+    if reply.code is Code.WHOLE:
+        return PromotionRefused(node, "the log is whole, there is nothing to recover; `replicator promote` is for this")
+    return PromotionRefused(node, reply.code.value)
+
+
+class _RestartedMeanwhile(Exception):
+    pass
+
+
+def wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: float) -> None:
+    while True:
+        look = log.look()
+        peer = look.peers.get(node)
+        if peer is not None and peer.boot != boot:
+            raise _RestartedMeanwhile
+        if look.term > term:
+            raise PromotionRefused(
+                node, f"{look.head.node if look.head else 'another'} took term {look.term} meanwhile"
+            )
+        if peer is not None and peer.term == term and peer.role == "primary":
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"{node} has term {term}, and does not lead yet; `replicator status` shows how far it is"
+            )
+        time.sleep(POLL_IN_THE_GAP_S)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """What a promotion of `node` would lose. `lag_records`: what it reads before it leads; None: not known.
+
+    `refused`: why the tools refuse it. `lost`: what others have and would be left with, as forks. `unknown`: what
+    nobody can say now.
+    """
+
+    node: str
+    refused: str | None
+    better: str | None
+    lag_records: int | None
+    lost: list[str]
+    unknown: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def budget(log: Log, node: str) -> Budget:
+    """What a promotion of `node` would lose, as the group is now. Changes nothing."""
+    checks.name("node", node)
+    look = log.look()
+    refusal = election.refusal(node, look)
+    candidate = look.peers.get(node)
+    return Budget(
+        node=node,
+        refused=refusal.reason if refusal else None,
+        better=refusal.better if refusal else None,
+        lag_records=node_status(candidate, look).lag_records if candidate else None,
+        lost=_lost_with(candidate, look) if candidate else [],
+        unknown=_unknown_with(node, look),
+    )
+
+
+def _lost_with(candidate: Peer, look: Look) -> list[str]:
+    in_log = look.head.changed if look.head else ZERO_ID
+    kept = max(candidate.changed, in_log)
+    return [
+        f"{peer.node} has changes up to {peer.changed}, the log and {candidate.node} only up to {kept}"
+        for _, peer in sorted(look.peers.items())
+        if peer.alive and peer.changed > kept
+    ]
+
+
+def _unknown_with(node: str, look: Look) -> list[str]:
+    head = look.head
+    unknown = [] if node in look.peers else [f"{node} has never reported"]
+    known = missing_nodes.known_to(look.peers.values(), look) - set(look.peers)
+    if not look.is_whole:
+        unknown += [f"{name} has not reported since Redis came back: what it has" for name in sorted(known - {node})]
+    for name, peer in sorted(look.peers.items()):
+        met = head is not None and look.same_run and era_of(peer.term) >= era_of(head.term)
+        if peer.alive and peer.run != look.run:
+            unknown.append(f"{name} has not reported since Redis came back")
+        elif not peer.alive and not met:
+            seconds = peer.age_ms / 1000
+            unknown.append(f"{name} has not reported for {seconds:.1f} s: what it has behind {peer.changed}")
+    return unknown
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Switchover:
+    """What a switchover did. `gap_ms`: from the last moment in which the old primary could write to the first in which
+    the new one was seen to lead, so the gap in the writes was no longer. `follows`: the old primary said that it does.
+    """
+
+    node: str
+    before: str
+    term: int
+    id: str
+    gap_ms: float
+    follows: bool
+
+
+def switchover(
+    log: Log,
+    node: str,
+    *,
+    by: str,
+    reason: str = "switchover",
+    lease_ms: int = LEASE_MS,
+    timeout_s: float = 10.0,
+    progress: Progress = silent,
+) -> Switchover:
+    """Move the primary to `node`, a standby that keeps up, without losing anything.
+
+    What stops the old primary is the promotion itself: it is one step in Redis, behind which nothing of the old term
+    is accepted, and `node` reads all before it. What is refused then is refused for certain, and can be sent to `node`.
+    So that the gap is short, `node` has to have read what the log had a moment ago. Where the old primary has a program
+    beside it, that is stopped, and what it wrote last is published, before the promotion (`node/handover.py`).
+
+    Raises `NotPrimary` (nobody leads), `PromotionRefused`, `TimeoutError` (it does not keep up, or the old primary did
+    not say that its program has stopped; nothing was done).
+    """
+    check_call(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    unlimited, log = log, log.within(deadline + GRACE_S)
+    before = led_head(log)
+    if before.node == node:
+        raise PromotionRefused(node, "it leads already")
+    _wait_until_it_keeps_up(log, node, before.position.id, deadline, progress)
+    started = time.monotonic()
+    if _prepare(unlimited, node, before, by, progress):
+        deadline = time.monotonic() + timeout_s
+        log = unlimited.within(deadline + GRACE_S)
+        _wait_until_it_keeps_up(log, node, led_head(log).position.id, deadline, progress)
+    left_s = max(0.0, deadline - time.monotonic())
+    done = promote(log, node, by=by, reason=reason, expect=before.term, lease_ms=lease_ms, timeout_s=left_s)
+    gap_ms = (time.monotonic() - started) * 1000
+    follows = _follows(log, before, done.term, deadline)
+    return Switchover(
+        node=node, before=before.node, term=done.term, id=done.id, gap_ms=round(gap_ms, 1), follows=follows
+    )
+
+
+def _prepare(log: Log, node: str, before: Head, by: str, progress: Progress) -> bool:
+    """Have the old primary stop its program and publish what it wrote last; whether there was any of that to do."""
+    peer = log.look().peers.get(before.node)
+    if peer is None or not peer.alive or not peer.prepares:
+        return False
+    ask = log.ask("prepare", by=by, node=before.node)
+    progress(f"{before.node} stops its program, and publishes what that wrote last")
+    deadline = time.monotonic() + PREPARE_TIMEOUT_S
+    while peer.prepared != ask:
+        if peer.prepared.startswith(f"{ask}: "):
+            reason = peer.prepared.removeprefix(f"{ask}: ")
+            raise PromotionRefused(node, f"{before.node} cannot hand over ({reason}); `promote` does not ask it to")
+        if not peer.alive or time.monotonic() > deadline:
+            hint = f"nothing was done; `replicator promote {node}` does not wait for it"
+            raise TimeoutError(f"{before.node} has not said that its program has stopped; {hint}")
+        time.sleep(POLL_EVERY_S)
+        peer = log.look().peers.get(before.node, peer)
+    return True
+
+
+def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: float, progress: Progress) -> None:
+    while True:
+        log.ask("report", by="switchover", node=node)
+        look = log.look()
+        refusal = election.refusal(node, look)
+        if refusal is not None:
+            raise PromotionRefused(node, refusal.reason, better=refusal.better)
+        peer = look.peers[node]
+        if peer.in_sync and peer.position.id >= target:
+            return
+        behind = target.n - peer.position.id.n
+        progress(f"{node} is {behind} records behind")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{node} does not keep up: it is {behind} records behind; nothing was done")
+        time.sleep(POLL_EVERY_S)
+
+
+def _follows(log: Log, before: Head, term: int, deadline: float) -> bool:
+    while True:
+        peer = log.look().peers.get(before.node)
+        if peer is not None and peer.term >= term and peer.role == "standby":
+            return True
+        if peer is None or not peer.alive or time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_EVERY_S)
+
+
+def pause(log: Log, *, by: str, reason: str = "") -> None:
+    """Switch automatic failover off: no node takes over by itself until `resume`. Promotions by hand go on."""
+    check_call(by=by, reason=reason)
+    switched(log, log.pause(f"by {by}: {reason}" if reason else f"by {by}"))
+
+
+def resume(log: Log) -> None:
+    """Switch automatic failover on again, on the nodes that have it."""
+    switched(log, log.pause(""))
+
+
+def forget(log: Log, node: str, *, by: str) -> None:
+    """Say that a node will not come back: nobody waits for it any more, nor for what only it may have.
+
+    Raises `ConfigError` for one that nobody knows, or that reports.
+    """
+    look = looked(log)
+    peer = look.peers.get(node)
+    if peer is None and node not in missing_nodes.known_to(look.peers.values(), look):
+        raise ConfigError(setting="node", problem=f"no node {node} has reported; `replicator status` lists them")
+    if peer is not None and peer.alive:
+        raise ConfigError(setting="node", problem=f"{node} reports; stop it first, if it is not to come back")
+    log.forget(node, by=by)

@@ -1,0 +1,102 @@
+"""A log that was lost or broken, founded anew from what a node has: `replicator recover`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from ..errors import (
+    PromotionRefused,
+)
+from ..log.interface import Log
+from ..protocol import election, missing_nodes
+from ..protocol.group import Code, Look
+from ..protocol.heartbeat import Peer
+from .common import GRACE_S, LEASE_MS, Progress, check_call, looked, silent
+from .diagnosis import term_holder
+from .promotion import Promotion, claim_of, not_promoted, wait_until_it_leads
+
+__all__ = [
+    "recover",
+]
+
+
+def recover(
+    log: Log,
+    node: str | None = None,
+    *,
+    by: str,
+    reason: str = "the log was lost",
+    force: bool = False,
+    lease_ms: int = LEASE_MS,
+    timeout_s: float = 30.0,
+    progress: Progress = silent,
+) -> Promotion:
+    """Found a broken log anew from the most advanced live node (or from `node`), in one step; it leads then.
+
+    Broken: Redis lost it, or half of it, or something is in it, in its head or its term key that no script of ours can
+    have written. The nodes report what they have for two heartbeats before one is chosen. What others have and the
+    chosen one has not becomes forks. Where only the term key is wrong, the log goes on, and the key is set right.
+
+    Raises `PromotionRefused` (the log is whole; no node to found it from; nodes are missing that may have what was
+    acknowledged as `applied:N`, unless `force`), `TimeoutError`.
+    """
+    check_call(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
+    started = time.monotonic()
+    look = looked(log.within(started + timeout_s + GRACE_S))
+    _check_is_broken(look)
+    reporting_s = election.time_to_report_ms(look.peers.values()) / 1000
+    log = log.within(started + reporting_s + timeout_s + GRACE_S)
+    progress(f"the nodes report for {reporting_s:.0f} s")
+    time.sleep(reporting_s)
+    look = looked(log)
+    _check_is_broken(look)
+    peer = _to_recover_from(look, node)
+    for name, other in sorted(look.peers.items()):
+        progress(f"{name} has changes up to {other.changed}" + ("" if other.alive else " (dead)"))
+    if not force and not missing_nodes.are_enough(peer, look):
+        raise PromotionRefused(peer.node, election.missed(peer, look))
+    claim = claim_of(peer, look, lease_ms=lease_ms, by=by, reason=reason, guarded=_goes_on(look))
+    claim = replace(claim, floor=election.floor_of(peer, look), new_log_id=peer.log_id)
+    reply = log.promote(replace(claim, anew=True, unfollowed=election.unfollowed(look)))
+    if reply.code is not Code.OK:
+        raise not_promoted(peer.node, reply, log)
+    if _goes_on(look):
+        progress(f"the term key is set right, and {peer.node} takes term {reply.term}")
+    else:
+        progress(f"founded anew from {peer.node}, in term {reply.term}; its state goes into the log")
+    wait_until_it_leads(log, peer.node, peer.boot, reply.term, started + reporting_s + timeout_s)
+    led_ms = (time.monotonic() - started) * 1000
+    return Promotion(node=peer.node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
+
+
+def _check_is_broken(look: Look) -> None:
+    if election.broken(look):
+        return
+    holder = look.peers.get(term_holder(look) or "")
+    if look.lease_ms is not None and not (holder is not None and holder.problem):
+        raise PromotionRefused("no node", "the log is whole, there is nothing to recover")
+    why = f" ({holder.node}: {holder.problem})" if holder is not None and holder.problem else ""
+    reason = f"there is nothing to recover in the log, but nobody leads{why}: `replicator promote NODE`"
+    raise PromotionRefused("no node", reason)
+
+
+def _goes_on(look: Look) -> bool:
+    """Whether nothing is wrong but the term key."""
+    whole = look.head is not None and look.last_id == look.head.position.id
+    return whole and election.unfollowed(look) is None
+
+
+def _to_recover_from(look: Look, node: str | None) -> Peer:
+    logs = {peer.log_id for peer in look.peers.values() if peer.alive and peer.log_id}
+    if node is None and len(logs) > 1:
+        raise PromotionRefused("no node", "the live nodes have different logs; name the one to go on from with --from")
+    holder = look.peers.get(term_holder(look) or "")
+    if node is None and _goes_on(look) and holder is not None and holder.alive:
+        node = holder.node
+    if node is None:
+        node = election.most_advanced_holder(look.peers.values(), *logs) if logs else None
+    peer = look.peers.get(node or "")
+    if peer is None or not peer.alive or not peer.log_id:
+        raise PromotionRefused(node or "no node", "no live node of that name has the log; start one on its data first")
+    return peer

@@ -1,0 +1,120 @@
+"""Asking a group for a snapshot, and whether the states of its nodes are equal: `replicator verify`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..format.ids import ZERO_ID
+from ..log.interface import Log
+from ..protocol.group import NO_DIGEST
+from .common import GRACE_S, POLL_EVERY_S, Progress, check_call, led_head, silent
+
+__all__ = [
+    "DigestReport",
+    "snapshot",
+    "verify",
+]
+
+
+def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress = silent) -> str:
+    """Ask the primary for a snapshot, and wait until it is complete; the id whose state it is.
+
+    Raises `NotPrimary` if nobody leads, `TimeoutError`.
+    """
+    check_call(by=by, timeout_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    log = log.within(deadline + GRACE_S)
+    head = led_head(log)
+    log.ask("snapshot", by=by)
+    progress(f"asked {head.node} for a snapshot")
+    parts = -1
+    while time.monotonic() < deadline:
+        now = led_head(log)
+        if now.snapshot_at >= head.position.id:
+            progress(f"the snapshot of {now.snapshot_at} is complete")
+            return str(now.snapshot_at)
+        if now.part_next > parts:
+            parts = now.part_next
+            progress(f"{parts} parts are in the log")
+        time.sleep(POLL_EVERY_S)
+    raise TimeoutError(f"{head.node} has not completed a snapshot after {timeout_s} s")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DigestReport:
+    """The digests of the nodes' states at one position. `missing`: live nodes that did not report in time; `silent`:
+    other nodes of the group, which do not report at all."""
+
+    position: str
+    digests: dict[str, str]
+    missing: list[str]
+    silent: list[str]
+
+    @property
+    def differ(self) -> bool:
+        """Whether those that told have different states."""
+        return len(set(self.digests.values()) - {NO_DIGEST}) > 1
+
+    @property
+    def undrawn(self) -> list[str]:
+        """Those whose state could not be drawn: `replicator status` says why."""
+        return [node for node, digest in self.digests.items() if digest == NO_DIGEST]
+
+    @property
+    def equal(self) -> bool:
+        """Whether all nodes of the group are shown to have the same state."""
+        return not (self.missing or self.silent or self.undrawn or self.differ)
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in words."""
+        if self.differ:
+            told = ", ".join(f"{node} {digest}" for node, digest in self.digests.items())
+            return f"the states at {self.position} differ: {told}"
+        if self.equal:
+            return "all equal"
+        late = [f"{node} did not report in time" for node in self.missing]
+        dead = [f"{node} does not report" for node in self.silent]
+        failed = [f"the state of {node} could not be drawn" for node in self.undrawn]
+        alike = [node for node in self.digests if node not in self.undrawn]
+        told = f"{', '.join(alike) or 'nobody'} {'have equal states' if len(alike) > 1 else 'told its state'}"
+        return f"not all nodes could be compared: {', '.join(late + dead + failed)}; {told} at {self.position}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"equal": self.equal}
+
+
+def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = silent) -> DigestReport:
+    """Have all nodes digest their state at one position of the log, and compare (G6).
+
+    The primary puts a marker, an empty change, into the log; each node reports the digest of its state there. Nodes
+    that are known and do not report are not waited for, and named.
+    Raises `NotPrimary` if nobody leads, `TimeoutError` if the primary itself does not report.
+    """
+    check_call(by=by, timeout_s=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    log = log.within(deadline + GRACE_S)
+    head = led_head(log)
+    log.ask("digest", by=by)
+    progress(f"asked {head.node} for a marker")
+    told = -1
+    while True:
+        look = log.look()
+        live = {name: peer for name, peer in look.peers.items() if peer.alive}
+        marked = live.get(head.node)
+        at = marked.digest_at if marked else ZERO_ID
+        if at > head.position.id:
+            digests = {name: peer.digest for name, peer in sorted(live.items()) if peer.digest_at == at}
+            missing = sorted(set(live) - set(digests))
+            if len(digests) > told:
+                told = len(digests)
+                progress(f"{told} of {len(live)} nodes reported at {at}")
+            if not missing or time.monotonic() > deadline:
+                known = {name for name, peer in look.peers.items() if not peer.left}
+                silent = sorted(known - set(live) - set(digests))
+                return DigestReport(position=str(at), digests=digests, missing=missing, silent=silent)
+        elif time.monotonic() > deadline:
+            raise TimeoutError(f"{head.node} has not reported a digest after {timeout_s} s")
+        time.sleep(POLL_EVERY_S)
