@@ -162,7 +162,8 @@ class LogUnavailable(ReplicatorError):
         error.refused = True
         return error
 
-    #: What can be known of the group all the same (a `Look`), where a key of it holds what no script can have written.
+    #: What can be known of the group all the same (a `GroupView`), where a key of it holds what no script can have
+    #: written.
     look: Any = None
 
     @classmethod

@@ -38,9 +38,9 @@ from replicator.format.ids import (
 )
 from replicator.format.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.format.term_ends import show_ends, with_end
-from replicator.log.interface import Ack, Ask, Batch, Confirmation, Log, LogSize
-from replicator.protocol.group import TAKEN_KEPT, Claim, Code, Head, LeaseText, Look, Reply, lease_left_ms
-from replicator.protocol.heartbeat import Peer
+from replicator.log.interface import Ack, Batch, Confirmation, GroupRequest, Log, LogSize
+from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, lease_left_ms
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.runtime import checks
 from replicator.runtime.process import Owner
 
@@ -75,7 +75,7 @@ class MemoryState:
     exists: bool = False
     lease: Lease | None = None
     beats: tuple[tuple[str, float, bytes], ...] = ()
-    asks: tuple[Ask, ...] = field(default=())
+    asks: tuple[GroupRequest, ...] = field(default=())
     acks: tuple[Ack, ...] = field(default=())
 
     @property
@@ -266,15 +266,20 @@ class MemoryRedis:
     def ack(self, ack: Ack) -> None:
         self._write(acks=(*self.state.acks, ack))
 
-    def beat(self, peer: Peer) -> None:
-        if peer.left and peer.run != self.state.run:
+    def beat(self, heartbeat: Heartbeat) -> None:
+        if heartbeat.left and heartbeat.run != self.state.run:
             return  # what Redis lost it may have
-        others = tuple(beat for beat in self.state.beats if beat[0] != peer.node)
-        self._write(beats=(*others, (peer.node, self.clock_ms(), peer.to_json())))
+        others = tuple(beat for beat in self.state.beats if beat[0] != heartbeat.node)
+        self._write(beats=(*others, (heartbeat.node, self.clock_ms(), heartbeat.to_json())))
         head = self.state.head
-        leads = head and (head.run, head.term, head.boot, peer.role) == (peer.run, peer.term, peer.boot, "primary")
-        if head and leads and peer.run == self.state.run:
-            self._write(head=head._replace(whole=peer.run, whole_at=int(self.clock_ms())))
+        leads = head and (head.run, head.term, head.boot, heartbeat.role) == (
+            heartbeat.run,
+            heartbeat.term,
+            heartbeat.boot,
+            "primary",
+        )
+        if head and leads and heartbeat.run == self.state.run:
+            self._write(head=head._replace(whole=heartbeat.run, whole_at=int(self.clock_ms())))
 
     def forget(self, node: str, *, by: str) -> None:
         self._write(beats=tuple(beat for beat in self.state.beats if beat[0] != node))
@@ -282,24 +287,24 @@ class MemoryRedis:
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:
         id_ = f"{len(self.state.asks) + 1}-0"
-        self._write(asks=(*self.state.asks, Ask(id_, what, node, by)))
+        self._write(asks=(*self.state.asks, GroupRequest(id_, what, node, by)))
         return id_
 
-    def look(self) -> Look:
+    def look(self) -> GroupView:
         state = self.state
         now_ms = self.clock_ms()
-        peers = (Peer.seen(data, beaten_at=int(at), now_ms=int(now_ms)) for _, at, data in state.beats)
+        heartbeats = (Heartbeat.seen(data, beaten_at=int(at), now_ms=int(now_ms)) for _, at, data in state.beats)
         lease = self._running_lease()
         marred = self._marred()
         head = state.head if state.exists and not state.wrong_head else None
-        look = Look(
+        look = GroupView(
             run=state.run,
             term=state.effective_term,
             head=head,
             last_id=state.last_id if state.head else ZERO_ID,
             lease_ms=lease_left_ms(lease, self._lease_ms()),
             lease=lease,
-            peers={peer.node: peer for peer in peers if peer},
+            heartbeats={heartbeat.node: heartbeat for heartbeat in heartbeats if heartbeat},
             now_ms=int(now_ms),
             marred=marred,
         )
@@ -525,7 +530,7 @@ class MemoryLog:
             found = [entry for entry in self.server.state.entries if entry.id == id]
             return _parse(str(id), found[0].header, found[0].body) if found else None
 
-    def look(self) -> Look:
+    def look(self) -> GroupView:
         with self._reach():
             return self.server.look()
 
@@ -548,9 +553,9 @@ class MemoryLog:
         with self._reach():
             pass
 
-    def beat(self, peer: Peer) -> None:
+    def beat(self, heartbeat: Heartbeat) -> None:
         with self._reach():
-            self.server.beat(peer)
+            self.server.beat(heartbeat)
 
     def forget(self, node: str, *, by: str) -> None:
         with self._reach():

@@ -269,7 +269,7 @@ class Group:
 
 def beats(node: Node) -> int:
     """Heartbeats since the node first saw the present run."""
-    return node._replica.member.beats_in_run
+    return node._replica.node_state.beats_in_run
 
 
 def after_beats(count: int, *nodes: Node) -> None:

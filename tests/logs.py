@@ -19,7 +19,7 @@ from replicator.format.records import ChangeRecord, PartRecord, Record
 from replicator.format.snapshot_parts import Cutter
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code
-from replicator.protocol.member import Member, Snapshot
+from replicator.protocol.node_state import NodeState, Snapshot
 from replicator.storage.checkpoint import Step
 from replicator.testing import Entry as RedisEntry
 from replicator.testing import MemoryLog, MemoryRedis
@@ -31,7 +31,7 @@ class Pen:
 
     def __init__(self, server: MemoryRedis, name: str = "a", *, boot: str = "") -> None:
         self.server, self.log = server, MemoryLog(server)
-        self.member = Member(me=Writer(name, boot or f"{name}-1"), view=View())
+        self.node_state = NodeState(me=Writer(name, boot or f"{name}-1"), view=View())
         self.pushed: list[Any] = []
         #: What it folded, as a checkpoint takes it.
         self.steps: list[Step] = []
@@ -39,28 +39,28 @@ class Pen:
 
     def read(self) -> None:
         """Fold what it has not read yet. After a snapshot that it restores, `pushed` is not its state."""
-        self.member = self.member.talks_to(self.server.state.run)
-        while records := self.log.read(self.member.view.cursor.id, count=1).records:
+        self.node_state = self.node_state.talks_to(self.server.state.run)
+        while records := self.log.read(self.node_state.view.cursor.id, count=1).records:
             self._fold(records[0])
 
     def promote(self, **claim: Any) -> None:
         self.log.disconnect()
-        given = {"floor": self.member.view.term, "lease_ms": 1, "by": "test", "reason": "", "new_log_id": "log-1"}
-        reply = self.log.promote(Claim(writer=self.member.me, **given | claim))
+        given = {"floor": self.node_state.view.term, "lease_ms": 1, "by": "test", "reason": "", "new_log_id": "log-1"}
+        reply = self.log.promote(Claim(writer=self.node_state.me, **given | claim))
         assert reply.code is Code.OK
         self.read()
 
     def change(self, *values: Any) -> ChangeRecord:
         """Push these values; none: a marker."""
         codec, body, digest = encode_changes([encode_change(push(value)) for value in values])
-        record = self.member.change(codec=codec, digest=digest, count=len(values), body=body, at=1_767_225_600_000)
+        record = self.node_state.change(codec=codec, digest=digest, count=len(values), body=body, at=1_767_225_600_000)
         assert self.log.append(record).code is Code.OK
         self._fold(record)
         return record
 
     def parts(self, size: int = 40, *, replaces: bool = False) -> Iterator[PartRecord]:
         """A snapshot: one part is sent each time this is drawn from."""
-        begun = self.member.begin_snapshot(replaces=replaces)
+        begun = self.node_state.begin_snapshot(replaces=replaces)
         encoder, cutter = SnapshotEncoder(), Cutter(size)
         bodies = cutter.feed(encoder.feed(["pushed", list(self.pushed)]) + encoder.finish())
         bodies.append(cutter.finish())
@@ -72,7 +72,7 @@ class Pen:
 
     def _part(self, begun: Snapshot, part: int, last: bool, encoder: SnapshotEncoder, body: bytes) -> PartRecord:
         parts = part + 1 if last else 0
-        record = self.member.part(
+        record = self.node_state.part(
             begun, part=part, parts=parts, codec=encoder.codec, digest=encoder.digest, body=body, at=1_767_225_600_000
         )
         assert self.log.part(record, rebase=begun.rebase).code is Code.OK
@@ -80,8 +80,8 @@ class Pen:
         return record
 
     def _fold(self, record: Record) -> None:
-        verdict, self.member = self.member.fold(record)
-        self.steps.append(Step(record, verdict, self.member.view))
+        verdict, self.node_state = self.node_state.fold(record)
+        self.steps.append(Step(record, verdict, self.node_state.view))
         if verdict is Verdict.APPLY:
             assert isinstance(record, ChangeRecord)
             changes = decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
@@ -89,7 +89,7 @@ class Pen:
 
     @property
     def position(self) -> Position:
-        return self.member.view.position
+        return self.node_state.view.position
 
 
 def fail_over(server: MemoryRedis, copy: Any = None, *, run: str = "run-2") -> None:

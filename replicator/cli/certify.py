@@ -33,7 +33,7 @@ from .context import (
 
 __all__ = ["certify"]
 
-HEADINGS = ("node", "position", "place", "changes", "trimmed", "surplus", "digest")
+HEADINGS = ("node", "position", "place", "changes", "trimmed", "divergent", "digest")
 
 
 @click.command()

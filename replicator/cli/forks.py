@@ -17,7 +17,7 @@ from .context import data_dirs_option, output_option, show_json, snapshot_bytes_
 
 __all__ = ["forks"]
 
-HEADINGS = ("name", "node", "when", "position", "term", "parted_at", "surplus", "reason")
+HEADINGS = ("name", "node", "when", "position", "term", "parted_at", "divergent", "reason")
 
 
 @click.group()
@@ -60,15 +60,15 @@ def _readable(paths: list[Path], problems: list[CheckpointError]) -> Iterator[fi
 
 
 def _row(fork: files.Fork) -> dict[str, object]:
-    return fork.to_dict() | {"when": _when(fork), "surplus": _surplus_text(fork)}
+    return fork.to_dict() | {"when": _when(fork), "divergent": _divergent_text(fork)}
 
 
 def _when(fork: files.Fork) -> str | None:
     return when(fork.written_at).partition(".")[0] if fork.written_at is not None else None
 
 
-def _surplus_text(fork: files.Fork) -> str:
-    return f"{fork.surplus} + those in its snapshot" if fork.in_snapshot else str(fork.surplus)
+def _divergent_text(fork: files.Fork) -> str:
+    return f"{fork.divergent_tail} + those in its snapshot" if fork.in_snapshot else str(fork.divergent_tail)
 
 
 @forks.command()
@@ -79,7 +79,7 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
     """The fork NAME, and the changes that it has and the group has not."""
     fork = files.read(files.find(name, _given(data_dirs)))
     if output == "json":
-        show_json(fork.to_dict() | {"changes": [change.to_dict() for change in files.surplus(fork)]})
+        show_json(fork.to_dict() | {"changes": [change.to_dict() for change in files.divergent_tail(fork)]})
         return
     for label, value in _facts(fork).items():
         click.echo(f"{label.ljust(10)} {plain(str(value))}")
@@ -87,7 +87,7 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
     if fork.in_snapshot:
         click.echo(f"Changes from {fork.parted_at} up to {fork.snapshot_changed} are in its snapshot and cannot be "
                    f"listed one by one: `replicator forks export {name} --state` gives the whole state.")  # fmt: skip
-    for change in files.surplus(fork):
+    for change in files.divergent_tail(fork):
         value = orjson.dumps(change.change).decode()
         click.echo(f"{when(change.at)}  {str(change.id).ljust(14)} {change.index:4d}  {plain(change.node)}  {value}")
 
@@ -100,7 +100,7 @@ def _facts(fork: files.Fork) -> dict[str, object]:
         "reason": fork.reason,
         "position": f"{fork.position}; the newest term that it knew is {fork.term}",
         "parted at": f"{fork.parted_at}: up to there, the group has all of it",
-        "surplus": f"{_surplus_text(fork)} changes",
+        "divergent": f"{_divergent_text(fork)} changes",
     }
 
 

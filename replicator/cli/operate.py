@@ -52,7 +52,7 @@ def promote(
     """Make NODE the primary: it takes the next term, and whoever had the last one is fenced."""
     with settings.log() as log:
         if dry_run:
-            _show_budget(ops.budget(log, node), output)
+            _show_preview(ops.preview(log, node), output)
             return
         done = ops.promote(log, node, by=operator(), reason=reason, expect=expect_term, force=force, timeout_s=timeout)
     if output == "json":
@@ -61,19 +61,19 @@ def promote(
         click.echo(f"{done.node} leads in term {done.term}, from {done.id} on ({done.led_ms:.0f} ms)")
 
 
-def _show_budget(budget: ops.Budget, output: str) -> None:
+def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
     if output == "json":
-        show_json(budget.to_dict())
+        show_json(preview.to_dict())
     else:
-        lag = "not known" if budget.lag_records is None else f"{budget.lag_records} records, which it reads first"
+        lag = "not known" if preview.lag_records is None else f"{preview.lag_records} records, which it reads first"
         click.echo(f"behind the log: {lag}")
-        for heading, lines in (("lost (kept as forks)", budget.lost), ("not known", budget.unknown)):
+        for heading, lines in (("lost (kept as forks)", preview.lost), ("not known", preview.unknown)):
             click.echo(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
-    if budget.refused is not None:
-        hint = f"; {budget.better} is the better one" if budget.better else ""
-        raise _WouldBeRefused(f"would be refused: {budget.refused}{hint}")
+    if preview.refused is not None:
+        hint = f"; {preview.better} is the better one" if preview.better else ""
+        raise _WouldBeRefused(f"would be refused: {preview.refused}{hint}")
     if output == "table":
-        click.echo(f"would promote {budget.node}")
+        click.echo(f"would promote {preview.node}")
 
 
 @click.command()

@@ -10,9 +10,9 @@ from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, Recor
 from replicator.format.records import Record, parse
 from replicator.format.term_ends import parse_ends
 from replicator.log.advice import advice
-from replicator.log.interface import Ack, Ask
+from replicator.log.interface import Ack, GroupRequest
 from replicator.protocol.group import Code, Head, Reply
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.heartbeat import Heartbeat
 
 #: Why a question has no answer although Redis is there: no permission, a command that was renamed, a foreign key.
 NOT_KNOWN = re.compile("NoPermissionError|unknown command|WRONGTYPE", re.IGNORECASE)
@@ -106,10 +106,10 @@ def parse_entries(entries: list[Any]) -> tuple[list[Record], CorruptRecord | Non
     return records, None
 
 
-def ask_of(entry: Any) -> Ask:
+def ask_of(entry: Any) -> GroupRequest:
     id_, fields = entry
     texts = {name: value.decode("utf-8", "replace") for name, value in pairs_of(fields or []).items()}
-    return Ask(id_.decode(), texts.get(b"ask", ""), texts.get(b"node", ""), texts.get(b"by", ""))
+    return GroupRequest(id_.decode(), texts.get(b"ask", ""), texts.get(b"node", ""), texts.get(b"by", ""))
 
 
 def ack_of(entry: Any) -> Ack | None:
@@ -185,10 +185,10 @@ def _taken_of(word: str) -> tuple[int, str] | None:
         return None
 
 
-def peer_of(value: bytes, now_ms: int) -> Peer | None:
+def heartbeat_of(value: bytes, now_ms: int) -> Heartbeat | None:
     at, _, data = value.partition(b" ")
     # Unix ms of Redis: more digits are none.
-    return Peer.seen(data, beaten_at=int(at), now_ms=now_ms) if at.isdigit() and len(at) < 17 else None
+    return Heartbeat.seen(data, beaten_at=int(at), now_ms=now_ms) if at.isdigit() and len(at) < 17 else None
 
 
 def pairs_of(flat: list[Any]) -> dict[bytes, bytes]:

@@ -12,17 +12,17 @@ from replicator.errors import CorruptRecord
 
 from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record
-from ..protocol.group import Claim, Look, Reply
-from ..protocol.heartbeat import Peer
+from ..protocol.group import Claim, GroupView, Reply
+from ..protocol.heartbeat import Heartbeat
 
 __all__ = [
     "Ack",
-    "Ask",
     "Batch",
     "Confirmation",
+    "GroupRequest",
     "Log",
     "LogSize",
-    "Wants",
+    "ReadRequest",
 ]
 
 
@@ -40,7 +40,7 @@ class LogSize(NamedTuple):
     bytes: int | None
 
 
-class Ask(NamedTuple):
+class GroupRequest(NamedTuple):
     """Something that a node or a tool asks of the group: `snapshot`, `digest`, `report`, `prepare`.
 
     Or tells it: `term` (one was taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on or
@@ -60,7 +60,7 @@ class Ack(NamedTuple):
     at: RecordId
 
 
-class Wants(NamedTuple):
+class ReadRequest(NamedTuple):
     """What to read: at most so many records behind `after` (None: none), asks and acks behind theirs (empty: none)."""
 
     after: RecordId | None
@@ -73,7 +73,7 @@ class Batch(NamedTuple):
     """What a read found: records in order, up to the first entry that is not one, and asks and acks."""
 
     records: list[Record]
-    asks: list[Ask]
+    asks: list[GroupRequest]
     corrupt: CorruptRecord | None = None
     acks: Sequence[Ack] = ()
     #: Where to go on reading acks.
@@ -164,7 +164,7 @@ class Log(Protocol):
         """The record of that id, if the log still has it. Raises `CorruptRecord`."""
         ...
 
-    def look(self) -> Look:
+    def look(self) -> GroupView:
         """All there is to know about the group but its records."""
         ...
 
@@ -176,7 +176,7 @@ class Log(Protocol):
         """
         ...
 
-    def beat(self, peer: Peer) -> None:
+    def beat(self, heartbeat: Heartbeat) -> None:
         """Write this node's heartbeat. That of the primary says that the log is whole in this run.
 
         One that says `left` is not written in another run than its own: what Redis lost the node may have.

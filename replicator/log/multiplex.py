@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from replicator.errors import LogUnavailable, OutcomeUnknown
-from replicator.log.interface import Batch, Wants
+from replicator.log.interface import Batch, ReadRequest
 from replicator.log.wire import Limit
 
 from .redis_log import Connections, RedisLog, xread
@@ -69,7 +69,7 @@ class Alarm:
 
 
 def read_together(
-    connections: Connections, reads: Sequence[tuple[RedisLog, Wants]], *, block_s: float, alarm: Alarm
+    connections: Connections, reads: Sequence[tuple[RedisLog, ReadRequest]], *, block_s: float, alarm: Alarm
 ) -> list[Batch | LogUnavailable]:
     """What each of these groups wants, in one read that waits so long (0: not) for the first of anything, or the alarm.
 
@@ -92,7 +92,7 @@ def read_together(
     return [log.found(wants, found) for log, wants in reads]
 
 
-def _read_alone(log: RedisLog, wants: Wants) -> Batch | LogUnavailable:
+def _read_alone(log: RedisLog, wants: ReadRequest) -> Batch | LogUnavailable:
     try:
         return log.read(wants.after, asks_after=wants.asks_after, acks_after=wants.acks_after, count=wants.most)
     except LogUnavailable as error:

@@ -24,10 +24,10 @@ from replicator.format.term_ends import show_ends
 from replicator.log.advice import advice, is_forbidden
 from replicator.log.connection import Link, follow, shown
 from replicator.log.finders import client_for, finder_for, user_of
-from replicator.log.interface import Ack, Batch, Confirmation, Log, LogSize, Wants
+from replicator.log.interface import Ack, Batch, Confirmation, Log, LogSize, ReadRequest
 from replicator.log.wire import Limit
-from replicator.protocol.group import Claim, Look, Reply, lease_left_ms
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.group import Claim, GroupView, Reply, lease_left_ms
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.runtime import checks
 from replicator.runtime.process import Owner
 from replicator.runtime.sharing import Flights
@@ -40,11 +40,11 @@ from .answers import (
     append_args,
     ask_of,
     head_of,
+    heartbeat_of,
     id_of,
     missing_right,
     pairs_of,
     parse_entries,
-    peer_of,
     reply_of,
     wrote_nothing,
 )
@@ -243,9 +243,19 @@ class RedisLog:
         command = (b"XADD", self._keys[6], "MAXLEN", "~", ACKS_KEPT, "*", "node", ack.node, "at", str(ack.at))
         self._answered(lambda: self._other.call(*command, limit=self._limit))
 
-    def beat(self, peer: Peer) -> None:
-        says = "left" if peer.left else "leads" if peer.role == "primary" else ""
-        self._run(self._other, "beat", 6, peer.node, peer.to_json(), says, peer.run, peer.term, peer.boot)
+    def beat(self, heartbeat: Heartbeat) -> None:
+        says = "left" if heartbeat.left else "leads" if heartbeat.role == "primary" else ""
+        self._run(
+            self._other,
+            "beat",
+            6,
+            heartbeat.node,
+            heartbeat.to_json(),
+            says,
+            heartbeat.run,
+            heartbeat.term,
+            heartbeat.boot,
+        )
 
     def forget(self, node: str, *, by: str) -> None:
         self._run(self._other, "forget", 6, node, by)
@@ -280,20 +290,20 @@ class RedisLog:
         count: int = 32,
         block_ms: int | None = None,
     ) -> Batch:
-        wants = Wants(after, asks_after, acks_after, count)
+        wants = ReadRequest(after, asks_after, acks_after, count)
         command = xread([(self, wants)], block_ms)
         if not command:
             return Batch([], [])
         limit = self._limit._replace(blocks_s=(block_ms or 0) / 1000)
         return self.found(wants, dict(self._asked(lambda: self._read.call(*command, limit=limit)) or []))
 
-    def streams(self, wants: Wants) -> list[tuple[bytes, str]]:
+    def streams(self, wants: ReadRequest) -> list[tuple[bytes, str]]:
         """The keys of what is wanted, and behind which id."""
         log, asks, acks = self._keys[1], self._keys[4], self._keys[6]
         found = [] if wants.after is None else [(log, str(wants.after))]
         return found + [(key, after) for key, after in ((asks, wants.asks_after), (acks, wants.acks_after)) if after]
 
-    def found(self, wants: Wants, entries: Mapping[bytes, list[Any]]) -> Batch:
+    def found(self, wants: ReadRequest, entries: Mapping[bytes, list[Any]]) -> Batch:
         """What an XREAD found of this group, by key."""
         records, corrupt = parse_entries(entries.get(self._keys[1], []))
         acks = entries.get(self._keys[6], [])
@@ -313,14 +323,14 @@ class RedisLog:
             raise corrupt
         return records[0] if records else None
 
-    def look(self) -> Look:
+    def look(self) -> GroupView:
         self.connections.owner.check()  # before a lock is waited for, or a sentinel is asked
         return self._looks.ask(self._limit.until, takes_s=self.takes_s)
 
     def _late(self) -> LogUnavailable:
         return LogUnavailable(url=self.url, problem="it has not answered a question that was asked before this one")
 
-    def _look(self, until: float) -> Look:
+    def _look(self, until: float) -> GroupView:
         limit = self._limit._replace(until=until)
         follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
         answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
@@ -339,8 +349,8 @@ class RedisLog:
             parsed = None if is_of_head else parsed
             marred = f"{wrong.decode()}; {self._keys[2 if is_of_head else 0].decode()} was changed by hand"
         newest = parsed.position.id if parsed else id_of(pairs_of(head))
-        beats = ((name, peer_of(value, now_ms)) for name, value in pairs_of(nodes).items())
-        found = Look(
+        beats = ((name, heartbeat_of(value, now_ms)) for name, value in pairs_of(nodes).items())
+        found = GroupView(
             run=run.decode(),
             term=int(term),
             head=parsed,
@@ -348,7 +358,11 @@ class RedisLog:
             lease_ms=lease_left_ms(lease, lease_ms),
             lease=lease,
             # A node reports under its own name, and hides no other.
-            peers={peer.node: peer for name, peer in beats if peer is not None and peer.node.encode() == name},
+            heartbeats={
+                heartbeat.node: heartbeat
+                for name, heartbeat in beats
+                if heartbeat is not None and heartbeat.node.encode() == name
+            },
             now_ms=now_ms,
             marred=marred,
         )
@@ -474,7 +488,7 @@ class RedisLog:
 
 
 def xread(
-    reads: Sequence[tuple[RedisLog, Wants]],
+    reads: Sequence[tuple[RedisLog, ReadRequest]],
     block_ms: int | None,
     also: Sequence[tuple[bytes, str]] = (),
 ) -> list[Any]:

@@ -45,7 +45,7 @@ class Acks:
 
     def __init__(self, log: Log, replica: Replica, lease: Lease) -> None:
         self._replica = replica
-        self._redis = Confirmations(log, lease, lambda: replica.member)
+        self._redis = Confirmations(log, lease, lambda: replica.node_state)
         self._lock = threading.Lock()
         self._places: dict[str, RecordId] = {}
         #: Who waits for standbys, by how many of them.
@@ -67,17 +67,17 @@ class Acks:
 
     def _is_over(self, waiter: Waiter) -> bool:
         """Whether its wait is; then it is settled. The caller has the lock."""
-        if self._replica.member.view.term != waiter.id.term:
+        if self._replica.node_state.view.term != waiter.id.term:
             waiter.settle(self._not_acknowledged(waiter))
         elif self._nodes_with(waiter.id) >= waiter.level.others and self._replica.synced_upto >= waiter.id:
             # Last of all: once it has reported in another run, others may lead there without this change.
-            vouches = self._replica.member.vouches(waiter.id.term)
+            vouches = self._replica.node_state.vouches(waiter.id.term)
             waiter.settle(None if vouches else NotAcknowledged(id=waiter.id, problem=ENDED))
         return waiter.done
 
     def _nodes_with(self, id: RecordId) -> int:
         # Of the same term only: the history of a later one may have gone on without it.
-        me = self._replica.member.me.node
+        me = self._replica.node_state.me.node
         return sum(node != me and at.term == id.term and at.n >= id.n for node, at in self._places.items())
 
     # --- waiting -----------------------------------------------------------------------------------------------------

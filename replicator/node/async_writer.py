@@ -26,7 +26,7 @@ from ..runtime.threads import started
 from .commit_queue import Waiting
 from .writer import BATCH_CHANGES_MAX, Primary
 
-__all__ = ["Tasks"]
+__all__ = ["AsyncWriter"]
 
 #: Where the changes are, and what `apply` returned for each.
 Done = tuple[RecordId, list[Any]]
@@ -35,7 +35,7 @@ Done = tuple[RecordId, list[Any]]
 _Asked = tuple[float, int | None, int]
 
 
-class Tasks:
+class AsyncWriter:
     """The tasks that write through a primary, of any number of event loops.
 
     `soon`: has something done by a thread that commits for others as well, if it is not to be one of its own.
@@ -137,7 +137,7 @@ class Tasks:
 class _Loop:
     """The tasks of one event loop that wait. Its methods run on the loop's thread, but for `finished`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tasks: Tasks) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, tasks: AsyncWriter) -> None:
         self.loop = loop
         self.tasks = tasks
         self._future = loop.create_future

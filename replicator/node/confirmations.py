@@ -20,7 +20,7 @@ from ..errors import ConfigError, LogUnavailable, NotAcknowledged, NoThread
 from ..format.ids import RecordId
 from ..log.interface import Log
 from ..protocol.group import Code
-from ..protocol.member import Member
+from ..protocol.node_state import NodeState
 from ..runtime.backoff import Backoff
 from ..runtime.threads import started
 from .lease import Lease
@@ -53,17 +53,17 @@ class _Answer(NamedTuple):
 
 
 class Confirmations:
-    """What Redis vouches for, of what this node wrote. `member`: what it is now."""
+    """What Redis vouches for, of what this node wrote. `node_state`: what it is now."""
 
-    def __init__(self, log: Log, lease: Lease, member: Callable[[], Member]) -> None:
+    def __init__(self, log: Log, lease: Lease, node_state: Callable[[], NodeState]) -> None:
         self._log = log
         self._lease = lease
-        self._member = member
+        self._node_state = node_state
         self._lock = threading.Lock()
         self._confirmed: dict[Level, RecordId] = {}
         self._asking: dict[Level, threading.Lock] = {}
         #: The tasks that wait, by the kind of what they wait for.
-        self._tasks = {"fsynced": Waiters(), "replicated": Waiters()}
+        self._async_writer = {"fsynced": Waiters(), "replicated": Waiters()}
         self._asker: threading.Thread | None = None
 
     # --- threads -----------------------------------------------------------------------------------------------------
@@ -99,18 +99,18 @@ class Confirmations:
         waiter = Task(level, id, deadline)
         waiter.problem = f"Redis is still asked about earlier changes ({level})"
         with self._lock:
-            self._tasks[level.kind].add(waiter)
+            self._async_writer[level.kind].add(waiter)
             if self._asker is None:
                 try:
                     self._asker = started(self._ask_for_tasks, name="confirmations")
                 except NoThread as problem:
-                    self._tasks[level.kind].drop(waiter)
+                    self._async_writer[level.kind].drop(waiter)
                     raise NotAcknowledged(id=id, problem=str(problem)) from None
         try:
             await waiter.wait()
         finally:
             with self._lock:
-                self._tasks[level.kind].drop(waiter)
+                self._async_writer[level.kind].drop(waiter)
         if not waiter.done:
             raise NotAcknowledged(id=id, problem=waiter.problem)
         if waiter.error is not None:
@@ -121,11 +121,11 @@ class Confirmations:
         backoff = Backoff(RETRY_EVERY_S, RETRY_S_MAX)
         while True:
             with self._lock:
-                due = [kind for kind in kinds if len(self._tasks[kind])]
+                due = [kind for kind in kinds if len(self._async_writer[kind])]
                 if not due:
                     self._asker = None
                     return
-                waiting = list(self._tasks[due[0]])
+                waiting = list(self._async_writer[due[0]])
             if due[0] == kinds[0]:
                 kinds = kinds[::-1]  # the other one is next
             time.sleep(_pause_s(self._ask_for(due[0], waiting), backoff))
@@ -147,7 +147,7 @@ class Confirmations:
         with self._lock:
             over = [waiter for waiter in waiting if waiter.done]
             for waiter in over:
-                self._tasks[kind].drop(waiter)
+                self._async_writer[kind].drop(waiter)
         tell(over)
         return answer
 
@@ -155,12 +155,12 @@ class Confirmations:
 
     def _ask(self, level: Level, id: RecordId, timeout_s: float) -> _Answer:
         """Ask once. What is in the log when it begins, `id` among it, is what the answer is about."""
-        member = self._member()
-        if not member.holds_term:  # a confirmation renews the lease, which this node may have given back
+        node_state = self._node_state()
+        if not node_state.holds_term:  # a confirmation renews the lease, which this node may have given back
             return _Answer(problem="the term ended meanwhile", is_final=True)
         try:
             confirmation = self._log.within(time.monotonic() + timeout_s + GRACE_S).confirm(
-                member.me,
+                node_state.me,
                 id.term,
                 self._lease.length_ms,
                 replicas=level.others,
@@ -177,7 +177,7 @@ class Confirmations:
         if confirmation.have < max(1, level.others):
             return _Answer(have=confirmation.have, problem=_missing(level, confirmation.have))
         # Everything that this node knew to be in the log before it asked.
-        upto = self._confirmed[level] = max(id, member.view.position.id)
+        upto = self._confirmed[level] = max(id, node_state.view.position.id)
         return _Answer(upto, confirmation.have)
 
 

@@ -11,11 +11,11 @@ from contextlib import suppress
 
 from ..errors import LogLost, LogUnavailable
 from ..format.records import ChangeRecord, Record
-from ..log.interface import Ack, Ask, Batch, Log, Wants
+from ..log.interface import Ack, Batch, GroupRequest, Log, ReadRequest
 from ..protocol.fold import Verdict
 from ..replica.replica import Replica
 from .acks import Acks
-from .ha_loop import Keeper
+from .ha_loop import HaLoop
 from .writer import Primary
 
 __all__ = ["BLOCK_MS", "Reader"]
@@ -39,7 +39,7 @@ class Reader:
         replica: Replica,
         primary: Primary,
         acks: Acks,
-        keeper: Keeper,
+        ha_loop: HaLoop,
         *,
         stopping: threading.Event,
     ) -> None:
@@ -47,7 +47,7 @@ class Reader:
         self._replica = replica
         self._primary = primary
         self._acks = acks
-        self._keeper = keeper
+        self._ha_loop = ha_loop
         self._stopping = stopping
         self._asks_after = ""
         self._acks_after = "0-0"
@@ -65,15 +65,15 @@ class Reader:
             )
         )
 
-    def wants(self) -> Wants:
+    def wants(self) -> ReadRequest:
         """What comes next."""
-        member = self._replica.member
+        node_state = self._replica.node_state
         if not self._asks_after:
             self._asks_after = self._log.newest_ask()
-        if member.holds_term:
-            return Wants(None, self._asks_after, self._acks_after, RECORDS_AT_ONCE)
-        most = PARTS_AT_ONCE if member.view.follows_snapshot else RECORDS_AT_ONCE
-        return Wants(member.view.cursor.id, self._asks_after, most=most)
+        if node_state.holds_term:
+            return ReadRequest(None, self._asks_after, self._acks_after, RECORDS_AT_ONCE)
+        most = PARTS_AT_ONCE if node_state.view.follows_snapshot else RECORDS_AT_ONCE
+        return ReadRequest(node_state.view.cursor.id, self._asks_after, most=most)
 
     def received(self, batch: Batch) -> None:
         """Take in what came of it. Raises what `Replica.take` raises, and `CorruptRecord` for what is no record."""
@@ -85,56 +85,56 @@ class Reader:
         if batch.records:
             self._take(batch.records)
             self._acks.hear()
-        if batch.corrupt is not None and not self._replica.member.holds_term:
+        if batch.corrupt is not None and not self._replica.node_state.holds_term:
             raise batch.corrupt
 
     def _take(self, records: list[Record]) -> None:
-        if any(record.id.term > self._replica.member.view.term for record in records):
+        if any(record.id.term > self._replica.node_state.view.term for record in records):
             # Records do not say whose they are, and the keeper may not have looked yet since the connection was made.
-            self._keeper.check_log_is_mine(self._log.look())
-        with self._replica.turn:
-            if self._replica.member.holds_term or self._stopping.is_set():
+            self._ha_loop.check_log_is_mine(self._log.look())
+        with self._replica.write_lock:
+            if self._replica.node_state.holds_term or self._stopping.is_set():
                 return
             verdicts = self._replica.take(records)
-            self._keeper.follow()
+            self._ha_loop.follow()
         if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
             self._lead()
         elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
-            self._keeper.wake()  # to learn where the new primary is reached, and to report
+            self._ha_loop.wake()  # to learn where the new primary is reached, and to report
         if self._replica.markers:
-            self._keeper.wake()
+            self._ha_loop.wake()
         if Verdict.RESTORE in verdicts or any(isinstance(r, ChangeRecord) and r.wants_acks for r in records):
             self._acknowledge()
 
     def _acknowledge(self) -> None:
         """Somebody waits until standbys have a change on their disks: this one has."""
-        member = self._replica.member
-        if member.view.in_sync:
+        node_state = self._replica.node_state
+        if node_state.view.in_sync:
             with suppress(LogUnavailable):  # the next heartbeat says it, too
-                self._log.ack(Ack(member.me.node, self._replica.synced_upto))
+                self._log.ack(Ack(node_state.me.node, self._replica.synced_upto))
 
     def _lead(self) -> None:
         """This node holds the term since now. It writes once it has its lease from Redis; until then it is refused."""
-        self._keeper.renew()
-        self._keeper.wake()
+        self._ha_loop.renew()
+        self._ha_loop.wake()
 
-    def _hear(self, ask: Ask) -> None:
+    def _hear(self, ask: GroupRequest) -> None:
         if ask.what == "vacant":
-            self._keeper.heard_vacant(ask.node)
+            self._ha_loop.heard_vacant(ask.node)
         elif ask.what in ("paused", "report"):
-            self._keeper.wake()
+            self._ha_loop.wake()
         elif ask.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
-            self._keeper.renew()
+            self._ha_loop.renew()
         elif ask.what == "forget":
-            self._keeper.forget(ask.node)
-        elif ask.what == "snapshot" and self._replica.member.holds_term:
+            self._ha_loop.forget(ask.node)
+        elif ask.what == "snapshot" and self._replica.node_state.holds_term:
             # Not here: one that is under way may be older than what is asked for, then another one follows it.
-            self._keeper.snapshot_asked_by = ask.by
-            self._keeper.wake()
-        elif ask.what == "prepare" and ask.node == self._replica.member.me.node:
-            self._keeper.handover.ask(ask.id)
-        elif ask.what == "digest" and self._replica.member.leads:
+            self._ha_loop.snapshot_asked_by = ask.by
+            self._ha_loop.wake()
+        elif ask.what == "prepare" and ask.node == self._replica.node_state.me.node:
+            self._ha_loop.handover.ask(ask.id)
+        elif ask.what == "digest" and self._replica.node_state.leads:
             with suppress(LogLost):  # the keeper reports it
                 self._primary.mark()
-            self._keeper.wake()
+            self._ha_loop.wake()

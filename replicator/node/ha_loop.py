@@ -31,10 +31,10 @@ from ..format.codec import digest_of_pieces
 from ..format.ids import Position, RecordId
 from ..log.interface import Ack, Log
 from ..protocol import election, missing_nodes
-from ..protocol.group import NO_DIGEST, Claim, Code, Look, Reply
-from ..protocol.heartbeat import Peer
+from ..protocol.group import NO_DIGEST, Claim, Code, GroupView, Reply
+from ..protocol.heartbeat import Heartbeat
 from ..protocol.liveness import Sight, Sightings
-from ..protocol.member import Member
+from ..protocol.node_state import NodeState
 from ..protocol.snapshot_need import Need
 from ..protocol.takeover_reason import reason_to_go_on, reason_to_take_over
 from ..replica.replica import Replica
@@ -50,7 +50,7 @@ from .problems import SNAPSHOT, THREADS, CannotLead, Problems
 from .state_writer import StateWriter
 from .writer import Primary
 
-__all__ = ["Habits", "Keeper"]
+__all__ = ["HaLoop", "HaPolicy"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ ROUNDING_S = 0.002
 PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX = 0.2, 10.0
 
 
-class Habits(NamedTuple):
+class HaPolicy(NamedTuple):
     """What a node does unasked, and how often. See `Node`."""
 
     beat_every_s: float
@@ -89,7 +89,7 @@ class Habits(NamedTuple):
     applied_min: int = 0
 
 
-class Keeper:
+class HaLoop:
     """The keeper of one node. `wake`: have `keep` called soon. `stopping`: the node ends."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Keeper:
         primary: Primary,
         acks: Acks,
         lease: Lease,
-        habits: Habits,
+        policy: HaPolicy,
         problems: Problems,
         own_name: Name,
         *,
@@ -110,7 +110,7 @@ class Keeper:
         #: Where others reach this node.
         self.http = ""
         #: The group as it was when this was looked at, and when that was (`time.monotonic`).
-        self.look: Look | None = None
+        self.look: GroupView | None = None
         self.looked_at = 0.0
         #: The same, with how long it may be relied on.
         self.seen: Sight | None = None
@@ -127,7 +127,7 @@ class Keeper:
         self._primary = primary
         self._acks = acks
         self._lease = lease
-        self._habits = habits
+        self._policy = policy
         self._problems = problems
         self._own_name = own_name
         self._stopping = stopping
@@ -155,7 +155,7 @@ class Keeper:
         self._digest: tuple[RecordId, str] | None = None
         #: What this node remembers of the group as it was when the log was whole: see `protocol/missing_nodes.py`.
         self._knew: tuple[str, ...] = ()
-        self._applied_min = habits.applied_min
+        self._applied_min = policy.applied_min
         #: Where this node was, and when, as it last got on with what it does as holder of the term.
         self._got_on: tuple[Position, float] | None = None
         self._why_not_led = ""
@@ -167,7 +167,7 @@ class Keeper:
 
     @property
     def _name(self) -> str:
-        return self._replica.member.me.node
+        return self._replica.node_state.me.node
 
     def keep(self) -> float:
         """Do it once; the seconds until it is to be done again."""
@@ -184,7 +184,7 @@ class Keeper:
 
     def heard_vacant(self, node: str) -> None:
         """The holder of the term stops in order."""
-        self._gave_back = node, self._replica.member.view.term
+        self._gave_back = node, self._replica.node_state.view.term
         self.wake()
 
     def follow(self) -> None:
@@ -205,10 +205,10 @@ class Keeper:
     def _pause_s(self, started: float) -> float:
         """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""
         now, look = time.monotonic(), self.look
-        until = started + self._habits.beat_every_s
+        until = started + self._policy.beat_every_s
         if self._claim_at is not None:
             until = min(until, self._claim_at)
-        elif self._habits.auto_promote and look is not None and look.lease_ms is not None:
+        elif self._policy.auto_promote and look is not None and look.lease_ms is not None:
             until = min(until, self.looked_at + look.lease_ms / 1000 + ROUNDING_S)
         return max(0.0, until - now)
 
@@ -218,7 +218,7 @@ class Keeper:
         """Look at the group now. What lives is told by this process' clock (`protocol/liveness.py`)."""
         return self._sight_of((log or self._log).look)
 
-    def _sight_of(self, asked: Callable[[], Look]) -> Sight:
+    def _sight_of(self, asked: Callable[[], GroupView]) -> Sight:
         asked_at = time.monotonic()
         look = asked()
         with self._sighting:
@@ -238,21 +238,23 @@ class Keeper:
         with self._leasing:
             if not self._ended:
                 self._replica.talks_to(look.run, log_lost=look.head is None)
-        others = (peer for peer in look.peers.values() if peer.in_sync and peer.node != self._name)
-        self._acks.hear(Ack(peer.node, peer.synced) for peer in others)
+        others = (
+            heartbeat for heartbeat in look.heartbeats.values() if heartbeat.in_sync and heartbeat.node != self._name
+        )
+        self._acks.hear(Ack(heartbeat.node, heartbeat.synced) for heartbeat in others)
         self._own_name.check(look, has_beaten=self._has_beaten)
         self._check_log_is_there(look)
 
-    def _looked(self) -> Look:
+    def _looked(self) -> GroupView:
         try:
             return self._log.look()
         except LogUnavailable as unavailable:
             if unavailable.look is None:
                 raise
-            return cast(Look, unavailable.look)  # a key holds what cannot be: the node stays, and says so
+            return cast(GroupView, unavailable.look)  # a key holds what cannot be: the node stays, and says so
 
-    def _remember(self, look: Look) -> None:
-        self._applied_min = missing_nodes.applied_min(look, self._habits.applied_min)
+    def _remember(self, look: GroupView) -> None:
+        self._applied_min = missing_nodes.applied_min(look, self._policy.applied_min)
         if look.is_whole:
             self._knew = missing_nodes.took_part(look)
 
@@ -260,9 +262,9 @@ class Keeper:
         """It will not come back."""
         self._knew = tuple(entry for entry in self._knew if entry.rpartition("/")[0] != node)
 
-    def check_log_is_mine(self, look: Look) -> None:
+    def check_log_is_mine(self, look: GroupView) -> None:
         """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there."""
-        view = self._replica.member.view
+        view = self._replica.node_state.view
         if view.log_id and look.head is not None and look.head.log_id != view.log_id:
             raise LogLost(
                 f"group {self._log.group} had log {view.log_id}, and at {self._log.url} there is log "
@@ -270,16 +272,16 @@ class Keeper:
                 f"this node the right --redis, or an empty --data-dir"
             )
 
-    def _check_log_is_there(self, look: Look) -> None:
+    def _check_log_is_there(self, look: GroupView) -> None:
         self.check_log_is_mine(look)
-        view = self._replica.member.view
+        view = self._replica.node_state.view
         if look.marred:
             self._problems.report("log", LogLost(what=look.marred))
             return
         if not view.log_id or look.head is not None:
             self._problems.solved("log")
             self._log_lost_at = None
-            self._time_to_report_s = election.time_to_report_ms(look.peers.values()) / 1000
+            self._time_to_report_s = election.time_to_report_ms(look.heartbeats.values()) / 1000
             return
         what = f"group {self._log.group} had log {view.log_id}, and at {self._log.url} there is none"
         self._problems.report("log", LogLost(what=what))
@@ -287,8 +289,8 @@ class Keeper:
             self._log_lost_at = time.monotonic()
         # The heartbeats went with the log: those who beat more slowly than this node must have the time to say more.
         all_had_time = time.monotonic() - self._log_lost_at >= self._time_to_report_s
-        if self._habits.recovers and all_had_time and self._replica.member.refounds(self.heartbeat(), look):
-            place = self._replica.member.view.position.id
+        if self._policy.recovers and all_had_time and self._replica.node_state.refounds(self.heartbeat(), look):
+            place = self._replica.node_state.view.position.id
             self._telling.tell(
                 "found", logging.WARNING, f"founding the log of group {self._log.group} anew from {place}"
             )
@@ -302,27 +304,27 @@ class Keeper:
         """
         started = time.monotonic()
         self.renew()
-        return max(0.0, started + self._habits.beat_every_s - time.monotonic())
+        return max(0.0, started + self._policy.beat_every_s - time.monotonic())
 
     def renew(self) -> None:
         with self._leasing:
             self._renew()
 
     def _renew(self) -> None:
-        member = self._replica.member
-        if not member.holds_term:
+        node_state = self._replica.node_state
+        if not node_state.holds_term:
             self._problems.solved("lead")
             self._got_on = None
             return
         if self._replica.stalled:
-            self._see_who_replaced_it(member)
+            self._see_who_replaced_it(node_state)
             return
-        if self._is_stuck(member):
+        if self._is_stuck(node_state):
             self._lease.lost()
-            self._see_who_replaced_it(member)
+            self._see_who_replaced_it(node_state)
             return
         asked_at = self._lease.now()
-        reply = self._log.renew(member.me, member.view.term, self._lease.length_ms)
+        reply = self._log.renew(node_state.me, node_state.view.term, self._lease.length_ms)
         if reply.code is Code.OK:
             self._lease.renewed(asked_at)
             self._telling.over("lease")
@@ -330,39 +332,39 @@ class Keeper:
                 self._replica.moved.notify_all()
             return
         self._lease.lost()
-        if self._is_over(member, reply):
+        if self._is_over(node_state, reply):
             self._replica.refused(reply)
             what = f"the lease was refused ({reply.code.value}): {reply.node} holds term {reply.term}"
             self._telling.tell("lease", logging.WARNING, what)
 
-    def _see_who_replaced_it(self, member: Member) -> None:
+    def _see_who_replaced_it(self, node_state: NodeState) -> None:
         """A holder that does not renew is refused by nobody, and reads nothing: it has to see that its term is over."""
         look = self.look
-        if look is not None and look.term > member.view.term:
+        if look is not None and look.term > node_state.view.term:
             self._lease.lost()
             self._replica.refused(Reply(Code.FENCED, term=look.term))
 
-    def _is_over(self, member: Member, reply: Reply) -> bool:
+    def _is_over(self, node_state: NodeState, reply: Reply) -> bool:
         """Whether a refusal ends the term. A head that somebody damaged refuses everybody, until it is put right."""
         if reply.code not in (Code.FENCED, Code.LOST):
             return True
         look = self._log.look()
-        return look.head is None or look.term != member.view.term or look.head.writer != member.me
+        return look.head is None or look.term != node_state.view.term or look.head.writer != node_state.me
 
-    def _is_stuck(self, member: Member) -> bool:
+    def _is_stuck(self, node_state: NodeState) -> bool:
         """Whether it holds the term and can write nothing, so that it must not keep others from taking over.
 
         A rebase of a large state takes long, and goes on meanwhile: what counts is that nothing moves for a lease.
         """
-        now, place = time.monotonic(), member.view.position
-        if member.leads or self._got_on is None or self._got_on[0] != place:
+        now, place = time.monotonic(), node_state.view.position
+        if node_state.leads or self._got_on is None or self._got_on[0] != place:
             self._got_on = place, now
         look = self.look
         # That the log is gone altogether, the answer to a renewal says.
         why = election.broken(look) if look is not None and (look.head is not None or look.marred) else ""
         if not why and now - self._got_on[1] > max(self._lease.length_s, STUCK_S):
             why = self._why_not_led or "its state does not get into the log"
-        self._tell_if_stuck(member.view.term, why)
+        self._tell_if_stuck(node_state.view.term, why)
         return why != ""
 
     def _tell_if_stuck(self, term: int, why: str) -> None:
@@ -378,30 +380,30 @@ class Keeper:
         """
         with self._leasing:
             self._ended = True
-            member = self._replica.member
+            node_state = self._replica.node_state
             with self._beating:  # one under way would be taken for a sign of life after the goodbye
                 # First of all, so that who hears of the lease knows why it was given back.
                 if not failed:
-                    self._leave(member)
+                    self._leave(node_state)
                 self._replica.talks_to("")
             try:
-                if member.holds_term and self._lease.held:
-                    self._log.give_back(member.me, member.view.term)
+                if node_state.holds_term and self._lease.held:
+                    self._log.give_back(node_state.me, node_state.view.term)
             except LogUnavailable as unavailable:
                 logger.warning("the lease was not given back and runs out by itself: %s", unavailable)
             self._lease.lost()
 
     @staticmethod
-    def _is_me(peer: Peer | None, member: Member) -> bool:
-        return peer is None or peer.boot in (member.me.boot, member.previous_boot)
+    def _is_me(heartbeat: Heartbeat | None, node_state: NodeState) -> bool:
+        return heartbeat is None or heartbeat.boot in (node_state.me.boot, node_state.previous_boot)
 
-    def _leave(self, member: Member) -> None:
+    def _leave(self, node_state: NodeState) -> None:
         """Say goodbye, if the log has all that this node has: so nobody waits for it (`protocol/missing_nodes.py`)."""
         look = self.look
         if look is None or look.head is None or not self._has_beaten:
             return
-        mine = look.head.log_id == member.view.log_id and self._is_me(look.peers.get(self._name), member)
-        if not (mine and look.is_whole and look.run == member.run and member.view.in_sync):
+        mine = look.head.log_id == node_state.view.log_id and self._is_me(look.heartbeats.get(self._name), node_state)
+        if not (mine and look.is_whole and look.run == node_state.run and node_state.view.in_sync):
             return
         try:
             self._log.beat(self.heartbeat()._replace(left=True, role="standby"))
@@ -417,15 +419,15 @@ class Keeper:
             self._log.beat(self.heartbeat())
         self._has_beaten, now = True, time.monotonic()
         # The others had the time of whole beats to say something, however often this node was woken meanwhile.
-        if now - self._counted_at >= self._habits.beat_every_s * 0.9:
+        if now - self._counted_at >= self._policy.beat_every_s * 0.9:
             self._counted_at = now
             self._replica.beaten()
 
-    def heartbeat(self) -> Peer:
+    def heartbeat(self) -> Heartbeat:
         """What this node says of itself now."""
         digest_at, digest = self._digest or (RecordId(0, 0), "")
-        return self._replica.member.peer()._replace(
-            every_ms=int(self._habits.beat_every_s * 1000),
+        return self._replica.node_state.heartbeat()._replace(
+            every_ms=int(self._policy.beat_every_s * 1000),
             http=self.http,
             synced=self._replica.synced_upto,
             snapshot_bytes=self._replica.snapshot_bytes,
@@ -434,10 +436,10 @@ class Keeper:
             applied_at=self._replica.applied_at,
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
             problem="; ".join(self._problems.others),
-            candidate=self._habits.auto_promote,
+            candidate=self._policy.auto_promote,
             prepares=self.handover.is_offered,
             prepared=self.handover.answer,
-            goes_on=self._habits.goes_on,
+            goes_on=self._policy.goes_on,
             applied_min=self._applied_min,
             knew=self._knew,
             digest=digest,
@@ -477,68 +479,68 @@ class Keeper:
     # --- what it owes, and what it may claim -------------------------------------------------------------------------
 
     def _do_what_it_owes(self) -> None:
-        member, look = self._replica.member, self.look
+        node_state, look = self._replica.node_state, self.look
         if look is None or self._replica.stalled:
             return
-        if member.needs_what_is_gone(look):
+        if node_state.needs_what_is_gone(look):
             self._ask_for_snapshot()
         else:
             self._telling.over("gone")
         self._tell_if_held_back(look)
-        habits = self._habits
-        if member.takes_term(look, restart_as_primary=habits.takes_term_again, goes_on=habits.goes_on):
+        policy = self._policy
+        if node_state.takes_term(look, restart_as_primary=policy.takes_term_again, goes_on=policy.goes_on):
             self._claim(reason_to_go_on(look), look)
-        elif self._is_its_turn(member, look):
+        elif self._is_its_turn(node_state, look):
             node, term = self._gave_back
             gone = reason_to_take_over(look, gave_back=node if term == look.term else "")
             self._claim(gone, look, unleased=look.same_run)
-        elif member.must_rebase:
+        elif node_state.must_rebase:
             self._publish_aside("the log does not have this node's state")
-        elif member.holds_term and not member.view.in_sync:
+        elif node_state.holds_term and not node_state.view.in_sync:
             raise PromotionRefused(self._name, "it holds nothing, and the log is not whole: promote another node")
-        elif (needy := self._in_need(member, look)) and self._publish_aside("a node needs one"):
+        elif (needy := self._in_need(node_state, look)) and self._publish_aside("a node needs one"):
             self._need.sent(needy, time.monotonic())
-        elif member.leads and self.snapshot_asked_by:
+        elif node_state.leads and self.snapshot_asked_by:
             # Forgotten before it begins: who asks from then on may want what is not in that one.
             asked_by, self.snapshot_asked_by = self.snapshot_asked_by, ""
             if not self._publish_aside("asked by " + asked_by):
                 self.snapshot_asked_by = self.snapshot_asked_by or asked_by
-        elif member.leads and self._primary.snapshot_is_due:
+        elif node_state.leads and self._primary.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
 
     def _ask_for_snapshot(self) -> None:
         now = time.monotonic()
-        if now - self._asked_at > ASK_AGAIN_AFTER_BEATS * self._habits.beat_every_s:
+        if now - self._asked_at > ASK_AGAIN_AFTER_BEATS * self._policy.beat_every_s:
             self._asked_at = now
             what = "nothing of the log is left to be read: asking for a snapshot"
             self._telling.tell("gone", logging.WARNING, what)
             self._log.ask("snapshot", by=self._name)
 
-    def _in_need(self, member: Member, look: Look) -> list[Peer]:
+    def _in_need(self, node_state: NodeState, look: GroupView) -> list[Heartbeat]:
         """Who needs a snapshot, if one is to be sent for that now."""
-        peers = look.peers.values()
-        needy = [peer for peer in peers if member.owes_snapshot([peer])]
-        return needy if self._need.is_due(needy, peers, time.monotonic()) else []
+        heartbeats = look.heartbeats.values()
+        needy = [heartbeat for heartbeat in heartbeats if node_state.owes_snapshot([heartbeat])]
+        return needy if self._need.is_due(needy, heartbeats, time.monotonic()) else []
 
-    def _is_its_turn(self, member: Member, look: Look) -> bool:
+    def _is_its_turn(self, node_state: NodeState, look: GroupView) -> bool:
         """Whether nobody holds the term, and this candidate is the one to claim it now."""
-        rank = member.election_rank(self.heartbeat(), look) if self._habits.auto_promote else None
+        rank = node_state.election_rank(self.heartbeat(), look) if self._policy.auto_promote else None
         if rank is None:
             self._vacant_since = self._claim_at = None
             return False
         if self._vacant_since is None:
             self._vacant_since = time.monotonic()
-        self._claim_at = self._vacant_since + rank * (CLAIM_EVERY_S if look.same_run else self._habits.beat_every_s)
+        self._claim_at = self._vacant_since + rank * (CLAIM_EVERY_S if look.same_run else self._policy.beat_every_s)
         return time.monotonic() >= self._claim_at
 
-    def _tell_if_held_back(self, look: Look) -> None:
+    def _tell_if_held_back(self, look: GroupView) -> None:
         held = election.held_back(self._name, look)
         better = (held.better or "") if held else ""
         if held and better != self._held_back_for:
             logger.warning("held back in favour of %s: %s", better, held.reason)
         self._held_back_for = better
 
-    def _claim(self, reason: str, look: Look, *, unleased: bool = False, new_log_id: str = "") -> None:
+    def _claim(self, reason: str, look: GroupView, *, unleased: bool = False, new_log_id: str = "") -> None:
         """Take the term unasked. That another one was faster is no problem."""
         claim = self._new_claim(reason, look, guarded=True, unleased=unleased, new_log_id=new_log_id)
         with self._leasing:
@@ -553,7 +555,7 @@ class Keeper:
             what = f"did not get the term ({reply.code.value}): {reply.node} holds term {reply.term}"
             self._telling.tell("claim", logging.INFO, what)
 
-    def take_term(self, reason: str, look: Look, *, until: float, guarded: bool = False) -> Reply:
+    def take_term(self, reason: str, look: GroupView, *, until: float, guarded: bool = False) -> Reply:
         """Take it because the application says so. `PromotionRefused` if somebody else was faster."""
         claim = self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application")
         reply = self._log.within(until).promote(claim)
@@ -562,18 +564,18 @@ class Keeper:
         return reply
 
     def _new_claim(
-        self, reason: str, look: Look, *, guarded: bool, unleased: bool = False, new_log_id: str = "", by: str = ""
+        self, reason: str, look: GroupView, *, guarded: bool, unleased: bool = False, new_log_id: str = "", by: str = ""
     ) -> Claim:
-        member = self._replica.member
+        node_state = self._replica.node_state
         return Claim(
-            writer=member.me,
-            floor=max(member.view.term, election.newest_term(look)),
+            writer=node_state.me,
+            floor=max(node_state.view.term, election.newest_term(look)),
             lease_ms=self._lease.length_ms,
             by=by or self._name,
             reason=reason,
             expect=look.term if guarded else None,
             run=look.run,
-            expect_head=election.expected_head(member.view, look) if guarded else None,
+            expect_head=election.expected_head(node_state.view, look) if guarded else None,
             unleased=unleased,
             # A lease that Redis still has, and that was not renewed for as long as it is.
             expired=look.lease if look.lease_ms is None else "",
@@ -583,7 +585,7 @@ class Keeper:
 
     def _publish_aside(self, reason: str) -> bool:
         """Send a snapshot on a thread of its own, unless one is under way, or failed just now; whether it was begun."""
-        if not self._replica.member.holds_term or _runs(self._publisher) or self._primary.publishes:
+        if not self._replica.node_state.holds_term or _runs(self._publisher) or self._primary.publishes:
             return False
         if time.monotonic() < self._publish_failed_at + self._publish_pause_s:
             return False
@@ -595,8 +597,8 @@ class Keeper:
     @property
     def _publish_pause_s(self) -> float:
         # Nobody can write before a rebase. What the application makes nothing of is not helped by haste.
-        hurries = self._replica.member.must_rebase and self._drawing.is_fresh
-        return min(self._publish_again_s, self._habits.beat_every_s) if hurries else self._publish_again_s
+        hurries = self._replica.node_state.must_rebase and self._drawing.is_fresh
+        return min(self._publish_again_s, self._policy.beat_every_s) if hurries else self._publish_again_s
 
     def _publish_quietly(self) -> None:
         try:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ..errors import CorruptRecord, LogLost, LogUnavailable, ReplicatorError
 from ..format.ids import Position, RecordId
-from ..protocol.group import Look
-from ..protocol.heartbeat import Peer
+from ..protocol.group import GroupView
+from ..protocol.heartbeat import Heartbeat
 from ..protocol.liveness import Sight
 
 __all__ = ["Condition", "Lag", "Trail", "Unready", "lag_as_reported", "lag_of", "why_unready"]
@@ -68,19 +68,19 @@ def lag_of(
     return Lag(records, max(0.0, (seen.look.now_ms + now_ms - seen.asked_at_ms - applied_at) / 1000))
 
 
-def lag_as_reported(peer: Peer, look: Look) -> Lag:
+def lag_as_reported(heartbeat: Heartbeat, look: GroupView) -> Lag:
     """The lag of a node as others see it, by its heartbeat; unknown for one that is dead, or ahead of the log."""
     head = look.head
-    if head is None or not peer.alive or peer.position.id > head.position.id:
+    if head is None or not heartbeat.alive or heartbeat.position.id > head.position.id:
         return UNKNOWN
     if not look.same_run or look.lease_ms is None:
         return UNKNOWN  # a head that nobody moves is not known to be the newest
-    records = max(0, head.position.id.n - peer.position.id.n)
+    records = max(0, head.position.id.n - heartbeat.position.id.n)
     if records == 0:
         return Lag(0, 0.0)
-    if not peer.applied_at:
+    if not heartbeat.applied_at:
         return Lag(records, None)
-    return Lag(records, round(max(0, look.now_ms - peer.applied_at) / 1000, 3))
+    return Lag(records, round(max(0, look.now_ms - heartbeat.applied_at) / 1000, 3))
 
 
 class Trail:

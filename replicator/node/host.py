@@ -44,7 +44,7 @@ from typing import Any
 
 from ..errors import ConfigError, LogUnavailable, NoThread, ReplicatorError
 from ..log.finders import is_cluster
-from ..log.interface import Batch, Wants
+from ..log.interface import Batch, ReadRequest
 from ..log.multiplex import Alarm, read_together
 from ..log.redis_log import Connections, RedisLog
 from ..runtime import checks
@@ -54,7 +54,7 @@ from ..runtime.threads import started
 from ..state import ReplicatedState, State
 from .lease import LEASE_S, answer_within_s
 from .node import SAVE_EVERY_S, Node
-from .scheduler import Duties
+from .scheduler import NodeWork
 from .worker_pool import RETRY_S, RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
 
 __all__ = [
@@ -80,7 +80,7 @@ ASIDE_AT_ONCE = 8
 
 
 #: Each has connections of its own, and they mostly wait.
-KEEPERS_MAX = 256
+HA_LOOPS_MAX = 256
 
 #: Nodes that are stopped at the same time when the host is closed: a stop mostly waits for the disk.
 STOPPED_AT_ONCE = 8
@@ -96,20 +96,20 @@ FILES_BESIDES = 128
 class Host:
     """A crew for many nodes, each of another group, over one Redis (not a cluster: there every group may be elsewhere).
 
-    `keepers`: threads that look after nodes, others that commit for tasks, and connections for each of them.
+    `ha_loops`: threads that look after nodes, others that commit for tasks, and connections for each of them.
     Raises `ConfigError`. It belongs to the process that made it, as its nodes do.
     """
 
-    def __init__(self, redis: str, *, keepers: int = 2) -> None:
+    def __init__(self, redis: str, *, ha_loops: int = 2) -> None:
         self._owner = Owner("this host")
         if is_cluster(redis):
             problem = "in a cluster each group may be on another server: give each of its nodes connections of its own"
             raise ConfigError(setting="redis", problem=problem)
-        checks.whole("keepers", keepers, least=1, most=KEEPERS_MAX)
+        checks.whole("ha_loops", ha_loops, least=1, most=HA_LOOPS_MAX)
         self._url = redis
         first = Connections(redis, key=b"", name="host")
         self._connections = [first]
-        self._connections += [Connections(redis, key=b"", name="host", read=first.read) for _ in range(keepers - 1)]
+        self._connections += [Connections(redis, key=b"", name="host", read=first.read) for _ in range(ha_loops - 1)]
         self._alarm = Alarm(first)
         #: Those that run are kept by their duties.
         self._nodes: weakref.WeakSet[Node] = weakref.WeakSet()
@@ -138,9 +138,9 @@ class Host:
         self._teams = [
             Team("reader", self._next_batch, size=1),
             Team("saver", self._next_unsaved, size=1),
-            Team("keeper", partial(self._next_due, self._keeping), size=keepers),
-            Team("holder", partial(self._next_due, self._holding), size=keepers),
-            Team("committer", self._commits.get, size=keepers),
+            Team("ha-loop", partial(self._next_due, self._keeping), size=ha_loops),
+            Team("holder", partial(self._next_due, self._holding), size=ha_loops),
+            Team("committer", self._commits.get, size=ha_loops),
         ]
         self._watch: threading.Thread | None = None
         try:
@@ -175,7 +175,7 @@ class Host:
         # What is no number the node refuses, by its name.
         answer_s = answer_within_s(lease_s) if isinstance(lease_s, int | float) else answer_within_s(LEASE_S)
         log = RedisLog(self._url, group, connections=connections, timeout_s=answer_s)
-        node = Node(state, group=group, name=name, data_dir=data_dir, log=log, crew=self, **options)
+        node = Node(state, group=group, name=name, data_dir=data_dir, log=log, scheduler=self, **options)
         node.start()
         try:
             with self._lock:
@@ -226,28 +226,28 @@ class Host:
 
     # --- a crew ------------------------------------------------------------------------------------------------------
 
-    def start(self, duties: Duties) -> None:
-        tended = _Tended(duties)
+    def start(self, node_work: NodeWork) -> None:
+        tended = _Tended(node_work)
         with self._lock:
-            self._tended[id(duties)] = tended
+            self._tended[id(node_work)] = tended
             for plan in (self._keeping, self._holding):
                 plan.put(tended, time.monotonic())
             self._aside.append(tended)
             self._joined.notify_all()
         self._interrupt()
 
-    def wake(self, duties: Duties) -> None:
+    def wake(self, node_work: NodeWork) -> None:
         now = time.monotonic()
         with self._lock:
-            tended = self._tended.get(id(duties))
+            tended = self._tended.get(id(node_work))
             if tended is not None:
                 tended.woken = True
                 if "keep" not in tended.busy and self._keeping.due_at(tended) > now:
                     self._keeping.put(tended, now)
 
-    def stop(self, duties: Duties) -> None:
+    def stop(self, node_work: NodeWork) -> None:
         with self._lock:
-            tended = self._tended.pop(id(duties), None)
+            tended = self._tended.pop(id(node_work), None)
             if tended is not None:
                 tended.gone = True
                 for plan in (self._keeping, self._holding):
@@ -260,7 +260,7 @@ class Host:
 
     def _begin(self, tended: _Tended, what: str) -> bool:
         """Whether one of its duties is to be done now; none is done twice at the same time. The caller has the lock."""
-        if tended.gone or what in tended.busy or tended.duties.ended():
+        if tended.gone or what in tended.busy or tended.node_work.ended():
             return False
         tended.busy.add(what)
         return True
@@ -287,7 +287,7 @@ class Host:
     def _do_due(self, plan: _Plan, tended: _Tended) -> None:
         pause_s = RETRY_S_MAX
         try:
-            pause_s = tended.duties.keep() if plan is self._keeping else tended.duties.hold()
+            pause_s = tended.node_work.keep() if plan is self._keeping else tended.node_work.hold()
         finally:
             with self._lock:
                 self._end(tended, plan.duty)
@@ -333,7 +333,7 @@ class Host:
                 block_s = min([BLOCK_S, *(max(0.0, each.reads_again_at - now) for each in self._aside)])
                 if now < self._read_again_at:
                     self._joined.wait(self._read_again_at - now)
-                elif nodes := [each for each in self._tended.values() if each.together and not each.duties.ended()]:
+                elif nodes := [each for each in self._tended.values() if each.together and not each.node_work.ended()]:
                     # Who goes aside from now on finds somebody who waits, and interrupts.
                     self._asides_turn, self._waits = True, block_s > 0
                     self._read_again_at = now + len(nodes) * READ_EVERY_S_PER_NODE
@@ -348,7 +348,7 @@ class Host:
         due: list[_Tended] = []
         for _ in range(len(self._aside)):
             tended = self._aside.popleft()
-            if tended.gone or tended.duties.ended():
+            if tended.gone or tended.node_work.ended():
                 continue
             if len(due) < ASIDE_AT_ONCE and tended.reads_again_at <= now:
                 due.append(tended)
@@ -358,9 +358,9 @@ class Host:
 
     def _fetch(self, nodes: Sequence[_Tended], *, most: int, block_s: float) -> None:
         """Read what these want, at most so many records of each, and queue what came of it."""
-        reads: list[tuple[_Tended, Wants]] = []
+        reads: list[tuple[_Tended, ReadRequest]] = []
         for tended in nodes:
-            wants = tended.duties.wants()
+            wants = tended.node_work.wants()
             if wants is None:  # it could not find out, and said so
                 self._put_aside(tended, tended.backoff.failed())
             else:
@@ -387,7 +387,7 @@ class Host:
     def _hand(self, tended: _Tended, batch: Batch | ReplicatorError, full: bool) -> None:
         pause_s = RETRY_S_MAX
         try:
-            pause_s = tended.duties.received(batch)
+            pause_s = tended.node_work.received(batch)
         finally:
             with self._lock:
                 self._end(tended, "read")
@@ -424,7 +424,7 @@ class Host:
             while not self._closed:
                 while self._unsaved:
                     tended = self._unsaved.popleft()
-                    if not tended.duties.is_saved():
+                    if not tended.node_work.is_saved():
                         with self._lock:
                             if self._begin(tended, "save"):
                                 return partial(self._save, tended)
@@ -435,7 +435,7 @@ class Host:
 
     def _save(self, tended: _Tended) -> None:
         try:
-            tended.duties.save()
+            tended.node_work.save()
         finally:
             with self._lock:
                 self._end(tended, "save")
@@ -444,10 +444,10 @@ class Host:
 class _Tended:
     """A node of the host."""
 
-    def __init__(self, duties: Duties) -> None:
-        self.duties = duties
-        assert isinstance(duties.log, RedisLog)
-        self.log = duties.log
+    def __init__(self, node_work: NodeWork) -> None:
+        self.node_work = node_work
+        assert isinstance(node_work.log, RedisLog)
+        self.log = node_work.log
         #: Its duties that are being done, and whether it was stopped.
         self.busy: set[str] = set()
         self.gone = False

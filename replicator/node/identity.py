@@ -17,8 +17,8 @@ import time
 from ..errors import ConfigError
 from ..format.ids import Writer
 from ..log.interface import Log
-from ..protocol.group import Look
-from ..protocol.heartbeat import MISSED_BEATS_MAX, Peer
+from ..protocol.group import GroupView
+from ..protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
 from ..storage.checkpoint import Checkpoint
 
 __all__ = ["Name"]
@@ -44,7 +44,7 @@ class Name:
         #: Another boot of this name, and the stamp of its heartbeat.
         self._rival: tuple[str, int] | None = None
 
-    def check(self, look: Look, *, has_beaten: bool) -> None:
+    def check(self, look: GroupView, *, has_beaten: bool) -> None:
         """Raises `ConfigError` if another process has the name. `has_beaten`: this node did, with this boot."""
         if self._free:
             if has_beaten:
@@ -55,22 +55,22 @@ class Name:
         self._checkpoint.runs(self._me.boot)
         self._free = True
 
-    def _check_is_free(self, look: Look) -> None:
+    def _check_is_free(self, look: GroupView) -> None:
         """A boot of this name that still beats is another process; one that ended here cannot be."""
-        other = look.peers.get(self._me.node)
+        other = look.heartbeats.get(self._me.node)
         if other is None or not other.alive or other.boot == self._checkpoint.ended:
             return
         wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
         logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", other.node, other.age_ms)
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not self._stopping.wait(LOOK_EVERY_S):
-            again = self._log.look().peers.get(self._me.node)
+            again = self._log.look().heartbeats.get(self._me.node)
             if again is not None and again.beaten_at != other.beaten_at:
                 raise self._taken(again)
 
-    def _check_is_mine(self, look: Look) -> None:
+    def _check_is_mine(self, look: GroupView) -> None:
         """Two that started at the same moment did not see each other then. The one with the lower boot yields."""
-        other = look.peers.get(self._me.node)
+        other = look.heartbeats.get(self._me.node)
         if other is None or other.boot <= self._me.boot:
             return
         # Only one that goes on beating: Redis may have come back with heartbeats from before.
@@ -78,7 +78,7 @@ class Name:
         if known is not None and known[0] == other.boot and known != self._rival:
             raise self._taken(other)
 
-    def _taken(self, other: Peer) -> ConfigError:
+    def _taken(self, other: Heartbeat) -> ConfigError:
         where = other.http or "another process"
         hint = "give this node a name, and a data directory, of its own"
         if other.boot == self._previous_boot:

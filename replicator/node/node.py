@@ -34,13 +34,13 @@ from ..errors import (
 from ..format.codec import Encoded, encoded
 from ..format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from ..format.weight import SNAPSHOT_BYTES_MAX
-from ..log.interface import Batch, Log, Wants
+from ..log.interface import Batch, Log, ReadRequest
 from ..log.redis_log import RedisLog
 from ..protocol import election
 from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
 from ..protocol.liveness import Sight
-from ..protocol.member import Member
+from ..protocol.node_state import NodeState
 from ..replica.opaque import WholeReplica
 from ..replica.replica import Replica
 from ..runtime import checks
@@ -53,15 +53,15 @@ from ..storage.checkpoint import Checkpoint
 from ..storage.payload import Published
 from . import health
 from .acks import Acks, Level
-from .async_writer import Tasks
+from .async_writer import AsyncWriter
 from .consumer import Reader
-from .ha_loop import Habits, Keeper
+from .ha_loop import HaLoop, HaPolicy
 from .handover import Handover
 from .health import Condition, Lag, Unready
 from .identity import Name
 from .lease import LEASE_S, Lease, answer_within_s
 from .problems import Problems
-from .scheduler import Crew, Duties, OwnThreads
+from .scheduler import NodeWork, OwnThreads, Scheduler
 from .writer import BATCH_CHANGES_MAX, Primary
 
 __all__ = ["Node"]
@@ -112,9 +112,9 @@ class Node:
     whoever is missing.
     `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
     three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
-    is unpacked, its bytes and what JSON makes of them (`format/weight.py`); the same on all nodes. `crew`: who works
-    for it, if not threads of its own (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor and
-    from `start`).
+    is unpacked, its bytes and what JSON makes of them (`format/weight.py`); the same on all nodes. `scheduler`: who
+    works for it, if not threads of its own (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor
+    and from `start`).
 
     A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
     leaving the node's `with` does nothing: the parent goes on as if there were no child.
@@ -138,7 +138,7 @@ class Node:
         failover_without: str = "safe",
         beat_every_s: float | None = None,
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
-        crew: Crew | None = None,
+        scheduler: Scheduler | None = None,
     ) -> None:
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
@@ -155,7 +155,7 @@ class Node:
         self._state = state
         self._ack = Level.parse(ack)
         self._lease = Lease(checks.seconds("lease_s", lease_s, least=LEASE_S_MIN))
-        self._habits = Habits(
+        self._policy = HaPolicy(
             beat_every_s=_beat_every_s(beat_every_s, self._lease),
             auto_promote=checks.flag("auto_promote", auto_promote),
             takes_term_again=checks.choice("on_restart", on_restart, ("primary", "standby")) == "primary",
@@ -166,15 +166,15 @@ class Node:
         answer_s = answer_within_s(self._lease.length_s)
         self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
         self._snapshot_bytes_max = checks.whole("snapshot_bytes_max", snapshot_bytes_max, least=1, most=TERM_MAX)
-        self._crew = crew or OwnThreads()
+        self._scheduler = scheduler or OwnThreads()
         self._stopping = threading.Event()
         #: What is in the way now.
         self._problems = Problems()
         # A lease is renewed, and a heartbeat sent, after a beat at the latest.
-        beat_s = min(RETRY_S_MAX, self._habits.beat_every_s)
-        most_s = {"holder": beat_s, "keeper": beat_s, "saver": RETRY_S_MAX, "reader": RETRY_S_MAX}
+        beat_s = min(RETRY_S_MAX, self._policy.beat_every_s)
+        most_s = {"holder": beat_s, "ha-loop": beat_s, "saver": RETRY_S_MAX, "reader": RETRY_S_MAX}
         self._backoffs = {duty: Backoff(RETRY_S, s) for duty, s in most_s.items()}
-        self._duties: Duties | None = None
+        self._node_work: NodeWork | None = None
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`).
         self.handover = Handover(self._wake)
 
@@ -204,43 +204,43 @@ class Node:
             me = Writer(self.name, secrets.token_hex(16))
             self._replica = _replica_of(self._state, self._checkpoint, me, self._snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
-            self._tasks = Tasks(self._primary, name=self.name, soon=self._crew.soon)
+            self._async_writer = AsyncWriter(self._primary, name=self.name, soon=self._scheduler.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
-            self._keeper = Keeper(
+            self._ha_loop = HaLoop(
                 self._log,
                 self._replica,
                 self._primary,
                 self._acks,
                 self._lease,
-                self._habits,
+                self._policy,
                 self._problems,
                 Name(
                     self._log,
                     me,
                     self._checkpoint,
-                    previous_boot=self._replica.member.previous_boot,
+                    previous_boot=self._replica.node_state.previous_boot,
                     stopping=self._stopping,
                 ),
                 wake=self._wake,
                 stopping=self._stopping,
             )
-            self._keeper.http = self.http
-            self._keeper.handover = self.handover
+            self._ha_loop.http = self.http
+            self._ha_loop.handover = self.handover
             self._reader = Reader(
-                self._log, self._replica, self._primary, self._acks, self._keeper, stopping=self._stopping
+                self._log, self._replica, self._primary, self._acks, self._ha_loop, stopping=self._stopping
             )
             try:
-                self._keeper.join()
+                self._ha_loop.join()
             except LogUnavailable as unavailable:
                 logger.warning("%s; starting as a standby with what the checkpoint has", unavailable)
         except BaseException:
             self._checkpoint.close()
             raise
-        self._duties = Duties(
+        self._node_work = NodeWork(
             name=self.name,
             log=self._log,
-            hold=lambda: min(self._done("holder", self._keeper.hold), self._lease.renew_every_s),
-            keep=lambda: self._done("keeper", self._keeper.keep),
+            hold=lambda: min(self._done("holder", self._ha_loop.hold), self._lease.renew_every_s),
+            keep=lambda: self._done("ha-loop", self._ha_loop.keep),
             save=lambda: self._done("saver", self._save),
             is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
             read=lambda: self._done("reader", self._reader.read),
@@ -249,7 +249,7 @@ class Node:
             ended=lambda: self._stopping.is_set() or self.failed is not None,
         )
         try:
-            self._crew.start(self._duties)
+            self._scheduler.start(self._node_work)
         except BaseException:
             self.stop()
             raise
@@ -262,23 +262,23 @@ class Node:
         self._owner.check()
         if self._stopping.is_set():
             return
-        if self._duties is not None:
+        if self._node_work is not None:
             self._replica.inside.check("stop()")
         self._stopping.set()
         self._problems.quiet = True
-        if self._duties is None:  # it was not started, or could not be
+        if self._node_work is None:  # it was not started, or could not be
             self._log.close()
             return
         self._wake()
         self._replica.close()
         # With the turn nothing is half done; nobody gets it back.
-        has_turn = self._replica.turn.acquire(timeout=2 * self._lease.length_s)
-        self._keeper.end(failed=self.failed is not None)
+        has_turn = self._replica.write_lock.acquire(timeout=2 * self._lease.length_s)
+        self._ha_loop.end(failed=self.failed is not None)
         self._log.close()
         if has_turn:
-            self._replica.turn.release()
-        self._tasks.close()
-        self._crew.stop(self._duties)
+            self._replica.write_lock.release()
+        self._async_writer.close()
+        self._scheduler.stop(self._node_work)
         try:
             self._replica.flush()
         finally:
@@ -289,29 +289,29 @@ class Node:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
         self._owner.check()
         self.http = checks.url("http", http)
-        if self._duties is not None:
-            self._keeper.http = self.http
+        if self._node_work is not None:
+            self._ha_loop.http = self.http
             self._wake()
 
     # --- facts -------------------------------------------------------------------------------------------------------
     # Before `start` they are those of a standby that has nothing, after `stop` those of the moment at which it ended.
 
     @property
-    def _member(self) -> Member:
-        return self._replica.member if self._is_started else Member(me=Writer(self.name, ""), view=NOTHING)
+    def _node_state(self) -> NodeState:
+        return self._replica.node_state if self._is_started else NodeState(me=Writer(self.name, ""), view=NOTHING)
 
     @property
     def _is_started(self) -> bool:
         self._owner.check()
-        return self._duties is not None
+        return self._node_work is not None
 
     @property
     def role(self) -> str:
-        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `core.member.Member`.
+        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `core.node_state.NodeState`.
 
         A node that is cut off does not know that another one was promoted. Before you act as the primary, ask `leads`.
         """
-        return "primary" if self._member.leads and self.failed is None else "standby"
+        return "primary" if self._node_state.leads and self.failed is None else "standby"
 
     @property
     def leads(self) -> bool:
@@ -327,7 +327,7 @@ class Node:
         """Why this node cannot do its role's work now (`health.why_unready`); None: it can."""
         if not self._is_started:
             return Unready("not_running", "this node was not started")
-        member = self._replica.member
+        node_state = self._replica.node_state
         now = Condition(
             failed=self.failed,
             stopping=self._stopping.is_set(),
@@ -335,32 +335,32 @@ class Node:
             problems=self._problems.in_the_way,
             role=self.role,
             leads=self.leads,
-            in_sync=member.in_sync,
-            has_read=member.view.cursor != ORIGIN,
+            in_sync=node_state.in_sync,
+            has_read=node_state.view.cursor != ORIGIN,
             lag=self._lag(of_what_there_is=True),  # while nobody leads there is nothing else to follow
-            behind_s=self._keeper.trail.behind_s(self.position.id, time.monotonic()),
+            behind_s=self._ha_loop.trail.behind_s(self.position.id, time.monotonic()),
         )
         return health.why_unready(now)
 
     @property
     def boot(self) -> str:
         """What this life of the node is called; empty before it is started."""
-        return self._member.me.boot
+        return self._node_state.me.boot
 
     @property
     def term(self) -> int:
         """The newest term that this node knows."""
-        return self._member.view.term
+        return self._node_state.view.term
 
     @property
     def position(self) -> Position:
         """What the state contains. `str(node.position.id)` is a token to wait for on another node."""
-        return self._member.view.position
+        return self._node_state.view.position
 
     @property
     def in_sync(self) -> bool:
         """Whether the state lacks nothing of the log up to `position`; not before it has read the log once."""
-        return self._member.in_sync
+        return self._node_state.in_sync
 
     @property
     def lag(self) -> Lag:
@@ -371,9 +371,9 @@ class Node:
         return health.lag_of(
             self.position,
             self._replica.applied_at,
-            self._keeper.seen,
+            self._ha_loop.seen,
             now_ms=time.monotonic() * 1000,
-            fresh_ms=MISSED_BEATS_MAX * self._habits.beat_every_s * 1000,
+            fresh_ms=MISSED_BEATS_MAX * self._policy.beat_every_s * 1000,
             of_what_there_is=of_what_there_is,
         )
 
@@ -420,11 +420,11 @@ class Node:
         """Where the primary is reached, if there is a live one that says so."""
         if not self._is_started:
             return None
-        member, look = self._replica.member, self._keeper.look
+        node_state, look = self._replica.node_state, self._ha_loop.look
         if self.leads:
             return self.http or None
-        holder = look.peers.get(member.view.holder.node) if look else None
-        if holder is None or holder.node == self.name or holder.boot != member.view.holder.boot:
+        holder = look.heartbeats.get(node_state.view.holder.node) if look else None
+        if holder is None or holder.node == self.name or holder.boot != node_state.view.holder.boot:
             return None
         return holder.http or None if holder.alive else None
 
@@ -471,10 +471,10 @@ class Node:
         """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
         log = self._log.within(deadline)
         try:
-            return self._keeper.sight(log)
+            return self._ha_loop.sight(log)
         except LogUnavailable:
             time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
-            return self._keeper.sight(log)
+            return self._ha_loop.sight(log)
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -518,7 +518,7 @@ class Node:
         changes = encoded([change])
         if level.kind != "appended":
             return _result((await self._acknowledged(changes, level, timeout_s, term))[0])
-        _, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
+        _, results = await self._async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return _result(results[0])
 
     async def asubmit_many(
@@ -531,7 +531,9 @@ class Node:
 
     async def _acknowledged(self, changes: Encoded, level: Level, timeout_s: float, term: int | None) -> list[Any]:
         deadline = time.monotonic() + timeout_s
-        id_, results = await self._tasks.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
+        id_, results = await self._async_writer.submit(
+            changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys
+        )
         if level.kind != "appended" and not _are_rejected(results):
             await self._acks.awaited(level, id_, deadline - time.monotonic())
         return results
@@ -598,11 +600,11 @@ class Node:
         self._check_serves("promote()")
         deadline = time.monotonic() + timeout_s
         look = self._sight(deadline).look
-        mine = self._keeper.heartbeat()._replace(run=look.run)
-        refusal = election.refusal(self.name, look._replace(peers={**look.peers, self.name: mine}))
+        mine = self._ha_loop.heartbeat()._replace(run=look.run)
+        refusal = election.refusal(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}))
         if refusal is not None and not force:
             raise PromotionRefused(self.name, refusal.reason, better=refusal.better)
-        taken = self._keeper.take_term(reason, look, guarded=not force, until=deadline)
+        taken = self._ha_loop.take_term(reason, look, guarded=not force, until=deadline)
         # Its term record, too: a node that led already is the primary all the while.
         position = str(taken.id) if taken.id != ZERO_ID else None
         self.wait(role="primary", position=position, timeout_s=max(0.0, deadline - time.monotonic()))
@@ -622,7 +624,7 @@ class Node:
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
-            view = self._replica.member.view
+            view = self._replica.node_state.view
             if id_ is not None and view.in_sync:
                 _check_not_lost(id_, view)
             return (
@@ -657,8 +659,8 @@ class Node:
     # --- what goes on by itself --------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if self._duties is not None:
-            self._crew.wake(self._duties)
+        if self._node_work is not None:
+            self._scheduler.wake(self._node_work)
 
     def _done(self, name: str, work: Callable[[], float | None]) -> float:
         """Do one of the duties; the seconds until it is to be done again. What is in its way is known to `problem`."""
@@ -689,9 +691,9 @@ class Node:
     def _save(self) -> float:
         """What this node wrote is on its disk a moment later, whether Redis answers or not."""
         # Before: what weighs the changes is what is on disk, and a snapshot that ends meanwhile is not there yet.
-        member = self._replica.member
+        node_state = self._replica.node_state
         self._replica.flush()
-        self._tell_if_a_snapshot_is_due(member)
+        self._tell_if_a_snapshot_is_due(node_state)
         self._tidy()
         return SAVE_EVERY_S
 
@@ -701,13 +703,13 @@ class Node:
         while self._replica.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
             pass
 
-    def _tell_if_a_snapshot_is_due(self, member: Member) -> None:
+    def _tell_if_a_snapshot_is_due(self, node_state: NodeState) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
-        if member.leads and member.snapshot_end != self._due_behind and self._primary.snapshot_is_due:
-            self._due_behind = member.snapshot_end
+        if node_state.leads and node_state.snapshot_end != self._due_behind and self._primary.snapshot_is_due:
+            self._due_behind = node_state.snapshot_end
             self._wake()
 
-    def _wants(self) -> Wants | None:
+    def _wants(self) -> ReadRequest | None:
         try:
             return self._reader.wants()
         except ReplicatorError as error:

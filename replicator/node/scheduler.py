@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import ReplicatorError
-from ..log.interface import Batch, Log, Wants
+from ..log.interface import Batch, Log, ReadRequest
 from ..runtime.threads import started
 
-__all__ = ["Crew", "Duties", "OwnThreads"]
+__all__ = ["NodeWork", "OwnThreads", "Scheduler"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Duties:
+class NodeWork:
     """What is to be done for one node, which follows `log`. `ended`: nothing any more.
 
     `hold` keeps the node's lease, which nothing else may be in the way of. `is_saved`: `save` has nothing to do.
@@ -35,23 +35,23 @@ class Duties:
     save: Callable[[], float]
     is_saved: Callable[[], bool]
     read: Callable[[], float]
-    wants: Callable[[], Wants | None]
+    wants: Callable[[], ReadRequest | None]
     received: Callable[[Batch | ReplicatorError], float]
     ended: Callable[[], bool]
 
 
-class Crew(Protocol):
+class Scheduler(Protocol):
     """Looks after a node from `start` to `stop`."""
 
-    def start(self, duties: Duties) -> None:
+    def start(self, node_work: NodeWork) -> None:
         """Raises `NoThread`. Then some of them may be done until `stop`."""
         ...
 
-    def wake(self, duties: Duties) -> None:
+    def wake(self, node_work: NodeWork) -> None:
         """Have `keep` called soon."""
         ...
 
-    def stop(self, duties: Duties) -> None:
+    def stop(self, node_work: NodeWork) -> None:
         """None of its duties is being done any more when this returns, or soon after. It has `ended`."""
         ...
 
@@ -69,15 +69,15 @@ class OwnThreads:
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def start(self, duties: Duties) -> None:
-        loops = {"reader": self._read, "holder": self._hold, "keeper": self._keep, "saver": self._save}
+    def start(self, node_work: NodeWork) -> None:
+        loops = {"reader": self._read, "holder": self._hold, "ha-loop": self._keep, "saver": self._save}
         for name, loop in loops.items():
-            self._threads.append(started(loop, duties, name=f"{duties.name}-{name}"))
+            self._threads.append(started(loop, node_work, name=f"{node_work.name}-{name}"))
 
-    def wake(self, duties: Duties) -> None:
+    def wake(self, node_work: NodeWork) -> None:
         self._woken.set()
 
-    def stop(self, duties: Duties) -> None:
+    def stop(self, node_work: NodeWork) -> None:
         self._stopped.set()
         self._woken.set()
         for thread in self._threads:
@@ -87,19 +87,19 @@ class OwnThreads:
     def soon(self) -> None:
         return None
 
-    def _read(self, duties: Duties) -> None:
-        while not duties.ended():
-            self._stopped.wait(duties.read())
+    def _read(self, node_work: NodeWork) -> None:
+        while not node_work.ended():
+            self._stopped.wait(node_work.read())
 
-    def _hold(self, duties: Duties) -> None:
-        while not duties.ended():
-            self._stopped.wait(duties.hold())
+    def _hold(self, node_work: NodeWork) -> None:
+        while not node_work.ended():
+            self._stopped.wait(node_work.hold())
 
-    def _keep(self, duties: Duties) -> None:
-        while not duties.ended():
+    def _keep(self, node_work: NodeWork) -> None:
+        while not node_work.ended():
             self._woken.clear()
-            self._woken.wait(duties.keep())
+            self._woken.wait(node_work.keep())
 
-    def _save(self, duties: Duties) -> None:
-        while not duties.ended():
-            self._stopped.wait(duties.save())
+    def _save(self, node_work: NodeWork) -> None:
+        while not node_work.ended():
+            self._stopped.wait(node_work.save())

@@ -42,11 +42,11 @@ from ..format.snapshot_parts import Cutter
 from ..log.interface import Log
 from ..protocol.election import NOBODY
 from ..protocol.group import Code, Reply
-from ..protocol.member import Member, Snapshot
+from ..protocol.node_state import NodeState, Snapshot
 from ..protocol.snapshot_policy import NEVER, snapshot_is_due
-from ..protocol.write_outcome import Fate, Found, fate_of_write, find_out
+from ..protocol.write_outcome import Lookup, WriteOutcome, find_out, outcome_of_write
 from ..replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from ..replica.replica import Replica, Turn
+from ..replica.replica import Replica, WriteLock
 from ..runtime.backoff import Backoff
 from ..runtime.telling import Telling
 from ..storage.payload import Made, Published, Whole
@@ -120,9 +120,9 @@ class Primary:
         deadline = time.monotonic() + timeout_s
         waiting = Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline)
         self._queue.append(waiting)
-        turn = self._replica.turn
+        write_lock = self._replica.write_lock
         while not waiting.done:
-            if turn.acquire(blocking=False):
+            if write_lock.acquire(blocking=False):
                 waiting.has_turn = True
                 try:
                     self._commit_queued(deadline + GRACE_S)
@@ -130,7 +130,7 @@ class Primary:
                         self._commit_queued(deadline + GRACE_S)
                 finally:
                     waiting.has_turn = False
-                    turn.release()
+                    write_lock.release()
                 self._pass_on()
                 if not waiting.done:
                     raise self.give_up(waiting)
@@ -159,11 +159,11 @@ class Primary:
 
     def commit_all(self) -> None:
         """Commit what is queued. Others get the turn between two records: there may be more for ever."""
-        turn = self._replica.turn
+        write_lock = self._replica.write_lock
         while self.has_queued:
-            with turn:
+            with write_lock:
                 self._commit_queued()
-            if self._queue and turn.is_wanted:
+            if self._queue and write_lock.is_wanted:
                 time.sleep(YIELD_FOR_S)
         self._pass_on()
 
@@ -177,7 +177,7 @@ class Primary:
 
     def mark(self) -> None:
         """Commit an empty change: a place in the log at which every node reports the digest of its state."""
-        with self._replica.turn:
+        with self._replica.write_lock:
             self._commit_batch(self._check_may_write(), [], math.inf)
 
     def give_up(self, waiting: Waiting) -> ReplicatorError:
@@ -195,9 +195,9 @@ class Primary:
         results: list[Any] = []
         error: ReplicatorError | None = None
         try:
-            member = self._check_may_write(until)
+            node_state = self._check_may_write(until)
             batch = self._of_this_term(batch)
-            results = self._commit_batch(member, batch, until) if batch else []
+            results = self._commit_batch(node_state, batch, until) if batch else []
         except LogUnavailable as problem:
             error = problem
             if time.monotonic() > until - NEARLY_S:
@@ -231,7 +231,7 @@ class Primary:
         return [waiting for waiting in batch if waiting.deadline <= now]
 
     def _finish(self, batch: Sequence[Waiting], results: list[Any], error: ReplicatorError | None) -> None:
-        id = self._replica.member.view.position.id
+        id = self._replica.node_state.view.position.id
         start = 0
         for waiting in batch:
             end = start + len(waiting.changes)
@@ -241,7 +241,7 @@ class Primary:
 
     def _of_this_term(self, batch: list[Waiting]) -> list[Waiting]:
         """Refuse what was meant for another term: the turn keeps this one until the record is in the log."""
-        term = self._replica.member.view.term
+        term = self._replica.node_state.view.term
         others = [waiting for waiting in batch if waiting.term not in (None, term)]
         for waiting in others:
             waiting.error = self._other_term(waiting.term)
@@ -249,8 +249,8 @@ class Primary:
         return [waiting for waiting in batch if not waiting.done] if others else batch
 
     def _other_term(self, meant: int | None) -> Fenced:
-        member = self._replica.member
-        return Fenced(meant or 0, member.view.term, member.me.node)
+        node_state = self._replica.node_state
+        return Fenced(meant or 0, node_state.view.term, node_state.me.node)
 
     def _next_batch(self) -> list[Waiting]:
         batch: list[Waiting] = []
@@ -269,10 +269,10 @@ class Primary:
             batch.append(waiting)
         return batch
 
-    def _commit_batch(self, member: Member, batch: list[Waiting], until: float) -> list[Any]:
+    def _commit_batch(self, node_state: NodeState, batch: list[Waiting], until: float) -> list[Any]:
         changes = batch[0].changes if len(batch) == 1 else [each for waiting in batch for each in waiting.changes]
         codec, body, digest = encode_changes(waiting.json for waiting in batch)
-        record = member.change(
+        record = node_state.change(
             codec=codec,
             body=body,
             digest=digest,
@@ -331,17 +331,17 @@ class Primary:
 
     def _publish_once(self, collector: HeldCollector, until: float) -> bool:
         replica, began = self._replica, time.monotonic()
-        with self._held(replica.turn, until):
-            member = self._check_holds(until)
+        with self._held(replica.write_lock, until):
+            node_state = self._check_holds(until)
             with self._held(replica.lock, until):
-                snapshot = member.begin_snapshot()
+                snapshot = node_state.begin_snapshot()
                 pieces = replica.pieces()
         parts = _Parts(pieces, replica.snapshot_bytes_max)
         for index, body in enumerate(parts):
-            with self._held(replica.turn, until):
-                member = self._check_holds(until, snapshot.term)
+            with self._held(replica.write_lock, until):
+                node_state = self._check_holds(until, snapshot.term)
                 try:
-                    part = self._part(member, snapshot, parts, index, body)
+                    part = self._part(node_state, snapshot, parts, index, body)
                     self._write(part, until=until, rebase=snapshot.rebase)
                 except _SnapshotBroken:
                     return False
@@ -358,7 +358,7 @@ class Primary:
             time.sleep(YIELD_FOR_S)
 
     @contextmanager
-    def _held(self, lock: threading.Lock | Turn, until: float) -> Iterator[None]:
+    def _held(self, lock: threading.Lock | WriteLock, until: float) -> Iterator[None]:
         """Have a lock, which others give back when they are done. Raises `LogUnavailable` if they are not in time."""
         if not lock.acquire(timeout=_left_s(until)):
             problem = "what is written before this has not come to an end; nothing was written"
@@ -395,18 +395,20 @@ class Primary:
         wants_acks: int,
         until: float,
     ) -> RecordId:
-        with self._held(self._replica.turn, until):
-            member = self._check_may_write(until)
-            if term not in (None, member.view.term):
+        with self._held(self._replica.write_lock, until):
+            node_state = self._check_may_write(until)
+            if term not in (None, node_state.view.term):
                 raise self._other_term(term)
             # The turn keeps it so until the last part is in the log.
-            if expect is not None and not member.view.is_unchanged_since(expect):
-                raise Outdated(expect=expect, position=member.view.position.id)
-            snapshot = member.begin_snapshot(replaces=True)
+            if expect is not None and not node_state.view.is_unchanged_since(expect):
+                raise Outdated(expect=expect, position=node_state.view.position.id)
+            snapshot = node_state.begin_snapshot(replaces=True)
             for index, body in enumerate(bodies):
-                member = self._check_holds(until, snapshot.term)
-                self._write(self._part(member, snapshot, parts, index, body, wants_acks), until=until, bodies=bodies)
-            return self._replica.member.view.position.id
+                node_state = self._check_holds(until, snapshot.term)
+                self._write(
+                    self._part(node_state, snapshot, parts, index, body, wants_acks), until=until, bodies=bodies
+                )
+            return self._replica.node_state.view.position.id
 
     # --- a state without apply ---------------------------------------------------------------------------------------
 
@@ -414,11 +416,11 @@ class Primary:
         """Send what became of the state since it was published last: a patch where that is smaller than all of it."""
         replica = self._replica
         with self._held(self._publishing, until):
-            with self._held(replica.turn, until):
+            with self._held(replica.write_lock, until):
                 term = self._check_may_write(until).view.term
             made = whole.make(partial(self._snapshot_of_now, until))
             if made is None:
-                done = Published("nothing", replica.member.view.position.id)
+                done = Published("nothing", replica.node_state.view.position.id)
             else:
                 done = self._send_made(made, term, wants_acks=wants_acks, until=until)
             replica.application.published()
@@ -434,7 +436,7 @@ class Primary:
         if made.patch is not None and len(made.patch) < size:
             return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
         self._replace(parts, bodies, term, None, wants_acks, until)
-        return Published("whole", self._replica.member.view.position.id, size)
+        return Published("whole", self._replica.node_state.view.position.id, size)
 
     def _snapshot_of_now(self, until: float) -> Iterable[Any]:
         with self._held(self._replica.lock, until):
@@ -442,11 +444,11 @@ class Primary:
 
     def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: int, until: float) -> Published:
         for body in bodies:
-            with self._held(self._replica.turn, until):
-                member = self._check_may_write(until)
-                if member.view.term != term:
+            with self._held(self._replica.write_lock, until):
+                node_state = self._check_may_write(until)
+                if node_state.view.term != term:
                     raise self._other_term(term)
-                record = member.change(
+                record = node_state.change(
                     codec=CODEC,
                     body=body,
                     digest=digest_of(body),
@@ -458,11 +460,11 @@ class Primary:
         return Published("patch", record.id, sum(map(len, bodies)))
 
     def _part(
-        self, member: Member, snapshot: Snapshot, parts: _Parts, index: int, body: bytes, wants_acks: int = 0
+        self, node_state: NodeState, snapshot: Snapshot, parts: _Parts, index: int, body: bytes, wants_acks: int = 0
     ) -> PartRecord:
         # Which part is the last one is known only when it has been drawn.
         count = parts.count if index + 1 == parts.count else 0
-        return member.part(
+        return node_state.part(
             snapshot,
             part=index,
             parts=count,
@@ -475,36 +477,36 @@ class Primary:
 
     # --- may it? -----------------------------------------------------------------------------------------------------
 
-    def _check_may_write(self, until: float = math.inf) -> Member:
+    def _check_may_write(self, until: float = math.inf) -> NodeState:
         """The member, which leads, and whose lease is not over. The caller has the turn, as for everything below.
 
         What is written is sealed by this very member. The keeper may hear in the meantime that its term is over, and
         then the log refuses the record.
         """
-        member = self._check_holds(until)
-        if not member.leads:
+        node_state = self._check_holds(until)
+        if not node_state.leads:
             raise NotPrimary("{node} holds the term, but the log does not have its state yet; try again soon",
-                             node=member.me.node)  # fmt: skip
+                             node=node_state.me.node)  # fmt: skip
         if not self._lease.held:
-            raise LeaseLost(node=member.me.node)
-        return member
+            raise LeaseLost(node=node_state.me.node)
+        return node_state
 
-    def _check_holds(self, until: float, term: int | None = None) -> Member:
+    def _check_holds(self, until: float, term: int | None = None) -> NodeState:
         self._resolve(until)
-        member = self._replica.member
+        node_state = self._replica.node_state
         if self._replica.stalled:
             raise Stalled(self._replica.stalled)
-        if not member.holds_term or term not in (None, member.view.term):
-            raise _not_primary(member)
-        return member
+        if not node_state.holds_term or term not in (None, node_state.view.term):
+            raise _not_primary(node_state)
+        return node_state
 
     def _resolve(self, until: float = math.inf) -> None:
         """Settle a write whose answer was lost, before anything else is written."""
         sent, self._unresolved = self._unresolved, None
         if sent is None:
             return
-        member = self._replica.member
-        if not member.holds_term or sent.record.prev != member.view.position.chain:
+        node_state = self._replica.node_state
+        if not node_state.holds_term or sent.record.prev != node_state.view.position.chain:
             # As a standby it finds out from the log.
             self._finish(sent.batch, [], OutcomeUnknown(url=self._log.url, problem="the term ended meanwhile"))
             return
@@ -528,12 +530,12 @@ class Primary:
 
         Raises what `submit` raises, but for a refusal: whoever wrote it was told already that nobody knows.
         """
-        if self._unresolved is not None and self._replica.turn.acquire(blocking=False):
+        if self._unresolved is not None and self._replica.write_lock.acquire(blocking=False):
             try:
                 with suppress(Fenced, NotPrimary):
                     self._resolve()
             finally:
-                self._replica.turn.release()
+                self._replica.write_lock.release()
 
     # --- one record --------------------------------------------------------------------------------------------------
 
@@ -596,34 +598,36 @@ class Primary:
             time.sleep(min(backoff.failed(), left_s))
             log = self._log.within(until)
 
-    def _look_up(self, log: Log, reply: Reply, record: ChangeRecord | PartRecord) -> Found | None:
+    def _look_up(self, log: Log, reply: Reply, record: ChangeRecord | PartRecord) -> Lookup | None:
         """What the log says of the record, if the answer to a repeat leaves that open."""
-        if fate_of_write(reply, uncertain=True) is not Fate.LOOK:
+        if outcome_of_write(reply, uncertain=True) is not WriteOutcome.LOOK:
             return None
         there = log.find(record.id)
-        return find_out(record, there, log.look(), self._replica.member.view.holder.run)
+        return find_out(record, there, log.look(), self._replica.node_state.view.holder.run)
 
-    def _settle(self, reply: Reply, record: ChangeRecord | PartRecord, *, uncertain: bool, found: Found | None) -> None:
-        member = self._replica.member
-        fate, after = member.answered(reply, uncertain=uncertain, found=found)
-        if after is not member:
+    def _settle(
+        self, reply: Reply, record: ChangeRecord | PartRecord, *, uncertain: bool, found: Lookup | None
+    ) -> None:
+        node_state = self._replica.node_state
+        write_outcome, after = node_state.answered(reply, uncertain=uncertain, found=found)
+        if after is not node_state:
             self._replica.refused(reply)
-        if fate is Fate.COMMITTED:
+        if write_outcome is WriteOutcome.COMMITTED:
             return
-        kind = f"{fate.value} ({reply.code.value})"
+        kind = f"{write_outcome.value} ({reply.code.value})"
         self._telling.tell("write", logging.WARNING, f"{record}: {kind}", kind=kind)
-        raise self._error(fate, reply, record)
+        raise self._error(write_outcome, reply, record)
 
-    def _error(self, fate: Fate, reply: Reply, record: ChangeRecord | PartRecord) -> Exception:
-        if fate is Fate.AGAIN:
+    def _error(self, write_outcome: WriteOutcome, reply: Reply, record: ChangeRecord | PartRecord) -> Exception:
+        if write_outcome is WriteOutcome.AGAIN:
             return _SnapshotBroken()
-        if fate is Fate.UNKNOWN:
+        if write_outcome is WriteOutcome.UNKNOWN:
             return OutcomeUnknown(url=self._log.url, problem=f"{reply.code.value} after an answer was lost")
-        if fate is Fate.LOST:
+        if write_outcome is WriteOutcome.LOST:
             return LogLost(what=f"the log of group {self._log.group} is gone from {self._log.url}")
-        if fate is Fate.STRAY:
+        if write_outcome is WriteOutcome.STRAY:
             return CorruptRecord.stray(reply.id)
-        if fate is Fate.REFUSED and reply.code is Code.FENCED:
+        if write_outcome is WriteOutcome.REFUSED and reply.code is Code.FENCED:
             return Fenced(record.id.term, reply.term, reply.node)
         what = "Redis came back as another run" if reply.code is Code.NEW_RUN else "the log lost records"
         return NotPrimary("{node} has to lead anew: " + what + "; nothing was written", node=record.node)
@@ -680,9 +684,9 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def _not_primary(member: Member) -> NotPrimary:
+def _not_primary(node_state: NodeState) -> NotPrimary:
     """End users may see it while a failover is under way, so it names a command only where one is needed."""
-    node, view = member.me.node, member.view
+    node, view = node_state.me.node, node_state.view
     if view.term == 0 or view.holder.node == NOBODY.node:
         return NotPrimary(node=node, hint="nobody leads the group: `replicator promote NODE` makes a primary")
     return NotPrimary(node=node, primary=view.holder.node if view.holder.node != node else None)

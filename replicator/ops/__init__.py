@@ -7,25 +7,36 @@ look again.
 from .common import check_is_known, looked
 from .group_status import NodeStatus, Status, size_of, status, status_of
 from .log_history import Term, history, records
-from .promotion import Budget, Promotion, Switchover, budget, demote, forget, pause, promote, resume, switchover
+from .promotion import (
+    Promotion,
+    PromotionPreview,
+    Switchover,
+    demote,
+    forget,
+    pause,
+    preview,
+    promote,
+    resume,
+    switchover,
+)
 from .recovery import recover
 from .verification import DigestReport, snapshot, verify
 
 __all__ = [
-    "Budget",
     "DigestReport",
     "NodeStatus",
     "Promotion",
+    "PromotionPreview",
     "Status",
     "Switchover",
     "Term",
-    "budget",
     "check_is_known",
     "demote",
     "forget",
     "history",
     "looked",
     "pause",
+    "preview",
     "promote",
     "records",
     "recover",

@@ -30,7 +30,7 @@ from ..state.kind import are_alike, kind_of
 from ..storage.checkpoint_file import DamagedCheckpoint, Stored
 from ..storage.payload import rebuilt_from
 from ..storage.untrusted_sqlite import check_is_file, head_of
-from .log_check import LogFacts, Violation, Walk, as_violation
+from .log_check import LogFacts, LogVerifier, Violation, as_violation
 
 __all__ = ["CannotRebuild", "Certificate", "Compared", "NodeFacts", "certify", "copied"]
 
@@ -57,9 +57,9 @@ Progress = Callable[[str], None]
 class NodeFacts:
     """One checkpoint. `place`: `in the log`, `before the log` (trimmed), `ahead of the log`, `not in the log`, `new`.
 
-    Of its change records, `changes` are the log's, `trimmed` older than the log, or lost before a rebase; `surplus` the
-    log has not. That is no violation where the node's history parted from the group's: they are to become a fork.
-    `digest`: of the state.
+    Of its change records, `changes` are the log's, `trimmed` older than the log, or lost before a rebase;
+    `divergent_tail` the log has not. That is no violation where the node's history parted from the group's: they are to
+    become a fork. `digest`: of the state.
     """
 
     node: str
@@ -68,7 +68,7 @@ class NodeFacts:
     place: str
     changes: int
     trimmed: int
-    surplus: int
+    divergent_tail: int
     digest: str
 
 
@@ -82,7 +82,7 @@ class Compared:
         self.changes = 0
         self.trimmed = 0
         #: Those that the log has not, and which one is the newest of them.
-        self.surplus = 0
+        self.divergent_tail = 0
         self._missing = ZERO_ID
         self._found = False
         self._changes = stored.changes()
@@ -94,7 +94,7 @@ class Compared:
             self._lacks(self._next, trimmed=begins)
         if rebases and isinstance(record, PartRecord) and self._missing <= record.as_of.id:
             # Those of the history that the rebase brings were never in this log, or were lost.
-            self.trimmed, self.surplus, self._missing = self.trimmed + self.surplus, 0, ZERO_ID
+            self.trimmed, self.divergent_tail, self._missing = self.trimmed + self.divergent_tail, 0, ZERO_ID
         if self._next is not None and self._next.id == record.id:
             if self._next != record:
                 self._fail(f"its record {record.id} is not the one that the log has there", record.id)
@@ -107,7 +107,7 @@ class Compared:
 
     def _lacks(self, change: ChangeRecord, *, trimmed: bool) -> None:
         self.trimmed += trimmed
-        self.surplus += not trimmed
+        self.divergent_tail += not trimmed
         self._missing = self._missing if trimmed else change.id
         self._next = next(self._changes, None)
 
@@ -117,13 +117,13 @@ class Compared:
             self._fail(problem, self.position.id)
         self._found = True
 
-    def finish(self, walk: Walk, head: Head) -> str:
+    def finish(self, walk: LogVerifier, head: Head) -> str:
         """Its place. Raises `Violation` if the log, or a snapshot in it, contradicts the checkpoint."""
         while self._next is not None:
             self._lacks(self._next, trimmed=False)
         if self.stored.view.log_id not in ("", head.log_id):
             self._fail(f"it follows log {self.stored.view.log_id}, and this is log {head.log_id}")
-        if self._found and self.surplus:
+        if self._found and self.divergent_tail:
             problem = f"it is at {self.position.id} like the log, and has {self._missing}, which the log has not"
             self._fail(problem, self.position.id, self._missing)
         payload = self.stored.payload
@@ -132,7 +132,7 @@ class Compared:
             self._fail(f"its snapshot of {payload.as_of.id} is not the one that the log has", payload.as_of.id)
         return self._place(walk, head)
 
-    def _place(self, walk: Walk, head: Head) -> str:
+    def _place(self, walk: LogVerifier, head: Head) -> str:
         if self._found:
             return "in the log"
         if self.position == ORIGIN:
@@ -290,7 +290,7 @@ def _walked(
         head = _head(log)
         nodes = [Compared(copy) for copy in copies]
         try:
-            with contextlib.closing(Walk(snapshot_bytes_max=snapshot_bytes_max)) as walk:
+            with contextlib.closing(LogVerifier(snapshot_bytes_max=snapshot_bytes_max)) as walk:
                 _walk(log, head, walk, nodes, progress)
                 walk.finish(head)
                 _check_sources(log, walk)
@@ -312,7 +312,7 @@ def _head(log: Log) -> Head:
     return look.head
 
 
-def _walk(log: Log, head: Head, walk: Walk, nodes: Sequence[Compared], progress: Progress) -> None:
+def _walk(log: Log, head: Head, walk: LogVerifier, nodes: Sequence[Compared], progress: Progress) -> None:
     after, upto, told = ZERO_ID, head.position.id, 0
     while after < upto:
         batch = log.read(after, count=RECORDS_AT_ONCE)
@@ -334,7 +334,7 @@ def _walk(log: Log, head: Head, walk: Walk, nodes: Sequence[Compared], progress:
             progress(f"{walk.facts.records} records are good, up to {after} of {upto}")
 
 
-def _check_sources(log: Log, walk: Walk) -> None:
+def _check_sources(log: Log, walk: LogVerifier) -> None:
     """A snapshot is of a place in the history: where the log has that place, it has the same history there."""
     for as_of in walk.snapshots:
         there = log.find(as_of.id)
@@ -355,7 +355,7 @@ def _told(node: Compared, place: str, data_dir: Path, state: ReplicatedState) ->
         place=place,
         changes=node.changes,
         trimmed=node.trimmed,
-        surplus=node.surplus,
+        divergent_tail=node.divergent_tail,
         digest=_digest(node.stored, state),
     )
 

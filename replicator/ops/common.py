@@ -12,7 +12,7 @@ from ..errors import (
     UnknownGroup,
 )
 from ..log.interface import Log
-from ..protocol.group import Code, Head, Look, Reply
+from ..protocol.group import Code, GroupView, Head, Reply
 from ..runtime import checks
 from .diagnosis import is_known, term_holder
 
@@ -54,17 +54,17 @@ def check_call(
         checks.name("node", node)
 
 
-def looked(log: Log) -> Look:
+def looked(log: Log) -> GroupView:
     """The group as Redis shows it, also where a key of it holds what cannot be. Raises `LogUnavailable`."""
     try:
         return log.look()
     except LogUnavailable as unavailable:
         if unavailable.look is None:
             raise
-        return cast(Look, unavailable.look)
+        return cast(GroupView, unavailable.look)
 
 
-def check_is_known(log: Log, look: Look) -> None:
+def check_is_known(log: Log, look: GroupView) -> None:
     """Raises `UnknownGroup` with the groups that there are: most likely the name is misspelt, or the Redis another."""
     if not is_known(look):
         raise _unknown(log)

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 from ..node.health import lag_as_reported
 from ..protocol import election
-from ..protocol.group import Look
-from ..protocol.heartbeat import Peer
+from ..protocol.group import GroupView
+from ..protocol.heartbeat import Heartbeat
 
 __all__ = [
     "OK",
@@ -61,12 +61,12 @@ def problem(check: str, what: str, do: str) -> Check:
     return replace(warning(check, what, do), level=PROBLEM)
 
 
-def is_known(look: Look) -> bool:
+def is_known(look: GroupView) -> bool:
     """Whether there ever was such a group in this Redis, as far as it remembers."""
-    return look.head is not None or look.term > 0 or bool(look.peers)
+    return look.head is not None or look.term > 0 or bool(look.heartbeats)
 
 
-def term_holder(look: Look) -> str | None:
+def term_holder(look: GroupView) -> str | None:
     """The node that holds the newest term, in the present run of Redis; None if nobody does."""
     head = look.head
     if head is None or not look.same_run or head.term != look.term or head.writer == election.NOBODY:
@@ -74,24 +74,24 @@ def term_holder(look: Look) -> str | None:
     return head.node
 
 
-def checks_of_group(look: Look) -> list[Check]:
+def checks_of_group(look: GroupView) -> list[Check]:
     """The log, who leads, and who would take over."""
     return [check for each in (_log, _primary, _failover, _standbys, _clocks) for check in each(look)]
 
 
-def checks_of_nodes(look: Look) -> list[Check]:
+def checks_of_nodes(look: GroupView) -> list[Check]:
     """Each node, by name."""
-    return [check for _, peer in sorted(look.peers.items()) for check in _node(peer, look)]
+    return [check for _, heartbeat in sorted(look.heartbeats.items()) for check in _node(heartbeat, look)]
 
 
 # --- the log ---------------------------------------------------------------------------------------------------------
 
 
-def _log(look: Look) -> Iterator[Check]:
+def _log(look: GroupView) -> Iterator[Check]:
     head = look.head
     if look.marred:
         yield problem("log", look.marred, "`replicator recover` mends it, if this is the right database")
-    elif head is None and (look.term > 0 or any(peer.log_id for peer in look.peers.values())):
+    elif head is None and (look.term > 0 or any(heartbeat.log_id for heartbeat in look.heartbeats.values())):
         yield problem("log", "Redis lost the log", "`replicator recover` founds it anew")
     elif head is None:
         yield warning("log", "there is none yet", "`replicator promote NODE` founds it, or a candidate does")
@@ -107,7 +107,7 @@ def _log(look: Look) -> Iterator[Check]:
 # --- who leads -------------------------------------------------------------------------------------------------------
 
 
-def _primary(look: Look) -> Iterator[Check]:
+def _primary(look: GroupView) -> Iterator[Check]:
     head = look.head
     if head is None:
         return
@@ -120,20 +120,20 @@ def _primary(look: Look) -> Iterator[Check]:
     elif head.term != look.term:
         yield problem("primary", "nobody holds the term", _by_hand(look))
     else:
-        yield from _holder(look, look.peers.get(head.node), head.node, head.boot)
+        yield from _holder(look, look.heartbeats.get(head.node), head.node, head.boot)
 
 
-def _holder(look: Look, peer: Peer | None, node: str, boot: str) -> Iterator[Check]:
+def _holder(look: GroupView, heartbeat: Heartbeat | None, node: str, boot: str) -> Iterator[Check]:
     holds = f"{node} holds term {look.term}"
-    if peer is None:
+    if heartbeat is None:
         yield problem("primary", f"{holds}, and has no heartbeat", _who_takes_over(look))
-    elif not peer.alive:
-        yield problem("primary", f"{holds}, and has not reported for {_seconds(peer)}", _who_takes_over(look))
-    elif peer.boot == boot and peer.term < look.term and look.lease_ms is not None and not peer.stalled:
+    elif not heartbeat.alive:
+        yield problem("primary", f"{holds}, and has not reported for {_seconds(heartbeat)}", _who_takes_over(look))
+    elif heartbeat.boot == boot and heartbeat.term < look.term and look.lease_ms is not None and not heartbeat.stalled:
         yield warning("primary", f"{node} was given term {look.term} a moment ago", "it leads once it has read the log")
-    elif (peer.boot, peer.role) != (boot, "primary"):
-        restarted = "" if peer.boot == boot else ": it was restarted"
-        yield problem("primary", f"{holds}, and does not lead{restarted}", peer.stalled or _who_takes_over(look))
+    elif (heartbeat.boot, heartbeat.role) != (boot, "primary"):
+        restarted = "" if heartbeat.boot == boot else ": it was restarted"
+        yield problem("primary", f"{holds}, and does not lead{restarted}", heartbeat.stalled or _who_takes_over(look))
     elif look.lease_ms is None:
         what = f"{node} leads in term {look.term}, and its lease has run out"
         yield warning("primary", what, "see whether it reaches Redis, and may write to it")
@@ -141,32 +141,34 @@ def _holder(look: Look, peer: Peer | None, node: str, boot: str) -> Iterator[Che
         yield ok("primary", f"{node} leads in term {look.term}")
 
 
-def _who_takes_over(look: Look) -> str:
+def _who_takes_over(look: GroupView) -> str:
     """What will happen by itself, or what somebody has to do, now that nobody leads."""
     if look.head is not None and look.head.paused:
         return f"automatic failover is paused, so {_by_hand(look)}"
-    candidates = [peer for _, peer in sorted(look.peers.items()) if peer.alive and peer.candidate]
-    able = [peer.node for peer in candidates if election.may_take_over(peer, look)]
+    candidates = [
+        heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive and heartbeat.candidate
+    ]
+    able = [heartbeat.node for heartbeat in candidates if election.may_take_over(heartbeat, look)]
     if able:
         return f"{' or '.join(able)} takes over by itself in a moment; if that lasts, {_by_hand(look)}"
-    for peer in candidates:
-        refused = election.refusal(peer.node, look)
+    for heartbeat in candidates:
+        refused = election.refusal(heartbeat.node, look)
         assert refused is not None
-        return f"{peer.node} would take over by itself, but {refused.reason}"
+        return f"{heartbeat.node} would take over by itself, but {refused.reason}"
     return f"no live node takes over by itself (--auto-promote), so {_by_hand(look)}"
 
 
-def _by_hand(look: Look) -> str:
-    able = [peer for peer in look.peers.values() if election.refusal(peer.node, look) is None]
+def _by_hand(look: GroupView) -> str:
+    able = [heartbeat for heartbeat in look.heartbeats.values() if election.refusal(heartbeat.node, look) is None]
     best = election.most_advanced(able)
     if best is not None:
         return f"`replicator promote {best.node}`"
-    if not any(peer.alive for peer in look.peers.values()):
+    if not any(heartbeat.alive for heartbeat in look.heartbeats.values()):
         return "start a node first: none reports"
     return "`replicator promote NODE --dry-run` tells for each node what speaks against it"
 
 
-def pause_of(look: Look) -> Check | None:
+def pause_of(look: GroupView) -> Check | None:
     """That automatic failover is paused, since when and by whom. On purpose, and still nothing to forget."""
     head = look.head
     if head is None or not head.paused:
@@ -175,32 +177,34 @@ def pause_of(look: Look) -> Check | None:
     return warning("failover", f"automatic failover is paused ({head.paused}){since}", "`replicator resume` ends that")
 
 
-def _failover(look: Look) -> Iterator[Check]:
-    candidates = sorted(peer.node for peer in look.peers.values() if peer.alive and peer.candidate)
+def _failover(look: GroupView) -> Iterator[Check]:
+    candidates = sorted(
+        heartbeat.node for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.candidate
+    )
     if pause := pause_of(look):
         yield pause
     elif candidates:
         yield ok("failover", f"it is automatic, for {', '.join(candidates)}")
-    elif look.peers:
+    elif look.heartbeats:
         yield ok("failover", "it is not automatic: after a crash somebody has to promote a node")
-    without = sorted(peer.node for peer in look.peers.values() if peer.alive and peer.goes_on)
+    without = sorted(heartbeat.node for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.goes_on)
     if without:
         what = f"{', '.join(without)} would lead whoever is missing (failover-without always)"
         loses = "after Redis lost something, what was acknowledged as applied:N can be lost although its holders live"
         yield warning("failover", what, loses)
-    for name in sorted(look.peers):
+    for name in sorted(look.heartbeats):
         if left_ms := election.cool_down_ms(name, look):
             times, wait_s = election.FLAPS_MAX, left_ms / 1000
             what = f"{name} took the term {times} times within a minute, and waits {wait_s:.0f} s more"
             yield warning("failover", what, "find out why it loses it")
 
 
-def _standbys(look: Look) -> Iterator[Check]:
+def _standbys(look: GroupView) -> Iterator[Check]:
     holder = term_holder(look)
-    live = [peer for _, peer in sorted(look.peers.items()) if peer.alive]
-    others = [peer for peer in look.peers.values() if peer.node != holder]
+    live = [heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive]
+    others = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.node != holder]
     able = [p.node for p in live if p.node != holder and p.in_sync and not p.stalled and p.run == look.run]
-    if not look.peers:
+    if not look.heartbeats:
         yield warning("standbys", "no node has reported yet", "start one")
     elif not live:
         do = "see whether they are up, reach this Redis, and may write to it (maxmemory, min-replicas-to-write)"
@@ -213,10 +217,14 @@ def _standbys(look: Look) -> Iterator[Check]:
         yield warning("standbys", f"{holder} is the only node, and none could take over", "start another one")
 
 
-def _clocks(look: Look) -> Iterator[Check]:
-    stamped = [peer.applied_at for peer in look.peers.values() if peer.alive and peer.applied_at]
+def _clocks(look: GroupView) -> Iterator[Check]:
+    stamped = [
+        heartbeat.applied_at for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.applied_at
+    ]
     ahead_ms = max(stamped, default=0) - look.now_ms
-    beaten = [(peer.beaten_at - look.now_ms - peer.every_ms, name) for name, peer in look.peers.items()]
+    beaten = [
+        (heartbeat.beaten_at - look.now_ms - heartbeat.every_ms, name) for name, heartbeat in look.heartbeats.items()
+    ]
     back_ms, node = max(beaten, default=(0, ""))
     if back_ms > 0:
         what = f"the heartbeat of {node} is stamped {back_ms / 1000:.1f} s ahead of Redis' clock, which was set back"
@@ -231,41 +239,41 @@ def _clocks(look: Look) -> Iterator[Check]:
 # --- each node -------------------------------------------------------------------------------------------------------
 
 
-def _node(peer: Peer, look: Look) -> list[Check]:
-    found = list(_of_node(f"node {peer.node}", peer, look))
-    return found or [ok(f"node {peer.node}", f"a {peer.role}, at {peer.position.id}")]
+def _node(heartbeat: Heartbeat, look: GroupView) -> list[Check]:
+    found = list(_of_node(f"node {heartbeat.node}", heartbeat, look))
+    return found or [ok(f"node {heartbeat.node}", f"a {heartbeat.role}, at {heartbeat.position.id}")]
 
 
-def _of_node(name: str, peer: Peer, look: Look) -> Iterator[Check]:
-    if not peer.alive:
+def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check]:
+    if not heartbeat.alive:
         do = (
             f"it is down, or cannot reach this Redis or write to it; if it is gone for good, "
-            f"`replicator forget {peer.node}`"
+            f"`replicator forget {heartbeat.node}`"
         )
-        stopped = "it stopped in order, and " if peer.left else "it "
-        yield warning(name, f"{stopped}has not reported for {_seconds(peer)}", do)
+        stopped = "it stopped in order, and " if heartbeat.left else "it "
+        yield warning(name, f"{stopped}has not reported for {_seconds(heartbeat)}", do)
         return
-    if peer.stalled:
-        yield problem(name, "it cannot lead, or take anything in", peer.stalled)
-    if peer.problem:
-        yield problem(name, "it reports a problem", peer.problem)
-    if peer.run != look.run:
+    if heartbeat.stalled:
+        yield problem(name, "it cannot lead, or take anything in", heartbeat.stalled)
+    if heartbeat.problem:
+        yield problem(name, "it reports a problem", heartbeat.problem)
+    if heartbeat.run != look.run:
         yield warning(name, "it has not reported in the present run of Redis", "if that lasts, restart it")
     if look.head is None:
         return
-    if not peer.in_sync:
+    if not heartbeat.in_sync:
         yield warning(name, "it is out of sync, and waits for a snapshot", "if that lasts, see whether anybody leads")
-    if peer.position.id > look.head.position.id:
+    if heartbeat.position.id > look.head.position.id:
         what = "it is ahead of the log, which lost something"
         yield warning(name, what, "promote it, or what only it has becomes a fork")
-    lag = lag_as_reported(peer, look)
+    lag = lag_as_reported(heartbeat, look)
     if lag.records and (lag.seconds or 0) > LAG_S_MAX:
         what = f"it is {lag.records} records behind, at what was written {lag.seconds:.0f} s ago"
         yield warning(name, what, "see to its machine, its disk and its network")
 
 
-def _seconds(peer: Peer) -> str:
-    seconds = peer.age_ms / 1000
+def _seconds(heartbeat: Heartbeat) -> str:
+    seconds = heartbeat.age_ms / 1000
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 

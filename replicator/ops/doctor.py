@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import LogUnavailable
 from ..log.interface import LogSize
 from ..log.redis_log import RedisLog, Server
-from ..protocol.group import Look
+from ..protocol.group import GroupView
 from .diagnosis import PROBLEM, WARNING, Check, checks_of_group, checks_of_nodes, ok, problem, warning
 from .group_status import Status, status_of
 
@@ -62,7 +62,7 @@ class Facts(NamedTuple):
 
     group: str
     server: Server
-    look: Look | None = None
+    look: GroupView | None = None
     size: LogSize = LogSize(None, None)
     unreadable: str = ""
 
@@ -283,7 +283,7 @@ def _not_known(check: str, what: str, do: str) -> Check:
     return replace(warning(check, what, do), level=NOT_KNOWN)
 
 
-def _looked(facts: Facts) -> Look:
+def _looked(facts: Facts) -> GroupView:
     assert facts.look is not None
     return facts.look
 

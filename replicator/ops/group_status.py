@@ -7,8 +7,8 @@ from typing import Any
 
 from ..log.interface import Log, LogSize
 from ..node.health import lag_as_reported
-from ..protocol.group import Look
-from ..protocol.heartbeat import Peer
+from ..protocol.group import GroupView
+from ..protocol.heartbeat import Heartbeat
 from .common import looked
 from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
 
@@ -80,17 +80,17 @@ def status(log: Log) -> Status:
     return status_of(log.group, look, size_of(log, look))
 
 
-def size_of(log: Log, look: Look) -> LogSize:
+def size_of(log: Log, look: GroupView) -> LogSize:
     """How large the log is, if there is one."""
     return log.size() if look.head else LogSize(None, None)
 
 
-def status_of(group: str, look: Look, size: LogSize) -> Status:
+def status_of(group: str, look: GroupView, size: LogSize) -> Status:
     """The same, of what was looked at."""
     head = look.head
     found, paused = checks_of_group(look) if is_known(look) else [], pause_of(look)
     of_nodes = [f"{check.check}: {check.text}" for check in checks_of_nodes(look) if check.level == WARNING]
-    primary = look.peers.get(term_holder(look) or "")
+    primary = look.heartbeats.get(term_holder(look) or "")
     primary = primary if primary is not None and primary.alive else None
     return Status(
         group=group,
@@ -105,33 +105,33 @@ def status_of(group: str, look: Look, size: LogSize) -> Status:
         snapshot_bytes=primary.snapshot_bytes if primary else None,
         changes_bytes=primary.changes_bytes if primary else None,
         kept_bytes=_kept_bytes(primary, size) if primary else None,
-        nodes=[node_status(peer, look) for _, peer in sorted(look.peers.items())],
+        nodes=[node_status(heartbeat, look) for _, heartbeat in sorted(look.heartbeats.items())],
         problem="; ".join(check.text for check in found if check.level == PROBLEM or check == paused) or None,
         warnings=[check.text for check in found if check.level == WARNING and check != paused] + of_nodes,
     )
 
 
-def _kept_bytes(primary: Peer, size: LogSize) -> int:
+def _kept_bytes(primary: Heartbeat, size: LogSize) -> int:
     # After a restart a primary says what there may be. It is no more than there is.
     return primary.kept_bytes if size.bytes is None else min(primary.kept_bytes, size.bytes)
 
 
-def node_status(peer: Peer, look: Look) -> NodeStatus:
+def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
     head = look.head
-    ahead = head is not None and peer.position.id > head.position.id
-    holds = head is not None and (peer.node, peer.boot) == (term_holder(look), head.boot)
-    lag = lag_as_reported(peer, look)
+    ahead = head is not None and heartbeat.position.id > head.position.id
+    holds = head is not None and (heartbeat.node, heartbeat.boot) == (term_holder(look), head.boot)
+    lag = lag_as_reported(heartbeat, look)
     return NodeStatus(
-        name=peer.node,
-        boot=peer.boot,
-        role=peer.role if peer.alive and holds else "standby",
-        term=peer.term,
-        position=str(peer.position.id),
+        name=heartbeat.node,
+        boot=heartbeat.boot,
+        role=heartbeat.role if heartbeat.alive and holds else "standby",
+        term=heartbeat.term,
+        position=str(heartbeat.position.id),
         lag_records=lag.records,
         lag_seconds=lag.seconds,
-        in_sync=peer.in_sync,
-        alive=peer.alive,
-        http=peer.http or None,
-        problem=peer.stalled or peer.problem or ("ahead of the log" if ahead and peer.alive else None),
-        age_seconds=peer.age_ms / 1000,
+        in_sync=heartbeat.in_sync,
+        alive=heartbeat.alive,
+        http=heartbeat.http or None,
+        problem=heartbeat.stalled or heartbeat.problem or ("ahead of the log" if ahead and heartbeat.alive else None),
+        age_seconds=heartbeat.age_ms / 1000,
     )

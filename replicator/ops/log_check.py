@@ -1,7 +1,7 @@
 """The walk: is this log, record by record, what Redis' scripts and the nodes may have written?
 
-`Walk` is fed the records in order and asks nobody. The first thing that is not as it has to be is a `Violation`, which
-names the rule and says what it means. `RULES` lists them; two of them are `certify.py`'s.
+`LogVerifier` is fed the records in order and asks nobody. The first thing that is not as it has to be is a `Violation`,
+which names the rule and says what it means. `RULES` lists them; two of them are `certify.py`'s.
 
 **A log may break off** in one way that is right: a holder that was ahead of a log which lost records goes on at its own
 n and chain (a *rebase*). It does so first of all in its term, with part 0 of a snapshot of what it had before that
@@ -30,7 +30,7 @@ from ..format.term_ends import show_ends, with_end
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..protocol.group import Head
 
-__all__ = ["RULES", "LogFacts", "Violation", "Walk", "as_violation"]
+__all__ = ["RULES", "LogFacts", "LogVerifier", "Violation", "as_violation"]
 
 
 #: What each rule says, and what it means if it does not hold.
@@ -83,7 +83,7 @@ class LogFacts:
     bytes: int = 0
 
 
-class Walk:
+class LogVerifier:
     """A log, record by record: `take` each in order, then `finish`, and `close` whatever came of it.
 
     `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/weight.py`).

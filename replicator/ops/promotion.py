@@ -19,8 +19,8 @@ from ..format.ids import ZERO_ID, RecordId, Writer, era_of
 from ..log.interface import Log
 from ..protocol import election, missing_nodes
 from ..protocol.election import NOBODY
-from ..protocol.group import Claim, Code, Head, Look, Reply
-from ..protocol.heartbeat import Peer
+from ..protocol.group import Claim, Code, GroupView, Head, Reply
+from ..protocol.heartbeat import Heartbeat
 from ..runtime import checks
 from .common import GRACE_S, LEASE_MS, POLL_EVERY_S, Progress, check_call, led_head, looked, silent, switched
 from .diagnosis import term_holder
@@ -29,13 +29,13 @@ from .group_status import node_status
 __all__ = [
     "POLL_IN_THE_GAP_S",
     "PREPARE_TIMEOUT_S",
-    "Budget",
     "Promotion",
+    "PromotionPreview",
     "Switchover",
-    "budget",
     "demote",
     "forget",
     "pause",
+    "preview",
     "promote",
     "resume",
     "switchover",
@@ -85,10 +85,10 @@ def promote(
             conflict = Reply(Code.CONFLICT, term=look.term, node=look.head.node if look.head else "")
             raise not_promoted(node, conflict, log)
         refusal = election.refusal(node, look)
-        if refusal is not None and (not force or node not in look.peers):
+        if refusal is not None and (not force or node not in look.heartbeats):
             raise PromotionRefused(node, refusal.reason, better=refusal.better)
-        peer = look.peers[node]
-        reply = log.promote(claim_of(peer, look, lease_ms=lease_ms, by=by, reason=reason, guarded=not force))
+        heartbeat = look.heartbeats[node]
+        reply = log.promote(claim_of(heartbeat, look, lease_ms=lease_ms, by=by, reason=reason, guarded=not force))
         if reply.code in (Code.NEW_RUN, Code.CONFLICT):
             # Redis restarted, or somebody took a term, between look and promotion: look again.
             if time.monotonic() > started + timeout_s:
@@ -97,24 +97,26 @@ def promote(
         if reply.code is not Code.OK:
             raise not_promoted(node, reply, log)
         try:
-            wait_until_it_leads(log, node, peer.boot, reply.term, started + timeout_s)
+            wait_until_it_leads(log, node, heartbeat.boot, reply.term, started + timeout_s)
         except _RestartedMeanwhile:
             continue  # the boot that got the term is gone; its successor gets the next one
         led_ms = (time.monotonic() - started) * 1000
         return Promotion(node=node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
 
 
-def claim_of(peer: Peer, look: Look, *, lease_ms: int, by: str, reason: str, guarded: bool = True) -> Claim:
+def claim_of(
+    heartbeat: Heartbeat, look: GroupView, *, lease_ms: int, by: str, reason: str, guarded: bool = True
+) -> Claim:
     """The next term for that boot, if nothing of what was looked at has changed."""
     return Claim(
-        writer=Writer(peer.node, peer.boot),
+        writer=Writer(heartbeat.node, heartbeat.boot),
         floor=election.newest_term(look),
         lease_ms=lease_ms,
         by=by,
         reason=reason,
         expect=look.term,
         run=look.run,
-        expect_head=election.expected_head(peer, look) if guarded else None,
+        expect_head=election.expected_head(heartbeat, look) if guarded else None,
         new_log_id=secrets.token_hex(16) if election.may_found(look) else "",
         applied_min=missing_nodes.applied_min(look),
     )
@@ -153,14 +155,14 @@ class _RestartedMeanwhile(Exception):
 def wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: float) -> None:
     while True:
         look = log.look()
-        peer = look.peers.get(node)
-        if peer is not None and peer.boot != boot:
+        heartbeat = look.heartbeats.get(node)
+        if heartbeat is not None and heartbeat.boot != boot:
             raise _RestartedMeanwhile
         if look.term > term:
             raise PromotionRefused(
                 node, f"{look.head.node if look.head else 'another'} took term {look.term} meanwhile"
             )
-        if peer is not None and peer.term == term and peer.role == "primary":
+        if heartbeat is not None and heartbeat.term == term and heartbeat.role == "primary":
             return
         if time.monotonic() > deadline:
             raise TimeoutError(
@@ -170,7 +172,7 @@ def wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: flo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Budget:
+class PromotionPreview:
     """What a promotion of `node` would lose. `lag_records`: what it reads before it leads; None: not known.
 
     `refused`: why the tools refuse it. `lost`: what others have and would be left with, as forks. `unknown`: what
@@ -188,13 +190,13 @@ class Budget:
         return asdict(self)
 
 
-def budget(log: Log, node: str) -> Budget:
+def preview(log: Log, node: str) -> PromotionPreview:
     """What a promotion of `node` would lose, as the group is now. Changes nothing."""
     checks.name("node", node)
     look = log.look()
     refusal = election.refusal(node, look)
-    candidate = look.peers.get(node)
-    return Budget(
+    candidate = look.heartbeats.get(node)
+    return PromotionPreview(
         node=node,
         refused=refusal.reason if refusal else None,
         better=refusal.better if refusal else None,
@@ -204,29 +206,29 @@ def budget(log: Log, node: str) -> Budget:
     )
 
 
-def _lost_with(candidate: Peer, look: Look) -> list[str]:
+def _lost_with(candidate: Heartbeat, look: GroupView) -> list[str]:
     in_log = look.head.changed if look.head else ZERO_ID
     kept = max(candidate.changed, in_log)
     return [
-        f"{peer.node} has changes up to {peer.changed}, the log and {candidate.node} only up to {kept}"
-        for _, peer in sorted(look.peers.items())
-        if peer.alive and peer.changed > kept
+        f"{heartbeat.node} has changes up to {heartbeat.changed}, the log and {candidate.node} only up to {kept}"
+        for _, heartbeat in sorted(look.heartbeats.items())
+        if heartbeat.alive and heartbeat.changed > kept
     ]
 
 
-def _unknown_with(node: str, look: Look) -> list[str]:
+def _unknown_with(node: str, look: GroupView) -> list[str]:
     head = look.head
-    unknown = [] if node in look.peers else [f"{node} has never reported"]
-    known = missing_nodes.known_to(look.peers.values(), look) - set(look.peers)
+    unknown = [] if node in look.heartbeats else [f"{node} has never reported"]
+    known = missing_nodes.known_to(look.heartbeats.values(), look) - set(look.heartbeats)
     if not look.is_whole:
         unknown += [f"{name} has not reported since Redis came back: what it has" for name in sorted(known - {node})]
-    for name, peer in sorted(look.peers.items()):
-        met = head is not None and look.same_run and era_of(peer.term) >= era_of(head.term)
-        if peer.alive and peer.run != look.run:
+    for name, heartbeat in sorted(look.heartbeats.items()):
+        met = head is not None and look.same_run and era_of(heartbeat.term) >= era_of(head.term)
+        if heartbeat.alive and heartbeat.run != look.run:
             unknown.append(f"{name} has not reported since Redis came back")
-        elif not peer.alive and not met:
-            seconds = peer.age_ms / 1000
-            unknown.append(f"{name} has not reported for {seconds:.1f} s: what it has behind {peer.changed}")
+        elif not heartbeat.alive and not met:
+            seconds = heartbeat.age_ms / 1000
+            unknown.append(f"{name} has not reported for {seconds:.1f} s: what it has behind {heartbeat.changed}")
     return unknown
 
 
@@ -287,21 +289,21 @@ def switchover(
 
 def _prepare(log: Log, node: str, before: Head, by: str, progress: Progress) -> bool:
     """Have the old primary stop its program and publish what it wrote last; whether there was any of that to do."""
-    peer = log.look().peers.get(before.node)
-    if peer is None or not peer.alive or not peer.prepares:
+    heartbeat = log.look().heartbeats.get(before.node)
+    if heartbeat is None or not heartbeat.alive or not heartbeat.prepares:
         return False
     ask = log.ask("prepare", by=by, node=before.node)
     progress(f"{before.node} stops its program, and publishes what that wrote last")
     deadline = time.monotonic() + PREPARE_TIMEOUT_S
-    while peer.prepared != ask:
-        if peer.prepared.startswith(f"{ask}: "):
-            reason = peer.prepared.removeprefix(f"{ask}: ")
+    while heartbeat.prepared != ask:
+        if heartbeat.prepared.startswith(f"{ask}: "):
+            reason = heartbeat.prepared.removeprefix(f"{ask}: ")
             raise PromotionRefused(node, f"{before.node} cannot hand over ({reason}); `promote` does not ask it to")
-        if not peer.alive or time.monotonic() > deadline:
+        if not heartbeat.alive or time.monotonic() > deadline:
             hint = f"nothing was done; `replicator promote {node}` does not wait for it"
             raise TimeoutError(f"{before.node} has not said that its program has stopped; {hint}")
         time.sleep(POLL_EVERY_S)
-        peer = log.look().peers.get(before.node, peer)
+        heartbeat = log.look().heartbeats.get(before.node, heartbeat)
     return True
 
 
@@ -312,10 +314,10 @@ def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: flo
         refusal = election.refusal(node, look)
         if refusal is not None:
             raise PromotionRefused(node, refusal.reason, better=refusal.better)
-        peer = look.peers[node]
-        if peer.in_sync and peer.position.id >= target:
+        heartbeat = look.heartbeats[node]
+        if heartbeat.in_sync and heartbeat.position.id >= target:
             return
-        behind = target.n - peer.position.id.n
+        behind = target.n - heartbeat.position.id.n
         progress(f"{node} is {behind} records behind")
         if time.monotonic() > deadline:
             raise TimeoutError(f"{node} does not keep up: it is {behind} records behind; nothing was done")
@@ -324,10 +326,10 @@ def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: flo
 
 def _follows(log: Log, before: Head, term: int, deadline: float) -> bool:
     while True:
-        peer = log.look().peers.get(before.node)
-        if peer is not None and peer.term >= term and peer.role == "standby":
+        heartbeat = log.look().heartbeats.get(before.node)
+        if heartbeat is not None and heartbeat.term >= term and heartbeat.role == "standby":
             return True
-        if peer is None or not peer.alive or time.monotonic() > deadline:
+        if heartbeat is None or not heartbeat.alive or time.monotonic() > deadline:
             return False
         time.sleep(POLL_EVERY_S)
 
@@ -349,9 +351,9 @@ def forget(log: Log, node: str, *, by: str) -> None:
     Raises `ConfigError` for one that nobody knows, or that reports.
     """
     look = looked(log)
-    peer = look.peers.get(node)
-    if peer is None and node not in missing_nodes.known_to(look.peers.values(), look):
+    heartbeat = look.heartbeats.get(node)
+    if heartbeat is None and node not in missing_nodes.known_to(look.heartbeats.values(), look):
         raise ConfigError(setting="node", problem=f"no node {node} has reported; `replicator status` lists them")
-    if peer is not None and peer.alive:
+    if heartbeat is not None and heartbeat.alive:
         raise ConfigError(setting="node", problem=f"{node} reports; stop it first, if it is not to come back")
     log.forget(node, by=by)

@@ -10,8 +10,8 @@ from ..errors import (
 )
 from ..log.interface import Log
 from ..protocol import election, missing_nodes
-from ..protocol.group import Code, Look
-from ..protocol.heartbeat import Peer
+from ..protocol.group import Code, GroupView
+from ..protocol.heartbeat import Heartbeat
 from .common import GRACE_S, LEASE_MS, Progress, check_call, looked, silent
 from .diagnosis import term_holder
 from .promotion import Promotion, claim_of, not_promoted, wait_until_it_leads
@@ -45,35 +45,35 @@ def recover(
     started = time.monotonic()
     look = looked(log.within(started + timeout_s + GRACE_S))
     _check_is_broken(look)
-    reporting_s = election.time_to_report_ms(look.peers.values()) / 1000
+    reporting_s = election.time_to_report_ms(look.heartbeats.values()) / 1000
     log = log.within(started + reporting_s + timeout_s + GRACE_S)
     progress(f"the nodes report for {reporting_s:.0f} s")
     time.sleep(reporting_s)
     look = looked(log)
     _check_is_broken(look)
-    peer = _to_recover_from(look, node)
-    for name, other in sorted(look.peers.items()):
+    heartbeat = _to_recover_from(look, node)
+    for name, other in sorted(look.heartbeats.items()):
         progress(f"{name} has changes up to {other.changed}" + ("" if other.alive else " (dead)"))
-    if not force and not missing_nodes.are_enough(peer, look):
-        raise PromotionRefused(peer.node, election.missed(peer, look))
-    claim = claim_of(peer, look, lease_ms=lease_ms, by=by, reason=reason, guarded=_goes_on(look))
-    claim = replace(claim, floor=election.floor_of(peer, look), new_log_id=peer.log_id)
+    if not force and not missing_nodes.are_enough(heartbeat, look):
+        raise PromotionRefused(heartbeat.node, election.missed(heartbeat, look))
+    claim = claim_of(heartbeat, look, lease_ms=lease_ms, by=by, reason=reason, guarded=_goes_on(look))
+    claim = replace(claim, floor=election.floor_of(heartbeat, look), new_log_id=heartbeat.log_id)
     reply = log.promote(replace(claim, anew=True, unfollowed=election.unfollowed(look)))
     if reply.code is not Code.OK:
-        raise not_promoted(peer.node, reply, log)
+        raise not_promoted(heartbeat.node, reply, log)
     if _goes_on(look):
-        progress(f"the term key is set right, and {peer.node} takes term {reply.term}")
+        progress(f"the term key is set right, and {heartbeat.node} takes term {reply.term}")
     else:
-        progress(f"founded anew from {peer.node}, in term {reply.term}; its state goes into the log")
-    wait_until_it_leads(log, peer.node, peer.boot, reply.term, started + reporting_s + timeout_s)
+        progress(f"founded anew from {heartbeat.node}, in term {reply.term}; its state goes into the log")
+    wait_until_it_leads(log, heartbeat.node, heartbeat.boot, reply.term, started + reporting_s + timeout_s)
     led_ms = (time.monotonic() - started) * 1000
-    return Promotion(node=peer.node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
+    return Promotion(node=heartbeat.node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
 
 
-def _check_is_broken(look: Look) -> None:
+def _check_is_broken(look: GroupView) -> None:
     if election.broken(look):
         return
-    holder = look.peers.get(term_holder(look) or "")
+    holder = look.heartbeats.get(term_holder(look) or "")
     if look.lease_ms is not None and not (holder is not None and holder.problem):
         raise PromotionRefused("no node", "the log is whole, there is nothing to recover")
     why = f" ({holder.node}: {holder.problem})" if holder is not None and holder.problem else ""
@@ -81,22 +81,22 @@ def _check_is_broken(look: Look) -> None:
     raise PromotionRefused("no node", reason)
 
 
-def _goes_on(look: Look) -> bool:
+def _goes_on(look: GroupView) -> bool:
     """Whether nothing is wrong but the term key."""
     whole = look.head is not None and look.last_id == look.head.position.id
     return whole and election.unfollowed(look) is None
 
 
-def _to_recover_from(look: Look, node: str | None) -> Peer:
-    logs = {peer.log_id for peer in look.peers.values() if peer.alive and peer.log_id}
+def _to_recover_from(look: GroupView, node: str | None) -> Heartbeat:
+    logs = {heartbeat.log_id for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.log_id}
     if node is None and len(logs) > 1:
         raise PromotionRefused("no node", "the live nodes have different logs; name the one to go on from with --from")
-    holder = look.peers.get(term_holder(look) or "")
+    holder = look.heartbeats.get(term_holder(look) or "")
     if node is None and _goes_on(look) and holder is not None and holder.alive:
         node = holder.node
     if node is None:
-        node = election.most_advanced_holder(look.peers.values(), *logs) if logs else None
-    peer = look.peers.get(node or "")
-    if peer is None or not peer.alive or not peer.log_id:
+        node = election.most_advanced_holder(look.heartbeats.values(), *logs) if logs else None
+    heartbeat = look.heartbeats.get(node or "")
+    if heartbeat is None or not heartbeat.alive or not heartbeat.log_id:
         raise PromotionRefused(node or "no node", "no live node of that name has the log; start one on its data first")
-    return peer
+    return heartbeat

@@ -102,17 +102,17 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = s
     told = -1
     while True:
         look = log.look()
-        live = {name: peer for name, peer in look.peers.items() if peer.alive}
+        live = {name: heartbeat for name, heartbeat in look.heartbeats.items() if heartbeat.alive}
         marked = live.get(head.node)
         at = marked.digest_at if marked else ZERO_ID
         if at > head.position.id:
-            digests = {name: peer.digest for name, peer in sorted(live.items()) if peer.digest_at == at}
+            digests = {name: heartbeat.digest for name, heartbeat in sorted(live.items()) if heartbeat.digest_at == at}
             missing = sorted(set(live) - set(digests))
             if len(digests) > told:
                 told = len(digests)
                 progress(f"{told} of {len(live)} nodes reported at {at}")
             if not missing or time.monotonic() > deadline:
-                known = {name for name, peer in look.peers.items() if not peer.left}
+                known = {name for name, heartbeat in look.heartbeats.items() if not heartbeat.left}
                 silent = sorted(known - set(live) - set(digests))
                 return DigestReport(position=str(at), digests=digests, missing=missing, silent=silent)
         elif time.monotonic() > deadline:

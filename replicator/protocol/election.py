@@ -13,8 +13,8 @@ from typing import NamedTuple
 from ..format.ids import ORIGIN, TERM_LEAP, ZERO_ID, RecordId, Writer, era_of, is_beyond
 from . import missing_nodes
 from .fold import View, holds
-from .group import Code, Head, Look, Reply
-from .heartbeat import Peer
+from .group import Code, GroupView, Head, Reply
+from .heartbeat import Heartbeat
 from .missing_nodes import RECENT_MS
 
 __all__ = [
@@ -67,13 +67,13 @@ FLAP_WINDOW_MS = 60_000
 ERAS_MISSED_MAX = 1000
 
 
-def most_advanced(peers: Iterable[Peer]) -> Peer | None:
+def most_advanced(heartbeats: Iterable[Heartbeat]) -> Heartbeat | None:
     """The one whose last *change* is the newest: the higher term of it, then the higher n.
 
     Not the highest position: a node that merely followed the terms of a log which had lost changes has a high position
     and lacks those changes.
     """
-    return max(peers, key=lambda peer: peer.changed, default=None)
+    return max(heartbeats, key=lambda heartbeat: heartbeat.changed, default=None)
 
 
 # --- taking a term ---------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def most_advanced(peers: Iterable[Peer]) -> Peer | None:
 def takes_term(
     view: View,
     me: Writer,
-    look: Look,
+    look: GroupView,
     *,
     previous_boot: str,
     beats_in_run: int,
@@ -101,8 +101,8 @@ def takes_term(
         return False
     if held_back(me.node, look) is not None:
         return False
-    others = [peer for peer in look.peers.values() if peer.alive and peer.node != me.node]
-    if any(peer.run != look.run for peer in others):
+    others = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.node != me.node]
+    if any(heartbeat.run != look.run for heartbeat in others):
         return False  # it has not reported since Redis came back; if it is dead, its heartbeat will soon be too old
     if look.same_run:
         was_mine = previous_boot != "" and head.writer == (me.node, previous_boot)
@@ -112,15 +112,15 @@ def takes_term(
         allowed = was_mine and beats_in_run >= BEATS_BEFORE_CLAIM and view.cursor.id >= look.last_id
     if not allowed or _lacks_what_the_log_lost(view.changed, head, most_advanced(others)):
         return False
-    return goes_on or missing_nodes.are_enough(_as_peer(me, view, look), look)
+    return goes_on or missing_nodes.are_enough(_as_heartbeat(me, view, look), look)
 
 
-def _as_peer(me: Writer, view: View, look: Look) -> Peer:
-    known = look.peers.get(me.node) or Peer(*me)
+def _as_heartbeat(me: Writer, view: View, look: GroupView) -> Heartbeat:
+    known = look.heartbeats.get(me.node) or Heartbeat(*me)
     return known._replace(changed=view.changed)
 
 
-def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
+def election_rank(me: Heartbeat, look: GroupView, *, beats_in_run: int) -> int | None:
     """Where this candidate stands among those that would take over now; 0: first; None: nobody is to take over now.
 
     Somebody is, when the holder's lease is gone, when Redis came back as another run in which nobody holds anything, or
@@ -130,28 +130,30 @@ def election_rank(me: Peer, look: Look, *, beats_in_run: int) -> int | None:
     """
     if not _is_vacant(me, look, beats_in_run):
         return None
-    look = look._replace(peers={**look.peers, me.node: me})
-    able = [peer for peer in look.peers.values() if peer.candidate and may_take_over(peer, look)]
+    look = look._replace(heartbeats={**look.heartbeats, me.node: me})
+    able = [
+        heartbeat for heartbeat in look.heartbeats.values() if heartbeat.candidate and may_take_over(heartbeat, look)
+    ]
 
-    def order(peer: Peer) -> tuple[bool, RecordId, RecordId]:
-        comes_back = look.head is not None and not look.same_run and peer.node == look.head.node
-        return comes_back, peer.changed, peer.position.id
+    def order(heartbeat: Heartbeat) -> tuple[bool, RecordId, RecordId]:
+        comes_back = look.head is not None and not look.same_run and heartbeat.node == look.head.node
+        return comes_back, heartbeat.changed, heartbeat.position.id
 
-    ranked = [peer.node for peer in sorted(_by_name(able), key=order, reverse=True)]
+    ranked = [heartbeat.node for heartbeat in sorted(_by_name(able), key=order, reverse=True)]
     return ranked.index(me.node) if me.node in ranked else None
 
 
-def may_take_over(peer: Peer, look: Look) -> bool:
+def may_take_over(heartbeat: Heartbeat, look: GroupView) -> bool:
     """Whether this candidate is one when somebody is to take over by himself."""
-    return _refusal(peer.node, look) is None and (peer.goes_on or missing_nodes.are_enough(peer, look))
+    return _refusal(heartbeat.node, look) is None and (heartbeat.goes_on or missing_nodes.are_enough(heartbeat, look))
 
 
-def _by_name(peers: Iterable[Peer]) -> list[Peer]:
+def _by_name(heartbeats: Iterable[Heartbeat]) -> list[Heartbeat]:
     """All nodes have to come to the same order, of equals too."""
-    return sorted(peers, key=lambda peer: peer.node)
+    return sorted(heartbeats, key=lambda heartbeat: heartbeat.node)
 
 
-def _is_vacant(me: Peer, look: Look, beats_in_run: int) -> bool:
+def _is_vacant(me: Heartbeat, look: GroupView, beats_in_run: int) -> bool:
     head = look.head
     if head is not None and (head.paused or head.writer == NOBODY):
         return False
@@ -163,13 +165,13 @@ def _is_vacant(me: Peer, look: Look, beats_in_run: int) -> bool:
     return patient and me.cursor >= look.last_id
 
 
-def _most_reported(me: Peer, look: Look) -> bool:
-    others = [look.peers[name] for name in missing_nodes.heard_of(look) if name != me.node]
-    reported = 1 + sum(peer.run == look.run for peer in others)
+def _most_reported(me: Heartbeat, look: GroupView) -> bool:
+    others = [look.heartbeats[name] for name in missing_nodes.heard_of(look) if name != me.node]
+    reported = 1 + sum(heartbeat.run == look.run for heartbeat in others)
     return 2 * reported > len(others) + 1
 
 
-def cool_down_ms(node: str, look: Look) -> int:
+def cool_down_ms(node: str, look: GroupView) -> int:
     """How long this node is still taken for one that flaps, by the clock of Redis; 0: it is not.
 
     What is stamped ahead of that clock is not counted: the clock was set back since, by who knows how much.
@@ -180,7 +182,7 @@ def cool_down_ms(node: str, look: Look) -> int:
     return max(0, taken[-FLAPS_MAX] + FLAP_WINDOW_MS - look.now_ms)
 
 
-def held_back(node: str, look: Look) -> Refusal | None:
+def held_back(node: str, look: GroupView) -> Refusal | None:
     """Why this node has to let another one go first, if it flaps. Without another one there is nothing to wait for.
 
     The present holder is no other one: whoever asks wants to replace it. And while automatic failover is paused nobody
@@ -192,8 +194,14 @@ def held_back(node: str, look: Look) -> Refusal | None:
     if not left_ms or look.head is None or look.head.paused:
         return None
     holder = look.head.node if look.same_run else ""
-    others = [peer for name, peer in look.peers.items() if name not in (node, holder) and peer.alive and peer.candidate]
-    able = [peer for peer in others if cool_down_ms(peer.node, look) == 0 and _loses_nothing(peer, look)]
+    others = [
+        heartbeat
+        for name, heartbeat in look.heartbeats.items()
+        if name not in (node, holder) and heartbeat.alive and heartbeat.candidate
+    ]
+    able = [
+        heartbeat for heartbeat in others if cool_down_ms(heartbeat.node, look) == 0 and _loses_nothing(heartbeat, look)
+    ]
     best = most_advanced(able)
     if best is None:
         return None
@@ -201,13 +209,13 @@ def held_back(node: str, look: Look) -> Refusal | None:
     return Refusal(f"{reason} {left_ms / 1000:.0f} s", best.node)
 
 
-def _loses_nothing(peer: Peer, look: Look) -> bool:
-    ahead = most_advanced(other for other in look.peers.values() if other.alive and not other.stalled)
-    lacks = look.head is not None and _lacks_what_the_log_lost(peer.changed, look.head, ahead)
-    return _could_lead(peer, look) and not lacks
+def _loses_nothing(heartbeat: Heartbeat, look: GroupView) -> bool:
+    ahead = most_advanced(other for other in look.heartbeats.values() if other.alive and not other.stalled)
+    lacks = look.head is not None and _lacks_what_the_log_lost(heartbeat.changed, look.head, ahead)
+    return _could_lead(heartbeat, look) and not lacks
 
 
-def _met_and_whole(node: View | Peer, head: Head) -> bool:
+def _met_and_whole(node: View | Heartbeat, head: Head) -> bool:
     """The node has met the log's present history, and either follows it, or has every change that is in it.
 
     A node that has read no term of the head's era may have a history that ends elsewhere, and not know it yet. One that
@@ -218,17 +226,17 @@ def _met_and_whole(node: View | Peer, head: Head) -> bool:
     return _reads_everything(node) or (node.position != ORIGIN and node.changed >= head.changed)
 
 
-def _reads_everything(node: View | Peer) -> bool:
+def _reads_everything(node: View | Heartbeat) -> bool:
     """Whether it reads all that is in the log before a term record of its own. One that has read nothing yet does."""
-    has_read_nothing = isinstance(node, Peer) and (node.term, node.position, node.cursor) == (0, ORIGIN, ZERO_ID)
+    has_read_nothing = isinstance(node, Heartbeat) and (node.term, node.position, node.cursor) == (0, ORIGIN, ZERO_ID)
     return node.in_sync or has_read_nothing
 
 
-def _lacks_what_the_log_lost(changed: RecordId, head: Head, best: Peer | None) -> bool:
+def _lacks_what_the_log_lost(changed: RecordId, head: Head, best: Heartbeat | None) -> bool:
     return best is not None and best.changed > max(head.changed, changed)
 
 
-def expected_head(node: View | Peer, look: Look) -> RecordId | None:
+def expected_head(node: View | Heartbeat, look: GroupView) -> RecordId | None:
     """What else a promotion of `node` has to depend on, besides term and run.
 
     A node in sync reads everything before its own term record. One that is out of sync leads because it lacks nothing
@@ -237,7 +245,7 @@ def expected_head(node: View | Peer, look: Look) -> RecordId | None:
     return None if _reads_everything(node) or look.head is None else look.head.position.id
 
 
-def has_claimed(node: str, reply: Reply, look: Look) -> bool:
+def has_claimed(node: str, reply: Reply, look: GroupView) -> bool:
     """Whether a promotion of `node`, as things were at `look`, gave it a term, or came behind a claim of its own.
 
     A candidate claims a term unasked, perhaps at the moment at which somebody asks it to.
@@ -245,7 +253,7 @@ def has_claimed(node: str, reply: Reply, look: Look) -> bool:
     return reply.code is Code.OK or (reply.code is Code.CONFLICT and reply.node == node and reply.term > look.term)
 
 
-def newest_term(look: Look) -> int:
+def newest_term(look: GroupView) -> int:
     """The highest term that anybody is known to have seen: the floor of the next one.
 
     The effective term alone is not enough where Redis came back twice, each time without what it had the last time. In
@@ -254,44 +262,48 @@ def newest_term(look: Look) -> int:
     """
     if look.same_run:
         return look.term
-    terms = (peer.term for peer in look.peers.values())
+    terms = (heartbeat.term for heartbeat in look.heartbeats.values())
     honest = (term for term in terms if era_of(term) - era_of(look.term) <= ERAS_MISSED_MAX)
     return max([look.term, *honest])
 
 
-def may_found(look: Look) -> bool:
+def may_found(look: GroupView) -> bool:
     """A log is founded only where nobody ever had one: else Redis lost it, and that wants a decision."""
     nothing = look.head is None and look.term == 0 and not look.marred
-    return nothing and all(peer.term == 0 for peer in look.peers.values())
+    return nothing and all(heartbeat.term == 0 for heartbeat in look.heartbeats.values())
 
 
-def time_to_report_ms(peers: Iterable[Peer]) -> int:
+def time_to_report_ms(heartbeats: Iterable[Heartbeat]) -> int:
     """How long all nodes need to say what they have, where nobody can know who is still to come."""
-    return BEATS_BEFORE_CLAIM * max([BEAT_EVERY_MS_MAX, *(peer.every_ms for peer in peers)])
+    return BEATS_BEFORE_CLAIM * max([BEAT_EVERY_MS_MAX, *(heartbeat.every_ms for heartbeat in heartbeats)])
 
 
-def refounds(me: Peer, look: Look, *, beats_without_log: int) -> bool:
+def refounds(me: Heartbeat, look: GroupView, *, beats_without_log: int) -> bool:
     """Whether this node founds the lost log anew, unasked: the most advanced one, once all had the time to report.
 
     Where somebody asked for `applied:N`, only if enough are there of those who took part, and somebody knows who did.
     """
     if look.head is not None or look.marred or beats_without_log < BEATS_BEFORE_CLAIM:
         return False
-    look = look._replace(peers={**look.peers, me.node: me})
-    if most_advanced_holder(look.peers.values(), me.log_id) != me.node:
+    look = look._replace(heartbeats={**look.heartbeats, me.node: me})
+    if most_advanced_holder(look.heartbeats.values(), me.log_id) != me.node:
         return False
-    known = not missing_nodes.applied_min(look) or any(peer.knew for peer in look.peers.values())
+    known = not missing_nodes.applied_min(look) or any(heartbeat.knew for heartbeat in look.heartbeats.values())
     return me.goes_on or (known and missing_nodes.are_enough(me, look))
 
 
-def most_advanced_holder(peers: Iterable[Peer], log_id: str) -> str | None:
+def most_advanced_holder(heartbeats: Iterable[Heartbeat], log_id: str) -> str | None:
     """Which live node has most of the log of that identity."""
-    able = [peer for peer in peers if peer.alive and not peer.stalled and peer.log_id == log_id]
-    best = max(_by_name(able), key=lambda peer: (peer.changed, peer.position.id), default=None)
+    able = [
+        heartbeat
+        for heartbeat in heartbeats
+        if heartbeat.alive and not heartbeat.stalled and heartbeat.log_id == log_id
+    ]
+    best = max(_by_name(able), key=lambda heartbeat: (heartbeat.changed, heartbeat.position.id), default=None)
     return best.node if best is not None else None
 
 
-def broken(look: Look) -> str:
+def broken(look: GroupView) -> str:
     """Why nobody can write to the log as it is, so that it has to be founded anew or set right; empty: it is whole."""
     if look.marred:
         return look.marred
@@ -304,19 +316,23 @@ def broken(look: Look) -> str:
     return ""
 
 
-def floor_of(node: Peer, look: Look) -> int:
+def floor_of(node: Heartbeat, look: GroupView) -> int:
     """The floor of the next term where the log is broken: above all that anybody has seen, and that can be."""
-    terms = (look.term, *(peer.term for peer in look.peers.values()))
+    terms = (look.term, *(heartbeat.term for heartbeat in look.heartbeats.values()))
     return max(term for term in (node.term, *terms) if term <= node.term + TERM_LEAP)
 
 
-def unfollowed(look: Look) -> RecordId | None:
+def unfollowed(look: GroupView) -> RecordId | None:
     """The newest record of a log that looks whole, or whose head cannot be read, if no live node takes it."""
     if look.head is None:
         return look.last_id if look.marred else None
     newest = look.head.position.id
-    live = [peer for peer in look.peers.values() if peer.alive and peer.log_id == look.head.log_id]
-    follows = any(not is_beyond(newest, peer.term, max(peer.cursor.n, peer.position.id.n)) for peer in live)
+    live = [
+        heartbeat for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.log_id == look.head.log_id
+    ]
+    follows = any(
+        not is_beyond(newest, heartbeat.term, max(heartbeat.cursor.n, heartbeat.position.id.n)) for heartbeat in live
+    )
     return newest if live and not follows else None
 
 
@@ -330,7 +346,7 @@ def rebase_n(view: View) -> int:
     return max(view.position.id.n, view.cursor.id.n) + 1
 
 
-def is_settled(look: Look) -> bool:
+def is_settled(look: GroupView) -> bool:
     """Whether the head says what is committed: whoever holds the term in this run leads, so it has nothing to rebase.
 
     In a run in which no term was taken, or while the holder rebases, changes that are committed may not be in the log.
@@ -339,7 +355,7 @@ def is_settled(look: Look) -> bool:
     which the head does not know of yet.
     """
     head = look.head
-    holder = look.peers.get(head.node) if head is not None else None
+    holder = look.heartbeats.get(head.node) if head is not None else None
     if head is None or holder is None or not look.same_run or head.term != look.term or look.lease_ms is None:
         return False
     leads = (holder.boot, holder.term, holder.role) == (head.boot, head.term, "primary")
@@ -349,14 +365,17 @@ def is_settled(look: Look) -> bool:
 # --- what the primary owes -------------------------------------------------------------------------------------------
 
 
-def owes_snapshot(view: View, peers: Iterable[Peer], last_snapshot_end: RecordId) -> bool:
+def owes_snapshot(view: View, heartbeats: Iterable[Heartbeat], last_snapshot_end: RecordId) -> bool:
     """Whether a live node is out of sync and nothing that is in the log will help it.
 
     One that has not yet read into the present term, or not past the newest snapshot, may still find what it needs.
     """
     return any(
-        peer.alive and not peer.in_sync and peer.cursor.term == view.term and peer.cursor >= last_snapshot_end
-        for peer in peers
+        heartbeat.alive
+        and not heartbeat.in_sync
+        and heartbeat.cursor.term == view.term
+        and heartbeat.cursor >= last_snapshot_end
+        for heartbeat in heartbeats
     )
 
 
@@ -373,7 +392,7 @@ class Refusal(NamedTuple):
     better: str | None = None
 
 
-def refusal(target: str, look: Look) -> Refusal | None:
+def refusal(target: str, look: GroupView) -> Refusal | None:
     """None if promoting `target` loses nothing that is known of, nor what was acknowledged and others may have.
 
     Promote with `expect=look.term`, `run=look.run` and `expected_head`: what was found out here holds for those only.
@@ -381,12 +400,12 @@ def refusal(target: str, look: Look) -> Refusal | None:
     While the log is whole, lag is no reason: the target reads all of it before it leads.
     """
     refused = _refusal(target, look)
-    if refused is not None or look.head is None or missing_nodes.are_enough(look.peers[target], look):
+    if refused is not None or look.head is None or missing_nodes.are_enough(look.heartbeats[target], look):
         return refused
-    return Refusal(missed(look.peers[target], look))
+    return Refusal(missed(look.heartbeats[target], look))
 
 
-def missed(node: Peer, look: Look) -> str:
+def missed(node: Heartbeat, look: GroupView) -> str:
     """Who is missing, and what may be lost if `node` leads without them."""
     names = missing_nodes.missing(node.changed, look)
     count = missing_nodes.applied_min(look)
@@ -398,23 +417,23 @@ def missed(node: Peer, look: Look) -> str:
     )
 
 
-def _refusal(target: str, look: Look) -> Refusal | None:
-    live = [peer for peer in look.peers.values() if peer.alive]
-    candidate = look.peers.get(target)
-    best = most_advanced(peer for peer in live if _could_lead(peer, look))
+def _refusal(target: str, look: GroupView) -> Refusal | None:
+    live = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.alive]
+    candidate = look.heartbeats.get(target)
+    best = most_advanced(heartbeat for heartbeat in live if _could_lead(heartbeat, look))
     better = best.node if best is not None and best.node != target else None
     if candidate is None:
         return Refusal("no node of that name has reported; `replicator status` lists them", better)
     if not candidate.alive:
         return Refusal(f"it has not reported for {candidate.age_ms / 1000:.1f} s", better)
-    missing = sorted(peer.node for peer in live if peer.run != look.run)
+    missing = sorted(heartbeat.node for heartbeat in live if heartbeat.run != look.run)
     if missing:
         return Refusal(f"Redis came back as another run, and {', '.join(missing)} has not reported since: try again")
     if candidate.stalled:
         return Refusal(f"it stalled: {candidate.stalled}", better)
     if look.head is None:
         return None
-    ahead = most_advanced(peer for peer in live if not peer.stalled)
+    ahead = most_advanced(heartbeat for heartbeat in live if not heartbeat.stalled)
     if _lacks_what_the_log_lost(candidate.changed, look.head, ahead):
         assert ahead is not None
         return Refusal(f"it lacks changes up to {ahead.changed}, which the log lost and {ahead.node} has", ahead.node)
@@ -423,5 +442,9 @@ def _refusal(target: str, look: Look) -> Refusal | None:
     return held_back(target, look)
 
 
-def _could_lead(peer: Peer, look: Look) -> bool:
-    return peer.run == look.run and not peer.stalled and (look.head is None or _met_and_whole(peer, look.head))
+def _could_lead(heartbeat: Heartbeat, look: GroupView) -> bool:
+    return (
+        heartbeat.run == look.run
+        and not heartbeat.stalled
+        and (look.head is None or _met_and_whole(heartbeat, look.head))
+    )

@@ -11,14 +11,14 @@ from enum import Enum
 from typing import NamedTuple
 
 from ..format.ids import ZERO_ID, Position, RecordId, Writer
-from .heartbeat import Peer
+from .heartbeat import Heartbeat
 
 __all__ = [
     "Claim",
     "Code",
+    "GroupView",
     "Head",
     "LeaseText",
-    "Look",
     "Reply",
     "lease_left_ms",
 ]
@@ -91,7 +91,7 @@ TAKEN_KEPT = 16
 NO_DIGEST = "none"
 
 
-class Look(NamedTuple):
+class GroupView(NamedTuple):
     """All that Redis says about a group in one round trip. `term` is the effective one; no head means no log.
 
     `last_id` is the newest id of the stream itself: another one than the head's means that something else wrote there.
@@ -106,7 +106,7 @@ class Look(NamedTuple):
     head: Head | None
     last_id: RecordId
     lease_ms: int | None
-    peers: Mapping[str, Peer]
+    heartbeats: Mapping[str, Heartbeat]
     now_ms: int = 0
     lease: str = ""
     marred: str = ""

@@ -12,14 +12,14 @@ from ..format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId
 
 __all__ = [
     "MISSED_BEATS_MAX",
-    "Peer",
+    "Heartbeat",
 ]
 
 #: A node that missed this many heartbeats in a row is taken for dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
 
 
-class Peer(NamedTuple):
+class Heartbeat(NamedTuple):
     """A node as it last described itself (its heartbeat), and how long ago that was (`seen` says how that is told).
 
     `stalled`: why it takes nothing in any more, or cannot lead; `problem`: what is wrong with the log, or beside the
@@ -75,22 +75,22 @@ class Peer(NamedTuple):
         return orjson.dumps(fields)
 
     @classmethod
-    def seen(cls, data: bytes, *, beaten_at: int, now_ms: int) -> Peer | None:
+    def seen(cls, data: bytes, *, beaten_at: int, now_ms: int) -> Heartbeat | None:
         """A heartbeat that was stamped at `beaten_at`, seen at `now_ms`, both by the clock of Redis.
 
         From a stamp that is ahead by more than a beat nobody can tell how old it is. Whoever lives puts another one in
         its place within a beat, so the node is taken for one that has just died: not for one that lives, and not for
         one that was not heard of for long. Who looks again knows better (`liveness.py`).
         """
-        peer = cls.from_json(data, age_ms=0)
-        if peer is None:
+        heartbeat = cls.from_json(data, age_ms=0)
+        if heartbeat is None:
             return None
         ahead = beaten_at - now_ms
-        age_ms = max(0, -ahead) if ahead <= peer.every_ms else MISSED_BEATS_MAX * peer.every_ms + 1
-        return peer._replace(beaten_at=beaten_at, age_ms=age_ms)
+        age_ms = max(0, -ahead) if ahead <= heartbeat.every_ms else MISSED_BEATS_MAX * heartbeat.every_ms + 1
+        return heartbeat._replace(beaten_at=beaten_at, age_ms=age_ms)
 
     @classmethod
-    def from_json(cls, data: bytes, *, age_ms: int) -> Peer | None:
+    def from_json(cls, data: bytes, *, age_ms: int) -> Heartbeat | None:
         """None for what is not a heartbeat: one bad entry must not hide the other nodes."""
         try:
             fields = orjson.loads(data)
@@ -98,10 +98,10 @@ class Peer(NamedTuple):
             known["position"] = Position.parse(fields["position"])
             known["knew"] = _names(fields.get("knew", []))
             known.update({name: RecordId.parse(fields[name]) for name in ("changed", "cursor", "digest_at", "synced")})
-            peer = cls(**known | {"age_ms": age_ms, "beaten_at": 0})
+            heartbeat = cls(**known | {"age_ms": age_ms, "beaten_at": 0})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None
-        return peer if all(map(_is_like, peer, _SOME_PEER)) else None
+        return heartbeat if all(map(_is_like, heartbeat, _SOME_HEARTBEAT)) else None
 
 
 def _names(value: object) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def _names(value: object) -> tuple[str, ...]:
 
 
 #: Shows of what type each field is.
-_SOME_PEER = Peer("a", "a1")
+_SOME_HEARTBEAT = Heartbeat("a", "a1")
 
 
 def _is_like(value: object, other: object) -> bool:

@@ -2,7 +2,7 @@
 
 Redis stamps heartbeats with its clock, and lets a lease expire at a moment of it. That clock can be set, and a failover
 goes on with the stamps of another machine's clock. Whoever looks once can only bound what such a stamp says
-(`Peer.seen`, `lease_left_ms`). Whoever looks again and again does without it:
+(`Heartbeat.seen`, `lease_left_ms`). Whoever looks again and again does without it:
 
 - A node beat if its stamp is another one than at the look before. How long ago a stamp was first seen is told by the
   clock of the one who looks.
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .group import Look
-from .heartbeat import Peer
+from .group import GroupView
+from .heartbeat import Heartbeat
 
 __all__ = ["Sight", "Sightings"]
 
@@ -30,7 +30,7 @@ class Sight(NamedTuple):
     that; None: it does not run. Both by that clock.
     """
 
-    look: Look
+    look: GroupView
     asked_at_ms: float
     lease_until_ms: float | None
 
@@ -59,29 +59,32 @@ class Sightings:
     run: str = ""
     looked_at_ms: float = 0.0
 
-    def after(self, look: Look, *, asked_at_ms: float, now_ms: float) -> tuple[Sightings, Sight]:
+    def after(self, look: GroupView, *, asked_at_ms: float, now_ms: float) -> tuple[Sightings, Sight]:
         """Take in a look that was asked for, and came, at these moments of a clock that is never set."""
-        beats = {name: self._beat(peer, look, now_ms) for name, peer in look.peers.items()}
+        beats = {name: self._beat(heartbeat, look, now_ms) for name, heartbeat in look.heartbeats.items()}
         lease = self._lease_of(look, asked_at_ms, now_ms)
         left_ms = int(lease.until_ms - now_ms) if lease is not None and lease.until_ms > now_ms else None
-        peers = {name: peer._replace(age_ms=int(now_ms - beats[name].at_ms)) for name, peer in look.peers.items()}
+        heartbeats = {
+            name: heartbeat._replace(age_ms=int(now_ms - beats[name].at_ms))
+            for name, heartbeat in look.heartbeats.items()
+        }
         seen = Sightings(beats=beats, lease=lease, run=look.run, looked_at_ms=asked_at_ms)
         until_ms = lease.from_ms if lease is not None and lease.from_ms > now_ms else None
-        return seen, Sight(look._replace(peers=peers, lease_ms=left_ms), asked_at_ms, until_ms)
+        return seen, Sight(look._replace(heartbeats=heartbeats, lease_ms=left_ms), asked_at_ms, until_ms)
 
-    def _beat(self, peer: Peer, look: Look, now_ms: float) -> _Beat:
-        known = self.beats.get(peer.node)
-        if known is not None and (known.boot, known.stamp) == (peer.boot, peer.beaten_at):
+    def _beat(self, heartbeat: Heartbeat, look: GroupView, now_ms: float) -> _Beat:
+        known = self.beats.get(heartbeat.node)
+        if known is not None and (known.boot, known.stamp) == (heartbeat.boot, heartbeat.beaten_at):
             return known
         # A stamp from the future tells nothing: the node is taken for one that lives until it is seen not to beat.
-        at_ms = now_ms - max(0, look.now_ms - peer.beaten_at)
+        at_ms = now_ms - max(0, look.now_ms - heartbeat.beaten_at)
         if known is not None:
             at_ms = max(at_ms, known.at_ms)
         if self.run == look.run:
             at_ms = max(at_ms, self.looked_at_ms)  # it beat since then; in another run it may be an older stamp
-        return _Beat(peer.boot, peer.beaten_at, at_ms)
+        return _Beat(heartbeat.boot, heartbeat.beaten_at, at_ms)
 
-    def _lease_of(self, look: Look, asked_at_ms: float, now_ms: float) -> _Lease | None:
+    def _lease_of(self, look: GroupView, asked_at_ms: float, now_ms: float) -> _Lease | None:
         if look.lease_ms is None:
             return None
         lease = _Lease(look.lease, asked_at_ms + look.lease_ms, now_ms + look.lease_ms)

@@ -6,17 +6,18 @@ more, and let it go first (`election.py`). So as long as at most N nodes are mis
 more are, nobody takes over by itself, and an operator has to say that what only they have may go. N is the least that
 was asked for in this log. Five nodes and `applied:1` need four, three nodes need two.
 
-**Once somebody leads in a run, the log is whole** (`Look.is_whole`): it has all that was acknowledged, and whoever is
-promoted reads it before it leads. Then it does not matter who is missing. Whoever leads says so with each heartbeat.
+**Once somebody leads in a run, the log is whole** (`GroupView.is_whole`): it has all that was acknowledged, and whoever
+is promoted reads it before it leads. Then it does not matter who is missing. Whoever leads says so with each heartbeat.
 
 **Missing** is who has not reported in the present run, or did, had more than the one that is to lead, and is gone or
 stalled. Not everybody who ever was in the group counts, but those who were heard of when the log was whole last. Redis
 loses what came last: a copy that has a heartbeat of the primary has all that was acknowledged before. What it lacks was
 acknowledged later, by nodes that were there at that time, and their heartbeats in the same copy are from about then. So
 what counts is how old a heartbeat is beside that one, and not beside the clock: however long a partition lasts, whoever
-is behind it stays on the list. And a node that said goodbye before that (`Peer.left`) has nothing that the copy lacks.
+is behind it stays on the list. And a node that said goodbye before that (`Heartbeat.left`) has nothing that the copy
+lacks.
 
-What a copy cannot tell, those who report may know: who else was there (`Peer.knew`), and what was asked for.
+What a copy cannot tell, those who report may know: who else was there (`Heartbeat.knew`), and what was asked for.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..format.ids import RecordId
-from .group import Look
-from .heartbeat import Peer
+from .group import GroupView
+from .heartbeat import Heartbeat
 
 __all__ = ["RECENT_MS", "applied_min", "are_enough", "heard_of", "known_to", "missing", "named", "took_part"]
 
@@ -34,51 +35,59 @@ __all__ = ["RECENT_MS", "applied_min", "are_enough", "heard_of", "known_to", "mi
 RECENT_MS = 120_000
 
 
-def applied_min(look: Look, *others: int) -> int:
+def applied_min(look: GroupView, *others: int) -> int:
     """The least `applied:N` that was asked for in this log, as far as anybody knows; 0: none was."""
-    known = (look.head.applied_min if look.head else 0, *(peer.applied_min for peer in look.peers.values()), *others)
+    known = (
+        look.head.applied_min if look.head else 0,
+        *(heartbeat.applied_min for heartbeat in look.heartbeats.values()),
+        *others,
+    )
     return min((count for count in known if count), default=0)
 
 
-def missing(changed: RecordId, look: Look) -> list[str]:
+def missing(changed: RecordId, look: GroupView) -> list[str]:
     """Who may have changes that Redis lost and that a node with changes up to `changed` lacks, and is not here."""
     kept = max(changed, look.head.changed) if look.head else changed
-    reported = [peer for peer in look.peers.values() if peer.run == look.run]
+    reported = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.run == look.run]
     # Without a log, what a node said last may be from before it was lost.
-    gone = [peer for peer in reported if look.head is None or peer.changed > kept]
-    away = {peer.node for peer in gone if not peer.left and (peer.stalled or not peer.alive)}
-    return sorted(away | ((heard_of(look) | known_to(reported, look)) - {peer.node for peer in reported}))
+    gone = [heartbeat for heartbeat in reported if look.head is None or heartbeat.changed > kept]
+    away = {heartbeat.node for heartbeat in gone if not heartbeat.left and (heartbeat.stalled or not heartbeat.alive)}
+    return sorted(away | ((heard_of(look) | known_to(reported, look)) - {heartbeat.node for heartbeat in reported}))
 
 
-def known_to(peers: Iterable[Peer], look: Look) -> set[str]:
+def known_to(heartbeats: Iterable[Heartbeat], look: GroupView) -> set[str]:
     """Whom these saw take part, but for those who said goodbye after that."""
-    known = (entry.rpartition("/") for peer in peers for entry in peer.knew)
-    left = {(peer.node, peer.boot) for peer in look.peers.values() if peer.left}
+    known = (entry.rpartition("/") for heartbeat in heartbeats for entry in heartbeat.knew)
+    left = {(heartbeat.node, heartbeat.boot) for heartbeat in look.heartbeats.values() if heartbeat.left}
     return {name for name, _, boot in known if (name, boot) not in left}
 
 
-def heard_of(look: Look) -> set[str]:
+def heard_of(look: GroupView) -> set[str]:
     """Who reported about when the log was whole last, and did not leave."""
-    return {peer.node for peer in look.peers.values() if not peer.left and _was_there(peer, look)}
+    return {
+        heartbeat.node for heartbeat in look.heartbeats.values() if not heartbeat.left and _was_there(heartbeat, look)
+    }
 
 
-def _was_there(peer: Peer, look: Look) -> bool:
+def _was_there(heartbeat: Heartbeat, look: GroupView) -> bool:
     if look.head is None:
-        return peer.age_ms <= RECENT_MS
+        return heartbeat.age_ms <= RECENT_MS
     # Both by the clock that stamped them: that of the Redis which came back may be another one.
-    return (peer.beaten_at or look.now_ms - peer.age_ms) >= look.head.whole_at - RECENT_MS
+    return (heartbeat.beaten_at or look.now_ms - heartbeat.age_ms) >= look.head.whole_at - RECENT_MS
 
 
-def are_enough(node: Peer, look: Look) -> bool:
+def are_enough(node: Heartbeat, look: GroupView) -> bool:
     """Whether `node` may lead although others are missing: they cannot be all that hold an acknowledged change."""
     count = applied_min(look, node.applied_min)
     return look.is_whole or not count or len(missing(node.changed, look)) <= count
 
 
-def took_part(look: Look) -> tuple[str, ...]:
+def took_part(look: GroupView) -> tuple[str, ...]:
     """Whom to remember, and in which boot: who is there while the log is whole."""
-    there = (peer for peer in look.peers.values() if not peer.left and peer.age_ms <= RECENT_MS)
-    return tuple(sorted(f"{peer.node}/{peer.boot}" for peer in there))
+    there = (
+        heartbeat for heartbeat in look.heartbeats.values() if not heartbeat.left and heartbeat.age_ms <= RECENT_MS
+    )
+    return tuple(sorted(f"{heartbeat.node}/{heartbeat.boot}" for heartbeat in there))
 
 
 def named(names: Iterable[str]) -> str:

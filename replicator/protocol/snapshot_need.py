@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..format.ids import Writer
-from .heartbeat import Peer
+from .heartbeat import Heartbeat
 
 __all__ = ["Need"]
 
@@ -27,17 +27,17 @@ class Need:
         self._pause_s = PAUSE_S
         self._sent_at = 0.0
 
-    def is_due(self, needy: Iterable[Peer], peers: Iterable[Peer], now_s: float) -> bool:
-        """Whether one is to be sent now to those who need one; `peers`: all that report."""
-        self._served &= {Writer(peer.node, peer.boot) for peer in peers if not peer.in_sync}
-        wants = {Writer(peer.node, peer.boot) for peer in needy}
+    def is_due(self, needy: Iterable[Heartbeat], heartbeats: Iterable[Heartbeat], now_s: float) -> bool:
+        """Whether one is to be sent now to those who need one; `heartbeats`: all that report."""
+        self._served &= {Writer(heartbeat.node, heartbeat.boot) for heartbeat in heartbeats if not heartbeat.in_sync}
+        wants = {Writer(heartbeat.node, heartbeat.boot) for heartbeat in needy}
         if not wants:
             return False
         return not wants <= self._served or now_s >= self._sent_at + self._pause_s
 
-    def sent(self, needy: Iterable[Peer], now_s: float) -> None:
+    def sent(self, needy: Iterable[Heartbeat], now_s: float) -> None:
         """One was begun for these."""
-        wants = frozenset(Writer(peer.node, peer.boot) for peer in needy)
+        wants = frozenset(Writer(heartbeat.node, heartbeat.boot) for heartbeat in needy)
         self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX) if wants <= self._served else PAUSE_S
         self._served |= wants
         self._sent_at = now_s

@@ -6,27 +6,27 @@ What tells them apart is who said goodbye, who has fallen silent, and in which r
 
 from __future__ import annotations
 
-from .group import Look
-from .heartbeat import Peer
+from .group import GroupView
+from .heartbeat import Heartbeat
 
 __all__ = ["reason_to_go_on", "reason_to_take_over"]
 
 
-def reason_to_go_on(look: Look) -> str:
+def reason_to_go_on(look: GroupView) -> str:
     """Why the former holder takes the next term itself."""
     if look.same_run:
         return "it was restarted, and held the term before"
     return "Redis came back as another run, and it held the term before"
 
 
-def reason_to_take_over(look: Look, *, gave_back: str = "") -> str:
+def reason_to_take_over(look: GroupView, *, gave_back: str = "") -> str:
     """Why a candidate takes over. `gave_back`: the node that was heard to give the lease of this term back."""
     head = look.head
     if head is None:
         return "the group has no log yet"
     if not look.same_run:
         return f"Redis came back as another run, in which nobody leads; {head.node} held the term before"
-    holder = look.peers.get(head.node)
+    holder = look.heartbeats.get(head.node)
     if head.node == gave_back or (holder is not None and holder.left and holder.boot == head.boot):
         return f"{head.node} stopped in order"
     if holder is None:
@@ -34,7 +34,7 @@ def reason_to_take_over(look: Look, *, gave_back: str = "") -> str:
     return f"the lease of {head.node} ran out: {_why(holder, head.boot)}"
 
 
-def _why(holder: Peer, boot: str) -> str:
+def _why(holder: Heartbeat, boot: str) -> str:
     if holder.boot != boot:
         return "it ended, and reports as another boot"
     if holder.age_ms > 2 * holder.every_ms:

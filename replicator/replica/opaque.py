@@ -28,7 +28,7 @@ from ..format.patch import PatchHead
 from ..format.records import ChangeRecord, PartRecord, Record
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
-from ..protocol.member import Member
+from ..protocol.node_state import NodeState
 from ..state import ReplicatedState, SharedState
 from ..state.callbacks import Application
 from ..storage.checkpoint import Checkpoint, Step
@@ -85,14 +85,14 @@ class WholeReplica(Replica):
 
     # --- what a node reads -------------------------------------------------------------------------------------------
 
-    def _alone(self, step: Step) -> Callable[[Step, View, Member], None] | None:
+    def _alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
         if step.verdict is Verdict.APPLY and _carries(step.record):
             return self._patch
         if step.verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and self.unwritten is not None:
             return self._lead
         return super()._alone(step)
 
-    def _lead(self, step: Step, before: View, after: Member) -> None:
+    def _lead(self, step: Step, before: View, after: NodeState) -> None:
         """Take this node's own term record: what its program finds then is what was published.
 
         Raises `StateError`: the record is read again. Meanwhile the lease runs out, and another one may take over.
@@ -102,7 +102,7 @@ class WholeReplica(Replica):
             raise behind
         self._carry_out([Work(step, [])], after)
 
-    def _patch(self, step: Step, before: View, after: Member) -> None:
+    def _patch(self, step: Step, before: View, after: NodeState) -> None:
         """Take a record that carries a patch, or some of one. What is not of the payload that is here is passed by."""
         record = step.record
         assert isinstance(record, ChangeRecord)
@@ -152,7 +152,7 @@ class WholeReplica(Replica):
         Raises what `_rebuild` raises. A `StateError` of the state is in nobody's way: it is `unwritten` then.
         """
         # What a boot before this one published and had not saved: the state is where it came from, or went on since.
-        mine = taken and self.whole.is_ahead and record.node == self.member.me.node
+        mine = taken and self.whole.is_ahead and record.node == self.node_state.me.node
         if not mine:
             self._give_up()
         behind = self.unwritten
@@ -195,7 +195,7 @@ class WholeReplica(Replica):
         What its program did with it since the last publication was never in the log; a state that is kept in a file
         puts it aside. If that cannot be done now it is `unwritten`. Raises `Stalled`.
         """
-        if self.member.view.holder.node != self.member.me.node and not self.stalled:
+        if self.node_state.view.holder.node != self.node_state.me.node and not self.stalled:
             self._give_up()
 
     def _give_up(self) -> None:
@@ -223,13 +223,13 @@ class WholeReplica(Replica):
             return
         except Failed as failed:
             if not isinstance(failed.__cause__, StateError):
-                raise self._fail(self.member.view.position.id, failed) from failed.__cause__
+                raise self._fail(self.node_state.view.position.id, failed) from failed.__cause__
             self._is_behind(failed.__cause__)
             raise failed.__cause__ from None
 
     def _is_behind(self, problem: StateError | None) -> None:
         if self.unwritten is None:
-            self._written_upto = self.member.view.position.id
+            self._written_upto = self.node_state.view.position.id
         self.unwritten = problem
 
     @property
@@ -274,7 +274,7 @@ class WholeReplica(Replica):
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
     def _commit(
-        self, step: Step, before: Member, after: Member, changes: list[Any] | None, bodies: Sequence[bytes]
+        self, step: Step, before: NodeState, after: NodeState, changes: list[Any] | None, bodies: Sequence[bytes]
     ) -> list[Any]:
         """The state moved before its record did: it is what was published, or further already. It is left alone."""
         record = step.record
@@ -310,14 +310,14 @@ class WholeReplica(Replica):
     def pieces(self) -> Iterable[Any]:
         return self.whole.pieces()
 
-    def _become(self, member: Member) -> None:
-        if member is not self.member and member.leads:
+    def _become(self, node_state: NodeState) -> None:
+        if node_state is not self.node_state and node_state.leads:
             self.whole.is_ahead = True
-        super()._become(member)
+        super()._become(node_state)
 
     def _marked(self) -> Iterable[Any]:
         """The state at a marker. The program of a primary may be ahead of what was published."""
-        if self.member.holds_term:
+        if self.node_state.holds_term:
             return self.pieces()
         if self.unwritten is not None:
             return raising(self.unwritten)

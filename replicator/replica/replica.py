@@ -2,7 +2,8 @@
 
 Three locks, and what each one means:
 
- 1. `turn`   who may move the view. A standby holds it while it folds what it read; the primary from before it sends a
+ 1. `write_lock`   who may move the view. A standby holds it while it folds what it read; the primary from before it
+ sends a
              record until it has folded it. So nothing is ever folded twice, or by a node that just lost its term.
  2. `_disk`  who writes the checkpoint. Saves happen in the order of the folds.
  3. `lock`   the state: `apply` runs under it, and so do readers. What folding moves of the member moves under it too,
@@ -41,7 +42,7 @@ from ..format.snapshot_parts import Progress
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
 from ..protocol.group import Reply
-from ..protocol.member import Member
+from ..protocol.node_state import NodeState
 from ..runtime.reentrancy import READING, Inside
 from ..runtime.telling import Telling
 from ..state import ReplicatedState, State
@@ -50,7 +51,7 @@ from ..storage.checkpoint import Checkpoint, Step
 from .gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from .restore import Dropped, Ending, Failed, Restoring, never, run
 
-__all__ = ["Replica", "Turn", "Work", "raising"]
+__all__ = ["Replica", "Work", "WriteLock", "raising"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +67,12 @@ class _Foreseen(NamedTuple):
     """What folding a record comes to for a member."""
 
     record: Record
-    before: Member
+    before: NodeState
     verdict: Verdict
-    after: Member
+    after: NodeState
 
 
-class Turn:
+class WriteLock:
     """A lock whose holder sees that others wait for it.
 
     Who commits for many takes it again and again. A lock that was just given back goes to who asks first, and that is
@@ -128,7 +129,7 @@ class Replica:
         #: Who must not wait for this node, and the callbacks of the application.
         self.inside = Inside(me.node)
         self.application = Application(state, self.inside)
-        self.turn = Turn()
+        self.write_lock = WriteLock()
         self.lock = threading.Lock()
         #: Held while the member moves, notified once it has.
         self.moved = threading.Condition()
@@ -157,16 +158,16 @@ class Replica:
         self._closed = False
         self._expected: _Foreseen | None = None
         self._checkpoint = checkpoint
-        self.member = self._load(me)
+        self.node_state = self._load(me)
 
     # --- start -------------------------------------------------------------------------------------------------------
 
-    def _load(self, me: Writer) -> Member:
+    def _load(self, me: Writer) -> NodeState:
         """The member as of the last save, and the state with it."""
         loaded = self._checkpoint.load()
         if loaded is None:
-            return Member(me=me, view=View())
-        return Member(me=me, view=self._load_state(loaded.view, me), previous_boot=loaded.boot)
+            return NodeState(me=me, view=View())
+        return NodeState(me=me, view=self._load_state(loaded.view, me), previous_boot=loaded.boot)
 
     def _load_state(self, view: View, me: Writer) -> View:
         """Make the state what it was as of this view, of the newest snapshot and the changes since; its own view."""
@@ -216,48 +217,48 @@ class Replica:
             raise Stalled(self.stalled)
         work: list[Work] = []
         verdicts: list[Verdict] = []
-        member = self.member
+        node_state = self.node_state
         try:
             for record in records:
-                if record.id <= member.view.cursor.id:
+                if record.id <= node_state.view.cursor.id:
                     continue
-                if not member.takes(record):
-                    raise CorruptRecord.beyond(record.id, member.view.cursor.id)
-                verdict, after = member.fold(record)
+                if not node_state.takes(record):
+                    raise CorruptRecord.beyond(record.id, node_state.view.cursor.id)
+                verdict, after = node_state.fold(record)
                 step = Step(record, verdict, after.view)
                 if self._restores is not None:
                     self._drop_unless(after.view.snapshot)
-                self._tell(step, member.view)
+                self._tell(step, node_state.view)
                 verdicts.append(verdict)
                 alone = self._alone(step)
                 if alone is not None:
-                    self._carry_out(work, member)
+                    self._carry_out(work, node_state)
                     work = []
-                    alone(step, member.view, after)
-                    member = self.member
-                    if verdict is Verdict.RESTORE or member.holds_term or self._closed:
+                    alone(step, node_state.view, after)
+                    node_state = self.node_state
+                    if verdict is Verdict.RESTORE or node_state.holds_term or self._closed:
                         break
                     continue
                 changes = _changes_of(record) if verdict is Verdict.APPLY else []
                 work.append(Work(step, changes))
-                member = after
-                if member.holds_term:
+                node_state = after
+                if node_state.holds_term:
                     break
         except CorruptRecord:
-            self._carry_out(work, member)
+            self._carry_out(work, node_state)
             raise
-        self._carry_out(work, member)
+        self._carry_out(work, node_state)
         return verdicts
 
-    def _alone(self, step: Step) -> Callable[[Step, View, Member], None] | None:
+    def _alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
         """What takes a record that is not saved and applied together with others, given the view before it."""
         return self._restore if step.verdict is Verdict.RESTORE else None
 
-    def _carry_out(self, work: list[Work], member: Member) -> None:
+    def _carry_out(self, work: list[Work], node_state: NodeState) -> None:
         if not work:
             return
-        before = self.member.view
-        moves = member.view.term == before.term and all(_only_moves(done.step) for done in work)
+        before = self.node_state.view
+        moves = node_state.view.term == before.term and all(_only_moves(done.step) for done in work)
         self._save([done.step for done in work], synced=not moves)
         with self.lock:
             for step, changes in work:
@@ -265,10 +266,10 @@ class Replica:
                     try:
                         self._apply(step.record, changes)
                     except Stalled:
-                        self._adopt(member._replace(view=before))
+                        self._adopt(node_state._replace(view=before))
                         raise
                 before = step.view
-            self._adopt(member)
+            self._adopt(node_state)
         self._build(work)
 
     # --- snapshots that it needs -------------------------------------------------------------------------------------
@@ -325,7 +326,7 @@ class Replica:
         if restoring is not None:
             restoring.drop()
 
-    def _restore(self, step: Step, before: View, after: Member) -> None:
+    def _restore(self, step: Step, before: View, after: NodeState) -> None:
         """Put the snapshot that this last part completes in the place of the state."""
         last = step.record
         assert isinstance(last, PartRecord)
@@ -352,7 +353,7 @@ class Replica:
     def _is_closed(self) -> bool:
         return self._closed
 
-    def _pass_by(self, record: Record, before: View, after: Member, problem: CorruptRecord) -> None:
+    def _pass_by(self, record: Record, before: View, after: NodeState, problem: CorruptRecord) -> None:
         # The state is what it was. Out of sync behind the record, this node will get a snapshot.
         text = f"{problem}; waiting for another snapshot"
         self._telling.tell("snapshot", logging.ERROR, text, kind="passed by")
@@ -396,7 +397,7 @@ class Replica:
         return chain(self._checkpoint.staged(), [last.body])
 
     @contextmanager
-    def _saved_and_swapped(self, step: Step, after: Member) -> Iterator[None]:
+    def _saved_and_swapped(self, step: Step, after: NodeState) -> Iterator[None]:
         # When the pieces proved right, and before the state swaps them in: a disk that refuses leaves it as it was.
         self._save([step])
         with self.lock:
@@ -405,7 +406,7 @@ class Replica:
             self.applied_at = step.record.at
 
     @contextmanager
-    def _swapped(self, step: Step, after: Member) -> Iterator[None]:
+    def _swapped(self, step: Step, after: NodeState) -> Iterator[None]:
         # What this node wrote itself is in the log, and on its disk a little later.
         with self.lock:
             yield
@@ -446,13 +447,13 @@ class Replica:
         of one that replaces the state; without, the checkpoint is asked for those before it.
         """
         expected, self._expected = self._expected, None
-        if expected is None or expected.record is not record or expected.before.view is not self.member.view:
+        if expected is None or expected.record is not record or expected.before.view is not self.node_state.view:
             expected = self._foreseen(record)
         step = Step(record, expected.verdict, expected.after.view)
         return self._commit(step, expected.before, expected.after, changes, bodies)
 
     def _commit(
-        self, step: Step, before: Member, after: Member, changes: list[Any] | None, bodies: Sequence[bytes]
+        self, step: Step, before: NodeState, after: NodeState, changes: list[Any] | None, bodies: Sequence[bytes]
     ) -> list[Any]:
         record, verdict, _ = step
         if verdict is Verdict.RESTORE:
@@ -478,7 +479,7 @@ class Replica:
         self._expected = self._foreseen(record)
 
     def _foreseen(self, record: Record) -> _Foreseen:
-        before = self.member
+        before = self.node_state
         return _Foreseen(record, before, *before.fold(record))
 
     def pieces(self) -> Iterable[Any]:
@@ -513,7 +514,7 @@ class Replica:
     @property
     def synced_upto(self) -> RecordId:
         """The newest record that is in the state, and on this node's disk, whatever happens to its machine."""
-        return min(self._checkpoint.synced_upto, self.member.view.position.id)
+        return min(self._checkpoint.synced_upto, self.node_state.view.position.id)
 
     @property
     def snapshot_bytes(self) -> int:
@@ -535,32 +536,32 @@ class Replica:
     def talks_to(self, run: str, *, log_lost: bool = False) -> None:
         """Redis is in this run, and has the log or not."""
         with self.moved:
-            self._become(self.member.talks_to(run, log_lost=log_lost))
+            self._become(self.node_state.talks_to(run, log_lost=log_lost))
 
     def beaten(self) -> None:
         """A heartbeat was sent."""
         with self.moved:
-            self._become(self.member.beaten())
+            self._become(self.node_state.beaten())
 
     def refused(self, reply: Reply) -> None:
         """A write or a renewal was refused."""
         with self.moved:
-            self._become(self.member.refused(reply))
+            self._become(self.node_state.refused(reply))
 
-    def _become(self, member: Member) -> None:
-        if member is not self.member:
-            self.member = member
-            if member.view.in_sync:
+    def _become(self, node_state: NodeState) -> None:
+        if node_state is not self.node_state:
+            self.node_state = node_state
+            if node_state.view.in_sync:
                 self.passed_by = None
             self.moved.notify_all()
 
-    def _adopt(self, after: Member, before: Member | None = None) -> None:
+    def _adopt(self, after: NodeState, before: NodeState | None = None) -> None:
         with self.moved:
-            if self.member is before:
+            if self.node_state is before:
                 self._become(after)
             else:
                 # Only what folding moves: the rest moved in another thread since `after` was made.
-                self._become(self.member._replace(view=after.view, snapshot_end=after.snapshot_end))
+                self._become(self.node_state._replace(view=after.view, snapshot_end=after.snapshot_end))
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ..runtime.signals import on_end
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
 from ..storage import disk
-from .sidecar import Beside
+from .sidecar import Sidecar
 
 __all__ = ["serve"]
 
@@ -57,7 +57,7 @@ def serve(
     """Run until a signal ends it (`runtime/signals.py`). `http`: HOST:PORT to listen on, port 0 for any.
 
     `advertise`: the URL that the others are told, where it is not that. `file`, `sqlite`: what is replicated, instead
-    of a registry; then only health is served. `file_mode`: of one that is not there yet. The rest is for `Beside`.
+    of a registry; then only health is served. `file_mode`: of one that is not there yet. The rest is for `Sidecar`.
     Raises what `Node` raises, and what ended it.
     """
     stopping = threading.Event()
@@ -86,7 +86,7 @@ def serve(
         snapshot_bytes_max=snapshot_bytes_max,
         failover_without=failover_without,
     )
-    teller = Beside(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
+    teller = Sidecar(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
     server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
     node.http = advertised or _reachable(server.url, host, server.port, redis)

@@ -38,7 +38,7 @@ from ..state.file import FileState
 from ..state.sqlite import SQLiteState
 from .role_commands import Commands, command
 
-__all__ = ["Beside"]
+__all__ = ["Sidecar"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class _HandingOver(NamedTuple):
     until: float
 
 
-class Beside:
+class Sidecar:
     """Start it after the node, and stop it before (`with node, beside`). `state` is the node's; None: no file."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Beside:
         self._published: tuple[object, int] | None = None
         self._telling = Telling(logger)
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> Sidecar:
         self._owner.check()
         self._node.handover.is_offered = self._hands_over
         loops = {"teller": (self._tell, LOOK_EVERY_S), "publisher": (self._publish, self._publish_every_s)}

@@ -1,11 +1,11 @@
 """The forks of a node: histories that lost, as files that a person can look at, and take changes from.
 
 A fork is a whole checkpoint (`checkpoint.write_fork`), with the reason and the place where its history parted from the
-group's. What it has behind that place is its *surplus*: changes that some node took, perhaps acknowledged, and that the
+group's. What it has behind that place is its *divergent tail*: changes that some node took, perhaps acknowledged, and that the
 group does not have. Nothing here changes a fork, and nothing here sends anything to the group: a person decides.
 
 **What cannot be listed.** A checkpoint keeps changes only since its newest snapshot. Changes that are *in* the snapshot
-have no record any more: if the surplus begins in there, it can be had as a whole state, and not change by change.
+have no record any more: if the divergent tail begins in there, it can be had as a whole state, and not change by change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ from ..format.weight import SNAPSHOT_BYTES_MAX
 from .checkpoint_file import DamagedCheckpoint, Stored
 from .payload import rebuilt_from
 
-__all__ = ["Change", "Fork", "InSnapshot", "Patched", "export", "export_state", "find", "paths", "read", "surplus"]
+__all__ = [
+    "Change",
+    "Fork",
+    "InSnapshot",
+    "Patched",
+    "divergent_tail",
+    "export",
+    "export_state",
+    "find",
+    "paths",
+    "read",
+]
 
 #: What a node that was killed while it wrote one may have left.
 UNFINISHED = "new.sqlite"
@@ -48,7 +59,7 @@ class Patched(ReplicatorError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fork:
-    """One fork. `surplus` counts the changes that can be listed; `in_snapshot`: there are more, in its snapshot.
+    """One fork. `divergent_tail` counts the changes that can be listed; `in_snapshot`: there are more, in its snapshot.
 
     `position` and `term` are what the node had, and the newest term it knew; `parted_at` is the last record that the
     group's history has, too. `written_at`: unix ms, by the node's clock; None if its file was renamed.
@@ -64,7 +75,7 @@ class Fork:
     parted_at: RecordId
     changed: RecordId
     snapshot_changed: RecordId
-    surplus: int
+    divergent_tail: int
     in_snapshot: bool
     reason: str
 
@@ -79,7 +90,7 @@ class Fork:
             "position": str(self.position),
             "term": self.term,
             "parted_at": str(self.parted_at),
-            "surplus": self.surplus,
+            "divergent": self.divergent_tail,
             "in_snapshot": self.in_snapshot,
             "reason": self.reason,
         }
@@ -156,7 +167,7 @@ def read(path: Path) -> Fork:
             parted_at=parted_at,
             changed=view.changed,
             snapshot_changed=in_snapshot,
-            surplus=sum(record.count for record in stored.changes(parted_at)),
+            divergent_tail=sum(record.count for record in stored.changes(parted_at)),
             in_snapshot=in_snapshot > parted_at,
             reason=stored.note("reason") or "",
         )
@@ -182,7 +193,7 @@ def _written_at(path: Path) -> int | None:
         return None
 
 
-def surplus(fork: Fork) -> Iterator[Change]:
+def divergent_tail(fork: Fork) -> Iterator[Change]:
     """The changes that the fork has and the group's history has not, in order: those that can be listed."""
     return _changes(fork, fork.parted_at)
 
@@ -210,13 +221,13 @@ def _changes_of(record: ChangeRecord) -> list[Any]:
 
 
 def export(fork: Fork) -> Iterator[dict[str, Any]]:
-    """The surplus, one change a line. Raises `InSnapshot` if that would not be all of it, `Patched`."""
+    """The divergent tail, one change a line. Raises `InSnapshot` if that would not be all of it, `Patched`."""
     if fork.in_snapshot:
         raise InSnapshot(name=fork.name, parted_at=fork.parted_at, changed=fork.snapshot_changed)
     with Stored(fork.path) as stored:
         if _is_patched(stored):
             raise Patched(name=fork.name)
-    return (change.to_dict() for change in surplus(fork))
+    return (change.to_dict() for change in divergent_tail(fork))
 
 
 def export_state(fork: Fork, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,7 @@ from replicator.format.ids import RecordId, Writer
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.fold import View
 from replicator.protocol.group import Code
-from replicator.protocol.member import Member
+from replicator.protocol.node_state import NodeState
 from replicator.sandbox.stack import DevStack
 
 #: A step that takes longer hangs. Generous: the machine may be busy, and 108,000 nodes are 80 MB of JSON three times.
@@ -104,7 +104,7 @@ class Demo:
 
     def _kill_a(self) -> Writer:
         self._title("kill -9 of a")
-        peer = self.log.look().peers["a"]
+        heartbeat = self.log.look().heartbeats["a"]
         self._note_memory()
         self.stack.kill_program("node-a")
         try:
@@ -113,7 +113,7 @@ class Demo:
             self.say(f"  a is gone: {type(error).__name__}")
         else:
             raise StepFailed("a still answers")
-        return Writer("a", peer.boot)
+        return Writer("a", heartbeat.boot)
 
     def _promote_b(self) -> None:
         self._title("promote b")
@@ -172,7 +172,7 @@ class Demo:
         assert head is not None
         holder = (old.node, old.boot, head.run)
         view = View(term=1, holder=holder, position=head.position._replace(id=RecordId(1, head.position.id.n)))  # type: ignore[arg-type]
-        zombie = Member(me=old, view=view, run=head.run)
+        zombie = NodeState(me=old, view=view, run=head.run)
         record = zombie.change(codec="json", digest="0" * 32, count=1, body=b'[{"op":"harm"}]', at=0)
         reply = self.log.append(record)
         expect(reply.code is Code.FENCED, f"the append of the old boot was answered {reply}")

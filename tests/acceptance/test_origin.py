@@ -147,7 +147,7 @@ class TestClosed:
     def test_a_term_is_no_local_counter_and_two_promotions_at_once_give_two_terms(self, group: Group) -> None:
         a, b = start(group, "a"), start(group, "b")
         terms = [
-            in_thread(lambda node=node: node._keeper.take_term("at once", node._log.look(), until=math.inf).term)
+            in_thread(lambda node=node: node._ha_loop.take_term("at once", node._log.look(), until=math.inf).term)
             for node in (a, b) * 8
         ]
         assert sorted(term() for term in terms) == list(range(1, 17))
@@ -180,7 +180,7 @@ class TestClosed:
         twin = replace(record, id=RecordId(1, 3), prev=record.chain, node="z", boot="z", chain="f" * 32)
         assert group.log().append(twin).code is Code.FENCED
         # And by every reader, had it slipped through.
-        with b._replica.turn:
+        with b._replica.write_lock:
             b._replica.take([twin])
         assert not b.in_sync
         assert hostnames(b) == ["x"]

@@ -15,7 +15,7 @@ from replicator.format.ids import Writer
 from replicator.format.records import Record
 from replicator.log import redis_log as log_module
 from replicator.node.writer import Primary, _Sent
-from replicator.protocol import election, fold, member
+from replicator.protocol import election, fold, node_state
 from replicator.protocol.fold import Row, View
 from replicator.storage.checkpoint import Checkpoint, Loaded
 
@@ -47,7 +47,7 @@ def _keep_holder_over_run() -> None:
 
 
 def _hold_by(holds: Callable[[View, Writer, str], bool]) -> None:
-    for module in (fold, election, member):
+    for module in (fold, election, node_state):
         module.holds = holds  # type: ignore[attr-defined]
 
 

@@ -311,19 +311,19 @@ def _nothing() -> None:
 class ReplicatedRedis:
     """Servers that replace a master of theirs that is gone. Nodes find the master by themselves: there are no proxies.
 
-    `peers`: the servers that have the group's keys, the first of which is their master at the start.
+    `heartbeats`: the servers that have the group's keys, the first of which is their master at the start.
     """
 
-    def __init__(self, name: str, topology: Topology, peers: Sequence[RedisServer]) -> None:
+    def __init__(self, name: str, topology: Topology, heartbeats: Sequence[RedisServer]) -> None:
         self.name = name
-        self.setting = Setting(aof="everysec", replicas=len(peers) - 1)
+        self.setting = Setting(aof="everysec", replicas=len(heartbeats) - 1)
         self.events: list[Event] = []
         self.topology = topology
-        self.peers = list(peers)
+        self.heartbeats = list(heartbeats)
         #: Since when the servers may disagree on who is the master, and whether they agreed when they were last asked.
         self._disputed_since = 0
         self._agreed = True
-        self._master = self.peers[0].url
+        self._master = self.heartbeats[0].url
 
     def start(self, nodes: Sequence[str]) -> None:
         self.topology.start()
@@ -349,7 +349,7 @@ class ReplicatedRedis:
 
     def begin(self, fault: Fault, node: str) -> Undo:
         master = self._current()
-        replicas = [server for server in self.peers if server is not master]
+        replicas = [server for server in self.heartbeats if server is not master]
         if fault.kind == "pause-replica":
             return _paused([replicas[fault.pick % len(replicas)]])
         self._dispute()
@@ -387,8 +387,8 @@ class ReplicatedRedis:
 
     def watch(self) -> None:
         """A failover lasts from the fault on until all servers agree again, the old master as a replica."""
-        roles = [_role_of(server) for server in self.peers]
-        masters = [server.url for server, role in zip(self.peers, roles, strict=True) if role == "master"]
+        roles = [_role_of(server) for server in self.heartbeats]
+        masters = [server.url for server, role in zip(self.heartbeats, roles, strict=True) if role == "master"]
         if None in roles or len(masters) != 1:
             self._dispute()
             return
@@ -406,16 +406,16 @@ class ReplicatedRedis:
             self.events.append(Event(kind="failover", began=self._disputed_since, ended=time.monotonic_ns()))
 
     def _current(self) -> RedisServer:
-        return next(server for server in self.peers if server.url == self._master)
+        return next(server for server in self.heartbeats if server.url == self._master)
 
 
 class WatchedRedis(ReplicatedRedis):
     """Servers that `sentinels` watch, which can fail as well."""
 
     def __init__(
-        self, name: str, topology: Topology, peers: Sequence[RedisServer], sentinels: Sequence[RedisServer]
+        self, name: str, topology: Topology, heartbeats: Sequence[RedisServer], sentinels: Sequence[RedisServer]
     ) -> None:
-        super().__init__(name, topology, peers)
+        super().__init__(name, topology, heartbeats)
         self.sentinels = list(sentinels)
 
     def kinds(self, *, disks: bool) -> dict[str, Kind]:

@@ -147,7 +147,7 @@ def _write_that_is_refused(script: Script) -> None:
     script.write(other)
 
 
-def _surplus_of_a_paused_primary(script: Script) -> None:
+def _divergent_tail_of_a_paused_primary(script: Script) -> None:
     script.lead("a")
     for node in ("b", "c"):
         script.has(node, script.write("a").index + 1)
@@ -192,7 +192,7 @@ SCENARIOS = {
     ),
     "reader-term-and-chain": Scenario(
         "Redis comes back without what only the primary has, while that is paused. It wakes up under another one.",
-        _surplus_of_a_paused_primary,
+        _divergent_tail_of_a_paused_primary,
     ),
     "keep-holder-over-run": Scenario(
         "A primary that was cut off does not know that it was replaced; nor does Redis, which comes back as it was.",

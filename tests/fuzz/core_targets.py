@@ -17,7 +17,7 @@ from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, ZERO_ID, Positio
 from replicator.format.patch import Gatherer, Maker, PatchHead, cut, rebuild
 from replicator.format.records import BODY_BYTES_MAX, PartRecord, Record, parse, seal_change, seal_part
 from replicator.format.snapshot_parts import Cutter, Progress, follow
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.heartbeat import Heartbeat
 from tests.fuzz.engine import MIB, Target
 from tests.fuzz.mutate import NASTY_TEXTS, Choices, bytes_near, edit_bytes, edits, json_near
 
@@ -444,11 +444,13 @@ def _read_patch(given: _Patched) -> bool:
 # --- heartbeats ------------------------------------------------------------------------------------------------------
 
 _BEATS = tuple(
-    orjson.loads(peer.to_json())
-    for peer in (
-        Peer("a", "a1"),
-        Peer("b", "b1", run="r", term=5, role="primary", position=_HERE, changed=_HERE.id, http="http://b", digest="d"),
-        Peer("c", "c1", every_ms=200, stalled="apply failed", digest_at=_HERE.id, candidate=True, log_id="l"),
+    orjson.loads(heartbeat.to_json())
+    for heartbeat in (
+        Heartbeat("a", "a1"),
+        Heartbeat(
+            "b", "b1", run="r", term=5, role="primary", position=_HERE, changed=_HERE.id, http="http://b", digest="d"
+        ),
+        Heartbeat("c", "c1", every_ms=200, stalled="apply failed", digest_at=_HERE.id, candidate=True, log_id="l"),
     )
 )
 
@@ -459,23 +461,23 @@ def heartbeat(choices: Choices) -> bytes:
     return json_near(choices, beat) if choices.below(4) else bytes_near(choices, orjson.dumps(beat))
 
 
-_PEER_TYPES = {name: type(value) for name, value in Peer("a", "a1")._asdict().items()}
+_PEER_TYPES = {name: type(value) for name, value in Heartbeat("a", "a1")._asdict().items()}
 
 
-def check_peer(peer: Peer) -> None:
+def check_peer(heartbeat: Heartbeat) -> None:
     """It is what its types say, and everything that the group does with a peer can be done with it."""
-    assert {name: type(value) for name, value in peer._asdict().items()} == _PEER_TYPES
-    assert all(0 <= value <= TERM_MAX for value in peer if type(value) is int)
-    assert peer.alive in (True, False)
-    assert {peer.node: peer}
-    assert Peer.from_json(peer.to_json(), age_ms=peer.age_ms) == peer
+    assert {name: type(value) for name, value in heartbeat._asdict().items()} == _PEER_TYPES
+    assert all(0 <= value <= TERM_MAX for value in heartbeat if type(value) is int)
+    assert heartbeat.alive in (True, False)
+    assert {heartbeat.node: heartbeat}
+    assert Heartbeat.from_json(heartbeat.to_json(), age_ms=heartbeat.age_ms) == heartbeat
 
 
 def _heartbeat(data: bytes) -> bool:
-    peer = Peer.from_json(data, age_ms=17)
-    if peer is not None:
-        check_peer(peer)
-    return peer is not None
+    heartbeat = Heartbeat.from_json(data, age_ms=17)
+    if heartbeat is not None:
+        check_peer(heartbeat)
+    return heartbeat is not None
 
 
 TARGETS = (

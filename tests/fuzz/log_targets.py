@@ -13,7 +13,7 @@ from replicator.errors import OutcomeUnknown
 from replicator.format.ids import RecordId
 from replicator.format.records import Record
 from replicator.log import redis_log
-from replicator.log.interface import Ack, Ask
+from replicator.log.interface import Ack, GroupRequest
 from replicator.protocol.group import Code, Head, Reply
 from tests.fuzz.core_targets import check_peer, heartbeat, record_entry, whole
 from tests.fuzz.engine import Target
@@ -105,7 +105,7 @@ def _read(given: tuple[list[Any], list[Any], list[Any]]) -> bool:
     assert all(isinstance(record, Record) for record in records)
     assert (corrupt is None) == (len(records) == len(entries))
     for ask in map(redis_log._ask_of, asks):
-        assert isinstance(ask, Ask)
+        assert isinstance(ask, GroupRequest)
         assert all(type(text) is str for text in ask)
     for ack in map(redis_log._ack_of, acks):
         assert ack is None or (isinstance(ack, Ack) and type(ack.node) is str and type(ack.at) is RecordId)
@@ -125,10 +125,10 @@ def _looked(choices: Choices) -> tuple[list[bytes], bytes]:
 
 def _look(given: tuple[list[bytes], bytes]) -> bool:
     flat, beat = given
-    peer = redis_log._peer_of(beat, 1_700_000_000_500)
-    if peer is not None:
-        assert peer.age_ms >= 0
-        check_peer(peer._replace(beaten_at=0))
+    heartbeat = redis_log._peer_of(beat, 1_700_000_000_500)
+    if heartbeat is not None:
+        assert heartbeat.age_ms >= 0
+        check_peer(heartbeat._replace(beaten_at=0))
     try:
         head = redis_log._head_of(redis_log._pairs(flat))
     except redis_log._Foreign as foreign:
@@ -137,7 +137,7 @@ def _look(given: tuple[list[bytes], bytes]) -> bool:
     assert (head is None) == (not flat)
     if head is not None:
         _check_head(head)
-    return peer is not None
+    return heartbeat is not None
 
 
 def _check_says_why(foreign: Exception) -> None:

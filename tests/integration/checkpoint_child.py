@@ -1,4 +1,5 @@
-"""The child of test_checkpoint_kill.py: feeds a seeded history through a Member into a checkpoint, until it is killed.
+"""The child of test_checkpoint_kill.py: feeds a seeded history through a NodeState into a checkpoint, until it is
+killed.
 
 `History(seed)` is a log as a reader meets it, in epochs: what the log holds when the reader comes back to it. Between
 two epochs it may have been trimmed beyond the reader's position (the reader needs a snapshot), or Redis may have failed
@@ -28,7 +29,7 @@ from replicator.format.records import Record, parse
 from replicator.format.snapshot_parts import Cutter
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code
-from replicator.protocol.member import Member
+from replicator.protocol.node_state import NodeState
 from replicator.storage import checkpoint
 from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.testing import MemoryLog, MemoryRedis
@@ -75,10 +76,10 @@ class History:
         self._lead(View())
         self._past = self._now()
         for _ in range(turns):
-            self._turn()
+            self._write_lock()
         self._end_epoch()
 
-    def _turn(self) -> None:
+    def _write_lock(self) -> None:
         turns: dict[Callable[[], None], int] = {
             self._change: 50,
             self._snapshot: 12,
@@ -99,32 +100,32 @@ class History:
             Claim(writer=writer, floor=view.term, lease_ms=5000, by="test", reason="", new_log_id="log-1")
         )
         assert reply.code is Code.OK
-        self._member = Member(me=writer, view=view, run=self._server.state.run)
+        self._node_state = NodeState(me=writer, view=view, run=self._server.state.run)
         entry = self._server.state.entries[-1]
         self._fold(parse(str(entry.id), entry.header, entry.body))
 
     def _new_term(self) -> None:
-        self._lead(self._member.view)
+        self._lead(self._node_state.view)
 
     def _fold(self, record: Record) -> None:
-        _, self._member = self._member.fold(record)
+        _, self._node_state = self._node_state.fold(record)
         self.states[record.chain] = self._state
 
     def _change(self) -> None:
         changes = [f"{self._random.getrandbits(64):x}" for _ in range(self._random.choice([0, 1, 1, 3]))]
         name, body, digest = codec.encode_changes([codec.encode_change(change) for change in changes])
-        record = self._member.change(codec=name, digest=digest, count=len(changes), body=body, at=1)
+        record = self._node_state.change(codec=name, digest=digest, count=len(changes), body=body, at=1)
         assert self._log.append(record).code is Code.OK
         for change in changes:
             self._state = apply(self._state, change)
         self._fold(record)
 
     def _snapshot(self, *, parts_max: int = 1000, replaces: bool = False) -> None:
-        snapshot = self._member.begin_snapshot(replaces=replaces)
+        snapshot = self._node_state.begin_snapshot(replaces=replaces)
         name, digest, bodies = encoded(self._state, self._random.choice([60, 200, 10_000]))
         for part, body in enumerate(bodies[:parts_max]):
             last = part + 1 == len(bodies)
-            record = self._member.part(
+            record = self._node_state.part(
                 snapshot, part=part, parts=len(bodies) if last else 0, codec=name, digest=digest, body=body, at=1
             )
             assert self._log.part(record).code is Code.OK
@@ -149,7 +150,7 @@ class History:
         self.epochs.append(tuple(parse(str(entry.id), entry.header, entry.body) for entry in entries))
 
     def _now(self) -> _Past:
-        return _Past(self._server.state, self._member.view, self._state)
+        return _Past(self._server.state, self._node_state.view, self._state)
 
     def _copy(self) -> None:
         self._past = self._now()
@@ -159,7 +160,7 @@ class History:
         redis, view, self._state = self._past
         self._server.fail_over(redis, run=f"run-{next(self._runs)}")
         # The new writer was in sync with the copy; the terms that the copy lost, it has seen.
-        self._lead(view._replace(holder=self._member.view.holder))
+        self._lead(view._replace(holder=self._node_state.view.holder))
         self._snapshot()
         self._past = self._now()
 
@@ -198,32 +199,34 @@ def follow(plan: Plan, tell: Callable[[tuple[str, Any]], None]) -> None:
         _kill_at(plan.kill_at, plan.kill_after)
     with Checkpoint(plan.data_dir, GROUP, node=NODE) as stored:
         loaded = stored.load()
-        member = Member(me=Writer(NODE, "boot-s"), view=loaded.view if loaded else View())
+        node_state = NodeState(me=Writer(NODE, "boot-s"), view=loaded.view if loaded else View())
         batches = random.Random(plan.batches)
         for epoch in range(plan.epoch, len(history(plan.seed).epochs)):
             tell(("epoch", epoch))
-            for after, steps in _folded(member, history(plan.seed).epochs[epoch], batches):
-                member = after
+            for after, steps in _folded(node_state, history(plan.seed).epochs[epoch], batches):
+                node_state = after
                 if steps[-1].verdict is Verdict.RESTORE and len(steps) == 1:
                     stored.write_fork("a snapshot takes its place", ZERO_ID)
-                tell(("try", member.view))
+                tell(("try", node_state.view))
                 # No kill undoes what the system has: whether it was synced makes no difference here.
-                stored.save(member.view, steps, boot="boot-s", synced=batches.random() < 0.5)
-                tell(("did", member.view))
+                stored.save(node_state.view, steps, boot="boot-s", synced=batches.random() < 0.5)
+                tell(("did", node_state.view))
                 if batches.random() < 0.3:
                     stored.tidy()
     tell(("end", None))
 
 
-def _folded(member: Member, log: tuple[Record, ...], batches: random.Random) -> Iterator[tuple[Member, list[Step]]]:
-    while ahead := [record for record in log if record.id > member.view.cursor.id]:
+def _folded(
+    node_state: NodeState, log: tuple[Record, ...], batches: random.Random
+) -> Iterator[tuple[NodeState, list[Step]]]:
+    while ahead := [record for record in log if record.id > node_state.view.cursor.id]:
         steps: list[Step] = []
         for record in ahead[: batches.randint(1, 6)]:
-            verdict, member = member.fold(record)
-            steps.append(Step(record, verdict, member.view))
+            verdict, node_state = node_state.fold(record)
+            steps.append(Step(record, verdict, node_state.view))
             if verdict is Verdict.RESTORE:
                 break  # reading goes on somewhere else
-        yield member, steps
+        yield node_state, steps
 
 
 # --- killing itself ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from replicator.cli import cli
 from replicator.format.ids import RecordId
 from replicator.log.finders import client_for
 from replicator.log.redis_log import RedisLog
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import RedisServer
@@ -191,7 +191,7 @@ class TestOperating:
         self, run: Callable[..., Result], any_redis: RedisServer
     ) -> None:
         log = RedisLog(any_redis.url, "g")
-        log.beat(Peer("b", "1", run=log.look().run, every_ms=60_000))
+        log.beat(Heartbeat("b", "1", run=log.look().run, every_ms=60_000))
         result = run("promote", "b", "--timeout", "0.05")
         assert result.exit_code == 1
         assert "does not lead yet" in result.stderr

@@ -121,7 +121,7 @@ def test_set_back_a_primary_that_lives_keeps_the_term_and_nobody_is_dead(clocked
     with nodes.b.reading(fresh=True, timeout_s=PATIENCE_S) as state:
         assert list(state.pushed) == ["x", "y"]
     look = clocked.look()
-    assert all(peer.alive for peer in look.peers.values())
+    assert all(heartbeat.alive for heartbeat in look.heartbeats.values())
     assert look.lease_ms <= LEASE_S * 1000
     lease = LeaseText.parse(look.lease)
     assert lease is not None

@@ -28,7 +28,7 @@ from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.replica.gc_pause import HeldCollector
 from replicator.sandbox.redis_server import RedisServer
-from replicator.service.sidecar import Beside
+from replicator.service.sidecar import Sidecar
 from replicator.storage.checkpoint import Checkpoint
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.server import WebServer
@@ -151,7 +151,7 @@ def test_what_stands_beside_a_node_is_refused_as_well(any_redis: RedisServer, pr
     log = RedisLog(any_redis.url, "g")
     log.look()
     checkpoint = Checkpoint(tmp_path / "c", "g", node="c")
-    beside = Beside(primary)
+    beside = Sidecar(primary)
     server = WebServer(None)  # type: ignore[arg-type]  # it never answers anything here
     with Host(any_redis.url) as host:
         every: dict[str, Callable[[], Any]] = {
@@ -161,7 +161,7 @@ def test_what_stands_beside_a_node_is_refused_as_well(any_redis: RedisServer, pr
             "ask": lambda: log.ask("report", by="test"),
             "read": lambda: log.read(None, asks_after="0-0"),
             "close": log.close,
-            "save": lambda: checkpoint.save(primary._replica.member.view, boot="b"),
+            "save": lambda: checkpoint.save(primary._replica.node_state.view, boot="b"),
             "sync": checkpoint.sync,
             "payload": lambda: list(checkpoint.changes()),
             "close the checkpoint": checkpoint.close,
@@ -186,7 +186,7 @@ def test_a_log_is_refused_in_a_child(world: World) -> None:
 
 def test_a_lock_that_another_thread_has_at_the_fork_is_not_waited_for(primary: Node) -> None:
     replica = primary._replica
-    with replica.turn, replica.lock, replica.moved:
+    with replica.write_lock, replica.lock, replica.moved:
         child = Child(lambda: {name: outcome(call) for name, call in calls(primary).items()})
     assert set(child.result().values()) == {"WrongProcess"}
 

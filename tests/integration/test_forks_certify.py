@@ -96,7 +96,7 @@ def parted(world: RedisWorld, start: Callable[[str], Node]) -> tuple[Node, Node]
     world.fail_over(copy)
     b = start("b")
     log = RedisLog(world.server.url, "g")
-    eventually(lambda: not log.look().peers["a"].alive)
+    eventually(lambda: not log.look().heartbeats["a"].alive)
     eventually(lambda: b.position.id.n == 2)
     ops.promote(log, "b", by="test", force=True, timeout_s=PATIENCE_S)
     b.submit(register("after"))
@@ -115,13 +115,13 @@ def test_what_a_failover_left_behind_comes_back_by_hand(
     # when whoever is on call looks for forks on all nodes, then there is one
     dirs = ("--data-dir", tmp_path / "a", "--data-dir", tmp_path / "b")
     (fork,) = json.loads(run("forks", "list", *dirs, "--output", "json").stdout)
-    assert (fork["node"], fork["parted_at"], fork["surplus"], fork["in_snapshot"]) == ("a", "1-2", 2, False)
+    assert (fork["node"], fork["parted_at"], fork["divergent"], fork["in_snapshot"]) == ("a", "1-2", 2, False)
     assert fork["position"] == "1-4"
     assert "replaced by the snapshot" in fork["reason"]
     shown = run("forks", "show", fork["name"], *dirs).stdout
     assert "lost1" in shown
     assert "both" not in shown
-    # when its surplus is exported, and sent to the primary as the document says
+    # when its divergent tail is exported, and sent to the primary as the document says
     exported = run("forks", "export", fork["name"], *dirs)
     assert exported.exit_code == 0
     with WebServer(registry_app(b)) as server:
@@ -152,7 +152,7 @@ def test_a_group_that_parted_is_certified_with_the_nodes_running(
     ]  # fmt: skip
     assert told["log"]["terms"] == 2
     assert [list(node) for node in told["nodes"]] == [
-        ["node", "path", "position", "place", "changes", "trimmed", "surplus", "digest"]
+        ["node", "path", "position", "place", "changes", "trimmed", "divergent", "digest"]
     ] * 2
     assert [node["place"] for node in told["nodes"]] == ["in the log"] * 2
     assert told["live"]["equal"]
@@ -162,7 +162,7 @@ def test_a_group_that_parted_is_certified_with_the_nodes_running(
     assert table.stdout.endswith("certified\n")
 
 
-def test_a_node_that_still_has_the_other_history_is_certified_and_its_surplus_is_told(
+def test_a_node_that_still_has_the_other_history_is_certified_and_its_divergent_tail_is_told(
     world: RedisWorld, start: Callable[[str], Node], run: Callable[..., Result], tmp_path: Path
 ) -> None:
     a = start("a")
@@ -174,7 +174,7 @@ def test_a_node_that_still_has_the_other_history_is_certified_and_its_surplus_is
     found = run("certify", "--data-dir", tmp_path / "a", "--output", "json")
     assert found.exit_code == 0, found.stderr
     told = json.loads(found.stdout)
-    assert (told["nodes"][0]["place"], told["nodes"][0]["surplus"], told["live"]) == ("ahead of the log", 1, None)
+    assert (told["nodes"][0]["place"], told["nodes"][0]["divergent"], told["live"]) == ("ahead of the log", 1, None)
     assert "nobody leads" in found.stderr
 
 

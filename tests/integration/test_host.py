@@ -22,10 +22,10 @@ import replicator.node.worker_pool
 from replicator import CheckpointError, ConfigError, Node, NoThread, NotPrimary
 from replicator.format.ids import ERA
 from replicator.log.finders import client_for
-from replicator.log.interface import Wants
+from replicator.log.interface import ReadRequest
 from replicator.log.redis_log import Connections, RedisLog
 from replicator.node.host import Host
-from replicator.node.scheduler import Duties
+from replicator.node.scheduler import NodeWork
 from replicator.node.worker_pool import Team
 from replicator.sandbox.redis_server import RedisServer
 from replicator.storage.checkpoint import Checkpoint
@@ -178,7 +178,7 @@ def test_tasks_that_wait_when_their_host_is_closed_are_refused(host: Host, redis
     node = led({"g0": host.node(KV(), group="g0", name="a", data_dir=tmp_path)})["g0"]
 
     async def write() -> list[Any]:
-        with node._replica.turn:  # nobody commits now
+        with node._replica.write_lock:  # nobody commits now
             tasks = [asyncio.create_task(node.asubmit(push(number))) for number in range(3)]
             await asyncio.sleep(0.05)
             closed = asyncio.create_task(asyncio.to_thread(host.close))
@@ -317,7 +317,7 @@ def of_the_host() -> list[str]:
 def test_a_bug_that_meets_one_node_ends_that_one_alone(host: Host, other: Host, tmp_path: Path) -> None:
     primaries, standbys = led(nodes_of(host, "a", tmp_path)), nodes_of(other, "b", tmp_path)
 
-    def broken() -> Wants:
+    def broken() -> ReadRequest:
         raise ValueError("nobody thought of that")
 
     standbys["g0"]._reader.wants = broken  # type: ignore[method-assign]
@@ -345,7 +345,7 @@ def test_a_broken_group_is_read_aside_and_the_others_together(
     alone: list[str] = []
     read_alone = replicator.log.redis_log._read_alone
 
-    def noted(log: RedisLog, wants: Wants) -> Any:
+    def noted(log: RedisLog, wants: ReadRequest) -> Any:
         alone.append(log.group)
         return read_alone(log, wants)
 
@@ -380,7 +380,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     read_together = replicator.log.redis_log.read_together
 
-    def noted(connections: Any, logs: Sequence[tuple[RedisLog, Wants]], **options: Any) -> Any:
+    def noted(connections: Any, logs: Sequence[tuple[RedisLog, ReadRequest]], **options: Any) -> Any:
         found.append((len(logs), max(wants.most for _, wants in logs)))
         return read_together(connections, logs, **options)
 
@@ -455,8 +455,8 @@ def test_a_host_that_is_closed_takes_no_node(redis: RedisServer, tmp_path: Path)
 
 def test_a_node_that_starts_while_its_host_is_closed_ends_as_well(redis: RedisServer, tmp_path: Path) -> None:
     class Closed(Host):
-        def start(self, duties: Duties) -> None:
-            super().start(duties)
+        def start(self, node_work: NodeWork) -> None:
+            super().start(node_work)
             self.close()
 
     with pytest.raises(ConfigError, match="it was closed"):
@@ -487,7 +487,7 @@ def test_nodes_are_started_by_several_threads(host: Host, tmp_path: Path) -> Non
 
 def test_nobody_is_no_number_of_keepers(redis: RedisServer) -> None:
     with pytest.raises(ConfigError, match="keepers: 0 is not a whole number"):
-        Host(redis.url, keepers=0)
+        Host(redis.url, ha_loops=0)
 
 
 class TestNoThreads:
@@ -496,7 +496,7 @@ class TestNoThreads:
     ) -> None:
         monkeypatch.setattr(replicator.node.worker_pool, "PATIENCE_S", 0.0)
         work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        team = Team("keeper", work.get, size=1)
+        team = Team("ha-loop", work.get, size=1)
         team.begin()
         start, held, free = threading.Thread.start, threading.Event(), threading.Event()
 
@@ -525,7 +525,7 @@ class TestNoThreads:
 
     def test_a_thread_of_a_team_outlives_whatever_its_work_raises(self) -> None:
         work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        team = Team("keeper", work.get, size=1)
+        team = Team("ha-loop", work.get, size=1)
         team.begin()
         done = threading.Event()
 
@@ -544,12 +544,12 @@ class TestNoThreads:
         start = threading.Thread.start
 
         def refuse(thread: threading.Thread) -> None:
-            if thread.name == "host-keeper":
+            if thread.name == "host-ha-loop":
                 raise RuntimeError("can't start new thread")
             start(thread)
 
         monkeypatch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(NoThread, match="host-keeper"):
+        with pytest.raises(NoThread, match="host-ha-loop"):
             Host(redis.url)
         eventually(lambda: not [each for each in threading.enumerate() if each.name.startswith("host-")])
 

@@ -203,7 +203,7 @@ def test_the_tools_keep_their_time(hang: Any, proxy: Proxy, nodes: Nodes) -> Non
     nodes.primary("a", proxy.url)
     nodes("b", proxy.url)
     log = RedisLog(proxy.url, "g")
-    eventually(lambda: len(log.look().peers) == 2)
+    eventually(lambda: len(log.look().heartbeats) == 2)
     tools: list[Callable[[], Any]] = [
         lambda: ops.promote(log, "b", by="ann", timeout_s=TIMEOUT_S),
         lambda: ops.switchover(log, "b", by="ann", timeout_s=TIMEOUT_S),

@@ -21,7 +21,7 @@ from replicator.format.records import ChangeRecord, PartRecord, TermRecord, seal
 from replicator.log.interface import Ack, Batch, Log
 from replicator.log.redis_log import RedisLog, client_for
 from replicator.protocol.group import TAKEN_KEPT, Code, Head, LeaseText, Reply
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import (
     CLOCK_ID,
@@ -948,7 +948,7 @@ def found_nothing(batch: Batch) -> bool:
 
 def test_an_empty_server_has_no_head_and_no_records(log: Log) -> None:
     look = log.look()
-    assert (look.term, look.head, look.last_id, look.lease_ms, dict(look.peers)) == (0, None, ZERO_ID, None, {})
+    assert (look.term, look.head, look.last_id, look.lease_ms, dict(look.heartbeats)) == (0, None, ZERO_ID, None, {})
     assert look.run
     assert abs(look.now_ms - time.time() * 1000) < 60_000
     assert found_nothing(log.read(ZERO_ID))
@@ -1073,20 +1073,20 @@ def test_what_is_no_ack_hides_none(world: World, log: Log) -> None:
 
 
 def test_a_heartbeat_is_seen_with_its_age_by_the_clock_of_the_server(log: Log) -> None:
-    peer = Peer(
+    heartbeat = Heartbeat(
         "a", "a1", term=3, position=Position(RecordId(3, 9), "c" * 32), changed=RecordId(2, 5), every_ms=10,
         candidate=True, log_id=LOG_ID, problem="the log is lost",
     )  # fmt: skip
-    log.beat(peer)
-    log.beat(Peer("b", "b1", in_sync=False, http="http://b", stalled="apply failed"))
+    log.beat(heartbeat)
+    log.beat(Heartbeat("b", "b1", in_sync=False, http="http://b", stalled="apply failed"))
     time.sleep(0.06)
-    peers = log.look().peers
-    assert peers["a"]._replace(age_ms=0, beaten_at=0) == peer
-    assert 50 <= peers["a"].age_ms < 5_000
-    assert (peers["a"].alive, peers["b"].alive) == (False, True)
-    log.beat(peer._replace(boot="a2"))
-    assert log.look().peers["a"].boot == "a2"
-    assert log.look().peers["b"].stalled == "apply failed"
+    heartbeats = log.look().heartbeats
+    assert heartbeats["a"]._replace(age_ms=0, beaten_at=0) == heartbeat
+    assert 50 <= heartbeats["a"].age_ms < 5_000
+    assert (heartbeats["a"].alive, heartbeats["b"].alive) == (False, True)
+    log.beat(heartbeat._replace(boot="a2"))
+    assert log.look().heartbeats["a"].boot == "a2"
+    assert log.look().heartbeats["b"].stalled == "apply failed"
 
 
 # --- what is not a record --------------------------------------------------------------------------------------------
@@ -1385,7 +1385,7 @@ def test_a_promotion_and_a_replacement_tell_it_too(world: World, log: Log) -> No
 def test_whoever_leads_says_that_the_log_is_whole_in_this_run(world: World, log: Log) -> None:
     author = lead(log)
     run = log.look().run
-    says = Peer("a", author.writer.boot, run=run, term=1, role="primary")
+    says = Heartbeat("a", author.writer.boot, run=run, term=1, role="primary")
     others = ("b", {"boot": "9"}), ("b", {}), ("a", {"term": 2}), ("a", {"run": "other"}), ("a", {"role": "standby"})
     for name, facts in others:
         log.beat(says._replace(node=name, **({"boot": "9"} if name == "b" else {}) | facts))  # type: ignore[arg-type]
@@ -1402,22 +1402,22 @@ def test_whoever_leads_says_that_the_log_is_whole_in_this_run(world: World, log:
 def test_a_node_says_goodbye_in_its_own_run_only(world: World, log: Log) -> None:
     lead(log)
     run = log.look().run
-    log.beat(Peer("b", "1", run=run))
-    log.beat(Peer("b", "1", run="other", left=True))
-    assert not log.look().peers["b"].left
-    log.beat(Peer("b", "1", run=run, left=True))
-    peer = log.look().peers["b"]
-    assert peer.left
-    assert not peer.alive
+    log.beat(Heartbeat("b", "1", run=run))
+    log.beat(Heartbeat("b", "1", run="other", left=True))
+    assert not log.look().heartbeats["b"].left
+    log.beat(Heartbeat("b", "1", run=run, left=True))
+    heartbeat = log.look().heartbeats["b"]
+    assert heartbeat.left
+    assert not heartbeat.alive
 
 
 def test_a_node_that_is_forgotten_is_gone_and_the_others_hear_of_it(world: World, log: Log) -> None:
     lead(log)
     after = log.newest_ask()
     for name in "bc":
-        log.beat(Peer(name, "1"))
+        log.beat(Heartbeat(name, "1"))
     log.forget("b", by="ann")
-    assert list(log.look().peers) == ["c"]
+    assert list(log.look().heartbeats) == ["c"]
     (ask,) = log.read(None, asks_after=after).asks
     assert (ask.what, ask.node, ask.by) == ("forget", "b", "ann")
 

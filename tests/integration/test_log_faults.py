@@ -22,7 +22,7 @@ from replicator.log.interface import Ack, Log
 from replicator.log.redis_log import RedisLog
 from replicator.log.scripts import SCRIPTS, _Script
 from replicator.protocol.group import Code, Reply
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
@@ -97,7 +97,7 @@ WRITES: dict[str, Callable[[Log, Author], Any]] = {
     "promote": lambda log, author: promote(log, "b"),
     "renew": lambda log, author: log.renew(author.writer, 1, LEASE_MS),
     "give_back": lambda log, author: log.give_back(author.writer, 1),
-    "beat": lambda log, author: log.beat(Peer("a", "1")),
+    "beat": lambda log, author: log.beat(Heartbeat("a", "1")),
     "ask": lambda log, author: log.ask("snapshot", by="ann"),
 }
 READS: dict[str, Callable[[Log, Author], Any]] = {
@@ -838,7 +838,7 @@ USES = {
 @pytest.mark.parametrize("key", USES)
 def test_a_key_of_the_wrong_type_is_named_and_left_alone(key: str, world: RedisWorld, log: RedisLog) -> None:
     author = lead(log)
-    log.beat(Peer("a", "1"))
+    log.beat(Heartbeat("a", "1"))
     world.admin.delete(world.key(key))
     world.admin.rpush(world.key(key), "something else")
     says = re.escape(f"WRONGTYPE {world.key(key)} holds something else than a ")
@@ -870,19 +870,19 @@ def test_a_term_key_that_no_number_of_lua_holds_is_named(world: RedisWorld, log:
 
 def test_one_bad_heartbeat_does_not_hide_the_others(world: RedisWorld, log: RedisLog) -> None:
     lead(log)
-    log.beat(Peer("a", "1"))
+    log.beat(Heartbeat("a", "1"))
     for i, bad in enumerate(["", "x", "12 ", "12 {}", '12 {"position": 3}', "12 \xff", "12 null", "9" * 5000 + " {}"]):
         world.admin.hset(world.key("nodes"), f"bad-{i}", bad)
-    assert list(log.look().peers) == ["a"]
+    assert list(log.look().heartbeats) == ["a"]
 
 
 def test_a_heartbeat_under_another_nodes_name_is_passed_over(world: RedisWorld, log: RedisLog) -> None:
     lead(log)
-    log.beat(Peer("a", "1"))
-    forged = b"12 " + Peer("a", "2").to_json()
+    log.beat(Heartbeat("a", "1"))
+    forged = b"12 " + Heartbeat("a", "2").to_json()
     for name in ("0", "z"):  # before the other one, and behind it
         world.admin.hset(world.key("nodes"), name, forged)
-    assert {name: peer.boot for name, peer in log.look().peers.items()} == {"a": "1"}
+    assert {name: heartbeat.boot for name, heartbeat in log.look().heartbeats.items()} == {"a": "1"}
 
 
 @pytest.mark.parametrize(

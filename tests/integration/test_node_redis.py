@@ -331,7 +331,7 @@ class TestForeignHead:
             assert pushed(a) == pushed(b) == ["x"], "they serve reads"
             client.delete(key)
         log = RedisLog(any_redis.url, "g")
-        eventually(lambda: all(peer.alive for peer in log.look().peers.values()))
+        eventually(lambda: all(heartbeat.alive for heartbeat in log.look().heartbeats.values()))
         leads = ops.recover(log, by="test", timeout_s=PATIENCE_S).node
         primary = a if leads == "a" else b
         primary.wait(role="primary", timeout_s=PATIENCE_S)
@@ -371,7 +371,7 @@ class TestAMasterThatTakesNoWrites:
             admin_client.config_set("min-replicas-to-write", 1)
             log = RedisLog(redis_server.url, "g")
             eventually(lambda: log.look().lease_ms is None)
-            assert log.look().peers["a"].role == "primary", "it cannot say anything else"
+            assert log.look().heartbeats["a"].role == "primary", "it cannot say anything else"
             for node in (a, b):
                 with (
                     pytest.raises(TimeoutError, match="with a lease that runs"),

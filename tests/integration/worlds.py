@@ -20,7 +20,7 @@ from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, seal_change, seal_part
 from replicator.log.interface import Log
 from replicator.log.redis_log import RedisLog
-from replicator.protocol.group import Claim, Code, Look, Reply
+from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from replicator.testing import Entry, MemoryLog, MemoryRedis, MemoryState
 
@@ -210,7 +210,7 @@ class RedisWorld:
 
 
 class Author:
-    """A holder of a term that writes one record after another, without the wits of a `Member`."""
+    """A holder of a term that writes one record after another, without the wits of a `NodeState`."""
 
     def __init__(self, log: Log, writer: Writer, term: int, position: Position) -> None:
         self.log = log
@@ -279,7 +279,7 @@ def warm(log: Log) -> Author:
     return author
 
 
-def looked(log: Log, timeout_s: float) -> Look:
+def looked(log: Log, timeout_s: float) -> GroupView:
     """Look until there is an answer."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -85,8 +85,8 @@ class Ending:
             return None
         look = machine.look(world.server, world.nodes)
         promotions = [machine.own_promotion(node.live, look) for node in nodes]
-        for peer in sorted(look.peers.values(), key=lambda peer: peer.changed, reverse=True):
-            promotions.append(machine.tool_promotion(look, peer.node))
+        for heartbeat in sorted(look.heartbeats.values(), key=lambda heartbeat: heartbeat.changed, reverse=True):
+            promotions.append(machine.tool_promotion(look, heartbeat.node))
         promote = next((promote for promote in promotions if promote), None)
         if promote is None:
             return None

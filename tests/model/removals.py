@@ -15,10 +15,10 @@ import replicator.testing
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
 from replicator.format.records import ChangeRecord, PartRecord, Record
 from replicator.format.snapshot_parts import Progress
-from replicator.protocol import election, fold, member, missing_nodes, write_outcome
+from replicator.protocol import election, fold, missing_nodes, node_state, write_outcome
 from replicator.protocol.fold import View
-from replicator.protocol.group import Code, Head, Look, Reply
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.group import Code, GroupView, Head, Reply
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.testing import MemoryRedis
 
 from .world import Bounds
@@ -112,28 +112,28 @@ def holds_in_any_boot(view: View, me: Writer, run: str) -> bool:
     return (view.holder.node, view.holder.run) == (me.node, run)
 
 
-def owes_nothing(view: View, peers: Any, last_snapshot_end: RecordId) -> bool:
+def owes_nothing(view: View, heartbeats: Any, last_snapshot_end: RecordId) -> bool:
     return False
 
 
-def most_advanced_by_position(peers: Iterable[Peer]) -> Peer | None:
-    return max(peers, key=lambda peer: peer.position.id, default=None)
+def most_advanced_by_position(heartbeats: Iterable[Heartbeat]) -> Heartbeat | None:
+    return max(heartbeats, key=lambda heartbeat: heartbeat.position.id, default=None)
 
 
-def compared_with_the_head(changed: RecordId, head: Head, best: Peer | None) -> bool:
+def compared_with_the_head(changed: RecordId, head: Head, best: Heartbeat | None) -> bool:
     return best is not None and best.changed > max(head.position.id, changed)
 
 
-def in_sync_and_met(node: View | Peer, head: Head) -> bool:
+def in_sync_and_met(node: View | Heartbeat, head: Head) -> bool:
     return era_of(node.term) >= era_of(head.term) and node.in_sync
 
 
-def whole_if_it_met_or_not(node: View | Peer, head: Head) -> bool:
+def whole_if_it_met_or_not(node: View | Heartbeat, head: Head) -> bool:
     return node.in_sync or (node.position != ORIGIN and node.changed >= head.changed)
 
 
-def found_by_place(record: Record, there: Record | None, look: Look, run: str) -> write_outcome.Found:
-    return write_outcome.Found.NOT_THERE if there is None else write_outcome.Found.THERE
+def found_by_place(record: Record, there: Record | None, look: GroupView, run: str) -> write_outcome.Lookup:
+    return write_outcome.Lookup.NOT_THERE if there is None else write_outcome.Lookup.THERE
 
 
 def resumes_before_the_first_part(progress: Progress) -> Position:
@@ -162,7 +162,7 @@ class Removal(NamedTuple):
 
 
 def _holds(instead: Any) -> tuple[tuple[Any, str, Any], ...]:
-    return tuple((module, "holds", instead) for module in (fold, election, member))
+    return tuple((module, "holds", instead) for module in (fold, election, node_state))
 
 
 def _table_without(*numbers: int) -> tuple[fold.Row, ...]:
@@ -289,13 +289,13 @@ REMOVALS = {
     "vouches": Removal(
         "who has reported in another run does not acknowledge any more what was written before",
         THREE,
-        patches=((member.Member, "vouches", lambda *_: True),),
+        patches=((node_state.NodeState, "vouches", lambda *_: True),),
         breaks="G5",
     ),
     "numbers": Removal(
         "nobody takes a record whose numbers cannot follow",
         Bounds(changes=1, promotions=1, forgeries=1, resends=0),
-        patches=((member, "is_beyond", lambda *_: False),),
+        patches=((node_state, "is_beyond", lambda *_: False),),
         breaks="ends: b has 9007199254740990-2",
     ),
     "numbers-at-the-log": Removal(
@@ -313,7 +313,7 @@ REMOVALS = {
     "ends-snapshot": Removal(
         "a rebase tells where the last term before it ended",
         FAILOVER,
-        patches=((member, "ends_before", lambda view, term: view.ends),),
+        patches=((node_state, "ends_before", lambda view, term: view.ends),),
         breaks="ends: a has 1048577-3",
     ),
     "ends-rebase": Removal(

@@ -1,8 +1,9 @@
 """A small world for the explorer: two nodes or three, a Redis, requests on their way, and all that can happen next.
 
-Nothing is decided here. The nodes are real `Member`s, which fold and decide; the Redis is the real `MemoryRedis`, whose
-scripts refuse and accept. This module only schedules: it says which of them could be asked to move, asks, and writes
-down what became of it. What the shells do without deciding is spelled out here, and these are the rules they keep:
+Nothing is decided here. The nodes are real `NodeState`s, which fold and decide; the Redis is the real `MemoryRedis`,
+whose scripts refuse and accept. This module only schedules: it says which of them could be asked to move, asks, and
+writes down what became of it. What the shells do without deciding is spelled out here, and these are the rules they
+keep:
 
  1. one write of a node is under way at a time; a record is appended first, and folded and applied after;
  2. who holds the term does not read: it folds what it wrote. Who has a write under way does not read either, before
@@ -36,12 +37,12 @@ from typing import Generic, NamedTuple, TypeVar, cast
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
-from replicator.protocol import election, missing_nodes, write_outcome
+from replicator.protocol import election, missing_nodes
 from replicator.protocol.fold import Verdict, View
-from replicator.protocol.group import Claim, Code, Look, Reply
-from replicator.protocol.heartbeat import Peer
-from replicator.protocol.member import Member, Snapshot
-from replicator.protocol.write_outcome import Fate
+from replicator.protocol.group import Claim, Code, GroupView, Reply
+from replicator.protocol.heartbeat import Heartbeat
+from replicator.protocol.node_state import NodeState, Snapshot
+from replicator.protocol.write_outcome import WriteOutcome
 from replicator.testing import Entry, MemoryRedis, MemoryState
 
 __all__ = ["Bounds", "Breach", "Disk", "Ghost", "Machine", "Node", "Option", "Promote", "Sending", "World", "Write"]
@@ -136,11 +137,12 @@ class Sending(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A node: what it has in memory, and what would be left of it after a crash. `member` is None while it is down."""
+    """A node: what it has in memory, and what would be left of it after a crash. `node_state` is None while it is
+    down."""
 
     name: str
     boots: int
-    member: Member | None
+    node_state: NodeState | None
     state: str
     parts: tuple[bytes, ...]
     disk: Disk
@@ -148,9 +150,9 @@ class Node(NamedTuple):
     sending: Sending | None = None
 
     @property
-    def live(self) -> Member:
-        assert self.member is not None
-        return self.member
+    def live(self) -> NodeState:
+        assert self.node_state is not None
+        return self.node_state
 
 
 class Send(NamedTuple):
@@ -253,10 +255,10 @@ class Machine:
     """Every step of every part of a world, each computed once. One machine per exploration."""
 
     def __init__(
-        self, bounds: Bounds, *, member: type[Member] = Member, redis: type[MemoryRedis] = MemoryRedis
+        self, bounds: Bounds, *, node_state: type[NodeState] = NodeState, redis: type[MemoryRedis] = MemoryRedis
     ) -> None:
         self.bounds = bounds
-        self.member = member
+        self.node_state = node_state
         self.redis = redis(clock_ms=lambda: 0)
         self.servers: Interned[MemoryState] = Interned()
         self.nodes: Interned[Node] = Interned()
@@ -289,8 +291,8 @@ class Machine:
         return self.tidied(world)
 
     def _born(self, name: str) -> Node:
-        member = self.member(me=Writer(name, f"{name}1"), view=View(), run="run-1")
-        return Node(name, 1, member, "", (), Disk(member.view, "", (), f"{name}1"))
+        node_state = self.node_state(me=Writer(name, f"{name}1"), view=View(), run="run-1")
+        return Node(name, 1, node_state, "", (), Disk(node_state.view, "", (), f"{name}1"))
 
     # --- all steps of a world ---
 
@@ -336,15 +338,15 @@ class Machine:
         """Whoever leads beats: from then on the log is whole in this run. The sooner, the more is allowed."""
         self.redis.state = self.servers[server]
         for node in nodes:
-            member = self.nodes[node].member
-            if member is not None and member.leads:
-                self.redis.beat(member.peer())
+            node_state = self.nodes[node].node_state
+            if node_state is not None and node_state.leads:
+                self.redis.beat(node_state.heartbeat())
         return self._keep_server(self.redis.state, self.history[server])
 
     def settled(self, node: int) -> int:
         """Once nobody crashes any more, when a node saves does not matter."""
         value = self.nodes[node]
-        return node if value.member is None else self.nodes(self._settle(value))
+        return node if value.node_state is None else self.nodes(self._settle(value))
 
     def hopeless(self, request: int, server: int, nodes: tuple[int, ...]) -> bool:
         """It will be refused whenever it comes, and nobody waits for the answer: without a failover terms only grow."""
@@ -503,22 +505,22 @@ class Machine:
 
     def own_options(self, node: int, server: int, budget: int) -> tuple[Option, ...]:
         value, left = self.nodes[node], self.budgets[budget]
-        if value.member is None:
+        if value.node_state is None:
             return (Option(f"{value.name} restarts", self.nodes(self._restarted(value))),)
-        return tuple(self._own_options(value, value.member, server, left))
+        return tuple(self._own_options(value, value.node_state, server, left))
 
-    def _own_options(self, node: Node, member: Member, server: int, left: Budget) -> Iterator[Option]:
+    def _own_options(self, node: Node, node_state: NodeState, server: int, left: Budget) -> Iterator[Option]:
         state = self.servers[server]
         name = node.name
-        if member.run != state.run:
-            noticed = self._tidy(node._replace(member=member.talks_to(state.run)))
+        if node_state.run != state.run:
+            noticed = self._tidy(node._replace(node_state=node_state.talks_to(state.run)))
             yield Option(f"{name} notices {state.run}", self.nodes(noticed))
-        if member.holds_term:
+        if node_state.holds_term:
             renewed = self.renewed(node, server)
             if renewed is not node:
                 yield Option(f"{name} is refused a renewal", self.nodes(renewed))
-        record = self.next_record(server, member.view.cursor.id)
-        if record is not None and member.takes(record) and _reads(node):
+        record = self.next_record(server, node_state.view.cursor.id)
+        if record is not None and node_state.takes(record) and _reads(node):
             text, read = self._read(node, server)
             yield Option(text, self.nodes(read))
         if left.crashes:
@@ -527,31 +529,31 @@ class Machine:
             saved = self._settle(node)
             if saved != node:
                 yield Option(f"{name} saves", self.nodes(saved))
-        yield from self._writes(node, member, state, left)
+        yield from self._writes(node, node_state, state, left)
 
-    def _writes(self, node: Node, member: Member, state: MemoryState, left: Budget) -> Iterator[Option]:
+    def _writes(self, node: Node, node_state: NodeState, state: MemoryState, left: Budget) -> Iterator[Option]:
         if node.write is not None:
             if node.write.reply is not None:
                 yield self._answered(node, node.write, node.write.reply, state)
             if node.write.attempt <= self.bounds.resends or node.write.last_run != state.run:
                 yield self._sent_again(node, node.write, state.run)
-            if not member.holds_term:
+            if not node_state.holds_term:
                 yield Option(f"{node.name} gives its write up", self.nodes(node._replace(write=None, sending=None)))
             return
-        runs = sorted({member.run, state.run}) if self.bounds.late else [state.run]
-        if member.leads and left.changes:
+        runs = sorted({node_state.run, state.run}) if self.bounds.late else [state.run]
+        if node_state.leads and left.changes:
             letter = LETTERS[self.bounds.changes - left.changes]
             spent = self.budgets(left._replace(changes=left.changes - 1))
             for run in runs:
                 yield self._submitted(node, letter, run, spent)
         if node.live.must_rebase and node.sending is None:
-            node = self._begun(node, member)
+            node = self._begun(node, node_state)
         if node.sending is not None:
             for run in runs:
-                yield self._sent(node, *self._part(node.sending, member), run)
-        elif member.leads and left.snapshots:
+                yield self._sent(node, *self._part(node.sending, node_state), run)
+        elif node_state.leads and left.snapshots:
             spent = self.budgets(left._replace(snapshots=left.snapshots - 1))
-            begun = self._begun(node, member)
+            begun = self._begun(node, node_state)
             yield Option(f"{node.name} begins a snapshot because somebody asked", self.nodes(begun), budget=spent)
 
     def submitted(self, node: int, server: int, letter: str) -> Option:
@@ -564,9 +566,9 @@ class Machine:
         )
         return self._sent(node, record, False, run, budget)
 
-    def _part(self, sending: Sending, member: Member) -> tuple[PartRecord, bool]:
+    def _part(self, sending: Sending, node_state: NodeState) -> tuple[PartRecord, bool]:
         parts = len(sending.bodies)
-        record = member.part(
+        record = node_state.part(
             sending.snapshot,
             part=sending.part,
             parts=parts if sending.part + 1 == parts else 0,
@@ -577,10 +579,10 @@ class Machine:
         )
         return record, sending.snapshot.rebase
 
-    def _begun(self, node: Node, member: Member) -> Node:
+    def _begun(self, node: Node, node_state: NodeState) -> Node:
         cuts = [i * len(node.state) // self.bounds.parts for i in range(self.bounds.parts + 1)]
         bodies = tuple(node.state[i:j].encode() for i, j in itertools.pairwise(cuts))
-        return node._replace(sending=Sending(member.begin_snapshot(), bodies, 0))
+        return node._replace(sending=Sending(node_state.begin_snapshot(), bodies, 0))
 
     def _sent(self, node: Node, record: Record, rebase: bool, run: str, budget: int = -1) -> Option:
         request = Send(run, record, rebase, 1)
@@ -601,29 +603,31 @@ class Machine:
 
     def _answered(self, node: Node, write: Write, reply: Reply, state: MemoryState) -> Option:
         """The answer has come: what it means, the member says; what is in the log is folded and applied."""
-        fate, member = self._fate(node.live, write, reply, state)
-        text = f"{node.name} learns of {_say_record(write.record)}: {fate.value}"
+        write_outcome, node_state = self._write_outcome(node.live, write, reply, state)
+        text = f"{node.name} learns of {_say_record(write.record)}: {write_outcome.value}"
         is_change = isinstance(write.record, ChangeRecord)
-        sending = node.sending if is_change else _next_part(node.sending, fate)
-        node = node._replace(member=member, write=None, sending=sending)
-        if fate is Fate.COMMITTED:
+        sending = node.sending if is_change else _next_part(node.sending, write_outcome)
+        node = node._replace(node_state=node_state, write=None, sending=sending)
+        if write_outcome is WriteOutcome.COMMITTED:
             verdict, node = self._folded(node, write.record)
             text += f", {verdict.value}"
-        event = _EVENTS.get(fate) if is_change else None
+        event = _EVENTS.get(write_outcome) if is_change else None
         letter = write.record.body.decode()
         known = (event, letter, write.record.id) if event and letter in LETTERS else None
         return Option(text, self.nodes(self._tidy(node)), event=known)
 
-    def _fate(self, member: Member, write: Write, reply: Reply, state: MemoryState) -> tuple[Fate, Member]:
+    def _write_outcome(
+        self, node_state: NodeState, write: Write, reply: Reply, state: MemoryState
+    ) -> tuple[WriteOutcome, NodeState]:
         uncertain = write.attempt > 1
-        fate, after = member.answered(reply, uncertain=uncertain)
-        if fate is not Fate.LOOK:
-            return fate, after
+        write_outcome, after = node_state.answered(reply, uncertain=uncertain)
+        if write_outcome is not WriteOutcome.LOOK:
+            return write_outcome, after
         self.redis.state = state
         entry = next((entry for entry in state.entries if entry.id == write.record.id), None)
         there = _parsed(str(entry.id), entry.header, entry.body) if entry else None
-        found = write_outcome.find_out(write.record, there, self._looked(), member.view.holder.run)
-        return member.answered(reply, uncertain=uncertain, found=found)
+        found = write_outcome.find_out(write.record, there, self._looked(), node_state.view.holder.run)
+        return node_state.answered(reply, uncertain=uncertain, found=found)
 
     def renewed(self, node: Node, server: int) -> Node:
         """After it tried to renew its lease."""
@@ -631,39 +635,39 @@ class Machine:
         if self.redis.state.wrong_key:
             return node  # it does not try
         reply = self.redis.renew(node.live.me, node.live.view.term, 1)
-        return node if reply.code is Code.OK else self._tidy(node._replace(member=node.live.refused(reply)))
+        return node if reply.code is Code.OK else self._tidy(node._replace(node_state=node.live.refused(reply)))
 
     # --- what it does because of others ---
 
     def group_options(self, i: int, nodes: tuple[int, ...], server: int, budget: int) -> tuple[Option, ...]:
         value, left = self.nodes[nodes[i]], self.budgets[budget]
-        if value.member is None:
+        if value.node_state is None:
             return ()
-        return tuple(self._group_options(value, value.member, i, nodes, server, left))
+        return tuple(self._group_options(value, value.node_state, i, nodes, server, left))
 
     def _group_options(
-        self, node: Node, member: Member, i: int, nodes: tuple[int, ...], server: int, left: Budget
+        self, node: Node, node_state: NodeState, i: int, nodes: tuple[int, ...], server: int, left: Budget
     ) -> Iterator[Option]:
         look = self.look(server, nodes)
-        if node.write is None and node.sending is None and member.owes_snapshot(look.peers.values()):
-            begun = self._begun(node, member)
+        if node.write is None and node.sending is None and node_state.owes_snapshot(look.heartbeats.values()):
+            begun = self._begun(node, node_state)
             yield Option(f"{node.name} begins a snapshot because it owes one", self.nodes(begun))
-        if left.promotions and member.run == look.run:
-            promote = self.own_promotion(member, look)
+        if left.promotions and node_state.run == look.run:
+            promote = self.own_promotion(node_state, look)
             if promote:
                 spent = self.budgets(left._replace(promotions=left.promotions - 1))
                 yield Option(f"{node.name} sends {_say(promote)}", nodes[i], self.requests(promote), spent)
 
-    def own_promotion(self, member: Member, look: Look) -> Promote | None:
+    def own_promotion(self, node_state: NodeState, look: GroupView) -> Promote | None:
         """Whether it promotes itself, after it has beaten long enough: when exactly it beats makes no difference."""
-        if not member._replace(beats_in_run=2).takes_term(look):
+        if not node_state._replace(beats_in_run=2).takes_term(look):
             return None
         return Promote(
-            member.me,
-            max(member.view.term, election.newest_term(look)),
+            node_state.me,
+            max(node_state.view.term, election.newest_term(look)),
             look.run,
             look.term,
-            election.expected_head(member.view, look),
+            election.expected_head(node_state.view, look),
         )
 
     def tool_options(self, nodes: tuple[int, ...], server: int, budget: int) -> tuple[tuple[str, int, int], ...]:
@@ -674,45 +678,45 @@ class Machine:
         promotes = [self.tool_promotion(self.look(server, nodes), name) for name in self.bounds.names]
         return tuple((f"the tool sends {_say(p)}", self.requests(p), spent) for p in promotes if p)
 
-    def tool_promotion(self, look: Look, target: str) -> Promote | None:
+    def tool_promotion(self, look: GroupView, target: str) -> Promote | None:
         """What the tool sends to promote `target`, if it does not refuse."""
-        if target not in look.peers or election.refusal(target, look) is not None:
+        if target not in look.heartbeats or election.refusal(target, look) is not None:
             return None
-        peer = look.peers[target]
+        heartbeat = look.heartbeats[target]
         expect = look.term if self.bounds.expects else None
         return Promote(
-            Writer(peer.node, peer.boot),
+            Writer(heartbeat.node, heartbeat.boot),
             election.newest_term(look),
             look.run,
             expect,
-            election.expected_head(peer, look),
+            election.expected_head(heartbeat, look),
         )
 
-    def look(self, server: int, nodes: tuple[int, ...]) -> Look:
+    def look(self, server: int, nodes: tuple[int, ...]) -> GroupView:
         self.redis.state = self.servers[server]
-        peers = [self.peer(node, self.redis.state.run) for node in nodes]
-        return self._looked()._replace(peers={peer.node: peer for peer in peers if peer})
+        heartbeats = [self.heartbeat(node, self.redis.state.run) for node in nodes]
+        return self._looked()._replace(heartbeats={heartbeat.node: heartbeat for heartbeat in heartbeats if heartbeat})
 
-    def _looked(self) -> Look:
+    def _looked(self) -> GroupView:
         try:
             return self.redis.look()
         except LogUnavailable as marred:
-            return cast(Look, marred.look)
+            return cast(GroupView, marred.look)
 
-    def recovery(self, look: Look) -> Promote | None:
+    def recovery(self, look: GroupView) -> Promote | None:
         """What the tool sends to mend a log that is broken."""
-        name = election.most_advanced_holder(look.peers.values(), "L") if election.broken(look) else None
-        if name is None or not missing_nodes.are_enough(look.peers[name], look):
+        name = election.most_advanced_holder(look.heartbeats.values(), "L") if election.broken(look) else None
+        if name is None or not missing_nodes.are_enough(look.heartbeats[name], look):
             return None
-        peer = look.peers[name]
-        return Promote(Writer(*peer[:2]), election.floor_of(peer, look), look.run, look.term, None, anew=True)
+        heartbeat = look.heartbeats[name]
+        return Promote(Writer(*heartbeat[:2]), election.floor_of(heartbeat, look), look.run, look.term, None, anew=True)
 
-    def peer(self, node: int, run: str) -> Peer | None:
+    def heartbeat(self, node: int, run: str) -> Heartbeat | None:
         """Its last heartbeat."""
         value = self.nodes[node]
-        if self.bounds.waits and (value.member is None or value.member.run != run):
-            return Peer(value.name, "", age_ms=SILENT_MS)
-        return value.member.peer() if value.member else None
+        if self.bounds.waits and (value.node_state is None or value.node_state.run != run):
+            return Heartbeat(value.name, "", age_ms=SILENT_MS)
+        return value.node_state.heartbeat() if value.node_state else None
 
     # --- a node and a record ---
 
@@ -731,14 +735,14 @@ class Machine:
     def _folded(self, node: Node, record: Record) -> tuple[Verdict, Node]:
         """Fold one record and carry the verdict out. Here G2 is checked: nothing of a lower term, and never back."""
         before = node.live
-        verdict, member = before.fold(record)
-        if member.view.term < before.view.term:
-            raise Breach(f"G2: {node.name} goes back from term {before.view.term} to {member.view.term}")
-        if member.view.position == record.position:
+        verdict, node_state = before.fold(record)
+        if node_state.view.term < before.view.term:
+            raise Breach(f"G2: {node.name} goes back from term {before.view.term} to {node_state.view.term}")
+        if node_state.view.position == record.position:
             if before.view.position == record.position:
                 raise Breach(f"G7: {node.name} reads {record.id} once more, which is in its state")
             self._keep_ends(before.view.position, record)
-        parts = _collected(node, member.view, record)
+        parts = _collected(node, node_state.view, record)
         state = node.state
         if verdict is Verdict.APPLY:
             if record.id.term < before.view.term:
@@ -746,28 +750,30 @@ class Machine:
             state += record.body.decode()
         if verdict is Verdict.RESTORE:
             state = b"".join(parts).decode()
-        view = member.view
+        view = node_state.view
         parts = () if view.snapshot and view.snapshot.complete else parts
-        node = node._replace(member=member, state=state, parts=parts)
+        node = node._replace(node_state=node_state, state=state, parts=parts)
         return verdict, self._settle(node) if isinstance(record, TermRecord) else node
 
     def _settle(self, node: Node) -> Node:
         """Its checkpoint has all that it has."""
-        member = node.live
-        return node._replace(disk=Disk(member.view, node.state, node.parts, member.me.boot))
+        node_state = node.live
+        return node._replace(disk=Disk(node_state.view, node.state, node.parts, node_state.me.boot))
 
     def _restarted(self, node: Node) -> Node:
         boots = node.boots + 1
         disk = node.disk
-        member = self.member(me=Writer(node.name, f"{node.name}{boots}"), view=disk.view, previous_boot=disk.boot)
-        return Node(node.name, boots, member, disk.state, disk.parts, disk)
+        node_state = self.node_state(
+            me=Writer(node.name, f"{node.name}{boots}"), view=disk.view, previous_boot=disk.boot
+        )
+        return Node(node.name, boots, node_state, disk.state, disk.parts, disk)
 
     def _tidy(self, node: Node) -> Node:
         """Without what makes no difference any more."""
-        member = node.live
-        if member.over and member.over < member.view.term:
-            node = node._replace(member=member._replace(over=0))
-        if node.sending and (not member.holds_term or node.sending.snapshot.term != member.view.term):
+        node_state = node.live
+        if node_state.over and node_state.over < node_state.view.term:
+            node = node._replace(node_state=node_state._replace(over=0))
+        if node.sending and (not node_state.holds_term or node.sending.snapshot.term != node_state.view.term):
             node = node._replace(sending=None)
         return node
 
@@ -775,7 +781,7 @@ class Machine:
 
     def newcomer(self, server: int) -> Node:
         """G8: what a node that has nothing makes of the log alone."""
-        node = Node("z", 1, self.member(me=Writer("z", "z1"), view=View()), "", (), Disk(View(), "", (), "z1"))
+        node = Node("z", 1, self.node_state(me=Writer("z", "z1"), view=View()), "", (), Disk(View(), "", (), "z1"))
         while self.next_record(server, node.live.view.cursor.id) is not None:
             node = self._read(node, server)[1]
         return node
@@ -804,7 +810,7 @@ class Machine:
             others = any(letter in disk for i, disk in enumerate(disks) if i != ack.by)
             if not self.bounds.waits:
                 return others
-            writer = self.nodes[nodes[ack.by]].member
+            writer = self.nodes[nodes[ack.by]].node_state
             return others and letter in disks[ack.by] and writer is not None and writer.vouches(ack.id.term)
 
         acks = tuple(
@@ -825,12 +831,14 @@ class Machine:
     def check_survives(self, ghost: int, nodes: tuple[int, ...], leader: int) -> None:
         """G5: what was acknowledged as `applied:1` is there while a node that holds it lives."""
         value = self.nodes[leader]
-        if not self.bounds.waits or value.member is None or not value.member.leads:
+        if not self.bounds.waits or value.node_state is None or not value.node_state.leads:
             return
         for letter, ack in zip(LETTERS, self.ghosts[ghost].acks, strict=False):
-            lacks = ack and ack.held and letter not in value.state and _is_later(value.member.view, ack)
+            lacks = ack and ack.held and letter not in value.state and _is_later(value.node_state.view, ack)
             having = [
-                node.name for node in map(self.nodes.__getitem__, nodes) if node.member and letter in node.disk.state
+                node.name
+                for node in map(self.nodes.__getitem__, nodes)
+                if node.node_state and letter in node.disk.state
             ]
             if lacks and having:
                 raise Breach(f"G5: {value.name} leads without {letter!r}, which {having[0]} has on its disk")
@@ -839,8 +847,8 @@ class Machine:
         """G6, over everything that was ever reached: what the state is, is a function of the position."""
         value = self.nodes[node]
         views = [(value.disk.view, value.disk.state)]
-        if value.member:
-            views.append((value.member.view, value.state))
+        if value.node_state:
+            views.append((value.node_state.view, value.state))
         for view, state in views:
             known = self.state_at.setdefault(view.position.chain, state)
             if known != state:
@@ -870,7 +878,7 @@ class Machine:
     def _views(self, node: int) -> list[View]:
         """On its disk, and in its memory if it is up."""
         value = self.nodes[node]
-        return [value.disk.view, *([value.member.view] if value.member else [])]
+        return [value.disk.view, *([value.node_state.view] if value.node_state else [])]
 
     def _keep_ends(self, before: Position, record: Record) -> None:
         assert record.prev == before.chain
@@ -880,11 +888,11 @@ class Machine:
     def check_leader(self, ghost: int, node: int) -> None:
         """G4 and G5: a primary has what was acknowledged in its term or before; it has nothing that was denied."""
         value, known = self.nodes[node], self.ghosts[ghost]
-        if value.member is None or not value.member.leads:
+        if value.node_state is None or not value.node_state.leads:
             return
         for letter, ack in zip(LETTERS, known.acks, strict=False):
             must = ack and (ack.logged or (ack.held and not self.bounds.waits))
-            if ack and must and letter not in value.state and _is_later(value.member.view, ack):
+            if ack and must and letter not in value.state and _is_later(value.node_state.view, ack):
                 which = "G4" if ack.logged else "G5"
                 raise Breach(f"{which}: {value.name} leads without {letter!r}, which was acknowledged")
         if FORGED.decode() in value.state:
@@ -895,12 +903,12 @@ class Machine:
 
 
 _COMPUTED_ONCE = (
-    "next_record", "peer", "look", "deliver", "arrive", "own_options", "group_options", "tool_options",
+    "next_record", "heartbeat", "look", "deliver", "arrive", "own_options", "group_options", "tool_options",
     "newcomer", "hopeless", "settled", "has", "observe", "mark", "check", "check_states", "check_ends",
     "check_acknowledged", "check_leader", "check_survives", "told",
 )  # fmt: skip
 
-_EVENTS = {Fate.COMMITTED: "acknowledged", Fate.REFUSED: "denied", Fate.REBASE: "denied"}
+_EVENTS = {WriteOutcome.COMMITTED: "acknowledged", WriteOutcome.REFUSED: "denied", WriteOutcome.REBASE: "denied"}
 
 _parsed = functools.cache(parse)
 
@@ -926,7 +934,7 @@ def _reads(node: Node) -> bool:
 
 def _awaits(node: Node, sent: Send) -> bool:
     write = node.write
-    if node.member is None or write is None or write.reply is not None:
+    if node.node_state is None or write is None or write.reply is not None:
         return False
     return write.attempt == sent.attempt and write.record.chain == sent.record.chain
 
@@ -942,8 +950,8 @@ def _crashed(node: Node) -> Node:
     return Node(node.name, node.boots, None, "", (), node.disk)
 
 
-def _next_part(sending: Sending | None, fate: Fate) -> Sending | None:
-    if sending is None or fate is not Fate.COMMITTED or sending.part + 1 == len(sending.bodies):
+def _next_part(sending: Sending | None, write_outcome: WriteOutcome) -> Sending | None:
+    if sending is None or write_outcome is not WriteOutcome.COMMITTED or sending.part + 1 == len(sending.bodies):
         return None
     return sending._replace(part=sending.part + 1)
 

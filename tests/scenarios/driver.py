@@ -1,6 +1,6 @@
 """Tells a story to a group of nodes, command by command, and writes down what they do.
 
-A node here is a `Member`, the log of a `World`, and a list of values as its state: nothing decides but the real fold
+A node here is a `NodeState`, the log of a `World`, and a list of values as its state: nothing decides but the real fold
 and the real decisions, and nothing waits. After every command each node that is up, not paused and not waiting for an
 answer reads all there is, and one line tells the verdicts. `help(Driver)` lists the commands; in a command line the
 first word that is the name of a node may stand before the verb.
@@ -16,11 +16,11 @@ from replicator.format.codec import SnapshotDecoder, SnapshotEncoder, decode_cha
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, seal_change
 from replicator.log.interface import Log
-from replicator.protocol import election, write_outcome
+from replicator.protocol import election
 from replicator.protocol.fold import Verdict, View
-from replicator.protocol.group import Claim, Code, Look, Reply
-from replicator.protocol.member import Member, Snapshot
-from replicator.protocol.write_outcome import Fate
+from replicator.protocol.group import Claim, Code, GroupView, Reply
+from replicator.protocol.node_state import NodeState, Snapshot
+from replicator.protocol.write_outcome import WriteOutcome
 from tests.integration.worlds import CLOCK_ID, LEASE_MS, LOG_ID, World
 
 #: Older than any node that lives.
@@ -52,7 +52,7 @@ class Node:
         self.name = name
         self.log = log
         self.boots = 1
-        self.member = Member(me=Writer(name, f"{name}1"), view=View())
+        self.node_state = NodeState(me=Writer(name, f"{name}1"), view=View())
         self.state: list[Any] = []
         self.parts: list[bytes] = []
         self.up = True
@@ -70,7 +70,7 @@ class Node:
     def read(self) -> None:
         """Fold everything that the log has for it."""
         while True:
-            batch = self.log.read(self.member.view.cursor.id, count=1000)
+            batch = self.log.read(self.node_state.view.cursor.id, count=1000)
             for record in batch.records:
                 if self.fold(record) is Verdict.RESTORE:
                     break  # reading goes on from another place
@@ -81,7 +81,7 @@ class Node:
                 return
 
     def fold(self, record: Record) -> Verdict:
-        verdict, self.member = self.member.fold(record)
+        verdict, self.node_state = self.node_state.fold(record)
         self.verdicts.append(verdict.name.title().replace("_", ""))
         if isinstance(record, PartRecord):
             self._keep(record)
@@ -95,7 +95,7 @@ class Node:
         return verdict
 
     def _keep(self, record: PartRecord) -> None:
-        if self.member.view.snapshot is None:
+        if self.node_state.view.snapshot is None:
             self.parts = []
         elif record.part == 0:
             self.parts = [record.body]
@@ -105,23 +105,23 @@ class Node:
     def restart(self, *, wiped: bool) -> None:
         """A new boot, with the checkpoint of the one before."""
         self.boots += 1
-        before = "" if wiped else self.member.me.boot
+        before = "" if wiped else self.node_state.me.boot
         if wiped:
             self.state, self.parts = [], []
-        view = View() if wiped else self.member.view
-        self.member = Member(me=Writer(self.name, f"{self.name}{self.boots}"), view=view, previous_boot=before)
+        view = View() if wiped else self.node_state.view
+        self.node_state = NodeState(me=Writer(self.name, f"{self.name}{self.boots}"), view=view, previous_boot=before)
         self.up, self.paused, self.pending, self.sending = True, False, None, None
 
-    def look(self) -> Look:
+    def look(self) -> GroupView:
         look = self.log.look()
-        self.member = self.member.talks_to(look.run)
+        self.node_state = self.node_state.talks_to(look.run)
         return look
 
     def __str__(self) -> str:
         if not self.up:
             return f"{self.name} is down"
-        member, view = self.member, self.member.view
-        words = [self.name, "primary" if member.leads else "standby", f"term={view.term}", str(view.position.id)]
+        node_state, view = self.node_state, self.node_state.view
+        words = [self.name, "primary" if node_state.leads else "standby", f"term={view.term}", str(view.position.id)]
         words.append(f"[{' '.join(map(str, self.state))}]")
         words += [word for word, holds in (("out of sync", not view.in_sync),) if holds]
         return " ".join(words)
@@ -195,7 +195,7 @@ class Driver:
         node = self._nodes[name]
         node.restart(wiped="wiped" in how)
         look = self._seen(node)
-        if node.member.takes_term(look, restart_as_primary="standby" not in how):
+        if node.node_state.takes_term(look, restart_as_primary="standby" not in how):
             return self._takes_term(node, look)
         return []
 
@@ -204,30 +204,32 @@ class Driver:
         up = [node for node in self._nodes.values() if node.up and not node.paused]
         for node in up:
             node.look()
-            node.log.beat(node.member.peer())
-            node.member = node.member.beaten()
+            node.log.beat(node.node_state.heartbeat())
+            node.node_state = node.node_state.beaten()
         lines = []
         for node in up:
             look = self._seen(node)
-            if node.member.takes_term(look):
+            if node.node_state.takes_term(look):
                 lines += self._takes_term(node, look)
-            elif node.member.must_rebase or node.member.owes_snapshot(look.peers.values()):
+            elif node.node_state.must_rebase or node.node_state.owes_snapshot(look.heartbeats.values()):
                 lines += self.snapshot(node)
         return lines
 
-    def _seen(self, node: Node) -> Look:
+    def _seen(self, node: Node) -> GroupView:
         """What it sees, with a clock of our own: the dead are dead at once."""
         look = node.look()
-        ages = {name: 0 if self._nodes[name].up else DEAD_MS for name in look.peers}
-        return look._replace(peers={name: peer._replace(age_ms=ages[name]) for name, peer in look.peers.items()})
+        ages = {name: 0 if self._nodes[name].up else DEAD_MS for name in look.heartbeats}
+        return look._replace(
+            heartbeats={name: heartbeat._replace(age_ms=ages[name]) for name, heartbeat in look.heartbeats.items()}
+        )
 
-    def _takes_term(self, node: Node, look: Look) -> list[str]:
+    def _takes_term(self, node: Node, look: GroupView) -> list[str]:
         claim = Claim(
-            writer=node.member.me,
+            writer=node.node_state.me,
             floor=election.newest_term(look),
             expect=look.term,
             run=look.run,
-            expect_head=election.expected_head(node.member.view, look),
+            expect_head=election.expected_head(node.node_state.view, look),
             lease_ms=LEASE_MS,
             by=node.name,
             reason="by itself",
@@ -242,13 +244,13 @@ class Driver:
         node = self._nodes[name]
         node.look()
         claim = Claim(
-            writer=node.member.me,
-            floor=node.member.view.term,
+            writer=node.node_state.me,
+            floor=node.node_state.view.term,
             expect=int(how[1]) if how else None,
             lease_ms=LEASE_MS,
             by="tool",
             reason="story",
-            new_log_id="" if any(each.member.view.log_id for each in self._nodes.values()) else LOG_ID,
+            new_log_id="" if any(each.node_state.view.log_id for each in self._nodes.values()) else LOG_ID,
         )
         reply = self._tool.promote(claim)
         return [self._answer(reply)]
@@ -280,10 +282,10 @@ class Driver:
 
     def submit(self, node: Node, *values: str) -> list[str]:
         """a submit x y: one record with these changes."""
-        if not node.member.leads:
+        if not node.node_state.leads:
             return ["not the primary"]
         codec, body, digest = encode_changes(map(encode_change, values))
-        record = node.member.change(codec=codec, digest=digest, count=len(values), body=body, at=0)
+        record = node.node_state.change(codec=codec, digest=digest, count=len(values), body=body, at=0)
         return self._write(node, record, lambda: node.log.append(record))
 
     def snapshot(self, node: Node, *how: str) -> list[str]:
@@ -295,13 +297,13 @@ class Driver:
         return self._snapshot(node, (), list(values), replaces=True)
 
     def _snapshot(self, node: Node, how: tuple[str, ...], pieces: list[Any], *, replaces: bool) -> list[str]:
-        if not node.member.holds_term:
+        if not node.node_state.holds_term:
             return ["it does not hold the term"]
         parts = _number(how, "of", 1)
         encoder = SnapshotEncoder()
         data = b"".join([*map(encoder.feed, pieces), encoder.finish()])
         bodies = [data[i * len(data) // parts : (i + 1) * len(data) // parts] for i in range(parts)]
-        node.sending = Sending(node.member.begin_snapshot(replaces=replaces), bodies, encoder.digest)
+        node.sending = Sending(node.node_state.begin_snapshot(replaces=replaces), bodies, encoder.digest)
         return self.goes_on(node, *how)
 
     def goes_on(self, node: Node, *how: str) -> list[str]:
@@ -310,7 +312,7 @@ class Driver:
         assert sending is not None
         lines: list[str] = []
         for _ in range(min(_number(how, "sends", len(sending.bodies)), len(sending.bodies) - sending.sent)):
-            if not node.member.holds_term or node.member.view.term != sending.snapshot.term:
+            if not node.node_state.holds_term or node.node_state.view.term != sending.snapshot.term:
                 return [*lines, "the snapshot is broken off"]
             lines += self._part(node, sending)
             sending.sent += 1
@@ -318,7 +320,7 @@ class Driver:
 
     def _part(self, node: Node, sending: Sending) -> list[str]:
         parts = len(sending.bodies)
-        record = node.member.part(
+        record = node.node_state.part(
             sending.snapshot,
             part=sending.sent,
             parts=parts if sending.sent + 1 == parts else 0,
@@ -343,15 +345,15 @@ class Driver:
         return self._took(node, record, reply, uncertain=False)
 
     def _took(self, node: Node, record: ChangeRecord | PartRecord, reply: Reply, *, uncertain: bool) -> list[str]:
-        fate, node.member = node.member.answered(reply, uncertain=uncertain)
-        if fate is Fate.LOOK:
+        write_outcome, node.node_state = node.node_state.answered(reply, uncertain=uncertain)
+        if write_outcome is WriteOutcome.LOOK:
             there = node.log.find(record.id)
-            found = write_outcome.find_out(record, there, node.log.look(), node.member.view.holder.run)
-            fate, node.member = node.member.answered(reply, uncertain=uncertain, found=found)
-        if fate is Fate.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE):
+            found = write_outcome.find_out(record, there, node.log.look(), node.node_state.view.holder.run)
+            write_outcome, node.node_state = node.node_state.answered(reply, uncertain=uncertain, found=found)
+        if write_outcome is WriteOutcome.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE):
             node.fold(record)
             return [_told(record)] if reply.code is Code.OK else [self._answer(reply)]
-        return [self._answer(reply), fate.value]
+        return [self._answer(reply), write_outcome.value]
 
     def retry(self, node: Node) -> list[str]:
         """a retry: the very record whose answer did not come."""
@@ -422,7 +424,7 @@ class Driver:
         codec, body, digest = encode_changes([encode_change(value)])
         follows = wanted.n == head.position.id.n + 1
         after = Position(RecordId(wanted.term, wanted.n - 1), head.position.chain if follows else "f" * 32)
-        me = self._nodes[name].member.me
+        me = self._nodes[name].node_state.me
         record = seal_change(
             writer=me, term=wanted.term, after=after, at=0, codec=codec, digest=digest, count=1, body=body
         )

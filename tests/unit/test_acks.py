@@ -179,7 +179,7 @@ class TestRedis:
         waiter.wait(level, 10.0)
         (call,) = waiter.log.asked
         assert 9_000 < call.pop("timeout_ms") <= 10_000
-        assert call == {"writer": waiter.replica.member.me, "term": 1, "lease_ms": 5000, **asked}
+        assert call == {"writer": waiter.replica.node_state.me, "term": 1, "lease_ms": 5000, **asked}
 
     @pytest.mark.parametrize(
         ("level", "have", "enough"),
@@ -600,18 +600,18 @@ class TestNodes:
     def test_the_heartbeat_of_a_node_out_of_sync_does_not_count(self, group: Group) -> None:
         a = group.primary("a", lease_s=SHORT_LEASE_S)
         a.submit(push("x"))
-        beat = group.server.look().peers["a"]._replace(node="b", boot="b-1", in_sync=False, every_ms=60_000)
+        beat = group.server.look().heartbeats["a"]._replace(node="b", boot="b-1", in_sync=False, every_ms=60_000)
         group.server.beat(beat._replace(position=a.position, synced=a.position.id))
-        beats = a._replica.member.beats_in_run
-        eventually(lambda: a._replica.member.beats_in_run > beats + 2)
+        beats = a._replica.node_state.beats_in_run
+        eventually(lambda: a._replica.node_state.beats_in_run > beats + 2)
         with pytest.raises(NotAcknowledged):
             a._acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
         group.server.beat(beat._replace(position=a.position, in_sync=True))
-        eventually(lambda: a._replica.member.beats_in_run > beats + 5)
+        eventually(lambda: a._replica.node_state.beats_in_run > beats + 5)
         with pytest.raises(NotAcknowledged):  # in its memory, and not on its disk yet
             a._acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
         group.server.beat(beat._replace(position=a.position, synced=a.position.id, in_sync=True))
-        eventually(lambda: a._replica.member.beats_in_run > beats + 8)
+        eventually(lambda: a._replica.node_state.beats_in_run > beats + 8)
         a._acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
 
     def test_a_standby_that_stalls_has_not_applied_it(self, group: Group) -> None:

@@ -19,8 +19,8 @@ from replicator.format.ids import ERA, Position, Writer
 from replicator.format.records import ChangeRecord, PartRecord, TermRecord
 from replicator.log.interface import LogSize
 from replicator.protocol import election
-from replicator.protocol.group import Claim, Code, Head, Look, Reply
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.group import Claim, Code, GroupView, Head, Reply
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import CLOCK_ID, lead
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, beats, eventually, in_step, in_thread, push, pushed
@@ -41,11 +41,11 @@ class Paper:
         self.server = MemoryRedis(clock_ms=lambda: self.now_ms)
         self.log = MemoryLog(self.server, "g")
 
-    def beat(self, name: str, **facts: Any) -> Peer:
+    def beat(self, name: str, **facts: Any) -> Heartbeat:
         facts = {"run": self.server.state.run, "every_ms": 1000} | facts
-        peer = Peer(name, facts.pop("boot", f"{name}-1"), **facts)
-        self.server.beat(peer)
-        return peer
+        heartbeat = Heartbeat(name, facts.pop("boot", f"{name}-1"), **facts)
+        self.server.beat(heartbeat)
+        return heartbeat
 
     def take_term(self, name: str = "a", **more: Any) -> Reply:
         writer = Writer(name, more.pop("boot", f"{name}-1"))
@@ -298,10 +298,10 @@ class TestPromote:
     def test_a_redis_that_restarts_between_look_and_promotion_is_looked_at_again(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("b")
-        looks: list[Look] = []
+        looks: list[GroupView] = []
         look = paper.server.look
 
-        def restarts() -> Look:
+        def restarts() -> GroupView:
             looks.append(look())
             if len(looks) == 1:
                 paper.server.fail_over(paper.server.state, run="run-2")
@@ -371,9 +371,9 @@ class TestPromote:
         beat = log.beat
         told: list[str] = []
 
-        def listen(peer: Peer) -> None:
-            told.append(peer.stalled)
-            beat(peer)
+        def listen(heartbeat: Heartbeat) -> None:
+            told.append(heartbeat.stalled)
+            beat(heartbeat)
 
         log.beat = listen  # type: ignore[method-assign]
         log.down = ""
@@ -422,7 +422,7 @@ class TestBudget:
         yield
         before = paper.server.state
         for name in ("a", "b", "zz"):
-            ops.budget(paper.log, name)
+            ops.preview(paper.log, name)
         assert paper.server.state is before
 
     def test_of_a_standby_that_keeps_up_it_is_nothing(self, paper: Paper) -> None:
@@ -430,7 +430,7 @@ class TestBudget:
         place = paper.server.look().head.position  # type: ignore[union-attr]
         for name in ("a", "b"):
             paper.beat(name, term=1, position=place)
-        assert ops.budget(paper.log, "b").to_dict() == {
+        assert ops.preview(paper.log, "b").to_dict() == {
             "node": "b", "refused": None, "better": None, "lag_records": 0, "lost": [], "unknown": [],
         }  # fmt: skip
 
@@ -440,7 +440,7 @@ class TestBudget:
             author.append()
         paper.beat("a", term=1, position=author.position, changed=author.position.id)
         paper.beat("b", term=1, position=at(1, 1))
-        told = ops.budget(paper.log, "b")
+        told = ops.preview(paper.log, "b")
         assert (told.lag_records, told.lost, told.unknown, told.refused) == (3, [], [], None)
 
     def test_what_the_log_lost_and_another_has_would_be_lost(self, paper: Paper) -> None:
@@ -448,11 +448,11 @@ class TestBudget:
         author.append()
         paper.beat("a", term=1, changed=RecordId(1, 9))
         paper.beat("b", term=1, changed=RecordId(1, 2))
-        told = ops.budget(paper.log, "b")
+        told = ops.preview(paper.log, "b")
         assert told.lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
         assert (told.better, told.unknown) == ("a", [])
         assert "it lacks changes up to 1-9" in str(told.refused)
-        assert ops.budget(paper.log, "a").lost == []
+        assert ops.preview(paper.log, "a").lost == []
 
     def test_what_a_dead_node_may_have_nobody_knows(self, paper: Paper) -> None:
         author = lead(paper.log, "a", boot="a-1")
@@ -461,7 +461,7 @@ class TestBudget:
         paper.server.fail_over(paper.server.state, run="run-2")
         paper.now_ms += 4500
         paper.beat("b", term=1)
-        told = ops.budget(paper.log, "b")
+        told = ops.preview(paper.log, "b")
         assert told.unknown == ["a has not reported for 4.5 s: what it has behind 1-2"]
         assert (told.lost, told.refused) == ([], None)
 
@@ -472,28 +472,28 @@ class TestBudget:
         paper.take_term("a")
         paper.now_ms += 4000
         paper.beat("b", term=ERA + 1)
-        assert len(ops.budget(paper.log, "b").unknown) == 1
+        assert len(ops.preview(paper.log, "b").unknown) == 1
 
     def test_a_dead_node_that_read_this_term_has_nothing_of_its_own(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("c", term=1)
         paper.now_ms += 4000
         paper.beat("b", term=1)
-        assert ops.budget(paper.log, "b").unknown == []
+        assert ops.preview(paper.log, "b").unknown == []
 
     def test_in_a_new_run_who_has_not_reported_is_not_known(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("a", term=1)
         paper.server.fail_over(paper.server.state, run="run-2")
         paper.beat("b", term=1)
-        told = ops.budget(paper.log, "b")
+        told = ops.preview(paper.log, "b")
         assert told.unknown == ["a has not reported since Redis came back"]
         assert "try again" in str(told.refused)
 
     def test_of_a_node_that_never_reported_nothing_is_known(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("a", term=1)
-        told = ops.budget(paper.log, "zz")
+        told = ops.preview(paper.log, "zz")
         assert (told.lag_records, told.lost, told.unknown) == (None, [], ["zz has never reported"])
         assert (told.better, "no node of that name" in str(told.refused)) == ("a", True)
 
@@ -501,13 +501,13 @@ class TestBudget:
         paper.take_term("a")
         paper.beat("a", term=1)
         paper.beat("b", term=1, stalled="a bug")
-        assert ops.budget(paper.log, "b").refused == "it stalled: a bug"
+        assert ops.preview(paper.log, "b").refused == "it stalled: a bug"
 
     def test_where_there_is_no_log_it_says_what_each_would_leave_behind(self, paper: Paper) -> None:
         paper.beat("a", term=1, log_id="log-1", changed=RecordId(1, 9))
         paper.beat("b", term=1, log_id="log-1", changed=RecordId(1, 2))
-        assert ops.budget(paper.log, "b").lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
-        assert ops.budget(paper.log, "a").lost == []
+        assert ops.preview(paper.log, "b").lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
+        assert ops.preview(paper.log, "a").lost == []
 
 
 class Writing:
@@ -837,7 +837,7 @@ class TestVerify:
     def test_a_live_node_that_does_not_report_is_missing_and_nothing_is_shown_equal(self, group: Group) -> None:
         a = group.primary("a")
         a.submit(push("x"))
-        group.server.beat(Peer("b", "1", run="run-1", every_ms=60_000))
+        group.server.beat(Heartbeat("b", "1", run="run-1", every_ms=60_000))
         report = ops.verify(group.log(), by="ops", timeout_s=1.0)
         assert report.missing == ["b"]
         assert not report.equal
@@ -846,7 +846,7 @@ class TestVerify:
     def test_a_node_of_the_group_that_does_not_report_is_named_and_nothing_is_shown_equal(self, group: Group) -> None:
         a, _ = group.primary("a"), group.node("b")
         a.submit(push("x"))
-        group.server.beat(Peer("c", "1", run="run-1", every_ms=0))
+        group.server.beat(Heartbeat("c", "1", run="run-1", every_ms=0))
         report = eventually(
             lambda: (found := ops.verify(group.log(), by="ops", timeout_s=PATIENCE_S)).silent and found, "c is dead"
         )

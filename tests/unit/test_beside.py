@@ -17,7 +17,7 @@ from replicator.errors import ConfigError, LogUnavailable, PromotionRefused
 from replicator.service import sidecar as module
 from replicator.service.role_commands import command
 from replicator.service.serve import serve
-from replicator.service.sidecar import Beside
+from replicator.service.sidecar import Sidecar
 from replicator.state.file import FileState
 from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
 
@@ -55,7 +55,7 @@ def lines(told: Path) -> list[str]:
 
 def test_commands_are_told_each_role(group: Group, told: Path) -> None:
     a, b = group.node("a"), group.node("b")
-    with Beside(a, on_primary=telling(told), on_standby=telling(told)):
+    with Sidecar(a, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["standby 0 a g"])
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: len(lines(told)) == 2)
@@ -72,7 +72,7 @@ def test_commands_are_told_each_role(group: Group, told: Path) -> None:
 def test_a_primary_that_cannot_renew_its_lease_has_its_program_stop(group: Group, told: Path) -> None:
     log = group.faulty_log()
     a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
-    with Beside(a, on_primary=telling(told), on_standby=telling(told)):
+    with Sidecar(a, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
         log.renewals_fail = True
         eventually(lambda: lines(told)[1:] == ["standby 1 a g"])
@@ -90,7 +90,7 @@ def test_a_command_that_fails_is_logged_and_ends_nothing(
 ) -> None:
     monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", 0.2)
     a = group.node("a")
-    with Beside(a, on_primary=telling(told), on_standby=text):
+    with Sidecar(a, on_primary=telling(told), on_standby=text):
         eventually(lambda: said in caplog.text)
         a.promote(timeout_s=PATIENCE_S)
         monkeypatch.setattr(module, "COMMAND_TIMEOUT_S", PATIENCE_S)
@@ -108,7 +108,7 @@ def noting(told: Path, name: str, seconds: float) -> str:
 
 def test_a_command_for_a_primary_is_cut_short_when_the_node_leads_no_more(group: Group, told: Path) -> None:
     a, b = group.primary("a"), group.node("b")
-    with Beside(a, on_primary=noting(told, "primary", 600), on_standby=noting(told, "standby", 0)):
+    with Sidecar(a, on_primary=noting(told, "primary", 600), on_standby=noting(told, "standby", 0)):
         eventually(lambda: lines(told) == ["begin-primary"])
         b.promote(timeout_s=PATIENCE_S)
         eventually(lambda: lines(told) == ["begin-primary", "begin-standby", "end-standby"])
@@ -116,7 +116,7 @@ def test_a_command_for_a_primary_is_cut_short_when_the_node_leads_no_more(group:
 
 def test_a_command_for_a_standby_is_left_to_end_and_another_one_follows(group: Group, told: Path) -> None:
     a = group.node("a")
-    with Beside(a, on_primary=noting(told, "primary", 0), on_standby=noting(told, "standby", 1)):
+    with Sidecar(a, on_primary=noting(told, "primary", 0), on_standby=noting(told, "standby", 1)):
         eventually(lambda: lines(told) == ["begin-standby"])
         a.promote(timeout_s=PATIENCE_S)
         eventually(lambda: lines(told) == ["begin-standby", "end-standby", "begin-primary", "end-primary"])
@@ -126,7 +126,7 @@ def test_the_end_of_a_node_cuts_the_command_for_a_primary_short_and_waits_for_th
     group: Group, told: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     a = group.primary("a")
-    with Beside(a, on_primary=noting(told, "primary", 600), on_standby=noting(told, "standby", 0.5)):
+    with Sidecar(a, on_primary=noting(told, "primary", 600), on_standby=noting(told, "standby", 0.5)):
         eventually(lambda: lines(told) == ["begin-primary"])
     assert "was cut short" in caplog.text
     assert lines(told) == ["begin-primary", "begin-standby", "end-standby"]
@@ -142,10 +142,10 @@ def test_a_command_that_fails_is_told_until_one_goes_well(group: Group, told: Pa
     def problem() -> str:
         return next(node.problem or "" for node in ops.status(group.log()).nodes if node.name == "a")
 
-    with Beside(a, on_primary=text, on_standby=telling(told)):
+    with Sidecar(a, on_primary=text, on_standby=telling(told)):
         eventually(lambda: said in problem())
         # a node with that problem can lead all the same
-        assert group.log().look().peers["a"].stalled == ""
+        assert group.log().look().heartbeats["a"].stalled == ""
         b.promote(timeout_s=PATIENCE_S)
         eventually(lambda: lines(told))
         eventually(lambda: not problem())
@@ -158,7 +158,7 @@ def test_what_cannot_be_published_is_told_until_it_is(group: Group, tmp_path: Pa
     def problem() -> str:
         return ops.status(group.log()).nodes[0].problem or ""
 
-    with Beside(a, state, publish_every_s=0.02):
+    with Sidecar(a, state, publish_every_s=0.02):
         eventually(lambda: "not published: the state in" in problem())
         state.path.write_bytes(b"there it is")
         eventually(lambda: not problem())
@@ -200,9 +200,9 @@ def test_a_switchover_stops_the_program_and_publishes_what_it_wrote_last(group: 
     stop = f"{sys.executable} {tmp_path / 'stop.py'} {tmp_path / 'stop'}"
     try:
         # given that it is published rarely
-        with Beside(a, ours, publish_every_s=0.5, on_standby=stop), Beside(b, theirs):
+        with Sidecar(a, ours, publish_every_s=0.5, on_standby=stop), Sidecar(b, theirs):
             eventually(theirs.path.exists)
-            eventually(lambda: group.log().look().peers["a"].prepares)
+            eventually(lambda: group.log().look().heartbeats["a"].prepares)
             # when somebody else is to lead
             done = ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
             # then that one has all that the users were told
@@ -222,21 +222,21 @@ def test_a_program_that_was_stopped_for_a_switchover_that_does_not_come_goes_on(
 ) -> None:
     monkeypatch.setattr(module, "HANDED_OVER_FOR_S", 0.5)
     a = group.primary("a", lease_s=SHORT_LEASE_S)
-    with Beside(a, on_primary=telling(told), on_standby=telling(told)):
+    with Sidecar(a, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
         ask = group.log().ask("prepare", by="ops", node="a")
-        eventually(lambda: group.log().look().peers["a"].prepared == ask)
+        eventually(lambda: group.log().look().heartbeats["a"].prepared == ask)
         assert lines(told)[1:] == ["standby 1 a g"]
         eventually(lambda: lines(told)[2:] == ["primary 1 a g"])
-        eventually(lambda: group.log().look().peers["a"].prepared == "")
+        eventually(lambda: group.log().look().heartbeats["a"].prepared == "")
         assert a.role == "primary"
 
 
 def test_a_program_that_cannot_be_stopped_is_not_switched_over(group: Group, told: Path) -> None:
     a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
-    with Beside(a, on_primary=telling(told), on_standby="false"):
+    with Sidecar(a, on_primary=telling(told), on_standby="false"):
         eventually(lambda: lines(told) == ["primary 1 a g"])
-        eventually(lambda: group.log().look().peers["a"].prepares)
+        eventually(lambda: group.log().look().heartbeats["a"].prepares)
         with pytest.raises(PromotionRefused, match=r"a cannot hand over .*failed with exit code 1"):
             ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         # then it goes on
@@ -248,9 +248,9 @@ def test_what_cannot_be_published_last_is_not_switched_over(group: Group, tmp_pa
     state = FileState(tmp_path / "ours")
     a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
     group.node("b", state=FileState(tmp_path / "theirs"), lease_s=SHORT_LEASE_S)
-    with Beside(a, state, publish_every_s=0.05, on_primary=telling(told), on_standby=telling(told)):
+    with Sidecar(a, state, publish_every_s=0.05, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
-        eventually(lambda: group.log().look().peers["a"].prepares)
+        eventually(lambda: group.log().look().heartbeats["a"].prepares)
         with pytest.raises(PromotionRefused, match="there is no such file"):
             ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         eventually(lambda: lines(told)[1:] == ["standby 1 a g", "primary 1 a g"])
@@ -262,8 +262,8 @@ def test_a_program_that_does_not_stop_in_time_is_not_switched_over(
     monkeypatch.setattr("replicator.ops.promotion.PREPARE_TIMEOUT_S", 0.3)
     a = group.primary("a", lease_s=SHORT_LEASE_S)
     group.node("b", lease_s=SHORT_LEASE_S)
-    with Beside(a, on_standby=noting(told, "standby", 1)):
-        eventually(lambda: group.log().look().peers["a"].prepares)
+    with Sidecar(a, on_standby=noting(told, "standby", 1)):
+        eventually(lambda: group.log().look().heartbeats["a"].prepares)
         with pytest.raises(TimeoutError, match="a has not said that its program has stopped; nothing was done"):
             ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
         assert a.role == "primary"
@@ -306,7 +306,7 @@ def test_wrong_settings_are_refused_before_anything_is_started(
 def test_what_is_written_is_published_and_only_by_the_primary(group: Group, tmp_path: Path) -> None:
     ours, theirs = FileState(tmp_path / "ours"), FileState(tmp_path / "theirs")
     a, b = group.primary("a", state=ours), group.node("b", state=theirs)
-    with Beside(a, ours, publish_every_s=0.05), Beside(b, theirs, publish_every_s=0.05):
+    with Sidecar(a, ours, publish_every_s=0.05), Sidecar(b, theirs, publish_every_s=0.05):
         for content in (b"one", b"two"):
             ours.path.write_bytes(content)
             eventually(lambda content=content: theirs.path.exists() and theirs.path.read_bytes() == content)
@@ -327,7 +327,7 @@ def test_what_a_program_writes_when_it_is_told_to_stop_is_published(group: Group
     ours.path.write_bytes(b"running")
     script = tmp_path / "stop.py"
     script.write_text("import sys; open(sys.argv[1], 'w').write('stopped')")
-    with Beside(a, ours, publish_every_s=0.05, on_standby=f"{sys.executable} {script} {ours.path}") as beside:
+    with Sidecar(a, ours, publish_every_s=0.05, on_standby=f"{sys.executable} {script} {ours.path}") as beside:
         eventually(lambda: beside._told == ("primary", 1))
         eventually(lambda: theirs.path.exists() and theirs.path.read_bytes() == b"running")
     eventually(lambda: theirs.path.read_bytes() == b"stopped")
@@ -344,7 +344,7 @@ def test_what_cannot_be_published_now_is_said_once_and_published_later(
     def unavailable(record: Any) -> Any:
         raise LogUnavailable(url=log.url, problem="for a moment")
 
-    with caplog.at_level(logging.INFO), Beside(a, state, publish_every_s=0.02):
+    with caplog.at_level(logging.INFO), Sidecar(a, state, publish_every_s=0.02):
         eventually(lambda: "there is no such file" in caplog.text)
         log.faults.append(unavailable)
         state.path.write_bytes(b"there it is")
@@ -359,12 +359,12 @@ def test_a_bug_is_told_once_and_tried_more_and_more_rarely(
 ) -> None:
     tries: list[float] = []
 
-    def broken(self: Beside) -> None:
+    def broken(self: Sidecar) -> None:
         tries.append(time.monotonic())
         raise ValueError("seven")
 
-    monkeypatch.setattr(Beside, "_tell", broken)
-    with caplog.at_level(logging.INFO), Beside(group.node("a")):
+    monkeypatch.setattr(Sidecar, "_tell", broken)
+    with caplog.at_level(logging.INFO), Sidecar(group.node("a")):
         eventually(lambda: len(tries) > 1)
         time.sleep(2.0)
     assert len(tries) < 10, "on a slow machine there are fewer"

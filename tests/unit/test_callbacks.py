@@ -80,7 +80,7 @@ WAYS = ["call", "piece", "nothing", "kind", "end"]
 
 
 def said_by(group: Group, name: str) -> str:
-    return group.server.look().peers[name].problem
+    return group.server.look().heartbeats[name].problem
 
 
 def digests(group: Group) -> ops.DigestReport:
@@ -105,7 +105,7 @@ class TestSnapshotThatFails:
         assert pushed(b) == ["x", "y"]
         for node in (a, b):
             eventually(lambda node=node: "snapshot" in said_by(group, node.name), "what the application did")
-            assert group.server.look().peers[node.name].stalled == ""
+            assert group.server.look().heartbeats[node.name].stalled == ""
             assert node.problem == said_by(group, node.name) != ""
         for state in states:
             state.breaks = ""
@@ -243,10 +243,10 @@ class TestEnds:
         b._state.in_apply = raise_(SystemExit(1))  # type: ignore[union-attr]
         a.submit(push("x"))
         eventually(lambda: b.stalled)
-        eventually(lambda: group.server.look().peers["b"].stalled)
+        eventually(lambda: group.server.look().heartbeats["b"].stalled)
         assert "SystemExit" in (b.stalled or "")
         assert b.failed is None
-        assert {f"b-{name}" for name in ("reader", "keeper", "saver")} <= names_of_threads()
+        assert {f"b-{name}" for name in ("reader", "ha-loop", "saver")} <= names_of_threads()
 
     def test_of_apply_for_a_task(self, group: Group) -> None:
         a = group.primary("a")
@@ -345,7 +345,7 @@ class TestNoThreads:
         assert a.submit(push("x")) == 1
         in_step(a, b)
         allow()
-        eventually(lambda: group.server.look().peers["b"].digest)
+        eventually(lambda: group.server.look().heartbeats["b"].digest)
         eventually(lambda: (a.problem, b.problem) == ("", ""))
 
     def test_a_snapshot_is_restored_on_the_reader_then(

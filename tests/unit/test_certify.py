@@ -71,7 +71,7 @@ def test_a_group_that_runs_is_certified(group: Group) -> None:
     assert (found.log.records, found.log.changes, found.log.trimmed) == (301, 300, False)
     for name, node in zip("ab", found.nodes, strict=True):
         assert (node.node, node.position, node.place) == (name, "1-301", "in the log")
-        assert (node.changes, node.trimmed, node.surplus) == (300, 0, 0)
+        assert (node.changes, node.trimmed, node.divergent_tail) == (300, 0, 0)
     assert found.equal == [["a", "b"]]
     assert found.nodes[0].digest == found.nodes[1].digest
     assert found.to_dict()["log"]["changes"] == 300
@@ -119,7 +119,7 @@ def test_one_that_is_older_than_the_log_is_before_it(group: Group) -> None:
     a.publish()
     saved(a)
     found = of(group, a, b)
-    assert (found.nodes[1].place, found.nodes[1].trimmed, found.nodes[1].surplus) == ("before the log", 1, 0)
+    assert (found.nodes[1].place, found.nodes[1].trimmed, found.nodes[1].divergent_tail) == ("before the log", 1, 0)
 
 
 def test_one_that_never_had_anything_is_new(group: Group, tmp_path: Path) -> None:
@@ -143,13 +143,13 @@ def test_a_rebase_is_certified_on_all_nodes(group: Group) -> None:
     assert (at_once.log.rebases, at_once.equal) == (1, [["a", "b"]])
     a.submit(push("z"))
     saved(a, b)
-    assert [node.surplus for node in of(group, a, b).nodes] == [0, 0]
+    assert [node.divergent_tail for node in of(group, a, b).nodes] == [0, 0]
 
 
 def saved_by(pen: Pen, data_dir: Path) -> Path:
     """The checkpoint of a node that folded what the pen did."""
-    with Checkpoint(data_dir, "g", node=pen.member.me.node) as checkpoint:
-        checkpoint.save(pen.member.view, pen.steps, boot="1")
+    with Checkpoint(data_dir, "g", node=pen.node_state.me.node) as checkpoint:
+        checkpoint.save(pen.node_state.view, pen.steps, boot="1")
     return data_dir
 
 
@@ -167,21 +167,21 @@ def test_nodes_in_the_middle_of_a_rebase_are_certified(tmp_path: Path) -> None:
     next(parts)
     # when a has sent part 0, then it is at a place in the log, and has a change that the log lost
     (node,) = certify(MemoryLog(server, "g"), [saved_by(a, tmp_path / "a")], make_state=KV).nodes
-    assert (node.place, node.changes, node.trimmed, node.surplus) == ("in the log", 0, 1, 0)
+    assert (node.place, node.changes, node.trimmed, node.divergent_tail) == ("in the log", 0, 1, 0)
     # when b has just restored the state of 1-2, then it is at a place that only the snapshot has
     last = list(parts)[-1]
     b.log.disconnect()
-    while b.member.view.cursor.id < last.id and b.position.id != RecordId(1, 2):
-        b._fold(b.log.read(b.member.view.cursor.id, count=1).records[0])
+    while b.node_state.view.cursor.id < last.id and b.position.id != RecordId(1, 2):
+        b._fold(b.log.read(b.node_state.view.cursor.id, count=1).records[0])
     assert b.position == last.as_of
     (node,) = certify(MemoryLog(server, "g"), [saved_by(b, tmp_path / "b")], make_state=KV).nodes
     assert (node.position, node.place) == ("1-2", "in the log")
 
 
-def test_a_history_that_parted_is_no_violation_and_its_surplus_is_told(group: Group) -> None:
+def test_a_history_that_parted_is_no_violation_and_its_divergent_tail_is_told(group: Group) -> None:
     a, b = diverged(group)
     found = of(group, a, b)
-    assert [(node.place, node.surplus) for node in found.nodes] == [("not in the log", 1), ("in the log", 0)]
+    assert [(node.place, node.divergent_tail) for node in found.nodes] == [("not in the log", 1), ("in the log", 0)]
 
 
 def diverged(group: Group) -> tuple[Node, Node]:
@@ -209,7 +209,7 @@ def test_one_that_is_ahead_of_a_log_that_lost_its_tail_is_ahead(group: Group) ->
     a.stop()
     group.fail_over(before)
     found = of(group, a)
-    assert (found.nodes[0].place, found.nodes[0].surplus) == ("ahead of the log", 1)
+    assert (found.nodes[0].place, found.nodes[0].divergent_tail) == ("ahead of the log", 1)
 
 
 def test_nodes_are_certified_while_changes_come_in(group: Group) -> None:
@@ -360,7 +360,7 @@ def test_a_node_whose_position_has_another_chain_is_a_violation(group: Group) ->
 def test_a_node_that_has_a_record_which_the_log_it_follows_has_not_is_a_violation(group: Group) -> None:
     a, b = group.primary("a"), group.node("b")
     a.submit(push(1))
-    old = a._replica.member.change(codec="json", digest="d", count=1, body=b"[]", at=1)
+    old = a._replica.node_state.change(codec="json", digest="d", count=1, body=b"[]", at=1)
     b.promote()
     saved(a, b)
     b.stop()
@@ -546,7 +546,7 @@ def data_dir(tmp_path: Path) -> Path:
     pen = Pen(MemoryRedis(), "a")
     pen.promote()
     with Checkpoint(tmp_path / "a", "g", node="a") as checkpoint:
-        checkpoint.save(pen.member.view, boot="1")
+        checkpoint.save(pen.node_state.view, boot="1")
     return tmp_path / "a"
 
 
@@ -571,7 +571,7 @@ def test_a_file_that_is_wrong_while_its_node_writes_is_damaged_and_not_torn(
 ) -> None:
     # given a node whose file was damaged, and which goes on writing behind that
     with Checkpoint(data_dir, "g", node="a") as running:
-        view = Pen(MemoryRedis(), "a").member.view
+        view = Pen(MemoryRedis(), "a").node_state.view
         running.save(view, boot="2")
         path = data_dir / "checkpoint.sqlite"
         data = path.read_bytes()
@@ -609,7 +609,7 @@ def test_a_file_that_stands_still_and_is_wrong_is_damaged(data_dir: Path, monkey
 
 
 def test_what_is_only_in_the_wal_is_copied(data_dir: Path, tmp_path: Path) -> None:
-    view = Pen(MemoryRedis()).member.view
+    view = Pen(MemoryRedis()).node_state.view
     with Checkpoint(data_dir, "g", node="a") as checkpoint:
         checkpoint.save(view._replace(term=7), boot="2")
         assert (data_dir / "checkpoint.sqlite-wal").stat().st_size > 0

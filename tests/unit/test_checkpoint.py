@@ -1,6 +1,7 @@
 """The checkpoint alone: what it keeps, what it gives back, and what it does about a file or a disk that is wrong.
 
-Records come from a real Member over a MemoryRedis. What a kill leaves is tested in integration/test_checkpoint_kill.py.
+Records come from a real NodeState over a MemoryRedis. What a kill leaves is tested in
+integration/test_checkpoint_kill.py.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from replicator.format.records import PartRecord, Record
 from replicator.format.snapshot_parts import Progress
 from replicator.protocol.fold import Holder, Verdict, View
 from replicator.protocol.group import Claim, Code
-from replicator.protocol.member import Member, Snapshot
+from replicator.protocol.node_state import NodeState, Snapshot
 from replicator.protocol.snapshot_policy import changes_bytes_max
 from replicator.storage import checkpoint, checkpoint_file
 from replicator.storage.checkpoint import Checkpoint, Step
@@ -54,20 +55,20 @@ class Primary:
 
     def __init__(self, server: MemoryRedis, name: str = "w", view: View | None = None) -> None:
         self.server, self.log = server, MemoryLog(server)
-        self.member = Member(me=Writer(name, f"boot-{name}"), view=view or View(), run=server.state.run)
+        self.node_state = NodeState(me=Writer(name, f"boot-{name}"), view=view or View(), run=server.state.run)
         self.state: tuple[str, ...] = ()
         self.promote()
 
     def promote(self) -> None:
         reply = self.log.promote(
-            Claim(writer=self.member.me, floor=0, lease_ms=1, by="test", reason="", new_log_id="log-1")
+            Claim(writer=self.node_state.me, floor=0, lease_ms=1, by="test", reason="", new_log_id="log-1")
         )
         assert reply.code is Code.OK
-        self._fold(self.log.read(self.member.view.cursor.id).records[-1])
+        self._fold(self.log.read(self.node_state.view.cursor.id).records[-1])
 
     def change(self, *texts: str) -> Record:
         name, body, digest = codec.encode_changes([codec.encode_change(text) for text in texts])
-        record = self.member.change(codec=name, digest=digest, count=len(texts), body=body, at=1)
+        record = self.node_state.change(codec=name, digest=digest, count=len(texts), body=body, at=1)
         assert self.log.append(record).code is Code.OK
         for text in texts:
             self.state = apply(self.state, text)
@@ -75,20 +76,20 @@ class Primary:
 
     def snapshot(self, *, size: int = 50, replaces: bool = False) -> Iterator[PartRecord]:
         """Sends one part each time it is drawn from."""
-        begun = self.member.begin_snapshot(replaces=replaces)
+        begun = self.node_state.begin_snapshot(replaces=replaces)
         name, digest, bodies = encoded(self.state, size)
         for part, body in enumerate(bodies):
             yield self._part(begun, part, part + 1 == len(bodies), name, digest, body)
 
     def _part(self, begun: Snapshot, part: int, last: bool, name: str, digest: str, body: bytes) -> PartRecord:
         parts = part + 1 if last else 0
-        record = self.member.part(begun, part=part, parts=parts, codec=name, digest=digest, body=body, at=1)
+        record = self.node_state.part(begun, part=part, parts=parts, codec=name, digest=digest, body=body, at=1)
         assert self.log.part(record, rebase=begun.rebase).code is Code.OK
         self._fold(record)
         return record
 
     def _fold(self, record: Record) -> Record:
-        _, self.member = self.member.fold(record)
+        _, self.node_state = self.node_state.fold(record)
         return record
 
 
@@ -102,7 +103,7 @@ class Standby:
     def start(self) -> None:
         self.stored = Checkpoint(self.data_dir, "g", node="s")
         loaded = self.stored.load()
-        self.member = Member(me=Writer("s", "boot-s"), view=loaded.view if loaded else View())
+        self.node_state = NodeState(me=Writer("s", "boot-s"), view=loaded.view if loaded else View())
 
     def restart(self) -> None:
         self.stored.close()
@@ -111,14 +112,14 @@ class Standby:
     def fold(self, *records: Record) -> list[Verdict]:
         steps = []
         for record in records:
-            verdict, self.member = self.member.fold(record)
-            steps.append(Step(record, verdict, self.member.view))
-        self.stored.save(self.member.view, steps, boot="boot-s", synced=self.synced)
+            verdict, self.node_state = self.node_state.fold(record)
+            steps.append(Step(record, verdict, self.node_state.view))
+        self.stored.save(self.node_state.view, steps, boot="boot-s", synced=self.synced)
         return [step.verdict for step in steps]
 
     def read(self) -> list[Verdict]:
         verdicts: list[Verdict] = []
-        while records := self.log.read(self.member.view.cursor.id, count=1).records:
+        while records := self.log.read(self.node_state.view.cursor.id, count=1).records:
             verdicts += self.fold(*records)
         return verdicts
 
@@ -228,7 +229,7 @@ def test_changes_come_back_in_order_as_the_records_they_were(primary: Primary, s
     assert list(standby.stored.changes()) == records
     assert standby.stored.changes_bytes == sum(len(record.header) + len(record.body) for record in records)
     assert standby.state == ("x", "y", "z")
-    assert standby.stored.load() == (primary.member.view, "boot-s", "g")
+    assert standby.stored.load() == (primary.node_state.view, "boot-s", "g")
 
 
 def test_what_follows_is_saved_as_rows_alone_and_folded_when_the_file_is_opened(
@@ -245,7 +246,7 @@ def test_what_follows_is_saved_as_rows_alone_and_folded_when_the_file_is_opened(
     # then what the file says of itself is as it was, and what comes back is not
     assert _said(standby.stored.path) == said
     standby.restart()
-    assert standby.stored.load() == (primary.member.view, "boot-s", "g")
+    assert standby.stored.load() == (primary.node_state.view, "boot-s", "g")
     assert list(standby.stored.changes())[1:] == records
     assert standby.state == (noise(1), "x", "y", "z")
 
@@ -257,14 +258,16 @@ def test_a_change_that_opens_a_term_is_not_saved_as_a_row_alone(primary: Primary
     standby.read()
     # when a change of a higher term follows, whose term record was trimmed away: the snapshot is broken off
     standby.synced = False
-    view = standby.member.view
-    next_term = Member(me=Writer("n", "boot-n"), view=view._replace(term=2, holder=Holder("n", "boot-n", "r")), run="r")
+    view = standby.node_state.view
+    next_term = NodeState(
+        me=Writer("n", "boot-n"), view=view._replace(term=2, holder=Holder("n", "boot-n", "r")), run="r"
+    )
     name, body, digest = codec.encode_changes([codec.encode_change("second")])
     assert standby.fold(next_term.change(codec=name, body=body, digest=digest, count=1, at=1)) == [Verdict.APPLY]
     # then the node finds itself in it
     standby.restart()
-    assert standby.stored.load() == (standby.member.view, "boot-s", "g")
-    assert standby.member.view.term == 2
+    assert standby.stored.load() == (standby.node_state.view, "boot-s", "g")
+    assert standby.node_state.view.term == 2
 
 
 def test_a_change_of_another_boot_or_behind_a_gap_is_not_saved_as_a_row_alone(
@@ -275,16 +278,18 @@ def test_a_change_of_another_boot_or_behind_a_gap_is_not_saved_as_a_row_alone(
 
     def follow(boot: str) -> View:
         record = primary.change(boot)
-        verdict, standby.member = standby.member.fold(record)
-        standby.stored.save(standby.member.view, [Step(record, verdict, standby.member.view)], boot=boot, synced=False)
-        return standby.member.view
+        verdict, standby.node_state = standby.node_state.fold(record)
+        standby.stored.save(
+            standby.node_state.view, [Step(record, verdict, standby.node_state.view)], boot=boot, synced=False
+        )
+        return standby.node_state.view
 
     # when the node's next boot saves, then it is that boot which is found
     view = follow("boot-t")
     standby.restart()
     assert standby.stored.load() == (view, "boot-t", "g")
     # when a save leaves a record out, then what is found is the view that it was given
-    _, standby.member = standby.member.fold(primary.change("left out"))
+    _, standby.node_state = standby.node_state.fold(primary.change("left out"))
     view = follow("boot-t")
     standby.restart()
     assert standby.stored.load() == (view, "boot-t", "g")
@@ -425,7 +430,7 @@ def test_a_restore_replaces_all_and_the_changes_behind_as_of_come_again(server: 
     assert standby.state == primary.state
     standby.restart()
     assert standby.state == primary.state
-    assert standby.member.view == primary.member.view
+    assert standby.node_state.view == primary.node_state.view
     standby.stored.close()
 
 
@@ -433,7 +438,7 @@ def test_a_restore_drops_the_changes_of_a_history_that_lost(server: MemoryRedis,
     # given a standby with changes that Redis lost in a failover
     primary, standby = Primary(server), Standby(server, tmp_path / "s")
     primary.change("kept")
-    copy, view, state = server.state, primary.member.view, primary.state
+    copy, view, state = server.state, primary.node_state.view, primary.state
     primary.change("lost")
     standby.read()
     server.fail_over(copy, run="run-2")
@@ -480,9 +485,9 @@ def test_a_rebasing_primary_adopts_its_own_snapshot(server: MemoryRedis, tmp_pat
     server.fail_over(copy, run="run-2")
     # when it takes the new run's first term and rebases
     standby.log.disconnect()
-    standby.member = standby.member.talks_to("run-2")
+    standby.node_state = standby.node_state.talks_to("run-2")
     heir = Primary.__new__(Primary)
-    heir.server, heir.log, heir.member, heir.state = server, standby.log, standby.member, primary.state
+    heir.server, heir.log, heir.node_state, heir.state = server, standby.log, standby.node_state, primary.state
     heir.promote()
     assert standby.read() == [Verdict.LEAD_AFTER_REBASE]
     verdicts = [standby.fold(part)[0] for part in heir.snapshot(size=20)]
@@ -511,13 +516,13 @@ def test_a_snapshot_of_another_than_the_holder_never_becomes_the_payload(primary
     # given a standby in sync, and a whole snapshot in one part by a boot that does not hold its term
     primary.change("seen")
     standby.read()
-    primary.member = primary.member._replace(
+    primary.node_state = primary.node_state._replace(
         me=Writer("x", "boot-x"),
-        view=primary.member.view._replace(holder=Holder("x", "boot-x", "run-1")),
+        view=primary.node_state.view._replace(holder=Holder("x", "boot-x", "run-1")),
     )
     name, digest, (body,) = encoded(["foreign"], 1000)
-    whole = primary.member.part(
-        primary.member.begin_snapshot(), part=0, parts=1, codec=name, digest=digest, body=body, at=1
+    whole = primary.node_state.part(
+        primary.node_state.begin_snapshot(), part=0, parts=1, codec=name, digest=digest, body=body, at=1
     )
     # when it meets that part
     assert standby.fold(whole) == [Verdict.CONFLICT]
@@ -533,12 +538,12 @@ def test_steps_that_leave_out_a_part_are_refused_and_nothing_is_saved(primary: P
     standby.read()
     parts = primary.snapshot()
     first, second = next(parts), next(parts)
-    _, member = standby.member.fold(first)
-    verdict, member = member.fold(second)
+    _, node_state = standby.node_state.fold(first)
+    verdict, node_state = node_state.fold(second)
     # when only the second one is given to save, or none
-    for steps in ([Step(second, verdict, member.view)], []):
+    for steps in ([Step(second, verdict, node_state.view)], []):
         with pytest.raises(ValueError, match="part"):
-            standby.stored.save(member.view, steps, boot="boot-s")
+            standby.stored.save(node_state.view, steps, boot="boot-s")
     # then the checkpoint is as before
     standby.restart()
     assert standby.fold(first, second) == [Verdict.SKIP, Verdict.SKIP]
@@ -565,7 +570,7 @@ def test_what_was_replaced_while_it_was_read_is_not_mixed_with_what_took_its_pla
 def test_a_payload_that_its_writer_damaged_says_what_to_do(primary: Primary, standby: Standby) -> None:
     # given a snapshot whose digest is not that of its parts
     primary.change("x")
-    begun = primary.member.begin_snapshot()
+    begun = primary.node_state.begin_snapshot()
     name, _, (body,) = encoded(["x"], 1000)
     primary._part(begun, 0, True, name, "0" * 32, body)
     standby.read()
@@ -757,7 +762,7 @@ def test_what_a_snapshot_takes_the_place_of_is_given_up_at_once_and_deleted_in_s
         primary.change(str(number))
     standby.read()
     *_, last = primary.snapshot(size=10_000)
-    standby.fold(*standby.log.read(standby.member.view.cursor.id).records)
+    standby.fold(*standby.log.read(standby.node_state.view.cursor.id).records)
     after = primary.change("after")
     standby.read()
     # then only what is behind it is told, though all of it is there
@@ -888,7 +893,7 @@ def test_a_restore_leaves_nothing_of_what_was_given_up(primary: Primary, standby
     assert not standby.stored.is_tidy
     primary.change("missed")
     primary.change("seen")
-    standby.fold(*standby.log.read(standby.member.view.cursor.id).records[-1:])
+    standby.fold(*standby.log.read(standby.node_state.view.cursor.id).records[-1:])
     # when a snapshot takes the place of its state
     list(primary.snapshot(size=1_000_000))
     assert Verdict.RESTORE in standby.read()
@@ -1125,7 +1130,7 @@ def test_a_full_disk_is_an_error_and_the_same_save_works_later(primary: Primary,
     pages = db.execute("PRAGMA page_count").fetchone()[0]
     db.execute(f"PRAGMA max_page_count = {pages}")
     record = primary.change(noise(1, 100_000))
-    verdict, after = standby.member.fold(record)
+    verdict, after = standby.node_state.fold(record)
     step = Step(record, verdict, after.view)
     # when a save does not fit, then it says how much is free, and nothing was saved
     for _ in range(2):
@@ -1236,14 +1241,14 @@ def test_a_fork_is_a_whole_copy_with_its_reason_and_none_is_overwritten(primary:
     second = standby.stored.write_fork("two", RecordId(1, 1))
     # then both are there, named after the position, with their reasons
     assert first != second
-    assert f"-{standby.member.view.position.id}" in first.name
+    assert f"-{standby.node_state.view.position.id}" in first.name
     for path, reason in ((first, "one"), (second, "two")):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         with closing(sqlite3.connect(path)) as db:
             assert db.execute("SELECT value FROM meta WHERE key = 'reason'").fetchone() == (reason,)
     assert {path.name for path in first.parent.iterdir()} == {first.name, second.name}
     # and one in place of a checkpoint is read like any
-    view = standby.member.view
+    view = standby.node_state.view
     elsewhere = standby.data_dir.parent / "elsewhere"
     elsewhere.mkdir()
     shutil.copy(first, elsewhere / "checkpoint.sqlite")
@@ -1322,9 +1327,9 @@ class Cut:
 
     def follow(self, text: str, *, synced: bool) -> None:
         record = self.primary.change(text)
-        verdict, self.standby.member = self.standby.member.fold(record)
-        step = Step(record, verdict, self.standby.member.view)
-        self.standby.stored.save(self.standby.member.view, [step], boot="boot-s", synced=synced)
+        verdict, self.standby.node_state = self.standby.node_state.fold(record)
+        step = Step(record, verdict, self.standby.node_state.view)
+        self.standby.stored.save(self.standby.node_state.view, [step], boot="boot-s", synced=synced)
         self.noted()
 
     def noted(self) -> None:
@@ -1373,12 +1378,12 @@ def test_what_was_synced_and_is_missing_is_damage(cut: Cut) -> None:
 
 
 def test_it_says_what_outlives_a_power_cut(cut: Cut) -> None:
-    stored, member = cut.standby.stored, cut.standby.member
-    assert stored.synced_upto == member.view.position.id
+    stored, node_state = cut.standby.stored, cut.standby.node_state
+    assert stored.synced_upto == node_state.view.position.id
     cut.follow("one", synced=False)
-    assert stored.synced_upto == member.view.position.id
+    assert stored.synced_upto == node_state.view.position.id
     stored.sync()
-    assert stored.synced_upto == cut.standby.member.view.position.id > member.view.position.id
+    assert stored.synced_upto == cut.standby.node_state.view.position.id > node_state.view.position.id
 
 
 def test_saves_go_on_while_the_disk_syncs_and_only_those_before_outlive_a_power_cut(
@@ -1414,7 +1419,7 @@ def test_saves_go_on_while_the_disk_syncs_and_only_those_before_outlive_a_power_
     cut.follow("later", synced=True)
     ends.set()
     syncing()
-    assert stored.synced_upto == cut.standby.member.view.position.id
+    assert stored.synced_upto == cut.standby.node_state.view.position.id
     assert stored.is_synced
     size = cut.wal.stat().st_size
     assert cut.left(size)[0] is None
@@ -1439,7 +1444,7 @@ def test_a_disk_that_refuses_a_sync_is_an_error_and_nothing_is_vouched_for(
         cut.follow("two", synced=True)
     assert (stored.synced_upto, stored.is_synced) == (before, False)
     # and what does not have to outlive a power cut goes on
-    stored.save(cut.standby.member.view, (), boot="boot-s", synced=False)
+    stored.save(cut.standby.node_state.view, (), boot="boot-s", synced=False)
 
 
 def test_a_synced_save_that_does_not_reach_the_disk_is_the_last_one(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1516,7 +1521,7 @@ def test_what_a_killed_process_had_not_synced_is_synced_before_it_is_vouched_for
     del synced_files[:]
     # then the next one, which says that it has that, brings it there
     with Checkpoint(cut.place, "g", node="s") as stored:
-        assert stored.synced_upto == cut.standby.member.view.position.id
+        assert stored.synced_upto == cut.standby.node_state.view.position.id
         assert "checkpoint.sqlite-wal" in synced_files
 
 

@@ -34,7 +34,7 @@ def checkpoint(tmp_path: Path) -> Iterator[Checkpoint]:
 
 def saved(pen: Pen, checkpoint: Checkpoint) -> Path:
     """All that the pen wrote, read by another member and saved; where it is, at rest."""
-    reader = Pen(MemoryRedis(), "s").member
+    reader = Pen(MemoryRedis(), "s").node_state
     steps = []
     for record in pen.log.read(reader.view.cursor.id, count=1000).records:
         verdict, reader = reader.fold(record)

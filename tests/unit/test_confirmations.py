@@ -17,12 +17,12 @@ from replicator.node.lease import Lease
 from replicator.node.waiters import Level
 from replicator.protocol.fold import Holder, View
 from replicator.protocol.group import Code, Reply
-from replicator.protocol.member import Member
+from replicator.protocol.node_state import NodeState
 from tests.kv import PATIENCE_S
 
 ME = Writer("a", "a1")
 ID = RecordId(1, 2)
-LEADS = Member(
+LEADS = NodeState(
     me=ME, view=View(term=1, holder=Holder("a", "a1", "run"), position=Position(ID, "0" * 32)), run="run"
 )  # fmt: skip
 
@@ -43,10 +43,10 @@ class Asked:
         return Confirmation(Reply(Code.OK), 0 if fsynced else 2)
 
 
-def asked_for(*levels: str, member: Member = LEADS) -> tuple[Asked, list[Any]]:
+def asked_for(*levels: str, node_state: NodeState = LEADS) -> tuple[Asked, list[Any]]:
     """What is asked if tasks wait for these, and what they hear."""
     log = Asked()
-    confirmations = Confirmations(cast(Log, log), Lease(5.0), lambda: member)
+    confirmations = Confirmations(cast(Log, log), Lease(5.0), lambda: node_state)
 
     async def waits() -> list[Any]:
         loop = asyncio.get_running_loop()
@@ -85,6 +85,6 @@ def test_a_question_about_replicas_is_short_enough_for_others_to_be_asked() -> N
 
 
 def test_a_node_whose_term_is_over_asks_nothing() -> None:
-    log, (heard,) = asked_for("fsynced", member=LEADS._replace(over=1))
+    log, (heard,) = asked_for("fsynced", node_state=LEADS._replace(over=1))
     assert isinstance(heard, NotAcknowledged)
     assert log.asked == []

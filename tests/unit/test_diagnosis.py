@@ -9,101 +9,111 @@ import pytest
 from replicator.format.ids import ZERO_CHAIN, Position, RecordId
 from replicator.ops.diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
 from replicator.protocol.election import NOBODY
-from replicator.protocol.group import Head, Look
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.group import GroupView, Head
+from replicator.protocol.heartbeat import Heartbeat
 
 NOW_MS = 1_700_000_000_000
 HERE = Position(RecordId(3, 100), ZERO_CHAIN)
 HEAD = Head("log-1", "run-1", 3, "a", "a-1", HERE, changed=HERE.id)
 
 
-def peer(name: str, **more: Any) -> Peer:
+def heartbeat(name: str, **more: Any) -> Heartbeat:
     facts: dict[str, Any] = {"run": "run-1", "term": 3, "position": HERE, "cursor": HERE.id, "changed": HERE.id}
-    return Peer(name, f"{name}-1", **facts | {"log_id": "log-1", "applied_at": NOW_MS - 50} | more)
+    return Heartbeat(name, f"{name}-1", **facts | {"log_id": "log-1", "applied_at": NOW_MS - 50} | more)
 
 
-def look(*peers: Peer, **more: Any) -> Look:
+def look(*heartbeats: Heartbeat, **more: Any) -> GroupView:
     facts: dict[str, Any] = {"run": "run-1", "term": 3, "head": HEAD, "last_id": HERE.id, "lease_ms": 3000}
-    return Look(**facts | {"peers": {each.node: each for each in peers}, "now_ms": NOW_MS} | more)
+    return GroupView(**facts | {"heartbeats": {each.node: each for each in heartbeats}, "now_ms": NOW_MS} | more)
 
 
-LEADS = peer("a", role="primary")
-DEAD = peer("a", role="primary", age_ms=12_300)
+LEADS = heartbeat("a", role="primary")
+DEAD = heartbeat("a", role="primary", age_ms=12_300)
 
 
-def told(name: str, seen: Look) -> tuple[str, str]:
+def told(name: str, seen: GroupView) -> tuple[str, str]:
     (check,) = (check for check in checks_of_group(seen) if check.check == name)
     return check.level, check.text
 
 
-PRIMARY: list[tuple[str, Look, str, str]] = [
+PRIMARY: list[tuple[str, GroupView, str, str]] = [
     (
         "dead, and nobody takes over by itself",
-        look(DEAD, peer("b"), lease_ms=None),
+        look(DEAD, heartbeat("b"), lease_ms=None),
         PROBLEM,
         "not reported for 12 s: no live node takes over by itself (--auto-promote), so `replicator promote b`",
     ),
     (
         "dead, with a candidate",
-        look(DEAD, peer("b", candidate=True), lease_ms=None),
+        look(DEAD, heartbeat("b", candidate=True), lease_ms=None),
         PROBLEM,
         "b takes over by itself in a moment; if that lasts, `replicator promote b`",
     ),
     (
         "dead, with a candidate that may not",
-        look(DEAD, peer("b", candidate=True, stalled="apply failed"), lease_ms=None),
+        look(DEAD, heartbeat("b", candidate=True, stalled="apply failed"), lease_ms=None),
         PROBLEM,
         "b would take over by itself, but it stalled: apply failed",
     ),
     (
         "dead, while failover is paused",
-        look(DEAD, peer("b", candidate=True), lease_ms=None, head=HEAD._replace(paused="by ann")),
+        look(DEAD, heartbeat("b", candidate=True), lease_ms=None, head=HEAD._replace(paused="by ann")),
         PROBLEM,
         "automatic failover is paused, so `replicator promote b`",
     ),
-    ("all dead", look(DEAD, peer("b", age_ms=9000), lease_ms=None), PROBLEM, "start a node first: none reports"),
+    ("all dead", look(DEAD, heartbeat("b", age_ms=9000), lease_ms=None), PROBLEM, "start a node first: none reports"),
     (
         "demoted",
-        look(peer("a"), peer("b", candidate=True), head=HEAD._replace(node=NOBODY.node, boot=NOBODY.boot)),
+        look(heartbeat("a"), heartbeat("b", candidate=True), head=HEAD._replace(node=NOBODY.node, boot=NOBODY.boot)),
         PROBLEM,
         "the primary was demoted, and no node takes over by itself until one is promoted; `replicator promote a`",
     ),
-    ("restarted", look(peer("a")._replace(boot="a-2")), PROBLEM, "a holds term 3, and does not lead: it was restarted"),
-    ("stalled", look(peer("a", stalled="apply failed")), PROBLEM, "a holds term 3, and does not lead: apply failed"),
-    ("forgotten", look(peer("b")), PROBLEM, "a holds term 3, and has no heartbeat"),
-    ("on its way", look(peer("a", term=2)), WARNING, "a was given term 3 a moment ago"),
-    ("never on its way", look(peer("a", term=2), lease_ms=None), PROBLEM, "a holds term 3, and does not lead"),
+    (
+        "restarted",
+        look(heartbeat("a")._replace(boot="a-2")),
+        PROBLEM,
+        "a holds term 3, and does not lead: it was restarted",
+    ),
+    (
+        "stalled",
+        look(heartbeat("a", stalled="apply failed")),
+        PROBLEM,
+        "a holds term 3, and does not lead: apply failed",
+    ),
+    ("forgotten", look(heartbeat("b")), PROBLEM, "a holds term 3, and has no heartbeat"),
+    ("on its way", look(heartbeat("a", term=2)), WARNING, "a was given term 3 a moment ago"),
+    ("never on its way", look(heartbeat("a", term=2), lease_ms=None), PROBLEM, "a holds term 3, and does not lead"),
     ("without a lease", look(LEADS, lease_ms=None), WARNING, "its lease has run out"),
     ("leading", look(LEADS), "ok", "a leads in term 3"),
 ]
 
 
 @pytest.mark.parametrize(("seen", "level", "text"), [case[1:] for case in PRIMARY], ids=[case[0] for case in PRIMARY])
-def test_who_leads_and_what_helps(seen: Look, level: str, text: str) -> None:
+def test_who_leads_and_what_helps(seen: GroupView, level: str, text: str) -> None:
     found = told("primary", seen)
     assert found[0] == level
     assert text in found[1]
 
 
 @pytest.mark.parametrize("seen", [case[1] for case in PRIMARY], ids=[case[0] for case in PRIMARY])
-def test_each_sentence_is_one_line_and_a_command_names_a_node_that_there_is(seen: Look) -> None:
+def test_each_sentence_is_one_line_and_a_command_names_a_node_that_there_is(seen: GroupView) -> None:
     for check in (*checks_of_group(seen), *checks_of_nodes(seen)):
         assert "\n" not in check.text
         for command in check.text.split("`replicator promote ")[1:]:
-            assert command.partition("`")[0] in (*seen.peers, "NODE --dry-run")
+            assert command.partition("`")[0] in (*seen.heartbeats, "NODE --dry-run")
 
 
 @pytest.mark.parametrize(
     ("seen", "level", "text"),
     [
-        (look(LEADS, peer("b", age_ms=9000)), PROBLEM, "no standby is left that could take over"),
-        (look(LEADS, peer("b", in_sync=False)), PROBLEM, "no standby is left that could take over"),
+        (look(LEADS, heartbeat("b", age_ms=9000)), PROBLEM, "no standby is left that could take over"),
+        (look(LEADS, heartbeat("b", in_sync=False)), PROBLEM, "no standby is left that could take over"),
         (look(LEADS), WARNING, "a is the only node"),
-        (look(LEADS, peer("b"), peer("c", age_ms=9000)), "ok", "b could take over"),
+        (look(LEADS, heartbeat("b"), heartbeat("c", age_ms=9000)), "ok", "b could take over"),
         (look(head=None, term=0), WARNING, "no node has reported yet"),
     ],
 )
-def test_whether_a_standby_is_left(seen: Look, level: str, text: str) -> None:
+def test_whether_a_standby_is_left(seen: GroupView, level: str, text: str) -> None:
     found = told("standbys", seen)
     assert found[0] == level
     assert text in found[1]
@@ -123,7 +133,9 @@ def test_a_pause_at_no_time_at_all_hides_nothing_else() -> None:
 
 
 def test_a_node_that_is_silent_may_be_up_and_unable_to_write() -> None:
-    (of_b,) = (check for check in checks_of_nodes(look(LEADS, peer("b", age_ms=60_000))) if check.check == "node b")
+    (of_b,) = (
+        check for check in checks_of_nodes(look(LEADS, heartbeat("b", age_ms=60_000))) if check.check == "node b"
+    )
     assert of_b.level == WARNING
     assert "it is down, or cannot reach this Redis or write to it" in of_b.text
 
@@ -143,11 +155,11 @@ def test_a_group_is_known_by_its_log_its_term_or_a_heartbeat() -> None:
 def test_a_candidate_that_goes_on_whoever_is_missing_takes_over_by_itself() -> None:
     # given a new run, in which c alone has reported of three, and a change that was acknowledged as applied:1
     head = HEAD._replace(applied_min=1, whole="run-1", whole_at=NOW_MS - 20_000)
-    silent = [peer(name, age_ms=20_000, beaten_at=NOW_MS - 20_000) for name in "ab"]
+    silent = [heartbeat(name, age_ms=20_000, beaten_at=NOW_MS - 20_000) for name in "ab"]
     beats: dict[str, Any] = {"run": "run-2", "candidate": True, "beaten_at": NOW_MS}
 
     def says(**more: Any) -> str:
-        seen = look(*silent, peer("c", **beats | more), run="run-2", head=head, lease_ms=None)
+        seen = look(*silent, heartbeat("c", **beats | more), run="run-2", head=head, lease_ms=None)
         return told("primary", seen)[1]
 
     assert "c would take over by itself, but" in says()

@@ -11,8 +11,8 @@ from replicator.log.interface import LogSize
 from replicator.log.redis_log import Server
 from replicator.ops.doctor import Check, Facts, Report, checks, log_bytes_max
 from replicator.protocol.election import NOBODY
-from replicator.protocol.group import Head, Look
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.group import GroupView, Head
+from replicator.protocol.heartbeat import Heartbeat
 
 MB = 1_000_000
 NOW_MS = 1_700_000_000_000
@@ -37,15 +37,15 @@ HEAD = Head("log-1", "run-1", 3, "a", "a-1", HERE)
 LEADS: dict[str, Any] = {"role": "primary", "snapshot_bytes": 10 * MB, "changes_bytes": 2 * MB, "kept_bytes": 8 * MB}
 
 
-def peer(name: str, **more: Any) -> Peer:
+def heartbeat(name: str, **more: Any) -> Heartbeat:
     facts: dict[str, Any] = {"run": "run-1", "term": 3, "position": HERE, "cursor": HERE.id, "log_id": "log-1"}
-    return Peer(name, f"{name}-1", **facts | {"applied_at": NOW_MS - 50} | more)
+    return Heartbeat(name, f"{name}-1", **facts | {"applied_at": NOW_MS - 50} | more)
 
 
-def look(*peers: Peer, **more: Any) -> Look:
-    known = {each.node: each for each in peers or (peer("a", **LEADS), peer("b", candidate=True))}
+def look(*heartbeats: Heartbeat, **more: Any) -> GroupView:
+    known = {each.node: each for each in heartbeats or (heartbeat("a", **LEADS), heartbeat("b", candidate=True))}
     facts: dict[str, Any] = {"run": "run-1", "term": 3, "head": HEAD, "last_id": HERE.id, "lease_ms": 3000}
-    return Look(**facts | {"peers": known, "now_ms": NOW_MS} | more)
+    return GroupView(**facts | {"heartbeats": known, "now_ms": NOW_MS} | more)
 
 
 def facts(
@@ -53,7 +53,7 @@ def facts(
     info: dict[str, str] | None = None,
     config: dict[str, str | None] | None = None,
     term_key: str | None = "3",
-    seen: Look | None = None,
+    seen: GroupView | None = None,
     size: LogSize | None = None,
 ) -> Facts:
     return Facts("g", Server(INFO | (info or {}), CONFIG | (config or {}), term_key), seen or look(), size or SIZE)
@@ -142,7 +142,7 @@ def test_a_head_that_cannot_be_read_is_a_problem_and_redis_is_still_looked_at() 
 
 GROUP: list[tuple[str, dict[str, Any], str, str]] = [
     ("log", {"head": None}, "problem", "`replicator recover`"),
-    ("log", {"head": None, "term": 0, "peers": {}}, "warning", "there is none yet"),
+    ("log", {"head": None, "term": 0, "heartbeats": {}}, "warning", "there is none yet"),
     ("log", {"last_id": RecordId(NOW_MS, 0)}, "problem", f"at {NOW_MS}-0"),
     ("term", {"term": 7}, "problem", "somebody moved the key"),
     ("primary", {"run": "run-2"}, "problem", "Redis came back as another run"),
@@ -172,17 +172,17 @@ def test_the_size_of_the_log_is_held_against_two_snapshots_and_the_changes_since
     level, text = found("size", size=LogSize(1000, most + 1))
     assert level == "warning"
     assert text.endswith("; `replicator snapshot` cuts the log")
-    behind = peer("a", **LEADS | {"position": Position(RecordId(3, 90), ZERO_CHAIN)})
-    newer = look(behind, peer("b"))
+    behind = heartbeat("a", **LEADS | {"position": Position(RecordId(3, 90), ZERO_CHAIN)})
+    newer = look(behind, heartbeat("b"))
     assert found("size", size=LogSize(1000, most + 1), seen=newer)[0] == "ok", "its heartbeat is 10 records old"
     assert found("size", size=LogSize(1000, most * 2), seen=newer)[0] == "warning"
     assert found("size", size=LogSize(1000, None))[0] == "not known"
-    assert found("size", seen=look(peer("b")))[0] == "not known"
+    assert found("size", seen=look(heartbeat("b")))[0] == "not known"
 
 
 def test_a_group_of_one_has_nobody_to_take_over() -> None:
-    assert found("standbys", seen=look(peer("a", **LEADS)))[0] == "warning"
-    assert found("standbys", seen=look(peer("a", age_ms=9000), peer("b", age_ms=9000)))[0] == "problem"
+    assert found("standbys", seen=look(heartbeat("a", **LEADS)))[0] == "warning"
+    assert found("standbys", seen=look(heartbeat("a", age_ms=9000), heartbeat("b", age_ms=9000)))[0] == "problem"
 
 
 def test_a_node_that_flaps_is_named() -> None:
@@ -193,16 +193,16 @@ def test_a_node_that_flaps_is_named() -> None:
 
 
 def test_a_writers_clock_ahead_of_redis_is_told_and_one_that_is_a_little_ahead_is_not() -> None:
-    assert found("clocks", seen=look(peer("a", **LEADS | {"applied_at": NOW_MS + 900})))[0] == "ok"
-    level, text = found("clocks", seen=look(peer("a", **LEADS | {"applied_at": NOW_MS + 2500})))
+    assert found("clocks", seen=look(heartbeat("a", **LEADS | {"applied_at": NOW_MS + 900})))[0] == "ok"
+    level, text = found("clocks", seen=look(heartbeat("a", **LEADS | {"applied_at": NOW_MS + 2500})))
     assert level == "warning"
     assert "2.5 s ahead" in text
 
 
 def test_a_clock_of_redis_that_was_set_back_is_told() -> None:
-    stamped = peer("a", **LEADS | {"beaten_at": NOW_MS + 1000}), peer("b", beaten_at=NOW_MS - 100)
+    stamped = heartbeat("a", **LEADS | {"beaten_at": NOW_MS + 1000}), heartbeat("b", beaten_at=NOW_MS - 100)
     assert found("clocks", seen=look(*stamped))[0] == "ok"
-    stamped = peer("a", **LEADS | {"beaten_at": NOW_MS}), peer("b", beaten_at=NOW_MS + 3_601_000, age_ms=3001)
+    stamped = heartbeat("a", **LEADS | {"beaten_at": NOW_MS}), heartbeat("b", beaten_at=NOW_MS + 3_601_000, age_ms=3001)
     level, text = found("clocks", seen=look(*stamped))
     assert level == "warning"
     assert "the heartbeat of b is stamped 3600.0 s ahead of Redis' clock, which was set back" in text
@@ -231,7 +231,7 @@ NODES: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("change", "level", "text"), NODES)
 def test_what_is_said_of_a_node(change: dict[str, Any], level: str, text: str) -> None:
-    told = found("node b", seen=look(peer("a", **LEADS), peer("b", **change)))
+    told = found("node b", seen=look(heartbeat("a", **LEADS), heartbeat("b", **change)))
     assert told[0] == level
     assert text in told[1]
 

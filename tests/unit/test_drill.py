@@ -177,13 +177,13 @@ class TestASwitchover:
         """Let these be refused, the next time those, and the last ones from then on."""
         times = [*names]
 
-        def budget(log: object, node: str) -> Mock:
+        def preview(log: object, node: str) -> Mock:
             refused = times[0]
             if node == "b" and len(times) > 1:
                 times.pop(0)
             return Mock(refused="too often" if node in refused else None)
 
-        monkeypatch.setattr(faults.admin, "budget", budget)
+        monkeypatch.setattr(faults.ops, "preview", preview)
 
     def test_goes_to_a_standby_that_is_not(self, scene: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
         self.refuse(monkeypatch, {"a"})

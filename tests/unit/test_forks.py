@@ -38,18 +38,18 @@ class Disk:
         self.checkpoint = Checkpoint(data_dir, "g", node=node)
 
     def fork(self, parted_at: str, reason: str = "replaced by the snapshot 9-9 of b") -> Path:
-        while records := self.log.read(self.reader.member.view.cursor.id).records:
+        while records := self.log.read(self.reader.node_state.view.cursor.id).records:
             steps = [self._step(record) for record in records]
             self.checkpoint.save(self.view, steps, boot="1")
         return self.checkpoint.write_fork(reason, RecordId.parse(parted_at))
 
     def _step(self, record: Record) -> Step:
-        verdict, self.reader.member = self.reader.member.fold(record)
+        verdict, self.reader.node_state = self.reader.node_state.fold(record)
         return Step(record, verdict, self.view)
 
     @property
     def view(self) -> Any:
-        return self.reader.member.view
+        return self.reader.node_state.view
 
 
 @pytest.fixture
@@ -77,16 +77,16 @@ def exported(fork: forks.Fork) -> list[tuple[str, int, Any]]:
 # --- what is in one --------------------------------------------------------------------------------------------------
 
 
-def test_the_surplus_is_what_lies_behind_the_parting(disk: Disk) -> None:
+def test_the_divergent_tail_is_what_lies_behind_the_parting(disk: Disk) -> None:
     fork = forks.read(disk.fork("1-2"))
     assert (fork.node, fork.group, fork.reason) == ("s", "g", "replaced by the snapshot 9-9 of b")
     assert (str(fork.position), fork.term, str(fork.parted_at)) == ("1-4", 1, "1-2")
-    assert (fork.surplus, fork.in_snapshot) == (2, False)
+    assert (fork.divergent_tail, fork.in_snapshot) == (2, False)
     assert fork.written_at is not None
     assert exported(fork) == [("1-4", 0, push("y")), ("1-4", 1, push("z"))]
 
 
-def test_a_history_that_the_group_has_nothing_of_is_all_surplus(disk: Disk) -> None:
+def test_a_history_that_the_group_has_nothing_of_is_all_divergent_tail(disk: Disk) -> None:
     fork = forks.read(disk.fork("0-0"))
     assert [id_ for id_, _, _ in exported(fork)] == ["1-2", "1-4", "1-4"]
 
@@ -95,7 +95,7 @@ def test_a_snapshot_before_the_parting_is_no_obstacle(pen: Pen, disk: Disk) -> N
     parted_at = pen.snapshot()[-1].id
     pen.change("only here")
     fork = forks.read(disk.fork(str(parted_at)))
-    assert (fork.surplus, fork.in_snapshot) == (1, False)
+    assert (fork.divergent_tail, fork.in_snapshot) == (1, False)
     assert [change for _, _, change in exported(fork)] == [push("only here")]
 
 
@@ -104,14 +104,14 @@ def test_a_snapshot_behind_the_parting_that_has_no_change_from_there_is_none_eit
     pen.snapshot()
     pen.change("only here")
     fork = forks.read(disk.fork("1-4"))
-    assert (fork.surplus, fork.in_snapshot) == (1, False)
+    assert (fork.divergent_tail, fork.in_snapshot) == (1, False)
 
 
-def test_surplus_in_a_snapshot_is_not_exported_in_part(pen: Pen, disk: Disk) -> None:
+def test_divergent_tail_in_a_snapshot_is_not_exported_in_part(pen: Pen, disk: Disk) -> None:
     pen.snapshot()
     pen.change("later")
     fork = forks.read(disk.fork("1-2"))
-    assert (fork.surplus, fork.in_snapshot) == (1, True)
+    assert (fork.divergent_tail, fork.in_snapshot) == (1, True)
     with pytest.raises(forks.InSnapshot, match="from 1-2 up to 1-4 are in its snapshot") as raised:
         forks.export(fork)
     assert raised.value.exit_code == 3
@@ -128,7 +128,7 @@ def test_a_state_that_was_replaced_is_a_change_at_its_last_part(
     *_, before, last = [record.id for record in pen.snapshot(size=10, replaces=True)]
     pen.change("later")
     fork = forks.read(disk.fork(str({"before": "1-4", "in the parts": before, "after": last}[parted])))
-    assert (fork.surplus, fork.in_snapshot) == (1, inside)
+    assert (fork.divergent_tail, fork.in_snapshot) == (1, inside)
     assert fork.snapshot_changed == last
 
 
@@ -154,7 +154,7 @@ def test_reading_leaves_the_file_and_its_directory_as_they_are(pen: Pen, disk: D
     path.parent.chmod(0o500)
     try:
         fork = forks.read(path)
-        list(forks.surplus(fork))
+        list(forks.divergent_tail(fork))
         list(forks.export_state(fork))
     finally:
         path.parent.chmod(0o700)
@@ -316,7 +316,7 @@ def test_list_as_json_has_the_fields_of_the_contract(disk: Disk) -> None:
     (told,) = json.loads(run("list", "--data-dir", disk.data_dir, "--output", "json").stdout)
     assert told | {"written_at": 0} == {
         "name": path.stem, "path": str(path), "group": "g", "node": "s", "written_at": 0, "position": "1-4", "term": 1,
-        "parted_at": "1-2", "surplus": 2, "in_snapshot": False, "reason": "replaced by the snapshot 9-9 of b",
+        "parted_at": "1-2", "divergent": 2, "in_snapshot": False, "reason": "replaced by the snapshot 9-9 of b",
     }  # fmt: skip
     assert isinstance(told["written_at"], int)
 
@@ -390,13 +390,13 @@ def test_show_tells_the_facts_and_the_changes(disk: Disk) -> None:
     result = run("show", path.stem, "--data-dir", disk.data_dir)
     assert (result.exit_code, result.stderr) == (0, "")
     assert "parted at  1-2: up to there, the group has all of it" in result.stdout
-    assert "surplus    2 changes" in result.stdout
+    assert "divergent  2 changes" in result.stdout
     assert result.stdout.splitlines()[-2:] == [
         '2026-01-01 00:00:00.000  1-4               0  a  {"push":"y"}',
         '2026-01-01 00:00:00.000  1-4               1  a  {"push":"z"}',
     ]
     told = json.loads(run("show", path.stem, "--data-dir", disk.data_dir, "--output", "json").stdout)
-    assert told["surplus"] == 2
+    assert told["divergent"] == 2
     assert told["changes"][1] == {"id": "1-4", "index": 1, "change": push("z")}
 
 

@@ -19,8 +19,8 @@ from replicator.node.health import (
     lag_of,
     why_unready,
 )
-from replicator.protocol.group import Head, Look
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.group import GroupView, Head
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.liveness import Sight
 
 UNKNOWN = Lag(None, None)
@@ -30,9 +30,9 @@ def at(term: int, n: int, history: str = "0") -> Position:
     return Position(RecordId(term, n), history * 32)
 
 
-def look(head: Position | None, *, now_ms: int = 20_000, run: str = "run-1") -> Look:
+def look(head: Position | None, *, now_ms: int = 20_000, run: str = "run-1") -> GroupView:
     parsed = Head("log-1", "run-1", head.id.term, "a", "1", head) if head else None
-    return Look(run, 1, parsed, head.id if head else ZERO_ID, 4000, {}, now_ms)
+    return GroupView(run, 1, parsed, head.id if head else ZERO_ID, 4000, {}, now_ms)
 
 
 #: By the clock of the node, when it looked.
@@ -106,11 +106,11 @@ def test_a_node_with_another_history_has_a_lag_that_nobody_knows(position: Posit
 
 def test_of_a_head_that_nobody_moves_no_lag_is_reported() -> None:
     """While no lease runs, or no term was taken in this run, nobody knows whether it is the newest."""
-    peer = Peer("b", "b1", position=at(1, 5), applied_at=15_000)
+    heartbeat = Heartbeat("b", "b1", position=at(1, 5), applied_at=15_000)
     seen = look(at(1, 8))
-    assert lag_as_reported(peer, seen) == (3, 5.0)
-    assert lag_as_reported(peer, seen._replace(lease_ms=None)) == UNKNOWN
-    assert lag_as_reported(peer, seen._replace(run="run-2")) == UNKNOWN
+    assert lag_as_reported(heartbeat, seen) == (3, 5.0)
+    assert lag_as_reported(heartbeat, seen._replace(lease_ms=None)) == UNKNOWN
+    assert lag_as_reported(heartbeat, seen._replace(run="run-2")) == UNKNOWN
 
 
 # --- how long it lacks something ------------------------------------------------------------------------------------

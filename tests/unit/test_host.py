@@ -27,7 +27,7 @@ def test_a_bug_that_comes_back_at_once_is_told_once_and_tried_more_and_more_rare
         return None if ended.is_set() else broken
 
     with caplog.at_level(logging.INFO):
-        team = Team("keeper", take, size=1)
+        team = Team("ha-loop", take, size=1)
         team.begin()
         eventually(lambda: len(tries) > 1)
         time.sleep(2.0)

@@ -9,9 +9,9 @@ import pytest
 from replicator.format.ids import ERA, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.protocol import election
 from replicator.protocol.fold import Holder, View
-from replicator.protocol.group import Claim, Code, Head, Look, Reply
-from replicator.protocol.heartbeat import Peer
-from replicator.protocol.write_outcome import Fate, Found, fate_of_write, find_out
+from replicator.protocol.group import Claim, Code, GroupView, Head, Reply
+from replicator.protocol.heartbeat import Heartbeat
+from replicator.protocol.write_outcome import Lookup, WriteOutcome, find_out, outcome_of_write
 from replicator.testing import MemoryRedis
 from tests.unit.history import RUN, A, B, change, view_at
 
@@ -20,42 +20,44 @@ A2 = Writer("a", "a2")
 VIEW = view_at(HERE, changed=HERE.id)
 
 
-def peer(node: str, **fields: object) -> Peer:
+def heartbeat(node: str, **fields: object) -> Heartbeat:
     known = {"run": RUN, "term": 3, "position": HERE, "changed": HERE.id, "cursor": HERE.id}
-    return Peer(node, f"{node}1", **known | fields)  # type: ignore[arg-type]
+    return Heartbeat(node, f"{node}1", **known | fields)  # type: ignore[arg-type]
 
 
 def look(
-    *peers: Peer,
+    *heartbeats: Heartbeat,
     run: str = RUN,
     holder: Writer = A,
     head_run: str = RUN,
     last_id: RecordId = HERE.id,
     changed: RecordId | None = None,
-) -> Look:
+) -> GroupView:
     """`changed`: the last change that the log still has; the newest record, if nothing else is said."""
     head = Head("log-1", head_run, 3, *holder, Position(last_id, "a" * 32), changed or last_id)
-    return Look(run, 3, head, last_id, None, {each.node: each for each in peers})
+    return GroupView(run, 3, head, last_id, None, {each.node: each for each in heartbeats})
 
 
 # --- who is the most advanced ----------------------------------------------------------------------------------------
 
 
 def test_the_most_advanced_has_the_newest_change_and_not_the_highest_position() -> None:
-    follower = peer("b", position=Position(RecordId(9, 99), "b" * 32), changed=RecordId(3, 4))
-    assert election.most_advanced([follower, peer("a", changed=RecordId(3, 5))]) == peer("a", changed=RecordId(3, 5))
+    follower = heartbeat("b", position=Position(RecordId(9, 99), "b" * 32), changed=RecordId(3, 4))
+    assert election.most_advanced([follower, heartbeat("a", changed=RecordId(3, 5))]) == heartbeat(
+        "a", changed=RecordId(3, 5)
+    )
 
 
 def test_a_higher_term_of_the_last_change_counts_before_its_number() -> None:
-    newer = peer("b", changed=RecordId(4, 2))
-    assert election.most_advanced([peer("a", changed=RecordId(3, 99)), newer]) == newer
+    newer = heartbeat("b", changed=RecordId(4, 2))
+    assert election.most_advanced([heartbeat("a", changed=RecordId(3, 99)), newer]) == newer
     assert election.most_advanced([]) is None
 
 
 # --- taking a term ---------------------------------------------------------------------------------------------------
 
 
-def takes(view: View, me: Writer, seen: Look, *, previous: str = "", beats: int = 9, primary: bool = True) -> bool:
+def takes(view: View, me: Writer, seen: GroupView, *, previous: str = "", beats: int = 9, primary: bool = True) -> bool:
     return election.takes_term(view, me, seen, previous_boot=previous, beats_in_run=beats, restart_as_primary=primary)
 
 
@@ -79,7 +81,7 @@ def test_whoever_is_out_of_sync_takes_no_term_unless_it_lacks_nothing() -> None:
 
 
 def test_a_new_boot_takes_no_term_over_changes_that_the_log_lost_and_another_has() -> None:
-    other = peer("b", changed=RecordId(3, 12), in_sync=False)
+    other = heartbeat("b", changed=RecordId(3, 12), in_sync=False)
     assert not takes(VIEW, A2, look(other), previous="a1")
     assert takes(VIEW, A2, look(other, changed=RecordId(3, 12)), previous="a1"), "the log has them: it reads them first"
 
@@ -95,7 +97,7 @@ def test_without_a_log_nobody_takes_a_term() -> None:
     assert not takes(VIEW, A2, look()._replace(head=None), previous="a1")
 
 
-NEW_RUN = look(peer("a", run="run-2"), peer("b", run="run-2"), run="run-2")
+NEW_RUN = look(heartbeat("a", run="run-2"), heartbeat("b", run="run-2"), run="run-2")
 
 
 def test_in_a_new_run_the_former_holder_takes_a_term_when_all_had_time_to_report() -> None:
@@ -106,8 +108,8 @@ def test_in_a_new_run_the_former_holder_takes_a_term_when_all_had_time_to_report
 
 
 def test_in_a_new_run_the_former_holder_waits_for_whoever_may_still_report() -> None:
-    assert not takes(VIEW, A, look(peer("b"), run="run-2"))
-    assert takes(VIEW, A, look(peer("b", age_ms=60_000), run="run-2")), "it is dead"
+    assert not takes(VIEW, A, look(heartbeat("b"), run="run-2"))
+    assert takes(VIEW, A, look(heartbeat("b", age_ms=60_000), run="run-2")), "it is dead"
 
 
 def test_in_a_new_run_nobody_else_takes_a_term_by_itself() -> None:
@@ -123,46 +125,46 @@ def test_in_a_new_run_the_former_holder_reads_all_there_is_first() -> None:
 @pytest.mark.parametrize(
     ("other", "yields"),
     [
-        (peer("b", changed=RecordId(3, 11)), True),
-        (peer("b", changed=RecordId(4, 1)), True),
-        (peer("b", changed=HERE.id), False),
-        (peer("b", changed=RecordId(3, 11), in_sync=False), True),
-        (peer("b", changed=RecordId(3, 11), age_ms=60_000), False),
-        (peer("a", changed=RecordId(3, 11)), False),
+        (heartbeat("b", changed=RecordId(3, 11)), True),
+        (heartbeat("b", changed=RecordId(4, 1)), True),
+        (heartbeat("b", changed=HERE.id), False),
+        (heartbeat("b", changed=RecordId(3, 11), in_sync=False), True),
+        (heartbeat("b", changed=RecordId(3, 11), age_ms=60_000), False),
+        (heartbeat("a", changed=RecordId(3, 11)), False),
     ],
     ids=["ahead", "ahead in term", "level", "out of sync", "dead", "itself"],
 )
-def test_in_a_new_run_the_former_holder_yields_to_a_live_one_that_is_ahead(other: Peer, yields: bool) -> None:
+def test_in_a_new_run_the_former_holder_yields_to_a_live_one_that_is_ahead(other: Heartbeat, yields: bool) -> None:
     assert takes(VIEW, A, look(other._replace(run="run-2"), run="run-2")) == (not yields)
 
 
 def test_a_log_is_founded_only_where_nobody_ever_had_one() -> None:
-    nothing = Look(RUN, 0, None, ZERO_ID, None, {})
+    nothing = GroupView(RUN, 0, None, ZERO_ID, None, {})
     assert election.may_found(nothing)
-    assert election.may_found(nothing._replace(peers={"b": peer("b", term=0)}))
+    assert election.may_found(nothing._replace(heartbeats={"b": heartbeat("b", term=0)}))
     assert not election.may_found(nothing._replace(term=1))
-    assert not election.may_found(nothing._replace(peers={"b": peer("b")}))
+    assert not election.may_found(nothing._replace(heartbeats={"b": heartbeat("b")}))
     assert not election.may_found(look())
 
 
 # --- standing for election -------------------------------------------------------------------------------------------
 
 
-def able(node: str, **fields: object) -> Peer:
+def able(node: str, **fields: object) -> Heartbeat:
     """One that would take over by itself."""
-    return peer(node, candidate=True, **fields)
+    return heartbeat(node, candidate=True, **fields)
 
 
-def with_head(seen: Look, **fields: object) -> Look:
+def with_head(seen: GroupView, **fields: object) -> GroupView:
     assert seen.head is not None
     return seen._replace(head=seen.head._replace(**fields))  # type: ignore[arg-type]
 
 
-def rank(me: Peer, *others: Peer, seen: Look | None = None, beats: int = 9) -> int | None:
+def rank(me: Heartbeat, *others: Heartbeat, seen: GroupView | None = None, beats: int = 9) -> int | None:
     """Among these, in a group whose holder a1 has no lease any more, or in the group that `seen` is of."""
     known = seen or look()
-    peers = {each.node: each for each in (me, *others)}
-    return election.election_rank(me, known._replace(peers=peers), beats_in_run=beats)
+    heartbeats = {each.node: each for each in (me, *others)}
+    return election.election_rank(me, known._replace(heartbeats=heartbeats), beats_in_run=beats)
 
 
 def test_while_the_holders_lease_runs_nobody_stands_for_election() -> None:
@@ -182,7 +184,7 @@ def test_the_more_advanced_goes_first_then_the_one_who_read_further_then_the_nam
 
 
 def test_whoever_does_not_take_over_by_itself_is_no_candidate() -> None:
-    ahead = peer("c", changed=RecordId(3, 10))
+    ahead = heartbeat("c", changed=RecordId(3, 10))
     assert rank(ahead, able("b", changed=RecordId(3, 9))) is None
     assert rank(able("b", changed=RecordId(3, 9)), ahead) == 0, "and stands in nobody's way"
 
@@ -196,7 +198,7 @@ def test_whoever_does_not_take_over_by_itself_is_no_candidate() -> None:
     ],
     ids=["stalled", "dead", "out of sync"],
 )
-def test_whom_the_tools_would_refuse_is_no_candidate(other: Peer) -> None:
+def test_whom_the_tools_would_refuse_is_no_candidate(other: Heartbeat) -> None:
     assert refusal("c", look(able("b"), other)) is not None
     assert rank(other, able("b")) is None
     assert rank(able("d"), other) == 0, "it stands in nobody's way"
@@ -244,7 +246,7 @@ def test_after_a_demotion_nobody_takes_over() -> None:
     assert rank(able("b", run="run-2"), seen=look(holder=election.NOBODY, run="run-2")) is None
 
 
-def in_run_2(node: str, **fields: object) -> Peer:
+def in_run_2(node: str, **fields: object) -> Heartbeat:
     return able(node, run="run-2", **fields)
 
 
@@ -287,7 +289,7 @@ def test_in_a_new_run_whoever_has_not_read_to_the_end_does_not_stand_for_electio
     assert rank(in_run_2("b", cursor=RecordId(3, 9)), seen=LATER) is None
 
 
-FIRST_LOG = Look(RUN, 0, None, ZERO_ID, None, {})
+FIRST_LOG = GroupView(RUN, 0, None, ZERO_ID, None, {})
 
 
 def test_in_a_group_that_never_had_a_log_one_of_the_candidates_founds_it() -> None:
@@ -309,10 +311,12 @@ def test_where_there_was_a_log_no_candidate_founds_another() -> None:
 NOW_MS = 1_000_000
 
 
-def flapping(*peers: Peer, ago_ms: tuple[int, ...] = (50_000, 30_000, 10_000), node: str = "a", **more: object) -> Look:
+def flapping(
+    *heartbeats: Heartbeat, ago_ms: tuple[int, ...] = (50_000, 30_000, 10_000), node: str = "a", **more: object
+) -> GroupView:
     """`node` took the term by itself, so long ago."""
     taken = tuple((NOW_MS - ago, node) for ago in ago_ms)
-    return with_head(look(*peers, **more), taken=taken)._replace(now_ms=NOW_MS)  # type: ignore[arg-type]
+    return with_head(look(*heartbeats, **more), taken=taken)._replace(now_ms=NOW_MS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -355,7 +359,7 @@ def test_a_node_that_flaps_is_held_back_for_one_that_does_not() -> None:
     "other",
     [
         None,
-        peer("b"),
+        heartbeat("b"),
         able("b", age_ms=60_000),
         able("b", stalled="apply failed"),
         able("b", run="run-0"),
@@ -363,7 +367,7 @@ def test_a_node_that_flaps_is_held_back_for_one_that_does_not() -> None:
     ],
     ids=["alone", "no candidate", "dead", "stalled", "has not reported in this run", "out of sync"],
 )
-def test_a_node_that_flaps_is_not_held_back_for_one_that_would_not_take_over(other: Peer | None) -> None:
+def test_a_node_that_flaps_is_not_held_back_for_one_that_would_not_take_over(other: Heartbeat | None) -> None:
     seen = flapping(able("a"), *([other] if other else []))
     assert election.held_back("a", seen) is None
 
@@ -393,7 +397,7 @@ def test_a_node_that_flaps_is_not_held_back_for_one_that_lacks_what_the_log_lost
     )
 
 
-def paused(seen: Look) -> Look:
+def paused(seen: GroupView) -> GroupView:
     return with_head(seen, paused="by ann: upgrade")
 
 
@@ -432,7 +436,7 @@ def test_a_node_that_flaps_is_refused_and_the_other_named() -> None:
 def test_a_node_that_flaps_takes_no_term_by_itself() -> None:
     seen = flapping(able("a"), able("b"))
     assert not takes(VIEW, A2, seen, previous="a1")
-    assert takes(VIEW, A2, flapping(able("a"), peer("b")), previous="a1"), "nobody else would"
+    assert takes(VIEW, A2, flapping(able("a"), heartbeat("b")), previous="a1"), "nobody else would"
     assert takes(VIEW, A2, flapping(able("a"), able("b"), node="b"), previous="a1")
     later = flapping(in_run_2("a"), in_run_2("b"), run="run-2")
     assert not takes(VIEW, A, later)
@@ -460,15 +464,17 @@ def test_only_terms_that_a_node_took_itself_count() -> None:
 
 # --- a log that is gone ----------------------------------------------------------------------------------------------
 
-GONE = Look(RUN, 3, None, ZERO_ID, None, {})
+GONE = GroupView(RUN, 3, None, ZERO_ID, None, {})
 
 
-def had(node: str, **fields: object) -> Peer:
-    return peer(node, log_id="log-1", **fields)
+def had(node: str, **fields: object) -> Heartbeat:
+    return heartbeat(node, log_id="log-1", **fields)
 
 
-def refounds(me: Peer, *others: Peer, seen: Look = GONE, beats: int = 9) -> bool:
-    return election.refounds(me, seen._replace(peers={each.node: each for each in others}), beats_without_log=beats)
+def refounds(me: Heartbeat, *others: Heartbeat, seen: GroupView = GONE, beats: int = 9) -> bool:
+    return election.refounds(
+        me, seen._replace(heartbeats={each.node: each for each in others}), beats_without_log=beats
+    )
 
 
 def test_the_most_advanced_founds_a_lost_log_anew_once_all_had_time_to_report() -> None:
@@ -492,12 +498,12 @@ def test_of_the_equally_advanced_one_founds_the_log() -> None:
     [
         had("b", changed=RecordId(3, 99), age_ms=60_000),
         had("b", changed=RecordId(3, 99), stalled="apply failed"),
-        peer("b", changed=RecordId(3, 99), log_id="log-2"),
-        peer("b", changed=RecordId(3, 99)),
+        heartbeat("b", changed=RecordId(3, 99), log_id="log-2"),
+        heartbeat("b", changed=RecordId(3, 99)),
     ],
     ids=["dead", "stalled", "of another log", "of no log"],
 )
-def test_the_log_is_founded_from_a_live_node_that_followed_it(other: Peer) -> None:
+def test_the_log_is_founded_from_a_live_node_that_followed_it(other: Heartbeat) -> None:
     assert refounds(had("a"), other)
     assert election.most_advanced_holder([had("a"), other], "log-1") == "a"
 
@@ -506,18 +512,18 @@ def test_most_of_a_log_has_the_one_with_the_newest_change_and_not_the_highest_po
     follower = had("b", position=Position(RecordId(9, 99), "b" * 32), changed=RecordId(3, 4))
     assert election.most_advanced_holder([follower, had("a", changed=RecordId(3, 5))], "log-1") == "a"
     assert election.most_advanced_holder([had("a", changed=RecordId(3, 4)), follower], "log-1") == "b"
-    assert election.most_advanced_holder([peer("a")], "log-1") is None
+    assert election.most_advanced_holder([heartbeat("a")], "log-1") is None
     assert election.most_advanced_holder([], "log-1") is None
 
 
 # --- whether the head says what is committed -------------------------------------------------------------------------
 
-LEADING = peer("a", role="primary")
+LEADING = heartbeat("a", role="primary")
 
 
-def leased(*peers: Peer, **more: Any) -> Look:
+def leased(*heartbeats: Heartbeat, **more: Any) -> GroupView:
     """The holder's lease runs."""
-    return look(*peers, **more)._replace(lease_ms=4000)
+    return look(*heartbeats, **more)._replace(lease_ms=4000)
 
 
 def test_the_head_says_what_is_committed_while_its_holder_leads() -> None:
@@ -542,7 +548,7 @@ def test_a_head_behind_an_entry_that_readers_apply_does_not_say_what_is_committe
     [
         leased(LEADING)._replace(head=None),
         leased(),
-        leased(peer("a")),
+        leased(heartbeat("a")),
         leased(LEADING._replace(boot="a0")),
         leased(LEADING._replace(term=2)),
         leased(LEADING, run="run-2"),
@@ -560,7 +566,7 @@ def test_a_head_behind_an_entry_that_readers_apply_does_not_say_what_is_committe
         "another one holds the term",
     ],
 )
-def test_the_head_does_not_say_what_is_committed_unless_its_holder_leads(seen: Look) -> None:
+def test_the_head_does_not_say_what_is_committed_unless_its_holder_leads(seen: GroupView) -> None:
     """What is committed may be missing from the log: the holder may still have to rebase."""
     assert not election.is_settled(seen)
 
@@ -591,8 +597,8 @@ def test_a_rebase_goes_on_above_the_records_of_the_node_and_of_the_log() -> None
     ids=["waits", "right behind it", "in sync", "dead", "not in this term yet", "before the newest snapshot"],
 )
 def test_a_snapshot_is_owed_to_whom_nothing_in_the_log_helps(needs: bool, fields: dict[str, object]) -> None:
-    other = peer("b", **{"in_sync": False} | fields)
-    assert election.owes_snapshot(VIEW, [peer("c"), other], RecordId(3, 8)) == needs
+    other = heartbeat("b", **{"in_sync": False} | fields)
+    assert election.owes_snapshot(VIEW, [heartbeat("c"), other], RecordId(3, 8)) == needs
 
 
 # --- what became of a write ------------------------------------------------------------------------------------------
@@ -601,62 +607,70 @@ def test_a_snapshot_is_owed_to_whom_nothing_in_the_log_helps(needs: bool, fields
 @pytest.mark.parametrize(
     ("code", "certain", "looked_for", "found", "not_found"),
     [
-        (Code.OK, Fate.COMMITTED, Fate.COMMITTED, Fate.COMMITTED, Fate.COMMITTED),
-        (Code.DUPLICATE, Fate.COMMITTED, Fate.COMMITTED, Fate.COMMITTED, Fate.COMMITTED),
-        (Code.RESTART, Fate.AGAIN, Fate.AGAIN, Fate.AGAIN, Fate.AGAIN),
-        (Code.BEHIND, Fate.REBASE, Fate.LOOK, Fate.COMMITTED, Fate.UNKNOWN),
-        (Code.LOST, Fate.LOST, Fate.LOOK, Fate.COMMITTED, Fate.UNKNOWN),
-        (Code.STRAY, Fate.STRAY, Fate.LOOK, Fate.COMMITTED, Fate.UNKNOWN),
-        (Code.FENCED, Fate.REFUSED, Fate.LOOK, Fate.COMMITTED, Fate.REFUSED),
-        (Code.NEW_RUN, Fate.REFUSED, Fate.LOOK, Fate.COMMITTED, Fate.UNKNOWN),
+        (Code.OK, WriteOutcome.COMMITTED, WriteOutcome.COMMITTED, WriteOutcome.COMMITTED, WriteOutcome.COMMITTED),
+        (
+            Code.DUPLICATE,
+            WriteOutcome.COMMITTED,
+            WriteOutcome.COMMITTED,
+            WriteOutcome.COMMITTED,
+            WriteOutcome.COMMITTED,
+        ),
+        (Code.RESTART, WriteOutcome.AGAIN, WriteOutcome.AGAIN, WriteOutcome.AGAIN, WriteOutcome.AGAIN),
+        (Code.BEHIND, WriteOutcome.REBASE, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
+        (Code.LOST, WriteOutcome.LOST, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
+        (Code.STRAY, WriteOutcome.STRAY, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
+        (Code.FENCED, WriteOutcome.REFUSED, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.REFUSED),
+        (Code.NEW_RUN, WriteOutcome.REFUSED, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
     ],
 )
-def test_the_fate_of_a_write(code: Code, certain: Fate, looked_for: Fate, found: Fate, not_found: Fate) -> None:
+def test_the_fate_of_a_write(
+    code: Code, certain: WriteOutcome, looked_for: WriteOutcome, found: WriteOutcome, not_found: WriteOutcome
+) -> None:
     reply = Reply(code)
-    assert fate_of_write(reply, uncertain=False) is certain
-    assert fate_of_write(reply, uncertain=True) is looked_for
-    assert fate_of_write(reply, uncertain=True, found=Found.THERE) is found
-    assert fate_of_write(reply, uncertain=True, found=Found.NOT_THERE) is not_found
-    unknowable = Fate.UNKNOWN if looked_for is Fate.LOOK else looked_for
-    assert fate_of_write(reply, uncertain=True, found=Found.CANNOT_TELL) is unknowable
+    assert outcome_of_write(reply, uncertain=False) is certain
+    assert outcome_of_write(reply, uncertain=True) is looked_for
+    assert outcome_of_write(reply, uncertain=True, found=Lookup.THERE) is found
+    assert outcome_of_write(reply, uncertain=True, found=Lookup.NOT_THERE) is not_found
+    unknowable = WriteOutcome.UNKNOWN if looked_for is WriteOutcome.LOOK else looked_for
+    assert outcome_of_write(reply, uncertain=True, found=Lookup.CANNOT_TELL) is unknowable
 
 
 # --- whom to promote -------------------------------------------------------------------------------------------------
 
 
-def refusal(target: str, seen: Look) -> tuple[str, str | None] | None:
+def refusal(target: str, seen: GroupView) -> tuple[str, str | None] | None:
     return election.refusal(target, seen)
 
 
 def test_lag_is_no_reason_while_the_log_is_whole() -> None:
-    assert refusal("b", look(peer("a"), peer("b", changed=RecordId(1, 2)))) is None
+    assert refusal("b", look(heartbeat("a"), heartbeat("b", changed=RecordId(1, 2)))) is None
 
 
 @pytest.mark.parametrize(
     ("candidate", "reason"),
     [
-        (peer("b", age_ms=4000), "it has not reported for 4.0 s"),
-        (peer("b", in_sync=False, changed=RecordId(3, 9)), "it is out of sync"),
-        (peer("b", stalled="apply failed"), "it stalled: apply failed"),
+        (heartbeat("b", age_ms=4000), "it has not reported for 4.0 s"),
+        (heartbeat("b", in_sync=False, changed=RecordId(3, 9)), "it is out of sync"),
+        (heartbeat("b", stalled="apply failed"), "it stalled: apply failed"),
     ],
 )
-def test_a_node_that_cannot_lead_is_refused_and_the_better_one_named(candidate: Peer, reason: str) -> None:
-    refused = refusal("b", look(peer("a"), candidate))
+def test_a_node_that_cannot_lead_is_refused_and_the_better_one_named(candidate: Heartbeat, reason: str) -> None:
+    refused = refusal("b", look(heartbeat("a"), candidate))
     assert refused is not None
     assert reason in refused[0]
     assert refused[1] == "a"
 
 
 def test_a_node_out_of_sync_that_lacks_nothing_may_be_promoted_over_the_log_as_it_is_now() -> None:
-    candidate = peer("b", in_sync=False)
-    seen = look(peer("a", changed=RecordId(3, 9)), candidate)
+    candidate = heartbeat("b", in_sync=False)
+    seen = look(heartbeat("a", changed=RecordId(3, 9)), candidate)
     assert refusal("b", seen) is None
     assert election.expected_head(candidate, seen) == HERE.id
-    assert election.expected_head(peer("b"), seen) is None, "one in sync reads whatever comes before its own term"
+    assert election.expected_head(heartbeat("b"), seen) is None, "one in sync reads whatever comes before its own term"
 
 
 def test_a_node_that_has_not_read_into_the_era_of_the_log_is_refused() -> None:
-    seen = look(peer("a", term=ERA + 1), peer("b"))
+    seen = look(heartbeat("a", term=ERA + 1), heartbeat("b"))
     seen = seen._replace(head=seen.head and seen.head._replace(term=ERA + 1))
     refused = refusal("b", seen)
     assert refused is not None
@@ -667,43 +681,45 @@ def test_a_node_that_has_not_read_into_the_era_of_the_log_is_refused() -> None:
 
 def test_in_a_new_run_the_next_term_is_above_all_that_anybody_has_seen() -> None:
     assert election.newest_term(look()) == 3
-    assert election.newest_term(look(peer("b", term=ERA + 9), peer("c", term=7), run="run-2")) == ERA + 9
-    assert election.newest_term(look(peer("b", term=9))) == 3, "in this run a term was taken: there is none above it"
+    assert election.newest_term(look(heartbeat("b", term=ERA + 9), heartbeat("c", term=7), run="run-2")) == ERA + 9
+    assert election.newest_term(look(heartbeat("b", term=9))) == 3, (
+        "in this run a term was taken: there is none above it"
+    )
 
 
 def test_a_heartbeat_cannot_use_up_the_terms() -> None:
-    assert election.newest_term(look(peer("b", term=TERM_MAX - 1), run="run-2")) == 3
+    assert election.newest_term(look(heartbeat("b", term=TERM_MAX - 1), run="run-2")) == 3
 
 
 def test_the_log_denies_a_record_only_in_the_run_of_its_term_and_only_where_it_still_reaches() -> None:
     record, other = change(A, 3, HERE), change(A, 3, HERE, "other")
-    assert find_out(record, record, look(), RUN) is Found.THERE
-    assert find_out(record, other, look(), RUN) is Found.NOT_THERE
-    assert find_out(record, None, look(), RUN) is Found.NOT_THERE
-    assert find_out(record, None, look(run="run-2"), RUN) is Found.CANNOT_TELL
+    assert find_out(record, record, look(), RUN) is Lookup.THERE
+    assert find_out(record, other, look(), RUN) is Lookup.NOT_THERE
+    assert find_out(record, None, look(), RUN) is Lookup.NOT_THERE
+    assert find_out(record, None, look(run="run-2"), RUN) is Lookup.CANNOT_TELL
     trimmed = look()
     trimmed = trimmed._replace(head=trimmed.head and trimmed.head._replace(previous_snapshot_at=record.id))
-    assert find_out(record, None, trimmed, RUN) is Found.CANNOT_TELL
+    assert find_out(record, None, trimmed, RUN) is Lookup.CANNOT_TELL
 
 
 def test_a_node_that_nobody_knows_is_refused() -> None:
-    refused = refusal("z", look(peer("a")))
+    refused = refusal("z", look(heartbeat("a")))
     assert refused is not None
     assert "no node of that name" in refused[0]
 
 
 def test_after_redis_lost_changes_one_that_lacks_them_is_refused() -> None:
-    seen = look(peer("a", changed=RecordId(3, 9)), peer("b", changed=RecordId(3, 4)), last_id=RecordId(3, 5))
+    seen = look(heartbeat("a", changed=RecordId(3, 9)), heartbeat("b", changed=RecordId(3, 4)), last_id=RecordId(3, 5))
     assert refusal("b", seen) == ("it lacks changes up to 3-9, which the log lost and a has", "a")
     assert refusal("a", seen) is None
 
 
 def test_until_every_live_node_has_reported_in_the_new_run_nobody_is_promoted() -> None:
-    seen = look(peer("a", run="run-2"), peer("b"), peer("c", age_ms=60_000), run="run-2")
+    seen = look(heartbeat("a", run="run-2"), heartbeat("b"), heartbeat("c", age_ms=60_000), run="run-2")
     refused = refusal("a", seen)
     assert refused is not None
     assert "b has not reported" in refused[0]
-    assert refusal("a", look(peer("a", run="run-2"), peer("c", age_ms=60_000), run="run-2")) is None
+    assert refusal("a", look(heartbeat("a", run="run-2"), heartbeat("c", age_ms=60_000), run="run-2")) is None
 
 
 def test_a_holder_in_another_run_is_not_named_by_a_view() -> None:

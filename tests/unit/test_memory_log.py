@@ -13,7 +13,7 @@ from replicator.format.ids import ERA, ZERO_ID, RecordId, Writer
 from replicator.log.interface import Log
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.worlds import LEASE_MS, lead, promote
 
@@ -56,7 +56,7 @@ def test_a_log_that_is_down_says_what_it_was_told_to_say(log: MemoryLog) -> None
         lambda: log.give_back(author.writer, 1),
         lambda: log.read(ZERO_ID),
         lambda: log.find(RecordId(1, 1)),
-        lambda: log.beat(Peer("a", "1")),
+        lambda: log.beat(Heartbeat("a", "1")),
         lambda: log.ask("snapshot", by="x"),
     ]
     for call in calls:
@@ -78,10 +78,10 @@ def test_the_clock_can_be_given_so_that_no_test_has_to_wait() -> None:
     now = [1000.0]
     log = MemoryLog(MemoryRedis(clock_ms=lambda: now[0]))
     promote(log, lease_ms=500)
-    log.beat(Peer("a", "1", every_ms=100))
+    log.beat(Heartbeat("a", "1", every_ms=100))
     now[0] += 400
     assert log.look().lease_ms == 100
-    assert (log.look().peers["a"].age_ms, log.look().peers["a"].alive) == (400, False)
+    assert (log.look().heartbeats["a"].age_ms, log.look().heartbeats["a"].alive) == (400, False)
     now[0] += 200
     assert log.look().lease_ms is None
 

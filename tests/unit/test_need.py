@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.snapshot_need import PAUSE_S, PAUSE_S_MAX, Need
 
-B, C = Peer("b", "b1", in_sync=False), Peer("c", "c1", in_sync=False)
+B, C = Heartbeat("b", "b1", in_sync=False), Heartbeat("c", "c1", in_sync=False)
 
 
-def sent_at(need: Need, peers: list[Peer], until_s: int) -> list[int]:
+def sent_at(need: Need, heartbeats: list[Heartbeat], until_s: int) -> list[int]:
     """At which seconds one is sent, if all of these need one all the time."""
     found = []
     for now_s in range(until_s):
-        if need.is_due(peers, peers, float(now_s)):
-            need.sent(peers, float(now_s))
+        if need.is_due(heartbeats, heartbeats, float(now_s)):
+            need.sent(heartbeats, float(now_s))
             found.append(now_s)
     return found
 

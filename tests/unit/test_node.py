@@ -51,8 +51,8 @@ from replicator.node.consumer import PARTS_AT_ONCE, RECORDS_AT_ONCE
 from replicator.node.health import Lag
 from replicator.node.identity import Name
 from replicator.protocol import election, snapshot_policy
-from replicator.protocol.group import Claim, Code, Look, Reply
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.group import Claim, Code, GroupView, Reply
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.storage.checkpoint import Checkpoint
 from replicator.testing import MemoryLog
 from tests.integration.worlds import Author, lead, promote
@@ -193,7 +193,7 @@ class TestOutsideOfItsLife:
         a = group.new_node("a")
         a.announce("http://a")
         a.start()
-        eventually(lambda: group.server.look().peers["a"].http == "http://a")
+        eventually(lambda: group.server.look().heartbeats["a"].http == "http://a")
 
     def test_a_node_whose_start_failed_was_not_started(self, group: Group) -> None:
         first = group.node("a")
@@ -263,13 +263,13 @@ class TestPromotion:
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         a = group.node("a")
-        take_term = a._keeper.take_term
+        take_term = a._ha_loop.take_term
 
-        def second(reason: str, look: Look, *, until: float, guarded: bool = False) -> Reply:
+        def second(reason: str, look: GroupView, *, until: float, guarded: bool = False) -> Reply:
             lead(a._log, "a", boot=a.boot)
             return take_term(reason, look, until=until, guarded=guarded)
 
-        monkeypatch.setattr(a._keeper, "take_term", second)
+        monkeypatch.setattr(a._ha_loop, "take_term", second)
         assert a.promote() == 1
         assert (a.role, a.term) == ("primary", 1)
 
@@ -596,7 +596,7 @@ class TestLease:
         stopped()
         # then others need not wait for the end of a lease
         assert group.log().look().lease_ms is None
-        a._keeper.keep()
+        a._ha_loop.keep()
         assert group.log().look().lease_ms is None
 
     @pytest.mark.parametrize("code", [Code.FENCED, Code.LOST])
@@ -812,7 +812,7 @@ class TestNames:
     def test_a_live_boot_is_found_even_if_it_reported_just_now(self, group: Group, tmp_path: Path) -> None:
         first = group.node("a", lease_s=SHORT_LEASE_S)
         for i in range(5):
-            first._keeper._beat()
+            first._ha_loop._beat()
             with pytest.raises(ConfigError, match="is taken"):
                 group.node("a", data_dir=tmp_path / str(i), lease_s=SHORT_LEASE_S)
 
@@ -873,7 +873,7 @@ class TestNames:
     ) -> None:
         # given a heartbeat that is young for longer than any test takes
         first = group.node("a", lease_s=60 * PATIENCE_S, beat_every_s=PATIENCE_S)
-        eventually(lambda: group.log().look().peers)
+        eventually(lambda: group.log().look().heartbeats)
         directory = group.crash(first)
         # when
         again = group.node("a", data_dir=directory, lease_s=SHORT_LEASE_S)
@@ -888,7 +888,7 @@ class TestNames:
         log = group.faulty_log()
         look, looks = log.look, count(1)
 
-        def fails_the_second_time() -> Look:
+        def fails_the_second_time() -> GroupView:
             if next(looks) == 2:
                 raise LogUnavailable(url=log.url, problem="for a moment")
             return look()
@@ -954,7 +954,7 @@ class TestRestart:
         a.submit(push("x"))
         a.stop()
         a = group.node("a", on_restart="standby", lease_s=SHORT_LEASE_S)
-        eventually(lambda: a._replica.member.beats_in_run >= 4)
+        eventually(lambda: a._replica.node_state.beats_in_run >= 4)
         assert (a.role, a.term) == ("standby", 1)
         assert a.promote() == 2
 
@@ -966,12 +966,12 @@ class TestRestart:
         b.submit(push("y"))
         a = group.node("a", lease_s=SHORT_LEASE_S)
         in_step(a, b)
-        eventually(lambda: a._replica.member.beats_in_run >= 3)
+        eventually(lambda: a._replica.node_state.beats_in_run >= 3)
         assert (a.role, a.term, pushed(a)) == ("standby", 2, ["x", "y"])
 
     def test_a_killed_primary_has_all_it_acknowledged(self, group: Group) -> None:
         a = group.primary("a", lease_s=60.0)  # so that nothing flushes meanwhile
-        eventually(lambda: a._replica.member.beats_in_run > 0)
+        eventually(lambda: a._replica.node_state.beats_in_run > 0)
         for i in range(20):
             a.submit(push(i))
         a = group.node("a", data_dir=group.crash(a))
@@ -1164,8 +1164,8 @@ class TestSnapshots:
         a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
 
         def slow(record: Any) -> Reply:
-            beats = a._replica.member.beats_in_run
-            eventually(lambda: a._replica.member.beats_in_run > beats + 2)
+            beats = a._replica.node_state.beats_in_run
+            eventually(lambda: a._replica.node_state.beats_in_run > beats + 2)
             return log.execute(record)
 
         for i in range(12):
@@ -1173,8 +1173,8 @@ class TestSnapshots:
             if i == 3:
                 log.faults.extend([log.execute] * 8 + [slow])
         eventually(lambda: a._checkpoint.payload_bytes > 0)
-        beats = a._replica.member.beats_in_run
-        eventually(lambda: a._replica.member.beats_in_run > beats + 3)
+        beats = a._replica.node_state.beats_in_run
+        eventually(lambda: a._replica.node_state.beats_in_run > beats + 3)
         assert sum(record.kind == "part" for record in log.sent) == 1
         in_step(a, b)
         assert document(a) == document(b)
@@ -1363,7 +1363,7 @@ class TestSnapshots:
 
         class Counting(MemoryLog):
             def read(self, after: RecordId | None, **options: Any) -> Batch:
-                asked.append((b._replica.member.view.follows_snapshot, options["count"]))
+                asked.append((b._replica.node_state.view.follows_snapshot, options["count"]))
                 return super().read(after, **options)
 
         log = group.faulty_log()
@@ -1511,7 +1511,7 @@ class TestReplace:
         writing = in_thread(lambda: a.submit(push("x")))
         assert sent.wait(PATIENCE_S)
         replacing = in_thread(lambda: a.replace([["pushed", []]], expect=seen))
-        eventually(lambda: a._replica.turn.is_wanted)
+        eventually(lambda: a._replica.write_lock.is_wanted)
         go_on.set()
         writing()
         with pytest.raises(Outdated):
@@ -1690,18 +1690,18 @@ def reported(group: Group, *nodes: Node) -> None:
 
     def all_told() -> bool:
         group.wake()
-        peers = group.server.look().peers
-        return all(node.name in peers and peers[node.name].position == node.position for node in nodes)
+        heartbeats = group.server.look().heartbeats
+        return all(node.name in heartbeats and heartbeats[node.name].position == node.position for node in nodes)
 
     eventually(all_told, "the heartbeats")
 
 
 def sleeps(group: Group, node: Node) -> None:
     """Wait until nothing but the end of the holder's lease, or being woken, has the node look at the group again."""
-    node._keeper._habits = node._keeper._habits._replace(beat_every_s=3600.0)
-    looked_at = node._keeper.looked_at
+    node._ha_loop._policy = node._ha_loop._policy._replace(beat_every_s=3600.0)
+    looked_at = node._ha_loop.looked_at
     group.wake()
-    eventually(lambda: node._keeper.looked_at > looked_at)
+    eventually(lambda: node._ha_loop.looked_at > looked_at)
 
 
 class TestAutomaticFailover:
@@ -1752,9 +1752,9 @@ class TestAutomaticFailover:
         nodes = vacant_group(group, "a", "b", "c", "d")
         claiming = threading.Barrier(4)
         for node in nodes:
-            claim = node._keeper._claim
+            claim = node._ha_loop._claim
             monkeypatch.setattr(
-                node._keeper, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
+                node._ha_loop, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
             )
         group.end_lease()
         eventually(lambda: any(node.role == "primary" for node in nodes), "a primary")
@@ -1768,9 +1768,9 @@ class TestAutomaticFailover:
         nodes = vacant_group(group, "a", "b")
         claiming = threading.Barrier(2)
         for node in nodes:
-            claim = node._keeper._claim
+            claim = node._ha_loop._claim
             monkeypatch.setattr(
-                node._keeper, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
+                node._ha_loop, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
             )
         group.fail_over()
         eventually(lambda: any(node.role == "primary" for node in nodes), "a primary")
@@ -1787,7 +1787,7 @@ class TestAutomaticFailover:
         reported(group, b, c)
         group.end_lease()
         b.wait(role="primary", timeout_s=PATIENCE_S)
-        assert c._keeper._claim_at is None or c._keeper._claim_at > time.monotonic() + 30, (
+        assert c._ha_loop._claim_at is None or c._ha_loop._claim_at > time.monotonic() + 30, (
             "c would have to wait for its turn"
         )
         log.deaf = False
@@ -1797,7 +1797,7 @@ class TestAutomaticFailover:
     def test_if_the_first_one_is_dead_the_second_goes(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
         b, c = vacant_group(group, "b", "c")
         claimed = threading.Event()
-        monkeypatch.setattr(b._keeper, "_claim", lambda *args, **options: claimed.set())  # it dies there
+        monkeypatch.setattr(b._ha_loop, "_claim", lambda *args, **options: claimed.set())  # it dies there
         group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
         eventually(claimed.is_set, "the turn of b, which was the first")
@@ -1839,7 +1839,7 @@ class TestAutomaticFailover:
 
     def test_who_is_no_candidate_does_not_take_over(self, group: Group) -> None:
         (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
-        b._keeper._habits = b._keeper._habits._replace(auto_promote=False)
+        b._ha_loop._policy = b._ha_loop._policy._replace(auto_promote=False)
         group.end_lease()
         after_beats(4, b)
         assert (b.role, group.server.state.term) == ("standby", 1)
@@ -1891,7 +1891,7 @@ class TestAutomaticFailover:
         group.crash(a)
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S, auto_promote=True)
-        eventually(lambda: not group.server.look().peers["a"].alive)
+        eventually(lambda: not group.server.look().heartbeats["a"].alive)
         after_beats(5, b, c)
         assert b.role == "standby"
         with pytest.raises(PromotionRefused) as raised:
@@ -1960,7 +1960,7 @@ class TestFlapping:
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b")  # otherwise it would be the first
         with monkeypatch.context() as slow:
-            slow.setattr(c._keeper, "_claim", lambda *_, **__: None)
+            slow.setattr(c._ha_loop, "_claim", lambda *_, **__: None)
             group.end_lease()
             told = eventually(lambda: [r.getMessage() for r in caplog.records if "held back" in r.getMessage()])
         c.wait(role="primary", timeout_s=PATIENCE_S)
@@ -2112,7 +2112,7 @@ class TestFreshReads:
         for node in (a, b):
             with pytest.raises(TimeoutError, match="with a lease that runs"):
                 self._fresh(node, 0.1)
-        assert group.server.look().peers["a"].role == "primary"
+        assert group.server.look().heartbeats["a"].role == "primary"
         read = in_thread(lambda: self._fresh(b))
         log.renewals_fail = False
         assert read() == []
@@ -2123,12 +2123,12 @@ class TestFreshReads:
         a, b = group.primary("a"), group.node("b")
         in_step(a, b)
         assert self._fresh(b) == []
-        sight = b._keeper.sight
+        sight = b._ha_loop.sight
         now_ms = time.monotonic() * 1000
-        monkeypatch.setattr(b._keeper, "sight", lambda *log: sight(*log)._replace(lease_until_ms=now_ms))
+        monkeypatch.setattr(b._ha_loop, "sight", lambda *log: sight(*log)._replace(lease_until_ms=now_ms))
         with pytest.raises(TimeoutError, match="with a lease that runs"):
             self._fresh(b, 0.1)
-        monkeypatch.setattr(b._keeper, "sight", sight)
+        monkeypatch.setattr(b._ha_loop, "sight", sight)
         assert self._fresh(b) == []
 
     def test_without_redis_there_is_no_fresh_read(self, group: Group) -> None:
@@ -2154,7 +2154,7 @@ class Counting(MemoryLog):
         self.asked: Counter[str] = Counter()
         self.full = False
 
-    def look(self) -> Look:
+    def look(self) -> GroupView:
         self.asked["look"] += 1
         return super().look()
 
@@ -2213,13 +2213,13 @@ class TestWhatIsTriedAgain:
         a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.submit(push("x"))
         far = RecordId(a.term, 10**9)
-        group.server.beat(Peer("z", "z1", cursor=far, in_sync=False, every_ms=10**6, run=group.server.state.run))
+        group.server.beat(Heartbeat("z", "z1", cursor=far, in_sync=False, every_ms=10**6, run=group.server.state.run))
         eventually(lambda: log.asked["part"] > 0)
         time.sleep(self.WATCH_S)
         assert log.asked["part"] < 6
-        group.server.beat(Peer("z", "z1", cursor=far, every_ms=10**6, run=group.server.state.run))
-        a._keeper.wake()
-        eventually(lambda: not a._keeper._need._served)
+        group.server.beat(Heartbeat("z", "z1", cursor=far, every_ms=10**6, run=group.server.state.run))
+        a._ha_loop.wake()
+        eventually(lambda: not a._ha_loop._need._served)
 
     def test_a_redis_that_is_away(self, group: Group, caplog: pytest.LogCaptureFixture) -> None:
         log = Counting(group.server)
@@ -2286,13 +2286,13 @@ class TestAClockThatIsSet:
     def test_back_a_dead_node_is_not_alive_for_an_hour(self, group: Group) -> None:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
         in_step(a, b)
-        eventually(lambda: a._keeper.look is not None and "b" in a._keeper.look.peers)
+        eventually(lambda: a._ha_loop.look is not None and "b" in a._ha_loop.look.heartbeats)
         group.crash(b)
         self._set(group, -HOUR_MS)
-        assert not group.server.look().peers["b"].alive, "at a single look"
-        eventually(lambda: a._keeper.look is not None and not a._keeper.look.peers["b"].alive)
-        assert a._keeper.look is not None
-        assert a._keeper.look.peers["a"].alive
+        assert not group.server.look().heartbeats["b"].alive, "at a single look"
+        eventually(lambda: a._ha_loop.look is not None and not a._ha_loop.look.heartbeats["b"].alive)
+        assert a._ha_loop.look is not None
+        assert a._ha_loop.look.heartbeats["a"].alive
 
     @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS, -2000])
     def test_a_primary_that_lives_keeps_the_term(self, group: Group, by_ms: int) -> None:
@@ -2309,7 +2309,7 @@ class TestAClockThatIsSet:
 
     def test_back_the_name_of_a_node_that_was_killed_is_free(self, group: Group, tmp_path: Path) -> None:
         a = group.node("a", lease_s=SHORT_LEASE_S)
-        eventually(lambda: "a" in group.server.look().peers)
+        eventually(lambda: "a" in group.server.look().heartbeats)
         group.crash(a)
         self._set(group, -HOUR_MS)
         again = group.node("a", lease_s=SHORT_LEASE_S, data_dir=tmp_path / "another")
@@ -2318,7 +2318,7 @@ class TestAClockThatIsSet:
 
     def test_back_the_name_of_a_node_that_lives_is_taken(self, group: Group, tmp_path: Path) -> None:
         group.node("a", lease_s=SHORT_LEASE_S)
-        eventually(lambda: "a" in group.server.look().peers)
+        eventually(lambda: "a" in group.server.look().heartbeats)
         self._set(group, -HOUR_MS)
         with pytest.raises(ConfigError, match="is taken in group"):
             group.node("a", lease_s=SHORT_LEASE_S, data_dir=tmp_path / "another")
@@ -2356,7 +2356,7 @@ class TestReadTokens:
         self.a_as_left = group.crash(a)
         group.fail_over(before)
         log.deaf = False
-        eventually(lambda: not group.server.look().peers["a"].alive)
+        eventually(lambda: not group.server.look().heartbeats["a"].alive)
         ops.promote(group.log(), "b", by="test", timeout_s=PATIENCE_S)
         submitted(b, push("next"))
         assert token == "1-4"
@@ -2486,7 +2486,7 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: b._keeper.look is not None and not b._keeper.look.peers["a"].alive)
+        eventually(lambda: b._ha_loop.look is not None and not b._ha_loop.look.heartbeats["a"].alive)
         b.promote(timeout_s=PATIENCE_S)
         log.down = ""
         in_step(a, b)
@@ -2528,7 +2528,7 @@ class TestForks:
         assert pushed(b) == ["x", 0, 1, 2]
         assert forks(b) == []
 
-    def test_a_node_whose_only_surplus_is_the_record_of_a_term_keeps_no_fork(self, group: Group) -> None:
+    def test_a_node_whose_only_divergent_tail_is_the_record_of_a_term_keeps_no_fork(self, group: Group) -> None:
         """The record of a term is above everything, and holds nothing."""
         log = group.faulty_log()
         a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
@@ -2541,7 +2541,7 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: b._keeper.look is not None and not b._keeper.look.peers["a"].alive)
+        eventually(lambda: b._ha_loop.look is not None and not b._ha_loop.look.heartbeats["a"].alive)
         b.promote(timeout_s=PATIENCE_S)
         b.submit(push("y"))
         log.down = ""
@@ -2733,7 +2733,7 @@ class TestLogLost:
         assert all(pushed(node) == ["all", "b and c", "c", "next"] for node in (a, b, c, d))
         assert [forks(node) for node in (a, b, c, d)] == [[], [], [], []]
         assert c.term > ERA
-        assert len({node._replica.member.view.log_id for node in (a, b, c, d)}) == 1
+        assert len({node._replica.node_state.view.log_id for node in (a, b, c, d)}) == 1
 
     def test_a_stray_record_is_recovered_by_nobody_unasked(self, group: Group) -> None:
         a = group.primary("a", lease_s=SHORT_LEASE_S, on_log_lost="recover")
@@ -2757,7 +2757,7 @@ class TestAnotherLog:
         nodes = [group.primary("a"), group.node("b", auto_promote=True)]
         nodes[0].submit(push("ours"))
         in_step(*nodes)
-        log_id = nodes[0]._replica.member.view.log_id
+        log_id = nodes[0]._replica.node_state.view.log_id
         for node in nodes:
             node._log.down = "cut off"
         self._of_others(group, term=term)
@@ -3032,7 +3032,7 @@ def test_a_beat_under_way_does_not_take_a_goodbye_back(group: Group) -> None:
     # given a standby that stops while its keeper is about to report
     a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
     in_step(a, b)
-    keeper, beat, end = b._keeper, b._keeper._beat, b._keeper.end
+    ha_loop, beat, end = b._ha_loop, b._ha_loop._beat, b._ha_loop.end
     about_to, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def late_beat() -> None:
@@ -3046,9 +3046,9 @@ def test_a_beat_under_way_does_not_take_a_goodbye_back(group: Group) -> None:
         go_on.set()
         done.wait(PATIENCE_S)
 
-    keeper._beat, keeper.end = late_beat, ended  # type: ignore[method-assign]
+    ha_loop._beat, ha_loop.end = late_beat, ended  # type: ignore[method-assign]
     assert about_to.wait(PATIENCE_S)
     # when it has stopped
     b.stop()
     # then the group knows that it left
-    assert group.server.look().peers["b"].left
+    assert group.server.look().heartbeats["b"].left

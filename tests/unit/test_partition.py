@@ -33,12 +33,12 @@ class Split:
         self.c = group.node("c", **OPTIONS | options_of_c)
         self.a.submit(push("before"), timeout_s=PATIENCE_S)
         in_step(self.a, self.b, self.c)
-        eventually(lambda: group.server.look().is_whole and len(group.server.look().peers) == 3, "all reported")
+        eventually(lambda: group.server.look().is_whole and len(group.server.look().heartbeats) == 3, "all reported")
         after_beats(2, self.a, self.b, self.c)
         self.new = MemoryRedis()
         self.new.fail_over(group.server.state, run="run-2")
         self.over(self.c)
-        eventually(lambda: beats(self.c) > 0 and self.new.look().peers["c"].run == "run-2", "c reported")
+        eventually(lambda: beats(self.c) > 0 and self.new.look().heartbeats["c"].run == "run-2", "c reported")
 
     def over(self, *nodes: Node) -> None:
         """These nodes find the new server from now on."""
@@ -70,9 +70,9 @@ def test_nobody_takes_over_alone_while_others_may_have_what_was_acknowledged(gro
         ops.promote(split.log, "c", by="ann", timeout_s=0.5)
     with pytest.raises(PromotionRefused, match="a and b are missing"):
         c.promote(timeout_s=0.5)
-    budget = ops.budget(split.log, "c")
-    assert "a and b are missing" in str(budget.refused)
-    assert [text.partition(" ")[0] for text in budget.unknown] == ["a", "b"]
+    preview = ops.preview(split.log, "c")
+    assert "a and b are missing" in str(preview.refused)
+    assert [text.partition(" ")[0] for text in preview.unknown] == ["a", "b"]
     # and when the partition ends, nothing is lost
     split.over(a, b)
     eventually(lambda: split.new.look().is_whole, "somebody leads")
@@ -105,10 +105,10 @@ def test_nodes_that_are_forgotten_are_waited_for_no_more(group: Group) -> None:
         ops.forget(split.log, "c", by="ann")
     with pytest.raises(ConfigError, match="no node z"):
         ops.forget(split.log, "z", by="ann")
-    eventually(lambda: not split.new.look().peers["a"].alive, "a is silent")
+    eventually(lambda: not split.new.look().heartbeats["a"].alive, "a is silent")
     ops.forget(split.log, "a", by="ann")
     split.c.wait(role="primary", timeout_s=PATIENCE_S)
-    assert list(split.new.look().peers) == ["b", "c"]
+    assert list(split.new.look().heartbeats) == ["b", "c"]
 
 
 def test_who_has_reported_to_another_redis_acknowledges_nothing_more_of_the_one_before(group: Group) -> None:
@@ -117,7 +117,7 @@ def test_who_has_reported_to_another_redis_acknowledges_nothing_more_of_the_one_
     id_, _ = a._primary.submit(_encoded("late"), timeout_s=PATIENCE_S, term=None, wants_acks=1)
     in_step(a, split.b)
     split.over(a)
-    eventually(lambda: a._replica.member.run == "run-2", "it has noticed")
+    eventually(lambda: a._replica.node_state.run == "run-2", "it has noticed")
     with pytest.raises(NotAcknowledged, match="ended meanwhile"):
         a._acks.wait(a._ack, id_, PATIENCE_S)
 
@@ -138,8 +138,8 @@ def test_a_node_that_stops_in_order_is_not_waited_for(group: Group) -> None:
     after_beats(2, a, b, c)
     # when b leaves, and then a is gone with the run
     b.stop()
-    assert group.server.look().peers["b"].left
-    assert not group.server.look().peers["b"].alive
+    assert group.server.look().heartbeats["b"].left
+    assert not group.server.look().heartbeats["b"].alive
     group.crash(a)
     group.fail_over()
     # then c needs neither of them
@@ -150,7 +150,7 @@ def test_a_node_that_stops_while_redis_may_lack_what_it_has_stays_on_the_list(gr
     split = Split(group)
     split.new.pause("so that nobody leads")
     split.c.stop()
-    assert not split.new.look().peers["c"].left
+    assert not split.new.look().heartbeats["c"].left
 
 
 def _encoded(value: object):  # type: ignore[no-untyped-def]

@@ -99,7 +99,7 @@ class TestAnswers:
         with pytest.raises(error):
             a.submit(push("x"))
         assert a.replica.state.pushed == []
-        assert a.replica.member.leads is leads_on
+        assert a.replica.node_state.leads is leads_on
 
     def test_a_duplicate_is_as_good_as_an_ok(self, a: Setup) -> None:
         def twice(record: Any) -> Reply:
@@ -120,7 +120,7 @@ class TestAnswers:
         a.log.faults.extend([a.log.lose_the_request, answers(Code.NEW_RUN)])
         with pytest.raises(OutcomeUnknown, match="newrun after an answer was lost"):
             a.submit(push("x"))
-        assert not a.replica.member.holds_term
+        assert not a.replica.node_state.holds_term
 
     def test_another_record_in_its_place_is_not_taken_for_it(self, a: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
         a.log.faults.extend([a.log.lose_the_request, answers(Code.FENCED, term=2, node="b")])
@@ -176,21 +176,21 @@ class TestDoor:
 class TestBatches:
     def test_no_more_than_so_many_changes_share_a_record(self, a: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(replicator.node.writer, "BATCH_CHANGES_MAX", 3)
-        with a.replica.turn:
+        with a.replica.write_lock:
             writers = [in_thread(lambda i=i: a.submit(push(i))) for i in range(7)]
             eventually(lambda: len(a.primary._queue) == 7)
         assert sorted(writer() for writer in writers) == [1, 2, 3, 4, 5, 6, 7]
         assert all(record.count <= 3 for record in a.log.sent)
 
     def test_each_submitter_learns_in_which_record_its_change_is(self, a: Setup) -> None:
-        with a.replica.turn:
+        with a.replica.write_lock:
             writers = [in_thread(lambda i=i: a.commit(push(i))) for i in range(3)]
             eventually(lambda: len(a.primary._queue) == 3)
         assert sorted(writer() for writer in writers) == [(RecordId(1, 2), i) for i in (1, 2, 3)]
         assert a.commit(push("x")) == (RecordId(1, 3), 4)
 
     def test_a_record_asks_for_acks_if_one_of_its_submitters_waits_for_standbys(self, a: Setup) -> None:
-        with a.replica.turn:
+        with a.replica.write_lock:
             writers = [in_thread(lambda i=i: a.submit(push(i), wants_acks=i == 1)) for i in range(3)]
             eventually(lambda: len(a.primary._queue) == 3)
         for writer in writers:

@@ -36,12 +36,12 @@ def test_a_redis_that_is_away_is_told_once_whoever_meets_it_and_once_when_it_is_
 ) -> None:
     problems = Problems()
     with caplog.at_level(logging.INFO):
-        for name in ("reader", "keeper", "reader"):
+        for name in ("reader", "ha-loop", "reader"):
             problems.report(name, away("refused"))
         problems.solved("reader")
         assert len(caplog.records) == 1, "the keeper has not met it again"
-        problems.solved("keeper")
-        problems.solved("keeper")
+        problems.solved("ha-loop")
+        problems.solved("ha-loop")
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
     assert caplog.records[-1].getMessage().startswith("over: ")
 
@@ -55,8 +55,8 @@ def test_a_problem_that_only_counts_on_is_the_same(caplog: pytest.LogCaptureFixt
 
 def test_an_outcome_that_nobody_waits_for_is_just_a_redis_that_is_away() -> None:
     problems = Problems()
-    problems.report("keeper", OutcomeUnknown(url="url", problem="lost"))
-    assert type(problems.get("keeper")) is LogUnavailable
+    problems.report("ha-loop", OutcomeUnknown(url="url", problem="lost"))
+    assert type(problems.get("ha-loop")) is LogUnavailable
 
 
 def test_a_node_that_stops_complains_no_more(caplog: pytest.LogCaptureFixture) -> None:
@@ -95,7 +95,7 @@ def test_that_redis_refuses_is_news_after_it_was_away(caplog: pytest.LogCaptureF
 
 def test_one_problem_that_several_met_is_told_once() -> None:
     problems = Problems()
-    for who in ("saver", "reader", "keeper"):
+    for who in ("saver", "reader", "ha-loop"):
         problems.report(who, CheckpointError(path="p", problem="disk full"))
     assert problems.of_the_node == ["p: disk full"]
     assert str(problems) == "p: disk full"

@@ -147,7 +147,7 @@ class TestTake:
         verdicts = replica.take(all_of(log))
         assert verdicts == [Verdict.FOLLOW, Verdict.APPLY, Verdict.APPLY, Verdict.APPLY]
         assert replica.state.pushed == [0, 1, 2]
-        assert replica.member.view.position == author.position
+        assert replica.node_state.view.position == author.position
 
     def test_a_term_outlives_a_power_cut_at_once_and_a_change_a_moment_later(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -160,10 +160,10 @@ class TestTake:
         author.append(push("x"))
         replica.take(all_of(log))
         assert not replica.is_flushed
-        assert replica.synced_upto < replica.member.view.position.id
+        assert replica.synced_upto < replica.node_state.view.position.id
         replica.flush()
         assert replica.is_flushed
-        assert replica.synced_upto == replica.member.view.position.id
+        assert replica.synced_upto == replica.node_state.view.position.id
 
     def test_what_was_folded_is_passed_over(self, log: MemoryLog, author: Author, make: Callable[..., Replica]) -> None:
         author.append(push("x"))
@@ -185,7 +185,7 @@ class TestTake:
         assert verdicts == [Verdict.REJECT_STALE, Verdict.REJECT_STALE]
         assert replica.rejected == 2
         assert replica.state.pushed == []
-        assert replica.member.view.term == 5
+        assert replica.node_state.view.term == 5
         assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"][1] == (
             "ignored 1-2 change by a: term 1 is over, the term is 5"
         )
@@ -220,7 +220,7 @@ class TestTake:
             patched.setattr(replica._checkpoint, "save", full)
             with pytest.raises(CheckpointError):
                 replica.take(all_of(log))
-        assert replica.member.view == View()
+        assert replica.node_state.view == View()
         assert replica.state.pushed == []
         replica.take(all_of(log))
         assert replica.state.pushed == ["x"]
@@ -233,7 +233,7 @@ class TestTake:
         own.append(push("its own"))
         replica = make()
         assert replica.take(all_of(log))[-1] is Verdict.LEAD
-        assert replica.member.leads
+        assert replica.node_state.leads
         assert replica.state.pushed == ["x"]
 
     def test_what_comes_before_a_damaged_body_is_done_and_it_keeps_its_place(
@@ -247,7 +247,7 @@ class TestTake:
         with pytest.raises(CorruptRecord, match="digest"):
             replica.take([*good, damaged])
         assert replica.state.pushed == ["x"]
-        assert replica.member.view.position == author.position
+        assert replica.node_state.view.position == author.position
         replica.take([record])
         assert replica.state.pushed == ["x", "y"]
 
@@ -261,11 +261,11 @@ class TestTake:
         replica = make()
         with pytest.raises(Stalled, match="1-3"):
             replica.take(all_of(log))
-        assert (replica.member.view.position, replica.state.pushed) == (before, ["x"])
+        assert (replica.node_state.view.position, replica.state.pushed) == (before, ["x"])
         with pytest.raises(Stalled):
             replica.take(all_of(log))
         again = make()
-        assert (again.member.view.position, again.state.pushed) == (before, ["x"])
+        assert (again.node_state.view.position, again.state.pushed) == (before, ["x"])
         assert "1-3" in again.stalled
 
 
@@ -286,7 +286,7 @@ class TestSnapshots:
         part = snapshot_of(author, [["pushed", ["missed", "seen"]]])
         assert replica.take([part]) == [Verdict.RESTORE]
         assert replica.state.pushed == ["missed", "seen"]
-        assert replica.member.view.in_sync
+        assert replica.node_state.view.in_sync
         assert make().state.pushed == ["missed", "seen"]
 
     def test_a_damaged_snapshot_leaves_the_state_and_another_one_is_waited_for(
@@ -295,7 +295,7 @@ class TestSnapshots:
         replica = self.behind(log, author, make)
         replica.take([snapshot_of(author, [["pushed", ["wrong"]]], digest="0" * 32)])
         assert replica.state.pushed == []
-        assert not replica.member.view.in_sync
+        assert not replica.node_state.view.in_sync
         assert replica.stalled == ""
 
     def test_a_restore_that_reads_only_the_beginning_stalls_the_node_and_nothing_is_saved(
@@ -307,12 +307,12 @@ class TestSnapshots:
 
         replica = make(state=Lazy())
         replica.take(all_of(log))
-        before = replica.member.view
+        before = replica.node_state.view
         with pytest.raises(Stalled, match="draw them to the end"):
             replica.take([snapshot_of(author, [["pushed", ["x"]], ["data", "k", 1]], replaces=True)])
         loaded = replica._checkpoint.load()
         assert loaded is not None
-        assert loaded.view == replica.member.view == before
+        assert loaded.view == replica.node_state.view == before
 
     def test_a_snapshot_that_follows_is_kept_as_the_payload_and_changes_nothing(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -345,7 +345,7 @@ class TestSnapshotsThatAreTooHeavy:
         replica.snapshot_bytes_max = 20_000
         bomb = snapshot_of(author, pieces)
         replica.take([bomb])
-        assert (replica.state.pushed, replica.stalled, replica.member.view.in_sync) == (["old"], "", False)
+        assert (replica.state.pushed, replica.stalled, replica.node_state.view.in_sync) == (["old"], "", False)
         assert isinstance(replica.passed_by, SnapshotRefused)
         assert f"the snapshot at {bomb.id} is not taken" in str(replica.passed_by)
         assert "snapshot_bytes_max" in str(replica.passed_by)
@@ -390,7 +390,7 @@ class TestSnapshotsThatAreTooHeavy:
     ) -> None:
         state = Watched()
         replica = self.behind(log, author, make, state)
-        before = replica.member.view
+        before = replica.node_state.view
         part = snapshot_of(author, [["data", f"{number}", 1] for number in range(1000)])
         state.gate.clear()
         taken = in_thread(lambda: replica.take([part]))
@@ -400,7 +400,7 @@ class TestSnapshotsThatAreTooHeavy:
         taken()
         assert [type(ended) for ended in state.ended] == [Dropped]
         assert state.drawn == [0]
-        assert (replica.member.view, state.pushed, replica.stalled) == (before, ["old"], "")
+        assert (replica.node_state.view, state.pushed, replica.stalled) == (before, ["old"], "")
 
     def test_a_node_that_stops_does_not_draw_what_the_application_did_not_want(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -441,17 +441,17 @@ class TestSnapshotsInParts:
         replica, state = self.behind(log, author, make)
         pieces = pieces_of()
         *parts, last = parts_of(author, pieces)
-        before = replica.member.view.position
+        before = replica.node_state.view.position
         for part in parts:
             replica.take([part])
         eventually(lambda: state.drawn and state.drawn[0] > len(pieces) / 2, "half of the pieces")
         with replica.reading() as read:  # nobody waits meanwhile
-            assert (read.pushed, replica.member.view.position) == (["old"], before)
+            assert (read.pushed, replica.node_state.view.position) == (["old"], before)
         assert replica.take([last]) == [Verdict.RESTORE]
         assert list(state.snapshot()) == pieces
         assert (state.drawn, state.ended) == ([len(pieces)], [None])
         again = make(state=Watched())
-        assert (list(again.state.snapshot()), again.member.view) == (pieces, replica.member.view)
+        assert (list(again.state.snapshot()), again.node_state.view) == (pieces, replica.node_state.view)
 
     def test_at_the_swap_all_of_it_is_on_disk_and_the_lock_is_held(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -463,7 +463,9 @@ class TestSnapshotsInParts:
         def look() -> None:
             loaded = replica._checkpoint.load()
             assert loaded is not None
-            seen.append((loaded.view.in_sync, loaded.view.changed, replica.lock.locked(), replica.member.view.in_sync))
+            seen.append(
+                (loaded.view.in_sync, loaded.view.changed, replica.lock.locked(), replica.node_state.view.in_sync)
+            )
 
         state.in_restore = look
         replica.take(parts)
@@ -474,7 +476,7 @@ class TestSnapshotsInParts:
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
     ) -> None:
         replica, state = self.behind(log, author, make)
-        old = replica.member.view.position
+        old = replica.node_state.view.position
         parts = parts_of(author, pieces_of())
         seen: set[tuple[bool, bool]] = set()
         done = threading.Event()
@@ -482,7 +484,7 @@ class TestSnapshotsInParts:
         def read() -> None:
             while not done.is_set():
                 with replica.reading() as found:
-                    seen.add((found.pushed == ["old"], replica.member.view.position == old))
+                    seen.add((found.pushed == ["old"], replica.node_state.view.position == old))
 
         readers = [in_thread(read) for _ in range(3)]
         state.in_restore = lambda: time.sleep(0.02)  # the swap takes its time
@@ -541,7 +543,7 @@ class TestSnapshotsInParts:
         lead(log, ME.node, boot=ME.boot)
         assert replica.take(all_of(log)[-1:]) == [Verdict.LEAD_AFTER_REBASE]
         eventually(lambda: state.ended, "the end of it")
-        assert (replica.member.holds_term, replica.stalled, state.pushed) == (True, "", ["old"])
+        assert (replica.node_state.holds_term, replica.stalled, state.pushed) == (True, "", ["old"])
 
     def test_a_damaged_one_leaves_the_state_and_another_one_is_waited_for(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -549,10 +551,10 @@ class TestSnapshotsInParts:
         replica, state = self.behind(log, author, make)
         for part in parts_of(author, pieces_of(), digest="0" * 32):
             replica.take([part])
-        assert (replica.stalled, replica.member.view.in_sync, state.pushed) == ("", False, ["old"])
+        assert (replica.stalled, replica.node_state.view.in_sync, state.pushed) == ("", False, ["old"])
         pieces = pieces_of()
         replica.take(parts_of(author, pieces))
-        assert (replica.member.view.in_sync, list(state.snapshot())) == (True, pieces)
+        assert (replica.node_state.view.in_sync, list(state.snapshot())) == (True, pieces)
 
     def test_a_restore_that_fails_stalls_the_node_once_the_snapshot_proved_right(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -592,12 +594,12 @@ class TestSnapshotsInParts:
         def full(*args: Any, **options: Any) -> None:
             raise CheckpointError(path="x", problem="full")
 
-        before = replica.member.view
+        before = replica.node_state.view
         with monkeypatch.context() as patched:
             patched.setattr(replica._checkpoint, "save", full)
             with pytest.raises(CheckpointError):
                 replica.take([last])
-        assert (replica.member.view, state.pushed, replica.stalled) == (before, ["old"], "")
+        assert (replica.node_state.view, state.pushed, replica.stalled) == (before, ["old"], "")
         assert replica.take([last]) == [Verdict.RESTORE]
         assert list(state.snapshot()) == pieces
 
@@ -609,12 +611,12 @@ class TestSnapshotsInParts:
         *parts, last = parts_of(author, pieces)
         state.gate.clear()
         replica.take(parts)
-        before = replica.member.view
+        before = replica.node_state.view
         taken = in_thread(lambda: replica.take([last]))
         replica.close()
         state.gate.set()
         taken()
-        assert (replica.member.view, state.pushed) == (before, ["old"])
+        assert (replica.node_state.view, state.pushed) == (before, ["old"])
         again = make(state=Watched())
         again.take([last])
         assert list(again.state.snapshot()) == pieces
@@ -697,15 +699,15 @@ class TestCommit:
 
     def test_a_refusal_ends_its_lead_at_once(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
         replica, _ = self.leading(log, make)
-        assert replica.member.leads
+        assert replica.node_state.leads
         replica.refused(Reply(Code.FENCED, term=2, node="c"))
-        assert not replica.member.holds_term
-        assert replica.member.view.term == 1
+        assert not replica.node_state.holds_term
+        assert replica.node_state.view.term == 1
 
     def test_another_run_of_redis_ends_its_lead_at_once(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
         replica, _ = self.leading(log, make)
         replica.talks_to("run-2")
-        assert not replica.member.holds_term
+        assert not replica.node_state.holds_term
 
     def test_what_moved_meanwhile_in_another_thread_is_kept(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
         # given a record that is on its way into the log, and what will become of it
@@ -717,8 +719,8 @@ class TestCommit:
         replica.refused(Reply(Code.FENCED, term=2, node="c"))
         # then the record is in its state, and its term is over
         assert replica.commit(record) == [1]
-        assert (replica.member.beats_in_run, replica.member.over, replica.member.leads) == (1, 1, False)
-        assert replica.member.view.position == record.position
+        assert (replica.node_state.beats_in_run, replica.node_state.over, replica.node_state.leads) == (1, 1, False)
+        assert replica.node_state.view.position == record.position
 
     def test_what_was_expected_is_void_where_the_view_moved_meanwhile(
         self, log: MemoryLog, make: Callable[..., Replica]
@@ -728,7 +730,7 @@ class TestCommit:
         replica.expect(record)
         replica.refused(Reply(Code.BEHIND))
         replica.commit(record)
-        assert not replica.member.view.in_sync
+        assert not replica.node_state.view.in_sync
         assert replica.state.pushed == []
 
     def test_what_was_expected_of_another_record_is_void(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
@@ -736,18 +738,18 @@ class TestCommit:
         replica.expect(own.change(push("x")))
         record = own.change(push("y"))
         replica.commit(record)
-        assert (replica.state.pushed, replica.member.view.position) == (["y"], record.position)
+        assert (replica.state.pushed, replica.node_state.view.position) == (["y"], record.position)
 
 
 def test_a_new_replica_is_at_the_beginning_and_in_sync(make: Callable[..., Replica]) -> None:
     replica = make()
-    assert (replica.member.view.position, replica.member.view.in_sync) == (ORIGIN, True)
-    assert replica.member.previous_boot == ""
+    assert (replica.node_state.view.position, replica.node_state.view.in_sync) == (ORIGIN, True)
+    assert replica.node_state.previous_boot == ""
 
 
 def test_it_knows_the_boot_before_it(log: MemoryLog, author: Author, make: Callable[..., Replica]) -> None:
     make().take(all_of(log))
-    assert make(me=Writer("b", "next")).member.previous_boot == ME.boot
+    assert make(me=Writer("b", "next")).node_state.previous_boot == ME.boot
 
 
 def test_a_marker_keeps_the_state_as_it_was_there(log: MemoryLog, author: Author, make: Callable[..., Replica]) -> None:
@@ -762,6 +764,6 @@ def test_a_marker_keeps_the_state_as_it_was_there(log: MemoryLog, author: Author
     ((at, pieces),) = replica.markers
     replica.state.pushed.append("later")
     assert (at, list(pieces)) == (marker.id, [["pushed", ["x"]]])
-    assert isinstance(replica.member.view.position, Position)
+    assert isinstance(replica.node_state.view.position, Position)
     # An empty batch makes nobody the more advanced one.
-    assert replica.member.view.changed == RecordId(1, 2)
+    assert replica.node_state.view.changed == RecordId(1, 2)

@@ -9,19 +9,21 @@ import pytest
 
 from replicator.format.ids import TERM_MAX, Position, RecordId
 from replicator.protocol.group import LeaseText, lease_left_ms
-from replicator.protocol.heartbeat import MISSED_BEATS_MAX, Peer
+from replicator.protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
 
-PEER = Peer(
+PEER = Heartbeat(
     "a", "a1", run="r", term=5, role="primary", position=Position(RecordId(5, 1042), "0123456789abcdef" * 2),
     changed=RecordId(5, 1040), cursor=RecordId(5, 1042), every_ms=200, http="http://a", applied_at=1_700_000_000_000,
     candidate=True, log_id="log-1", age_ms=17,
 )  # fmt: skip
 
 
-def read(**fields: Any) -> Peer | None:
+def read(**fields: Any) -> Heartbeat | None:
     """The heartbeat of `PEER`, with some fields changed by somebody else; None: a field is gone."""
     written = orjson.loads(PEER.to_json()) | fields
-    return Peer.from_json(orjson.dumps({name: value for name, value in written.items() if value != "gone"}), age_ms=17)
+    return Heartbeat.from_json(
+        orjson.dumps({name: value for name, value in written.items() if value != "gone"}), age_ms=17
+    )
 
 
 def test_a_heartbeat_is_read_as_it_was_written() -> None:
@@ -40,7 +42,7 @@ def test_without_what_says_who_and_where_it_is_no_heartbeat(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1.0, [], {}, "5-1042x", -1, 2**53, True, ""])
-@pytest.mark.parametrize("name", [name for name in Peer._fields if name not in ("age_ms", "beaten_at")])
+@pytest.mark.parametrize("name", [name for name in Heartbeat._fields if name not in ("age_ms", "beaten_at")])
 def test_a_field_of_another_type_makes_it_none(name: str, value: Any) -> None:
     right = list if name == "knew" else type(getattr(PEER, name))  # JSON has no tuples
     if right is type(value) and value not in (-1, 2**53):
@@ -51,15 +53,15 @@ def test_a_field_of_another_type_makes_it_none(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"null", b"7", b'"text"', b"[]", b"{}", b"\xff", b"{" * 9999])
 def test_what_is_no_heartbeat_is_none(data: bytes) -> None:
-    assert Peer.from_json(data, age_ms=0) is None
+    assert Heartbeat.from_json(data, age_ms=0) is None
 
 
 # --- how old a heartbeat is ------------------------------------------------------------------------------------------
 
 
-def seen(ago_ms: int) -> Peer:
+def seen(ago_ms: int) -> Heartbeat:
     """`PEER`, stamped so long before it is seen."""
-    found = Peer.seen(PEER.to_json(), beaten_at=1_000_000 - ago_ms, now_ms=1_000_000)
+    found = Heartbeat.seen(PEER.to_json(), beaten_at=1_000_000 - ago_ms, now_ms=1_000_000)
     assert found is not None
     return found
 
@@ -72,13 +74,13 @@ def test_a_heartbeat_is_as_old_as_its_stamp(ago_ms: int, age_ms: int) -> None:
 @pytest.mark.parametrize("ahead_ms", [201, 3_600_000])
 def test_a_heartbeat_from_the_future_is_that_of_a_node_that_has_just_died(ahead_ms: int) -> None:
     """It is not "just now" for as long as the clock of Redis was set back, and not long ago either."""
-    peer = seen(-ahead_ms)
-    assert not peer.alive
-    assert peer.age_ms == MISSED_BEATS_MAX * PEER.every_ms + 1
+    heartbeat = seen(-ahead_ms)
+    assert not heartbeat.alive
+    assert heartbeat.age_ms == MISSED_BEATS_MAX * PEER.every_ms + 1
 
 
 def test_what_is_no_heartbeat_is_not_seen() -> None:
-    assert Peer.seen(b"{}", beaten_at=1, now_ms=2) is None
+    assert Heartbeat.seen(b"{}", beaten_at=1, now_ms=2) is None
 
 
 # --- the lease -------------------------------------------------------------------------------------------------------

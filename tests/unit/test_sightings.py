@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from replicator.format.ids import ZERO_ID
-from replicator.protocol.group import LeaseText, Look, lease_left_ms
-from replicator.protocol.heartbeat import Peer
+from replicator.protocol.group import GroupView, LeaseText, lease_left_ms
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.liveness import Sight, Sightings
 
 EVERY_MS = 1000
@@ -46,20 +46,24 @@ class Watcher:
         left = self.expires_at - self.redis_ms
         text = str(self.lease) if self.lease is not None and left > 0 else ""
         seen = {
-            name: Peer.seen(Peer(name, name + "1", every_ms=EVERY_MS).to_json(), beaten_at=at, now_ms=self.redis_ms)
+            name: Heartbeat.seen(
+                Heartbeat(name, name + "1", every_ms=EVERY_MS).to_json(), beaten_at=at, now_ms=self.redis_ms
+            )
             for name, at in self.beats.items()
         }
-        peers = {name: peer for name, peer in seen.items() if peer is not None}
-        look = Look(self.run, 1, None, ZERO_ID, lease_left_ms(text, left) if text else None, peers, self.redis_ms, text)
+        heartbeats = {name: heartbeat for name, heartbeat in seen.items() if heartbeat is not None}
+        look = GroupView(
+            self.run, 1, None, ZERO_ID, lease_left_ms(text, left) if text else None, heartbeats, self.redis_ms, text
+        )
         self.passes(took_ms)
         self.sightings, sight = self.sightings.after(look, asked_at_ms=asked_at_ms, now_ms=self.now_ms)
         return sight
 
     def ages(self) -> dict[str, int]:
-        return {name: peer.age_ms for name, peer in self.look().look.peers.items()}
+        return {name: heartbeat.age_ms for name, heartbeat in self.look().look.heartbeats.items()}
 
     def alive(self) -> set[str]:
-        return {name for name, peer in self.look().look.peers.items() if peer.alive}
+        return {name for name, heartbeat in self.look().look.heartbeats.items() if heartbeat.alive}
 
 
 @pytest.fixture

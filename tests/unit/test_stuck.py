@@ -77,7 +77,7 @@ def test_a_holder_in_whose_name_somebody_else_wrote_gives_the_term_up(group: Gro
     write(group, forged(group, 1, 3), with_head=True)
     with pytest.raises(NotPrimary):
         a.submit(push("refused"))
-    assert not a._replica.member.holds_term, "at once: it must not put its own state over what it does not know"
+    assert not a._replica.node_state.holds_term, "at once: it must not put its own state over what it does not know"
     b.wait(role="primary", timeout_s=PATIENCE_S)
     b.submit(push("y"), timeout_s=PATIENCE_S)
     in_step(a, b)
@@ -109,7 +109,7 @@ def test_a_holder_that_gets_nowhere_says_so_in_its_heartbeat(group: Group) -> No
     log.faults.extend([lambda record: Reply(Code.STRAY, id=RecordId(1, 9))] * 100_000)
     with pytest.raises(NotPrimary):
         a.submit(push("y"))
-    eventually(lambda: "can write nothing" in group.server.look().peers["a"].problem, "it says so")
+    eventually(lambda: "can write nothing" in group.server.look().heartbeats["a"].problem, "it says so")
     eventually(lambda: group.server.look().lease_ms is None, "its lease is gone")
     with pytest.raises(
         PromotionRefused, match=r"nobody leads \(a: it holds term 1 and can write nothing.*promote NODE"
@@ -119,14 +119,14 @@ def test_a_holder_that_gets_nowhere_says_so_in_its_heartbeat(group: Group) -> No
     log.faults.clear()
     a.wait(role="primary", timeout_s=PATIENCE_S)
     a.submit(push("after"), timeout_s=PATIENCE_S)
-    eventually(lambda: not group.server.look().peers["a"].problem, "nothing is wrong any more")
+    eventually(lambda: not group.server.look().heartbeats["a"].problem, "nothing is wrong any more")
 
 
 def test_a_holder_whose_log_has_something_else_in_it_does_not_renew(group: Group) -> None:
     a = group.primary("a", **OPTIONS)
     group.server.stray(RecordId(1, 100))
     eventually(lambda: group.server.look().lease_ms is None, "its lease is gone")
-    assert "not a record" in group.server.look().peers["a"].problem
+    assert "not a record" in group.server.look().heartbeats["a"].problem
     assert recovered(group).node == "a"
     a.submit(push("x"), timeout_s=PATIENCE_S)
 
@@ -137,16 +137,16 @@ def test_a_holder_that_sends_a_large_state_keeps_its_lease_meanwhile(group: Grou
     a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
     for i in range(3):
         a.submit(push(i))
-    keeper = a._keeper
-    with a._replica.turn:
-        assert not keeper._is_stuck(a._replica.member)
-    behind = a._replica.member.refused(Reply(Code.BEHIND, id=RecordId(1, 1)))
+    ha_loop = a._ha_loop
+    with a._replica.write_lock:
+        assert not ha_loop._is_stuck(a._replica.node_state)
+    behind = a._replica.node_state.refused(Reply(Code.BEHIND, id=RecordId(1, 1)))
     for n in range(5, 12):
         moved = behind._replace(view=behind.view._replace(position=Position(RecordId(1, n), "a" * 32)))
-        keeper._got_on = keeper._got_on and (keeper._got_on[0], keeper._got_on[1] - 0.5 * STUCK_S)
-        assert not keeper._is_stuck(moved)
-    keeper._got_on = keeper._got_on and (keeper._got_on[0], keeper._got_on[1] - STUCK_S)
-    assert keeper._is_stuck(moved)
+        ha_loop._got_on = ha_loop._got_on and (ha_loop._got_on[0], ha_loop._got_on[1] - 0.5 * STUCK_S)
+        assert not ha_loop._is_stuck(moved)
+    ha_loop._got_on = ha_loop._got_on and (ha_loop._got_on[0], ha_loop._got_on[1] - STUCK_S)
+    assert ha_loop._is_stuck(moved)
 
 
 # --- numbers that somebody else wrote --------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_a_record_of_somebody_else_moves_nobody_far_and_is_mended_by_one_command
     after_beats(4, a, b)
     for node in (a, b):
         assert node.term <= 1 + TERM_LEAP
-        assert node._replica.member.view.cursor.id.n <= 2 + N_LEAP
+        assert node._replica.node_state.view.cursor.id.n <= 2 + N_LEAP
     if not with_head or term > 5 or n > 1000:
         eventually(lambda: ops.status(group.log()).problem, "it is told")
         recovered(group)
@@ -225,7 +225,7 @@ def test_a_record_that_leaves_a_gap_is_not_taken(group: Group) -> None:
     a, b = group.primary("a"), group.node("b")
     in_step(a, b)
     record = forged(group, 1, 5)
-    with b._replica.turn, pytest.raises(CorruptRecord, match="its number cannot follow 1-1"):
+    with b._replica.write_lock, pytest.raises(CorruptRecord, match="its number cannot follow 1-1"):
         b._replica.take([replace(record)])
     assert str(b.position.id) == "1-1"
 
@@ -250,6 +250,6 @@ def test_a_holder_that_got_nowhere_and_was_replaced_follows_and_has_no_problem_l
     # when another one is promoted
     ops.promote(group.log(), "b", by="ann", force=True, timeout_s=PATIENCE_S)
     # then it learns of that although it renews nothing, and follows
-    eventually(lambda: not a._replica.member.holds_term)
+    eventually(lambda: not a._replica.node_state.holds_term)
     a._state.snapshot = draw
     eventually(lambda: a.term == b.term and "lets others take over" not in a.problem)

@@ -133,7 +133,7 @@ def test_the_records_that_follow_do_not_try_it_again_and_again(group: Group) -> 
     has(b, a._state.pieces)
     b._state.refusal = FULL
     b._replica.unwritten = FULL
-    b._keeper._state_writer._next_at = time.monotonic() + 3600
+    b._ha_loop._state_writer._next_at = time.monotonic() + 3600
     before = b._state.attempts
     for at in range(10):
         a._state.pieces[0] = b"text %d" % at
@@ -266,7 +266,7 @@ def test_one_that_ends_before_it_could_lead_does_not_come_back_with_what_it_had(
         b.promote(force=True, timeout_s=0.3)
     b.stop()
     b._replica.unwritten = FULL
-    with pytest.raises(StateError), b._replica.turn:
+    with pytest.raises(StateError), b._replica.write_lock:
         b._replica._lead(*[None] * 3)  # type: ignore[arg-type]
     # when it comes back
     state = Refusing([b"one"])
@@ -308,7 +308,7 @@ def test_a_state_in_use_is_no_reason_not_to_lead(group: Group) -> None:
     a._state.pieces = [b"two"]
     a.publish()
     eventually(lambda: "a program has a transaction open" in (status_of(group, "b").problem or ""))
-    assert group.log().look().peers["b"].stalled == ""
+    assert group.log().look().heartbeats["b"].stalled == ""
     assert b._state.pieces == [b"one"]
     # when the node is to lead, then it does, with what was published
     b.promote(timeout_s=PATIENCE_S)
@@ -350,7 +350,7 @@ def test_what_a_node_could_not_lead_with_it_does_not_acknowledge(group: Group) -
     with pytest.raises(NotAcknowledged):
         a.publish(ack="applied:1", timeout_s=0.5)
     assert b.position == a.position
-    assert group.log().look().peers["b"].synced < a.position.id
+    assert group.log().look().heartbeats["b"].synced < a.position.id
     # then it does once it can
     b._state.refusal = None
     has(b, [b"three"])
@@ -367,8 +367,8 @@ def test_what_is_not_written_is_not_called_equal(group: Group) -> None:
     a.publish()
     eventually(lambda: b.position == a.position)
     a._primary.mark()
-    eventually(lambda: group.log().look().peers["b"].digest_at > ZERO_ID)
-    assert group.log().look().peers["b"].digest == "none"
+    eventually(lambda: group.log().look().heartbeats["b"].digest_at > ZERO_ID)
+    assert group.log().look().heartbeats["b"].digest == "none"
 
 
 def test_what_a_state_gets_wrong_is_still_a_bug_in_it(group: Group) -> None:

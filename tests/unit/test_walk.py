@@ -16,7 +16,7 @@ import pytest
 from replicator.format.codec import encode_change, encode_changes
 from replicator.format.ids import ERA, ZERO_ID, RecordId
 from replicator.format.records import PartRecord
-from replicator.ops.log_check import RULES, LogFacts, Violation, Walk
+from replicator.ops.log_check import RULES, LogFacts, LogVerifier, Violation
 from replicator.protocol.group import Head
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.logs import Entry, Pen, fail_over, forged
@@ -25,7 +25,7 @@ from tests.logs import Entry, Pen, fail_over, forged
 def walked(log: MemoryLog, head: Head | None = None) -> LogFacts:
     head = head or log.look().head
     assert head is not None
-    with contextlib.closing(Walk()) as walk:
+    with contextlib.closing(LogVerifier()) as walk:
         for record in (batch := log.read(ZERO_ID, count=10_000)).records:
             walk.take(record)
         assert batch.corrupt is None
@@ -65,7 +65,7 @@ def test_a_demotion_and_a_term_key_moved_by_hand_are_good(server: MemoryRedis) -
     a = two_terms(server)
     server._write(term=7)
     a.promote(reason="again")
-    assert a.member.view.term == 8
+    assert a.node_state.view.term == 8
     a.change("x")
     assert walked(a.log).terms == 3
 
@@ -125,7 +125,7 @@ def rebased(server: MemoryRedis) -> Pen:
     a.change("z")
     fail_over(server, copy)
     a.promote()
-    assert a.member.must_rebase
+    assert a.node_state.must_rebase
     assert len(a.snapshot(size=10)) > 1
     a.change("on")
     return a
@@ -192,7 +192,7 @@ def test_a_log_that_was_founded_anew_is_good(server: MemoryRedis) -> None:
     a.snapshot()
     a.change("x")
     facts = walked(a.log)
-    assert (facts.first, facts.rebases) == (f"{a.member.view.term}-1", 1)
+    assert (facts.first, facts.rebases) == (f"{a.node_state.view.term}-1", 1)
 
 
 def test_nobody_can_know_the_ends_of_terms_that_were_trimmed_away_and_they_are_learnt(server: MemoryRedis) -> None:
@@ -200,12 +200,12 @@ def test_nobody_can_know_the_ends_of_terms_that_were_trimmed_away_and_they_are_l
     b.snapshot(size=1000)
     b.change("x")
     b.snapshot(size=1000)
-    with contextlib.closing(Walk()) as walk:
+    with contextlib.closing(LogVerifier()) as walk:
         first, second, *_ = (record for record in b.log.read(ZERO_ID, count=100).records if record.kind == "part")
         ends = second.ends if isinstance(second, PartRecord) else ()
         walk.take(replace(first, part=0, parts=0))
         assert walk._ends is None
-    with contextlib.closing(Walk()) as walk:
+    with contextlib.closing(LogVerifier()) as walk:
         walk.take(first)
         assert walk._ends == ends == (RecordId(1, 4),)
 

@@ -284,12 +284,12 @@ def test_what_is_no_patch_is_passed_by(group: Group) -> None:
     a.publish()
     has(b, [b"text"])
     (body,) = cut(b"not a patch")
-    with a._replica.turn:
-        member = a._replica.member
-        record = member.change(codec=CODEC, body=body, digest=digest_of(body), count=1, at=1)
+    with a._replica.write_lock:
+        node_state = a._replica.node_state
+        record = node_state.change(codec=CODEC, body=body, digest=digest_of(body), count=1, at=1)
         assert a._log.append(record).code is Code.OK
         # the primary has it behind it without having applied it: as its program wrote it
-        _, after = member.fold(record)
+        _, after = node_state.fold(record)
         a._replica._adopt(after)
     eventually(lambda: not b.in_sync or b.position.id.n > record.id.n, "it is passed by")
     eventually(lambda: b.in_sync and b.position.id >= record.id)
@@ -459,7 +459,7 @@ def test_nodes_digest_what_was_published(group: Group) -> None:
     a._state.pieces = [b"ahead"]
     a._primary.mark()
     eventually(
-        lambda: a._keeper._digest and b._keeper._digest and a._keeper._digest == b._keeper._digest, "equal digests"
+        lambda: a._ha_loop._digest and b._ha_loop._digest and a._ha_loop._digest == b._ha_loop._digest, "equal digests"
     )
 
 
@@ -540,10 +540,10 @@ def test_a_patch_that_does_not_start_from_the_one_before_is_a_violation(group: G
     assert made.patch is not None
     for _ in range(2):  # the second one starts from what the first one started from
         (body,) = cut(made.patch)
-        with a._replica.turn:
-            record = a._replica.member.change(codec=CODEC, body=body, digest=digest_of(body), count=1, at=1)
+        with a._replica.write_lock:
+            record = a._replica.node_state.change(codec=CODEC, body=body, digest=digest_of(body), count=1, at=1)
             assert a._log.append(record).code is Code.OK
-            a._replica._adopt(a._replica.member.fold(record)[1])
+            a._replica._adopt(a._replica.node_state.fold(record)[1])
     with pytest.raises(Violation, match="starts from"):
         certified(group)
 
@@ -552,8 +552,8 @@ def test_a_fork_of_patches_is_exported_as_a_whole_state(group: Group) -> None:
     a, _ = patched_twice(group)
     path = a._replica._checkpoint.write_fork("for a test", a.position.id._replace(n=1))
     fork = forks.read(path)
-    assert fork.surplus == 4
-    assert [change.change["patch"] for change in forks.surplus(fork)] == ["1 of 3", "2 of 3", "3 of 3", "1 of 1"]
+    assert fork.divergent_tail == 4
+    assert [change.change["patch"] for change in forks.divergent_tail(fork)] == ["1 of 3", "2 of 3", "3 of 3", "1 of 1"]
     with pytest.raises(forks.InSnapshot):
         forks.export(fork)
     behind = a._replica._checkpoint.write_fork("for a test", a.position.id._replace(n=a.position.id.n - 2))

@@ -15,10 +15,10 @@ from tests.kv import in_thread
 
 
 class Connected:
-    """What redis-py gives: a connection with a socket. The other end of it is `peer`."""
+    """What redis-py gives: a connection with a socket. The other end of it is `heartbeat`."""
 
     def __init__(self, *, timeout_s: float | None = 5.0) -> None:
-        self._sock, self.peer = socket.socketpair()
+        self._sock, self.heartbeat = socket.socketpair()
         self._sock.settimeout(timeout_s)
         self.socket_timeout = timeout_s
         self.disconnects = 0
@@ -33,16 +33,16 @@ def connected() -> Iterator[Connected]:
     connected = Connected()
     yield connected
     connected.disconnect()
-    connected.peer.close()
+    connected.heartbeat.close()
 
 
 def answering(connected: Connected, *pieces: bytes) -> Callable[[], bytes]:
     """The other end reads one command, and answers piece by piece; calling what this gives waits for the command."""
 
     def answer() -> bytes:
-        command = connected.peer.recv(READ_BYTES)
+        command = connected.heartbeat.recv(READ_BYTES)
         for piece in pieces:
-            connected.peer.sendall(piece)
+            connected.heartbeat.sendall(piece)
             time.sleep(0.01)
         return command
 
@@ -59,8 +59,8 @@ def test_what_is_done_meanwhile_is_done_once_the_command_is_out(connected: Conne
     seen: list[bytes] = []
 
     def meanwhile() -> None:
-        seen.append(connected.peer.recv(READ_BYTES))
-        connected.peer.sendall(b"+OK\r\n")  # there is no answer before that
+        seen.append(connected.heartbeat.recv(READ_BYTES))
+        connected.heartbeat.sendall(b"+OK\r\n")  # there is no answer before that
 
     assert RedisWire(connected).ask("PING", meanwhile=meanwhile) == b"OK"
     assert seen == [b"*1\r\n$4\r\nPING\r\n"]
@@ -94,9 +94,9 @@ def test_a_refusal_has_the_class_that_redis_py_gives_it(
 
 def test_a_server_that_goes_away_is_an_error_and_not_an_answer(connected: Connected) -> None:
     def half() -> None:
-        connected.peer.recv(100)
-        connected.peer.sendall(b"$10\r\nhal")
-        connected.peer.close()
+        connected.heartbeat.recv(100)
+        connected.heartbeat.sendall(b"$10\r\nhal")
+        connected.heartbeat.close()
 
     in_thread(half)
     with pytest.raises(redis.exceptions.ConnectionError, match="closed by server"):
@@ -110,7 +110,7 @@ def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
         RedisWire(connected).ask("GET", "k")
     assert time.monotonic() - began < 5
     connected.disconnect()
-    connected.peer.close()
+    connected.heartbeat.close()
 
 
 def test_a_server_that_takes_nothing_in_is_given_up_too() -> None:
@@ -118,7 +118,7 @@ def test_a_server_that_takes_nothing_in_is_given_up_too() -> None:
     with pytest.raises(redis.exceptions.TimeoutError):
         RedisWire(connected).ask("SET", "k", b"x" * 50_000_000)
     connected.disconnect()
-    connected.peer.close()
+    connected.heartbeat.close()
 
 
 def test_one_that_is_closed_says_so(connected: Connected) -> None:
@@ -142,6 +142,6 @@ def test_who_waits_for_an_answer_is_woken_when_it_is_shut_down(connected: Connec
 
     waiting = in_thread(ask)
     assert asking.wait(5)
-    connected.peer.recv(100)
+    connected.heartbeat.recv(100)
     wire.shut_down()
     assert waiting()

@@ -30,7 +30,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.protocol import election
 from replicator.protocol.fold import Holder, View
 from replicator.protocol.group import Code, Head
-from replicator.protocol.member import Member
+from replicator.protocol.node_state import NodeState
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import SERVER_VARIABLE, find_server
 from replicator.sandbox.stack import NODES, DevStack
@@ -132,11 +132,12 @@ class Scene:
         if not election.is_settled(look) or look.lease_ms is None:
             return "nobody leads"
         for name in NODES:
-            peer = look.peers.get(name)
-            if peer is None or peer.age_ms / 1000 > age_s or not peer.alive:
+            heartbeat = look.heartbeats.get(name)
+            if heartbeat is None or heartbeat.age_ms / 1000 > age_s or not heartbeat.alive:
                 return f"node {name} does not report"
-            if peer.run != look.run or peer.term != look.term or not peer.in_sync:
-                return f"node {name} is not in step: {peer.problem or peer.stalled or f'at {peer.position.id}'}"
+            if heartbeat.run != look.run or heartbeat.term != look.term or not heartbeat.in_sync:
+                why = heartbeat.problem or heartbeat.stalled or f"at {heartbeat.position.id}"
+                return f"node {name} is not in step: {why}"
         return None
 
     def tick(self) -> None:
@@ -190,7 +191,7 @@ class Scene:
         """Send a record in the name of the primary that was, as one of its own would be; whether Redis refused it."""
         view = View(term=before.term, holder=Holder(before.node, before.boot, before.run), position=before.position)
         codec, body, digest = encode_changes([encode_change({"op": "register", "owner": "drill", "tags": ["stale"]})])
-        was = Member(me=before.writer, view=view, run=before.run)
+        was = NodeState(me=before.writer, view=view, run=before.run)
         reply = self.log.append(was.change(codec=codec, body=body, digest=digest, count=1, at=0))
         return reply.code not in (Code.OK, Code.DUPLICATE)
 

@@ -1,6 +1,6 @@
 """A node as the protocol sees it: one frozen value, and what it does next. No socket, file, clock or thread.
 
-`Member` puts the fold (`fold.py`) and the decisions (`election.py`) together with the little that a node remembers
+`NodeState` puts the fold (`fold.py`) and the decisions (`election.py`) together with the little that a node remembers
 besides its view: which boot it is, which run of Redis it talks to, which of its terms it knows to be over. The shells
 hold one under a lock, feed it what happened, and carry out what it says. The explorer in `tests/model/` drives the same
 class through every order of events.
@@ -18,11 +18,11 @@ from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, seal_change, seal_part
 from . import election, write_outcome
 from .fold import Verdict, View, ends_before, holds, is_beyond, step
-from .group import Code, Look, Reply
-from .heartbeat import Peer
-from .write_outcome import Fate, Found
+from .group import Code, GroupView, Reply
+from .heartbeat import Heartbeat
+from .write_outcome import Lookup, WriteOutcome
 
-__all__ = ["Member", "Snapshot"]
+__all__ = ["NodeState", "Snapshot"]
 
 
 class Snapshot(NamedTuple):
@@ -36,7 +36,7 @@ class Snapshot(NamedTuple):
     replaces: bool
 
 
-class Member(NamedTuple):
+class NodeState(NamedTuple):
     """One boot of one node. Every method that changes something gives the member that it becomes."""
 
     me: Writer
@@ -86,10 +86,10 @@ class Member(NamedTuple):
         """It holds the term, but the log does not end with what it has: its snapshot has to go first."""
         return self.holds_term and not self.view.in_sync and election.may_rebase(self.view)
 
-    def peer(self) -> Peer:
+    def heartbeat(self) -> Heartbeat:
         """Its heartbeat, but for what only the shell knows."""
         view = self.view
-        return Peer(
+        return Heartbeat(
             node=self.me.node,
             boot=self.me.boot,
             run=self.run,
@@ -108,23 +108,23 @@ class Member(NamedTuple):
         """Whether the record can be one of the log: `fold` what can, and keep the place before what cannot."""
         return not is_beyond(self.view, record)
 
-    def fold(self, record: Record) -> tuple[Verdict, Member]:
+    def fold(self, record: Record) -> tuple[Verdict, NodeState]:
         """The next record of the log, or its own that was just appended."""
         verdict, view = step(self.view, record, self.me)
         completed = isinstance(record, PartRecord) and record.is_last and record.writer == self.me
         return verdict, self._replace(view=view, snapshot_end=record.id if completed else self.snapshot_end)
 
-    def talks_to(self, run: str, *, log_lost: bool = False) -> Member:
+    def talks_to(self, run: str, *, log_lost: bool = False) -> NodeState:
         """It looked at Redis, which is in this run, and has the log or lost it."""
         if (run, log_lost) == (self.run, self.log_lost):
             return self
         return self._replace(run=run, log_lost=log_lost, beats_in_run=0)
 
-    def beaten(self) -> Member:
+    def beaten(self) -> NodeState:
         """It has sent a heartbeat."""
         return self._replace(beats_in_run=self.beats_in_run + 1)
 
-    def refused(self, reply: Reply) -> Member:
+    def refused(self, reply: Reply) -> NodeState:
         """A write or a renewal was refused: what follows for its role, before the log tells the rest."""
         if reply.code in (Code.FENCED, Code.LOST):
             return self._replace(over=max(self.over, self.view.term))
@@ -134,7 +134,7 @@ class Member(NamedTuple):
             return self._behind(reply.id)
         return self
 
-    def _behind(self, newest: RecordId) -> Member:
+    def _behind(self, newest: RecordId) -> NodeState:
         """The log ends elsewhere: it lost what this node has, or it has what somebody wrote in this node's name."""
         view = self.view
         if newest > max(view.position.id, view.cursor.id):
@@ -144,7 +144,7 @@ class Member(NamedTuple):
 
     # --- what it does ---
 
-    def takes_term(self, look: Look, *, restart_as_primary: bool = True, goes_on: bool = False) -> bool:
+    def takes_term(self, look: GroupView, *, restart_as_primary: bool = True, goes_on: bool = False) -> bool:
         """Whether it promotes itself now. Promote with `expect=look.term`, `run=look.run`, `floor=view.term`."""
         return election.takes_term(
             self.view,
@@ -156,24 +156,24 @@ class Member(NamedTuple):
             goes_on=goes_on,
         )
 
-    def election_rank(self, me: Peer, look: Look) -> int | None:
+    def election_rank(self, me: Heartbeat, look: GroupView) -> int | None:
         """Whether it stands for election now, and as which (see `life.election_rank`); `me`: its heartbeat."""
         return None if self.holds_term else election.election_rank(me, look, beats_in_run=self.beats_in_run)
 
-    def refounds(self, me: Peer, look: Look) -> bool:
+    def refounds(self, me: Heartbeat, look: GroupView) -> bool:
         """Whether it is the one to found a lost log anew; `me`: its heartbeat."""
         return election.refounds(me, look, beats_without_log=self.beats_in_run if self.log_lost else 0)
 
-    def needs_what_is_gone(self, look: Look) -> bool:
+    def needs_what_is_gone(self, look: GroupView) -> bool:
         """Whether it has read nothing, for beats, of a log that there is: what it had is gone (somebody's own XTRIM).
 
         The next record would show it that it lacks something. Until there is one nobody knows that it needs a snapshot.
         """
         return look.head is not None and self.view.cursor == ORIGIN and self.beats_in_run >= election.BEATS_BEFORE_CLAIM
 
-    def owes_snapshot(self, peers: Iterable[Peer]) -> bool:
+    def owes_snapshot(self, heartbeats: Iterable[Heartbeat]) -> bool:
         """Whether it has to send a snapshot because some node needs one."""
-        return self.leads and election.owes_snapshot(self.view, peers, self.snapshot_end)
+        return self.leads and election.owes_snapshot(self.view, heartbeats, self.snapshot_end)
 
     def change(self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: int = 0) -> ChangeRecord:
         """The record that carries these changes behind its position. Only while it leads."""
@@ -232,9 +232,11 @@ class Member(NamedTuple):
             body=body,
         )
 
-    def answered(self, reply: Reply, *, uncertain: bool, found: Found | None = None) -> tuple[Fate, Member]:
+    def answered(self, reply: Reply, *, uncertain: bool, found: Lookup | None = None) -> tuple[WriteOutcome, NodeState]:
         """What became of a write that it sent. A committed record is folded next, like any other."""
-        fate = write_outcome.fate_of_write(reply, uncertain=uncertain, found=found)
-        return fate, (
-            self if fate is Fate.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE) else self.refused(reply)
+        outcome = write_outcome.outcome_of_write(reply, uncertain=uncertain, found=found)
+        return outcome, (
+            self
+            if outcome is WriteOutcome.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE)
+            else self.refused(reply)
         )

@@ -18,18 +18,18 @@ from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, Record
 from replicator.log.interface import Log
 from replicator.protocol.fold import Verdict, View
-from replicator.protocol.group import Code, Head, Look, Reply
-from replicator.protocol.heartbeat import Peer
-from replicator.protocol.member import Member, Snapshot
-from replicator.protocol.write_outcome import Fate, Found
+from replicator.protocol.group import Code, GroupView, Head, Reply
+from replicator.protocol.heartbeat import Heartbeat
+from replicator.protocol.node_state import NodeState, Snapshot
+from replicator.protocol.write_outcome import Lookup, WriteOutcome
 from replicator.testing import MemoryState
 from tests.integration.worlds import MemoryWorld
 from tests.scenarios.driver import Driver, Node
 from tests.unit.history import RUN, A, B, change, part, term_record, view_at
 
 HERE = Position(RecordId(3, 10), "a" * 32)
-LEADER = Member(me=A, view=view_at(HERE), run=RUN)
-STANDBY = Member(me=B, view=view_at(HERE), run=RUN)
+LEADER = NodeState(me=A, view=view_at(HERE), run=RUN)
+STANDBY = NodeState(me=B, view=view_at(HERE), run=RUN)
 
 #: Of the terms before that of HERE.
 ENDS = (RecordId(1, 4), RecordId(2, 6))
@@ -41,11 +41,11 @@ ENDS = (RecordId(1, 4), RecordId(2, 6))
 def test_the_holder_in_sync_leads() -> None:
     assert LEADER.leads
     assert not STANDBY.leads
-    assert (LEADER.peer().role, STANDBY.peer().role) == ("primary", "standby")
+    assert (LEADER.heartbeat().role, STANDBY.heartbeat().role) == ("primary", "standby")
 
 
 @pytest.mark.parametrize(
-    "member",
+    "node_state",
     [
         LEADER._replace(me=Writer("a", "a2")),
         LEADER._replace(run="run-2"),
@@ -54,31 +54,42 @@ def test_the_holder_in_sync_leads() -> None:
     ],
     ids=["another boot", "another run", "no run", "a term that is over"],
 )
-def test_it_holds_no_term(member: Member) -> None:
-    assert not member.holds_term
-    assert not member.leads
-    assert not member.must_rebase
+def test_it_holds_no_term(node_state: NodeState) -> None:
+    assert not node_state.holds_term
+    assert not node_state.leads
+    assert not node_state.must_rebase
 
 
 def test_a_holder_out_of_sync_rebases_before_it_leads() -> None:
-    member = LEADER._replace(view=LEADER.view._replace(in_sync=False))
-    assert (member.holds_term, member.leads, member.must_rebase) == (True, False, True)
+    node_state = LEADER._replace(view=LEADER.view._replace(in_sync=False))
+    assert (node_state.holds_term, node_state.leads, node_state.must_rebase) == (True, False, True)
 
 
 def test_a_heartbeat_says_what_the_view_says() -> None:
-    peer = LEADER._replace(view=LEADER.view._replace(changed=RecordId(2, 5), in_sync=False)).peer()
-    assert (peer.node, peer.boot, peer.run, peer.term, peer.position) == ("a", "a1", RUN, 3, HERE)
-    assert (peer.changed, peer.cursor, peer.in_sync, peer.log_id) == (RecordId(2, 5), HERE.id, False, "log-1")
+    heartbeat = LEADER._replace(view=LEADER.view._replace(changed=RecordId(2, 5), in_sync=False)).heartbeat()
+    assert (heartbeat.node, heartbeat.boot, heartbeat.run, heartbeat.term, heartbeat.position) == (
+        "a",
+        "a1",
+        RUN,
+        3,
+        HERE,
+    )
+    assert (heartbeat.changed, heartbeat.cursor, heartbeat.in_sync, heartbeat.log_id) == (
+        RecordId(2, 5),
+        HERE.id,
+        False,
+        "log-1",
+    )
 
 
 # --- what befalls it -------------------------------------------------------------------------------------------------
 
 
 def test_a_new_run_is_learnt_and_the_beats_count_anew() -> None:
-    member = LEADER.beaten().beaten()
-    assert member.beats_in_run == 2
-    assert member.talks_to(RUN) == member
-    other = member.talks_to("run-2")
+    node_state = LEADER.beaten().beaten()
+    assert node_state.beats_in_run == 2
+    assert node_state.talks_to(RUN) == node_state
+    other = node_state.talks_to("run-2")
     assert (other.run, other.beats_in_run, other.leads) == ("run-2", 0, False)
 
 
@@ -102,9 +113,9 @@ def test_that_the_log_is_lost_or_is_back_is_learnt_and_the_beats_count_anew() ->
     ],
 )
 def test_a_refusal_has_its_consequence_at_once(code: Code, leads: bool, in_sync: bool) -> None:
-    member = LEADER.refused(Reply(code, term=4, node="b"))
-    assert (member.leads, member.view.in_sync) == (leads, in_sync)
-    assert member.view.term == 3, "the term itself comes with the log"
+    node_state = LEADER.refused(Reply(code, term=4, node="b"))
+    assert (node_state.leads, node_state.view.in_sync) == (leads, in_sync)
+    assert node_state.view.term == 3, "the term itself comes with the log"
 
 
 def test_a_term_that_is_over_does_not_come_back_but_a_new_one_counts() -> None:
@@ -115,15 +126,15 @@ def test_a_term_that_is_over_does_not_come_back_but_a_new_one_counts() -> None:
 
 
 def test_an_uncertain_write_is_looked_for_before_the_role_is_given_up_for_it() -> None:
-    fate, member = LEADER.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True)
-    assert (fate, member.leads) == (Fate.LOOK, False)
-    fate, _ = member.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True, found=Found.THERE)
-    assert fate is Fate.COMMITTED
+    write_outcome, node_state = LEADER.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True)
+    assert (write_outcome, node_state.leads) == (WriteOutcome.LOOK, False)
+    write_outcome, _ = node_state.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True, found=Lookup.THERE)
+    assert write_outcome is WriteOutcome.COMMITTED
 
 
 def test_a_committed_write_leaves_it_as_it_was() -> None:
     for code in (Code.OK, Code.DUPLICATE):
-        assert LEADER.answered(Reply(code), uncertain=False) == (Fate.COMMITTED, LEADER)
+        assert LEADER.answered(Reply(code), uncertain=False) == (WriteOutcome.COMMITTED, LEADER)
 
 
 def test_it_remembers_where_its_own_newest_snapshot_ends() -> None:
@@ -151,65 +162,67 @@ def test_only_a_leader_makes_changes_and_only_a_holder_snapshots() -> None:
 def test_a_snapshot_is_of_the_place_where_it_began_and_leaves_a_gap_only_in_a_rebase() -> None:
     cursor = Position(RecordId(3, 20), "c" * 32)
     for in_sync, first_n in ((True, 11), (False, 21)):
-        member = LEADER._replace(view=LEADER.view._replace(in_sync=in_sync, cursor=HERE if in_sync else cursor))
-        snapshot = member.begin_snapshot()
+        node_state = LEADER._replace(view=LEADER.view._replace(in_sync=in_sync, cursor=HERE if in_sync else cursor))
+        snapshot = node_state.begin_snapshot()
         assert (snapshot.as_of, snapshot.rebase) == (HERE, not in_sync)
         made = {"codec": "json+zstd", "digest": "d", "body": b"", "at": 0}
-        first = member.part(snapshot, part=0, parts=0, **made)  # type: ignore[arg-type]
+        first = node_state.part(snapshot, part=0, parts=0, **made)  # type: ignore[arg-type]
         assert first.id == RecordId(3, first_n)
-        member = member.fold(first)[1]
-        last = member.part(snapshot, part=1, parts=2, **made)  # type: ignore[arg-type]
+        node_state = node_state.fold(first)[1]
+        last = node_state.part(snapshot, part=1, parts=2, **made)  # type: ignore[arg-type]
         assert (last.id.n, last.as_of) == (first_n + 1, HERE)
-        assert member.fold(last)[1].leads
+        assert node_state.fold(last)[1].leads
 
 
-def rebasing() -> Member:
+def rebasing() -> NodeState:
     """It took a term in a run that had lost its newest records."""
     ahead = LEADER._replace(run="run-2", view=LEADER.view._replace(ends=ENDS))
-    verdict, member = ahead.fold(term_record(A, 9, Position(RecordId(3, 5), "b" * 32), run="run-2", ends="1-4 2-6 3-5"))
+    verdict, node_state = ahead.fold(
+        term_record(A, 9, Position(RecordId(3, 5), "b" * 32), run="run-2", ends="1-4 2-6 3-5")
+    )
     assert verdict is Verdict.LEAD_AFTER_REBASE
-    return member
+    return node_state
 
 
-def sends(member: Member, snapshot: Snapshot, index: int, parts: int) -> Member:
+def sends(node_state: NodeState, snapshot: Snapshot, index: int, parts: int) -> NodeState:
     """It sends one part, and folds it."""
     made = {"codec": "json+zstd", "digest": "d", "body": b"", "at": 0}
-    record = member.part(snapshot, part=index, parts=parts if index + 1 == parts else 0, **made)  # type: ignore[arg-type]
-    return member.fold(record)[1]
+    record = node_state.part(snapshot, part=index, parts=parts if index + 1 == parts else 0, **made)  # type: ignore[arg-type]
+    return node_state.fold(record)[1]
 
 
 def test_a_snapshot_has_the_ends_of_the_history_and_its_last_part_tells_them() -> None:
-    member = LEADER._replace(view=LEADER.view._replace(ends=ENDS))
-    snapshot = member.begin_snapshot()
+    node_state = LEADER._replace(view=LEADER.view._replace(ends=ENDS))
+    snapshot = node_state.begin_snapshot()
     made = {"codec": "json+zstd", "digest": "d", "body": b"", "at": 0}
     assert snapshot.ends == ENDS
-    assert member.part(snapshot, part=0, parts=0, **made).ends == ()  # type: ignore[arg-type]
-    assert member.part(snapshot, part=0, parts=1, **made).ends == ENDS  # type: ignore[arg-type]
+    assert node_state.part(snapshot, part=0, parts=0, **made).ends == ()  # type: ignore[arg-type]
+    assert node_state.part(snapshot, part=0, parts=1, **made).ends == ENDS  # type: ignore[arg-type]
 
 
 def test_a_rebase_ends_the_last_term_before_it_where_the_node_is_and_not_where_the_log_is() -> None:
-    member = rebasing()
-    snapshot = member.begin_snapshot()
-    member = sends(sends(member, snapshot, 0, 2), snapshot, 1, 2)
-    assert member.leads
-    assert member.view.ends == (*ENDS, HERE.id)
+    node_state = rebasing()
+    snapshot = node_state.begin_snapshot()
+    node_state = sends(sends(node_state, snapshot, 0, 2), snapshot, 1, 2)
+    assert node_state.leads
+    assert node_state.view.ends == (*ENDS, HERE.id)
 
 
 def test_a_rebase_that_begins_anew_still_tells_where_the_last_term_before_it_ended() -> None:
-    member = rebasing()
-    member = sends(member, member.begin_snapshot(), 0, 2)
-    snapshot = member.begin_snapshot()
-    member = sends(sends(member, snapshot, 0, 2), snapshot, 1, 2)
-    assert member.leads
-    assert member.view.left_behind(HERE.id) is None, "it is in the history that goes on"
-    assert member.view.left_behind(RecordId(3, 11)) == HERE.id
+    node_state = rebasing()
+    node_state = sends(node_state, node_state.begin_snapshot(), 0, 2)
+    snapshot = node_state.begin_snapshot()
+    node_state = sends(sends(node_state, snapshot, 0, 2), snapshot, 1, 2)
+    assert node_state.leads
+    assert node_state.view.left_behind(HERE.id) is None, "it is in the history that goes on"
+    assert node_state.view.left_behind(RecordId(3, 11)) == HERE.id
 
 
 def test_a_boot_that_ends_the_rebase_of_the_boot_before_still_tells_where_the_terms_ended() -> None:
-    member = rebasing()
-    member = sends(member, member.begin_snapshot(), 0, 2)
-    again = Member(me=Writer("a", "a2"), view=member.view, run="run-2", previous_boot="a1")
-    _, again = again.fold(term_record(again.me, 10, member.view.position, run="run-2", ends="1-4 2-6 3-5 9-11"))
+    node_state = rebasing()
+    node_state = sends(node_state, node_state.begin_snapshot(), 0, 2)
+    again = NodeState(me=Writer("a", "a2"), view=node_state.view, run="run-2", previous_boot="a1")
+    _, again = again.fold(term_record(again.me, 10, node_state.view.position, run="run-2", ends="1-4 2-6 3-5 9-11"))
     snapshot = again.begin_snapshot()
     again = sends(sends(again, snapshot, 0, 2), snapshot, 1, 2)
     assert again.leads
@@ -225,10 +238,10 @@ def test_a_snapshot_of_an_earlier_term_does_not_go_on() -> None:
 
 
 def test_only_a_leader_owes_snapshots() -> None:
-    waits = STANDBY._replace(view=STANDBY.view._replace(in_sync=False)).peer()
+    waits = STANDBY._replace(view=STANDBY.view._replace(in_sync=False)).heartbeat()
     assert LEADER.owes_snapshot([waits])
     assert not LEADER._replace(run="").owes_snapshot([waits])
-    assert not LEADER.owes_snapshot([STANDBY.peer()])
+    assert not LEADER.owes_snapshot([STANDBY.heartbeat()])
 
 
 def test_a_change_asks_for_acks_if_somebody_waits_for_them() -> None:
@@ -237,16 +250,16 @@ def test_a_change_asks_for_acks_if_somebody_waits_for_them() -> None:
     assert not LEADER.change(**made).wants_acks  # type: ignore[arg-type]
 
 
-def vacant(*peers: Peer) -> Look:
+def vacant(*heartbeats: Heartbeat) -> GroupView:
     """Nobody's lease runs."""
     head = Head("log-1", RUN, 3, *A, HERE, HERE.id)
-    return Look(RUN, 3, head, HERE.id, None, {peer.node: peer for peer in peers})
+    return GroupView(RUN, 3, head, HERE.id, None, {heartbeat.node: heartbeat for heartbeat in heartbeats})
 
 
 def test_whoever_holds_the_term_does_not_stand_for_election() -> None:
-    standby = STANDBY.peer()._replace(candidate=True)
+    standby = STANDBY.heartbeat()._replace(candidate=True)
     assert STANDBY.election_rank(standby, vacant(standby)) == 0
-    holder = LEADER.peer()._replace(candidate=True)
+    holder = LEADER.heartbeat()._replace(candidate=True)
     assert LEADER.election_rank(holder, vacant(holder)) is None
     fenced = LEADER.refused(Reply(Code.FENCED, term=4, node="c"))
     assert fenced.election_rank(holder, vacant(holder)) is None, "the log has no later term yet: it is this boot's own"
@@ -255,9 +268,9 @@ def test_whoever_holds_the_term_does_not_stand_for_election() -> None:
 def test_only_a_member_that_counted_beats_without_a_log_founds_it_anew() -> None:
     nothing = vacant()._replace(head=None, last_id=ZERO_ID)
     lost = STANDBY.talks_to(RUN, log_lost=True)
-    assert not lost.beaten().refounds(lost.peer(), nothing)
-    assert lost.beaten().beaten().refounds(lost.peer(), nothing)
-    assert not STANDBY.beaten().beaten().refounds(STANDBY.peer(), nothing), "those were beats with a log"
+    assert not lost.beaten().refounds(lost.heartbeat(), nothing)
+    assert lost.beaten().beaten().refounds(lost.heartbeat(), nothing)
+    assert not STANDBY.beaten().beaten().refounds(STANDBY.heartbeat(), nothing), "those were beats with a log"
 
 
 def test_a_record_of_another_is_no_record_of_its_own() -> None:
@@ -277,19 +290,19 @@ class Watched(Node):
         self.histories = histories
 
     def read(self, count: int = 1000) -> None:
-        for record in self.log.read(self.member.view.cursor.id, count=count).records:
+        for record in self.log.read(self.node_state.view.cursor.id, count=count).records:
             if self.fold(record) is Verdict.RESTORE:
                 return
 
     def fold(self, record: Record) -> Verdict:
-        term, before = self.member.view.term, self.member.view.position
+        term, before = self.node_state.view.term, self.node_state.view.position
         verdict = super().fold(record)
-        if record.prev == before.chain and self.member.view.position == record.position:
+        if record.prev == before.chain and self.node_state.view.position == record.position:
             self.histories[record.position] = (*self.histories[before], record)
         if verdict in (Verdict.APPLY, Verdict.RESTORE, Verdict.LEAD):
             assert record.id.term >= self.highest, "G2: a record of an earlier term was applied"
-        assert self.member.view.term >= term, "G3: a term went back"
-        self.highest = max(self.highest, self.member.view.term)
+        assert self.node_state.view.term >= term, "G3: a term went back"
+        self.highest = max(self.highest, self.node_state.view.term)
         return verdict
 
 
@@ -335,14 +348,14 @@ class Group(RuleBasedStateMachine):
         if self.failed_over:
             node.pending = None
             self.read_all(name)
-            if not node.member.view.in_sync:
+            if not node.node_state.view.in_sync:
                 return
         self.driver.promote(name)
 
     @rule(name=names, outcome=st.sampled_from(["answered", "answered", "lost", "held"]))
     def submit(self, name: str, outcome: str) -> None:
         node = self.nodes[name]
-        if not node.member.leads or node.pending is not None:
+        if not node.node_state.leads or node.pending is not None:
             return
         self.value += 1
         self.driver._loses_reply = outcome == "lost"
@@ -372,7 +385,7 @@ class Group(RuleBasedStateMachine):
     @rule(name=names, parts=st.integers(1, 3), sends=st.integers(1, 3))
     def snapshot(self, name: str, parts: int, sends: int) -> None:
         node = self.nodes[name]
-        if node.pending is None and (node.member.leads or node.member.must_rebase):
+        if node.pending is None and (node.node_state.leads or node.node_state.must_rebase):
             self.driver.snapshot(node, "of", str(parts), "sends", str(sends))
 
     @rule(name=names)
@@ -385,7 +398,7 @@ class Group(RuleBasedStateMachine):
     def load(self, name: str) -> None:
         """A replacing snapshot takes values away on purpose: what it keeps stays acknowledged."""
         node = self.nodes[name]
-        if node.pending is None and node.member.leads:
+        if node.pending is None and node.node_state.leads:
             kept = node.state[-2:]
             if self.driver.load(node, *kept)[0].endswith("replacing the history"):
                 self.acknowledged &= set(kept)
@@ -423,7 +436,7 @@ class Group(RuleBasedStateMachine):
             node.pending, node.holding = None, False
 
     def _has_folded(self, node: Watched) -> bool:
-        return node.pending is not None and node.pending.record.id <= node.member.view.cursor.id
+        return node.pending is not None and node.pending.record.id <= node.node_state.view.cursor.id
 
     # --- what must hold ---
 
@@ -448,21 +461,21 @@ class Group(RuleBasedStateMachine):
     def equal_positions_are_equal_states(self) -> None:
         """G6."""
         for node in self.nodes.values():
-            seen = self.states.setdefault(node.member.view.position, list(node.state))
-            assert seen == node.state, f"G6 at {node.member.view.position}"
+            seen = self.states.setdefault(node.node_state.view.position, list(node.state))
+            assert seen == node.state, f"G6 at {node.node_state.view.position}"
 
     @invariant()
     def a_primary_has_every_acknowledged_change(self) -> None:
         """G4, as long as Redis is intact."""
         head = self.world.server.state.head
         for node in self.nodes.values():
-            if head is not None and node.member.leads and node.member.view.term == head.term:
+            if head is not None and node.node_state.leads and node.node_state.view.term == head.term:
                 assert self.acknowledged <= set(node.state), "G4"
 
     @invariant()
     def at_most_one_holds_the_newest_term(self) -> None:
         """G1: whoever else believes to lead does so in an older term."""
-        holders = [node.member.view.term for node in self.nodes.values() if node.member.holds_term]
+        holders = [node.node_state.view.term for node in self.nodes.values() if node.node_state.holds_term]
         assert len(holders) == len(set(holders))
 
     @invariant()
@@ -471,7 +484,7 @@ class Group(RuleBasedStateMachine):
         newest = (history[-1] for history in self.histories.values() if history)
         changes = {record.id for record in newest if isinstance(record, ChangeRecord)}
         for node in self.nodes.values():
-            view = node.member.view
+            view = node.node_state.view
             if view.in_sync and view.position in self.histories:
                 history = {record.id for record in self.histories[view.position]}
                 for change in changes:
@@ -488,14 +501,14 @@ TestThreeMembers = Group.TestCase
 
 
 def test_a_node_is_in_sync_once_it_has_read_the_log_and_lacks_nothing() -> None:
-    new = Member(me=A, view=View())
+    new = NodeState(me=A, view=View())
     assert not new.in_sync
-    assert not new.peer().in_sync
+    assert not new.heartbeat().in_sync
     alone = new.talks_to(RUN, log_lost=True)
     assert alone.in_sync, "there is no log yet that it could lack"
     assert not alone.talks_to(RUN).in_sync, "there is one"
     assert not alone.talks_to("", log_lost=True).in_sync, "it does not know"
     read = new._replace(view=View(position=Position(RecordId(1, 1), "a" * 32)))
     assert read.in_sync
-    assert read.peer().in_sync
+    assert read.heartbeat().in_sync
     assert not read._replace(view=read.view._replace(in_sync=False)).in_sync
