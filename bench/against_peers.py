@@ -70,7 +70,7 @@ node. What others send is encoded before the time begins; a node encodes within 
 """
 
 
-class WriteLock(NamedTuple):
+class Turn(NamedTuple):
     """What a system did in one round."""
 
     one: Pace
@@ -83,18 +83,18 @@ class WriteLock(NamedTuple):
 def measure(setting: Setting, sizes: Sizes) -> Report:
     """Give every system that is there its turns, interleaved."""
     failures: list[str] = []
-    cases: dict[str, Callable[[], WriteLock | None]] = {
+    cases: dict[str, Callable[[], Turn | None]] = {
         system.name: partial(_tried, system, setting, sizes, failures)
         for system in sizes.systems
         if system.is_installed()
     }
     # Each turn begins with processes that are new: there is nothing to warm up but within it.
-    tried: dict[str, list[WriteLock | None]] = in_rounds(cases, sizes.rounds, warm_ups=0)
+    tried: dict[str, list[Turn | None]] = in_rounds(cases, sizes.rounds, warm_ups=0)
     rounds = {name: turns for name, each in tried.items() if (turns := [turn for turn in each if turn is not None])}
     return report(rounds, sizes, failures)
 
 
-def _tried(system: System, setting: Setting, sizes: Sizes, failures: list[str]) -> WriteLock | None:
+def _tried(system: System, setting: Setting, sizes: Sizes, failures: list[str]) -> Turn | None:
     """A turn; None if it failed: somebody else that does not start is no reason to measure nobody."""
     try:
         return _turn(system, setting, sizes)
@@ -105,7 +105,7 @@ def _tried(system: System, setting: Setting, sizes: Sizes, failures: list[str]) 
         return None
 
 
-def _turn(system: System, setting: Setting, sizes: Sizes) -> WriteLock:
+def _turn(system: System, setting: Setting, sizes: Sizes) -> Turn:
     with system.run(setting) as running:
         turns = _Turns(running)
         turns.load("one_at_a_time", sizes.seconds / 4)
@@ -114,7 +114,7 @@ def _turn(system: System, setting: Setting, sizes: Sizes) -> WriteLock:
         together = turns.load("batches", BATCH, sizes.seconds)
         assert one is not None
         assert concurrent is not None
-        return WriteLock(one, concurrent, together, turns.delays_us(sizes.pings, 2 * sizes.seconds))
+        return Turn(one, concurrent, together, turns.delays_us(sizes.pings, 2 * sizes.seconds))
 
 
 class _Turns:
@@ -140,7 +140,7 @@ class _Turns:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def report(rounds: Mapping[str, list[WriteLock]], sizes: Sizes, failures: Sequence[str] = ()) -> Report:
+def report(rounds: Mapping[str, list[Turn]], sizes: Sizes, failures: Sequence[str] = ()) -> Report:
     """What the rounds of all systems say."""
     found = {name: _found(turns) for name, turns in rounds.items()}
     figures = {f"{name} {what}": figure for name, each in found.items() for what, figure in each.items()}
@@ -163,7 +163,7 @@ COMMIT_P50, COMMIT_P99 = "commit p50 ms", "commit p99 ms"
 OTHER_P50, OTHER_P99 = "other process p50 ms", "other process p99 ms"
 
 
-def _found(turns: Sequence[WriteLock]) -> dict[str, float]:
+def _found(turns: Sequence[Turn]) -> dict[str, float]:
     """Medians over the rounds; the p99 of pings from all rounds together, for one of them has too few."""
     found = {
         ONE: median(turn.one.rate for turn in turns),
@@ -177,10 +177,10 @@ def _found(turns: Sequence[WriteLock]) -> dict[str, float]:
     return {**found, TOGETHER: median(together)} if together else found
 
 
-def _against(name: str, turns: Sequence[WriteLock], mine: Sequence[WriteLock]) -> dict[str, float]:
+def _against(name: str, turns: Sequence[Turn], mine: Sequence[Turn]) -> dict[str, float]:
     """How many times longer the other one takes, and how many times more of them the package commits."""
 
-    def times(of: Callable[[WriteLock], float], *, more: bool = False) -> float:
+    def times(of: Callable[[Turn], float], *, more: bool = False) -> float:
         theirs, own = median(of(turn) for turn in turns), median(of(turn) for turn in mine)
         return own / theirs if more else theirs / own
 

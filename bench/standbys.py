@@ -44,7 +44,7 @@ case.
 """
 
 
-class WriteLock(NamedTuple):
+class Turn(NamedTuple):
     one: Pace
     concurrent: Pace
     #: For each change, until each of the standbys had it.
@@ -55,11 +55,11 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
     """Measure all numbers of standbys, interleaved."""
     cases = {str(standbys): partial(_turn, setting, standbys, sizes) for standbys in sizes.standbys}
     # Each turn begins with new processes: there is nothing to warm up but within it.
-    rounds: dict[str, list[WriteLock]] = in_rounds(cases, sizes.rounds, warm_ups=0)
+    rounds: dict[str, list[Turn]] = in_rounds(cases, sizes.rounds, warm_ups=0)
     return _report(rounds, sizes)
 
 
-def _turn(setting: Setting, standbys: int, sizes: Sizes) -> WriteLock:
+def _turn(setting: Setting, standbys: int, sizes: Sizes) -> Turn:
     place = setting.url, setting.group("standbys")
     with ExitStack() as stack:
         sender = stack.enter_context(Child(be_sender, NodeSender, *place, setting.fresh("primary")))
@@ -74,7 +74,7 @@ def _turn(setting: Setting, standbys: int, sizes: Sizes) -> WriteLock:
         group.load("one_at_a_time", sizes.seconds / 4)
         one = group.load("one_at_a_time", sizes.seconds)
         concurrent = group.load("concurrent", SUBMITTERS, sizes.seconds)
-        return WriteLock(one, concurrent, group.delays_us(sizes.pings))
+        return Turn(one, concurrent, group.delays_us(sizes.pings))
 
 
 class _Group:
@@ -103,7 +103,7 @@ class _Group:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def _report(rounds: Mapping[str, list[WriteLock]], sizes: Sizes) -> Report:
+def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
     base = rounds[str(sizes.standbys[0])]
     rows: list[list[str]] = []
     figures: dict[str, float] = {}
@@ -126,7 +126,7 @@ def _report(rounds: Mapping[str, list[WriteLock]], sizes: Sizes) -> Report:
     )
 
 
-def _found(turns: Sequence[WriteLock]) -> dict[str, float]:
+def _found(turns: Sequence[Turn]) -> dict[str, float]:
     of_any = list(chain.from_iterable(chain.from_iterable(turn.delays_us for turn in turns)))
     of_last = [max(delays) for turn in turns for delays in turn.delays_us]
     return {

@@ -609,25 +609,25 @@ class Primary:
         self, reply: Reply, record: ChangeRecord | PartRecord, *, uncertain: bool, found: Lookup | None
     ) -> None:
         node_state = self._replica.node_state
-        write_outcome, after = node_state.answered(reply, uncertain=uncertain, found=found)
+        outcome, after = node_state.answered(reply, uncertain=uncertain, found=found)
         if after is not node_state:
             self._replica.refused(reply)
-        if write_outcome is WriteOutcome.COMMITTED:
+        if outcome is WriteOutcome.COMMITTED:
             return
-        kind = f"{write_outcome.value} ({reply.code.value})"
+        kind = f"{outcome.value} ({reply.code.value})"
         self._telling.tell("write", logging.WARNING, f"{record}: {kind}", kind=kind)
-        raise self._error(write_outcome, reply, record)
+        raise self._error(outcome, reply, record)
 
-    def _error(self, write_outcome: WriteOutcome, reply: Reply, record: ChangeRecord | PartRecord) -> Exception:
-        if write_outcome is WriteOutcome.AGAIN:
+    def _error(self, outcome: WriteOutcome, reply: Reply, record: ChangeRecord | PartRecord) -> Exception:
+        if outcome is WriteOutcome.AGAIN:
             return _SnapshotBroken()
-        if write_outcome is WriteOutcome.UNKNOWN:
+        if outcome is WriteOutcome.UNKNOWN:
             return OutcomeUnknown(url=self._log.url, problem=f"{reply.code.value} after an answer was lost")
-        if write_outcome is WriteOutcome.LOST:
+        if outcome is WriteOutcome.LOST:
             return LogLost(what=f"the log of group {self._log.group} is gone from {self._log.url}")
-        if write_outcome is WriteOutcome.STRAY:
+        if outcome is WriteOutcome.STRAY:
             return CorruptRecord.stray(reply.id)
-        if write_outcome is WriteOutcome.REFUSED and reply.code is Code.FENCED:
+        if outcome is WriteOutcome.REFUSED and reply.code is Code.FENCED:
             return Fenced(record.id.term, reply.term, reply.node)
         what = "Redis came back as another run" if reply.code is Code.NEW_RUN else "the log lost records"
         return NotPrimary("{node} has to lead anew: " + what + "; nothing was written", node=record.node)

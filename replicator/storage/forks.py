@@ -1,11 +1,13 @@
 """The forks of a node: histories that lost, as files that a person can look at, and take changes from.
 
 A fork is a whole checkpoint (`checkpoint.write_fork`), with the reason and the place where its history parted from the
-group's. What it has behind that place is its *divergent tail*: changes that some node took, perhaps acknowledged, and that the
-group does not have. Nothing here changes a fork, and nothing here sends anything to the group: a person decides.
+group's. What it has behind that place is its *divergent tail*: changes that some node took, perhaps acknowledged, and
+that the group does not have. Nothing here changes a fork, and nothing here sends anything to the group: a person
+decides.
 
 **What cannot be listed.** A checkpoint keeps changes only since its newest snapshot. Changes that are *in* the snapshot
-have no record any more: if the divergent tail begins in there, it can be had as a whole state, and not change by change.
+have no record any more: if the divergent tail begins in there, it can be had as a whole state, and not change by
+change.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ REMOVALS = {
     "denial": Removal(
         "the log of another run does not deny that a record was there",
         Bounds(changes=1, promotions=1, failovers=1),
-        patches=((election, "find_out", found_by_place),),
+        patches=((write_outcome, "find_out", found_by_place),),
         breaks="outcome",
     ),
     "connection": Removal(

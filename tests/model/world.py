@@ -37,7 +37,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
-from replicator.protocol import election, missing_nodes
+from replicator.protocol import election, missing_nodes, write_outcome
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.heartbeat import Heartbeat
@@ -603,15 +603,15 @@ class Machine:
 
     def _answered(self, node: Node, write: Write, reply: Reply, state: MemoryState) -> Option:
         """The answer has come: what it means, the member says; what is in the log is folded and applied."""
-        write_outcome, node_state = self._write_outcome(node.live, write, reply, state)
-        text = f"{node.name} learns of {_say_record(write.record)}: {write_outcome.value}"
+        outcome, node_state = self._write_outcome(node.live, write, reply, state)
+        text = f"{node.name} learns of {_say_record(write.record)}: {outcome.value}"
         is_change = isinstance(write.record, ChangeRecord)
-        sending = node.sending if is_change else _next_part(node.sending, write_outcome)
+        sending = node.sending if is_change else _next_part(node.sending, outcome)
         node = node._replace(node_state=node_state, write=None, sending=sending)
-        if write_outcome is WriteOutcome.COMMITTED:
+        if outcome is WriteOutcome.COMMITTED:
             verdict, node = self._folded(node, write.record)
             text += f", {verdict.value}"
-        event = _EVENTS.get(write_outcome) if is_change else None
+        event = _EVENTS.get(outcome) if is_change else None
         letter = write.record.body.decode()
         known = (event, letter, write.record.id) if event and letter in LETTERS else None
         return Option(text, self.nodes(self._tidy(node)), event=known)
@@ -620,9 +620,9 @@ class Machine:
         self, node_state: NodeState, write: Write, reply: Reply, state: MemoryState
     ) -> tuple[WriteOutcome, NodeState]:
         uncertain = write.attempt > 1
-        write_outcome, after = node_state.answered(reply, uncertain=uncertain)
-        if write_outcome is not WriteOutcome.LOOK:
-            return write_outcome, after
+        outcome, after = node_state.answered(reply, uncertain=uncertain)
+        if outcome is not WriteOutcome.LOOK:
+            return outcome, after
         self.redis.state = state
         entry = next((entry for entry in state.entries if entry.id == write.record.id), None)
         there = _parsed(str(entry.id), entry.header, entry.body) if entry else None
@@ -950,8 +950,8 @@ def _crashed(node: Node) -> Node:
     return Node(node.name, node.boots, None, "", (), node.disk)
 
 
-def _next_part(sending: Sending | None, write_outcome: WriteOutcome) -> Sending | None:
-    if sending is None or write_outcome is not WriteOutcome.COMMITTED or sending.part + 1 == len(sending.bodies):
+def _next_part(sending: Sending | None, outcome: WriteOutcome) -> Sending | None:
+    if sending is None or outcome is not WriteOutcome.COMMITTED or sending.part + 1 == len(sending.bodies):
         return None
     return sending._replace(part=sending.part + 1)
 

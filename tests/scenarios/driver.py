@@ -16,7 +16,7 @@ from replicator.format.codec import SnapshotDecoder, SnapshotEncoder, decode_cha
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, seal_change
 from replicator.log.interface import Log
-from replicator.protocol import election
+from replicator.protocol import election, write_outcome
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.node_state import NodeState, Snapshot
@@ -345,15 +345,15 @@ class Driver:
         return self._took(node, record, reply, uncertain=False)
 
     def _took(self, node: Node, record: ChangeRecord | PartRecord, reply: Reply, *, uncertain: bool) -> list[str]:
-        write_outcome, node.node_state = node.node_state.answered(reply, uncertain=uncertain)
-        if write_outcome is WriteOutcome.LOOK:
+        outcome, node.node_state = node.node_state.answered(reply, uncertain=uncertain)
+        if outcome is WriteOutcome.LOOK:
             there = node.log.find(record.id)
             found = write_outcome.find_out(record, there, node.log.look(), node.node_state.view.holder.run)
-            write_outcome, node.node_state = node.node_state.answered(reply, uncertain=uncertain, found=found)
-        if write_outcome is WriteOutcome.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE):
+            outcome, node.node_state = node.node_state.answered(reply, uncertain=uncertain, found=found)
+        if outcome is WriteOutcome.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE):
             node.fold(record)
             return [_told(record)] if reply.code is Code.OK else [self._answer(reply)]
-        return [self._answer(reply), write_outcome.value]
+        return [self._answer(reply), outcome.value]
 
     def retry(self, node: Node) -> list[str]:
         """a retry: the very record whose answer did not come."""

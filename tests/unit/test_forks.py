@@ -306,7 +306,7 @@ def test_list_shows_a_line_for_each(disk: Disk, pen: Pen) -> None:
     result = run("list", "--data-dir", disk.data_dir)
     assert (result.exit_code, result.stderr) == (0, "")
     heading, line = result.stdout.splitlines()
-    assert heading.split() == ["NAME", "NODE", "WHEN", "POSITION", "TERM", "PARTED_AT", "SURPLUS", "REASON"]
+    assert heading.split() == ["NAME", "NODE", "WHEN", "POSITION", "TERM", "PARTED_AT", "DIVERGENT", "REASON"]
     assert line.startswith(f"{path.stem}  s     20")
     assert line.endswith("1-4       1     1-2        2        replaced by the snapshot 9-9 of b")
 

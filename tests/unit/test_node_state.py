@@ -126,10 +126,10 @@ def test_a_term_that_is_over_does_not_come_back_but_a_new_one_counts() -> None:
 
 
 def test_an_uncertain_write_is_looked_for_before_the_role_is_given_up_for_it() -> None:
-    write_outcome, node_state = LEADER.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True)
-    assert (write_outcome, node_state.leads) == (WriteOutcome.LOOK, False)
-    write_outcome, _ = node_state.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True, found=Lookup.THERE)
-    assert write_outcome is WriteOutcome.COMMITTED
+    outcome, node_state = LEADER.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True)
+    assert (outcome, node_state.leads) == (WriteOutcome.LOOK, False)
+    outcome, _ = node_state.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True, found=Lookup.THERE)
+    assert outcome is WriteOutcome.COMMITTED
 
 
 def test_a_committed_write_leaves_it_as_it_was() -> None:

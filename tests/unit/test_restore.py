@@ -16,7 +16,7 @@ from replicator.format.codec import SnapshotEncoder
 from replicator.format.ids import ORIGIN, ZERO_ID, Writer
 from replicator.format.records import PartRecord, seal_part
 from replicator.format.snapshot_parts import Cutter
-from replicator.replica import restore
+from replicator.replica import gc_pause, restore
 from replicator.replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from replicator.replica.restore import Dropped, Failed, Restoring, Spoilt, run
 from tests.kv import PATIENCE_S, eventually, in_thread
@@ -313,8 +313,8 @@ class TestRestoring:
         assert "draw them to the end" in str(problem)
 
     def test_while_no_part_comes_the_collector_is_not_held(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(restore, "HOLD_COLLECTOR_FROM_BYTES", 2 * PART_BYTES)
-        monkeypatch.setattr(restore, "HOLD_COLLECTOR_FOR_S", 0.3)
+        monkeypatch.setattr(gc_pause, "HOLD_COLLECTOR_FROM_BYTES", 2 * PART_BYTES)
+        monkeypatch.setattr(gc_pause, "HOLD_COLLECTOR_FOR_S", 0.3)
         on: list[bool] = []
 
         class Noting(Slate):
@@ -411,7 +411,7 @@ class TestHeldCollector:
     ) -> None:
         with HeldCollector(freezes=False) as first:
             first.hold()
-            monkeypatch.setattr(restore, "JOIN_HOLDERS_FOR_S", 0.0)
+            monkeypatch.setattr(gc_pause, "JOIN_HOLDERS_FOR_S", 0.0)
             with HeldCollector(freezes=False) as second, HeldCollector() as building:
                 second.hold()
                 first.release()
