@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.log import connection, finders
+from replicator.log import finders
 from replicator.log.advice import advice
 from replicator.log.connection import Address, Link, follow, shown
 from replicator.log.finders import Opened, client_for, finder_for
@@ -493,7 +493,7 @@ class Sentinels:
         self.go = threading.Event()
         self.asked: Counter[str] = Counter()
         monkeypatch.setattr(finders, "_asked", self._asked)
-        monkeypatch.setattr(connection, "ASK_AGAIN_AFTER_S", 0.0)
+        monkeypatch.setattr(finders, "ASK_AGAIN_AFTER_S", 0.0)
         self.finder: Any = finder_for(f"redis+sentinel://{','.join(said)}/main", key=KEY, name="n", timeout_s=3)
 
     def _asked(self, options: dict[str, Any], names: Any, *commands: tuple[str, ...]) -> list[Any]:
