@@ -639,7 +639,8 @@ class TestPause:
         admin.resume(group.log())
 
     def test_promotions_by_hand_go_on_meanwhile(self, group: Group) -> None:
-        group.primary("a"), group.node("b")
+        in_step(group.primary("a"), group.node("b"))
+        eventually(lambda: "b" in group.server.look().peers)
         admin.pause(group.log(), by="ann")
         assert admin.promote(group.log(), "b", by="ann").term == 2
         assert admin.switchover(group.log(), "a", by="ann").term == 3
