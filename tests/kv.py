@@ -33,8 +33,8 @@ PATIENCE_S = 20.0
 #: Nobody loses it on a busy machine. Tests of what happens once a beat take a shorter one.
 LEASE_S = 3.0
 
-#: Five beats a second. Shorter, and a busy machine costs it too often.
-SHORT_LEASE_S = 0.6
+#: Three beats a second. Shorter, and a busy machine costs it too often.
+SHORT_LEASE_S = 1.0
 
 
 class KV:

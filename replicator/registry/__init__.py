@@ -1,0 +1,1 @@
+"""The reference application, and its HTTP API."""

@@ -1,0 +1,1 @@
+"""One node's copy of the state, moved together with what the protocol knows."""

@@ -1,0 +1,1 @@
+"""A node as a process: with the registry, or beside another program."""

@@ -1,0 +1,1 @@
+"""A node's own disk: the checkpoint, forks, payloads, how a file gets to the disk."""

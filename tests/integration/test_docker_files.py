@@ -215,4 +215,4 @@ def modules_run(command: list[str]) -> list[str]:
 
 
 def module_path(module: str) -> Path:
-    return REPOSITORY / Path(*module.split(".")).with_suffix(".py")
+    return REPOSITORY / Path(*module.removeprefix("replicator.").split(".")).with_suffix(".py")

@@ -91,7 +91,7 @@ def test_they_share_a_few_connections_and_threads(host: Host, redis: RedisServer
 
 
 def test_groups_fail_over_by_themselves_when_a_host_is_gone(host: Host, redis: RedisServer, tmp_path: Path) -> None:
-    lease = {"lease_s": 1.0, "auto_promote": True}
+    lease = {"lease_s": 3.0, "auto_promote": True}
     gone = Host(redis.url)
     try:
         primaries = led(nodes_of(gone, "a", tmp_path, **lease))

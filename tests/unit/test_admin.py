@@ -642,7 +642,8 @@ class TestPause:
         ops.resume(group.log())
 
     def test_promotions_by_hand_go_on_meanwhile(self, group: Group) -> None:
-        group.primary("a"), group.node("b")
+        in_step(group.primary("a"), group.node("b"))
+        eventually(lambda: "b" in group.server.look().heartbeats)
         ops.pause(group.log(), by="ann")
         assert ops.promote(group.log(), "b", by="ann").term == 2
         assert ops.switchover(group.log(), "a", by="ann").term == 3

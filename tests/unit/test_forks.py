@@ -308,7 +308,7 @@ def test_list_shows_a_line_for_each(disk: Disk, pen: Pen) -> None:
     heading, line = result.stdout.splitlines()
     assert heading.split() == ["NAME", "NODE", "WHEN", "POSITION", "TERM", "PARTED_AT", "DIVERGENT", "REASON"]
     assert line.startswith(f"{path.stem}  s     20")
-    assert line.endswith("1-4       1     1-2        2        replaced by the snapshot 9-9 of b")
+    assert line.endswith("1-4       1     1-2        2          replaced by the snapshot 9-9 of b")
 
 
 def test_list_as_json_has_the_fields_of_the_contract(disk: Disk) -> None:
