@@ -68,7 +68,7 @@ def _when(fork: files.Fork) -> str | None:
 
 
 def _divergent_text(fork: files.Fork) -> str:
-    return f"{fork.divergent_tail} + those in its snapshot" if fork.in_snapshot else str(fork.divergent_tail)
+    return f"{fork.divergent} + those in its snapshot" if fork.in_snapshot else str(fork.divergent)
 
 
 @forks.command()
@@ -79,7 +79,7 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
     """The fork NAME, and the changes that it has and the group has not."""
     fork = files.read(files.find(name, _given(data_dirs)))
     if output == "json":
-        show_json(fork.to_dict() | {"changes": [change.to_dict() for change in files.divergent_tail(fork)]})
+        show_json(fork.to_dict() | {"changes": [change.to_dict() for change in files.divergent(fork)]})
         return
     for label, value in _facts(fork).items():
         click.echo(f"{label.ljust(10)} {plain(str(value))}")
@@ -87,7 +87,7 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
     if fork.in_snapshot:
         click.echo(f"Changes from {fork.parted_at} up to {fork.snapshot_changed} are in its snapshot and cannot be "
                    f"listed one by one: `replicator forks export {name} --state` gives the whole state.")  # fmt: skip
-    for change in files.divergent_tail(fork):
+    for change in files.divergent(fork):
         value = orjson.dumps(change.change).decode()
         click.echo(f"{when(change.at)}  {str(change.id).ljust(14)} {change.index:4d}  {plain(change.node)}  {value}")
 

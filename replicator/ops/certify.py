@@ -58,7 +58,7 @@ class NodeFacts:
     """One checkpoint. `place`: `in the log`, `before the log` (trimmed), `ahead of the log`, `not in the log`, `new`.
 
     Of its change records, `changes` are the log's, `trimmed` older than the log, or lost before a rebase;
-    `divergent_tail` the log has not. That is no violation where the node's history parted from the group's: they are to
+    `divergent` the log has not. That is no violation where the node's history parted from the group's: they are to
     become a fork. `digest`: of the state.
     """
 
@@ -68,7 +68,7 @@ class NodeFacts:
     place: str
     changes: int
     trimmed: int
-    divergent_tail: int
+    divergent: int
     digest: str
 
 
@@ -82,7 +82,7 @@ class Compared:
         self.changes = 0
         self.trimmed = 0
         #: Those that the log has not, and which one is the newest of them.
-        self.divergent_tail = 0
+        self.divergent = 0
         self._missing = ZERO_ID
         self._found = False
         self._changes = stored.changes()
@@ -94,7 +94,7 @@ class Compared:
             self._lacks(self._next, trimmed=begins)
         if rebases and isinstance(record, PartRecord) and self._missing <= record.as_of.id:
             # Those of the history that the rebase brings were never in this log, or were lost.
-            self.trimmed, self.divergent_tail, self._missing = self.trimmed + self.divergent_tail, 0, ZERO_ID
+            self.trimmed, self.divergent, self._missing = self.trimmed + self.divergent, 0, ZERO_ID
         if self._next is not None and self._next.id == record.id:
             if self._next != record:
                 self._fail(f"its record {record.id} is not the one that the log has there", record.id)
@@ -107,7 +107,7 @@ class Compared:
 
     def _lacks(self, change: ChangeRecord, *, trimmed: bool) -> None:
         self.trimmed += trimmed
-        self.divergent_tail += not trimmed
+        self.divergent += not trimmed
         self._missing = self._missing if trimmed else change.id
         self._next = next(self._changes, None)
 
@@ -123,7 +123,7 @@ class Compared:
             self._lacks(self._next, trimmed=False)
         if self.stored.view.log_id not in ("", head.log_id):
             self._fail(f"it follows log {self.stored.view.log_id}, and this is log {head.log_id}")
-        if self._found and self.divergent_tail:
+        if self._found and self.divergent:
             problem = f"it is at {self.position.id} like the log, and has {self._missing}, which the log has not"
             self._fail(problem, self.position.id, self._missing)
         payload = self.stored.payload
@@ -355,7 +355,7 @@ def _told(node: Compared, place: str, data_dir: Path, state: ReplicatedState) ->
         place=place,
         changes=node.changes,
         trimmed=node.trimmed,
-        divergent_tail=node.divergent_tail,
+        divergent=node.divergent,
         digest=_digest(node.stored, state),
     )
 

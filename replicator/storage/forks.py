@@ -33,7 +33,7 @@ __all__ = [
     "Fork",
     "InSnapshot",
     "Patched",
-    "divergent_tail",
+    "divergent",
     "export",
     "export_state",
     "find",
@@ -61,7 +61,7 @@ class Patched(ReplicatorError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fork:
-    """One fork. `divergent_tail` counts the changes that can be listed; `in_snapshot`: there are more, in its snapshot.
+    """One fork. `divergent` counts the changes that can be listed; `in_snapshot`: there are more, in its snapshot.
 
     `position` and `term` are what the node had, and the newest term it knew; `parted_at` is the last record that the
     group's history has, too. `written_at`: unix ms, by the node's clock; None if its file was renamed.
@@ -77,7 +77,7 @@ class Fork:
     parted_at: RecordId
     changed: RecordId
     snapshot_changed: RecordId
-    divergent_tail: int
+    divergent: int
     in_snapshot: bool
     reason: str
 
@@ -92,7 +92,7 @@ class Fork:
             "position": str(self.position),
             "term": self.term,
             "parted_at": str(self.parted_at),
-            "divergent": self.divergent_tail,
+            "divergent": self.divergent,
             "in_snapshot": self.in_snapshot,
             "reason": self.reason,
         }
@@ -169,7 +169,7 @@ def read(path: Path) -> Fork:
             parted_at=parted_at,
             changed=view.changed,
             snapshot_changed=in_snapshot,
-            divergent_tail=sum(record.count for record in stored.changes(parted_at)),
+            divergent=sum(record.count for record in stored.changes(parted_at)),
             in_snapshot=in_snapshot > parted_at,
             reason=stored.note("reason") or "",
         )
@@ -195,7 +195,7 @@ def _written_at(path: Path) -> int | None:
         return None
 
 
-def divergent_tail(fork: Fork) -> Iterator[Change]:
+def divergent(fork: Fork) -> Iterator[Change]:
     """The changes that the fork has and the group's history has not, in order: those that can be listed."""
     return _changes(fork, fork.parted_at)
 
@@ -229,7 +229,7 @@ def export(fork: Fork) -> Iterator[dict[str, Any]]:
     with Stored(fork.path) as stored:
         if _is_patched(stored):
             raise Patched(name=fork.name)
-    return (change.to_dict() for change in divergent_tail(fork))
+    return (change.to_dict() for change in divergent(fork))
 
 
 def export_state(fork: Fork, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[dict[str, Any]]:

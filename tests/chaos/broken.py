@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from replicator.format.ids import Writer
 from replicator.format.records import Record
-from replicator.log import redis_log as log_module
+from replicator.log import scripts
 from replicator.node.writer import Primary, _Sent
 from replicator.protocol import election, fold, node_state
 from replicator.protocol.fold import Row, View
@@ -53,7 +53,7 @@ def _hold_by(holds: Callable[[View, Writer, str], bool]) -> None:
 
 def _without_in_scripts(text: bytes) -> None:
     """Every script from now on lacks this text."""
-    make = log_module._Script.__init__
+    make = scripts._Script.__init__
 
     def make_without(script: Any, name: str) -> None:
         make(script, name)
@@ -61,7 +61,7 @@ def _without_in_scripts(text: bytes) -> None:
         script.text = script.text.replace(text, b"")
         script.sha = hashlib.sha1(script.text, usedforsecurity=False).hexdigest().encode()
 
-    log_module._Script.__init__ = make_without  # type: ignore[assignment, method-assign]
+    scripts._Script.__init__ = make_without  # type: ignore[assignment, method-assign]
 
 
 def _apply_before_append() -> None:

@@ -312,14 +312,14 @@ def _read_fork(path: Path, given: tuple[list[Edit], list[tuple[int, int, str]]])
     try:
         fork = forks.read(path)
         state = list(forks.export_state(fork))
-        divergent_tail = list(forks.divergent_tail(fork))
+        divergent = list(forks.divergent(fork))
     except CheckpointError:
         assert path.read_bytes() == data
         return False
     # Where it parted is not in the digest. What it holds is.
     assert [one["piece"] for one in state if "piece" in one] == base.content.payload
     assert len(state) - len(base.content.payload or ()) == sum(record.count for record in base.content.changes)
-    assert len(divergent_tail) == fork.divergent_tail
+    assert len(divergent) == fork.divergent
     return True
 
 

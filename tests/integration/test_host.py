@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 import replicator.log.multiplex
-import replicator.log.redis_log
 import replicator.node.host
 import replicator.node.worker_pool
 from replicator import CheckpointError, ConfigError, Node, NoThread, NotPrimary
@@ -343,7 +342,7 @@ def test_a_broken_group_is_read_aside_and_the_others_together(
 ) -> None:
     nodes = led(nodes_of(host, "a", tmp_path))
     alone: list[str] = []
-    read_alone = replicator.log.redis_log._read_alone
+    read_alone = replicator.log.multiplex._read_alone
 
     def noted(log: RedisLog, wants: ReadRequest) -> Any:
         alone.append(log.group)
@@ -378,7 +377,7 @@ def test_a_host_is_started_while_redis_is_away(redis: RedisServer, tmp_path: Pat
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Of each read: of how many groups it was, and how many records of each it asked for at the most."""
     found: list[tuple[int, int]] = []
-    read_together = replicator.log.redis_log.read_together
+    read_together = replicator.log.multiplex.read_together
 
     def noted(connections: Any, logs: Sequence[tuple[RedisLog, ReadRequest]], **options: Any) -> Any:
         found.append((len(logs), max(wants.most for _, wants in logs)))
@@ -486,7 +485,7 @@ def test_nodes_are_started_by_several_threads(host: Host, tmp_path: Path) -> Non
 
 
 def test_nobody_is_no_number_of_keepers(redis: RedisServer) -> None:
-    with pytest.raises(ConfigError, match="keepers: 0 is not a whole number"):
+    with pytest.raises(ConfigError, match="ha_loops: 0 is not a whole number"):
         Host(redis.url, ha_loops=0)
 
 

@@ -235,7 +235,7 @@ class TestWhatTheQueueSays:
 
 
 def test_without_a_worker_it_says_that_nobody_took_the_job(run: Callable[..., Any]) -> None:
-    with pytest.raises(TimeoutError, match=r"no worker took job .* is `python -m workers\.jobs` running\?"):
+    with pytest.raises(TimeoutError, match=r"no worker took job .* is `python -m replicator\.workers\.jobs` running\?"):
         run("snapshot", wait_s=0.3)
 
 

@@ -71,7 +71,7 @@ def test_a_group_that_runs_is_certified(group: Group) -> None:
     assert (found.log.records, found.log.changes, found.log.trimmed) == (301, 300, False)
     for name, node in zip("ab", found.nodes, strict=True):
         assert (node.node, node.position, node.place) == (name, "1-301", "in the log")
-        assert (node.changes, node.trimmed, node.divergent_tail) == (300, 0, 0)
+        assert (node.changes, node.trimmed, node.divergent) == (300, 0, 0)
     assert found.equal == [["a", "b"]]
     assert found.nodes[0].digest == found.nodes[1].digest
     assert found.to_dict()["log"]["changes"] == 300
@@ -119,7 +119,7 @@ def test_one_that_is_older_than_the_log_is_before_it(group: Group) -> None:
     a.publish()
     saved(a)
     found = of(group, a, b)
-    assert (found.nodes[1].place, found.nodes[1].trimmed, found.nodes[1].divergent_tail) == ("before the log", 1, 0)
+    assert (found.nodes[1].place, found.nodes[1].trimmed, found.nodes[1].divergent) == ("before the log", 1, 0)
 
 
 def test_one_that_never_had_anything_is_new(group: Group, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_rebase_is_certified_on_all_nodes(group: Group) -> None:
     assert (at_once.log.rebases, at_once.equal) == (1, [["a", "b"]])
     a.submit(push("z"))
     saved(a, b)
-    assert [node.divergent_tail for node in of(group, a, b).nodes] == [0, 0]
+    assert [node.divergent for node in of(group, a, b).nodes] == [0, 0]
 
 
 def saved_by(pen: Pen, data_dir: Path) -> Path:
@@ -167,7 +167,7 @@ def test_nodes_in_the_middle_of_a_rebase_are_certified(tmp_path: Path) -> None:
     next(parts)
     # when a has sent part 0, then it is at a place in the log, and has a change that the log lost
     (node,) = certify(MemoryLog(server, "g"), [saved_by(a, tmp_path / "a")], make_state=KV).nodes
-    assert (node.place, node.changes, node.trimmed, node.divergent_tail) == ("in the log", 0, 1, 0)
+    assert (node.place, node.changes, node.trimmed, node.divergent) == ("in the log", 0, 1, 0)
     # when b has just restored the state of 1-2, then it is at a place that only the snapshot has
     last = list(parts)[-1]
     b.log.disconnect()
@@ -181,7 +181,7 @@ def test_nodes_in_the_middle_of_a_rebase_are_certified(tmp_path: Path) -> None:
 def test_a_history_that_parted_is_no_violation_and_its_divergent_tail_is_told(group: Group) -> None:
     a, b = diverged(group)
     found = of(group, a, b)
-    assert [(node.place, node.divergent_tail) for node in found.nodes] == [("not in the log", 1), ("in the log", 0)]
+    assert [(node.place, node.divergent) for node in found.nodes] == [("not in the log", 1), ("in the log", 0)]
 
 
 def diverged(group: Group) -> tuple[Node, Node]:
@@ -209,7 +209,7 @@ def test_one_that_is_ahead_of_a_log_that_lost_its_tail_is_ahead(group: Group) ->
     a.stop()
     group.fail_over(before)
     found = of(group, a)
-    assert (found.nodes[0].place, found.nodes[0].divergent_tail) == ("ahead of the log", 1)
+    assert (found.nodes[0].place, found.nodes[0].divergent) == ("ahead of the log", 1)
 
 
 def test_nodes_are_certified_while_changes_come_in(group: Group) -> None:

@@ -81,7 +81,7 @@ def test_the_divergent_tail_is_what_lies_behind_the_parting(disk: Disk) -> None:
     fork = forks.read(disk.fork("1-2"))
     assert (fork.node, fork.group, fork.reason) == ("s", "g", "replaced by the snapshot 9-9 of b")
     assert (str(fork.position), fork.term, str(fork.parted_at)) == ("1-4", 1, "1-2")
-    assert (fork.divergent_tail, fork.in_snapshot) == (2, False)
+    assert (fork.divergent, fork.in_snapshot) == (2, False)
     assert fork.written_at is not None
     assert exported(fork) == [("1-4", 0, push("y")), ("1-4", 1, push("z"))]
 
@@ -95,7 +95,7 @@ def test_a_snapshot_before_the_parting_is_no_obstacle(pen: Pen, disk: Disk) -> N
     parted_at = pen.snapshot()[-1].id
     pen.change("only here")
     fork = forks.read(disk.fork(str(parted_at)))
-    assert (fork.divergent_tail, fork.in_snapshot) == (1, False)
+    assert (fork.divergent, fork.in_snapshot) == (1, False)
     assert [change for _, _, change in exported(fork)] == [push("only here")]
 
 
@@ -104,14 +104,14 @@ def test_a_snapshot_behind_the_parting_that_has_no_change_from_there_is_none_eit
     pen.snapshot()
     pen.change("only here")
     fork = forks.read(disk.fork("1-4"))
-    assert (fork.divergent_tail, fork.in_snapshot) == (1, False)
+    assert (fork.divergent, fork.in_snapshot) == (1, False)
 
 
 def test_divergent_tail_in_a_snapshot_is_not_exported_in_part(pen: Pen, disk: Disk) -> None:
     pen.snapshot()
     pen.change("later")
     fork = forks.read(disk.fork("1-2"))
-    assert (fork.divergent_tail, fork.in_snapshot) == (1, True)
+    assert (fork.divergent, fork.in_snapshot) == (1, True)
     with pytest.raises(forks.InSnapshot, match="from 1-2 up to 1-4 are in its snapshot") as raised:
         forks.export(fork)
     assert raised.value.exit_code == 3
@@ -128,7 +128,7 @@ def test_a_state_that_was_replaced_is_a_change_at_its_last_part(
     *_, before, last = [record.id for record in pen.snapshot(size=10, replaces=True)]
     pen.change("later")
     fork = forks.read(disk.fork(str({"before": "1-4", "in the parts": before, "after": last}[parted])))
-    assert (fork.divergent_tail, fork.in_snapshot) == (1, inside)
+    assert (fork.divergent, fork.in_snapshot) == (1, inside)
     assert fork.snapshot_changed == last
 
 
@@ -154,7 +154,7 @@ def test_reading_leaves_the_file_and_its_directory_as_they_are(pen: Pen, disk: D
     path.parent.chmod(0o500)
     try:
         fork = forks.read(path)
-        list(forks.divergent_tail(fork))
+        list(forks.divergent(fork))
         list(forks.export_state(fork))
     finally:
         path.parent.chmod(0o700)

@@ -552,8 +552,8 @@ def test_a_fork_of_patches_is_exported_as_a_whole_state(group: Group) -> None:
     a, _ = patched_twice(group)
     path = a._replica._checkpoint.write_fork("for a test", a.position.id._replace(n=1))
     fork = forks.read(path)
-    assert fork.divergent_tail == 4
-    assert [change.change["patch"] for change in forks.divergent_tail(fork)] == ["1 of 3", "2 of 3", "3 of 3", "1 of 1"]
+    assert fork.divergent == 4
+    assert [change.change["patch"] for change in forks.divergent(fork)] == ["1 of 3", "2 of 3", "3 of 3", "1 of 1"]
     with pytest.raises(forks.InSnapshot):
         forks.export(fork)
     behind = a._replica._checkpoint.write_fork("for a test", a.position.id._replace(n=a.position.id.n - 2))
