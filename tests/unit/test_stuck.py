@@ -121,7 +121,7 @@ def test_a_holder_that_gets_nowhere_says_so_in_its_heartbeat(group: Group) -> No
     with pytest.raises(
         PromotionRefused, match=r"nobody leads \(a: it holds term 1 and can write nothing.*promote NODE"
     ):
-        is_recovered(group)
+        recovered(group)
     # and if it comes back to it, it leads
     log.faults.clear()
     a.wait(role="primary", timeout_s=PATIENCE_S)
