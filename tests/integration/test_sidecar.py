@@ -24,7 +24,7 @@ from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.kv import PATIENCE_S, eventually
-from tests.unit.service.test_sidecar import lines, telling
+from tests.support.role_commands import lines, telling
 
 MIB = 1024 * 1024
 

@@ -19,7 +19,7 @@ from replicator.node.problems import Problems
 from replicator.node.state_writer import FIRST_PAUSE_S, PAUSE_S_MAX, StateWriter
 from replicator.state import SharedState
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
-from tests.unit.replica.test_opaque import KIB, Kept, Text, has, pieces
+from tests.support.opaque import KIB, Kept, Text, has, pieces
 
 FULL = StateError(path="the-file", problem="the disk is full")
 IN_USE = StateInUse(path="the-file")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +21,7 @@ from replicator.protocol.group import Code, Reply
 from replicator.storage import forks
 from replicator.testing import MemoryLog
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventually
-
-KIB = 1024
-
-
-class Text:
-    """A text, or any JSON values, that a program changes as it likes."""
-
-    def __init__(self, pieces: Iterable[Any] = ()) -> None:
-        self.pieces = list(pieces)
-        self.restored = 0
-        self.failures: list[Exception] = []
-
-    def snapshot(self) -> Iterator[Any]:
-        return iter(list(self.pieces))
-
-    def restore(self, pieces: Iterable[Any]) -> None:
-        found = []
-        for piece in pieces:
-            found.append(piece)
-            if self.failures:
-                raise self.failures.pop()
-        self.pieces = found
-        self.restored += 1
-
-
-class Kept(Text):
-    """One that outlives its process."""
-
-    publications = 0
-
-    def survived(self) -> bool:
-        return bool(self.pieces)
-
-    def published(self) -> None:
-        self.publications += 1
-
-
-def noise(size: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def pieces(size: int, seed: int = 1) -> list[bytes]:
-    return [noise(min(50 * KIB, size - at), seed + at) for at in range(0, size, 50 * KIB)]
+from tests.support.opaque import KIB, Kept, Text, has, noise, pieces
 
 
 @pytest.fixture
@@ -72,10 +29,6 @@ def group(tmp_path: Path) -> Iterator[Group]:
     group = Group(tmp_path)
     yield group
     group.close()
-
-
-def has(node: Node, expected: list[Any]) -> None:
-    eventually(lambda: node._state.pieces == expected, f"{node.name} having it")
 
 
 def records(log: FaultyLog, kind: type = ChangeRecord) -> list[Any]:

@@ -20,13 +20,7 @@ from replicator.service.serve import serve
 from replicator.service.sidecar import Sidecar
 from replicator.state.file import FileState
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
-
-#: Appends what it is told to the file that it is given.
-TELL = """
-import os, sys
-with open(sys.argv[1], "a") as file:
-    print(*(os.environ[f"REPLICATOR_{name}"] for name in ("ROLE", "TERM", "NODE", "GROUP")), file=file)
-"""
+from tests.support.role_commands import lines, telling
 
 
 @pytest.fixture
@@ -41,16 +35,6 @@ def told(tmp_path: Path) -> Path:
     path = tmp_path / "told"
     path.touch()
     return path
-
-
-def telling(told: Path) -> str:
-    script = told.with_name("tell.py")
-    script.write_text(TELL)
-    return f"'{sys.executable}' '{script}' '{told}'"
-
-
-def lines(told: Path) -> list[str]:
-    return told.read_text().splitlines()
 
 
 def test_commands_are_told_each_role(group: Group, told: Path) -> None:
@@ -165,6 +149,7 @@ def test_what_cannot_be_published_is_told_until_it_is(group: Group, tmp_path: Pa
 
 
 # --- a switchover -----------------------------------------------------------------------------------------------------
+
 
 #: Writes a counter into a file until it is told to stop, and notes the last one that it told its users.
 COUNT = """
