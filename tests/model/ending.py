@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .world import Breach, Budget, Machine, World
+from .parts import Breach, Budget, World
+from .world import Machine
 
 __all__ = ["Ending"]
 

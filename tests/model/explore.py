@@ -22,8 +22,9 @@ from typing import NamedTuple
 from replicator.testing import MemoryRedis
 
 from .ending import Ending
+from .parts import Bounds, Breach, World
 from .removals import HARMLESS, REMOVALS, Removal
-from .world import Bounds, Breach, Machine, World
+from .world import Machine
 
 __all__ = ["LARGE", "SMALL", "Explored", "Violation", "explore", "explore_without"]
 

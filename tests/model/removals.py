@@ -21,7 +21,7 @@ from replicator.protocol.group import Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.testing import MemoryRedis
 
-from .world import Bounds
+from .parts import Bounds
 
 __all__ = ["HARMLESS", "REMOVALS", "Removal"]
 

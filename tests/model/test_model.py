@@ -10,8 +10,8 @@ from __future__ import annotations
 import pytest
 
 from .explore import SMALL, Violation, explore, explore_without
+from .parts import Bounds
 from .removals import HARMLESS, REMOVALS
-from .world import Bounds
 
 
 @pytest.mark.parametrize(("bounds", "worlds_min"), SMALL, ids=[str(i) for i in range(len(SMALL))])

@@ -29,10 +29,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import cast
 
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
@@ -41,214 +40,36 @@ from replicator.protocol import election, missing_nodes, write_outcome
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.heartbeat import Heartbeat
-from replicator.protocol.node_state import NodeState, Snapshot
+from replicator.protocol.node_state import NodeState
 from replicator.protocol.write_outcome import WriteOutcome
 from replicator.testing import Entry, MemoryRedis, MemoryState
 
-__all__ = ["Bounds", "Breach", "Disk", "Ghost", "Machine", "Node", "Option", "Promote", "Sending", "World", "Write"]
-
-T = TypeVar("T")
-
-NAMES = ("a", "b", "c")
-LETTERS = "xyzw"
-
-#: What somebody else writes. Nobody ever has it.
-FORGED = b"?"
+from .parts import (
+    FORGED,
+    LETTERS,
+    Ack,
+    Bounds,
+    Breach,
+    Budget,
+    Disk,
+    Ghost,
+    Interned,
+    Node,
+    Option,
+    Promote,
+    Request,
+    Send,
+    Sending,
+    World,
+    Write,
+    say,
+    say_ids,
+    say_record,
+    say_reply,
+)
 
 #: Dead, and not for long.
 SILENT_MS = 60_000
-
-
-class Breach(Exception):
-    """A guarantee does not hold. `steps`: what led there, as far as the one who raises it knows."""
-
-    def __init__(self, what: str, *steps: str) -> None:
-        super().__init__(what)
-        self.steps = steps
-
-
-class Bounds(NamedTuple):
-    """How much may happen. `parts`: of a snapshot. `resends`: how often an unanswered write is repeated.
-
-    `late`: a request may reach a Redis of a later run than its connection was made in; else connections end with a run.
-    `expects`: a tool promotes only if the term is still the one that it looked at. `forgeries`: how often somebody else
-    writes numbers into Redis that no script can have come to.
-    """
-
-    changes: int = 1
-    promotions: int = 1
-    crashes: int = 0
-    failovers: int = 0
-    snapshots: int = 0
-    parts: int = 1
-    resends: int = 1
-    late: bool = False
-    expects: bool = True
-    nodes: int = 2
-    forgeries: int = 0
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return NAMES[: self.nodes]
-
-    @property
-    def waits(self) -> int:
-        """For how many standbys each change waits."""
-        return 1 if self.nodes > 2 else 0
-
-
-class Budget(NamedTuple):
-    """What of the bounds is left."""
-
-    changes: int
-    promotions: int
-    crashes: int
-    failovers: int
-    snapshots: int
-    forgeries: int = 0
-
-
-class Disk(NamedTuple):
-    """A checkpoint: the view, the state, the parts of a snapshot so far, and who wrote it."""
-
-    view: View
-    state: str
-    parts: tuple[bytes, ...]
-    boot: str
-
-
-class Write(NamedTuple):
-    """The write that a node has under way, the runs that it was sent in first and last, and the answer if it came."""
-
-    record: Record
-    rebase: bool
-    run: str
-    attempt: int
-    reply: Reply | None
-    last_run: str
-
-
-class Sending(NamedTuple):
-    """A snapshot under way, at its writer."""
-
-    snapshot: Snapshot
-    bodies: tuple[bytes, ...]
-    part: int
-
-
-class Node(NamedTuple):
-    """A node: what it has in memory, and what would be left of it after a crash. `node_state` is None while it is
-    down."""
-
-    name: str
-    boots: int
-    node_state: NodeState | None
-    state: str
-    parts: tuple[bytes, ...]
-    disk: Disk
-    write: Write | None = None
-    sending: Sending | None = None
-
-    @property
-    def live(self) -> NodeState:
-        assert self.node_state is not None
-        return self.node_state
-
-
-class Send(NamedTuple):
-    """An append, or one part of a snapshot, on its way."""
-
-    run: str
-    record: Record
-    rebase: bool
-    attempt: int
-
-
-class Promote(NamedTuple):
-    """A promotion on its way. `expect` is None if a tool sent it. `anew`: it mends a log that is broken."""
-
-    writer: Writer
-    floor: int
-    run: str
-    expect: int | None
-    head: RecordId | None
-    anew: bool = False
-
-
-Request = Send | Promote
-
-
-class Ack(NamedTuple):
-    """A change that was acknowledged: by which node, in which run, as which record; `logged`: Redis has had it ever
-    since; `held`: it was on the disk of the other node as well."""
-
-    by: int
-    run: str
-    id: RecordId
-    logged: bool
-    held: bool
-
-
-class Ghost(NamedTuple):
-    """What only the explorer remembers. `denied`: changes whose client was told that they are not in.
-    `taken`: who took which term, ever."""
-
-    acks: tuple[Ack | None, ...]
-    denied: frozenset[str]
-    taken: frozenset[tuple[int, str, str]]
-
-
-class World(NamedTuple):
-    """One state of everything: numbers of what is interned. `bag` holds the requests on their way, in order."""
-
-    server: int
-    nodes: tuple[int, ...]
-    bag: tuple[int, ...]
-    ghost: int
-    budget: int
-
-    def packed(self) -> bytes:
-        """A third of the memory: there are millions."""
-        server, nodes, bag, ghost, budget = self
-        return array("I", (server, ghost, budget, len(nodes), *nodes, *bag)).tobytes()
-
-    @classmethod
-    def unpacked(cls, data: bytes) -> World:
-        server, ghost, budget, count, *rest = array("I", data)
-        return cls(server, tuple(rest[:count]), tuple(rest[count:]), ghost, budget)
-
-    def with_node(self, i: int, node: int) -> World:
-        return self._replace(nodes=(*self.nodes[:i], node, *self.nodes[i + 1 :]))
-
-
-class Option(NamedTuple):
-    """Something that one node can do: what it becomes, what it sends, what is left of the budget."""
-
-    text: str
-    node: int
-    sends: int = -1
-    budget: int = -1
-    event: tuple[str, str, RecordId] | None = None
-
-
-class Interned(Generic[T]):
-    """Values and their numbers."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[T, int] = {}
-        self.values: list[T] = []
-
-    def __call__(self, value: T) -> int:
-        number = self._numbers.setdefault(value, len(self.values))
-        if number == len(self.values):
-            self.values.append(value)
-        return number
-
-    def __getitem__(self, number: int) -> T:
-        return self.values[number]
-
-    def __len__(self) -> int:
-        return len(self.values)
 
 
 class Machine:
@@ -407,7 +228,7 @@ class Machine:
         else:
             reply = self.redis.append(value.run, value.record)
         after = self._keep_server(self.redis.state, (*self.history[server], self._as_copy(server)))
-        return after, reply, f"Redis executes {_say(value)}: {_say_reply(reply)}"
+        return after, reply, f"Redis executes {say(value)}: {say_reply(reply)}"
 
     def _broken(self) -> str:
         """Of a log that is founded anew, its first record says what was there: no two histories lead to one log."""
@@ -587,7 +408,7 @@ class Machine:
     def _sent(self, node: Node, record: Record, rebase: bool, run: str, budget: int = -1) -> Option:
         request = Send(run, record, rebase, 1)
         sent = node._replace(write=Write(record, rebase, run, 1, None, run))
-        return Option(f"{node.name} sends {_say(request)}", self.nodes(sent), self.requests(request), budget)
+        return Option(f"{node.name} sends {say(request)}", self.nodes(sent), self.requests(request), budget)
 
     def sent_again(self, node: int, server: int) -> Option:
         """It hears nothing, however often it may have sent before."""
@@ -598,13 +419,13 @@ class Machine:
     def _sent_again(self, node: Node, write: Write, run: str) -> Option:
         request = Send(run, write.record, write.rebase, write.attempt + 1)
         sent = node._replace(write=write._replace(attempt=write.attempt + 1, reply=None, last_run=run))
-        text = f"{node.name} hears nothing, connects again and sends {_say(request)}"
+        text = f"{node.name} hears nothing, connects again and sends {say(request)}"
         return Option(text, self.nodes(sent), self.requests(request))
 
     def _answered(self, node: Node, write: Write, reply: Reply, state: MemoryState) -> Option:
         """The answer has come: what it means, the member says; what is in the log is folded and applied."""
         outcome, node_state = self._write_outcome(node.live, write, reply, state)
-        text = f"{node.name} learns of {_say_record(write.record)}: {outcome.value}"
+        text = f"{node.name} learns of {say_record(write.record)}: {outcome.value}"
         is_change = isinstance(write.record, ChangeRecord)
         sending = node.sending if is_change else _next_part(node.sending, outcome)
         node = node._replace(node_state=node_state, write=None, sending=sending)
@@ -656,7 +477,7 @@ class Machine:
             promote = self.own_promotion(node_state, look)
             if promote:
                 spent = self.budgets(left._replace(promotions=left.promotions - 1))
-                yield Option(f"{node.name} sends {_say(promote)}", nodes[i], self.requests(promote), spent)
+                yield Option(f"{node.name} sends {say(promote)}", nodes[i], self.requests(promote), spent)
 
     def own_promotion(self, node_state: NodeState, look: GroupView) -> Promote | None:
         """Whether it promotes itself, after it has beaten long enough: when exactly it beats makes no difference."""
@@ -676,7 +497,7 @@ class Machine:
             return ()
         spent = self.budgets(left._replace(promotions=left.promotions - 1))
         promotes = [self.tool_promotion(self.look(server, nodes), name) for name in self.bounds.names]
-        return tuple((f"the tool sends {_say(p)}", self.requests(p), spent) for p in promotes if p)
+        return tuple((f"the tool sends {say(p)}", self.requests(p), spent) for p in promotes if p)
 
     def tool_promotion(self, look: GroupView, target: str) -> Promote | None:
         """What the tool sends to promote `target`, if it does not refuse."""
@@ -730,7 +551,7 @@ class Machine:
         record = self.next_record(server, node.live.view.cursor.id)
         assert record is not None
         verdict, node = self._folded(node, record)
-        return f"{node.name} reads {_say_record(record)}: {verdict.value}", self._settle(self._tidy(node))
+        return f"{node.name} reads {say_record(record)}: {verdict.value}", self._settle(self._tidy(node))
 
     def _folded(self, node: Node, record: Record) -> tuple[Verdict, Node]:
         """Fold one record and carry the verdict out. Here G2 is checked: nothing of a lower term, and never back."""
@@ -860,7 +681,7 @@ class Machine:
             if view.in_sync:
                 told, true = (*view.ends, view.position.id), self.ends_at[view.position]
                 if tuple(dict.fromkeys(told)) != true:
-                    raise Breach(f"ends: {self.nodes[node].name} has {_say_ids(told)}, its history {_say_ids(true)}")
+                    raise Breach(f"ends: {self.nodes[node].name} has {say_ids(told)}, its history {say_ids(true)}")
 
     def check_acknowledged(self, ghost: int, node: int) -> None:
         """A node in sync knows of a change that was acknowledged whether its history has it, or may still get it."""
@@ -920,7 +741,7 @@ def _check_log(state: MemoryState) -> None:
     complete = [last.as_of for last in parts if last.is_last and _have_first(parts, last)]
     first = records[0].id
     if first.n > 1 and not any(as_of.id.n + 1 >= first.n for as_of in complete):
-        raise Breach(f"G8: the log begins at {first}, and has all since {_say_ids(at.id for at in complete) or 'none'}")
+        raise Breach(f"G8: the log begins at {first}, and has all since {say_ids(at.id for at in complete) or 'none'}")
 
 
 def _have_first(parts: list[PartRecord], last: PartRecord) -> bool:
@@ -974,32 +795,3 @@ def _with(bag: tuple[int, ...], request: int) -> tuple[int, ...]:
 def _without(bag: tuple[int, ...], request: int) -> tuple[int, ...]:
     at = bag.index(request)
     return bag[:at] + bag[at + 1 :]
-
-
-# --- in words ---
-
-
-def _say_ids(ids: Iterable[RecordId]) -> str:
-    return " ".join(map(str, ids))
-
-
-def _say_record(record: Record) -> str:
-    if isinstance(record, TermRecord):
-        return f"{record.id} (the term of {record.writer})"
-    if isinstance(record, PartRecord):
-        return f"{record.id} (part {record.part}, {record.body.decode()!r} as of {record.as_of.id}, of {record.writer})"
-    return f"{record.id} ({record.body.decode()!r} of {record.writer})"
-
-
-def _say(request: Request) -> str:
-    if isinstance(request, Promote):
-        expected = "" if request.expect is None else f", expecting term {request.expect}"
-        return f"{'recover from' if request.anew else 'promote'} {request.writer} in {request.run}{expected}"
-    kind = "part" if isinstance(request.record, PartRecord) else "append"
-    again = f", attempt {request.attempt}" if request.attempt > 1 else ""
-    return f"{kind}{' (rebase)' if request.rebase else ''} {_say_record(request.record)} for {request.run}{again}"
-
-
-def _say_reply(reply: Reply) -> str:
-    words = {Code.OK: f"ok {reply.id}" if reply.term else "ok", Code.FENCED: f"fenced, term {reply.term}"}
-    return words.get(reply.code, reply.code.value)

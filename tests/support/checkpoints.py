@@ -98,3 +98,24 @@ class Standby:
     @property
     def state(self) -> tuple[str, ...]:
         return state_of(self.stored)
+
+
+def contents(data_dir: Path) -> bytes:
+    return (data_dir / "checkpoint.sqlite").read_bytes()
+
+
+def tidied(stored: Checkpoint) -> int:
+    """Have it delete what it gave up; how many slices that took."""
+    slices = 0
+    while not stored.is_tidy:
+        assert stored.tidy() is not stored.is_tidy
+        slices += 1
+    assert not stored.tidy()
+    return slices
+
+
+def rows_of(stored: Checkpoint) -> tuple[int, int]:
+    """The rows that are there: of changes, and of parts."""
+    (changes,) = stored._connection.execute("SELECT count(*) FROM change").fetchone()
+    (parts,) = stored._connection.execute("SELECT count(*) FROM part").fetchone()
+    return changes, parts

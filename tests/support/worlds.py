@@ -20,7 +20,7 @@ from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, seal_change, seal_part
 from replicator.log.interface import Log
 from replicator.log.redis_log import RedisLog
-from replicator.protocol.group import Claim, Code, GroupView, Reply
+from replicator.protocol.group import Claim, Code, GroupView, Head, Reply
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from replicator.testing import Entry, MemoryLog, MemoryRedis, MemoryState
 
@@ -308,3 +308,9 @@ def lead(log: Log, name: str = "a", *, boot: str = "1", **more: Any) -> Author:
 def ids(log: Log, after: RecordId = ZERO_ID) -> list[str]:
     """The ids of all records behind `after`."""
     return [str(record.id) for record in log.read(after, count=1000).records]
+
+
+def head_of(log: Log) -> Head:
+    head = log.look().head
+    assert head is not None
+    return head

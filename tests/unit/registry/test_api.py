@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import contextlib
-import functools
-import logging
 import threading
 import time
-import warnings
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 import pytest
-from starlette.requests import Request
 
 from bench.registry_data import generate
 from replicator.errors import (
     ChangeTooLarge,
-    ConfigError,
     CorruptRecord,
     Fenced,
     LeaseLost,
@@ -34,8 +26,6 @@ from replicator.errors import (
     NotPrimary,
     NotRunning,
     OutcomeUnknown,
-    Outdated,
-    PositionLost,
     ReplicatorError,
     SnapshotFailed,
     Stalled,
@@ -43,155 +33,28 @@ from replicator.errors import (
 )
 from replicator.node.health import Unready
 from replicator.node.node import Node
-from replicator.registry.api import BODY_BYTES_MAX, ServedNode, _on_the_primary, document_verdict, registry_app
+from replicator.registry.api import BODY_BYTES_MAX, registry_app
 from replicator.registry.state import Registry
 from replicator.testing import MemoryLog, MemoryRedis
-from replicator.web.pools import Pool
 from replicator.web.server import WebServer
-from tests.support.kv import PATIENCE_S
-
-with warnings.catch_warnings():
-    # Newer versions of Starlette would rather have httpx2.
-    warnings.simplefilter("ignore")
-    from starlette.testclient import TestClient
-
-KEY = base64.b64encode(b"k" * 32).decode()
-
-
-@dataclass
-class Position:
-    term: int
-    n: int
-
-    @property
-    def id(self) -> str:
-        return f"{self.term}-{self.n}"
-
-
-@dataclass
-class Lag:
-    records: int | None = 0
-    seconds: float | None = 0.0
-
-
-@dataclass
-class NodeInMemory:
-    """A node that is all of its group: it counts its records and applies them at once."""
-
-    name: str = "a"
-    group: str = "registry"
-    role: str = "primary"
-    term: int = 5
-    position: Position = field(default_factory=lambda: Position(5, 1042))
-    in_sync: bool = True
-    lag: Lag = field(default_factory=Lag)
-    held_up: str | None = None
-    primary_http: str | None = None
-    lease_ms: int | None = 4000
-    problem: str = ""
-    unready: Unready | None = None
-    #: What the next write raises instead.
-    failure: Exception | None = None
-
-    def __post_init__(self) -> None:
-        self.registry = Registry()
-        self.submitted: list[dict[str, Any]] = []
-        self.waited: list[str] = []
-        #: What each write and each read asked for.
-        self.acks: list[str | None] = []
-        self.fresh: list[bool] = []
-        self.threads: set[str] = set()
-        #: Called by a replacement before it is the state's turn.
-        self.before_replacing: Callable[[], Any] = lambda: None
-        #: What a write waits for.
-        self.writes_wait: Callable[[], Awaitable[Any]] = functools.partial(asyncio.sleep, 0)
-        self._lock = threading.RLock()
-
-    @property
-    def leads(self) -> bool:
-        return self.role == "primary" and bool(self.lease_ms)
-
-    async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
-    ) -> Any:
-        await self.writes_wait()
-        return self.submit(change, timeout_s=timeout_s, term=term, ack=ack)
-
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
-        self.acks.append(ack)
-        with self._lock:
-            if self.failure is not None:
-                raise self.failure
-            self.submitted.append(change)
-            self.position = Position(self.term, self.position.n + 1)
-            return self.registry.apply(orjson.loads(orjson.dumps(change)))
-
-    def replace(
-        self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
-    ) -> None:
-        self.acks.append(ack)
-        self.before_replacing()
-        with self._lock:
-            if self.failure is not None:
-                raise self.failure
-            if expect not in (None, self.position.id):
-                raise Outdated(expect=expect, position=self.position.id)
-            self.registry.restore(orjson.loads(orjson.dumps(piece)) for piece in pieces)
-            self.position = Position(self.term, self.position.n + 1)
-
-    def wait(self, *, position: str, timeout_s: float) -> None:
-        self.threads.add(threading.current_thread().name)
-        self.waited.append(position)
-        if self.failure is not None:
-            raise self.failure
-        deadline = time.monotonic() + timeout_s
-        while [*map(int, position.split("-"))] > [self.position.term, self.position.n]:
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            time.sleep(0.005)
-
-    @contextlib.contextmanager
-    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Registry]:
-        self.threads.add(threading.current_thread().name)
-        self.fresh.append(fresh)
-        with self._lock:
-            yield self.registry
-
-
-@pytest.fixture
-def node() -> NodeInMemory:
-    return NodeInMemory()
-
-
-@pytest.fixture
-def client(node: NodeInMemory) -> TestClient:
-    return client_of(node)
-
-
-def client_of(node: ServedNode) -> TestClient:
-    app = registry_app(node, wait_timeout_s=0.1)
-    return TestClient(app, follow_redirects=False, base_url="http://a:7001")
-
-
-def error_of(
-    answer: httpx.Response, status: int, code: str, name: str | None = None, *, stamped: bool = True
-) -> dict[str, Any]:
-    """Check an error: its status and code, the field it names, and that it is whole."""
-    assert answer.status_code == status, answer.text
-    body: dict[str, Any] = answer.json()
-    assert (body["error"], body["field"]) == (code, name)
-    assert body["message"]
-    assert answer.headers["content-type"] == "application/json"
-    # A node of another process has no facts to tell.
-    assert not stamped or {"replicator-position", "replicator-role", "replicator-term"} <= set(answer.headers)
-    return body
+from tests.support.registry_api import (
+    KEY,
+    UNAVAILABLE,
+    Lag,
+    NodeInMemory,
+    Position,
+    TestClient,
+    client_of,
+    error_of,
+    with_term,
+)
 
 
 def node_of(client: TestClient, number: int) -> Any:
     return client.get(f"/v1/nodes/{number}").json()
 
 
-# --- Nodes ----------------------------------------------------------------------------------------------------------
+# --- Nodes ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_node_is_registered_once_per_key(client: TestClient, node: NodeInMemory) -> None:
@@ -290,7 +153,7 @@ def test_a_page_that_cannot_be_is_refused(client: TestClient, query: str, name: 
     error_of(client.get(f"/v1/networks?{query}"), 400, "invalid_query", name)
 
 
-# --- Networks and trust ---------------------------------------------------------------------------------------------
+# --- Networks and trust -----------------------------------------------------------------------------------------------
 
 
 def test_a_network_is_created_joined_left_and_deleted(client: TestClient) -> None:
@@ -335,7 +198,7 @@ def test_trust_is_given_and_taken(client: TestClient) -> None:
     error_of(client.put("/v1/trust/1/1"), 422, "rejected", "b")
 
 
-# --- What is refused ------------------------------------------------------------------------------------------------
+# --- What is refused --------------------------------------------------------------------------------------------------
 
 
 def test_a_claim_on_what_belongs_to_another_is_a_conflict(client: TestClient) -> None:
@@ -410,9 +273,6 @@ def test_an_unknown_route_and_a_wrong_method_are_answered_in_json(client: TestCl
     error_of(client.request("OPTIONS", "/v1/state"), 405, "wrong_method")
 
 
-UNAVAILABLE = {"url": "redis://h", "problem": "it is away"}
-
-
 @pytest.mark.parametrize(
     ("failure", "status", "code"),
     [
@@ -472,273 +332,7 @@ def test_a_bug_is_answered_in_json_and_its_traceback_is_logged(
     assert "POST /v1/nodes failed" in caplog.text
 
 
-# --- Standbys -------------------------------------------------------------------------------------------------------
-
-WRITES = [
-    ("POST", "/v1/nodes"),
-    ("PATCH", "/v1/nodes/1"),
-    ("DELETE", "/v1/nodes/1"),
-    ("POST", "/v1/nodes/1/heartbeat"),
-    ("POST", "/v1/networks"),
-    ("DELETE", "/v1/networks/0"),
-    ("PUT", "/v1/networks/0/members/1"),
-    ("DELETE", "/v1/networks/0/members/1"),
-    ("PUT", "/v1/trust/1/2"),
-    ("DELETE", "/v1/trust/1/2"),
-    ("PUT", "/v1/state"),
-    ("POST", "/v1/changes"),
-]
-
-
-@pytest.mark.parametrize(("method", "path"), WRITES)
-def test_a_standby_sends_a_write_to_the_primary(method: str, path: str) -> None:
-    # given
-    node = NodeInMemory(role="standby", primary_http="http://b:7002/")
-    # when
-    answer = client_of(node).request(method, f"{path}?x=a%20b&y", content=b"not read")
-    # then
-    body = error_of(answer, 307, "not_primary")
-    assert answer.headers["location"] == body["location"] == f"http://b:7002{path}?x=a%20b&y"
-    assert answer.headers["replicator-role"] == "standby"
-    assert node.submitted == []
-
-
-@pytest.mark.parametrize(("method", "path"), WRITES)
-def test_a_standby_without_a_primary_asks_to_come_back(method: str, path: str) -> None:
-    answer = client_of(NodeInMemory(role="standby")).request(method, path)
-    error_of(answer, 503, "not_primary")
-    assert int(answer.headers["retry-after"]) >= 1
-
-
-def test_a_redirect_keeps_the_path_as_it_was_written() -> None:
-    node = NodeInMemory(role="standby", primary_http="http://b:7002")
-    assert client_of(node).delete("/v1/nodes/a%20b").headers["location"] == "http://b:7002/v1/nodes/a%20b"
-
-
-def test_bytes_that_are_not_ascii_are_escaped_on_the_way_to_the_primary() -> None:
-    # given a request as a server may pass it on
-    node = NodeInMemory(role="standby", primary_http="http://b:7002")
-    scope = {"type": "http", "raw_path": b"/v1/nod\xe9s", "query_string": b"after=\xff&x=%20+y", "headers": []}
-    # then its place on the primary is a URL
-    assert _on_the_primary(node, Request(scope)) == "http://b:7002/v1/nod%E9s?after=%FF&x=%20+y"
-
-
-def test_a_standby_serves_reads(node: NodeInMemory) -> None:
-    # given
-    client_of(node).post("/v1/nodes", json={"hostname": "web1"})
-    node.role, node.primary_http = "standby", "http://b:7002"
-    client = client_of(node)
-    # then
-    for path in ("/v1/nodes", "/v1/nodes/1", "/v1/networks", "/v1/state", "/health", "/ready"):
-        assert client.get(path).status_code == 200
-
-
-def test_a_primary_that_is_deposed_in_the_middle_of_a_write_redirects(client: TestClient, node: NodeInMemory) -> None:
-    def depose(change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
-        node.role, node.term, node.primary_http = "standby", 6, "http://b:7002"
-        raise Fenced(5, 6, "b")
-
-    # given
-    node.submit = depose  # type: ignore[method-assign]
-    # when
-    answer = client.post("/v1/nodes", json={})
-    # then
-    error_of(answer, 307, "not_primary")
-    assert answer.headers["location"] == "http://b:7002/v1/nodes"
-    assert answer.headers["replicator-term"] == "6"
-
-
-@pytest.mark.parametrize("failure", [NotPrimary(node="a", primary="a"), LeaseLost(), Fenced(5, 6, "b")])
-def test_a_node_that_takes_itself_for_the_primary_never_redirects(
-    client: TestClient, node: NodeInMemory, failure: Exception
-) -> None:
-    node.failure, node.primary_http = failure, "http://a:7001"
-    assert client.post("/v1/nodes", json={}).status_code in (409, 503)
-
-
-@pytest.mark.parametrize(("method", "path"), WRITES)
-def test_a_primary_without_a_lease_refuses_a_write_before_it_reads_it(
-    client: TestClient, node: NodeInMemory, method: str, path: str
-) -> None:
-    node.lease_ms, node.primary_http = None, "http://b:7002"
-    error_of(client.request(method, path, content=b"not read"), 503, "lease_lost")
-    assert node.submitted == []
-
-
-# --- The term that a sender knows -----------------------------------------------------------------------------------
-
-
-def test_a_write_with_the_current_term_is_taken(client: TestClient) -> None:
-    assert client.post("/v1/nodes", json={}, headers={"Replicator-Term": "5"}).status_code == 201
-
-
-@pytest.mark.parametrize(("method", "path"), WRITES)
-def test_a_write_with_another_term_than_the_current_is_refused(
-    client: TestClient, node: NodeInMemory, method: str, path: str
-) -> None:
-    older = client.request(method, path, json={}, headers={"Replicator-Term": "4"})
-    newer = client.request(method, path, json={}, headers={"Replicator-Term": "6"})
-    assert error_of(older, 409, "stale_term", "Replicator-Term")["term"] == 5
-    assert error_of(newer, 409, "unknown_term", "Replicator-Term")["term"] == 5
-    assert node.submitted == []
-
-
-def test_a_standby_refuses_an_older_term_and_leaves_a_newer_one_to_the_primary() -> None:
-    client = client_of(NodeInMemory(role="standby", primary_http="http://b:7002"))
-    older = client.post("/v1/nodes", json={}, headers={"Replicator-Term": "4"})
-    newer = client.post("/v1/nodes", json={}, headers={"Replicator-Term": "6"})
-    error_of(older, 409, "stale_term", "Replicator-Term")
-    error_of(newer, 307, "not_primary")
-
-
-@pytest.mark.parametrize("term", ["five", "-1", "", "1.0", "9" * 40])
-def test_a_term_that_is_no_term_is_refused(client: TestClient, term: str) -> None:
-    answer = client.post("/v1/nodes", json={}, headers={"Replicator-Term": term})
-    error_of(answer, 400, "invalid_header", "Replicator-Term")
-
-
-# --- Positions ------------------------------------------------------------------------------------------------------
-
-
-def test_a_write_answers_with_a_position_at_or_after_it(client: TestClient) -> None:
-    answer = client.post("/v1/nodes", json={})
-    assert answer.headers["replicator-position"] == "5-1043"
-    assert answer.headers["replicator-role"] == "primary"
-    assert answer.headers["replicator-term"] == "5"
-
-
-def test_a_read_answers_with_the_position_of_the_state_that_it_shows(client: TestClient, node: NodeInMemory) -> None:
-    # given
-    client.post("/v1/nodes", json={"hostname": "before"})
-    look = node.registry.node
-
-    def overtaken(number: int) -> Any:
-        # A change that lands after the read but before its answer is sent.
-        threading.Timer(0.0, node.submit, [{"op": "set_hostname", "id": 1, "hostname": "after"}]).start()
-        return look(number)
-
-    node.registry.node = overtaken  # type: ignore[method-assign]
-    # when
-    answer = client.get("/v1/nodes/1")
-    # then
-    assert (answer.json()["hostname"], answer.headers["replicator-position"]) == ("before", "5-1043")
-
-
-def test_a_request_waits_for_the_position_that_it_names(client: TestClient, node: NodeInMemory) -> None:
-    # given
-    threading.Timer(0.03, node.submit, [{"op": "register", "hostname": "web1"}]).start()
-    # when
-    answer = client.get("/v1/nodes/1", headers={"Replicator-Wait": "5-1043"})
-    # then
-    assert answer.json()["hostname"] == "web1"
-    assert answer.headers["replicator-position"] == "5-1043"
-    assert node.waited == ["5-1043"]
-
-
-def test_a_position_that_does_not_come_in_time_is_said_so(client: TestClient) -> None:
-    error_of(client.get("/v1/nodes", headers={"Replicator-Wait": "5-9999"}), 504, "wait_timeout", "Replicator-Wait")
-
-
-def test_a_position_that_a_failover_left_behind_is_a_conflict(client: TestClient, node: NodeInMemory) -> None:
-    node.failure = PositionLost("5-1043", term=5, term_end="5-1042", next_term=6)
-    error_of(client.get("/v1/nodes", headers={"Replicator-Wait": "5-1043"}), 409, "position_lost")
-
-
-@pytest.mark.parametrize("position", ["", "5", "5-", "-5", "a-b", "5-1-2", " 5-1 x", "5-" + "9" * 30])
-def test_a_position_that_is_none_is_refused_and_the_header_named(
-    client: TestClient, node: NodeInMemory, position: str
-) -> None:
-    answer = client.get("/v1/nodes", headers={"Replicator-Wait": position})
-    error_of(answer, 400, "invalid_header", "Replicator-Wait")
-    assert node.waited == []
-
-
-READS = ["/v1/nodes", "/v1/nodes/1", "/v1/networks", "/v1/state"]
-
-
-@pytest.mark.parametrize("path", READS)
-def test_a_read_may_ask_for_all_that_is_committed(client: TestClient, node: NodeInMemory, path: str) -> None:
-    # given
-    client.post("/v1/nodes", json={})
-    # when
-    for headers in ({"Replicator-Fresh": "1"}, {"Replicator-Fresh": "0"}, {}):
-        assert client.get(path, headers=headers).status_code == 200
-    # then
-    assert node.fresh == [True, False, False]
-
-
-@pytest.mark.parametrize("text", ["yes", "2", "", "true", "-1"])
-def test_a_wish_for_a_fresh_read_that_is_none_is_refused(client: TestClient, node: NodeInMemory, text: str) -> None:
-    answer = client.get("/v1/nodes", headers={"Replicator-Fresh": text})
-    error_of(answer, 400, "invalid_header", "Replicator-Fresh")
-    assert node.fresh == []
-
-
-def test_a_fresh_read_that_nobody_can_give_in_time_is_said_so(client: TestClient, node: NodeInMemory) -> None:
-    patience_s = []
-
-    def nobody_leads(*, fresh: bool, timeout_s: float) -> Any:
-        patience_s.append(timeout_s)
-        raise TimeoutError("nobody leads the group")
-
-    # given
-    node.reading = nobody_leads  # type: ignore[method-assign]
-    # when
-    answer = client.get("/v1/nodes", headers={"Replicator-Fresh": "1"})
-    # then
-    assert "nobody leads" in error_of(answer, 504, "wait_timeout", "Replicator-Fresh")["message"]
-    assert patience_s == [0.1]
-
-
-def test_a_fresh_read_without_redis_is_unavailable(client: TestClient, node: NodeInMemory) -> None:
-    def away(*, fresh: bool, timeout_s: float) -> Any:
-        raise LogUnavailable(**UNAVAILABLE)
-
-    node.reading = away  # type: ignore[method-assign]
-    error_of(client.get("/v1/nodes", headers={"Replicator-Fresh": "1"}), 503, "log_unavailable")
-
-
-# --- How far a write has to come ------------------------------------------------------------------------------------
-
-
-def test_a_write_says_how_far_it_has_to_have_come(client: TestClient, node: NodeInMemory) -> None:
-    client.post("/v1/nodes", json={}, headers={"Replicator-Ack": "applied:1"})
-    client.patch("/v1/nodes/1", json={"tags": ["x"]}, headers={"Replicator-Ack": "fsynced"})
-    client.post("/v1/changes", json={"op": "register"}, headers={"Replicator-Ack": "replicated:2"})
-    client.put("/v1/state?force=1", content=DOCUMENT, headers={"Replicator-Ack": "applied:2"})
-    client.delete("/v1/nodes/3")
-    client.put("/v1/state?force=1", content=DOCUMENT)
-    assert node.acks == ["applied:1", "fsynced", "replicated:2", "applied:2", None, None]
-
-
-def test_a_document_that_did_not_come_as_far_as_was_asked_is_not_acknowledged(
-    client: TestClient, node: NodeInMemory
-) -> None:
-    node.failure = NotAcknowledged(id="5-1043", problem="0 of 1 standbys say that they have it on their disks")
-    answer = client.put("/v1/state", content=DOCUMENT, headers={"Replicator-Ack": "applied:1"})
-    assert "0 of 1 standbys" in error_of(answer, 504, "not_acknowledged")["message"]
-
-
-def test_a_level_that_is_none_is_refused(client: TestClient, node: NodeInMemory) -> None:
-    node.failure = ConfigError(setting="ack", problem="'all' is none of appended, fsynced")
-    answer = client.post("/v1/nodes", json={}, headers={"Replicator-Ack": "all"})
-    assert "'all' is none of" in error_of(answer, 400, "invalid_header")["message"]
-
-
-@pytest.mark.parametrize("level", ["applied:" + "9" * 5000, "", "applied:-1", "APPLIED:1", "applied:1,fsynced", "é"])
-def test_a_level_of_another_form_is_refused_before_the_node_sees_it(
-    client: TestClient, node: NodeInMemory, level: str
-) -> None:
-    headers = [("Replicator-Ack", level.encode())]
-    for answer in (
-        client.post("/v1/nodes", json={}, headers=headers),
-        client.put("/v1/state", content=DOCUMENT, headers=headers),
-    ):
-        error_of(answer, 400, "invalid_header", "Replicator-Ack")
-    assert node.acks == []
-
-
-# --- Changes as the log has them ------------------------------------------------------------------------------------
+# --- Changes as the log has them --------------------------------------------------------------------------------------
 
 
 def test_a_change_is_submitted_as_it_is(client: TestClient, node: NodeInMemory) -> None:
@@ -777,201 +371,7 @@ def test_nothing_that_blocks_runs_on_the_event_loop(client: TestClient, node: No
     assert all(name.startswith("AnyIO worker") for name in node.threads)
 
 
-# --- The whole document ---------------------------------------------------------------------------------------------
-
-DOCUMENT = (
-    b'{"version":1,"next_node":12,"next_net":1,'
-    b'"nodes":{"10":{"score":1.5,"id":10,"networks":null},"2":{"id":2,"zeta":{"b":[1,null]},"networks":[0]}},'
-    b'"networks":{"0":{"mtu":1400,"id":0,"members":[2],"created":"long ago"}},'
-    b'"trust_pairs":["2:10"],"handshakes":{"9":[]},"audit":null}'
-)
-
-
-def with_term(document: bytes, term: Any) -> bytes:
-    return document.replace(b'"version":1,', b'"version":1,"term":' + orjson.dumps(term) + b",", 1)
-
-
-@pytest.mark.parametrize("document", [DOCUMENT, with_term(DOCUMENT, 0), with_term(DOCUMENT, 5)])
-def test_a_document_comes_out_as_it_went_in_but_for_the_term(client: TestClient, document: bytes) -> None:
-    # when
-    loaded = client.put("/v1/state", content=document)
-    # then
-    assert loaded.json() == {"applied": True, "term": 5, "nodes": 2}
-    assert loaded.headers["replicator-position"] == "5-1043"
-    answer = client.get("/v1/state")
-    assert answer.content == with_term(DOCUMENT, 5)
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["replicator-position"] == "5-1043"
-
-
-def test_a_node_without_a_term_gives_a_document_without_one() -> None:
-    client = client_of(NodeInMemory(term=0))
-    client.put("/v1/state", content=DOCUMENT)
-    assert client.get("/v1/state").content == DOCUMENT
-
-
-def test_a_stale_document_changes_nothing_and_is_logged_and_no_error(
-    client: TestClient, node: NodeInMemory, caplog: pytest.LogCaptureFixture
-) -> None:
-    # given
-    before = client.get("/v1/state").content
-    # when
-    with caplog.at_level(logging.WARNING, logger="replicator.registry.api"):
-        answer = client.put("/v1/state", content=with_term(DOCUMENT, 4))
-    # then
-    assert (answer.status_code, answer.json()) == (200, {"applied": False, "reason": "stale", "term": 5})
-    assert answer.headers["replicator-position"] == "5-1042"
-    assert client.get("/v1/state").content == before
-    [record] = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "term 4" in record.getMessage()
-    assert "term is 5" in record.getMessage()
-
-
-def test_a_term_that_nobody_issued_is_not_taken_over(client: TestClient, node: NodeInMemory) -> None:
-    # given
-    before = client.get("/v1/state").content
-    # when
-    answer = client.put("/v1/state", content=with_term(DOCUMENT, 2**40))
-    # then
-    assert error_of(answer, 409, "unknown_term", "term")["term"] == 5
-    assert client.get("/v1/state").content == before
-    assert node.term == 5
-
-
-@pytest.mark.parametrize("term", [4, 2**40])
-def test_any_term_is_loaded_if_asked_for_and_the_term_of_the_node_stays(client: TestClient, term: int) -> None:
-    answer = client.put("/v1/state?any_term=1", content=with_term(DOCUMENT, term))
-    assert answer.json()["applied"] is True
-    assert client.get("/v1/state").json()["term"] == 5
-    error_of(client.put("/v1/state?any_term=yes", content=DOCUMENT), 400, "invalid_query", "any_term")
-
-
-@pytest.mark.parametrize(
-    ("term", "current", "verdict"),
-    [(0, 0, "load"), (0, 5, "load"), (5, 5, "load"), (4, 5, "stale"), (6, 5, "future"), (1, 0, "future")],
-)
-def test_the_verdict_on_a_document_follows_from_two_terms(term: int, current: int, verdict: str) -> None:
-    assert document_verdict(term, current) == verdict
-
-
-@pytest.mark.parametrize(
-    ("document", "name"),
-    [
-        (with_term(DOCUMENT, "5"), "term"),
-        (with_term(DOCUMENT, -1), "term"),
-        (DOCUMENT.replace(b'"networks":[0]', b'"networks":"0"'), "nodes.2.networks"),
-        (DOCUMENT.replace(b'"next_node":12', b'"next_node":2'), "next_node"),
-        (DOCUMENT.replace(b'"version":1', b'"version":2'), "version"),
-    ],
-)
-def test_a_document_that_is_no_registry_is_refused_with_the_path(
-    client: TestClient, node: NodeInMemory, document: bytes, name: str
-) -> None:
-    before = client.get("/v1/state").content
-    error_of(client.put("/v1/state", content=document), 422, "invalid_document", name)
-    assert client.get("/v1/state").content == before
-
-
-@pytest.mark.parametrize(
-    ("document", "missing"),
-    [
-        ({}, ["version", "nodes", "networks", "trust_pairs"]),
-        ({"hostname": "db1", "owner": "ops"}, ["version", "nodes", "networks", "trust_pairs"]),
-        ({"op": "register", "hostname": "x"}, ["version", "nodes", "networks", "trust_pairs"]),
-        ({"version": 1, "term": 5, "nodes": {}, "trust_pairs": []}, ["networks"]),
-        ({"version": 1, "Nodes": {}, "networks": {}, "trust_pairs": []}, ["nodes"]),
-        ({"nodes": {}, "networks": {}, "trust_pairs": []}, ["version"]),
-    ],
-)
-@pytest.mark.parametrize("query", ["", "?force=1", "?any_term=1"])
-def test_what_lacks_a_member_of_a_document_is_none_however_it_is_sent(
-    client: TestClient, node: NodeInMemory, document: Any, missing: list[str], query: str
-) -> None:
-    # given
-    client.post("/v1/nodes", json={"hostname": "web1"})
-    before = client.get("/v1/state")
-    # when
-    answer = client.put(f"/v1/state{query}", json=document, headers={"If-Match": before.headers["etag"]})
-    # then
-    body = error_of(answer, 400, "incomplete_document", missing[0])
-    assert f"has no {', '.join(missing)}:" in body["message"]
-    assert client.get("/v1/state").content == before.content
-
-
-def test_a_state_that_is_not_empty_is_replaced_by_who_says_what_it_replaces(client: TestClient) -> None:
-    # given
-    client.post("/v1/nodes", json={"hostname": "web1"})
-    seen = client.get("/v1/state")
-    assert seen.headers["etag"] == f'"{seen.headers["replicator-position"]}"'
-    # then
-    refused = error_of(client.put("/v1/state", content=DOCUMENT), 428, "position_required", "If-Match")
-    assert refused["position"] == "5-1043"
-    assert client.get("/v1/state").content == seen.content
-    answer = client.put("/v1/state", content=DOCUMENT, headers={"If-Match": seen.headers["etag"]})
-    assert answer.json()["applied"] is True
-    assert client.get("/v1/state").content == with_term(DOCUMENT, 5)
-
-
-@pytest.mark.parametrize("tag", ['"5-1043"', 'W/"5-1043"', "5-1043", ' "5-1043" '])
-def test_a_position_is_taken_as_an_entity_tag_or_as_it_is(client: TestClient, tag: str) -> None:
-    client.post("/v1/nodes", json={"hostname": "web1"})
-    assert client.put("/v1/state", content=DOCUMENT, headers={"If-Match": tag}).status_code == 200
-
-
-@pytest.mark.parametrize("tag", ["*", "", '"5-1043', '"5-1043", "5-1044"', '"5"', "now"])
-def test_what_is_no_position_is_refused_and_replaces_nothing(client: TestClient, tag: str) -> None:
-    client.post("/v1/nodes", json={"hostname": "web1"})
-    answer = client.put("/v1/state", content=DOCUMENT, headers={"If-Match": tag})
-    error_of(answer, 400, "invalid_header", "If-Match")
-    assert client.get("/v1/nodes/1").json()["hostname"] == "web1"
-
-
-@pytest.mark.parametrize("query", ["", "?force=1"])
-def test_a_state_that_moved_since_it_was_seen_is_not_replaced(client: TestClient, query: str) -> None:
-    # given
-    client.post("/v1/nodes", json={"hostname": "web1"})
-    seen = client.get("/v1/state").headers["etag"]
-    client.post("/v1/nodes", json={"hostname": "web2"})
-    # when
-    answer = client.put(f"/v1/state{query}", content=DOCUMENT, headers={"If-Match": seen})
-    # then
-    assert "5-1044" in error_of(answer, 412, "outdated")["message"]
-    assert len(client.get("/v1/nodes").json()["nodes"]) == 2
-
-
-def test_whatever_is_there_is_replaced_by_who_says_so(client: TestClient) -> None:
-    client.post("/v1/nodes", json={"hostname": "web1"})
-    assert client.put("/v1/state?force=1", content=DOCUMENT).json()["applied"] is True
-    assert client.get("/v1/state").content == with_term(DOCUMENT, 5)
-    error_of(client.put("/v1/state?force=yes", content=DOCUMENT), 400, "invalid_query", "force")
-
-
-def test_what_comes_in_between_a_look_at_an_empty_state_and_its_replacement_is_kept(
-    client: TestClient, node: NodeInMemory
-) -> None:
-    # given
-    node.before_replacing = lambda: node.submit({"op": "register", "hostname": "web1"})
-    # then
-    error_of(client.put("/v1/state", content=DOCUMENT), 428, "position_required", "If-Match")
-    assert client.get("/v1/nodes/1").json()["hostname"] == "web1"
-
-
-def test_a_document_may_be_larger_than_other_bodies(client: TestClient) -> None:
-    # given
-    document = orjson.dumps(generate(3000, seed=1))
-    assert len(document) > 2 * BODY_BYTES_MAX
-    # then
-    assert client.put("/v1/state", content=document).json()["nodes"] == 3000
-    assert client.get("/v1/state").content == with_term(document, 5)
-
-
-def test_a_load_that_fails_in_the_log_is_answered_like_any_write(client: TestClient, node: NodeInMemory) -> None:
-    node.failure = OutcomeUnknown(problem="it is away")
-    error_of(client.put("/v1/state", content=DOCUMENT), 504, "outcome_unknown")
-
-
-# --- Health ---------------------------------------------------------------------------------------------------------
+# --- Health -----------------------------------------------------------------------------------------------------------
 
 
 def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestClient, node: NodeInMemory) -> None:
@@ -1016,103 +416,7 @@ def test_a_node_that_cannot_do_its_work_is_not_ready_and_says_why(client: TestCl
         assert "retry-after" in answer.headers
 
 
-# --- Many at once ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pools(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many places the pools of applications made from now on have; empty: what they have anyway."""
-    places: dict[str, int] = {}
-    made = Pool.__init__
-
-    def smaller(self: Pool, what: str, *, places: int, threads: int) -> None:
-        made(self, what, places=sizes.get(what, places), threads=threads)
-
-    sizes = places
-    monkeypatch.setattr(Pool, "__init__", smaller)
-    return places
-
-
-class Crowd:
-    """Clients of one application, all of them on one event loop, as on a server."""
-
-    def __init__(self, node: NodeInMemory) -> None:
-        self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(registry_app(node, wait_timeout_s=60)), base_url="http://a:7001", timeout=None
-        )
-
-    def asks(self, method: str, path: str, **options: Any) -> asyncio.Task[httpx.Response]:
-        return asyncio.ensure_future(self.client.request(method, path, **options))
-
-    async def answer(self, *requests: asyncio.Task[httpx.Response]) -> list[httpx.Response]:
-        return list(await asyncio.wait_for(asyncio.gather(*requests), PATIENCE_S))
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
-
-
-def test_writers_that_wait_keep_out_no_reader_and_no_other_writer_and_are_no_threads(node: NodeInMemory) -> None:
-    async def crowd() -> None:
-        acknowledged, waiting = asyncio.Event(), []
-
-        async def wait() -> None:
-            waiting.append(1)
-            await acknowledged.wait()
-
-        crowd, before = Crowd(node), threading.active_count()
-        node.writes_wait = wait
-        writers = [crowd.asks("POST", "/v1/nodes", json={}) for _ in range(600)]
-        await until(lambda: len(waiting) == 600)
-        assert threading.active_count() == before
-        assert [one.status_code for one in await crowd.answer(crowd.asks("GET", "/v1/nodes"))] == [200]
-        node.writes_wait = functools.partial(asyncio.sleep, 0)
-        assert [one.status_code for one in await crowd.answer(crowd.asks("POST", "/v1/nodes", json={}))] == [201]
-        acknowledged.set()
-        assert {one.status_code for one in await crowd.answer(*writers)} == {201}
-
-    asyncio.run(crowd())
-
-
-def test_a_pool_that_is_full_says_so_at_once_and_the_others_go_on(node: NodeInMemory, pools: dict[str, int]) -> None:
-    async def crowd() -> None:
-        pools.update({"writes": 2, "requests that wait for a position": 3, "replacements of the state": 1})
-        crowd, go_on, let_in = Crowd(node), asyncio.Event(), threading.Event()
-        node.writes_wait = go_on.wait
-        node.before_replacing = lambda: let_in.wait(PATIENCE_S)
-        later = {"Replicator-Wait": "5-1043"}
-        under_way = [
-            *(crowd.asks("POST", "/v1/nodes", json={}) for _ in range(2)),
-            *(crowd.asks("GET", "/v1/nodes", headers=later) for _ in range(3)),
-            crowd.asks("PUT", "/v1/state?force=1", content=DOCUMENT),
-        ]
-        await until(lambda: len(node.waited) == 3)
-        await until(lambda: node.acks == [None])  # the replacement
-        refused = await crowd.answer(
-            crowd.asks("PATCH", "/v1/nodes/1", json={}),
-            crowd.asks("POST", "/v1/changes", content=b"x" * 100_000),
-            crowd.asks("GET", "/v1/nodes", headers=later),
-            crowd.asks("GET", "/v1/nodes", headers={"Replicator-Fresh": "1"}),
-            crowd.asks("PUT", "/v1/state?force=1", content=DOCUMENT),
-        )
-        for answer in refused:
-            assert "try again" in error_of(answer, 503, "busy")["message"]
-            assert int(answer.headers["retry-after"]) >= 1
-        others = await crowd.answer(*(crowd.asks("GET", path) for path in ("/v1/nodes", "/v1/state", "/ready")))
-        assert [answer.status_code for answer in others] == [200, 200, 200]
-        go_on.set()
-        let_in.set()
-        assert [answer.status_code for answer in await crowd.answer(*under_way)] == [201, 201, 200, 200, 200, 200]
-        again = crowd.asks("POST", "/v1/nodes", json={}), crowd.asks("GET", "/v1/nodes", headers=later)
-        assert [answer.status_code for answer in await crowd.answer(*again)] == [201, 200]
-
-    asyncio.run(crowd())
-
-
-# --- On a real socket -----------------------------------------------------------------------------------------------
+# --- On a real socket -------------------------------------------------------------------------------------------------
 
 
 def test_large_bodies_get_their_answers_over_a_real_connection(node: NodeInMemory) -> None:

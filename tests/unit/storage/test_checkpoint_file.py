@@ -1,4 +1,4 @@
-"""A checkpoint file at rest: what `Stored` gives of it. Damage of every kind is tested in test_checkpoint.py."""
+"""A checkpoint file at rest: what `Stored` gives of it. Damage of every kind: test_checkpoint_damage.py."""
 
 from __future__ import annotations
 

@@ -1,0 +1,103 @@
+"""What befalls a group of nodes: another holder, a full disk, a vacant term; and states that are large."""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from replicator import CheckpointError, LogUnavailable, Node
+from replicator.format.ids import Writer
+from replicator.log.interface import Batch
+from replicator.protocol.group import Claim, GroupView, Reply
+from replicator.testing import MemoryLog
+from tests.support.kv import LEASE_S, Group, eventually
+from tests.support.worlds import promote
+
+
+def replace_holder(group: Group, name: str = "b") -> int:
+    """Somebody else, of whom there is no process here, takes the next term."""
+    look = group.server.look()
+    claim = Claim(writer=Writer(name, "boot"), floor=0, lease_ms=60_000, by="test", reason="")
+    reply = group.log().promote(claim)
+    assert reply.term == look.term + 1
+    return reply.term
+
+
+def large(n: int = 40) -> dict[str, Any]:
+    """`put`s of 16 KiB each that do not compress."""
+    rng = random.Random(n)
+    return {f"k{i}": rng.randbytes(12 * 1024).hex() for i in range(n)}
+
+
+def failing_disk(monkeypatch: pytest.MonkeyPatch, node: Node) -> threading.Event:
+    """From now on the disk is full, until the event is set."""
+    mended = threading.Event()
+    save = node._checkpoint.save
+
+    def refuse(*args: Any, **options: Any) -> None:
+        if not mended.is_set():
+            raise CheckpointError(path=node.data_dir, problem=errno.errorcode[errno.ENOSPC])
+        save(*args, **options)
+
+    monkeypatch.setattr(node._checkpoint, "save", refuse)
+    return mended
+
+
+def vacant_group(group: Group, *names: str, lease_s: float = LEASE_S, **options: Any) -> list[Node]:
+    """Candidates that have read everything, in a group whose holder `z` has no process. Its lease runs on."""
+    promote(group.log(), "z")
+    nodes = [group.node(name, auto_promote=True, lease_s=lease_s, **options) for name in names]
+    eventually(lambda: all(node.term == 1 for node in nodes), "the term of z")
+    reported(group, *nodes)
+    return nodes
+
+
+def reported(group: Group, *nodes: Node) -> None:
+    """Wait until the others can see where each of these nodes is."""
+
+    def all_told() -> bool:
+        group.wake()
+        heartbeats = group.server.look().heartbeats
+        return all(node.name in heartbeats and heartbeats[node.name].position == node.position for node in nodes)
+
+    eventually(all_told, "the heartbeats")
+
+
+def sleeps(group: Group, node: Node) -> None:
+    """Wait until nothing but the end of the holder's lease, or being woken, has the node look at the group again."""
+    node._ha_loop._policy = node._ha_loop._policy._replace(beat_every_s=3600.0)
+    looked_at = node._ha_loop.looked_at
+    group.wake()
+    eventually(lambda: node._ha_loop.looked_at > looked_at)
+
+
+class Counting(MemoryLog):
+    """Counts what it is asked, and can refuse snapshots."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self.asked: Counter[str] = Counter()
+        self.full = False
+
+    def look(self) -> GroupView:
+        self.asked["look"] += 1
+        return super().look()
+
+    def read(self, after: Any, **options: Any) -> Batch:
+        self.asked["read"] += 1
+        return super().read(after, **options)
+
+    def append(self, record: Any, **options: Any) -> Reply:
+        self.asked["append"] += 1
+        return super().append(record, **options)
+
+    def part(self, record: Any, *, rebase: bool = False) -> Reply:
+        self.asked["part"] += 1
+        if self.full:
+            raise LogUnavailable(url=self.url, problem="OOM")
+        return super().part(record, rebase=rebase)

@@ -1,0 +1,179 @@
+"""The registry's HTTP API over a node in memory that applies what it is given at once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import functools
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import orjson
+
+from replicator.errors import Outdated
+from replicator.node.health import Unready
+from replicator.registry.api import ServedNode, registry_app
+from replicator.registry.state import Registry
+
+with warnings.catch_warnings():
+    # Newer versions of Starlette would rather have httpx2.
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+
+KEY = base64.b64encode(b"k" * 32).decode()
+
+
+@dataclass
+class Position:
+    term: int
+    n: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.term}-{self.n}"
+
+
+@dataclass
+class Lag:
+    records: int | None = 0
+    seconds: float | None = 0.0
+
+
+@dataclass
+class NodeInMemory:
+    """A node that is all of its group: it counts its records and applies them at once."""
+
+    name: str = "a"
+    group: str = "registry"
+    role: str = "primary"
+    term: int = 5
+    position: Position = field(default_factory=lambda: Position(5, 1042))
+    in_sync: bool = True
+    lag: Lag = field(default_factory=Lag)
+    held_up: str | None = None
+    primary_http: str | None = None
+    lease_ms: int | None = 4000
+    problem: str = ""
+    unready: Unready | None = None
+    #: What the next write raises instead.
+    failure: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.registry = Registry()
+        self.submitted: list[dict[str, Any]] = []
+        self.waited: list[str] = []
+        #: What each write and each read asked for.
+        self.acks: list[str | None] = []
+        self.fresh: list[bool] = []
+        self.threads: set[str] = set()
+        #: Called by a replacement before it is the state's turn.
+        self.before_replacing: Callable[[], Any] = lambda: None
+        #: What a write waits for.
+        self.writes_wait: Callable[[], Awaitable[Any]] = functools.partial(asyncio.sleep, 0)
+        self._lock = threading.RLock()
+
+    @property
+    def leads(self) -> bool:
+        return self.role == "primary" and bool(self.lease_ms)
+
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any:
+        await self.writes_wait()
+        return self.submit(change, timeout_s=timeout_s, term=term, ack=ack)
+
+    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+        self.acks.append(ack)
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            self.submitted.append(change)
+            self.position = Position(self.term, self.position.n + 1)
+            return self.registry.apply(orjson.loads(orjson.dumps(change)))
+
+    def replace(
+        self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
+    ) -> None:
+        self.acks.append(ack)
+        self.before_replacing()
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            if expect not in (None, self.position.id):
+                raise Outdated(expect=expect, position=self.position.id)
+            self.registry.restore(orjson.loads(orjson.dumps(piece)) for piece in pieces)
+            self.position = Position(self.term, self.position.n + 1)
+
+    def wait(self, *, position: str, timeout_s: float) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.waited.append(position)
+        if self.failure is not None:
+            raise self.failure
+        deadline = time.monotonic() + timeout_s
+        while [*map(int, position.split("-"))] > [self.position.term, self.position.n]:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(0.005)
+
+    @contextlib.contextmanager
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Registry]:
+        self.threads.add(threading.current_thread().name)
+        self.fresh.append(fresh)
+        with self._lock:
+            yield self.registry
+
+
+def client_of(node: ServedNode) -> TestClient:
+    app = registry_app(node, wait_timeout_s=0.1)
+    return TestClient(app, follow_redirects=False, base_url="http://a:7001")
+
+
+def error_of(
+    answer: httpx.Response, status: int, code: str, name: str | None = None, *, stamped: bool = True
+) -> dict[str, Any]:
+    """Check an error: its status and code, the field it names, and that it is whole."""
+    assert answer.status_code == status, answer.text
+    body: dict[str, Any] = answer.json()
+    assert (body["error"], body["field"]) == (code, name)
+    assert body["message"]
+    assert answer.headers["content-type"] == "application/json"
+    # A node of another process has no facts to tell.
+    assert not stamped or {"replicator-position", "replicator-role", "replicator-term"} <= set(answer.headers)
+    return body
+
+
+UNAVAILABLE = {"url": "redis://h", "problem": "it is away"}
+
+
+WRITES = [
+    ("POST", "/v1/nodes"),
+    ("PATCH", "/v1/nodes/1"),
+    ("DELETE", "/v1/nodes/1"),
+    ("POST", "/v1/nodes/1/heartbeat"),
+    ("POST", "/v1/networks"),
+    ("DELETE", "/v1/networks/0"),
+    ("PUT", "/v1/networks/0/members/1"),
+    ("DELETE", "/v1/networks/0/members/1"),
+    ("PUT", "/v1/trust/1/2"),
+    ("DELETE", "/v1/trust/1/2"),
+    ("PUT", "/v1/state"),
+    ("POST", "/v1/changes"),
+]
+
+
+DOCUMENT = (
+    b'{"version":1,"next_node":12,"next_net":1,'
+    b'"nodes":{"10":{"score":1.5,"id":10,"networks":null},"2":{"id":2,"zeta":{"b":[1,null]},"networks":[0]}},'
+    b'"networks":{"0":{"mtu":1400,"id":0,"members":[2],"created":"long ago"}},'
+    b'"trust_pairs":["2:10"],"handshakes":{"9":[]},"audit":null}'
+)
+
+
+def with_term(document: bytes, term: Any) -> bytes:
+    return document.replace(b'"version":1,', b'"version":1,"term":' + orjson.dumps(term) + b",", 1)

@@ -1,0 +1,139 @@
+"""What is said of a group and its nodes, and of what is wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from replicator import RecordId, ops
+from replicator.log.interface import LogSize
+from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, push
+from tests.support.paper import Paper, at
+
+
+class TestStatus:
+    def test_it_has_the_fields_that_programs_rely_on(self, group: Group) -> None:
+        a = group.primary("a", http="http://a", lease_s=SHORT_LEASE_S)
+        b = group.node("b", lease_s=SHORT_LEASE_S)
+        a.submit(push("x"))
+        in_step(a, b)
+        told = eventually(
+            lambda: [
+                now
+                for now in [ops.status(group.log()).to_dict()]
+                if [node["position"] for node in now["nodes"]] == ["1-2", "1-2"] and now["nodes"][0]["lag_records"] == 0
+            ]
+        )[0]
+        assert list(told) == [
+            "group", "log_id", "run", "term", "holder", "head", "lease_ms", "log_records", "log_bytes",
+            "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem", "warnings",
+        ]  # fmt: skip
+        sizes = {"log_bytes": 1, "changes_bytes": 1, "kept_bytes": 1}
+        assert told | {"nodes": [], "log_id": "", "lease_ms": 1} | sizes == {
+            "group": "memory",
+            "log_id": "",
+            "run": "run-1",
+            "term": 1,
+            "holder": "a",
+            "head": "1-2",
+            "lease_ms": 1,
+            "log_records": 2,
+            **sizes,
+            "snapshot_bytes": 0,
+            "nodes": [],
+            "problem": None,
+            "warnings": [],
+        }
+        (change,) = (entry for entry in group.server.state.entries if str(entry.id) == "1-2")
+        weight = len(change.header or b"") + len(change.body or b"")
+        assert (told["changes_bytes"], told["kept_bytes"]) == (weight, weight)
+        assert told["log_bytes"] > weight  # fmt: skip
+        assert len(told["log_id"]) == 32
+        assert 0 < told["lease_ms"] <= 1000 * SHORT_LEASE_S
+        ages = [node.pop("age_seconds") for node in told["nodes"]]
+        assert all(0 <= age < PATIENCE_S for age in ages)
+        assert told["nodes"][0] == {
+            "name": "a", "boot": a.boot, "role": "primary", "term": 1, "position": "1-2", "lag_records": 0,
+            "lag_seconds": 0.0, "in_sync": True, "alive": True, "http": "http://a", "problem": None,
+        }  # fmt: skip
+        assert told["nodes"][1] | {"boot": ""} == {
+            "name": "b", "boot": "", "role": "standby", "term": 1, "position": "1-2", "lag_records": 0,
+            "lag_seconds": 0.0, "in_sync": True, "alive": True, "http": None, "problem": None,
+        }  # fmt: skip
+
+    def test_of_a_group_that_is_not_there_yet(self, paper: Paper) -> None:
+        told = ops.status(paper.log).to_dict()
+        assert told == {
+            "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "head": None, "lease_ms": None,
+            "log_records": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
+            "nodes": [], "problem": None, "warnings": [],
+        }  # fmt: skip
+
+    def test_what_snapshots_and_changes_weigh_is_what_a_live_primary_says(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", role="primary", snapshot_bytes=900, changes_bytes=20, kept_bytes=70)
+        paper.beat("b", snapshot_bytes=1, changes_bytes=2, kept_bytes=3)
+        now = ops.status(paper.log)
+        assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (900, 20, 70)
+        paper.now_ms += 3001
+        paper.beat("b", snapshot_bytes=1, changes_bytes=2, kept_bytes=3)
+        now = ops.status(paper.log)
+        assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (None, None, None)
+        assert now.log_records == 1
+
+    def test_the_changes_in_the_log_are_no_more_than_the_log(self, paper: Paper) -> None:
+        # given a primary that was restarted: it says what there may be
+        paper.take_term("a")
+        paper.beat("a", role="primary", snapshot_bytes=900, changes_bytes=200, kept_bytes=8_000_000)
+        look = paper.log.look()
+        assert ops.status_of("g", look, LogSize(10, 5000)).kept_bytes == 5000
+        assert ops.status_of("g", look, LogSize(10, 9_000_000)).kept_bytes == 8_000_000
+        assert ops.status_of("g", look, LogSize(None, None)).kept_bytes == 8_000_000
+
+    def test_a_node_behind_shows_by_how_much_and_since_when(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b", position=at(0, 0), applied_at=int(paper.now_ms) - 2500)
+        (node,) = ops.status(paper.log).nodes
+        assert (node.lag_records, node.lag_seconds) == (1, 2.5)
+
+    def test_the_lag_of_a_dead_node_is_not_known(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b", position=at(0, 0))
+        paper.now_ms += 3001
+        (node,) = ops.status(paper.log).nodes
+        assert (node.alive, node.lag_records, node.lag_seconds) == (False, None, None)
+
+    def test_a_node_ahead_of_the_log_says_so_and_its_lag_is_not_known(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("b", position=at(1, 9))
+        (node,) = ops.status(paper.log).nodes
+        assert (node.lag_records, node.problem) == (None, "ahead of the log")
+
+    def test_whoever_says_it_leads_and_does_not_hold_the_term_is_a_standby(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", role="primary", boot="a-0")
+        paper.beat("b", role="primary")
+        assert [node.role for node in ops.status(paper.log).nodes] == ["standby", "standby"]
+        paper.beat("a", role="primary")
+        assert [node.role for node in ops.status(paper.log).nodes] == ["primary", "standby"]
+
+    def test_in_another_run_nobody_holds_the_term(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.server.fail_over(paper.server.state, run="run-2")
+        now = ops.status(paper.log)
+        assert now.holder is None
+        assert "another run" in str(now.problem)
+
+    def test_a_term_key_without_a_log_is_a_problem(self, paper: Paper) -> None:
+        paper.server.state = replace(paper.server.state, term=5)
+        assert "Redis lost the log" in str(ops.status(paper.log).problem)
+
+    def test_a_stray_record_is_a_problem_with_its_id(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.server.stray(RecordId(1_700_000_000_000, 0))
+        assert "1700000000000-0" in str(ops.status(paper.log).problem)
+
+    def test_an_entry_that_is_no_heartbeat_hides_nobody(self, paper: Paper) -> None:
+        paper.beat("a")
+        state = paper.server.state
+        paper.server.state = replace(state, beats=(*state.beats, ("z", paper.now_ms, b"not json")))
+        assert [node.name for node in ops.status(paper.log).nodes] == ["a"]

@@ -1,0 +1,94 @@
+"""A snapshot that is asked for, and whether the states of the nodes are equal."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator import NotPrimary, RecordId, ops
+from replicator.protocol.heartbeat import Heartbeat
+from tests.support.kv import PATIENCE_S, Group, eventually, in_step, in_thread, push
+from tests.support.paper import Paper
+
+
+class TestSnapshot:
+    def test_it_waits_until_the_snapshot_is_complete_and_tells_its_place(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        told: list[str] = []
+        assert ops.snapshot(group.log(), by="ops", progress=told.append) == "1-2"
+        assert told[0] == "asked a for a snapshot"
+        assert told[-1] == "the snapshot of 1-2 is complete"
+        assert group.server.state.head is not None
+        assert group.server.state.head.snapshot_at == RecordId(1, 2)
+
+    def test_without_a_primary_nobody_can(self, paper: Paper) -> None:
+        with pytest.raises(NotPrimary, match="nobody leads the group"):
+            ops.snapshot(paper.log, by="ops")
+
+    def test_a_primary_that_does_not_answer_is_a_timeout(self, paper: Paper) -> None:
+        paper.take_term("a")
+        with pytest.raises(TimeoutError, match="a has not completed a snapshot"):
+            ops.snapshot(paper.log, by="ops", timeout_s=0.01)
+
+    def test_two_who_ask_at_once_both_get_one(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        asked = [in_thread(lambda: ops.snapshot(group.log(), by="ops", timeout_s=PATIENCE_S)) for _ in range(4)]
+        a.submit(push("y"))
+        assert all(RecordId.parse(done()) >= RecordId(1, 2) for done in asked)
+
+
+class TestVerify:
+    def test_all_live_nodes_are_compared_at_one_position(self, group: Group) -> None:
+        a, _ = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        told: list[str] = []
+        report = ops.verify(group.log(), by="ops", progress=told.append)
+        assert report.to_dict() == {
+            "position": "1-3", "digests": dict.fromkeys(["a", "b"], report.digests["a"]), "missing": [], "silent": [],
+            "equal": True,
+        }  # fmt: skip
+        assert told[0] == "asked a for a marker"
+        assert told[-1] == "2 of 2 nodes reported at 1-3"
+
+    def test_a_live_node_that_does_not_report_is_missing_and_nothing_is_shown_equal(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        group.server.beat(Heartbeat("b", "1", run="run-1", every_ms=60_000))
+        report = ops.verify(group.log(), by="ops", timeout_s=1.0)
+        assert report.missing == ["b"]
+        assert not report.equal
+        assert report.verdict == "not all nodes could be compared: b did not report in time; a told its state at 1-3"
+
+    def test_a_node_of_the_group_that_does_not_report_is_named_and_nothing_is_shown_equal(self, group: Group) -> None:
+        a, _ = group.primary("a"), group.node("b")
+        a.submit(push("x"))
+        group.server.beat(Heartbeat("c", "1", run="run-1", every_ms=0))
+        report = eventually(
+            lambda: (found := ops.verify(group.log(), by="ops", timeout_s=PATIENCE_S)).silent and found, "c is dead"
+        )
+        assert (report.missing, report.silent, sorted(report.digests)) == ([], ["c"], ["a", "b"])
+        assert not report.equal
+        assert not report.differ
+        assert report.verdict.startswith("not all nodes could be compared: c does not report; a, b have equal states")
+
+    def test_a_primary_that_does_not_report_is_a_timeout(self, paper: Paper) -> None:
+        paper.take_term("a")
+        paper.beat("a", role="primary")
+        with pytest.raises(TimeoutError, match="a has not reported a digest"):
+            ops.verify(paper.log, by="ops", timeout_s=0.01)
+
+    def test_without_a_primary_nobody_can(self, paper: Paper) -> None:
+        with pytest.raises(NotPrimary):
+            ops.verify(paper.log, by="ops")
+
+    def test_it_can_be_asked_again_and_again(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        places = []
+        for i in range(3):
+            a.submit(push(i))
+            report = ops.verify(group.log(), by="ops")
+            assert report.equal
+            places.append(report.position)
+        assert places == ["1-3", "1-5", "1-7"]
+        in_step(a, b)
