@@ -5,7 +5,7 @@
 - `redis_factory`: starts as many as a test likes, of the kind it likes; what configures, pauses or kills a server
   should use this one. All are ended at the end of the test.
 - `redis_binary`: the executable behind `redis_server`.
-- `world`: runs the test over the log in memory and over every server at hand (tests/integration/worlds.py).
+- `world`: runs the test over the log in memory and over every server at hand (tests/support/worlds.py).
 
 The first two bring back to life what a test killed or paused, but do not undo a CONFIG SET or an ACL.
 """
@@ -21,8 +21,8 @@ import pytest
 import redis
 
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
-from tests.integration.worlds import MemoryWorld, RedisWorld, World
-from tests.servers import servers_at_hand
+from tests.support.servers import servers_at_hand
+from tests.support.worlds import MemoryWorld, RedisWorld, World
 
 # Under nohup, or in the background of a shell, these are ignored, and what a test starts would ignore them as well. A
 # handler ignores them, too, and is not inherited.

@@ -22,7 +22,7 @@ from replicator.protocol.group import Code
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.testing import MemoryLog
-from tests.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread
+from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread
 
 with warnings.catch_warnings():
     # Newer versions of Starlette would rather have httpx2.

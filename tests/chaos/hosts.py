@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
-from tests.topology import DOWN_AFTER_MS, SERVICE, Sentinel, Topology, asked, wait_until
+from tests.support.topology import DOWN_AFTER_MS, SERVICE, Sentinel, Topology, asked, wait_until
 
 from .redises import Undo, WatchedRedis
 from .schedule import Fault, Kind, kinds_for

@@ -25,7 +25,7 @@ from replicator.errors import ReplicatorError
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
-from tests.topology import ClusterTopology, SentinelTopology, Topology, ask
+from tests.support.topology import ClusterTopology, SentinelTopology, Topology, ask
 
 from .checker import Event, Setting
 from .schedule import Fault, Kind, kinds_for

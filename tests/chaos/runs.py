@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replicator.sandbox.redis_server import ServerBinary
-from tests.servers import servers_at_hand
+from tests.support.servers import servers_at_hand
 
 from .checker import check
 from .cluster import SETTLE_S, Cluster, can_mount

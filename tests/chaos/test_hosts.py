@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from replicator import PromotionRefused, ops
-from tests.needs import needs
-from tests.servers import servers_at_hand
+from tests.support.needs import needs
+from tests.support.servers import servers_at_hand
 
 from .checker import check
 from .cluster import LEASE_S, Cluster

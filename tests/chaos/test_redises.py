@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from replicator.sandbox.redis_server import find_server
-from tests.topology import ask
+from tests.support.topology import ask
 
 from . import redises
 from .redises import SentinelRedis

@@ -29,7 +29,7 @@ from replicator.storage.checkpoint_file import Damaged, Saved
 from replicator.testing import MemoryRedis
 from tests.fuzz.engine import Target
 from tests.fuzz.mutate import Choices, Edit, edit_bytes, edits, json_near
-from tests.unit.test_checkpoint import Primary, Standby, noise
+from tests.support.checkpoints import Primary, Standby, noise
 
 __all__ = ["TARGETS"]
 

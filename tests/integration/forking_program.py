@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from replicator import Node, WrongProcess
-from tests.kv import KV, push
+from tests.support.kv import KV, push
 
 
 def leave(node: Node, how: str) -> None:

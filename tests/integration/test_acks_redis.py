@@ -20,8 +20,8 @@ from replicator.log.interface import Confirmation
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
-from tests.integration.worlds import GROUP, LEASE_MS, Author, lead, promote
-from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed
+from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed
+from tests.support.worlds import GROUP, LEASE_MS, Author, lead, promote
 
 RedisFactory = Callable[..., RedisServer]
 

@@ -23,8 +23,7 @@ import pytest
 
 from replicator.protocol.fold import View
 from replicator.storage.checkpoint import Checkpoint
-
-from .checkpoint_child import GROUP, NODE, Plan, follow, history, state_of
+from tests.support.checkpoint_child import GROUP, NODE, Plan, follow, history, state_of
 
 #: Children come from a server that has everything imported: a start costs milliseconds.
 _CHILDREN = multiprocessing.get_context("forkserver")

@@ -28,8 +28,8 @@ from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import RedisServer
 from replicator.web.server import WebServer
-from tests.integration.worlds import promote
-from tests.kv import PATIENCE_S, eventually, in_step
+from tests.support.kv import PATIENCE_S, eventually, in_step
+from tests.support.worlds import promote
 
 NODE_FIELDS = {
     "name": str, "boot": str, "role": str, "term": int, "position": str, "lag_records": int, "lag_seconds": float,

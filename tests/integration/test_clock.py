@@ -17,8 +17,8 @@ from replicator.protocol.group import LeaseText
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
-from tests.kv import KV, PATIENCE_S, after_beats, eventually, in_step, push, pushed
-from tests.needs import needs
+from tests.support.kv import KV, PATIENCE_S, after_beats, eventually, in_step, push, pushed
+from tests.support.needs import needs
 
 LIBRARIES = [
     path

@@ -15,10 +15,10 @@ from replicator.format.ids import ERA
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code
 from replicator.sandbox.redis_server import RedisServer, find_server
-from tests.integration.worlds import GROUP, ids, lead, looked, warm
-from tests.kv import KV, in_step, put
-from tests.servers import servers_at_hand
-from tests.topology import ClusterTopology, ask, wait_until
+from tests.support.kv import KV, in_step, put
+from tests.support.servers import servers_at_hand
+from tests.support.topology import ClusterTopology, ask, wait_until
+from tests.support.worlds import GROUP, ids, lead, looked, warm
 
 DEFAULT = find_server()
 TWO_SERVERS = [DEFAULT, *[server for server in servers_at_hand() if server.id != DEFAULT.id][:1]]

@@ -15,7 +15,7 @@ from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
-from tests.kv import KV, eventually, push
+from tests.support.kv import KV, eventually, push
 
 GROUP = "g"
 

@@ -32,9 +32,9 @@ from replicator.service.sidecar import Sidecar
 from replicator.storage.checkpoint import Checkpoint
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.server import WebServer
-from tests.forking import Child, in_child, outcome
-from tests.integration.worlds import World
-from tests.kv import KV, PATIENCE_S, document, eventually, in_thread, push, pushed
+from tests.support.forking import Child, in_child, outcome
+from tests.support.kv import KV, PATIENCE_S, document, eventually, in_thread, push, pushed
+from tests.support.worlds import World
 
 with warnings.catch_warnings():
     # Newer versions of Starlette would rather have httpx2.

@@ -25,8 +25,8 @@ from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import find_server
 from replicator.web.server import WebServer
-from tests.integration.worlds import RedisWorld
-from tests.kv import PATIENCE_S, eventually, in_step
+from tests.support.kv import PATIENCE_S, eventually, in_step
+from tests.support.worlds import RedisWorld
 
 LEASE_S = 1.0
 

@@ -29,7 +29,7 @@ from replicator.node.worker_pool import Team
 from replicator.sandbox.redis_server import RedisServer
 from replicator.storage.checkpoint import Checkpoint
 from tests.conftest import RedisFactory
-from tests.kv import KV, PATIENCE_S, document, eventually, in_step, push, pushed
+from tests.support.kv import KV, PATIENCE_S, document, eventually, in_step, push, pushed
 
 GROUPS = [f"g{number}" for number in range(25)]
 

@@ -26,7 +26,7 @@ from replicator.log.redis_log import client_for
 from replicator.ops.jobs import JobFailed, queue_name, run_in_queue
 from replicator.sandbox.redis_server import RedisServer
 from tests.conftest import RedisFactory
-from tests.kv import KV, PATIENCE_S, eventually, in_step, push
+from tests.support.kv import KV, PATIENCE_S, eventually, in_step, push
 
 WAIT_S = 60.0
 

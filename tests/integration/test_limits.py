@@ -19,8 +19,8 @@ from replicator.log.scripts import SCRIPTS, load_scripts
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer
 from tests.conftest import RedisFactory
-from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
-from tests.unit.test_whole import Text
+from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
+from tests.support.opaque import Text
 
 #: What the callers give. A third of the lease is three times as long, and a caller who keeps Redis' time and not its
 #: own takes at least that long. `LATE_S`: what a busy machine adds.

@@ -23,7 +23,7 @@ from replicator.log.redis_log import RedisLog, client_for
 from replicator.protocol.group import TAKEN_KEPT, Code, Head, LeaseText, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.testing import MemoryLog, MemoryRedis
-from tests.integration.worlds import (
+from tests.support.worlds import (
     CLOCK_ID,
     LOG_ID,
     Author,

@@ -26,7 +26,7 @@ from replicator.protocol.heartbeat import Heartbeat
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
-from tests.integration.worlds import GROUP, LEASE_MS, LOG_ID, Author, RedisWorld, ids, lead, looked, promote
+from tests.support.worlds import GROUP, LEASE_MS, LOG_ID, Author, RedisWorld, ids, lead, looked, promote
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
-from tests.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
+from tests.support.kv import KV, PATIENCE_S, eventually, in_step, in_thread, push, pushed, put
 
 LEASE_S = 1.0
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from replicator import Node, ReplicatorError
 from replicator.cli import cli
 from replicator.sandbox.redis_server import RedisServer
-from tests.kv import KV, PATIENCE_S, eventually, in_step, put
+from tests.support.kv import KV, PATIENCE_S, eventually, in_step, put
 
 GROUP = "numbers"
 

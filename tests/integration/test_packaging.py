@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import needs
+from tests.support.needs import needs
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,10 +17,10 @@ from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.conftest import RedisFactory
-from tests.integration.worlds import GROUP, ids, lead, looked, warm
-from tests.kv import KV, eventually, in_step, in_thread, put
-from tests.servers import servers_at_hand
-from tests.topology import SERVICE, Sentinel, SentinelTopology
+from tests.support.kv import KV, eventually, in_step, in_thread, put
+from tests.support.servers import servers_at_hand
+from tests.support.topology import SERVICE, Sentinel, SentinelTopology
+from tests.support.worlds import GROUP, ids, lead, looked, warm
 
 DEFAULT = find_server()
 TWO_SERVERS = [DEFAULT, *[server for server in servers_at_hand() if server.id != DEFAULT.id][:1]]

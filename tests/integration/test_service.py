@@ -22,8 +22,8 @@ from replicator import ConfigError, LogLost, Node, ops
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer
 from replicator.service.serve import serve
-from tests.integration.worlds import promote
-from tests.kv import PATIENCE_S, eventually
+from tests.support.kv import PATIENCE_S, eventually
+from tests.support.worlds import promote
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 from replicator.format.records import Record
 from replicator.protocol import fold
 from replicator.protocol.fold import Row, View
-from tests.integration.worlds import MemoryWorld, World
-from tests.scenarios.driver import Driver
+from tests.support.driver import Driver
+from tests.support.worlds import MemoryWorld, World
 
 STORIES = sorted(Path(__file__).parent.glob("*.txt"))
 

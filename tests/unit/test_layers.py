@@ -1,6 +1,7 @@
 """Imports run downward only, so that they form a graph one can draw on a napkin (docs/layout.md).
 
 Level-mates do not import each other, except inside a package. A new module fails here until it is given a level.
+The tests have an order of their own: what several tiers use is in tests/support/, and no tier imports another.
 """
 
 from __future__ import annotations
@@ -148,6 +149,37 @@ def test_only_the_log_speaks_to_redis(name: str, path: Path) -> None:
 def test_the_package_does_not_import_its_workers_or_its_tests(name: str, path: Path) -> None:
     tops = {imported.partition(".")[0] for imported in imports(name, path)}
     assert not tops & {"workers", "tests", "bench"}
+
+
+def allowed(imported: str, tier: str) -> bool:
+    """Whether tests of this tier may import that: what is of no tier, or of their own, and no tests."""
+    # The root has the type of a fixture that several tiers use.
+    among = {"support"} if tier == "support" else {"support", "conftest", tier}
+    return unit(imported) in among and not any(part.startswith("test_") for part in imported.split("."))
+
+
+def test_no_tier_of_tests_imports_another() -> None:
+    for name, path in modules("tests"):
+        for imported in imports(name, path):
+            if imported.startswith("tests."):
+                assert allowed(imported, unit(name)), f"{name} imports {imported}: that is for tests.support"
+
+
+def test_a_tier_shares_by_support_alone() -> None:
+    assert allowed("tests.support.kv.KV", "unit")
+    assert allowed("tests.chaos.wire", "chaos")
+    assert not allowed("tests.unit.helpers", "integration")
+    assert not allowed("tests.unit.node.test_node", "unit")
+    assert not allowed("tests.unit.helpers", "support")
+
+
+def test_the_tests_of_a_module_have_its_name() -> None:
+    for name, path in modules("tests/unit"):
+        package = ROOT / "replicator" / path.parent.name
+        if path.stem.startswith("test_") and package.is_dir():
+            subject = path.stem.removeprefix("test_")
+            stems = {each.stem for each in package.iterdir()}
+            assert any(subject == stem or subject.startswith(f"{stem}_") for stem in stems), name
 
 
 def test_every_level_that_is_named_once_is_named_once() -> None:

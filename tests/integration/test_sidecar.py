@@ -1,0 +1,232 @@
+"""`replicator node --file` and `--sqlite`, as processes beside a program, on a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from replicator import ops
+from replicator.cli import cli
+from replicator.log.redis_log import RedisLog
+from replicator.sandbox.redis_server import RedisServer
+from tests.support.kv import PATIENCE_S, eventually
+from tests.support.role_commands import lines, telling
+
+MIB = 1024 * 1024
+
+
+class Processes:
+    """Nodes as processes; all of them are ended."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self._url = url
+        self._directory = directory
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable, "-m", "replicator.workers.node", "--name", name, "--data-dir", str(self._directory / name),
+            "--lease-s", "1", "--publish-every-s", "0.05", *options,
+        ]  # fmt: skip
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("REPLICATOR_")}
+        environment |= {"REPLICATOR_REDIS": self._url, "REPLICATOR_GROUP": "g"}
+        with (self._directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        self._running.append(process)
+        return process
+
+    def said(self, name: str) -> str:
+        return (self._directory / f"{name}.log").read_text()
+
+    def end(self) -> None:
+        for process in self._running:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def processes(any_redis: RedisServer, tmp_path: Path) -> Iterator[Processes]:
+    processes = Processes(any_redis.url, tmp_path)
+    yield processes
+    processes.end()
+
+
+@pytest.fixture
+def log(any_redis: RedisServer) -> Iterator[RedisLog]:
+    log = RedisLog(any_redis.url, "g")
+    yield log
+    log.close()
+
+
+def alive(log: RedisLog, *names: str) -> None:
+    eventually(lambda: {node.name for node in ops.status(log).nodes if node.alive and node.http} >= set(names))
+
+
+def promote(log: RedisLog, name: str) -> None:
+    ops.promote(log, name, by="test", timeout_s=PATIENCE_S)
+
+
+def ask(url: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def replaced(path: Path) -> list[bytes]:
+    return [found.read_bytes() for found in path.parent.glob(f"{path.name}.replaced-*")]
+
+
+def is_now(path: Path, content: bytes) -> None:
+    eventually(lambda: path.exists() and path.read_bytes() == content, f"{path.name} being it")
+
+
+def rewritten(path: Path, content: bytes) -> bytes:
+    """As a careful program does."""
+    draft = path.with_name("draft")
+    draft.write_bytes(content)
+    draft.replace(path)
+    return content
+
+
+def test_a_file_follows_its_primary_through_a_failover(processes: Processes, log: RedisLog, tmp_path: Path) -> None:
+    ours, theirs, told = tmp_path / "ours", tmp_path / "theirs", tmp_path / "told"
+    # given two nodes beside a program each, and one that leads
+    hooks = ["--on-primary", telling(told), "--on-standby", "false"]
+    a = processes.start("a", "--file", str(ours))
+    processes.start("b", "--file", str(theirs), *hooks)
+    alive(log, "a", "b")
+    promote(log, "a")
+    # when the program of the primary writes its file, and changes some of it
+    content = rewritten(ours, random.Random(1).randbytes(2 * MIB))
+    is_now(theirs, content)
+    before = log.look().last_id
+    content = rewritten(ours, content[:1000] + b"inserted" + content[1000:])
+    is_now(theirs, content)
+    # then what changed went out as a patch
+    batch = log.read(before, count=10)
+    assert [(record.kind, record.codec) for record in batch.records] == [("change", "patch")]  # type: ignore[union-attr]
+    assert len(batch.records[0].body) < 1000
+    # and health is served, and nothing of a registry
+    http = next(node.http for node in ops.status(log).nodes if node.name == "a")
+    assert ask(f"{http}/health")[1]["role"] == "primary"
+    assert ask(f"{http}/ready") == (200, {"ready": True, "role": "primary"})
+    assert ask(f"{http}/v1/nodes")[0] == 404
+
+    # when it is killed, and its program writes on
+    a.send_signal(signal.SIGKILL)
+    a.wait()
+    unpublished = rewritten(ours, content + b" and more that nobody else has")
+    promote(log, "b")
+    # then the command of the other one was run, and that a command failed ended nothing
+    eventually(lambda: lines(told) == ["primary 2 b g"] if told.exists() else False)
+    assert "failed with exit code 1" in processes.said("b")
+    newer = rewritten(theirs, b"newer " + content)
+    published = log.look().last_id
+    eventually(lambda: log.look().last_id > published or log.look().last_id.n > batch.records[0].id.n + 1)
+
+    # when it comes back
+    processes.start("a", "--file", str(ours))
+    # then its file is what the group has, and what only it had is kept
+    is_now(ours, newer)
+    assert replaced(ours) == [unpublished]
+    assert replaced(theirs) == []
+    newest = rewritten(theirs, newer[:-100])
+    is_now(ours, newest)
+    assert replaced(ours) == [unpublished]
+
+    # and all of it is certified: the log, what is on the disks, and that the live files are equal
+    data_dirs = [word for name in "ab" for word in ("--data-dir", str(tmp_path / name))]
+    command = ["--redis", log.url, "--group", "g", "certify", "--state", "whole", *data_dirs]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert "live     a, b have equal states" in done.output
+    # A primary saves a little later.
+    eventually(lambda: "a, b have equal states, at equal positions" in CliRunner().invoke(cli, command).output)
+    ours.write_bytes(b"by mistake")
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 1
+    assert "states" in done.output
+
+
+def test_a_primary_that_comes_back_before_anybody_else_leads_publishes_what_it_has(
+    processes: Processes, log: RedisLog, tmp_path: Path
+) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    a = processes.start("a", "--file", str(ours))
+    processes.start("b", "--file", str(theirs))
+    alive(log, "a", "b")
+    promote(log, "a")
+    is_now(theirs, rewritten(ours, b"published"))
+    a.send_signal(signal.SIGKILL)
+    a.wait()
+    content = rewritten(ours, b"written while the node was away")
+    processes.start("a", "--file", str(ours))
+    is_now(theirs, content)
+    assert ours.read_bytes() == content
+    assert replaced(ours) == []
+
+
+def test_a_database_in_use_follows_its_primary(processes: Processes, log: RedisLog, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
+    processes.start("a", "--sqlite", str(ours))
+    processes.start("b", "--sqlite", str(theirs))
+    alive(log, "a", "b")
+    promote(log, "a")
+    with closing(sqlite3.connect(ours, isolation_level=None, timeout=PATIENCE_S)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, value TEXT)")
+        db.execute("INSERT INTO t (value) VALUES ('one')")
+        eventually(theirs.exists)
+        with closing(sqlite3.connect(theirs, timeout=PATIENCE_S)) as reader:
+
+            def values() -> list[str]:
+                try:
+                    return [value for (value,) in reader.execute("SELECT value FROM t ORDER BY id")]
+                except sqlite3.OperationalError:  # the first publication may have been of less
+                    return []
+
+            eventually(lambda: values() == ["one"])
+            db.execute("INSERT INTO t (value) VALUES ('two')")
+            eventually(lambda: values() == ["one", "two"])
+
+
+def test_a_new_file_has_the_mode_that_was_asked_for(processes: Processes, log: RedisLog, tmp_path: Path) -> None:
+    ours, theirs, private = tmp_path / "ours", tmp_path / "theirs", tmp_path / "private"
+    ours.write_bytes(b"one")
+    ours.chmod(0o644)
+    processes.start("a", "--file", str(ours))
+    processes.start("b", "--file", str(theirs), "--file-mode", "640")
+    processes.start("c", "--file", str(private))
+    alive(log, "a", "b", "c")
+    promote(log, "a")
+    is_now(theirs, b"one")
+    is_now(private, b"one")
+    assert [path.stat().st_mode & 0o777 for path in (ours, theirs, private)] == [0o644, 0o640, 0o600]
+    done = CliRunner().invoke(cli, ["--group", "g", "node", "--name", "d", "--file-mode", "rw"])
+    assert done.exit_code == 2
+    assert "'rw' is not a mode like 600" in done.output
+
+
+def test_a_file_and_a_database_are_refused_together(any_redis: RedisServer, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "replicator.workers.node", "--name", "a", "--data-dir", str(tmp_path / "a")]
+    command += ["--file", str(tmp_path / "f"), "--sqlite", str(tmp_path / "s")]
+    environment = os.environ | {"REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "not both" in done.stderr
