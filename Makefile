@@ -59,9 +59,8 @@ format: $(DEV)
 coverage: $(DEV)
 	$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal --cov --cov-report=term:skip-covered
 
-# It reads source text, and needs nothing but Python.
-shape:
-	@$(PYTHON) -m bench.shape
+shape: $(RUN)
+	@$(BIN)/python -m bench.shape
 
 bench: $(BENCH)
 	$(BIN)/python -m bench --out docs/benchmarks.md
