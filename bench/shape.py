@@ -129,7 +129,7 @@ def figures(product: Shape, tests: Shape) -> dict[str, str]:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}".replace("%", " %")
+    return f"{part / whole:.1%}".replace("%", " %") if whole else "-"
 
 
 def beside_models(ours: Mapping[str, str]) -> Table:
