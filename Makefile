@@ -78,7 +78,7 @@ fuzz: $(DEV)
 	$(BIN)/python -m tests.fuzz --examples 100000
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist *.egg-info
 
 # The stamp is written last: a set-up that was interrupted is done again.
 .venv/.ready-%: pyproject.toml | $(BIN)/python
