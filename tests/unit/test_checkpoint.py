@@ -34,7 +34,7 @@ from replicator.protocol.fold import Holder, Verdict, View
 from replicator.protocol.group import Claim, Code
 from replicator.protocol.node_state import NodeState, Snapshot
 from replicator.protocol.snapshot_policy import changes_bytes_max
-from replicator.storage import checkpoint, checkpoint_file
+from replicator.storage import checkpoint, checkpoint_file, draft
 from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.storage.checkpoint_file import Stored
 from replicator.testing import MemoryLog, MemoryRedis
@@ -750,8 +750,8 @@ def rows_of(stored: Checkpoint) -> tuple[int, int]:
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_SLICE_CHANGES", 10)
-    monkeypatch.setattr(checkpoint, "_SLICE_PARTS", 2)
+    monkeypatch.setattr(draft, "_SLICE_CHANGES", 10)
+    monkeypatch.setattr(draft, "_SLICE_PARTS", 2)
 
 
 def test_what_a_snapshot_takes_the_place_of_is_given_up_at_once_and_deleted_in_slices(
@@ -814,7 +814,7 @@ def test_parts_that_nobody_needs_are_deleted_in_slices(
 
 
 def test_a_slice_is_small_in_bytes_too(primary: Primary, standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_SLICE_BYTES", 1000)
+    monkeypatch.setattr(draft, "_SLICE_BYTES", 1000)
     for number in range(10):
         primary.change("x" * 400 + str(number))
     standby.read()
