@@ -4,18 +4,14 @@
     data_dir/lock                held while a node runs; its process id, the number of its last synced save, its boot
     data_dir/forks/              copies of histories that lost
 
-**One save is one transaction**, whatever it holds: records, parts, the view (`_transaction` owns begin, commit and
-rollback). So whatever instant the process is killed at, the file is as after some save that happened (G7). Values in
-memory change after the commit only, so a save that failed (a full disk) can be repeated.
+**One save is one transaction**, whatever it holds: records, parts, the view (`SyncedDatabase.transaction` owns begin,
+commit and rollback). So whatever instant the process is killed at, the file is as after some save that happened (G7).
+Values in memory change after the commit only, so a save that failed (a full disk) can be repeated.
 
-**A power cut is another matter.** A save that must outlive one is *synced*: synchronous=FULL makes that one fsync,
-which takes longer than all else that happens to a change. Other saves are with the system when they return, and on the
-disk after the next synced one, or after `sync`. A power cut takes the newest of them, in order, and never a part of
-one: the node comes back a moment earlier, and reads the rest from the log. What must not be forgotten (a term, what was
-vouched for) is synced.
+**A power cut is another matter.** It takes the newest saves that were not *synced* (`synced_database.py`).
 
 **A change that follows is one row.** Other saves say anew what the file holds and how far it is. One of changes alone,
-not synced, does not: who opens the file folds the rows behind what it says of itself.
+not synced, does not: who opens the file folds the rows after what it says of itself.
 
 **What is kept** is told in `checkpoint_file.py`. A complete snapshot becomes the payload by its number and no byte is
 copied.
@@ -26,7 +22,7 @@ saves before it applies, so `tidy` deletes a slice at a time, between saves, and
 along. Pages that are free are used again: the file grows to some snapshots and the changes.
 
 **Staged is exactly what the view says**: as many parts as `view.snapshot` has seen, none if it follows no snapshot. A
-complete one becomes the payload only if the fold took it for its own history (`_ADOPTING`). A snapshot that did not
+complete one becomes the payload only if the fold took it for its own history (`draft.py`). A snapshot that did not
 follow, or of another than the term's holder, is dropped: the state at `position` does not come from it.
 
 **Nothing is believed that was not checked.** `inspect` checks the whole file. SQLite drops the end of a WAL that does
@@ -47,7 +43,6 @@ up its copy of the lock at once, or the directory would stay locked for as long 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sqlite3
 import threading
@@ -62,34 +57,23 @@ from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord
 from replicator.format.weight import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import Verdict, View
-from replicator.runtime.process import Owner, keep_for_ever, let_go_in_child, quiet_before_fork
+from replicator.runtime.process import Owner, let_go_in_child, quiet_before_fork
 from replicator.storage import disk
+from replicator.storage.beginning import opened_or_begun
 from replicator.storage.checkpoint_file import (
     REPLACED,
-    Damaged,
     Leavings,
     Payload,
     Rows,
     Saved,
     bodies_in,
     changes_in,
-    inspect,
-)
-from replicator.storage.database_files import (
-    NEW,
-    begin,
-    check_writable,
-    connect,
-    create,
-    discard,
-    exists,
-    put_aside,
-    unused,
-    utc_now,
 )
 from replicator.storage.directory_lock import DirectoryLock
-from replicator.storage.disk_errors import lost_writes, translated
+from replicator.storage.disk_errors import translated
 from replicator.storage.draft import Draft, Step, Weights, weights_of, with_less
+from replicator.storage.fork_writer import write_fork
+from replicator.storage.synced_database import SyncedDatabase
 
 __all__ = ["Checkpoint", "Loaded", "Step"]
 
@@ -122,41 +106,27 @@ class Checkpoint:
         """
         self.data_dir = data_dir = data_dir.absolute()  # wherever this process goes
         self.path = data_dir / "checkpoint.sqlite"
-        self.set_aside: Path | None = None
         self._owner = Owner(f"the checkpoint {self.path}")
         self._mutex = threading.RLock()
         quiet_before_fork(self._mutex)
-        self._db: sqlite3.Connection | None = None
-        self._syncs = True
-        #: Why nothing that is synced from now on can be vouched for.
-        self._lost = ""
+        self._database = SyncedDatabase(self.path, self._mutex)
         self._weights = Weights()
         #: What is given up, and still there.
         self._left = Leavings()
         with translated(self.data_dir):
             disk.make_directory(data_dir)
-            self._lock = DirectoryLock(data_dir)
+            #: It knows which boot worked here last, too.
+            self.lock = DirectoryLock(data_dir)
         let_go_in_child(self, Checkpoint._let_go)
         try:
             with translated(self.path):
-                self._saved = self._synced = self._checked(group, node) or self._begun(group, node)
-                self._db = connect(self.path)
-                # Of a process that was killed: its last saves are with the system, and perhaps not on the disk yet.
-                with contextlib.suppress(FileNotFoundError):
-                    disk.sync(self._wal)
-                self._weights = weights_of(self._db, self._saved, self._left.changes)
+                self._saved, self._left, self.set_aside = opened_or_begun(self.path, self.lock, group, node)
+                self._synced = self._saved
+                self._database.open()
+                self._weights = weights_of(self._database.connection, self._saved, self._left.changes)
         except BaseException:
             self.close()
             raise
-
-    @property
-    def ended(self) -> str:
-        """The boot that was the last to work in this very directory, and has ended. Empty: that is not known."""
-        return self._lock.ended
-
-    def runs(self, boot: str) -> None:
-        """Note that this boot works here now."""
-        self._lock.runs(boot)
 
     # --- reading ---
 
@@ -168,7 +138,7 @@ class Checkpoint:
     def payload(self, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any] | None:
         """The pieces of the newest complete snapshot, decoded as they are drawn; None if there never was one."""
         payload = self._saved.payload
-        return None if payload is None else self._pieces(payload, self._rows_of_now(), snapshot_bytes_max)
+        return None if payload is None else _pieces(self.path, payload, self._rows_of_now(), snapshot_bytes_max)
 
     @property
     def snapshot(self) -> Payload | None:
@@ -181,17 +151,6 @@ class Checkpoint:
         return (
             iter(()) if payload is None else bodies_in(self._rows_of_now(), payload.number, payload.run.rows, self.path)
         )
-
-    def _pieces(self, payload: Payload, rows: Rows, snapshot_bytes_max: int) -> Iterator[Any]:
-        bodies = bodies_in(rows, payload.number, payload.run.rows, self.path)
-        try:
-            yield from payload.pieces(bodies, snapshot_bytes_max=snapshot_bytes_max)
-        except CorruptRecord as problem:
-            # Its bytes are as they came (that was checked), so its writer made it wrong.
-            hint = "move the file away, and the node rebuilds itself from the log"
-            raise CheckpointError(
-                path=self.path, problem=f"its snapshot cannot be decoded ({problem}); {hint}"
-            ) from None
 
     def changes(self) -> Iterator[ChangeRecord]:
         """The changes that the payload does not contain, in order; without a payload, all since the beginning."""
@@ -215,7 +174,7 @@ class Checkpoint:
             with self._mutex, translated(self.path):
                 if number != self._saved.staged.number:
                     raise CheckpointError(path=self.path, problem=REPLACED)
-                return self._connection.execute(query, values).fetchall()
+                return self._database.connection.execute(query, values).fetchall()
 
         return rows
 
@@ -250,7 +209,7 @@ class Checkpoint:
         self._owner.check()
         with self._mutex:
             rows_say_all = not synced and _follow(self._saved, steps, boot)
-            with self._transaction(synced=synced) as db:
+            with self._database.transaction(synced=synced) as db:
                 draft = Draft(db, self._saved, self._weights, self._left)
                 for count, step in enumerate(steps, 1):
                     draft.take(step)
@@ -269,7 +228,7 @@ class Checkpoint:
         with self._mutex:
             if self.is_tidy:
                 return False
-            with self._transaction(synced=False) as db:
+            with self._database.transaction(synced=False) as db:
                 left = with_less(db, self._left, self._saved.payload, self._saved.staged)
             self._left = left
             return not self.is_tidy
@@ -285,28 +244,18 @@ class Checkpoint:
         with self._mutex:
             if self.is_synced:
                 return
-            self._check_trusted()
+            self._database.check_trusted()
             saved = self._saved
-            with self._transaction(synced=False) as db:
+            with self._database.transaction(synced=False) as db:
                 _write_saved(db, saved)
-        # Others save meanwhile: a standby would wait for the disk here, and whoever waits for the standby with it. What
-        # SQLite has moved out of the WAL by now, it has synced itself.
-        with translated(self.path):
-            try:
-                disk.sync(self._wal)
-            except OSError as error:
-                with self._mutex:
-                    if self._db is None:  # it was closed meanwhile: that moves all out of the WAL, and deletes it
-                        return
-                    self._distrust(error)
-                raise
-        with self._mutex:
-            self._has_synced(saved)
+        if self._database.sync_wal():
+            with self._mutex:
+                self._has_synced(saved)
 
     def _has_synced(self, saved: Saved) -> None:
         if saved.save > self._synced.save:
             self._synced = saved
-            self._lock.mark(saved.save)
+            self.lock.mark(saved.save)
 
     @property
     def is_synced(self) -> bool:
@@ -323,9 +272,9 @@ class Checkpoint:
         """Leave a text beside what is saved: `Stored.note` gives it. Raises `CheckpointError`."""
         with self._mutex:
             with translated(self.path):
-                found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+                found = self._database.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
             if found is None or found[0] != text:
-                with self._transaction(synced=False) as db:
+                with self._database.transaction(synced=False) as db:
                     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
 
     def write_fork(self, reason: str, parted_at: RecordId) -> Path:
@@ -336,99 +285,19 @@ class Checkpoint:
         """
         self._owner.check()
         with self._mutex, translated(self.data_dir / "forks"):
-            forks = self.data_dir / "forks"
-            disk.make_directory(forks)
-            draft = forks / "new.sqlite"
-            discard(draft)  # of a process that was killed here
-            create(draft)
-            self._connection.execute("VACUUM INTO ?", (str(draft),))
-            _write_reason(draft, reason, parted_at)
             at = self._saved.view.position.id if self._saved.view else ZERO_ID
-            path = unused(forks / f"{utc_now()}-{at}.sqlite")
-            disk.publish(draft, path)
-            return path
-
-    @contextlib.contextmanager
-    def _transaction(self, *, synced: bool) -> Iterator[sqlite3.Connection]:
-        if synced:
-            self._check_trusted()
-        with translated(self.path):
-            db = self._connection
-            if synced is not self._syncs:
-                db.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-                self._syncs = synced
-            db.execute("BEGIN")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException as error:
-                self._distrust(error)
-                if db.in_transaction:  # SQLite rolls back by itself after some errors
-                    db.execute("ROLLBACK")
-                raise
-
-    def _check_trusted(self) -> None:
-        if self._lost:
-            raise CheckpointError(path=self.path, problem=self._lost)
-
-    def _distrust(self, error: BaseException) -> None:
-        """Vouch for nothing more if what failed was an fsync.
-
-        The system then drops what it could not write, and calls the next fsync a success.
-        """
-        if lost_writes(error):
-            hint = "give this node an empty data directory on another disk: it rebuilds itself from the log"
-            self._lost = f"what was written before may be lost ({error}); {hint}"
-
-    @property
-    def _wal(self) -> Path:
-        return Path(f"{self.path}-wal")
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        if self._db is None:
-            raise CheckpointError(path=self.path, problem="it was closed")
-        return self._db
+            return write_fork(self._database.connection, self.data_dir / "forks", at, reason, parted_at)
 
     # --- beginning and end ---
-
-    def _checked(self, group: str, node: str) -> Saved | None:
-        """What the file holds; None if there is none, or one that had to be set aside."""
-        discard(self.data_dir / NEW)  # of a process that was killed while it began a file
-        if not exists(self.path):
-            return None
-        try:
-            check_writable(self.path)
-            saved, self._left = inspect(self.path)
-            if saved.save < self._lock.marked:
-                raise Damaged(f"its newest saves are missing: it has {saved.save} of {self._lock.marked}")
-        except Damaged as problem:
-            self.set_aside = put_aside(self.path)
-            hint = "The node rebuilds itself from the log."
-            _logger.error("%s is damaged (%s) and was set aside as %s. %s", self.path, problem, self.set_aside, hint)
-            return None
-        _check_owner(self.path, saved, group, node)
-        return saved
-
-    def _begun(self, group: str, node: str) -> Saved:
-        saved = Saved(group=group, node=node)
-        if self._lock.marked:  # by a file that is gone: come back behind a power cut, it would make this one damaged
-            self._lock.mark(0)
-            disk.sync(self.data_dir / "lock")
-        begin(self.data_dir / NEW, saved)
-        disk.publish(self.data_dir / NEW, self.path)
-        return saved
 
     def close(self) -> None:
         """Close the file and release the directory. Nothing is lost without it."""
         self._owner.check()
         with self._mutex:
             try:
-                if self._db is not None:
-                    self._db.close()
+                self._database.close()
             finally:
-                self._db = None
-                self._lock.release()
+                self.lock.release()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -438,9 +307,18 @@ class Checkpoint:
             self.close()
 
     def _let_go(self) -> None:
-        if self._db is not None:
-            keep_for_ever(self._db)
-        self._lock.release()
+        self._database.let_go()
+        self.lock.release()
+
+
+def _pieces(path: Path, payload: Payload, rows: Rows, snapshot_bytes_max: int) -> Iterator[Any]:
+    bodies = bodies_in(rows, payload.number, payload.run.rows, path)
+    try:
+        yield from payload.pieces(bodies, snapshot_bytes_max=snapshot_bytes_max)
+    except CorruptRecord as problem:
+        # Its bytes are as they came (that was checked), so its writer made it wrong.
+        hint = "move the file away, and the node rebuilds itself from the log"
+        raise CheckpointError(path=path, problem=f"its snapshot cannot be decoded ({problem}); {hint}") from None
 
 
 def _follow(saved: Saved, steps: Sequence[Step], boot: str) -> bool:
@@ -459,17 +337,3 @@ def _follow(saved: Saved, steps: Sequence[Step], boot: str) -> bool:
 
 def _write_saved(db: sqlite3.Connection, saved: Saved) -> None:
     db.execute("UPDATE meta SET value = ? WHERE key = 'saved'", (saved.to_bytes(),))
-
-
-def _check_owner(path: Path, saved: Saved, group: str, node: str) -> None:
-    hint = "every node needs a data directory of its own"
-    if saved.group != group:
-        raise CheckpointError(path=path, problem=f"it belongs to group {saved.group}, this is group {group}; {hint}")
-    if saved.node != node:
-        raise CheckpointError(path=path, problem=f"it belongs to node {saved.node}, this is node {node}; {hint}")
-
-
-def _write_reason(path: Path, reason: str, parted_at: RecordId) -> None:
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        # A checkpoint that was made of a fork has them already.
-        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("reason", reason), ("parted_at", str(parted_at))])
