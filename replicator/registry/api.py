@@ -48,17 +48,17 @@ from ..web.pools import Pools
 from ..web.requests import collector_paused, now, parsed, path_id, query_integer, read_body, sent_ack, sent_tag
 from ..web.routes import Endpoint, by_method, within
 from ..web.served import ServedNode
-from .state import (
+from .document import (
     Conflict,
     IncompleteDocument,
     InvalidDocument,
     Record,
-    Registry,
     UnknownId,
     check_complete,
-    pieces_of,
     term_of,
 )
+from .loading import pieces_of
+from .state import Registry
 
 __all__ = ["registry_app"]
 
