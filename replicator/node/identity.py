@@ -52,13 +52,13 @@ class Name:
             return
         self._check_is_free(look)
         # Before this boot beats for the first time: what the lock says is who may have been heard of from here.
-        self._checkpoint.runs(self._me.boot)
+        self._checkpoint.lock.runs(self._me.boot)
         self._free = True
 
     def _check_is_free(self, look: GroupView) -> None:
         """A boot of this name that still beats is another process; one that ended here cannot be."""
         other = look.heartbeats.get(self._me.node)
-        if other is None or not other.alive or other.boot == self._checkpoint.ended:
+        if other is None or not other.alive or other.boot == self._checkpoint.lock.ended:
             return
         wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
         logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", other.node, other.age_ms)

@@ -43,10 +43,12 @@ from replicator.errors import (
 )
 from replicator.node.health import Unready
 from replicator.node.node import Node
-from replicator.registry.api import BODY_BYTES_MAX, ServedNode, _on_the_primary, document_verdict, registry_app
+from replicator.registry.api import BODY_BYTES_MAX, document_verdict, registry_app
 from replicator.registry.state import Registry
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.pools import Pool
+from replicator.web.redirect import on_the_primary
+from replicator.web.served import ServedNode
 from replicator.web.server import WebServer
 from tests.support.kv import PATIENCE_S
 
@@ -168,7 +170,7 @@ def client(node: NodeInMemory) -> TestClient:
     return client_of(node)
 
 
-def client_of(node: ServedNode) -> TestClient:
+def client_of(node: ServedNode[Registry]) -> TestClient:
     app = registry_app(node, wait_timeout_s=0.1)
     return TestClient(app, follow_redirects=False, base_url="http://a:7001")
 
@@ -520,7 +522,7 @@ def test_bytes_that_are_not_ascii_are_escaped_on_the_way_to_the_primary() -> Non
     node = NodeInMemory(role="standby", primary_http="http://b:7002")
     scope = {"type": "http", "raw_path": b"/v1/nod\xe9s", "query_string": b"after=\xff&x=%20+y", "headers": []}
     # then its place on the primary is a URL
-    assert _on_the_primary(node, Request(scope)) == "http://b:7002/v1/nod%E9s?after=%FF&x=%20+y"
+    assert on_the_primary(node, Request(scope)) == "http://b:7002/v1/nod%E9s?after=%FF&x=%20+y"
 
 
 def test_a_standby_serves_reads(node: NodeInMemory) -> None:

@@ -15,19 +15,17 @@ from hypothesis import strategies as st
 
 from bench.registry_data import generate
 from replicator.errors import ChangeRejected
-from replicator.registry.state import (
-    NETWORKS_PER_PIECE,
-    NODES_PER_PIECE,
-    OPERATIONS,
-    PAIRS_PER_PIECE,
+from replicator.registry.document import (
     Conflict,
     InvalidDocument,
-    Registry,
     UnknownId,
     document_of,
-    pieces_of,
     term_of,
 )
+from replicator.registry.loading import pieces_of
+from replicator.registry.operations import OPERATIONS
+from replicator.registry.state import Registry
+from replicator.registry.tables import NETWORKS_PER_PIECE, NODES_PER_PIECE, PAIRS_PER_PIECE
 from replicator.state import State
 
 NOON = "2026-01-31T12:00:00Z"

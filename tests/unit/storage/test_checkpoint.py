@@ -32,7 +32,7 @@ from replicator.format.snapshot_parts import Progress
 from replicator.protocol.fold import Holder, Verdict, View
 from replicator.protocol.node_state import NodeState
 from replicator.protocol.snapshot_policy import changes_bytes_max
-from replicator.storage import checkpoint, checkpoint_file
+from replicator.storage import checkpoint, checkpoint_file, draft
 from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.storage.checkpoint_file import Stored
 from replicator.testing import MemoryRedis
@@ -572,47 +572,47 @@ def test_a_newer_file_or_another_programs_is_refused_and_left_alone(tmp_path: Pa
 
 def test_which_boot_worked_here_last_is_known_to_the_next_in_the_same_directory(tmp_path: Path) -> None:
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        assert stored.ended == ""
-        stored.runs("0" * 32)
-        stored.runs("b1")
+        assert stored.lock.ended == ""
+        stored.lock.runs("0" * 32)
+        stored.lock.runs("b1")
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        assert stored.ended == "b1"
+        assert stored.lock.ended == "b1"
         stored.save(View(term=1), boot="b2")
     # it is told until the next one says that it works here
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        assert stored.ended == "b1"
+        assert stored.lock.ended == "b1"
 
 
 def test_in_a_copy_of_a_directory_nobody_knows_whether_that_boot_has_ended(tmp_path: Path) -> None:
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        stored.runs("b1")
+        stored.lock.runs("b1")
         shutil.copytree(tmp_path / "a", tmp_path / "copy")
     with Checkpoint(tmp_path / "copy", "g", node="a") as stored:
-        assert stored.ended == ""
+        assert stored.lock.ended == ""
 
 
 def test_neither_where_a_copy_was_written_over_the_directory_of_another_boot(tmp_path: Path) -> None:
     for name in "ab":
         with Checkpoint(tmp_path / name, "g", node="a") as stored:
-            stored.runs(f"boot-{name}")
+            stored.lock.runs(f"boot-{name}")
     (tmp_path / "b" / "lock").write_bytes((tmp_path / "a" / "lock").read_bytes())
     with Checkpoint(tmp_path / "b", "g", node="a") as stored:
-        assert stored.ended == ""
+        assert stored.lock.ended == ""
 
 
 def test_a_directory_that_was_moved_is_still_the_same_one(tmp_path: Path) -> None:
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        stored.runs("b1")
+        stored.lock.runs("b1")
     (tmp_path / "a").rename(tmp_path / "moved")
     with Checkpoint(tmp_path / "moved", "g", node="a") as stored:
-        assert stored.ended == "b1"
+        assert stored.lock.ended == "b1"
 
 
 @pytest.mark.parametrize("text", [b"", b"pid 1\n", b"\xff" * 600, b"pid %10d\nsave %020d\nboot x\n" % (1, 0)])
 def test_a_lock_file_that_says_nothing_of_the_kind_says_of_no_boot_that_it_ended(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "lock").write_bytes(text)
     with Checkpoint(tmp_path, "g", node="a") as stored:
-        assert stored.ended == ""
+        assert stored.lock.ended == ""
 
 
 def test_a_second_process_on_the_directory_is_told_who_has_it(tmp_path: Path) -> None:
@@ -659,15 +659,15 @@ def tidied(stored: Checkpoint) -> int:
 
 def rows_of(stored: Checkpoint) -> tuple[int, int]:
     """The rows that are there: of changes, and of parts."""
-    (changes,) = stored._connection.execute("SELECT count(*) FROM change").fetchone()
-    (parts,) = stored._connection.execute("SELECT count(*) FROM part").fetchone()
+    (changes,) = stored._database.connection.execute("SELECT count(*) FROM change").fetchone()
+    (parts,) = stored._database.connection.execute("SELECT count(*) FROM part").fetchone()
     return changes, parts
 
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_SLICE_CHANGES", 10)
-    monkeypatch.setattr(checkpoint, "_SLICE_PARTS", 2)
+    monkeypatch.setattr(draft, "_SLICE_CHANGES", 10)
+    monkeypatch.setattr(draft, "_SLICE_PARTS", 2)
 
 
 def test_what_a_snapshot_takes_the_place_of_is_given_up_at_once_and_deleted_in_slices(
@@ -730,7 +730,7 @@ def test_parts_that_nobody_needs_are_deleted_in_slices(
 
 
 def test_a_slice_is_small_in_bytes_too(primary: Primary, standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_SLICE_BYTES", 1000)
+    monkeypatch.setattr(draft, "_SLICE_BYTES", 1000)
     for number in range(10):
         primary.change("x" * 400 + str(number))
     standby.read()
@@ -829,10 +829,10 @@ def test_a_disk_that_refuses_a_slice_keeps_it_for_later(primary: Primary, standb
     list(primary.snapshot(size=1_000_000))
     standby.read()
     before = rows_of(standby.stored)
-    standby.stored._connection.execute("PRAGMA query_only = ON")
+    standby.stored._database.connection.execute("PRAGMA query_only = ON")
     with pytest.raises(CheckpointError):
         standby.stored.tidy()
-    standby.stored._connection.execute("PRAGMA query_only = OFF")
+    standby.stored._database.connection.execute("PRAGMA query_only = OFF")
     assert rows_of(standby.stored) == before
     tidied(standby.stored)
     assert rows_of(standby.stored) == (0, 1)
@@ -1042,7 +1042,7 @@ def test_an_older_copy_put_back_in_place_of_the_file_is_set_aside(tmp_path: Path
 def test_a_full_disk_is_an_error_and_the_same_save_works_later(primary: Primary, standby: Standby) -> None:
     # given a file that may not grow
     standby.read()
-    db = standby.stored._connection
+    db = standby.stored._database.connection
     pages = db.execute("PRAGMA page_count").fetchone()[0]
     db.execute(f"PRAGMA max_page_count = {pages}")
     record = primary.change(noise(1, 100_000))
