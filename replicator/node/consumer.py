@@ -9,14 +9,12 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-from ..errors import LogLost, LogUnavailable
+from ..errors import LogLost, LogUnavailable, Stalled
 from ..format.records import ChangeRecord, Record
-from ..log.interface import Ack, Batch, GroupRequest, Log, ReadRequest
+from ..log.interface import Ack, Batch, GroupRequest, ReadRequest
 from ..protocol.fold import Verdict
-from ..replica.replica import Replica
-from .acks import Acks
 from .ha_loop import HaLoop
-from .writer import Primary
+from .parts import Parts
 
 __all__ = ["BLOCK_MS", "Reader"]
 
@@ -33,20 +31,12 @@ PARTS_AT_ONCE = 8
 class Reader:
     """The reader of one node. `stopping`: the node ends."""
 
-    def __init__(
-        self,
-        log: Log,
-        replica: Replica,
-        primary: Primary,
-        acks: Acks,
-        ha_loop: HaLoop,
-        *,
-        stopping: threading.Event,
-    ) -> None:
-        self._log = log
-        self._replica = replica
-        self._primary = primary
-        self._acks = acks
+    def __init__(self, parts: Parts, ha_loop: HaLoop, *, stopping: threading.Event) -> None:
+        self._log = parts.log
+        self._replica = parts.replica
+        self._primary = parts.primary
+        self._acks = parts.acks
+        self._problems = parts.problems
         self._ha_loop = ha_loop
         self._stopping = stopping
         self._asks_after = ""
@@ -90,13 +80,13 @@ class Reader:
 
     def _take(self, records: list[Record]) -> None:
         if any(record.id.term > self._replica.node_state.view.term for record in records):
-            # Records do not say whose they are, and the keeper may not have looked yet since the connection was made.
+            # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
             self._ha_loop.check_log_is_mine(self._log.look())
         with self._replica.write_lock:
             if self._replica.node_state.holds_term or self._stopping.is_set():
                 return
             verdicts = self._replica.take(records)
-            self._ha_loop.follow()
+            self._follow()
         if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
             self._lead()
         elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
@@ -105,6 +95,13 @@ class Reader:
             self._ha_loop.wake()
         if Verdict.RESTORE in verdicts or any(isinstance(r, ChangeRecord) and r.wants_acks for r in records):
             self._acknowledge()
+
+    def _follow(self) -> None:
+        """A node that stopped leading gives up what it did not publish. The caller has the write lock."""
+        try:
+            self._replica.follow()
+        except Stalled as error:
+            self._problems.report("state", error)
 
     def _acknowledge(self) -> None:
         """Somebody waits until standbys have a change on their disks: this one has."""
@@ -115,26 +112,27 @@ class Reader:
 
     def _lead(self) -> None:
         """This node holds the term since now. It writes once it has its lease from Redis; until then it is refused."""
-        self._ha_loop.renew()
+        self._ha_loop.lease_keeper.renew()
         self._ha_loop.wake()
 
     def _hear(self, ask: GroupRequest) -> None:
         if ask.what == "vacant":
-            self._ha_loop.heard_vacant(ask.node)
+            self._ha_loop.candidate.heard_vacant(ask.node)
+            self._ha_loop.wake()
         elif ask.what in ("paused", "report"):
             self._ha_loop.wake()
         elif ask.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
-            self._ha_loop.renew()
+            self._ha_loop.lease_keeper.renew()
         elif ask.what == "forget":
-            self._ha_loop.forget(ask.node)
+            self._ha_loop.observer.forget(ask.node)
         elif ask.what == "snapshot" and self._replica.node_state.holds_term:
             # Not here: one that is under way may be older than what is asked for, then another one follows it.
-            self._ha_loop.snapshot_asked_by = ask.by
+            self._ha_loop.publisher.asked_by = ask.by
             self._ha_loop.wake()
         elif ask.what == "prepare" and ask.node == self._replica.node_state.me.node:
             self._ha_loop.handover.ask(ask.id)
         elif ask.what == "digest" and self._replica.node_state.leads:
-            with suppress(LogLost):  # the keeper reports it
+            with suppress(LogLost):  # the HA loop reports it
                 self._primary.mark()
             self._ha_loop.wake()

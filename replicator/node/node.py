@@ -55,11 +55,13 @@ from . import health
 from .acks import Acks, Level
 from .async_writer import AsyncWriter
 from .consumer import Reader
-from .ha_loop import HaLoop, HaPolicy
+from .ha_loop import HaLoop
+from .ha_policy import HaPolicy
 from .handover import Handover
 from .health import Condition, Lag, Unready
 from .identity import Name
 from .lease import LEASE_S, Lease, answer_within_s
+from .parts import Parts
 from .problems import Problems
 from .scheduler import NodeWork, OwnThreads, Scheduler
 from .writer import BATCH_CHANGES_MAX, Primary
@@ -206,29 +208,19 @@ class Node:
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
             self._async_writer = AsyncWriter(self._primary, name=self.name, soon=self._scheduler.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
-            self._ha_loop = HaLoop(
-                self._log,
-                self._replica,
-                self._primary,
-                self._acks,
-                self._lease,
-                self._policy,
-                self._problems,
-                Name(
-                    self._log,
-                    me,
-                    self._checkpoint,
-                    previous_boot=self._replica.node_state.previous_boot,
-                    stopping=self._stopping,
-                ),
-                wake=self._wake,
-                stopping=self._stopping,
+            parts = Parts(
+                log=self._log,
+                replica=self._replica,
+                primary=self._primary,
+                acks=self._acks,
+                lease=self._lease,
+                problems=self._problems,
             )
-            self._ha_loop.http = self.http
-            self._ha_loop.handover = self.handover
-            self._reader = Reader(
-                self._log, self._replica, self._primary, self._acks, self._ha_loop, stopping=self._stopping
-            )
+            boot = self._replica.node_state.previous_boot
+            own_name = Name(self._log, me, self._checkpoint, previous_boot=boot, stopping=self._stopping)
+            self._ha_loop = HaLoop(parts, self._policy, own_name, self.handover, wake=self._wake)
+            self._ha_loop.reporter.http = self.http
+            self._reader = Reader(parts, self._ha_loop, stopping=self._stopping)
             try:
                 self._ha_loop.join()
             except LogUnavailable as unavailable:
@@ -290,7 +282,7 @@ class Node:
         self._owner.check()
         self.http = checks.url("http", http)
         if self._node_work is not None:
-            self._ha_loop.http = self.http
+            self._ha_loop.reporter.http = self.http
             self._wake()
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -338,7 +330,7 @@ class Node:
             in_sync=node_state.in_sync,
             has_read=node_state.view.cursor != ORIGIN,
             lag=self._lag(of_what_there_is=True),  # while nobody leads there is nothing else to follow
-            behind_s=self._ha_loop.trail.behind_s(self.position.id, time.monotonic()),
+            behind_s=self._ha_loop.observer.trail.behind_s(self.position.id, time.monotonic()),
         )
         return health.why_unready(now)
 
@@ -371,7 +363,7 @@ class Node:
         return health.lag_of(
             self.position,
             self._replica.applied_at,
-            self._ha_loop.seen,
+            self._ha_loop.observer.seen,
             now_ms=time.monotonic() * 1000,
             fresh_ms=MISSED_BEATS_MAX * self._policy.beat_every_s * 1000,
             of_what_there_is=of_what_there_is,
@@ -420,7 +412,7 @@ class Node:
         """Where the primary is reached, if there is a live one that says so."""
         if not self._is_started:
             return None
-        node_state, look = self._replica.node_state, self._ha_loop.look
+        node_state, look = self._replica.node_state, self._ha_loop.observer.look
         if self.leads:
             return self.http or None
         holder = look.heartbeats.get(node_state.view.holder.node) if look else None
@@ -471,10 +463,10 @@ class Node:
         """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
         log = self._log.within(deadline)
         try:
-            return self._ha_loop.sight(log)
+            return self._ha_loop.observer.sight(log)
         except LogUnavailable:
             time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
-            return self._ha_loop.sight(log)
+            return self._ha_loop.observer.sight(log)
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -600,11 +592,11 @@ class Node:
         self._check_serves("promote()")
         deadline = time.monotonic() + timeout_s
         look = self._sight(deadline).look
-        mine = self._ha_loop.heartbeat()._replace(run=look.run)
+        mine = self._ha_loop.reporter.heartbeat()._replace(run=look.run)
         refusal = election.refusal(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}))
         if refusal is not None and not force:
             raise PromotionRefused(self.name, refusal.reason, better=refusal.better)
-        taken = self._ha_loop.take_term(reason, look, guarded=not force, until=deadline)
+        taken = self._ha_loop.candidate.take_term(reason, look, guarded=not force, until=deadline)
         # Its term record, too: a node that led already is the primary all the while.
         position = str(taken.id) if taken.id != ZERO_ID else None
         self.wait(role="primary", position=position, timeout_s=max(0.0, deadline - time.monotonic()))
