@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from dataclasses import replace
 
 from ..errors import PromotionRefused
 from ..log.interface import Log
-from ..protocol import election
+from ..protocol import election, promotion
 from ..protocol.group import Claim, Code, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.node_state import NodeState
@@ -133,18 +134,23 @@ class Candidate:
         self, reason: str, look: GroupView, *, guarded: bool, unleased: bool = False, new_log_id: str = "", by: str = ""
     ) -> Claim:
         node_state = self._replica.node_state
-        return Claim(
-            writer=node_state.me,
-            floor=max(node_state.view.term, election.newest_term(look)),
-            lease_ms=self._lease.length_ms,
+        claim = promotion.next_claim(
+            node_state.me,
+            node_state.view,
+            look,
             by=by or self._name,
             reason=reason,
-            expect=look.term if guarded else None,
-            run=look.run,
-            expect_head=election.expected_head(node_state.view, look) if guarded else None,
+            lease_ms=self._lease.length_ms,
+            applied_min=self._observer.applied_min,
+            fresh_log_id=secrets.token_hex(16),
+            seen_term=node_state.view.term,
+            guarded=guarded,
+        )
+        return replace(
+            claim,
+            expect=claim.expect if guarded else None,
             unleased=unleased,
             # A lease that Redis still has, and that was not renewed for as long as it is.
             expired=look.lease if look.lease_ms is None else "",
-            new_log_id=new_log_id or (secrets.token_hex(16) if election.may_found(look) else ""),
-            applied_min=self._observer.applied_min,
+            new_log_id=new_log_id or claim.new_log_id,
         )

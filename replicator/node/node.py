@@ -28,7 +28,6 @@ from ..errors import (
     LogUnavailable,
     NotRunning,
     PositionLost,
-    PromotionRefused,
     ReplicatorError,
 )
 from ..format.codec import Encoded, encoded
@@ -36,7 +35,7 @@ from ..format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..log.interface import Batch, Log, ReadRequest
 from ..log.redis_log import RedisLog
-from ..protocol import election
+from ..protocol import election, promotion
 from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
 from ..protocol.liveness import Sight
@@ -586,16 +585,14 @@ class Node:
         """Take the next term, and wait until this node leads; the term.
 
         Raises `PromotionRefused` if another node is the better one, or nodes are missing that may have more
-        (`life.refusal`; `force` goes past it: what only others have is lost), `TimeoutError`.
+        (`election.refusal`; `force` goes past it: what only others have is lost), `TimeoutError`.
         """
         checks.line("reason", reason)
         self._check_serves("promote()")
         deadline = time.monotonic() + timeout_s
         look = self._sight(deadline).look
         mine = self._ha_loop.reporter.heartbeat()._replace(run=look.run)
-        refusal = election.refusal(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}))
-        if refusal is not None and not force:
-            raise PromotionRefused(self.name, refusal.reason, better=refusal.better)
+        promotion.check(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}), force=force)
         taken = self._ha_loop.candidate.take_term(reason, look, guarded=not force, until=deadline)
         # Its term record, too: a node that led already is the primary all the while.
         position = str(taken.id) if taken.id != ZERO_ID else None

@@ -157,7 +157,7 @@ class NodeState(NamedTuple):
         )
 
     def election_rank(self, me: Heartbeat, look: GroupView) -> int | None:
-        """Whether it stands for election now, and as which (see `life.election_rank`); `me`: its heartbeat."""
+        """Whether it stands for election now, and as which (see `election.election_rank`); `me`: its heartbeat."""
         return None if self.holds_term else election.election_rank(me, look, beats_in_run=self.beats_in_run)
 
     def refounds(self, me: Heartbeat, look: GroupView) -> bool:
