@@ -10,17 +10,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..errors import LogLost, ReplicatorError
 from ..format.ids import RecordId
-from ..log.interface import Ack
+from ..log.interface import Ack, GroupRequest
 from ..protocol.group import GroupView
 from ..runtime.telling import Telling
 from .candidate import Candidate
+from .consumer import Learnt
 from .digester import Digester
 from .ha_policy import HaPolicy
 from .handover import Handover
-from .identity import Name
+from .identity import Name, check_log_is_mine
 from .lease_keeper import LeaseKeeper
 from .observer import Observer
 from .parts import Parts
@@ -50,7 +52,6 @@ class HaLoop:
     ) -> None:
         log, replica, problems = parts.log, parts.replica, parts.problems
         self.wake = wake
-        self.handover = handover
         self.observer = Observer(log, applied_min=policy.applied_min)
         self.reporter = Reporter(log, replica, policy, problems, self.observer, handover)
         self.lease_keeper = LeaseKeeper(log, replica, parts.lease, problems, self.observer)
@@ -62,6 +63,7 @@ class HaLoop:
         self._problems = problems
         self._policy = policy
         self._own_name = own_name
+        self._handover = handover
         self._digester = Digester(replica, problems, done=self._digested)
         self._state_writer = StateWriter(replica, problems, name=self._name)
         self._telling = Telling(logger)
@@ -87,6 +89,41 @@ class HaLoop:
     def end(self, *, failed: bool = False) -> None:
         """Report no more, and give the lease back. One that `failed` does not say goodbye."""
         self.lease_keeper.end(before=lambda: self.reporter.end(says_goodbye=not failed))
+
+    # --- what was read -----------------------------------------------------------------------------------------------
+
+    def hear(self, news: GroupRequest | Learnt) -> None:
+        """Act on what the reader gave."""
+        if isinstance(news, GroupRequest):
+            self._hear_request(news)
+            return
+        if news is Learnt.LEADS:
+            # It writes once it has its lease from Redis; until then it is refused.
+            self.lease_keeper.renew()
+        self.wake()
+
+    def _hear_request(self, ask: GroupRequest) -> None:
+        node_state = self._replica.node_state
+        if ask.what == "vacant":
+            self.candidate.heard_vacant(ask.node)
+            self.wake()
+        elif ask.what in ("paused", "report"):
+            self.wake()
+        elif ask.what == "term":
+            # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
+            self.lease_keeper.renew()
+        elif ask.what == "forget":
+            self.observer.forget(ask.node)
+        elif ask.what == "snapshot" and node_state.holds_term:
+            # Not here: one that is under way may be older than what is asked for, then another one follows it.
+            self.publisher.asked_by = ask.by
+            self.wake()
+        elif ask.what == "prepare" and ask.node == self._name:
+            self._handover.ask(ask.id)
+        elif ask.what == "digest" and node_state.leads:
+            with suppress(LogLost):  # the next beat reports it
+                self._parts.primary.mark()
+            self.wake()
 
     # --- a beat ------------------------------------------------------------------------------------------------------
 
@@ -115,19 +152,9 @@ class HaLoop:
         self._own_name.check(look, has_beaten=self.reporter.has_beaten)
         self._check_log_is_there(look)
 
-    def check_log_is_mine(self, look: GroupView) -> None:
-        """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there."""
-        view = self._replica.node_state.view
-        if view.log_id and look.head is not None and look.head.log_id != view.log_id:
-            raise LogLost(
-                f"group {self._log.group} had log {view.log_id}, and at {self._log.url} there is log "
-                f"{look.head.log_id}: the URL leads to another Redis, or the data directory is another group's. Give "
-                f"this node the right --redis, or an empty --data-dir"
-            )
-
     def _check_log_is_there(self, look: GroupView) -> None:
-        self.check_log_is_mine(look)
         view = self._replica.node_state.view
+        check_log_is_mine(self._log, view, look)
         if look.marred:
             self._problems.report("log", LogLost(what=look.marred))
             return

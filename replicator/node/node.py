@@ -219,7 +219,7 @@ class Node:
             own_name = Name(self._log, me, self._checkpoint, previous_boot=boot, stopping=self._stopping)
             self._ha_loop = HaLoop(parts, self._policy, own_name, self.handover, wake=self._wake)
             self._ha_loop.reporter.http = self.http
-            self._reader = Reader(parts, self._ha_loop, stopping=self._stopping)
+            self._reader = Reader(parts, stopping=self._stopping)
             try:
                 self._ha_loop.join()
             except LogUnavailable as unavailable:
@@ -234,7 +234,7 @@ class Node:
             keep=lambda: self._done("ha-loop", self._ha_loop.keep),
             save=lambda: self._done("saver", self._save),
             is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
-            read=lambda: self._done("reader", self._reader.read),
+            read=lambda: self._done("reader", self._read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
             ended=lambda: self._stopping.is_set() or self.failed is not None,
@@ -698,6 +698,10 @@ class Node:
             self._due_behind = node_state.snapshot_end
             self._wake()
 
+    def _read(self) -> None:
+        for news in self._reader.read():
+            self._ha_loop.hear(news)
+
     def _wants(self) -> ReadRequest | None:
         try:
             return self._reader.wants()
@@ -710,7 +714,8 @@ class Node:
     def _received(self, batch: Batch | ReplicatorError) -> None:
         if isinstance(batch, ReplicatorError):
             raise batch
-        self._reader.received(batch)
+        for news in self._reader.received(batch):
+            self._ha_loop.hear(news)
 
 
 def _nobody_leads() -> TimeoutError:
