@@ -1,4 +1,4 @@
-"""Whether a node may have its name: no other process may report under it.
+"""Whether a node may have its name: no other process may report under it; and whether a log is that of the node.
 
 A heartbeat of this name that is young is one of three: of the boot before, which was killed a moment ago; of another
 process, somewhere, that was given the same name; or of the process whose data directory this one's is a copy of. The
@@ -14,14 +14,15 @@ import logging
 import threading
 import time
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LogLost
 from ..format.ids import Writer
 from ..log.interface import Log
+from ..protocol.fold import View
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
 from ..storage.checkpoint import Checkpoint
 
-__all__ = ["Name"]
+__all__ = ["Name", "check_log_is_mine"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,3 +88,16 @@ class Name:
             f"{other.node!r} is taken in group {self._log.group}: {where} (boot {other.boot}) reports by that name"
         )
         return ConfigError(setting="name", problem=f"{problem}; {hint}")
+
+
+def check_log_is_mine(log: Log, view: View, look: GroupView) -> None:
+    """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there.
+
+    Raises `LogLost` if the log of this look is not the one that `view` is of.
+    """
+    if view.log_id and look.head is not None and look.head.log_id != view.log_id:
+        raise LogLost(
+            f"group {log.group} had log {view.log_id}, and at {log.url} there is log "
+            f"{look.head.log_id}: the URL leads to another Redis, or the data directory is another group's. Give "
+            f"this node the right --redis, or an empty --data-dir"
+        )

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-import replicator.node.ha_loop
+import replicator.node.candidate
 import replicator.node.writer
 from replicator import (
     ChangeRejected,
@@ -263,13 +263,13 @@ class TestPromotion:
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         a = group.node("a")
-        take_term = a._ha_loop.take_term
+        take_term = a._ha_loop.candidate.take_term
 
         def second(reason: str, look: GroupView, *, until: float, guarded: bool = False) -> Reply:
             lead(a._log, "a", boot=a.boot)
             return take_term(reason, look, until=until, guarded=guarded)
 
-        monkeypatch.setattr(a._ha_loop, "take_term", second)
+        monkeypatch.setattr(a._ha_loop.candidate, "take_term", second)
         assert a.promote() == 1
         assert (a.role, a.term) == ("primary", 1)
 
@@ -812,7 +812,7 @@ class TestNames:
     def test_a_live_boot_is_found_even_if_it_reported_just_now(self, group: Group, tmp_path: Path) -> None:
         first = group.node("a", lease_s=SHORT_LEASE_S)
         for i in range(5):
-            first._ha_loop._beat()
+            first._ha_loop.reporter.beat()
             with pytest.raises(ConfigError, match="is taken"):
                 group.node("a", data_dir=tmp_path / str(i), lease_s=SHORT_LEASE_S)
 
@@ -1698,10 +1698,11 @@ def reported(group: Group, *nodes: Node) -> None:
 
 def sleeps(group: Group, node: Node) -> None:
     """Wait until nothing but the end of the holder's lease, or being woken, has the node look at the group again."""
-    node._ha_loop._policy = node._ha_loop._policy._replace(beat_every_s=3600.0)
-    looked_at = node._ha_loop.looked_at
+    policy = node._ha_loop._policy._replace(beat_every_s=3600.0)
+    node._ha_loop._policy = node._ha_loop.reporter._policy = node._ha_loop.candidate._policy = policy
+    looked_at = node._ha_loop.observer.looked_at
     group.wake()
-    eventually(lambda: node._ha_loop.looked_at > looked_at)
+    eventually(lambda: node._ha_loop.observer.looked_at > looked_at)
 
 
 class TestAutomaticFailover:
@@ -1748,13 +1749,15 @@ class TestAutomaticFailover:
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """G1: the claim depends on that no lease runs, and on the term."""
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 0.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 0.0)
         nodes = vacant_group(group, "a", "b", "c", "d")
         claiming = threading.Barrier(4)
         for node in nodes:
-            claim = node._ha_loop._claim
+            claim = node._ha_loop.candidate.claim
             monkeypatch.setattr(
-                node._ha_loop, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
+                node._ha_loop.candidate,
+                "claim",
+                lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o)),
             )
         group.end_lease()
         eventually(lambda: any(node.role == "primary" for node in nodes), "a primary")
@@ -1768,9 +1771,11 @@ class TestAutomaticFailover:
         nodes = vacant_group(group, "a", "b")
         claiming = threading.Barrier(2)
         for node in nodes:
-            claim = node._ha_loop._claim
+            claim = node._ha_loop.candidate.claim
             monkeypatch.setattr(
-                node._ha_loop, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
+                node._ha_loop.candidate,
+                "claim",
+                lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o)),
             )
         group.fail_over()
         eventually(lambda: any(node.role == "primary" for node in nodes), "a primary")
@@ -1778,7 +1783,7 @@ class TestAutomaticFailover:
         assert group.server.state.term == ERA + 1
 
     def test_the_most_advanced_goes_first(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 60.0)
         author, log = lead(group.log(), "z"), group.faulty_log()
         log.deaf = True
         b, c = group.node("b", auto_promote=True), group.node("c", auto_promote=True, log=log)
@@ -1787,7 +1792,7 @@ class TestAutomaticFailover:
         reported(group, b, c)
         group.end_lease()
         b.wait(role="primary", timeout_s=PATIENCE_S)
-        assert c._ha_loop._claim_at is None or c._ha_loop._claim_at > time.monotonic() + 30, (
+        assert c._ha_loop.candidate.claim_at is None or c._ha_loop.candidate.claim_at > time.monotonic() + 30, (
             "c would have to wait for its turn"
         )
         log.deaf = False
@@ -1797,7 +1802,7 @@ class TestAutomaticFailover:
     def test_if_the_first_one_is_dead_the_second_goes(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
         b, c = vacant_group(group, "b", "c")
         claimed = threading.Event()
-        monkeypatch.setattr(b._ha_loop, "_claim", lambda *args, **options: claimed.set())  # it dies there
+        monkeypatch.setattr(b._ha_loop.candidate, "claim", lambda *args, **options: claimed.set())  # it dies there
         group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
         eventually(claimed.is_set, "the turn of b, which was the first")
@@ -1839,7 +1844,8 @@ class TestAutomaticFailover:
 
     def test_who_is_no_candidate_does_not_take_over(self, group: Group) -> None:
         (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
-        b._ha_loop._policy = b._ha_loop._policy._replace(auto_promote=False)
+        policy = b._ha_loop._policy._replace(auto_promote=False)
+        b._ha_loop._policy = b._ha_loop.reporter._policy = b._ha_loop.candidate._policy = policy
         group.end_lease()
         after_beats(4, b)
         assert (b.role, group.server.state.term) == ("standby", 1)
@@ -1956,11 +1962,11 @@ class TestFlapping:
     def test_it_is_held_back_in_favour_of_another_and_says_so(
         self, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b")  # otherwise it would be the first
         with monkeypatch.context() as slow:
-            slow.setattr(c._ha_loop, "_claim", lambda *_, **__: None)
+            slow.setattr(c._ha_loop.candidate, "claim", lambda *_, **__: None)
             group.end_lease()
             told = eventually(lambda: [r.getMessage() for r in caplog.records if "held back" in r.getMessage()])
         c.wait(role="primary", timeout_s=PATIENCE_S)
@@ -1986,7 +1992,7 @@ class TestFlapping:
         assert c.term == 2
 
     def test_twice_is_no_flapping(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b", times=2)
         group.end_lease()
@@ -1996,7 +2002,7 @@ class TestFlapping:
     def test_one_that_loses_the_term_again_and_again_comes_to_that(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         for term in (2, 4, 6):
             group.end_lease()
@@ -2123,12 +2129,12 @@ class TestFreshReads:
         a, b = group.primary("a"), group.node("b")
         in_step(a, b)
         assert self._fresh(b) == []
-        sight = b._ha_loop.sight
+        sight = b._ha_loop.observer.sight
         now_ms = time.monotonic() * 1000
-        monkeypatch.setattr(b._ha_loop, "sight", lambda *log: sight(*log)._replace(lease_until_ms=now_ms))
+        monkeypatch.setattr(b._ha_loop.observer, "sight", lambda *log: sight(*log)._replace(lease_until_ms=now_ms))
         with pytest.raises(TimeoutError, match="with a lease that runs"):
             self._fresh(b, 0.1)
-        monkeypatch.setattr(b._ha_loop, "sight", sight)
+        monkeypatch.setattr(b._ha_loop.observer, "sight", sight)
         assert self._fresh(b) == []
 
     def test_without_redis_there_is_no_fresh_read(self, group: Group) -> None:
@@ -2219,7 +2225,7 @@ class TestWhatIsTriedAgain:
         assert log.asked["part"] < 6
         group.server.beat(Heartbeat("z", "z1", cursor=far, every_ms=10**6, run=group.server.state.run))
         a._ha_loop.wake()
-        eventually(lambda: not a._ha_loop._need._served)
+        eventually(lambda: not a._ha_loop.publisher._need._served)
 
     def test_a_redis_that_is_away(self, group: Group, caplog: pytest.LogCaptureFixture) -> None:
         log = Counting(group.server)
@@ -2286,13 +2292,13 @@ class TestAClockThatIsSet:
     def test_back_a_dead_node_is_not_alive_for_an_hour(self, group: Group) -> None:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
         in_step(a, b)
-        eventually(lambda: a._ha_loop.look is not None and "b" in a._ha_loop.look.heartbeats)
+        eventually(lambda: a._ha_loop.observer.look is not None and "b" in a._ha_loop.observer.look.heartbeats)
         group.crash(b)
         self._set(group, -HOUR_MS)
         assert not group.server.look().heartbeats["b"].alive, "at a single look"
-        eventually(lambda: a._ha_loop.look is not None and not a._ha_loop.look.heartbeats["b"].alive)
-        assert a._ha_loop.look is not None
-        assert a._ha_loop.look.heartbeats["a"].alive
+        eventually(lambda: a._ha_loop.observer.look is not None and not a._ha_loop.observer.look.heartbeats["b"].alive)
+        assert a._ha_loop.observer.look is not None
+        assert a._ha_loop.observer.look.heartbeats["a"].alive
 
     @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS, -2000])
     def test_a_primary_that_lives_keeps_the_term(self, group: Group, by_ms: int) -> None:
@@ -2486,7 +2492,7 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: b._ha_loop.look is not None and not b._ha_loop.look.heartbeats["a"].alive)
+        eventually(lambda: b._ha_loop.observer.look is not None and not b._ha_loop.observer.look.heartbeats["a"].alive)
         b.promote(timeout_s=PATIENCE_S)
         log.down = ""
         in_step(a, b)
@@ -2541,7 +2547,7 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: b._ha_loop.look is not None and not b._ha_loop.look.heartbeats["a"].alive)
+        eventually(lambda: b._ha_loop.observer.look is not None and not b._ha_loop.observer.look.heartbeats["a"].alive)
         b.promote(timeout_s=PATIENCE_S)
         b.submit(push("y"))
         log.down = ""
@@ -3032,7 +3038,7 @@ def test_a_beat_under_way_does_not_take_a_goodbye_back(group: Group) -> None:
     # given a standby that stops while its keeper is about to report
     a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
     in_step(a, b)
-    ha_loop, beat, end = b._ha_loop, b._ha_loop._beat, b._ha_loop.end
+    ha_loop, beat, end = b._ha_loop, b._ha_loop.reporter.beat, b._ha_loop.end
     about_to, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def late_beat() -> None:
@@ -3046,7 +3052,7 @@ def test_a_beat_under_way_does_not_take_a_goodbye_back(group: Group) -> None:
         go_on.set()
         done.wait(PATIENCE_S)
 
-    ha_loop._beat, ha_loop.end = late_beat, ended  # type: ignore[method-assign]
+    ha_loop.reporter.beat, ha_loop.end = late_beat, ended  # type: ignore[method-assign]
     assert about_to.wait(PATIENCE_S)
     # when it has stopped
     b.stop()
