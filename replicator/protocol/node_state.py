@@ -16,11 +16,10 @@ from typing import NamedTuple
 
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, seal_change, seal_part
-from . import election, write_outcome
+from . import election
 from .fold import Verdict, View, ends_before, holds, is_beyond, step
 from .group import Code, GroupView, Reply
 from .heartbeat import Heartbeat
-from .write_outcome import Lookup, WriteOutcome
 
 __all__ = ["NodeState", "Snapshot"]
 
@@ -230,13 +229,4 @@ class NodeState(NamedTuple):
             ends=snapshot.ends if parts else (),
             wants_acks=wants_acks,
             body=body,
-        )
-
-    def answered(self, reply: Reply, *, uncertain: bool, found: Lookup | None = None) -> tuple[WriteOutcome, NodeState]:
-        """What became of a write that it sent. A committed record is folded next, like any other."""
-        outcome = write_outcome.outcome_of_write(reply, uncertain=uncertain, found=found)
-        return outcome, (
-            self
-            if outcome is WriteOutcome.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE)
-            else self.refused(reply)
         )
