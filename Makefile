@@ -1,14 +1,18 @@
-# What one does with a checkout. Each target sets itself up: the first one makes .venv, and it is brought up to date when
-# pyproject.toml changes. Every path is relative, so the directory may have spaces in its name.
+# What one does with a checkout. Each target sets itself up: the first one makes .venv, and installs what it needs into it,
+# again when pyproject.toml changes. Every path is relative, so the directory may have spaces in its name.
 #
 #   make run      Redis and three nodes of a registry on this machine, until Ctrl-C
-#   make demo     a failover in which the old primary comes back and cannot do harm
+#   make demo     a primary that hangs and one that is killed, under load, and what that cost (half a minute)
 #   make test     everything that must hold: lint, types, tests
+#   make format   what ruff can mend by itself
+#   make coverage the tests, and how many lines of replicator/ they run
+#   make shape    how large functions, classes and files are here, and in code that is read gladly
 #   make bench    the figures and plots of docs/benchmarks.md (some 35 minutes)
 #   make bench-peers  fetch nats-server and etcd from Debian, to be measured beside it
 #   make model    the large exploration of the protocol (some minutes)
 #   make chaos    faults without end on real servers and processes, and a checker (some 45 minutes)
 #   make fuzz     100,000 inputs for every decoder
+#   make clean    remove .venv, and what the tools kept
 #
 # Another interpreter: make run PYTHON=python3.13 (for a new .venv only; `make clean` first).
 
@@ -18,56 +22,70 @@ PYTHON ?= python3
 AT_ONCE ?= 4
 
 BIN := .venv/bin
-READY := .venv/.ready
+
+# What was installed: to run it, to work on it, to measure it. The last two have all that the first needs, so it is
+# installed only where neither is.
+DEV := .venv/.ready-dev
+BENCH := .venv/.ready-bench
+RUN := $(firstword $(wildcard $(DEV) $(BENCH)) .venv/.ready-all)
 
 # Warnings of pip about itself are no concern of who runs a demo.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format bench bench-peers model chaos fuzz clean
+.PHONY: help run demo test lint format coverage shape bench bench-peers model chaos fuzz clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
 
-run: $(READY)
+run: $(RUN)
 	$(BIN)/replicator dev
 
-demo: $(READY)
-	$(BIN)/python -m tests.acceptance.demo
+demo: $(RUN)
+	$(BIN)/python -m replicator.sandbox.demo
 
 test: lint
 	$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)
+coverage: $(DEV)
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal --cov --cov-report=term:skip-covered
+
+shape: $(RUN)
+	@$(BIN)/python -m bench.shape
+
+bench: $(BENCH)
 	$(BIN)/python -m bench --out docs/benchmarks.md
 
-bench-peers: $(READY)
+bench-peers: $(BENCH)
 	$(BIN)/python -m bench.install_peers
 
-model: $(READY)
+model: $(DEV)
 	$(BIN)/python -m tests.model.explore --large
 
-chaos: $(READY)
+chaos: $(DEV)
 	$(BIN)/python -m tests.chaos --faults 120 --report docs/reliability.md
 
-fuzz: $(READY)
+fuzz: $(DEV)
 	$(BIN)/python -m tests.fuzz --examples 100000
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist *.egg-info
 
 # The stamp is written last: a set-up that was interrupted is done again.
-$(READY): pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and "replicator needs Python 3.11 or later, and $(PYTHON) is %s. Try: make PYTHON=python3.12" % v)'
-	@test -x $(BIN)/python || { echo "Setting up .venv (once)"; $(PYTHON) -m venv .venv; }
-	@$(PIP) install --editable '.[dev]'
+.venv/.ready-%: pyproject.toml | $(BIN)/python
+	@$(PIP) install --editable '.[$*]'
 	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and "replicator needs Python 3.11 or later, and $(PYTHON) is %s. Try: make PYTHON=python3.12" % v)'
+	@echo "Setting up .venv (once)"
+	@$(PYTHON) -m venv .venv

@@ -40,7 +40,7 @@ class BareSocket:
             self.command("SELECT", str(options["db"]))
 
     def command(self, *parts: bytes | str) -> object:
-        self._socket.sendall(hiredis.pack_command(parts))
+        self._socket.sendall(hiredis.pack_command(parts))  # type: ignore[arg-type]  # its stub has a tuple of one part
         while (answer := self._reader.gets()) is False:
             chunk = self._socket.recv(65536)
             if not chunk:

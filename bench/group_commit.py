@@ -117,6 +117,8 @@ class Plain:
         self._stream = setting.group("stream")
         self._client = plain_client(setting.url)
         encoded = encode_change(a_change())
+        self._one: dict[Any, Any]
+        self._many: dict[Any, Any]
         self._one, self._many = ({"b": encode_changes([encoded] * size)[1]} for size in (1, BATCH))
 
     def by_threads(self, threads: int, seconds: float) -> Pace:

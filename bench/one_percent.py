@@ -18,7 +18,8 @@ import orjson
 from bench.harness import Child, Report, Setting, Table, heard, in_rounds, now_ns, plain_client, ratio
 from bench.registry_data import generate
 from replicator import Node
-from replicator.registry.state import Registry, pieces_of
+from replicator.registry.loading import pieces_of
+from replicator.registry.state import Registry
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure"]
 

@@ -90,13 +90,13 @@ def _bars(axes: Any, chart: Bars) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(chart.value_label)
     axes.grid(axis="x")
-    values = [value for each in chart.series.values() for value in each.values()]
+    all_values = [value for each in chart.series.values() for value in each.values()]
     # Room for the texts at the ends.
     if chart.log:
         axes.set_xscale("log")
-        axes.set_xlim(10 ** math.floor(math.log10(min(values) * 0.99)), max(values) * 4)
+        axes.set_xlim(10 ** math.floor(math.log10(min(all_values) * 0.99)), max(all_values) * 4)
     else:
-        axes.set_xlim(0, max(values) * 1.12)
+        axes.set_xlim(0, max(all_values) * 1.12)
     _ticks(axes.xaxis, log=chart.log, between=())
     _legend(axes, chart.series)
 

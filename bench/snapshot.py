@@ -48,7 +48,8 @@ from replicator import Node
 from replicator.format.records import PartRecord
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Reply
-from replicator.registry.state import Registry, pieces_of
+from replicator.registry.loading import pieces_of
+from replicator.registry.state import Registry
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -5,7 +5,7 @@
     with Node(state, group="registry", name="a", redis="redis://localhost:6379/0", data_dir="data/a") as node:
         node.submit({"op": "register", "hostname": "db1"})
 
-What is public is in `__all__`; it is imported when it is first used.
+What is public is in `__all__`; it is imported when it is first used. `__version__` is that of the installed package.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from .node.node import Node
     from .state import KeptState, ReplicatedState, SharedState, State
     from .storage.payload import Published
+
+    __version__: str
 
 __all__ = [
     "ChangeRejected",
@@ -106,6 +108,10 @@ _ELSEWHERE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata  # takes as long to import as all the rest
+
+        return metadata.version(__name__)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'errors')}"), name)

@@ -90,9 +90,13 @@ def watch_request() -> bytes:
 
 def values_of(response: bytes) -> list[bytes]:
     """The values in the events of an answer to a watch."""
-    events = [event for number, event in fields(response) if number == 11]
-    pairs = [pair for event in events for number, pair in fields(event) if number == 2]
-    return [value for pair in pairs for number, value in fields(pair) if number == 5]
+    events = _values(response, 11)
+    pairs = [pair for event in events for pair in _values(event, 2)]
+    return [value for pair in pairs for value in _values(pair, 5)]
+
+
+def _values(message: bytes, wanted: int) -> list[bytes]:
+    return [value for number, value in fields(message) if number == wanted and isinstance(value, bytes)]
 
 
 # --- the ends ---------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def run_replicated(setting: Setting, replicas_waited: int = 0) -> Iterator[Runni
 
 def _is_linked(url: str) -> bool:
     with plain_client(url) as client:
-        return client.info("replication").get("master_link_status") == "up"
+        return bool(client.info("replication").get("master_link_status") == "up")
 
 
 @contextmanager

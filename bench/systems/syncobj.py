@@ -61,7 +61,12 @@ class SyncObjSender(BlockingSender):
         def send() -> None:
             self._note(body, callback=partial(answered, now_ns()))
 
-        return pace_of(latencies_ns, lambda: [*(send() for _ in range(submitters)), answers.wait()])
+        def send_and_wait() -> None:
+            for _ in range(submitters):
+                send()
+            answers.wait()
+
+        return pace_of(latencies_ns, send_and_wait)
 
     def close(self) -> None:
         """Nothing: what it uses ends with its process."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -15,7 +20,7 @@ from replicator.sandbox.stack import DEFAULT_DIRECTORY, DEFAULT_PORT, DevStack
 
 from .context import Seconds, Settings
 
-__all__ = ["dev"]
+__all__ = ["command_here", "dev"]
 
 #: The group leads itself again after a restart: two heartbeats, and what a slow machine adds.
 LEADER_WITHIN_S = 30.0
@@ -81,10 +86,11 @@ def _lead_and_tell(stack: DevStack) -> None:
         click.echo(f"  node {name}  {url}/v1/state   {'primary' if name == now.holder else 'standby'}")
     click.echo(f"  logs    {stack.directory / 'log'}")
     click.echo()
-    click.echo("in another terminal:")
+    click.echo("in another terminal, in this directory:")
     click.echo(f"  export REPLICATOR_REDIS='{stack.redis_url}' REPLICATOR_GROUP={stack.group}")
-    click.echo("  replicator status --watch")
-    click.echo("  replicator switchover --to b")
+    replicator = command_here()
+    click.echo(f"  {replicator} status --watch")
+    click.echo(f"  {replicator} switchover --to b")
     click.echo()
     click.echo("Ctrl-C ends everything.")
 
@@ -104,3 +110,20 @@ def _with_leader(log: RedisLog) -> ops.Status:
             pass
         time.sleep(0.1)
     raise ReplicatorError(f"nobody leads the group after {LEADER_WITHIN_S:.0f} s; the nodes' logs say why")
+
+
+def command_here() -> str:
+    """How this very command is typed in another terminal that is in the same directory.
+
+    Its name, if the shell finds this one by it; else its path: nobody has to activate the environment of a checkout.
+    """
+    started = Path(sys.argv[0])
+    ours = started if started.name == "replicator" else Path(sysconfig.get_path("scripts")) / "replicator"
+    found = shutil.which("replicator")
+    if not ours.is_file() or (found is not None and ours.samefile(found)):
+        return "replicator"
+    # Not resolved: what a link leads to may not know its environment.
+    path, here = Path(os.path.abspath(ours)), Path.cwd()
+    if path.parent == here:
+        return "./replicator"
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

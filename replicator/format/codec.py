@@ -4,12 +4,12 @@ A codec is named in the header: `json` or `raw`, then optionally `+zstd`. The di
 *decoded* bytes (before compression), never over something re-serialised.
 
 - A change's payload is one JSON list.
-- A snapshot's payload is a sequence of frames, one for each piece of the state. `json`: one JSON value a line. `raw`:
-  each piece after its length (4 bytes, big-endian). Both can be read while they are still arriving.
+- A snapshot's payload is a sequence of frames, one for each piece of the state. `json`: one JSON value per line. `raw`:
+  each piece preceded by its length (4 bytes, big-endian). Both can be read while they are still arriving.
 
 Two traps are closed here. orjson writes NaN and infinities as `null`: they are refused. And what an application hands
-in may not be what JSON gives back (a tuple, a date, an object that is changed later): every node, the primary
-included, applies what was *decoded*.
+in may differ from what JSON gives back (a tuple, a date, an object that is changed later): every node, including the
+primary, applies what was *decoded*.
 """
 
 from __future__ import annotations
@@ -44,30 +44,32 @@ __all__ = [
     "encoded",
 ]
 
-#: A batch of changes: its JSON, before compression. As much as the body of a record, so it fits with or without zstd.
+#: Limit on a batch of changes: its JSON, before compression. The same as for the body of a record, so a batch fits with
+#: or without zstd.
 CHANGE_BYTES_MAX = 256 * 1024
 
-#: Below this a batch goes as it is: packing 20 KB takes as long as sending them to Redis and back, and somebody waits
-#: for it.
+#: Smaller batches are not compressed: packing 20 KB takes as long as a round trip to Redis with them, and a caller is
+#: waiting.
 _COMPRESS_FROM = 32 * 1024
 
-#: Level 1 is as small as level 3 on JSON of registries and twice as fast.
+#: On the JSON of a registry, level 1 compresses as well as level 3 and is twice as fast.
 _LEVEL = 1
 
-#: One piece of a snapshot may not be larger than this, or one line of JSON could fill the memory of every standby.
+#: Limit on one piece of a snapshot. Without it a single line of JSON could fill the memory of every standby.
 PIECE_BYTES_MAX = 64 * 1024 * 1024
 
-#: A frame that wants a larger window is not one of ours (level 1 needs 512 KiB): it would have that much memory taken.
+#: Refuses frames with a larger window: they are not ours (level 1 needs 512 KiB), and a reader would have to allocate
+#: that much memory.
 _READ_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 
-#: For messages.
+#: Fragments of error messages.
 _CHANGE = "the change"
 _PIECE = "a piece of the snapshot"
 _NOT_FINITE = "NaN and infinities have no place in it"
-MIXED = "a snapshot's pieces are all bytes or all JSON, and not some of either"
+MIXED = "the pieces of a snapshot must be all bytes or all JSON, not a mix"
 
-#: What the decoder takes from zstd in one go: bounds the memory of a decompression bomb. A few pieces, so that they
-#: are decoded as they come and not many at a time.
+#: How much the decoder takes from zstd at a time. It bounds the memory that a decompression bomb can use, and is only a
+#: few pieces long, so pieces are decoded as they arrive.
 _CHUNK = 256 * 1024
 
 
@@ -80,7 +82,7 @@ def digest_of(payload: bytes) -> str:
 
 
 class Encoded(NamedTuple):
-    """Changes on their way into a record: their JSON, joined by commas, and what every node will read out of it."""
+    """Changes on their way into a record: their JSON, joined by commas, and the values that every node will decode."""
 
     json: bytes
     changes: list[Any]
@@ -95,10 +97,10 @@ def encoded(changes: Sequence[Any]) -> Encoded:
         payload = orjson.dumps(changes if type(changes) is list else list(changes))
     except (TypeError, ValueError, RecursionError) as error:
         raise NotJSON(what=_CHANGE, problem=error) from None
-    # orjson writes NaN as null, so without a null there is none, and most changes need no second look.
+    # orjson writes NaN as null: a payload without a null has none, so most changes need no second look.
     if b"null" in payload and _has_nonfinite(changes):
         raise NotJSON(what=_CHANGE, problem=_NOT_FINITE)
-    # A Fragment is copied as it is. What cannot be read again would stop every node.
+    # orjson copies a Fragment unchecked. A payload that cannot be decoded would stop every node.
     try:
         decoded = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
@@ -116,6 +118,7 @@ def encode_change(change: Any) -> bytes:
 
 
 def _has_nonfinite(value: Any) -> bool:
+    """Whether a NaN or an infinity is, or may be, in `value`."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -142,7 +145,7 @@ def encode_changes(encoded: Iterable[bytes]) -> tuple[str, bytes, str]:
 
 
 def decode_changes(codec: str, body: bytes, digest: str, count: int, *, id_: str) -> list[Any]:
-    """The application changes of a change record. Raises `CorruptRecord` if body, digest and count do not agree."""
+    """Decode the changes in a change record. Raises `CorruptRecord` if body, digest and count disagree."""
     if codec == "json":
         payload = body
     elif codec == "json+zstd":
@@ -161,7 +164,7 @@ def decode_changes(codec: str, body: bytes, digest: str, count: int, *, id_: str
 
 
 def _inflate(body: bytes, most: int, id_: str) -> bytes:
-    """Decompress at most `most` bytes: a bomb is refused by what it declares, and by what it turns out to be."""
+    """Decompress at most `most` bytes: a bomb is refused by the size it declares, and by the size it really has."""
     try:
         declared = zstd.get_frame_info(body).decompressed_size
         if declared is not None and declared > most:
@@ -179,9 +182,9 @@ def _inflate(body: bytes, most: int, id_: str) -> bytes:
 
 
 class SnapshotEncoder:
-    """Turns pieces into compressed bytes as they come: `feed` each piece, then `finish`.
+    """Compresses the pieces of a snapshot as they come: `feed` each piece, then `finish`.
 
-    The first piece decides between `json` and `raw`; a snapshot has one kind only. `most`: what it may weigh.
+    The first piece decides between `json` and `raw`; a snapshot has one kind only. `most`: the most it may weigh.
     """
 
     def __init__(self, *, most: int = SNAPSHOT_BYTES_MAX) -> None:
@@ -192,8 +195,10 @@ class SnapshotEncoder:
         self._raw: bool | None = None
 
     def feed(self, piece: Any) -> bytes:
-        """Compressed bytes that are ready (often none). Raises `NotJSON` if the piece cannot be encoded, or
-        `ChangeTooLarge` if it is one too many."""
+        """Add a piece; return the compressed bytes that are ready (often none).
+
+        Raises `NotJSON` if the piece cannot be encoded, or `ChangeTooLarge` if the snapshot gets too heavy with it.
+        """
         raw = isinstance(piece, bytes | bytearray | memoryview)
         if self._raw is None:
             self._raw = raw
@@ -206,7 +211,7 @@ class SnapshotEncoder:
         return self._packer.compress(frame)
 
     def finish(self) -> bytes:
-        """The rest of the compressed bytes. The digest is that of the whole payload from then on."""
+        """Return the rest of the compressed bytes. From then on `digest` is that of the whole payload."""
         return self._packer.flush()
 
     @property
@@ -215,7 +220,7 @@ class SnapshotEncoder:
 
 
 def digest_of_pieces(pieces: Iterable[Any]) -> str:
-    """The digest that a snapshot of these pieces would have (G6: equal at equal positions)."""
+    """The digest that a snapshot of these pieces would have. Nodes at equal positions have equal digests (G6)."""
     digest = xxhash.xxh3_128()
     for piece in pieces:
         digest.update(frame_of(piece))
@@ -223,9 +228,9 @@ def digest_of_pieces(pieces: Iterable[Any]) -> str:
 
 
 def check_weight(weight: Weight, frame: bytes, *, raw: bool) -> None:
-    """Add a piece that is about to be sent. Raises `ChangeTooLarge`.
+    """Count a piece that is about to be sent. Raises `ChangeTooLarge` if all of them weigh too much.
 
-    A reader weighs it without its length or the end of its line, so what is sent is never too heavy for it.
+    A reader weighs a piece without its length prefix or newline, so what passes here is never too heavy for a reader.
     """
     if not weight.takes(frame, raw=raw):
         raise ChangeTooLarge(problem=weight.problem)
@@ -254,10 +259,10 @@ def _json_frame(piece: Any) -> bytes:
 
 
 class SnapshotDecoder:
-    """The inverse: `pieces(bodies)` yields each piece as soon as its bytes are there, and checks the digest at the end.
+    """Decodes a snapshot: `pieces(bodies)` yields each piece once its bytes are there, and checks the digest last.
 
-    Memory is bounded by the largest piece, and what all of them weigh by `most`, whatever the bodies declare. `digest`
-    is in a snapshot's last part only: it may be set until the last of the bodies was drawn.
+    Memory is bounded by the largest piece, and the weight of all pieces by `most`, whatever the bodies declare. Only
+    the last part of a snapshot carries the digest, so `digest` may be set as late as when the last body is taken.
     """
 
     def __init__(self, codec: str, digest: str = "", *, id_: str, most: int = SNAPSHOT_BYTES_MAX) -> None:
@@ -271,8 +276,11 @@ class SnapshotDecoder:
         self._hash = xxhash.xxh3_128()
 
     def pieces(self, bodies: Iterable[bytes]) -> Iterator[Any]:
-        """Raises `SnapshotRefused` where the bytes are not what the digest says, at the latest after the last piece."""
-        # Chunks are joined only when a piece ends in them: a piece of many chunks is copied once, not once a chunk.
+        """Yield the pieces. Raises `SnapshotRefused` if the bytes are damaged, or do not match the digest.
+
+        The digest is checked after the last piece: no piece may be believed before the iteration has ended.
+        """
+        # Chunks are joined only when a piece ends in them: a piece of many chunks is copied once, not once per chunk.
         rest: list[bytes] = []
         held = 0
         for chunk in self._unpack(bodies):
@@ -298,6 +306,7 @@ class SnapshotDecoder:
         return frames, left
 
     def _split_raw(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """The whole pieces at the beginning of `data`, and the bytes of the unfinished one after them."""
         frames: list[bytes] = []
         start = 0
         while len(data) - start >= 4:
@@ -311,7 +320,7 @@ class SnapshotDecoder:
         return frames, data[start:]
 
     def _piece(self, frame: bytes) -> Any:
-        # One at a time, when it is asked for: a million values that nobody has looked at yet are nothing but memory.
+        # Decoded one at a time, on demand: a million decoded values that nobody has looked at yet only cost memory.
         if not self._weight.takes(frame, raw=not self._lines):
             raise self._refused(self._weight.problem)
         if not self._lines:
@@ -322,6 +331,7 @@ class SnapshotDecoder:
             raise self._refused(f"a piece of it is not JSON ({error})") from None
 
     def _unpack(self, bodies: Iterable[bytes]) -> Iterator[bytes]:
+        """Decompress the bodies, which are one zstd frame together, in chunks of bounded size."""
         unpacker = zstd.ZstdDecompressor(options=_READ_OPTIONS)
         try:
             for body in bodies:

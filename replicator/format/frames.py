@@ -1,6 +1,7 @@
-"""A payload as bytes: the frames of its pieces one after the other (`codec.py` says what a frame is).
+"""A payload as bytes: the frames of its pieces, one after the other (`codec.py` defines a frame).
 
-A state that is replicated whole is kept, compared and patched in this form.
+A state without `apply` is stored, compared and patched in this form. Nobody holds a payload in memory: it is written
+and read in chunks.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from .weight import SNAPSHOT_BYTES_MAX, Weight
 
 __all__ = ["frames_of", "joined", "pieces_of"]
 
-#: Smaller chunks are joined before they are looked at, or written.
+#: Smaller chunks are joined before they are parsed or written.
 _CHUNK = 64 * 1024
 
 
 def frames_of(pieces: Iterable[Any], *, most: int = SNAPSHOT_BYTES_MAX) -> Iterator[tuple[bool, bytes]]:
-    """The frame of each piece, and whether it is a raw one; `most`: what all of them may weigh.
+    """Yield for each piece whether it is raw, and its frame; `most`: the most that all of them may weigh.
 
-    Raises `NotJSON` if a piece cannot be encoded, or `ChangeTooLarge` if it is one too many.
+    Raises `NotJSON` if a piece cannot be encoded, or `ChangeTooLarge` if all so far weigh too much.
     """
     kind: bool | None = None
     weight = Weight(most)
@@ -39,7 +40,7 @@ def frames_of(pieces: Iterable[Any], *, most: int = SNAPSHOT_BYTES_MAX) -> Itera
 
 
 def joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in chunks that are not small."""
+    """The same bytes in chunks of at least 64 KiB, but for the last."""
     held: list[bytes] = []
     size = 0
     for chunk in chunks:
@@ -53,9 +54,9 @@ def joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def pieces_of(chunks: Iterable[bytes], *, raw: bool, id_: str, most: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any]:
-    """The pieces whose frames these are; `most`: what they may weigh.
+    """The inverse of `frames_of`: decode the pieces of a payload that comes in chunks; `most`: the most they may weigh.
 
-    Raises `CorruptRecord`, and what `chunks` raises.
+    Raises `CorruptRecord`, `SnapshotRefused` if they weigh too much, and whatever `chunks` raises.
     """
     split = _split_raw if raw else _split_lines
     weight = Weight(most)
@@ -98,6 +99,7 @@ def _split_lines(data: bytes, id_: str) -> tuple[list[bytes], bytes]:
 
 
 def _split_raw(data: bytes, id_: str) -> tuple[list[bytes], bytes]:
+    """The whole pieces at the beginning of `data`, and the bytes of the unfinished one after them."""
     pieces: list[bytes] = []
     start = 0
     while len(data) - start >= 4:

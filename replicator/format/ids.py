@@ -30,16 +30,16 @@ __all__ = [
     "next_term",
 ]
 
-#: Terms of one life of a Redis server, at the least: the first term taken in a new run starts at a multiple of it.
+#: The terms of an era. The first term taken in a new run of Redis starts a new era: its era begins at a multiple of it.
 ERA = 2**20
 
 #: Lua's numbers are doubles: from 2^53 on they skip integers.
 TERM_MAX = 2**53 - 1
 
-#: A term moves by at most so much at a time, 1024 eras: nobody missed more lives of Redis (the scripts have the same).
+#: The most that a term may move at a time, 1024 eras: no node missed more runs of Redis (the scripts have the same).
 TERM_LEAP = 1024 * ERA
 
-#: The n of a record is the one before and one more. Only a rebase leaves a gap, of what it leaves behind: at most this.
+#: The largest gap in n. It grows by one per record; only a rebase leaves a gap, over the history that it abandons.
 N_LEAP = 2**40
 
 _ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
@@ -70,7 +70,7 @@ ZERO_CHAIN = "0" * 32
 
 
 class Position(NamedTuple):
-    """A record and the history that ends with it. Nodes at equal positions hold equal states (G6)."""
+    """A record, and the history that ends with it. Nodes at equal positions hold equal states (G6)."""
 
     id: RecordId
     chain: str
@@ -87,12 +87,12 @@ class Position(NamedTuple):
         return f"{self.id}@{self.chain}"
 
 
-#: Before the first record.
+#: The place before the first record.
 ORIGIN = Position(ZERO_ID, ZERO_CHAIN)
 
 
 class Writer(NamedTuple):
-    """One life of one node: its name, and the boot id it drew at its start."""
+    """One boot of one node: its name, and the boot id that it drew at its start."""
 
     node: str
     boot: str
@@ -104,8 +104,9 @@ class Writer(NamedTuple):
 def extend_chain(prev: str, header: bytes, body: bytes) -> str:
     """The chain after a record: the first 128 bits of SHA-1 over prev, header and body, as 32 hex digits.
 
-    SHA-1 because it is the one hash that a Redis script has: a promotion extends the chain inside Redis, in the same
-    step in which it takes the term. It guards against mix-ups and damage, not against a forger who can write to Redis.
+    SHA-1 because it is the only hash that a Redis script has: a promotion extends the chain inside Redis, in the same
+    step in which it takes the term. The chain guards against mix-ups and damage, not against a forger who can write to
+    Redis.
     """
     digest = hashlib.sha1(prev.encode("ascii"), usedforsecurity=False)
     digest.update(header)
@@ -114,16 +115,16 @@ def extend_chain(prev: str, header: bytes, body: bytes) -> str:
 
 
 def era_of(term: int) -> int:
-    """Which era a term belongs to. Whoever has read a term of an era has met the history that the log had then."""
+    """The era of a term. A node that has read a record of an era has met the history that the log had in it."""
     return term // ERA
 
 
 def is_beyond(id: RecordId, term: int, n: int) -> bool:
-    """Whether no log can have come to `id` for a node that knows of `term` and number `n`; 0: it knows of none."""
+    """Whether `id` is too far ahead to be in the log, as seen by a node that knows `term` and `n`; 0: it knows none."""
     return (term > 0 and id.term > term + TERM_LEAP) or (n > 0 and id.n > n + N_LEAP)
 
 
 def next_term(effective: int, *, new_run: bool) -> int:
-    """The term that a promotion takes: one up, and above every term of earlier runs if the run is new (G3)."""
+    """The term that a promotion takes: the next one, or in a new run one above every term of earlier runs (G3)."""
     base = (era_of(effective) + 1) * ERA if new_run else effective
     return base + 1

@@ -1,27 +1,28 @@
-"""Patches: the bytes that make one payload out of another, and nothing else.
+"""Patches: the difference between two payloads, as bytes.
 
 What a state without `apply` publishes is mostly what it published before. A patch names the payload it starts from and
-the one it yields, by their digests, and has *copies* (bytes of the old payload) and *edits* (bytes that are new). The
-edits of some stretch are one zstd frame, whose prefix are the old bytes from about the same places: a number that was
-changed in a record costs a few bytes, not the record.
+the one it yields, by their digests, and consists of *copies* (bytes of the old payload) and *edits* (new bytes). The
+edits of a stretch are one zstd frame, whose prefix is the old bytes from about the same places: a number that changed
+in a record costs a few bytes, not the whole record.
 
     patch    "RPT1", the old digest and the new one (16 bytes each), the old size and the new one (8 bytes each), 1 for
-             pieces that are raw or 0 for JSON (1 byte), then stretches until the new size is reached
+             raw pieces or 0 for JSON (1 byte), then stretches until the new size is reached
     stretch  the lengths of its operations, of its edits and of its frame (4 bytes each), the operations, the frame
     copy     varint length * 2, zigzag varint: where in the old payload, counted from where the last operation ended
     edit     varint length * 2 + 1, zigzag varint likewise, varint: how many old bytes from there belong to the prefix
 
-**Made in one pass.** `Maker` compares what comes with the old payload at the present *drift* (how far the old bytes lie
-behind the new ones), in blocks that get smaller where they differ. Where they differ for long, something was inserted
-or deleted: a few bytes from there are looked for in the old payload, first near by, then further away, and a match that
-holds for some more gives the new drift. So the time is that of comparing, and zstd sees only what changed.
+**Made in one pass.** `Maker` compares the new bytes with the old payload at the current *drift* (the offset of an old
+byte from its new place), in blocks that get smaller where they differ. Where they differ for long, something was
+inserted or deleted: a few bytes from there are searched for in the old payload, first nearby, then further away, and a
+match that continues long enough gives the new drift. So making a patch takes as long as comparing, and zstd sees only
+what changed.
 
 **Bounded.** Nobody holds a payload: both sides read the old one where they need it, and a stretch has a bound, so an 80
-MB payload is patched in some MB. A reader believes no length: it checks each against the bound, and what comes out of a
-frame against what was declared.
+MB payload is patched in some MB of memory. A reader trusts no length: it checks each against its bound, and the output
+of a frame against the declared size.
 
-**One record or several.** A patch is cut into bodies that fit (`cut`). What is in several is put together by
-`Gatherer`, and is one change all the same: nothing happens before the last one of them.
+**One record or several.** A patch is cut into bodies that fit into a record (`cut`). If there are several, `Gatherer`
+puts them together; they are one change all the same, and nothing happens before the last of them.
 """
 
 from __future__ import annotations
@@ -57,84 +58,86 @@ __all__ = [
     "rebuild",
 ]
 
-#: In the header of a change record.
+#: The codec that the header of a change record names.
 CODEC = "patch"
 
-#: Of the payload before anything was published.
+#: The digest of the payload before anything was published.
 EMPTY_DIGEST = xxhash.xxh3_128_hexdigest(b"")
 
-#: A patch is held in memory, by who makes it and by who applies it. What is larger goes as a whole.
+#: Limit on a patch, which its maker and every node that applies it hold in memory. Beyond it the whole state is sent.
 PATCH_BYTES_MAX = 16 * 1024 * 1024
 
-#: What is compared in one go, what if that differs, and what if that differs: where changes are a few per cent, most
-#: blocks of the last size are the same, and only the others go through zstd.
+#: The sizes of the blocks that are compared, each where a block of the size before it differs. Where a few per cent
+#: changed, most blocks of the smallest size are the same, and only the others go through zstd.
 _BLOCKS = (64 * 1024, 4 * 1024, 512)
 _LEAST = _BLOCKS[-1]
 
-#: What is looked at before it is patched: bounds what is read of both payloads at a time.
+#: How much is compared at a time: bounds what is read of both payloads.
 _WINDOW = 256 * 1024
 
-#: A stretch ends once its edits have so many bytes, or their prefix. It may go beyond that by one window and its
-#: prefix.
+#: A stretch ends once its edits or their prefix have this many bytes. It may exceed that by one window and its prefix.
 _EDITS_BYTES = 512 * 1024
 _PREFIX_BYTES = 2 * 1024 * 1024
 _EDITS_BYTES_MAX = _EDITS_BYTES + _WINDOW
 _PREFIX_BYTES_MAX = _PREFIX_BYTES + 3 * _WINDOW
 
-#: An operation has three varints at most, and an edit at least `_LEAST` bytes but for the last of a window. A stretch
-#: of copies alone is ended too.
+#: A stretch also ends once its operations have this many bytes, even if they are all copies. An operation has at most
+#: three varints, and an edit at least `_LEAST` bytes, but for the last one of a window.
 _OPERATIONS_BYTES = 128 * 1024
 _OPERATIONS_BYTES_MAX = _OPERATIONS_BYTES + 64 * (_WINDOW // _LEAST)
 
-#: Old bytes around an edit that changed the drift: what was deleted there may be in what follows.
+#: How many old bytes around an edit that changed the drift join the prefix: what was deleted there may recur nearby.
 _SLACK = 2048
 
-#: After so many bytes that differ, and then after twice as many each time, another drift is looked for.
+#: Another drift is sought after this many bytes that differ, then each time after twice as many, up to the maximum.
 _SEEK_AFTER = 2048
 _SEEK_EVERY_MAX = 2 * 1024 * 1024
 
-#: How far away, time after time; after that, everywhere, but not for ever: of bytes that have nothing in common with
-#: the old ones that would be a search of all for each. In vain one after the other, and altogether.
+#: How far away the first searches look, one after the other. Later ones look everywhere.
 _SEEK_WITHIN = (32 * 1024, 32 * 1024, 256 * 1024, 1024 * 1024)
+
+#: How many searches may look everywhere: in vain in a row, and altogether. For bytes that have nothing in common with
+#: the old ones each would be a scan of the whole payload.
 _SEEKS_IN_VAIN = 16
 _SEEKS_EVERYWHERE = 100
 
-#: What is looked for, and what must be the same behind it for a match.
+#: How many bytes are searched for, and how many from there must be the same for a match.
 _SAMPLE = 48
 _SURE = 256
 
-#: Occurrences of a sample that are tried: in a document of records alike there are many.
+#: How many occurrences of a sample are tried: in a document of similar records there are many.
 _TRIES = 16
 
-#: zstd's prefix is only used without a digested dictionary (`as_prefix`), and only as far as the window reaches.
+#: How frames are made. zstd uses a prefix only without a digested dictionary (`as_prefix`), and only as far back as the
+#: window reaches.
 _OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 5,
     zstd.CompressionParameter.window_log: 23,
     zstd.CompressionParameter.checksum_flag: 0,
 }
 
-#: A frame that wants a larger window is not one of ours: it would have that much memory taken.
+#: Refuses frames with a larger window: they are not ours, and a reader would have to allocate that much memory.
 _READ_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 
-#: zstd takes no shorter dictionary.
+#: zstd accepts no shorter dictionary.
 _PREFIX_BYTES_MIN = 8
 
 _HEAD = struct.Struct(">4s16s16sQQB")
 _MAGIC = b"RPT1"
 _STRETCH = struct.Struct(">III")
 
-#: Of a body: which one of how many.
+#: The prefix of a body: a magic, which body it is, and of how many.
 _PLACE = struct.Struct(">2sHH")
 _PLACE_MAGIC = b"RP"
 _CUT_BYTES = BODY_BYTES_MAX - _PLACE.size
 _BODIES_MAX = -(-PATCH_BYTES_MAX // _CUT_BYTES)
 
-#: A payload is larger than no disk.
+#: No payload has more bytes: larger than any disk, and exact as a double.
 _SIZE_MAX = 2**53
 
 
 class Source(Protocol):
-    """A payload that can be read anywhere."""
+    """A payload with random access."""
 
     @property
     def size(self) -> int: ...
@@ -145,7 +148,7 @@ class Source(Protocol):
 
 
 class PatchHead(NamedTuple):
-    """What a patch says of itself. `raw`: the payload's pieces are bytes, and not JSON."""
+    """The head of a patch. `raw`: the pieces of the payload are bytes, not JSON."""
 
     old_digest: str
     new_digest: str
@@ -159,14 +162,14 @@ class PatchHead(NamedTuple):
 
     @classmethod
     def of(cls, patch: bytes, *, id_: str) -> PatchHead:
-        """Raises `CorruptRecord`."""
+        """Read the head of `patch`. Raises `CorruptRecord`."""
         if len(patch) < _HEAD.size:
             raise CorruptRecord(id=id_, problem="its patch is too short")
         magic, old_digest, new_digest, old_size, new_size, raw = _HEAD.unpack_from(patch)
         if magic != _MAGIC or raw > 1:
-            raise CorruptRecord(id=id_, problem="its patch is of no form that is known here: update replicator")
+            raise CorruptRecord(id=id_, problem="its patch has a format that is not known here: update replicator")
         if max(old_size, new_size) > _SIZE_MAX:
-            raise CorruptRecord(id=id_, problem="its patch declares a payload that cannot be")
+            raise CorruptRecord(id=id_, problem="its patch declares a payload of an impossible size")
         return cls(old_digest.hex(), new_digest.hex(), old_size, new_size, raw == 1)
 
 
@@ -182,7 +185,7 @@ class _Stretch:
         self.prefix: list[bytes] = []
         self.edits_bytes = 0
         self.prefix_bytes = 0
-        #: A copy that may go on: where in the old payload, and how long.
+        #: A copy that may still grow: where it starts in the old payload, and its length.
         self.copy = 0, 0
 
     @property
@@ -195,10 +198,10 @@ class _Stretch:
 
 
 class Maker:
-    """Makes the patch from `old` to what it is fed: `feed` all of it, then `finish`."""
+    """Makes a patch from `old` to the new payload: `feed` all of that, then `finish`."""
 
     def __init__(self, old: Source, old_digest: str, *, most: int = PATCH_BYTES_MAX) -> None:
-        """`most`: what is larger is given up; 0: no patch is wanted, only the digest."""
+        """`most`: a larger patch is given up; 0: only the digest is wanted, no patch."""
         self._old = old
         self._old_digest = old_digest
         self._most = most
@@ -207,7 +210,7 @@ class Maker:
         self.size = 0
         self._done = 0  # bytes of the new payload that are in operations
         self._drift = 0
-        self._differs = 0  # bytes since the last that were the same
+        self._differs = 0  # bytes since the last block that was the same
         self._seek_at = _SEEK_AFTER
         self._seeks = 0
         self._seeks_in_vain = 0
@@ -223,11 +226,11 @@ class Maker:
 
     @property
     def digest(self) -> str:
-        """Of what it was fed."""
+        """The digest of what it was fed."""
         return self._hash.hexdigest()
 
     def feed(self, data: bytes) -> None:
-        """The next bytes of the new payload."""
+        """Take the next bytes of the new payload."""
         self._hash.update(data)
         self.size += len(data)
         if self.given_up:
@@ -239,7 +242,7 @@ class Maker:
             self._compare(window)
 
     def finish(self, *, raw: bool) -> bytes | None:
-        """The patch, or None if it was given up."""
+        """Return the patch, or None if it was given up."""
         if self._held and not self.given_up:
             self._compare(bytes(self._held))
         self._held.clear()
@@ -250,7 +253,7 @@ class Maker:
         return b"".join([head.to_bytes(), *self._written])
 
     def _compare(self, new: bytes) -> None:
-        """One window: copies where it is the same, edits where it is not."""
+        """Turn one window into operations: copies where it is the same, edits where it is not."""
         at, begun, drift = 0, 0, self._drift
         old = self._old_beside(0, len(new))
         while at < len(new):
@@ -273,7 +276,7 @@ class Maker:
         self._done += len(new)
 
     def _old_beside(self, start: int, end: int) -> bytes:
-        """The old bytes that lie beside those of the window; what would be before the first of them is filled up."""
+        """The old bytes at the current drift for a range of the window; zeros stand for places before the first one."""
         first, last = self._done + self._drift + start, self._done + self._drift + end
         missing = min(max(0, -first), end - start)
         first, last = (min(max(0, place), self._old.size) for place in (first, last))
@@ -302,7 +305,7 @@ class Maker:
     # --- another drift ---
 
     def _seek(self, new: bytes, at: int) -> tuple[int, int] | None:
-        """Where the window and the old payload are the same again: the place in the window, and the drift there."""
+        """Find where window and old payload are the same again: the place in the window, and the drift there."""
         self._seek_at = self._differs + min(2 * self._differs, _SEEK_EVERY_MAX)
         self._seeks += 1
         everywhere = self._seeks > len(_SEEK_WITHIN)
@@ -323,7 +326,7 @@ class Maker:
         return None
 
     def _found(self, sure: bytes, about: int, within: int) -> int | None:
-        """Where in the old payload `sure` is, not further than `within` from `about`."""
+        """Find `sure` in the old payload, not further than `within` from `about`."""
         start, stop = max(0, about - within), min(self._old.size, about + within + _SURE)
         tries = 0
         while start < stop and tries < _TRIES:
@@ -339,7 +342,7 @@ class Maker:
         return None
 
     def _back(self, new: bytes, old: bytes, begun: int, at: int) -> int:
-        """Where it begins to be the same at the new drift: `at`, or before it, down to `begun`."""
+        """Where the match at the new drift begins: at `at`, or before it, down to `begun`."""
         for size in (*_BLOCKS[1:], 64, 8, 1):
             while at - size >= begun and self._in_old(at - size) and new[at - size : at] == old[at - size : at]:
                 at -= size
@@ -367,6 +370,7 @@ class Maker:
             stretch.copy = 0, 0
 
     def _edit(self, new: bytes, start: int, end: int, drift_before: int) -> None:
+        """Add the new bytes from `start` to `end`, and to the prefix the old bytes that they probably resemble."""
         if start == end:
             return
         self._end_copy()
@@ -383,7 +387,7 @@ class Maker:
             self._write()
 
     def _beside(self, start: int, end: int, drift_before: int) -> tuple[int, int]:
-        """The old bytes that an edit is likely to be like: between the drift before it and the one behind it."""
+        """The range of old bytes that an edit probably resembles: between the drift before it and the one after it."""
         places = self._done + start + drift_before, self._done + end + self._drift
         first, last = min(places), max(places)
         if drift_before != self._drift:
@@ -408,7 +412,7 @@ class Maker:
 
 
 def _packed(data: bytes, prefix: bytes) -> bytes:
-    # The size is not known to the compressor at the end only: so the frame says it, and needs no larger window.
+    # With the size pledged, the frame declares it, and its window is not larger than it has to be.
     packer = zstd.ZstdCompressor(options=_OPTIONS, zstd_dict=_as_prefix(prefix))
     packer.set_pledged_input_size(len(data))
     return packer.compress(data, zstd.ZstdCompressor.FLUSH_FRAME)
@@ -435,7 +439,7 @@ def _zigzag(value: int) -> int:
 
 
 class _Operation(NamedTuple):
-    """`old_length` bytes of the old payload from `start`: to be copied, or an edit's prefix."""
+    """A copy of `old_length` bytes of the old payload from `start`, or an edit for which they are prefix."""
 
     is_edit: bool
     length: int
@@ -444,18 +448,18 @@ class _Operation(NamedTuple):
 
 
 def rebuild(old: Source, old_digest: str, patch: bytes, *, id_: str, most: int = SNAPSHOT_BYTES_MAX) -> Iterator[bytes]:
-    """The bytes of the new payload, in chunks of at most some MB.
+    """Apply a patch: the bytes of the new payload, in chunks of at most some MB.
 
-    Raises `CorruptRecord` if the patch does not start from `old_digest`, if it is damaged, if it is to yield more than
-    `most`, and, at the end, if what came out is not what it says: whoever takes the chunks must not believe them
-    before.
+    Raises `SnapshotRefused` if the patch would yield more than `most`, and `CorruptRecord` if it does not start from
+    `old_digest`, if it is damaged, and, at the very end, if the result does not match its digest: do not believe the
+    chunks before that.
     """
     head = PatchHead.of(patch, id_=id_)
     if head.new_size > most:
-        problem = f"its patch is to yield {head.new_size} bytes, and this node takes {most} (snapshot_bytes_max)"
+        problem = f"its patch yields {head.new_size} bytes, and this node accepts {most} (snapshot_bytes_max)"
         raise SnapshotRefused(id=id_, problem=problem)
     if (head.old_digest, head.old_size) != (old_digest, old.size):
-        raise CorruptRecord(id=id_, problem="its patch starts from another payload than what is here")
+        raise CorruptRecord(id=id_, problem="its patch starts from another payload than the one here")
     reader = _Reader(old, head, patch, id_)
     digest, size = xxhash.xxh3_128(), 0
     for chunk in reader.chunks():
@@ -463,10 +467,12 @@ def rebuild(old: Source, old_digest: str, patch: bytes, *, id_: str, most: int =
         digest.update(chunk)
         yield chunk
     if size != head.new_size or digest.hexdigest() != head.new_digest:
-        raise CorruptRecord(id=id_, problem="what its patch yields is not what it says: it was damaged")
+        raise CorruptRecord(id=id_, problem="its patch does not yield what it declares: it was damaged")
 
 
 class _Reader:
+    """Applies one patch, and checks everything that it declares before relying on it."""
+
     def __init__(self, old: Source, head: PatchHead, patch: bytes, id_: str) -> None:
         self._old = old
         self._patch = memoryview(patch)
@@ -475,6 +481,7 @@ class _Reader:
         self._id = id_
 
     def chunks(self) -> Iterator[bytes]:
+        """The new payload, one stretch after the other."""
         at = _HEAD.size
         while at < len(self._patch):
             if len(self._patch) - at < _STRETCH.size:
@@ -491,7 +498,7 @@ class _Reader:
             at += frame_bytes
 
     def _operations(self, data: bytes, edits_bytes: int) -> list[_Operation]:
-        """All operations of a stretch, once it is certain that they stay within both payloads."""
+        """All operations of a stretch, after checking that they stay within both payloads."""
         operations, at = [], 0
         edited = 0
         while at < len(data):
@@ -506,7 +513,7 @@ class _Reader:
             if start < 0 or start + old_length > self._old.size or length == 0:
                 raise self._corrupt("has an operation outside of the payload")
             if old_length > length + 2 * _SLACK:
-                # The old bytes are read for each edit: a few bytes must not have MBs of them read.
+                # The prefix is read for each edit: an edit of a few bytes must not cause MBs to be read.
                 raise self._corrupt("has a prefix that is too large")
             self._left -= length
             if self._left < 0:
@@ -529,6 +536,7 @@ class _Reader:
         raise self._corrupt("has a number that does not end")
 
     def _edits(self, frame: memoryview, operations: list[_Operation]) -> bytes:
+        """The new bytes of all edits of a stretch, unpacked with their old bytes as the prefix."""
         wanted = sum(operation.length for operation in operations if operation.is_edit)
         if not wanted:
             if frame:
@@ -577,7 +585,7 @@ def cut(patch: bytes) -> list[bytes]:
 
 
 class _Begun(NamedTuple):
-    """A patch of which some bodies came: who wrote them in which term, and of how many."""
+    """A patch of which some bodies have come: its writer, its term, and how many bodies it has."""
 
     writer: Writer
     term: int
@@ -590,45 +598,45 @@ class _Begun(NamedTuple):
 
 
 class Gatherer:
-    """Puts patches together. Its records are those of one history, in order."""
+    """Puts patches together from the records of one history, in order."""
 
     def __init__(self) -> None:
         self._begun: _Begun | None = None
 
     def forget(self) -> None:
-        """The history goes on elsewhere."""
+        """Drop an unfinished patch: the history continues elsewhere."""
         self._begun = None
 
     def add(self, record: ChangeRecord) -> bytes | None:
-        """The patch that this record completes; None: there is more to come.
+        """Return the patch that this record completes; None: more bodies are to come.
 
-        Raises `CorruptRecord` if it is none, or if it does not follow those before it. A patch that somebody began and
-        did not finish is forgotten when another one begins.
+        Raises `CorruptRecord` if the record is no body of a patch, or does not follow those before it. An unfinished
+        patch is dropped when another one begins.
         """
         index, count, data = placed(record)
         begun = self._begun
         if index == 0:
             begun = _Begun(record.writer, record.id.term, count, ())
         elif begun is None or begun.expects != (record.writer, record.id.term, count, index):
-            problem = f"it is body {index + 1} of a patch whose others did not come"
+            problem = f"it is body {index + 1} of a patch whose other bodies did not come"
             raise CorruptRecord(id=str(record.id), problem=problem)
         bodies = (*begun.bodies, data)
         if index + 1 == count:
-            return b"".join(bodies)  # and once more, if the record comes once more: the disk may have refused
+            return b"".join(bodies)  # `_begun` stays: the record may come again, if the disk refused it
         self._begun = begun._replace(bodies=bodies)
         return None
 
 
 def placed(record: ChangeRecord) -> tuple[int, int, bytes]:
-    """Which body of how many it is, and what it carries. Raises `CorruptRecord`."""
+    """Read a body of a patch: which one it is, of how many, and its data. Raises `CorruptRecord`."""
     id_, body = str(record.id), record.body
     if record.codec != CODEC or record.count != 1:
-        raise CorruptRecord(id=id_, problem=f"its codec is {record.codec!r}, and this state takes patches only")
+        raise CorruptRecord(id=id_, problem=f"its codec is {record.codec!r}, and this state accepts patches only")
     if xxhash.xxh3_128_hexdigest(body) != record.digest:
         raise CorruptRecord(id=id_, problem="its digest does not fit its body: it was damaged")
     if len(body) <= _PLACE.size:
         raise CorruptRecord(id=id_, problem="its body is too short for a patch")
     magic, index, count = _PLACE.unpack_from(body)
     if magic != _PLACE_MAGIC or not index < count <= _BODIES_MAX:
-        raise CorruptRecord(id=id_, problem="its body is not one of a patch")
+        raise CorruptRecord(id=id_, problem="its body is not that of a patch")
     return index, count, body[_PLACE.size :]

@@ -1,17 +1,17 @@
-"""The records of a log: what they carry, how they are written down, how they are read.
+"""The records of a log: what they carry, how they are written, how they are read.
 
-A log entry has two fields: `h`, a JSON header, and `b`, the body. A record is built by `seal` (or, for a term record,
-by the promote script) and read by `parse`; both end in `_record`, so nothing malformed is ever folded. Records
-are frozen, and know the chain that their history has after them. What a record does not carry in its header is in its
-id: term and n.
+A log entry has two fields: `h`, a JSON header, and `b`, the body. `seal_change` and `seal_part` build a record (the
+promote script builds a term record), and `parse` reads one. All check the same rules, so nothing malformed is ever
+folded. Records are frozen, and know the chain of their history up to and including themselves. Term and n are not in
+the header: they are the record's id.
 
-The invariants of a record, which `_record` and the reader of its kind hold:
+The invariants of a record, which `_check` and the reader of its kind enforce:
 
  1. its term is at least 1, its n is at least 1, and both are below 2^53;
  2. `prev` is a chain; node and boot are not empty;
  3. a change or a part says its codec; a change has a digest and counts what it carries (0 is a marker);
- 4. a part's index is below the number of parts, which is 0 while the snapshot's end is not known; only the last part
-    knows it, and only the last part carries the digest; both are below 2^53, as are the ids that a header names;
+ 4. a part's index is below the number of parts. Only the last part knows that number and carries the digest; in the
+    others it is 0. Both are below 2^53, as are the ids that a header names;
  5. the body fits: BODY_BYTES_MAX.
 """
 
@@ -46,7 +46,7 @@ FORMAT_VERSION = 1
 #: A script argument of 1 MiB keeps Redis busy for 1.7 ms, one of 256 KiB for 0.4 ms.
 BODY_BYTES_MAX = 256 * 1024
 
-#: A header that a program of ours wrote has a few hundred bytes.
+#: Far above the few hundred bytes of a header that replicator wrote.
 HEADER_BYTES_MAX = 16 * 1024
 
 _CHAIN = re.compile("[0-9a-f]{32}")
@@ -81,7 +81,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TermRecord(Record):
-    """The barrier that opens a term: from here on, `node` in this boot writes, and nobody else.
+    """Opens a term: from here on only `node`, in this boot, writes.
 
     `ends`: the last records of the terms before it (see `term_ends.py`).
     """
@@ -99,7 +99,8 @@ class TermRecord(Record):
 class ChangeRecord(Record):
     """A batch of application changes. An empty one is a marker: every node reports the digest of its state there.
 
-    `wants_acks`: somebody waits until so many standbys have it on their disks, so they are to say so; 0: nobody does.
+    `wants_acks`: how many standbys a caller waits for, so they acknowledge the record once it is on their disks; 0: no
+    caller waits.
     """
 
     codec: str
@@ -114,9 +115,9 @@ class ChangeRecord(Record):
 class PartRecord(Record):
     """One part of a snapshot of the state as of `as_of`, whose last change was `changed`.
 
-    `parts` is 0 in all parts but the last, so a snapshot can be sent while it is still being drawn. With `replaces`
-    the snapshot does not describe the history so far: it takes its place, at the last part. The last part also carries
-    `ends`, those of the history that the snapshot describes, and `wants_acks`, as a change does.
+    `parts` is 0 in all parts but the last, so a snapshot can be sent while it is still being drawn. With `replaces` the
+    snapshot does not describe the history so far: at its last part it takes the place of that history. The last part
+    also carries `ends`, those of the history that the snapshot describes, and `wants_acks`, as a change does.
     """
 
     codec: str
@@ -165,7 +166,7 @@ def seal_change(
     id_ = RecordId(term, after.id.n + 1)
     node, boot = writer
     header = _sealed_header(id_, fields, body)
-    # Its fields are not read out of the header again, as those of a part are: somebody waits for this one.
+    # Unlike those of a part, its fields are not read back from the header: a caller is waiting for this record.
     return ChangeRecord(
         id=id_,
         node=node,
@@ -200,7 +201,10 @@ def seal_part(
     ends: tuple[RecordId, ...] = (),
     wants_acks: int = 0,
 ) -> PartRecord:
-    """Make one part record that follows `after`; `n` is after's n + 1, except where a rebase leaves a gap."""
+    """Make one part record that follows `after`; `n` is one above that of `after`, unless a rebase leaves a gap.
+
+    Raises `ChangeTooLarge` if the body does not fit.
+    """
     fields: dict[str, Any] = {
         "v": FORMAT_VERSION,
         "kind": "part",
@@ -225,7 +229,7 @@ def seal_part(
 
 
 def _sealed(id_: RecordId, fields: dict[str, Any], body: bytes) -> Record:
-    """A record of this header. A writer's own mistake is found here, and not by all who read it."""
+    """The record of this header. A writer's own mistake is found here, not by every reader."""
     header = _sealed_header(id_, fields, body)
     try:
         return _record(id_, fields, header, body)
@@ -247,7 +251,7 @@ def _sealed_header(id_: RecordId, fields: dict[str, Any], body: bytes) -> bytes:
 def last_change_after(record: ChangeRecord | PartRecord, *, rebase: bool = False) -> RecordId | None:
     """The last change in the log's history once `record` is its end; None: the same as before it.
 
-    A change moves it, a marker does not. So does the end of a snapshot that brings another history with it.
+    A change moves it, and so does the last part of a snapshot that brings another history with it. A marker does not.
     """
     if isinstance(record, ChangeRecord):
         return record.id if record.count else None
@@ -261,7 +265,7 @@ def last_change_after(record: ChangeRecord | PartRecord, *, rebase: bool = False
 def parse(id_: str, header: bytes | None, body: bytes | None) -> Record:
     """Read one log entry. Raises `CorruptRecord`, which names the entry, for anything that is not a record.
 
-    Unknown members of a header are left alone (a later version may add some); an unknown `v` or `kind` is not.
+    Unknown fields of a header are ignored (a later version may add some); an unknown `v` or `kind` is an error.
     """
     try:
         return _parse(RecordId.parse(id_), header, body)
@@ -270,10 +274,11 @@ def parse(id_: str, header: bytes | None, body: bytes | None) -> Record:
 
 
 class _Malformed(Exception):
-    pass
+    """What is wrong with a record; callers turn it into a `CorruptRecord`, which names the entry."""
 
 
 def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
+    """Read the header, whose checks come first: body and kind mean something only in a format that is known."""
     if header is None:
         hint = "`replicator recover` founds the log anew"
         raise _Malformed(f"it has no header field: something else wrote into the stream. {hint}")
@@ -292,12 +297,12 @@ def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
 
 
 def _named(value: object) -> str:
-    # What is nested deeply can be read, but not shown: repr() would raise RecursionError.
+    # Deeply nested values can be parsed but not shown: repr() would raise RecursionError.
     return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> Record:
-    """The record of a header that was just read, or is about to be written."""
+    """The record of a header that was just read or is about to be written."""
     kind = fields.get("kind")
     reader = _READERS.get(kind) if isinstance(kind, str) else None
     node, boot, prev, at = fields.get("node"), fields.get("boot"), fields.get("prev"), fields.get("at")
@@ -323,7 +328,7 @@ def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -
 
 
 def _check(id_: RecordId, node: str, boot: str, prev: str, header: bytes, body: bytes) -> None:
-    """What holds for all records, whoever made them."""
+    """Check the invariants that hold for records of all kinds, whoever made them."""
     if not (1 <= id_.term <= TERM_MAX and 1 <= id_.n <= TERM_MAX):
         raise _Malformed("its id is not TERM-N with both from 1 to 2^53-1")
     if _CHAIN.fullmatch(prev) is None:

@@ -1,4 +1,4 @@
-"""What an error of a client means to whoever runs the group, and what to do about it."""
+"""What an error of the Redis client means to an operator, and what to do about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = [
 
 
 class NoMaster(redis.exceptions.ConnectionError):
-    """Nobody led to a master. The text says it all."""
+    """No master was found. The text is complete: it needs no advice."""
 
 
 _ADVICE = {
@@ -52,8 +52,8 @@ _WORDS: dict[type[Exception], str] = {
 }
 
 
-#: What answers start with that mean: nothing was done, and another server is the one to ask. Within a script, 6.2 puts
-#: the word into the middle of the text, behind a `-`.
+#: The first words of answers that mean: nothing was done, and another server is the one to ask. For an error within a
+#: script, Redis 6.2 puts the word into the middle of the text, after a `-`.
 _ELSEWHERE = re.compile(r"(^|-)(READONLY|MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN)\b")
 
 
@@ -63,7 +63,7 @@ def advice(error: Exception) -> str:
     if isinstance(error, NoMaster):
         return text
     for word, hint in _ADVICE.items():
-        # Redis 6.2 puts the word into the middle of the error of a script.
+        # For an error within a script, Redis 6.2 puts the word into the middle.
         if word in text:
             return f"{text} ({hint})"
     return text
@@ -74,7 +74,7 @@ def is_forbidden(error: Exception) -> bool:
     return _FORBIDDEN.search(text_of(error)) is not None
 
 
-#: 6.2 says it without the word within a script.
+#: For an error within a script, Redis 6.2 says it without the word NOPERM.
 _FORBIDDEN = re.compile("NOPERM|ACL failure|executing the script can't")
 
 

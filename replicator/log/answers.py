@@ -1,4 +1,14 @@
-"""What Redis answers, as values: replies of scripts, entries of streams, the head, heartbeats."""
+"""Turns the answers of Redis into values: replies of scripts, stream entries, the head, heartbeats; and back, for
+appends.
+
+Two rules hold. What a node depends on is read strictly: an answer of a script that cannot be understood is an unknown
+outcome, because the script may have written, and a head that no script of ours can have written is `Foreign`. What only
+informs is skipped if it cannot be read (an ack, a heartbeat, a note of who took terms): anybody can write to Redis, and
+one bad entry must not make the group unreadable.
+
+The error of a script needs care: it may mean that nothing was written (`wrote_nothing`) only if Redis raised it before
+the script's first write, or at that. Redis 6.2 words errors differently within scripts; the patterns cover both.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +24,22 @@ from replicator.log.interface import Ack, GroupRequest
 from replicator.protocol.group import Code, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
 
-#: Why a question has no answer although Redis is there: no permission, a command that was renamed, a foreign key.
+#: Errors that mean that a question has no answer although Redis is there: the user has no permission, the command was
+#: renamed, or the key holds something else.
 NOT_KNOWN = re.compile("NoPermissionError|unknown command|WRONGTYPE", re.IGNORECASE)
 
 
 def wrote_nothing(error: Exception) -> bool:
-    """Whether a script that ended with this error has written nothing.
+    """Whether a script that ended with this error has certainly written nothing.
 
-    What its first write refuses, and what keeps it from running, has a word of its own; the answers of later writes are
-    no errors (`also` in fence.lua). What is left is a bug in a script, or a server that is none of those we know.
+    An error that keeps a script from running, or that its first write raises, begins with a known word; failures of
+    later writes are answers, not errors (`also` in fence.lua). Any other error is a bug in a script, or comes from a
+    server of a kind that is not known here.
     """
     return _NOTHING_WRITTEN.search(advice(error)) is not None
 
 
-#: 6.2 puts the word into the middle of what it says of a script, and has no word for a missing right.
+#: For an error within a script, Redis 6.2 puts the word into the middle, and it has no word for a missing right.
 _NOTHING_WRITTEN = re.compile(
     r"\b(READONLY|OOM|NOREPLICAS|LOADING|NOAUTH|WRONGPASS|NOPERM|WRONGTYPE|BADTERM|BADHEAD|BADRECORD|MISCONF|BUSY|"
     r"NOSCRIPT|MOVED|ASK|TRYAGAIN|CROSSSLOT|CLUSTERDOWN|MASTERDOWN|UNKILLABLE)\b|ACL failure|can't run this command|"
@@ -36,7 +48,7 @@ _NOTHING_WRITTEN = re.compile(
 
 
 def missing_right(error: Exception, keys: str) -> str:
-    """What to give the user, as far as Redis says what is missing."""
+    """The ACL rule that would give the user what is missing, as far as Redis says what that is."""
     text = str(error)
     if "keys" in text or "access a key" in text:
         return f"~{keys}"
@@ -53,12 +65,12 @@ def append_args(record: Record) -> tuple[Any, ...]:
     return (record.id.term, record.boot, record.prev, record.chain, record.id.n, record.header, record.body)
 
 
-#: The answer of most appends, which say themselves where the record is.
+#: The answer to most appends. It names no id: the caller knows where its record is.
 _OK = Reply(Code.OK)
 
 
 def reply_of(answer: Any, url: str) -> Reply:
-    """What a script answered. What it did is not known if that cannot be understood: it may have written."""
+    """What a script answered. Raises `OutcomeUnknown` if that cannot be understood: the script may have written."""
     if answer == [b"ok"]:
         return _OK
     try:
@@ -82,20 +94,21 @@ def _reply_from(code: Code, rest: list[str]) -> Reply:
 
 
 def _number(text: str) -> int:
-    """Digits and nothing else; `int` takes more."""
+    """A number of ASCII digits and nothing else; `int` accepts more."""
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{text!r:.50} is no number")
     return int(text)
 
 
 def _count(text: str) -> int:
-    """One that a script could have counted up to."""
+    """A number that a script could have counted up to."""
     if (number := _number(text)) > TERM_MAX:
         raise ValueError(f"{number} is too large")
     return number
 
 
 def parse_entries(entries: list[Any]) -> tuple[list[Record], CorruptRecord | None]:
+    """The records up to the first entry that is not one, and what is wrong with that."""
     records: list[Record] = []
     for id_, fields in entries:
         pairs = pairs_of(fields or [])
@@ -121,7 +134,7 @@ def ack_of(entry: Any) -> Ack | None:
 
 
 def id_of(pairs: dict[bytes, bytes]) -> RecordId:
-    """What a head that cannot be used says of its newest record."""
+    """The id of the newest record as named by a head that cannot be used otherwise."""
     try:
         return RecordId.parse(pairs.get(b"id", b"0-0").decode())
     except (ValueError, ConfigError):
@@ -129,10 +142,11 @@ def id_of(pairs: dict[bytes, bytes]) -> RecordId:
 
 
 class Foreign(Exception):
-    """It is no head of ours."""
+    """What the head key holds was not written by our scripts."""
 
 
 def head_of(pairs: dict[bytes, bytes]) -> Head | None:
+    """Read the head; None: there is none. Raises `Foreign`."""
     if not pairs:
         return None
     try:
@@ -143,7 +157,7 @@ def head_of(pairs: dict[bytes, bytes]) -> Head | None:
         raise Foreign(str(error)) from None
 
 
-#: In Redis: those of the hash.
+#: The fields of the hash in Redis.
 _HEAD_FIELDS = (
     *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
     *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at"),
@@ -151,6 +165,7 @@ _HEAD_FIELDS = (
 
 
 def _head_from(texts: dict[str, str]) -> Head:
+    """Read the fields. They must fit together: the newest record is of the newest term."""
     position = Position.parse(f"{texts['id']}@{texts.get('chain', ZERO_CHAIN)}")
     term = _count(texts["term"])
     if position.id.term != term or not 0 < position.id.n <= TERM_MAX:
@@ -177,7 +192,7 @@ def _head_from(texts: dict[str, str]) -> Head:
 
 
 def _taken_of(word: str) -> tuple[int, str] | None:
-    # It only holds a node back for a while: a word of it that means nothing must not make the group unreadable.
+    # This only holds a node back for a while: a word that cannot be read must not make the group unreadable.
     at, _, node = word.partition("/")
     try:
         return _count(at), node
@@ -187,7 +202,7 @@ def _taken_of(word: str) -> tuple[int, str] | None:
 
 def heartbeat_of(value: bytes, now_ms: int) -> Heartbeat | None:
     at, _, data = value.partition(b" ")
-    # Unix ms of Redis: more digits are none.
+    # The stamp is in unix ms of Redis: a number of more digits is none.
     return Heartbeat.seen(data, beaten_at=int(at), now_ms=now_ms) if at.isdigit() and len(at) < 17 else None
 
 

@@ -2,17 +2,17 @@
 
 What a client can get wrong about a connection is settled here:
 
-- No command is ever sent twice. redis-py repeats commands on its own if built the plain way; here it makes single
-  connections with retries off, a `Wire` uses them, and one that broke is not opened again behind our back.
-- A connection knows the run of the Redis that it leads to: it is learnt when the connection is made. So an append
-  carries it without asking INFO each time, and a primary that talks to another Redis than it thinks is refused.
-- A request whose answer was lost raises `OutcomeUnknown`, one that was certainly not sent `LogUnavailable`. Only the
-  first needs a second look.
-- Behind Sentinel and in a cluster the master moves. It is asked for whenever a connection is made, and never in the
-  middle of a call: an answer that it is elsewhere (MOVED, READONLY ...) means that nothing was done, so the connection
-  is given up, the caller is told, and its next call finds the right place.
+- No command is ever sent twice. By default redis-py repeats commands on its own. Here it makes single connections with
+  retries off, a `Wire` uses them, and a broken connection is never reopened behind our back.
+- A connection knows the run of the Redis that it leads to: it learns that when it is made. So an append carries the run
+  without asking INFO each time, and a primary that talks to another Redis than it thinks is refused.
+- A request whose answer was lost raises `OutcomeUnknown`; one that was certainly not sent raises `LogUnavailable`. Only
+  the first has to be looked into.
+- Behind Sentinel and in a cluster the master moves. A connection asks for it when it is made, never in the middle of a
+  call. An answer that the master is elsewhere (MOVED, READONLY ...) means that nothing was done: the connection is
+  given up, the caller is told, and its next call finds the right place.
 
-`urls.py` says what a URL means.
+`finders.py` finds the master and makes connections; `urls.py` says what a URL means.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class Script(Protocol):
-    """A script's text and the hash that Redis knows it by."""
+    """A script's text, and the hash by which Redis knows it."""
 
     text: bytes
     sha: bytes
@@ -55,10 +55,11 @@ _CLOSED = "the connection is closed"
 
 
 class Link:
-    """One connection, made when it is needed, and never remade in the middle of anything.
+    """One connection, made when it is needed, and never remade in the middle of a call.
 
-    Every call has a `Limit`, and keeps it whatever hangs: the call before it, the way to the server, the server. A
-    connection is made aside from who needs it: who cannot wait leaves, and the next one finds the attempt further on.
+    Every call has a `Limit`, and keeps it whatever hangs: the call before it, the network, the server. The connection
+    is made in a thread of its own: a caller that cannot wait any longer leaves, and the next one finds the attempt
+    further advanced.
     """
 
     def __init__(self, finder: Finder, url: str) -> None:
@@ -67,7 +68,7 @@ class Link:
         self._opened: Opened | None = None
         self._lock = FairLock()
         self._attempts: Aside[None] = Aside("connection", most=1)
-        #: Held while what an attempt made becomes the connection, or none is wanted any more.
+        #: Held while the result of an attempt becomes the connection, or while this is closed.
         self._adopting = threading.Lock()
         self._stale = False
         self._closed = False
@@ -75,7 +76,7 @@ class Link:
         let_go_in_child(self, Link._let_go)
 
     def call(self, *command: Any, limit: Limit = DEFAULT_LIMIT) -> Any:
-        """Send one command, give its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
+        """Send one command, return its answer. Raises `LogUnavailable`, `OutcomeUnknown`, or redis' `ResponseError`."""
         self._begin(limit)
         try:
             return self._answer(self._connected(limit).wire, *command, limit=limit)
@@ -93,8 +94,8 @@ class Link:
     ) -> Any:
         """Run a script; with `in_run` its first argument is the run that this very connection belongs to.
 
-        `meanwhile` is called once it is on its way, if it gets there. A script that Redis does not know has done
-        nothing, so sending its text then is no repeat.
+        `meanwhile` is called once the request was sent, if it comes to that. A script that Redis does not know has done
+        nothing, so sending its text after that is no repeat.
         """
         self._begin(limit)
         try:
@@ -113,7 +114,7 @@ class Link:
         limit: Limit = DEFAULT_LIMIT,
         then_limit: Limit = DEFAULT_LIMIT,
     ) -> tuple[Any, Any]:
-        """Run a script and, if it answers `ok`, one more command on the very same connection; both answers."""
+        """Run a script and, if it answers `ok`, one more command on the very same connection. Return both answers."""
         self._begin(limit)
         try:
             wire = self._connected(limit).wire
@@ -126,25 +127,25 @@ class Link:
 
     @property
     def address(self) -> Address | None:
-        """Where the connection leads, if that can change."""
+        """Where the connection leads; None if there is none, or if that cannot change."""
         opened = self._opened
         return opened.address if opened is not None else None
 
     def leave_other_run(self, run: str) -> None:
-        """Make a new connection for the next call if the run is not the one that the connection learnt."""
+        """Have the next call make a new connection, if the run is not the one that the connection learnt."""
         opened = self._opened
         if opened is not None and opened.run != run:
             self._stale = True
 
     def leave_other_address(self, address: Address) -> None:
-        """Close the connection if it leads elsewhere. A call that is waiting for its answer fails."""
+        """Close the connection if it leads elsewhere. A call that is waiting for an answer on it fails."""
         opened = self._opened
         if opened is not None and opened.address != address:
             self._stale = True
             self._end()
 
     def close(self) -> None:
-        """Close it for good. A call that is waiting for its answer, such as a read that blocks, fails."""
+        """Close it for good. A call that is waiting for an answer, such as a blocking read, fails."""
         self._owner.check()
         with self._adopting:
             self._closed = True
@@ -152,7 +153,7 @@ class Link:
         self._end()
 
     def _begin(self, limit: Limit) -> None:
-        """Be the one who uses the connection. Raises `WrongProcess` before it waits for a lock."""
+        """Wait for the connection to be free, and occupy it. Raises `WrongProcess` before it waits for a lock."""
         self._owner.check()
         if not self._lock.acquire() and not self._lock.acquire(limit.left_s):
             raise self._unavailable("it has not answered the requests before this one")
@@ -166,8 +167,9 @@ class Link:
         return opened
 
     def _connect(self, limit: Limit) -> Opened:
+        """Replace the connection. The attempt goes on in its own thread if there is no time to wait for it."""
         self._drop()
-        # Before the way is asked for: what is found out meanwhile makes the new connection stale as well.
+        # Before the attempt begins: what another thread learns meanwhile makes the new connection stale as well.
         self._stale = False
         while not self._closed:
             attempt = self._attempts.ask("", lambda: self._open(limit.answer_s))
@@ -215,13 +217,13 @@ class Link:
                 self._drop()
             raise
         except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
-            # Connection errors to redis-py, but the server did answer: it did nothing.
+            # redis-py calls these connection errors, but the server did answer, and did nothing.
             raise self._unavailable(advice(error)) from None
         except (redis.exceptions.RedisError, OSError) as error:
             self._drop()
             raise OutcomeUnknown(url=self._url, problem=str(error) or type(error).__name__) from None
         except BaseException:
-            # An answer that was not read would be taken for that of the next command.
+            # An answer that stays unread would be taken for that of the next command.
             self._drop()
             raise
 
@@ -235,7 +237,7 @@ class Link:
             opened.wire.close()
 
     def _end(self) -> None:
-        """Close the connection, whoever uses it."""
+        """Close the connection, also while another thread uses it."""
         if self._lock.acquire():
             try:
                 self._drop()
@@ -246,23 +248,14 @@ class Link:
 
 
 def follow(finder: Finder, links: Iterable[Link], *, wait_s: float = TELLER_WAIT_S) -> None:
-    """Leave a Redis that is no longer the master.
+    """Close the connections to a Redis that is no longer the master.
 
-    One that hung while the sentinels chose another takes writes on its old connections for seconds after it is back,
-    and loses them all when the sentinels make it a replica. A sentinel that does not answer changes nothing. They are
-    waited for no longer than `wait_s`.
+    A master that hung while the sentinels chose another one accepts writes on its old connections for seconds after it
+    is back, and loses them all when the sentinels make it a replica. The sentinels are waited for no longer than
+    `wait_s`; if none answers, nothing changes.
     """
     connected = [link for link in links if link.address is not None]
     address = finder.master(wait_s) if connected else None
     if address is not None:
         for link in connected:
             link.leave_other_address(address)
-
-
-# --- URLs ---
-
-
-# --- finders ---
-
-
-# --- errors ---

@@ -1,4 +1,18 @@
-"""Where the Redis of a URL is: at an address, at the master that sentinels name, or at a node of a cluster."""
+"""Finds the Redis of a URL and connects to it: at a fixed address, at the master that sentinels name, or in a cluster.
+
+A `Finder` is asked whenever a connection is made (`connection.py`), because the master may have moved since the last
+one. How it knows depends on the kind of URL: `_Server` has one address; `_Sentinels` and `_Cluster` ask others
+(`tellers.py`), take the master of the newest epoch, and refuse a server that does not call itself a master.
+
+- A new connection is complete only with the run of its server and its role: both come from INFO, so every write can
+  carry the run.
+- Nothing here may hang. Names are resolved with a limit (`host_names.py`), sentinels and cluster nodes are asked in
+  threads of their own, and each step has a timeout of the caller's, whatever timeouts the URL has.
+- redis-py makes the connections, with retries off and the protocol fixed, and hands them over to a `Wire`. Its clients
+  are not used, except that `client_for` gives one to libraries such as RQ.
+- An error says what to do (`advice.py`). Neither side of a connection says that the other one speaks TLS: `_tls_hint`
+  guesses from how it failed.
+"""
 
 from __future__ import annotations
 
@@ -34,27 +48,27 @@ __all__ = [
     "user_of",
 ]
 
-#: How long a request may take if nobody says how long it may.
+#: How long a request may take by default.
 ANSWER_S = 5.0
 
 
-#: How long a sentinel, or a node that is asked for the slots, may take. They answer within a millisecond or are ill,
-#: and there are others to ask.
+#: How long a sentinel, or a cluster node that is asked for the slots, may take. A healthy one answers within a
+#: millisecond, and there are others to ask.
 ASKING_TIMEOUT_S = 1.0
 
 
-#: How long one that hangs is waited for: once, and not again until it has answered. Another one may know of a newer
-#: master than those that answer.
+#: How long to wait for a teller that hangs: once, and not again until it has answered. It may know of a newer master
+#: than those that answer.
 TELLER_WAIT_S = 0.5
 
 
-#: How long what the sentinels said about the master is good enough. Heartbeats are rarer, but those who wait for
+#: How long an answer of the sentinels about the master is used. Heartbeats are rarer, but callers that wait for
 #: something look more often.
 ASK_AGAIN_AFTER_S = 0.1
 
 
 class Opened(NamedTuple):
-    """A connection that was made. `address` is None where nobody can tell that it is the wrong one."""
+    """A connection that was made. `address` is None if the URL has a fixed one, which cannot become wrong."""
 
     wire: Wire
     run: str
@@ -62,28 +76,28 @@ class Opened(NamedTuple):
 
 
 class Finder(Protocol):
-    """Knows the way to the Redis of a URL. May be used by several threads."""
+    """Finds the Redis of a URL. Thread-safe."""
 
     def open(self, timeout_s: float = ANSWER_S) -> Opened:
-        """Make a connection to where writes go now. Raises redis' `RedisError` or `OSError`; then none is open.
+        """Connect to where writes go now. Each step takes at most `timeout_s`.
 
-        Each of its steps takes at most `timeout_s`.
+        Raises redis' `RedisError` or `OSError`; then no connection is left open.
         """
         ...
 
     def master(self, wait_s: float) -> Address | None:
-        """Where the master is now, if there is somebody to ask, and it answers soon."""
+        """Where the master is now; None if there is nobody to ask, or no answer within `wait_s`."""
         ...
 
 
 def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
-    """Give the finder of a URL; `key` tells the slot in a cluster, `name` is what the connections are called.
+    """Make the finder for a URL; `key` tells the slot in a cluster, `name` is the client name of its connections.
 
     Raises:
-        ConfigError: it is not a URL of any form, or has an option that nobody knows.
+        ConfigError: it is not a Redis URL, or has an unknown option.
     """
     ours = {
-        # Never repeat a command: an append that is sent twice by somebody else's retry is not our retry.
+        # Never repeat a command: redis-py cannot know whether an append may be sent again.
         "retry": Retry(NoBackoff(), 0),
         # The shapes of answers must not depend on the server's or the library's defaults.
         "protocol": 2,
@@ -113,10 +127,10 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
 
 
 def client_for(url: str) -> redis.Redis:
-    """A plain client, for libraries that want one of their own (RQ changes the timeouts of the one it is given).
+    """A plain client, for libraries that need one of their own (RQ changes the timeouts of the one it is given).
 
     Raises:
-        ConfigError: it is not the URL of a Redis, or it is that of a cluster.
+        ConfigError: it is not a Redis URL, or it is that of a cluster.
     """
     place = place_of(url)
     if place.kind == "cluster":
@@ -134,7 +148,7 @@ def _plain_client(place: Place) -> redis.Redis:
     options = {**place.options, "ssl": place.tls}
     asking = {**options, **_hurried(ASKING_TIMEOUT_S), "username": None, "password": None, "db": 0, **place.asking}
     asking["retry"] = Retry(NoBackoff(), 0)
-    # Its classes and methods carry no types.
+    # The classes of redis.sentinel have no types.
     make: Any = Sentinel
     client: redis.Redis = make(place.hosts, sentinel_kwargs=asking, **options).master_for(place.service)
     return client
@@ -146,14 +160,14 @@ def is_cluster(url: str) -> bool:
 
 
 def _options_of(place: Place) -> dict[str, Any]:
-    """What redis-py makes connections with, where there is one server or once a host and a port are added."""
+    """The options for redis-py's connections; for sentinels and clusters, host and port are added later."""
     if "path" in place.options:
         return {**place.options, "connection_class": UnixDomainSocketConnection}
     return {**place.options, "connection_class": SSLConnection} if place.tls else place.options
 
 
 def user_of(url: str) -> str:
-    """As whom its connections act. Raises `ConfigError`."""
+    """The Redis user of its connections. Raises `ConfigError`."""
     return str(place_of(url).options.get("username") or "default")
 
 
@@ -163,7 +177,7 @@ def _hurried(timeout_s: float) -> dict[str, float]:
 
 
 class _Server:
-    """There is one server, and the URL says where."""
+    """There is one server, at the address in the URL."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
@@ -178,7 +192,7 @@ class _Server:
 
 
 class _Told:
-    """Others tell where the master is (`tellers.py`)."""
+    """Other servers tell where the master is (`tellers.py`)."""
 
     def __init__(self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any]) -> None:
         self._asking = asking
@@ -187,6 +201,7 @@ class _Told:
         self._tellers = Tellers(tellers, self._ask)
 
     def open(self, timeout_s: float = ANSWER_S) -> Opened:
+        """Try all places that are named for the newest epoch. If none is a master, the error says why, for each."""
         self._tellers.ask(min(TELLER_WAIT_S, timeout_s), someone_s=timeout_s)
         problems: list[str] = []
         for place in self._tellers.places():
@@ -208,7 +223,7 @@ class _Told:
         return _asked(_at(teller, self._asking), self._names, *commands)
 
     def _open_master(self, address: Address, timeout_s: float) -> Opened:
-        # A sentinel may not know yet that the master it names has become a replica, and neither may a node.
+        # A sentinel or a cluster node may not know yet that the master it names has become a replica.
         wire, run, role = _opened(_at(address, self._options), self._names, timeout_s)
         if role != "master":
             wire.close()
@@ -219,8 +234,8 @@ class _Told:
 class _Sentinels(_Told):
     """Sentinels choose the master, and know it by the name of the service.
 
-    Each of their choices has a number, the configuration epoch. One of them that was cut off names the master of an
-    earlier one: whoever asks only that one writes to a master that the others have replaced.
+    Each choice has a number, the configuration epoch. A sentinel that is cut off names the master of an earlier epoch:
+    a client that asks only that one writes to a master that the others have replaced.
     """
 
     def __init__(
@@ -237,17 +252,17 @@ class _Sentinels(_Told):
         self._ask_again_at = now + ASK_AGAIN_AFTER_S
         self._tellers.ask(min(TELLER_WAIT_S, wait_s))
         places = self._tellers.places()
-        # Who disagree about one epoch know no epochs (their user may not ask), and then nobody is to be followed.
+        # Sentinels that disagree within one epoch do not know epochs (the user may not ask): none is to be followed.
         return places[0] if len(places) == 1 else None
 
     def _ask(self, teller: Address) -> Said[Address]:
-        # The epoch first: a choice that is made between the two then goes by the number before it, which may cost a
-        # moment; the old master by the new number would be taken for the new one.
+        # The epoch first. If another master is chosen between the two questions, the new one gets the old epoch, which
+        # costs a moment at most; the other way round, the old master would get the new epoch, and pass for the new one.
         questions = (("SENTINEL", "MASTER", self._service), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service))
         try:
             told, place = self._asked(teller, *questions)
         except redis.exceptions.AuthenticationError as error:
-            # Not the advice for Redis itself, whose password is another one.
+            # The advice for Redis itself would be wrong: sentinels have a password of their own.
             problem = f"this sentinel says: {error} (its password goes into the URL as ?sentinel_password=…)"
             raise redis.exceptions.ConnectionError(problem) from None
         if isinstance(place, Exception):
@@ -266,7 +281,7 @@ def _epoch_of(told: Any) -> int:
 
 
 class _Cluster(_Told):
-    """Each node of a cluster knows who has which slot. A group's keys share a hash tag, so they are all in one."""
+    """Each node of a cluster knows which node has which slot. A group's keys share a hash tag, so one slot has all."""
 
     def __init__(
         self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any], slot: int
@@ -292,12 +307,12 @@ def _at(address: Address, options: dict[str, Any]) -> dict[str, Any]:
 
 def _made(options: dict[str, Any]) -> Any:
     """A connection that is not open yet."""
-    # A pool of its own for each: a pool counts what it ever made, and makes no more than 100.
+    # Each has a pool of its own: a pool counts all connections that it ever made, and makes no more than 100.
     return ConnectionPool(**options).make_connection()
 
 
 def _asked(options: dict[str, Any], names: Names, *commands: tuple[str, ...]) -> list[Any]:
-    """The answers to some questions, on a connection of its own; a refusal is an answer."""
+    """The answers to some questions, over a connection of their own; a refusal is an answer."""
     wire = _connected(options, names, options["socket_connect_timeout"])
     try:
         return [_answer_or_refusal(wire, command) for command in commands]
@@ -316,7 +331,7 @@ def _opened(options: dict[str, Any], names: Names, timeout_s: float) -> tuple[Wi
     """A connection, the run of its server, and the server's role."""
     wire = _connected(options, names, timeout_s)
     try:
-        # Two commands: 6.2 takes but one section.
+        # Two commands: Redis 6.2 accepts only one section.
         server = _fields(wire.ask("INFO", "server"))
         replication = _fields(wire.ask("INFO", "replication"))
         return wire, _run_of(server, replication), replication.get("role", "")
@@ -326,7 +341,8 @@ def _opened(options: dict[str, Any], names: Names, timeout_s: float) -> tuple[Wi
 
 
 def _connected(options: dict[str, Any], names: Names, timeout_s: float) -> Wire:
-    # What the URL says of timeouts cannot hold a caller up: each one has its own limit.
+    """Connect to the first address of the host that answers. A wrong password ends the search: it is wrong at all."""
+    # Timeouts among the options can only shorten the caller's limit.
     timeouts = {name: min(timeout_s, options.get(name) or timeout_s) for name in _TIMEOUTS}
     if "path" in options:
         return _connected_to({**options, **timeouts})
@@ -349,14 +365,14 @@ _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
 
 def _by_address(address: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What makes redis-py connect to the address of a name: with TLS, the certificate is still that of the name."""
+    """Options to connect to an address of a name. With TLS, the certificate is still checked against the name."""
     if options.get("connection_class") is redis.SSLConnection and address != name:
         return {"host": address, "connection_class": _NamedTLS, "named": name}
     return {"host": address}
 
 
 class _NamedTLS(redis.SSLConnection):
-    """A TLS connection to an address, to a server that shows the certificate of a name."""
+    """A TLS connection to an address, with a server whose certificate is that of a name."""
 
     def __init__(self, *, named: str, **options: Any) -> None:
         make: Any = super().__init__
@@ -370,6 +386,7 @@ class _NamedTLS(redis.SSLConnection):
 
 
 def _connected_to(options: dict[str, Any]) -> Wire:
+    """Connect with exactly these options. An error that looks like a mix-up of TLS and plain text says so."""
     connection = _made(options)
     try:
         connection.connect()
@@ -385,7 +402,7 @@ def _connected_to(options: dict[str, Any]) -> Wire:
         raise
 
 
-#: What is seen by a side that is not understood: the other one closes, or answers in its own language.
+#: How it looks if the other side does not understand: it closes the connection, or answers in its own protocol.
 _HUNG_UP = re.compile("closed by server|reset by peer|Broken pipe|Protocol error|EOF occurred|UNEXPECTED_EOF")
 
 
@@ -393,7 +410,7 @@ _NOT_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|record layer|Timeou
 
 
 def _tls_hint(error: Exception, *, tls: bool) -> str:
-    """What TLS may have to do with a connection that could not be made. Neither side says that the other speaks it."""
+    """A hint if TLS may be why a connection could not be made. Neither side says whether the other one speaks it."""
     text = str(error)
     if not tls:
         return "if this port speaks TLS, the URL begins with rediss instead of redis" if _HUNG_UP.search(text) else ""
@@ -414,7 +431,7 @@ def _fields(info: bytes) -> dict[str, str]:
 
 
 def _run_of(server: dict[str, str], replication: dict[str, str]) -> str:
-    """The run as `server_run` of lua/fence.lua gives it, which says what it is made of and why."""
+    """The run, computed as `server_run` in lua/fence.lua does, which says what it is made of and why."""
     try:
         return f"{server['run_id'][:16]}-{replication['master_replid'][:16]}"
     except KeyError as error:

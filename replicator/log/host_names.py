@@ -1,7 +1,8 @@
-"""What the names of hosts stand for, by `getaddrinfo`, which keeps to no time when a name server is silent.
+"""Resolving host names with `getaddrinfo`, which has no timeout when a name server is silent.
 
-Names are asked for aside (`runtime/aside.py`), and nobody who has known an address waits long for another one: while
-the name server is silent or in trouble, what was known before is used. An address that answered is tried first.
+Names are resolved in other threads (`runtime/aside.py`), and a caller for whom an address is known does not wait long
+for another one: while the name server is silent or in trouble, the known addresses are used. The address that answered
+last is tried first.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from ..runtime.aside import Aside
 
 __all__ = ["Names"]
 
-#: How long a name server may think about a name whose address is known. It answers within some ms, or is in trouble.
+#: How long to wait for the name server if an address is known already. It answers within some ms, or is in trouble.
 KNOWN_WAIT_S = 0.1
 
 
 class Names:
-    """The addresses of names. Thread-safe."""
+    """The addresses of host names. Thread-safe."""
 
     def __init__(self) -> None:
         self._aside: Aside[tuple[str, ...]] = Aside("names")
@@ -29,7 +30,7 @@ class Names:
         self._good: dict[str, str] = {}
 
     def addresses(self, name: str, timeout_s: float) -> tuple[str, ...]:
-        """What to connect to, the most promising first. Raises `OSError`."""
+        """The addresses to connect to, the most promising first. Raises `OSError`."""
         if _is_address(name):
             return (name,)
         asked = self._aside.ask(name, partial(self._ask, name))
@@ -44,7 +45,7 @@ class Names:
         raise TimeoutError(f"no name server says what {name!r} is")
 
     def answered(self, name: str, address: str) -> None:
-        """Somebody answers there."""
+        """A server answered at this address."""
         with self._lock:
             self._good[name] = address
 
@@ -67,5 +68,5 @@ def _is_address(name: str) -> bool:
 
 
 def _passes(error: Exception | None) -> bool:
-    """Whether it says nothing of the name itself."""
+    """Whether the error is a passing one: it says nothing about the name itself."""
     return not isinstance(error, socket.gaierror) or error.errno in (socket.EAI_AGAIN, socket.EAI_FAIL)

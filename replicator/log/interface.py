@@ -1,6 +1,6 @@
-"""What a log is asked, and the interface that `RedisLog` and its twin in memory share.
+"""The interface of a log, which `RedisLog` and its in-memory twin share, and the values that it takes and returns.
 
-One contract suite (tests/integration/test_log_contract.py) runs over both. What they answer is in `protocol/group.py`.
+One contract suite (tests/integration/test_log_contract.py) runs over both. The answers are in `protocol/group.py`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ __all__ = [
 
 
 class Confirmation(NamedTuple):
-    """`reply`: of the renewal. `have`: how many replicas (or own disks) have everything that was written before it."""
+    """`reply`: to the renewal. `have`: how many replicas (or Redis' own disk: 1) have everything written before it."""
 
     reply: Reply
     have: int = 0
 
 
 class LogSize(NamedTuple):
-    """How large the log is in Redis; None: not known, because this user may not ask."""
+    """How large the log is in Redis; None: not known, because the Redis user may not ask."""
 
     records: int | None
     bytes: int | None
 
 
 class GroupRequest(NamedTuple):
-    """Something that a node or a tool asks of the group: `snapshot`, `digest`, `report`, `prepare`.
+    """A message of a node or a tool to the group. It asks for `snapshot`, `digest`, `report` or `prepare`.
 
-    Or tells it: `term` (one was taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on or
-    off), `forget` (a node that will not come back).
+    Or it announces `term` (one was taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on
+    or off), or `forget` (a node will not come back).
     """
 
     id: str
@@ -54,14 +54,14 @@ class GroupRequest(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """A node has everything up to record `at` on its disk."""
+    """An acknowledgement: `node` has everything up to record `at` on its disk."""
 
     node: str
     at: RecordId
 
 
 class ReadRequest(NamedTuple):
-    """What to read: at most so many records behind `after` (None: none), asks and acks behind theirs (empty: none)."""
+    """What to read: at most `most` records after `after` (None: none); asks and acks after theirs (empty: none)."""
 
     after: RecordId | None
     asks_after: str = ""
@@ -70,26 +70,26 @@ class ReadRequest(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a read found: records in order, up to the first entry that is not one, and asks and acks."""
+    """What a read found: records in order, up to the first entry that is not one (`corrupt`), and asks and acks."""
 
     records: list[Record]
     asks: list[GroupRequest]
     corrupt: CorruptRecord | None = None
     acks: Sequence[Ack] = ()
-    #: Where to go on reading acks.
+    #: The place after which to read acks next.
     acks_after: str = ""
 
     @property
     def is_empty(self) -> bool:
-        """Nothing was found."""
+        """Whether nothing was found."""
         return not (self.records or self.asks or self.acks) and self.corrupt is None
 
 
 class Log(Protocol):
-    """A group's log, from one node's or one tool's side.
+    """A group's log, as one node or one tool uses it.
 
-    Every method raises `LogUnavailable` if Redis does not answer or refuses; a write raises its subclass
-    `OutcomeUnknown` if the request may have got there. None of them ever sends a request twice.
+    Every method raises `LogUnavailable` if Redis does not answer, or refuses; a write raises its subclass
+    `OutcomeUnknown` if the request may have reached Redis. No method ever sends a request twice.
     """
 
     group: str
@@ -97,22 +97,22 @@ class Log(Protocol):
 
     @property
     def takes_s(self) -> float:
-        """How long a call may take at the most, whatever hangs, unless it is asked to wait for something."""
+        """The longest that a call may take, whatever hangs, unless the call itself is to wait for something."""
         ...
 
     def within(self, until: float) -> Log:
-        """This log, for calls that are to be over by `until` (`time.monotonic`) whatever hangs: they raise then."""
+        """This log with a deadline: calls end by `until` (`time.monotonic`), whatever hangs, and raise if need be."""
         ...
 
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         """Append a change, if its writer holds the effective term and the head is at `record.prev`.
 
-        `meanwhile` is called between request and answer, if it comes to that: for what can be got ready without it.
+        `meanwhile` is called between request and answer, if it comes to that, for work that does not need the answer.
         """
         ...
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
-        """Append one part of a snapshot, likewise. With `rebase` the first part may leave the head behind."""
+        """Append one part of a snapshot, likewise. With `rebase` the first part need not follow the head."""
         ...
 
     def promote(self, claim: Claim) -> Reply:
@@ -130,10 +130,10 @@ class Log(Protocol):
     def confirm(
         self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
     ) -> Confirmation:
-        """Renew the lease, then wait until Redis vouches for everything written before.
+        """Renew the lease, then wait until everything that was written before is safe in Redis.
 
-        That it is on `replicas` replicas of Redis, or (`fsynced`) on Redis' own disk. Raises `ConfigError` for a
-        server that cannot say so.
+        That is: on `replicas` replicas of Redis, or with `fsynced` on Redis' own disk. Raises `ConfigError` if the
+        server cannot tell.
         """
         ...
 
@@ -154,9 +154,9 @@ class Log(Protocol):
         count: int = 32,
         block_ms: int | None = None,
     ) -> Batch:
-        """Entries behind `after` (None: no records), asks and acks behind theirs (empty: none of them).
+        """Read records after `after` (None: none), asks after `asks_after` and acks after `acks_after` (empty: none).
 
-        Waits up to `block_ms` for the first of any.
+        Waits up to `block_ms` for the first entry of any kind.
         """
         ...
 
@@ -165,44 +165,45 @@ class Log(Protocol):
         ...
 
     def look(self) -> GroupView:
-        """All there is to know about the group but its records."""
+        """All there is to know about the group, except its records."""
         ...
 
     def check_rights(self) -> None:
-        """Make sure that this user may do all that a node has to. Raises `LogUnavailable` that names what it may not.
+        """Check that the Redis user has all rights that a node needs. Raises `LogUnavailable`, which names the missing.
 
-        It is tried on a key that means nothing. Once it went well, nothing is asked before Redis is another run, or
-        refused something.
+        The commands are tried on a key that means nothing. After a success nothing is tried again until Redis is in
+        another run, or has refused something.
         """
         ...
 
     def beat(self, heartbeat: Heartbeat) -> None:
         """Write this node's heartbeat. That of the primary says that the log is whole in this run.
 
-        One that says `left` is not written in another run than its own: what Redis lost the node may have.
+        A heartbeat with `left` is written only in the run that it names: in another run the node may have what Redis
+        lost.
         """
         ...
 
     def forget(self, node: str, *, by: str) -> None:
-        """Take the heartbeat of a node away that will not come back, and tell the others."""
+        """Remove the heartbeat of a node that will not come back, and tell the others."""
         ...
 
     def ask(self, what: str, *, by: str, node: str = "") -> str:
-        """Ask something of the group; the id of the ask."""
+        """Ask something of the group. Return the id of the request."""
         ...
 
     def groups(self) -> list[str] | None:
-        """The groups that this Redis has, sorted, as far as a second's search finds them; None: may not be asked."""
+        """The groups in this Redis, sorted, as far as a search of one second finds them; None: the user may not ask."""
         ...
 
     def size(self) -> LogSize:
-        """How many records the log has, and what they take of Redis' memory."""
+        """How many records the log has, and how much of Redis' memory they take."""
         ...
 
     def newest_ask(self) -> str:
-        """Where to start reading asks: older ones were for somebody else."""
+        """The place after which a new reader reads requests: older ones were meant for others."""
         ...
 
     def close(self) -> None:
-        """Close the connections. One that is blocked in `read` in another thread ends with `LogUnavailable`."""
+        """Close the connections. A `read` that blocks in another thread ends with `LogUnavailable`."""
         ...

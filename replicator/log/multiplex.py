@@ -1,4 +1,15 @@
-"""Reading the logs of many groups at once, with one request that blocks and an alarm that ends it."""
+"""Reading the logs of many groups in one process: one blocking request for all of them, and an alarm that ends it.
+
+A host with many groups would need a thread and a blocking connection for each of them. Instead one XREAD waits for the
+first entry in any of their streams (`read_together`), so all groups share the connections of one host.
+
+A request that blocks cannot be changed: when a group is added, or wants to read something else, the read has to end
+first. The `Alarm` ends it. It is a stream of its own, which the read waits for as well, and to which `ring` appends an
+entry on another connection. Without it (Redis does not answer, or the user has no right to that key) nothing is lost:
+the read ends when its time is over.
+
+Groups must not disturb each other: if Redis refuses the common read because of one of them, each reads on its own.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +32,12 @@ __all__ = [
     "read_together",
 ]
 
-#: An alarm whose process was killed is gone so much later.
+#: How long the key of an alarm outlives a process that was killed.
 ALARM_KEPT_S = 24 * 3600
 
 
 class Alarm:
-    """Ends a read that waits (`read_together`): a stream of its own, which that read waits for as well."""
+    """Ends a blocking read (`read_together`): a stream of its own, which the read waits for as well."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -35,7 +46,7 @@ class Alarm:
         self._may = True
 
     def ring(self) -> None:
-        """Without Redis, or the right to that key, it is of no use: a read that waits then ends by itself."""
+        """End the read. Without Redis, or a right to the key, nothing happens: the read ends when its time is over."""
         if not self._may:
             return
         try:
@@ -49,13 +60,13 @@ class Alarm:
             self._after = self._after or "0-0"
 
     def place(self) -> list[tuple[bytes, str]]:
-        """The key, and behind which id."""
+        """The key for the read to wait for, and the id after which; empty if the alarm cannot be used."""
         if not self._after:
             self.ring()
         return [(self._key, self._after)] if self._after else []
 
     def heard_in(self, found: Mapping[bytes, list[Any]]) -> None:
-        """What a read found."""
+        """Take note of what a read found, so that the next one does not end at the same ring."""
         if self._key in found:
             self._after = str(found[self._key][-1][0], "ascii")
 
@@ -71,9 +82,11 @@ class Alarm:
 def read_together(
     connections: Connections, reads: Sequence[tuple[RedisLog, ReadRequest]], *, block_s: float, alarm: Alarm
 ) -> list[Batch | LogUnavailable]:
-    """What each of these groups wants, in one read that waits so long (0: not) for the first of anything, or the alarm.
+    """Read what each of these groups wants, in one request.
 
-    The groups share `connections`. What Redis refuses because of one of them does not keep the others from reading.
+    It waits up to `block_s` (0: not at all) for the first entry in any stream, or for the alarm. The groups share
+    `connections`. If Redis refuses the request, because of one of them, each group reads on its own. The answers are in
+    the order of `reads`; a group whose read failed has the error.
     """
     block_ms = max(1, int(block_s * 1000)) if block_s > 0 else None
     command = xread(reads, block_ms, alarm.place() if block_ms else [])

@@ -1,7 +1,7 @@
-"""At which address others reach this machine, if nobody said it: the one that it has on the way to Redis.
+"""The address at which others reach this machine, unless it is configured: the one that it has towards Redis.
 
-All nodes of a group are on a network from which they reach the same Redis, so that is the likeliest. It is a guess all
-the same: behind a port that is mapped, or with several networks, somebody has to say it.
+All nodes of a group are on a network from which they reach the same Redis, so that address is the likeliest. It is a
+guess all the same: behind a mapped port, or with several networks, the address has to be configured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["own_address"]
 
 
 def own_address(url: str, *, ipv6: bool = False) -> str:
-    """This machine's address towards the Redis of `url`; its name where that cannot be told. Nothing is sent."""
+    """This machine's address towards the Redis of `url`, or its host name if that is not known. Nothing is sent."""
     place = place_of(url)
     family = socket.AF_INET6 if ipv6 else socket.AF_INET
     if "path" in place.options:  # only this machine reaches that Redis
@@ -27,6 +27,6 @@ def own_address(url: str, *, ipv6: bool = False) -> str:
                 own: str = towards.getsockname()[0]
         except OSError:
             continue
-        if "%" not in own and not own.startswith("fe80:"):  # which means something on one wire only
+        if "%" not in own and not own.startswith("fe80:"):  # link-local addresses mean nothing elsewhere
             return own
     return socket.gethostname()

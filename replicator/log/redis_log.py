@@ -1,11 +1,11 @@
-"""The log in Redis: its scripts, its keys, and what Redis' answers mean. The connections are `connection.py`'s.
+"""The log in Redis: its keys and its requests. `connection.py` has the connections, `answers.py` reads the answers.
 
-Every change of the log is one script of `lua/`, which checks all it has to check before its first write. The run (the
-life of Redis) that an append carries is the one its own connection learnt when it was made.
+Every change of the log is one script of `lua/`, which checks all it has to check before its first write. The run of
+Redis that an append carries is the one that its own connection learnt when it was made.
 
-Five connections: one for writes, one for blocking reads, one for confirmations, which wait, one for renewals of the
-lease, which nothing else may keep waiting, and one for everything else; each is used by one thread at a time, in the
-order in which they came. Those who look at the group at the same time share one look.
+A log has five connections: one for writes, one for blocking reads, one for confirmations (they wait), one for renewals
+of the lease (they must not wait for anything else), and one for everything else. Each serves one thread at a time, in
+the order in which they came. Threads that look at the group at the same time share one look.
 """
 
 from __future__ import annotations
@@ -59,30 +59,31 @@ __all__ = [
 ]
 
 
-#: How long Redis may take to answer, if nothing depends on it that runs out sooner, as a lease does. A blocking read
-#: may take this much longer than it blocks.
+#: How long Redis may take to answer, unless the answer is needed sooner, as for a lease. A blocking read may take this
+#: much longer than it blocks.
 TIMEOUT_S = 5.0
 
-#: What a request waits for: those before it, a connection, the answer; and the answer to the script's text.
+#: The waits of one request: for the requests before it, for a connection, for the answer, and for the answer once the
+#: script's text had to be sent.
 STEPS = 4
 
-#: Asks that nobody read in the meantime are of no use any more.
+#: How many requests to the group the stream keeps. Older ones that nobody has read are of no use any more.
 ASKS_KEPT = 1000
 
 
-#: What `server` asks CONFIG for: the rest is in INFO, which more users may see.
+#: The settings that `server` asks CONFIG for. The rest is in INFO, which more users may see.
 SETTINGS = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag")
 
-#: Acks that the primary has not read yet: each one includes those before it.
+#: How many acks the stream keeps. The primary may miss older ones: each ack includes those before it.
 ACKS_KEPT = 1000
 
 
-#: How long the groups are searched for that there are: a Redis may have millions of other keys.
+#: How long `groups` searches: a Redis may have millions of other keys.
 GROUPS_WITHIN_S = 1.0
 
 
 class Server(NamedTuple):
-    """A Redis as it describes itself. `info` is empty, and a setting or the term None, where this user may not ask."""
+    """A Redis as it describes itself. What the user may not ask is missing: `info` is empty, a setting or term None."""
 
     info: Mapping[str, str]
     config: Mapping[str, str | None]
@@ -92,16 +93,16 @@ class Server(NamedTuple):
 class Connections:
     """Five connections to the Redis of a URL, for one group or for many. `key` tells the slot in a cluster.
 
-    `read`: one that it shares with others, which read many groups at once.
+    `read`: the connection for blocking reads, if it is shared, because one request reads many groups.
     """
 
     def __init__(
         self, url: str, *, key: bytes, name: str, timeout_s: float = TIMEOUT_S, read: Link | None = None
     ) -> None:
-        #: For messages: without a password.
+        #: The URL for messages, without its passwords.
         self.url = shown(url)
         self.timeout_s = timeout_s
-        # A client's name takes no spaces and nothing but ASCII.
+        # The name of a client must be ASCII without spaces.
         self.finder = finder_for(url, key=key, name=f"replicator-{quote(name)}", timeout_s=timeout_s)
         self.write = Link(self.finder, self.url)
         self.other = Link(self.finder, self.url)
@@ -112,13 +113,13 @@ class Connections:
         self.links = (self.write, self.other, self.read, self.confirm, self.renew)
 
     def close(self) -> None:
-        """A call that is waiting for its answer, such as a read that blocks, fails."""
+        """Close all. A call that is waiting for an answer, such as a blocking read, fails."""
         for link in self.links:
             link.close()
 
 
 class _Rights:
-    """Whether this user was seen to have the rights of a node, in the present run of Redis."""
+    """Whether the user was found to have the rights of a node, in the present run of Redis."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -130,10 +131,10 @@ class _Rights:
 
 
 class RedisLog:
-    """A group's log in the Redis at `url` (see `replicator.log.connection`). See `replicator.protocol.group.Log`.
+    """A group's log in the Redis at `url` (see `replicator.log.urls`). It implements `replicator.log.interface.Log`.
 
     `timeout_s`: how long a request may go without an answer; for a node, a share of its lease (`node/lease.py`).
-    `connections`: those that it shares with other groups, and leaves open, if it is not to have its own.
+    `connections`: those shared with other groups, which `close` leaves open; None: the log has its own.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class RedisLog:
         self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
         self.connections.timeout_s = min(self.connections.timeout_s, timeout_s)
         self.url = self.connections.url
-        #: Of one request; `within` makes a copy with a shorter one.
+        #: The limit of one request; `within` makes a copy of the log with a shorter one.
         self._limit = Limit(timeout_s)
         self._finder = self.connections.finder
         self._links = self.connections.links
@@ -166,7 +167,7 @@ class RedisLog:
     def _within(self, until: float) -> RedisLog:
         if self._limit.until <= until:
             return self
-        # A shallow copy, for which `copy` takes ten times as long: every write of somebody in a hurry makes one.
+        # A shallow copy. `copy` would take ten times as long, and every write with a deadline makes one.
         hurried = object.__new__(type(self))
         hurried.__dict__ = {**self.__dict__, "_limit": self._limit._replace(until=until)}
         return hurried
@@ -207,7 +208,7 @@ class RedisLog:
         return self._run(self._other, "promote", 8, *args)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
-        # One that could not be renewed in time is renewed on a new connection: that, too, has its time.
+        # All steps together get the time of one: a lease that is not renewed in time is renewed on a new connection.
         hurried = self._within(time.monotonic() + self._limit.answer_s)
         return hurried._run(self._renew, "renew", 4, term, writer.boot, writer.node, lease_ms)
 
@@ -217,10 +218,10 @@ class RedisLog:
     def confirm(
         self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
     ) -> Confirmation:
-        # Redis vouches for what was written before the last write of the connection that asks, and for no more. The
-        # renewal is that write, and a Redis other than the one in which the term was taken refuses it. A connection
-        # of its own, so that nobody else waits behind it.
-        # No longer than for any other answer: a connection that leads nowhere is noticed, and made anew.
+        # WAIT covers what was written up to the last write of the connection that asks, and no more. The renewal is
+        # that write, and a Redis other than the one in which the term was taken refuses it. It has a connection of its
+        # own, so that no other request has to wait for it.
+        # It waits no longer than for any other answer, so that a dead connection is noticed and made anew.
         waits_s = max(0.001, min(timeout_ms / 1000, self._limit.answer_s))
         wait_ms = int(waits_s * 1000)
         wait = (b"WAITAOF", 1, 0, wait_ms) if fsynced else (b"WAIT", replicas, wait_ms)
@@ -269,7 +270,7 @@ class RedisLog:
         if self._rights.seen:
             return
         limit = self._limit
-        # EVAL is for scripts that Redis does not know yet.
+        # EVAL is needed for scripts that Redis does not know yet.
         self._asked(lambda: self._other.call(b"EVAL", b"return 1", 0, limit=limit))
         _, *forbidden = self._asked(lambda: self._other.script(self._scripts["probe"], self._keys, limit=limit))
         if forbidden:
@@ -298,13 +299,13 @@ class RedisLog:
         return self.found(wants, dict(self._asked(lambda: self._read.call(*command, limit=limit)) or []))
 
     def streams(self, wants: ReadRequest) -> list[tuple[bytes, str]]:
-        """The keys of what is wanted, and behind which id."""
+        """The keys to read, each with the id after which."""
         log, asks, acks = self._keys[1], self._keys[4], self._keys[6]
         found = [] if wants.after is None else [(log, str(wants.after))]
         return found + [(key, after) for key, after in ((asks, wants.asks_after), (acks, wants.acks_after)) if after]
 
     def found(self, wants: ReadRequest, entries: Mapping[bytes, list[Any]]) -> Batch:
-        """What an XREAD found of this group, by key."""
+        """What an XREAD found for this group; `entries` by key."""
         records, corrupt = parse_entries(entries.get(self._keys[1], []))
         acks = entries.get(self._keys[6], [])
         return Batch(
@@ -324,13 +325,14 @@ class RedisLog:
         return records[0] if records else None
 
     def look(self) -> GroupView:
-        self.connections.owner.check()  # before a lock is waited for, or a sentinel is asked
+        self.connections.owner.check()  # before it waits for a lock, or asks a sentinel
         return self._looks.ask(self._limit.until, takes_s=self.takes_s)
 
     def _late(self) -> LogUnavailable:
         return LogUnavailable(url=self.url, problem="it has not answered a question that was asked before this one")
 
     def _look(self, until: float) -> GroupView:
+        """Look, and take note of what follows for the connections: another master, or another run."""
         limit = self._limit._replace(until=until)
         follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
         answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
@@ -357,7 +359,7 @@ class RedisLog:
             last_id=RecordId.parse(stray.decode()) if stray else newest,
             lease_ms=lease_left_ms(lease, lease_ms),
             lease=lease,
-            # A node reports under its own name, and hides no other.
+            # An entry under another name than its own is ignored: it must not hide that node.
             heartbeats={
                 heartbeat.node: heartbeat
                 for name, heartbeat in beats
@@ -384,8 +386,9 @@ class RedisLog:
 
     def size(self) -> LogSize:
         records = self._permitted(b"XLEN", self._keys[1])
-        # By default Redis looks at the first few entries, and takes the others to be as large: those are parts of a
-        # snapshot, and the others mostly changes, a thousandth of their size. It looks at all of 12,000 within 1 ms.
+        # By default Redis looks at the first few entries, and assumes that the others are as large. But the first are
+        # parts of a snapshot, and the others mostly changes, a thousandth of their size. Looking at all of 12,000
+        # entries takes it 1 ms.
         return LogSize(records, self._permitted(b"MEMORY", b"USAGE", self._keys[1], b"SAMPLES", 0))
 
     def server(self) -> Server:
@@ -403,7 +406,7 @@ class RedisLog:
         return found[1].decode("utf-8", "replace") if len(found) == 2 else None
 
     def _permitted(self, *command: Any) -> Any:
-        """The answer to a question; None if Redis does not answer this user, has no such command, or something else."""
+        """The answer to a question; None if the user may not ask, or the command or the type of the key is wrong."""
         try:
             return self._other.call(*command, limit=self._limit)
         except redis.exceptions.ResponseError as error:
@@ -433,6 +436,7 @@ class RedisLog:
         in_run: bool = False,
         meanwhile: Callable[[], None] | None = None,
     ) -> Reply:
+        """Run a script that writes. It is an unknown outcome unless the script certainly did all, or nothing."""
         try:
             answer = link.script(
                 self._scripts[name], self._keys[:keys], *args, in_run=in_run, meanwhile=meanwhile, limit=self._limit
@@ -454,8 +458,8 @@ class RedisLog:
             raise self._refused(error) from None
 
     def _refused(self, error: Exception) -> LogUnavailable:
-        # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...): every script refuses
-        # before its first write, so nothing was written.
+        # The server understood and refused (READONLY, OOM, LOADING, NOAUTH, WRONGTYPE, BUSY ...). Every script is
+        # refused before its first write or at it, so nothing was written.
         problem = advice(error)
         if is_forbidden(error):
             self._rights.seen = False
@@ -468,8 +472,8 @@ class RedisLog:
         return LogUnavailable.refuses(self.url, problem)
 
     def _foreign_key(self) -> str:
-        """Which key of the group somebody else wrote to: Redis does not say. Empty: none, or nobody can tell now."""
-        for key, wanted in zip(self._keys, KEY_TYPES, strict=False):  # the probe has none
+        """The message about the key that something else wrote to, as Redis does not name it; empty: none is known."""
+        for key, wanted in zip(self._keys, KEY_TYPES, strict=False):  # the probe has no type
             try:
                 found = self._other.call(b"TYPE", key, limit=self._limit).decode()
             except (LogUnavailable, redis.exceptions.ResponseError):
@@ -480,7 +484,7 @@ class RedisLog:
         return ""
 
     def _asked(self, send: Callable[[], Any]) -> Any:
-        # A question that got no answer has changed nothing: there is no outcome to be unknown.
+        # A question changes nothing: without an answer there is no outcome that could be unknown.
         try:
             return self._answered(send)
         except OutcomeUnknown as error:
@@ -492,11 +496,11 @@ def xread(
     block_ms: int | None,
     also: Sequence[tuple[bytes, str]] = (),
 ) -> list[Any]:
-    """The command; empty if nothing is wanted."""
+    """The XREAD command for these reads; empty if there is nothing to read."""
     places = [*also, *(place for log, wants in reads for place in log.streams(wants))]
     if not places:
         return []
-    # 0 would block for ever.
+    # BLOCK 0 would wait for ever.
     waits = [] if block_ms is None else [b"BLOCK", max(1, block_ms)]
     most = min((wants.most for _, wants in reads), default=1)
     return [b"XREAD", b"COUNT", most, *waits, b"STREAMS", *(key for key, _ in places), *(after for _, after in places)]

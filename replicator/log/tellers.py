@@ -1,10 +1,10 @@
-"""Those who tell where the master is: sentinels, or the nodes of a cluster. They may hang, and they may disagree.
+"""Asking where the master is. The *tellers* are sentinels, or the nodes of a cluster; they may hang, and may disagree.
 
-- All are asked at once, each aside (`runtime/aside.py`), so one that hangs takes nobody's time but that of its first
-  silence: who did not answer the last time is asked again, and not waited for until it has answered.
-- What counts is the newest *epoch* that anybody names, not who answers first: of a master that was replaced some learn
-  later than others, and one that is cut off with it never does. What was known of a newer epoch is not forgotten
-  because fewer than half of them can be heard.
+- All are asked at once, each in its own thread (`runtime/aside.py`). One that hangs costs time only once: a teller that
+  did not answer the last time is asked again, but not waited for until it has answered.
+- The newest *epoch* that any teller names counts, not the first answer. Some learn later than others that a master was
+  replaced, and one that is cut off with the old master never does. A newer epoch that was heard of is not forgotten
+  while no more than half of the tellers can be heard.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["Said", "Tellers"]
 
 P = TypeVar("P")
 
-#: What one said is good for so long: somebody who hangs since then has not taken it back.
+#: How long an answer counts: a teller that hangs since then has not taken it back.
 GOOD_FOR_S = 2.0
 
 
 class Said(NamedTuple, Generic[P]):
-    """The master is at `place` since the change of masters number `epoch`; 0: not known."""
+    """An answer: the master is at `place`, since the change of masters with number `epoch` (0: not known)."""
 
     epoch: int
     place: P
 
 
 class Tellers(Generic[P]):
-    """Several of them. `ask`: asks one; raises what it likes. Thread-safe."""
+    """All tellers of one master. `ask` asks one of them, and may raise anything. Thread-safe."""
 
     def __init__(self, tellers: Sequence[P], ask: Callable[[P], Said[P]]) -> None:
         self._tellers = tuple(tellers)
@@ -49,7 +49,7 @@ class Tellers(Generic[P]):
         self._newest: Said[P] | None = None
 
     def ask(self, wait_s: float, *, someone_s: float = 0.0) -> None:
-        """Ask all of them; wait so long for those that answered the last time, and longer for the first word of any."""
+        """Ask all tellers. Wait up to `wait_s` for those that answered the last time, and up to `someone_s` for any."""
         began = time.monotonic()
         asked = {teller: self._aside.ask(teller, partial(self._ask_one, teller)) for teller in self._tellers}
         for teller in self._prompt:
@@ -66,7 +66,7 @@ class Tellers(Generic[P]):
             self._prompt = {teller for teller in self._tellers if has_ended(teller)}
 
     def places(self) -> list[P]:
-        """Where the master may be, the likeliest first: of the newest epoch. Empty: nobody has said anything lately."""
+        """Where the master of the newest epoch may be, the likeliest place first. Empty: no teller answered lately."""
         with self._heard:
             said = self._lately()
             if not said:
@@ -81,7 +81,7 @@ class Tellers(Generic[P]):
             return places
 
     def problems(self) -> list[tuple[P, Exception | None]]:
-        """Who told nothing, and why not (None: no answer yet)."""
+        """The tellers without an answer, and why (None: it has not come yet)."""
         with self._heard:
             silent = [teller for teller in self._tellers if teller not in self._said]
             return [(teller, self._problems.get(teller)) for teller in silent]
@@ -91,6 +91,7 @@ class Tellers(Generic[P]):
         return [self._said[each][1] for each in self._tellers if each in self._said and self._said[each][0] >= since]
 
     def _ask_one(self, teller: P) -> None:
+        """Ask one teller, in its own thread, and note the answer: that may be after `ask` has returned."""
         said, problem = None, None
         try:
             said = self._ask(teller)

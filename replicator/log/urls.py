@@ -1,18 +1,18 @@
-"""What the URL of a Redis says. It is read strictly: what could mean two things is refused, and never guessed.
+"""Reads the URL of a Redis, strictly: what could mean two things is refused, never guessed.
 
     redis://[USER:PASSWORD@]HOST[:6379][/DB]
     unix://[USER:PASSWORD@]/PATH/TO.SOCK[?db=DB]
     redis+sentinel://[USER:PASSWORD@]HOST[:26379],HOST…/SERVICE[/DB][?sentinel_username=…&sentinel_password=…]
     redis+cluster://[USER:PASSWORD@]HOST[:6379],HOST…
 
-rediss wherever redis stands is the same with TLS (to the sentinels, too), and takes `?ssl_ca_certs=FILE` and redis-py's
-other options of that kind. What stands in one of the parts is percent-encoded if it is one of `/?#@:%`.
+With rediss instead of redis, connections use TLS (those to sentinels, too), and `?ssl_ca_certs=FILE` and redis-py's
+other options for TLS are allowed. Within a part, any of `/?#@:%` has to be percent-encoded.
 
-A database that is no number, a host that is missing, a password with a raw `/` in it: each of these leads somewhere for
-somebody who reads on, and that is another database, this very machine, or a part of the password as a host.
+A lenient reader would make something of a database that is no number, a missing host, or a password with a raw `/` in
+it: another database, this very machine, or a part of the password as a host.
 
-URLs are shared with other programs, so options that say how redis-py is to behave may stand in them. Timeouts, retries
-and the like are not used here: what they have to be follows from the lease. A warning says so.
+URLs are shared with other programs, so they may have options about the behaviour of redis-py. Timeouts, retries and the
+like are not used here, because their values follow from the lease. A warning says so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
 
-#: More databases than any Redis has; in one digit more somebody's finger stayed on the key.
+#: Up to six digits: more databases than any Redis has. A longer number is a slip of the finger.
 _DATABASE = re.compile("[0-9]{1,6}")
 
 _FORMS = (
@@ -48,7 +48,7 @@ _FORMS = (
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """The host and port on which a server listens."""
 
     host: str
     port: int
@@ -58,10 +58,10 @@ class Address(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What a URL says. `kind` is empty for a single server; then the options tell where it is, else the hosts."""
+    """What a URL says. `kind` is empty for a single server, which the options locate; otherwise `hosts` does."""
 
     kind: str
-    #: Of connections to Redis, as redis-py calls them.
+    #: Options for connections to Redis, named as in redis-py.
     options: dict[str, Any]
     tls: bool = False
     hosts: tuple[Address, ...] = ()
@@ -83,7 +83,7 @@ def place_of(url: str) -> Place:
 
 
 def wrong(url: object, why: str) -> ConfigError:
-    """That this is no URL of a Redis, and why."""
+    """The error that `url` is no Redis URL, and why."""
     if not isinstance(url, str):
         return ConfigError(setting="redis", problem=f"a {type(url).__name__} is not a Redis URL; one is {_FORMS}")
     hint = f"; {_ENCODED}" if _may_lack_encoding(url) else ""
@@ -94,15 +94,15 @@ _ENCODED = "a user or a password has to be percent-encoded: %2F for /, %3F for ?
 
 
 def _may_lack_encoding(url: str) -> bool:
-    """Whether there is an @ where none can be but behind a user and a password that were not encoded."""
+    """Whether an @ stands where it can only come from a user or a password that was not encoded."""
     behind = url.partition("://")[2]
     return behind.count("@") > 1 or re.search(r"([/?#]|%(?![0-9A-Fa-f]{2})).*@", behind, re.DOTALL) is not None
 
 
 def shown(url: str) -> str:
-    """The URL without its passwords, which have no place in a message.
+    """The URL with its passwords hidden, for messages.
 
-    A URL that is written wrong may have them anywhere: rather too much is hidden than too little.
+    A malformed URL may have them anywhere, so rather too much is hidden than too little.
     """
     secrets = [_secret_of_user(match) for match in _USER_PASSWORD.finditer(url)]
     secrets += [match.span(2) for match in _OPTION.finditer(url) if "password" in unquote(match[1]).lower()]
@@ -110,14 +110,14 @@ def shown(url: str) -> str:
     return re.sub("\0+", "***", "".join("\0" if place in hidden else sign for place, sign in enumerate(url)))
 
 
-# Up to the last @, for somebody may have forgotten to encode one.
+# Up to the last @: one within the password may not have been encoded.
 _USER_PASSWORD = re.compile(r"(?s)^(?:[^:/@]*://)?+(([^:/?#@]*)(.*))@")
 _OPTION = re.compile(r"(?<=[?&])([^=&?]*)=(?=([^&]*))")
 
 
 def _secret_of_user(match: re.Match[str]) -> tuple[int, int]:
     if not match[3] or (not match[2] and match[3].startswith("/")):
-        return 0, 0  # a user alone; or nobody, and the path of a socket
+        return 0, 0  # only a user; or no user, and the path of a socket
     if match[3].startswith(":"):
         return match.start(3) + 1, match.end(3)
     return match.span(1)
@@ -207,7 +207,7 @@ def _hosts_of(hosts: str, port: int) -> tuple[Address, ...]:
 
 
 def _database_of(path: str, options: Mapping[str, Any]) -> dict[str, int]:
-    """The database of a path; one that stands in the options as well must be the same."""
+    """The database in the path; if the options name one, too, it must be the same."""
     text = path[1:]
     if not text:
         return {"db": options.get("db", 0)}
@@ -222,7 +222,7 @@ def _database_of(path: str, options: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _flag(text: str) -> bool:
-    # As redis-py reads them, where it does; it takes whatever it does not know for true.
+    # The words that redis-py knows, but strictly: it takes every other word for true.
     for words, value in ((("0", "f", "false", "n", "no"), False), (("1", "t", "true", "y", "yes"), True)):
         if text.lower() in words:
             return value
@@ -257,7 +257,7 @@ def _verify_flags(text: str) -> list[ssl.VerifyFlags]:
         raise ValueError from None
 
 
-#: Those that are used, and how each is read. redis-py's documentation says what they mean.
+#: The options that are used, and how each is read. redis-py's documentation says what they mean.
 _USED: Mapping[str, Callable[[str], Any]] = {
     "db": _database,
     "username": str,
@@ -280,7 +280,7 @@ _USED: Mapping[str, Callable[[str], Any]] = {
     "ssl_validate_ocsp_stapled": _flag,
 }
 
-#: Those that mean something to redis-py, and nothing here.
+#: The options that mean something to redis-py but are not used here.
 _NOT_USED: Mapping[str, Callable[[str], Any]] = {
     "socket_timeout": float,
     "socket_connect_timeout": float,
@@ -303,11 +303,12 @@ _NOT_USED: Mapping[str, Callable[[str], Any]] = {
 
 
 def _options_of(query: str, url: str, *, tls: bool, kind: str | None) -> dict[str, Any]:
+    """Read all options, each with a value and only once; return those that are used."""
     found: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         name, equals, text = (unquote_plus(each) for each in part.partition("="))
         read = _USED.get(name) or _NOT_USED.get(name)
-        # A password that is not encoded may be taken for an option.
+        # What looks like an option may be part of a password that was not encoded: then the message does not show it.
         if read is None or (name.startswith("sentinel_") and kind != "sentinel"):
             raise _Wrong(_unknown(name) if name in shown(url) else _unknown(""))
         if name.startswith("ssl_") and not tls:

@@ -2,7 +2,7 @@
 
 redis-py makes the connection, because it knows all ways to make one (TLS, users, databases, unix sockets). From then on
 bytes go straight between hiredis and the socket: redis-py's own way through `pack_command` and `read_response` takes
-longer than Redis does for a small append. Nothing here is ever sent twice, and nothing is opened again.
+longer than Redis takes for a small append. Nothing is ever sent twice, and nothing is reopened.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from redis._parsers import BaseParser
 
 __all__ = ["Limit", "RedisWire", "Wire"]
 
-#: What one read takes from the socket at the most. A part of a snapshot comes in a few reads.
+#: The most that one read takes from the socket. A part of a snapshot comes in a few reads.
 READ_BYTES = 128 * 1024
 
-#: A request may take so long if nobody says how long it may.
+#: How long a request may take by default.
 ANSWER_S = 5.0
 
-#: What goes into an empty socket at once, whatever becomes of it.
+#: A request of this size fits into an empty socket buffer: it is sent at once.
 SMALL_BYTES = 16 * 1024
 
-#: A line that carries less than that is none to run a group over: a large request gets the time that it takes there.
+#: The slowest network on which a group can run. A large request gets the additional time that it takes there.
 BYTES_PER_S_MIN = 250_000
 
-#: The kernel is told of another limit only if it is another one by so much.
+#: The kernel is told of a new timeout only if it differs by this much.
 EXACT_S = 0.005
 
 _MORE = object()
@@ -42,9 +42,9 @@ _MORE = object()
 class Limit(NamedTuple):
     """How long a request may take.
 
-    `answer_s`: so long nothing may come (what is large comes in pieces, and gets the time again for each). `until`:
-    when who asks wants to be told (`time.monotonic`), whatever comes. `blocks_s`: what the request itself waits for
-    something in Redis.
+    `answer_s`: the longest silence (a large answer comes in pieces, each of which may take as long). `until`: the
+    caller's deadline (`time.monotonic`), whatever comes. `blocks_s`: how long the request itself waits in Redis for
+    something.
     """
 
     answer_s: float
@@ -53,50 +53,50 @@ class Limit(NamedTuple):
 
     @property
     def left_s(self) -> float:
-        """How long to wait for something that stands before the request."""
+        """How long to wait for what has to happen before the request, such as a connection."""
         return self.answer_s if self.until == math.inf else min(self.answer_s, self.until - time.monotonic())
 
 
 class Wire(Protocol):
-    """One connection. One thread at a time may ask."""
+    """One connection. Only one thread at a time may ask."""
 
     @property
     def is_open(self) -> bool:
-        """Whether another command may be sent. It says nothing of the other end."""
+        """Whether another command may be sent. It says nothing about the other end."""
         ...
 
     def ask(self, *command: Any, limit: Limit | None = None, meanwhile: Callable[[], None] | None = None) -> Any:
-        """Send a command, call `meanwhile`, give the answer. Raises redis' `RedisError` or `OSError`."""
+        """Send a command, call `meanwhile`, return the answer. Raises redis' `RedisError` or `OSError`."""
         ...
 
     def close(self) -> None: ...
 
     def let_go(self) -> None:
-        """Close this process' copy of the socket, which another process goes on with."""
+        """Close this process' copy of the socket, which the parent process goes on using."""
         ...
 
     def shut_down(self) -> None:
-        """End it under a thread that is waiting for an answer: that one gets an error, and closes it."""
+        """End the connection while another thread waits for an answer: that thread gets an error, and closes it."""
         ...
 
 
 class RedisWire:
-    """`connection`: redis-py's, connected, with protocol 2, not used by anybody else from now on."""
+    """Takes over a `connection` of redis-py: connected, with protocol 2, and used by nobody else from now on."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._socket: socket.socket | None = connection._sock
         self._reader = hiredis.Reader(
             protocolError=redis.exceptions.InvalidResponse,
-            replyError=BaseParser.parse_error,  # redis-py's classes of errors, by the first word
+            replyError=BaseParser.parse_error,  # redis-py's error classes, chosen by the first word
             notEnoughData=_MORE,
         )
         self._buffer = bytearray(READ_BYTES)
         self._limit = Limit(connection.socket_timeout or ANSWER_S)
-        #: What the socket was told. No number at first: it was told nothing by this class.
+        #: The timeout of the socket; not a number at first, because it was not set here yet.
         self._waits_s = math.nan
-        # Of a plain socket the kernel keeps the time: Python's own timeouts cost a poll() before every send and every
-        # read. TLS reads as often as it likes: there Python keeps it.
+        # For a plain socket the kernel keeps the time: Python's own timeouts cost a poll() before every send and every
+        # read. With TLS one read may be many of the socket's, so there Python keeps it.
         self._kernel_keeps_time = type(self._socket) is socket.socket
         if self._kernel_keeps_time:
             connection._sock.settimeout(None)
@@ -115,7 +115,7 @@ class RedisWire:
                 meanwhile()
             count = 0
             while (answer := reader.gets()) is _MORE:
-                if count:  # for the first piece it was kept already
+                if count:  # for the first piece the timeout is set already
                     self._keep_time(sock, limit)
                 count = sock.recv_into(buffer)
                 if count == 0:
@@ -128,7 +128,7 @@ class RedisWire:
         return answer
 
     def _send(self, sock: socket.socket, request: bytes, limit: Limit) -> Limit:
-        """Send all of it; the limit of what comes then."""
+        """Send all of the request; return the limit for its answer."""
         self._keep_time(sock, limit)
         if len(request) <= SMALL_BYTES:
             sock.sendall(request)
@@ -137,13 +137,13 @@ class RedisWire:
         while rest:
             self._keep_time(sock, limit)
             rest = rest[sock.send(rest) :]
-        # Sent is what the system took: it may be on its way for a while.
+        # The system took it all, but that may still be on its way for a while.
         limit = limit._replace(answer_s=limit.answer_s + len(request) / BYTES_PER_S_MIN)
         self._keep_time(sock, limit)
         return limit
 
     def _keep_time(self, sock: socket.socket, limit: Limit) -> None:
-        """Have the next thing that the socket does end in time. Raises `TimeoutError` if it is too late for any."""
+        """Set the timeout for the next operation of the socket. Raises `TimeoutError` if no time is left."""
         answer_s, until, blocks_s = limit
         waits_s = answer_s + blocks_s
         if until != math.inf:

@@ -9,7 +9,7 @@ The first three are what Redis says (`confirmations.py`), the last is what the s
 disks outlives anything that happens to Redis. The change is in the log before anybody waits here, so who waits in vain
 gets `NotAcknowledged`: it may still come to all of them.
 
-Who waits for standbys is in a table (`waiters.py`) that the news of the reader and the keeper resolve. So it costs no
+Who waits for standbys is in a table (`waiters.py`) that the news of the reader and the HA loop resolve. So it costs no
 thread, and however many wait for what does not come, nobody else hears later.
 """
 

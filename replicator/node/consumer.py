@@ -1,24 +1,25 @@
 """What a node reads: records, which it folds, saves and applies, and asks of others.
 
 A reader says what it wants next and takes what came of it, so it does not matter who fetches it: the node's own thread
-(`read`), or one that reads for many groups at once (`host.py`).
+(`read`), or one that reads for many groups at once (`host.py`). It takes in what concerns the copy of the state, and
+gives back the rest, as it comes to it: who has asked for what, and that this node leads. The HA loop acts on that.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
+from enum import Enum
 
-from ..errors import LogLost, LogUnavailable
+from ..errors import LogUnavailable, Stalled
 from ..format.records import ChangeRecord, Record
-from ..log.interface import Ack, Batch, GroupRequest, Log, ReadRequest
+from ..log.interface import Ack, Batch, GroupRequest, ReadRequest
 from ..protocol.fold import Verdict
-from ..replica.replica import Replica
-from .acks import Acks
-from .ha_loop import HaLoop
-from .writer import Primary
+from .identity import check_log_is_mine
+from .parts import Parts
 
-__all__ = ["BLOCK_MS", "Reader"]
+__all__ = ["BLOCK_MS", "Learnt", "Reader"]
 
 #: How long a read waits in Redis for the next record. What ends it early is a record, an ask, or the end of the node.
 BLOCK_MS = 1000
@@ -30,32 +31,31 @@ RECORDS_AT_ONCE = 32
 PARTS_AT_ONCE = 8
 
 
+class Learnt(Enum):
+    """What the records that were just taken in mean to the node."""
+
+    #: It holds the term since now.
+    LEADS = "leads"
+    #: The others are to hear of it soon, or this node of them.
+    NEWS = "news"
+
+
 class Reader:
     """The reader of one node. `stopping`: the node ends."""
 
-    def __init__(
-        self,
-        log: Log,
-        replica: Replica,
-        primary: Primary,
-        acks: Acks,
-        ha_loop: HaLoop,
-        *,
-        stopping: threading.Event,
-    ) -> None:
-        self._log = log
-        self._replica = replica
-        self._primary = primary
-        self._acks = acks
-        self._ha_loop = ha_loop
+    def __init__(self, parts: Parts, *, stopping: threading.Event) -> None:
+        self._log = parts.log
+        self._replica = parts.replica
+        self._acks = parts.acks
+        self._problems = parts.problems
         self._stopping = stopping
         self._asks_after = ""
         self._acks_after = "0-0"
 
-    def read(self) -> None:
-        """Wait for something to read, and take it in."""
+    def read(self) -> Iterator[GroupRequest | Learnt]:
+        """Wait for something to read, and take it in: see `received`."""
         wants = self.wants()
-        self.received(
+        yield from self.received(
             self._log.read(
                 wants.after,
                 asks_after=wants.asks_after,
@@ -75,36 +75,47 @@ class Reader:
         most = PARTS_AT_ONCE if node_state.view.follows_snapshot else RECORDS_AT_ONCE
         return ReadRequest(node_state.view.cursor.id, self._asks_after, most=most)
 
-    def received(self, batch: Batch) -> None:
-        """Take in what came of it. Raises what `Replica.take` raises, and `CorruptRecord` for what is no record."""
+    def received(self, batch: Batch) -> Iterator[GroupRequest | Learnt]:
+        """Take in what came of it, and give what is to be acted on before the rest is taken in.
+
+        Raises what `Replica.take` raises, and `CorruptRecord` for what is no record.
+        """
         self._acks_after = batch.acks_after or self._acks_after
         self._acks.hear(batch.acks)
         for ask in batch.asks:
             self._asks_after = ask.id
-            self._hear(ask)
+            yield ask
         if batch.records:
-            self._take(batch.records)
+            yield from self._take(batch.records)
             self._acks.hear()
         if batch.corrupt is not None and not self._replica.node_state.holds_term:
             raise batch.corrupt
 
-    def _take(self, records: list[Record]) -> None:
+    def _take(self, records: list[Record]) -> Iterator[Learnt]:
         if any(record.id.term > self._replica.node_state.view.term for record in records):
-            # Records do not say whose they are, and the keeper may not have looked yet since the connection was made.
-            self._ha_loop.check_log_is_mine(self._log.look())
+            # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
+            look = self._log.look()
+            check_log_is_mine(self._log, self._replica.node_state.view, look)
         with self._replica.write_lock:
             if self._replica.node_state.holds_term or self._stopping.is_set():
                 return
             verdicts = self._replica.take(records)
-            self._ha_loop.follow()
+            self._follow()
         if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
-            self._lead()
+            yield Learnt.LEADS
         elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
-            self._ha_loop.wake()  # to learn where the new primary is reached, and to report
+            yield Learnt.NEWS  # to learn where the new primary is reached, and to report
         if self._replica.markers:
-            self._ha_loop.wake()
+            yield Learnt.NEWS
         if Verdict.RESTORE in verdicts or any(isinstance(r, ChangeRecord) and r.wants_acks for r in records):
             self._acknowledge()
+
+    def _follow(self) -> None:
+        """A node that stopped leading gives up what it did not publish. The caller has the write lock."""
+        try:
+            self._replica.follow()
+        except Stalled as error:
+            self._problems.report("state", error)
 
     def _acknowledge(self) -> None:
         """Somebody waits until standbys have a change on their disks: this one has."""
@@ -112,29 +123,3 @@ class Reader:
         if node_state.view.in_sync:
             with suppress(LogUnavailable):  # the next heartbeat says it, too
                 self._log.ack(Ack(node_state.me.node, self._replica.synced_upto))
-
-    def _lead(self) -> None:
-        """This node holds the term since now. It writes once it has its lease from Redis; until then it is refused."""
-        self._ha_loop.renew()
-        self._ha_loop.wake()
-
-    def _hear(self, ask: GroupRequest) -> None:
-        if ask.what == "vacant":
-            self._ha_loop.heard_vacant(ask.node)
-        elif ask.what in ("paused", "report"):
-            self._ha_loop.wake()
-        elif ask.what == "term":
-            # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
-            self._ha_loop.renew()
-        elif ask.what == "forget":
-            self._ha_loop.forget(ask.node)
-        elif ask.what == "snapshot" and self._replica.node_state.holds_term:
-            # Not here: one that is under way may be older than what is asked for, then another one follows it.
-            self._ha_loop.snapshot_asked_by = ask.by
-            self._ha_loop.wake()
-        elif ask.what == "prepare" and ask.node == self._replica.node_state.me.node:
-            self._ha_loop.handover.ask(ask.id)
-        elif ask.what == "digest" and self._replica.node_state.leads:
-            with suppress(LogLost):  # the keeper reports it
-                self._primary.mark()
-            self._ha_loop.wake()

@@ -1,4 +1,4 @@
-"""Whether a node may have its name: no other process may report under it.
+"""Whether a node may have its name: no other process may report under it; and whether a log is that of the node.
 
 A heartbeat of this name that is young is one of three: of the boot before, which was killed a moment ago; of another
 process, somewhere, that was given the same name; or of the process whose data directory this one's is a copy of. The
@@ -14,14 +14,15 @@ import logging
 import threading
 import time
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LogLost
 from ..format.ids import Writer
 from ..log.interface import Log
+from ..protocol.fold import View
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
 from ..storage.checkpoint import Checkpoint
 
-__all__ = ["Name"]
+__all__ = ["Name", "check_log_is_mine"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +53,13 @@ class Name:
             return
         self._check_is_free(look)
         # Before this boot beats for the first time: what the lock says is who may have been heard of from here.
-        self._checkpoint.runs(self._me.boot)
+        self._checkpoint.lock.runs(self._me.boot)
         self._free = True
 
     def _check_is_free(self, look: GroupView) -> None:
         """A boot of this name that still beats is another process; one that ended here cannot be."""
         other = look.heartbeats.get(self._me.node)
-        if other is None or not other.alive or other.boot == self._checkpoint.ended:
+        if other is None or not other.alive or other.boot == self._checkpoint.lock.ended:
             return
         wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
         logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", other.node, other.age_ms)
@@ -87,3 +88,16 @@ class Name:
             f"{other.node!r} is taken in group {self._log.group}: {where} (boot {other.boot}) reports by that name"
         )
         return ConfigError(setting="name", problem=f"{problem}; {hint}")
+
+
+def check_log_is_mine(log: Log, view: View, look: GroupView) -> None:
+    """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there.
+
+    Raises `LogLost` if the log of this look is not the one that `view` is of.
+    """
+    if view.log_id and look.head is not None and look.head.log_id != view.log_id:
+        raise LogLost(
+            f"group {log.group} had log {view.log_id}, and at {log.url} there is log "
+            f"{look.head.log_id}: the URL leads to another Redis, or the data directory is another group's. Give "
+            f"this node the right --redis, or an empty --data-dir"
+        )

@@ -28,7 +28,6 @@ from ..errors import (
     LogUnavailable,
     NotRunning,
     PositionLost,
-    PromotionRefused,
     ReplicatorError,
 )
 from ..format.codec import Encoded, encoded
@@ -36,7 +35,7 @@ from ..format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..log.interface import Batch, Log, ReadRequest
 from ..log.redis_log import RedisLog
-from ..protocol import election
+from ..protocol import election, promotion
 from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
 from ..protocol.liveness import Sight
@@ -55,11 +54,13 @@ from . import health
 from .acks import Acks, Level
 from .async_writer import AsyncWriter
 from .consumer import Reader
-from .ha_loop import HaLoop, HaPolicy
+from .ha_loop import HaLoop
+from .ha_policy import HaPolicy
 from .handover import Handover
 from .health import Condition, Lag, Unready
 from .identity import Name
 from .lease import LEASE_S, Lease, answer_within_s
+from .parts import Parts
 from .problems import Problems
 from .scheduler import NodeWork, OwnThreads, Scheduler
 from .writer import BATCH_CHANGES_MAX, Primary
@@ -206,29 +207,19 @@ class Node:
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
             self._async_writer = AsyncWriter(self._primary, name=self.name, soon=self._scheduler.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
-            self._ha_loop = HaLoop(
-                self._log,
-                self._replica,
-                self._primary,
-                self._acks,
-                self._lease,
-                self._policy,
-                self._problems,
-                Name(
-                    self._log,
-                    me,
-                    self._checkpoint,
-                    previous_boot=self._replica.node_state.previous_boot,
-                    stopping=self._stopping,
-                ),
-                wake=self._wake,
-                stopping=self._stopping,
+            parts = Parts(
+                log=self._log,
+                replica=self._replica,
+                primary=self._primary,
+                acks=self._acks,
+                lease=self._lease,
+                problems=self._problems,
             )
-            self._ha_loop.http = self.http
-            self._ha_loop.handover = self.handover
-            self._reader = Reader(
-                self._log, self._replica, self._primary, self._acks, self._ha_loop, stopping=self._stopping
-            )
+            boot = self._replica.node_state.previous_boot
+            own_name = Name(self._log, me, self._checkpoint, previous_boot=boot, stopping=self._stopping)
+            self._ha_loop = HaLoop(parts, self._policy, own_name, self.handover, wake=self._wake)
+            self._ha_loop.reporter.http = self.http
+            self._reader = Reader(parts, stopping=self._stopping)
             try:
                 self._ha_loop.join()
             except LogUnavailable as unavailable:
@@ -243,7 +234,7 @@ class Node:
             keep=lambda: self._done("ha-loop", self._ha_loop.keep),
             save=lambda: self._done("saver", self._save),
             is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
-            read=lambda: self._done("reader", self._reader.read),
+            read=lambda: self._done("reader", self._read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
             ended=lambda: self._stopping.is_set() or self.failed is not None,
@@ -290,7 +281,7 @@ class Node:
         self._owner.check()
         self.http = checks.url("http", http)
         if self._node_work is not None:
-            self._ha_loop.http = self.http
+            self._ha_loop.reporter.http = self.http
             self._wake()
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -338,7 +329,7 @@ class Node:
             in_sync=node_state.in_sync,
             has_read=node_state.view.cursor != ORIGIN,
             lag=self._lag(of_what_there_is=True),  # while nobody leads there is nothing else to follow
-            behind_s=self._ha_loop.trail.behind_s(self.position.id, time.monotonic()),
+            behind_s=self._ha_loop.observer.trail.behind_s(self.position.id, time.monotonic()),
         )
         return health.why_unready(now)
 
@@ -371,7 +362,7 @@ class Node:
         return health.lag_of(
             self.position,
             self._replica.applied_at,
-            self._ha_loop.seen,
+            self._ha_loop.observer.seen,
             now_ms=time.monotonic() * 1000,
             fresh_ms=MISSED_BEATS_MAX * self._policy.beat_every_s * 1000,
             of_what_there_is=of_what_there_is,
@@ -420,7 +411,7 @@ class Node:
         """Where the primary is reached, if there is a live one that says so."""
         if not self._is_started:
             return None
-        node_state, look = self._replica.node_state, self._ha_loop.look
+        node_state, look = self._replica.node_state, self._ha_loop.observer.look
         if self.leads:
             return self.http or None
         holder = look.heartbeats.get(node_state.view.holder.node) if look else None
@@ -471,10 +462,10 @@ class Node:
         """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
         log = self._log.within(deadline)
         try:
-            return self._ha_loop.sight(log)
+            return self._ha_loop.observer.sight(log)
         except LogUnavailable:
             time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
-            return self._ha_loop.sight(log)
+            return self._ha_loop.observer.sight(log)
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -594,17 +585,15 @@ class Node:
         """Take the next term, and wait until this node leads; the term.
 
         Raises `PromotionRefused` if another node is the better one, or nodes are missing that may have more
-        (`life.refusal`; `force` goes past it: what only others have is lost), `TimeoutError`.
+        (`election.refusal`; `force` goes past it: what only others have is lost), `TimeoutError`.
         """
         checks.line("reason", reason)
         self._check_serves("promote()")
         deadline = time.monotonic() + timeout_s
         look = self._sight(deadline).look
-        mine = self._ha_loop.heartbeat()._replace(run=look.run)
-        refusal = election.refusal(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}))
-        if refusal is not None and not force:
-            raise PromotionRefused(self.name, refusal.reason, better=refusal.better)
-        taken = self._ha_loop.take_term(reason, look, guarded=not force, until=deadline)
+        mine = self._ha_loop.reporter.heartbeat()._replace(run=look.run)
+        promotion.check(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}), force=force)
+        taken = self._ha_loop.candidate.take_term(reason, look, guarded=not force, until=deadline)
         # Its term record, too: a node that led already is the primary all the while.
         position = str(taken.id) if taken.id != ZERO_ID else None
         self.wait(role="primary", position=position, timeout_s=max(0.0, deadline - time.monotonic()))
@@ -709,6 +698,10 @@ class Node:
             self._due_behind = node_state.snapshot_end
             self._wake()
 
+    def _read(self) -> None:
+        for news in self._reader.read():
+            self._ha_loop.hear(news)
+
     def _wants(self) -> ReadRequest | None:
         try:
             return self._reader.wants()
@@ -721,7 +714,8 @@ class Node:
     def _received(self, batch: Batch | ReplicatorError) -> None:
         if isinstance(batch, ReplicatorError):
             raise batch
-        self._reader.received(batch)
+        for news in self._reader.received(batch):
+            self._ha_loop.hear(news)
 
 
 def _nobody_leads() -> TimeoutError:

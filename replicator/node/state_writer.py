@@ -6,14 +6,13 @@ state takes its time and the lease does not wait; after each failure the next at
 
 from __future__ import annotations
 
-import threading
 import time
 
-from ..errors import NoThread, Stalled, StateError
+from ..errors import Stalled, StateError
 from ..replica.replica import Replica
 from ..runtime.backoff import Backoff
-from ..runtime.threads import started
-from .problems import THREADS, Problems
+from .aside import Aside
+from .problems import Problems
 
 __all__ = ["StateWriter"]
 
@@ -24,13 +23,12 @@ PAUSE_S_MAX = 5.0
 
 
 class StateWriter:
-    """The writer of one node. Only its keeper calls it."""
+    """The writer of one node. Only its HA loop calls it."""
 
     def __init__(self, replica: Replica, problems: Problems, *, name: str) -> None:
         self._replica = replica
         self._problems = problems
-        self._name = name
-        self._thread: threading.Thread | None = None
+        self._aside = Aside(problems, name=f"{name}-state")
         self._backoff = Backoff(FIRST_PAUSE_S, PAUSE_S_MAX, chance=lambda: 0.0)  # nobody else writes there
         self._next_at = 0.0
 
@@ -43,12 +41,8 @@ class StateWriter:
                 self._problems.solved("state")
             return
         self._problems.report("state", unwritten)
-        if (self._thread is None or not self._thread.is_alive()) and time.monotonic() >= self._next_at:
-            try:
-                self._thread = started(self._write, name=f"{self._name}-state")
-                self._problems.solved(THREADS)
-            except NoThread as problem:  # with the next beat, perhaps
-                self._problems.report(THREADS, problem)
+        if not self._aside.runs and time.monotonic() >= self._next_at:
+            self._aside.begin(self._write)
 
     def _write(self) -> None:
         try:

@@ -37,14 +37,14 @@ from ..errors import (
 from ..format.codec import CHANGE_BYTES_MAX, Encoded, SnapshotEncoder, digest_of, encode_changes
 from ..format.ids import RecordId
 from ..format.patch import CODEC, cut
-from ..format.records import ChangeRecord, PartRecord
+from ..format.records import ChangeRecord, PartRecord, Record
 from ..format.snapshot_parts import Cutter
 from ..log.interface import Log
 from ..protocol.election import NOBODY
 from ..protocol.group import Code, Reply
 from ..protocol.node_state import NodeState, Snapshot
 from ..protocol.snapshot_policy import NEVER, snapshot_is_due
-from ..protocol.write_outcome import Lookup, WriteOutcome, find_out, outcome_of_write
+from ..protocol.write_outcome import Next, PendingWrite, WriteOutcome
 from ..replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..replica.replica import Replica, WriteLock
 from ..runtime.backoff import Backoff
@@ -567,58 +567,53 @@ class Primary:
 
         `uncertain`: it was sent before, and the answer was lost.
         """
-        record = sent.record
         began = time.monotonic()
         deadline = min(began + self._patience_s, until)
         log = self._log if until - began > self._log.takes_s else self._log.within(until)
         backoff = Backoff(RESEND_S, RESEND_S_MAX)
-        while True:
+        write = PendingWrite(sent.record, self._replica.node_state.view.holder.run, uncertain=uncertain)
+        while write.next in (Next.SEND, Next.LOOK):
             try:
-                reply = _ask(log, sent, meanwhile)
-                if reply.code is Code.OK:
-                    self._telling.over("write")
-                    return
-                found = self._look_up(log, reply, record) if uncertain else None
+                write = self._go_on(log, sent, write, meanwhile)
+                continue
             except OutcomeUnknown as unknown:
-                uncertain, problem = True, unknown.fields["problem"]
+                write, problem = write.unanswered(), unknown.fields["problem"]
             except LogUnavailable as unavailable:
-                if not uncertain:
+                write, problem = write.unsent(), unavailable.fields["problem"]
+                if write.next is Next.RAISE:
                     raise
-                problem = unavailable.fields["problem"]
             except BaseException:
                 self._unresolved = sent
                 raise
-            else:
-                self._settle(reply, record, uncertain=uncertain, found=found)
-                return
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 self._unresolved = sent
                 raise OutcomeUnknown(url=self._log.url, problem=problem)
             time.sleep(min(backoff.failed(), left_s))
             log = self._log.within(until)
+        self._settle(write)
 
-    def _look_up(self, log: Log, reply: Reply, record: ChangeRecord | PartRecord) -> Lookup | None:
-        """What the log says of the record, if the answer to a repeat leaves that open."""
-        if outcome_of_write(reply, uncertain=True) is not WriteOutcome.LOOK:
-            return None
-        there = log.find(record.id)
-        return find_out(record, there, log.look(), self._replica.node_state.view.holder.run)
+    def _go_on(self, log: Log, sent: _Sent, write: PendingWrite, meanwhile: Callable[[], None] | None) -> PendingWrite:
+        if write.next is Next.SEND:
+            return write.answered(_ask(log, sent, meanwhile))
+        there = log.find(write.record.id)
+        return write.looked(there, log.look())
 
-    def _settle(
-        self, reply: Reply, record: ChangeRecord | PartRecord, *, uncertain: bool, found: Lookup | None
-    ) -> None:
-        node_state = self._replica.node_state
-        outcome, after = node_state.answered(reply, uncertain=uncertain, found=found)
-        if after is not node_state:
-            self._replica.refused(reply)
-        if outcome is WriteOutcome.COMMITTED:
+    def _settle(self, write: PendingWrite) -> None:
+        reply, outcome = write.reply, write.outcome
+        assert reply is not None
+        assert outcome is not None
+        if reply.code is Code.OK:
+            self._telling.over("write")
+            return
+        self._replica.refused(reply)
+        if write.next is Next.FOLD:
             return
         kind = f"{outcome.value} ({reply.code.value})"
-        self._telling.tell("write", logging.WARNING, f"{record}: {kind}", kind=kind)
-        raise self._error(outcome, reply, record)
+        self._telling.tell("write", logging.WARNING, f"{write.record}: {kind}", kind=kind)
+        raise self._error(outcome, reply, write.record)
 
-    def _error(self, outcome: WriteOutcome, reply: Reply, record: ChangeRecord | PartRecord) -> Exception:
+    def _error(self, outcome: WriteOutcome, reply: Reply, record: Record) -> Exception:
         if outcome is WriteOutcome.AGAIN:
             return _SnapshotBroken()
         if outcome is WriteOutcome.UNKNOWN:

@@ -17,7 +17,7 @@ from ..errors import (
 )
 from ..format.ids import ZERO_ID, RecordId, Writer, era_of
 from ..log.interface import Log
-from ..protocol import election, missing_nodes
+from ..protocol import election, missing_nodes, promotion
 from ..protocol.election import NOBODY
 from ..protocol.group import Claim, Code, GroupView, Head, Reply
 from ..protocol.heartbeat import Heartbeat
@@ -72,8 +72,8 @@ def promote(
 ) -> Promotion:
     """Give the next term to `node`, and wait until it leads.
 
-    Raises `PromotionRefused` (see `life.refusal`; `force` goes past it, but not past a node that has never reported),
-    `LogLost`, `LogUnavailable`, `TimeoutError` (it has the term, and does not lead yet).
+    Raises `PromotionRefused` (see `election.refusal`; `force` goes past it, but not past a node that has never
+    reported), `LogLost`, `LogUnavailable`, `TimeoutError` (it has the term, and does not lead yet).
     """
     check_call(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     checks.flag("force", force)
@@ -84,9 +84,7 @@ def promote(
         if expect not in (None, look.term):
             conflict = Reply(Code.CONFLICT, term=look.term, node=look.head.node if look.head else "")
             raise not_promoted(node, conflict, log)
-        refusal = election.refusal(node, look)
-        if refusal is not None and (not force or node not in look.heartbeats):
-            raise PromotionRefused(node, refusal.reason, better=refusal.better)
+        promotion.check(node, look, force=force)
         heartbeat = look.heartbeats[node]
         reply = log.promote(claim_of(heartbeat, look, lease_ms=lease_ms, by=by, reason=reason, guarded=not force))
         if reply.code in (Code.NEW_RUN, Code.CONFLICT):
@@ -108,17 +106,16 @@ def claim_of(
     heartbeat: Heartbeat, look: GroupView, *, lease_ms: int, by: str, reason: str, guarded: bool = True
 ) -> Claim:
     """The next term for that boot, if nothing of what was looked at has changed."""
-    return Claim(
-        writer=Writer(heartbeat.node, heartbeat.boot),
-        floor=election.newest_term(look),
-        lease_ms=lease_ms,
+    return promotion.next_claim(
+        Writer(heartbeat.node, heartbeat.boot),
+        heartbeat,
+        look,
         by=by,
         reason=reason,
-        expect=look.term,
-        run=look.run,
-        expect_head=election.expected_head(heartbeat, look) if guarded else None,
-        new_log_id=secrets.token_hex(16) if election.may_found(look) else "",
+        lease_ms=lease_ms,
         applied_min=missing_nodes.applied_min(look),
+        fresh_log_id=secrets.token_hex(16),
+        guarded=guarded,
     )
 
 
@@ -311,9 +308,7 @@ def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: flo
     while True:
         log.ask("report", by="switchover", node=node)
         look = log.look()
-        refusal = election.refusal(node, look)
-        if refusal is not None:
-            raise PromotionRefused(node, refusal.reason, better=refusal.better)
+        promotion.check(node, look)
         heartbeat = look.heartbeats[node]
         if heartbeat.in_sync and heartbeat.position.id >= target:
             return

@@ -1,8 +1,8 @@
-"""Decisions in the life of a node that the log alone cannot settle. Pure: values in, a decision out.
+"""The decisions of a node that the log alone cannot settle: leader election above all. Pure: values in, a decision out.
 
 The fold (`fold.py`) says what a record does to a node. This module says what a node does by itself: when it takes a
-term, when it owes the others a snapshot, and whom one should promote. The
-shells ask here and carry the answer out; the explorer asks here too, so what it explores is what runs.
+term, and when it owes the others a snapshot. It also says which node an operator should promote. The shells ask here
+and carry the answer out. So does the explorer in `tests/model/`: what it explores is what runs.
 """
 
 from __future__ import annotations
@@ -45,33 +45,37 @@ __all__ = [
     "unfollowed",
 ]
 
-#: A node beats at least this often, however long its lease is, or says in its heartbeat that it does not.
+#: A node sends a heartbeat at least this often, however long its lease is; or the heartbeat says how rarely it comes.
 BEAT_EVERY_MS_MAX = 1000
 
-#: After Redis came back as another run, every node must have had the time to report before anybody is chosen.
+#: How many heartbeats a candidate waits after Redis came back as another run: every node must have had the time to
+#: report before one is chosen.
 BEATS_BEFORE_CLAIM = 2
 
-#: Who holds the term after a demotion. No boot has this name, and while it holds nobody takes over by itself.
+#: The holder of the term after a demotion. No boot has this name, and while it holds the term no node takes over by
+#: itself.
 NOBODY = Writer("nobody", "nobody")
 
-#: A node that was alive a moment ago and has not reported in the new run may have what the log lost. If no more than
-#: half of the nodes have reported, candidates wait this many beats for the others. They do not wait for ever, because
-#: nobody asked for more than that Redis has a change; where somebody did, `missing_nodes.py` says who must be there.
+#: A node that was alive a moment ago and has not reported in the new run may have what the log lost. Unless more than
+#: half of the nodes have reported, candidates wait this many heartbeats for the others. They do not wait for ever: by
+#: default a write promises no more than that Redis has it. Where more was asked for, `missing_nodes.py` says which
+#: nodes must be there.
 BEATS_WITHOUT_MAJORITY = 30
 
-#: A node that took the term by itself this often, within that time, flaps: others go first.
+#: A node that took the term by itself this often within this time flaps: others go first.
 FLAPS_MAX = 3
 FLAP_WINDOW_MS = 60_000
 
-#: Redis may have come back this often without what it had before, and no node is believed that claims more.
+#: How many eras a heartbeat may be ahead: Redis may have come back this often without its data. A node that claims more
+#: is not believed.
 ERAS_MISSED_MAX = 1000
 
 
 def most_advanced(heartbeats: Iterable[Heartbeat]) -> Heartbeat | None:
-    """The one whose last *change* is the newest: the higher term of it, then the higher n.
+    """The node whose last *change* is the newest: by its term, then by its n.
 
-    Not the highest position: a node that merely followed the terms of a log which had lost changes has a high position
-    and lacks those changes.
+    Not the one with the highest position: a node that merely followed the terms of a log which had lost changes has a
+    high position and lacks those changes.
     """
     return max(heartbeats, key=lambda heartbeat: heartbeat.changed, default=None)
 
@@ -89,12 +93,13 @@ def takes_term(
     restart_as_primary: bool = True,
     goes_on: bool = False,
 ) -> bool:
-    """Whether this node promotes itself now, with `expect=look.term`, `run=look.run` and `expected_head`: no races.
+    """Whether this node promotes itself now.
 
-    Two cases. Its previous boot holds the current term, and nobody else can write in it: go on, in a term of this boot.
-    Or Redis came back as another run, in which nobody holds anything: the former holder goes on, once every live node
-    had time to say what it has, and this one has read all there is. In both, no live node may have changes that the log
-    lost and this node lacks; nor may those that are missing, unless `goes_on`.
+    Promote with `expect=look.term`, `run=look.run` and `expected_head`, so that there is no race. There are two cases.
+    Its previous boot holds the current term, in which no other node can write: it goes on, in a term of this boot. Or
+    Redis came back as another run, in which nobody holds anything: the former holder goes on, once every live node has
+    had time to say what it has, and this one has read all there is. In both cases no live node may have changes that
+    the log lost and this node lacks; nor may a missing node, unless `goes_on`.
     """
     head = look.head
     if head is None or holds(view, me, look.run) or not _met_and_whole(view, head):
@@ -103,7 +108,7 @@ def takes_term(
         return False
     others = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.node != me.node]
     if any(heartbeat.run != look.run for heartbeat in others):
-        return False  # it has not reported since Redis came back; if it is dead, its heartbeat will soon be too old
+        return False  # one has not reported since Redis came back; if it is dead, its heartbeat will soon be too old
     if look.same_run:
         was_mine = previous_boot != "" and head.writer == (me.node, previous_boot)
         allowed = was_mine and restart_as_primary
@@ -121,12 +126,12 @@ def _as_heartbeat(me: Writer, view: View, look: GroupView) -> Heartbeat:
 
 
 def election_rank(me: Heartbeat, look: GroupView, *, beats_in_run: int) -> int | None:
-    """Where this candidate stands among those that would take over now; 0: first; None: nobody is to take over now.
+    """The rank of this candidate among those that would take over now; 0: first; None: it does not take over now.
 
-    Somebody is, when the holder's lease is gone, when Redis came back as another run in which nobody holds anything, or
-    when the group never had a log. The former holder comes first in a new run, then the more advanced before the less.
-    Whom `refusal` refuses is no candidate. Two that think of themselves as the first do no harm: the claim depends on
-    all that was looked at, so one of them wins.
+    A node is to take over when the holder's lease is gone, when Redis came back as another run in which nobody holds
+    anything, or when the group never had a log. In a new run the former holder comes first; otherwise the more advanced
+    node goes before the less advanced one. A node that `refusal` refuses is no candidate. Two nodes that both think
+    they are first do no harm: a claim depends on all that was looked at, so one of them wins.
     """
     if not _is_vacant(me, look, beats_in_run):
         return None
@@ -144,16 +149,17 @@ def election_rank(me: Heartbeat, look: GroupView, *, beats_in_run: int) -> int |
 
 
 def may_take_over(heartbeat: Heartbeat, look: GroupView) -> bool:
-    """Whether this candidate is one when somebody is to take over by himself."""
+    """Whether this node may take over by itself, once a takeover is due: nothing would be lost by it."""
     return _refusal(heartbeat.node, look) is None and (heartbeat.goes_on or missing_nodes.are_enough(heartbeat, look))
 
 
 def _by_name(heartbeats: Iterable[Heartbeat]) -> list[Heartbeat]:
-    """All nodes have to come to the same order, of equals too."""
+    """Sorted by name: all nodes have to arrive at the same order, also among equals."""
     return sorted(heartbeats, key=lambda heartbeat: heartbeat.node)
 
 
 def _is_vacant(me: Heartbeat, look: GroupView, beats_in_run: int) -> bool:
+    """Whether no node leads, and this one has waited long enough to stand for election."""
     head = look.head
     if head is not None and (head.paused or head.writer == NOBODY):
         return False
@@ -166,15 +172,16 @@ def _is_vacant(me: Heartbeat, look: GroupView, beats_in_run: int) -> bool:
 
 
 def _most_reported(me: Heartbeat, look: GroupView) -> bool:
+    """Whether more than half of the nodes have reported in the present run."""
     others = [look.heartbeats[name] for name in missing_nodes.heard_of(look) if name != me.node]
     reported = 1 + sum(heartbeat.run == look.run for heartbeat in others)
     return 2 * reported > len(others) + 1
 
 
 def cool_down_ms(node: str, look: GroupView) -> int:
-    """How long this node is still taken for one that flaps, by the clock of Redis; 0: it is not.
+    """How long this node still counts as flapping, by the clock of Redis; 0: it does not.
 
-    What is stamped ahead of that clock is not counted: the clock was set back since, by who knows how much.
+    Stamps ahead of that clock are not counted: the clock was set back since, nobody knows by how much.
     """
     taken = sorted(at for at, name in look.head.taken if name == node and at <= look.now_ms) if look.head else []
     if len(taken) < FLAPS_MAX:
@@ -183,12 +190,13 @@ def cool_down_ms(node: str, look: GroupView) -> int:
 
 
 def held_back(node: str, look: GroupView) -> Refusal | None:
-    """Why this node has to let another one go first, if it flaps. Without another one there is nothing to wait for.
+    """Why this node, if it flaps, has to let another one go first; None: it need not.
 
-    The present holder is no other one: whoever asks wants to replace it. And while automatic failover is paused nobody
-    goes first, so a node that held the term and restarts does not wait for that. Neither does an operator who names it
-    (`refusal` asks here, too): this is about whose turn it is among those that take over by themselves. No change is
-    lost by it, and a refusal would leave only `--force`, which goes past what guards changes as well.
+    Without another node that could lead there is nothing to wait for. The present holder does not count as one: the
+    caller wants to replace it. While automatic failover is paused no node goes first, so a node that held the term and
+    restarts does not wait, and neither does an operator who promotes it (`refusal` asks here, too): this is about whose
+    turn it is among the nodes that take over by themselves. No change is lost by that, and a refusal would leave the
+    operator only `--force`, which overrides the checks that guard changes as well.
     """
     left_ms = cool_down_ms(node, look)
     if not left_ms or look.head is None or look.head.paused:
@@ -210,16 +218,17 @@ def held_back(node: str, look: GroupView) -> Refusal | None:
 
 
 def _loses_nothing(heartbeat: Heartbeat, look: GroupView) -> bool:
+    """Whether this node could lead, and lacks nothing that the log lost and another live node has."""
     ahead = most_advanced(other for other in look.heartbeats.values() if other.alive and not other.stalled)
     lacks = look.head is not None and _lacks_what_the_log_lost(heartbeat.changed, look.head, ahead)
     return _could_lead(heartbeat, look) and not lacks
 
 
 def _met_and_whole(node: View | Heartbeat, head: Head) -> bool:
-    """The node has met the log's present history, and either follows it, or has every change that is in it.
+    """Whether the node has met the log's present history, and either follows it or has every change in it.
 
-    A node that has read no term of the head's era may have a history that ends elsewhere, and not know it yet. One that
-    is out of sync but lacks nothing may lead all the same: it rebases.
+    A node that has read no term of the head's era may have a history that ends elsewhere, and not know it yet. A node
+    that is out of sync but lacks nothing may lead all the same: it rebases.
     """
     if era_of(node.term) < era_of(head.term):
         return False
@@ -227,7 +236,7 @@ def _met_and_whole(node: View | Heartbeat, head: Head) -> bool:
 
 
 def _reads_everything(node: View | Heartbeat) -> bool:
-    """Whether it reads all that is in the log before a term record of its own. One that has read nothing yet does."""
+    """Whether it will read all that is in the log before its own term record. A node that has read nothing yet will."""
     has_read_nothing = isinstance(node, Heartbeat) and (node.term, node.position, node.cursor) == (0, ORIGIN, ZERO_ID)
     return node.in_sync or has_read_nothing
 
@@ -237,28 +246,28 @@ def _lacks_what_the_log_lost(changed: RecordId, head: Head, best: Heartbeat | No
 
 
 def expected_head(node: View | Heartbeat, look: GroupView) -> RecordId | None:
-    """What else a promotion of `node` has to depend on, besides term and run.
+    """The newest record that a promotion of `node` has to depend on, besides term and run; None: on none.
 
-    A node in sync reads everything before its own term record. One that is out of sync leads because it lacks nothing
-    that is in the log *now*: the holder may still write, and then it does not hold any more.
+    A node in sync reads everything before its own term record. A node out of sync may lead because it lacks nothing
+    that is in the log *now*: if the holder writes once more, that is not true any more.
     """
     return None if _reads_everything(node) or look.head is None else look.head.position.id
 
 
 def has_claimed(node: str, reply: Reply, look: GroupView) -> bool:
-    """Whether a promotion of `node`, as things were at `look`, gave it a term, or came behind a claim of its own.
+    """Whether a promotion of `node`, decided at `look`, gave it a term, or was forestalled by a claim of its own.
 
-    A candidate claims a term unasked, perhaps at the moment at which somebody asks it to.
+    A candidate claims a term by itself, perhaps at the very moment at which an operator promotes it.
     """
     return reply.code is Code.OK or (reply.code is Code.CONFLICT and reply.node == node and reply.term > look.term)
 
 
 def newest_term(look: GroupView) -> int:
-    """The highest term that anybody is known to have seen: the floor of the next one.
+    """The highest term that any node is known to have seen: the floor of the next one.
 
-    The effective term alone is not enough where Redis came back twice, each time without what it had the last time. In
-    a run in which a term was taken nobody can have seen a higher one, and a heartbeat that claims a term of many eras
-    ahead was not written by a node: it must not use up the terms that are left.
+    The effective term alone is not enough if Redis came back twice, each time without its data of the time before. In a
+    run in which a term was taken no node can have seen a higher one. A heartbeat that claims a term many eras ahead was
+    not written by a node, and must not use up the terms that are left.
     """
     if look.same_run:
         return look.term
@@ -268,20 +277,20 @@ def newest_term(look: GroupView) -> int:
 
 
 def may_found(look: GroupView) -> bool:
-    """A log is founded only where nobody ever had one: else Redis lost it, and that wants a decision."""
+    """Whether a log may be founded: only where no node ever had one. Else Redis lost it, and that needs a decision."""
     nothing = look.head is None and look.term == 0 and not look.marred
     return nothing and all(heartbeat.term == 0 for heartbeat in look.heartbeats.values())
 
 
 def time_to_report_ms(heartbeats: Iterable[Heartbeat]) -> int:
-    """How long all nodes need to say what they have, where nobody can know who is still to come."""
+    """How long to wait until all nodes have reported what they have, where nobody knows which are still to come."""
     return BEATS_BEFORE_CLAIM * max([BEAT_EVERY_MS_MAX, *(heartbeat.every_ms for heartbeat in heartbeats)])
 
 
 def refounds(me: Heartbeat, look: GroupView, *, beats_without_log: int) -> bool:
-    """Whether this node founds the lost log anew, unasked: the most advanced one, once all had the time to report.
+    """Whether this node founds the lost log anew by itself: the most advanced one does, once all had time to report.
 
-    Where somebody asked for `applied:N`, only if enough are there of those who took part, and somebody knows who did.
+    Where `applied:N` was asked for, it does so only if it is known which nodes took part, and enough of them are there.
     """
     if look.head is not None or look.marred or beats_without_log < BEATS_BEFORE_CLAIM:
         return False
@@ -293,7 +302,7 @@ def refounds(me: Heartbeat, look: GroupView, *, beats_without_log: int) -> bool:
 
 
 def most_advanced_holder(heartbeats: Iterable[Heartbeat], log_id: str) -> str | None:
-    """Which live node has most of the log of that identity."""
+    """The live node that has most of the log with this identity."""
     able = [
         heartbeat
         for heartbeat in heartbeats
@@ -304,7 +313,7 @@ def most_advanced_holder(heartbeats: Iterable[Heartbeat], log_id: str) -> str | 
 
 
 def broken(look: GroupView) -> str:
-    """Why nobody can write to the log as it is, so that it has to be founded anew or set right; empty: it is whole."""
+    """Why no node can write to the log as it is: it has to be founded anew or set right. Empty: it is whole."""
     if look.marred:
         return look.marred
     if look.head is None:
@@ -317,13 +326,13 @@ def broken(look: GroupView) -> str:
 
 
 def floor_of(node: Heartbeat, look: GroupView) -> int:
-    """The floor of the next term where the log is broken: above all that anybody has seen, and that can be."""
+    """The floor of the next term where the log is broken: the highest possible term that anybody has seen."""
     terms = (look.term, *(heartbeat.term for heartbeat in look.heartbeats.values()))
     return max(term for term in (node.term, *terms) if term <= node.term + TERM_LEAP)
 
 
 def unfollowed(look: GroupView) -> RecordId | None:
-    """The newest record of a log that looks whole, or whose head cannot be read, if no live node takes it."""
+    """The newest record of the log, if no live node accepts its number, or if the head cannot be read."""
     if look.head is None:
         return look.last_id if look.marred else None
     newest = look.head.position.id
@@ -337,22 +346,26 @@ def unfollowed(look: GroupView) -> RecordId | None:
 
 
 def may_rebase(view: View) -> bool:
-    """A node that holds nothing (a new one, or one whose checkpoint was damaged) must not replace a history by that."""
+    """Whether the node has a state to rebase from.
+
+    A new node, or one whose checkpoint was damaged, must not replace a history by nothing.
+    """
     return view.position != ORIGIN
 
 
 def rebase_n(view: View) -> int:
-    """The n of the first part of a rebase: above the node's own records and above what the log has now."""
+    """The n of the first part of a rebase: above that of the node's own records and of those that the log has now."""
     return max(view.position.id.n, view.cursor.id.n) + 1
 
 
 def is_settled(look: GroupView) -> bool:
-    """Whether the head says what is committed: whoever holds the term in this run leads, so it has nothing to rebase.
+    """Whether the head tells what is committed. That takes three things:
 
-    In a run in which no term was taken, or while the holder rebases, changes that are committed may not be in the log.
-    And its lease runs: on a master that takes no writes any more (it was cut off) heartbeats stand still as they were.
-    And the head is at the newest entry: a script that was stopped behind its XADD left one which readers apply, and
-    which the head does not know of yet.
+    - The holder of the term leads, in this run. In a run in which no term was taken, and while the holder rebases,
+      committed changes may be missing from the log.
+    - Its lease runs. On a master that accepts no more writes (it was cut off) the heartbeats do not change any more.
+    - The head is at the newest entry. A script that was stopped after its XADD left an entry that readers apply and
+      that the head does not know of yet.
     """
     head = look.head
     holder = look.heartbeats.get(head.node) if head is not None else None
@@ -366,9 +379,9 @@ def is_settled(look: GroupView) -> bool:
 
 
 def owes_snapshot(view: View, heartbeats: Iterable[Heartbeat], last_snapshot_end: RecordId) -> bool:
-    """Whether a live node is out of sync and nothing that is in the log will help it.
+    """Whether a live node is out of sync and nothing in the log will help it.
 
-    One that has not yet read into the present term, or not past the newest snapshot, may still find what it needs.
+    A node that has not yet read into the present term, or past the newest snapshot, may still find what it needs.
     """
     return any(
         heartbeat.alive
@@ -377,9 +390,6 @@ def owes_snapshot(view: View, heartbeats: Iterable[Heartbeat], last_snapshot_end
         and heartbeat.cursor >= last_snapshot_end
         for heartbeat in heartbeats
     )
-
-
-# --- what became of a write ------------------------------------------------------------------------------------------
 
 
 # --- whom to promote -------------------------------------------------------------------------------------------------
@@ -393,11 +403,11 @@ class Refusal(NamedTuple):
 
 
 def refusal(target: str, look: GroupView) -> Refusal | None:
-    """None if promoting `target` loses nothing that is known of, nor what was acknowledged and others may have.
+    """Why `target` should not be promoted; None if that loses nothing known, nor what a missing node may have.
 
-    Promote with `expect=look.term`, `run=look.run` and `expected_head`: what was found out here holds for those only.
+    Promote with `expect=look.term`, `run=look.run` and `expected_head`: the answer holds for those only.
 
-    While the log is whole, lag is no reason: the target reads all of it before it leads.
+    Lag is no reason: while the log is whole, the target reads all of it before it leads.
     """
     refused = _refusal(target, look)
     if refused is not None or look.head is None or missing_nodes.are_enough(look.heartbeats[target], look):
@@ -406,7 +416,7 @@ def refusal(target: str, look: GroupView) -> Refusal | None:
 
 
 def missed(node: Heartbeat, look: GroupView) -> str:
-    """Who is missing, and what may be lost if `node` leads without them."""
+    """The message that names the missing nodes, and says what may be lost if `node` leads without them."""
     names = missing_nodes.missing(node.changed, look)
     count = missing_nodes.applied_min(look)
     are = "is" if len(names) == 1 else "are"
@@ -418,6 +428,7 @@ def missed(node: Heartbeat, look: GroupView) -> str:
 
 
 def _refusal(target: str, look: GroupView) -> Refusal | None:
+    """`refusal`, but for nodes that are missing."""
     live = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.alive]
     candidate = look.heartbeats.get(target)
     best = most_advanced(heartbeat for heartbeat in live if _could_lead(heartbeat, look))

@@ -1,19 +1,19 @@
-"""The fold: what a node does with the next record of the log. A table; the first row that matches wins.
+"""The fold: what a node does with the next record of the log. It is a table; the first row that matches wins.
 
     step(view, record, me) -> (verdict, view)
 
-It decides and does not act: no socket, file, clock or lock. The shells (`replica/replica.py`, `node/writer.py`) carry
-the verdict out, and the explorer in `tests/model/` runs this very function through every order of events.
+The fold decides and does not act: no socket, file, clock or lock. The shells (`replica/replica.py`, `node/writer.py`)
+carry the verdict out, and the explorer in `tests/model/` runs this very function through every order of events.
 
-Terms are compared before anything else, so that nothing of an old term gets far enough to be looked at. A record of a
-higher term whose term record was trimmed away opens the term itself (`_adopt`). The chain, not the number, says
-whether a record follows what the node has; what does not follow is not applied, whoever wrote it.
+Terms are compared before anything else, so a record of an old term is never looked at further. A record of a higher
+term whose term record was trimmed away opens the term itself (`_adopt`). The chain, not the number, says whether a
+record follows what the node has; a record that does not follow is not applied, whoever wrote it.
 
-A record whose numbers cannot follow what the node has read (`is_beyond`) is never folded: it would take the node to
-where no record of ours can come after it. Who reads asks first.
+A record whose numbers cannot follow what the node has read (`is_beyond`) must never be folded: it would take the node
+to where no record of ours can follow. The caller checks that first.
 
-Two places are kept apart. `position` is what the state contains. `cursor` is how far the log was read: behind a gap it
-runs ahead, looking for a snapshot. While a node is in sync both have the same chain.
+Two places are kept apart. `position` is what the state contains. `cursor` is how far the log was read: after a gap it
+runs ahead of the position, looking for a snapshot. While a node is in sync both have the same chain.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["NOBODY", "TABLE", "Holder", "Row", "Verdict", "View", "ends_before",
 
 
 class Verdict(Enum):
-    """What the shell has to do. The texts say it in a log line."""
+    """What the shell has to do. Log lines show the texts."""
 
     REJECT_STALE = "ignored: its term is over"
     CONFLICT = "written by another than the holder of its term"
@@ -47,7 +47,7 @@ class Verdict(Enum):
 
 
 class Holder(NamedTuple):
-    """Who took a term, and in which run of Redis. In another run nobody holds it."""
+    """The boot that took a term, and the run of Redis in which it did. In another run nobody holds the term."""
 
     node: str
     boot: str
@@ -58,10 +58,10 @@ NOBODY = Holder("", "", "")
 
 
 class View(NamedTuple):
-    """What a node knows. Written to its checkpoint as one; its role is derived from it and stored nowhere.
+    """What a node knows. It is written to the checkpoint as one; the role is derived from it and stored nowhere.
 
-    `changed` is the id of the last change in the state (or of the snapshot that took its place): who has the higher
-    one is the more advanced. `ends` are those of the terms in the history of `position`.
+    `changed` is the id of the last change in the state (or of the snapshot that took its place): the node with the
+    higher one is more advanced. `ends` are those of the terms in the history of `position`.
     """
 
     log_id: str = ""
@@ -76,17 +76,18 @@ class View(NamedTuple):
 
     @property
     def follows_snapshot(self) -> bool:
-        """Whether parts pass by of which not all were seen yet."""
+        """Whether the parts of a snapshot are passing by, and the last was not seen yet."""
         return self.snapshot is not None and not self.snapshot.complete
 
     def left_behind(self, id: RecordId) -> RecordId | None:
-        """Where the history in the state parted from the one that has `id`; None: it has it, or may still get it."""
+        """Where the history in the state diverged from the one with `id`; None: it has `id`, or may still get it."""
         return left_behind(id, self.ends, self.position.id, self.term)
 
     def is_unchanged_since(self, id: RecordId) -> bool:
-        """Whether the state is what it was at `id`, a place in its history behind which it has had no change.
+        """Whether the state is still what it was at `id`: a place in its history after which there was no change.
 
-        Terms, markers and parts of snapshots change nothing. Of a place that is older than the ends nobody can say.
+        Terms, markers and parts of snapshots change nothing. A place that is older than the ends cannot be checked, so
+        the answer is no.
         """
         if not self.changed <= id <= self.position.id:
             return False
@@ -94,13 +95,13 @@ class View(NamedTuple):
 
 
 def ends_before(view: View, term: int) -> tuple[RecordId, ...]:
-    """The ends of the history in the state, for a record of `term` that goes on from there."""
+    """The ends of the history in the state, for a record of `term` that continues it."""
     last = view.position.id
     return view.ends if last.term == term or last == ZERO_ID else with_end(view.ends, last)
 
 
 def holds(view: View, me: Writer, run: str) -> bool:
-    """Whether `me` holds the newest term that the view knows, and took it in this run: in another one nobody does."""
+    """Whether `me` holds the newest term that the view knows, and took it in this run: in another run nobody does."""
     return view.holder == (me.node, me.boot, run)
 
 
@@ -157,7 +158,7 @@ def _all(*conditions: Condition) -> Condition:
 
 
 def _unchanged(view: View, record: Record) -> View:
-    # The cursor passes by, and never back; its chain is still that of the records that count.
+    # The cursor passes the record, and never goes back; its chain stays that of the last record that counts.
     return view._replace(cursor=Position(max(record.id, view.cursor.id), view.cursor.chain))
 
 
@@ -167,7 +168,7 @@ def _moved(view: View, record: Record) -> View:
 
 
 def _changed(view: View, record: Record) -> View:
-    # A batch that carries nothing (a marker) does not make a node the more advanced one.
+    # A marker carries no change, so it does not make a node more advanced.
     assert isinstance(record, ChangeRecord)
     place = record.position
     return view._replace(position=place, cursor=place, changed=last_change_after(record) or view.changed)
@@ -199,7 +200,7 @@ def _followed(view: View, record: Record) -> View:
 
 
 def _rebasing(view: View, record: Record) -> View:
-    # The first part goes on where the node's last term ended, whatever the log has in between.
+    # The first part continues where the node's last term ended, whatever the log has in between.
     return _moved(view, record)._replace(ends=ends_before(view, record.id.term))
 
 
@@ -227,7 +228,7 @@ ANY: tuple[type[Record], ...] = (TermRecord, ChangeRecord, PartRecord)
 
 
 class Row(NamedTuple):
-    """One line of the table. `when` is its condition in words, for the documentation that is made from it."""
+    """One row of the table. `when` and `after` say in words what it does, for the documentation generated from it."""
 
     number: int
     kinds: tuple[type[Record], ...]
@@ -264,7 +265,7 @@ TABLE: tuple[Row, ...] = (
 
 
 def step(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:
-    """Fold one record: the verdict for the shell, and the view once the verdict has been carried out."""
+    """Fold one record: return the verdict for the shell, and the view once the verdict has been carried out."""
     if record.id.term > view.term and not isinstance(record, TermRecord):
         view = _adopt(view, record)
     if record.id.term >= view.term:
@@ -277,22 +278,22 @@ def step(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:
 
 
 def is_beyond(view: View, record: Record) -> bool:
-    """Whether no script can have written its numbers, after what the node has read: then somebody else did."""
+    """Whether no script of ours can have written these numbers after what the node has read: somebody else did."""
     read, has = view.cursor.id.n, view.position.id.n
     if ids.is_beyond(record.id, view.term, max(read, has)):
         return True
-    leaps = isinstance(record, PartRecord) and record.part == 0  # a rebase may, over what it leaves behind
+    leaps = isinstance(record, PartRecord) and record.part == 0  # a rebase may, over the history that it abandons
     follows = view.in_sync and record.prev == view.position.chain and record.id.term >= view.term
     return follows and not leaps and record.id.n not in (read + 1, has + 1)
 
 
 def _adopt(view: View, record: Record) -> View:
-    # In which run the term was taken is not known here, and matters to nobody but its holder, which has its record.
+    # The run in which the term was taken is not known here. It matters only to the holder, which has the term record.
     return view._replace(term=record.id.term, holder=Holder(record.node, record.boot, ""), snapshot=None)
 
 
 def _follow_snapshot(view: View, record: Record) -> View:
-    """Keep track of the parts that pass by. A gap, or a new term, breaks a snapshot off."""
+    """Keep track of the parts that pass by. A gap, or a new term, ends the tracking of a snapshot."""
     unbroken = view.snapshot if record.prev == view.cursor.chain else None
     if isinstance(record, PartRecord):
         before = view.cursor.id

@@ -1,6 +1,6 @@
-"""The group as the log shows it: its head, its lease, its nodes; and the answers to what changes the log.
+"""The group as the log shows it (its head, its lease, its nodes), and the answers to requests that change the log.
 
-Plain values, which the decisions in `election.py` take.
+Plain values: the input of the decisions in `election.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class Code(Enum):
-    """The first word of a script's answer. What each means to the caller stands in the script's own header."""
+    """The first word of a script's answer. The head of each script says what it means to the caller."""
 
     OK = "ok"
     DUPLICATE = "duplicate"
@@ -40,7 +40,7 @@ class Code(Enum):
 
 
 class Reply(NamedTuple):
-    """An answer: `term` and `node` are the present holder's, `id` is where the record is (or what is in the way)."""
+    """An answer: `term` and `node` are the present holder's, `id` is the record's (or that of what is in the way)."""
 
     code: Code
     term: int = 0
@@ -49,16 +49,17 @@ class Reply(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The newest record and its holder, kept in Redis beside the log and moved together with it.
+    """The position of the newest record, and the holder of the term, kept in Redis beside the log and moved with it.
 
-    `run` is the life of Redis in which the holder took its term. `changed` is the last change in the log's history: who
-    has a higher one has changes that the log lost. `ends` are those of the terms in its history. `taken`: who took
-    terms by itself lately, and when (unix ms of Redis). `paused`: why nobody takes over by itself, since
-    `paused_at` (unix ms of Redis); empty: automatic failover is on where nodes have it on. `snapshot_at` is the `as_of`
-    of the newest complete snapshot, `previous_snapshot_at` what that was when the newest one began: the log was cut
-    there, and is whole from there on. `applied_min`: the least N of the `applied:N` that were asked for in this log; 0:
-    none was. `whole`: the run in which somebody led last, so there the log has all; `whole_at` (unix ms of Redis): when
-    it said so last.
+    `run`: the run of Redis in which the holder took its term. `changed`: the last change in the log's history; a node
+    with a higher one has changes that the log lost. `ends`: those of the terms in its history. `snapshot_at`: the
+    `as_of` of the newest complete snapshot. `previous_snapshot_at`: the same when the snapshot after it began; the log
+    was trimmed there, and is whole from there on.
+
+    `taken`: the nodes that lately took terms by themselves, and when (unix ms of Redis). `paused`: why no node takes
+    over by itself, since `paused_at` (unix ms of Redis); empty: automatic failover is on for nodes that have it on.
+    `applied_min`: the least N of all `applied:N` that were asked for in this log; 0: none was. `whole`: the run in
+    which a primary led last, so that the log is whole there; `whole_at` (unix ms of Redis): when it last said so.
     """
 
     log_id: str
@@ -84,21 +85,20 @@ class Head(NamedTuple):
         return Writer(self.node, self.boot)
 
 
-#: How many terms that nodes took by themselves the head remembers (the promote script has the same).
+#: How many of the terms that nodes took by themselves the head remembers (the promote script has the same number).
 TAKEN_KEPT = 16
 
-#: What a node reports that cannot digest its state: its snapshot() failed, its file is gone.
+#: The digest that a node reports if it cannot digest its state: its snapshot() failed, or its file is gone.
 NO_DIGEST = "none"
 
 
 class GroupView(NamedTuple):
-    """All that Redis says about a group in one round trip. `term` is the effective one; no head means no log.
+    """One look at the group: all that Redis says about it in one round trip. No head means no log.
 
-    `last_id` is the newest id of the stream itself: another one than the head's means that something else wrote there.
-    `now_ms` is the clock of Redis. `lease_ms`: what is left of the holder's lease, never more than was asked for; None:
-    none runs. `lease`: the lease itself, another text after each renewal (see `LeaseText`); empty: there is none.
-    `marred`: what in the keys of the group no script of ours can have written; where that is the head, there is none in
-    this look.
+    `term`: the effective term. `last_id`: the newest id of the stream itself; if it is not the head's, something else
+    wrote there. `now_ms`: the clock of Redis. `lease_ms`: what is left of the holder's lease, never more than was asked
+    for; None: no lease runs. `lease`: its text, another one after each renewal (see `LeaseText`); empty: there is none.
+    `marred`: what in the group's keys cannot have been written by our scripts; if that is the head, `head` is None.
     """
 
     run: str
@@ -113,21 +113,22 @@ class GroupView(NamedTuple):
 
     @property
     def same_run(self) -> bool:
-        """Whether the newest term was taken in this run: if not, nobody holds it, and records may be lost."""
+        """Whether the newest term was taken in this run. If not, nobody holds it, and records may be lost."""
         return self.head is not None and self.head.run == self.run
 
     @property
     def is_whole(self) -> bool:
-        """Whether somebody has led in this run: then the log has all that was acknowledged."""
+        """Whether a primary has led in this run: then the log has all that was acknowledged."""
         return self.head is not None and self.head.whole == self.run
 
 
 class LeaseText(NamedTuple):
-    """What stands in the lease: who holds it (`TERM NODE BOOT`), how long it is, and when it was granted.
+    """The text of the lease: who holds it (`TERM NODE BOOT`), its length, and when it was granted.
 
-    Redis lets it expire at a moment of its clock, so after that was set back it tells of more than was asked for. What
-    was asked for bounds it. And `granted_ms`, a stamp of that clock, makes each renewal another text, so that who looks
-    twice sees whether the holder renewed it, whatever the clock does.
+    Redis lets the lease expire at a moment of its clock, so once that clock was set back more seems to be left than was
+    asked for. `length_ms`, which was asked for, bounds that. `granted_ms`, a stamp of the same clock, makes the text of
+    each renewal another one, so that a node that looks twice sees whether the holder renewed it, whatever the clock
+    does.
     """
 
     holder: str
@@ -139,7 +140,7 @@ class LeaseText(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> LeaseText | None:
-        """None for one that no script of ours wrote."""
+        """The inverse of `str`; None for a lease that no script of ours wrote."""
         holder, *numbers = text.rsplit(" ", 2)
         if len(numbers) != 2 or not all(n.isascii() and n.isdigit() and len(n) < 17 for n in numbers):
             return None
@@ -147,7 +148,7 @@ class LeaseText(NamedTuple):
 
 
 def lease_left_ms(lease: str, expires_in_ms: int) -> int | None:
-    """What is left of a lease of which Redis says that it expires so soon (below 0: it does not exist)."""
+    """What is left of a lease that, as Redis says, expires in `expires_in_ms` (below 0: it does not exist)."""
     if expires_in_ms < 0:
         return None
     known = LeaseText.parse(lease)
@@ -156,13 +157,13 @@ def lease_left_ms(lease: str, expires_in_ms: int) -> int | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """What a promotion asks for: the next term for `writer`, above `floor`, and what that depends on.
+    """What a promotion asks for: the next term for `writer`, above `floor`; and the conditions for it.
 
-    `expect` (a term), `run`, `expect_head`: only if they are still so. `unleased`: only if no holder's lease runs, but
-    for the one whose text is `expired`: that has run out by the clock of whoever looked, and must not be renewed since.
-    `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a broken one.
-    `unfollowed`: with `anew`, the newest record of a log that looks whole, and that no node takes. `applied_min`: the
-    least `applied:N` that the claimant knows to have been asked for; the head remembers it.
+    `expect` (a term), `run`, `expect_head`: only if these are unchanged. `unleased`: only if no lease runs. The lease
+    with the text `expired` does not count: it ran out by the clock of the node that looked, and a renewed lease has
+    another text. `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a
+    broken one. `unfollowed`: with `anew`, the newest record, which no node accepts, of a log that looks whole.
+    `applied_min`: the least `applied:N` that, as far as the claimant knows, was asked for; the head remembers it.
     """
 
     writer: Writer

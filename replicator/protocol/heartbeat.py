@@ -1,4 +1,15 @@
-"""What a node says of itself once a beat, and how it is written down."""
+"""The heartbeat: what a node says of itself, how that is written down, and how it is read.
+
+A node writes its heartbeat as JSON under its own name; a new one replaces the one before. Redis stamps it with its
+clock (`lua/beat.lua`), so the clocks of nodes do not decide which node is alive.
+
+Heartbeats only inform. They tell the others whom to elect, whom to wait for, and which node needs a snapshot; what may
+be written is decided by terms and the fence. Anybody who can write to Redis can forge one, so reading is strict: an
+entry whose fields do not have the types and ranges of a heartbeat is ignored, and hides no other node.
+
+Nodes of different versions understand each other: unknown fields are ignored, and missing ones have their defaults (but
+for the name, the boot and the places in the log, which every version writes).
+"""
 
 from __future__ import annotations
 
@@ -15,22 +26,26 @@ __all__ = [
     "Heartbeat",
 ]
 
-#: A node that missed this many heartbeats in a row is taken for dead. No rule of safety depends on it.
+#: A node that missed this many heartbeats in a row counts as dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
 
 
 class Heartbeat(NamedTuple):
-    """A node as it last described itself (its heartbeat), and how long ago that was (`seen` says how that is told).
+    """A node as it last described itself, and how long ago that was (see `seen`).
 
-    `stalled`: why it takes nothing in any more, or cannot lead; `problem`: what is wrong with the log, or beside the
-    node, or what it does without. `candidate`: it takes over by itself when the lease is gone. `log_id`: of the log
-    that it follows. `synced`: the newest record that is in the state on its disk, and stays there. `snapshot_bytes`: of
-    the newest snapshot that it has, as sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes that
-    the log still has. `prepares`: before a switchover it wants to be asked to (`node/handover.py`); `prepared`: the ask
-    that it has answered, and why not, if so. `beaten_at`: the stamp of the heartbeat, in unix ms of Redis.
-    `left`: it stopped in order, and has nothing that this Redis has not. `goes_on`: it takes over in a new run whoever
-    is missing. `applied_min`: as in the head, as far as this node knows, from its own settings, too. `knew`: who took
-    part when the log was whole last.
+    `every_ms`: how often it sends one. `stalled`: why it applies nothing any more, or cannot lead. `problem`: what is
+    wrong with the log or around the node, or what the node does without. `candidate`: it takes over by itself when the
+    lease is gone. `log_id`: the log that it follows. `synced`: the newest record whose effect is on its disk for good.
+
+    `snapshot_bytes`: the size of the newest snapshot that it has, as sent; `changes_bytes`: of the changes since;
+    `kept_bytes`: of all changes that the log still has.
+
+    `prepares`: it wants to be asked before a switchover (`node/handover.py`); `prepared`: the request that it has
+    answered, and why it refused, if it did. `left`: it stopped in order, and has nothing that this Redis lacks.
+    `goes_on`: in a new run it takes over whichever nodes are missing. `applied_min`: as in the head, as far as this
+    node knows, its own settings included. `knew`: the nodes that took part when the log was last whole.
+
+    `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
 
     node: str
@@ -76,11 +91,11 @@ class Heartbeat(NamedTuple):
 
     @classmethod
     def seen(cls, data: bytes, *, beaten_at: int, now_ms: int) -> Heartbeat | None:
-        """A heartbeat that was stamped at `beaten_at`, seen at `now_ms`, both by the clock of Redis.
+        """Read a heartbeat that was stamped at `beaten_at` and is seen at `now_ms`, both by the clock of Redis.
 
-        From a stamp that is ahead by more than a beat nobody can tell how old it is. Whoever lives puts another one in
-        its place within a beat, so the node is taken for one that has just died: not for one that lives, and not for
-        one that was not heard of for long. Who looks again knows better (`liveness.py`).
+        The age of a heartbeat whose stamp is ahead by more than one interval cannot be told. A live node replaces such
+        a heartbeat within one interval, so the node counts as one that has just died: neither alive, nor silent for
+        long. A reader that looks again knows better (`liveness.py`).
         """
         heartbeat = cls.from_json(data, age_ms=0)
         if heartbeat is None:
@@ -91,7 +106,7 @@ class Heartbeat(NamedTuple):
 
     @classmethod
     def from_json(cls, data: bytes, *, age_ms: int) -> Heartbeat | None:
-        """None for what is not a heartbeat: one bad entry must not hide the other nodes."""
+        """The inverse of `to_json`; None for what is not a heartbeat: a bad entry must not hide other nodes."""
         try:
             fields = orjson.loads(data)
             known = {name: fields[name] for name in cls._fields if name in fields}
@@ -110,10 +125,10 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-#: Shows of what type each field is.
+#: An example, from which the type of each field is taken.
 _SOME_HEARTBEAT = Heartbeat("a", "a1")
 
 
 def _is_like(value: object, other: object) -> bool:
-    # True is an int, too.
+    # Exact types: True would pass for an int.
     return type(value) is type(other) and (type(value) is not int or 0 <= value <= TERM_MAX)

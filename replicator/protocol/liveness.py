@@ -1,14 +1,14 @@
-"""What a node makes of one look at the group after another: who lives, and whether the lease runs, by its own clock.
+"""Which nodes are alive, and whether the lease runs: what a node concludes from repeated looks, by its own clock.
 
-Redis stamps heartbeats with its clock, and lets a lease expire at a moment of it. That clock can be set, and a failover
-goes on with the stamps of another machine's clock. Whoever looks once can only bound what such a stamp says
-(`Heartbeat.seen`, `lease_left_ms`). Whoever looks again and again does without it:
+Redis stamps heartbeats with its clock, and lets a lease expire at a moment of it. That clock can be set, and after a
+failover the stamps are those of another machine's clock. From a single look a node can only bound what such a stamp
+says (`Heartbeat.seen`, `lease_left_ms`). A node that looks again and again does without the clock of Redis:
 
-- A node beat if its stamp is another one than at the look before. How long ago a stamp was first seen is told by the
-  clock of the one who looks.
+- A node sent a heartbeat if its stamp differs from that of the look before. The reader's own clock tells how long ago
+  a stamp was first seen.
 - A lease whose text is still the same was not renewed. It ends when its length has passed since it was first seen.
 
-So a clock that steps makes no node alive or dead, and no lease longer, for more than the beat in which it steps.
+So a clock that steps makes no node alive or dead, and no lease longer, for more than the heartbeat in which it steps.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["Sight", "Sightings"]
 
 
 class Sight(NamedTuple):
-    """A look, with the ages of heartbeats and the rest of the lease as they are by the clock of the one who looked.
+    """A look, with the ages of heartbeats and the rest of the lease measured by the reader's own clock.
 
-    `asked_at_ms`: when Redis was asked; `lease_until_ms`: until when the lease is known to run, counted from before
-    that; None: it does not run. Both by that clock.
+    `asked_at_ms`: when Redis was asked. `lease_until_ms`: until when the lease runs for certain, counted from before
+    Redis was asked; None: it does not run. Both by that clock.
     """
 
     look: GroupView
@@ -38,12 +38,12 @@ class Sight(NamedTuple):
 class _Beat(NamedTuple):
     boot: str
     stamp: int
-    #: When that was, by the clock of the one who looks.
+    #: When it was sent, by the reader's clock.
     at_ms: float
 
 
 class _Lease(NamedTuple):
-    """A lease runs out somewhen between the two: counted from before Redis was asked, and from when it had answered."""
+    """A lease, which runs out between two moments: counted from before Redis was asked, and from after it answered."""
 
     text: str
     from_ms: float
@@ -52,7 +52,7 @@ class _Lease(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sightings:
-    """All that was seen so far. A value: `after` gives the next one."""
+    """All that was seen so far. A value: `after` returns the next one."""
 
     beats: Mapping[str, _Beat] = field(default_factory=dict)
     lease: _Lease | None = None
@@ -60,7 +60,7 @@ class Sightings:
     looked_at_ms: float = 0.0
 
     def after(self, look: GroupView, *, asked_at_ms: float, now_ms: float) -> tuple[Sightings, Sight]:
-        """Take in a look that was asked for, and came, at these moments of a clock that is never set."""
+        """Add a look; `asked_at_ms` and `now_ms`: when it was asked for and when it came, by a monotonic clock."""
         beats = {name: self._beat(heartbeat, look, now_ms) for name, heartbeat in look.heartbeats.items()}
         lease = self._lease_of(look, asked_at_ms, now_ms)
         left_ms = int(lease.until_ms - now_ms) if lease is not None and lease.until_ms > now_ms else None
@@ -76,15 +76,18 @@ class Sightings:
         known = self.beats.get(heartbeat.node)
         if known is not None and (known.boot, known.stamp) == (heartbeat.boot, heartbeat.beaten_at):
             return known
-        # A stamp from the future tells nothing: the node is taken for one that lives until it is seen not to beat.
+        # A stamp from the future tells nothing: the node counts as alive until it is seen to send no heartbeat.
         at_ms = now_ms - max(0, look.now_ms - heartbeat.beaten_at)
         if known is not None:
             at_ms = max(at_ms, known.at_ms)
         if self.run == look.run:
-            at_ms = max(at_ms, self.looked_at_ms)  # it beat since then; in another run it may be an older stamp
+            at_ms = max(
+                at_ms, self.looked_at_ms
+            )  # it was sent since then; in another run the stamp may be an older one
         return _Beat(heartbeat.boot, heartbeat.beaten_at, at_ms)
 
     def _lease_of(self, look: GroupView, asked_at_ms: float, now_ms: float) -> _Lease | None:
+        """When the lease runs out: a lease that was not renewed never ends later than was concluded before."""
         if look.lease_ms is None:
             return None
         lease = _Lease(look.lease, asked_at_ms + look.lease_ms, now_ms + look.lease_ms)

@@ -1,23 +1,25 @@
-"""Who may have what Redis lost, and is not here to say so. Pure: values in, a decision out.
+"""Which nodes are missing that may have what Redis lost. Pure: values in, a decision out.
 
 A change that was acknowledged as `applied:N` is on the disks of the primary and of N standbys. If Redis comes back
-without it, the next primary has to be chosen with one of these N + 1 nodes at hand: then the others see that it has
-more, and let it go first (`election.py`). So as long as at most N nodes are missing, nothing of that kind is lost; if
-more are, nobody takes over by itself, and an operator has to say that what only they have may go. N is the least that
-was asked for in this log. Five nodes and `applied:1` need four, three nodes need two.
+without it, at least one of these N + 1 nodes has to be there when the next primary is chosen: the others then see that
+it has more, and let it go first (`election.py`). So while at most N nodes are missing, no such change is lost. If more
+are missing, no node takes over by itself, and an operator has to decide that what only the missing nodes have may be
+lost. N is the least that was asked for in this log. With `applied:1`, five nodes need four and three need two.
 
-**Once somebody leads in a run, the log is whole** (`GroupView.is_whole`): it has all that was acknowledged, and whoever
-is promoted reads it before it leads. Then it does not matter who is missing. Whoever leads says so with each heartbeat.
+**Once a primary leads in a run, the log is whole** (`GroupView.is_whole`): it has all that was acknowledged, and a node
+that is promoted reads it before it leads. Then it does not matter which nodes are missing. The primary says so with
+each heartbeat.
 
-**Missing** is who has not reported in the present run, or did, had more than the one that is to lead, and is gone or
-stalled. Not everybody who ever was in the group counts, but those who were heard of when the log was whole last. Redis
-loses what came last: a copy that has a heartbeat of the primary has all that was acknowledged before. What it lacks was
-acknowledged later, by nodes that were there at that time, and their heartbeats in the same copy are from about then. So
-what counts is how old a heartbeat is beside that one, and not beside the clock: however long a partition lasts, whoever
-is behind it stays on the list. And a node that said goodbye before that (`Heartbeat.left`) has nothing that the copy
-lacks.
+**A node is missing** if it has not reported in the present run; or if it did, had more than the node that is to lead,
+and is now gone or stalled. Not every node that ever was in the group counts, only those that were heard of when the log
+was last whole. Redis loses the newest data: a copy that has a heartbeat of the primary has all that was acknowledged
+before it. What the copy lacks was acknowledged later, by nodes that were there at that time, and their heartbeats in
+the same copy are from about then. So a heartbeat's age is measured against that of the primary, not against the clock:
+however long a partition lasts, a node that it cuts off stays on the list. A node that said goodbye before that
+(`Heartbeat.left`) has nothing that the copy lacks.
 
-What a copy cannot tell, those who report may know: who else was there (`Heartbeat.knew`), and what was asked for.
+What a copy cannot tell, the nodes that report may know: which others were there (`Heartbeat.knew`), and what was asked
+for.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ from .heartbeat import Heartbeat
 
 __all__ = ["RECENT_MS", "applied_min", "are_enough", "heard_of", "known_to", "missing", "named", "took_part"]
 
-#: A node whose heartbeat is older than this, beside the last one of a primary, was not there any more. Every node beats
-#: several times in that.
+#: A node whose heartbeat is older than the last one of a primary by more than this was not there any more. Every node
+#: sends several heartbeats in that time.
 RECENT_MS = 120_000
 
 
 def applied_min(look: GroupView, *others: int) -> int:
-    """The least `applied:N` that was asked for in this log, as far as anybody knows; 0: none was."""
+    """The least N of all `applied:N` that were asked for in this log, as far as any node knows; 0: none was."""
     known = (
         look.head.applied_min if look.head else 0,
         *(heartbeat.applied_min for heartbeat in look.heartbeats.values()),
@@ -46,24 +48,24 @@ def applied_min(look: GroupView, *others: int) -> int:
 
 
 def missing(changed: RecordId, look: GroupView) -> list[str]:
-    """Who may have changes that Redis lost and that a node with changes up to `changed` lacks, and is not here."""
+    """The missing nodes that may have changes which Redis lost and a node with changes up to `changed` lacks."""
     kept = max(changed, look.head.changed) if look.head else changed
     reported = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.run == look.run]
-    # Without a log, what a node said last may be from before it was lost.
+    # Without a log, the last report of a node may be from before the log was lost.
     gone = [heartbeat for heartbeat in reported if look.head is None or heartbeat.changed > kept]
     away = {heartbeat.node for heartbeat in gone if not heartbeat.left and (heartbeat.stalled or not heartbeat.alive)}
     return sorted(away | ((heard_of(look) | known_to(reported, look)) - {heartbeat.node for heartbeat in reported}))
 
 
 def known_to(heartbeats: Iterable[Heartbeat], look: GroupView) -> set[str]:
-    """Whom these saw take part, but for those who said goodbye after that."""
+    """The nodes that these saw take part, without those that said goodbye after that."""
     known = (entry.rpartition("/") for heartbeat in heartbeats for entry in heartbeat.knew)
     left = {(heartbeat.node, heartbeat.boot) for heartbeat in look.heartbeats.values() if heartbeat.left}
     return {name for name, _, boot in known if (name, boot) not in left}
 
 
 def heard_of(look: GroupView) -> set[str]:
-    """Who reported about when the log was whole last, and did not leave."""
+    """The nodes that reported at about the time when the log was last whole, and did not leave."""
     return {
         heartbeat.node for heartbeat in look.heartbeats.values() if not heartbeat.left and _was_there(heartbeat, look)
     }
@@ -72,18 +74,18 @@ def heard_of(look: GroupView) -> set[str]:
 def _was_there(heartbeat: Heartbeat, look: GroupView) -> bool:
     if look.head is None:
         return heartbeat.age_ms <= RECENT_MS
-    # Both by the clock that stamped them: that of the Redis which came back may be another one.
+    # Both by the clock that stamped them: the Redis that came back may have another one.
     return (heartbeat.beaten_at or look.now_ms - heartbeat.age_ms) >= look.head.whole_at - RECENT_MS
 
 
 def are_enough(node: Heartbeat, look: GroupView) -> bool:
-    """Whether `node` may lead although others are missing: they cannot be all that hold an acknowledged change."""
+    """Whether `node` may lead although others are missing: they cannot be the only ones with an acknowledged change."""
     count = applied_min(look, node.applied_min)
     return look.is_whole or not count or len(missing(node.changed, look)) <= count
 
 
 def took_part(look: GroupView) -> tuple[str, ...]:
-    """Whom to remember, and in which boot: who is there while the log is whole."""
+    """The nodes to remember, each with its boot: those that are there while the log is whole."""
     there = (
         heartbeat for heartbeat in look.heartbeats.values() if not heartbeat.left and heartbeat.age_ms <= RECENT_MS
     )

@@ -1,11 +1,11 @@
 """A node as the protocol sees it: one frozen value, and what it does next. No socket, file, clock or thread.
 
-`NodeState` puts the fold (`fold.py`) and the decisions (`election.py`) together with the little that a node remembers
-besides its view: which boot it is, which run of Redis it talks to, which of its terms it knows to be over. The shells
-hold one under a lock, feed it what happened, and carry out what it says. The explorer in `tests/model/` drives the same
-class through every order of events.
+`NodeState` combines the fold (`fold.py`) and the decisions (`election.py`) with the little that a node remembers
+besides its view: its boot, the run of Redis that it talks to, which of its terms are over. The shells hold one under a
+lock, feed it what happened, and carry out what it says. The explorer in `tests/model/` drives the same class through
+every order of events.
 
-The role is derived, never stored: a member leads if it holds the newest term that it knows, took it in the run of Redis
+The role is derived, never stored: a node leads if it holds the newest term that it knows, took it in the run of Redis
 that it talks to, has heard of no newer one, and is in sync.
 """
 
@@ -16,17 +16,16 @@ from typing import NamedTuple
 
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, seal_change, seal_part
-from . import election, write_outcome
+from . import election
 from .fold import Verdict, View, ends_before, holds, is_beyond, step
 from .group import Code, GroupView, Reply
 from .heartbeat import Heartbeat
-from .write_outcome import Lookup, WriteOutcome
 
 __all__ = ["NodeState", "Snapshot"]
 
 
 class Snapshot(NamedTuple):
-    """A snapshot under way, as its writer began it: the same for all of its parts."""
+    """A snapshot under way, as its writer began it: what all of its parts have in common."""
 
     term: int
     as_of: Position
@@ -37,40 +36,40 @@ class Snapshot(NamedTuple):
 
 
 class NodeState(NamedTuple):
-    """One boot of one node. Every method that changes something gives the member that it becomes."""
+    """One boot of one node. Every method that changes something returns the state after it."""
 
     me: Writer
     view: View
     #: The run of Redis that it talks to; empty: not known, so it holds nothing.
     run: str = ""
-    #: That Redis has no log any more.
+    #: Whether that Redis has no log any more.
     log_lost: bool = False
-    #: The newest term that this boot knows to be over although its log has not said so yet.
+    #: The newest term that this boot knows to be over although no record that it read has said so yet.
     over: int = 0
-    #: The boot before this one, if its checkpoint told: the term which that one held is free to take.
+    #: The boot before this one, if the checkpoint tells: a term which that one held may be taken.
     previous_boot: str = ""
-    #: Heartbeats since `run`, or that it has no log, was first seen.
+    #: Heartbeats sent since `run` or `log_lost` last changed.
     beats_in_run: int = 0
-    #: Where the newest snapshot that this boot completed ends.
+    #: The last part of the newest snapshot that this boot completed.
     snapshot_end: RecordId = ZERO_ID
 
     # --- what it is ---
 
     @property
     def holds_term(self) -> bool:
-        """It may write to the log: its snapshot if it is out of sync, everything otherwise."""
+        """Whether it may write to the log: its snapshot if it is out of sync, everything otherwise."""
         return self.run != "" and self.view.term > self.over and holds(self.view, self.me, self.run)
 
     def vouches(self, term: int) -> bool:
-        """Whether what standbys have of its writes in `term` counts still: in a later run it reports without that."""
+        """Whether acknowledgements by standbys of its writes in `term` still count: in a later run they do not."""
         return self.run != "" and (term, self.run) == (self.view.term, self.view.holder.run)
 
     @property
     def in_sync(self) -> bool:
-        """It lacks nothing up to its position, and has read the log once, or knows that there is none yet.
+        """Whether it lacks nothing up to its position, and has read from the log, or knows that there is none yet.
 
-        Of a node that has read nothing the view says as much (a log begins at its place, too); but nobody knows whether
-        the log still has its beginning.
+        The view of a node that has read nothing says that it is in sync (every log begins there), but it is not known
+        whether the log still has its beginning.
         """
         if self.view.position == ORIGIN:
             return self.run != "" and self.log_lost and self.view.log_id == ""
@@ -78,16 +77,16 @@ class NodeState(NamedTuple):
 
     @property
     def leads(self) -> bool:
-        """It is the primary."""
+        """Whether it is the primary."""
         return self.holds_term and self.view.in_sync
 
     @property
     def must_rebase(self) -> bool:
-        """It holds the term, but the log does not end with what it has: its snapshot has to go first."""
+        """Whether it holds the term but the log does not end with what it has: its snapshot has to go first."""
         return self.holds_term and not self.view.in_sync and election.may_rebase(self.view)
 
     def heartbeat(self) -> Heartbeat:
-        """Its heartbeat, but for what only the shell knows."""
+        """Its heartbeat, without what only the shell knows."""
         view = self.view
         return Heartbeat(
             node=self.me.node,
@@ -105,17 +104,17 @@ class NodeState(NamedTuple):
     # --- what happens to it ---
 
     def takes(self, record: Record) -> bool:
-        """Whether the record can be one of the log: `fold` what can, and keep the place before what cannot."""
+        """Whether the record can belong to the log. If so, `fold` it; if not, stay at the place before it."""
         return not is_beyond(self.view, record)
 
     def fold(self, record: Record) -> tuple[Verdict, NodeState]:
-        """The next record of the log, or its own that was just appended."""
+        """Take the next record of the log, or its own that was just appended."""
         verdict, view = step(self.view, record, self.me)
         completed = isinstance(record, PartRecord) and record.is_last and record.writer == self.me
         return verdict, self._replace(view=view, snapshot_end=record.id if completed else self.snapshot_end)
 
     def talks_to(self, run: str, *, log_lost: bool = False) -> NodeState:
-        """It looked at Redis, which is in this run, and has the log or lost it."""
+        """It looked at Redis, which is in this run, and has the log or has lost it."""
         if (run, log_lost) == (self.run, self.log_lost):
             return self
         return self._replace(run=run, log_lost=log_lost, beats_in_run=0)
@@ -125,7 +124,7 @@ class NodeState(NamedTuple):
         return self._replace(beats_in_run=self.beats_in_run + 1)
 
     def refused(self, reply: Reply) -> NodeState:
-        """A write or a renewal was refused: what follows for its role, before the log tells the rest."""
+        """A write or a renewal was refused. This may end its role before the log tells why."""
         if reply.code in (Code.FENCED, Code.LOST):
             return self._replace(over=max(self.over, self.view.term))
         if reply.code is Code.NEW_RUN:
@@ -135,10 +134,10 @@ class NodeState(NamedTuple):
         return self
 
     def _behind(self, newest: RecordId) -> NodeState:
-        """The log ends elsewhere: it lost what this node has, or it has what somebody wrote in this node's name."""
+        """The log ends elsewhere: it lost what this node has, or another process wrote to it in this node's name."""
         view = self.view
         if newest > max(view.position.id, view.cursor.id):
-            # A copy of this process, or of its memory. Whoever leads next reads all that is there.
+            # A copy of this process, or of its memory, wrote it. The next primary reads all that is there.
             return self._replace(over=max(self.over, view.term))
         return self._replace(view=view._replace(in_sync=False))
 
@@ -157,7 +156,7 @@ class NodeState(NamedTuple):
         )
 
     def election_rank(self, me: Heartbeat, look: GroupView) -> int | None:
-        """Whether it stands for election now, and as which (see `life.election_rank`); `me`: its heartbeat."""
+        """Its rank if it stands for election now (see `election.election_rank`); `me`: its heartbeat."""
         return None if self.holds_term else election.election_rank(me, look, beats_in_run=self.beats_in_run)
 
     def refounds(self, me: Heartbeat, look: GroupView) -> bool:
@@ -165,18 +164,18 @@ class NodeState(NamedTuple):
         return election.refounds(me, look, beats_without_log=self.beats_in_run if self.log_lost else 0)
 
     def needs_what_is_gone(self, look: GroupView) -> bool:
-        """Whether it has read nothing, for beats, of a log that there is: what it had is gone (somebody's own XTRIM).
+        """Whether a log exists, but the node has found no record in it for some heartbeats: they are gone (an XTRIM).
 
-        The next record would show it that it lacks something. Until there is one nobody knows that it needs a snapshot.
+        The next record would show that it lacks something. Until there is one, nobody knows that it needs a snapshot.
         """
         return look.head is not None and self.view.cursor == ORIGIN and self.beats_in_run >= election.BEATS_BEFORE_CLAIM
 
     def owes_snapshot(self, heartbeats: Iterable[Heartbeat]) -> bool:
-        """Whether it has to send a snapshot because some node needs one."""
+        """Whether it has to send a snapshot because another node needs one."""
         return self.leads and election.owes_snapshot(self.view, heartbeats, self.snapshot_end)
 
     def change(self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: int = 0) -> ChangeRecord:
-        """The record that carries these changes behind its position. Only while it leads."""
+        """Make the record that carries these changes, right after its position. Only while it leads."""
         assert self.leads
         return seal_change(
             writer=self.me,
@@ -191,7 +190,7 @@ class NodeState(NamedTuple):
         )
 
     def begin_snapshot(self, *, replaces: bool = False) -> Snapshot:
-        """A snapshot of the state as it is now. Only while it holds the term."""
+        """Begin a snapshot of the state as it is now. Only while it holds the term."""
         assert self.holds_term
         view = self.view
         ends = ends_before(view, view.term)
@@ -209,7 +208,7 @@ class NodeState(NamedTuple):
         at: int,
         wants_acks: int = 0,
     ) -> PartRecord:
-        """The next part of its snapshot, behind its position. Only while it still holds the snapshot's term."""
+        """Make the next part of its snapshot, right after its position. Only while it holds the snapshot's term."""
         assert self.holds_term
         assert self.view.term == snapshot.term
         after = self.view.position
@@ -230,13 +229,4 @@ class NodeState(NamedTuple):
             ends=snapshot.ends if parts else (),
             wants_acks=wants_acks,
             body=body,
-        )
-
-    def answered(self, reply: Reply, *, uncertain: bool, found: Lookup | None = None) -> tuple[WriteOutcome, NodeState]:
-        """What became of a write that it sent. A committed record is folded next, like any other."""
-        outcome = write_outcome.outcome_of_write(reply, uncertain=uncertain, found=found)
-        return outcome, (
-            self
-            if outcome is WriteOutcome.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE)
-            else self.refused(reply)
         )

@@ -1,15 +1,16 @@
-"""When the log gets its next snapshot: what it may weigh, against what snapshots may take of the primary's time.
+"""When the log gets its next snapshot: the size of the log against the time that snapshots cost the primary.
 
-A snapshot lets the log be cut, and it has to be drawn, packed and sent by a process that others write through. What it
-costs goes by the size of the state, what it is good for by the bytes of the changes: a state that packs well, under a
-fast writer, would have one under way nearly always. So two rules say when one is due, and a third sees to it that the
-log stays bounded whatever they say:
+A snapshot lets the log be trimmed, and a process that serves writes has to draw, compress and send it. Its cost depends
+on the size of the state, its use on the bytes of the changes: for a state that compresses well, under a fast writer, a
+snapshot would nearly always be under way. So two rules say when one is due, and a third keeps the log bounded whatever
+they say:
 
- 1. the changes since the newest one outweigh it: over time no more bytes of snapshots are sent than of changes;
- 2. it was followed by a pause of many times as long as it took: sending them takes a small share of the time;
- 3. but once the changes are many times as heavy as it, and many, there is no pause: no more are kept for one.
+ 1. the changes since the newest snapshot outweigh it: over time no more bytes of snapshots are sent than of changes;
+ 2. a pause of many times its duration has passed since it ended: sending snapshots takes a small share of the time;
+ 3. but once the changes are many times as heavy as the snapshot, and many, the pause ends: the log keeps no more.
 
-What the newest one took is known to the boot that sent it. At its start, and on a new primary, rule 1 alone decides.
+Only the boot that sent the newest snapshot knows how long it took. At the start of a boot, and on a new primary, rule 1
+alone decides.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ __all__ = ["NEVER", "changes_bytes_max", "snapshot_is_due"]
 #: Below this, replaying changes is cheaper than any snapshot.
 SNAPSHOT_DUE_BYTES_MIN = 1024 * 1024
 
-#: A pause is so many times as long as what it follows: snapshots take a 21st of the time, which is 5 %.
+#: A pause is this many times as long as the snapshot before it: snapshots take a 21st of the time, which is 5 %.
 PAUSE_TIMES = 20
 
-#: And at least so long. A small state is sent in no time, and a fast writer would have it sent ten times a second.
+#: The shortest pause. A small state is sent in no time, and a fast writer would have it sent ten times a second.
 PAUSE_S_MIN = 1.0
 
-#: The changes that are kept for a pause weigh at most so many snapshots. Every node that is started replays them, and
-#: Redis has them in memory.
+#: A pause ends once the changes weigh this many times the snapshot: every node that starts replays them, and Redis
+#: holds them in memory.
 OUTWEIGHED_TIMES_MAX = 8
 
-#: But as much as this is kept whatever the snapshot weighs: 120 MB of JSON may pack to 2 MB, which a fast writer has
-#: outweighed many times before the pause behind a snapshot of so large a state is over.
+#: But changes up to this size never end a pause: 120 MB of JSON may compress to 2 MB, which a fast writer outweighs
+#: many times before the pause after a snapshot of so large a state is over.
 OVERDUE_BYTES_MIN = 32 * 1024 * 1024
 
-#: How long ago a snapshot was sent that never was.
+#: How long ago the newest snapshot was sent, if none was.
 NEVER = math.inf
 
 
 def snapshot_is_due(changes_bytes: int, snapshot_bytes: int, *, took_s: float, ago_s: float) -> bool:
     """Whether the primary is to send a snapshot now.
 
-    `changes_bytes`: of the changes since the newest one, as they weigh in the log; `snapshot_bytes`: its own.
-    `took_s`: how long the newest one that this boot sent took, `ago_s`: since when it is over.
+    `changes_bytes`: the size of the changes since the newest one, as they are in the log; `snapshot_bytes`: its own.
+    `took_s`: how long the newest one that this boot sent took; `ago_s`: how long ago it ended.
     """
     if changes_bytes <= _outweighs_from(snapshot_bytes):
         return False
@@ -51,7 +52,7 @@ def snapshot_is_due(changes_bytes: int, snapshot_bytes: int, *, took_s: float, a
 
 
 def changes_bytes_max(snapshot_bytes: int) -> int:
-    """What changes behind a snapshot of that size weigh at the most, until another one is due for certain."""
+    """The most that changes after a snapshot of that size may weigh: with more, another one is due for certain."""
     return max(OUTWEIGHED_TIMES_MAX * snapshot_bytes, OVERDUE_BYTES_MIN)
 
 

@@ -1,7 +1,7 @@
-"""Why a node took a term unasked, in words: what the history shows of it. No rule depends on it.
+"""Why a node took a term by itself, in words, for the term record. No rule depends on it.
 
-An end in order, a crash, a holder that could not renew and a Redis that came back all leave a term without a lease.
-What tells them apart is who said goodbye, who has fallen silent, and in which run the term was taken.
+A clean stop, a crash, a holder that could not renew its lease and a Redis that came back all leave a term without a
+lease. What tells them apart is whether the holder said goodbye or fell silent, and in which run it took the term.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def reason_to_go_on(look: GroupView) -> str:
 
 
 def reason_to_take_over(look: GroupView, *, gave_back: str = "") -> str:
-    """Why a candidate takes over. `gave_back`: the node that was heard to give the lease of this term back."""
+    """Why a candidate takes over. `gave_back`: the node that announced that it gave back the lease of this term."""
     head = look.head
     if head is None:
         return "the group has no log yet"
@@ -38,7 +38,7 @@ def _why(holder: Heartbeat, boot: str) -> str:
     if holder.boot != boot:
         return "it ended, and reports as another boot"
     if holder.age_ms > 2 * holder.every_ms:
-        # It reports right after it renews its lease, so who has a lease that ran out and lives has just reported.
+        # A holder reports right after it renews its lease: one that is alive when its lease runs out has just reported.
         return f"it has not reported for {holder.age_ms / 1000:.1f} s"
     if holder.stalled:
         return f"it stalled ({holder.stalled})"

@@ -64,7 +64,8 @@ def serve(
     # First of all: from here on, whatever is under way is ended in order. Further ones, during the end, change nothing.
     on_end(lambda *_: stopping.set())
     try:
-        from ..registry.api import health_app, registry_app
+        from ..registry.api import registry_app
+        from ..web.health import health_app
         from ..web.server import WebServer
     except ImportError as missing:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'

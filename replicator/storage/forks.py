@@ -1,6 +1,6 @@
 """The forks of a node: histories that lost, as files that a person can look at, and take changes from.
 
-A fork is a whole checkpoint (`checkpoint.write_fork`), with the reason and the place where its history parted from the
+A fork is a whole checkpoint (`fork_writer.py`), with the reason and the place where its history parted from the
 group's. What it has behind that place is its *divergent tail*: changes that some node took, perhaps acknowledged, and
 that the group does not have. Nothing here changes a fork, and nothing here sends anything to the group: a person
 decides.
@@ -26,6 +26,7 @@ from ..format.patch import CODEC, PatchHead, placed
 from ..format.records import ChangeRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from .checkpoint_file import DamagedCheckpoint, Stored
+from .fork_writer import UNFINISHED
 from .payload import rebuilt_from
 
 __all__ = [
@@ -40,9 +41,6 @@ __all__ = [
     "paths",
     "read",
 ]
-
-#: What a node that was killed while it wrote one may have left.
-UNFINISHED = "new.sqlite"
 
 
 class InSnapshot(ReplicatorError):
@@ -188,7 +186,7 @@ def _parted_at(stored: Stored) -> RecordId:
 
 
 def _written_at(path: Path) -> int | None:
-    # `checkpoint.write_fork` begins the name with it.
+    # `write_fork` begins the name with it.
     try:
         return int(datetime.strptime(path.stem[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError:

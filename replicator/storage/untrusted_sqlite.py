@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Guarded", "NotAsItShouldBe", "check_is_file", "head_of"]
+__all__ = ["SUFFIXES", "Guarded", "NotAsItShouldBe", "check_is_file", "head_of"]
 
-#: What SQLite may have beside a file. It opens those by itself.
-_SUFFIXES = ("", "-wal", "-shm", "-journal")
+#: A database file, and what SQLite may have beside it. It opens those by itself.
+SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 #: No value, and no row, of ours is larger: a body has 256 KiB, a header 16.
 _VALUE_BYTES_MAX = 1024 * 1024
@@ -39,7 +39,7 @@ class NotAsItShouldBe(Exception):
 
 def check_is_file(path: Path) -> None:
     """Raises `OSError` if it, or what SQLite would open beside it, is anything but a file: a pipe, a device."""
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         try:
             mode = os.stat(f"{path}{suffix}").st_mode
         except FileNotFoundError:
@@ -71,9 +71,7 @@ class Guarded:
     def __init__(self, path: Path, schema: str) -> None:
         """Raises `NotAsItShouldBe`, `OSError` and `sqlite3.Error`."""
         check_is_file(path)
-        self._size = sum(
-            os.stat(f"{path}{suffix}").st_size for suffix in _SUFFIXES if os.path.exists(f"{path}{suffix}")
-        )
+        self._size = sum(os.stat(f"{path}{suffix}").st_size for suffix in SUFFIXES if os.path.exists(f"{path}{suffix}"))
         self._steps = 0
         self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:

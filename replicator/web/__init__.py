@@ -1,1 +1,1 @@
-"""What a node serves over HTTP. Needs the extra `web`; only `service/serve.py` imports it, when a node is served."""
+"""What a node serves over HTTP, whatever its state is. Needs the extra `web`; imported only when a node is served."""

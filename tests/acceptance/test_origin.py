@@ -147,7 +147,9 @@ class TestClosed:
     def test_a_term_is_no_local_counter_and_two_promotions_at_once_give_two_terms(self, group: Group) -> None:
         a, b = start(group, "a"), start(group, "b")
         terms = [
-            in_thread(lambda node=node: node._ha_loop.take_term("at once", node._log.look(), until=math.inf).term)
+            in_thread(
+                lambda node=node: node._ha_loop.candidate.take_term("at once", node._log.look(), until=math.inf).term
+            )
             for node in (a, b) * 8
         ]
         assert sorted(term() for term in terms) == list(range(1, 17))

@@ -21,7 +21,10 @@ from replicator.format.ids import RecordId
 from replicator.node.acks import Level
 from replicator.node.health import Unready
 from replicator.registry.api import registry_app
-from replicator.registry.state import OPERATIONS, InvalidDocument, Registry, document_of, pieces_of, term_of
+from replicator.registry.document import InvalidDocument, document_of, term_of
+from replicator.registry.loading import pieces_of
+from replicator.registry.operations import OPERATIONS
+from replicator.registry.state import Registry
 from tests.fuzz.core_targets import whole
 from tests.fuzz.engine import MIB, Target
 from tests.fuzz.mutate import NASTY_TEXTS, Choices, edit_bytes, edits, json_near

@@ -216,7 +216,7 @@ def test_live_states_that_differ_are_1(
 def test_exit_codes(run: Callable[..., Result], start: Callable[[str], Node], tmp_path: Path) -> None:
     assert run("certify").exit_code == 1  # there is no log
     start("a").promote(timeout_s=PATIENCE_S)
-    for state in ("nonsense", "nowhere:X", "replicator.registry.state:X", "replicator.registry.state:VERSION"):
+    for state in ("nonsense", "nowhere:X", "replicator.registry.state:X", "replicator.registry.document:VERSION"):
         found = run("certify", "--state", state)
         assert (found.exit_code, found.stdout) == (2, "")
         assert "Error: state: " in found.stderr

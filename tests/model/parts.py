@@ -11,6 +11,7 @@ from replicator.format.records import PartRecord, Record, TermRecord
 from replicator.protocol.fold import View
 from replicator.protocol.group import Code, Reply
 from replicator.protocol.node_state import NodeState, Snapshot
+from replicator.protocol.write_outcome import PendingWrite
 
 T = TypeVar("T")
 
@@ -82,12 +83,16 @@ class Disk(NamedTuple):
 class Write(NamedTuple):
     """The write that a node has under way, the runs that it was sent in first and last, and the answer if it came."""
 
-    record: Record
+    pending: PendingWrite
     rebase: bool
     run: str
     attempt: int
     reply: Reply | None
     last_run: str
+
+    @property
+    def record(self) -> Record:
+        return self.pending.record
 
 
 class Sending(NamedTuple):

@@ -36,12 +36,12 @@ from typing import cast
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
-from replicator.protocol import election, missing_nodes, write_outcome
+from replicator.protocol import election, missing_nodes
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.node_state import NodeState
-from replicator.protocol.write_outcome import WriteOutcome
+from replicator.protocol.write_outcome import Next, PendingWrite, WriteOutcome
 from replicator.testing import Entry, MemoryRedis, MemoryState
 
 from .parts import (
@@ -407,7 +407,8 @@ class Machine:
 
     def _sent(self, node: Node, record: Record, rebase: bool, run: str, budget: int = -1) -> Option:
         request = Send(run, record, rebase, 1)
-        sent = node._replace(write=Write(record, rebase, run, 1, None, run))
+        pending = PendingWrite(record, node.live.view.holder.run)
+        sent = node._replace(write=Write(pending, rebase, run, 1, None, run))
         return Option(f"{node.name} sends {say(request)}", self.nodes(sent), self.requests(request), budget)
 
     def sent_again(self, node: int, server: int) -> Option:
@@ -418,18 +419,21 @@ class Machine:
 
     def _sent_again(self, node: Node, write: Write, run: str) -> Option:
         request = Send(run, write.record, write.rebase, write.attempt + 1)
-        sent = node._replace(write=write._replace(attempt=write.attempt + 1, reply=None, last_run=run))
+        again = Write(write.pending.unanswered(), write.rebase, write.run, write.attempt + 1, None, run)
+        sent = node._replace(write=again)
         text = f"{node.name} hears nothing, connects again and sends {say(request)}"
         return Option(text, self.nodes(sent), self.requests(request))
 
     def _answered(self, node: Node, write: Write, reply: Reply, state: MemoryState) -> Option:
-        """The answer has come: what it means, the member says; what is in the log is folded and applied."""
-        outcome, node_state = self._write_outcome(node.live, write, reply, state)
+        """The answer has come: what it means, the pending write says; what is in the log is folded and applied."""
+        pending = self._settled(write.pending.answered(reply), state)
+        outcome = pending.outcome
+        assert outcome is not None
         text = f"{node.name} learns of {say_record(write.record)}: {outcome.value}"
         is_change = isinstance(write.record, ChangeRecord)
         sending = node.sending if is_change else _next_part(node.sending, outcome)
-        node = node._replace(node_state=node_state, write=None, sending=sending)
-        if outcome is WriteOutcome.COMMITTED:
+        node = node._replace(node_state=node.live.refused(reply), write=None, sending=sending)
+        if pending.next is Next.FOLD:
             verdict, node = self._folded(node, write.record)
             text += f", {verdict.value}"
         event = _EVENTS.get(outcome) if is_change else None
@@ -437,18 +441,13 @@ class Machine:
         known = (event, letter, write.record.id) if event and letter in LETTERS else None
         return Option(text, self.nodes(self._tidy(node)), event=known)
 
-    def _write_outcome(
-        self, node_state: NodeState, write: Write, reply: Reply, state: MemoryState
-    ) -> tuple[WriteOutcome, NodeState]:
-        uncertain = write.attempt > 1
-        outcome, after = node_state.answered(reply, uncertain=uncertain)
-        if outcome is not WriteOutcome.LOOK:
-            return outcome, after
+    def _settled(self, pending: PendingWrite, state: MemoryState) -> PendingWrite:
+        if pending.next is not Next.LOOK:
+            return pending
         self.redis.state = state
-        entry = next((entry for entry in state.entries if entry.id == write.record.id), None)
+        entry = next((entry for entry in state.entries if entry.id == pending.record.id), None)
         there = _parsed(str(entry.id), entry.header, entry.body) if entry else None
-        found = write_outcome.find_out(write.record, there, self._looked(), node_state.view.holder.run)
-        return node_state.answered(reply, uncertain=uncertain, found=found)
+        return pending.looked(there, self._looked())
 
     def renewed(self, node: Node, server: int) -> Node:
         """After it tried to renew its lease."""

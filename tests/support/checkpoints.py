@@ -116,6 +116,6 @@ def tidied(stored: Checkpoint) -> int:
 
 def rows_of(stored: Checkpoint) -> tuple[int, int]:
     """The rows that are there: of changes, and of parts."""
-    (changes,) = stored._connection.execute("SELECT count(*) FROM change").fetchone()
-    (parts,) = stored._connection.execute("SELECT count(*) FROM part").fetchone()
+    (changes,) = stored._database.connection.execute("SELECT count(*) FROM change").fetchone()
+    (parts,) = stored._database.connection.execute("SELECT count(*) FROM part").fetchone()
     return changes, parts

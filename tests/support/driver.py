@@ -16,11 +16,11 @@ from replicator.format.codec import SnapshotDecoder, SnapshotEncoder, decode_cha
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, seal_change
 from replicator.log.interface import Log
-from replicator.protocol import election, write_outcome
+from replicator.protocol import election
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.node_state import NodeState, Snapshot
-from replicator.protocol.write_outcome import WriteOutcome
+from replicator.protocol.write_outcome import Next, PendingWrite
 from tests.support.worlds import CLOCK_ID, LEASE_MS, LOG_ID, World
 
 #: Older than any node that lives.
@@ -31,7 +31,7 @@ DEAD_MS = 1_000_000
 class Pending:
     """A write whose answer did not come."""
 
-    record: ChangeRecord | PartRecord
+    write: PendingWrite
     send: Callable[[], Reply]
 
 
@@ -332,34 +332,37 @@ class Driver:
         return self._write(node, record, lambda: node.log.part(record, rebase=sending.snapshot.rebase))
 
     def _write(self, node: Node, record: ChangeRecord | PartRecord, send: Callable[[], Reply]) -> list[str]:
+        write = PendingWrite(record, node.node_state.view.holder.run)
         if node.holding:
             node.holding = False
-            node.pending = Pending(record, send)
+            node.pending = Pending(write.unanswered(), send)
             self._late.append(node.pending)
             return ["no answer"]
         reply = send()
         if self._loses_reply:
             self._loses_reply = False
-            node.pending = Pending(record, send)
+            node.pending = Pending(write.unanswered(), send)
             return ["no answer"]
-        return self._took(node, record, reply, uncertain=False)
+        return self._took(node, write.answered(reply))
 
-    def _took(self, node: Node, record: ChangeRecord | PartRecord, reply: Reply, *, uncertain: bool) -> list[str]:
-        outcome, node.node_state = node.node_state.answered(reply, uncertain=uncertain)
-        if outcome is WriteOutcome.LOOK:
+    def _took(self, node: Node, write: PendingWrite) -> list[str]:
+        reply, record = write.reply, write.record
+        assert reply is not None
+        node.node_state = node.node_state.refused(reply)
+        if write.next is Next.LOOK:
             there = node.log.find(record.id)
-            found = write_outcome.find_out(record, there, node.log.look(), node.node_state.view.holder.run)
-            outcome, node.node_state = node.node_state.answered(reply, uncertain=uncertain, found=found)
-        if outcome is WriteOutcome.COMMITTED and reply.code in (Code.OK, Code.DUPLICATE):
+            write = write.looked(there, node.log.look())
+        if write.next is Next.FOLD and reply.code in (Code.OK, Code.DUPLICATE):
             node.fold(record)
             return [_told(record)] if reply.code is Code.OK else [self._answer(reply)]
-        return [self._answer(reply), outcome.value]
+        assert write.outcome is not None
+        return [self._answer(reply), write.outcome.value]
 
     def retry(self, node: Node) -> list[str]:
         """a retry: the very record whose answer did not come."""
         assert node.pending is not None
         pending, node.pending = node.pending, None
-        return self._took(node, pending.record, pending.send(), uncertain=True)
+        return self._took(node, pending.write.answered(pending.send()))
 
     def read(self, node: Node) -> list[str]:
         """a read: although it is paused, or waits for an answer; it may find its record."""
@@ -368,9 +371,11 @@ class Driver:
         if pending is None:
             return []
         node.pending = None
-        there = node.log.find(pending.record.id)
+        there = node.log.find(pending.write.record.id)
         return [
-            "its record is in the log" if there is not None and there.chain == pending.record.chain else "not there"
+            "its record is in the log"
+            if there is not None and there.chain == pending.write.record.chain
+            else "not there"
         ]
 
     # --- faults ---

@@ -70,10 +70,11 @@ def reported(group: Group, *nodes: Node) -> None:
 
 def sleeps(group: Group, node: Node) -> None:
     """Wait until nothing but the end of the holder's lease, or being woken, has the node look at the group again."""
-    node._ha_loop._policy = node._ha_loop._policy._replace(beat_every_s=3600.0)
-    looked_at = node._ha_loop.looked_at
+    policy = node._ha_loop._policy._replace(beat_every_s=3600.0)
+    node._ha_loop._policy = node._ha_loop.reporter._policy = node._ha_loop.candidate._policy = policy
+    looked_at = node._ha_loop.observer.looked_at
     group.wake()
-    eventually(lambda: node._ha_loop.looked_at > looked_at)
+    eventually(lambda: node._ha_loop.observer.looked_at > looked_at)
 
 
 class Counting(MemoryLog):

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from replicator.errors import ChangeRejected
-from replicator.registry.state import Registry, pieces_of
+from replicator.registry.loading import pieces_of
+from replicator.registry.state import Registry
 
 NOON = "2026-01-31T12:00:00Z"
 LATER = "2026-01-31T12:00:01.5+01:00"

@@ -18,8 +18,9 @@ import orjson
 
 from replicator.errors import Outdated
 from replicator.node.health import Unready
-from replicator.registry.api import ServedNode, registry_app
+from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
+from replicator.web.served import ServedNode
 
 with warnings.catch_warnings():
     # Newer versions of Starlette would rather have httpx2.
@@ -129,7 +130,7 @@ class NodeInMemory:
             yield self.registry
 
 
-def client_of(node: ServedNode) -> TestClient:
+def client_of(node: ServedNode[Registry]) -> TestClient:
     app = registry_app(node, wait_timeout_s=0.1)
     return TestClient(app, follow_redirects=False, base_url="http://a:7001")
 

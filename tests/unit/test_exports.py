@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,11 @@ def test_every_error_is_in_it() -> None:
 def test_a_name_that_is_not_in_it_is_not_there() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = replicator.Nothing
+
+
+def test_the_version_is_that_of_pyproject() -> None:
+    told = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert replicator.__version__ == told["project"]["version"]
 
 
 def test_an_import_loads_nothing_before_it_is_used() -> None:

@@ -1,7 +1,7 @@
--- Append one record behind the head, if the writer may and the head is where it thinks (compare-and-append).
+-- Append one record after the head, if the writer may, and if the head is where it thinks (compare-and-append).
 --
 -- KEYS     term log head
--- ARGV[1]  run     the life of Redis that the writer's connection learnt when it was made
+-- ARGV[1]  run     the run of Redis that the writer's connection learnt when it was made
 -- ARGV[2]  term    the writer's term
 -- ARGV[3]  boot    the writer's boot
 -- ARGV[4]  prev    the chain before the record
@@ -9,19 +9,19 @@
 -- ARGV[6]  n       its number
 -- ARGV[7]  header  its header, JSON
 -- ARGV[8]  body    its body
--- ARGV[9]  carries 1: it has changes in it; 0: it is a marker
--- ARGV[10] acks    for how many standbys somebody waits; 0: nobody does
+-- ARGV[9]  carries 1: it carries changes; 0: it is a marker
+-- ARGV[10] acks    how many standbys a caller waits for; 0: no caller waits
 --
 -- Answers
 --   ok                it is the newest record
---   duplicate ID      it was already: this is a repeat
+--   duplicate ID      it was that already: this is a repeat
 --   fenced TERM NODE, newrun, lost   see fence.lua
 --   behind ID         the head is elsewhere: the log lost records that the writer has
---   stray ID          something that is not ours has a higher id
---   halfway WHY       it is in the log, and the head could not be moved: a repeat moves it
+--   stray ID          an entry that is not ours has a higher id
+--   halfway WHY       it is in the log, but the head could not be moved: a repeat moves it
 
--- Most of the time all is as the writer thinks, and four comparisons say so. If they do not, or Redis refuses the id,
--- nothing has changed yet, and what it may be is told step by step below.
+-- The shortcut: usually all is as the writer thinks, and a few comparisons show it. If they fail, or if Redis refuses
+-- the id, nothing has changed yet, and the steps below find out what is the matter.
 local held = redis.call('HMGET', KEYS[3], 'run', 'term', 'boot', 'chain', 'id')
 if redis.call('GET', KEYS[1]) == ARGV[2]
   and held[1] == ARGV[1] and held[2] == ARGV[2] and held[3] == ARGV[3] and held[4] == ARGV[4]

@@ -1,21 +1,21 @@
--- Write a node's heartbeat, stamped with the clock of Redis: nobody's own clock decides who is alive.
+-- Write a node's heartbeat, stamped with the clock of Redis: the clocks of nodes do not decide which node is alive.
 --
--- The heartbeat of whoever leads says that the log is whole in this run: it has what was acknowledged, from here on in
--- order. Who was heard of about then is who may have what a later run lacks (protocol/missing_nodes.py).
+-- The heartbeat of the primary says that the log is whole in this run: it has all that was acknowledged. The nodes that
+-- were heard of at about that time are those that may have what a later run lacks (protocol/missing_nodes.py).
 --
 -- KEYS[3]  head
 -- KEYS[6]  nodes  hash: node -> "UNIX_MS JSON"
 -- ARGV[1]  node
 -- ARGV[2]  json   what the node says of itself
 -- ARGV[3]  says   leads: it is the primary; left: it stops, and lacks nothing that this Redis lost; or empty
--- ARGV[4]  run    in which it says so
+-- ARGV[4]  run    the run in which it says so
 -- ARGV[5]  term   of the node
 -- ARGV[6]  boot   of the node
 --
 -- Answers
 --   ok
---   newrun   it leaves, but Redis is in another life, which may lack what it has: nothing was written
---   halfway WHY   the heartbeat is written, and the head could not be told
+--   newrun   it leaves, but Redis is in another run, which may lack what it has: nothing was written
+--   halfway WHY   the heartbeat is written, but not what the head was to say
 
 if ARGV[3] == 'left' and server_run() ~= ARGV[4] then
   return { 'newrun' }

@@ -1,15 +1,17 @@
--- The fence: may this writer change the log? Put in front of every script by log/redis_log.py, or where it says `include`.
+-- The fence: may this writer change the log? And what all scripts need. log/scripts.py puts it in front of every
+-- script, or where a script says `include`.
 --
 -- KEYS[1]  term    string   the newest term, moved by INCR
 -- KEYS[2]  log     stream   the records
 -- KEYS[3]  head    hash     log_id run term node boot id chain changed snapshot_at previous_snapshot_at part_next
 --                          ends taken paused paused_at applied_min whole whole_at
 --
--- The effective term is the greater of the key and the head's: an evicted or deleted key does no harm, and an INCR by
--- hand fences everybody. Numbers are doubles here, so terms stay below 2^53; ids are compared and kept as texts.
+-- The effective term is the greater one of the key's and the head's: an evicted or deleted key does no harm, and an
+-- INCR by hand fences every node. Numbers are doubles here, so terms stay below 2^53; ids are compared and stored as
+-- texts.
 --
--- Numbers move by no more than they can have: a record's n by one, outside a rebase; a term, and the n of a rebase, by
--- the leaps below. What is beyond was written by hand, and is refused; `replicator recover` sets it right.
+-- Numbers move by no more than they possibly can: a record's n by one, outside a rebase; a term, and the n of a rebase,
+-- by the leaps below. A number beyond that was written by hand, and is refused; `replicator recover` sets it right.
 
 local TERM_MAX = 9007199254740991
 local TERM_LEAP = 1073741824
@@ -25,7 +27,7 @@ local function now_ms()
   return as_text(time[1] * 1000 + math.floor(time[2] / 1000))
 end
 
--- What stands in the lease: "TERM NODE BOOT LENGTH_MS GRANTED_MS" (LeaseText in protocol/group.py says what for).
+-- The text of the lease: "TERM NODE BOOT LENGTH_MS GRANTED_MS" (LeaseText in protocol/group.py says why).
 local function lease_text(term, node, boot, lease_ms)
   return table.concat({ term, node, boot, lease_ms, now_ms() }, ' ')
 end
@@ -39,7 +41,7 @@ local function key_term()
   return (text == '0' or string.match(text, '^[1-9]%d*$')) and tonumber(text)
 end
 
--- What is wrong with the term key, if no script can have written it; `term`: the head's, or 0 without one.
+-- What is wrong with the term key, if no script can have written it; `term` is the head's, or 0 without a head.
 local function wrong_in_key(term)
   local taken = key_term()
   if not taken then
@@ -53,7 +55,7 @@ local function wrong_in_key(term)
   end
 end
 
--- The same of the head: its newest record is of its term, and its numbers are numbers.
+-- The same for the head. In a sound one the newest record is of its term, and its numbers are numbers.
 local function wrong_in_head(head)
   local term, n = string.match(head.id or '', '^([1-9]%d*)-([1-9]%d*)$')
   if not term or term ~= head.term or not head.boot or string.len(head.chain or '') ~= 32 then
@@ -66,8 +68,8 @@ end
 
 -- nil if (term, boot) holds the effective term in `run`; else the answer for the writer:
 --   lost                  there is no log
---   fenced TERM NODE      another holds the term, or this term is over
---   newrun                Redis is in another life than the one in which the term was taken
+--   fenced TERM NODE      another node or boot holds the term, or this term is over
+--   newrun                Redis is in another run than the one in which the term was taken
 local function fence(head, run, term, boot)
   if not head.run or redis.call('EXISTS', KEYS[2]) == 0 then
     return { 'lost' }
@@ -112,7 +114,7 @@ local function newest_id()
   end
 end
 
--- nil if `n` is the number after the newest record's; else the answer for a writer that counts otherwise.
+-- nil if `n` follows the number of the newest record; else the answer for a writer that counts otherwise.
 local function not_next(head, n)
   if as_text(string.match(head.id, '-(%d+)$') + 1) == n then
     return nil
@@ -121,13 +123,13 @@ local function not_next(head, n)
   return { newest == head.id and 'behind' or 'stray', newest }
 end
 
--- One more field of a hash that is to be written in one step.
+-- Add a field to those of a hash that are to be written in one step.
 local function set(fields, name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
 end
 
--- The lesser of two counts, of which 0, or what is no number, is none.
+-- The lesser one of two counts. 0, or what is no number, does not count.
 local function least(one, other)
   local first, second = tonumber(one) or 0, tonumber(other) or 0
   if first == 0 or (second ~= 0 and second < first) then
@@ -136,22 +138,23 @@ local function least(one, other)
   return as_text(first)
 end
 
--- Somebody waits for so many standbys: the least there was says how many nodes may be missing when Redis has lost
--- something (protocol/missing_nodes.py). Put to what is written of the head.
+-- A caller waits for `count` standbys. The least of all these counts says how many nodes may be missing after Redis
+-- lost data (protocol/missing_nodes.py). It is added to the fields of the head that are about to be written.
 local function remember_acks(fields, head, count)
   if count ~= '0' then
     set(fields, 'applied_min', least(count, head.applied_min))
   end
 end
 
--- The newest entry is this very record: an earlier attempt stopped behind it, before the head was moved (`also`).
+-- Whether the newest entry is this very record: an earlier attempt stopped after its XADD, before it moved the head
+-- (`also`).
 local function is_there(id, header, body)
   local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
   local fields = newest and newest[1] == id and newest[2] or {}
   return #fields == 4 and fields[1] == 'h' and fields[2] == header and fields[3] == 'b' and fields[4] == body
 end
 
--- XADD, the first write of every script: what fails here has changed nothing. Gives nil if the record is there.
+-- XADD, the first write of a script: if it fails, nothing has changed. Returns nil if the record is in the log.
 local function add(id, header, body)
   local added = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', id, 'h', header, 'b', body)
   if not added then
@@ -166,9 +169,10 @@ local function add(id, header, body)
   return nil
 end
 
--- A write that is not the first one of its script. Nothing should be in its way, as the script has looked at all that
--- could be, but for a user who lost a right meanwhile. What it refuses cannot be taken back. So it is no error, of which
--- the caller would think that nothing was written; it is the answer `halfway WHY`. Gives nil if it went well.
+-- A write after the first one of a script. It should never fail: the script has checked all that could prevent it,
+-- except that the user may have lost a right meanwhile. If it does fail, the first write cannot be undone. So the
+-- result is no error, from which the caller would conclude that nothing was written; it is the answer `halfway WHY`.
+-- Returns nil if it went well.
 local function also(...)
   local done = redis.pcall(...)
   if type(done) == 'table' and done.err then
@@ -177,12 +181,12 @@ local function also(...)
   return nil
 end
 
--- One life of Redis, and of its data: half of the run_id, which is new after every start, and half of the
--- master_replid, which is new also when a replica becomes the master. So a master that was demoted, took over the other
--- one's data and was promoted again, all without a restart, is another run: it may have lost records.
--- Redis takes a new master_replid, too, when its first replica attaches, and when it had none for an hour
+-- The run: one life of Redis and of its data. It is half of the run_id, which is new after every start, and half of the
+-- master_replid, which is also new when a replica becomes the master. So a master that was demoted, took over the other
+-- one's data and was promoted again, all without a restart, is in another run: it may have lost records.
+-- Redis also takes a new master_replid when its first replica attaches, and when it had none for an hour
 -- (repl-backlog-ttl). Then the run ends although nothing was lost, which costs the group a pause of two heartbeats.
--- log/connection.py computes it in the same way. Two calls: 6.2 takes but one section.
+-- log/finders.py computes it in the same way. Two calls, because Redis 6.2 accepts only one section.
 local function server_run()
   local id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
   local data = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')

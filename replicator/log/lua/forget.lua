@@ -1,11 +1,11 @@
--- Take the heartbeat of a node away that will not come back, and tell the others: nobody waits for it any more.
+-- Remove the heartbeat of a node that will not come back, and tell the others, so that none waits for it any more.
 --
 -- KEYS[5]  commands  stream of asks
 -- KEYS[6]  nodes     hash: node -> heartbeat
 -- ARGV[1]  node
--- ARGV[2]  by        who says so
+-- ARGV[2]  by        who asks for it
 --
--- Answers: ok; halfway WHY: it is gone, and the others could not be told.
+-- Answers: ok; halfway WHY: it is gone, but the others could not be told.
 
 redis.call('HDEL', KEYS[6], ARGV[1])
 local ask = { 'ask', 'forget', 'node', ARGV[1], 'by', ARGV[2] }

@@ -1,17 +1,17 @@
--- All that is known of a group, in one consistent step. Writes nothing.
+-- Read all that is known about a group, in one consistent step. Writes nothing.
 --
 -- KEYS     term log head lease commands nodes
 --
 -- Answers { run, now_ms, term, head, stray, lease_ms, nodes, lease, wrong }
---   run       the life of Redis
+--   run       the run of Redis
 --   now_ms    its clock
---   term      the effective term, 0 before the first; the head's, where the key cannot be right
+--   term      the effective term, 0 before the first; the head's, if the key cannot be right
 --   head      name, value, name, value ...; empty if there is no log, or only half of one
---   stray     the newest id of the stream if it is not the head's: something that is not ours is, or was, there; or ''
+--   stray     the newest id of the stream if it is not the head's: an entry that is not ours is, or was, there; or ''
 --   lease_ms  what is left of the lease; below 0: there is none
 --   nodes     node, heartbeat, node, heartbeat ...
---   lease     the lease itself, or ''
---   wrong     what of the head or the term key no script can have written, or ''
+--   lease     the text of the lease, or ''
+--   wrong     what in the head or the term key cannot have been written by a script, or ''
 
 local head = redis.call('HGETALL', KEYS[3])
 local id = redis.call('HGET', KEYS[3], 'id')
@@ -27,7 +27,7 @@ else
     stray = newest
   end
 end
-local lease = redis.pcall('GET', KEYS[4]) -- of something that is not a lease, a promotion tells
+local lease = redis.pcall('GET', KEYS[4]) -- if the key holds something else, a promotion reports it
 return {
   server_run(),
   now_ms(),

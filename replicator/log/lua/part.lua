@@ -1,22 +1,24 @@
--- Append one part of a snapshot. The last part makes the snapshot complete. The first part of the next one trims the
--- log, in this step and nowhere else, behind the as_of of the newest complete snapshot: so the log holds two snapshots
--- at the most, and a slow reader of the complete one can finish, until yet another one is complete and the next begins.
--- Not the last part: the log would hold three while it is under way. And not behind the one that begins, which may
--- never be complete.
+-- Append one part of a snapshot. The last part makes the snapshot complete.
+--
+-- The first part of the next snapshot trims the log, in this step and nowhere else: everything up to the as_of of the
+-- newest complete snapshot goes. So the log holds at most two snapshots, and a slow reader of the complete one has
+-- until another one is complete and yet another begins. The last part does not trim, because then the log would hold
+-- three snapshots while one is under way. And the snapshot that begins is no reason to trim, because it may never be
+-- complete.
 --
 -- KEYS      term log head
 -- ARGV[1-8] as for append: run term boot prev chain n header body
 -- ARGV[9]   part    its index, from 0
 -- ARGV[10]  parts   how many there are; 0 before the last one
--- ARGV[11]  as_of   the id whose state the snapshot is
--- ARGV[12]  rebase  1: the first part may leave the head behind, a holder ahead of a log that lost records goes on
---                   at its own n and chain
--- ARGV[13]  changed what the last change in the log's history is once the snapshot is complete; empty: as it was
--- ARGV[14] ends    those of the history that the snapshot describes, if it takes the place of the log's
--- ARGV[15] acks    for how many standbys somebody waits, once it is complete; 0: nobody does
+-- ARGV[11]  as_of   the id of the record at which the state was drawn
+-- ARGV[12]  rebase  1: the first part need not follow the head. A holder that is ahead of a log which lost records
+--                   continues at its own n and chain
+-- ARGV[13]  changed the last change in the log's history once the snapshot is complete; empty: as before
+-- ARGV[14]  ends    those of the history that the snapshot describes, if that takes the place of the log's
+-- ARGV[15]  acks    how many standbys a caller waits for, once it is complete; 0: no caller waits
 --
 -- Answers: those of append, and
---   restart           the part does not follow the one before: begin the snapshot anew
+--   restart           the part does not follow the one before it: begin the snapshot anew
 
 local function is_above(id, other)
   local term, n = string.match(id, '^(%d+)-(%d+)$')
@@ -46,7 +48,7 @@ if part ~= 0 and head.part_next ~= ARGV[9] then
 end
 local id = ARGV[2] .. '-' .. ARGV[6]
 if rebases then
-  -- It leaves a gap of ids, in which XADD would not notice what somebody else wrote.
+  -- It leaves a gap of ids, so XADD would not notice an entry that something else wrote there.
   if newest_id() ~= head.id and not is_there(id, ARGV[7], ARGV[8]) then
     return { 'stray', newest_id() }
   end
@@ -67,8 +69,8 @@ local failed = add(id, ARGV[7], ARGV[8])
 if failed then
   return failed
 end
--- `previous_snapshot_at` says where the log was cut, so it never goes back: a rebase may complete a snapshot whose as_of
--- is below it. A snapshot that is begun once more finds it cut there already.
+-- `previous_snapshot_at` says where the log was trimmed, so it never goes back, though a rebase may complete a snapshot
+-- whose as_of is below it. If a snapshot is begun once more, the log is trimmed there already.
 local complete = head.snapshot_at or '0-0'
 local cuts = part == 0 and is_above(complete, head.previous_snapshot_at or '0-0')
 local fields = { 'id', id, 'chain', ARGV[5], 'part_next', part + 1 == parts and '0' or as_text(part + 1) }
@@ -85,7 +87,8 @@ if part + 1 == parts then
   end
   remember_acks(fields, head, ARGV[15])
 end
--- The head in one step, and the cut last: the head of a log that was not cut yet says that it was, and does no harm.
+-- The head changes in one step, and trimming comes last: a head that says so of a log that is not trimmed yet does no
+-- harm.
 failed = also('HSET', KEYS[3], unpack(fields))
 if cuts and not failed then
   local term, n = string.match(complete, '^(%d+)-(%d+)$')

@@ -1,10 +1,10 @@
--- Switch automatic failover off for the group, or on again. Promotions by hand go on either way.
+-- Switch automatic failover off for the group, or on again. Promotions by hand are possible either way.
 --
 -- KEYS[3]  head
 -- KEYS[5]  commands  stream of asks; the one appended here has the nodes look again
--- ARGV[1]  why       who did it, and why; empty: on again
+-- ARGV[1]  why       who switches it off, and why; empty: on again
 --
--- Answers: ok; lost: there is no log; halfway WHY: it is done, and the ask could not be appended.
+-- Answers: ok; lost: there is no log; halfway WHY: it is done, but the ask could not be appended.
 
 if redis.call('EXISTS', KEYS[3]) == 0 then
   return { 'lost' }

@@ -1,10 +1,10 @@
--- What of all that a node has to do may this user not do? Asked before a node takes part: a right that is missing is told
--- then, and not by a write that stops in the middle.
+-- Which commands that a node needs are forbidden to this user? A node asks before it takes part, so that a missing
+-- right shows then, and not in a write that stops in the middle.
 --
--- KEYS     all of the group, so that a user who may not use one of them is refused here
+-- KEYS     all keys of the group, so that a user who may not use one of them is refused here
 -- KEYS[8]  probe  means nothing, see rights.lua
 --
--- Answers: ok, and the names of the commands that are forbidden.
+-- Answers: ok, and the names of the forbidden commands.
 
 -- include rights.lua
 

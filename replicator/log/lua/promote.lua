@@ -1,46 +1,49 @@
--- Take the next term for (node, boot), and open it with its term record. One step: the term, its record, the holder
--- and the lease change together or not at all.
+-- Take the next term for (node, boot), and open it with its term record. It is one step: the term, its record, the
+-- holder and the lease change together or not at all.
 --
 -- KEYS      term log head
--- KEYS[4]   lease     string with PX, see fence.lua; shows the others that the holder lives
+-- KEYS[4]   lease     string with PX, see fence.lua; shows the others that the holder is alive
 -- KEYS[5]   commands  stream of asks; the one appended here wakes the holder that was replaced
 -- KEYS[8]   probe     means nothing, see rights.lua
--- ARGV[1]   node         whom to promote
--- ARGV[2]   boot         in which boot
+-- ARGV[1]   node         the node to promote
+-- ARGV[2]   boot         its boot
 -- ARGV[3]   floor        the highest term that the node has on disk
 -- ARGV[4]   expect       the term that the caller saw, or empty
--- ARGV[5]   expect_run   the life of Redis that the caller saw, or empty
+-- ARGV[5]   expect_run   the run of Redis that the caller saw, or empty
 -- ARGV[6]   lease_ms
 -- ARGV[7]   new_log_id   found a log of this identity if there is none; empty: never found one
--- ARGV[8]   by           who asks
--- ARGV[9]   reason       why
+-- ARGV[8]   by           who asks for it: the node itself, or an operator
+-- ARGV[9]   reason       why, for people
 -- ARGV[10]  at           the caller's clock, unix ms, for people
 -- ARGV[11]  expect_head  the id of the newest record that the caller saw, or empty
 -- ARGV[12]  unleased     1: only if no lease runs
--- ARGV[13]  anew         1: found the log anew in the place of a broken one; never in the place of a whole one. Where only
---                        the term key is wrong, that is set right, and the log goes on
+-- ARGV[13]  anew         1: found the log anew in the place of a broken one, never in the place of a whole one. If only
+--                        the term key is wrong, that is set right, and the log continues
 -- ARGV[14]  acks         the least `applied:N` that the caller knows of, for the head; 0: none
--- ARGV[15]  unfollowed   with `anew`: the id of a newest record that no node takes, though the log looks whole; or empty
--- ARGV[16]  expired      this lease counts as none: the caller saw it run out by its own clock. Any other one, also a
---                        renewed one, runs
+-- ARGV[15]  unfollowed   with `anew`: the id of the newest record if no node accepts it, though the log looks whole; or
+--                        empty
+-- ARGV[16]  expired      this lease does not count: the caller saw it run out by its own clock. Any other lease runs,
+--                        and so does this one once it is renewed, because its text is another one then
 --
 -- Answers
---   ok TERM ID RUN    (node, boot) holds TERM, in RUN; ID is the term record
---   conflict TERM NODE   another term, or another newest record, than the expected one; or a lease runs
---   newrun               Redis is in another life than the expected one
+--   ok TERM ID RUN       (node, boot) holds TERM, in RUN; ID is the term record
+--   conflict TERM NODE   the term or the newest record is not the expected one; or a lease runs
+--   newrun               Redis is in another run than the expected one
 --   lost                 there is no log (or only half of one: its head or its stream is gone)
---   stray ID             something that is not ours is the newest entry
---   whole ID             there is nothing to found anew
---   halfway WHY          the term was taken, and not all is done: it may have to be taken once more
+--   stray ID             the newest entry is not one of ours
+--   whole ID             the log is whole: there is nothing to found anew
+--   halfway WHY          the term was taken, but not all is done: it may have to be taken once more
 
 -- include rights.lua
 
 local ERA = 1048576
 
--- What a reader takes (HEADER_BYTES_MAX in format/records.py): a term record that nobody can read would end the group.
+-- What a reader accepts (HEADER_BYTES_MAX in format/records.py): a term record that cannot be read would stop the
+-- group.
 local HEADER_BYTES_MAX = 16384
 
--- How many ends of terms a history tells (ENDS_KEPT in format/term_ends.py), and how many terms that nodes took themselves.
+-- How many ends of terms a history keeps (ENDS_KEPT in format/term_ends.py), and how many of the terms that nodes took
+-- by themselves (TAKEN_KEPT in protocol/group.py).
 local ENDS_KEPT = 100
 local TAKEN_KEPT = 16
 
@@ -97,7 +100,7 @@ end
 if (ARGV[4] ~= '' and as_text(effective) ~= ARGV[4]) or (ARGV[11] ~= '' and head.id ~= ARGV[11]) then
   return { 'conflict', as_text(effective), head.node or '' }
 end
--- Redis lets a lease expire at a moment of its clock: if that is set back, a lease outlives its holder by as much.
+-- Redis lets a lease expire at a moment of its clock. If that is set back, a lease outlives its holder by as much.
 local running = redis.call('GET', KEYS[4])
 if ARGV[12] == '1' and running and running ~= ARGV[16] then
   return { 'conflict', as_text(effective), head.node or '' }
@@ -107,11 +110,11 @@ if ARGV[5] ~= '' and run ~= ARGV[5] then
 end
 
 if anew and effective > ARGV[3] + TERM_LEAP then
-  effective = 0 -- what the caller has seen is the measure: the numbers of a broken log may be anything
+  effective = 0 -- the numbers of a broken log may be anything: what the caller has seen counts
 end
 local base = math.max(effective, tonumber(ARGV[3]))
 if base > 0 and head.run ~= run then
-  -- Redis may have lost terms of its earlier lives, and the same number must not be taken twice.
+  -- Redis may have lost terms of earlier runs, and the same number must not be taken twice.
   base = (math.floor(base / ERA) + 1) * ERA
 end
 if base >= TERM_MAX then
@@ -160,9 +163,9 @@ local writes = {
   { 'XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8] },
 }
 
--- Nothing may stop what follows in the middle: a log without a head would be no log. So whatever the user has to be
--- allowed to do is tried first. Otherwise XADD is the first write: if memory is short, or the id is refused, nothing has
--- changed. Founding anew begins with a DEL, of what is of no use any more; an XADD after that is not refused for memory.
+-- What follows must not stop in the middle: a log without a head would be no log. So the rights that it needs are tried
+-- first. Then XADD is the first write: if memory is short, or the id is refused, nothing has changed. Founding anew
+-- begins with a DEL of what is of no use any more; an XADD after that is not refused for lack of memory.
 local forbidden, unwritable = forbidden_of(KEYS[8], WRITES)
 if #forbidden > 0 then
   return redis.error_reply('NOPERM this user may not use ' .. table.concat(forbidden, ', '))

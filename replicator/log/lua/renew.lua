@@ -1,4 +1,4 @@
--- Extend the lease of the holder. The same fence as an append, with the life of Redis read here and now.
+-- Extend the lease of the holder. The fence is that of an append, except that the run of Redis is read here and now.
 --
 -- KEYS     term log head
 -- KEYS[4]  lease     string with PX, see fence.lua
@@ -7,12 +7,12 @@
 -- ARGV[3]  node      its name
 -- ARGV[4]  lease_ms
 --
--- Answers: ok, or one of fence.lua.
+-- Answers: ok, or one of fence() in fence.lua.
 
 local refused = fence(read_head(), server_run(), ARGV[1], ARGV[2])
 if refused then
   return refused
 end
-redis.call('GET', KEYS[4]) -- an error, where SET would put itself in the place of something that is not a lease
+redis.call('GET', KEYS[4]) -- an error if the key is no string: SET would replace whatever else it holds
 redis.call('SET', KEYS[4], lease_text(ARGV[1], ARGV[3], ARGV[2], ARGV[4]), 'PX', ARGV[4])
 return { 'ok' }

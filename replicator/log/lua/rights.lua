@@ -1,17 +1,19 @@
--- What may this user do? Included by scripts that ask. Redis' own ACL DRYRUN is younger than 6.2, and a right by itself.
+-- Which commands may this user use? For scripts that include it. Redis' own ACL DRYRUN came after 6.2, and needs a
+-- right itself.
 --
--- Each command is tried on a key that means nothing, in such a way that as little as possible comes of it: Redis looks
--- at rights before anything else. Keys need no trial: whoever may call a script may use all keys that it was called with.
+-- Each command is tried on a key that means nothing, with arguments that have as little effect as possible: Redis
+-- checks rights before anything else. Keys need no trial: a user who may call a script may use all keys that it was
+-- called with.
 
--- Those that move a log. SET comes first: a server that takes no writes now (no memory, a replica) refuses it like any
--- other first write. What it leaves where DEL is forbidden is gone after a moment.
+-- The commands that change a log. SET comes first: a server that accepts no writes now (no memory, a replica) refuses
+-- it like any other first write. What SET leaves if DEL is forbidden expires after a moment.
 local WRITES = {
   { 'SET', '0', 'PX', '1000' }, { 'DEL' }, { 'INCR' }, { 'DEL' }, { 'HSET', 'h', '' }, { 'DEL' },
   { 'XADD', 'MAXLEN', '~', '1', '*', 'h', '' }, { 'XTRIM', 'MINID', '=', '1' },
   { 'DEL' },
 }
 
--- Those that only look.
+-- The commands that only read.
 local READS = {
   { 'GET' }, { 'EXISTS' }, { 'TYPE' }, { 'PTTL' }, { 'HGET', 'h' }, { 'HMGET', 'h' }, { 'HGETALL' },
   { 'XINFO', 'STREAM' }, { 'XRANGE', '-', '+' }, { 'XREVRANGE', '-', '+' }, { 'XREAD' }, { 'TIME' }, { 'INFO' },
@@ -29,7 +31,7 @@ local function is_forbidden(answer)
   return false
 end
 
--- The command with the key in its place.
+-- The command, with the key at its place.
 local function on(key, command)
   local name = command[1]
   if name == 'XINFO' then
@@ -42,7 +44,7 @@ local function on(key, command)
   return { name, key, unpack(command, 2) }
 end
 
--- The names of the commands that are forbidden; and the answer to the first one, if it is refused for another reason.
+-- The names of the forbidden commands; and the answer to the first command, if it was refused for another reason.
 local function forbidden_of(key, commands)
   local names, known, refused = {}, {}, nil
   for i, command in ipairs(commands) do

@@ -1,12 +1,12 @@
--- Give the lease back, at a clean stop: whoever waits for it to run out need not wait. Only the holder's own lease.
+-- Give the lease back at a clean stop, so that no node has to wait until it runs out. Only the holder's own lease.
 --
 -- KEYS[4]  lease     string
--- KEYS[5]  commands  stream of asks; the one appended here wakes those who would take over
+-- KEYS[5]  commands  stream of asks; the one appended here wakes the nodes that may take over
 -- ARGV[1]  term
 -- ARGV[2]  boot
 -- ARGV[3]  node
 --
--- Answers: ok, whether there was one or not; halfway WHY: it is given back, and the ask could not be appended.
+-- Answers: ok, whether there was a lease or not; halfway WHY: it is given back, but the ask could not be appended.
 
 local mine = ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2] .. ' '
 if string.sub(redis.call('GET', KEYS[4]) or '', 1, #mine) == mine then

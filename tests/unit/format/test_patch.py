@@ -272,7 +272,7 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     head = PatchHead(digest_of(b"x" * MIB), "0" * 32, MIB, 1 << 40, raw=True).to_bytes()
     operations = module._varint(2 * MIB) + module._varint(0)
     operations += (module._varint(2 * MIB) + module._varint(2 * MIB - 1)) * 9999
-    yield "copies", head + module._STRETCH.pack(len(operations), 0, 0) + operations, "is to yield 1099511627776 bytes"
+    yield "copies", head + module._STRETCH.pack(len(operations), 0, 0) + operations, "yields 1099511627776 bytes"
 
 
 @pytestmark_linux
@@ -320,7 +320,7 @@ def test_bodies_that_do_not_follow_each_other_are_no_patch(stray: str) -> None:
         "another term": record(third, 3, term=2),
         "twice": record(second, 3),
     }.get(stray, record(third, 3))
-    with pytest.raises(CorruptRecord, match="others did not come"):
+    with pytest.raises(CorruptRecord, match="other bodies did not come"):
         gatherer.add(bad)
 
 
@@ -333,12 +333,12 @@ def test_a_patch_that_was_begun_and_not_ended_is_forgotten_when_another_begins()
 @pytest.mark.parametrize(
     ("body", "fields", "why"),
     [
-        (b"[1]", {"codec": "json"}, "takes patches only"),
+        (b"[1]", {"codec": "json"}, "accepts patches only"),
         (cut(b"patch")[0], {"digest": "0" * 32}, "digest"),
         (b"RP\0\0\0\1", {}, "too short"),
-        (b"RP\0\1\0\1x", {}, "not one of a patch"),
-        (b"RP\0\0\xff\xffx", {}, "not one of a patch"),
-        (b"XX\0\0\0\1x", {}, "not one of a patch"),
+        (b"RP\0\1\0\1x", {}, "not that of a patch"),
+        (b"RP\0\0\xff\xffx", {}, "not that of a patch"),
+        (b"XX\0\0\0\1x", {}, "not that of a patch"),
     ],
 )  # fmt: skip
 def test_a_record_that_is_none_of_a_patch_is_refused(body: bytes, fields: dict[str, str], why: str) -> None:

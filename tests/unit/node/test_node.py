@@ -186,13 +186,13 @@ class TestPromotion:
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         a = group.node("a")
-        take_term = a._ha_loop.take_term
+        take_term = a._ha_loop.candidate.take_term
 
         def second(reason: str, look: GroupView, *, until: float, guarded: bool = False) -> Reply:
             lead(a._log, "a", boot=a.boot)
             return take_term(reason, look, until=until, guarded=guarded)
 
-        monkeypatch.setattr(a._ha_loop, "take_term", second)
+        monkeypatch.setattr(a._ha_loop.candidate, "take_term", second)
         assert a.promote() == 1
         assert (a.role, a.term) == ("primary", 1)
 
@@ -301,7 +301,7 @@ class TestNames:
     def test_a_live_boot_is_found_even_if_it_reported_just_now(self, group: Group, tmp_path: Path) -> None:
         first = group.node("a", lease_s=SHORT_LEASE_S)
         for i in range(5):
-            first._ha_loop._beat()
+            first._ha_loop.reporter.beat()
             with pytest.raises(ConfigError, match="is taken"):
                 group.node("a", data_dir=tmp_path / str(i), lease_s=SHORT_LEASE_S)
 
@@ -508,7 +508,7 @@ def test_a_beat_under_way_does_not_take_a_goodbye_back(group: Group) -> None:
     # given a standby that stops while its keeper is about to report
     a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
     in_step(a, b)
-    ha_loop, beat, end = b._ha_loop, b._ha_loop._beat, b._ha_loop.end
+    ha_loop, beat, end = b._ha_loop, b._ha_loop.reporter.beat, b._ha_loop.end
     about_to, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def late_beat() -> None:
@@ -522,7 +522,7 @@ def test_a_beat_under_way_does_not_take_a_goodbye_back(group: Group) -> None:
         go_on.set()
         done.wait(PATIENCE_S)
 
-    ha_loop._beat, ha_loop.end = late_beat, ended  # type: ignore[method-assign]
+    ha_loop.reporter.beat, ha_loop.end = late_beat, ended  # type: ignore[method-assign]
     assert about_to.wait(PATIENCE_S)
     # when it has stopped
     b.stop()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import replicator.node.ha_loop
+import replicator.node.snapshot_publisher
 from replicator import (
     ChangeRejected,
     Node,
@@ -129,7 +129,7 @@ class TestSnapshotThatFails:
     def test_one_that_is_asked_for_is_done_without_and_sent_once_it_can_be(
         self, group: Group, monkeypatch: pytest.MonkeyPatch, how: str
     ) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "PUBLISH_AGAIN_S", 0.05)
+        monkeypatch.setattr(replicator.node.snapshot_publisher, "PUBLISH_AGAIN_S", 0.05)
         state = Frail()
         a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
         a.submit(push("x"))
@@ -146,8 +146,8 @@ class TestSnapshotThatFails:
         eventually(lambda: a.problem == "")
 
     def test_it_is_not_called_again_and_again(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "DRAW_AGAIN_S", 1000.0)
-        monkeypatch.setattr(replicator.node.ha_loop, "DRAW_AGAIN_S_MAX", 1000.0)
+        monkeypatch.setattr(replicator.node.snapshot_publisher, "DRAW_AGAIN_S", 1000.0)
+        monkeypatch.setattr(replicator.node.snapshot_publisher, "DRAW_AGAIN_S_MAX", 1000.0)
         state = Frail()
         a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
         state.breaks = "piece"
@@ -159,8 +159,8 @@ class TestSnapshotThatFails:
         assert state.calls == 1
 
     def test_one_that_fails_late_does_not_fill_the_log(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "DRAW_AGAIN_S", 0.01)
-        monkeypatch.setattr(replicator.node.ha_loop, "DRAW_AGAIN_S_MAX", 0.05)
+        monkeypatch.setattr(replicator.node.snapshot_publisher, "DRAW_AGAIN_S", 0.01)
+        monkeypatch.setattr(replicator.node.snapshot_publisher, "DRAW_AGAIN_S_MAX", 0.05)
         state, log = Frail(), group.faulty_log()
         a = group.primary("a", state=state, log=log, lease_s=SHORT_LEASE_S)
         for number in range(40):
@@ -194,7 +194,7 @@ class TestSnapshotThatFails:
     def test_a_node_that_has_to_rebase_says_why_it_does_not_lead_and_leads_once_it_can(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "PUBLISH_AGAIN_S_MAX", 0.05)
+        monkeypatch.setattr(replicator.node.snapshot_publisher, "PUBLISH_AGAIN_S_MAX", 0.05)
         state = Frail()
         a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
         a.submit(push("x"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import replicator.node.ha_loop
+import replicator.node.candidate
 from replicator import ConfigError, NotPrimary, PromotionRefused, RecordId, ops
 from replicator.format.ids import ERA
 from replicator.protocol import election
@@ -62,13 +62,15 @@ class TestAutomaticFailover:
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """G1: the claim depends on that no lease runs, and on the term."""
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 0.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 0.0)
         nodes = vacant_group(group, "a", "b", "c", "d")
         claiming = threading.Barrier(4)
         for node in nodes:
-            claim = node._ha_loop._claim
+            claim = node._ha_loop.candidate.claim
             monkeypatch.setattr(
-                node._ha_loop, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
+                node._ha_loop.candidate,
+                "claim",
+                lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o)),
             )
         group.end_lease()
         eventually(lambda: any(node.role == "primary" for node in nodes), "a primary")
@@ -82,9 +84,11 @@ class TestAutomaticFailover:
         nodes = vacant_group(group, "a", "b")
         claiming = threading.Barrier(2)
         for node in nodes:
-            claim = node._ha_loop._claim
+            claim = node._ha_loop.candidate.claim
             monkeypatch.setattr(
-                node._ha_loop, "_claim", lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o))
+                node._ha_loop.candidate,
+                "claim",
+                lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o)),
             )
         group.fail_over()
         eventually(lambda: any(node.role == "primary" for node in nodes), "a primary")
@@ -92,7 +96,7 @@ class TestAutomaticFailover:
         assert group.server.state.term == ERA + 1
 
     def test_the_most_advanced_goes_first(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 60.0)
         author, log = lead(group.log(), "z"), group.faulty_log()
         log.deaf = True
         b, c = group.node("b", auto_promote=True), group.node("c", auto_promote=True, log=log)
@@ -101,7 +105,7 @@ class TestAutomaticFailover:
         reported(group, b, c)
         group.end_lease()
         b.wait(role="primary", timeout_s=PATIENCE_S)
-        assert c._ha_loop._claim_at is None or c._ha_loop._claim_at > time.monotonic() + 30, (
+        assert c._ha_loop.candidate.claim_at is None or c._ha_loop.candidate.claim_at > time.monotonic() + 30, (
             "c would have to wait for its turn"
         )
         log.deaf = False
@@ -111,7 +115,7 @@ class TestAutomaticFailover:
     def test_if_the_first_one_is_dead_the_second_goes(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
         b, c = vacant_group(group, "b", "c")
         claimed = threading.Event()
-        monkeypatch.setattr(b._ha_loop, "_claim", lambda *args, **options: claimed.set())  # it dies there
+        monkeypatch.setattr(b._ha_loop.candidate, "claim", lambda *args, **options: claimed.set())  # it dies there
         group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
         eventually(claimed.is_set, "the turn of b, which was the first")
@@ -153,7 +157,8 @@ class TestAutomaticFailover:
 
     def test_who_is_no_candidate_does_not_take_over(self, group: Group) -> None:
         (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
-        b._ha_loop._policy = b._ha_loop._policy._replace(auto_promote=False)
+        policy = b._ha_loop._policy._replace(auto_promote=False)
+        b._ha_loop._policy = b._ha_loop.reporter._policy = b._ha_loop.candidate._policy = policy
         group.end_lease()
         after_beats(4, b)
         assert (b.role, group.server.state.term) == ("standby", 1)
@@ -270,11 +275,11 @@ class TestFlapping:
     def test_it_is_held_back_in_favour_of_another_and_says_so(
         self, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b")  # otherwise it would be the first
         with monkeypatch.context() as slow:
-            slow.setattr(c._ha_loop, "_claim", lambda *_, **__: None)
+            slow.setattr(c._ha_loop.candidate, "claim", lambda *_, **__: None)
             group.end_lease()
             told = eventually(lambda: [r.getMessage() for r in caplog.records if "held back" in r.getMessage()])
         c.wait(role="primary", timeout_s=PATIENCE_S)
@@ -300,7 +305,7 @@ class TestFlapping:
         assert c.term == 2
 
     def test_twice_is_no_flapping(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b", times=2)
         group.end_lease()
@@ -310,7 +315,7 @@ class TestFlapping:
     def test_one_that_loses_the_term_again_and_again_comes_to_that(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.node.ha_loop, "CLAIM_EVERY_S", 60.0)
+        monkeypatch.setattr(replicator.node.candidate, "CLAIM_EVERY_S", 60.0)
         b, c = vacant_group(group, "b", "c")
         for term in (2, 4, 6):
             group.end_lease()
@@ -350,13 +355,13 @@ class TestAClockThatIsSet:
     def test_back_a_dead_node_is_not_alive_for_an_hour(self, group: Group) -> None:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
         in_step(a, b)
-        eventually(lambda: a._ha_loop.look is not None and "b" in a._ha_loop.look.heartbeats)
+        eventually(lambda: a._ha_loop.observer.look is not None and "b" in a._ha_loop.observer.look.heartbeats)
         group.crash(b)
         self._set(group, -HOUR_MS)
         assert not group.server.look().heartbeats["b"].alive, "at a single look"
-        eventually(lambda: a._ha_loop.look is not None and not a._ha_loop.look.heartbeats["b"].alive)
-        assert a._ha_loop.look is not None
-        assert a._ha_loop.look.heartbeats["a"].alive
+        eventually(lambda: a._ha_loop.observer.look is not None and not a._ha_loop.observer.look.heartbeats["b"].alive)
+        assert a._ha_loop.observer.look is not None
+        assert a._ha_loop.observer.look.heartbeats["a"].alive
 
     @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS, -2000])
     def test_a_primary_that_lives_keeps_the_term(self, group: Group, by_ms: int) -> None:

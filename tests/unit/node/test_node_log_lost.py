@@ -44,7 +44,7 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: b._ha_loop.look is not None and not b._ha_loop.look.heartbeats["a"].alive)
+        eventually(lambda: b._ha_loop.observer.look is not None and not b._ha_loop.observer.look.heartbeats["a"].alive)
         b.promote(timeout_s=PATIENCE_S)
         log.down = ""
         in_step(a, b)
@@ -99,7 +99,7 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: b._ha_loop.look is not None and not b._ha_loop.look.heartbeats["a"].alive)
+        eventually(lambda: b._ha_loop.observer.look is not None and not b._ha_loop.observer.look.heartbeats["a"].alive)
         b.promote(timeout_s=PATIENCE_S)
         b.submit(push("y"))
         log.down = ""

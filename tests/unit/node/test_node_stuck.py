@@ -18,7 +18,7 @@ from replicator.errors import CorruptRecord
 from replicator.format.codec import encode_changes
 from replicator.format.ids import N_LEAP, TERM_LEAP, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, Record, seal_change
-from replicator.node.ha_loop import STUCK_S
+from replicator.node.lease_keeper import STUCK_S
 from replicator.protocol.group import Code, Reply
 from replicator.testing import Entry
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, forks, in_step, push, pushed
@@ -144,16 +144,16 @@ def test_a_holder_that_sends_a_large_state_keeps_its_lease_meanwhile(group: Grou
     a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
     for i in range(3):
         a.submit(push(i))
-    ha_loop = a._ha_loop
+    keeper = a._ha_loop.lease_keeper
     with a._replica.write_lock:
-        assert not ha_loop._is_stuck(a._replica.node_state)
+        assert not keeper._is_stuck(a._replica.node_state)
     behind = a._replica.node_state.refused(Reply(Code.BEHIND, id=RecordId(1, 1)))
     for n in range(5, 12):
         moved = behind._replace(view=behind.view._replace(position=Position(RecordId(1, n), "a" * 32)))
-        ha_loop._got_on = ha_loop._got_on and (ha_loop._got_on[0], ha_loop._got_on[1] - 0.5 * STUCK_S)
-        assert not ha_loop._is_stuck(moved)
-    ha_loop._got_on = ha_loop._got_on and (ha_loop._got_on[0], ha_loop._got_on[1] - STUCK_S)
-    assert ha_loop._is_stuck(moved)
+        keeper._got_on = keeper._got_on and (keeper._got_on[0], keeper._got_on[1] - 0.5 * STUCK_S)
+        assert not keeper._is_stuck(moved)
+    keeper._got_on = keeper._got_on and (keeper._got_on[0], keeper._got_on[1] - STUCK_S)
+    assert keeper._is_stuck(moved)
 
 
 # --- numbers that somebody else wrote --------------------------------------------------------------------------------

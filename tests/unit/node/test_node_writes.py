@@ -525,7 +525,7 @@ class TestWhatIsTriedAgain:
         assert log.asked["part"] < 6
         group.server.beat(Heartbeat("z", "z1", cursor=far, every_ms=10**6, run=group.server.state.run))
         a._ha_loop.wake()
-        eventually(lambda: not a._ha_loop._need._served)
+        eventually(lambda: not a._ha_loop.publisher._need._served)
 
     def test_a_redis_that_is_away(self, group: Group, caplog: pytest.LogCaptureFixture) -> None:
         log = Counting(group.server)

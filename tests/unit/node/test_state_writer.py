@@ -408,8 +408,8 @@ def test_attempts_are_further_and_further_apart_up_to_a_bound(monkeypatch: pytes
     for _ in range(600):  # a minute, ten beats a second
         before = len(replica.attempts)
         writer.keep()
-        if writer._thread is not None:
-            writer._thread.join(PATIENCE_S)
+        if writer._aside._thread is not None:
+            writer._aside._thread.join(PATIENCE_S)
         if len(replica.attempts) > before:
             attempts.append(now[0])
         now[0] += 0.1
@@ -432,6 +432,6 @@ def test_a_stall_while_it_is_written_is_told(monkeypatch: pytest.MonkeyPatch) ->
     replica.raises = Stalled(id="1-2", problem="KeyError")
     writer = StateWriter(replica, problems, name="a")  # type: ignore[arg-type]
     writer.keep()
-    assert writer._thread is not None
-    writer._thread.join(PATIENCE_S)
+    assert writer._aside._thread is not None
+    writer._aside._thread.join(PATIENCE_S)
     assert "KeyError" in str(problems)

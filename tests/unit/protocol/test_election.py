@@ -11,7 +11,7 @@ from replicator.protocol import election
 from replicator.protocol.fold import Holder, View
 from replicator.protocol.group import Claim, Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
-from replicator.protocol.write_outcome import Lookup, WriteOutcome, find_out, outcome_of_write
+from replicator.protocol.write_outcome import Lookup, Next, PendingWrite, WriteOutcome, find_out
 from replicator.testing import MemoryRedis
 from tests.support.history import RUN, A, B, change, view_at
 
@@ -603,36 +603,64 @@ def test_a_snapshot_is_owed_to_whom_nothing_in_the_log_helps(needs: bool, fields
 
 # --- what became of a write ------------------------------------------------------------------------------------------
 
+OURS, OTHER = change(A, 3, HERE), change(A, 3, HERE, "other")
+PENDING = PendingWrite(OURS, RUN)
+
 
 @pytest.mark.parametrize(
-    ("code", "certain", "looked_for", "found", "not_found"),
+    ("code", "certain", "repeated", "found", "not_found"),
     [
-        (Code.OK, WriteOutcome.COMMITTED, WriteOutcome.COMMITTED, WriteOutcome.COMMITTED, WriteOutcome.COMMITTED),
-        (
-            Code.DUPLICATE,
-            WriteOutcome.COMMITTED,
-            WriteOutcome.COMMITTED,
-            WriteOutcome.COMMITTED,
-            WriteOutcome.COMMITTED,
-        ),
-        (Code.RESTART, WriteOutcome.AGAIN, WriteOutcome.AGAIN, WriteOutcome.AGAIN, WriteOutcome.AGAIN),
-        (Code.BEHIND, WriteOutcome.REBASE, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
-        (Code.LOST, WriteOutcome.LOST, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
-        (Code.STRAY, WriteOutcome.STRAY, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
-        (Code.FENCED, WriteOutcome.REFUSED, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.REFUSED),
-        (Code.NEW_RUN, WriteOutcome.REFUSED, WriteOutcome.LOOK, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
+        (Code.OK, WriteOutcome.COMMITTED, WriteOutcome.COMMITTED, None, None),
+        (Code.DUPLICATE, WriteOutcome.COMMITTED, WriteOutcome.COMMITTED, None, None),
+        (Code.RESTART, WriteOutcome.AGAIN, WriteOutcome.AGAIN, None, None),
+        (Code.BEHIND, WriteOutcome.REBASE, None, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
+        (Code.LOST, WriteOutcome.LOST, None, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
+        (Code.STRAY, WriteOutcome.STRAY, None, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
+        (Code.FENCED, WriteOutcome.REFUSED, None, WriteOutcome.COMMITTED, WriteOutcome.REFUSED),
+        (Code.NEW_RUN, WriteOutcome.REFUSED, None, WriteOutcome.COMMITTED, WriteOutcome.UNKNOWN),
     ],
 )
 def test_the_fate_of_a_write(
-    code: Code, certain: WriteOutcome, looked_for: WriteOutcome, found: WriteOutcome, not_found: WriteOutcome
+    code: Code,
+    certain: WriteOutcome,
+    repeated: WriteOutcome | None,
+    found: WriteOutcome | None,
+    not_found: WriteOutcome | None,
 ) -> None:
     reply = Reply(code)
-    assert outcome_of_write(reply, uncertain=False) is certain
-    assert outcome_of_write(reply, uncertain=True) is looked_for
-    assert outcome_of_write(reply, uncertain=True, found=Lookup.THERE) is found
-    assert outcome_of_write(reply, uncertain=True, found=Lookup.NOT_THERE) is not_found
-    unknowable = WriteOutcome.UNKNOWN if looked_for is WriteOutcome.LOOK else looked_for
-    assert outcome_of_write(reply, uncertain=True, found=Lookup.CANNOT_TELL) is unknowable
+    assert PENDING.answered(reply).outcome is certain
+    again = PENDING.unanswered().answered(reply)
+    assert again.outcome is repeated
+    if repeated is None:
+        assert again.next is Next.LOOK
+        assert again.looked(OURS, look()).outcome is found
+        assert again.looked(OTHER, look()).outcome is not_found
+        assert again.looked(None, look(run="run-2")).outcome is WriteOutcome.UNKNOWN
+
+
+def test_what_is_in_the_log_is_folded_and_what_is_not_or_may_be_is_told() -> None:
+    assert PENDING.next is Next.SEND
+    assert PENDING.answered(Reply(Code.OK)).next is Next.FOLD
+    assert PENDING.answered(Reply(Code.FENCED)).next is Next.RAISE
+    repeated = PENDING.unanswered().answered(Reply(Code.FENCED))
+    assert repeated.looked(OURS, look()).next is Next.FOLD
+    assert repeated.looked(None, look()).next is Next.RAISE
+    assert repeated.looked(None, look(run="run-2")).next is Next.RAISE
+
+
+def test_what_was_never_sent_is_told_at_once_and_what_may_have_been_is_sent_again() -> None:
+    unsent = PENDING.unsent()
+    assert (unsent.outcome, unsent.next) == (WriteOutcome.NOT_SENT, Next.RAISE)
+    lost = PENDING.unanswered()
+    assert lost.next is Next.SEND
+    assert lost.unsent() == lost
+
+
+def test_a_look_that_fails_leaves_a_write_that_is_sent_again() -> None:
+    lost = PENDING.unanswered()
+    looking = lost.answered(Reply(Code.FENCED))
+    assert looking.next is Next.LOOK
+    assert looking.unsent() == looking.unanswered() == lost
 
 
 # --- whom to promote -------------------------------------------------------------------------------------------------
@@ -692,9 +720,9 @@ def test_a_heartbeat_cannot_use_up_the_terms() -> None:
 
 
 def test_the_log_denies_a_record_only_in_the_run_of_its_term_and_only_where_it_still_reaches() -> None:
-    record, other = change(A, 3, HERE), change(A, 3, HERE, "other")
+    record = OURS
     assert find_out(record, record, look(), RUN) is Lookup.THERE
-    assert find_out(record, other, look(), RUN) is Lookup.NOT_THERE
+    assert find_out(record, OTHER, look(), RUN) is Lookup.NOT_THERE
     assert find_out(record, None, look(), RUN) is Lookup.NOT_THERE
     assert find_out(record, None, look(run="run-2"), RUN) is Lookup.CANNOT_TELL
     trimmed = look()

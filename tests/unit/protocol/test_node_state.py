@@ -21,7 +21,6 @@ from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.node_state import NodeState, Snapshot
-from replicator.protocol.write_outcome import Lookup, WriteOutcome
 from replicator.testing import MemoryState
 from tests.support.driver import Driver, Node
 from tests.support.history import RUN, A, B, change, part, term_record, view_at
@@ -125,16 +124,9 @@ def test_a_term_that_is_over_does_not_come_back_but_a_new_one_counts() -> None:
     assert (verdict, again.leads) == (Verdict.LEAD, True)
 
 
-def test_an_uncertain_write_is_looked_for_before_the_role_is_given_up_for_it() -> None:
-    outcome, node_state = LEADER.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True)
-    assert (outcome, node_state.leads) == (WriteOutcome.LOOK, False)
-    outcome, _ = node_state.answered(Reply(Code.FENCED, term=4, node="b"), uncertain=True, found=Lookup.THERE)
-    assert outcome is WriteOutcome.COMMITTED
-
-
-def test_a_committed_write_leaves_it_as_it_was() -> None:
-    for code in (Code.OK, Code.DUPLICATE):
-        assert LEADER.answered(Reply(code), uncertain=False) == (WriteOutcome.COMMITTED, LEADER)
+def test_an_answer_that_is_no_refusal_leaves_it_as_it_was() -> None:
+    for code in (Code.OK, Code.DUPLICATE, Code.RESTART):
+        assert LEADER.refused(Reply(code)) is LEADER
 
 
 def test_it_remembers_where_its_own_newest_snapshot_ends() -> None:

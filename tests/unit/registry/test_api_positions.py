@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from replicator.errors import ConfigError, Fenced, LeaseLost, LogUnavailable, NotAcknowledged, NotPrimary, PositionLost
-from replicator.registry.api import _on_the_primary
+from replicator.web.redirect import on_the_primary
 from tests.support.registry_api import DOCUMENT, UNAVAILABLE, WRITES, NodeInMemory, TestClient, client_of, error_of
 
 # --- Standbys ---------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_bytes_that_are_not_ascii_are_escaped_on_the_way_to_the_primary() -> Non
     node = NodeInMemory(role="standby", primary_http="http://b:7002")
     scope = {"type": "http", "raw_path": b"/v1/nod\xe9s", "query_string": b"after=\xff&x=%20+y", "headers": []}
     # then its place on the primary is a URL
-    assert _on_the_primary(node, Request(scope)) == "http://b:7002/v1/nod%E9s?after=%FF&x=%20+y"
+    assert on_the_primary(node, Request(scope)) == "http://b:7002/v1/nod%E9s?after=%FF&x=%20+y"
 
 
 def test_a_standby_serves_reads(node: NodeInMemory) -> None:

@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 
 from bench.registry_data import generate
 from replicator.errors import ChangeRejected
-from replicator.registry.state import (
-    NETWORKS_PER_PIECE,
-    NODES_PER_PIECE,
-    OPERATIONS,
-    PAIRS_PER_PIECE,
-    Conflict,
-    InvalidDocument,
-    Registry,
-    UnknownId,
-)
+from replicator.registry.document import Conflict, InvalidDocument, UnknownId
+from replicator.registry.operations import OPERATIONS
+from replicator.registry.state import Registry
+from replicator.registry.tables import NETWORKS_PER_PIECE, NODES_PER_PIECE, PAIRS_PER_PIECE
 from replicator.state import State
 from tests.support.registry import LATER, NOON, STORE_FILE, document, encoded, key, loaded, refused
 

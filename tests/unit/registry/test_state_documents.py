@@ -11,7 +11,10 @@ import pytest
 
 from bench.registry_data import generate
 from replicator.errors import ChangeRejected
-from replicator.registry.state import NODES_PER_PIECE, InvalidDocument, Registry, document_of, pieces_of, term_of
+from replicator.registry.document import InvalidDocument, document_of, term_of
+from replicator.registry.loading import pieces_of
+from replicator.registry.state import Registry
+from replicator.registry.tables import NODES_PER_PIECE
 from tests.support.registry import STORE_FILE, document, encoded, key, loaded
 
 # --- Documents --------------------------------------------------------------------------------------------------------

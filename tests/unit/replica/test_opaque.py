@@ -412,7 +412,12 @@ def test_nodes_digest_what_was_published(group: Group) -> None:
     a._state.pieces = [b"ahead"]
     a._primary.mark()
     eventually(
-        lambda: a._ha_loop._digest and b._ha_loop._digest and a._ha_loop._digest == b._ha_loop._digest, "equal digests"
+        lambda: (
+            a._ha_loop.reporter.digest
+            and b._ha_loop.reporter.digest
+            and a._ha_loop.reporter.digest == b._ha_loop.reporter.digest
+        ),
+        "equal digests",
     )
 
 

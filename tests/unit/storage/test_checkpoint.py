@@ -544,47 +544,47 @@ def test_a_newer_file_or_another_programs_is_refused_and_left_alone(tmp_path: Pa
 
 def test_which_boot_worked_here_last_is_known_to_the_next_in_the_same_directory(tmp_path: Path) -> None:
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        assert stored.ended == ""
-        stored.runs("0" * 32)
-        stored.runs("b1")
+        assert stored.lock.ended == ""
+        stored.lock.runs("0" * 32)
+        stored.lock.runs("b1")
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        assert stored.ended == "b1"
+        assert stored.lock.ended == "b1"
         stored.save(View(term=1), boot="b2")
     # it is told until the next one says that it works here
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        assert stored.ended == "b1"
+        assert stored.lock.ended == "b1"
 
 
 def test_in_a_copy_of_a_directory_nobody_knows_whether_that_boot_has_ended(tmp_path: Path) -> None:
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        stored.runs("b1")
+        stored.lock.runs("b1")
         shutil.copytree(tmp_path / "a", tmp_path / "copy")
     with Checkpoint(tmp_path / "copy", "g", node="a") as stored:
-        assert stored.ended == ""
+        assert stored.lock.ended == ""
 
 
 def test_neither_where_a_copy_was_written_over_the_directory_of_another_boot(tmp_path: Path) -> None:
     for name in "ab":
         with Checkpoint(tmp_path / name, "g", node="a") as stored:
-            stored.runs(f"boot-{name}")
+            stored.lock.runs(f"boot-{name}")
     (tmp_path / "b" / "lock").write_bytes((tmp_path / "a" / "lock").read_bytes())
     with Checkpoint(tmp_path / "b", "g", node="a") as stored:
-        assert stored.ended == ""
+        assert stored.lock.ended == ""
 
 
 def test_a_directory_that_was_moved_is_still_the_same_one(tmp_path: Path) -> None:
     with Checkpoint(tmp_path / "a", "g", node="a") as stored:
-        stored.runs("b1")
+        stored.lock.runs("b1")
     (tmp_path / "a").rename(tmp_path / "moved")
     with Checkpoint(tmp_path / "moved", "g", node="a") as stored:
-        assert stored.ended == "b1"
+        assert stored.lock.ended == "b1"
 
 
 @pytest.mark.parametrize("text", [b"", b"pid 1\n", b"\xff" * 600, b"pid %10d\nsave %020d\nboot x\n" % (1, 0)])
 def test_a_lock_file_that_says_nothing_of_the_kind_says_of_no_boot_that_it_ended(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "lock").write_bytes(text)
     with Checkpoint(tmp_path, "g", node="a") as stored:
-        assert stored.ended == ""
+        assert stored.lock.ended == ""
 
 
 def test_a_second_process_on_the_directory_is_told_who_has_it(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.support.kv import PATIENCE_S, in_thread
 def test_a_full_disk_is_an_error_and_the_same_save_works_later(primary: Primary, standby: Standby) -> None:
     # given a file that may not grow
     standby.read()
-    db = standby.stored._connection
+    db = standby.stored._database.connection
     pages = db.execute("PRAGMA page_count").fetchone()[0]
     db.execute(f"PRAGMA max_page_count = {pages}")
     record = primary.change(noise(1, 100_000))

@@ -10,7 +10,7 @@ import pytest
 from replicator.errors import CheckpointError
 from replicator.format.ids import ZERO_ID
 from replicator.protocol.fold import Verdict
-from replicator.storage import checkpoint
+from replicator.storage import draft
 from replicator.storage.checkpoint_file import Stored
 from tests.support.checkpoints import Primary, Standby, noise, rows_of, tidied
 
@@ -75,7 +75,7 @@ def test_parts_that_nobody_needs_are_deleted_in_slices(
 
 
 def test_a_slice_is_small_in_bytes_too(primary: Primary, standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_SLICE_BYTES", 1000)
+    monkeypatch.setattr(draft, "_SLICE_BYTES", 1000)
     for number in range(10):
         primary.change("x" * 400 + str(number))
     standby.read()
@@ -174,10 +174,10 @@ def test_a_disk_that_refuses_a_slice_keeps_it_for_later(primary: Primary, standb
     list(primary.snapshot(size=1_000_000))
     standby.read()
     before = rows_of(standby.stored)
-    standby.stored._connection.execute("PRAGMA query_only = ON")
+    standby.stored._database.connection.execute("PRAGMA query_only = ON")
     with pytest.raises(CheckpointError):
         standby.stored.tidy()
-    standby.stored._connection.execute("PRAGMA query_only = OFF")
+    standby.stored._database.connection.execute("PRAGMA query_only = OFF")
     assert rows_of(standby.stored) == before
     tidied(standby.stored)
     assert rows_of(standby.stored) == (0, 1)

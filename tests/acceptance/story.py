@@ -1,6 +1,6 @@
-"""A failover that one can watch: the primary is killed, replaced, comes back with its old data, and can do no harm.
+"""A failover step by step: the primary is killed, replaced, comes back with its old data, and can do no harm.
 
-    python -m tests.acceptance.demo [--nodes 10000]
+    python -m tests.acceptance.story [--nodes 10000]
 
 Real processes throughout: a Redis and three nodes under supervisord (the very stack of `replicator dev`), the command
 line, and HTTP. Every step is checked; the exit code is 0 only if all of them hold. `run` is also the acceptance test.
@@ -41,7 +41,7 @@ STEP_TIMEOUT_S = 120.0
 
 
 class StepFailed(Exception):
-    """A step of the demo is not so."""
+    """A step of the story is not so."""
 
 
 def expect(holds: bool, what: str) -> None:
@@ -50,7 +50,7 @@ def expect(holds: bool, what: str) -> None:
 
 
 @dataclass
-class Demo:
+class Story:
     """One run. `say` shows a line of the transcript."""
 
     stack: DevStack
@@ -219,7 +219,7 @@ class Demo:
         return self.http.request(method, self.stack.urls()[name] + path, **more)
 
     def _register(self, name: str, hostname: str, **more: Any) -> httpx.Response:
-        body = {"owner": "demo", "hostname": hostname, "public_key": _key_of(hostname)}
+        body = {"owner": "story", "hostname": hostname, "public_key": _key_of(hostname)}
         return self._request("POST", name, "/v1/nodes", json=body, **more)
 
     def _wait_everywhere(self, names: str, position: str) -> None:
@@ -256,9 +256,9 @@ def _peak_mib(pid: int) -> float:
 
 
 @contextmanager
-def demo_stack() -> Iterator[DevStack]:
+def story_stack() -> Iterator[DevStack]:
     """The dev stack in a directory of its own, on free ports."""
-    with tempfile.TemporaryDirectory(prefix="replicator-demo-") as directory:
+    with tempfile.TemporaryDirectory(prefix="replicator-story-") as directory:
         stack = DevStack(directory, port=0)
         with stack:
             stack.wait_ready()
@@ -267,10 +267,10 @@ def demo_stack() -> Iterator[DevStack]:
 
 def run(nodes: int, say: Callable[[str], None]) -> dict[str, float]:
     """Play it. The peak memory of each node in MiB. Raises `StepFailed` at the first step that is not so."""
-    with demo_stack() as stack:
-        demo = Demo(stack, nodes, say)
-        demo.run()
-    return demo.peak_mib
+    with story_stack() as stack:
+        story = Story(stack, nodes, say)
+        story.run()
+    return story.peak_mib
 
 
 @click.command()

@@ -1,0 +1,156 @@
+"""When a node takes the term, and with which claim: unasked, when it is its turn, or when the application says so.
+
+`protocol/election.py` decides; here it is carried out, one candidate after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from dataclasses import replace
+
+from ..errors import PromotionRefused
+from ..log.interface import Log
+from ..protocol import election, promotion
+from ..protocol.group import Claim, Code, GroupView, Reply
+from ..protocol.heartbeat import Heartbeat
+from ..protocol.node_state import NodeState
+from ..protocol.takeover_reason import reason_to_go_on, reason_to_take_over
+from ..replica.replica import Replica
+from ..runtime.telling import Telling
+from .ha_policy import HaPolicy
+from .lease import Lease
+from .lease_keeper import LeaseKeeper
+from .observer import Observer
+
+__all__ = ["Candidate"]
+
+logger = logging.getLogger(__name__)
+
+#: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
+CLAIM_EVERY_S = 0.05
+
+
+class Candidate:
+    """One node, as one that may take the term."""
+
+    def __init__(
+        self,
+        log: Log,
+        replica: Replica,
+        policy: HaPolicy,
+        lease: Lease,
+        observer: Observer,
+        lease_keeper: LeaseKeeper,
+    ) -> None:
+        #: When it is this candidate's turn to claim the term, if nobody holds it.
+        self.claim_at: float | None = None
+        #: Since when nobody holds the term.
+        self._vacant_since: float | None = None
+        self._held_back_for = ""
+        #: Who was heard to give its lease back, and in which term.
+        self._gave_back = "", 0
+        self._log = log
+        self._replica = replica
+        self._policy = policy
+        self._lease = lease
+        self._observer = observer
+        self._lease_keeper = lease_keeper
+        self._telling = Telling(logger)
+
+    @property
+    def _name(self) -> str:
+        return self._replica.node_state.me.node
+
+    def heard_vacant(self, node: str) -> None:
+        """The holder of the term stops in order."""
+        self._gave_back = node, self._replica.node_state.view.term
+
+    def claims(self, node_state: NodeState, look: GroupView, me: Heartbeat) -> bool:
+        """Claim the term, if this node is to take it now, by `look` and its own heartbeat; whether it did."""
+        self._tell_if_held_back(look)
+        policy = self._policy
+        if node_state.takes_term(look, restart_as_primary=policy.takes_term_again, goes_on=policy.goes_on):
+            self.claim(reason_to_go_on(look), look)
+            return True
+        if self._is_its_turn(node_state, look, me):
+            node, term = self._gave_back
+            gone = reason_to_take_over(look, gave_back=node if term == look.term else "")
+            self.claim(gone, look, unleased=look.same_run)
+            return True
+        return False
+
+    def found_anew(self, look: GroupView, me: Heartbeat) -> None:
+        """Found the log anew that Redis lost, if this node is the one to do that."""
+        if not self._replica.node_state.refounds(me, look):
+            return
+        view = self._replica.node_state.view
+        what = f"founding the log of group {self._log.group} anew from {view.position.id}"
+        self._telling.tell("found", logging.WARNING, what)
+        self.claim("the log was lost", look, new_log_id=view.log_id)
+
+    def claim(self, reason: str, look: GroupView, *, unleased: bool = False, new_log_id: str = "") -> None:
+        """Take the term unasked. That another one was faster is no problem."""
+        claim = self._new_claim(reason, look, guarded=True, unleased=unleased, new_log_id=new_log_id)
+        reply = self._lease_keeper.claim(claim)
+        if reply is None:
+            return
+        self._vacant_since = self.claim_at = None
+        if reply.code is Code.OK:
+            self._telling.over("claim")
+            self._telling.over("found")
+        else:
+            what = f"did not get the term ({reply.code.value}): {reply.node} holds term {reply.term}"
+            self._telling.tell("claim", logging.INFO, what)
+
+    def take_term(self, reason: str, look: GroupView, *, until: float, guarded: bool = False) -> Reply:
+        """Take it because the application says so. `PromotionRefused` if somebody else was faster."""
+        claim = self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application")
+        reply = self._log.within(until).promote(claim)
+        if not election.has_claimed(self._name, reply, look):
+            raise PromotionRefused(self._name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
+        return reply
+
+    def _is_its_turn(self, node_state: NodeState, look: GroupView, me: Heartbeat) -> bool:
+        """Whether nobody holds the term, and this candidate is the one to claim it now."""
+        rank = node_state.election_rank(me, look) if self._policy.auto_promote else None
+        if rank is None:
+            self._vacant_since = self.claim_at = None
+            return False
+        if self._vacant_since is None:
+            self._vacant_since = time.monotonic()
+        self.claim_at = self._vacant_since + rank * (CLAIM_EVERY_S if look.same_run else self._policy.beat_every_s)
+        return time.monotonic() >= self.claim_at
+
+    def _tell_if_held_back(self, look: GroupView) -> None:
+        held = election.held_back(self._name, look)
+        better = (held.better or "") if held else ""
+        if held and better != self._held_back_for:
+            logger.warning("held back in favour of %s: %s", better, held.reason)
+        self._held_back_for = better
+
+    def _new_claim(
+        self, reason: str, look: GroupView, *, guarded: bool, unleased: bool = False, new_log_id: str = "", by: str = ""
+    ) -> Claim:
+        node_state = self._replica.node_state
+        claim = promotion.next_claim(
+            node_state.me,
+            node_state.view,
+            look,
+            by=by or self._name,
+            reason=reason,
+            lease_ms=self._lease.length_ms,
+            applied_min=self._observer.applied_min,
+            fresh_log_id=secrets.token_hex(16),
+            seen_term=node_state.view.term,
+            guarded=guarded,
+        )
+        return replace(
+            claim,
+            expect=claim.expect if guarded else None,
+            unleased=unleased,
+            # A lease that Redis still has, and that was not renewed for as long as it is.
+            expired=look.lease if look.lease_ms is None else "",
+            new_log_id=new_log_id or claim.new_log_id,
+        )

@@ -1,0 +1,49 @@
+"""Digests of the state at markers of the log, by which nodes find out whether they have the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..errors import ReplicatorError, StateError
+from ..format.codec import digest_of_pieces
+from ..format.ids import RecordId
+from ..protocol.group import NO_DIGEST
+from ..replica.replica import Replica
+from ..runtime.telling import Telling
+from .aside import Aside
+from .problems import SNAPSHOT, Problems
+
+__all__ = ["Digester"]
+
+logger = logging.getLogger(__name__)
+
+
+class Digester:
+    """Of one node. `done` is given each digest, and of what."""
+
+    def __init__(self, replica: Replica, problems: Problems, *, done: Callable[[RecordId, str], None]) -> None:
+        self._replica = replica
+        self._problems = problems
+        self._done = done
+        self._telling = Telling(logger)
+        self._aside = Aside(problems, name=f"{replica.node_state.me.node}-digester")
+
+    def keep(self) -> None:
+        """Digest the state at the newest marker, aside: the lease does not wait for a large state."""
+        if self._replica.markers and not self._aside.runs:
+            self._aside.begin(self._digest)
+
+    def _digest(self) -> None:
+        at, pieces = self._replica.markers.pop()
+        digest = NO_DIGEST
+        try:
+            digest = digest_of_pieces(pieces)
+            self._problems.solved(SNAPSHOT)
+            self._telling.over("digest")
+        except StateError as error:
+            # A file that is gone, or that somebody writes to: it is not what the others have.
+            self._telling.tell("digest", logging.ERROR, str(error))
+        except ReplicatorError as error:
+            self._problems.report(SNAPSHOT, error)
+        self._done(at, digest)

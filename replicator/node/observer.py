@@ -1,0 +1,93 @@
+"""What a node sees of its group: the newest look, what it remembers of those before, and how long the log is gone.
+
+The HA loop looks once a beat, and what it saw is what the node knows of the others. Whoever needs to know more looks
+for himself (`sight`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import cast
+
+from ..errors import LogUnavailable
+from ..log.interface import Log
+from ..protocol import election, missing_nodes
+from ..protocol.group import GroupView
+from ..protocol.liveness import Sight, Sightings
+from .health import Trail
+
+__all__ = ["Observer"]
+
+
+class Observer:
+    """Of one node. `applied_min`: the N of `applied:N` that its own writes wait for; 0: they do not."""
+
+    def __init__(self, log: Log, *, applied_min: int) -> None:
+        #: The group as it was when this was looked at, and when that was (`time.monotonic`).
+        self.look: GroupView | None = None
+        self.looked_at = 0.0
+        #: The same, with how long it may be relied on.
+        self.seen: Sight | None = None
+        self.trail = Trail()
+        self.applied_min = applied_min
+        #: What this node remembers of the group as it was when the log was whole: see `protocol/missing_nodes.py`.
+        self.knew: tuple[str, ...] = ()
+        self._log = log
+        self._own_applied_min = applied_min
+        self._sightings = Sightings()
+        self._sighting = threading.Lock()
+        #: Since when Redis has no log, and how long it takes until all have reported, by the heartbeats that it had.
+        self._log_lost_at: float | None = None
+        self._time_to_report_s = election.time_to_report_ms(()) / 1000
+
+    def sight(self, log: Log | None = None) -> Sight:
+        """Look at the group now. What lives is told by this process' clock (`protocol/liveness.py`)."""
+        return self._sight_of((log or self._log).look)
+
+    def look_again(self) -> GroupView:
+        """Look at the group, and remember what that says."""
+        sight = self._sight_of(self._looked)
+        look = sight.look
+        self.seen, self.look, self.looked_at = sight, look, time.monotonic()
+        if look.head is not None:
+            self.trail.saw(self.looked_at, look.head.position.id)
+        self.applied_min = missing_nodes.applied_min(look, self._own_applied_min)
+        if look.is_whole:
+            self.knew = missing_nodes.took_part(look)
+        return look
+
+    def forget(self, node: str) -> None:
+        """It will not come back."""
+        self.knew = tuple(entry for entry in self.knew if entry.rpartition("/")[0] != node)
+
+    def saw_log(self, look: GroupView) -> None:
+        """The log is there, or there was none yet."""
+        self._log_lost_at = None
+        self._time_to_report_s = election.time_to_report_ms(look.heartbeats.values()) / 1000
+
+    def missed_log(self) -> bool:
+        """The log is gone. Whether all had the time to report since.
+
+        The heartbeats went with the log: those who beat more slowly than this node must have the time to say more.
+        """
+        if self._log_lost_at is None:
+            self._log_lost_at = time.monotonic()
+        return time.monotonic() - self._log_lost_at >= self._time_to_report_s
+
+    def _sight_of(self, asked: Callable[[], GroupView]) -> Sight:
+        asked_at = time.monotonic()
+        look = asked()
+        with self._sighting:
+            now = time.monotonic()
+            self._sightings, sight = self._sightings.after(look, asked_at_ms=asked_at * 1000, now_ms=now * 1000)
+        return sight
+
+    def _looked(self) -> GroupView:
+        try:
+            return self._log.look()
+        except LogUnavailable as unavailable:
+            if unavailable.look is None:
+                raise
+            return cast(GroupView, unavailable.look)  # a key holds what cannot be: the node stays, and says so

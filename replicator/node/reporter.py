@@ -1,0 +1,113 @@
+"""What a node says of itself: a heartbeat once a beat, and a goodbye when it stops in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from ..errors import LogUnavailable
+from ..format.ids import RecordId
+from ..log.interface import Log
+from ..protocol.heartbeat import Heartbeat
+from ..protocol.node_state import NodeState
+from ..replica.replica import Replica
+from .ha_policy import HaPolicy
+from .handover import Handover
+from .observer import Observer
+from .problems import Problems
+
+__all__ = ["Reporter"]
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Of one node. `handover`: what others are told of a switchover from it."""
+
+    def __init__(
+        self,
+        log: Log,
+        replica: Replica,
+        policy: HaPolicy,
+        problems: Problems,
+        observer: Observer,
+        handover: Handover,
+    ) -> None:
+        #: Where others reach this node.
+        self.http = ""
+        #: Of the state, at a marker.
+        self.digest: tuple[RecordId, str] | None = None
+        self.has_beaten = False
+        self._log = log
+        self._replica = replica
+        self._policy = policy
+        self._problems = problems
+        self._observer = observer
+        self._handover = handover
+        self._counted_at = 0.0
+        #: Held while this node reports. A renewal does not wait for that.
+        self._beating = threading.Lock()
+        self._ended = False
+
+    def beat(self) -> None:
+        """Report once."""
+        with self._beating:
+            if self._ended:
+                return
+            self._log.beat(self.heartbeat())
+        self.has_beaten, now = True, time.monotonic()
+        # The others had the time of whole beats to say something, however often this node was woken meanwhile.
+        if now - self._counted_at >= self._policy.beat_every_s * 0.9:
+            self._counted_at = now
+            self._replica.beaten()
+
+    def heartbeat(self) -> Heartbeat:
+        """What this node says of itself now."""
+        digest_at, digest = self.digest or (RecordId(0, 0), "")
+        return self._replica.node_state.heartbeat()._replace(
+            every_ms=int(self._policy.beat_every_s * 1000),
+            http=self.http,
+            synced=self._replica.synced_upto,
+            snapshot_bytes=self._replica.snapshot_bytes,
+            changes_bytes=self._replica.changes_bytes,
+            kept_bytes=self._replica.kept_bytes,
+            applied_at=self._replica.applied_at,
+            stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
+            problem="; ".join(self._problems.others),
+            candidate=self._policy.auto_promote,
+            prepares=self._handover.is_offered,
+            prepared=self._handover.answer,
+            goes_on=self._policy.goes_on,
+            applied_min=self._observer.applied_min,
+            knew=self._observer.knew,
+            digest=digest,
+            digest_at=digest_at,
+        )
+
+    def end(self, *, says_goodbye: bool) -> None:
+        """Report no more, and hold nothing any more."""
+        self._ended = True
+        node_state = self._replica.node_state
+        with self._beating:  # one under way would be taken for a sign of life after the goodbye
+            if says_goodbye:
+                self._say_goodbye(node_state)
+            self._replica.talks_to("")
+
+    def _say_goodbye(self, node_state: NodeState) -> None:
+        """If the log has all that this node has: so nobody waits for it (`protocol/missing_nodes.py`)."""
+        look = self._observer.look
+        if look is None or look.head is None or not self.has_beaten:
+            return
+        heartbeat = look.heartbeats.get(node_state.me.node)
+        mine = look.head.log_id == node_state.view.log_id and _is_of(node_state, heartbeat)
+        if not (mine and look.is_whole and look.run == node_state.run and node_state.view.in_sync):
+            return
+        try:
+            self._log.beat(self.heartbeat()._replace(left=True, role="standby"))
+        except LogUnavailable as unavailable:
+            logger.warning("the others were not told that this node stops: %s", unavailable)
+
+
+def _is_of(node_state: NodeState, heartbeat: Heartbeat | None) -> bool:
+    return heartbeat is None or heartbeat.boot in (node_state.me.boot, node_state.previous_boot)

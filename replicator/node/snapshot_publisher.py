@@ -1,0 +1,129 @@
+"""When a node that holds the term sends a snapshot, and to whom; and what it does when one fails.
+
+Snapshots are sent aside, one at a time. What fails is tried again later and later: soon if Redis did not take it, after
+longer if the application gave none.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ..errors import (
+    ChangeTooLarge,
+    LogUnavailable,
+    NotJSON,
+    NotPrimary,
+    PromotionRefused,
+    ReplicatorError,
+    SnapshotFailed,
+    Stalled,
+)
+from ..protocol.group import GroupView
+from ..protocol.heartbeat import Heartbeat
+from ..protocol.node_state import NodeState
+from ..protocol.snapshot_need import Need
+from ..runtime.backoff import Backoff
+from ..runtime.telling import Telling
+from .aside import Aside
+from .lease_keeper import LeaseKeeper
+from .parts import Parts
+from .problems import SNAPSHOT
+
+__all__ = ["SnapshotPublisher"]
+
+logger = logging.getLogger(__name__)
+
+#: How soon snapshot() is called again after it failed: at first, and at the most.
+DRAW_AGAIN_S, DRAW_AGAIN_S_MAX = 1.0, 30.0
+
+#: How soon a snapshot is tried again that Redis did not take: at first, and at the most. A rebase waits for a beat.
+PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX = 0.2, 10.0
+
+
+class SnapshotPublisher:
+    """Of one node. `beat_every_s`: a rebase that failed is tried again with the next beat."""
+
+    def __init__(
+        self, parts: Parts, lease_keeper: LeaseKeeper, *, beat_every_s: float, wake: Callable[[], None]
+    ) -> None:
+        #: Who asked for a snapshot that has not begun yet.
+        self.asked_by = ""
+        self._replica = parts.replica
+        self._primary = parts.primary
+        self._problems = parts.problems
+        self._lease_keeper = lease_keeper
+        self._beat_every_s = beat_every_s
+        self._wake = wake
+        self._need = Need()
+        self._telling = Telling(logger)
+        self._aside = Aside(parts.problems, name=f"{self._name}-publisher")
+        self._publishing = Backoff(PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX)
+        self._drawing = Backoff(DRAW_AGAIN_S, DRAW_AGAIN_S_MAX)
+        #: When the last one failed, and how long it is left alone then.
+        self._failed_at = self._again_s = 0.0
+
+    @property
+    def _name(self) -> str:
+        return self._replica.node_state.me.node
+
+    def keep(self, node_state: NodeState, look: GroupView) -> None:
+        """Begin to send a snapshot, if one is due."""
+        if node_state.must_rebase:
+            self._begin("the log does not have this node's state")
+        elif node_state.holds_term and not node_state.view.in_sync:
+            raise PromotionRefused(self._name, "it holds nothing, and the log is not whole: promote another node")
+        elif (needy := self._in_need(node_state, look)) and self._begin("a node needs one"):
+            self._need.sent(needy, time.monotonic())
+        elif node_state.leads and self.asked_by:
+            # Forgotten before it begins: who asks from then on may want what is not in that one.
+            asked_by, self.asked_by = self.asked_by, ""
+            if not self._begin("asked by " + asked_by):
+                self.asked_by = self.asked_by or asked_by
+        elif node_state.leads and self._primary.snapshot_is_due:
+            self._begin("the changes outweigh the last one")
+
+    def _in_need(self, node_state: NodeState, look: GroupView) -> list[Heartbeat]:
+        """Who needs a snapshot, if one is to be sent for that now."""
+        heartbeats = look.heartbeats.values()
+        needy = [heartbeat for heartbeat in heartbeats if node_state.owes_snapshot([heartbeat])]
+        return needy if self._need.is_due(needy, heartbeats, time.monotonic()) else []
+
+    def _begin(self, reason: str) -> bool:
+        """Send a snapshot aside, unless one is under way, or failed just now; whether it was begun."""
+        if not self._replica.node_state.holds_term or self._aside.runs or self._primary.publishes:
+            return False
+        if time.monotonic() < self._failed_at + self._pause_s:
+            return False
+        if self._publishing.is_fresh and self._drawing.is_fresh:
+            logger.info("publishing a snapshot: %s", reason)
+        return self._aside.begin(self._publish)
+
+    @property
+    def _pause_s(self) -> float:
+        # Nobody can write before a rebase. What the application makes nothing of is not helped by haste.
+        hurries = self._replica.node_state.must_rebase and self._drawing.is_fresh
+        return min(self._again_s, self._beat_every_s) if hurries else self._again_s
+
+    def _publish(self) -> None:
+        try:
+            if not self._drawing.is_fresh:  # the last one failed, perhaps after many parts, and this one may as well
+                self._primary.rehearse()
+            self._primary.publish()
+            self._problems.solved(SNAPSHOT)
+            self._publishing.succeeded()
+            self._drawing.succeeded()
+            self._again_s = 0.0
+            self._lease_keeper.why_not_led = ""
+            self._telling.over("publish")
+            self._wake()
+        except (SnapshotFailed, NotJSON, ChangeTooLarge) as error:
+            # The application's doing. The next attempt is likely to end like this one.
+            self._problems.report(SNAPSHOT, error)
+            self._failed_at, self._again_s = time.monotonic(), self._drawing.failed()
+        except ReplicatorError as error:
+            self._lease_keeper.why_not_led = str(error)
+            self._failed_at, self._again_s = time.monotonic(), self._publishing.failed()
+            level = logging.WARNING if isinstance(error, LogUnavailable | NotPrimary | Stalled) else logging.ERROR
+            self._telling.tell("publish", level, f"the snapshot was not published: {error}")

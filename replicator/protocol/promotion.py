@@ -1,0 +1,54 @@
+"""What forbids a promotion, and what one asks for, whoever wants it: a tool, the application, the node by itself."""
+
+from __future__ import annotations
+
+from ..errors import PromotionRefused
+from ..format.ids import Writer
+from . import election
+from .fold import View
+from .group import Claim, GroupView
+from .heartbeat import Heartbeat
+
+__all__ = ["check", "next_claim"]
+
+
+def check(node: str, look: GroupView, *, force: bool = False) -> None:
+    """Raises `PromotionRefused` if another node should lead (see `election.refusal`).
+
+    `force` goes past it, but not past a node that has never reported.
+    """
+    refusal = election.refusal(node, look)
+    if refusal is not None and (not force or node not in look.heartbeats):
+        raise PromotionRefused(node, refusal.reason, better=refusal.better)
+
+
+def next_claim(
+    writer: Writer,
+    node: View | Heartbeat,
+    look: GroupView,
+    *,
+    by: str,
+    reason: str,
+    lease_ms: int,
+    applied_min: int,
+    fresh_log_id: str,
+    seen_term: int = 0,
+    guarded: bool = True,
+) -> Claim:
+    """The next term for `writer`, if nobody took one since `look`.
+
+    `node`: what is known of it. `guarded`: only if it loses nothing that is in the log, either. `seen_term`: what it
+    knows by itself of terms. `fresh_log_id`: of the log that is founded where nobody ever had one.
+    """
+    return Claim(
+        writer=writer,
+        floor=max(seen_term, election.newest_term(look)),
+        lease_ms=lease_ms,
+        by=by,
+        reason=reason,
+        expect=look.term,
+        run=look.run,
+        expect_head=election.expected_head(node, look) if guarded else None,
+        new_log_id=fresh_log_id if election.may_found(look) else "",
+        applied_min=applied_min,
+    )

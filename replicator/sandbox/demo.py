@@ -1,0 +1,89 @@
+"""`make demo`: a group under load whose primary hangs, and is killed later, and in plain words what that cost.
+
+A short drill (`replicator.sandbox.drill` says how it counts) with a longer account of what was found, for readers who
+have not read the documents yet.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+from replicator.errors import ReplicatorError
+from replicator.sandbox import drill
+from replicator.sandbox.drill import FaultReport, Report
+
+__all__ = ["in_words", "main"]
+
+#: The paused primary first: a standby takes over from it for certain. One that is killed may be back before its lease
+#: has run out, and lead again itself.
+FAULTS = ("pause", "kill")
+
+#: Short, so that the demo is: nobody takes over before the lease has run out. Nodes have 5 s if nothing is said.
+LEASE_S = 1.0
+
+SECONDS_PER_FAULT = 5.0
+
+OPENING = f"""\
+A Redis and three nodes of a registry on this machine; four writers register machines, one after the other.
+First the primary is made to hang, then the next one is killed. Nobody helps: once a primary was silent for
+{LEASE_S:g} s, a standby takes over by itself.
+"""
+
+TITLES = {"pause": "The primary hung, and woke up again", "kill": "The primary was killed, and started again"}
+
+
+def main() -> int:
+    """Play it, and tell. The exit code: 0 if nothing was lost and nothing is wrong."""
+    print(OPENING)
+    started = time.monotonic()
+    try:
+        report = drill.run(
+            FAULTS,
+            lease_s=LEASE_S,
+            seconds_per_fault=SECONDS_PER_FAULT,
+            log_level="WARNING",
+            say=lambda text: print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True),
+        )
+    except ReplicatorError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    if report is None:
+        print("\ninterrupted; nothing runs any more", file=sys.stderr)
+        return 1
+    print("", *in_words(report), sep="\n")
+    return 0 if report.passed else 1
+
+
+def in_words(report: Report) -> Iterator[str]:
+    """What a drill found, for somebody who sees one for the first time."""
+    yield from map(_cost, report.faults)
+    yield ""
+    yield f"{_writes(report.acknowledged)} acknowledged: {len(report.lost)} of them are missing."
+    yield f"{_writes(report.refused)} refused, or reached nobody: {len(report.appeared)} of them are in the state."
+    yield f"{_writes(report.unknown)} not answered in time: {report.unknown_landed} of them are in the state."
+    yield f"In the state twice: {len(report.doubled)}."
+    refused = sum(fault.stale_refused for fault in report.faults)
+    yield (
+        f"{_writes(refused + report.stale_accepted)} sent in the name of a primary that had been replaced: "
+        f"Redis took {report.stale_accepted} of them."
+    )
+    equal = "have the same state" if report.equal else "are NOT shown to have the same state"
+    yield f"All three nodes, the old primaries among them, {equal}."
+    yield from (f"Problem: {problem}" for problem in report.problems)
+    yield ""
+    yield "All is as it should be." if report.passed else "NOT as it should be: see above."
+
+
+def _cost(fault: FaultReport) -> str:
+    leader = f"{fault.leader} led in term {fault.term}" if fault.leader is not None else "nobody led"
+    return f"{TITLES[fault.fault]}: nobody could write for {fault.gap_ms / 1000:.1f} s, then {leader}."
+
+
+def _writes(number: int) -> str:
+    return f"{number:,} write was" if number == 1 else f"{number:,} writes were"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Reads and writes of a node for requests: with what their headers ask for, in the pool of their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from starlette.requests import Request
+
+from ..errors import LeaseLost, NotPrimary
+from .answers import Refusal
+from .envelope import FACTS
+from .pools import Pools
+from .requests import drop_body, sent_ack, sent_term, wants_fresh
+from .served import Facts, ServedNode
+
+__all__ = ["Access"]
+
+StateT = TypeVar("StateT")
+T = TypeVar("T")
+
+
+class Access(Generic[StateT]):
+    """To a node, as far as requests need it whatever its state is."""
+
+    def __init__(self, node: ServedNode[StateT], *, wait_timeout_s: float, pools: Pools) -> None:
+        self._node = node
+        self._wait_timeout_s = wait_timeout_s
+        self._pools = pools
+
+    async def read(self, request: Request, look: Callable[[StateT], T]) -> T:
+        """What `look` finds in the state, and the facts that belong to exactly that state."""
+
+        fresh = wants_fresh(request)
+
+        def under_the_lock() -> tuple[T, Facts]:
+            with self._node.reading(fresh=fresh, timeout_s=self._wait_timeout_s) as state:
+                return look(state), Facts.of(self._node)
+
+        pool = self._pools.waits if fresh else self._pools.reads
+        try:
+            with pool.place():
+                found, request.scope[FACTS] = await pool.on_thread(under_the_lock)
+        except TimeoutError as error:
+            raise Refusal(504, "wait_timeout", str(error), field="Replicator-Fresh") from None
+        return found
+
+    async def commit(self, request: Request, change: Any) -> Any:
+        try:
+            return await self._node.asubmit(change, term=sent_term(request), ack=sent_ack(request))
+        except TimeoutError:
+            message = "no answer in time: the change may or may not be in the log; read before you repeat it"
+            raise Refusal(504, "outcome_unknown", message) from None
+
+    async def refuse_unless_primary(self, request: Request) -> None:
+        """Raise unless this node may take the write, by its role and by the term that the sender knows."""
+        try:
+            sent, current = sent_term(request), self._node.term
+            if sent is not None and sent < current:
+                message = f"term {sent} is over, the current one is {current}; look at the state before you write"
+                raise Refusal(409, "stale_term", message, field="Replicator-Term", term=current)
+            if self._node.role != "primary":
+                raise NotPrimary(node=self._node.name, primary=self._node.primary_http)
+            if not self._node.leads and not self._node.held_up:
+                raise LeaseLost(node=self._node.name)
+            if sent is not None and sent > current:
+                message = f"term {sent} was never issued, the current one is {current}"
+                raise Refusal(409, "unknown_term", message, field="Replicator-Term", term=current)
+        except (Refusal, NotPrimary):
+            await drop_body(request)
+            raise

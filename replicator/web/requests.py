@@ -1,0 +1,157 @@
+"""What a request says: its body, integers in its path and query, its headers. What is said wrongly is refused."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+
+from .answers import Refusal
+
+__all__ = [
+    "POSITION",
+    "collector_paused",
+    "drop_body",
+    "now",
+    "parsed",
+    "path_id",
+    "query_integer",
+    "read_body",
+    "sent_ack",
+    "sent_tag",
+    "sent_term",
+    "wants_fresh",
+]
+
+#: How much of a body that nobody wants is read and dropped, so that its sender gets to see the answer.
+DROPPED_BYTES_MAX = 1024 * 1024 * 1024
+
+INTEGER = re.compile(r"[0-9]{1,16}")
+ACK = re.compile(r"[a-z]{1,16}(:[0-9]{1,16})?")
+POSITION = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
+
+#: An entity tag of ours. Some proxies weaken what they compress.
+TAG = re.compile(rf'(?:W/)?"({POSITION.pattern})"|({POSITION.pattern})')
+
+
+async def read_body(request: Request, bytes_max: int) -> bytearray:
+    """The body. Raises Refusal if it is longer than `bytes_max`, of which no more than that is held in memory."""
+    body, fits = bytearray(), (integer(request.headers.get("content-length", "0")) or 0) <= bytes_max
+    if fits:
+        async for chunk in request.stream():
+            fits = fits and len(body) + len(chunk) <= bytes_max
+            if fits:
+                body += chunk
+            else:
+                body.clear()
+    else:
+        await drop_body(request)
+    if not fits:
+        raise Refusal(413, "too_large", f"the body must be at most {bytes_max} bytes; send less", field="body")
+    return body
+
+
+async def drop_body(request: Request) -> None:
+    """Read the body and drop it: a sender that is not done sending would see a broken connection and no answer.
+
+    One that asked first (`Expect: 100-continue`) has not begun, and waits for the answer.
+    """
+    if "expect" in request.headers:
+        return
+    dropped = 0
+    async for chunk in request.stream():
+        dropped += len(chunk)
+        if dropped > DROPPED_BYTES_MAX:
+            return
+
+
+def parsed(body: bytearray) -> Any:
+    """The JSON value of a body."""
+    try:
+        with collector_paused():
+            return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Refusal(400, "invalid_json", f"the body is not JSON: {error}", field="body") from None
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Python's collector looks again and again at a growing document and finds nothing: 2.6 times the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def path_id(request: Request, name: str) -> int:
+    text: str = request.path_params[name]
+    value = integer(text)
+    if value is None:
+        raise Refusal(404, "unknown_id", f"{text} is not an id: ids are integers", field=name)
+    return value
+
+
+def query_integer(request: Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    value = integer(text)
+    if value is None or not least <= value <= most:
+        raise Refusal(400, "invalid_query", f"{name} must be an integer from {least} to {most}", field=name)
+    return value
+
+
+def integer(text: str) -> int | None:
+    return int(text) if INTEGER.fullmatch(text) else None
+
+
+def now() -> str:
+    """RFC 3339, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def sent_term(request: Request) -> int | None:
+    text = request.headers.get("replicator-term")
+    if text is None:
+        return None
+    term = integer(text)
+    if term is None:
+        raise Refusal(400, "invalid_header", "Replicator-Term must be an integer", field="Replicator-Term")
+    return term
+
+
+def sent_tag(request: Request) -> str | None:
+    text = request.headers.get("if-match")
+    if text is None:
+        return None
+    tag = TAG.fullmatch(text.strip())
+    if tag is None:
+        message = (
+            'If-Match must be the ETag that GET /v1/state gave, like "5-1042"; ?force=1 replaces whatever is there'
+        )
+        raise Refusal(400, "invalid_header", message, field="If-Match")
+    return tag[1] or tag[2]
+
+
+def sent_ack(request: Request) -> str | None:
+    text = request.headers.get("replicator-ack")
+    if text is not None and not ACK.fullmatch(text):
+        message = "Replicator-Ack must be appended, fsynced, replicated:N or applied:N"
+        raise Refusal(400, "invalid_header", message, field="Replicator-Ack")
+    return text
+
+
+def wants_fresh(request: Request) -> bool:
+    text = request.headers.get("replicator-fresh", "0")
+    if text not in ("0", "1"):
+        raise Refusal(400, "invalid_header", "Replicator-Fresh must be 1", field="Replicator-Fresh")
+    return text == "1"

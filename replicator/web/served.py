@@ -1,0 +1,132 @@
+"""A node as the web sees it, and the facts about it that every answer carries. `Node` is one, whatever its state is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["Facts", "ServedLag", "ServedNode", "ServedPosition", "ServedUnready"]
+
+StateT = TypeVar("StateT", covariant=True)
+
+
+class ServedPosition(Protocol):
+    @property
+    def id(self) -> object: ...
+
+
+class ServedLag(Protocol):
+    @property
+    def records(self) -> int | None: ...
+    @property
+    def seconds(self) -> float | None: ...
+
+
+class ServedUnready(Protocol):
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+
+
+class ServedNode(Protocol[StateT]):
+    """What the web needs of a node. The properties answer at once; the methods may block and are called on threads,
+    but for `asubmit`, which is awaited.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def role(self) -> str:
+        """ "primary" or "standby"."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """Whether it can take writes now."""
+        ...
+
+    @property
+    def term(self) -> int: ...
+    @property
+    def position(self) -> ServedPosition:
+        """`str(position.id)` is like "5-1042"."""
+        ...
+
+    @property
+    def in_sync(self) -> bool: ...
+    @property
+    def lag(self) -> ServedLag: ...
+    @property
+    def held_up(self) -> str | None:
+        """Why the state does not become what it should be, if so."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """What is in its way now, in words, or nothing."""
+        ...
+
+    @property
+    def unready(self) -> ServedUnready | None:
+        """Why it cannot do its role's work now, if so."""
+        ...
+
+    @property
+    def primary_http(self) -> str | None:
+        """The URL of the current primary."""
+        ...
+
+    @property
+    def lease_ms(self) -> int | None: ...
+
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any:
+        """Have a change appended and applied; what apply returned. With `term`: in that one, or not at all.
+
+        `ack`: how far it has to have come, `applied:1` for example.
+        """
+        ...
+
+    def replace(
+        self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
+    ) -> None:
+        """Make these pieces the whole state, on all nodes, at one record. `term`, `ack`: as for `asubmit`.
+
+        `expect`: a position; only if the state is still what it was there (`Outdated`).
+        """
+        ...
+
+    def wait(self, *, position: str, timeout_s: float) -> None:
+        """Return once that position is applied. Raises TimeoutError."""
+        ...
+
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> AbstractContextManager[StateT]:
+        """Give the state; nothing is applied meanwhile, so hold it shortly. `fresh`: all that is committed is in it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Where a node is. Stamped on every answer."""
+
+    position: str
+    role: str
+    term: int
+
+    @classmethod
+    def of(cls, node: ServedNode[Any]) -> Facts:
+        return cls(position=str(node.position.id), role=node.role, term=node.term)
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [
+            (b"replicator-position", self.position.encode()),
+            (b"replicator-role", self.role.encode()),
+            (b"replicator-term", str(self.term).encode()),
+        ]
