@@ -19,6 +19,8 @@ __all__ = [
     "RETRY_S_MAX",
     "TEAM_MAX",
     "WATCH_EVERY_S",
+    "Team",
+    "submitted",
 ]
 
 logger = logging.getLogger(__name__)
