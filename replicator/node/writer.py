@@ -45,9 +45,9 @@ from ..protocol.group import Code, Reply
 from ..protocol.node_state import NodeState, Snapshot
 from ..protocol.snapshot_policy import NEVER, snapshot_is_due
 from ..protocol.write_outcome import Lookup, WriteOutcome, find_out, outcome_of_write
-from ..replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..replica.replica import Replica, WriteLock
 from ..runtime.backoff import Backoff
+from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.telling import Telling
 from ..storage.payload import Made, Published, Whole
 from .commit_queue import Sleeper, Waiting

@@ -40,12 +40,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import Outdated
+from ..runtime.gc_pause import HeldCollector
 from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
 from ..web.health import health_routes
 from ..web.pools import Pools
-from ..web.requests import collector_paused, now, parsed, path_id, query_integer, read_body, sent_ack, sent_tag
+from ..web.requests import now, parsed, path_id, query_integer, read_body, sent_ack, sent_tag
 from ..web.routes import Endpoint, by_method, within
 from ..web.served import ServedNode
 from .document import (
@@ -236,7 +237,8 @@ class RegistryApi:
             raise Refusal(409, "unknown_term", message, field="term", term=current)
         check_complete(document)
         expect = asked.expect if asked.expect or asked.force else self._place_without_anything()
-        with collector_paused():
+        with HeldCollector(freezes=False) as collector:
+            collector.hold()
             pieces = pieces_of(document)
         try:
             # In the term that the verdict was about: the node may have been replaced and promoted again since.

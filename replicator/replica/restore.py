@@ -21,7 +21,6 @@ of them are there to stay.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import traceback
@@ -32,10 +31,10 @@ from typing import Any
 from ..format.codec import SnapshotDecoder
 from ..format.records import PartRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..runtime.gc_pause import HOLD_COLLECTOR_FOR_S, HeldCollector
 from ..runtime.threads import started
 from ..state import ReplicatedState
 from ..state.callbacks import asked_to_end, said
-from .gc_pause import HOLD_COLLECTOR_FOR_S, HeldCollector
 
 __all__ = [
     "Dropped",
@@ -273,9 +272,3 @@ class Restoring:
     def _enter_ending(self) -> AbstractContextManager[None]:
         assert self._ending is not None  # the pieces do not end before the last part came
         return self._ending()
-
-
-# --- the collector ----------------------------------------------------------------------------------------------------
-
-
-os.register_at_fork(after_in_child=HeldCollector.forget)

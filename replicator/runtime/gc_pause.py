@@ -1,8 +1,9 @@
-"""Python's cyclic collector, held while something large is built."""
+"""Python's cyclic garbage collector, held while something large is built. Nothing else of ours switches it."""
 
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -94,3 +95,6 @@ class HeldCollector:
                 if cls._built:
                     gc.freeze()
                 gc.enable()
+
+
+os.register_at_fork(after_in_child=HeldCollector.forget)
