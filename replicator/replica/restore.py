@@ -33,6 +33,7 @@ from ..format.records import PartRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..runtime.gc_pause import HOLD_COLLECTOR_FOR_S, HeldCollector
 from ..runtime.threads import started
+from ..runtime.yielding import let_others_run
 from ..state import ReplicatedState
 from ..state.callbacks import asked_to_end, said
 
@@ -49,10 +50,8 @@ __all__ = [
 HELD_BODIES_MAX = 32
 
 
-#: A thread that has work keeps the interpreter for 5 ms before it gives it to one that waits. This one gives it sooner,
-#: and stays away long enough for the other one to wake up (`sleep(0)` is over before that).
+#: How long this thread keeps the interpreter from others that wait for it.
 YIELD_EVERY_S = 0.002
-YIELD_FOR_S = 0.0001
 
 #: Saves, takes the lock; once the state was swapped, moves the position and gives the lock back.
 Ending = Callable[[], AbstractContextManager[None]]
@@ -150,7 +149,7 @@ class _Drawn:
     def _yield(self) -> None:
         now = time.monotonic()
         if now - self._yielded_at >= YIELD_EVERY_S:
-            time.sleep(YIELD_FOR_S)
+            let_others_run()
             self._yielded_at = time.monotonic()
 
     def draw_the_rest(self) -> None:

@@ -46,7 +46,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +57,7 @@ from replicator.format.records import ChangeRecord
 from replicator.format.weight import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import Verdict, View
 from replicator.runtime.process import Owner, let_go_in_child, quiet_before_fork
+from replicator.runtime.yielding import let_others_run
 from replicator.storage import disk
 from replicator.storage.beginning import opened_or_begun
 from replicator.storage.checkpoint_file import (
@@ -81,9 +81,8 @@ _logger = logging.getLogger(__name__)
 
 
 #: A primary under load saves a thousand steps at once, aside: whoever writes is not to wait for the interpreter for as
-#: long as that takes, which a thread that has work keeps for 5 ms. `sleep(0)` is over before the other one is awake.
+#: long as that takes.
 _STEPS_AT_ONCE = 16
-_PAUSE_S = 0.0001
 
 
 class Loaded(NamedTuple):
@@ -214,7 +213,7 @@ class Checkpoint:
                 for count, step in enumerate(steps, 1):
                     draft.take(step)
                     if count % _STEPS_AT_ONCE == 0:
-                        time.sleep(_PAUSE_S)
+                        let_others_run()
                 saved = draft.finish(view, boot)
                 if not rows_say_all:
                     _write_saved(db, saved)
