@@ -25,9 +25,9 @@ from ..format.ids import ZERO_ID, RecordId
 from ..format.patch import CODEC, PatchHead, placed
 from ..format.records import ChangeRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
-from .checkpoint_file import DamagedCheckpoint, Stored
 from .fork_writer import UNFINISHED
 from .payload import rebuilt_from
+from .stored import DamagedCheckpoint, Stored
 
 __all__ = [
     "Change",

@@ -41,7 +41,8 @@ from ..format.patch import EMPTY_DIGEST, PATCH_BYTES_MAX, Gatherer, Maker, Patch
 from ..format.records import ChangeRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from . import disk
-from .checkpoint_file import Payload, Stored
+from .checkpoint_file import Payload
+from .stored import Stored
 
 __all__ = ["Made", "Published", "Whole", "rebuilt_from"]
 

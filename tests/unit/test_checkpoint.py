@@ -36,7 +36,7 @@ from replicator.protocol.node_state import NodeState, Snapshot
 from replicator.protocol.snapshot_policy import changes_bytes_max
 from replicator.storage import checkpoint, checkpoint_file, draft
 from replicator.storage.checkpoint import Checkpoint, Step
-from replicator.storage.checkpoint_file import Stored
+from replicator.storage.stored import Stored
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.integration.checkpoint_child import apply, encoded, state_of
 from tests.kv import PATIENCE_S, in_thread
