@@ -109,7 +109,7 @@ class GroupReader:
                 if now < self._read_again_at:
                     self._joined.wait(self._read_again_at - now)
                 elif nodes := [each for each in self._tended.values() if each.together and not each.node_work.ended()]:
-                    # Who goes aside from now on finds somebody who waits, and interrupts.
+                    # A node that goes aside from now on finds a read that waits, and interrupts it.
                     self._asides_turn, self._waits = True, block_s > 0
                     self._read_again_at = now + len(nodes) * READ_EVERY_S_PER_NODE
                     return nodes, max(RECORDS_OF_EACH_MIN, RECORDS_TOGETHER // len(nodes)), block_s

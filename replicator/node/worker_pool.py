@@ -54,7 +54,7 @@ class Team:
         self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
         self._telling = Telling(logger)
         self._threads: set[threading.Thread] = set()
-        #: Since when who is at something.
+        #: Since when each thread is at something.
         self._since: dict[threading.Thread, float] = {}
 
     def begin(self) -> None:

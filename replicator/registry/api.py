@@ -23,8 +23,8 @@ Rules for requests:
 
 Nothing waits on the event loop. What waits for the node's lock, or for a position, does so on threads; a write is a
 task of the node (`Node.asubmit`), so writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
-replacements of the state have a pool each (`web/pools.py`): none of them fills that of another, and who finds its own
-one full is answered 503 at once.
+replacements of the state have a pool each (`web/pools.py`): none of them fills that of another, and a request
+that finds its own one full is answered 503 at once.
 """
 
 from __future__ import annotations

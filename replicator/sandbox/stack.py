@@ -7,7 +7,7 @@ Nothing may be left behind, whatever ends first. Four rules see to it:
 
 - Each start draws a token, writes it to stack.json and puts it into the environment of supervisord, so that every
   process of the stack has it, down to the work horse of a job that left its process group, and nothing else on the
-  machine has. Who has the token belongs to the stack and may be ended; a process id alone never says that.
+  machine has. A process that has the token belongs to the stack and may be ended; a process id alone never says that.
 - `stop` asks supervisord to end its programs in their order, then ends whatever still has the token.
 - A guard, a small process that holds one end of a pipe, does the same when this process dies without a `stop`.
 - A start in a directory first ends what has the token of the start before it (supervisord and guard may both have
