@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 import click
 
 from replicator.errors import ConfigError
+from replicator.sandbox.marked_processes import TOKEN_VARIABLE
 from replicator.sandbox.redis_server import SERVER_VARIABLE
-from replicator.sandbox.stack import NODES, TOKEN_VARIABLE
+from replicator.sandbox.stack import NODES
 
 __all__ = ["check_environment"]
 

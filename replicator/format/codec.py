@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -42,6 +42,7 @@ __all__ = [
     "encode_change",
     "encode_changes",
     "encoded",
+    "split_raw",
 ]
 
 #: Limit on a batch of changes: its JSON, before compression. The same as for the body of a record, so a batch fits with
@@ -258,6 +259,21 @@ def _json_frame(piece: Any) -> bytes:
     return frame
 
 
+def split_raw(data: bytes, too_large: Callable[[int], Exception]) -> tuple[list[bytes], bytes]:
+    """The raw frames that are whole in it, without their lengths, and what is left. Raises `too_large(size)`."""
+    frames: list[bytes] = []
+    start = 0
+    while len(data) - start >= 4:
+        size = int.from_bytes(data[start : start + 4], "big")
+        if size > PIECE_BYTES_MAX:
+            raise too_large(size)
+        if len(data) - start - 4 < size:
+            break
+        frames.append(data[start + 4 : start + 4 + size])
+        start += 4 + size
+    return frames, data[start:]
+
+
 class SnapshotDecoder:
     """Decodes a snapshot: `pieces(bodies)` yields each piece once its bytes are there, and checks the digest last.
 
@@ -301,23 +317,9 @@ class SnapshotDecoder:
         if self._lines:
             *frames, left = data.split(b"\n")
             return frames, left
-        frames, left = self._split_raw(data)
+        frames, left = split_raw(data, lambda size: self._refused(f"a piece of it has {size} bytes"))
         self._wanted = 4 + int.from_bytes(left[:4], "big") if len(left) >= 4 else 4
         return frames, left
-
-    def _split_raw(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """The whole pieces at the beginning of `data`, and the bytes of the unfinished one after them."""
-        frames: list[bytes] = []
-        start = 0
-        while len(data) - start >= 4:
-            size = int.from_bytes(data[start : start + 4], "big")
-            if size > PIECE_BYTES_MAX:
-                raise self._refused(f"a piece of it has {size} bytes")
-            if len(data) - start - 4 < size:
-                break
-            frames.append(data[start + 4 : start + 4 + size])
-            start += 4 + size
-        return frames, data[start:]
 
     def _piece(self, frame: bytes) -> Any:
         # Decoded one at a time, on demand: a million decoded values that nobody has looked at yet only cost memory.

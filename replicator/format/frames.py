@@ -13,7 +13,7 @@ import orjson
 
 from replicator.errors import CorruptRecord, NotJSON, SnapshotRefused
 
-from .codec import MIXED, PIECE_BYTES_MAX, check_weight, frame_of
+from .codec import MIXED, PIECE_BYTES_MAX, check_weight, frame_of, split_raw
 from .weight import SNAPSHOT_BYTES_MAX, Weight
 
 __all__ = ["frames_of", "joined", "pieces_of"]
@@ -99,15 +99,4 @@ def _split_lines(data: bytes, id_: str) -> tuple[list[bytes], bytes]:
 
 
 def _split_raw(data: bytes, id_: str) -> tuple[list[bytes], bytes]:
-    """The whole pieces at the beginning of `data`, and the bytes of the unfinished one after them."""
-    pieces: list[bytes] = []
-    start = 0
-    while len(data) - start >= 4:
-        size = int.from_bytes(data[start : start + 4], "big")
-        if size > PIECE_BYTES_MAX:
-            raise CorruptRecord(id=id_, problem=f"a piece of its payload has {size} bytes")
-        if len(data) - start - 4 < size:
-            break
-        pieces.append(data[start + 4 : start + 4 + size])
-        start += 4 + size
-    return pieces, data[start:]
+    return split_raw(data, lambda size: CorruptRecord(id=id_, problem=f"a piece of its payload has {size} bytes"))

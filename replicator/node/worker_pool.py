@@ -19,6 +19,8 @@ __all__ = [
     "RETRY_S_MAX",
     "TEAM_MAX",
     "WATCH_EVERY_S",
+    "Team",
+    "submitted",
 ]
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class Team:
         self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
         self._telling = Telling(logger)
         self._threads: set[threading.Thread] = set()
-        #: Since when who is at something.
+        #: Since when each thread is at something.
         self._since: dict[threading.Thread, float] = {}
 
     def begin(self) -> None:

@@ -45,10 +45,11 @@ from ..protocol.group import Code, Reply
 from ..protocol.node_state import NodeState, Snapshot
 from ..protocol.snapshot_policy import NEVER, snapshot_is_due
 from ..protocol.write_outcome import Next, PendingWrite, WriteOutcome
-from ..replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..replica.replica import Replica, WriteLock
 from ..runtime.backoff import Backoff
+from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.telling import Telling
+from ..runtime.yielding import let_others_run
 from ..storage.payload import Made, Published, Whole
 from .commit_queue import Sleeper, Waiting
 from .lease import Lease
@@ -164,7 +165,7 @@ class Primary:
             with write_lock:
                 self._commit_queued()
             if self._queue and write_lock.is_wanted:
-                time.sleep(YIELD_FOR_S)
+                let_others_run(YIELD_FOR_S)
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -355,7 +356,7 @@ class Primary:
         """Between two parts. Who found the turn taken sleeps."""
         if self._queue:
             self._pass_on()
-            time.sleep(YIELD_FOR_S)
+            let_others_run(YIELD_FOR_S)
 
     @contextmanager
     def _held(self, lock: threading.Lock | WriteLock, until: float) -> Iterator[None]:

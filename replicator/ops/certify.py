@@ -27,8 +27,8 @@ from ..protocol.group import Head
 from ..state import ReplicatedState, State
 from ..state.contract import check_state
 from ..state.kind import are_alike, kind_of
-from ..storage.checkpoint_file import DamagedCheckpoint, Stored
 from ..storage.payload import rebuilt_from
+from ..storage.stored import DamagedCheckpoint, Stored
 from ..storage.untrusted_sqlite import check_is_file, head_of
 from .log_check import LogFacts, LogVerifier, Violation, as_violation
 

@@ -23,8 +23,8 @@ Rules for requests:
 
 Nothing waits on the event loop. What waits for the node's lock, or for a position, does so on threads; a write is a
 task of the node (`Node.asubmit`), so writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
-replacements of the state have a pool each (`web/pools.py`): none of them fills that of another, and who finds its own
-one full is answered 503 at once.
+replacements of the state have a pool each (`web/pools.py`): none of them fills that of another, and a request
+that finds its own one full is answered 503 at once.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import Outdated
+from ..runtime.gc_pause import HeldCollector
 from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
 from ..web.health import health_routes
 from ..web.pools import Pools
-from ..web.requests import collector_paused, now, parsed, path_id, query_integer, read_body, sent_ack, sent_tag
+from ..web.requests import now, parsed, path_id, query_integer, read_body, sent_ack, sent_tag
 from ..web.routes import Endpoint, by_method, within
 from ..web.served import ServedNode
 from .document import (
@@ -236,7 +237,8 @@ class RegistryApi:
             raise Refusal(409, "unknown_term", message, field="term", term=current)
         check_complete(document)
         expect = asked.expect if asked.expect or asked.force else self._place_without_anything()
-        with collector_paused():
+        with HeldCollector(freezes=False) as collector:
+            collector.hold()
             pieces = pieces_of(document)
         try:
             # In the term that the verdict was about: the node may have been replaced and promoted again since.

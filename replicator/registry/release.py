@@ -8,9 +8,10 @@ its own that sleeps between them.
 from __future__ import annotations
 
 import _thread
-import time
 from collections.abc import Iterable
 from typing import Any
+
+from ..runtime.yielding import let_others_run
 
 __all__ = ["let_go"]
 
@@ -40,4 +41,4 @@ def _empty(dicts: Iterable[dict[Any, Any]]) -> None:
         while one:
             for _ in range(min(SLICE, len(one))):
                 one.popitem()
-            time.sleep(PAUSE_S)
+            let_others_run(PAUSE_S)

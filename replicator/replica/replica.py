@@ -43,12 +43,12 @@ from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
 from ..protocol.group import Reply
 from ..protocol.node_state import NodeState
+from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.reentrancy import READING, Inside
 from ..runtime.telling import Telling
 from ..state import ReplicatedState, State
 from ..state.callbacks import Application, asked_to_end, said
 from ..storage.checkpoint import Checkpoint, Step
-from .gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from .restore import Dropped, Ending, Failed, Restoring, never, run
 
 __all__ = ["Replica", "Work", "WriteLock", "raising"]

@@ -21,7 +21,6 @@ of them are there to stay.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import traceback
@@ -32,10 +31,11 @@ from typing import Any
 from ..format.codec import SnapshotDecoder
 from ..format.records import PartRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..runtime.gc_pause import HOLD_COLLECTOR_FOR_S, HeldCollector
 from ..runtime.threads import started
+from ..runtime.yielding import let_others_run
 from ..state import ReplicatedState
 from ..state.callbacks import asked_to_end, said
-from .gc_pause import HOLD_COLLECTOR_FOR_S, HeldCollector
 
 __all__ = [
     "Dropped",
@@ -50,10 +50,8 @@ __all__ = [
 HELD_BODIES_MAX = 32
 
 
-#: A thread that has work keeps the interpreter for 5 ms before it gives it to one that waits. This one gives it sooner,
-#: and stays away long enough for the other one to wake up (`sleep(0)` is over before that).
+#: How long this thread keeps the interpreter from others that wait for it.
 YIELD_EVERY_S = 0.002
-YIELD_FOR_S = 0.0001
 
 #: Saves, takes the lock; once the state was swapped, moves the position and gives the lock back.
 Ending = Callable[[], AbstractContextManager[None]]
@@ -151,7 +149,7 @@ class _Drawn:
     def _yield(self) -> None:
         now = time.monotonic()
         if now - self._yielded_at >= YIELD_EVERY_S:
-            time.sleep(YIELD_FOR_S)
+            let_others_run()
             self._yielded_at = time.monotonic()
 
     def draw_the_rest(self) -> None:
@@ -273,9 +271,3 @@ class Restoring:
     def _enter_ending(self) -> AbstractContextManager[None]:
         assert self._ending is not None  # the pieces do not end before the last part came
         return self._ending()
-
-
-# --- the collector ----------------------------------------------------------------------------------------------------
-
-
-os.register_at_fork(after_in_child=HeldCollector.forget)

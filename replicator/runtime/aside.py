@@ -2,7 +2,7 @@
 
 A name server that is silent, a sentinel that hangs, a host that drops what is sent to it: none of them keeps to a time
 that could be given to it. So whoever asks waits for as long as it wants to wait, and not for the question. The same
-question is never under way twice: who asks it again meanwhile waits for the same answer.
+question is never under way twice: asked again meanwhile, it has the same answer.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ sockets, on which two that write get each other's answers; the lock on a directo
 it in the child, would remove the log under the parent. `os.fork`, multiprocessing where it forks, gunicorn with
 --preload and uwsgi all come to that. So:
 
-1. Who has something of that kind has an `Owner` as well, and asks it before anything else. In a child it raises
+1. An object with something of that kind has an `Owner` as well, and asks it before anything else. In a child it raises
    `WrongProcess`: before a lock is taken, for whichever thread had that lock is not there to give it back.
 2. A child closes its own copies of descriptors before anything else runs in it (`let_go_in_child`), without a word to
    the other end. Otherwise a child that outlives its parent, or a connection that the parent closed, would keep what
@@ -80,7 +80,7 @@ def keep_for_ever(thing: object) -> None:
 
 
 def quiet_before_fork(lock: Any) -> None:
-    """Have a fork take this lock first: who holds it is in the middle of something that a child could not end."""
+    """Have a fork take this lock first: its holder is in the middle of something that a child could not end."""
     with _registering:
         _locks.add(lock)
 

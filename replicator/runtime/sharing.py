@@ -22,13 +22,13 @@ SHARED_MAX = 2
 class FairLock:
     """A lock that those who wait get in the order in which they came.
 
-    A plain lock that was just given back goes to who asks first, and that is who is awake: whoever uses a connection
-    again and again would keep it from one that sleeps on it.
+    A plain lock that was just given back goes to the thread that asks first, and that is one that is awake: a thread
+    that uses a connection again and again would keep it from one that sleeps on it.
     """
 
     def __init__(self) -> None:
         self._held = threading.Lock()
-        #: Those who wait, each asleep on a lock of its own. Who is woken has it: it is held all the while.
+        #: Those who wait, each asleep on a lock of its own. The one that is woken has it: it is held all the while.
         self._waiting: deque[threading.Lock] = deque()
         self._mutex = threading.Lock()
 

@@ -1,6 +1,6 @@
 """Starting a thread, which the system may refuse: a limit on processes, or no memory for another stack.
 
-That ends nobody here. Who cannot be helped by a thread does without, or tries again later, and says so.
+That ends nobody here. The caller does without a thread, or tries again later, and says so.
 """
 
 from __future__ import annotations

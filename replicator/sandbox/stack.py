@@ -7,7 +7,7 @@ Nothing may be left behind, whatever ends first. Four rules see to it:
 
 - Each start draws a token, writes it to stack.json and puts it into the environment of supervisord, so that every
   process of the stack has it, down to the work horse of a job that left its process group, and nothing else on the
-  machine has. Who has the token belongs to the stack and may be ended; a process id alone never says that.
+  machine has. A process that has the token belongs to the stack and may be ended; a process id alone never says that.
 - `stop` asks supervisord to end its programs in their order, then ends whatever still has the token.
 - A guard, a small process that holds one end of a pipe, does the same when this process dies without a `stop`.
 - A start in a directory first ends what has the token of the start before it (supervisord and guard may both have
@@ -34,12 +34,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import xmlrpc.client
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 from urllib.parse import quote
 
 from ..errors import ConfigError, ReplicatorError
@@ -47,7 +45,9 @@ from ..runtime import checks
 from ..runtime.process import Owner
 from ..runtime.signals import ending
 from ..storage import disk
+from .marked_processes import LEFTOVER_TIMEOUT_S, TOKEN_VARIABLE, end_processes
 from .redis_server import SERVER_VARIABLE, find_server
+from .supervisord import ASK_TIMEOUT_S, Control
 
 __all__ = ["DevStack", "find_conf"]
 
@@ -58,23 +58,11 @@ DEFAULT_PORT = 8001
 
 NODES = ("a", "b", "c")
 
-#: Environment variable that marks the processes of one start of one stack.
-TOKEN_VARIABLE = "REPLICATOR_DEV_STACK"
-
 #: Longer than the stopwaitsecs of all programs in docker/supervisord.conf one after the other.
 STOP_TIMEOUT_S = 50.0
 
-#: What is left over had its chance to end in order; it gets this long to end at all.
-LEFTOVER_TIMEOUT_S = 5.0
-
 #: supervisord is up in 0.3 s; a loaded machine may take ten times as long.
 START_TIMEOUT_S = 20.0
-
-#: startProcess and stopProcess answer when it has happened, so they may take as long as a program's stopwaitsecs.
-CALL_TIMEOUT_S = 60.0
-
-#: For calls that supervisord answers at once; if it does not, it hangs.
-ASK_TIMEOUT_S = 2.0
 
 POLL_S = 0.05
 
@@ -258,7 +246,7 @@ class DevStack:
             self.stop()
 
     @property
-    def _control(self) -> _Control:
+    def _control(self) -> Control:
         if not self._token:
             raise ReplicatorError(f"the stack in {self.directory} does not run")
         return _control(self.directory, self._token)
@@ -366,77 +354,6 @@ def find_conf() -> Path:
     )
 
 
-# supervisord's control socket
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-class _UnixTransport(xmlrpc.client.Transport):
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__()
-        self._path = path
-        self._timeout_s = timeout_s
-
-    def make_connection(self, host: object) -> http.client.HTTPConnection:
-        # Kept in the base class' own slot, so that `close` finds it.
-        self._connection = "localhost", _UnixConnection(self._path, self._timeout_s)
-        return self._connection[1]
-
-
-@dataclass(frozen=True)
-class _Control:
-    """supervisord, by its control socket."""
-
-    path: Path
-
-    def call(self, method: str, *arguments: str | bool, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        transport = _UnixTransport(self.path, timeout_s)
-        try:
-            with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
-                return getattr(proxy.supervisor, method)(*arguments)
-        except xmlrpc.client.Fault as fault:
-            raise ReplicatorError(
-                f"supervisord refused {method}({', '.join(map(str, arguments))}): {fault.faultString}"
-            ) from fault
-        except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
-            raise _NoAnswer(f"supervisord does not answer at {self.path}: {error}") from error
-
-    def answers(self) -> bool:
-        """Tell whether supervisord is there and, by the way, make it look at what has ended. A refusal is an answer."""
-        try:
-            self.call("getState", timeout_s=ASK_TIMEOUT_S)
-        except _NoAnswer:
-            return False
-        except ReplicatorError:
-            return True
-        return True
-
-    def programs(self) -> dict[str, dict[str, Any]]:
-        return {info["name"]: info for info in self.call("getAllProcessInfo")}
-
-    def full_name(self, program: str) -> str:
-        """Give the name that supervisord wants: with the group."""
-        programs = self.programs()
-        if program not in programs:
-            raise ConfigError(
-                setting=program, problem=f"is not a program of this stack; there are {', '.join(programs)}"
-            )
-        return f"{programs[program]['group']}:{program}"
-
-
-class _NoAnswer(ReplicatorError):
-    """supervisord does not answer"""
-
-
 # Ending
 
 
@@ -448,7 +365,7 @@ def _end_stack(directory: Path, token: str) -> None:
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while control.answers() and time.monotonic() < deadline:
             time.sleep(POLL_S)
-    _end_processes(token)
+    end_processes(token)
 
 
 def _end_leftovers(directory: Path) -> None:
@@ -456,60 +373,6 @@ def _end_leftovers(directory: Path) -> None:
     if token := _recorded_token(directory):
         _end_stack(directory, token)
         shutil.rmtree(_socket_dir(directory), ignore_errors=True)
-
-
-def _end_processes(token: str) -> None:
-    """End every process that has the token: SIGTERM, once each, and after a while SIGKILL; until there is none."""
-    asked: set[int] = set()
-    started = time.monotonic()
-    while pids := _processes_with(token):
-        # Each round looks anew: a supervisord among them may start programs while it is being ended.
-        elapsed_s = time.monotonic() - started
-        if elapsed_s > 2 * LEFTOVER_TIMEOUT_S:
-            raise ReplicatorError(f"these processes of the dev stack cannot be ended: {pids}")
-        for pid in pids:
-            if elapsed_s > LEFTOVER_TIMEOUT_S:
-                _signal_if_marked(pid, token, signal.SIGKILL)
-            elif pid not in asked:
-                _signal_if_marked(pid, token, signal.SIGTERM)
-                _signal_if_marked(pid, token, signal.SIGCONT)  # a stopped process takes no SIGTERM
-        asked.update(pids)
-        time.sleep(POLL_S)
-
-
-def _processes_with(token: str) -> list[int]:
-    if Path("/proc/self/environ").exists():
-        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-        return [pid for pid in pids if pid != os.getpid() and _is_marked(pid, token)]
-    return _processes_by_ps(token)
-
-
-def _is_marked(pid: int, token: str) -> bool:
-    """Tell whether a process was started with the token. Of a zombie, or another user's process, the answer is no."""
-    with contextlib.suppress(OSError):
-        return f"{TOKEN_VARIABLE}={token}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return False
-
-
-def _signal_if_marked(pid: int, token: str, number: signal.Signals) -> None:
-    """Send a signal, but not to a stranger who got the process id in the meantime: a pidfd stays with its process."""
-    with contextlib.suppress(OSError):
-        if not hasattr(os, "pidfd_open"):
-            os.kill(pid, number)
-            return
-        descriptor = os.pidfd_open(pid)
-        try:
-            if _is_marked(pid, token):
-                signal.pidfd_send_signal(descriptor, number)
-        finally:
-            os.close(descriptor)
-
-
-def _processes_by_ps(token: str) -> list[int]:
-    """The same where there is no /proc: BSD's ps shows the environment after the command."""
-    listing = subprocess.run(["ps", "-axwwE", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
-    marked = (line.split(None, 1)[0] for line in listing.splitlines() if f"{TOKEN_VARIABLE}={token}" in line)
-    return [int(pid) for pid in marked if int(pid) != os.getpid()]
 
 
 # The directory
@@ -558,9 +421,9 @@ def _socket_dir(directory: Path) -> Path:
     return path
 
 
-def _control(directory: Path, token: str) -> _Control:
+def _control(directory: Path, token: str) -> Control:
     """The control socket of one start, so that a guard which is late never speaks to the stack that came after."""
-    return _Control(_socket_dir(directory) / f"{token[:8]}.sock")
+    return Control(_socket_dir(directory) / f"{token[:8]}.sock")
 
 
 def _make_private(path: Path) -> None:

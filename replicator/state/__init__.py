@@ -99,7 +99,7 @@ class SharedState(KeptState, Protocol):
     """A kept state that programs can hold up by using it: a database in which one of them reads."""
 
     def restore_in_use(self, pieces: Iterable[Any]) -> None:
-        """`restore` for a node that is to lead and cannot wait: who uses what was there may go on with that.
+        """`restore` for a node that is to lead and cannot wait: programs may go on using what was there.
 
         Raises `StateError` if not even that can be done.
         """

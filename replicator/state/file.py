@@ -9,11 +9,11 @@ So a program that pauses for longer than that in the middle of rewriting is seen
 and rename that. Where a clock has ticks of a second (`file_stamps.py`), what is written in the second in which the file
 is read shows in the next one, and the file is read again then.
 
-**Written.** Beside it, to the disk, and then renamed: who opens it finds the old content or the new one, and who has it
-open keeps the old one. Mode and owner stay (the owner where this process may set it); a file that was not there is for
-its owner alone, or has `mode`. What is at a symbolic link is replaced, and not the link. A file that is a mount by
-itself (`docker run -v ./flags.json:/flags.json`) cannot be renamed over: it is overwritten in place, once its new
-content is on the disk beside it and there is room for it, so for a moment it can be seen half-way there.
+**Written.** Beside it, to the disk, and then renamed: a program that opens it finds the old content or the new one, and
+one that has it open keeps the old one. Mode and owner stay (the owner where this process may set it); a file that was
+not there is for its owner alone, or has `mode`. What is at a symbolic link is replaced, and not the link. A file that
+is a mount by itself (`docker run -v ./flags.json:/flags.json`) cannot be renamed over: it is overwritten in place, once
+its new content is on the disk beside it and there is room for it, so for a moment it can be seen half-way there.
 
 **Nothing is lost silently.** A file that is about to be replaced, and is neither what this object wrote nor what was
 published from it, is kept as `PATH.replaced-<UTC time>`: what a primary had that nobody else has, or what somebody

@@ -11,7 +11,7 @@ Values in memory change after the commit only, so a save that failed (a full dis
 **A power cut is another matter.** It takes the newest saves that were not *synced* (`synced_database.py`).
 
 **A change that follows is one row.** Other saves say anew what the file holds and how far it is. One of changes alone,
-not synced, does not: who opens the file folds the rows after what it says of itself.
+not synced, does not: to open the file is to fold the rows after what it says of itself.
 
 **What is kept** is told in `checkpoint_file.py`. A complete snapshot becomes the payload by its number and no byte is
 copied.
@@ -27,7 +27,7 @@ follow, or of another than the term's holder, is dropped: the state at `position
 
 **Nothing is believed that was not checked.** `inspect` checks the whole file. SQLite drops the end of a WAL that does
 not fit its checksums without a word, which would give an older save: the number of the last synced one stands in the
-lock file too. It is written after the commit and not synced: behind the truth at worst, never before it.
+lock file too. It is written after the commit and not synced: at worst it lags, and is never ahead.
 
 **Two failures are kept apart.** A file that can be read and is wrong is *damaged*: it is set aside under another name
 and the node rebuilds itself from the log (G8). A disk that cannot be read or written is an error and stays one: taken
@@ -46,7 +46,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +57,7 @@ from replicator.format.records import ChangeRecord
 from replicator.format.weight import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import Verdict, View
 from replicator.runtime.process import Owner, let_go_in_child, quiet_before_fork
+from replicator.runtime.yielding import let_others_run
 from replicator.storage import disk
 from replicator.storage.beginning import opened_or_begun
 from replicator.storage.checkpoint_file import (
@@ -81,9 +81,8 @@ _logger = logging.getLogger(__name__)
 
 
 #: A primary under load saves a thousand steps at once, aside: whoever writes is not to wait for the interpreter for as
-#: long as that takes, which a thread that has work keeps for 5 ms. `sleep(0)` is over before the other one is awake.
+#: long as that takes.
 _STEPS_AT_ONCE = 16
-_PAUSE_S = 0.0001
 
 
 class Loaded(NamedTuple):
@@ -214,7 +213,7 @@ class Checkpoint:
                 for count, step in enumerate(steps, 1):
                     draft.take(step)
                     if count % _STEPS_AT_ONCE == 0:
-                        time.sleep(_PAUSE_S)
+                        let_others_run()
                 saved = draft.finish(view, boot)
                 if not rows_say_all:
                     _write_saved(db, saved)
@@ -322,7 +321,7 @@ def _pieces(path: Path, payload: Payload, rows: Rows, snapshot_bytes_max: int) -
 
 
 def _follow(saved: Saved, steps: Sequence[Step], boot: str) -> bool:
-    """Whether whoever opens the file can fold these steps behind what is saved: they are changes that follow it."""
+    """Whether these steps can be folded when the file is opened: they are changes that follow what is saved."""
     view = saved.view
     return (
         view is not None

@@ -1,4 +1,4 @@
-"""What is in a checkpoint file, how it is checked, and how it is read: while a node runs, or at rest.
+"""What is in a checkpoint file, how it is checked, and how its rows are read.
 
 **What is kept.** Everything but rows of bytes is one JSON value, `Saved`, written whole by each save that is more than
 changes. Changes are rows, as they came. So are the parts of snapshots: those of the *payload* (the newest complete
@@ -18,7 +18,7 @@ ours, is an error and says nothing about what the file holds.
 **Anybody may have made it.** A fork, or a copy, may come from another machine. It is opened as `untrusted_sqlite.py`
 says: it must have our tables by the very words that make them, and nothing else.
 
-Who writes these files is `checkpoint.py`. `Stored` is one that nobody writes any more, a fork or a copy, and stays so.
+`checkpoint.py` writes these files. `stored.py` reads one that nobody writes any more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import orjson
@@ -51,18 +50,18 @@ __all__ = [
     "ROWS_AT_ONCE",
     "SCHEMA",
     "Damaged",
-    "DamagedCheckpoint",
     "Leavings",
     "Payload",
     "Rows",
     "Run",
     "Saved",
     "Staged",
-    "Stored",
+    "as_damage",
     "bodies_in",
     "changes_in",
     "code_of",
     "inspect",
+    "opened",
     "parts_under_way",
 ]
 
@@ -322,14 +321,14 @@ def inspect(path: Path) -> tuple[Saved, Leavings]:
     """
     if not path.exists():
         raise Damaged("only what SQLite keeps beside it is there")
-    db, saved, left = _opened(path)
+    db, saved, left = opened(path)
     db.close()
     return saved, left
 
 
-def _opened(path: Path) -> tuple[Guarded, Saved, Leavings]:
+def opened(path: Path) -> tuple[Guarded, Saved, Leavings]:
     _check_header(path)
-    with _as_damage():
+    with as_damage():
         db = Guarded(path, SCHEMA)
         try:
             return db, *_verified(db)
@@ -339,7 +338,7 @@ def _opened(path: Path) -> tuple[Guarded, Saved, Leavings]:
 
 
 @contextlib.contextmanager
-def _as_damage() -> Iterator[None]:
+def as_damage() -> Iterator[None]:
     """What cannot be there in a file of ours."""
     try:
         yield
@@ -457,7 +456,7 @@ Rows = Callable[[str, tuple[int, ...]], list[tuple[Any, ...]]]
 
 
 def changes_in(rows: Rows, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
-    """The changes that the payload does not contain, in order; only those behind `after`. Raises `CorruptRecord`."""
+    """The changes that the payload does not contain, in order; only those after `after`. Raises `CorruptRecord`."""
     query = "SELECT term, n, header, body FROM change WHERE (term, n) > (?, ?) ORDER BY term, n LIMIT ?"
     last = after
     while found := rows(query, (*last, ROWS_AT_ONCE)):
@@ -476,98 +475,6 @@ def bodies_in(rows: Rows, snapshot: int, count: int, path: Path, start: int = 0)
         if not found:
             raise CheckpointError(path=path, problem=REPLACED)
         yield found[0][0]
-
-
-# --- a file at rest ---------------------------------------------------------------------------------------------------
-
-
-class DamagedCheckpoint(CheckpointError):
-    """{path}: it is damaged: {problem}"""
-
-
-class Stored:
-    """A checkpoint that nobody writes: a fork, or a copy. Checked as a whole when it is opened, and left as it is.
-
-    `snapshot_bytes_max`: what its snapshot may weigh when it is unpacked (`format/weight.py`).
-    """
-
-    def __init__(self, path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
-        """Raises `DamagedCheckpoint`, or `CheckpointError` if it is not ours or cannot be read."""
-        self.path = path
-        self.snapshot_bytes_max = snapshot_bytes_max
-        with self._translated():
-            self._db, self._saved, self._left = _opened(path)
-
-    @property
-    def group(self) -> str:
-        return self._saved.group
-
-    @property
-    def node(self) -> str:
-        return self._saved.node
-
-    @property
-    def view(self) -> View:
-        """As of its last save; a node that never saved anything knows nothing."""
-        return self._saved.view or View()
-
-    @property
-    def payload(self) -> Payload | None:
-        """What is known of its newest complete snapshot."""
-        return self._saved.payload
-
-    def note(self, key: str) -> str | None:
-        """A text that was left beside what a node saves: why there is a fork, for example."""
-        found = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
-        return found[0][0] if found and isinstance(found[0][0], str) else None
-
-    def pieces(self) -> Iterator[Any]:
-        """The pieces of its newest complete snapshot; none if it has no snapshot. Raises `DamagedCheckpoint`."""
-        payload = self._saved.payload
-        if payload is None:
-            return
-        bodies = bodies_in(self._rows, payload.number, payload.run.rows, self.path)
-        try:
-            yield from payload.pieces(bodies, snapshot_bytes_max=self.snapshot_bytes_max)
-        except CorruptRecord as problem:
-            raise DamagedCheckpoint(path=self.path, problem=f"its snapshot cannot be decoded ({problem})") from None
-
-    def bodies(self) -> Iterator[bytes]:
-        """The bodies of the parts of that snapshot."""
-        payload = self._saved.payload
-        return iter(()) if payload is None else bodies_in(self._rows, payload.number, payload.run.rows, self.path)
-
-    def changes(self, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
-        """The changes since that snapshot, in order; only those behind `after`. Raises `DamagedCheckpoint`."""
-        try:
-            yield from changes_in(self._rows, max(after, self._left.changes))
-        except CorruptRecord as problem:
-            # Whoever made it made its hashes as well.
-            raise DamagedCheckpoint(path=self.path, problem=problem) from None
-
-    def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with self._translated(), _as_damage():
-            return list(self._db.rows(query, values))
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except Damaged as problem:
-            raise DamagedCheckpoint(path=self.path, problem=problem) from None
-        except sqlite3.Error as error:
-            raise CheckpointError(path=self.path, problem=error) from error
-        except OSError as error:
-            raise CheckpointError(path=self.path, problem=error.strerror or error) from error
-
-    def close(self) -> None:
-        self._db.close()
-
-    def __enter__(self) -> Stored:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def connect(path: Path, *, synced: bool = True) -> sqlite3.Connection:
 
 def begin(path: Path, saved: Saved) -> None:
     create(path)
-    # Who gives the file its name syncs it, once and as a whole: nothing of it counts before.
+    # It is synced once and as a whole when it gets its name: nothing of it counts before.
     with contextlib.closing(connect(path, synced=False)) as db:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")

@@ -16,9 +16,9 @@ __all__ = ["DirectoryLock"]
 
 
 class DirectoryLock:
-    """The lock on a data directory; in its file stand who has it, and the number of the last save (`marked`).
+    """The lock on a data directory; its file says which process has it, and the number of the last save (`marked`).
 
-    Below stands which boot worked here last, and where this file was then: in a copy of the directory the file is
+    Below that it says which boot worked here last, and where this file was then: in a copy of the directory the file is
     elsewhere (`place.py`), and the boot may still be at work. Here it has ended, for it had the lock.
     """
 

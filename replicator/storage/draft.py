@@ -98,7 +98,7 @@ class Draft:
     def _stage(self, record: PartRecord) -> None:
         if record.part == 0:
             self._clear_staged()
-            # The log was cut behind the payload, unless this is the payload: after a restore its parts come again.
+            # The log was cut up to the payload, unless this is the payload: after a restore its parts come again.
             if self._payload is None or self._payload.as_of != record.as_of:
                 self.earlier = 0
         number, run = self._staged

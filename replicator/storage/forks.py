@@ -1,7 +1,7 @@
 """The forks of a node: histories that lost, as files that a person can look at, and take changes from.
 
 A fork is a whole checkpoint (`fork_writer.py`), with the reason and the place where its history parted from the
-group's. What it has behind that place is its *divergent tail*: changes that some node took, perhaps acknowledged, and
+group's. What it has after that place is its *divergent tail*: changes that some node took, perhaps acknowledged, and
 that the group does not have. Nothing here changes a fork, and nothing here sends anything to the group: a person
 decides.
 
@@ -25,9 +25,9 @@ from ..format.ids import ZERO_ID, RecordId
 from ..format.patch import CODEC, PatchHead, placed
 from ..format.records import ChangeRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
-from .checkpoint_file import DamagedCheckpoint, Stored
 from .fork_writer import UNFINISHED
 from .payload import rebuilt_from
+from .stored import DamagedCheckpoint, Stored
 
 __all__ = [
     "Change",

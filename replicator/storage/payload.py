@@ -15,7 +15,7 @@ at either payload where it is needed. The pages belong to the system, which can 
 synced. At the start the file is held against the digests that the checkpoint tells: it is what it should be, or one
 from before, to which patches are still to be applied, or made anew from the snapshot.
 
-A draft takes the place of the file by its name. Who reads the old one goes on reading that.
+A draft takes the place of the file by its name. A reader of the old one goes on reading that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from ..format.patch import EMPTY_DIGEST, PATCH_BYTES_MAX, Gatherer, Maker, Patch
 from ..format.records import ChangeRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from . import disk
-from .checkpoint_file import Payload, Stored
+from .checkpoint_file import Payload
+from .stored import Stored
 
 __all__ = ["Made", "Published", "Whole", "rebuilt_from"]
 

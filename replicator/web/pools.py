@@ -26,7 +26,7 @@ class Full(Exception):
 
 
 class Pool:
-    """`places` for requests, and `threads` for what of them blocks: who has a place waits for a thread."""
+    """`places` for requests, and `threads` for what of them blocks: a request with a place waits for a thread."""
 
     def __init__(self, what: str, *, places: int, threads: int) -> None:
         self._what = what
@@ -56,7 +56,7 @@ class Pools:
     def __init__(self) -> None:
         #: A read holds the node's lock for less than a millisecond.
         self.reads = Pool("reads", places=1024, threads=32)
-        #: Who waits for a position, or for what is committed, blocks a thread.
+        #: The wait for a position, or for what is committed, blocks a thread.
         self.waits = Pool("requests that wait for a position", places=256, threads=256)
         #: A write, and the wait for its acknowledgement, is a task and needs no thread.
         self.writes = Pool("writes", places=1024, threads=1)

@@ -26,7 +26,7 @@ from replicator import Host, Node, WrongProcess, ops
 from replicator.log.redis_log import RedisLog
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
-from replicator.replica.gc_pause import HeldCollector
+from replicator.runtime.gc_pause import HeldCollector
 from replicator.sandbox.redis_server import RedisServer
 from replicator.service.sidecar import Sidecar
 from replicator.storage.checkpoint import Checkpoint

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import replicator.log.multiplex
+import replicator.node.group_reader
 import replicator.node.host
 import replicator.node.worker_pool
 from replicator import CheckpointError, ConfigError, Node, NoThread, NotPrimary
@@ -229,7 +230,7 @@ def test_a_node_that_was_held_up_is_read_again_at_once(
         standbys["g0"]._state.in_apply = lambda _: go.wait(PATIENCE_S)  # type: ignore[union-attr]
         primaries["g0"].submit(push("x"))
         # given another reader, which waits for all the others
-        eventually(lambda: other._waits and not tended(other, "g0").together, "a read without it")
+        eventually(lambda: other._reader._waits and not tended(other, "g0").together, "a read without it")
         primaries["g0"].submit(push("y"))
         # when it goes on
         go.set()
@@ -243,7 +244,7 @@ def tended(host: Host, group: str) -> Any:
 
 def patient(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host whose reads wait for longer than any test."""
-    monkeypatch.setattr(replicator.node.host, "BLOCK_S", 5 * PATIENCE_S)
+    monkeypatch.setattr(replicator.node.group_reader, "BLOCK_S", 5 * PATIENCE_S)
     monkeypatch.setattr(replicator.node.host, "Connections", partial(Connections, timeout_s=10 * PATIENCE_S))
     return Host(redis.url)
 
@@ -253,7 +254,7 @@ def test_a_new_node_is_read_at_once(redis: RedisServer, tmp_path: Path, monkeypa
         first = host.node(KV(), group="g0", name="a", data_dir=tmp_path / "g0")
         first.promote(timeout_s=PATIENCE_S)
         # given a read that waits for what there is
-        eventually(lambda: host._waits, "a read that waits")
+        eventually(lambda: host._reader._waits, "a read that waits")
         second = host.node(KV(), group="g1", name="a", data_dir=tmp_path / "g1")
         # then another group is not kept waiting by it
         second.promote(timeout_s=PATIENCE_S)
@@ -383,14 +384,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         found.append((len(logs), max(wants.most for _, wants in logs)))
         return read_together(connections, logs, **options)
 
-    monkeypatch.setattr(replicator.node.host, "read_together", noted)
+    monkeypatch.setattr(replicator.node.group_reader, "read_together", noted)
     return found
 
 
 def test_groups_that_have_much_to_catch_up_with_are_read_a_few_at_a_time(
     host: Host, redis: RedisServer, tmp_path: Path, reads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicator.node.host, "RECORDS_TOGETHER", 100)
+    monkeypatch.setattr(replicator.node.group_reader, "RECORDS_TOGETHER", 100)
     primaries = led(nodes_of(host, "a", tmp_path))
     for node in primaries.values():
         for number in range(50):
@@ -409,7 +410,7 @@ def test_what_comes_in_quickly_is_read_together_and_not_one_by_one(
     host: Host, redis: RedisServer, tmp_path: Path, reads: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     primaries = led(nodes_of(host, "a", tmp_path))
-    monkeypatch.setattr(replicator.node.host, "READ_EVERY_S_PER_NODE", 1.0 / len(GROUPS))
+    monkeypatch.setattr(replicator.node.group_reader, "READ_EVERY_S_PER_NODE", 1.0 / len(GROUPS))
     with Host(redis.url) as other:
         standbys = nodes_of(other, "b", tmp_path)
         for group, node in standbys.items():

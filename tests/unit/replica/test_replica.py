@@ -25,7 +25,7 @@ from replicator.protocol.group import Code, Reply
 from replicator.replica.replica import Replica
 from replicator.replica.restore import Dropped
 from replicator.storage.checkpoint import Checkpoint
-from replicator.storage.checkpoint_file import Stored
+from replicator.storage.stored import Stored
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.support.kv import KV, PATIENCE_S, eventually, in_thread, push
 from tests.support.worlds import Author, lead

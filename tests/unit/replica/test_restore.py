@@ -16,9 +16,10 @@ from replicator.format.codec import SnapshotEncoder
 from replicator.format.ids import ORIGIN, ZERO_ID, Writer
 from replicator.format.records import PartRecord, seal_part
 from replicator.format.snapshot_parts import Cutter
-from replicator.replica import gc_pause, restore
-from replicator.replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
+from replicator.replica import restore
 from replicator.replica.restore import Dropped, Failed, Restoring, Spoilt, run
+from replicator.runtime import gc_pause
+from replicator.runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from tests.support.kv import PATIENCE_S, eventually, in_thread
 
 #: Half as large when compressed: twelve of them fill eight parts of 60,000 bytes. zstd gives what it has each 128 KiB.
@@ -314,7 +315,7 @@ class TestRestoring:
 
     def test_while_no_part_comes_the_collector_is_not_held(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gc_pause, "HOLD_COLLECTOR_FROM_BYTES", 2 * PART_BYTES)
-        monkeypatch.setattr(gc_pause, "HOLD_COLLECTOR_FOR_S", 0.3)
+        monkeypatch.setattr(restore, "HOLD_COLLECTOR_FOR_S", 0.3)
         on: list[bool] = []
 
         class Noting(Slate):

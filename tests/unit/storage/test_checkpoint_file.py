@@ -14,7 +14,7 @@ from replicator.format.ids import RecordId
 from replicator.protocol.fold import View
 from replicator.storage import checkpoint_file
 from replicator.storage.checkpoint import Checkpoint, Step
-from replicator.storage.checkpoint_file import DamagedCheckpoint, Stored
+from replicator.storage.stored import DamagedCheckpoint, Stored
 from replicator.testing import MemoryRedis
 from tests.support.logs import Pen
 

@@ -11,7 +11,7 @@ from replicator.errors import CheckpointError
 from replicator.format.ids import ZERO_ID
 from replicator.protocol.fold import Verdict
 from replicator.storage import draft
-from replicator.storage.checkpoint_file import Stored
+from replicator.storage.stored import Stored
 from tests.support.checkpoints import Primary, Standby, noise, rows_of, tidied
 
 

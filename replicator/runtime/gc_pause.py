@@ -1,8 +1,9 @@
-"""Python's cyclic collector, held while something large is built."""
+"""Python's cyclic garbage collector, held while something large is built. Nothing else of ours switches it."""
 
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,11 @@ __all__ = ["HOLD_COLLECTOR_FOR_S", "HOLD_COLLECTOR_FROM_BYTES", "JOIN_HOLDERS_FO
 HOLD_COLLECTOR_FROM_BYTES = 4 * 1024 * 1024
 
 
-#: Who waits so long for the next part holds the collector no longer: it may never come.
+#: A restore that waits so long for the next part holds the collector no longer: the part may never come.
 HOLD_COLLECTOR_FOR_S = 1.0
 
 
-#: Who builds nothing does not join those who have held it for longer, one after the other.
+#: A holder that builds nothing does not join others that have held it for longer, one after the other.
 JOIN_HOLDERS_FOR_S = 5.0
 
 
@@ -31,12 +32,12 @@ class HeldCollector:
     What is frozen is freed as ever when its last reference goes; only cycles among it stay for good, unless the
     application calls `gc.unfreeze`.
 
-    Who draws a snapshot builds nothing that stays: with `freezes=False` nothing is moved. What it has is a copy of an
+    One that draws a snapshot builds nothing that stays: with `freezes=False` nothing is moved. It has a copy of an
     index, and a young container of 100,000 entries is all looked at by the next collection, however small that is.
 
     Several may hold it at once, in several threads: the first switches it off, the last one on. If it was off before
     the first, it is left alone. Snapshots of many groups, each sent while another one is, do not keep it off for ever:
-    who draws one leaves it alone while others have held it for long.
+    the drawing of one leaves it alone while others have held it for long.
     """
 
     _lock = threading.Lock()
@@ -94,3 +95,6 @@ class HeldCollector:
                 if cls._built:
                     gc.freeze()
                 gc.enable()
+
+
+os.register_at_fork(after_in_child=HeldCollector.forget)

@@ -1,0 +1,108 @@
+"""A checkpoint at rest, which nobody writes any more: a fork, or a copy. It stays as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from replicator.errors import CheckpointError, CorruptRecord
+from replicator.format.ids import ZERO_ID, RecordId
+from replicator.format.records import ChangeRecord
+from replicator.format.weight import SNAPSHOT_BYTES_MAX
+from replicator.protocol.fold import View
+from replicator.storage.checkpoint_file import Damaged, Payload, as_damage, bodies_in, changes_in, opened
+
+__all__ = ["DamagedCheckpoint", "Stored"]
+
+
+class DamagedCheckpoint(CheckpointError):
+    """{path}: it is damaged: {problem}"""
+
+
+class Stored:
+    """A checkpoint that nobody writes: a fork, or a copy. Checked as a whole when it is opened, and left as it is.
+
+    `snapshot_bytes_max`: what its snapshot may weigh when it is unpacked (`format/weight.py`).
+    """
+
+    def __init__(self, path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
+        """Raises `DamagedCheckpoint`, or `CheckpointError` if it is not ours or cannot be read."""
+        self.path = path
+        self.snapshot_bytes_max = snapshot_bytes_max
+        with self._translated():
+            self._db, self._saved, self._left = opened(path)
+
+    @property
+    def group(self) -> str:
+        return self._saved.group
+
+    @property
+    def node(self) -> str:
+        return self._saved.node
+
+    @property
+    def view(self) -> View:
+        """As of its last save; a node that never saved anything knows nothing."""
+        return self._saved.view or View()
+
+    @property
+    def payload(self) -> Payload | None:
+        """What is known of its newest complete snapshot."""
+        return self._saved.payload
+
+    def note(self, key: str) -> str | None:
+        """A text that was left beside what a node saves: why there is a fork, for example."""
+        found = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
+        return found[0][0] if found and isinstance(found[0][0], str) else None
+
+    def pieces(self) -> Iterator[Any]:
+        """The pieces of its newest complete snapshot; none if it has no snapshot. Raises `DamagedCheckpoint`."""
+        payload = self._saved.payload
+        if payload is None:
+            return
+        bodies = bodies_in(self._rows, payload.number, payload.run.rows, self.path)
+        try:
+            yield from payload.pieces(bodies, snapshot_bytes_max=self.snapshot_bytes_max)
+        except CorruptRecord as problem:
+            raise DamagedCheckpoint(path=self.path, problem=f"its snapshot cannot be decoded ({problem})") from None
+
+    def bodies(self) -> Iterator[bytes]:
+        """The bodies of the parts of that snapshot."""
+        payload = self._saved.payload
+        return iter(()) if payload is None else bodies_in(self._rows, payload.number, payload.run.rows, self.path)
+
+    def changes(self, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
+        """The changes since that snapshot, in order; only those after `after`. Raises `DamagedCheckpoint`."""
+        try:
+            yield from changes_in(self._rows, max(after, self._left.changes))
+        except CorruptRecord as problem:
+            # Whoever made it made its hashes as well.
+            raise DamagedCheckpoint(path=self.path, problem=problem) from None
+
+    def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        with self._translated(), as_damage():
+            return list(self._db.rows(query, values))
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except Damaged as problem:
+            raise DamagedCheckpoint(path=self.path, problem=problem) from None
+        except sqlite3.Error as error:
+            raise CheckpointError(path=self.path, problem=error) from error
+        except OSError as error:
+            raise CheckpointError(path=self.path, problem=error.strerror or error) from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Stored:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
