@@ -497,7 +497,7 @@ class TestLoad:
         pair[0].submit({"op": "register", "hostname": "kept-too"})
         result = run("load", "--expect", position, self.document(tmp_path))
         assert (result.exit_code, result.stdout) == (3, "")
-        assert f"not what it was at {position} any more, it is at {pair[0].position.id}" in result.stderr
+        assert f"has changed since {position}, it is at {pair[0].position.id} now" in result.stderr
         with pair[0].reading() as registry:
             assert len(registry) == 2
         assert run("load", "--expect", str(pair[0].position.id), self.document(tmp_path)).exit_code == 0
