@@ -132,7 +132,7 @@ class ChangeRejected(ReplicatorError):
 
     def __init__(self, message: str = "", *, field: str | None = None, **fields: Any) -> None:
         super().__init__(message, **fields)
-        #: Which field of the change is at fault, for an answer to whoever sent it.
+        #: Which field of the change is at fault, for the answer to its sender.
         self.field = field
 
 

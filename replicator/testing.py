@@ -127,6 +127,7 @@ class MemoryRedis:
     # --- the scripts ---
 
     def append(self, run: str, record: ChangeRecord) -> Reply:
+        """`append.lua`, without its shortcut."""
         refused = self._fence(run, record.id.term, record.boot)
         if refused:
             return refused
@@ -144,6 +145,7 @@ class MemoryRedis:
         return Reply(Code.OK)
 
     def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
+        """`part.lua`. The order of writes differs, which does not show: nothing stops in the middle here."""
         refused = self._fence(run, record.id.term, record.boot)
         if refused:
             return refused
@@ -294,6 +296,7 @@ class MemoryRedis:
         return id_
 
     def look(self) -> GroupView:
+        """`look.lua`, and what `RedisLog` makes of its answer."""
         state = self.state
         now_ms = self.clock_ms()
         heartbeats = (Heartbeat.seen(data, beaten_at=int(at), now_ms=int(now_ms)) for _, at, data in state.beats)

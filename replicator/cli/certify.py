@@ -99,6 +99,7 @@ def _result(found: Certificate | None, live: ops.DigestReport | None, violation:
 
 
 def _verified(log: RedisLog, timeout_s: float) -> ops.DigestReport | None:
+    """Compare the live nodes' states. Nodes that do not report are named, but are no violation."""
     try:
         report = ops.verify(log, by=operator(), timeout_s=timeout_s, progress=_say)
     except NotPrimary:

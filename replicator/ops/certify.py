@@ -192,6 +192,7 @@ def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> Stored:
 
 
 def _copy(source: Path, place: Path) -> Path:
+    """Copy the checkpoint, then its write-ahead log, which may be missing."""
     try:
         check_is_file(source)
         place.mkdir()

@@ -109,6 +109,7 @@ def _log(look: GroupView) -> Iterator[Check]:
 
 
 def _primary(look: GroupView) -> Iterator[Check]:
+    """Whether a node holds the term; if not, what happens next."""
     head = look.head
     if head is None:
         return
@@ -125,6 +126,7 @@ def _primary(look: GroupView) -> Iterator[Check]:
 
 
 def _holder(look: GroupView, heartbeat: Heartbeat | None, node: str, boot: str) -> Iterator[Check]:
+    """Whether the holder of the term leads. A node that was promoted a moment ago does not lead yet: no problem."""
     holds = f"{node} holds term {look.term}"
     if heartbeat is None:
         yield problem("primary", f"{holds}, and has no heartbeat", _who_takes_over(look))
@@ -249,6 +251,7 @@ def _node(heartbeat: Heartbeat, look: GroupView) -> list[Check]:
 
 
 def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check]:
+    """What is wrong with a node. If it does not report, nothing else of its last heartbeat matters."""
     if not heartbeat.alive:
         do = (
             f"it is down, or cannot reach this Redis or write to it; if it is gone for good, "

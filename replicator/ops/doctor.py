@@ -119,6 +119,7 @@ def _role(facts: Facts) -> Iterator[Check]:
 
 
 def _eviction(facts: Facts) -> Iterator[Check]:
+    """Whether a full Redis may evict keys of the group: the lease (volatile policies), or any of them."""
     policy, limit = facts.server.info.get("maxmemory_policy"), facts.number("maxmemory")
     what = f"maxmemory-policy is {policy}"
     if policy is None or limit is None:
@@ -134,6 +135,7 @@ def _eviction(facts: Facts) -> Iterator[Check]:
 
 
 def _memory(facts: Facts) -> Iterator[Check]:
+    """Whether Redis runs out of memory: against maxmemory, or without one against the machine's."""
     used, limit, machine = (facts.number(name) for name in ("used_memory", "maxmemory", "total_system_memory"))
     if used is None or limit is None:
         yield _not_known("memory", "how much memory Redis uses is not known", "allow this user INFO")
@@ -149,6 +151,7 @@ def _memory(facts: Facts) -> Iterator[Check]:
 
 
 def _durability(facts: Facts) -> Iterator[Check]:
+    """What a restart or a power cut would take of what was acknowledged."""
     aof, fsync = facts.server.info.get("aof_enabled"), facts.server.config.get("appendfsync")
     what = f"appendonly is on, appendfsync is {fsync}"
     if aof is None:
@@ -181,6 +184,7 @@ def _disk(facts: Facts) -> Iterator[Check]:
 
 
 def _replicas(facts: Facts) -> Iterator[Check]:
+    """Whether replicas are online, and whether a master that is cut off from them would stop acknowledging."""
     count = facts.number("connected_slaves")
     if count is None or facts.server.info.get("role") == "slave":
         return
@@ -217,6 +221,7 @@ def _unreadable(facts: Facts) -> Iterator[Check]:
 
 
 def _term_key(facts: Facts) -> Iterator[Check]:
+    """Whether the term key agrees with the head. A key that is ahead fences every node."""
     look, key = _looked(facts), _number(facts.server.term_key)
     if look.head is None:
         return
@@ -232,6 +237,7 @@ def _term_key(facts: Facts) -> Iterator[Check]:
 
 
 def _size(facts: Facts) -> Iterator[Check]:
+    """Whether the log is larger than its rules allow (docs/design.md, *What the log weighs*)."""
     status = facts.status
     if status is None or status.head is None:
         return
@@ -265,6 +271,7 @@ def _unreported(status: Status) -> int:
 
 
 def _room(facts: Facts) -> Iterator[Check]:
+    """Whether the next snapshot fits under maxmemory."""
     status, used, limit = facts.status, facts.number("used_memory"), facts.number("maxmemory")
     if not limit or used is None or status is None or status.snapshot_bytes is None:
         return
