@@ -1,4 +1,4 @@
-"""Waiting until a change is as safe as its submitter asked for, before that is told that the change is committed.
+"""Waiting until a change is as safe as its submitter asked for.
 
     appended       in the memory of Redis; nothing to wait for
     fsynced        on the disk of Redis (WAITAOF)

@@ -1,5 +1,4 @@
-"""The problems that a node has at the moment, by the part of it that found them. Each is logged when it begins and
-ends.
+"""The present problems of a node, by the part of it that found them. Each is logged when it begins and when it ends.
 
 Most problems keep the node from its work. With some it goes on: it does without a snapshot or a thread, or what is
 wrong is the log or the program beside it. `of_the_node` and `others` tell them apart, because a node that only meets a

@@ -114,7 +114,7 @@ def _primary(look: GroupView) -> Iterator[Check]:
     if head is None:
         return
     if not look.same_run:
-        what = "Redis came back as another run, in which nobody leads until somebody takes a term"
+        what = "Redis came back as another run, in which no node leads until one takes a term"
         yield problem("primary", what, _who_takes_over(look))
     elif head.writer == election.NOBODY:
         what = "nobody holds the term: the primary was demoted, and no node takes over by itself until one is promoted"

@@ -227,7 +227,7 @@ def _term_key(facts: Facts) -> Iterator[Check]:
         return
     term = look.head.term
     if look.term > term:
-        what = f"the key has {look.term}, the log {term}: somebody moved the key, and nobody may write"
+        what = f"the key has {look.term}, the log {term}: somebody moved the key, and no node can write"
         yield problem("term", what, "`replicator promote NODE`")
     elif key != term:
         what = f"the key {'is gone' if key is None else f'has {key}'}, the log has {term}, which counts"
