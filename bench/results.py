@@ -22,18 +22,42 @@ from bench.harness import Report, Table
 
 __all__ = ["Result", "document", "keep", "kept"]
 
+#: The opening is written by hand, figures included, and says of which runs they are. After a run that changes them for
+#: good, copy them here.
 PREAMBLE = """\
 # Benchmarks
 
-What a commit costs, how far behind a standby is, how long a whole state takes, and how long nobody can write when the
-primary is gone; and the same of others, where they do something alike. Each benchmark measures the package and a
-baseline that does the same work by hand, or other systems with the same work, in the same run, in turns: round after
-round, each round beginning with another case. A figure is a median over the rounds. A ratio is that of the medians,
-with the lowest and the highest ratio of a single round in brackets; where that range reaches over 1, there is no
-difference to speak of. Compare ratios, not figures: the machine drifts, and figures of two runs, or of two tables, have
-little to do with each other. All processes run on one machine. Where the load average of a section is above its number
-of cores, they have waited for one another and for whoever else was there, which hits hardest what takes several
-processes to do. Between machines a network is added to both sides, which moves the ratios towards 1.
+A single writer pays about twice what a plain `XADD` costs, and gets for it a change that is fenced, applied and on its
+way to the primary's disk. Many writers at once are faster than with plain Redis, because they share records. A standby
+has saved and applied a change about a millisecond after the call. The price of a change does not grow with the state.
+When the primary is killed, nobody can write until its lease is over, and some 10 ms more.
+
+| what you do | what you get | beside it |
+| --- | --- | --- |
+| `Node.submit`, one thread, 200 bytes | 9,644 a second, p50 90 us | redis-py `XADD`: 18,944 a second, 47 us |
+| `Node.asubmit`, 100 tasks | 69,938 a second, p50 1.4 ms | `XADD` by 100 tasks: 11,319 a second, 9.2 ms |
+| `Node.submit_many`, 100 changes a call | 281,794 a second | `XADD` of 100 in one entry: 899,891 a second |
+| `Node.submit`, until a standby has applied it | p50 0.93 ms, p99 1.4 ms | `XADD` to `XREAD`: 0.55 and 0.87 ms |
+| one change of a state of 1,000,000 records | 126 us, 407 bytes in the log | of 1,000 records: 120 us, 407 bytes |
+| publish 82 MB of state, until a standby has rebuilt it | 1.5 s | the same in one process, without a log: 1.8 s |
+| without writes, `kill -9` of the primary | 849 ms with a lease of 1 s | Sentinel, down after 1 s: 2,259 ms |
+| without writes, a switchover under 4 writers | 7 ms | |
+| a node that does nothing | 0.3 % of a core, 39 MB | |
+| 1,000 groups in one process, idle | 40 % of a core, 187 KB each | |
+
+Medians, all on one machine with 2 cores; Valkey 9.1 with `appendfsync everysec`; copied from the runs of 2026-11-28.
+The sections below have the newest figures, what they mean, and the goals that are missed.
+
+## How to read the figures
+
+Each benchmark measures the package and a baseline that does the same work by hand, or other systems with the same work,
+in the same run, in turns: round after round, each round beginning with another case. A figure is a median over the
+rounds. A ratio is that of the medians, with the lowest and the highest ratio of a single round in brackets; where that
+range includes 1, there is no difference to speak of. Compare ratios, not figures: the machine drifts, and figures of
+two runs, or of two tables, have little to do with each other. All processes run on one machine. Where the load average
+of a section is above its number of cores, they have waited for one another and for whatever else ran there; that hits
+hardest what takes several processes to do. Between machines a network is added to both sides, which moves the ratios
+towards 1.
 
 `make bench` writes this file, its plots, and the figures behind both (`benchmarks/*.json`). A run of some benchmarks
 (`python -m bench NAME... --out docs/benchmarks.md`) replaces their sections; each section says of which run it is.

@@ -594,7 +594,7 @@ class Node:
         """Take the next term, and wait until this node leads; the term.
 
         Raises `PromotionRefused` if another node is the better one, or nodes are missing that may have more
-        (`life.refusal`; `force` goes past it: what only others have is lost), `TimeoutError`.
+        (`election.refusal`; `force` goes past it: what only others have is lost), `TimeoutError`.
         """
         checks.line("reason", reason)
         self._check_serves("promote()")

@@ -237,7 +237,7 @@ def _term_key(facts: Facts) -> Iterator[Check]:
 
 
 def _size(facts: Facts) -> Iterator[Check]:
-    """Whether the log is larger than its rules allow (docs/design.md, *What the log weighs*)."""
+    """Whether the log is larger than its rules allow (docs/snapshots.md, *What the log weighs*)."""
     status = facts.status
     if status is None or status.head is None:
         return

@@ -72,8 +72,8 @@ def promote(
 ) -> Promotion:
     """Give the next term to `node`, and wait until it leads.
 
-    Raises `PromotionRefused` (see `life.refusal`; `force` goes past it, but not past a node that has never reported),
-    `LogLost`, `LogUnavailable`, `TimeoutError` (it has the term, and does not lead yet).
+    Raises `PromotionRefused` (see `election.refusal`; `force` goes past it, but not past a node that has never
+    reported), `LogLost`, `LogUnavailable`, `TimeoutError` (it has the term, and does not lead yet).
     """
     check_call(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     checks.flag("force", force)

@@ -25,7 +25,7 @@ from replicator.errors import ReplicatorError
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
-from tests.topology import ClusterTopology, SentinelTopology, Topology
+from tests.topology import ClusterTopology, SentinelTopology, Topology, ask
 
 from .checker import Event, Setting
 from .schedule import Fault, Kind, kinds_for
@@ -34,6 +34,9 @@ GROUP = "chaos"
 
 #: Servers answer us directly, at once or not at all.
 TIMEOUT_S = 2.0
+
+#: Sentinel takes some seconds to find another master. If nobody is one for so long after all faults, it never will.
+SENTINEL_STUCK_S = 20.0
 
 #: How long servers that were all healed may take to agree on who is the master.
 AGREE_S = 30.0
@@ -311,19 +314,19 @@ def _nothing() -> None:
 class ReplicatedRedis:
     """Servers that replace a master of theirs that is gone. Nodes find the master by themselves: there are no proxies.
 
-    `heartbeats`: the servers that have the group's keys, the first of which is their master at the start.
+    `data_servers`: the servers that have the group's keys, the first of which is their master at the start.
     """
 
-    def __init__(self, name: str, topology: Topology, heartbeats: Sequence[RedisServer]) -> None:
+    def __init__(self, name: str, topology: Topology, data_servers: Sequence[RedisServer]) -> None:
         self.name = name
-        self.setting = Setting(aof="everysec", replicas=len(heartbeats) - 1)
+        self.setting = Setting(aof="everysec", replicas=len(data_servers) - 1)
         self.events: list[Event] = []
         self.topology = topology
-        self.heartbeats = list(heartbeats)
+        self.data_servers = list(data_servers)
         #: Since when the servers may disagree on who is the master, and whether they agreed when they were last asked.
         self._disputed_since = 0
         self._agreed = True
-        self._master = self.heartbeats[0].url
+        self._master = self.data_servers[0].url
 
     def start(self, nodes: Sequence[str]) -> None:
         self.topology.start()
@@ -349,7 +352,7 @@ class ReplicatedRedis:
 
     def begin(self, fault: Fault, node: str) -> Undo:
         master = self._current()
-        replicas = [server for server in self.heartbeats if server is not master]
+        replicas = [server for server in self.data_servers if server is not master]
         if fault.kind == "pause-replica":
             return _paused([replicas[fault.pick % len(replicas)]])
         self._dispute()
@@ -387,8 +390,8 @@ class ReplicatedRedis:
 
     def watch(self) -> None:
         """A failover lasts from the fault on until all servers agree again, the old master as a replica."""
-        roles = [_role_of(server) for server in self.heartbeats]
-        masters = [server.url for server, role in zip(self.heartbeats, roles, strict=True) if role == "master"]
+        roles = [_role_of(server) for server in self.data_servers]
+        masters = [server.url for server, role in zip(self.data_servers, roles, strict=True) if role == "master"]
         if None in roles or len(masters) != 1:
             self._dispute()
             return
@@ -406,16 +409,16 @@ class ReplicatedRedis:
             self.events.append(Event(kind="failover", began=self._disputed_since, ended=time.monotonic_ns()))
 
     def _current(self) -> RedisServer:
-        return next(server for server in self.heartbeats if server.url == self._master)
+        return next(server for server in self.data_servers if server.url == self._master)
 
 
 class WatchedRedis(ReplicatedRedis):
     """Servers that `sentinels` watch, which can fail as well."""
 
     def __init__(
-        self, name: str, topology: Topology, heartbeats: Sequence[RedisServer], sentinels: Sequence[RedisServer]
+        self, name: str, topology: Topology, data_servers: Sequence[RedisServer], sentinels: Sequence[RedisServer]
     ) -> None:
-        super().__init__(name, topology, heartbeats)
+        super().__init__(name, topology, data_servers)
         self.sentinels = list(sentinels)
 
     def kinds(self, *, disks: bool) -> dict[str, Kind]:
@@ -453,6 +456,20 @@ class SentinelRedis(WatchedRedis):
     @property
     def url(self) -> str:
         return self._url
+
+    def heal(self) -> None:
+        """Start everything. If Sentinel has brought itself to a stop, do what its operator would have to do.
+
+        After many failovers in a row all servers may be replicas, also the one that is said to be the master, and every
+        sentinel gives up for want of "a good slave", again and again: nobody but a person ends that.
+        """
+        super().heal()
+        deadline = time.monotonic() + SENTINEL_STUCK_S
+        while all(_role_of(server) != "master" for server in self.data_servers):
+            if time.monotonic() > deadline:
+                ask(self.topology.master, "REPLICAOF", "NO", "ONE")
+                return
+            time.sleep(0.1)
 
 
 class ClusterRedis(ReplicatedRedis):

@@ -1,4 +1,4 @@
-"""Imports run downward only, so that they form a graph one can draw on a napkin (docs/design.md, "The layout").
+"""Imports run downward only, so that they form a graph one can draw on a napkin (docs/layout.md).
 
 Level-mates do not import each other, except inside a package. A new module fails here until it is given a level.
 """
