@@ -2,35 +2,35 @@
 
     ReplicatorError
     ├── ConfigError              a setting is wrong; nothing was started
-    ├── UnknownGroup             nobody ever wrote to a group of that name
-    ├── NotPrimary               this node does not take writes now
-    │   ├── LeaseLost            it does, but could not renew its lease in time
+    ├── UnknownGroup             no node ever reported to a group of that name
+    ├── NotPrimary               this node does not accept writes now
+    │   ├── LeaseLost            it is the primary, but could not renew its lease in time
     │   └── NotRunning           it was not started, or was stopped
     ├── WrongProcess             a forked child uses what belongs to its parent
     ├── WouldDeadlock            a call that would wait for its own caller
     ├── Fenced                   the term of the writer is over; nothing was written
-    ├── ChangeRejected           the application said no to a change (an outcome, not a failure)
+    ├── ChangeRejected           the application rejected a change (an outcome, not a failure)
     ├── ChangeTooLarge           a change does not fit into a record
-    ├── NotJSON                  a change, or a piece of a snapshot, cannot be written down as JSON
+    ├── NotJSON                  a change, or a piece of a snapshot, cannot be encoded as JSON
     ├── LogUnavailable           Redis does not answer, or refuses
     │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log
     ├── LogLost                  the log that this node knew is gone
-    ├── Outdated                 the state was changed since the position that the writer had seen
+    ├── Outdated                 the state has changed since the position that the writer had seen
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
     ├── CorruptRecord            the log holds something that is not a record
-    │   └── SnapshotRefused      … or a snapshot that cannot be taken
+    │   └── SnapshotRefused      … or a snapshot that cannot be used
     ├── CheckpointError          the data directory cannot be used
     ├── PromotionRefused         another node is the better one, or nodes are missing that may have more
-    ├── PositionLost             a failover left that position behind
+    ├── PositionLost             that position was lost in a failover
     ├── StateError               a state that is kept in a file cannot be read or written
     │   ├── StateChanged         … because another program changed it meanwhile
     │   └── StateInUse           … because another program has a transaction open
-    ├── ProgramError             what belongs to the program beside a node cannot be run, or published
+    ├── ProgramError             the program beside a node cannot be run, or its state cannot be published
     ├── SnapshotFailed           snapshot() failed; the node goes on without that snapshot
     ├── NoThread                 the system starts no more threads for this process
     └── Stalled                  apply() or restore() failed; the node keeps its place
 
-Each class' docstring is its message: what happened and what to do. Fields are attributes, for programs.
+The docstring of each class is its message: what happened, and what to do. Its fields are attributes, for programs.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class UnknownGroup(ReplicatorError):
 
     def __init__(self, group: str, url: str, groups: Sequence[str] | None) -> None:
         if groups is None:
-            others = "which groups there are this user may not ask"
+            others = "this user may not ask which groups there are"
         elif groups:
             others = f"the groups there are: {', '.join(groups)}"
         else:
             others = "there is no other group either: is it the right Redis, and the right database?"
         super().__init__(group=group, url=url, others=others)
-        #: Those that were found; None: this user may not ask.
+        #: The groups that were found; None: the Redis user may not ask.
         self.groups = groups
 
 
@@ -86,7 +86,7 @@ class NotPrimary(ReplicatorError):
     ) -> None:
         hint = f"send them to {primary}" if primary else hint or "no primary is known now: try again in a moment"
         super().__init__(message or (NotPrimary.__doc__ or ""), node=node, hint=hint)
-        #: Name of the node that holds the current term, as far as this one knows.
+        #: The name of the node that holds the current term, as far as this node knows.
         self.primary = primary
 
 
@@ -132,7 +132,7 @@ class ChangeRejected(ReplicatorError):
 
     def __init__(self, message: str = "", *, field: str | None = None, **fields: Any) -> None:
         super().__init__(message, **fields)
-        #: Which field of the change is at fault, for an answer to whoever sent it.
+        #: Which field of the change is at fault, for the answer to its sender.
         self.field = field
 
 
@@ -153,22 +153,22 @@ class LogUnavailable(ReplicatorError):
 
     exit_code = 6
 
-    #: It answers, and does not do what it is asked to.
+    #: Whether Redis answered, and refused.
     refused = False
 
     @classmethod
     def refuses(cls, url: str, problem: str) -> LogUnavailable:
+        """Redis answers, but refuses what it is asked."""
         error = cls("Redis at {url} refuses: {problem}", url=url, problem=problem)
         error.refused = True
         return error
 
-    #: What can be known of the group all the same (a `GroupView`), where a key of it holds what no script can have
-    #: written.
+    #: What is known about the group all the same (a `GroupView`), if a key of it holds what no script can have written.
     look: Any = None
 
     @classmethod
     def marred(cls, look: Any, *, url: str) -> LogUnavailable:
-        """The log is there, and cannot be used as it is."""
+        """The log is there, but cannot be used as it is."""
         hint = "if this is the right database, `replicator recover` mends it"
         error = cls("the log at {url} cannot be used: {problem}; {hint}", url=url, problem=look.marred, hint=hint)
         error.look = look
@@ -188,13 +188,13 @@ class LogLost(ReplicatorError):
 
 
 class Outdated(ReplicatorError):
-    """the state is not what it was at {expect} any more, it is at {position}: nothing was written; look at it again"""
+    """the state has changed since {expect}, it is at {position} now: nothing was written; look at it again"""
 
     exit_code = 3
 
 
 class NotAcknowledged(ReplicatorError):
-    """the change is in the log at {id}, and not acknowledged as it was asked for: {problem}"""
+    """the change is in the log at {id}, but was not acknowledged as asked for: {problem}"""
 
     exit_code = 4
 
@@ -204,13 +204,13 @@ class CorruptRecord(ReplicatorError):
 
     @classmethod
     def stray(cls, id: object) -> CorruptRecord:
-        """An entry of somebody else is the newest one, so none of ours can follow."""
+        """The newest entry was not written by replicator, so no record of ours can follow it."""
         problem = "something that is not replicator wrote into the stream. `replicator recover` founds the log anew"
         return cls(id=id, problem=problem)
 
     @classmethod
     def beyond(cls, id: object, before: object) -> CorruptRecord:
-        """An entry that has the form of a record, at a place where none can be."""
+        """An entry has the form of a record, but a number that cannot follow."""
         hint = "somebody else wrote it. `replicator recover` founds the log anew"
         return cls(id=id, problem=f"its number cannot follow {before}: {hint}")
 
@@ -243,7 +243,7 @@ class PositionLost(ReplicatorError):
     def __init__(self, position: object, *, term: int, term_end: object, next_term: int) -> None:
         super().__init__(position=position, term=term, term_end=term_end, next_term=next_term)
         self.position = position
-        #: The last record before `position` that the history has.
+        #: The last record before `position` that the present history has.
         self.term_end = term_end
 
 
@@ -273,4 +273,4 @@ class NoThread(ReplicatorError):
 
 class Stalled(ReplicatorError):
     """the application failed at {id}, which is a bug in it ({problem}). The node keeps its place:
-    mend the application and restart the node."""
+    fix the application and restart the node."""

@@ -1,11 +1,11 @@
-"""A log in memory: the twin of Redis with our scripts in it, for tests of an application and for our own.
+"""A log in memory, the twin of a Redis with our scripts: for the tests of an application, and for our own.
 
-`MemoryRedis` is the server: its whole state is one frozen value, so a test can keep it, put it back, or explore every
-order of events from it (`tests/model/`). Its methods do what the scripts of `lua/` do, step by step in the same order;
-one contract suite runs over both, and the scenario transcripts too, so each proves the other.
+`MemoryRedis` is the server. Its whole state is one frozen value, so a test can keep it, restore it, or explore every
+order of events from it (`tests/model/`). Its methods do what the scripts of `lua/` do, step by step in the same order.
+One contract suite and the scenario transcripts run over both, so each proves the other.
 
 `MemoryLog` is one client of it, with the interface of `RedisLog`. Like a real connection, it learns the run when it
-connects, and not again before it connects anew.
+connects, and not again until it reconnects.
 
     server = MemoryRedis()
     node = Node(state, group="g", name="a", log=MemoryLog(server), data_dir=tmp_path)
@@ -48,7 +48,7 @@ __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
 
 
 class Entry(NamedTuple):
-    """A log entry as Redis has it."""
+    """A log entry as Redis stores it."""
 
     id: RecordId
     header: bytes | None
@@ -62,9 +62,9 @@ class Lease(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryState:
-    """Everything that Redis holds of a group. `last_id` stays when entries are trimmed.
+    """Everything that Redis holds about a group. `last_id` stays when entries are trimmed.
 
-    `term`: what the key holds; a text, if that is no number.
+    `term`: what the term key holds; a text if that is no number.
     """
 
     run: str = "run-1"
@@ -80,7 +80,7 @@ class MemoryState:
 
     @property
     def effective_term(self) -> int:
-        """The head's alone, where the key cannot be right."""
+        """The greater one of the key's and the head's term; the head's alone if the key cannot be right."""
         of_head = self.head.term if self.head and not self.wrong_head else 0
         return of_head if self.wrong_key or isinstance(self.term, str) else max(self.term, of_head)
 
@@ -98,7 +98,7 @@ class MemoryState:
 
     @property
     def wrong_head(self) -> str:
-        """The same of the head."""
+        """What is wrong with the head, if no script can have written it."""
         if self.head is None:
             return ""
         id_ = self.head.position.id
@@ -113,19 +113,21 @@ _parse = functools.lru_cache(maxsize=4096)(parse)
 
 
 class MemoryRedis:
-    """The server. `clock_ms` can be given, so that no test has to wait."""
+    """The server. `clock_ms` replaces its clock, so that no test has to wait."""
 
     def __init__(self, *, clock_ms: Callable[[], float] | None = None) -> None:
         self.state = MemoryState()
         self.clock_ms = clock_ms or (lambda: time.time() * 1000)
         self.changed = threading.Condition()
-        #: What WAIT and WAITAOF would say.
+        #: How many replicas WAIT would report.
         self.replicas = 0
+        #: Whether WAITAOF would report that the disk has everything.
         self.fsyncs = False
 
     # --- the scripts ---
 
     def append(self, run: str, record: ChangeRecord) -> Reply:
+        """`append.lua`, without its shortcut."""
         refused = self._fence(run, record.id.term, record.boot)
         if refused:
             return refused
@@ -143,6 +145,7 @@ class MemoryRedis:
         return Reply(Code.OK)
 
     def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
+        """`part.lua`. The order of writes differs, which does not show: nothing stops in the middle here."""
         refused = self._fence(run, record.id.term, record.boot)
         if refused:
             return refused
@@ -189,7 +192,7 @@ class MemoryRedis:
             return refused
         effective = state.effective_term
         if anew and effective > claim.floor + TERM_LEAP:
-            effective = 0  # what the caller has seen is the measure: the numbers of a broken log may be anything
+            effective = 0  # the numbers of a broken log may be anything: what the caller has seen counts
         base = max(effective, claim.floor)
         term = next_term(base, new_run=base > 0 and (head is None or head.run != state.run))
         if term > TERM_MAX:
@@ -203,6 +206,7 @@ class MemoryRedis:
         return self._take_term(replace(claim, applied_min=least), head, term, header)
 
     def _expectations(self, claim: Claim, head: Head | None) -> Reply | None:
+        """The refusal of a claim if something that it depends on has changed."""
         term, node = self.state.effective_term, head.node if head else ""
         if claim.expect is not None and claim.expect != term:
             return Reply(Code.CONFLICT, term=term, node=node)
@@ -216,6 +220,7 @@ class MemoryRedis:
         return None
 
     def _take_term(self, claim: Claim, head: Head | None, term: int, header: bytes) -> Reply:
+        """The writes of the promote script: term record, head, term key, lease, and the announcement."""
         id_ = RecordId(term, head.position.id.n + 1 if head else 1)
         failed = self._add(id_, header, b"")
         if failed:
@@ -252,7 +257,7 @@ class MemoryRedis:
             self.ask("vacant", by=writer.node, node=writer.node)
 
     def confirm(self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool) -> Confirmation:
-        """`replicas` and `fsyncs` say what there is to confirm with."""
+        """The attributes `replicas` and `fsyncs` decide what is confirmed."""
         reply = self.renew(writer, term, lease_ms)
         return Confirmation(reply, (1 if self.fsyncs else 0) if fsynced else min(replicas, self.replicas))
 
@@ -268,7 +273,7 @@ class MemoryRedis:
 
     def beat(self, heartbeat: Heartbeat) -> None:
         if heartbeat.left and heartbeat.run != self.state.run:
-            return  # what Redis lost it may have
+            return  # it may have what Redis lost
         others = tuple(beat for beat in self.state.beats if beat[0] != heartbeat.node)
         self._write(beats=(*others, (heartbeat.node, self.clock_ms(), heartbeat.to_json())))
         head = self.state.head
@@ -291,6 +296,7 @@ class MemoryRedis:
         return id_
 
     def look(self) -> GroupView:
+        """`look.lua`, and what `RedisLog` makes of its answer."""
         state = self.state
         now_ms = self.clock_ms()
         heartbeats = (Heartbeat.seen(data, beaten_at=int(at), now_ms=int(now_ms)) for _, at, data in state.beats)
@@ -315,19 +321,19 @@ class MemoryRedis:
     # --- what happens to a Redis ---
 
     def fail_over(self, copy: MemoryState, *, run: str) -> None:
-        """Become another life, with what `copy` (an earlier state) had."""
+        """Become another run, with the data of `copy` (an earlier state)."""
         self._write_all(replace(copy, run=run))
 
     def stray(self, id_: RecordId) -> None:
-        """Somebody's own XADD into the stream."""
+        """An XADD by another program into the stream."""
         self._add(id_, None, None)
 
     def set_term(self, term: int | str) -> None:
-        """Somebody's own SET of the term key."""
+        """A SET of the term key by hand."""
         self._write(term=term)
 
     def set_head(self, **fields: object) -> None:
-        """Somebody's own HSET of the head."""
+        """An HSET of the head by hand."""
         self._write(head=self._head()._replace(**fields))  # type: ignore[arg-type]
 
     def flush(self) -> None:
@@ -359,6 +365,7 @@ class MemoryRedis:
         return Reply(Code.STRAY if astray else Code.BEHIND, id=self.state.last_id)
 
     def _leaps(self, head: Head, record: Record) -> Reply | None:
+        """The refusal of the first part of a rebase if its number may not leave that gap."""
         before = head.position.id
         if self.state.last_id != before:
             return Reply(Code.STRAY, id=self.state.last_id)
@@ -371,7 +378,7 @@ class MemoryRedis:
         state, head = self.state, self.state.head
         if not state.exists or head is None:
             return Reply(Code.LOST)
-        # A key that is too far ahead fences like any other that is ahead.
+        # A key that is too far ahead fences like any other key that is ahead.
         self._check_keys(head=True, key=isinstance(state.term, str))
         ahead = isinstance(state.term, int) and state.term > head.term
         if ahead or term != state.effective_term or term != head.term or boot != head.boot:
@@ -381,7 +388,7 @@ class MemoryRedis:
         return None
 
     def _put(self, head: Head, record: Record, *, rebases: bool = False) -> Reply | None:
-        """Have it in the stream: unless an earlier attempt stopped behind that, before the head was moved."""
+        """Append the record, unless it is there: an earlier attempt may have stopped before it moved the head."""
         if self.state.entries[-1:] == (Entry(record.id, record.header, record.body),):
             return None
         astray = self._leaps(head, record) if rebases else self._not_next(head, record)
@@ -398,7 +405,7 @@ class MemoryRedis:
         self._write(entries=tuple(entry for entry in self.state.entries if entry.id >= keep))
 
     def _lease_ms(self) -> int:
-        """What is left of it; below 0: there is none."""
+        """What is left of the lease; below 0: there is none."""
         lease = self.state.lease
         left = int(lease.until_ms - self.clock_ms()) if lease else -1
         return left if left > 0 else -1
@@ -436,7 +443,7 @@ class MemoryRedis:
 
 
 class MemoryLog:
-    """One client of a `MemoryRedis`. `down` makes it unreachable: a string, which is the problem it reports."""
+    """One client of a `MemoryRedis`. A text in `down` makes the server unreachable; it is the problem reported."""
 
     def __init__(self, server: MemoryRedis, group: str = "memory") -> None:
         self.server = server
@@ -452,7 +459,7 @@ class MemoryLog:
         return 0.0
 
     def within(self, until: float) -> Log:
-        return self  # nothing hangs here
+        return self  # nothing ever hangs here
 
     def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
         with self._reach():
@@ -514,8 +521,8 @@ class MemoryLog:
         records: list[Record] = []
         corrupt = None
         state = self.server.state
-        behind = [] if after is None else [entry for entry in state.entries if entry.id > after][:count]
-        for entry in behind:
+        entries = [] if after is None else [entry for entry in state.entries if entry.id > after][:count]
+        for entry in entries:
             try:
                 records.append(_parse(str(entry.id), entry.header, entry.body))
             except CorruptRecord as problem:
@@ -549,7 +556,7 @@ class MemoryLog:
             return asks[-1].id if asks else "0-0"
 
     def check_rights(self) -> None:
-        """There are no users here."""
+        """A server in memory has no users, so all have all rights."""
         with self._reach():
             pass
 
@@ -566,7 +573,7 @@ class MemoryLog:
             return self.server.ask(what, by=by, node=node)
 
     def disconnect(self) -> None:
-        """Break the connection: the next call makes a new one, and learns the run anew."""
+        """Break the connection: the next call makes a new one, which learns the run anew."""
         self._run = ""
 
     def close(self) -> None:
@@ -576,7 +583,7 @@ class MemoryLog:
             self.server.changed.notify_all()
 
     def _reach(self) -> threading.Condition:
-        """The server, if it can be reached; held as a lock, it does one thing at a time."""
+        """The lock of the server, which does one thing at a time. Raises `LogUnavailable` if it cannot be reached."""
         self._owner.check()
         if self.down or self._closed:
             raise LogUnavailable(url=self.url, problem=self.down or "the connection is closed")
@@ -586,7 +593,7 @@ class MemoryLog:
 
 
 def _least(one: int, other: int) -> int:
-    """The lesser of two counts, of which 0 is none."""
+    """The lesser one of two counts. 0 does not count."""
     return min(one, other) if one and other else one or other
 
 

@@ -1,9 +1,9 @@
-"""A node of a fire drill: `python -m replicator.workers.drill_node --name a`. A node like any other, but for two
-things.
+"""A node of a fire drill: `python -m replicator.workers.drill_node --name a`. It is a node like any other, except for
+two things in the directory REPLICATOR_DRILL_CONTROL:
 
-REPLICATOR_DRILL_CONTROL is a directory. While it has a file `slow-NAME`, each save of the node takes as many seconds
-longer as that says. And to `refused-NAME` the node adds a line whenever Redis refuses a record of its because the term
-is over, or is of an earlier life of Redis.
+- While there is a file `slow-NAME`, each save of the node takes that many seconds longer.
+- The node adds a line to `refused-NAME` whenever Redis refuses a record of its own because the term is over, or belongs
+  to an earlier run of Redis.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 
 def slowed(save: Callable[P, T], control: Path) -> Callable[P, T]:
-    """`save`, after as many seconds as `control` says; at once if there is no such file."""
+    """`save`, delayed by the number of seconds in the file `control`, if that exists."""
 
     @functools.wraps(save)
     def slow(*args: P.args, **kwargs: P.kwargs) -> T:
-        with contextlib.suppress(FileNotFoundError, ValueError):  # there is none, or it is just being written
+        with contextlib.suppress(FileNotFoundError, ValueError):  # there is no file, or it is just being written
             time.sleep(float(control.read_text()))
         return save(*args, **kwargs)
 
@@ -39,7 +39,7 @@ def slowed(save: Callable[P, T], control: Path) -> Callable[P, T]:
 
 
 def counted(write: Callable[P, Reply], record: Path) -> Callable[P, Reply]:
-    """`write`, with a line in `record` for each one that was refused because somebody else may write now."""
+    """`write`, which also adds a line to `record` for each refusal because another node may write now."""
 
     @functools.wraps(write)
     def counting(*args: P.args, **kwargs: P.kwargs) -> Reply:

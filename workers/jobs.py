@@ -1,11 +1,11 @@
 """The jobs of a group, and the RQ worker that runs them: `python -m replicator.workers.jobs`.
 
-REPLICATOR_REDIS and REPLICATOR_GROUP say which group. Both sides of the queue speak JSON. The worker has a client of
-its own, because RQ changes the timeouts of the client it is given.
+REPLICATOR_REDIS and REPLICATOR_GROUP name the group. Both sides of the queue speak JSON. The worker has a client of its
+own, because RQ changes the timeouts of the client it is given.
 
-A queue is data, and whoever can write to Redis can write to it. RQ would run whatever function, callback or method it
-names, and call whatever URL. Here it names one of `JOBS`, which take no arguments, and that is all: of what else it
-says nothing is imported, run or sent, and a job that asks for it fails (`OwnJob`).
+A queue is data, and anybody who can write to Redis can write to it. RQ would run any function, callback or method that
+a job names, and call any URL. Here a job may only name one of `JOBS`, which take no arguments. Nothing else in it is
+imported, run or sent, and a job that asks for more fails (`OwnJob`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .worker import Worker, work
 
 
 def snapshot() -> dict[str, Any]:
-    """Have the primary send a snapshot; the id whose state it is."""
+    """Have the primary send a snapshot; return the id of the record whose state it is."""
     log = _log()
     try:
         return {"as_of": ops.snapshot(log, by="job", progress=_progress())}
@@ -51,24 +51,24 @@ def verify() -> dict[str, Any]:
         log.close()
 
 
-#: What there is to run, by the name that the queue has for it.
+#: The jobs, by their names in the queue.
 JOBS: Mapping[str, Callable[[], dict[str, Any]]] = {
     f"replicator.workers.jobs.{job.__name__}": job for job in (snapshot, verify)
 }
 
-#: What a job in the queue may say: what it is, where it is on its way, and how long it and its result may take.
+#: The fields of a job that are used: its call, its progress, and how long it may take and its result is kept.
 KEPT = frozenset(
     b"data created_at enqueued_at started_at ended_at last_heartbeat status origin worker_name timeout result_ttl "
     b"failure_ttl ttl".split()
 )
 
-#: What would have something run, or sent, besides the job.
+#: The fields that would have something else run, or sent.
 ASKS_FOR_MORE = frozenset(b"success_callback_name failure_callback_name stopped_callback_name webhooks".split())
 
-#: The call of a job, unpacked: a name, and no arguments.
+#: Limit on the call of a job, unpacked: it is a name without arguments.
 CALL_BYTES_MAX = 4096
 
-#: In the place of one that cannot be read: it names nothing.
+#: Replaces a call that is not run. It names nothing.
 NO_CALL = b'["", null, [], {}]'
 
 
@@ -77,23 +77,24 @@ class JobRefused(ReplicatorError):
 
 
 class OwnJob(Job):
-    """A job in the queue, as far as it is one of `JOBS`. RQ makes every job that the worker touches one of this class,
-    also those that it only cleans up after.
+    """A job in the queue, restricted to what `JOBS` allows.
+
+    RQ uses this class for every job that the worker touches, also for those that it only cleans up after.
     """
 
-    #: Why nothing of it is run.
+    #: Why the job is not run; empty: it is.
     _problem = ""
 
     @classmethod
     def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> Job:
-        """As in RQ; but an id that can be no job's is that of no job: it ends no worker."""
+        """As in RQ, except that an impossible id counts as that of a missing job: it must not end the worker."""
         try:
             return super().fetch(id, connection=connection, serializer=serializer)
         except (ValueError, TypeError) as error:
             raise NoSuchJobError(f"{id!r} is no job ({error})") from None
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Take over what a queue may say, and remember why nothing is run if it says more."""
+        """Take over the allowed fields. If there is more, remember why the job is not run."""
         if b"data" not in raw_data:
             raise NoSuchJobError("it has no data")
         try:
@@ -117,19 +118,19 @@ class OwnJob(Job):
 
     @property
     def func(self) -> Callable[[], dict[str, Any]]:
-        """What is run. Raises `JobRefused`."""
+        """The function to run. Raises `JobRefused`."""
         if self._problem:
             raise JobRefused(problem=self._problem, jobs=" and ".join(JOBS))
         return JOBS[self.func_name or ""]
 
 
 def _check_small(data: bytes) -> None:
-    """A few bytes may unpack to gigabytes."""
+    """Raises `ValueError` for a call that is too large, unpacked: a few bytes may unpack to gigabytes."""
     unpacking = zlib.decompressobj()
     try:
         unpacking.decompress(data, CALL_BYTES_MAX)
         small = not unpacking.unconsumed_tail
-    except zlib.error:  # it is not packed
+    except zlib.error:  # it is not compressed
         small = len(data) <= CALL_BYTES_MAX
     if not small:
         raise ValueError(f"its call has more than {CALL_BYTES_MAX} bytes")
@@ -148,13 +149,13 @@ def main() -> None:
 
 def _worker(url: str, group: str) -> Worker:
     _check_redis()
-    # RQ draws a name for the worker: one that was killed keeps its name for a while.
+    # RQ draws a new name for each worker: the name of one that was killed stays taken for a while.
     return Worker(
         [queue_name(group)],
         connection=client_for(url),
         serializer=JSONSerializer,
         job_class=OwnJob,
-        log_job_description=False,  # it is a text from the queue
+        log_job_description=False,  # it is untrusted text from the queue
     )
 
 
@@ -163,7 +164,7 @@ def _log_level() -> str:
 
 
 def _check_redis() -> None:
-    """RQ meets a Redis that is not there with a traceback; `LogUnavailable` says what to do."""
+    """Raises `LogUnavailable`, which says what to do, if Redis is away: RQ would only show a traceback."""
     log = _log()
     try:
         log.look()

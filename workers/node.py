@@ -1,6 +1,6 @@
 """A node of the registry as a process: `python -m replicator.workers.node --name a`. The same as `replicator node`.
 
-Settings come from options and from REPLICATOR_... in the environment; SIGTERM ends it in order, with exit code 0.
+Settings come from options and from REPLICATOR_... in the environment. SIGTERM stops it cleanly, with exit code 0.
 """
 
 from __future__ import annotations

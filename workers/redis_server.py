@@ -1,8 +1,8 @@
-"""The dev stack's Redis: becomes the server that `find_server` finds, with its data in REPLICATOR_DEV_DIR/redis.
+"""The dev stack's Redis: starts the server that `find_server` finds, with its data in REPLICATOR_DEV_DIR/redis.
 
-`python -m replicator.workers.redis_server NAME` has it in REPLICATOR_DEV_DIR/NAME. It reads where to listen from the
-URL that the clients use, REPLICATOR_REDIS, so that both sides have one setting. It replaces itself (exec) by the
-server: supervisord's signals and its exit code are the server's own.
+With an argument, `python -m replicator.workers.redis_server NAME`, the data is in REPLICATOR_DEV_DIR/NAME. Where to
+listen comes from the URL that the clients use, REPLICATOR_REDIS, so that both sides share one setting. The process
+replaces itself by the server (exec), so signals of supervisord reach the server, and its exit code is the server's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from replicator.errors import ConfigError
 from replicator.sandbox.redis_server import command_line
 from replicator.storage import disk
 
-#: Redis' own default, which the URL may leave out.
+#: Redis' default, if the URL names no port.
 DEFAULT_PORT = 6379
 
-#: This server has no password, so it must not be reachable from elsewhere.
+#: This server has no password, so it must not be reachable from other machines.
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def server_command(name: str = "redis") -> list[str]:
-    """Give the argv of the server that the environment asks for; makes its data directory, which has that name."""
+    """Return the argv of the server that the environment describes, and make its data directory, `name`."""
     data_dir = Path(_setting("REPLICATOR_DEV_DIR")).absolute() / name
     disk.make_directory(data_dir)
     unix_socket, port = listening_place(_setting("REPLICATOR_REDIS"))
@@ -32,10 +32,10 @@ def server_command(name: str = "redis") -> list[str]:
 
 
 def listening_place(url: str) -> tuple[Path | None, int | None]:
-    """Give the unix socket or the loopback port that `url` means.
+    """Return the unix socket or the loopback port in `url`.
 
     Raises:
-        ConfigError: it names another machine, a password, or a kind of server that this is not.
+        ConfigError: it names another machine, a password, or another kind of server.
     """
     parts = urlsplit(url)
     if parts.username or parts.password:

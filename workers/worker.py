@@ -1,7 +1,7 @@
-"""An RQ worker that outlasts a Redis which is away, and ends in order whatever signal asks it to.
+"""An RQ worker that survives while Redis is away, and ends cleanly whichever signal asks it to.
 
-RQ's own ends when Redis is not there at its start, and when it becomes a replica or restarts while a job is fetched.
-A worker that was not asked to end begins anew, after a pause that grows.
+RQ's own worker ends if Redis is away at its start, or becomes a replica or restarts while a job is fetched. Here a
+worker that was not asked to end is started anew, with a back-off.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ["Worker", "work"]
 
 logger = logging.getLogger(__name__)
 
-#: Between two attempts: the first pause, and the longest.
+#: The pause between two attempts: the first, and the longest.
 PAUSE_S_MIN = 0.2
 PAUSE_S_MAX = 10.0
 
 
 class Worker(rq.Worker):
-    """A worker that knows whether it was asked to end, also before it began."""
+    """A worker that knows whether it was asked to end, even before it began."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.asked = threading.Event()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Finish the job under way, and end. From then on SIGTERM and SIGINT end the job; the others say no more."""
+        """Finish the present job, then end. After that SIGTERM and SIGINT end the job; other signals have no effect."""
         if not self.asked.is_set():
             self.asked.set()
             super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
@@ -48,16 +48,16 @@ class Worker(rq.Worker):
             self._stop_requested = True
 
     def setup_work_horse_signals(self) -> None:
-        """In the process of a job: what a terminal sends to all is for the worker to decide."""
+        """In the process of a job: ignore signals that a terminal sends to all processes. The worker handles them."""
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
         for number in (signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
 
 
 def work(make: Callable[[], Worker]) -> None:
-    """Work until a signal asks to end. `make`: a worker, or `LogUnavailable` while Redis is away.
+    """Work until a signal asks to end. `make` makes a worker, or raises `LogUnavailable` while Redis is away.
 
-    Raises what else `make` raises.
+    Raises anything else that `make` raises.
     """
     asked = threading.Event()
     pause_s, told = PAUSE_S_MIN, ""
@@ -81,14 +81,14 @@ def work(make: Callable[[], Worker]) -> None:
 
 
 def _worked(worker: Worker, asked: threading.Event) -> str:
-    """Let it work until it ends; why it did unasked."""
+    """Let the worker work until it ends; return why it ended, in case it was not asked to."""
     problem = "the worker ended by itself"
     worker.asked = asked
     try:
         worker.work()
     except StopRequested:
-        pass  # in the moment before RQ heeds it; what it told Redis of itself is gone after a while
+        pass  # the signal came in the moment before RQ handles it; Redis forgets the worker after a while
     except (redis.exceptions.RedisError, OSError) as error:
-        # Also at its end: then Redis forgets it by itself, after a while.
+        # This also happens when the worker signs off; then Redis forgets it after a while.
         problem = f"Redis is not available to the worker: {error}"
     return problem

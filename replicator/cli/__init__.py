@@ -1,4 +1,4 @@
-"""The `replicator` command. One module a concern; this one has the group, its options and the exit codes.
+"""The `replicator` command. Each concern has a module; this one has the options of all commands, and the exit codes.
 
 Every option can be set in the environment as REPLICATOR_..., or in a TOML file given with --config. Errors go to
 stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 outcome unknown, 5 fenced, 6 Redis unavailable.
@@ -27,14 +27,14 @@ LOG_FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
 
 
 class _OneLine(logging.Formatter):
-    """What is logged has what others wrote in it, who may not have been careful."""
+    """Escapes control characters in log lines: they may quote what others wrote."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return plain(super().formatMessage(record))
 
 
 class _Group(click.Group):
-    """Loads its commands late (a node needs no RQ), and turns our errors into exit codes."""
+    """Loads each command when it is used (a node needs no RQ), and turns our errors into exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -59,7 +59,8 @@ class _Group(click.Group):
 
 
 def _tell(error: Exception) -> None:
-    # Some have the end of a log in them; but what others wrote has no say in how a terminal shows it.
+    # An error may have several lines, such as the end of a log. Each is escaped: what others wrote must not control the
+    # terminal.
     for number, line in enumerate(str(error).split("\n")):
         click.echo(plain(line if number else f"Error: {line}"), err=True)
 
@@ -132,7 +133,7 @@ def _level(text: str, ctx: click.Context) -> str:
 
 
 def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
-    """A name that means nothing is a slip: ignored, it would start the wrong group."""
+    """Refuse unknown names: a slip that was ignored could start the wrong group."""
     for name, value in settings.items():
         if name in _COMMANDS and not isinstance(value, dict):
             raise ConfigError(setting=str(config), problem=f"{name} is a command, its settings are a table: [{name}]")
@@ -142,9 +143,9 @@ def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
 
 
 def _of_command(ctx: click.Context, settings: dict[str, Any], config: Path) -> dict[str, Any]:
-    """The table of the command that runs, as click looks it up: by parameters, which have not all their options' names.
+    """The table of the command that runs, by the names of click's parameters: options may be called otherwise.
 
-    That of a group of commands is for each of them.
+    The table of a group of commands is for each of them.
     """
     name = ctx.invoked_subcommand
     assert name is not None
@@ -179,5 +180,5 @@ def _from_file(ctx: click.Context, settings: dict[str, Any], name: str, given: s
 
 
 def main(args: Sequence[str] | None = None, *, prog_name: str = "replicator") -> None:
-    """The entry point. Does not return."""
+    """The entry point. It does not return."""
     cli.main(args=args, prog_name=prog_name)

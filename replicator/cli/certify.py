@@ -1,4 +1,4 @@
-"""`replicator certify`: is the log of the group, and what its nodes have of it, as it has to be?"""
+"""`replicator certify`: checks the log of a group, and what its nodes have of it on their disks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HEADINGS = ("node", "position", "place", "changes", "trimmed", "divergent", "dig
     "--state",
     default="replicator.registry.state:Registry",
     show_default=True,
-    help="The class of the states, MODULE:CLASS; made without arguments. `whole`: any without apply().",
+    help="The class of the state, MODULE:CLASS, made without arguments. `whole`: any state without apply().",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Also compare the live nodes' states.")
 @click.option("--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds to wait for the live nodes.")
@@ -99,10 +99,11 @@ def _result(found: Certificate | None, live: ops.DigestReport | None, violation:
 
 
 def _verified(log: RedisLog, timeout_s: float) -> ops.DigestReport | None:
+    """Compare the live nodes' states. Nodes that do not report are named, but are no violation."""
     try:
         report = ops.verify(log, by=operator(), timeout_s=timeout_s, progress=_say)
     except NotPrimary:
-        _say("nobody leads, so the live nodes' states were not compared")
+        _say("no node leads, so the states of the live nodes were not compared")
         return None
     if report.differ or report.missing or report.undrawn:
         raise Violation("state", report.verdict)
@@ -112,7 +113,7 @@ def _verified(log: RedisLog, timeout_s: float) -> ops.DigestReport | None:
 
 
 class _Whole:
-    """Stands for any state that is replicated whole: what is compared of those is what was published."""
+    """Stands for any state without `apply`: what is compared of those is the payload that was published."""
 
     def snapshot(self) -> Iterable[Any]:
         return ()
@@ -122,10 +123,11 @@ class _Whole:
 
 
 def _state_class(name: str) -> Callable[[], ReplicatedState]:
+    """Import the class. The working directory comes first, as the application is most likely there."""
     if name == "whole":
         return _Whole
     module, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())  # where the application is, as likely as not
+    sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

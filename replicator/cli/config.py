@@ -1,4 +1,4 @@
-"""Settings from a TOML file, for the command line. Options and the environment go before it.
+"""Settings from a TOML file, for the command line. Options and the environment take precedence.
 
     redis = "redis://localhost:6379/0"
     group = "registry"
@@ -7,9 +7,9 @@
     name = "a"
     data-dir = "data/a"
 
-Top-level settings are those of every command, a table those of the command of that name (`[forks]`: of all commands in
-it). Names are those of the options, with dashes or underscores. Values are read as texts, as an option gets them: so a
-number where a path is expected is refused, or not, just as on the command line.
+Top-level settings are for every command, a table for the command of that name (`[forks]`: for all commands in it).
+Names are those of the options, with dashes or underscores. Values are passed on as texts, so a number where a path is
+expected is treated just as on the command line.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["load_settings"]
 #: A settings file is a few lines; a larger one is something else.
 FILE_BYTES_MAX = 1024 * 1024
 
-#: Of TOML. tomllib reads larger ones, and Python refuses to write down those of many digits.
+#: The limit of TOML. tomllib reads larger integers, and Python refuses to print those of very many digits.
 INTEGER_MAX = 2**63 - 1
 
 
 def load_settings(path: Path) -> dict[str, Any]:
-    """The settings in `path`: names with underscores, texts or tables of texts. Raises `ConfigError`.
+    """Read the settings in `path`: names with underscores, and as values texts or tables of texts.
 
-    The error names the file, and the setting if it is one.
+    Raises `ConfigError`, which names the file, and the setting if one is wrong.
     """
     try:
         data = path.read_bytes()
@@ -71,6 +71,6 @@ def _text(name: str, value: Any, path: Path) -> str:
         raise ConfigError(setting=str(path), problem=problem)
     text = str(value)
     if "\0" in text:
-        # No name of a file or of a node has one, and the system's calls take none.
+        # No name of a file or of a node has one, and system calls accept none.
         raise ConfigError(setting=str(path), problem=f"{name} has a null character in it")
     return text

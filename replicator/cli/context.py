@@ -1,4 +1,4 @@
-"""What all commands share: the settings, the log that they name, and how a result is shown."""
+"""What all commands share: the settings, the log that they name, types of options, and how a result is shown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class _Name(click.ParamType):  # type: ignore[type-arg]
-    """Of a node or a group."""
+    """The name of a node or a group."""
 
     name = "name"
 
@@ -46,7 +46,7 @@ class _Name(click.ParamType):  # type: ignore[type-arg]
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]
-    """A number of seconds, which is neither infinite nor what floats have that is none."""
+    """A number of seconds, neither infinite nor NaN."""
 
     name = "seconds"
 
@@ -71,16 +71,16 @@ output_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="For people, or programs.",
+    help="A table for people, or JSON for programs.",
 )
 
 
-#: Where `replicator node` has its data unless it is told otherwise: data/NAME.
+#: Where `replicator node` has its data by default: data/NAME.
 DATA = Path("data")
 
 
 def _data_dirs(ctx: click.Context, _: click.Parameter, given: tuple[Path, ...]) -> tuple[Path, ...]:
-    # The settings file of a node says where its data is: whoever is on call has that file at hand.
+    # The settings file of a node says where its data is, and an operator on call has that file at hand.
     node = (ctx.find_root().default_map or {}).get("node", {})
     if not given and ("data_dir" in node or "name" in node):
         given = (Path(node.get("data_dir") or DATA / node["name"]),)
@@ -90,9 +90,10 @@ def _data_dirs(ctx: click.Context, _: click.Parameter, given: tuple[Path, ...]) 
 
 
 def _below(path: Path) -> list[Path]:
-    """The data directories of nodes in a directory that is none itself. A node's has had a lock since its first start.
+    """The data directories of nodes in `path`; none if that is a data directory itself.
 
-    The directory of a dev stack has a lock, too. A copy of a node's may have been made without.
+    The data directory of a node has had a lock file since its first start. But that of a dev stack has one, too, and a
+    copy of a node's may have been made without, so `path` itself is judged by its contents.
     """
     if any((path / name).exists() for name in ("forks", "checkpoint.sqlite")):
         return []
@@ -116,13 +117,13 @@ snapshot_bytes_max_option: Callable[[Callable[..., Any]], Callable[..., Any]] = 
     default=SNAPSHOT_BYTES_MAX,
     show_default=True,
     envvar="REPLICATOR_SNAPSHOT_BYTES_MAX",
-    help="What a snapshot may weigh when it is unpacked; the same for all nodes of a group.",
+    help="The most that an unpacked snapshot may weigh; the same for all nodes of a group.",
 )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Which group, in which Redis."""
+    """The group, and the Redis that it is in."""
 
     redis: str
     group: str
@@ -137,7 +138,7 @@ class Settings:
 
 
 def operator() -> str:
-    """Who is at the keyboard, for the history."""
+    """The name of the user at the keyboard, for the history."""
     try:
         return checks.plain(getpass.getuser())
     except (KeyError, OSError):
@@ -145,12 +146,12 @@ def operator() -> str:
 
 
 def show_json(value: Any, *, a_line: bool = False) -> None:
-    """`a_line`: one of many, each on a line of its own."""
+    """Print `value` as JSON; `a_line`: on one line, as one of many values."""
     click.echo(orjson.dumps(value, option=0 if a_line else orjson.OPT_INDENT_2).decode())
 
 
 def table(headings: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Columns wide enough for what is in them; what is not known is a dash."""
+    """Format rows as a table. A value that is not known is shown as a dash."""
     cells = [[_cell(row.get(heading)) for heading in headings] for row in rows]
     widths = [max(len(line[i]) for line in [list(headings), *cells]) for i in range(len(headings))]
     lines = [[heading.upper() for heading in headings], *cells]
@@ -160,7 +161,7 @@ def table(headings: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def size_text(count: int | None) -> str:
-    """Bytes for people."""
+    """A number of bytes, for people."""
     if count is None:
         return "not known"
     return (
@@ -169,7 +170,7 @@ def size_text(count: int | None) -> str:
 
 
 def when(unix_ms: int) -> str:
-    """A time for people, UTC."""
+    """A time in UTC, for people."""
     return datetime.fromtimestamp(unix_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 

@@ -1,4 +1,4 @@
-"""`replicator doctor`: what may go wrong with a group and its Redis, before it does."""
+"""`replicator doctor`: finds what may go wrong with a group and its Redis, before it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`replicator drill`: what a group of three does when things fail, tried on this machine."""
+"""`replicator drill`: tries on this machine what a group of three nodes does when things fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["drill"]
 
 HEADINGS = ("fault", "acknowledged", "lost", "refused", "unknown", "gap_ms", "stale_refused", "leader", "term")
 
-#: So many names of what is wrong are enough to look for them.
+#: How many names of lost registrations and the like are shown: enough to begin a search.
 NAMES_SHOWN = 10
 
 
@@ -38,7 +38,7 @@ class _Failed(ReplicatorError):
     type=Seconds(),
     default=6.0,
     show_default=True,
-    help="At least; all has to be well again, too.",
+    help="The minimum; a fault also lasts until all is well again.",
 )
 @click.option(
     "--dir",
@@ -59,7 +59,7 @@ def drill(
     keep: bool,
     output: str,
 ) -> None:
-    """Let things fail, one after the other, on a group of its own under a running load; all of them by default.
+    """Inject faults one after the other into a group of its own that is under load; by default all of them.
 
     Exit code 0 if nothing was lost and all nodes are equal, 1 otherwise.
     """
@@ -102,7 +102,7 @@ def _verdict(report: Report) -> Iterable[str]:
     if report.doubled:
         yield f"in the state more than once: {_named(report.doubled)}"
     if report.stale_accepted:
-        yield f"records of a term that is over, taken all the same: {report.stale_accepted}"
+        yield f"records of a term that is over, but accepted: {report.stale_accepted}"
     nodes = ", ".join(report.digests) or "nobody"
     yield f"nodes {nodes} {'are equal' if report.equal else 'are NOT shown to be equal'} at {report.position or '-'}"
     yield from report.problems

@@ -1,7 +1,7 @@
-"""The environment, before anything of it is used: a name that means nothing, or a value that is empty, is a slip.
+"""Checks the environment before anything of it is used: an unknown name, or an empty value, is a slip.
 
-Ignored, `REPLICATOR_LEASE=30` would leave the lease as it is, and `REPLICATOR_REDIS=`, as it comes of a variable that
-somebody else did not set, would mean the Redis of this machine.
+If it were ignored, `REPLICATOR_LEASE=30` would leave the lease as it is, and `REPLICATOR_REDIS=`, the result of a
+variable that was not set elsewhere, would mean the Redis on this machine.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["check_environment"]
 
 PREFIX = "REPLICATOR"
 
-#: What stands in the environment and is no option: of the dev stack, the drill and the benchmarks, and what a command
-#: that `--on-primary` runs is told.
+#: Names that are not options: those of the dev stack, the drill and the benchmarks, and those that a command run by
+#: `--on-primary` gets.
 _OTHERS = frozenset(
     {
         SERVER_VARIABLE,
@@ -40,19 +40,19 @@ _OTHERS = frozenset(
     }
 )
 
-#: Kubernetes tells every pod of its services: of one that is called replicator, or replicator-redis, like this.
+#: Kubernetes gives every pod such names for each service; for one that is called replicator, they begin with ours.
 _OF_KUBERNETES = re.compile(r".*_(SERVICE_(HOST|PORT(_.*)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)?)")
 
 
 def check_environment(root: click.Group, command: str = "", environment: Mapping[str, str] = os.environ) -> None:
-    """Raises `ConfigError` for what no command knows, and for what is empty and belongs to this one."""
+    """Raises `ConfigError` for a name that no command knows, and for an empty value of an option of this command."""
     given = {name: value for name, value in environment.items() if name.startswith(f"{PREFIX}_")}
     here = dict(_options(root, command))
     for name, value in given.items():
         if not value and name in here and here[name].default != "":
-            raise ConfigError(setting=name, problem="it is set, and empty; unset it, or give it a value")
+            raise ConfigError(setting=name, problem="it is set, but empty; unset it, or give it a value")
     if strange := sorted(given.keys() - here.keys() - _OTHERS):
-        # Loading all commands takes a moment, which most of the time nobody needs.
+        # Loading all commands takes a moment, so it is done only if the name is not one of this command's.
         known = {*dict(_options(root)), *_OTHERS}
         for name in strange:
             if name not in known and not _OF_KUBERNETES.fullmatch(name):
@@ -61,11 +61,11 @@ def check_environment(root: click.Group, command: str = "", environment: Mapping
 
 def _near(name: str, known: set[str]) -> str:
     near = difflib.get_close_matches(name, (known - _OTHERS) | {SERVER_VARIABLE}, 1, 0.7)
-    return f"; did you mean {near[0]}?" if near else "; `replicator COMMAND --help` tells of them; unset it"
+    return f"; did you mean {near[0]}?" if near else "; unset it, or see `replicator COMMAND --help` for the names"
 
 
 def _options(root: click.Group, command: str = "") -> Iterator[tuple[str, click.Option]]:
-    """Those of the root and of one command, or of all, by the names that they have in the environment."""
+    """The options of the root, and those of one command or of all, by their names in the environment."""
     yield from _of(root, PREFIX)
     context = click.Context(root)
     for name in [command] if command else root.list_commands(context):

@@ -1,4 +1,4 @@
-"""`replicator forks`: what histories that lost have, and the group has not. Looks at files only, and changes none."""
+"""`replicator forks`: shows histories that lost, and what they have that the group lacks. It only reads files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADINGS = ("name", "node", "when", "position", "term", "parted_at", "divergent"
 
 @click.group()
 def forks() -> None:
-    """Histories that lost: what some node had, and the group has not."""
+    """Histories that lost: what some node had, and the group lacks."""
 
 
 def _given(data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -35,7 +35,7 @@ def _given(data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
 @data_dirs_option
 @output_option
 def list_(data_dirs: tuple[Path, ...], output: str) -> None:
-    """The forks of these nodes. Exit code 1 if one of them cannot be read."""
+    """List the forks of these nodes. Exit code 1 if one of them cannot be read."""
     paths = files.paths(_given(data_dirs))
     problems: list[CheckpointError] = []
     found = list(_readable(paths, problems))
@@ -76,7 +76,7 @@ def _divergent_text(fork: files.Fork) -> str:
 @data_dirs_option
 @output_option
 def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
-    """The fork NAME, and the changes that it has and the group has not."""
+    """Show the fork NAME, and the changes that it has and the group lacks."""
     fork = files.read(files.find(name, _given(data_dirs)))
     if output == "json":
         show_json(fork.to_dict() | {"changes": [change.to_dict() for change in files.divergent(fork)]})
@@ -99,18 +99,18 @@ def _facts(fork: files.Fork) -> dict[str, object]:
         "written": _when(fork) or "not known",
         "reason": fork.reason,
         "position": f"{fork.position}; the newest term that it knew is {fork.term}",
-        "parted at": f"{fork.parted_at}: up to there, the group has all of it",
+        "parted at": f"{fork.parted_at}: up to there, the group has all of its history",
         "divergent": f"{_divergent_text(fork)} changes",
     }
 
 
 @forks.command()
 @click.argument("name")
-@click.option("--state", is_flag=True, help="The whole state of the fork, and not only what the group has not.")
+@click.option("--state", is_flag=True, help="The whole state of the fork, not only what the group lacks.")
 @snapshot_bytes_max_option
 @data_dirs_option
 def export(name: str, state: bool, snapshot_bytes_max: int, data_dirs: tuple[Path, ...]) -> None:
-    """The changes that the fork NAME has and the group has not, as JSON, one a line."""
+    """Export the changes that the fork NAME has and the group lacks, as JSON, one per line."""
     fork = files.read(files.find(name, _given(data_dirs)))
     lines = files.export_state(fork, snapshot_bytes_max=snapshot_bytes_max) if state else files.export(fork)
     for line in lines:

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: status, history, log."""
+"""Commands that only look: status, history, log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WATCH_EVERY_S = 0.5
 
 @click.command()
 @output_option
-@click.option("--watch", is_flag=True, help="Show it again and again.")
+@click.option("--watch", is_flag=True, help="Refresh it every half second, until interrupted.")
 @click.pass_obj
 def status(settings: Settings, output: str, watch: bool) -> None:
     """Who leads the group, and where every node is. Exit code 1 if something is wrong, 3 for an unknown group."""
@@ -37,7 +37,7 @@ def status(settings: Settings, output: str, watch: bool) -> None:
         _show_status(now, output)
         ops.check_is_known(log, look)
     if not now.well:
-        sys.exit(1)  # what it is, is shown
+        sys.exit(1)  # without a message: the problem is shown above
 
 
 def _show_status(now: ops.Status, output: str) -> None:
@@ -91,7 +91,7 @@ def _lag_text(node: ops.NodeStatus) -> str | None:
 @output_option
 @click.pass_obj
 def history(settings: Settings, output: str) -> None:
-    """The terms that the log still tells of: who held them, since when, who asked and why."""
+    """The terms of which the log still has records: who held them, since when, who asked for them and why."""
     with settings.log() as log:
         terms = ops.history(log)
         if not terms:
@@ -105,11 +105,11 @@ def history(settings: Settings, output: str) -> None:
 
 @click.command()
 @output_option
-@click.option("--after", default=str(ZERO_ID), help="Start behind this position, for example 5-1042.")
-@click.option("--follow", is_flag=True, help="Go on with what comes.")
+@click.option("--after", default=str(ZERO_ID), help="Start after this position, for example 5-1042.")
+@click.option("--follow", is_flag=True, help="Wait for new records, and show them as they come.")
 @click.pass_obj
 def log(settings: Settings, output: str, after: str, follow: bool) -> None:
-    """The records of the log, one a line."""
+    """The records of the log, one per line."""
     with settings.log() as group_log:
         for record in ops.records(group_log, after=RecordId.parse(after), follow=follow):
             if output == "json":

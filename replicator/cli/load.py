@@ -1,4 +1,4 @@
-"""`replicator load`: make a document (the registry's store file) the state of the group, through the primary's HTTP."""
+"""`replicator load`: makes a document (the registry's store file) the state of the group, over the primary's HTTP."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ class _Unreachable(ReplicatorError):
 
 
 class _NoAnswer(ReplicatorError):
-    """{url} was sent {file}, and what became of it is not known ({problem}): look at the state before you repeat it."""
+    """{file} was sent to {url}, but the outcome is not known ({problem}): look at the state before you repeat it."""
 
     exit_code = 4
 
 
-#: What the primary answers where it cannot say either, by the `error` of its answer.
+#: The `error` codes with which the primary says that it does not know the outcome either.
 UNKNOWN = ("outcome_unknown", "not_acknowledged")
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--any-term", is_flag=True, help="Load it whatever term it carries: the term of another group means nothing here."
+    "--any-term", is_flag=True, help="Load it whatever its term is: the term of another group means nothing here."
 )
 @click.option(
     "--expect",
     metavar="POSITION",
     default=None,
-    help="Load it if the state is still what it was there: the ETag, or Replicator-Position, that came with FILE.",
+    help="Load it if the state has not changed since: the ETag, or Replicator-Position, that came with FILE.",
 )
-@click.option("--force", is_flag=True, help="Load it whatever the state is, and lose what that has.")
+@click.option("--force", is_flag=True, help="Load it whatever the state is; what that has is lost.")
 @click.pass_obj
 def load(settings: Settings, file: Path, any_term: bool, expect: str | None, force: bool) -> None:
     """Make FILE, a registry document (registry.json), the whole state. A file without a term is of term 0.
 
-    Where there is a state already, say which one FILE replaces (--expect), or that it does not matter (--force).
+    If the state is not empty, say which one FILE replaces (--expect), or that it does not matter (--force).
     """
     if expect is not None:
         RecordId.parse(expect)
@@ -79,6 +79,7 @@ def load(settings: Settings, file: Path, any_term: bool, expect: str | None, for
 
 
 def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:
+    """Send the file. Once it may have arrived, an error leaves the outcome unknown, unless the primary tells it."""
     with file.open("rb") as body:
         length = str(file.stat().st_size)
         headers = {"Content-Type": "application/json", "Content-Length": length}
@@ -91,8 +92,8 @@ def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:
             code, message, position = _told(error.read())
             if code == "position_required":
                 message = (
-                    f"the state is not empty: --expect {position} replaces it if it is still what it is now, --force "
-                    "whatever it is"
+                    f"the state is not empty: --expect {position} replaces it if it does not change meanwhile, --force "
+                    "replaces it in any case"
                 )
             kind = _NoAnswer if code in UNKNOWN else LoadRefused
             raise kind(url=url, file=file, problem=message) from None

@@ -1,4 +1,4 @@
-"""Commands that do something to a group: promote, switchover, demote, pause, resume, recover, forget and others."""
+"""Commands that change a group: promote, switchover, demote, pause, resume, recover, forget, snapshot, verify."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class _WouldBeRefused(ReplicatorError):
 @click.command()
 @click.argument("node", type=NAME)
 @click.option("--expect-term", type=click.IntRange(min=0), help="Only if the group is still at this term.")
-@click.option("--dry-run", is_flag=True, help="Show what would be lost, and do nothing. Exit code 3 if it is refused.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would be lost, and do nothing. Exit code 3 if it would be refused."
+)
 @click.option(
     "--force", is_flag=True, help="Even if another node is the better one, or missing. What only others have is lost."
 )
@@ -49,7 +51,7 @@ def promote(
     timeout: float,
     output: str,
 ) -> None:
-    """Make NODE the primary: it takes the next term, and whoever had the last one is fenced."""
+    """Make NODE the primary: it takes the next term, and the primary before it is fenced."""
     with settings.log() as log:
         if dry_run:
             _show_preview(ops.preview(log, node), output)
@@ -66,7 +68,7 @@ def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
         show_json(preview.to_dict())
     else:
         lag = "not known" if preview.lag_records is None else f"{preview.lag_records} records, which it reads first"
-        click.echo(f"behind the log: {lag}")
+        click.echo(f"behind the log by: {lag}")
         for heading, lines in (("lost (kept as forks)", preview.lost), ("not known", preview.unknown)):
             click.echo(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
     if preview.refused is not None:
@@ -87,7 +89,7 @@ def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
 @output_option
 @click.pass_obj
 def switchover(settings: Settings, node: str, reason: str, timeout: float, output: str) -> None:
-    """Move the primary to another node. Nothing is lost; how long nobody could write is printed."""
+    """Move the primary to another node. Nothing is lost; the time without a primary is printed."""
     with settings.log() as log:
         done = ops.switchover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say)
     if output == "json":
@@ -102,17 +104,17 @@ def switchover(settings: Settings, node: str, reason: str, timeout: float, outpu
 @click.option("--reason", default="asked by an operator", help="For the history.")
 @click.pass_obj
 def demote(settings: Settings, reason: str) -> None:
-    """Have the primary step down. Nobody writes until somebody is promoted."""
+    """Have the primary step down. No node accepts writes until one is promoted."""
     with settings.log() as log:
         term = ops.demote(log, by=operator(), reason=reason)
-    click.echo(f"nobody holds term {term}; `replicator promote NODE` makes a primary")
+    click.echo(f"no node holds term {term}; `replicator promote NODE` makes a primary")
 
 
 @click.command()
 @click.option("--reason", default="", help="Shown by status.")
 @click.pass_obj
 def pause(settings: Settings, reason: str) -> None:
-    """Switch automatic failover off: nobody takes over by itself until `resume`."""
+    """Switch automatic failover off: no node takes over by itself until `resume`."""
     with settings.log() as log:
         ops.pause(log, by=operator(), reason=reason)
     click.echo("automatic failover is paused; `replicator resume` ends that. `replicator promote` works meanwhile")
@@ -136,7 +138,7 @@ def resume(settings: Settings) -> None:
     help="Found it from this node.  [default: the most advanced one]",
 )
 @click.option(
-    "--force", is_flag=True, help="Although nodes are missing that may have more. What only they have is lost."
+    "--force", is_flag=True, help="Even if nodes are missing that may have more. What only they have is lost."
 )
 @click.option("--reason", default="the log was lost", help="For the history.")
 @click.option(
@@ -159,13 +161,13 @@ def recover(settings: Settings, node: str | None, force: bool, reason: str, time
 @click.argument("node")
 @click.pass_obj
 def forget(settings: Settings, node: str) -> None:
-    """Say that NODE will not come back: nobody waits for it, nor for what only it may have."""
+    """Declare that NODE will not come back: no node waits for it, nor for what only it may have."""
     with settings.log() as log:
         ops.forget(log, node, by=operator())
     click.echo(f"{node} is forgotten; if it comes back, it is a node of the group again")
 
 
-queue_option = click.option("--queue", is_flag=True, help="As a job of the group's RQ worker, instead of here.")
+queue_option = click.option("--queue", is_flag=True, help="Run it as a job on the group's RQ worker.")
 wait_option = click.option("--timeout", type=Seconds(), default=120.0, show_default=True, help="Seconds to wait.")
 
 

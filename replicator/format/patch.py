@@ -132,7 +132,7 @@ _PLACE_MAGIC = b"RP"
 _CUT_BYTES = BODY_BYTES_MAX - _PLACE.size
 _BODIES_MAX = -(-PATCH_BYTES_MAX // _CUT_BYTES)
 
-#: No payload has more bytes: larger than any disk, and exact as a double.
+#: Limit on the declared size of a payload: no disk holds more.
 _SIZE_MAX = 2**53
 
 
@@ -351,6 +351,7 @@ class Maker:
     # --- operations ---
 
     def _copy(self, at: int, length: int) -> None:
+        """Add a copy, or extend the one before it if this follows it in the old payload."""
         place = self._done + self._drift + at
         start, before = self._stretch.copy
         if before and start + before == place:

@@ -366,6 +366,7 @@ def _read_change(fields: dict[str, Any], common: dict[str, Any]) -> ChangeRecord
 
 
 def _read_part(fields: dict[str, Any], common: dict[str, Any]) -> PartRecord:
+    """What only the last part carries (digest, ends, acks) is ignored in the others."""
     place = fields.get("part")
     if not (isinstance(place, list) and len(place) == 2 and all(type(i) is int and 0 <= i <= TERM_MAX for i in place)):
         raise _Malformed("part is not [index, number]")

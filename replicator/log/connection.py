@@ -203,6 +203,7 @@ class Link:
         limit: Limit,
         meanwhile: Callable[[], None] | None = None,
     ) -> Any:
+        """Call the script by its hash; send its text if Redis does not know it yet, as after a restart."""
         try:
             command = (b"EVALSHA", script.sha, len(keys), *keys, *args)
             return self._answer(wire, *command, limit=limit, meanwhile=meanwhile)

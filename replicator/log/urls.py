@@ -95,8 +95,8 @@ _ENCODED = "a user or a password has to be percent-encoded: %2F for /, %3F for ?
 
 def _may_lack_encoding(url: str) -> bool:
     """Whether an @ stands where it can only come from a user or a password that was not encoded."""
-    behind = url.partition("://")[2]
-    return behind.count("@") > 1 or re.search(r"([/?#]|%(?![0-9A-Fa-f]{2})).*@", behind, re.DOTALL) is not None
+    rest = url.partition("://")[2]
+    return rest.count("@") > 1 or re.search(r"([/?#]|%(?![0-9A-Fa-f]{2})).*@", rest, re.DOTALL) is not None
 
 
 def shown(url: str) -> str:
@@ -133,6 +133,7 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?")
 
 
 def _parsed(url: str) -> Place:
+    """Read a URL part by part. Raises `_Wrong`, whose text has nothing of the URL that could be secret."""
     if not isinstance(url, str):
         raise _Wrong("")
     if not url:

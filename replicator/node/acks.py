@@ -1,16 +1,16 @@
-"""How far a change has to have come before its submitter is told that it is committed, and waiting until it has.
+"""Waiting until a change is as safe as its submitter asked for.
 
     appended       in the memory of Redis; nothing to wait for
     fsynced        on the disk of Redis (WAITAOF)
     replicated:N   in the memory of N replicas of Redis (WAIT)
     applied:N      on the disks of N standbys, and on the primary's own
 
-The first three are what Redis says (`confirmations.py`), the last is what the standbys say: a change that is on their
-disks outlives anything that happens to Redis. The change is in the log before anybody waits here, so who waits in vain
-gets `NotAcknowledged`: it may still come to all of them.
+Redis confirms the first three (`confirmations.py`), the standbys the last: a change that is on their disks survives
+anything that happens to Redis. The change is in the log before a submitter waits here, so one that waits in vain gets
+`NotAcknowledged`: the change may still reach all of them.
 
-Who waits for standbys is in a table (`waiters.py`) that the news of the reader and the HA loop resolve. So it costs no
-thread, and however many wait for what does not come, nobody else hears later.
+Submitters that wait for standbys are in a table (`waiters.py`), which the reader and the HA loop resolve as news comes.
+So a wait costs no thread, and however many wait for something that does not come, the others are told no later.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from .waiters import Level, Sleeper, Task, Waiter, Waiters, tell
 __all__ = ["Acks", "Level"]
 
 
-#: How soon the own disk is asked again when it does not have all yet: at first, and at the most.
+#: How soon the node's own disk is synced again if it does not have everything yet: the first pause, and the longest.
 SYNC_AGAIN_S, SYNC_AGAIN_S_MAX = 0.01, 0.5
 
-#: What became of a term in which nothing is acknowledged any more.
-ENDED = "the term, or this life of Redis, ended meanwhile"
+#: The problem if nothing of the term is acknowledged any more.
+ENDED = "the term, or this run of Redis, ended meanwhile"
 
 
 class Acks:
-    """What Redis and the others have of what this node wrote."""
+    """Tracks what Redis and the other nodes have of what this node wrote, for those that wait for it."""
 
     def __init__(self, log: Log, replica: Replica, lease: Lease) -> None:
         self._replica = replica
         self._redis = Confirmations(log, lease, lambda: replica.node_state)
         self._lock = threading.Lock()
         self._places: dict[str, RecordId] = {}
-        #: Who waits for standbys, by how many of them.
+        #: The waiters for standbys, by the number of standbys.
         self._waiting: dict[int, Waiters] = {}
-        #: Has what is waited for on this node's own disk, while there is any.
+        #: Syncs this node's own disk, while anything that is waited for is not there yet.
         self._syncer: threading.Thread | None = None
 
     # --- news --------------------------------------------------------------------------------------------------------
 
     def hear(self, acks: Iterable[Ack] = ()) -> None:
-        """Others say what they have on their disks. Without any: the term of this node may be another one."""
+        """Take acks of other nodes, and tell those whose wait is over. Without acks: the term may have changed."""
         with self._lock:
             for ack in acks:
                 self._places[ack.node] = max(ack.at, self._places.get(ack.node, ack.at))
@@ -66,24 +66,24 @@ class Acks:
         tell(over)
 
     def _is_over(self, waiter: Waiter) -> bool:
-        """Whether its wait is; then it is settled. The caller has the lock."""
+        """Whether its wait is over; if so, it is settled. The caller has the lock."""
         if self._replica.node_state.view.term != waiter.id.term:
             waiter.settle(self._not_acknowledged(waiter))
         elif self._nodes_with(waiter.id) >= waiter.level.others and self._replica.synced_upto >= waiter.id:
-            # Last of all: once it has reported in another run, others may lead there without this change.
+            # Checked last: once this node has reported in another run, others may lead there without this change.
             vouches = self._replica.node_state.vouches(waiter.id.term)
             waiter.settle(None if vouches else NotAcknowledged(id=waiter.id, problem=ENDED))
         return waiter.done
 
     def _nodes_with(self, id: RecordId) -> int:
-        # Of the same term only: the history of a later one may have gone on without it.
+        # Only acks in the same term count: the history of a later term may lack the change.
         me = self._replica.node_state.me.node
         return sum(node != me and at.term == id.term and at.n >= id.n for node, at in self._places.items())
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
     def wait(self, level: Level, id: RecordId, timeout_s: float) -> None:
-        """Return once the record `id`, which this node wrote in its present term, has come that far.
+        """Return once the record `id`, which this node wrote in its present term, has reached `level`.
 
         Raises `NotAcknowledged`.
         """
@@ -101,7 +101,7 @@ class Acks:
             self._redis.wait(level, id, deadline)
 
     async def awaited(self, level: Level, id: RecordId, timeout_s: float) -> None:
-        """`wait`, for a task: its event loop goes on."""
+        """`wait`, for a task: it does not block the event loop."""
         deadline = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
         if level.kind == "applied":
             waiter = Task(level, id, deadline)
@@ -116,7 +116,7 @@ class Acks:
             await self._redis.awaited(level, id, deadline)
 
     def _enter(self, waiter: Waiter) -> bool:
-        """Whether it has to wait."""
+        """Add the waiter; return whether it has to wait."""
         with self._lock:
             if self._is_over(waiter):
                 return False
@@ -130,16 +130,17 @@ class Acks:
             if not waiter.done:
                 waiter.settle(self._not_acknowledged(waiter))
 
-    # --- this node's own disk, which counts as one of those that have it ---------------------------------------------
+    # --- this node's own disk, which has to have the change, too -----------------------------------------------------
 
     def _sync_aside(self) -> None:
-        """Have it there, while the standbys sync theirs. A disk that hangs keeps nobody who waits past its time."""
+        """Sync it in a thread, while the standbys sync theirs. If the disk hangs, waits still end in time."""
         with self._lock:
             if self._syncer is None:
-                with suppress(NoThread):  # the saver does it a moment later
+                with suppress(NoThread):  # the next regular save does it, a moment later
                     self._syncer = started(self._sync_for_all, name="own-disk")
 
     def _sync_for_all(self) -> None:
+        """Flush until the disk has the newest record that is waited for; then the thread ends."""
         backoff = Backoff(SYNC_AGAIN_S, SYNC_AGAIN_S_MAX)
         while True:
             with self._lock:
@@ -152,7 +153,7 @@ class Acks:
             except CheckpointError as error:
                 self._refuse_unsynced(f"it is not on the primary's own disk: {error}")
             self.hear()
-            if self._replica.synced_upto < newest:  # out of sync for the moment, by a rebase
+            if self._replica.synced_upto < newest:  # for the moment out of sync, because of a rebase
                 time.sleep(backoff.failed())
 
     def _refuse_unsynced(self, problem: str) -> None:

@@ -1,12 +1,12 @@
-"""Writing from asyncio tasks: as many submitters as there are tasks, on one thread.
+"""Writing from asyncio tasks: any number of submitters on one thread.
 
-An event loop must not wait for Redis. So what its tasks submit while it runs them once goes together, as one *batch*,
-to a thread of their own, the *committer*, which takes the turn and commits it in one record. What comes of it goes back
-to the loop in one call for all, and while the loop runs its tasks on to their next change, the committer sleeps.
-Nothing is handed from thread to thread, or queued, for each change, which is what makes this several times faster than
-as many threads.
+An event loop must not wait for Redis. So everything that its tasks submit in one pass of the loop becomes one *batch*,
+which goes to a thread, the *committer*. The committer takes the write lock and commits the batch in one record. The
+results go back to the loop in one call for all, and the committer sleeps while the loop runs its tasks on to their next
+change. Per change nothing is queued or handed from thread to thread: that makes this several times faster than as many
+threads.
 
-Nodes that share threads (`host.py`) have no committer each. Theirs go round: whoever is free commits for a node.
+Nodes that share threads (`host.py`) have no committer of their own: any free thread of the host commits for a node.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = ["AsyncWriter"]
 #: Where the changes are, and what `apply` returned for each.
 Done = tuple[RecordId, list[Any]]
 
-#: What a task asks for besides: the seconds that it waits, the term that it means, whether it waits for standbys.
+#: What a task asks for besides: how long it waits (s), the term that it expects, for how many standbys it waits.
 _Asked = tuple[float, int | None, int]
 
 
 class AsyncWriter:
-    """The tasks that write through a primary, of any number of event loops.
+    """Commits what tasks submit through a primary, for any number of event loops.
 
-    `soon`: has something done by a thread that commits for others as well, if it is not to be one of its own.
+    `soon`: hands work to a thread that is shared with other nodes; None: this has a committer thread of its own.
     """
 
     def __init__(
@@ -47,22 +47,22 @@ class AsyncWriter:
         self._primary = primary
         self._name = name
         self._soon = soon
-        #: One of those threads commits, or will.
+        #: Whether one of the shared threads commits, or is about to.
         self._is_due = False
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
-        #: The loop that was here last: hardly any process has a second one.
+        #: The loop that submitted last: hardly any process has a second one.
         self._recent: _Loop | None = None
         self._committer: threading.Thread | None = None
         self._starting = threading.Lock()
         self._closed = False
-        #: Free while there is something to commit.
+        #: The committer waits for this lock. It is released when there is something to commit.
         self._idle = threading.Lock()
         self._idle.acquire()
 
     def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int) -> asyncio.Future[Done]:
-        """As `Primary.submit`, but what comes of it comes in a future of the running loop.
+        """Like `Primary.submit`, but the result comes in a future of the running loop.
 
-        Who cancels it leaves the changes where they are: they may be committed.
+        Cancelling it does not withdraw the changes: they may be committed.
         """
         loop = asyncio.get_running_loop()
         tasks = self._recent
@@ -71,11 +71,12 @@ class AsyncWriter:
         return tasks.submit(encoded, (timeout_s, term, wants_acks))
 
     def enqueue(self, batch: _Batch) -> None:
-        """Nothing more comes into this batch: it is to be committed."""
+        """Close the batch, and queue it to be committed."""
         batch.close()
         self._primary.enqueue(batch)
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> _Loop:
+        """The tasks of this loop. Loops that were closed are forgotten."""
         if self._committer is None and self._soon is None:
             self._start()
         tasks = self._loops.get(loop)
@@ -86,23 +87,23 @@ class AsyncWriter:
         return tasks
 
     def wake(self) -> None:
-        """There is something to commit."""
+        """There is something to commit: have it done."""
         if self._closed:
-            self._primary.commit_all()  # nobody else does it any more: it is refused
+            self._primary.commit_all()  # no other thread does it any more: what is queued is refused
         else:
             self._rouse()
 
     def _rouse(self) -> None:
         if self._soon is not None:
-            if not self._is_due:  # two that see this at once do no harm: there is one turn
+            if not self._is_due:  # two threads that see this at once do no harm: only one gets the write lock
                 self._is_due = True
                 self._soon(self._commit_soon)
         elif self._idle.locked():
-            with suppress(RuntimeError):  # another one was faster
+            with suppress(RuntimeError):  # another thread was faster
                 self._idle.release()
 
     def give_up(self, batch: _Batch) -> None:
-        """It has waited too long."""
+        """The time of the batch is over: end its wait."""
         batch.error = self._primary.give_up(batch)
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class AsyncWriter:
         is_last = False
         while not is_last:
             self._idle.acquire()
-            is_last = self._closed  # asked before: what is queued by then is refused at once
+            is_last = self._closed  # read before committing: what is queued after that is refused at once
             self._primary.commit_all()
 
     def _commit_soon(self) -> None:
@@ -129,25 +130,26 @@ class AsyncWriter:
             self._primary.commit_all()
         finally:
             self._is_due = False
-            # Who queued a change before this line relied on what was due.
+            # A change that was queued before this line relied on this call.
             if self._primary.has_queued:
                 self.wake()
 
 
 class _Loop:
-    """The tasks of one event loop that wait. Its methods run on the loop's thread, but for `finished`."""
+    """The waiting tasks of one event loop. All methods but `finished` run on the thread of the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tasks: AsyncWriter) -> None:
         self.loop = loop
         self.tasks = tasks
         self._future = loop.create_future
-        #: Takes what is submitted until the loop has run its tasks once.
+        #: The batch of the present pass of the loop.
         self._open: _Batch | None = None
         self._waiting: set[_Batch] = set()
         self._finished: deque[_Batch] = deque()
         self._told = False
-        #: Looks for tasks that have waited too long, when the first of them has.
+        #: The timer that ends waits whose time is over.
         self._looks: asyncio.TimerHandle | None = None
+        #: When it fires: at the earliest deadline.
         self._looks_at = math.inf
 
     def submit(self, encoded: Encoded, asked: _Asked) -> asyncio.Future[Done]:
@@ -160,6 +162,7 @@ class _Loop:
         return future
 
     def _begin(self, asked: _Asked) -> _Batch:
+        """Open a batch; the one before it, which is full or asks for something else, is queued."""
         if self._open is None:
             self.loop.call_soon(self._hand_over)
         else:
@@ -183,7 +186,7 @@ class _Loop:
         self.tasks.wake()
 
     def finished(self, batch: _Batch) -> None:
-        """Tell its tasks, together with those of all others that finish now."""
+        """Tell its tasks soon, together with those of all batches that finish meanwhile. Any thread may call this."""
         self._finished.append(batch)
         if not self._told:
             self._told = True
@@ -200,19 +203,20 @@ class _Loop:
         batch.tell()
 
     def _look(self) -> None:
+        """End the waits whose time is over, and set the timer for the next."""
         now = time.monotonic()
         for batch in [each for each in self._waiting if each.deadline <= now and not each.done]:
             self.tasks.give_up(batch)
             self._end(batch)
         self._looks, self._looks_at = None, math.inf
-        # What is done already is told in a moment.
+        # Batches that are done are told in a moment, so they need no timer.
         waiting = [batch.deadline for batch in self._waiting if not batch.done]
         if waiting:
             self._look_at(min(waiting))
 
 
 class _Batch(Waiting):
-    """Changes of tasks that wait for the same, each for its future. They are in one record, or none of them is."""
+    """Changes of tasks that ask for the same, with a future for each task. All go into one record, or none does."""
 
     __slots__ = ("_encoded", "_futures", "_loop", "_size", "asked")
 
@@ -221,7 +225,7 @@ class _Batch(Waiting):
         super().__init__(Encoded(b"", []), term, wants_acks=wants_acks, deadline=time.monotonic() + timeout_s)
         self._loop = loop
         self._encoded: list[bytes] = []
-        #: With how many of the changes are theirs.
+        #: The future of each task, with the number of its changes.
         self._futures: list[tuple[asyncio.Future[Done], int]] = []
         self._size = 2
 
@@ -245,7 +249,7 @@ class _Batch(Waiting):
         self._loop.finished(self)
 
     def tell(self) -> None:
-        """Tell the tasks what became of it. A task that was cancelled hears nothing."""
+        """Set the results of the futures. A task that was cancelled gets none."""
         id_, results, error = self.id, self.results, self.error
         start = 0
         for future, count in self._futures:

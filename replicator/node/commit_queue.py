@@ -1,4 +1,17 @@
-"""Changes that wait to be committed, each with the caller that waits for it."""
+"""The entries of the commit queue: changes that wait to be committed, each with the caller that waits for it.
+
+`writer.py` has the queue. A submitter appends its entry, and the thread that holds the write lock commits many entries
+in one record (*group commit*). An entry carries the changes into the record, and the results, or the error, back.
+
+How a caller waits is its own affair, so entries are of two kinds: a `Sleeper` is a thread, asleep on a lock of its own;
+a batch of asyncio tasks (`async_writer.py`) is told through its event loop. The writer knows only `Waiting`: it calls
+`finish` when the outcome is known, and `wake` on the first entry in the queue when the write lock is free, so that its
+submitter commits for all.
+
+An entry is all or nothing: its changes go into one record. Each has a deadline of its own. An entry that is given up
+while it is still in the queue is removed, so nothing is written; if its record is under way, nobody knows, and the
+caller is told so.
+"""
 
 from __future__ import annotations
 

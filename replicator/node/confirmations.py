@@ -1,12 +1,12 @@
-"""What Redis says of what was written: that it is on its disk (WAITAOF), or in the memory of replicas (WAIT).
+"""Asking Redis whether a write is on its disk (WAITAOF), or in the memory of replicas (WAIT).
 
-One answer vouches for everything that was written before Redis was asked, so those who wait share it. A thread that
-waits asks by itself, for all that wait with it; the others sleep on its lock. For tasks, of any number of event loops,
-one thread asks: it begins when the first of them waits, and ends when nobody does.
+One answer covers everything that was written before Redis was asked, so all that wait share it. Among threads that wait
+for the same level, one asks for all; the others sleep on its lock. For tasks, of any number of event loops, a thread
+asks, which starts when the first task waits and ends when none does.
 
-That thread asks one question at a time, of each kind in turn. How many replicas have it answers the question for each
-number of them, so of those that wait for replicas the smallest number is asked for: what never comes keeps nobody
-waiting who asked for less, for longer than a question takes.
+That thread asks one question at a time, of each kind in turn. The answer says how many replicas have the write, so one
+question covers every number of replicas; it asks for the smallest number that is waited for. So a wait for replicas
+that never come delays the waits for fewer of them by no more than one question.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ from .waiters import Level, Task, Waiter, Waiters, tell
 
 __all__ = ["Confirmations"]
 
-#: How soon Redis is asked again after too few had it, and after it did not answer; and then at the most.
+#: The pause before Redis is asked again: after too few replicas had the write, and the first one after no answer.
 RETRY_EVERY_S = 0.05
+
+#: The longest pause after no answer.
 RETRY_S_MAX = 1.0
 
-#: Redis waits so much less than who asked it, and its answer may come so much later.
+#: Redis waits for this much less than the caller, so that its answer is there in time; and it may answer this much
+#: late.
 GRACE_S = 0.05
 
-#: How long one question for all tasks waits for replicas. Another one may be due: for fewer of them, or for the disk.
+#: How long one question for all tasks waits for replicas. Another one may be due: for fewer replicas, or for the disk.
 QUESTION_S_MAX = 1.0
 
 
 class _Answer(NamedTuple):
-    """`upto`: what Redis vouches for, if enough have it; `have`: how many. `is_final`: asking again is in vain.
-
-    `is_missing`: it is none.
+    """`upto`: the newest record that is covered, if enough have it; `have`: how many do. `is_final`: asking again is in
+    vain. `is_missing`: Redis did not answer.
     """
 
     upto: RecordId | None = None
@@ -53,7 +55,7 @@ class _Answer(NamedTuple):
 
 
 class Confirmations:
-    """What Redis vouches for, of what this node wrote. `node_state`: what it is now."""
+    """What Redis confirms of the writes of this node. `node_state` returns its present state."""
 
     def __init__(self, log: Log, lease: Lease, node_state: Callable[[], NodeState]) -> None:
         self._log = log
@@ -62,14 +64,14 @@ class Confirmations:
         self._lock = threading.Lock()
         self._confirmed: dict[Level, RecordId] = {}
         self._asking: dict[Level, threading.Lock] = {}
-        #: The tasks that wait, by the kind of what they wait for.
+        #: The tasks that wait, by the kind of their level.
         self._async_writer = {"fsynced": Waiters(), "replicated": Waiters()}
         self._asker: threading.Thread | None = None
 
     # --- threads -----------------------------------------------------------------------------------------------------
 
     def wait(self, level: Level, id: RecordId, deadline: float) -> None:
-        """Return once Redis vouches for `id`. Raises `NotAcknowledged`."""
+        """Return once Redis confirms the record `id`. Raises `NotAcknowledged`."""
         with self._lock:
             asking = self._asking.setdefault(level, threading.Lock())
         if not asking.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -117,6 +119,7 @@ class Confirmations:
             raise waiter.error
 
     def _ask_for_tasks(self) -> None:
+        """Ask until no task waits any more. The kinds take turns, so that neither keeps the other waiting."""
         kinds = ("replicated", "fsynced")
         backoff = Backoff(RETRY_EVERY_S, RETRY_S_MAX)
         while True:
@@ -127,10 +130,11 @@ class Confirmations:
                     return
                 waiting = list(self._async_writer[due[0]])
             if due[0] == kinds[0]:
-                kinds = kinds[::-1]  # the other one is next
+                kinds = kinds[::-1]  # the other kind is next
             time.sleep(_pause_s(self._ask_for(due[0], waiting), backoff))
 
     def _ask_for(self, kind: str, waiting: list[Waiter]) -> _Answer:
+        """Ask one question for all tasks that wait for this kind, and settle those that it answers."""
         level = min(waiter.level for waiter in waiting)
         left_s = max(waiter.left_s for waiter in waiting)
         if kind == "replicated":
@@ -154,7 +158,7 @@ class Confirmations:
     # --- one question ------------------------------------------------------------------------------------------------
 
     def _ask(self, level: Level, id: RecordId, timeout_s: float) -> _Answer:
-        """Ask once. What is in the log when it begins, `id` among it, is what the answer is about."""
+        """Ask once. The answer covers what is in the log when this begins, which includes `id`."""
         node_state = self._node_state()
         if not node_state.holds_term:  # a confirmation renews the lease, which this node may have given back
             return _Answer(problem="the term ended meanwhile", is_final=True)
@@ -176,13 +180,13 @@ class Confirmations:
             return _Answer(problem=problem, is_final=True)
         if confirmation.have < max(1, level.others):
             return _Answer(have=confirmation.have, problem=_missing(level, confirmation.have))
-        # Everything that this node knew to be in the log before it asked.
+        # It covers everything that this node knew to be in the log before it asked.
         upto = self._confirmed[level] = max(id, node_state.view.position.id)
         return _Answer(upto, confirmation.have)
 
 
 def _pause_s(answer: _Answer, backoff: Backoff) -> float:
-    """Until Redis is asked again. Where too few have it, the question has waited for them already."""
+    """The pause until Redis is asked again. Short if too few had the write: that question has waited already."""
     if answer.is_missing:
         return backoff.failed()
     backoff.succeeded()

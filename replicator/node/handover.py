@@ -1,7 +1,8 @@
-"""What is to be done before a switchover takes the term from a node: a program stops, and what it wrote is published.
+"""What has to happen before a switchover takes the term from a node: its program stops, and what that wrote is
+published.
 
-A tool asks for it, somebody beside the node does it, and the heartbeat has the answer. The tool promotes the other node
-only then. Nothing of safety depends on it: the promotion is what stops the old primary.
+The switchover command asks for it, the sidecar does it, and the node's heartbeat carries the answer. Only then does the
+command promote the other node. Safety does not depend on it: the promotion is what stops the old primary.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ __all__ = ["Handover"]
 
 
 class Handover:
-    """Of one node. Each attribute is written by one thread. `wake`: have the next heartbeat sent soon."""
+    """The handover of one node. Only one thread writes each attribute. `wake` has the next heartbeat sent soon."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        #: Somebody is there who does it: a tool is to ask.
+        #: Whether a sidecar is there to do it, so that the command has to ask.
         self.is_offered = False
-        #: The id of the newest ask.
+        #: The id of the newest request.
         self.asked = ""
-        #: That id, if all is done; `ID: why`, if it cannot be.
+        #: That id once all is done; `ID: why` if it cannot be done.
         self.answer = ""
         self._wake = wake
 
     def ask(self, id_: str) -> None:
-        """A tool wants it done."""
+        """The switchover command asks for it."""
         self.asked = id_
 
     def answered(self, answer: str) -> None:
-        """It is done, or cannot be; empty: it is over, one way or the other."""
+        """It is done, or cannot be done; empty: the handover is over, one way or the other."""
         self.answer = answer
         self._wake()

@@ -1,11 +1,11 @@
-"""Whether a node may have its name: no other process may report under it; and whether a log is that of the node.
+"""Checks that a node may use its name (no other process may report under it), and that a log is that of the node.
 
-A heartbeat of this name that is young is one of three: of the boot before, which was killed a moment ago; of another
-process, somewhere, that was given the same name; or of the process whose data directory this one's is a copy of. The
-second and the third are to be refused. A copy knows the boot of the original as its own previous one, so that says
-nothing; what does is where that boot ran. The lock of a data directory is held for as long as a node runs there, and
-says which boot that was and where the lock was then (`storage/place.py`): whoever has the very same lock knows that
-this boot has ended, and starts at once. Everybody else waits whether the other one beats again.
+A recent heartbeat of this name may be from three: the boot before, which was killed a moment ago; another process,
+elsewhere, that was given the same name; or the process of whose data directory this one's is a copy. In the second case
+and in the third this node must not start. A copy knows the boot of the original as its own previous one, so that proves
+nothing. What does is where that boot ran: the lock of a data directory is held for as long as a node runs there, and
+records the boot and where the lock was then (`storage/place.py`). A node that holds the very same lock knows that this
+boot has ended, and starts at once. Any other node waits to see whether the other one sends a heartbeat again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["Name", "check_log_is_mine"]
 
 logger = logging.getLogger(__name__)
 
-#: How often it is looked whether another one beats.
+#: How often it looks whether the other one has sent a heartbeat.
 LOOK_EVERY_S = 0.1
 
 
 class Name:
-    """The name of one node. `previous_boot`: the one that its checkpoint tells of. `stopping`: it ends."""
+    """The name of one node. `previous_boot`: the one that its checkpoint names. `stopping`: set when the node ends."""
 
     def __init__(
         self, log: Log, me: Writer, checkpoint: Checkpoint, *, previous_boot: str, stopping: threading.Event
@@ -42,27 +42,27 @@ class Name:
         self._previous_boot = previous_boot
         self._stopping = stopping
         self._free = False
-        #: Another boot of this name, and the stamp of its heartbeat.
+        #: Another boot of this name that was seen, and the stamp of its heartbeat.
         self._rival: tuple[str, int] | None = None
 
     def check(self, look: GroupView, *, has_beaten: bool) -> None:
-        """Raises `ConfigError` if another process has the name. `has_beaten`: this node did, with this boot."""
+        """Raises `ConfigError` if another process has the name. `has_beaten`: this boot has sent a heartbeat."""
         if self._free:
             if has_beaten:
                 self._check_is_mine(look)
             return
         self._check_is_free(look)
-        # Before this boot beats for the first time: what the lock says is who may have been heard of from here.
+        # Before the first heartbeat of this boot: any boot that was ever heard of from here must be in the lock.
         self._checkpoint.lock.runs(self._me.boot)
         self._free = True
 
     def _check_is_free(self, look: GroupView) -> None:
-        """A boot of this name that still beats is another process; one that ended here cannot be."""
+        """Refuse if another boot of this name still sends heartbeats, unless it is known to have ended here."""
         other = look.heartbeats.get(self._me.node)
         if other is None or not other.alive or other.boot == self._checkpoint.lock.ended:
             return
         wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
-        logger.warning("another boot of %s reported %d ms ago: waiting whether it lives", other.node, other.age_ms)
+        logger.warning("another boot of %s reported %d ms ago: waiting to see if it lives", other.node, other.age_ms)
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not self._stopping.wait(LOOK_EVERY_S):
             again = self._log.look().heartbeats.get(self._me.node)
@@ -70,11 +70,11 @@ class Name:
                 raise self._taken(again)
 
     def _check_is_mine(self, look: GroupView) -> None:
-        """Two that started at the same moment did not see each other then. The one with the lower boot yields."""
+        """Two nodes that started at the same moment did not see each other then. The one with the lower boot yields."""
         other = look.heartbeats.get(self._me.node)
         if other is None or other.boot <= self._me.boot:
             return
-        # Only one that goes on beating: Redis may have come back with heartbeats from before.
+        # Only to one that goes on sending heartbeats: Redis may have come back with old ones.
         known, self._rival = self._rival, (other.boot, other.beaten_at)
         if known is not None and known[0] == other.boot and known != self._rival:
             raise self._taken(other)

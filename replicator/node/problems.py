@@ -1,4 +1,9 @@
-"""What is in a node's way at the moment, by who found it: told when it begins and when it is over."""
+"""The present problems of a node, by the part of it that found them. Each is logged when it begins and when it ends.
+
+Most problems keep the node from its work. With some it goes on: it does without a snapshot or a thread, or what is
+wrong is the log or the program beside it. `of_the_node` and `others` tell them apart, because a node that only meets a
+problem of the log can still lead.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,11 @@ __all__ = ["SNAPSHOT", "THREADS", "CannotLead", "Problems"]
 
 logger = logging.getLogger(__name__)
 
-#: That Redis is away, whoever found it.
+#: The name under which it is logged that Redis is away, whichever part found it.
 REDIS = "redis"
 
 
-#: Found by these, it keeps a node from nothing: it does without a snapshot, or a thread, and tries again.
+#: Problems under these names do not stop a node: it does without the snapshot, or the thread, and tries again.
 SNAPSHOT, THREADS = "snapshot", "threads"
 _DOES_WITHOUT = (SNAPSHOT, THREADS)
 
@@ -30,22 +35,24 @@ class Problems:
     def __init__(self) -> None:
         self._known: dict[str, ReplicatorError] = {}
         self._telling = Telling(logger)
-        #: Nobody is told any more: the node stops.
+        #: Whether nothing is logged any more, because the node stops.
         self.quiet = False
 
     def report(self, name: str, problem: ReplicatorError) -> None:
+        """The part `name` has this problem. It is logged if it is new."""
         if isinstance(problem, OutcomeUnknown):
-            problem = LogUnavailable(**problem.fields)  # of its own asking, and it asks again: nobody waits for it
+            problem = LogUnavailable(**problem.fields)  # the node's own request: it repeats it, and no caller waits
         self._known[name] = problem
         if self.quiet:
             return
         if isinstance(problem, LogUnavailable):
-            # Several threads meet it. That Redis is away is told in many ways, too, and is news only once.
+            # Several threads find that Redis is away, in many words; it is news only once.
             self._telling.tell(REDIS, logging.ERROR, str(problem), kind=REDIS if _is_over(problem) else "")
         else:
             self._telling.tell(name, logging.ERROR, str(problem))
 
     def solved(self, name: str) -> None:
+        """The part `name` has no problem any more. Redis is back once no part misses it."""
         self._known.pop(name, None)
         if self.quiet:
             return
@@ -61,18 +68,18 @@ class Problems:
 
     @property
     def in_the_way(self) -> list[ReplicatorError]:
-        """Those that keep the node from its work, or may."""
+        """The problems that keep the node from its work, or may."""
         return [problem for name, problem in self._known.copy().items() if not _is_beside(name, problem)]
 
     @property
     def of_the_node(self) -> list[str]:
-        """What keeps the node from taking anything in, or from leading."""
-        # Several of the node's threads meet one full disk.
+        """The problems that keep the node from applying anything, or from leading."""
+        # Several of the node's threads may find the same full disk.
         return list(dict.fromkeys(str(problem) for name, problem in self._lasting if not _goes_on(name, problem)))
 
     @property
     def others(self) -> list[str]:
-        """What else is wrong, with which the node would lead all the same: with the log, or what it does without."""
+        """The problems with which the node could still lead: with the log, or with what it does without."""
         found = [str(problem).partition(". ")[0] for name, problem in self._lasting if _goes_on(name, problem)]
         return list(dict.fromkeys(found))
 
@@ -82,11 +89,11 @@ class Problems:
 
 
 def _is_over(problem: ReplicatorError) -> bool:
-    """Whoever can report has Redis: that it had none a moment ago is nobody's concern. What it refuses is not over."""
+    """Whether the problem is over once it can be reported: that Redis was away. What Redis refuses is not over."""
     return isinstance(problem, LogUnavailable) and not problem.refused
 
 
-#: A state that is in use is replaced when its node is to lead.
+#: Problems with which a node can lead. A state that is in use is replaced when its node is about to lead.
 _GOES_ON = (CannotLead, LogLost, LogUnavailable, CorruptRecord, StateInUse, ProgramError)
 
 

@@ -1,7 +1,8 @@
-"""Makes a state what was published where that was not possible at once: a disk was full, or a program held the file.
+"""Writes a published state to its file later, if that was not possible at once: the disk was full, or a program held
+it.
 
-Once a beat the node looks whether there is something to do (`keep`). It is done on a thread of its own, because a large
-state takes its time and the lease does not wait; after each failure the next attempt is further away, up to a bound.
+With each heartbeat the node checks whether there is something to do (`keep`). It is done in a thread of its own,
+because writing a large state takes time and the lease does not wait. Failed attempts are repeated with a back-off.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from .problems import Problems
 
 __all__ = ["StateWriter"]
 
-#: From the first failure to the next attempt; after each one twice as long, up to the bound. What has passed is
-#: noticed within that.
+#: The back-off: from the first failure to the next attempt, then twice as long each time, up to the longest pause. So
+#: it takes no longer than that to notice that the obstacle is gone.
 FIRST_PAUSE_S = 0.5
 PAUSE_S_MAX = 5.0
 
 
 class StateWriter:
-    """The writer of one node. Only its HA loop calls it."""
+    """Writes the state of one node. Only its HA loop calls `keep`."""
 
     def __init__(self, replica: Replica, problems: Problems, *, name: str) -> None:
         self._replica = replica
         self._problems = problems
         self._aside = Aside(problems, name=f"{name}-state")
-        self._backoff = Backoff(FIRST_PAUSE_S, PAUSE_S_MAX, chance=lambda: 0.0)  # nobody else writes there
+        self._backoff = Backoff(FIRST_PAUSE_S, PAUSE_S_MAX, chance=lambda: 0.0)  # no jitter: no other node writes there
         self._next_at = 0.0
 
     def keep(self) -> None:
-        """Say what is in the way of the state, and try again if it is time."""
+        """Report what is in the way, and try again if it is time."""
         unwritten = self._replica.unwritten
         if unwritten is None:
             self._backoff.succeeded()

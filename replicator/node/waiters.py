@@ -1,8 +1,8 @@
-"""Who waits for an acknowledgement: threads, which sleep, and tasks, whose event loops are told.
+"""Waiters for an acknowledgement: threads, which sleep, and asyncio tasks, whose event loops are told.
 
-A wait costs no thread of ours. What is waited for is a record, and that so many others have it. `Waiters` keeps those
-who wait in the order of their records, so news are held against the first ones only, and not against everybody. Whoever
-brings news takes those out whose wait is over, and tells them (`tell`) when it holds no lock any more: a call for each
+A wait costs no thread of ours. Each waits until a number of other nodes have a record. `Waiters` keeps them in the
+order of their records, so that news have to be compared only with the first ones, not with all. A thread that brings
+news takes out those whose wait is over, and tells them (`tell`) once it holds no lock any more: with one call per
 thread, and one for all tasks of an event loop.
 """
 
@@ -24,21 +24,21 @@ from ..format.ids import RecordId
 __all__ = ["Level", "Sleeper", "Task", "Waiter", "Waiters", "tell"]
 
 
-#: A wait whose time is over, or was nothing, ends so much later: the own disk may have to be asked.
+#: The shortest sleep, also if the time is over or was 0: the node's own disk may have to be synced first.
 GRACE_S = 0.05
 
 _LEVEL = re.compile("(appended|fsynced)|(replicated|applied):([1-9][0-9]{0,2})")
 
 
 class Level(NamedTuple):
-    """`appended`, `fsynced`, `replicated` or `applied`, and of how many others."""
+    """A level of acknowledgement: `appended`, `fsynced`, `replicated` or `applied`, and by how many others."""
 
     kind: str
     others: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Level:
-        """Raises `ConfigError`."""
+        """`"applied:2"` -> `Level("applied", 2)`. Raises `ConfigError`."""
         match = _LEVEL.fullmatch(text) if isinstance(text, str) else None
         if match is not None:
             return cls(match[1] or match[2], int(match[3] or 0))
@@ -47,7 +47,7 @@ class Level(NamedTuple):
 
     @property
     def standbys(self) -> int:
-        """How many of them are to have it on their disks."""
+        """How many standbys have to have a record on their disks."""
         return self.others if self.kind == "applied" else 0
 
     def __str__(self) -> str:
@@ -58,18 +58,19 @@ _numbers = count()
 
 
 class Waiter:
-    """Waits until `level` is reached for the record `id`, at the longest until `deadline` (`time.monotonic`)."""
+    """Waits until the record `id` has reached `level`, at most until `deadline` (`time.monotonic`)."""
 
     def __init__(self, level: Level, id: RecordId, deadline: float) -> None:
         self.level = level
         self.id = id
         self.deadline = deadline
-        #: Its place among those who wait: by record, and of one record by who came first.
+        #: Its place among the waiters: by record, and for the same record in order of arrival.
         self.place = (id, next(_numbers))
-        #: Somebody says what came of it: `error`, or nothing if it was acknowledged.
+        #: Whether the outcome is known.
         self.done = False
+        #: The outcome; None: it was acknowledged.
         self.error: ReplicatorError | None = None
-        #: What was in the way when it was looked at last.
+        #: What was in the way at the last look.
         self.problem = ""
 
     @property
@@ -77,20 +78,20 @@ class Waiter:
         return max(0.0, self.deadline - time.monotonic())
 
     def settle(self, error: ReplicatorError | None = None) -> None:
-        """Say what came of it; it is still to be told."""
+        """Set the outcome. The waiter has to be told (`tell`)."""
         self.error = error
         self.done = True
 
 
 class Sleeper(Waiter):
-    """A thread."""
+    """A waiting thread."""
 
     def __init__(self, level: Level, id: RecordId, deadline: float) -> None:
         super().__init__(level, id, deadline)
         self._woken = threading.Event()
 
     def wait(self) -> None:
-        """Sleep until it is told, or its time is over. What is true already takes a moment to be told."""
+        """Sleep until it is told, or its time is over; for a moment at least."""
         self._woken.wait(max(self.left_s, GRACE_S))
 
     def wake(self) -> None:
@@ -98,7 +99,7 @@ class Sleeper(Waiter):
 
 
 class Task(Waiter):
-    """A task of the running event loop."""
+    """A waiting task of the running event loop."""
 
     def __init__(self, level: Level, id: RecordId, deadline: float) -> None:
         super().__init__(level, id, deadline)
@@ -110,13 +111,13 @@ class Task(Waiter):
         await asyncio.wait([self._told], timeout=self.left_s)
 
     def wake(self) -> None:
-        """On the thread of its loop."""
+        """End the wait. Only on the thread of its loop."""
         if not self._told.done():
             self._told.set_result(None)
 
 
 class Waiters:
-    """Those who wait, in the order of their records. The caller sees to it that one thread at a time is here."""
+    """Waiters in the order of their records. Not thread-safe: the caller has a lock."""
 
     def __init__(self) -> None:
         self._places: list[tuple[RecordId, int]] = []
@@ -130,7 +131,7 @@ class Waiters:
 
     @property
     def newest(self) -> RecordId:
-        """The newest record that somebody waits for. There is one."""
+        """The newest record that is waited for. Only if there is a waiter."""
         return self._places[-1][0]
 
     def add(self, waiter: Waiter) -> None:
@@ -138,12 +139,12 @@ class Waiters:
         self._waiters[waiter.place] = waiter
 
     def drop(self, waiter: Waiter) -> None:
-        """It waits no longer. It may have been taken out already."""
+        """Remove a waiter, if it was not taken out already."""
         if self._waiters.pop(waiter.place, None) is not None:
             del self._places[bisect_left(self._places, waiter.place)]
 
     def take_while(self, is_over: Callable[[Waiter], bool]) -> list[Waiter]:
-        """Take out the first ones, as long as their wait is over."""
+        """Take out waiters from the front, up to the first whose wait is not over."""
         taken: list[Waiter] = []
         for waiter in self:
             if not is_over(waiter):
@@ -155,7 +156,7 @@ class Waiters:
         return taken
 
     def take_all(self, is_over: Callable[[Waiter], bool]) -> list[Waiter]:
-        """Take out every one whose wait is over."""
+        """Take out all waiters whose wait is over."""
         taken = [waiter for waiter in self if is_over(waiter)]
         for waiter in taken:
             self.drop(waiter)
@@ -163,7 +164,7 @@ class Waiters:
 
 
 def tell(waiters: Iterable[Waiter]) -> None:
-    """Tell those whose wait is over."""
+    """Tell waiters that their wait is over. The caller must hold no lock."""
     tasks: dict[asyncio.AbstractEventLoop, list[Task]] = {}
     for waiter in waiters:
         if isinstance(waiter, Sleeper):

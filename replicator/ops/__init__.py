@@ -1,7 +1,6 @@
-"""What an operator does to a group, as plain functions over its log. The command line and the jobs call these.
+"""What an operator does to a group, as plain functions over its log. The command line and the jobs call them.
 
-None of them needs a node of its own, and none but `records`, if it is to follow, waits in Redis: they look, ask, and
-look again.
+None of them needs a node of its own. They look, ask, and look again; only `records` with `follow` blocks in Redis.
 """
 
 from .common import check_is_known, looked

@@ -1,9 +1,9 @@
-"""Certify a group: walk its log, compare the nodes' checkpoints with it, and their states with one another's.
+"""Certifies a group: reads its whole log, compares the nodes' checkpoints with it, and their states with one another.
 
-`log_check.py` has the rules. `Compared` is one checkpoint, held beside the log as that passes by.
+`log_check.py` has the rules. `Compared` is one checkpoint, which is compared with each record as the log is read.
 
-A node may run meanwhile, and the log may grow and be trimmed: what is certified is what it was at the first look.
-Memory is bounded: records are read in batches, states are rebuilt one after another.
+Nodes may run meanwhile, and the log may grow and be trimmed: what is certified is the log as it was at the first look.
+Memory is bounded: records are read in batches, and states are rebuilt one after the other.
 """
 
 from __future__ import annotations
@@ -34,17 +34,19 @@ from .log_check import LogFacts, LogVerifier, Violation, as_violation
 
 __all__ = ["CannotRebuild", "Certificate", "Compared", "NodeFacts", "certify", "copied"]
 
-#: Records in one read: of full ones, 32 MiB.
+#: Records per read: at most 32 MiB, if all of them are full.
 RECORDS_AT_ONCE = 128
 
-#: A node that writes writes its WAL back every 4 MiB; a copy made meanwhile may be torn.
+#: How often a checkpoint is copied, and the pause in between. A node that writes much checkpoints its write-ahead log
+#: every 4 MiB, and a copy that is made meanwhile may be torn.
 COPY_ATTEMPTS = 6
 COPY_AGAIN_AFTER_S = 0.25
 
-#: How often progress is told.
+#: Progress is reported once per this many records.
 RECORDS_A_REPORT = 10_000
 
-#: A snapshot that begins trims the log; to read it all takes less time than the next one.
+#: How often reading the log is begun anew. The first part of a snapshot trims the log under the reader, but reading all
+#: of it takes less time than until the next snapshot.
 WALKS_MAX = 5
 
 Progress = Callable[[str], None]
@@ -57,9 +59,9 @@ Progress = Callable[[str], None]
 class NodeFacts:
     """One checkpoint. `place`: `in the log`, `before the log` (trimmed), `ahead of the log`, `not in the log`, `new`.
 
-    Of its change records, `changes` are the log's, `trimmed` older than the log, or lost before a rebase;
-    `divergent` the log has not. That is no violation where the node's history parted from the group's: they are to
-    become a fork. `digest`: of the state.
+    Of its change records, `changes` are also in the log, and `trimmed` are older than the log, or were lost before a
+    rebase. The log lacks those that are `divergent`. They are no violation if the node's history diverged from the
+    group's: then they will become a fork. `digest`: that of the state.
     """
 
     node: str
@@ -73,7 +75,7 @@ class NodeFacts:
 
 
 class Compared:
-    """A checkpoint beside a log: `take` each record that the log has, then `finish`."""
+    """Compares a checkpoint with a log: `take` each record of the log in order, then `finish`."""
 
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
@@ -81,19 +83,24 @@ class Compared:
         self.position = stored.view.position
         self.changes = 0
         self.trimmed = 0
-        #: Those that the log has not, and which one is the newest of them.
+        #: How many changes the log lacks.
         self.divergent = 0
+        #: The newest of them.
         self._missing = ZERO_ID
         self._found = False
         self._changes = stored.changes()
         self._next = next(self._changes, None)
 
     def take(self, record: Record, *, begins: bool, rebases: bool) -> None:
-        """`begins`: nothing is known of what was before it. `rebases`: history goes on there from its `as_of`."""
+        """Take the next record of the log.
+
+        `begins`: it is the first one, so nothing is known of what was before it. `rebases`: the history continues there
+        from the record's `as_of`.
+        """
         while self._next is not None and self._next.id < record.id:
             self._lacks(self._next, trimmed=begins)
         if rebases and isinstance(record, PartRecord) and self._missing <= record.as_of.id:
-            # Those of the history that the rebase brings were never in this log, or were lost.
+            # The changes in the history that the rebase brings were never in this log, or were lost.
             self.trimmed, self.divergent, self._missing = self.trimmed + self.divergent, 0, ZERO_ID
         if self._next is not None and self._next.id == record.id:
             if self._next != record:
@@ -118,13 +125,13 @@ class Compared:
         self._found = True
 
     def finish(self, walk: LogVerifier, head: Head) -> str:
-        """Its place. Raises `Violation` if the log, or a snapshot in it, contradicts the checkpoint."""
+        """Return its place. Raises `Violation` if the log, or a snapshot in it, contradicts the checkpoint."""
         while self._next is not None:
             self._lacks(self._next, trimmed=False)
         if self.stored.view.log_id not in ("", head.log_id):
             self._fail(f"it follows log {self.stored.view.log_id}, and this is log {head.log_id}")
         if self._found and self.divergent:
-            problem = f"it is at {self.position.id} like the log, and has {self._missing}, which the log has not"
+            problem = f"it is at {self.position.id} like the log, but has {self._missing}, which the log lacks"
             self._fail(problem, self.position.id, self._missing)
         payload = self.stored.payload
         digest = walk.snapshots.get(payload.as_of) if payload else None
@@ -145,17 +152,18 @@ class Compared:
         raise Violation("checkpoint", f"{self.node}: {problem}", ids=ids, node=self.node)
 
 
-# --- a copy of a file that is being written --------------------------------------------------------------------------
+# --- copying a file that is being written ----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def copied(data_dir: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Stored]:
-    """The checkpoint of a node that may be running: a copy of its files, removed again in the end.
+    """Open a copy of the checkpoint of a node that may be running; the copy is removed in the end.
 
-    The file itself changes only when a WAL is written back, and then begins anew: a copy made meanwhile may be torn.
-    That shows when it is checked, and another one is made. One that is wrong although neither happened is damaged,
-    however much the node writes: what is behind the part of a WAL that was copied is missing, and nothing else.
-    Raises `CheckpointError`: it is damaged, or changes too fast to be copied, or cannot be read.
+    The file itself changes only when the write-ahead log is written back, after which that begins anew. A copy made
+    meanwhile may be torn; the check of the copy finds that, and another copy is made. If a copy is wrong although
+    neither happened, the checkpoint is damaged, however much the node writes: a copy of a growing write-ahead log lacks
+    only its end.
+    Raises `CheckpointError` if it is damaged, changes too fast to be copied, or cannot be read.
     """
     source = data_dir / "checkpoint.sqlite"
     with (
@@ -166,6 +174,7 @@ def copied(data_dir: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> I
 
 
 def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> Stored:
+    """Copy until a copy is whole. Damaged is only what is wrong although nothing changed meanwhile."""
     for attempt in range(COPY_ATTEMPTS):
         before = _marks(source)
         place = directory / str(attempt)
@@ -174,7 +183,7 @@ def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> Stored:
         except DamagedCheckpoint as torn:
             shutil.rmtree(place)
             problem = torn.fields["problem"]
-            # Only a pause shows that nobody writes: clocks of file systems have coarse ticks.
+            # Without a pause, equal marks prove nothing: the clocks of file systems are coarse.
             time.sleep(COPY_AGAIN_AFTER_S)
             if _marks(source) == before:
                 raise DamagedCheckpoint(path=source, problem=problem) from None
@@ -183,6 +192,7 @@ def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> Stored:
 
 
 def _copy(source: Path, place: Path) -> Path:
+    """Copy the checkpoint, then its write-ahead log, which may be missing."""
     try:
         check_is_file(source)
         place.mkdir()
@@ -196,7 +206,7 @@ def _copy(source: Path, place: Path) -> Path:
 
 
 def _marks(source: Path) -> tuple[object, object]:
-    """Two that are equal, with a pause between them: the file stood still, and its WAL did not begin anew."""
+    """If these are equal before and after a pause, the file did not change, and its WAL did not begin anew."""
     return _mark(source), _beginning(source.with_name(f"{source.name}-wal"))
 
 
@@ -209,7 +219,7 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
 
 
 def _beginning(wal: Path) -> bytes | None:
-    # Its salts are other ones each time (sqlite.org/fileformat.html, 4.1).
+    # It has new salts each time (sqlite.org/fileformat.html, 4.1).
     try:
         return head_of(wal, 32)
     except OSError:
@@ -225,14 +235,14 @@ class CannotRebuild(ReplicatorError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Certificate:
-    """What was checked and holds. `equal`: names of nodes whose states were compared, for each position."""
+    """What was checked and found good. `equal`: for each position, the names of nodes with equal states there."""
 
     log: LogFacts
     nodes: list[NodeFacts] = field(default_factory=list)
     equal: list[list[str]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it. The names are a contract."""
+        """The JSON form. Its names are a contract."""
         return asdict(self)
 
 
@@ -245,16 +255,16 @@ def certify(
     assumed: bool = False,
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
 ) -> Certificate:
-    """Check the log as it is now, and the checkpoints in these data directories, of nodes that run or not.
+    """Check the log as it is now, and the checkpoints in these data directories. Their nodes may be running.
 
-    `assumed`: nobody said that `make_state` is right, so a checkpoint has to. `snapshot_bytes_max`: what a snapshot may
-    weigh when it is unpacked (`format/weight.py`).
-    `make_state` gives an empty state of the group's application. Raises `Violation` at the first thing that is not as
-    it has to be; `LogLost` if there is no log, `CheckpointError` for a checkpoint that cannot be read, `ConfigError`
-    for one that is of another application, or group.
+    `make_state` makes an empty state of the group's application. `assumed`: it is only a default, so the checkpoints
+    have to confirm it. `snapshot_bytes_max`: the most that an unpacked snapshot may weigh (`format/weight.py`).
+
+    Raises `Violation` at the first rule that does not hold; `LogLost` if there is no log, `CheckpointError` for a
+    checkpoint that cannot be read, `ConfigError` for one of another application or group.
     """
     with contextlib.ExitStack() as stack:
-        # Before the head is looked at: what a node has, the log had before.
+        # Copied before the look at the head: the log has everything that a node had before.
         copies = [
             stack.enter_context(copied(data_dir, snapshot_bytes_max=snapshot_bytes_max)) for data_dir in data_dirs
         ]
@@ -272,20 +282,20 @@ def certify(
 
 
 def _check_kind(copy: Stored, kind: str, *, assumed: bool) -> None:
-    """Another application would make another state of these changes, or none, and find nothing wrong."""
+    """Check that the state is of the right class: another one might accept the changes, and find nothing wrong."""
     its = copy.note("state")
     if its is None and assumed:
         problem = f"the checkpoint of {copy.node} does not say of which class its state is: name it"
         raise ConfigError(setting="state", problem=problem)
     if its is not None and not are_alike(its, kind):
-        problem = f"the checkpoint of {copy.node} is of a state of {its}, and not of {kind}: give --state {its}"
+        problem = f"the checkpoint of {copy.node} is of a state of {its}, not of {kind}: give --state {its}"
         raise ConfigError(setting="state", problem=problem)
 
 
 def _walked(
     log: Log, copies: Sequence[Stored], progress: Progress, snapshot_bytes_max: int
 ) -> tuple[LogFacts, list[tuple[Compared, str]]]:
-    """The log up to its head, with each checkpoint beside it; begun again if it was trimmed under the reader."""
+    """Read the log up to its head, and compare each checkpoint; begin anew if the log was trimmed under the reader."""
     for _ in range(WALKS_MAX):
         head = _head(log)
         nodes = [Compared(copy) for copy in copies]
@@ -303,6 +313,7 @@ def _walked(
 
 
 def _head(log: Log) -> Head:
+    """The head; it must be at the newest entry of the stream."""
     look = log.look()
     if look.head is None:
         raise LogLost(what=f"there is no log of group {log.group} at {log.url}")
@@ -313,6 +324,7 @@ def _head(log: Log) -> Head:
 
 
 def _walk(log: Log, head: Head, walk: LogVerifier, nodes: Sequence[Compared], progress: Progress) -> None:
+    """Feed all records up to the head to the verifier and to each checkpoint."""
     after, upto, told = ZERO_ID, head.position.id, 0
     while after < upto:
         batch = log.read(after, count=RECORDS_AT_ONCE)
@@ -335,7 +347,7 @@ def _walk(log: Log, head: Head, walk: LogVerifier, nodes: Sequence[Compared], pr
 
 
 def _check_sources(log: Log, walk: LogVerifier) -> None:
-    """A snapshot is of a place in the history: where the log has that place, it has the same history there."""
+    """Check the places in the history whose states the snapshots are: the log must have the same chain there."""
     for as_of in walk.snapshots:
         there = log.find(as_of.id)
         if there is not None and there.position != as_of:
@@ -361,7 +373,7 @@ def _told(node: Compared, place: str, data_dir: Path, state: ReplicatedState) ->
 
 
 def _digest(stored: Stored, state: Any) -> str:
-    """The digest of the state that the checkpoint describes."""
+    """Rebuild the state that the checkpoint describes; return its digest."""
     try:
         if not isinstance(state, State):
             with rebuilt_from(stored) as whole:
@@ -380,6 +392,7 @@ def _digest(stored: Stored, state: Any) -> str:
 
 
 def _equal(nodes: Sequence[Compared], told: Sequence[NodeFacts]) -> list[list[str]]:
+    """Compare the states of nodes at equal positions (G6); return the names of those that were compared."""
     at: dict[Position, list[NodeFacts]] = {}
     for node, facts in zip(nodes, told, strict=True):
         at.setdefault(node.position, []).append(facts)

@@ -1,4 +1,12 @@
-"""What the acts of an operator share: what was looked at, which settings they take, how they wait."""
+"""What the operations in this package share: looking at a group, checking their arguments, and waiting.
+
+- Arguments are checked before anything is asked of Redis, so a slip changes nothing (`check_call`).
+- They look at a group even if one of its keys is damaged (`looked`): most of all then an operator needs to see it, and
+  `recover` to mend it. Only operations that need a primary insist on one (`led_head`).
+- An unknown group is most likely a misspelt name or the wrong Redis, so the error lists the groups that there are.
+- An operation that waits polls (`POLL_EVERY_S`) until its timeout, and then says what it waited for. It gives Redis a
+  little longer than that (`GRACE_S`), or a Redis that hangs would hide that message.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What is wrong with a group, as its head and its heartbeats show it, and what to do about it.
 
-Every check is a plain function of one look at the group, and gives one sentence each: what is so and, where it is not
-well, what helps *now*. Both `status` and `doctor` are made of them, so they cannot disagree. Nothing here asks Redis
-for more, and nothing is changed.
+Every check is a plain function of one look at the group and yields sentences: what it found and, if that is not well,
+what helps *now*. `status` and `doctor` both show these checks, so they cannot disagree. Nothing here asks Redis for
+more, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = [
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
-#: A standby that is so far behind would take that long to take over.
+#: The lag of a standby above which a warning is due: a takeover would take at least as long.
 LAG_S_MAX = 5.0
 
-#: By so much the writer's clock may be ahead of Redis' before it is worth a word.
+#: How far the clock of a writer may be ahead of that of Redis before a warning is due.
 CLOCK_AHEAD_MS_MAX = 1000
 
 
@@ -62,12 +62,12 @@ def problem(check: str, what: str, do: str) -> Check:
 
 
 def is_known(look: GroupView) -> bool:
-    """Whether there ever was such a group in this Redis, as far as it remembers."""
+    """Whether this Redis knows anything of such a group."""
     return look.head is not None or look.term > 0 or bool(look.heartbeats)
 
 
 def term_holder(look: GroupView) -> str | None:
-    """The node that holds the newest term, in the present run of Redis; None if nobody does."""
+    """The node that holds the newest term in the present run of Redis; None if no node does."""
     head = look.head
     if head is None or not look.same_run or head.term != look.term or head.writer == election.NOBODY:
         return None
@@ -75,12 +75,12 @@ def term_holder(look: GroupView) -> str | None:
 
 
 def checks_of_group(look: GroupView) -> list[Check]:
-    """The log, who leads, and who would take over."""
+    """The checks of the log, of the primary, of automatic failover, of the standbys, and of clocks."""
     return [check for each in (_log, _primary, _failover, _standbys, _clocks) for check in each(look)]
 
 
 def checks_of_nodes(look: GroupView) -> list[Check]:
-    """Each node, by name."""
+    """The checks of each node, by name."""
     return [check for _, heartbeat in sorted(look.heartbeats.items()) for check in _node(heartbeat, look)]
 
 
@@ -88,6 +88,7 @@ def checks_of_nodes(look: GroupView) -> list[Check]:
 
 
 def _log(look: GroupView) -> Iterator[Check]:
+    """Whether there is a log, and nodes can write to it."""
     head = look.head
     if look.marred:
         yield problem("log", look.marred, "`replicator recover` mends it, if this is the right database")
@@ -108,11 +109,12 @@ def _log(look: GroupView) -> Iterator[Check]:
 
 
 def _primary(look: GroupView) -> Iterator[Check]:
+    """Whether a node holds the term; if not, what happens next."""
     head = look.head
     if head is None:
         return
     if not look.same_run:
-        what = "Redis came back as another run, in which nobody leads until somebody takes a term"
+        what = "Redis came back as another run, in which no node leads until one takes a term"
         yield problem("primary", what, _who_takes_over(look))
     elif head.writer == election.NOBODY:
         what = "nobody holds the term: the primary was demoted, and no node takes over by itself until one is promoted"
@@ -124,6 +126,7 @@ def _primary(look: GroupView) -> Iterator[Check]:
 
 
 def _holder(look: GroupView, heartbeat: Heartbeat | None, node: str, boot: str) -> Iterator[Check]:
+    """Whether the holder of the term leads. A node that was promoted a moment ago does not lead yet: no problem."""
     holds = f"{node} holds term {look.term}"
     if heartbeat is None:
         yield problem("primary", f"{holds}, and has no heartbeat", _who_takes_over(look))
@@ -142,7 +145,7 @@ def _holder(look: GroupView, heartbeat: Heartbeat | None, node: str, boot: str) 
 
 
 def _who_takes_over(look: GroupView) -> str:
-    """What will happen by itself, or what somebody has to do, now that nobody leads."""
+    """What will happen by itself, or what an operator has to do, now that no node leads."""
     if look.head is not None and look.head.paused:
         return f"automatic failover is paused, so {_by_hand(look)}"
     candidates = [
@@ -169,7 +172,7 @@ def _by_hand(look: GroupView) -> str:
 
 
 def pause_of(look: GroupView) -> Check | None:
-    """That automatic failover is paused, since when and by whom. On purpose, and still nothing to forget."""
+    """A warning that automatic failover is paused, since when and by whom: on purpose, but easily forgotten."""
     head = look.head
     if head is None or not head.paused:
         return None
@@ -178,6 +181,7 @@ def pause_of(look: GroupView) -> Check | None:
 
 
 def _failover(look: GroupView) -> Iterator[Check]:
+    """Whether failover is automatic, and what may make it dangerous or slow."""
     candidates = sorted(
         heartbeat.node for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.candidate
     )
@@ -200,6 +204,7 @@ def _failover(look: GroupView) -> Iterator[Check]:
 
 
 def _standbys(look: GroupView) -> Iterator[Check]:
+    """Whether a standby could take over."""
     holder = term_holder(look)
     live = [heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive]
     others = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.node != holder]
@@ -218,6 +223,7 @@ def _standbys(look: GroupView) -> Iterator[Check]:
 
 
 def _clocks(look: GroupView) -> Iterator[Check]:
+    """Whether the clock of Redis was set back, or that of a writer is ahead. No rule depends on clocks, but lags do."""
     stamped = [
         heartbeat.applied_at for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.applied_at
     ]
@@ -245,6 +251,7 @@ def _node(heartbeat: Heartbeat, look: GroupView) -> list[Check]:
 
 
 def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check]:
+    """What is wrong with a node. If it does not report, nothing else of its last heartbeat matters."""
     if not heartbeat.alive:
         do = (
             f"it is down, or cannot reach this Redis or write to it; if it is gone for good, "
@@ -280,5 +287,5 @@ def _seconds(heartbeat: Heartbeat) -> str:
 def _utc(unix_ms: int) -> str:
     try:
         return datetime.fromtimestamp(unix_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (ValueError, OverflowError, OSError):  # somebody edited the head by hand
+    except (ValueError, OverflowError, OSError):  # the head was edited by hand
         return f"{unix_ms} ms, which is no time"

@@ -1,8 +1,8 @@
-"""What may go wrong with a group before it does: its Redis, its log and its nodes, looked at once.
+"""Finds what may go wrong with a group before it does, in one look at its Redis, its log and its nodes.
 
-`Facts` are gathered from Redis, and every check is a plain function of them, which gives one sentence each: what is so,
-and where it is not well, what to do about it. Nothing is changed. What Redis does not tell this user is not known, and
-no problem by itself.
+`Facts` are gathered from Redis. Every check is a plain function of them and yields one sentence: what it found and, if
+that is not well, what to do about it. Nothing is changed. What Redis does not tell this user is reported as not known,
+which is no problem by itself.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ NOT_KNOWN = "not known"
 
 VERSION_MIN = (6, 2)
 
-#: What a stream and an allocator have around the entries: measured up to 1.25 on jemalloc, plus what is always there.
+#: How much more than its entries a stream takes in memory: measured up to 1.25 times on jemalloc, and a fixed amount.
 OVERHEAD = 1.25
 OVERHEAD_BYTES = 1024 * 1024
 
-#: Beyond this, a Redis without a limit is near the end of its machine.
+#: The share of the machine's memory above which a Redis without maxmemory is in danger.
 MACHINE_SHARE_MAX = 0.8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """All checks, in the order in which one would look."""
+    """All checks, in the order in which an operator would look at them."""
 
     group: str
     checks: list[Check]
@@ -48,7 +48,7 @@ class Report:
         return sum(check.level == WARNING for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it. The names are a contract."""
+        """The JSON form. Its names are a contract."""
         return {
             "group": self.group,
             "problems": self.problems,
@@ -58,7 +58,7 @@ class Report:
 
 
 class Facts(NamedTuple):
-    """What was found. `look` is None where the keys of the group could not be read; `unreadable` says why."""
+    """What was found. `look` is None if the keys of the group could not be read; `unreadable` says why."""
 
     group: str
     server: Server
@@ -71,12 +71,12 @@ class Facts(NamedTuple):
         return status_of(self.group, self.look, self.size) if self.look else None
 
     def number(self, name: str) -> int | None:
-        """A number in INFO."""
+        """A number in INFO; None if it is not there."""
         return _number(self.server.info.get(name))
 
 
 def doctor(log: RedisLog) -> Report:
-    """Look at the group and its Redis. Raises `LogUnavailable` if there is no Redis."""
+    """Look at the group and its Redis. Raises `LogUnavailable` if Redis does not answer."""
     server = log.server()
     try:
         facts = Facts(log.group, server, log.look(), log.size())
@@ -86,7 +86,7 @@ def doctor(log: RedisLog) -> Report:
 
 
 def checks(facts: Facts) -> list[Check]:
-    """What there is to say about that."""
+    """All checks of these facts."""
     found = [check for each in _OF_REDIS for check in each(facts)]
     if facts.look is None:
         return [*found, *_unreadable(facts)]
@@ -119,6 +119,7 @@ def _role(facts: Facts) -> Iterator[Check]:
 
 
 def _eviction(facts: Facts) -> Iterator[Check]:
+    """Whether a full Redis may evict keys of the group: the lease (volatile policies), or any of them."""
     policy, limit = facts.server.info.get("maxmemory_policy"), facts.number("maxmemory")
     what = f"maxmemory-policy is {policy}"
     if policy is None or limit is None:
@@ -134,6 +135,7 @@ def _eviction(facts: Facts) -> Iterator[Check]:
 
 
 def _memory(facts: Facts) -> Iterator[Check]:
+    """Whether Redis runs out of memory: against maxmemory, or without one against the machine's."""
     used, limit, machine = (facts.number(name) for name in ("used_memory", "maxmemory", "total_system_memory"))
     if used is None or limit is None:
         yield _not_known("memory", "how much memory Redis uses is not known", "allow this user INFO")
@@ -143,12 +145,13 @@ def _memory(facts: Facts) -> Iterator[Check]:
         yield ok("memory", f"{_mb(used)} of {_mb(limit)} (maxmemory) are used")
     elif machine and used > MACHINE_SHARE_MAX * machine:
         what = f"{_mb(used)} of the machine's {_mb(machine)} are used, and there is no maxmemory"
-        yield warning("memory", what, "set one, so that Redis refuses writes rather than be killed")
+        yield warning("memory", what, "set one, so that Redis refuses writes instead of being killed")
     else:
         yield ok("memory", f"{_mb(used)} are used, and there is no maxmemory")
 
 
 def _durability(facts: Facts) -> Iterator[Check]:
+    """What a restart or a power cut would take of what was acknowledged."""
     aof, fsync = facts.server.info.get("aof_enabled"), facts.server.config.get("appendfsync")
     what = f"appendonly is on, appendfsync is {fsync}"
     if aof is None:
@@ -181,6 +184,7 @@ def _disk(facts: Facts) -> Iterator[Check]:
 
 
 def _replicas(facts: Facts) -> Iterator[Check]:
+    """Whether replicas are online, and whether a master that is cut off from them would stop acknowledging."""
     count = facts.number("connected_slaves")
     if count is None or facts.server.info.get("role") == "slave":
         return
@@ -217,12 +221,13 @@ def _unreadable(facts: Facts) -> Iterator[Check]:
 
 
 def _term_key(facts: Facts) -> Iterator[Check]:
+    """Whether the term key agrees with the head. A key that is ahead fences every node."""
     look, key = _looked(facts), _number(facts.server.term_key)
     if look.head is None:
         return
     term = look.head.term
     if look.term > term:
-        what = f"the key has {look.term}, the log {term}: somebody moved the key, and nobody may write"
+        what = f"the key has {look.term}, the log {term}: somebody moved the key, and no node can write"
         yield problem("term", what, "`replicator promote NODE`")
     elif key != term:
         what = f"the key {'is gone' if key is None else f'has {key}'}, the log has {term}, which counts"
@@ -232,20 +237,21 @@ def _term_key(facts: Facts) -> Iterator[Check]:
 
 
 def _size(facts: Facts) -> Iterator[Check]:
+    """Whether the log is larger than its rules allow (docs/snapshots.md, *What the log weighs*)."""
     status = facts.status
     if status is None or status.head is None:
         return
     if status.log_bytes is None:
         yield _not_known("size", "what the log takes is not known", "allow this user MEMORY USAGE")
     elif status.snapshot_bytes is None or status.kept_bytes is None:
-        what = f"the log takes {_mb(status.log_bytes)}; what it ought to take only a primary knows"
+        what = f"the log takes {_mb(status.log_bytes)}; only a primary knows how much it should take"
         yield _not_known("size", what, "see below why nobody leads")
     else:
         most = log_bytes_max(status.snapshot_bytes, status.kept_bytes + _unreported(status))
         parts = (
             f"two snapshots of {_mb(status.snapshot_bytes)}, {_mb(status.kept_bytes)} of changes since the older one"
         )
-        what = f"the log takes {_mb(status.log_bytes)}, and at the most {_mb(most)} are right ({parts})"
+        what = f"the log takes {_mb(status.log_bytes)}, and should take at most {_mb(most)} ({parts})"
         if status.log_bytes <= most:
             yield ok("size", what)
         else:
@@ -254,17 +260,18 @@ def _size(facts: Facts) -> Iterator[Check]:
 
 
 def log_bytes_max(snapshot_bytes: int, kept_bytes: int) -> int:
-    """What a log may take of Redis' memory: two snapshots, the changes since the older one, and what is around that."""
+    """The memory of Redis that a log may take: two snapshots, the changes since the older one, and the overhead."""
     return int(OVERHEAD * (2 * snapshot_bytes + kept_bytes)) + OVERHEAD_BYTES
 
 
 def _unreported(status: Status) -> int:
-    """About what the log grew by since the primary's heartbeat."""
+    """Roughly by how many bytes the log has grown since the primary's heartbeat."""
     records = max((node.lag_records or 0 for node in status.nodes if node.name == status.holder), default=0)
     return records * (status.log_bytes or 0) // max(1, status.log_records or 0)
 
 
 def _room(facts: Facts) -> Iterator[Check]:
+    """Whether the next snapshot fits under maxmemory."""
     status, used, limit = facts.status, facts.number("used_memory"), facts.number("maxmemory")
     if not limit or used is None or status is None or status.snapshot_bytes is None:
         return

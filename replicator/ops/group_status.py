@@ -1,4 +1,13 @@
-"""What a group and its nodes are doing, and what is wrong with them: `replicator status`."""
+"""What a group and its nodes are doing, and what is wrong with them: `replicator status`.
+
+A status is made from one look at the group (`GroupView`) and the size of the log. It asks no node: what it says about a
+node is that node's last heartbeat, and how old that is. Judgements are those of `diagnosis.py`, which `doctor` shows as
+well, so the two cannot disagree.
+
+What cannot be known is None, never a guess: the role of a node counts only while it is alive and holds the term; the
+sizes of snapshots and changes only a live primary knows; those of the log only a user who may ask Redis. The JSON names
+are a contract with programs.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeStatus:
-    """One node, as it last reported, `age_seconds` ago. `lag_records` and `lag_seconds`: None where nobody can know."""
+    """One node, as it last reported `age_seconds` ago. `lag_records` and `lag_seconds`: None if not known."""
 
     name: str
     boot: str
@@ -41,11 +50,11 @@ class NodeStatus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """A group. `holder` is the node that holds the term in the present run of Redis, None if nobody does.
+    """A group. `holder` is the node that holds the term in the present run of Redis, None if no node does.
 
-    `log_records` and `log_bytes`: the log in Redis. `snapshot_bytes`: of the newest snapshot, as it was sent;
-    `changes_bytes`: of the changes since; `kept_bytes`: of all changes that the log has. None: nobody can say.
-    `problem`: what keeps the group from being well, in one line, or None; `warnings`: what is worth a look.
+    `log_records` and `log_bytes`: the size of the log in Redis. `snapshot_bytes`: that of the newest snapshot, as it
+    was sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes in the log. None: not known.
+    `problem`: what is wrong with the group, in one line, or None; `warnings`: what is worth a look.
     """
 
     group: str
@@ -70,7 +79,7 @@ class Status:
         return self.problem is None and not any(node.problem for node in self.nodes if node.alive)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it. The names are a contract."""
+        """The JSON form. Its names are a contract."""
         return asdict(self)
 
 
@@ -86,7 +95,7 @@ def size_of(log: Log, look: GroupView) -> LogSize:
 
 
 def status_of(group: str, look: GroupView, size: LogSize) -> Status:
-    """The same, of what was looked at."""
+    """The status that follows from a look and the size of the log."""
     head = look.head
     found, paused = checks_of_group(look) if is_known(look) else [], pause_of(look)
     of_nodes = [f"{check.check}: {check.text}" for check in checks_of_nodes(look) if check.level == WARNING]
@@ -112,11 +121,12 @@ def status_of(group: str, look: GroupView, size: LogSize) -> Status:
 
 
 def _kept_bytes(primary: Heartbeat, size: LogSize) -> int:
-    # After a restart a primary says what there may be. It is no more than there is.
+    # After a restart a primary knows only an upper bound, and there cannot be more than the log has.
     return primary.kept_bytes if size.bytes is None else min(primary.kept_bytes, size.bytes)
 
 
 def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
+    """One node. It is shown as primary only while it is alive and holds the term: a stale heartbeat may claim more."""
     head = look.head
     ahead = head is not None and heartbeat.position.id > head.position.id
     holds = head is not None and (heartbeat.node, heartbeat.boot) == (term_holder(look), head.boot)

@@ -1,7 +1,7 @@
-"""Jobs that an RQ worker runs on behalf of the command line: put one into the queue, and follow it to its end.
+"""Jobs that an RQ worker runs for the command line: puts one into the queue, and follows it to its end.
 
-The functions themselves are in `workers/jobs.py`; here they are known by name only. Arguments and results are JSON.
-The worker knows the group's Redis from its own environment, so no URL with a password goes through the queue.
+The functions themselves are in `workers/jobs.py`; here only their names are known. Arguments and results are JSON. The
+worker takes the group's Redis from its own environment, so no URL with a password goes through the queue.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ __all__ = ["JobFailed", "queue_name", "run_in_queue"]
 
 POLL_EVERY_S = 0.1
 
-#: A Redis that fails over is back within seconds; so long may it be away while a job is waited for.
+#: How long Redis may be away while a job is waited for. One that fails over is back within seconds.
 AWAY_S_MAX = 15.0
 
-#: A job of 80 MB of state takes seconds; one that takes ten minutes hangs.
+#: A job on 80 MB of state takes seconds; one that takes ten minutes hangs.
 JOB_TIMEOUT_S = 600
 
 RESULT_TTL_S = 3600
 
 
-#: What does not become of a job any more.
+#: The statuses that are final.
 ENDED = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED)
 
 
@@ -48,7 +48,7 @@ def queue_name(group: str) -> str:
 
 
 def run_in_queue(url: str, group: str, name: str, *, wait_s: float, progress: Callable[[str], None]) -> Any:
-    """Enqueue `replicator.workers.jobs.<name>`, show its progress, and give its result.
+    """Enqueue `replicator.workers.jobs.<name>`, show its progress, and return its result.
 
     Raises `JobFailed`, `LogUnavailable`, `TimeoutError` (no worker took it, or it takes longer than `wait_s`).
     """
@@ -69,6 +69,7 @@ def run_in_queue(url: str, group: str, name: str, *, wait_s: float, progress: Ca
 
 
 def _follow(job: Job, name: str, url: str, wait_s: float, progress: Callable[[str], None]) -> Any:
+    """Poll the job until it ends, and return its result. One that no worker took in time is cancelled."""
     told: str | None = None
     answered_at = time.monotonic()
     deadline = answered_at + wait_s
@@ -80,10 +81,10 @@ def _follow(job: Job, name: str, url: str, wait_s: float, progress: Callable[[st
                 said = job.get_meta(refresh=True).get("progress")
             answered_at = time.monotonic()
         except LogUnavailable as unavailable:
-            # It may be failing over, and the job goes on meanwhile.
+            # Redis may be failing over, and the job goes on meanwhile.
             if time.monotonic() > answered_at + AWAY_S_MAX:
                 raise
-            said = f"{unavailable}; waiting whether it comes back"
+            said = f"{unavailable}; waiting for it to come back"
         if said and said != told:
             told = said
             progress(said)
@@ -94,7 +95,7 @@ def _follow(job: Job, name: str, url: str, wait_s: float, progress: Callable[[st
     with _translated(url, name):
         status = job.get_status(refresh=True)
         if status == JobStatus.QUEUED:
-            job.cancel()  # nobody waits for it any more
+            job.cancel()  # its result would reach nobody
     if status == JobStatus.QUEUED:
         raise TimeoutError(
             f"no worker took job {job.id} from the queue; is `python -m replicator.workers.jobs` running?"
@@ -104,7 +105,7 @@ def _follow(job: Job, name: str, url: str, wait_s: float, progress: Callable[[st
 
 @contextmanager
 def _translated(url: str, name: str) -> Iterator[None]:
-    """What Redis and RQ say, as errors of ours."""
+    """Turn the errors of Redis and RQ into ours."""
     try:
         yield
     except ReplicatorError:

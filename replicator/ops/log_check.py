@@ -1,15 +1,15 @@
-"""The walk: is this log, record by record, what Redis' scripts and the nodes may have written?
+"""Verifies a log record by record: can our scripts and nodes have written it?
 
-`LogVerifier` is fed the records in order and asks nobody. The first thing that is not as it has to be is a `Violation`,
-which names the rule and says what it means. `RULES` lists them; two of them are `certify.py`'s.
+`LogVerifier` is fed the records in order and asks nobody. The first rule that does not hold raises a `Violation`, which
+names the rule and says what that means. `RULES` lists them; `certify.py` checks two of them.
 
-**A log may break off** in one way that is right: a holder that was ahead of a log which lost records goes on at its own
-n and chain (a *rebase*). It does so first of all in its term, with part 0 of a snapshot of what it had before that
-term. No other gap is taken for one, so what Redis loses in the middle of a term is a violation, even if the holder went
-on from what it had.
+**One gap is allowed**, a *rebase*: a holder that was ahead of a log which lost records continues at its own n and
+chain. That is the first thing that it does in its term, with part 0 of a snapshot of what it had before that term. No
+other gap passes for one: what Redis loses in the middle of a term is a violation, even if the holder continued from
+what it had.
 
 **Memory** is bounded: the parts of one snapshot wait in a temporary file until their digest is known, and of complete
-snapshots only what they are of is kept.
+snapshots only position and digest are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..protocol.group import Head
 __all__ = ["RULES", "LogFacts", "LogVerifier", "Violation", "as_violation"]
 
 
-#: What each rule says, and what it means if it does not hold.
+#: What each rule says, and what it means if the rule does not hold.
 RULES = {
     "ids": ("ids only grow, and n counts without a gap", "records were deleted, or inserted"),
     "chain": ("a record's `prev` is the chain before it", "a record was changed, or stands in another place"),
@@ -61,14 +61,14 @@ class Violation(ReplicatorError):
         self.node = node
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it. The names are a contract."""
+        """The JSON form. Its names are a contract."""
         ids = [str(id_) for id_ in self.ids]
         return {"rule": self.rule, "ids": ids, "node": self.node, "problem": self.problem, "meaning": self.meaning}
 
 
 @dataclass(kw_only=True, slots=True)
 class LogFacts:
-    """What was walked. `trimmed`: it does not begin at its beginning. `changes` are those of the application."""
+    """What was read. `trimmed`: the oldest records are gone. `changes` counts those of the application."""
 
     first: str = ""
     last: str = ""
@@ -84,40 +84,45 @@ class LogFacts:
 
 
 class LogVerifier:
-    """A log, record by record: `take` each in order, then `finish`, and `close` whatever came of it.
+    """Verifies a log: `take` each record in order, then `finish`; `close` in any case.
 
-    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/weight.py`).
+    `snapshot_bytes_max`: the most that an unpacked snapshot may weigh (`format/weight.py`).
     """
 
     def __init__(self, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
         self._snapshot_bytes_max = snapshot_bytes_max
         self.facts = LogFacts()
-        #: The oldest record of what was walked, and the newest.
+        #: The oldest record so far.
         self.first = ZERO_ID
+        #: The position of the newest record so far.
         self.last: Position | None = None
-        #: What the complete snapshots were of, oldest first, and the digests of their payloads.
+        #: The digests of the complete snapshots, oldest first, by the positions whose states they are.
         self.snapshots: dict[Position, str] = {}
-        # Of the newest term record; empty until there was one.
+        # What the newest term record says; empty before the first one.
         self._log_id = ""
         self._run = ""
+        # The writer of the newest term.
         self._writer = Writer("", "")
-        # How many records of the term came before.
+        # How many records of that term there were so far.
         self._in_term = 0
-        # Of the snapshot under way, if one is.
+        # The parts of the snapshot under way, if there is one.
         self._parts: _Parts | None = None
-        # None: what lies before the first record decides, and nobody can know it.
+        # The ends of terms so far. None: they depend on what lies before the first record, which is not known.
         self._ends: tuple[RecordId, ...] | None = None
+        # The last change so far. None: as for the ends.
         self._changed: RecordId | None = None
-        # Where the history that a rebase brings parted: the `as_of` of its first part, until its snapshot is complete.
+        # Where the history that a rebase brings diverged: the `as_of` of its first part, until its snapshot is
+        # complete.
         self._parted: RecordId | None = None
-        # The patches of a state that is replicated whole, and the digest of its payload, where it is known.
+        # The patches of a state without `apply`, as they are put together.
         self._patches: Gatherer | None = None
+        # The digest of that state's payload. None: not known.
         self._payload: str | None = None
-        # Where the newest first part cut the log.
+        # Where the newest first part of a snapshot trimmed the log. None: not known.
         self._cut: RecordId | None = None
 
     def take(self, record: Record) -> bool:
-        """The next record; whether it is the first one of a rebase. Raises `Violation`."""
+        """Check the next record; return whether it is the first one of a rebase. Raises `Violation`."""
         rebases = self._place(record)
         self._hold_term(record)
         if isinstance(record, TermRecord):
@@ -138,12 +143,13 @@ class LogVerifier:
     # --- its place ---
 
     def _place(self, record: Record) -> bool:
+        """Check that the record follows the one before it, in number and chain; return whether it begins a rebase."""
         last = self.last
         if last is None:
             self._begin(record)
             return False
         if record.id <= last.id:
-            raise Violation("ids", f"{record.id} stands behind {last.id}", ids=(last.id, record.id))
+            raise Violation("ids", f"{record.id} comes after {last.id}", ids=(last.id, record.id))
         rebases = self._rebases(record, last)
         before = max(last.id.n, record.as_of.id.n) if rebases and isinstance(record, PartRecord) else last.id.n
         if record.id.n != before + 1:
@@ -173,6 +179,7 @@ class LogVerifier:
     # --- its term ---
 
     def _hold_term(self, record: Record) -> None:
+        """Check that a term begins with its term record, and that only one writer writes in it."""
         begins = self.last is None or self.last.id.term != record.id.term
         if begins:
             if not isinstance(record, TermRecord) and (self.last is not None or record.id.n == 1):
@@ -187,6 +194,7 @@ class LogVerifier:
             raise Violation("writer", problem, ids=(record.id,), node=record.node)
 
     def _take_term(self, record: TermRecord) -> None:
+        """Check what a promotion wrote: the log's identity, the era of the term, and the ends of terms before it."""
         if self._log_id and record.log_id != self._log_id:
             problem = f"{record.id} is of log {record.log_id}, those before it of log {self._log_id}"
             raise Violation("term", problem, ids=(record.id,))
@@ -217,7 +225,7 @@ class LogVerifier:
     def _take_patch(self, record: ChangeRecord) -> None:
         index, _, _ = placed(record)
         if index and self._patches is None:
-            return  # it began before the first record
+            return  # this patch began before the first record
         self._patches = self._patches or Gatherer()
         if (patch := self._patches.add(record)) is None:
             return
@@ -230,6 +238,7 @@ class LogVerifier:
         self._payload = head.new_digest
 
     def _take_part(self, record: PartRecord, rebases: bool) -> None:
+        """Check that parts follow one another, and that a snapshot is of a place in its own term, but for a rebase."""
         if rebases:
             self._parted = record.as_of.id
             self._payload = None
@@ -257,15 +266,16 @@ class LogVerifier:
             self._complete(record)
 
     def _complete(self, last: PartRecord) -> None:
+        """Take note of a complete snapshot, and check the ends of terms that it brings."""
         if self._parted is not None:
-            # Of a history that the log does not have, only where it parted can be seen.
+            # The log lacks the history that a rebase brings: only where it diverged can be checked.
             _check_grow(last, last.ends, self._parted)
         elif self._ends is not None:
             _check_ends(last, last.ends, self._ends)
         else:
             _check_grow(last, last.ends, None)
         if self._changed is None:
-            # No change was seen yet: the newest one is before the first record, and so in the snapshot.
+            # No change was seen yet, so the newest one is before the first record, and the snapshot names it.
             self._changed = last.changed
         self._changed = last_change_after(last, rebase=self._parted is not None) or self._changed
         self._ends, self._parted = last.ends, None
@@ -283,7 +293,7 @@ class LogVerifier:
     # --- the end ---
 
     def finish(self, head: Head) -> None:
-        """The newest record when `head` was looked at was taken. Raises `Violation` if the head is not the log's."""
+        """Check the head, once all records up to it were taken. Raises `Violation` if it is not what the log shows."""
         if self.last is None:
             raise Violation("head", f"the head is at {head.position.id}, and the log is empty", ids=(head.position.id,))
         newest = list(self.snapshots)[-1:]
@@ -306,11 +316,11 @@ class LogVerifier:
                 problem = f"as the {what}, the head has {told}, and the log shows {is_so}"
                 raise Violation("head", problem, ids=(self.last.id,))
         if self.first.n > head.previous_snapshot_at.n + 1:
-            problem = f"the log begins at {self.first}, and may be cut behind {head.previous_snapshot_at} only"
+            problem = f"the log begins at {self.first}, but may only be trimmed up to {head.previous_snapshot_at}"
             raise Violation("beginning", problem, ids=(self.first, head.previous_snapshot_at))
 
     def close(self) -> None:
-        """Give the temporary file back."""
+        """Remove the temporary file."""
         self._drop_parts(broken_off=False)
 
 
@@ -322,7 +332,7 @@ def _check_ends(record: Record, told: tuple[RecordId, ...], is_so: tuple[RecordI
 
 
 def _check_grow(record: Record, ends: tuple[RecordId, ...], newest: RecordId | None) -> None:
-    """Ends are of terms before the record's own, each of another term; `newest`: the last one, where that is known."""
+    """Check that the ends are of ascending terms before the record's own; `newest`: the last one, if it is known."""
     grow = all(end.term < after.term and end.n < after.n for end, after in pairwise((*ends, record.id)))
     if not grow or (newest is not None and ends[-1:] != (newest,)):
         known = f", and the last one is {newest}" if newest is not None else ""
@@ -332,7 +342,7 @@ def _check_grow(record: Record, ends: tuple[RecordId, ...], newest: RecordId | N
 
 @contextlib.contextmanager
 def as_violation() -> Iterator[None]:
-    """What is no record, or has no good body, as a `Violation`."""
+    """Turn the error about an entry that is no record, or has a bad body, into a `Violation`."""
     try:
         yield
     except CorruptRecord as problem:
@@ -362,7 +372,7 @@ class _Parts:
         return len(self._sizes)
 
     def check(self, last: PartRecord, most: int) -> None:
-        """Raises `CorruptRecord`."""
+        """Decode all parts, to check them. Raises `CorruptRecord`."""
         for _ in SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=most).pieces(self._bodies()):
             pass
 

@@ -1,4 +1,9 @@
-"""What the log tells: its records, and who held which term and why."""
+"""Reads the log for people: its records (`replicator log`), and which node held which term and why (`history`).
+
+Both read the log in order from its oldest record, and nothing else: no node has to be there. The log is trimmed, so
+what is older than the oldest snapshot that it keeps cannot be told; of a term whose own record is gone, only what its
+later records say is known.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ __all__ = [
 
 
 def records(log: Log, *, after: RecordId = ZERO_ID, follow: bool = False) -> Iterator[Record]:
-    """The records of the log from `after` on; with `follow`, also those to come. Raises `CorruptRecord`."""
+    """Yield the records after `after`; with `follow`, also those that are still to come. Raises `CorruptRecord`."""
     while True:
         batch = log.read(after, block_ms=500 if follow else None)
         yield from batch.records
@@ -32,7 +37,7 @@ def records(log: Log, *, after: RecordId = ZERO_ID, follow: bool = False) -> Ite
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Term:
-    """One term, as its record and those after it tell. `last` is the id of its newest record."""
+    """One term, as its own record and those after it show it. `last` is the id of its newest record."""
 
     term: int
     node: str
@@ -51,8 +56,10 @@ class Term:
 
 
 def history(log: Log) -> list[Term]:
-    """The terms that the log still tells of, oldest first. What is older than the oldest kept snapshot is trimmed away:
-    of a term whose own record is gone, `run`, `by` and `reason` are empty."""
+    """The terms of which the log still has records, oldest first.
+
+    If the record of a term itself was trimmed away, `run`, `by` and `reason` are empty.
+    """
     terms: list[Term] = []
     for record in records(log):
         if not terms or terms[-1].term != record.id.term:
@@ -62,6 +69,7 @@ def history(log: Log) -> list[Term]:
 
 
 def _opened(record: Record) -> Term:
+    """The term of `record`, which is the first one of it that the log has."""
     opens = record if isinstance(record, TermRecord) else None
     return Term(
         term=record.id.term,

@@ -1,4 +1,12 @@
-"""Asking a group for a snapshot, and whether the states of its nodes are equal: `replicator verify`."""
+"""Asks a group for a snapshot (`replicator snapshot`), and compares the states of its nodes (`replicator verify`).
+
+Both put a request into the group's stream, which the primary carries out, and then watch for the result: the head tells
+of a new complete snapshot, the heartbeats tell the digests.
+
+States can be compared only at one position. So the primary appends a *marker*, an empty change, and each node reports
+the digest of its state there. The report is careful with what it does not know: a node that is late, does not report,
+or could not draw its state makes it neither "equal" nor "different" (G6 speaks of nodes at equal positions only).
+"""
 
 from __future__ import annotations
 
@@ -19,9 +27,9 @@ __all__ = [
 
 
 def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress = silent) -> str:
-    """Ask the primary for a snapshot, and wait until it is complete; the id whose state it is.
+    """Ask the primary for a snapshot, and wait until it is complete. Return the id of the record whose state it is.
 
-    Raises `NotPrimary` if nobody leads, `TimeoutError`.
+    Raises `NotPrimary` if no node leads, `TimeoutError`.
     """
     check_call(by=by, timeout_s=timeout_s)
     deadline = time.monotonic() + timeout_s
@@ -44,8 +52,10 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DigestReport:
-    """The digests of the nodes' states at one position. `missing`: live nodes that did not report in time; `silent`:
-    other nodes of the group, which do not report at all."""
+    """The digests of the nodes' states at one position.
+
+    `missing`: live nodes that did not report in time; `silent`: other nodes of the group, which do not report at all.
+    """
 
     position: str
     digests: dict[str, str]
@@ -54,22 +64,22 @@ class DigestReport:
 
     @property
     def differ(self) -> bool:
-        """Whether those that told have different states."""
+        """Whether the nodes that reported a digest have different states."""
         return len(set(self.digests.values()) - {NO_DIGEST}) > 1
 
     @property
     def undrawn(self) -> list[str]:
-        """Those whose state could not be drawn: `replicator status` says why."""
+        """The nodes whose state could not be drawn: `replicator status` says why."""
         return [node for node, digest in self.digests.items() if digest == NO_DIGEST]
 
     @property
     def equal(self) -> bool:
-        """Whether all nodes of the group are shown to have the same state."""
+        """Whether all nodes of the group were found to have the same state."""
         return not (self.missing or self.silent or self.undrawn or self.differ)
 
     @property
     def verdict(self) -> str:
-        """What it comes to, in words."""
+        """The result in words."""
         if self.differ:
             told = ", ".join(f"{node} {digest}" for node, digest in self.digests.items())
             return f"the states at {self.position} differ: {told}"
@@ -87,11 +97,10 @@ class DigestReport:
 
 
 def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = silent) -> DigestReport:
-    """Have all nodes digest their state at one position of the log, and compare (G6).
+    """Have all nodes digest their state at one position of the log, and compare the digests (G6).
 
-    The primary puts a marker, an empty change, into the log; each node reports the digest of its state there. Nodes
-    that are known and do not report are not waited for, and named.
-    Raises `NotPrimary` if nobody leads, `TimeoutError` if the primary itself does not report.
+    Known nodes that do not report are named, but not waited for.
+    Raises `NotPrimary` if no node leads, `TimeoutError` if the primary itself does not report.
     """
     check_call(by=by, timeout_s=timeout_s)
     deadline = time.monotonic() + timeout_s

@@ -439,7 +439,9 @@ def _refusal(target: str, look: GroupView) -> Refusal | None:
         return Refusal(f"it has not reported for {candidate.age_ms / 1000:.1f} s", better)
     missing = sorted(heartbeat.node for heartbeat in live if heartbeat.run != look.run)
     if missing:
-        return Refusal(f"Redis came back as another run, and {', '.join(missing)} has not reported since: try again")
+        have = "has" if len(missing) == 1 else "have"
+        names = missing_nodes.named(missing)
+        return Refusal(f"Redis came back as another run, and {names} {have} not reported since: try again")
     if candidate.stalled:
         return Refusal(f"it stalled: {candidate.stalled}", better)
     if look.head is None:

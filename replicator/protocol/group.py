@@ -53,8 +53,8 @@ class Head(NamedTuple):
 
     `run`: the run of Redis in which the holder took its term. `changed`: the last change in the log's history; a node
     with a higher one has changes that the log lost. `ends`: those of the terms in its history. `snapshot_at`: the
-    `as_of` of the newest complete snapshot. `previous_snapshot_at`: the same when the snapshot after it began; the log
-    was trimmed there, and is whole from there on.
+    `as_of` of the newest complete snapshot. `previous_snapshot_at`: what that was when the newest snapshot began; the
+    log was trimmed there, and is whole from there on.
 
     `taken`: the nodes that lately took terms by themselves, and when (unix ms of Redis). `paused`: why no node takes
     over by itself, since `paused_at` (unix ms of Redis); empty: automatic failover is on for nodes that have it on.

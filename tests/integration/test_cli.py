@@ -200,7 +200,7 @@ class TestOperating:
     def test_demote_leaves_nobody_leading(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
         result = run("demote")
         assert result.exit_code == 0
-        assert result.stdout.startswith("nobody holds term 2")
+        assert result.stdout.startswith("no node holds term 2")
         again = run("demote")
         assert (again.exit_code, again.stdout) == (3, "")
         assert "nothing to demote" in again.stderr
@@ -493,11 +493,11 @@ class TestLoad:
         position = str(pair[0].position.id)
         result = run("load", self.document(tmp_path))
         assert (result.exit_code, result.stdout) == (3, "")
-        assert f"--expect {position} replaces it if it is still what it is now, --force whatever" in result.stderr
+        assert f"--expect {position} replaces it if it does not change meanwhile, --force replaces it" in result.stderr
         pair[0].submit({"op": "register", "hostname": "kept-too"})
         result = run("load", "--expect", position, self.document(tmp_path))
         assert (result.exit_code, result.stdout) == (3, "")
-        assert f"not what it was at {position} any more, it is at {pair[0].position.id}" in result.stderr
+        assert f"has changed since {position}, it is at {pair[0].position.id} now" in result.stderr
         with pair[0].reading() as registry:
             assert len(registry) == 2
         assert run("load", "--expect", str(pair[0].position.id), self.document(tmp_path)).exit_code == 0

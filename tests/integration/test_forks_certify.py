@@ -175,7 +175,7 @@ def test_a_node_that_still_has_the_other_history_is_certified_and_its_divergent_
     assert found.exit_code == 0, found.stderr
     told = json.loads(found.stdout)
     assert (told["nodes"][0]["place"], told["nodes"][0]["divergent"], told["live"]) == ("ahead of the log", 1, None)
-    assert "nobody leads" in found.stderr
+    assert "no node leads" in found.stderr
 
 
 def test_a_record_that_was_deleted_is_1_and_named(

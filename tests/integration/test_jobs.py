@@ -411,7 +411,7 @@ class TestWhileAJobIsWaitedFor:
             told.append(text)
             if len(told) == 1:
                 server.kill()
-            elif "waiting whether it comes back" in text:
+            elif "waiting for it to come back" in text:
                 server.start()
 
         with pytest.raises(TimeoutError, match="no worker took job"):

@@ -73,7 +73,7 @@ def test_what_kubernetes_says_of_services_is_nobodys_slip(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["REPLICATOR_REDIS", "REPLICATOR_GROUP", "REPLICATOR_NAME", "REPLICATOR_LEASE_S"])
 def test_a_setting_that_is_empty_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="it is set, and empty"):
+    with pytest.raises(ConfigError, match="it is set, but empty"):
         check({name: ""})
 
 

@@ -368,7 +368,7 @@ class TestNames:
         again = group.node("a", data_dir=directory, lease_s=SHORT_LEASE_S)
         # then
         assert again.failed is None
-        assert "waiting whether it lives" not in caplog.text
+        assert "waiting to see if it lives" not in caplog.text
 
     def test_a_node_that_lost_redis_while_it_looked_for_another_one_looks_again(
         self, group: Group, tmp_path: Path

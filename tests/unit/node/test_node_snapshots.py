@@ -459,7 +459,7 @@ class TestReplace:
         seen = str(a.position.id)
         a.submit(push("x"))
         for position in (seen, "1-9", "2-1", "0-0"):
-            with pytest.raises(Outdated, match=f"not what it was at {position} any more, it is at 1-2: nothing was"):
+            with pytest.raises(Outdated, match=f"has changed since {position}, it is at 1-2 now: nothing was"):
                 a.replace([["pushed", []]], expect=position)
         assert (pushed(a), str(a.position.id)) == (["x"], "1-2")
         with pytest.raises(ConfigError):

@@ -389,7 +389,7 @@ def test_show_tells_the_facts_and_the_changes(disk: Disk) -> None:
     path = disk.fork("1-2")
     result = run("show", path.stem, "--data-dir", disk.data_dir)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "parted at  1-2: up to there, the group has all of it" in result.stdout
+    assert "parted at  1-2: up to there, the group has all of its history" in result.stdout
     assert "divergent  2 changes" in result.stdout
     assert result.stdout.splitlines()[-2:] == [
         '2026-01-01 00:00:00.000  1-4               0  a  {"push":"y"}',
