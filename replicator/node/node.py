@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ..errors import (
     ChangeRejected,
@@ -31,8 +31,7 @@ from ..errors import (
     ReplicatorError,
 )
 from ..format.codec import Encoded, encoded
-from ..format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from ..log.interface import Batch, Log, ReadRequest
 from ..log.redis_log import RedisLog
 from ..protocol import election, promotion
@@ -55,11 +54,11 @@ from .acks import Acks, Level
 from .async_writer import AsyncWriter
 from .consumer import Reader
 from .ha_loop import HaLoop
-from .ha_policy import HaPolicy
 from .handover import Handover
 from .health import Condition, Lag, Unready
 from .identity import Name
-from .lease import LEASE_S, Lease, answer_within_s
+from .lease import Lease, answer_within_s
+from .options import NodeKeywords, NodeOptions
 from .parts import Parts
 from .problems import Problems
 from .scheduler import NodeWork, OwnThreads, Scheduler
@@ -68,15 +67,6 @@ from .writer import BATCH_CHANGES_MAX, Primary
 __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
-
-#: The time of a few round trips.
-LEASE_S_MIN = 0.1
-
-#: More heartbeats are of no use to anybody, and each of them is a few round trips.
-BEAT_EVERY_S_MIN = 0.001
-
-#: A heartbeat at least this often, however long the lease is.
-BEAT_EVERY_S_MAX = election.BEAT_EVERY_MS_MAX / 1000
 
 #: What a primary committed is on its own disk after so long.
 SAVE_EVERY_S = 0.1
@@ -103,19 +93,9 @@ class Node:
     """One node of a group.
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
-    directory. `ack`: what `submit` waits for (see `acks.py`). `lease_s`: how long the primary may go on without hearing
-    from Redis. `auto_promote`: whether this node takes over by itself when the primary's lease is gone. `http`: the URL
-    at which others reach this node, shown to them. `on_restart`: `"primary"` takes the term again that this node held
-    when it ended, `"standby"` does not. `on_log_lost`: what it does when Redis has no log any more: `"wait"` for
-    `replicator recover`, serving reads; `"recover"` founds it anew, from the most advanced node that does so.
-    `failover_without`: when it leads by itself after Redis may have lost something; `"safe"`: only if the nodes that
-    are missing cannot be all that hold a change acknowledged as `applied:N` (`protocol/missing_nodes.py`); `"always"`:
-    whoever is missing.
-    `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
-    three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
-    is unpacked, its bytes and what JSON makes of them (`format/weight.py`); the same on all nodes. `scheduler`: who
-    works for it, if not threads of its own (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor
-    and from `start`).
+    directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
+    threads of its own (`host.py`). `options`: `ack`, `lease_s`, `auto_promote` and so on, see `NodeOptions`. Raises
+    `ConfigError`, `CheckpointError` (from the constructor and from `start`).
 
     A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
     leaving the node's `with` does nothing: the parent goes on as if there were no child.
@@ -130,16 +110,9 @@ class Node:
         data_dir: str | Path,
         redis: str = "",
         log: Log | None = None,
-        ack: str = "appended",
-        lease_s: float = LEASE_S,
-        auto_promote: bool = False,
         http: str = "",
-        on_restart: str = "primary",
-        on_log_lost: str = "wait",
-        failover_without: str = "safe",
-        beat_every_s: float | None = None,
-        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         scheduler: Scheduler | None = None,
+        **options: Unpack[NodeKeywords],
     ) -> None:
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
@@ -148,25 +121,18 @@ class Node:
         self.data_dir = checks.directory("data_dir", data_dir)
         self.http = checks.url("http", http)
         check_state(state)
+        self._options = NodeOptions(**options)
         #: What ended this node's part in the group, if something did. It serves reads, and nothing else.
         self.failed: ReplicatorError | None = None
         #: Behind which of its snapshots the next one was told to be due.
         self._due_behind: RecordId | None = None
         self._owner = Owner(f"node {name}")
         self._state = state
-        self._ack = Level.parse(ack)
-        self._lease = Lease(checks.seconds("lease_s", lease_s, least=LEASE_S_MIN))
-        self._policy = HaPolicy(
-            beat_every_s=_beat_every_s(beat_every_s, self._lease),
-            auto_promote=checks.flag("auto_promote", auto_promote),
-            takes_term_again=checks.choice("on_restart", on_restart, ("primary", "standby")) == "primary",
-            recovers=checks.choice("on_log_lost", on_log_lost, ("wait", "recover")) == "recover",
-            goes_on=checks.choice("failover_without", failover_without, ("safe", "always")) == "always",
-            applied_min=self._ack.standbys,
-        )
+        self._ack = self._options.level
+        self._policy = self._options.policy
+        self._lease = Lease(self._options.lease_s)
         answer_s = answer_within_s(self._lease.length_s)
         self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
-        self._snapshot_bytes_max = checks.whole("snapshot_bytes_max", snapshot_bytes_max, least=1, most=TERM_MAX)
         self._scheduler = scheduler or OwnThreads()
         self._stopping = threading.Event()
         #: What is in the way now.
@@ -203,7 +169,7 @@ class Node:
         try:
             self._checkpoint.note("state", kind_of(self._state))
             me = Writer(self.name, secrets.token_hex(16))
-            self._replica = _replica_of(self._state, self._checkpoint, me, self._snapshot_bytes_max)
+            self._replica = _replica_of(self._state, self._checkpoint, me, self._options.snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
             self._async_writer = AsyncWriter(self._primary, name=self.name, soon=self._scheduler.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
@@ -749,9 +715,3 @@ def _check_not_lost(id: RecordId, view: View) -> None:
     if end is not None:
         later = [term.term for term in (*view.ends, view.position.id) if term.term > id.term]
         raise PositionLost(id, term=id.term, term_end=end, next_term=min(later, default=view.term))
-
-
-def _beat_every_s(given: float | None, lease: Lease) -> float:
-    if given is None:
-        return min(lease.renew_every_s, BEAT_EVERY_S_MAX)
-    return checks.seconds("beat_every_s", given, least=BEAT_EVERY_S_MIN, most=lease.renew_every_s)
