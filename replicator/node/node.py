@@ -55,7 +55,7 @@ from .async_writer import AsyncWriter
 from .consumer import Reader
 from .ha_loop import HaLoop
 from .handover import Handover
-from .health import Condition, Lag, Unready
+from .health import Condition, Lag, Standing, Unready, standing_of
 from .identity import Name
 from .lease import Lease, answer_within_s
 from .options import NodeKeywords, NodeOptions
@@ -264,11 +264,11 @@ class Node:
 
     @property
     def role(self) -> str:
-        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `core.node_state.NodeState`.
+        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `protocol/node_state.py`.
 
         A node that is cut off does not know that another one was promoted. Before you act as the primary, ask `leads`.
         """
-        return "primary" if self._node_state.leads and self.failed is None else "standby"
+        return self._standing.role
 
     @property
     def leads(self) -> bool:
@@ -277,7 +277,16 @@ class Node:
         As fresh as a lease can be: somebody may have been promoted a moment ago. A write of ours is refused then; what
         you do elsewhere, fence by `term`.
         """
-        return self.role == "primary" and self._lease.held and not self._replica.stalled
+        return self._standing.leads
+
+    @property
+    def _standing(self) -> Standing:
+        return standing_of(
+            self._node_state,
+            failed=self.failed is not None,
+            stalled=self.stalled is not None,
+            lease_held=self._lease.held,
+        )
 
     @property
     def unready(self) -> Unready | None:
@@ -290,8 +299,7 @@ class Node:
             stopping=self._stopping.is_set(),
             stalled=self.held_up or "",
             problems=self._problems.in_the_way,
-            role=self.role,
-            leads=self.leads,
+            standing=self._standing,
             in_sync=node_state.in_sync,
             has_read=node_state.view.cursor != ORIGIN,
             lag=self._lag(of_what_there_is=True),  # while nobody leads there is nothing else to follow
@@ -660,7 +668,7 @@ class Node:
 
     def _tell_if_a_snapshot_is_due(self, node_state: NodeState) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
-        if node_state.leads and node_state.snapshot_end != self._due_behind and self._primary.snapshot_is_due:
+        if node_state.is_primary and node_state.snapshot_end != self._due_behind and self._primary.snapshot_is_due:
             self._due_behind = node_state.snapshot_end
             self._wake()
 
