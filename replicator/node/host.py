@@ -52,8 +52,9 @@ from ..runtime.backoff import Backoff
 from ..runtime.process import Owner
 from ..runtime.threads import started
 from ..state import ReplicatedState, State
+from .duties import SAVE_EVERY_S
 from .lease import LEASE_S, answer_within_s
-from .node import SAVE_EVERY_S, Node
+from .node import Node
 from .scheduler import NodeWork
 from .worker_pool import RETRY_S, RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
 

@@ -4,9 +4,9 @@
     with node:
         node.submit({"op": "register", ...})
 
-What goes on by itself is in `consumer.py` (records come in), `ha_loop.py` (what happens once a beat) and here (what a
-primary committed is saved a moment later); `scheduler.py` has the threads that do it. Writes run on the threads that
-submit them (`writer.py`). Nothing here decides: it asks the member.
+What goes on by itself is in `duties.py`: `consumer.py` (records come in), `ha_loop.py` (what happens once a beat), and
+that what a primary committed is saved a moment later; `scheduler.py` has the threads that do it. Writes run on the
+threads that submit them (`writer.py`). Nothing here decides: it asks its `NodeState`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,7 +24,6 @@ from ..errors import (
     ChangeRejected,
     ChangeTooLarge,
     ConfigError,
-    LogLost,
     LogUnavailable,
     NotRunning,
     PositionLost,
@@ -32,17 +31,15 @@ from ..errors import (
 )
 from ..format.codec import Encoded, encoded
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
-from ..log.interface import Batch, Log, ReadRequest
+from ..log.interface import Log
 from ..log.redis_log import RedisLog
-from ..protocol import election, promotion
+from ..protocol import promotion
 from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
-from ..protocol.liveness import Sight
 from ..protocol.node_state import NodeState
 from ..replica.opaque import WholeReplica
 from ..replica.replica import Replica
 from ..runtime import checks
-from ..runtime.backoff import Backoff
 from ..runtime.process import Owner
 from ..state import ReplicatedState, State
 from ..state.contract import check_state
@@ -53,6 +50,8 @@ from . import health
 from .acks import Acks, Level
 from .async_writer import AsyncWriter
 from .consumer import Reader
+from .duties import Duties
+from .fresh_read import catch_up
 from .ha_loop import HaLoop
 from .handover import Handover
 from .health import Condition, Lag, Standing, Unready, standing_of
@@ -68,25 +67,12 @@ __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
 
-#: What a primary committed is on its own disk after so long.
-SAVE_EVERY_S = 0.1
-
-#: How long the disk is tidied up then, and how long others may have it between two slices.
-TIDY_FOR_S = 0.05
-TIDY_PAUSE_S = 0.002
-
 #: All of a state is on its way: seconds, if it is large. A standby takes it in when all of it is there.
 REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
 
 #: What a node knows that was not started.
 NOTHING = View(in_sync=False)
-
-#: How soon one who waits for the group looks at it again: at first, and at the most.
-LOOK_AGAIN_S, LOOK_AGAIN_S_MAX = 0.01, 0.2
-
-#: How soon a duty in whose way something is (Redis is away, the disk is full) is done again: at first, and at the most.
-RETRY_S, RETRY_S_MAX = 0.1, 1.0
 
 
 class Node:
@@ -122,10 +108,6 @@ class Node:
         self.http = checks.url("http", http)
         check_state(state)
         self._options = NodeOptions(**options)
-        #: What ended this node's part in the group, if something did. It serves reads, and nothing else.
-        self.failed: ReplicatorError | None = None
-        #: Behind which of its snapshots the next one was told to be due.
-        self._due_behind: RecordId | None = None
         self._owner = Owner(f"node {name}")
         self._state = state
         self._ack = self._options.level
@@ -137,10 +119,14 @@ class Node:
         self._stopping = threading.Event()
         #: What is in the way now.
         self._problems = Problems()
-        # A lease is renewed, and a heartbeat sent, after a beat at the latest.
-        beat_s = min(RETRY_S_MAX, self._policy.beat_every_s)
-        most_s = {"holder": beat_s, "ha-loop": beat_s, "saver": RETRY_S_MAX, "reader": RETRY_S_MAX}
-        self._backoffs = {duty: Backoff(RETRY_S, s) for duty, s in most_s.items()}
+        #: What is there from the start on, because it needs the data directory.
+        self._checkpoint: Checkpoint
+        self._replica: Replica
+        self._primary: Primary
+        self._async_writer: AsyncWriter
+        self._acks: Acks
+        self._ha_loop: HaLoop
+        self._duties: Duties | None = None
         self._node_work: NodeWork | None = None
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`).
         self.handover = Handover(self._wake)
@@ -185,7 +171,9 @@ class Node:
             own_name = Name(self._log, me, self._checkpoint, previous_boot=boot, stopping=self._stopping)
             self._ha_loop = HaLoop(parts, self._policy, own_name, self.handover, wake=self._wake)
             self._ha_loop.reporter.http = self.http
-            self._reader = Reader(parts, stopping=self._stopping)
+            reader = Reader(parts, stopping=self._stopping)
+            every_s = self._policy.beat_every_s
+            self._duties = Duties(parts, self._ha_loop, reader, beat_every_s=every_s, stopping=self._stopping)
             try:
                 self._ha_loop.join()
             except LogUnavailable as unavailable:
@@ -193,18 +181,7 @@ class Node:
         except BaseException:
             self._checkpoint.close()
             raise
-        self._node_work = NodeWork(
-            name=self.name,
-            log=self._log,
-            hold=lambda: min(self._done("holder", self._ha_loop.hold), self._lease.renew_every_s),
-            keep=lambda: self._done("ha-loop", self._ha_loop.keep),
-            save=lambda: self._done("saver", self._save),
-            is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
-            read=lambda: self._done("reader", self._read),
-            wants=self._wants,
-            received=lambda batch: self._done("reader", lambda: self._received(batch)),
-            ended=lambda: self._stopping.is_set() or self.failed is not None,
-        )
+        self._node_work = self._duties.work(self.name)
         try:
             self._scheduler.start(self._node_work)
         except BaseException:
@@ -261,6 +238,11 @@ class Node:
     def _is_started(self) -> bool:
         self._owner.check()
         return self._node_work is not None
+
+    @property
+    def failed(self) -> ReplicatorError | None:
+        """What ended this node's part in the group, if something did. It serves reads, and nothing else."""
+        return self._duties.failed if self._duties is not None else None
 
     @property
     def role(self) -> str:
@@ -407,39 +389,9 @@ class Node:
         self._check_is_started()
         self._replica.inside.check("reading()")
         if fresh:
-            self._catch_up(timeout_s)
+            catch_up(self._ha_loop.observer, self.wait, until=time.monotonic() + timeout_s)
         with self._replica.reading() as state:
             yield state
-
-    def _catch_up(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        backoff = Backoff(LOOK_AGAIN_S, LOOK_AGAIN_S_MAX)
-        looked = False
-        while True:
-            try:
-                look, _, lease_until_ms = self._sight(deadline)
-            except LogUnavailable:
-                if looked and time.monotonic() >= deadline:
-                    raise _nobody_leads() from None
-                raise
-            looked = True
-            leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
-            if look.head is not None and leads and election.is_settled(look):
-                with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
-                    left = max(0.0, deadline - time.monotonic())
-                    return self.wait(position=str(look.head.position.id), timeout_s=left)
-            time.sleep(max(0.0, min(backoff.failed(), deadline - time.monotonic())))
-            if time.monotonic() > deadline - LOOK_AGAIN_S:
-                raise _nobody_leads()
-
-    def _sight(self, deadline: float) -> Sight:
-        """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
-        log = self._log.within(deadline)
-        try:
-            return self._ha_loop.observer.sight(log)
-        except LogUnavailable:
-            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
-            return self._ha_loop.observer.sight(log)
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -564,7 +516,7 @@ class Node:
         checks.line("reason", reason)
         self._check_serves("promote()")
         deadline = time.monotonic() + timeout_s
-        look = self._sight(deadline).look
+        look = self._ha_loop.observer.sight_by(deadline).look
         mine = self._ha_loop.reporter.heartbeat()._replace(run=look.run)
         promotion.check(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}), force=force)
         taken = self._ha_loop.candidate.take_term(reason, look, guarded=not force, until=deadline)
@@ -619,82 +571,9 @@ class Node:
             raise self.failed
         self._replica.inside.check(call, blocks=blocks)
 
-    # --- what goes on by itself --------------------------------------------------------------------------------------
-
     def _wake(self) -> None:
         if self._node_work is not None:
             self._scheduler.wake(self._node_work)
-
-    def _done(self, name: str, work: Callable[[], float | None]) -> float:
-        """Do one of the duties; the seconds until it is to be done again. What is in its way is known to `problem`."""
-        try:
-            pause_s = work()
-            self._problems.solved(name)
-            self._backoffs[name].succeeded()
-            return pause_s or 0.0
-        except (LogLost, ConfigError) as error:
-            self._fail(error)
-        except ReplicatorError as error:
-            self._problems.report(name, error)
-        except BaseException as error:  # no less than all: the thread is needed, and the lease would go on without it
-            self._fail_by(error)
-        return self._backoffs[name].failed()
-
-    def _fail_by(self, bug: BaseException) -> None:
-        logger.error("a bug in replicator", exc_info=bug)
-        self._fail(ReplicatorError(f"a bug in replicator: {bug!r}"))
-
-    def _fail(self, error: ReplicatorError) -> None:
-        logger.critical("this node takes no part any more: %s", error)
-        self._lease.lost()
-        self.failed = error
-        with self._replica.moved:
-            self._replica.moved.notify_all()
-
-    def _save(self) -> float:
-        """What this node wrote is on its disk a moment later, whether Redis answers or not."""
-        # Before: what weighs the changes is what is on disk, and a snapshot that ends meanwhile is not there yet.
-        node_state = self._replica.node_state
-        self._replica.flush()
-        self._tell_if_a_snapshot_is_due(node_state)
-        self._tidy()
-        return SAVE_EVERY_S
-
-    def _tidy(self) -> None:
-        """Delete what a newer snapshot made needless, a slice at a time, out of the way of those who save."""
-        until = time.monotonic() + TIDY_FOR_S
-        while self._replica.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
-            pass
-
-    def _tell_if_a_snapshot_is_due(self, node_state: NodeState) -> None:
-        """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
-        if node_state.is_primary and node_state.snapshot_end != self._due_behind and self._primary.snapshot_is_due:
-            self._due_behind = node_state.snapshot_end
-            self._wake()
-
-    def _read(self) -> None:
-        for news in self._reader.read():
-            self._ha_loop.hear(news)
-
-    def _wants(self) -> ReadRequest | None:
-        try:
-            return self._reader.wants()
-        except ReplicatorError as error:
-            self._problems.report("reader", error)
-        except Exception as error:  # whoever asks reads for others as well
-            self._fail_by(error)
-        return None
-
-    def _received(self, batch: Batch | ReplicatorError) -> None:
-        if isinstance(batch, ReplicatorError):
-            raise batch
-        for news in self._reader.received(batch):
-            self._ha_loop.hear(news)
-
-
-def _nobody_leads() -> TimeoutError:
-    problem = "nobody leads the group with a lease that runs, so nobody knows what is committed"
-    return TimeoutError(f"{problem}; read without `fresh`")
 
 
 def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:

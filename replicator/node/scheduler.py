@@ -1,7 +1,7 @@
 """Who does what is to be done for a node, again and again: threads of its own, or those of a host (`host.py`).
 
 A node's *duties* are functions. Each does its work once, never raises, and gives the seconds until it wants to be
-called again; how that comes about is the crew's business. No duty of a node is done twice at the same time.
+called again; how that comes about is the scheduler's business. No duty of a node is done twice at the same time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class NodeWork:
 
     `hold` keeps the node's lease, which nothing else may be in the way of. `is_saved`: `save` has nothing to do.
 
-    `read` waits in Redis for something to read, and takes it in. A crew that reads for many nodes asks `wants` what
-    each one wants (None: nothing now), and gives what came of it, or why nothing did, to `received`.
+    `read` waits in Redis for something to read, and takes it in. A scheduler that reads for many nodes asks `wants`
+    what each one wants (None: nothing now), and gives what came of it, or why nothing did, to `received`.
     """
 
     name: str
