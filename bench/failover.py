@@ -19,7 +19,7 @@ from bench.harness import Report, Setting, Table, in_rounds, now_ns, percentile
 from bench.loads import CHANGE_BYTES
 from bench.peers import SENTINEL_DOWN_AFTER_MS, SentinelGroup, SyncObjGroup, syncobj_version
 from replicator import ops
-from replicator.node.node import BEAT_EVERY_S_MAX
+from replicator.node.options import BEAT_EVERY_S_MAX
 from replicator.sandbox.redis_server import RedisServer
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure", "report"]

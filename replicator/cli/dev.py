@@ -15,10 +15,10 @@ import click
 from replicator import ops
 from replicator.errors import LogUnavailable, ReplicatorError
 from replicator.log.redis_log import RedisLog
-from replicator.node.node import LEASE_S_MIN
 from replicator.sandbox.stack import DEFAULT_DIRECTORY, DEFAULT_PORT, DevStack
 
-from .context import Seconds, Settings
+from .context import Settings
+from .node_options import auto_promote_option, lease_option
 
 __all__ = ["command_here", "dev"]
 
@@ -44,21 +44,8 @@ FIRST_PRIMARY = "a"
     show_default=True,
     help="HTTP port of node a; b and c take the next two. 0: any three.",
 )
-@click.option(
-    "--lease-s",
-    type=Seconds(LEASE_S_MIN),
-    default=5.0,
-    show_default=True,
-    envvar="REPLICATOR_LEASE_S",
-    help="Lease of the primary.",
-)
-@click.option(
-    "--auto-promote/--no-auto-promote",
-    default=False,
-    show_default=True,
-    envvar="REPLICATOR_AUTO_PROMOTE",
-    help="Whether a standby takes over by itself.",
-)
+@lease_option("Lease of the primary.")
+@auto_promote_option("Whether a standby takes over by itself.")
 @click.pass_context
 def dev(ctx: click.Context, directory: Path, port: int, lease_s: float, auto_promote: bool) -> None:
     """Run a Redis and three nodes on this machine, until Ctrl-C."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from replicator.errors import ReplicatorError
-from replicator.node.node import LEASE_S_MIN
+from replicator.node.options import LEASE_S_MIN
 from replicator.sandbox.drill import FAULTS, Report, run
 
 from .context import Seconds, Settings, output_option, show_json, table

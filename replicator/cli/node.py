@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
-from replicator.node.node import LEASE_S_MIN
+from replicator.node.options import NodeOptions
 from replicator.service.sidecar import PUBLISH_EVERY_S_MIN
 
 from .context import NAME, Seconds, Settings, snapshot_bytes_max_option
+from .node_options import node_options
 
 __all__ = ["node"]
 
@@ -42,53 +45,7 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     envvar="REPLICATOR_ADVERTISE",
     help="URL at which others reach it, where that is not what it serves.",
 )
-@click.option(
-    "--lease-s",
-    type=Seconds(LEASE_S_MIN),
-    default=5.0,
-    show_default=True,
-    envvar="REPLICATOR_LEASE_S",
-    help="How long the primary may go on without hearing from Redis.",
-)
-@click.option(
-    "--auto-promote/--no-auto-promote",
-    default=False,
-    show_default=True,
-    envvar="REPLICATOR_AUTO_PROMOTE",
-    help="Whether it takes over by itself when the primary's lease is gone.",
-)
-@click.option(
-    "--ack",
-    default="appended",
-    show_default=True,
-    envvar="REPLICATOR_ACK",
-    help="What a write waits for: appended, fsynced, replicated:N or applied:N.",
-)
-@click.option(
-    "--on-restart",
-    type=click.Choice(["primary", "standby"]),
-    default="primary",
-    show_default=True,
-    envvar="REPLICATOR_ON_RESTART",
-    help="Whether it takes the term again that it held when it ended.",
-)
-@click.option(
-    "--on-log-lost",
-    type=click.Choice(["wait", "recover"]),
-    default="wait",
-    show_default=True,
-    envvar="REPLICATOR_ON_LOG_LOST",
-    help="What if Redis has lost the log: wait for `replicator recover`, or found it anew.",
-)
-@click.option(
-    "--failover-without",
-    type=click.Choice(["safe", "always"]),
-    default="safe",
-    show_default=True,
-    envvar="REPLICATOR_FAILOVER_WITHOUT",
-    help="Whether it leads after Redis may have lost something and nodes are missing: only if they cannot be all that "
-    "hold what was acknowledged as applied:N, or always.",
-)
+@node_options
 @click.option(
     "--file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -126,26 +83,15 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.pass_obj
 def node(
     settings: Settings,
+    /,
     name: str,
     data_dir: Path | None,
     http: str,
     advertise: str,
-    lease_s: float,
-    auto_promote: bool,
-    ack: str,
-    on_restart: str,
-    on_log_lost: str,
-    failover_without: str,
-    file: Path | None,
-    sqlite: Path | None,
-    file_mode: int,
-    publish_every_s: float,
-    on_primary: str,
-    on_standby: str,
-    snapshot_bytes_max: int,
+    **given: Any,
 ) -> None:
     """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program (--file, --sqlite)."""
-    from replicator.service.serve import serve
+    from replicator.service.serve import Program, serve
 
     serve(
         name=name,
@@ -154,17 +100,11 @@ def node(
         data_dir=data_dir or Path("data") / name,
         http=http,
         advertise=advertise,
-        lease_s=lease_s,
-        auto_promote=auto_promote,
-        ack=ack,
-        on_restart=on_restart,
-        on_log_lost=on_log_lost,
-        failover_without=failover_without,
-        file=file,
-        sqlite=sqlite,
-        file_mode=file_mode,
-        publish_every_s=publish_every_s,
-        on_primary=on_primary,
-        on_standby=on_standby,
-        snapshot_bytes_max=snapshot_bytes_max,
+        options=NodeOptions(**_those_of(NodeOptions, given)),
+        program=Program(**_those_of(Program, given)),
     )
+
+
+def _those_of(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """What was given for the fields of this dataclass."""
+    return {field.name: given[field.name] for field in fields(kind) if field.name in given}

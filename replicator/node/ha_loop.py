@@ -120,7 +120,7 @@ class HaLoop:
             self.wake()
         elif ask.what == "prepare" and ask.node == self._name:
             self._handover.ask(ask.id)
-        elif ask.what == "digest" and node_state.leads:
+        elif ask.what == "digest" and node_state.is_primary:
             with suppress(LogLost):  # the next beat reports it
                 self._parts.primary.mark()
             self.wake()

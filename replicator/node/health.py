@@ -1,4 +1,4 @@
-"""What a node says of itself: how far behind it is, and whether it can do its work.
+"""What a node says of itself: how far behind it is, whether it leads, and whether it can do its work.
 
 Unknown is unknown, never 0: a lag that was measured too long ago is no lag.
 """
@@ -16,8 +16,19 @@ from ..format.ids import Position, RecordId
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.liveness import Sight
+from ..protocol.node_state import NodeState
 
-__all__ = ["Condition", "Lag", "Trail", "Unready", "lag_as_reported", "lag_of", "why_unready"]
+__all__ = [
+    "Condition",
+    "Lag",
+    "Standing",
+    "Trail",
+    "Unready",
+    "lag_as_reported",
+    "lag_of",
+    "standing_of",
+    "why_unready",
+]
 
 #: A standby that lacks more records than this does not follow the log. It lacks some hundred when much is written.
 BEHIND_RECORDS_MAX = 1000
@@ -104,6 +115,24 @@ class Trail:
             return now - self._heads[0][0] if self._heads else 0.0
 
 
+class Standing(NamedTuple):
+    """Whether a node is the primary by what it knows of the log, and whether it leads: `protocol/node_state.py`."""
+
+    is_primary: bool
+    leads: bool
+
+    @property
+    def role(self) -> str:
+        """`"primary"` or `"standby"`."""
+        return "primary" if self.is_primary else "standby"
+
+
+def standing_of(node_state: NodeState, *, failed: bool, stalled: bool, lease_held: bool) -> Standing:
+    """The standing of a node. One that `failed` takes no part any more; one that `stalled` takes no writes."""
+    is_primary = node_state.is_primary and not failed
+    return Standing(is_primary, leads=is_primary and lease_held and not stalled)
+
+
 class Unready(NamedTuple):
     """Why a node cannot do its work now: a code for programs, and what is in the way, in words."""
 
@@ -119,8 +148,7 @@ class Condition:
     stopping: bool
     stalled: str
     problems: Sequence[ReplicatorError]
-    role: str
-    leads: bool
+    standing: Standing
     in_sync: bool
     has_read: bool
     lag: Lag
@@ -139,9 +167,9 @@ def why_unready(now: Condition) -> Unready | None:
     if now.stalled:
         return Unready("stalled", now.stalled)
     for problem in now.problems:
-        if now.role != "primary" or isinstance(problem, LogUnavailable | LogLost | CorruptRecord):
+        if not now.standing.is_primary or isinstance(problem, LogUnavailable | LogLost | CorruptRecord):
             return Unready(_code_of(problem), str(problem))
-    return _primary_unready(now) if now.role == "primary" else _standby_unready(now)
+    return _primary_unready(now) if now.standing.is_primary else _standby_unready(now)
 
 
 def _code_of(problem: ReplicatorError) -> str:
@@ -151,7 +179,7 @@ def _code_of(problem: ReplicatorError) -> str:
 
 
 def _primary_unready(now: Condition) -> Unready | None:
-    if not now.leads:
+    if not now.standing.leads:
         return Unready("lease_lost", "this node holds the term and has no lease from Redis, so it takes no writes")
     return None
 

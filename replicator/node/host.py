@@ -45,9 +45,10 @@ from ..runtime import checks
 from ..runtime.process import Owner
 from ..runtime.threads import started
 from ..state import ReplicatedState, State
+from .duties import SAVE_EVERY_S
 from .group_reader import GroupReader
 from .lease import LEASE_S, answer_within_s
-from .node import SAVE_EVERY_S, Node
+from .node import Node
 from .scheduler import NodeWork
 from .tended import Plan, Tended
 from .worker_pool import RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted

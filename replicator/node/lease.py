@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["LEASE_S", "Lease", "answer_within_s"]
+__all__ = ["LEASE_S", "Lease", "answer_within_s", "renew_every_s"]
 
 #: How long a lease is if nobody says so, in seconds.
 LEASE_S = 5.0
@@ -30,6 +30,11 @@ def answer_within_s(lease_s: float) -> float:
     return max(ANSWER_WITHIN_S_MIN, lease_s * ANSWER_WITHIN)
 
 
+def renew_every_s(lease_s: float) -> float:
+    """How often a node with such a lease renews it, at the least."""
+    return lease_s * RENEW_AT
+
+
 class Lease:
     """`length_s` seconds at a time. Thread-safe: each method reads or writes one value."""
 
@@ -44,7 +49,7 @@ class Lease:
 
     @property
     def renew_every_s(self) -> float:
-        return self.length_s * RENEW_AT
+        return renew_every_s(self.length_s)
 
     def now(self) -> float:
         """Take this before the request, and give it to `renewed` after the answer."""

@@ -131,7 +131,7 @@ class LeaseKeeper:
         A rebase of a large state takes long, and goes on meanwhile: what counts is that nothing moves for a lease.
         """
         now, place = time.monotonic(), node_state.view.position
-        if node_state.leads or self._got_on is None or self._got_on[0] != place:
+        if node_state.is_primary or self._got_on is None or self._got_on[0] != place:
             self._got_on = place, now
         look = self._observer.look
         # That the log is gone altogether, the answer to a renewal says.

@@ -4,9 +4,9 @@
     with node:
         node.submit({"op": "register", ...})
 
-What goes on by itself is in `consumer.py` (records come in), `ha_loop.py` (what happens once a beat) and here (what a
-primary committed is saved a moment later); `scheduler.py` has the threads that do it. Writes run on the threads that
-submit them (`writer.py`). Nothing here decides: it asks the member.
+What goes on by itself is in `duties.py`: `consumer.py` (records come in), `ha_loop.py` (what happens once a beat), and
+that what a primary committed is saved a moment later; `scheduler.py` has the threads that do it. Writes run on the
+threads that submit them (`writer.py`). Nothing here decides: it asks its `NodeState`.
 """
 
 from __future__ import annotations
@@ -15,35 +15,31 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ..errors import (
     ChangeRejected,
     ChangeTooLarge,
     ConfigError,
-    LogLost,
     LogUnavailable,
     NotRunning,
     PositionLost,
     ReplicatorError,
 )
 from ..format.codec import Encoded, encoded
-from ..format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
-from ..format.weight import SNAPSHOT_BYTES_MAX
-from ..log.interface import Batch, Log, ReadRequest
+from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
+from ..log.interface import Log
 from ..log.redis_log import RedisLog
-from ..protocol import election, promotion
+from ..protocol import promotion
 from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
-from ..protocol.liveness import Sight
 from ..protocol.node_state import NodeState
 from ..replica.opaque import WholeReplica
 from ..replica.replica import Replica
 from ..runtime import checks
-from ..runtime.backoff import Backoff
 from ..runtime.process import Owner
 from ..state import ReplicatedState, State
 from ..state.contract import check_state
@@ -54,12 +50,14 @@ from . import health
 from .acks import Acks, Level
 from .async_writer import AsyncWriter
 from .consumer import Reader
+from .duties import Duties
+from .fresh_read import catch_up
 from .ha_loop import HaLoop
-from .ha_policy import HaPolicy
 from .handover import Handover
-from .health import Condition, Lag, Unready
+from .health import Condition, Lag, Standing, Unready, standing_of
 from .identity import Name
-from .lease import LEASE_S, Lease, answer_within_s
+from .lease import Lease, answer_within_s
+from .options import NodeKeywords, NodeOptions
 from .parts import Parts
 from .problems import Problems
 from .scheduler import NodeWork, OwnThreads, Scheduler
@@ -69,22 +67,6 @@ __all__ = ["Node"]
 
 logger = logging.getLogger(__name__)
 
-#: The time of a few round trips.
-LEASE_S_MIN = 0.1
-
-#: More heartbeats are of no use to anybody, and each of them is a few round trips.
-BEAT_EVERY_S_MIN = 0.001
-
-#: A heartbeat at least this often, however long the lease is.
-BEAT_EVERY_S_MAX = election.BEAT_EVERY_MS_MAX / 1000
-
-#: What a primary committed is on its own disk after so long.
-SAVE_EVERY_S = 0.1
-
-#: How long the disk is tidied up then, and how long others may have it between two slices.
-TIDY_FOR_S = 0.05
-TIDY_PAUSE_S = 0.002
-
 #: All of a state is on its way: seconds, if it is large. A standby takes it in when all of it is there.
 REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
@@ -92,30 +74,14 @@ PUBLISH_TIMEOUT_S = 30.0
 #: What a node knows that was not started.
 NOTHING = View(in_sync=False)
 
-#: How soon one who waits for the group looks at it again: at first, and at the most.
-LOOK_AGAIN_S, LOOK_AGAIN_S_MAX = 0.01, 0.2
-
-#: How soon a duty in whose way something is (Redis is away, the disk is full) is done again: at first, and at the most.
-RETRY_S, RETRY_S_MAX = 0.1, 1.0
-
 
 class Node:
     """One node of a group.
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
-    directory. `ack`: what `submit` waits for (see `acks.py`). `lease_s`: how long the primary may go on without hearing
-    from Redis. `auto_promote`: whether this node takes over by itself when the primary's lease is gone. `http`: the URL
-    at which others reach this node, shown to them. `on_restart`: `"primary"` takes the term again that this node held
-    when it ended, `"standby"` does not. `on_log_lost`: what it does when Redis has no log any more: `"wait"` for
-    `replicator recover`, serving reads; `"recover"` founds it anew, from the most advanced node that does so.
-    `failover_without`: when it leads by itself after Redis may have lost something; `"safe"`: only if the nodes that
-    are missing cannot be all that hold a change acknowledged as `applied:N` (`protocol/missing_nodes.py`); `"always"`:
-    whoever is missing.
-    `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
-    three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
-    is unpacked, its bytes and what JSON makes of them (`format/weight.py`); the same on all nodes. `scheduler`: who
-    works for it, if not threads of its own (`host.py`). Raises `ConfigError`, `CheckpointError` (from the constructor
-    and from `start`).
+    directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
+    threads of its own (`host.py`). `options`: `ack`, `lease_s`, `auto_promote` and so on, see `NodeOptions`. Raises
+    `ConfigError`, `CheckpointError` (from the constructor and from `start`).
 
     A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
     leaving the node's `with` does nothing: the parent goes on as if there were no child.
@@ -130,16 +96,9 @@ class Node:
         data_dir: str | Path,
         redis: str = "",
         log: Log | None = None,
-        ack: str = "appended",
-        lease_s: float = LEASE_S,
-        auto_promote: bool = False,
         http: str = "",
-        on_restart: str = "primary",
-        on_log_lost: str = "wait",
-        failover_without: str = "safe",
-        beat_every_s: float | None = None,
-        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         scheduler: Scheduler | None = None,
+        **options: Unpack[NodeKeywords],
     ) -> None:
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
@@ -148,33 +107,26 @@ class Node:
         self.data_dir = checks.directory("data_dir", data_dir)
         self.http = checks.url("http", http)
         check_state(state)
-        #: What ended this node's part in the group, if something did. It serves reads, and nothing else.
-        self.failed: ReplicatorError | None = None
-        #: Behind which of its snapshots the next one was told to be due.
-        self._due_behind: RecordId | None = None
+        self._options = NodeOptions(**options)
         self._owner = Owner(f"node {name}")
         self._state = state
-        self._ack = Level.parse(ack)
-        self._lease = Lease(checks.seconds("lease_s", lease_s, least=LEASE_S_MIN))
-        self._policy = HaPolicy(
-            beat_every_s=_beat_every_s(beat_every_s, self._lease),
-            auto_promote=checks.flag("auto_promote", auto_promote),
-            takes_term_again=checks.choice("on_restart", on_restart, ("primary", "standby")) == "primary",
-            recovers=checks.choice("on_log_lost", on_log_lost, ("wait", "recover")) == "recover",
-            goes_on=checks.choice("failover_without", failover_without, ("safe", "always")) == "always",
-            applied_min=self._ack.standbys,
-        )
+        self._ack = self._options.level
+        self._policy = self._options.policy
+        self._lease = Lease(self._options.lease_s)
         answer_s = answer_within_s(self._lease.length_s)
         self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
-        self._snapshot_bytes_max = checks.whole("snapshot_bytes_max", snapshot_bytes_max, least=1, most=TERM_MAX)
         self._scheduler = scheduler or OwnThreads()
         self._stopping = threading.Event()
         #: What is in the way now.
         self._problems = Problems()
-        # A lease is renewed, and a heartbeat sent, after a beat at the latest.
-        beat_s = min(RETRY_S_MAX, self._policy.beat_every_s)
-        most_s = {"holder": beat_s, "ha-loop": beat_s, "saver": RETRY_S_MAX, "reader": RETRY_S_MAX}
-        self._backoffs = {duty: Backoff(RETRY_S, s) for duty, s in most_s.items()}
+        #: What is there from the start on, because it needs the data directory.
+        self._checkpoint: Checkpoint
+        self._replica: Replica
+        self._primary: Primary
+        self._async_writer: AsyncWriter
+        self._acks: Acks
+        self._ha_loop: HaLoop
+        self._duties: Duties | None = None
         self._node_work: NodeWork | None = None
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`).
         self.handover = Handover(self._wake)
@@ -203,7 +155,7 @@ class Node:
         try:
             self._checkpoint.note("state", kind_of(self._state))
             me = Writer(self.name, secrets.token_hex(16))
-            self._replica = _replica_of(self._state, self._checkpoint, me, self._snapshot_bytes_max)
+            self._replica = _replica_of(self._state, self._checkpoint, me, self._options.snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
             self._async_writer = AsyncWriter(self._primary, name=self.name, soon=self._scheduler.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
@@ -219,7 +171,9 @@ class Node:
             own_name = Name(self._log, me, self._checkpoint, previous_boot=boot, stopping=self._stopping)
             self._ha_loop = HaLoop(parts, self._policy, own_name, self.handover, wake=self._wake)
             self._ha_loop.reporter.http = self.http
-            self._reader = Reader(parts, stopping=self._stopping)
+            reader = Reader(parts, stopping=self._stopping)
+            every_s = self._policy.beat_every_s
+            self._duties = Duties(parts, self._ha_loop, reader, beat_every_s=every_s, stopping=self._stopping)
             try:
                 self._ha_loop.join()
             except LogUnavailable as unavailable:
@@ -227,18 +181,7 @@ class Node:
         except BaseException:
             self._checkpoint.close()
             raise
-        self._node_work = NodeWork(
-            name=self.name,
-            log=self._log,
-            hold=lambda: min(self._done("holder", self._ha_loop.hold), self._lease.renew_every_s),
-            keep=lambda: self._done("ha-loop", self._ha_loop.keep),
-            save=lambda: self._done("saver", self._save),
-            is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
-            read=lambda: self._done("reader", self._read),
-            wants=self._wants,
-            received=lambda batch: self._done("reader", lambda: self._received(batch)),
-            ended=lambda: self._stopping.is_set() or self.failed is not None,
-        )
+        self._node_work = self._duties.work(self.name)
         try:
             self._scheduler.start(self._node_work)
         except BaseException:
@@ -297,12 +240,17 @@ class Node:
         return self._node_work is not None
 
     @property
+    def failed(self) -> ReplicatorError | None:
+        """What ended this node's part in the group, if something did. It serves reads, and nothing else."""
+        return self._duties.failed if self._duties is not None else None
+
+    @property
     def role(self) -> str:
-        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `core.node_state.NodeState`.
+        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `protocol/node_state.py`.
 
         A node that is cut off does not know that another one was promoted. Before you act as the primary, ask `leads`.
         """
-        return "primary" if self._node_state.leads and self.failed is None else "standby"
+        return self._standing.role
 
     @property
     def leads(self) -> bool:
@@ -311,7 +259,16 @@ class Node:
         As fresh as a lease can be: somebody may have been promoted a moment ago. A write of ours is refused then; what
         you do elsewhere, fence by `term`.
         """
-        return self.role == "primary" and self._lease.held and not self._replica.stalled
+        return self._standing.leads
+
+    @property
+    def _standing(self) -> Standing:
+        return standing_of(
+            self._node_state,
+            failed=self.failed is not None,
+            stalled=self.stalled is not None,
+            lease_held=self._lease.held,
+        )
 
     @property
     def unready(self) -> Unready | None:
@@ -324,8 +281,7 @@ class Node:
             stopping=self._stopping.is_set(),
             stalled=self.held_up or "",
             problems=self._problems.in_the_way,
-            role=self.role,
-            leads=self.leads,
+            standing=self._standing,
             in_sync=node_state.in_sync,
             has_read=node_state.view.cursor != ORIGIN,
             lag=self._lag(of_what_there_is=True),  # while nobody leads there is nothing else to follow
@@ -433,39 +389,9 @@ class Node:
         self._check_is_started()
         self._replica.inside.check("reading()")
         if fresh:
-            self._catch_up(timeout_s)
+            catch_up(self._ha_loop.observer, self.wait, until=time.monotonic() + timeout_s)
         with self._replica.reading() as state:
             yield state
-
-    def _catch_up(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        backoff = Backoff(LOOK_AGAIN_S, LOOK_AGAIN_S_MAX)
-        looked = False
-        while True:
-            try:
-                look, _, lease_until_ms = self._sight(deadline)
-            except LogUnavailable:
-                if looked and time.monotonic() >= deadline:
-                    raise _nobody_leads() from None
-                raise
-            looked = True
-            leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
-            if look.head is not None and leads and election.is_settled(look):
-                with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
-                    left = max(0.0, deadline - time.monotonic())
-                    return self.wait(position=str(look.head.position.id), timeout_s=left)
-            time.sleep(max(0.0, min(backoff.failed(), deadline - time.monotonic())))
-            if time.monotonic() > deadline - LOOK_AGAIN_S:
-                raise _nobody_leads()
-
-    def _sight(self, deadline: float) -> Sight:
-        """Look at the group. A request that hung is one too many: another one, on a new connection, may do better."""
-        log = self._log.within(deadline)
-        try:
-            return self._ha_loop.observer.sight(log)
-        except LogUnavailable:
-            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
-            return self._ha_loop.observer.sight(log)
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
@@ -590,7 +516,7 @@ class Node:
         checks.line("reason", reason)
         self._check_serves("promote()")
         deadline = time.monotonic() + timeout_s
-        look = self._sight(deadline).look
+        look = self._ha_loop.observer.sight_by(deadline).look
         mine = self._ha_loop.reporter.heartbeat()._replace(run=look.run)
         promotion.check(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}), force=force)
         taken = self._ha_loop.candidate.take_term(reason, look, guarded=not force, until=deadline)
@@ -645,82 +571,9 @@ class Node:
             raise self.failed
         self._replica.inside.check(call, blocks=blocks)
 
-    # --- what goes on by itself --------------------------------------------------------------------------------------
-
     def _wake(self) -> None:
         if self._node_work is not None:
             self._scheduler.wake(self._node_work)
-
-    def _done(self, name: str, work: Callable[[], float | None]) -> float:
-        """Do one of the duties; the seconds until it is to be done again. What is in its way is known to `problem`."""
-        try:
-            pause_s = work()
-            self._problems.solved(name)
-            self._backoffs[name].succeeded()
-            return pause_s or 0.0
-        except (LogLost, ConfigError) as error:
-            self._fail(error)
-        except ReplicatorError as error:
-            self._problems.report(name, error)
-        except BaseException as error:  # no less than all: the thread is needed, and the lease would go on without it
-            self._fail_by(error)
-        return self._backoffs[name].failed()
-
-    def _fail_by(self, bug: BaseException) -> None:
-        logger.error("a bug in replicator", exc_info=bug)
-        self._fail(ReplicatorError(f"a bug in replicator: {bug!r}"))
-
-    def _fail(self, error: ReplicatorError) -> None:
-        logger.critical("this node takes no part any more: %s", error)
-        self._lease.lost()
-        self.failed = error
-        with self._replica.moved:
-            self._replica.moved.notify_all()
-
-    def _save(self) -> float:
-        """What this node wrote is on its disk a moment later, whether Redis answers or not."""
-        # Before: what weighs the changes is what is on disk, and a snapshot that ends meanwhile is not there yet.
-        node_state = self._replica.node_state
-        self._replica.flush()
-        self._tell_if_a_snapshot_is_due(node_state)
-        self._tidy()
-        return SAVE_EVERY_S
-
-    def _tidy(self) -> None:
-        """Delete what a newer snapshot made needless, a slice at a time, out of the way of those who save."""
-        until = time.monotonic() + TIDY_FOR_S
-        while self._replica.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
-            pass
-
-    def _tell_if_a_snapshot_is_due(self, node_state: NodeState) -> None:
-        """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
-        if node_state.leads and node_state.snapshot_end != self._due_behind and self._primary.snapshot_is_due:
-            self._due_behind = node_state.snapshot_end
-            self._wake()
-
-    def _read(self) -> None:
-        for news in self._reader.read():
-            self._ha_loop.hear(news)
-
-    def _wants(self) -> ReadRequest | None:
-        try:
-            return self._reader.wants()
-        except ReplicatorError as error:
-            self._problems.report("reader", error)
-        except Exception as error:  # whoever asks reads for others as well
-            self._fail_by(error)
-        return None
-
-    def _received(self, batch: Batch | ReplicatorError) -> None:
-        if isinstance(batch, ReplicatorError):
-            raise batch
-        for news in self._reader.received(batch):
-            self._ha_loop.hear(news)
-
-
-def _nobody_leads() -> TimeoutError:
-    problem = "nobody leads the group with a lease that runs, so nobody knows what is committed"
-    return TimeoutError(f"{problem}; read without `fresh`")
 
 
 def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
@@ -749,9 +602,3 @@ def _check_not_lost(id: RecordId, view: View) -> None:
     if end is not None:
         later = [term.term for term in (*view.ends, view.position.id) if term.term > id.term]
         raise PositionLost(id, term=id.term, term_end=end, next_term=min(later, default=view.term))
-
-
-def _beat_every_s(given: float | None, lease: Lease) -> float:
-    if given is None:
-        return min(lease.renew_every_s, BEAT_EVERY_S_MAX)
-    return checks.seconds("beat_every_s", given, least=BEAT_EVERY_S_MIN, most=lease.renew_every_s)

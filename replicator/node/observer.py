@@ -18,7 +18,10 @@ from ..protocol.group import GroupView
 from ..protocol.liveness import Sight, Sightings
 from .health import Trail
 
-__all__ = ["Observer"]
+__all__ = ["LOOK_AGAIN_S", "Observer"]
+
+#: How soon one who waits for the group looks at it again, at first.
+LOOK_AGAIN_S = 0.01
 
 
 class Observer:
@@ -45,6 +48,15 @@ class Observer:
     def sight(self, log: Log | None = None) -> Sight:
         """Look at the group now. What lives is told by this process' clock (`protocol/liveness.py`)."""
         return self._sight_of((log or self._log).look)
+
+    def sight_by(self, deadline: float) -> Sight:
+        """`sight`, by then. A request that hung is one too many: another one, on a new connection, may do better."""
+        log = self._log.within(deadline)
+        try:
+            return self.sight(log)
+        except LogUnavailable:
+            time.sleep(max(0.0, min(LOOK_AGAIN_S, deadline - time.monotonic())))
+            return self.sight(log)
 
     def look_again(self) -> GroupView:
         """Look at the group, and remember what that says."""

@@ -76,12 +76,12 @@ class SnapshotPublisher:
             raise PromotionRefused(self._name, "it holds nothing, and the log is not whole: promote another node")
         elif (needy := self._in_need(node_state, look)) and self._begin("a node needs one"):
             self._need.sent(needy, time.monotonic())
-        elif node_state.leads and self.asked_by:
+        elif node_state.is_primary and self.asked_by:
             # Forgotten before it begins: who asks from then on may want what is not in that one.
             asked_by, self.asked_by = self.asked_by, ""
             if not self._begin("asked by " + asked_by):
                 self.asked_by = self.asked_by or asked_by
-        elif node_state.leads and self._primary.snapshot_is_due:
+        elif node_state.is_primary and self._primary.snapshot_is_due:
             self._begin("the changes outweigh the last one")
 
     def _in_need(self, node_state: NodeState, look: GroupView) -> list[Heartbeat]:

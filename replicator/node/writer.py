@@ -485,7 +485,7 @@ class Primary:
         then the log refuses the record.
         """
         node_state = self._check_holds(until)
-        if not node_state.leads:
+        if not node_state.is_primary:
             raise NotPrimary("{node} holds the term, but the log does not have its state yet; try again soon",
                              node=node_state.me.node)  # fmt: skip
         if not self._lease.held:

@@ -5,8 +5,13 @@ besides its view: its boot, the run of Redis that it talks to, which of its term
 lock, feed it what happened, and carry out what it says. The explorer in `tests/model/` drives the same class through
 every order of events.
 
-The role is derived, never stored: a node leads if it holds the newest term that it knows, took it in the run of Redis
-that it talks to, has heard of no newer one, and is in sync.
+Who leads is derived, never stored, in three levels, each of which takes the one before:
+
+- It *holds the term* (`holds_term`): it took the newest term that it knows, in the run of Redis that it talks to, and
+  has heard of no newer one. It may write its snapshot.
+- It *is the primary* (`is_primary`): and it is in sync, so the log ends with what it has.
+- It *leads*: and it can take writes, because its lease runs, and nothing stopped it. Only the node itself knows that
+  (`node/health.py`, `Standing`).
 """
 
 from __future__ import annotations
@@ -76,9 +81,14 @@ class NodeState(NamedTuple):
         return self.view.in_sync
 
     @property
-    def leads(self) -> bool:
-        """Whether it is the primary."""
+    def is_primary(self) -> bool:
+        """Whether it holds the term and lacks nothing."""
         return self.holds_term and self.view.in_sync
+
+    @property
+    def role(self) -> str:
+        """`"primary"` or `"standby"`."""
+        return "primary" if self.is_primary else "standby"
 
     @property
     def must_rebase(self) -> bool:
@@ -93,7 +103,7 @@ class NodeState(NamedTuple):
             boot=self.me.boot,
             run=self.run,
             term=view.term,
-            role="primary" if self.leads else "standby",
+            role=self.role,
             position=view.position,
             changed=view.changed,
             cursor=view.cursor.id,
@@ -172,11 +182,11 @@ class NodeState(NamedTuple):
 
     def owes_snapshot(self, heartbeats: Iterable[Heartbeat]) -> bool:
         """Whether it has to send a snapshot because another node needs one."""
-        return self.leads and election.owes_snapshot(self.view, heartbeats, self.snapshot_end)
+        return self.is_primary and election.owes_snapshot(self.view, heartbeats, self.snapshot_end)
 
     def change(self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: int = 0) -> ChangeRecord:
-        """Make the record that carries these changes, right after its position. Only while it leads."""
-        assert self.leads
+        """Make the record that carries these changes, right after its position. Only of a primary."""
+        assert self.is_primary
         return seal_change(
             writer=self.me,
             term=self.view.term,

@@ -311,7 +311,7 @@ class WholeReplica(Replica):
         return self.whole.pieces()
 
     def _become(self, node_state: NodeState) -> None:
-        if node_state is not self.node_state and node_state.leads:
+        if node_state is not self.node_state and node_state.is_primary:
             self.whole.is_ahead = True
         super()._become(node_state)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..log.reach import own_address
 from ..node.node import Node
+from ..node.options import NodeOptions
 from ..registry.state import Registry
 from ..runtime import checks
 from ..runtime.signals import on_end
@@ -21,7 +22,7 @@ from ..state.sqlite import SQLiteState
 from ..storage import disk
 from .sidecar import Sidecar
 
-__all__ = ["serve"]
+__all__ = ["Program", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,21 @@ LOOK_EVERY_S = 0.2
 PORT_MAX = 65535
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """What is beside the node. `file`, `sqlite`: what is replicated, instead of a registry; then only health is served.
+
+    `file_mode`: of one that is not there yet. The rest is for `Sidecar`.
+    """
+
+    file: Path | None = None
+    sqlite: Path | None = None
+    file_mode: int = disk.PRIVATE
+    on_primary: str = ""
+    on_standby: str = ""
+    publish_every_s: float = 1.0
+
+
 def serve(
     *,
     name: str,
@@ -40,25 +56,12 @@ def serve(
     data_dir: Path,
     http: str,
     advertise: str = "",
-    lease_s: float,
-    auto_promote: bool = False,
-    ack: str = "appended",
-    on_restart: str,
-    on_log_lost: str,
-    failover_without: str = "safe",
-    file: Path | None = None,
-    sqlite: Path | None = None,
-    file_mode: int = disk.PRIVATE,
-    on_primary: str = "",
-    on_standby: str = "",
-    publish_every_s: float = 1.0,
-    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    options: NodeOptions,
+    program: Program,
 ) -> None:
     """Run until a signal ends it (`runtime/signals.py`). `http`: HOST:PORT to listen on, port 0 for any.
 
-    `advertise`: the URL that the others are told, where it is not that. `file`, `sqlite`: what is replicated, instead
-    of a registry; then only health is served. `file_mode`: of one that is not there yet. The rest is for `Sidecar`.
-    Raises what `Node` raises, and what ended it.
+    `advertise`: the URL that the others are told, where it is not that. Raises what `Node` raises, and what ended it.
     """
     stopping = threading.Event()
     # First of all: from here on, whatever is under way is ended in order. Further ones, during the end, change nothing.
@@ -72,22 +75,15 @@ def serve(
         raise ConfigError(setting="http", problem=problem) from None
     host, port = _address(http)
     advertised = checks.url("advertise", advertise.rstrip("/"))
-    beside = _state_beside(file, sqlite, file_mode)
-    node = Node(
-        beside or Registry(),
-        group=group,
-        name=name,
-        redis=redis,
-        data_dir=data_dir,
-        lease_s=lease_s,
-        auto_promote=auto_promote,
-        ack=ack,
-        on_restart=on_restart,
-        on_log_lost=on_log_lost,
-        snapshot_bytes_max=snapshot_bytes_max,
-        failover_without=failover_without,
+    beside = _state_beside(program)
+    node = Node(beside or Registry(), group=group, name=name, redis=redis, data_dir=data_dir, **options.keywords)
+    teller = Sidecar(
+        node,
+        beside,
+        on_primary=program.on_primary,
+        on_standby=program.on_standby,
+        publish_every_s=program.publish_every_s,
     )
-    teller = Sidecar(node, beside, on_primary=on_primary, on_standby=on_standby, publish_every_s=publish_every_s)
     server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
     node.http = advertised or _reachable(server.url, host, server.port, redis)
@@ -102,12 +98,12 @@ def serve(
         raise node.failed
 
 
-def _state_beside(file: Path | None, sqlite: Path | None, mode: int) -> FileState | SQLiteState | None:
-    if file is not None and sqlite is not None:
+def _state_beside(program: Program) -> FileState | SQLiteState | None:
+    if program.file is not None and program.sqlite is not None:
         raise ConfigError(setting="file", problem="give a file or an SQLite database, not both")
-    if file is not None:
-        return FileState(file, mode=mode)
-    return SQLiteState(sqlite, mode=mode) if sqlite is not None else None
+    if program.file is not None:
+        return FileState(program.file, mode=program.file_mode)
+    return SQLiteState(program.sqlite, mode=program.file_mode) if program.sqlite is not None else None
 
 
 def _reachable(url: str, host: str, port: int, redis: str) -> str:

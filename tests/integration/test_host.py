@@ -320,7 +320,7 @@ def test_a_bug_that_meets_one_node_ends_that_one_alone(host: Host, other: Host, 
     def broken() -> ReadRequest:
         raise ValueError("nobody thought of that")
 
-    standbys["g0"]._reader.wants = broken  # type: ignore[method-assign]
+    standbys["g0"]._duties._reader.wants = broken  # type: ignore[method-assign]
     for group in GROUPS[1:]:
         primaries[group].submit(push("x"))
         in_step(primaries[group], standbys[group])

@@ -20,8 +20,9 @@ import redis
 
 from replicator import ConfigError, LogLost, Node, ops
 from replicator.log.redis_log import RedisLog
+from replicator.node.options import NodeOptions
 from replicator.sandbox.redis_server import RedisServer
-from replicator.service.serve import serve
+from replicator.service.serve import Program, serve
 from tests.support.kv import PATIENCE_S, eventually
 from tests.support.worlds import promote
 
@@ -42,10 +43,10 @@ def _signals_as_they_were() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def settings(server: RedisServer, tmp_path: Path, **more: Any) -> dict[str, Any]:
+def settings(server: RedisServer, tmp_path: Path, *, lease_s: float = 1.0, **more: Any) -> dict[str, Any]:
     return {
         "name": "a", "group": "g", "redis": server.url, "data_dir": tmp_path / "a", "http": "127.0.0.1:0",
-        "lease_s": 1.0, "on_restart": "primary", "on_log_lost": "wait",
+        "options": NodeOptions(lease_s=lease_s), "program": Program(),
     } | more  # fmt: skip
 
 

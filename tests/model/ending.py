@@ -82,7 +82,7 @@ class Ending:
         recovery = machine.recovery(machine.look(world.server, world.nodes))
         if recovery is not None:
             return Step("the tool sends a recovery", world._replace(bag=(machine.requests(recovery),)))
-        if any(node.live.leads or node.live.must_rebase for node in nodes):
+        if any(node.live.is_primary or node.live.must_rebase for node in nodes):
             return None
         look = machine.look(world.server, world.nodes)
         promotions = [machine.own_promotion(node.live, look) for node in nodes]
@@ -99,7 +99,7 @@ class Ending:
         machine = self._machine
         for i, node in enumerate(world.nodes):
             value = machine.nodes[node]
-            if value.live.leads and PROBE not in value.state:
+            if value.live.is_primary and PROBE not in value.state:
                 option = machine.submitted(node, world.server, PROBE)
                 return Step(option.text, machine.taken(world, i, option))
         return None
@@ -110,7 +110,7 @@ class Ending:
         head = machine.servers[world.server].head
         newcomer = machine.newcomer(world.server)
         assert head is not None
-        leaders = [node.name for node in nodes if node.live.leads]
+        leaders = [node.name for node in nodes if node.live.is_primary]
         if len(leaders) != 1:
             raise Breach(f"at rest, {' and '.join(leaders) or 'nobody'} leads")
         for node in (*nodes, newcomer):

@@ -160,7 +160,7 @@ class Machine:
         self.redis.state = self.servers[server]
         for node in nodes:
             node_state = self.nodes[node].node_state
-            if node_state is not None and node_state.leads:
+            if node_state is not None and node_state.is_primary:
                 self.redis.beat(node_state.heartbeat())
         return self._keep_server(self.redis.state, self.history[server])
 
@@ -362,7 +362,7 @@ class Machine:
                 yield Option(f"{node.name} gives its write up", self.nodes(node._replace(write=None, sending=None)))
             return
         runs = sorted({node_state.run, state.run}) if self.bounds.late else [state.run]
-        if node_state.leads and left.changes:
+        if node_state.is_primary and left.changes:
             letter = LETTERS[self.bounds.changes - left.changes]
             spent = self.budgets(left._replace(changes=left.changes - 1))
             for run in runs:
@@ -372,7 +372,7 @@ class Machine:
         if node.sending is not None:
             for run in runs:
                 yield self._sent(node, *self._part(node.sending, node_state), run)
-        elif node_state.leads and left.snapshots:
+        elif node_state.is_primary and left.snapshots:
             spent = self.budgets(left._replace(snapshots=left.snapshots - 1))
             begun = self._begun(node, node_state)
             yield Option(f"{node.name} begins a snapshot because somebody asked", self.nodes(begun), budget=spent)
@@ -651,7 +651,7 @@ class Machine:
     def check_survives(self, ghost: int, nodes: tuple[int, ...], leader: int) -> None:
         """G5: what was acknowledged as `applied:1` is there while a node that holds it lives."""
         value = self.nodes[leader]
-        if not self.bounds.waits or value.node_state is None or not value.node_state.leads:
+        if not self.bounds.waits or value.node_state is None or not value.node_state.is_primary:
             return
         for letter, ack in zip(LETTERS, self.ghosts[ghost].acks, strict=False):
             lacks = ack and ack.held and letter not in value.state and _is_later(value.node_state.view, ack)
@@ -708,7 +708,7 @@ class Machine:
     def check_leader(self, ghost: int, node: int) -> None:
         """G4 and G5: a primary has what was acknowledged in its term or before; it has nothing that was denied."""
         value, known = self.nodes[node], self.ghosts[ghost]
-        if value.node_state is None or not value.node_state.leads:
+        if value.node_state is None or not value.node_state.is_primary:
             return
         for letter, ack in zip(LETTERS, known.acks, strict=False):
             must = ack and (ack.logged or (ack.held and not self.bounds.waits))

@@ -121,7 +121,12 @@ class Node:
         if not self.up:
             return f"{self.name} is down"
         node_state, view = self.node_state, self.node_state.view
-        words = [self.name, "primary" if node_state.leads else "standby", f"term={view.term}", str(view.position.id)]
+        words = [
+            self.name,
+            "primary" if node_state.is_primary else "standby",
+            f"term={view.term}",
+            str(view.position.id),
+        ]
         words.append(f"[{' '.join(map(str, self.state))}]")
         words += [word for word, holds in (("out of sync", not view.in_sync),) if holds]
         return " ".join(words)
@@ -282,7 +287,7 @@ class Driver:
 
     def submit(self, node: Node, *values: str) -> list[str]:
         """a submit x y: one record with these changes."""
-        if not node.node_state.leads:
+        if not node.node_state.is_primary:
             return ["not the primary"]
         codec, body, digest = encode_changes(map(encode_change, values))
         record = node.node_state.change(codec=codec, digest=digest, count=len(values), body=body, at=0)

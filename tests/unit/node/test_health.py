@@ -14,6 +14,7 @@ from replicator.node.health import (
     BEHIND_S_MAX,
     Condition,
     Lag,
+    Standing,
     Trail,
     lag_as_reported,
     lag_of,
@@ -137,10 +138,10 @@ def test_it_counts_from_the_first_look_at_which_the_log_had_what_is_missing() ->
 # --- ready ----------------------------------------------------------------------------------------------------------
 
 PRIMARY = Condition(
-    failed=None, stopping=False, stalled="", problems=[], role="primary", leads=True, in_sync=True, has_read=True,
-    lag=UNKNOWN, behind_s=0.0,
+    failed=None, stopping=False, stalled="", problems=[], standing=Standing(True, leads=True), in_sync=True,
+    has_read=True, lag=UNKNOWN, behind_s=0.0,
 )  # fmt: skip
-STANDBY = replace(PRIMARY, role="standby", leads=False, lag=Lag(0, 0.0))
+STANDBY = replace(PRIMARY, standing=Standing(False, leads=False), lag=Lag(0, 0.0))
 AWAY = LogUnavailable(url="r", problem="cut off")
 FULL = CheckpointError(path="/data", problem="the disk is full")
 
@@ -149,7 +150,7 @@ FULL = CheckpointError(path="/data", problem="the disk is full")
     ("now", "code"),
     [
         (PRIMARY, ""),
-        (replace(PRIMARY, leads=False), "lease_lost"),
+        (replace(PRIMARY, standing=Standing(True, leads=False)), "lease_lost"),
         (replace(PRIMARY, problems=[AWAY]), "log_unavailable"),
         (replace(PRIMARY, problems=[FULL]), ""),
         (replace(PRIMARY, problems=[FULL, LogLost(what="it is gone")]), "log_lost"),

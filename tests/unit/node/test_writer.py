@@ -99,7 +99,7 @@ class TestAnswers:
         with pytest.raises(error):
             a.submit(push("x"))
         assert a.replica.state.pushed == []
-        assert a.replica.node_state.leads is leads_on
+        assert a.replica.node_state.is_primary is leads_on
 
     def test_a_duplicate_is_as_good_as_an_ok(self, a: Setup) -> None:
         def twice(record: Any) -> Reply:

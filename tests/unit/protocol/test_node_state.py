@@ -38,8 +38,8 @@ ENDS = (RecordId(1, 4), RecordId(2, 6))
 
 
 def test_the_holder_in_sync_leads() -> None:
-    assert LEADER.leads
-    assert not STANDBY.leads
+    assert LEADER.is_primary
+    assert not STANDBY.is_primary
     assert (LEADER.heartbeat().role, STANDBY.heartbeat().role) == ("primary", "standby")
 
 
@@ -55,13 +55,13 @@ def test_the_holder_in_sync_leads() -> None:
 )
 def test_it_holds_no_term(node_state: NodeState) -> None:
     assert not node_state.holds_term
-    assert not node_state.leads
+    assert not node_state.is_primary
     assert not node_state.must_rebase
 
 
 def test_a_holder_out_of_sync_rebases_before_it_leads() -> None:
     node_state = LEADER._replace(view=LEADER.view._replace(in_sync=False))
-    assert (node_state.holds_term, node_state.leads, node_state.must_rebase) == (True, False, True)
+    assert (node_state.holds_term, node_state.is_primary, node_state.must_rebase) == (True, False, True)
 
 
 def test_a_heartbeat_says_what_the_view_says() -> None:
@@ -89,7 +89,7 @@ def test_a_new_run_is_learnt_and_the_beats_count_anew() -> None:
     assert node_state.beats_in_run == 2
     assert node_state.talks_to(RUN) == node_state
     other = node_state.talks_to("run-2")
-    assert (other.run, other.beats_in_run, other.leads) == ("run-2", 0, False)
+    assert (other.run, other.beats_in_run, other.is_primary) == ("run-2", 0, False)
 
 
 def test_that_the_log_is_lost_or_is_back_is_learnt_and_the_beats_count_anew() -> None:
@@ -113,7 +113,7 @@ def test_that_the_log_is_lost_or_is_back_is_learnt_and_the_beats_count_anew() ->
 )
 def test_a_refusal_has_its_consequence_at_once(code: Code, leads: bool, in_sync: bool) -> None:
     node_state = LEADER.refused(Reply(code, term=4, node="b"))
-    assert (node_state.leads, node_state.view.in_sync) == (leads, in_sync)
+    assert (node_state.is_primary, node_state.view.in_sync) == (leads, in_sync)
     assert node_state.view.term == 3, "the term itself comes with the log"
 
 
@@ -121,7 +121,7 @@ def test_a_term_that_is_over_does_not_come_back_but_a_new_one_counts() -> None:
     fenced = LEADER.refused(Reply(Code.FENCED, term=4, node="b"))
     assert fenced.refused(Reply(Code.FENCED, term=4, node="b")).over == 3
     verdict, again = fenced.fold(term_record(A, 5, HERE))
-    assert (verdict, again.leads) == (Verdict.LEAD, True)
+    assert (verdict, again.is_primary) == (Verdict.LEAD, True)
 
 
 def test_an_answer_that_is_no_refusal_leaves_it_as_it_was() -> None:
@@ -163,7 +163,7 @@ def test_a_snapshot_is_of_the_place_where_it_began_and_leaves_a_gap_only_in_a_re
         node_state = node_state.fold(first)[1]
         last = node_state.part(snapshot, part=1, parts=2, **made)  # type: ignore[arg-type]
         assert (last.id.n, last.as_of) == (first_n + 1, HERE)
-        assert node_state.fold(last)[1].leads
+        assert node_state.fold(last)[1].is_primary
 
 
 def rebasing() -> NodeState:
@@ -196,7 +196,7 @@ def test_a_rebase_ends_the_last_term_before_it_where_the_node_is_and_not_where_t
     node_state = rebasing()
     snapshot = node_state.begin_snapshot()
     node_state = sends(sends(node_state, snapshot, 0, 2), snapshot, 1, 2)
-    assert node_state.leads
+    assert node_state.is_primary
     assert node_state.view.ends == (*ENDS, HERE.id)
 
 
@@ -205,7 +205,7 @@ def test_a_rebase_that_begins_anew_still_tells_where_the_last_term_before_it_end
     node_state = sends(node_state, node_state.begin_snapshot(), 0, 2)
     snapshot = node_state.begin_snapshot()
     node_state = sends(sends(node_state, snapshot, 0, 2), snapshot, 1, 2)
-    assert node_state.leads
+    assert node_state.is_primary
     assert node_state.view.left_behind(HERE.id) is None, "it is in the history that goes on"
     assert node_state.view.left_behind(RecordId(3, 11)) == HERE.id
 
@@ -217,7 +217,7 @@ def test_a_boot_that_ends_the_rebase_of_the_boot_before_still_tells_where_the_te
     _, again = again.fold(term_record(again.me, 10, node_state.view.position, run="run-2", ends="1-4 2-6 3-5 9-11"))
     snapshot = again.begin_snapshot()
     again = sends(sends(again, snapshot, 0, 2), snapshot, 1, 2)
-    assert again.leads
+    assert again.is_primary
     assert again.view.left_behind(HERE.id) is None, "it is in the history that goes on"
     assert again.view.left_behind(RecordId(3, 11)) == HERE.id
 
@@ -347,7 +347,7 @@ class Group(RuleBasedStateMachine):
     @rule(name=names, outcome=st.sampled_from(["answered", "answered", "lost", "held"]))
     def submit(self, name: str, outcome: str) -> None:
         node = self.nodes[name]
-        if not node.node_state.leads or node.pending is not None:
+        if not node.node_state.is_primary or node.pending is not None:
             return
         self.value += 1
         self.driver._loses_reply = outcome == "lost"
@@ -377,7 +377,7 @@ class Group(RuleBasedStateMachine):
     @rule(name=names, parts=st.integers(1, 3), sends=st.integers(1, 3))
     def snapshot(self, name: str, parts: int, sends: int) -> None:
         node = self.nodes[name]
-        if node.pending is None and (node.node_state.leads or node.node_state.must_rebase):
+        if node.pending is None and (node.node_state.is_primary or node.node_state.must_rebase):
             self.driver.snapshot(node, "of", str(parts), "sends", str(sends))
 
     @rule(name=names)
@@ -390,7 +390,7 @@ class Group(RuleBasedStateMachine):
     def load(self, name: str) -> None:
         """A replacing snapshot takes values away on purpose: what it keeps stays acknowledged."""
         node = self.nodes[name]
-        if node.pending is None and node.node_state.leads:
+        if node.pending is None and node.node_state.is_primary:
             kept = node.state[-2:]
             if self.driver.load(node, *kept)[0].endswith("replacing the history"):
                 self.acknowledged &= set(kept)
@@ -461,7 +461,7 @@ class Group(RuleBasedStateMachine):
         """G4, as long as Redis is intact."""
         head = self.world.server.state.head
         for node in self.nodes.values():
-            if head is not None and node.node_state.leads and node.node_state.view.term == head.term:
+            if head is not None and node.node_state.is_primary and node.node_state.view.term == head.term:
                 assert self.acknowledged <= set(node.state), "G4"
 
     @invariant()

@@ -233,7 +233,7 @@ class TestTake:
         own.append(push("its own"))
         replica = make()
         assert replica.take(all_of(log))[-1] is Verdict.LEAD
-        assert replica.node_state.leads
+        assert replica.node_state.is_primary
         assert replica.state.pushed == ["x"]
 
     def test_what_comes_before_a_damaged_body_is_done_and_it_keeps_its_place(
@@ -699,7 +699,7 @@ class TestCommit:
 
     def test_a_refusal_ends_its_lead_at_once(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
         replica, _ = self.leading(log, make)
-        assert replica.node_state.leads
+        assert replica.node_state.is_primary
         replica.refused(Reply(Code.FENCED, term=2, node="c"))
         assert not replica.node_state.holds_term
         assert replica.node_state.view.term == 1
@@ -719,7 +719,11 @@ class TestCommit:
         replica.refused(Reply(Code.FENCED, term=2, node="c"))
         # then the record is in its state, and its term is over
         assert replica.commit(record) == [1]
-        assert (replica.node_state.beats_in_run, replica.node_state.over, replica.node_state.leads) == (1, 1, False)
+        assert (replica.node_state.beats_in_run, replica.node_state.over, replica.node_state.is_primary) == (
+            1,
+            1,
+            False,
+        )
         assert replica.node_state.view.position == record.position
 
     def test_what_was_expected_is_void_where_the_view_moved_meanwhile(

@@ -14,9 +14,10 @@ import pytest
 
 from replicator import ops
 from replicator.errors import ConfigError, LogUnavailable, PromotionRefused
+from replicator.node.options import NodeOptions
 from replicator.service import sidecar as module
 from replicator.service.role_commands import command
-from replicator.service.serve import serve
+from replicator.service.serve import Program, serve
 from replicator.service.sidecar import Sidecar
 from replicator.state.file import FileState
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
@@ -279,10 +280,8 @@ def test_wrong_settings_are_refused_before_anything_is_started(
             redis="redis://127.0.0.1:1/0",
             data_dir=tmp_path / "a",
             http="127.0.0.1:0",
-            lease_s=1.0,
-            on_restart="primary",
-            on_log_lost="wait",
-            **options,
+            options=NodeOptions(lease_s=1.0),
+            program=Program(**options),
         )
     assert raised.value.fields["setting"] == setting
     assert not (tmp_path / "a").exists()
