@@ -10,7 +10,7 @@
 #   make bench    the figures and plots of docs/benchmarks.md (some 35 minutes)
 #   make bench-peers  fetch nats-server and etcd from Debian, to be measured beside it
 #   make model    the large exploration of the protocol (some minutes)
-#   make chaos    faults without end on real servers and processes, and a checker (some 45 minutes)
+#   make chaos    faults without end on real servers and processes, and a checker (some 75 minutes)
 #   make fuzz     100,000 inputs for every decoder
 #   make clean    remove .venv, and what the tools kept
 #
@@ -72,7 +72,7 @@ model: $(DEV)
 	$(BIN)/python -m tests.model.explore --large
 
 chaos: $(DEV)
-	$(BIN)/python -m tests.chaos --faults 120 --report docs/reliability.md
+	$(BIN)/python -m tests.chaos --faults 200 --report docs/reliability.md
 
 fuzz: $(DEV)
 	$(BIN)/python -m tests.fuzz --examples 100000
