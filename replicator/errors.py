@@ -230,7 +230,8 @@ class PromotionRefused(ReplicatorError):
 
     def __init__(self, node: str, reason: str, *, better: str | None = None) -> None:
         hint = f"; {better} is the better one" if better else ""
-        super().__init__(node=node, reason=reason + hint)
+        # Without a node, the reason says all: no node is to be promoted.
+        super().__init__("" if node else "{reason}", node=node, reason=reason + hint)
         self.reason = reason
         self.better = better
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from replicator import ops
 from replicator.errors import ConfigError, NotPrimary
@@ -68,7 +69,7 @@ def certify(
                 log,
                 data_dirs,
                 make_state=make_state,
-                assumed=state is None,
+                assumed=_is_default("state"),
                 progress=_say,
                 snapshot_bytes_max=snapshot_bytes_max,
             )
@@ -120,6 +121,10 @@ class _Whole:
 
     def restore(self, pieces: Iterable[Any]) -> None:
         pass
+
+
+def _is_default(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.DEFAULT
 
 
 def _state_class(name: str) -> Callable[[], ReplicatedState]:

@@ -65,7 +65,7 @@ class Confirmations:
         self._confirmed: dict[Level, RecordId] = {}
         self._asking: dict[Level, threading.Lock] = {}
         #: The tasks that wait, by the kind of their level.
-        self._async_writer = {"fsynced": Waiters(), "replicated": Waiters()}
+        self._waiting = {"fsynced": Waiters(), "replicated": Waiters()}
         self._asker: threading.Thread | None = None
 
     # --- threads -----------------------------------------------------------------------------------------------------
@@ -101,18 +101,18 @@ class Confirmations:
         waiter = Task(level, id, deadline)
         waiter.problem = f"Redis is still asked about earlier changes ({level})"
         with self._lock:
-            self._async_writer[level.kind].add(waiter)
+            self._waiting[level.kind].add(waiter)
             if self._asker is None:
                 try:
                     self._asker = started(self._ask_for_tasks, name="confirmations")
                 except NoThread as problem:
-                    self._async_writer[level.kind].drop(waiter)
+                    self._waiting[level.kind].drop(waiter)
                     raise NotAcknowledged(id=id, problem=str(problem)) from None
         try:
             await waiter.wait()
         finally:
             with self._lock:
-                self._async_writer[level.kind].drop(waiter)
+                self._waiting[level.kind].drop(waiter)
         if not waiter.done:
             raise NotAcknowledged(id=id, problem=waiter.problem)
         if waiter.error is not None:
@@ -124,11 +124,11 @@ class Confirmations:
         backoff = Backoff(RETRY_EVERY_S, RETRY_S_MAX)
         while True:
             with self._lock:
-                due = [kind for kind in kinds if len(self._async_writer[kind])]
+                due = [kind for kind in kinds if len(self._waiting[kind])]
                 if not due:
                     self._asker = None
                     return
-                waiting = list(self._async_writer[due[0]])
+                waiting = list(self._waiting[due[0]])
             if due[0] == kinds[0]:
                 kinds = kinds[::-1]  # the other kind is next
             time.sleep(_pause_s(self._ask_for(due[0], waiting), backoff))
@@ -151,7 +151,7 @@ class Confirmations:
         with self._lock:
             over = [waiter for waiter in waiting if waiter.done]
             for waiter in over:
-                self._async_writer[kind].drop(waiter)
+                self._waiting[kind].drop(waiter)
         tell(over)
         return answer
 

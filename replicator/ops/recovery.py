@@ -75,10 +75,10 @@ def _check_is_broken(look: GroupView) -> None:
         return
     holder = look.heartbeats.get(term_holder(look) or "")
     if look.lease_ms is not None and not (holder is not None and holder.problem):
-        raise PromotionRefused("no node", "the log is whole, there is nothing to recover")
+        raise PromotionRefused("", "the log is whole, there is nothing to recover")
     why = f" ({holder.node}: {holder.problem})" if holder is not None and holder.problem else ""
     reason = f"there is nothing to recover in the log, but nobody leads{why}: `replicator promote NODE`"
-    raise PromotionRefused("no node", reason)
+    raise PromotionRefused("", reason)
 
 
 def _goes_on(look: GroupView) -> bool:
@@ -90,7 +90,7 @@ def _goes_on(look: GroupView) -> bool:
 def _to_recover_from(look: GroupView, node: str | None) -> Heartbeat:
     logs = {heartbeat.log_id for heartbeat in look.heartbeats.values() if heartbeat.alive and heartbeat.log_id}
     if node is None and len(logs) > 1:
-        raise PromotionRefused("no node", "the live nodes have different logs; name the one to go on from with --from")
+        raise PromotionRefused("", "the live nodes have different logs; name the one to go on from with --from")
     holder = look.heartbeats.get(term_holder(look) or "")
     if node is None and _goes_on(look) and holder is not None and holder.alive:
         node = holder.node

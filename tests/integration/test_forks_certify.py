@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +240,24 @@ def test_a_state_class_of_ones_own_is_found_beside_the_application(tmp_path: Pat
     )
     done = subprocess.run([sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "made\n", done.stderr
+
+
+def test_a_checkpoint_that_does_not_say_of_which_class_it_is_wants_the_class_named(
+    start: Callable[[str], Node], run: Callable[..., Result], tmp_path: Path
+) -> None:
+    a = start("a")
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(register("db1"))
+    a.stop()
+    with closing(sqlite3.connect(a.data_dir / "checkpoint.sqlite")) as db, db:
+        db.execute("DELETE FROM meta WHERE key = 'state'")
+    told = run("certify", "--no-verify", "--data-dir", a.data_dir)
+    assert (told.exit_code, "does not say of which class its state is: name it" in told.stderr) == (2, True)
+    named = run("certify", "--no-verify", "--data-dir", a.data_dir, "--state", "replicator.registry.state:Registry")
+    assert named.exit_code == 0, named.stderr
+
+
+def test_a_log_that_is_whole_is_not_recovered(start: Callable[[str], Node], run: Callable[..., Result]) -> None:
+    start("a").promote(timeout_s=PATIENCE_S)
+    told = run("recover")
+    assert (told.exit_code, told.stderr.splitlines()[-1]) == (3, "Error: the log is whole, there is nothing to recover")
