@@ -268,7 +268,7 @@ class TestClosed:
         register(a, "x")
         eventually(lambda: "disk is full" in b.problem)
         assert hostnames(b) == []
-        eventually(lambda: "disk is full" in str(ops.status(group.log()).nodes[1].problem))
+        eventually(lambda: "disk is full" in str(ops.status(group.log()).nodes[-1].problem))
         monkeypatch.setattr(b._checkpoint, "save", save)
         in_step(a, b)
         assert hostnames(b) == ["x"]

@@ -196,7 +196,7 @@ class TestStalled:
         assert "1-3" in b.stalled
         assert "oops" in b.stalled
         assert str(b.position.id) == "1-2"
-        eventually(lambda: "oops" in str(ops.status(group.log()).nodes[1].problem))
+        eventually(lambda: "oops" in str(ops.status(group.log()).nodes[-1].problem))
 
     def test_after_a_restart_it_stalls_again_at_the_same_place(self, group: Group, bug: Any) -> None:
         a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)

@@ -59,7 +59,7 @@ class TestSnapshotsThatAreTooHeavy:
         a.publish()
         b = group.node("b", lease_s=SHORT_LEASE_S, snapshot_bytes_max=50_000)
         eventually(lambda: "is not taken" in b.problem, "it names it")
-        shown = eventually(lambda: ops.status(group.log()).nodes[1].problem, "it reports it")
+        shown = eventually(lambda: ops.status(group.log()).nodes[-1].problem, "it reports it")
         assert "snapshot_bytes_max" in shown
         assert (b.failed, b.stalled, b.in_sync) == (None, None, False)
         # and is not sent one each beat

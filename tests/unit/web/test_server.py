@@ -21,11 +21,15 @@ from replicator.errors import ConfigError
 from replicator.web.server import STOP_MARGIN_S, STOP_WITHIN_S, WebServer
 
 
-def application() -> Starlette:
+def application(arrived: threading.Event | None = None) -> Starlette:
+    """`arrived`: a slow request has come."""
+
     async def hello(request: Request) -> Response:
         return PlainTextResponse("hello")
 
     async def slow(request: Request) -> Response:
+        if arrived is not None:
+            arrived.set()
         await asyncio.sleep(float(request.query_params["s"]))
         return PlainTextResponse("late")
 
@@ -98,11 +102,12 @@ def test_a_port_can_be_taken_again_right_after_a_stop() -> None:
 def test_a_request_that_runs_gets_its_answer_when_the_server_stops() -> None:
     # given
     answers: list[str] = []
-    server = WebServer(application())
+    arrived = threading.Event()
+    server = WebServer(application(arrived))
     server.start()
     caller = threading.Thread(target=lambda: answers.append(httpx.get(f"{server.url}/slow?s=0.6").text))
     caller.start()
-    time.sleep(0.2)
+    assert arrived.wait(20)
     # when
     server.stop()
     caller.join()
@@ -112,11 +117,12 @@ def test_a_request_that_runs_gets_its_answer_when_the_server_stops() -> None:
 
 def test_a_request_that_never_ends_does_not_hold_the_stop_up() -> None:
     # given
-    server = WebServer(application())
+    arrived = threading.Event()
+    server = WebServer(application(arrived))
     server.start()
     caller = threading.Thread(target=lambda: _swallow(f"{server.url}/slow?s=60"))
     caller.start()
-    time.sleep(0.2)
+    assert arrived.wait(20)
     # when
     began = time.monotonic()
     server.stop()
