@@ -26,7 +26,7 @@ SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "forg
 
 
 #: The files that scripts include. The fence is put in front of each script that does not say where it wants it.
-INCLUDED = ("fence", "rights")
+INCLUDED = ("fence", "rights", "trim")
 
 
 #: The keys of a group, in the order in which the scripts number them.

@@ -8,7 +8,7 @@
 commit and rollback). So whatever instant the process is killed at, the file is as after some save that happened (G7).
 Values in memory change after the commit only, so a save that failed (a full disk) can be repeated.
 
-**A power cut is another matter.** It takes the newest saves that were not *synced* (`synced_database.py`).
+**A power cut is another matter.** It takes the newest saves that were not *synced* (`checkpoint_sync.py`).
 
 **A change that follows is one row.** Other saves say anew what the file holds and how far it is. One of changes alone,
 not synced, does not: to open the file is to fold the rows after what it says of itself.
@@ -69,11 +69,11 @@ from replicator.storage.checkpoint_file import (
     bodies_in,
     changes_in,
 )
+from replicator.storage.checkpoint_sync import SyncedDatabase
 from replicator.storage.directory_lock import DirectoryLock
 from replicator.storage.disk_errors import translated
 from replicator.storage.draft import Draft, Step, Weights, weights_of, with_less
 from replicator.storage.fork_writer import write_fork
-from replicator.storage.synced_database import SyncedDatabase
 
 __all__ = ["Checkpoint", "Loaded", "Step"]
 

@@ -1,10 +1,6 @@
 -- Append one part of a snapshot. The last part makes the snapshot complete.
 --
--- The first part of the next snapshot trims the log, in this step and nowhere else: everything up to the as_of of the
--- newest complete snapshot goes. So the log holds at most two snapshots, and a slow reader of the complete one has
--- until another one is complete and yet another begins. The last part does not trim, because then the log would hold
--- three snapshots while one is under way. And the snapshot that begins is no reason to trim, because it may never be
--- complete.
+-- The first part of the next snapshot trims the log (trim.lua).
 --
 -- KEYS      term log head
 -- ARGV[1-8] as for append: run term boot prev chain n header body
@@ -20,15 +16,7 @@
 -- Answers: those of append, and
 --   restart           the part does not follow the one before it: begin the snapshot anew
 
-local function is_above(id, other)
-  local term, n = string.match(id, '^(%d+)-(%d+)$')
-  local other_term, other_n = string.match(other, '^(%d+)-(%d+)$')
-  if term ~= other_term then
-    return tonumber(term) > tonumber(other_term)
-  end
-  return tonumber(n) > tonumber(other_n)
-end
-
+-- include trim.lua
 local head = read_head()
 local refused = fence(head, ARGV[1], ARGV[2], ARGV[3])
 if refused then
@@ -69,13 +57,10 @@ local failed = add(id, ARGV[7], ARGV[8])
 if failed then
   return failed
 end
--- `previous_snapshot_at` says where the log was trimmed, so it never goes back, though a rebase may complete a snapshot
--- whose as_of is below it. If a snapshot is begun once more, the log is trimmed there already.
-local complete = head.snapshot_at or '0-0'
-local cuts = part == 0 and is_above(complete, head.previous_snapshot_at or '0-0')
+local trimmed_at = part == 0 and trims_at(head)
 local fields = { 'id', id, 'chain', ARGV[5], 'part_next', part + 1 == parts and '0' or as_text(part + 1) }
-if cuts then
-  set(fields, 'previous_snapshot_at', complete)
+if trimmed_at then
+  set(fields, 'previous_snapshot_at', trimmed_at)
 end
 if part + 1 == parts then
   set(fields, 'snapshot_at', ARGV[11])
@@ -90,8 +75,7 @@ end
 -- The head changes in one step, and trimming comes last: a head that says so of a log that is not trimmed yet does no
 -- harm.
 failed = also('HSET', KEYS[3], unpack(fields))
-if cuts and not failed then
-  local term, n = string.match(complete, '^(%d+)-(%d+)$')
-  failed = also('XTRIM', KEYS[2], 'MINID', '=', term .. '-' .. as_text(tonumber(n) + 1))
+if trimmed_at and not failed then
+  failed = trim(trimmed_at)
 end
 return failed or { 'ok' }
