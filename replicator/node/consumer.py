@@ -101,7 +101,7 @@ class Reader:
             self._lead()
         elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
             self._ha_loop.wake()  # to learn where the new primary is reached, and to report
-        if self._replica.markers:
+        if self._replica.applied.markers:
             self._ha_loop.wake()
         if Verdict.RESTORE in verdicts or any(isinstance(r, ChangeRecord) and r.wants_acks for r in records):
             self._acknowledge()

@@ -196,7 +196,7 @@ class HaLoop:
 
     def _tell_what_it_passed_by(self) -> None:
         """A node that needs a snapshot and could not take the one that came says why, until it is in sync again."""
-        problem = self._replica.passed_by
+        problem = self._replica.known.passed_by
         if problem is None:
             self._problems.solved(PASSED_BY)
         elif _what(self._problems.get(PASSED_BY)) != _what(problem):
@@ -237,7 +237,7 @@ class HaLoop:
         self._remember(look)
         with self._leasing:
             if not self._ended:
-                self._replica.talks_to(look.run, log_lost=look.head is None)
+                self._replica.known.talks_to(look.run, log_lost=look.head is None)
         others = (
             heartbeat for heartbeat in look.heartbeats.values() if heartbeat.in_sync and heartbeat.node != self._name
         )
@@ -328,12 +328,12 @@ class HaLoop:
         if reply.code is Code.OK:
             self._lease.renewed(asked_at)
             self._telling.over("lease")
-            with self._replica.moved:
-                self._replica.moved.notify_all()
+            with self._replica.known.moved:
+                self._replica.known.moved.notify_all()
             return
         self._lease.lost()
         if self._is_over(node_state, reply):
-            self._replica.refused(reply)
+            self._replica.known.refused(reply)
             what = f"the lease was refused ({reply.code.value}): {reply.node} holds term {reply.term}"
             self._telling.tell("lease", logging.WARNING, what)
 
@@ -342,7 +342,7 @@ class HaLoop:
         look = self.look
         if look is not None and look.term > node_state.view.term:
             self._lease.lost()
-            self._replica.refused(Reply(Code.FENCED, term=look.term))
+            self._replica.known.refused(Reply(Code.FENCED, term=look.term))
 
     def _is_over(self, node_state: NodeState, reply: Reply) -> bool:
         """Whether a refusal ends the term. A head that somebody damaged refuses everybody, until it is put right."""
@@ -385,7 +385,7 @@ class HaLoop:
                 # First of all, so that who hears of the lease knows why it was given back.
                 if not failed:
                     self._leave(node_state)
-                self._replica.talks_to("")
+                self._replica.known.talks_to("")
             try:
                 if node_state.holds_term and self._lease.held:
                     self._log.give_back(node_state.me, node_state.view.term)
@@ -421,7 +421,7 @@ class HaLoop:
         # The others had the time of whole beats to say something, however often this node was woken meanwhile.
         if now - self._counted_at >= self._policy.beat_every_s * 0.9:
             self._counted_at = now
-            self._replica.beaten()
+            self._replica.known.beaten()
 
     def heartbeat(self) -> Heartbeat:
         """What this node says of itself now."""
@@ -430,10 +430,10 @@ class HaLoop:
             every_ms=int(self._policy.beat_every_s * 1000),
             http=self.http,
             synced=self._replica.synced_upto,
-            snapshot_bytes=self._replica.snapshot_bytes,
-            changes_bytes=self._replica.changes_bytes,
-            kept_bytes=self._replica.kept_bytes,
-            applied_at=self._replica.applied_at,
+            snapshot_bytes=self._replica.saved.snapshot_bytes,
+            changes_bytes=self._replica.saved.changes_bytes,
+            kept_bytes=self._replica.saved.kept_bytes,
+            applied_at=self._replica.applied.applied_at,
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
             problem="; ".join(self._problems.others),
             candidate=self._policy.auto_promote,
@@ -448,11 +448,11 @@ class HaLoop:
 
     def _digest_marker(self) -> None:
         """Digest the state at the newest marker, on a thread of its own: the lease does not wait for a large state."""
-        if self._replica.markers and not _runs(self._digester):
+        if self._replica.applied.markers and not _runs(self._digester):
             self._digester = self._aside("digester", self._digest_now)
 
     def _digest_now(self) -> None:
-        at, pieces = self._replica.markers.pop()
+        at, pieces = self._replica.applied.markers.pop()
         try:
             self._digest = at, digest_of_pieces(pieces)
             self._problems.solved(SNAPSHOT)

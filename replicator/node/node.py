@@ -41,8 +41,9 @@ from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
 from ..protocol.liveness import Sight
 from ..protocol.node_state import NodeState
-from ..replica.opaque import WholeReplica
+from ..replica.change_upkeep import ChangeUpkeep
 from ..replica.replica import Replica
+from ..replica.whole_upkeep import WholeUpkeep
 from ..runtime import checks
 from ..runtime.backoff import Backoff
 from ..runtime.process import Owner
@@ -242,7 +243,7 @@ class Node:
             hold=lambda: min(self._done("holder", self._ha_loop.hold), self._lease.renew_every_s),
             keep=lambda: self._done("ha-loop", self._ha_loop.keep),
             save=lambda: self._done("saver", self._save),
-            is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
+            is_saved=lambda: self._replica.saved.is_flushed and self._replica.saved.is_tidy,
             read=lambda: self._done("reader", self._reader.read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
@@ -263,7 +264,7 @@ class Node:
         if self._stopping.is_set():
             return
         if self._node_work is not None:
-            self._replica.inside.check("stop()")
+            self._replica.applied.inside.check("stop()")
         self._stopping.set()
         self._problems.quiet = True
         if self._node_work is None:  # it was not started, or could not be
@@ -370,7 +371,7 @@ class Node:
     def _lag(self, *, of_what_there_is: bool = False) -> Lag:
         return health.lag_of(
             self.position,
-            self._replica.applied_at,
+            self._replica.applied.applied_at,
             self._ha_loop.seen,
             now_ms=time.monotonic() * 1000,
             fresh_ms=MISSED_BEATS_MAX * self._policy.beat_every_s * 1000,
@@ -440,10 +441,10 @@ class Node:
         that was not started has no state yet; one that was stopped has what it had).
         """
         self._check_is_started()
-        self._replica.inside.check("reading()")
+        self._replica.applied.inside.check("reading()")
         if fresh:
             self._catch_up(timeout_s)
-        with self._replica.reading() as state:
+        with self._replica.applied.reading() as state:
             yield state
 
     def _catch_up(self, timeout_s: float) -> None:
@@ -541,7 +542,7 @@ class Node:
     def _level_for_write(self, ack: str | None, *, blocks: bool = True) -> Level:
         self._check_serves(blocks=blocks)
         self._check_log()
-        if isinstance(self._replica, WholeReplica):
+        if self._replica.whole is not None:
             problem = "the state has no apply(): let its program change it, and call publish()"
             raise ConfigError(setting="submit", problem=problem)
         return self._ack if ack is None else Level.parse(ack)
@@ -580,12 +581,13 @@ class Node:
         self._check_serves()
         self._check_log()
         deadline = time.monotonic() + timeout_s
-        if not isinstance(self._replica, WholeReplica):
+        whole = self._replica.whole
+        if whole is None:
             self._primary.publish(until=deadline)
             return Published("snapshot", self.position.id)
         self._replica.write_state()
         level = self._ack if ack is None else Level.parse(ack)
-        published = self._primary.publish_state(self._replica.whole, wants_acks=level.standbys, until=deadline)
+        published = self._primary.publish_state(whole, wants_acks=level.standbys, until=deadline)
         if published.what != "nothing":
             self._acks.wait(level, published.id, deadline - time.monotonic())
         return published
@@ -620,7 +622,7 @@ class Node:
         is none.
         """
         self._check_runs()
-        self._replica.inside.check("wait()")
+        self._replica.applied.inside.check("wait()")
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
@@ -633,8 +635,8 @@ class Node:
                 and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )
 
-        with self._replica.moved:
-            if not self._replica.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+        with self._replica.known.moved:
+            if not self._replica.known.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
                 raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
 
     def _check_log(self) -> None:
@@ -654,7 +656,7 @@ class Node:
         self._check_runs()
         if self.failed is not None:
             raise self.failed
-        self._replica.inside.check(call, blocks=blocks)
+        self._replica.applied.inside.check(call, blocks=blocks)
 
     # --- what goes on by itself --------------------------------------------------------------------------------------
 
@@ -685,8 +687,8 @@ class Node:
         logger.critical("this node takes no part any more: %s", error)
         self._lease.lost()
         self.failed = error
-        with self._replica.moved:
-            self._replica.moved.notify_all()
+        with self._replica.known.moved:
+            self._replica.known.moved.notify_all()
 
     def _save(self) -> float:
         """What this node wrote is on its disk a moment later, whether Redis answers or not."""
@@ -700,7 +702,7 @@ class Node:
     def _tidy(self) -> None:
         """Delete what a newer snapshot made needless, a slice at a time, out of the way of those who save."""
         until = time.monotonic() + TIDY_FOR_S
-        while self._replica.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
+        while self._replica.saved.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
             pass
 
     def _tell_if_a_snapshot_is_due(self, node_state: NodeState) -> None:
@@ -730,8 +732,8 @@ def _nobody_leads() -> TimeoutError:
 
 
 def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
-    kind = Replica if isinstance(state, State) else WholeReplica
-    return kind(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max)
+    upkeep = ChangeUpkeep if isinstance(state, State) else WholeUpkeep
+    return Replica(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max, upkeep=upkeep)
 
 
 def _result(result: Any) -> Any:

@@ -46,7 +46,8 @@ from ..protocol.node_state import NodeState, Snapshot
 from ..protocol.snapshot_policy import NEVER, snapshot_is_due
 from ..protocol.write_outcome import Next, PendingWrite, WriteOutcome
 from ..replica.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from ..replica.replica import Replica, WriteLock
+from ..replica.replica import Replica
+from ..replica.write_lock import WriteLock
 from ..runtime.backoff import Backoff
 from ..runtime.telling import Telling
 from ..storage.payload import Made, Published, Whole
@@ -298,7 +299,7 @@ class Primary:
             began = time.monotonic()
             with HeldCollector(freezes=False) as collector:
                 replica = self._replica
-                if max(replica.snapshot_bytes, replica.changes_bytes) >= HOLD_COLLECTOR_FROM_BYTES:
+                if max(replica.saved.snapshot_bytes, replica.saved.changes_bytes) >= HOLD_COLLECTOR_FROM_BYTES:
                     collector.hold()
                 backoff = Backoff(RESEND_S, RESEND_S_MAX)
                 while not self._publish_once(collector, until):
@@ -313,7 +314,7 @@ class Primary:
 
         Parts of one that breaks off stay in the log until another one is complete.
         """
-        with self._replica.lock:
+        with self._replica.applied.lock:
             pieces = self._replica.pieces()
         for _ in _Parts(pieces, self._replica.snapshot_bytes_max):
             pass
@@ -323,8 +324,8 @@ class Primary:
         """Whether the log needs another one (`protocol/snapshot_policy.py`), by what is on this node's disk."""
         replica = self._replica
         return snapshot_is_due(
-            replica.changes_bytes,
-            replica.snapshot_bytes,
+            replica.saved.changes_bytes,
+            replica.saved.snapshot_bytes,
             took_s=self._published_in_s,
             ago_s=time.monotonic() - self._published_at,
         )
@@ -333,7 +334,7 @@ class Primary:
         replica, began = self._replica, time.monotonic()
         with self._held(replica.write_lock, until):
             node_state = self._check_holds(until)
-            with self._held(replica.lock, until):
+            with self._held(replica.applied.lock, until):
                 snapshot = node_state.begin_snapshot()
                 pieces = replica.pieces()
         parts = _Parts(pieces, replica.snapshot_bytes_max)
@@ -423,12 +424,12 @@ class Primary:
                 done = Published("nothing", replica.node_state.view.position.id)
             else:
                 done = self._send_made(made, term, wants_acks=wants_acks, until=until)
-            replica.application.published()
+            replica.applied.application.published()
             return done
 
     def _send_made(self, made: Made, term: int, *, wants_acks: int, until: float) -> Published:
         # An estimate first, to save making a snapshot of 80 MB only to see that a patch of some kB is smaller.
-        if made.patch is not None and len(made.patch) <= self._replica.snapshot_bytes // 2:
+        if made.patch is not None and len(made.patch) <= self._replica.saved.snapshot_bytes // 2:
             return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
         parts = _Parts(made.pieces(), self._replica.snapshot_bytes_max)
         bodies = list(parts)
@@ -439,8 +440,8 @@ class Primary:
         return Published("whole", self._replica.node_state.view.position.id, size)
 
     def _snapshot_of_now(self, until: float) -> Iterable[Any]:
-        with self._held(self._replica.lock, until):
-            return self._replica.application.snapshot()
+        with self._held(self._replica.applied.lock, until):
+            return self._replica.applied.application.snapshot()
 
     def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: int, until: float) -> Published:
         for body in bodies:
@@ -606,7 +607,7 @@ class Primary:
         if reply.code is Code.OK:
             self._telling.over("write")
             return
-        self._replica.refused(reply)
+        self._replica.known.refused(reply)
         if write.next is Next.FOLD:
             return
         kind = f"{outcome.value} ({reply.code.value})"

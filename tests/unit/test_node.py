@@ -1206,7 +1206,7 @@ class TestSnapshots:
         log = group.faulty_log()
         a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.publish()
-        while a._replica.changes_bytes <= snapshot_policy.changes_bytes_max(a._replica.snapshot_bytes):
+        while a._replica.saved.changes_bytes <= snapshot_policy.changes_bytes_max(a._replica.saved.snapshot_bytes):
             a.submit(put("x", "y" * 20_000))
         eventually(lambda: sum(record.kind == "part" for record in log.sent) == 2)
 
@@ -1348,7 +1348,7 @@ class TestSnapshots:
             assert state.data == {}
         # when
         stopped = in_thread(b.stop)
-        eventually(lambda: b._replica._closed)
+        eventually(lambda: b._replica._rebuild.closed)
         go_on.set()
         stopped()
         # then

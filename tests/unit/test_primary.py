@@ -48,7 +48,7 @@ class Setup:
         self.replica = Replica(KV(), self.checkpoint, ME)
         self.lease = Lease(60.0)
         self.primary = Primary(self.log, self.replica, self.lease, patience_s=0.05)
-        self.replica.talks_to("run-1")
+        self.replica.known.talks_to("run-1")
         lead(self.log, ME.node, boot=ME.boot)
         self.replica.take(self.log.read(ZERO_ID).records)
         self.lease.renewed(self.lease.now())
@@ -98,7 +98,7 @@ class TestAnswers:
         a.log.faults.append(lambda record: reply)
         with pytest.raises(error):
             a.submit(push("x"))
-        assert a.replica.state.pushed == []
+        assert a.replica.applied.state.pushed == []
         assert a.replica.node_state.leads is leads_on
 
     def test_a_duplicate_is_as_good_as_an_ok(self, a: Setup) -> None:
@@ -114,7 +114,7 @@ class TestAnswers:
         a.log.faults.extend([a.log.lose_the_request, answers(Code.FENCED, term=2, node="b")])
         with pytest.raises(Fenced):
             a.submit(push("x"))
-        assert a.replica.state.pushed == []
+        assert a.replica.applied.state.pushed == []
 
     def test_a_repeat_that_meets_another_run_leaves_the_outcome_unknown(self, a: Setup) -> None:
         a.log.faults.extend([a.log.lose_the_request, answers(Code.NEW_RUN)])
@@ -127,7 +127,7 @@ class TestAnswers:
         monkeypatch.setattr(a.log, "find", lambda id: replace(a.log.sent[-1], chain="f" * 32))
         with pytest.raises(Fenced):
             a.submit(push("x"))
-        assert a.replica.state.pushed == []
+        assert a.replica.applied.state.pushed == []
 
 
 class TestDoor:
@@ -138,7 +138,7 @@ class TestDoor:
         assert a.log.sent == []
 
     def test_a_standby_sends_nothing(self, a: Setup) -> None:
-        a.replica.talks_to("")
+        a.replica.known.talks_to("")
         for write in (lambda: a.submit(push("x")), a.primary.publish, a.primary.mark):
             with pytest.raises(NotPrimary):
                 write()
@@ -157,7 +157,7 @@ class TestDoor:
         encode = replicator.node.writer.encode_changes
 
         def heard_meanwhile(changes: Any) -> Any:
-            a.replica.refused(Reply(Code.FENCED, term=2, node="b"))
+            a.replica.known.refused(Reply(Code.FENCED, term=2, node="b"))
             return encode(changes)
 
         monkeypatch.setattr(replicator.node.writer, "encode_changes", heard_meanwhile)
@@ -232,7 +232,7 @@ class TestBatches:
     def test_a_marker_is_an_empty_change(self, a: Setup) -> None:
         a.primary.mark()
         assert a.log.sent[0].count == 0
-        assert [str(at) for at, _ in a.replica.markers] == ["1-2"]
+        assert [str(at) for at, _ in a.replica.applied.markers] == ["1-2"]
 
 
 class Patient(Waiting):
@@ -267,7 +267,7 @@ class TestTime:
         a.primary.commit_all()
         assert patient.outcome == (RecordId(1, 2), [1])
         assert not a.primary.has_queued
-        assert a.replica.state.pushed == ["patient", "hasty"]  # type: ignore[union-attr]
+        assert a.replica.applied.state.pushed == ["patient", "hasty"]  # type: ignore[union-attr]
         assert a.in_log == ["1-1", "1-2"]
 
     def test_nothing_of_theirs_is_lost_either_if_it_could_not_be_sent(self, a: Setup) -> None:
@@ -284,7 +284,7 @@ class TestTime:
         a.log.faults.clear()
         a.primary.commit_all()
         assert [patient.outcome for patient in patients] == [(RecordId(1, 3), [number]) for number in (2, 3, 4)]
-        assert a.replica.state.pushed == ["first", 0, 1, 2]  # type: ignore[union-attr]
+        assert a.replica.applied.state.pushed == ["first", 0, 1, 2]  # type: ignore[union-attr]
 
     @pytest.mark.parametrize("knows", [True, False])
     def test_they_hear_when_the_term_ends_before_anybody_knows(self, a: Setup, knows: bool) -> None:
@@ -295,7 +295,7 @@ class TestTime:
         a.log.faults.clear()
         lead(a.log, "b")
         if knows:
-            a.replica.refused(Reply(Code.FENCED, term=2, node="b"))
+            a.replica.known.refused(Reply(Code.FENCED, term=2, node="b"))
         a.primary.commit_all()
         with pytest.raises((Fenced, OutcomeUnknown)):
             _ = patient.outcome
@@ -328,12 +328,12 @@ class TestSnapshots:
         assert a.server.state.head.snapshot_at != ZERO_ID
 
     def test_an_empty_state_is_one_part(self, a: Setup) -> None:
-        a.replica.state.snapshot = lambda: iter([])
+        a.replica.applied.state.snapshot = lambda: iter([])
         a.primary.publish()
         assert [(part.part, part.parts) for part in self.parts(a)] == [(0, 1)]
 
     def test_a_piece_that_is_not_json_ends_it_and_the_log_has_no_whole_snapshot(self, a: Setup) -> None:
-        a.replica.state.snapshot = lambda: iter([["pushed", []], float("nan")])
+        a.replica.applied.state.snapshot = lambda: iter([["pushed", []], float("nan")])
         with pytest.raises(NotJSON):
             a.primary.publish()
         assert a.server.state.head is not None
