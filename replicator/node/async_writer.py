@@ -23,8 +23,8 @@ from typing import Any
 from ..format.codec import CHANGE_BYTES_MAX, Encoded
 from ..format.ids import RecordId
 from ..runtime.threads import started
-from .commit_queue import Waiting
-from .writer import BATCH_CHANGES_MAX, Primary
+from .commit_queue import BATCH_CHANGES_MAX, CommitQueue
+from .commit_waiters import Waiting
 
 __all__ = ["AsyncWriter"]
 
@@ -42,9 +42,9 @@ class AsyncWriter:
     """
 
     def __init__(
-        self, primary: Primary, *, name: str, soon: Callable[[Callable[[], None]], None] | None = None
+        self, commits: CommitQueue, *, name: str, soon: Callable[[Callable[[], None]], None] | None = None
     ) -> None:
-        self._primary = primary
+        self._commits = commits
         self._name = name
         self._soon = soon
         #: One of those threads commits, or will.
@@ -60,7 +60,7 @@ class AsyncWriter:
         self._idle.acquire()
 
     def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int) -> asyncio.Future[Done]:
-        """As `Primary.submit`, but what comes of it comes in a future of the running loop.
+        """As `CommitQueue.submit`, but what comes of it comes in a future of the running loop.
 
         Who cancels it leaves the changes where they are: they may be committed.
         """
@@ -73,7 +73,7 @@ class AsyncWriter:
     def enqueue(self, batch: _Batch) -> None:
         """Nothing more comes into this batch: it is to be committed."""
         batch.close()
-        self._primary.enqueue(batch)
+        self._commits.enqueue(batch)
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> _Loop:
         if self._committer is None and self._soon is None:
@@ -88,7 +88,7 @@ class AsyncWriter:
     def wake(self) -> None:
         """There is something to commit."""
         if self._closed:
-            self._primary.commit_all()  # nobody else does it any more: it is refused
+            self._commits.commit_all()  # nobody else does it any more: it is refused
         else:
             self._rouse()
 
@@ -103,7 +103,7 @@ class AsyncWriter:
 
     def give_up(self, batch: _Batch) -> None:
         """It has waited too long."""
-        batch.error = self._primary.give_up(batch)
+        batch.error = self._commits.give_up(batch)
 
     def close(self) -> None:
         """End the committer."""
@@ -122,15 +122,15 @@ class AsyncWriter:
         while not is_last:
             self._idle.acquire()
             is_last = self._closed  # asked before: what is queued by then is refused at once
-            self._primary.commit_all()
+            self._commits.commit_all()
 
     def _commit_soon(self) -> None:
         try:
-            self._primary.commit_all()
+            self._commits.commit_all()
         finally:
             self._is_due = False
             # Who queued a change before this line relied on what was due.
-            if self._primary.has_queued:
+            if self._commits.has_queued:
                 self.wake()
 
 

@@ -16,7 +16,7 @@ from ..protocol.fold import Verdict
 from ..replica.replica import Replica
 from .acks import Acks
 from .ha_loop import HaLoop
-from .writer import Primary
+from .primary import Primary
 
 __all__ = ["BLOCK_MS", "Reader"]
 
@@ -136,5 +136,5 @@ class Reader:
             self._ha_loop.handover.ask(ask.id)
         elif ask.what == "digest" and self._replica.node_state.leads:
             with suppress(LogLost):  # the keeper reports it
-                self._primary.mark()
+                self._primary.commits.mark()
             self._ha_loop.wake()

@@ -46,9 +46,9 @@ from .handover import Handover
 from .health import Trail
 from .identity import Name
 from .lease import Lease
+from .primary import Primary
 from .problems import SNAPSHOT, THREADS, CannotLead, Problems
 from .state_writer import StateWriter
-from .writer import Primary
 
 __all__ = ["HaLoop", "HaPolicy"]
 
@@ -177,7 +177,7 @@ class HaLoop:
         self.join()
         self._digest_marker()
         self._beat()
-        self._primary.settle()
+        self._primary.writer.settle()
         self._replica.flush()  # whether a snapshot is due is asked of what is on disk
         self._do_what_it_owes()
         return self._pause_s(started)
@@ -505,7 +505,7 @@ class HaLoop:
             asked_by, self.snapshot_asked_by = self.snapshot_asked_by, ""
             if not self._publish_aside("asked by " + asked_by):
                 self.snapshot_asked_by = self.snapshot_asked_by or asked_by
-        elif node_state.leads and self._primary.snapshot_is_due:
+        elif node_state.leads and self._primary.publisher.snapshot_is_due:
             self._publish_aside("the changes outweigh the last one")
 
     def _ask_for_snapshot(self) -> None:
@@ -585,7 +585,7 @@ class HaLoop:
 
     def _publish_aside(self, reason: str) -> bool:
         """Send a snapshot on a thread of its own, unless one is under way, or failed just now; whether it was begun."""
-        if not self._replica.node_state.holds_term or _runs(self._publisher) or self._primary.publishes:
+        if not self._replica.node_state.holds_term or _runs(self._publisher) or self._primary.publisher.publishes:
             return False
         if time.monotonic() < self._publish_failed_at + self._publish_pause_s:
             return False
@@ -603,8 +603,8 @@ class HaLoop:
     def _publish_quietly(self) -> None:
         try:
             if not self._drawing.is_fresh:  # the last one failed, perhaps after many parts, and this one may as well
-                self._primary.rehearse()
-            self._primary.publish()
+                self._primary.publisher.rehearse()
+            self._primary.publisher.publish()
             self._problems.solved(SNAPSHOT)
             self._publishing.succeeded()
             self._drawing.succeeded()

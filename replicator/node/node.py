@@ -55,15 +55,16 @@ from ..storage.payload import Published
 from . import health
 from .acks import Acks, Level
 from .async_writer import AsyncWriter
+from .commit_queue import BATCH_CHANGES_MAX
 from .consumer import Reader
 from .ha_loop import HaLoop, HaPolicy
 from .handover import Handover
 from .health import Condition, Lag, Unready
 from .identity import Name
 from .lease import LEASE_S, Lease, answer_within_s
+from .primary import Primary
 from .problems import Problems
 from .scheduler import NodeWork, OwnThreads, Scheduler
-from .writer import BATCH_CHANGES_MAX, Primary
 
 __all__ = ["Node"]
 
@@ -205,7 +206,7 @@ class Node:
             me = Writer(self.name, secrets.token_hex(16))
             self._replica = _replica_of(self._state, self._checkpoint, me, self._snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
-            self._async_writer = AsyncWriter(self._primary, name=self.name, soon=self._scheduler.soon)
+            self._async_writer = AsyncWriter(self._primary.commits, name=self.name, soon=self._scheduler.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
             self._ha_loop = HaLoop(
                 self._log,
@@ -504,7 +505,7 @@ class Node:
     def _submitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
         level = self._level_for_write(ack)
         deadline = time.monotonic() + timeout_s
-        id_, results = self._primary.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
+        id_, results = self._primary.commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
         if level.kind != "appended" and not _are_rejected(results):
             self._acks.wait(level, id_, deadline - time.monotonic())
         return results
@@ -567,7 +568,7 @@ class Node:
         level = self._ack if ack is None else Level.parse(ack)
         seen = RecordId.parse(expect) if expect is not None else None
         deadline = time.monotonic() + timeout_s
-        id_ = self._primary.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
+        id_ = self._primary.publisher.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
         self._acks.wait(level, id_, deadline - time.monotonic())
 
     def publish(self, *, timeout_s: float = PUBLISH_TIMEOUT_S, ack: str | None = None) -> Published:
@@ -583,11 +584,11 @@ class Node:
         deadline = time.monotonic() + timeout_s
         whole = self._replica.whole
         if whole is None:
-            self._primary.publish(until=deadline)
+            self._primary.publisher.publish(until=deadline)
             return Published("snapshot", self.position.id)
         self._replica.write_state()
         level = self._ack if ack is None else Level.parse(ack)
-        published = self._primary.publish_state(whole, wants_acks=level.standbys, until=deadline)
+        published = self._primary.publisher.publish_state(whole, wants_acks=level.standbys, until=deadline)
         if published.what != "nothing":
             self._acks.wait(level, published.id, deadline - time.monotonic())
         return published
@@ -707,7 +708,7 @@ class Node:
 
     def _tell_if_a_snapshot_is_due(self, node_state: NodeState) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
-        if node_state.leads and node_state.snapshot_end != self._due_behind and self._primary.snapshot_is_due:
+        if node_state.leads and node_state.snapshot_end != self._due_behind and self._primary.publisher.snapshot_is_due:
             self._due_behind = node_state.snapshot_end
             self._wake()
 

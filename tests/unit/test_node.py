@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+import replicator.node.commit_queue
 import replicator.node.ha_loop
-import replicator.node.writer
+import replicator.node.publisher
 from replicator import (
     ChangeRejected,
     ChangeTooLarge,
@@ -345,12 +346,12 @@ class TestWriting:
             return log.execute(record)
 
         log.faults.append(wait)
-        marker = in_thread(node._primary.mark)
+        marker = in_thread(node._primary.commits.mark)
         assert under_way.wait(PATIENCE_S)
         results = []
         for i, change in enumerate(changes):
             results.append(in_thread(lambda change=change: node.submit(change)))
-            eventually(lambda i=i: len(node._primary._queue) == i + 1)
+            eventually(lambda i=i: len(node._primary.commits._queue) == i + 1)
         go_on.set()
         marker()
         outcomes = []
@@ -492,10 +493,10 @@ class TestWriting:
             return log.execute(record)
 
         log.faults.extend([first, interrupted])
-        marker = in_thread(a._primary.mark)
+        marker = in_thread(a._primary.commits.mark)
         eventually(lambda: log.sent)
         writers = [in_thread(lambda i=i: a.submit(push(i))) for i in range(3)]
-        eventually(lambda: len(a._primary._queue) == 3)
+        eventually(lambda: len(a._primary.commits._queue) == 3)
         queued.set()
         marker()
         outcomes = []
@@ -1192,7 +1193,7 @@ class TestSnapshots:
         a.publish()
         a.submit(put("x", "y" * 20_000))
         after_beats(3, a)
-        assert not a._primary.snapshot_is_due
+        assert not a._primary.publisher.snapshot_is_due
         assert sum(record.kind == "part" for record in log.sent) == 1
         # when the pause is over, then nobody has to write for the next one to be sent
         monkeypatch.setattr(snapshot_policy, "PAUSE_TIMES", 0)
@@ -1254,8 +1255,8 @@ class TestSnapshots:
     def test_while_a_large_snapshot_is_drawn_the_collector_is_held_but_not_for_ever(
         self, group: Group, monkeypatch: pytest.MonkeyPatch, from_bytes: int, for_s: float, held: str
     ) -> None:
-        monkeypatch.setattr(replicator.node.writer, "HOLD_COLLECTOR_FROM_BYTES", from_bytes)
-        monkeypatch.setattr(replicator.node.writer, "HOLD_COLLECTOR_FOR_S", for_s)
+        monkeypatch.setattr(replicator.node.publisher, "HOLD_COLLECTOR_FROM_BYTES", from_bytes)
+        monkeypatch.setattr(replicator.node.publisher, "HOLD_COLLECTOR_FOR_S", for_s)
         log = group.faulty_log()
         a = group.primary("a", log=log)
         for key, value in large().items():
@@ -1276,7 +1277,7 @@ class TestSnapshots:
     def test_changes_that_wait_for_a_part_go_before_the_next_one(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.node.writer, "YIELD_FOR_S", 0.3)
+        monkeypatch.setattr(replicator.node.commit_queue, "YIELD_FOR_S", 0.3)
         log = group.faulty_log()
         a = group.primary("a", log=log)
         for key, value in large().items():
@@ -1286,7 +1287,7 @@ class TestSnapshots:
 
         def one_waits(record: Any) -> Reply:
             waiting.append(in_thread(lambda: a.submit(push(record.part))))
-            eventually(lambda: a._primary.has_queued)
+            eventually(lambda: a._primary.commits.has_queued)
             return log.execute(record)
 
         # given a change that comes while a part is sent, for some of them
@@ -1312,9 +1313,9 @@ class TestSnapshots:
         log.faults.append(wait)
         published = in_thread(a.publish)
         assert sending.wait(PATIENCE_S)
-        monkeypatch.setattr(replicator.node.writer, "LOOK_AGAIN_S", 1000.0)  # it does not look again by itself
+        monkeypatch.setattr(replicator.node.commit_queue, "LOOK_AGAIN_S", 1000.0)  # it does not look again by itself
         submitted = in_thread(lambda: a.submit(push("x"), timeout_s=1000.0))
-        eventually(lambda: a._primary._queue, "the change in the queue")
+        eventually(lambda: a._primary.commits._queue, "the change in the queue")
         time.sleep(0.05)
         # when
         go_on.set()
@@ -2189,7 +2190,7 @@ class TestWhatIsTriedAgain:
         a = group.primary("a", log=log, lease_s=0.6)
         log.full = True
         with caplog.at_level(logging.INFO, logger="replicator"):
-            monkeypatch.setattr(replicator.node.writer, "snapshot_is_due", lambda *args, **more: True)
+            monkeypatch.setattr(replicator.node.publisher, "snapshot_is_due", lambda *args, **more: True)
             eventually(lambda: log.asked["part"] > 0)
             log.asked.clear()
             time.sleep(self.WATCH_S)
@@ -2199,10 +2200,10 @@ class TestWhatIsTriedAgain:
             assert self._told(caplog, "the snapshot was not published") == 1
             a.submit(push("x"))
             log.full = False
-            monkeypatch.setattr(replicator.node.writer, "snapshot_is_due", snapshot_policy.snapshot_is_due)
+            monkeypatch.setattr(replicator.node.publisher, "snapshot_is_due", snapshot_policy.snapshot_is_due)
             a.publish()
             monkeypatch.setattr(
-                replicator.node.writer, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100
+                replicator.node.publisher, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100
             )
             eventually(lambda: "over: the snapshot was not published" in caplog.text)
 

@@ -366,7 +366,7 @@ def test_what_is_not_written_is_not_called_equal(group: Group) -> None:
     a._state.pieces = [b"two"]
     a.publish()
     eventually(lambda: b.position == a.position)
-    a._primary.mark()
+    a._primary.commits.mark()
     eventually(lambda: group.log().look().heartbeats["b"].digest_at > ZERO_ID)
     assert group.log().look().heartbeats["b"].digest == "none"
 

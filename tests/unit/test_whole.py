@@ -226,7 +226,7 @@ def test_a_snapshot_shows_what_was_published_and_not_what_the_program_has_done_s
     has(b, published)
     a._state.pieces[0] = b"not published"
     for _ in range(2):  # because somebody needs one, or asked; the second one has the first publication trimmed
-        a._primary.publish()
+        a._primary.publisher.publish()
     assert group.log().read(ZERO_ID).records[0].kind == "part"
     c = group.node("c", state=Text())
     has(c, published)
@@ -245,7 +245,7 @@ def test_patches_that_outweigh_the_snapshot_make_another_one_due(group: Group) -
         a._state.pieces[:8] = pieces(400 * KIB, seed=100 * seed)
         assert a.publish().what == "patch"
     eventually(lambda: len(records(log, PartRecord)) > sent, "a snapshot")
-    eventually(lambda: not a._primary.snapshot_is_due)
+    eventually(lambda: not a._primary.publisher.snapshot_is_due)
 
 
 def test_a_patch_that_does_not_start_from_what_a_node_has_is_not_applied(group: Group) -> None:
@@ -457,7 +457,7 @@ def test_nodes_digest_what_was_published(group: Group) -> None:
     a.publish()
     has(b, [b"text"])
     a._state.pieces = [b"ahead"]
-    a._primary.mark()
+    a._primary.commits.mark()
     eventually(
         lambda: a._ha_loop._digest and b._ha_loop._digest and a._ha_loop._digest == b._ha_loop._digest, "equal digests"
     )
