@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import redis
@@ -88,19 +88,17 @@ class Link:
         keys: list[bytes],
         *args: Any,
         in_run: bool = False,
-        meanwhile: Callable[[], None] | None = None,
         limit: Limit = DEFAULT_LIMIT,
     ) -> Any:
         """Run a script; with `in_run` its first argument is the run that this very connection belongs to.
 
-        `meanwhile` is called once it is on its way, if it gets there. A script that Redis does not know has done
-        nothing, so sending its text then is no repeat.
+        A script that Redis does not know has done nothing, so sending its text then is no repeat.
         """
         self._begin(limit)
         try:
             opened = self._connected(limit)
             args = (opened.run, *args) if in_run else args
-            return self._evaluated(opened.wire, script, keys, args, limit, meanwhile)
+            return self._evaluated(opened.wire, script, keys, args, limit)
         finally:
             self._lock.release()
 
@@ -199,17 +197,16 @@ class Link:
         keys: list[bytes],
         args: tuple[Any, ...],
         limit: Limit,
-        meanwhile: Callable[[], None] | None = None,
     ) -> Any:
         try:
             command = (b"EVALSHA", script.sha, len(keys), *keys, *args)
-            return self._answer(wire, *command, limit=limit, meanwhile=meanwhile)
+            return self._answer(wire, *command, limit=limit)
         except redis.exceptions.NoScriptError:
             return self._answer(wire, b"EVAL", script.text, len(keys), *keys, *args, limit=limit)
 
-    def _answer(self, wire: Wire, *command: Any, limit: Limit, meanwhile: Callable[[], None] | None = None) -> Any:
+    def _answer(self, wire: Wire, *command: Any, limit: Limit) -> Any:
         try:
-            return wire.ask(*command, limit=limit, meanwhile=meanwhile)
+            return wire.ask(*command, limit=limit)
         except redis.exceptions.ResponseError as error:
             if is_elsewhere(error):
                 self._drop()

@@ -5,7 +5,7 @@ One contract suite (tests/integration/test_log_contract.py) runs over both. What
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from replicator.errors import CorruptRecord
@@ -104,11 +104,8 @@ class Log(Protocol):
         """This log, for calls that are to be over by `until` (`time.monotonic`) whatever hangs: they raise then."""
         ...
 
-    def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
-        """Append a change, if its writer holds the effective term and the head is at `record.prev`.
-
-        `meanwhile` is called between request and answer, if it comes to that: for what can be got ready without it.
-        """
+    def append(self, record: ChangeRecord) -> Reply:
+        """Append a change, if its writer holds the effective term and the head is at `record.prev`."""
         ...
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:

@@ -11,9 +11,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import (
@@ -183,8 +182,7 @@ class RecordWriter:
     ) -> list[Any]:
         """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`."""
         sent = Sent(record, rebase)
-        # What follows from the record is worked out while Redis is.
-        self._send(sent, uncertain=False, until=until, meanwhile=partial(self._replica.expect, record))
+        self._send(sent, uncertain=False, until=until)
         return self._fold(sent, changes=changes, bodies=bodies)
 
     def _fold(self, sent: Sent, *, changes: list[Any] | None = None, bodies: Sequence[bytes] = ()) -> list[Any]:
@@ -195,7 +193,7 @@ class RecordWriter:
             self.unresolved = sent
             raise
 
-    def _send(self, sent: Sent, *, uncertain: bool, until: float, meanwhile: Callable[[], None] | None = None) -> None:
+    def _send(self, sent: Sent, *, uncertain: bool, until: float) -> None:
         """Get a record into the log, or raise: then it is not there, unless it is `OutcomeUnknown`.
 
         `uncertain`: it was sent before, and the answer was lost.
@@ -207,7 +205,7 @@ class RecordWriter:
         write = PendingWrite(sent.record, self._replica.node_state.view.holder.run, uncertain=uncertain)
         while write.next in (Next.SEND, Next.LOOK):
             try:
-                write = self._go_on(log, sent, write, meanwhile)
+                write = _go_on(log, sent, write)
                 continue
             except OutcomeUnknown as unknown:
                 write, problem = write.unanswered(), unknown.fields["problem"]
@@ -225,12 +223,6 @@ class RecordWriter:
             time.sleep(min(backoff.failed(), left_s))
             log = self._log.within(until)
         self._settle(write)
-
-    def _go_on(self, log: Log, sent: Sent, write: PendingWrite, meanwhile: Callable[[], None] | None) -> PendingWrite:
-        if write.next is Next.SEND:
-            return write.answered(_ask(log, sent, meanwhile))
-        there = log.find(write.record.id)
-        return write.looked(there, log.look())
 
     def _settle(self, write: PendingWrite) -> None:
         reply, outcome = write.reply, write.outcome
@@ -261,10 +253,13 @@ class RecordWriter:
         return NotPrimary("{node} has to lead anew: " + what + "; nothing was written", node=record.node)
 
 
-def _ask(log: Log, sent: Sent, meanwhile: Callable[[], None] | None) -> Reply:
+def _go_on(log: Log, sent: Sent, write: PendingWrite) -> PendingWrite:
+    if write.next is Next.LOOK:
+        there = log.find(write.record.id)
+        return write.looked(there, log.look())
     if isinstance(sent.record, PartRecord):
-        return log.part(sent.record, rebase=sent.rebase)
-    return log.append(sent.record, meanwhile=meanwhile)
+        return write.answered(log.part(sent.record, rebase=sent.rebase))
+    return write.answered(log.append(sent.record))
 
 
 def _left_s(until: float) -> float:

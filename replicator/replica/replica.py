@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import CorruptRecord, Stalled, StateError
 from ..format.ids import RecordId, Writer
@@ -48,15 +48,6 @@ from .write_lock import WriteLock
 __all__ = ["Replica"]
 
 logger = logging.getLogger(__name__)
-
-
-class _Foreseen(NamedTuple):
-    """What folding a record comes to for a member."""
-
-    record: Record
-    before: NodeState
-    verdict: Verdict
-    after: NodeState
 
 
 class Replica:
@@ -85,7 +76,6 @@ class Replica:
         self._telling = Telling(logger)
         self._rebuild = Rebuild(self.known, self.applied, self.saved, snapshot_bytes_max=snapshot_bytes_max)
         self._upkeep = upkeep(self._rebuild)
-        self._expected: _Foreseen | None = None
         loaded = checkpoint.load()
         if loaded is not None:
             view = self._upkeep.load(loaded.view)
@@ -217,10 +207,8 @@ class Replica:
         record, where this node did that already. `bodies`: those of the whole snapshot, if the record is the last part
         of one that replaces the state; without, the checkpoint is asked for those before it.
         """
-        expected, self._expected = self._expected, None
-        if expected is None or expected.record is not record or expected.before.view is not self.node_state.view:
-            expected = self._foreseen(record)
-        _, before, verdict, after = expected
+        before = self.node_state
+        verdict, after = before.fold(record)
         step = Step(record, verdict, after.view)
         if self._upkeep.commit(step, after, bodies):
             return []
@@ -233,14 +221,6 @@ class Replica:
             self.saved.add(step)
             self.known.adopt(after, before)
         return results
-
-    def expect(self, record: Record) -> None:
-        """Work out what `commit` of this record will do, while it is on its way into the log: nothing is moved."""
-        self._expected = self._foreseen(record)
-
-    def _foreseen(self, record: Record) -> _Foreseen:
-        before = self.node_state
-        return _Foreseen(record, before, *before.fold(record))
 
     # --- its state ---------------------------------------------------------------------------------------------------
 

@@ -715,35 +715,29 @@ class TestCommit:
         assert not replica.node_state.holds_term
 
     def test_what_moved_meanwhile_in_another_thread_is_kept(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
-        # given a record that is on its way into the log, and what will become of it
         replica, own = self.leading(log, make)
         record = own.change(push("x"))
-        replica.expect(record)
-        # when the node hears that its term is over before it has the answer
-        replica.known.beaten()
-        replica.known.refused(Reply(Code.FENCED, term=2, node="c"))
+
+        # when the node hears that its term is over while it folds its own record
+        def hears(*_: Any) -> None:
+            replica.known.beaten()
+            replica.known.refused(Reply(Code.FENCED, term=2, node="c"))
+
+        replica.applied.state.in_apply = hears
         # then the record is in its state, and its term is over
         assert replica.commit(record) == [1]
         assert (replica.node_state.beats_in_run, replica.node_state.over, replica.node_state.leads) == (1, 1, False)
         assert replica.node_state.view.position == record.position
 
-    def test_what_was_expected_is_void_where_the_view_moved_meanwhile(
+    def test_its_record_is_not_applied_where_it_fell_out_of_sync_meanwhile(
         self, log: MemoryLog, make: Callable[..., Replica]
     ) -> None:
         replica, own = self.leading(log, make)
         record = own.change(push("x"))
-        replica.expect(record)
         replica.known.refused(Reply(Code.BEHIND))
         replica.commit(record)
         assert not replica.node_state.view.in_sync
         assert replica.applied.state.pushed == []
-
-    def test_what_was_expected_of_another_record_is_void(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
-        replica, own = self.leading(log, make)
-        replica.expect(own.change(push("x")))
-        record = own.change(push("y"))
-        replica.commit(record)
-        assert (replica.applied.state.pushed, replica.node_state.view.position) == (["y"], record.position)
 
 
 def test_a_new_replica_is_at_the_beginning_and_in_sync(make: Callable[..., Replica]) -> None:
