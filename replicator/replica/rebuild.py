@@ -104,10 +104,14 @@ class Rebuild:
         text = f"{problem}; waiting for another snapshot"
         self._telling.tell("snapshot", logging.ERROR, text, kind="passed by")
         view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
-        self.saved.save([Step(record, Verdict.NEED_SNAPSHOT, view)])
-        with self.applied.lock:
-            self.known.adopt(after._replace(view=view))
+        self.save_and_adopt(Step(record, Verdict.NEED_SNAPSHOT, view), after._replace(view=view))
         self.known.passed_by = problem
+
+    def save_and_adopt(self, step: Step, after: NodeState) -> None:
+        """Take a record that leaves the state as it is."""
+        self.saved.save([step])
+        with self.applied.lock:
+            self.known.adopt(after)
 
     @contextmanager
     def saved_and_swapped(self, step: Step, after: NodeState) -> Iterator[None]:

@@ -105,12 +105,7 @@ class WholeUpkeep:
         self.write_state(insisting=True)
         if (behind := self._applied.unwritten) is not None:  # the node stops
             raise behind
-        self._save_and_adopt(step, after)
-
-    def _save_and_adopt(self, step: Step, after: NodeState) -> None:
-        self._saved.save([step])
-        with self._applied.lock:
-            self._known.adopt(after)
+        self._rebuild.save_and_adopt(step, after)
 
     def _patch(self, step: Step, before: View, after: NodeState) -> None:
         """Take a record that carries a patch, or some of one. What is not of the payload that is here is passed by."""
@@ -119,7 +114,7 @@ class WholeUpkeep:
         try:
             patch = self.whole.gatherer.add(record)
             if patch is None:
-                self._save_and_adopt(step, after)
+                self._rebuild.save_and_adopt(step, after)
                 return
             pieces = self.whole.rebuilt(patch, id_=str(record.id))
             ending = partial(self._rebuild.saved_and_swapped, step, after)
