@@ -40,7 +40,6 @@ from bench.harness import (
 from bench.registry_data import generate
 from replicator import Node
 from replicator.format.codec import digest_of
-from replicator.replica.opaque import WholeReplica
 from replicator.state.file import FileState
 
 __all__ = ["FULL", "QUICK", "Sizes", "measure"]
@@ -207,8 +206,8 @@ def _publish(node: Node, path: Path, content: Path, *, whole: bool) -> Published
         os.fsync(file)  # by the kernel some time later, it would fall into the case
     os.replace(draft, path)
     time.sleep(STILL_S)
-    assert isinstance(node._replica, WholeReplica)
     payload = node._replica.whole
+    assert payload is not None
     before = payload.patch_bytes_max
     payload.patch_bytes_max = 0 if whole else before
     called_ns = now_ns()

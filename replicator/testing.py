@@ -461,12 +461,9 @@ class MemoryLog:
     def within(self, until: float) -> Log:
         return self  # nothing ever hangs here
 
-    def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
+    def append(self, record: ChangeRecord) -> Reply:
         with self._reach():
-            reply = self.server.append(self._run, record)
-            if meanwhile is not None:
-                meanwhile()
-            return reply
+            return self.server.append(self._run, record)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         with self._reach():

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import redis
@@ -89,19 +89,17 @@ class Link:
         keys: list[bytes],
         *args: Any,
         in_run: bool = False,
-        meanwhile: Callable[[], None] | None = None,
         limit: Limit = DEFAULT_LIMIT,
     ) -> Any:
         """Run a script; with `in_run` its first argument is the run that this very connection belongs to.
 
-        `meanwhile` is called once the request was sent, if it comes to that. A script that Redis does not know has done
-        nothing, so sending its text after that is no repeat.
+        A script that Redis does not know has done nothing, so sending its text then is no repeat.
         """
         self._begin(limit)
         try:
             opened = self._connected(limit)
             args = (opened.run, *args) if in_run else args
-            return self._evaluated(opened.wire, script, keys, args, limit, meanwhile)
+            return self._evaluated(opened.wire, script, keys, args, limit)
         finally:
             self._lock.release()
 
@@ -201,18 +199,17 @@ class Link:
         keys: list[bytes],
         args: tuple[Any, ...],
         limit: Limit,
-        meanwhile: Callable[[], None] | None = None,
     ) -> Any:
         """Call the script by its hash; send its text if Redis does not know it yet, as after a restart."""
         try:
             command = (b"EVALSHA", script.sha, len(keys), *keys, *args)
-            return self._answer(wire, *command, limit=limit, meanwhile=meanwhile)
+            return self._answer(wire, *command, limit=limit)
         except redis.exceptions.NoScriptError:
             return self._answer(wire, b"EVAL", script.text, len(keys), *keys, *args, limit=limit)
 
-    def _answer(self, wire: Wire, *command: Any, limit: Limit, meanwhile: Callable[[], None] | None = None) -> Any:
+    def _answer(self, wire: Wire, *command: Any, limit: Limit) -> Any:
         try:
-            return wire.ask(*command, limit=limit, meanwhile=meanwhile)
+            return wire.ask(*command, limit=limit)
         except redis.exceptions.ResponseError as error:
             if is_elsewhere(error):
                 self._drop()

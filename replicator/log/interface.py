@@ -5,7 +5,7 @@ One contract suite (tests/integration/test_log_contract.py) runs over both. The 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from replicator.errors import CorruptRecord
@@ -104,11 +104,8 @@ class Log(Protocol):
         """This log with a deadline: calls end by `until` (`time.monotonic`), whatever hangs, and raise if need be."""
         ...
 
-    def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
-        """Append a change, if its writer holds the effective term and the head is at `record.prev`.
-
-        `meanwhile` is called between request and answer, if it comes to that, for work that does not need the answer.
-        """
+    def append(self, record: ChangeRecord) -> Reply:
+        """Append a change, if its writer holds the effective term and the head is at `record.prev`."""
         ...
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:

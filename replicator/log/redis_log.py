@@ -174,11 +174,11 @@ class RedisLog:
 
     # --- writes ---
 
-    def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
+    def append(self, record: ChangeRecord) -> Reply:
         carries = b"1" if record.count else b"0"
         args = append_args(record)
         acks = record.wants_acks
-        return self._run(self._write, "append", 3, *args, carries, acks, in_run=True, meanwhile=meanwhile)
+        return self._run(self._write, "append", 3, *args, carries, acks, in_run=True)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         changed = last_change_after(record, rebase=rebase) or ""
@@ -434,13 +434,10 @@ class RedisLog:
         keys: int,
         *args: Any,
         in_run: bool = False,
-        meanwhile: Callable[[], None] | None = None,
     ) -> Reply:
         """Run a script that writes. It is an unknown outcome unless the script certainly did all, or nothing."""
         try:
-            answer = link.script(
-                self._scripts[name], self._keys[:keys], *args, in_run=in_run, meanwhile=meanwhile, limit=self._limit
-            )
+            answer = link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run, limit=self._limit)
         except redis.exceptions.ResponseError as error:
             if wrote_nothing(error):
                 raise self._refused(error) from None

@@ -11,7 +11,6 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -65,8 +64,8 @@ class Wire(Protocol):
         """Whether another command may be sent. It says nothing about the other end."""
         ...
 
-    def ask(self, *command: Any, limit: Limit | None = None, meanwhile: Callable[[], None] | None = None) -> Any:
-        """Send a command, call `meanwhile`, return the answer. Raises redis' `RedisError` or `OSError`."""
+    def ask(self, *command: Any, limit: Limit | None = None) -> Any:
+        """Send a command, give the answer. Raises redis' `RedisError` or `OSError`."""
         ...
 
     def close(self) -> None: ...
@@ -105,14 +104,12 @@ class RedisWire:
     def is_open(self) -> bool:
         return self._socket is not None
 
-    def ask(self, *command: Any, limit: Limit | None = None, meanwhile: Callable[[], None] | None = None) -> Any:
+    def ask(self, *command: Any, limit: Limit | None = None) -> Any:
         sock, reader, buffer = self._socket, self._reader, self._buffer
         if sock is None:
             raise redis.exceptions.ConnectionError("the connection is closed")
         try:
             limit = self._send(sock, hiredis.pack_command(command), limit or self._limit)
-            if meanwhile is not None:
-                meanwhile()
             count = 0
             while (answer := reader.gets()) is _MORE:
                 if count:  # for the first piece the timeout is set already

@@ -23,8 +23,8 @@ from typing import Any
 from ..format.codec import CHANGE_BYTES_MAX, Encoded
 from ..format.ids import RecordId
 from ..runtime.threads import started
-from .commit_queue import Waiting
-from .writer import BATCH_CHANGES_MAX, Primary
+from .commit_queue import BATCH_CHANGES_MAX, CommitQueue
+from .commit_waiters import Waiting
 
 __all__ = ["AsyncWriter"]
 
@@ -42,9 +42,9 @@ class AsyncWriter:
     """
 
     def __init__(
-        self, primary: Primary, *, name: str, soon: Callable[[Callable[[], None]], None] | None = None
+        self, commits: CommitQueue, *, name: str, soon: Callable[[Callable[[], None]], None] | None = None
     ) -> None:
-        self._primary = primary
+        self._commits = commits
         self._name = name
         self._soon = soon
         #: Whether one of the shared threads commits, or is about to.
@@ -60,7 +60,7 @@ class AsyncWriter:
         self._idle.acquire()
 
     def submit(self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int) -> asyncio.Future[Done]:
-        """Like `Primary.submit`, but the result comes in a future of the running loop.
+        """Like `CommitQueue.submit`, but the result comes in a future of the running loop.
 
         Cancelling it does not withdraw the changes: they may be committed.
         """
@@ -73,7 +73,7 @@ class AsyncWriter:
     def enqueue(self, batch: _Batch) -> None:
         """Close the batch, and queue it to be committed."""
         batch.close()
-        self._primary.enqueue(batch)
+        self._commits.enqueue(batch)
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> _Loop:
         """The tasks of this loop. Loops that were closed are forgotten."""
@@ -89,7 +89,7 @@ class AsyncWriter:
     def wake(self) -> None:
         """There is something to commit: have it done."""
         if self._closed:
-            self._primary.commit_all()  # no other thread does it any more: what is queued is refused
+            self._commits.commit_all()  # no other thread does it any more: what is queued is refused
         else:
             self._rouse()
 
@@ -104,7 +104,7 @@ class AsyncWriter:
 
     def give_up(self, batch: _Batch) -> None:
         """The time of the batch is over: end its wait."""
-        batch.error = self._primary.give_up(batch)
+        batch.error = self._commits.give_up(batch)
 
     def close(self) -> None:
         """End the committer."""
@@ -123,15 +123,15 @@ class AsyncWriter:
         while not is_last:
             self._idle.acquire()
             is_last = self._closed  # read before committing: what is queued after that is refused at once
-            self._primary.commit_all()
+            self._commits.commit_all()
 
     def _commit_soon(self) -> None:
         try:
-            self._primary.commit_all()
+            self._commits.commit_all()
         finally:
             self._is_due = False
             # A change that was queued before this line relied on this call.
-            if self._primary.has_queued:
+            if self._commits.has_queued:
                 self.wake()
 
 

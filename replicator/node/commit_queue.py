@@ -1,91 +1,222 @@
-"""The entries of the commit queue: changes that wait to be committed, each with the caller that waits for it.
+"""Changes that wait to be committed, many in one record.
 
-`writer.py` has the queue. A submitter appends its entry, and the thread that holds the write lock commits many entries
-in one record (*group commit*). An entry carries the changes into the record, and the results, or the error, back.
-
-How a caller waits is its own affair, so entries are of two kinds: a `Sleeper` is a thread, asleep on a lock of its own;
-a batch of asyncio tasks (`async_writer.py`) is told through its event loop. The writer knows only `Waiting`: it calls
-`finish` when the outcome is known, and `wake` on the first entry in the queue when the write lock is free, so that its
-submitter commits for all.
-
-An entry is all or nothing: its changes go into one record. Each has a deadline of its own. An entry that is given up
-while it is still in the queue is removed, so nothing is written; if its record is under way, nobody knows, and the
-caller is told so.
+Whoever submits a change queues it, and takes the turn if that is free. Who has the turn commits all that is queued, in
+one record, and wakes those whose changes it carried; then the first of those who came meanwhile takes the turn. Alone,
+a submitter waits for nobody; many share one round trip.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import threading
+import time
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from ..errors import (
-    ReplicatorError,
-)
-from ..format.codec import Encoded
-from ..format.ids import ZERO_ID, RecordId
+from ..errors import LogUnavailable, OutcomeUnknown, ReplicatorError
+from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes
+from ..format.ids import RecordId
+from ..protocol.node_state import NodeState
+from ..runtime.yielding import let_others_run
+from .commit_waiters import Sleeper, Waiting, finish
+from .writer import RecordWriter, now_ms
 
-__all__ = [
-    "Waiting",
-]
+__all__ = ["BATCH_CHANGES_MAX", "CommitQueue"]
+
+logger = logging.getLogger(__name__)
+
+#: One record carries at most this many changes, so that no standby works on one for long.
+BATCH_CHANGES_MAX = 1000
+
+#: Who takes the turn for something else than changes does not wake the queue: it looks again by itself.
+LOOK_AGAIN_S = 0.01
+
+#: Who sends a snapshot stays away so long when changes wait for its turn, and who commits changes when somebody else
+#: does: long enough for the other thread to wake up and take it. Just giving the turn back is not, and the other one
+#: would wait for another part, or record, and yet another.
+YIELD_FOR_S = 0.0002
+
+#: Who has so little time left may still send a record, and hear at the latest when that is over, too.
+GRACE_S = 0.03
+
+#: An error that comes so shortly before the time is over came because it is.
+NEARLY_S = 0.02
 
 
-class Waiting:
-    """Changes in the queue that go into one record, and what became of them."""
+class CommitQueue:
+    """The changes that wait, and who commits them next."""
 
-    __slots__ = ("changes", "deadline", "done", "error", "id", "json", "results", "term", "wants_acks")
+    def __init__(self, writer: RecordWriter) -> None:
+        self._writer = writer
+        self._write_lock = writer.write_lock
+        self._queue: deque[Waiting] = deque()
 
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float = math.inf) -> None:
-        self.json, self.changes = encoded
-        #: When their submitter wants to be told (`time.monotonic`), whatever became of them.
-        self.deadline = deadline
-        #: For so many standbys they wait.
-        self.wants_acks = wants_acks
-        #: Of their record, once it is in the log.
-        self.id = ZERO_ID
-        #: The term that their submitter knows, if it said so.
-        self.term = term
-        self.done = False
-        self.results: list[Any] = []
-        self.error: ReplicatorError | None = None
+    def submit(
+        self, encoded: Encoded, *, timeout_s: float, term: int | None, wants_acks: int
+    ) -> tuple[RecordId, list[Any]]:
+        """Commit changes in one record; its id, and what `apply` returned for each, or its `ChangeRejected`.
 
-    def wake(self) -> None:
-        """It is the first in the queue, and nobody has the turn."""
-        raise NotImplementedError
+        See `Node.submit` for what it raises.
+        """
+        deadline = time.monotonic() + timeout_s
+        waiting = Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline)
+        self._queue.append(waiting)
+        write_lock = self._write_lock
+        while not waiting.done:
+            if write_lock.acquire(blocking=False):
+                waiting.has_turn = True
+                try:
+                    self._commit_queued(deadline + GRACE_S)
+                    while not waiting.done and time.monotonic() < deadline:
+                        self._commit_queued(deadline + GRACE_S)
+                finally:
+                    waiting.has_turn = False
+                    write_lock.release()
+                self._pass_on()
+                if not waiting.done:
+                    raise self.give_up(waiting)
+            elif time.monotonic() > deadline:
+                raise self.give_up(waiting)
+            else:
+                waiting.wait(LOOK_AGAIN_S)
+        return waiting.outcome
 
-    def finish(self) -> None:
-        """There are results, or an error."""
-        raise NotImplementedError
+    def enqueue(self, waiting: Waiting) -> None:
+        """Queue it for whoever takes the turn, which the caller sees to (`commit_all`)."""
+        self._queue.append(waiting)
 
     @property
-    def outcome(self) -> tuple[RecordId, list[Any]]:
-        if self.error is not None:
-            raise self.error
-        return self.id, self.results
+    def has_queued(self) -> bool:
+        """Whether somebody waits who has time to."""
+        return bool(self._queue) or self._first_unresolved is not None
 
+    @property
+    def _first_unresolved(self) -> Waiting | None:
+        """The first of those who have time to wait for what becomes of a record whose answer is missing."""
+        sent = self._writer.unresolved
+        if sent is None or not sent.batch:
+            return None
+        now = time.monotonic()
+        return next((each for each in sent.batch if not each.done and each.deadline > now), None)
 
-class Sleeper(Waiting):
-    """Its submitter is a thread, which sleeps on a lock that the others release."""
+    def commit_all(self) -> None:
+        """Commit what is queued. Others get the turn between two records: there may be more for ever."""
+        write_lock = self._write_lock
+        while self.has_queued:
+            with write_lock:
+                self._commit_queued()
+            if self._queue and write_lock.is_wanted:
+                let_others_run(YIELD_FOR_S)
+        self._pass_on()
 
-    __slots__ = ("_asleep", "has_turn")
+    def _pass_on(self) -> None:
+        """Wake the first of those who queued up meanwhile: it takes the turn next."""
+        if (first := self._first_unresolved) is not None:
+            first.wake()
+        elif self._queue:
+            with suppress(IndexError):  # it gave up meanwhile
+                self._queue[0].wake()
 
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float) -> None:
-        super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline)
-        #: It commits for all, and is awake.
-        self.has_turn = False
-        self._asleep = threading.Lock()
-        self._asleep.acquire()
+    def let_in(self) -> None:
+        """Give the turn to those who found it taken, and sleep, between two parts of a snapshot."""
+        if self._queue:
+            self._pass_on()
+            let_others_run(YIELD_FOR_S)
 
-    def wait(self, timeout_s: float) -> None:
-        self._asleep.acquire(timeout=timeout_s)
+    def mark(self) -> None:
+        """Commit an empty change: a place in the log at which every node reports the digest of its state."""
+        with self._write_lock:
+            self._commit_batch(self._writer.check_may_write(), [], math.inf)
 
-    def wake(self) -> None:
-        if self._asleep.locked():
-            with suppress(RuntimeError):  # another one was faster
-                self._asleep.release()
+    def give_up(self, waiting: Waiting) -> ReplicatorError:
+        """Take it out of the queue; what to tell its submitter, who cannot wait any longer."""
+        try:
+            self._queue.remove(waiting)
+        except ValueError:
+            # It is on its way, or done: whoever has it will say.
+            return OutcomeUnknown(url=self._writer.url, problem="the answer to an earlier write is still due")
+        return LogUnavailable(url=self._writer.url, problem="earlier writes are still waiting; nothing was written")
 
-    def finish(self) -> None:
-        self.done = True
-        if not self.has_turn:
-            self.wake()
+    def _commit_queued(self, until: float = math.inf) -> None:
+        """Commit what goes into one record. Whoever has the turn does it, and has no longer than `until`."""
+        batch = self._next_batch()
+        results: list[Any] = []
+        error: ReplicatorError | None = None
+        try:
+            node_state = self._writer.check_may_write(until)
+            batch = self._of_this_term(batch)
+            results = self._commit_batch(node_state, batch, until) if batch else []
+        except LogUnavailable as problem:
+            error = problem
+            if time.monotonic() > until - NEARLY_S:
+                batch = self._without_those_who_wait_on(batch, problem)
+        except ReplicatorError as problem:
+            error = problem
+        except Exception as bug:
+            # Whoever waits for one of these would wait for ever.
+            logger.exception("a bug in replicator")
+            error = ReplicatorError(f"a bug in replicator: {bug!r}")
+        except BaseException:
+            # A Ctrl-C in the thread that writes for all of them. Nobody else will tell the others.
+            unknown = OutcomeUnknown(url=self._writer.url, problem="the writing thread was interrupted")
+            self._finish(batch, [], unknown)
+            raise
+        self._finish(batch, results, error)
+
+    def _without_those_who_wait_on(self, batch: list[Waiting], problem: LogUnavailable) -> list[Waiting]:
+        """The time of whoever committed is over, and not that of those who have more: they are not told yet.
+
+        The next one who takes the turn goes on for them, with the same record if that may be in the log.
+        """
+        now = time.monotonic()
+        others = [waiting for waiting in batch if waiting.deadline > now]
+        if not isinstance(problem, OutcomeUnknown):
+            self._queue.extendleft(reversed(others))
+        elif (sent := self._writer.unresolved) is not None:
+            self._writer.unresolved = sent._replace(batch=tuple(batch))
+        else:
+            return batch  # nobody will ever know
+        return [waiting for waiting in batch if waiting.deadline <= now]
+
+    def _finish(self, batch: list[Waiting], results: list[Any], error: ReplicatorError | None) -> None:
+        finish(batch, self._writer.node_state.view.position.id, results, error)
+
+    def _of_this_term(self, batch: list[Waiting]) -> list[Waiting]:
+        """Refuse what was meant for another term: the turn keeps this one until the record is in the log."""
+        term = self._writer.node_state.view.term
+        others = [waiting for waiting in batch if waiting.term not in (None, term)]
+        for waiting in others:
+            waiting.error = self._writer.other_term(waiting.term)
+            waiting.finish()
+        return [waiting for waiting in batch if not waiting.done] if others else batch
+
+    def _next_batch(self) -> list[Waiting]:
+        batch: list[Waiting] = []
+        size, count = 2, 0
+        queue = self._queue
+        while queue:
+            try:
+                waiting = queue.popleft()
+            except IndexError:  # its submitter gave up meanwhile
+                break
+            size += len(waiting.json) + 1
+            count += len(waiting.changes)
+            if batch and (size > CHANGE_BYTES_MAX or count > BATCH_CHANGES_MAX):
+                queue.appendleft(waiting)
+                break
+            batch.append(waiting)
+        return batch
+
+    def _commit_batch(self, node_state: NodeState, batch: list[Waiting], until: float) -> list[Any]:
+        changes = batch[0].changes if len(batch) == 1 else [each for waiting in batch for each in waiting.changes]
+        codec, body, digest = encode_changes(waiting.json for waiting in batch)
+        record = node_state.change(
+            codec=codec,
+            body=body,
+            digest=digest,
+            count=len(changes),
+            at=now_ms(),
+            wants_acks=min((waiting.wants_acks for waiting in batch if waiting.wants_acks), default=0),
+        )
+        return self._writer.write(record, until=until, changes=changes)

@@ -105,7 +105,7 @@ class Reader:
             yield Learnt.LEADS
         elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
             yield Learnt.NEWS  # to learn where the new primary is reached, and to report
-        if self._replica.markers:
+        if self._replica.applied.markers:
             yield Learnt.NEWS
         if Verdict.RESTORE in verdicts or any(isinstance(r, ChangeRecord) and r.wants_acks for r in records):
             self._acknowledge()

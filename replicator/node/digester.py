@@ -31,11 +31,11 @@ class Digester:
 
     def keep(self) -> None:
         """Digest the state at the newest marker, aside: the lease does not wait for a large state."""
-        if self._replica.markers and not self._aside.runs:
+        if self._replica.applied.markers and not self._aside.runs:
             self._aside.begin(self._digest)
 
     def _digest(self) -> None:
-        at, pieces = self._replica.markers.pop()
+        at, pieces = self._replica.applied.markers.pop()
         digest = NO_DIGEST
         try:
             digest = digest_of_pieces(pieces)

@@ -67,7 +67,7 @@ class Duties:
             hold=lambda: min(self._done("holder", self._ha_loop.hold), self._lease.renew_every_s),
             keep=lambda: self._done("ha-loop", self._ha_loop.keep),
             save=lambda: self._done("saver", self._save),
-            is_saved=lambda: self._replica.is_flushed and self._replica.is_tidy,
+            is_saved=lambda: self._replica.saved.is_flushed and self._replica.saved.is_tidy,
             read=lambda: self._done("reader", self._read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),
@@ -97,8 +97,8 @@ class Duties:
         logger.critical("this node takes no part any more: %s", error)
         self._lease.lost()
         self.failed = error
-        with self._replica.moved:
-            self._replica.moved.notify_all()
+        with self._replica.known.moved:
+            self._replica.known.moved.notify_all()
 
     def _save(self) -> float:
         """What this node wrote is on its disk a moment later, whether Redis answers or not."""
@@ -112,12 +112,13 @@ class Duties:
     def _tidy(self) -> None:
         """Delete what a newer snapshot made needless, a slice at a time, out of the way of those who save."""
         until = time.monotonic() + TIDY_FOR_S
-        while self._replica.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
+        while self._replica.saved.tidy() and time.monotonic() < until and not self._stopping.wait(TIDY_PAUSE_S):
             pass
 
     def _tell_if_a_snapshot_is_due(self, node_state: NodeState) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
-        if node_state.is_primary and node_state.snapshot_end != self._due_behind and self._primary.snapshot_is_due:
+        is_new = node_state.is_primary and node_state.snapshot_end != self._due_behind
+        if is_new and self._primary.publisher.snapshot_is_due:
             self._due_behind = node_state.snapshot_end
             self._ha_loop.wake()
 

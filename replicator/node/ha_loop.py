@@ -122,7 +122,7 @@ class HaLoop:
             self._handover.ask(ask.id)
         elif ask.what == "digest" and node_state.is_primary:
             with suppress(LogLost):  # the next beat reports it
-                self._parts.primary.mark()
+                self._parts.primary.commits.mark()
             self.wake()
 
     # --- a beat ------------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class HaLoop:
         self.join()
         self._digester.keep()
         self.reporter.beat()
-        self._parts.primary.settle()
+        self._parts.primary.writer.settle()
         self._replica.flush()  # whether a snapshot is due is asked of what is on disk
         self._do_what_it_owes()
         return self._pause_s(started)
@@ -170,7 +170,7 @@ class HaLoop:
 
     def _tell_what_it_passed_by(self) -> None:
         """A node that needs a snapshot and could not take the one that came says why, until it is in sync again."""
-        problem = self._replica.passed_by
+        problem = self._replica.known.passed_by
         if problem is None:
             self._problems.solved(PASSED_BY)
         elif _what(self._problems.get(PASSED_BY)) != _what(problem):

@@ -54,7 +54,7 @@ class LeaseKeeper:
         """The node talks to the Redis of this look, unless it has ended its part."""
         with self._leasing:
             if not self._ended:
-                self._replica.talks_to(look.run, log_lost=look.head is None)
+                self._replica.known.talks_to(look.run, log_lost=look.head is None)
 
     def claim(self, claim: Claim) -> Reply | None:
         """Take the term unasked. None: this node has ended its part."""
@@ -102,12 +102,12 @@ class LeaseKeeper:
         if reply.code is Code.OK:
             self._lease.renewed(asked_at)
             self._telling.over("lease")
-            with self._replica.moved:
-                self._replica.moved.notify_all()
+            with self._replica.known.moved:
+                self._replica.known.moved.notify_all()
             return
         self._lease.lost()
         if self._is_over(node_state, reply):
-            self._replica.refused(reply)
+            self._replica.known.refused(reply)
             what = f"the lease was refused ({reply.code.value}): {reply.node} holds term {reply.term}"
             self._telling.tell("lease", logging.WARNING, what)
 
@@ -116,7 +116,7 @@ class LeaseKeeper:
         look = self._observer.look
         if look is not None and look.term > node_state.view.term:
             self._lease.lost()
-            self._replica.refused(Reply(Code.FENCED, term=look.term))
+            self._replica.known.refused(Reply(Code.FENCED, term=look.term))
 
     def _is_over(self, node_state: NodeState, reply: Reply) -> bool:
         """Whether a refusal ends the term. A head that somebody damaged refuses everybody, until it is put right."""

@@ -37,8 +37,9 @@ from ..protocol import promotion
 from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
 from ..protocol.node_state import NodeState
-from ..replica.opaque import WholeReplica
+from ..replica.change_upkeep import ChangeUpkeep
 from ..replica.replica import Replica
+from ..replica.whole_upkeep import WholeUpkeep
 from ..runtime import checks
 from ..runtime.process import Owner
 from ..state import ReplicatedState, State
@@ -49,6 +50,7 @@ from ..storage.payload import Published
 from . import health
 from .acks import Acks, Level
 from .async_writer import AsyncWriter
+from .commit_queue import BATCH_CHANGES_MAX
 from .consumer import Reader
 from .duties import Duties
 from .fresh_read import catch_up
@@ -59,9 +61,9 @@ from .identity import Name
 from .lease import Lease, answer_within_s
 from .options import NodeKeywords, NodeOptions
 from .parts import Parts
+from .primary import Primary
 from .problems import Problems
 from .scheduler import NodeWork, OwnThreads, Scheduler
-from .writer import BATCH_CHANGES_MAX, Primary
 
 __all__ = ["Node"]
 
@@ -157,7 +159,7 @@ class Node:
             me = Writer(self.name, secrets.token_hex(16))
             self._replica = _replica_of(self._state, self._checkpoint, me, self._options.snapshot_bytes_max)
             self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
-            self._async_writer = AsyncWriter(self._primary, name=self.name, soon=self._scheduler.soon)
+            self._async_writer = AsyncWriter(self._primary.commits, name=self.name, soon=self._scheduler.soon)
             self._acks = Acks(self._log, self._replica, self._lease)
             parts = Parts(
                 log=self._log,
@@ -197,7 +199,7 @@ class Node:
         if self._stopping.is_set():
             return
         if self._node_work is not None:
-            self._replica.inside.check("stop()")
+            self._replica.applied.inside.check("stop()")
         self._stopping.set()
         self._problems.quiet = True
         if self._node_work is None:  # it was not started, or could not be
@@ -317,7 +319,7 @@ class Node:
     def _lag(self, *, of_what_there_is: bool = False) -> Lag:
         return health.lag_of(
             self.position,
-            self._replica.applied_at,
+            self._replica.applied.applied_at,
             self._ha_loop.observer.seen,
             now_ms=time.monotonic() * 1000,
             fresh_ms=MISSED_BEATS_MAX * self._policy.beat_every_s * 1000,
@@ -387,10 +389,10 @@ class Node:
         that was not started has no state yet; one that was stopped has what it had).
         """
         self._check_is_started()
-        self._replica.inside.check("reading()")
+        self._replica.applied.inside.check("reading()")
         if fresh:
             catch_up(self._ha_loop.observer, self.wait, until=time.monotonic() + timeout_s)
-        with self._replica.reading() as state:
+        with self._replica.applied.reading() as state:
             yield state
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
@@ -420,7 +422,7 @@ class Node:
     def _submitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
         level = self._level_for_write(ack)
         deadline = time.monotonic() + timeout_s
-        id_, results = self._primary.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
+        id_, results = self._primary.commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
         if level.kind != "appended" and not _are_rejected(results):
             self._acks.wait(level, id_, deadline - time.monotonic())
         return results
@@ -458,7 +460,7 @@ class Node:
     def _level_for_write(self, ack: str | None, *, blocks: bool = True) -> Level:
         self._check_serves(blocks=blocks)
         self._check_log()
-        if isinstance(self._replica, WholeReplica):
+        if self._replica.whole is not None:
             problem = "the state has no apply(): let its program change it, and call publish()"
             raise ConfigError(setting="submit", problem=problem)
         return self._ack if ack is None else Level.parse(ack)
@@ -483,7 +485,7 @@ class Node:
         level = self._ack if ack is None else Level.parse(ack)
         seen = RecordId.parse(expect) if expect is not None else None
         deadline = time.monotonic() + timeout_s
-        id_ = self._primary.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
+        id_ = self._primary.publisher.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
         self._acks.wait(level, id_, deadline - time.monotonic())
 
     def publish(self, *, timeout_s: float = PUBLISH_TIMEOUT_S, ack: str | None = None) -> Published:
@@ -497,12 +499,13 @@ class Node:
         self._check_serves()
         self._check_log()
         deadline = time.monotonic() + timeout_s
-        if not isinstance(self._replica, WholeReplica):
-            self._primary.publish(until=deadline)
+        whole = self._replica.whole
+        if whole is None:
+            self._primary.publisher.publish(until=deadline)
             return Published("snapshot", self.position.id)
         self._replica.write_state()
         level = self._ack if ack is None else Level.parse(ack)
-        published = self._primary.publish_state(self._replica.whole, wants_acks=level.standbys, until=deadline)
+        published = self._primary.publisher.publish_state(whole, wants_acks=level.standbys, until=deadline)
         if published.what != "nothing":
             self._acks.wait(level, published.id, deadline - time.monotonic())
         return published
@@ -535,7 +538,7 @@ class Node:
         is none.
         """
         self._check_runs()
-        self._replica.inside.check("wait()")
+        self._replica.applied.inside.check("wait()")
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
@@ -548,8 +551,8 @@ class Node:
                 and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )
 
-        with self._replica.moved:
-            if not self._replica.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+        with self._replica.known.moved:
+            if not self._replica.known.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
                 raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
 
     def _check_log(self) -> None:
@@ -569,7 +572,7 @@ class Node:
         self._check_runs()
         if self.failed is not None:
             raise self.failed
-        self._replica.inside.check(call, blocks=blocks)
+        self._replica.applied.inside.check(call, blocks=blocks)
 
     def _wake(self) -> None:
         if self._node_work is not None:
@@ -577,8 +580,8 @@ class Node:
 
 
 def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
-    kind = Replica if isinstance(state, State) else WholeReplica
-    return kind(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max)
+    upkeep = ChangeUpkeep if isinstance(state, State) else WholeUpkeep
+    return Replica(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max, upkeep=upkeep)
 
 
 def _result(result: Any) -> Any:

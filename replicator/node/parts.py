@@ -8,8 +8,8 @@ from ..log.interface import Log
 from ..replica.replica import Replica
 from .acks import Acks
 from .lease import Lease
+from .primary import Primary
 from .problems import Problems
-from .writer import Primary
 
 __all__ = ["Parts"]
 

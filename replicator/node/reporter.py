@@ -60,7 +60,7 @@ class Reporter:
         # The others had the time of whole beats to say something, however often this node was woken meanwhile.
         if now - self._counted_at >= self._policy.beat_every_s * 0.9:
             self._counted_at = now
-            self._replica.beaten()
+            self._replica.known.beaten()
 
     def heartbeat(self) -> Heartbeat:
         """What this node says of itself now."""
@@ -69,10 +69,10 @@ class Reporter:
             every_ms=int(self._policy.beat_every_s * 1000),
             http=self.http,
             synced=self._replica.synced_upto,
-            snapshot_bytes=self._replica.snapshot_bytes,
-            changes_bytes=self._replica.changes_bytes,
-            kept_bytes=self._replica.kept_bytes,
-            applied_at=self._replica.applied_at,
+            snapshot_bytes=self._replica.saved.snapshot_bytes,
+            changes_bytes=self._replica.saved.changes_bytes,
+            kept_bytes=self._replica.saved.kept_bytes,
+            applied_at=self._replica.applied.applied_at,
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
             problem="; ".join(self._problems.others),
             candidate=self._policy.auto_promote,
@@ -92,7 +92,7 @@ class Reporter:
         with self._beating:  # one under way would be taken for a sign of life after the goodbye
             if says_goodbye:
                 self._say_goodbye(node_state)
-            self._replica.talks_to("")
+            self._replica.known.talks_to("")
 
     def _say_goodbye(self, node_state: NodeState) -> None:
         """If the log has all that this node has: so nobody waits for it (`protocol/missing_nodes.py`)."""

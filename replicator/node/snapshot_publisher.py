@@ -81,7 +81,7 @@ class SnapshotPublisher:
             asked_by, self.asked_by = self.asked_by, ""
             if not self._begin("asked by " + asked_by):
                 self.asked_by = self.asked_by or asked_by
-        elif node_state.is_primary and self._primary.snapshot_is_due:
+        elif node_state.is_primary and self._primary.publisher.snapshot_is_due:
             self._begin("the changes outweigh the last one")
 
     def _in_need(self, node_state: NodeState, look: GroupView) -> list[Heartbeat]:
@@ -92,7 +92,7 @@ class SnapshotPublisher:
 
     def _begin(self, reason: str) -> bool:
         """Send a snapshot aside, unless one is under way, or failed just now; whether it was begun."""
-        if not self._replica.node_state.holds_term or self._aside.runs or self._primary.publishes:
+        if not self._replica.node_state.holds_term or self._aside.runs or self._primary.publisher.publishes:
             return False
         if time.monotonic() < self._failed_at + self._pause_s:
             return False
@@ -109,8 +109,8 @@ class SnapshotPublisher:
     def _publish(self) -> None:
         try:
             if not self._drawing.is_fresh:  # the last one failed, perhaps after many parts, and this one may as well
-                self._primary.rehearse()
-            self._primary.publish()
+                self._primary.publisher.rehearse()
+            self._primary.publisher.publish()
             self._problems.solved(SNAPSHOT)
             self._publishing.succeeded()
             self._drawing.succeeded()

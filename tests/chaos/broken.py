@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from replicator.format.ids import Writer
 from replicator.format.records import Record
 from replicator.log import scripts
-from replicator.node.writer import Primary, _Sent
+from replicator.node.writer import RecordWriter, Sent
 from replicator.protocol import election, fold, node_state
 from replicator.protocol.fold import Row, View
 from replicator.storage.checkpoint import Checkpoint, Loaded
@@ -66,7 +66,7 @@ def _without_in_scripts(text: bytes) -> None:
 
 def _apply_before_append() -> None:
     def write(
-        primary: Primary,
+        writer: RecordWriter,
         record: Any,
         *,
         until: float = math.inf,
@@ -74,12 +74,12 @@ def _apply_before_append() -> None:
         changes: list[Any] | None = None,
         bodies: Sequence[bytes] = (),
     ) -> list[Any]:
-        sent = _Sent(record, rebase)
-        results = primary._fold(sent, changes=changes, bodies=bodies)
-        primary._send(sent, uncertain=False, until=until)
+        sent = Sent(record, rebase)
+        results = writer._fold(sent, changes=changes, bodies=bodies)
+        writer._send(sent, uncertain=False, until=until)
         return results
 
-    Primary._write = write  # type: ignore[assignment, method-assign]
+    RecordWriter.write = write  # type: ignore[assignment, method-assign]
 
 
 def _reader_term_and_chain() -> None:

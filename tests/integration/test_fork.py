@@ -186,7 +186,7 @@ def test_a_log_is_refused_in_a_child(world: World) -> None:
 
 def test_a_lock_that_another_thread_has_at_the_fork_is_not_waited_for(primary: Node) -> None:
     replica = primary._replica
-    with replica.write_lock, replica.lock, replica.moved:
+    with replica.write_lock, replica.applied.lock, replica.known.moved:
         child = Child(lambda: {name: outcome(call) for name, call in calls(primary).items()})
     assert set(child.result().values()) == {"WrongProcess"}
 

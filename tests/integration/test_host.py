@@ -294,7 +294,7 @@ def test_disks_that_hang_keep_no_other_node_from_its_lease(
         time.sleep(0.05)
     for group in GROUPS[5:]:
         nodes[group].submit(push("x"))
-        eventually(lambda group=group: nodes[group]._replica.is_flushed, "what was written, on the disk")  # type: ignore[misc]
+        eventually(lambda group=group: nodes[group]._replica.saved.is_flushed, "what was written, on the disk")  # type: ignore[misc]
 
 
 def test_there_are_no_more_threads_than_before_once_nothing_is_held_up(host: Host, tmp_path: Path) -> None:

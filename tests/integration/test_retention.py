@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,8 +98,8 @@ class MeasuredLog(RedisLog):
     def within(self, until: float) -> Log:
         return self  # all is counted in one place
 
-    def append(self, record: ChangeRecord, *, meanwhile: Callable[[], None] | None = None) -> Reply:
-        reply = super().append(record, meanwhile=meanwhile)
+    def append(self, record: ChangeRecord) -> Reply:
+        reply = super().append(record)
         self.changes_sent += weight(record)
         self._appends += 1
         if self._appends % CHANGES_A_SAMPLE == 0:

@@ -157,8 +157,8 @@ class FaultyLog(MemoryLog):
         #: It reads no record: it lags, and everything else goes on.
         self.deaf = False
 
-    def append(self, record: Any, *, meanwhile: Callable[[], None] | None = None) -> Reply:
-        return self._send(record, lambda: super(FaultyLog, self).append(record, meanwhile=meanwhile))
+    def append(self, record: Any) -> Reply:
+        return self._send(record, lambda: super(FaultyLog, self).append(record))
 
     def part(self, record: Any, *, rebase: bool = False) -> Reply:
         return self._send(record, lambda: super(FaultyLog, self).part(record, rebase=rebase))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -277,7 +277,7 @@ class PaperWire:
         self.sent: list[tuple[Any, ...]] = []
         self.closed = False
 
-    def ask(self, *command: Any, limit: Limit | None = None, meanwhile: Callable[[], None] | None = None) -> Any:
+    def ask(self, *command: Any, limit: Limit | None = None) -> Any:
         assert not self.closed
         self.sent.append(command)
         answer = self.answers.pop(0)

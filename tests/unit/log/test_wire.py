@@ -55,17 +55,6 @@ def test_a_command_goes_out_and_its_answer_comes_back(connected: Connected) -> N
     assert sent() == b"*3\r\n$7\r\nEVALSHA\r\n$4\r\ntext\r\n$1\r\n1\r\n"
 
 
-def test_what_is_done_meanwhile_is_done_once_the_command_is_out(connected: Connected) -> None:
-    seen: list[bytes] = []
-
-    def meanwhile() -> None:
-        seen.append(connected.heartbeat.recv(READ_BYTES))
-        connected.heartbeat.sendall(b"+OK\r\n")  # there is no answer before that
-
-    assert RedisWire(connected).ask("PING", meanwhile=meanwhile) == b"OK"
-    assert seen == [b"*1\r\n$4\r\nPING\r\n"]
-
-
 def test_an_answer_may_come_in_any_pieces(connected: Connected) -> None:
     large = b"x" * (2 * READ_BYTES + 7)
     whole = b"*2\r\n$%d\r\n%s\r\n$-1\r\n" % (len(large), large)

@@ -13,7 +13,7 @@ import pytest
 from replicator import ChangeRejected, ChangeTooLarge, Fenced, LogUnavailable, NotJSON, NotPrimary, OutcomeUnknown
 from replicator.format.codec import encoded
 from replicator.node.async_writer import AsyncWriter
-from replicator.node.writer import BATCH_CHANGES_MAX
+from replicator.node.commit_queue import BATCH_CHANGES_MAX
 from tests.support.kv import PATIENCE_S, Group, document, eventually, in_step, in_thread, push, pushed, put
 
 
@@ -76,10 +76,10 @@ def test_what_does_not_fit_into_one_record_goes_into_the_next(group: Group) -> N
 
 
 def test_a_change_that_comes_while_a_shared_committer_ends_is_committed_as_well(group: Group) -> None:
-    primary = group.primary("a")._primary
+    commits = group.primary("a")._primary.commits
     due: list[Callable[[], None]] = []
-    tasks = AsyncWriter(primary, name="a", soon=due.append)
-    commit_all = primary.commit_all
+    tasks = AsyncWriter(commits, name="a", soon=due.append)
+    commit_all = commits.commit_all
 
     async def writes() -> list[Any]:
         def submit(value: str) -> asyncio.Future[Any]:
@@ -93,10 +93,10 @@ def test_a_change_that_comes_while_a_shared_committer_ends_is_committed_as_well(
             commit_all()
             # It relies on the committer, which has just looked for the last time.
             asyncio.run_coroutine_threadsafe(another(), loop).result(PATIENCE_S)
-            primary.commit_all = commit_all  # type: ignore[method-assign]
+            commits.commit_all = commit_all  # type: ignore[method-assign]
 
         loop = asyncio.get_running_loop()
-        primary.commit_all = and_another  # type: ignore[method-assign]
+        commits.commit_all = and_another  # type: ignore[method-assign]
         told = [submit("x")]
         await asyncio.sleep(0)
         while due:
@@ -234,9 +234,9 @@ def test_what_is_queued_as_the_committer_ends_is_answered_at_once(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a committer that has looked for the last time whether there is something to commit
-    primary = group.primary("a")._primary
-    tasks = AsyncWriter(primary, name="a")
-    commit_all, stopping = primary.commit_all, list[Callable[[], None]]()
+    commits = group.primary("a")._primary.commits
+    tasks = AsyncWriter(commits, name="a")
+    commit_all, stopping = commits.commit_all, list[Callable[[], None]]()
 
     async def writes() -> list[Any]:
         loop, told = asyncio.get_running_loop(), list[Any]()
@@ -250,13 +250,13 @@ def test_what_is_queued_as_the_committer_ends_is_answered_at_once(
 
         def and_then() -> None:
             commit_all()
-            monkeypatch.setattr(primary, "commit_all", commit_all)
+            monkeypatch.setattr(commits, "commit_all", commit_all)
             # when a change is queued, and the node stops
             asyncio.run_coroutine_threadsafe(late(), loop).result(PATIENCE_S)
             stopping.append(in_thread(tasks.close))
             eventually(lambda: tasks._closed)
 
-        monkeypatch.setattr(primary, "commit_all", and_then)
+        monkeypatch.setattr(commits, "commit_all", and_then)
         await submit("first")
         await asyncio.to_thread(eventually, lambda: told)
         return await asyncio.gather(*told, return_exceptions=True)

@@ -338,7 +338,7 @@ class TestNoThreads:
     def test_a_node_says_so_and_digests_when_it_can(self, group: Group, request: pytest.FixtureRequest) -> None:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
         allow = request.getfixturevalue("refused")
-        a._primary.mark()
+        a._primary.commits.mark()
         for node in (a, b):
             eventually(lambda node=node: "the system starts no thread" in said_by(group, node.name))
             assert (node.failed, node.stalled) == (None, None)

@@ -125,7 +125,7 @@ def test_nodes_that_are_forgotten_are_waited_for_no_more(group: Group) -> None:
 def test_who_has_reported_to_another_redis_acknowledges_nothing_more_of_the_one_before(group: Group) -> None:
     split = Split(group)
     a = split.a
-    id_, _ = a._primary.submit(_encoded("late"), timeout_s=PATIENCE_S, term=None, wants_acks=1)
+    id_, _ = a._primary.commits.submit(_encoded("late"), timeout_s=PATIENCE_S, term=None, wants_acks=1)
     in_step(a, split.b)
     split.over(a)
     eventually(lambda: a._replica.node_state.run == "run-2", "it has noticed")

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-import replicator.node.writer
+import replicator.node.commit_queue
+import replicator.node.publisher
 from replicator import (
     ChangeTooLarge,
     ConfigError,
@@ -175,7 +176,7 @@ class TestSnapshots:
         a.publish()
         a.submit(put("x", "y" * 20_000))
         after_beats(3, a)
-        assert not a._primary.snapshot_is_due
+        assert not a._primary.publisher.snapshot_is_due
         assert sum(record.kind == "part" for record in log.sent) == 1
         # when the pause is over, then nobody has to write for the next one to be sent
         monkeypatch.setattr(snapshot_policy, "PAUSE_TIMES", 0)
@@ -189,7 +190,7 @@ class TestSnapshots:
         log = group.faulty_log()
         a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.publish()
-        while a._replica.changes_bytes <= snapshot_policy.changes_bytes_max(a._replica.snapshot_bytes):
+        while a._replica.saved.changes_bytes <= snapshot_policy.changes_bytes_max(a._replica.saved.snapshot_bytes):
             a.submit(put("x", "y" * 20_000))
         eventually(lambda: sum(record.kind == "part" for record in log.sent) == 2)
 
@@ -237,8 +238,8 @@ class TestSnapshots:
     def test_while_a_large_snapshot_is_drawn_the_collector_is_held_but_not_for_ever(
         self, group: Group, monkeypatch: pytest.MonkeyPatch, from_bytes: int, for_s: float, held: str
     ) -> None:
-        monkeypatch.setattr(replicator.node.writer, "HOLD_COLLECTOR_FROM_BYTES", from_bytes)
-        monkeypatch.setattr(replicator.node.writer, "HOLD_COLLECTOR_FOR_S", for_s)
+        monkeypatch.setattr(replicator.node.publisher, "HOLD_COLLECTOR_FROM_BYTES", from_bytes)
+        monkeypatch.setattr(replicator.node.publisher, "HOLD_COLLECTOR_FOR_S", for_s)
         log = group.faulty_log()
         a = group.primary("a", log=log)
         for key, value in large().items():
@@ -259,7 +260,7 @@ class TestSnapshots:
     def test_changes_that_wait_for_a_part_go_before_the_next_one(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(replicator.node.writer, "YIELD_FOR_S", 0.3)
+        monkeypatch.setattr(replicator.node.commit_queue, "YIELD_FOR_S", 0.3)
         log = group.faulty_log()
         a = group.primary("a", log=log)
         for key, value in large().items():
@@ -269,7 +270,7 @@ class TestSnapshots:
 
         def one_waits(record: Any) -> Reply:
             waiting.append(in_thread(lambda: a.submit(push(record.part))))
-            eventually(lambda: a._primary.has_queued)
+            eventually(lambda: a._primary.commits.has_queued)
             return log.execute(record)
 
         # given a change that comes while a part is sent, for some of them
@@ -295,9 +296,9 @@ class TestSnapshots:
         log.faults.append(wait)
         published = in_thread(a.publish)
         assert sending.wait(PATIENCE_S)
-        monkeypatch.setattr(replicator.node.writer, "LOOK_AGAIN_S", 1000.0)  # it does not look again by itself
+        monkeypatch.setattr(replicator.node.commit_queue, "LOOK_AGAIN_S", 1000.0)  # it does not look again by itself
         submitted = in_thread(lambda: a.submit(push("x"), timeout_s=1000.0))
-        eventually(lambda: a._primary._queue, "the change in the queue")
+        eventually(lambda: a._primary.commits._queue, "the change in the queue")
         time.sleep(0.05)
         # when
         go_on.set()
@@ -331,7 +332,7 @@ class TestSnapshots:
             assert state.data == {}
         # when
         stopped = in_thread(b.stop)
-        eventually(lambda: b._replica._closed)
+        eventually(lambda: b._replica._rebuild.closed)
         go_on.set()
         stopped()
         # then

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import replicator.node.writer
+import replicator.node.publisher
 from replicator import (
     ChangeRejected,
     ChangeTooLarge,
@@ -99,12 +99,12 @@ class TestWriting:
             return log.execute(record)
 
         log.faults.append(wait)
-        marker = in_thread(node._primary.mark)
+        marker = in_thread(node._primary.commits.mark)
         assert under_way.wait(PATIENCE_S)
         results = []
         for i, change in enumerate(changes):
             results.append(in_thread(lambda change=change: node.submit(change)))
-            eventually(lambda i=i: len(node._primary._queue) == i + 1)
+            eventually(lambda i=i: len(node._primary.commits._queue) == i + 1)
         go_on.set()
         marker()
         outcomes = []
@@ -246,10 +246,10 @@ class TestWriting:
             return log.execute(record)
 
         log.faults.extend([first, interrupted])
-        marker = in_thread(a._primary.mark)
+        marker = in_thread(a._primary.commits.mark)
         eventually(lambda: log.sent)
         writers = [in_thread(lambda i=i: a.submit(push(i))) for i in range(3)]
-        eventually(lambda: len(a._primary._queue) == 3)
+        eventually(lambda: len(a._primary.commits._queue) == 3)
         queued.set()
         marker()
         outcomes = []
@@ -495,7 +495,7 @@ class TestWhatIsTriedAgain:
         a = group.primary("a", log=log, lease_s=0.6)
         log.full = True
         with caplog.at_level(logging.INFO, logger="replicator"):
-            monkeypatch.setattr(replicator.node.writer, "snapshot_is_due", lambda *args, **more: True)
+            monkeypatch.setattr(replicator.node.publisher, "snapshot_is_due", lambda *args, **more: True)
             eventually(lambda: log.asked["part"] > 0)
             log.asked.clear()
             time.sleep(self.WATCH_S)
@@ -505,10 +505,10 @@ class TestWhatIsTriedAgain:
             assert self._told(caplog, "the snapshot was not published") == 1
             a.submit(push("x"))
             log.full = False
-            monkeypatch.setattr(replicator.node.writer, "snapshot_is_due", snapshot_policy.snapshot_is_due)
+            monkeypatch.setattr(replicator.node.publisher, "snapshot_is_due", snapshot_policy.snapshot_is_due)
             a.publish()
             monkeypatch.setattr(
-                replicator.node.writer, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100
+                replicator.node.publisher, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100
             )
             eventually(lambda: "over: the snapshot was not published" in caplog.text)
 

@@ -111,13 +111,13 @@ def test_each_record_is_saved_once_whenever_the_state_refuses(group: Group, monk
     a.publish()
     has(b, a._state.pieces)
     saved: list[str] = []
-    save = b._replica._save
+    save = b._replica.saved.save
 
     def noted(steps: Any, *, synced: bool = True) -> None:
         saved.extend(str(step.record.id) for step in steps)
         save(steps, synced=synced)
 
-    monkeypatch.setattr(b._replica, "_save", noted)
+    monkeypatch.setattr(b._replica.saved, "save", noted)
     b._state.refusal = FULL
     for text in (b"two", b"three"):
         a._state.pieces[0] = text
@@ -132,7 +132,7 @@ def test_the_records_that_follow_do_not_try_it_again_and_again(group: Group) -> 
     a.publish()
     has(b, a._state.pieces)
     b._state.refusal = FULL
-    b._replica.unwritten = FULL
+    b._replica.applied.unwritten = FULL
     b._ha_loop._state_writer._next_at = time.monotonic() + 3600
     before = b._state.attempts
     for at in range(10):
@@ -155,7 +155,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     eventually(lambda: b.held_up)
     # given that it is being written, which takes its time
     state = b._state
-    target = b._replica._target
+    target = b._replica._upkeep._target
 
     class Stopping:
         """Draws all there is, and swaps it in when it is told to."""
@@ -172,7 +172,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
 
             state.restore(slowly())
 
-    b._replica._target = lambda *, insisting: Stopping()  # type: ignore[method-assign]
+    b._replica._upkeep._target = lambda *, insisting: Stopping()  # type: ignore[method-assign]
     state.refusal = None
     assert begun.wait(PATIENCE_S)
     # when more is published, then the node takes it without waiting
@@ -180,7 +180,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     a.publish()
     eventually(lambda: b.position == a.position)
     assert not goes_on.is_set()
-    b._replica._target = target  # type: ignore[method-assign]
+    b._replica._upkeep._target = target  # type: ignore[method-assign]
     goes_on.set()
     # then that is what the state becomes
     has(b, a._state.pieces)
@@ -265,9 +265,9 @@ def test_one_that_ends_before_it_could_lead_does_not_come_back_with_what_it_had(
     with pytest.raises(TimeoutError):
         b.promote(force=True, timeout_s=0.3)
     b.stop()
-    b._replica.unwritten = FULL
+    b._replica.applied.unwritten = FULL
     with pytest.raises(StateError), b._replica.write_lock:
-        b._replica._lead(*[None] * 3)  # type: ignore[arg-type]
+        b._replica._upkeep._lead(*[None] * 3)  # type: ignore[arg-type]
     # when it comes back
     state = Refusing([b"one"])
     again = group.node("b", state=state)
@@ -366,7 +366,7 @@ def test_what_is_not_written_is_not_called_equal(group: Group) -> None:
     a._state.pieces = [b"two"]
     a.publish()
     eventually(lambda: b.position == a.position)
-    a._primary.mark()
+    a._primary.commits.mark()
     eventually(lambda: group.log().look().heartbeats["b"].digest_at > ZERO_ID)
     assert group.log().look().heartbeats["b"].digest == "none"
 

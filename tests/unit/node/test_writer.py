@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import replicator.node.writer
+import replicator.node.commit_queue
 from replicator import (
     CorruptRecord,
     Fenced,
@@ -25,9 +25,10 @@ from replicator import (
 from replicator.format.codec import encoded
 from replicator.format.ids import ZERO_ID, RecordId, Writer
 from replicator.format.records import PartRecord
-from replicator.node.commit_queue import Waiting
+from replicator.node.commit_queue import BATCH_CHANGES_MAX
+from replicator.node.commit_waiters import Waiting
 from replicator.node.lease import Lease
-from replicator.node.writer import BATCH_CHANGES_MAX, Primary
+from replicator.node.primary import Primary
 from replicator.protocol.group import Code, Reply
 from replicator.replica.replica import Replica
 from replicator.storage.checkpoint import Checkpoint
@@ -48,7 +49,7 @@ class Setup:
         self.replica = Replica(KV(), self.checkpoint, ME)
         self.lease = Lease(60.0)
         self.primary = Primary(self.log, self.replica, self.lease, patience_s=0.05)
-        self.replica.talks_to("run-1")
+        self.replica.known.talks_to("run-1")
         lead(self.log, ME.node, boot=ME.boot)
         self.replica.take(self.log.read(ZERO_ID).records)
         self.lease.renewed(self.lease.now())
@@ -62,7 +63,9 @@ class Setup:
         return id, results[0]
 
     def commit_many(self, changes: list[Any], **options: Any) -> tuple[RecordId, list[Any]]:
-        return self.primary.submit(encoded(changes), **{"timeout_s": 5.0, "term": None, "wants_acks": False} | options)
+        return self.primary.commits.submit(
+            encoded(changes), **{"timeout_s": 5.0, "term": None, "wants_acks": False} | options
+        )
 
     @property
     def in_log(self) -> list[str]:
@@ -98,7 +101,7 @@ class TestAnswers:
         a.log.faults.append(lambda record: reply)
         with pytest.raises(error):
             a.submit(push("x"))
-        assert a.replica.state.pushed == []
+        assert a.replica.applied.state.pushed == []
         assert a.replica.node_state.is_primary is leads_on
 
     def test_a_duplicate_is_as_good_as_an_ok(self, a: Setup) -> None:
@@ -114,7 +117,7 @@ class TestAnswers:
         a.log.faults.extend([a.log.lose_the_request, answers(Code.FENCED, term=2, node="b")])
         with pytest.raises(Fenced):
             a.submit(push("x"))
-        assert a.replica.state.pushed == []
+        assert a.replica.applied.state.pushed == []
 
     def test_a_repeat_that_meets_another_run_leaves_the_outcome_unknown(self, a: Setup) -> None:
         a.log.faults.extend([a.log.lose_the_request, answers(Code.NEW_RUN)])
@@ -127,7 +130,7 @@ class TestAnswers:
         monkeypatch.setattr(a.log, "find", lambda id: replace(a.log.sent[-1], chain="f" * 32))
         with pytest.raises(Fenced):
             a.submit(push("x"))
-        assert a.replica.state.pushed == []
+        assert a.replica.applied.state.pushed == []
 
 
 class TestDoor:
@@ -138,8 +141,8 @@ class TestDoor:
         assert a.log.sent == []
 
     def test_a_standby_sends_nothing(self, a: Setup) -> None:
-        a.replica.talks_to("")
-        for write in (lambda: a.submit(push("x")), a.primary.publish, a.primary.mark):
+        a.replica.known.talks_to("")
+        for write in (lambda: a.submit(push("x")), a.primary.publisher.publish, a.primary.commits.mark):
             with pytest.raises(NotPrimary):
                 write()
         assert a.log.sent == []
@@ -154,13 +157,13 @@ class TestDoor:
         self, a: Setup, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # given a keeper whose renewal is refused just between the look at the member and the record
-        encode = replicator.node.writer.encode_changes
+        encode = replicator.node.commit_queue.encode_changes
 
         def heard_meanwhile(changes: Any) -> Any:
-            a.replica.refused(Reply(Code.FENCED, term=2, node="b"))
+            a.replica.known.refused(Reply(Code.FENCED, term=2, node="b"))
             return encode(changes)
 
-        monkeypatch.setattr(replicator.node.writer, "encode_changes", heard_meanwhile)
+        monkeypatch.setattr(replicator.node.commit_queue, "encode_changes", heard_meanwhile)
         lead(a.log, "b", boot="boot-b")
         # then the submitter learns what the log says, and nothing else
         with pytest.raises(Fenced):
@@ -170,33 +173,33 @@ class TestDoor:
     def test_what_is_not_json_is_refused_before_it_is_queued(self, a: Setup) -> None:
         with pytest.raises(NotJSON):
             a.submit(object())
-        assert not a.primary._queue
+        assert not a.primary.commits._queue
 
 
 class TestBatches:
     def test_no_more_than_so_many_changes_share_a_record(self, a: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replicator.node.writer, "BATCH_CHANGES_MAX", 3)
+        monkeypatch.setattr(replicator.node.commit_queue, "BATCH_CHANGES_MAX", 3)
         with a.replica.write_lock:
             writers = [in_thread(lambda i=i: a.submit(push(i))) for i in range(7)]
-            eventually(lambda: len(a.primary._queue) == 7)
+            eventually(lambda: len(a.primary.commits._queue) == 7)
         assert sorted(writer() for writer in writers) == [1, 2, 3, 4, 5, 6, 7]
         assert all(record.count <= 3 for record in a.log.sent)
 
     def test_each_submitter_learns_in_which_record_its_change_is(self, a: Setup) -> None:
         with a.replica.write_lock:
             writers = [in_thread(lambda i=i: a.commit(push(i))) for i in range(3)]
-            eventually(lambda: len(a.primary._queue) == 3)
+            eventually(lambda: len(a.primary.commits._queue) == 3)
         assert sorted(writer() for writer in writers) == [(RecordId(1, 2), i) for i in (1, 2, 3)]
         assert a.commit(push("x")) == (RecordId(1, 3), 4)
 
     def test_a_record_asks_for_acks_if_one_of_its_submitters_waits_for_standbys(self, a: Setup) -> None:
         with a.replica.write_lock:
             writers = [in_thread(lambda i=i: a.submit(push(i), wants_acks=i == 1)) for i in range(3)]
-            eventually(lambda: len(a.primary._queue) == 3)
+            eventually(lambda: len(a.primary.commits._queue) == 3)
         for writer in writers:
             writer()
         a.submit(push("x"))
-        a.primary.mark()
+        a.primary.commits.mark()
         assert [(record.count, record.wants_acks) for record in a.log.sent] == [(3, True), (1, False), (0, False)]
 
     def test_others_get_the_turn_although_there_is_always_more_to_commit(self, a: Setup) -> None:
@@ -211,16 +214,16 @@ class TestBatches:
                 self.done = True
                 time.sleep(0.001)
                 if more:
-                    a.primary.enqueue(Again(encoded([push(1)] * BATCH_CHANGES_MAX), None, wants_acks=False))
+                    a.primary.commits.enqueue(Again(encoded([push(1)] * BATCH_CHANGES_MAX), None, wants_acks=False))
 
         for _ in range(3):
-            a.primary.enqueue(Again(encoded([push(1)] * BATCH_CHANGES_MAX), None, wants_acks=False))
-        committing = in_thread(a.primary.commit_all)
+            a.primary.commits.enqueue(Again(encoded([push(1)] * BATCH_CHANGES_MAX), None, wants_acks=False))
+        committing = in_thread(a.primary.commits.commit_all)
         eventually(lambda: len(a.log.sent) > 5)
         # then markers and snapshots get in between, soon
         waited: list[int] = []
         try:
-            for write in (a.primary.mark, a.primary.publish) * 5:
+            for write in (a.primary.commits.mark, a.primary.publisher.publish) * 5:
                 before = len(a.log.sent)
                 in_thread(write)()
                 waited.append(len(a.log.sent) - before)
@@ -230,9 +233,9 @@ class TestBatches:
         assert sum(waited) < 100
 
     def test_a_marker_is_an_empty_change(self, a: Setup) -> None:
-        a.primary.mark()
+        a.primary.commits.mark()
         assert a.log.sent[0].count == 0
-        assert [str(at) for at, _ in a.replica.markers] == ["1-2"]
+        assert [str(at) for at, _ in a.replica.applied.markers] == ["1-2"]
 
 
 class Patient(Waiting):
@@ -257,17 +260,17 @@ class TestTime:
         return a
 
     def test_it_is_told_when_its_time_is_over_and_they_hear_of_the_same_record_later(self, a: Setup) -> None:
-        a.primary.enqueue(patient := Patient(push("patient")))
+        a.primary.commits.enqueue(patient := Patient(push("patient")))
         a.log.faults.extend([a.log.lose_the_answer] * 1000)
         with pytest.raises(OutcomeUnknown):
             a.submit(push("hasty"), timeout_s=0.1)
         assert not patient.done
-        assert a.primary.has_queued
+        assert a.primary.commits.has_queued
         a.log.faults.clear()
-        a.primary.commit_all()
+        a.primary.commits.commit_all()
         assert patient.outcome == (RecordId(1, 2), [1])
-        assert not a.primary.has_queued
-        assert a.replica.state.pushed == ["patient", "hasty"]  # type: ignore[union-attr]
+        assert not a.primary.commits.has_queued
+        assert a.replica.applied.state.pushed == ["patient", "hasty"]  # type: ignore[union-attr]
         assert a.in_log == ["1-1", "1-2"]
 
     def test_nothing_of_theirs_is_lost_either_if_it_could_not_be_sent(self, a: Setup) -> None:
@@ -276,30 +279,30 @@ class TestTime:
             a.submit(push("first"), timeout_s=0.1)
         patients = [Patient(push(number)) for number in range(3)]
         for patient in patients:
-            a.primary.enqueue(patient)
+            a.primary.commits.enqueue(patient)
         with pytest.raises(LogUnavailable, match="an earlier write has no answer yet") as caught:
             a.submit(push("second"), timeout_s=0.1)
         assert type(caught.value) is LogUnavailable, "nothing was written"
         assert not any(patient.done for patient in patients)
         a.log.faults.clear()
-        a.primary.commit_all()
+        a.primary.commits.commit_all()
         assert [patient.outcome for patient in patients] == [(RecordId(1, 3), [number]) for number in (2, 3, 4)]
-        assert a.replica.state.pushed == ["first", 0, 1, 2]  # type: ignore[union-attr]
+        assert a.replica.applied.state.pushed == ["first", 0, 1, 2]  # type: ignore[union-attr]
 
     @pytest.mark.parametrize("knows", [True, False])
     def test_they_hear_when_the_term_ends_before_anybody_knows(self, a: Setup, knows: bool) -> None:
-        a.primary.enqueue(patient := Patient(push("patient")))
+        a.primary.commits.enqueue(patient := Patient(push("patient")))
         a.log.faults.extend([a.log.lose_the_request] * 1000)
         with pytest.raises(OutcomeUnknown):
             a.submit(push("hasty"), timeout_s=0.1)
         a.log.faults.clear()
         lead(a.log, "b")
         if knows:
-            a.replica.refused(Reply(Code.FENCED, term=2, node="b"))
-        a.primary.commit_all()
+            a.replica.known.refused(Reply(Code.FENCED, term=2, node="b"))
+        a.primary.commits.commit_all()
         with pytest.raises((Fenced, OutcomeUnknown)):
             _ = patient.outcome
-        assert not a.primary.has_queued
+        assert not a.primary.commits.has_queued
 
 
 class TestSnapshots:
@@ -312,7 +315,7 @@ class TestSnapshots:
 
     def test_its_parts_fill_their_records_and_only_the_last_one_knows_how_many(self, a: Setup) -> None:
         self.fill(a)
-        a.primary.publish()
+        a.primary.publisher.publish()
         parts = self.parts(a)
         assert [part.part for part in parts] == list(range(len(parts)))
         assert [part.parts for part in parts] == [0] * (len(parts) - 1) + [len(parts)]
@@ -322,20 +325,20 @@ class TestSnapshots:
     def test_a_snapshot_whose_parts_were_torn_apart_begins_anew(self, a: Setup) -> None:
         self.fill(a)
         a.log.faults.extend([a.log.execute, answers(Code.RESTART)])
-        a.primary.publish()
+        a.primary.publisher.publish()
         assert [part.part for part in self.parts(a)][:4] == [0, 1, 0, 1]
         assert a.server.state.head is not None
         assert a.server.state.head.snapshot_at != ZERO_ID
 
     def test_an_empty_state_is_one_part(self, a: Setup) -> None:
-        a.replica.state.snapshot = lambda: iter([])
-        a.primary.publish()
+        a.replica.applied.state.snapshot = lambda: iter([])
+        a.primary.publisher.publish()
         assert [(part.part, part.parts) for part in self.parts(a)] == [(0, 1)]
 
     def test_a_piece_that_is_not_json_ends_it_and_the_log_has_no_whole_snapshot(self, a: Setup) -> None:
-        a.replica.state.snapshot = lambda: iter([["pushed", []], float("nan")])
+        a.replica.applied.state.snapshot = lambda: iter([["pushed", []], float("nan")])
         with pytest.raises(NotJSON):
-            a.primary.publish()
+            a.primary.publisher.publish()
         assert a.server.state.head is not None
         assert a.server.state.head.snapshot_at == ZERO_ID
         assert a.submit(push("x")) == 1

@@ -57,7 +57,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Replica]]:
             checkpoint.close()
         checkpoints.append(Checkpoint(tmp_path / name, "g", node=name))
         replica = Replica(KV() if state is None else state, checkpoints[-1], me)
-        replica.talks_to("run-1")
+        replica.known.talks_to("run-1")
         return replica
 
     yield make
@@ -146,7 +146,7 @@ class TestTake:
         replica = make()
         verdicts = replica.take(all_of(log))
         assert verdicts == [Verdict.FOLLOW, Verdict.APPLY, Verdict.APPLY, Verdict.APPLY]
-        assert replica.state.pushed == [0, 1, 2]
+        assert replica.applied.state.pushed == [0, 1, 2]
         assert replica.node_state.view.position == author.position
 
     def test_a_term_outlives_a_power_cut_at_once_and_a_change_a_moment_later(
@@ -155,14 +155,14 @@ class TestTake:
         replica = make()
         # when it has read a term, then that is on the disk
         replica.take(all_of(log))
-        assert replica.is_flushed
+        assert replica.saved.is_flushed
         # and a change is with the system only, until it is flushed
         author.append(push("x"))
         replica.take(all_of(log))
-        assert not replica.is_flushed
+        assert not replica.saved.is_flushed
         assert replica.synced_upto < replica.node_state.view.position.id
         replica.flush()
-        assert replica.is_flushed
+        assert replica.saved.is_flushed
         assert replica.synced_upto == replica.node_state.view.position.id
 
     def test_what_was_folded_is_passed_over(self, log: MemoryLog, author: Author, make: Callable[..., Replica]) -> None:
@@ -171,20 +171,20 @@ class TestTake:
         replica.take(all_of(log))
         author.append(push("y"))
         assert replica.take(all_of(log) + all_of(log)) == [Verdict.APPLY]
-        assert replica.state.pushed == ["x", "y"]
+        assert replica.applied.state.pushed == ["x", "y"]
 
     def test_a_stale_record_is_ignored_counted_and_logged_at_warning(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica], caplog: pytest.LogCaptureFixture
     ) -> None:
         author.append(push("stale"))
         replica = make()
-        replica._checkpoint.save(View(term=5, holder=Holder("c", "boot-c", "run-1")), boot="before")
+        replica.saved.checkpoint.save(View(term=5, holder=Holder("c", "boot-c", "run-1")), boot="before")
         replica = make()
         with caplog.at_level(logging.WARNING):
             verdicts = replica.take(all_of(log))
         assert verdicts == [Verdict.REJECT_STALE, Verdict.REJECT_STALE]
         assert replica.rejected == 2
-        assert replica.state.pushed == []
+        assert replica.applied.state.pushed == []
         assert replica.node_state.view.term == 5
         assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"][1] == (
             "ignored 1-2 change by a: term 1 is over, the term is 5"
@@ -199,11 +199,11 @@ class TestTake:
         on_disk: list[Any] = []
 
         def look(change: Any) -> None:
-            loaded = replica._checkpoint.load()
+            loaded = replica.saved.checkpoint.load()
             assert loaded is not None
             on_disk.append((change["push"], loaded.view.term, loaded.view.position))
 
-        replica.state.in_apply = look
+        replica.applied.state.in_apply = look
         replica.take(all_of(log))
         assert on_disk == [("x", 1, author.position), ("y", 1, author.position)]
 
@@ -217,13 +217,13 @@ class TestTake:
             raise CheckpointError(path="x", problem="full")
 
         with monkeypatch.context() as patched:
-            patched.setattr(replica._checkpoint, "save", full)
+            patched.setattr(replica.saved.checkpoint, "save", full)
             with pytest.raises(CheckpointError):
                 replica.take(all_of(log))
         assert replica.node_state.view == View()
-        assert replica.state.pushed == []
+        assert replica.applied.state.pushed == []
         replica.take(all_of(log))
-        assert replica.state.pushed == ["x"]
+        assert replica.applied.state.pushed == ["x"]
 
     def test_it_stops_where_this_node_becomes_the_holder(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -234,7 +234,7 @@ class TestTake:
         replica = make()
         assert replica.take(all_of(log))[-1] is Verdict.LEAD
         assert replica.node_state.is_primary
-        assert replica.state.pushed == ["x"]
+        assert replica.applied.state.pushed == ["x"]
 
     def test_what_comes_before_a_damaged_body_is_done_and_it_keeps_its_place(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -246,10 +246,10 @@ class TestTake:
         replica = make()
         with pytest.raises(CorruptRecord, match="digest"):
             replica.take([*good, damaged])
-        assert replica.state.pushed == ["x"]
+        assert replica.applied.state.pushed == ["x"]
         assert replica.node_state.view.position == author.position
         replica.take([record])
-        assert replica.state.pushed == ["x", "y"]
+        assert replica.applied.state.pushed == ["x", "y"]
 
     def test_a_bug_in_the_application_stalls_it_at_the_record_before(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -261,11 +261,11 @@ class TestTake:
         replica = make()
         with pytest.raises(Stalled, match="1-3"):
             replica.take(all_of(log))
-        assert (replica.node_state.view.position, replica.state.pushed) == (before, ["x"])
+        assert (replica.node_state.view.position, replica.applied.state.pushed) == (before, ["x"])
         with pytest.raises(Stalled):
             replica.take(all_of(log))
         again = make()
-        assert (again.node_state.view.position, again.state.pushed) == (before, ["x"])
+        assert (again.node_state.view.position, again.applied.state.pushed) == (before, ["x"])
         assert "1-3" in again.stalled
 
 
@@ -285,16 +285,16 @@ class TestSnapshots:
         replica = self.behind(log, author, make)
         part = snapshot_of(author, [["pushed", ["missed", "seen"]]])
         assert replica.take([part]) == [Verdict.RESTORE]
-        assert replica.state.pushed == ["missed", "seen"]
+        assert replica.applied.state.pushed == ["missed", "seen"]
         assert replica.node_state.view.in_sync
-        assert make().state.pushed == ["missed", "seen"]
+        assert make().applied.state.pushed == ["missed", "seen"]
 
     def test_a_damaged_snapshot_leaves_the_state_and_another_one_is_waited_for(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
     ) -> None:
         replica = self.behind(log, author, make)
         replica.take([snapshot_of(author, [["pushed", ["wrong"]]], digest="0" * 32)])
-        assert replica.state.pushed == []
+        assert replica.applied.state.pushed == []
         assert not replica.node_state.view.in_sync
         assert replica.stalled == ""
 
@@ -310,7 +310,7 @@ class TestSnapshots:
         before = replica.node_state.view
         with pytest.raises(Stalled, match="draw them to the end"):
             replica.take([snapshot_of(author, [["pushed", ["x"]], ["data", "k", 1]], replaces=True)])
-        loaded = replica._checkpoint.load()
+        loaded = replica.saved.checkpoint.load()
         assert loaded is not None
         assert loaded.view == replica.node_state.view == before
 
@@ -321,8 +321,8 @@ class TestSnapshots:
         replica = make()
         replica.take(all_of(log))
         assert replica.take([snapshot_of(author, [["pushed", ["x"]]])]) == [Verdict.SKIP]
-        assert replica._checkpoint.payload_bytes > 0
-        assert replica._checkpoint.changes_bytes == 0
+        assert replica.saved.checkpoint.payload_bytes > 0
+        assert replica.saved.checkpoint.changes_bytes == 0
 
 
 class TestSnapshotsThatAreTooHeavy:
@@ -342,26 +342,26 @@ class TestSnapshotsThatAreTooHeavy:
         self, log: MemoryLog, author: Author, make: Callable[..., Replica], pieces: list[Any]
     ) -> None:
         replica = self.behind(log, author, make)
-        replica.snapshot_bytes_max = 20_000
+        replica._rebuild.snapshot_bytes_max = 20_000
         bomb = snapshot_of(author, pieces)
         replica.take([bomb])
-        assert (replica.state.pushed, replica.stalled, replica.node_state.view.in_sync) == (["old"], "", False)
-        assert isinstance(replica.passed_by, SnapshotRefused)
-        assert f"the snapshot at {bomb.id} is not taken" in str(replica.passed_by)
-        assert "snapshot_bytes_max" in str(replica.passed_by)
+        assert (replica.applied.state.pushed, replica.stalled, replica.node_state.view.in_sync) == (["old"], "", False)
+        assert isinstance(replica.known.passed_by, SnapshotRefused)
+        assert f"the snapshot at {bomb.id} is not taken" in str(replica.known.passed_by)
+        assert "snapshot_bytes_max" in str(replica.known.passed_by)
         author.position = bomb.position
         assert replica.take([snapshot_of(author, [["pushed", ["new"]]])]) == [Verdict.RESTORE]
-        assert (replica.state.pushed, replica.passed_by) == (["new"], None)
+        assert (replica.applied.state.pushed, replica.known.passed_by) == (["new"], None)
 
     def test_one_whose_parts_come_one_by_one_is_as_well(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
     ) -> None:
         replica = self.behind(log, author, make)
-        replica.snapshot_bytes_max = 200_000
+        replica._rebuild.snapshot_bytes_max = 200_000
         for part in parts_of(author, pieces_of()):
             replica.take([part])
-        assert (replica.state.pushed, replica.stalled) == (["old"], "")
-        assert isinstance(replica.passed_by, SnapshotRefused)
+        assert (replica.applied.state.pushed, replica.stalled) == (["old"], "")
+        assert isinstance(replica.known.passed_by, SnapshotRefused)
 
     def test_no_end_of_empty_pieces_comes_to_an_end(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -375,14 +375,14 @@ class TestSnapshotsThatAreTooHeavy:
 
         state = Counting()
         replica = self.behind(log, author, make, state)
-        replica.snapshot_bytes_max = 256 * 10_000
+        replica._rebuild.snapshot_bytes_max = 256 * 10_000
         packer = zstd.ZstdCompressor(level=1)
         zeros = bytes(1024 * 1024)
         body = b"".join([*(packer.compress(zeros) for _ in range(64)), packer.flush()])
         assert len(body) < 16 * 1024
         part = replace(snapshot_of(author, []), codec="raw+zstd", body=body)
         replica.take([part])
-        assert isinstance(replica.passed_by, SnapshotRefused)
+        assert isinstance(replica.known.passed_by, SnapshotRefused)
         assert state.drawn == 10_000
 
     def test_a_node_that_stops_ends_one_that_it_restores_where_it_reads_it(
@@ -416,7 +416,7 @@ class TestSnapshotsThatAreTooHeavy:
                 next(iter(pieces))
                 fail()
 
-        replica.state = Broken()
+        replica.applied.state = Broken()
         replica.take([snapshot_of(author, [["data", f"{number}", 1] for number in range(1000)])])
         assert replica.stalled == "", "nobody knows whether its pieces were right"
 
@@ -445,13 +445,13 @@ class TestSnapshotsInParts:
         for part in parts:
             replica.take([part])
         eventually(lambda: state.drawn and state.drawn[0] > len(pieces) / 2, "half of the pieces")
-        with replica.reading() as read:  # nobody waits meanwhile
+        with replica.applied.reading() as read:  # nobody waits meanwhile
             assert (read.pushed, replica.node_state.view.position) == (["old"], before)
         assert replica.take([last]) == [Verdict.RESTORE]
         assert list(state.snapshot()) == pieces
         assert (state.drawn, state.ended) == ([len(pieces)], [None])
         again = make(state=Watched())
-        assert (list(again.state.snapshot()), again.node_state.view) == (pieces, replica.node_state.view)
+        assert (list(again.applied.state.snapshot()), again.node_state.view) == (pieces, replica.node_state.view)
 
     def test_at_the_swap_all_of_it_is_on_disk_and_the_lock_is_held(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -461,16 +461,21 @@ class TestSnapshotsInParts:
         seen: list[Any] = []
 
         def look() -> None:
-            loaded = replica._checkpoint.load()
+            loaded = replica.saved.checkpoint.load()
             assert loaded is not None
             seen.append(
-                (loaded.view.in_sync, loaded.view.changed, replica.lock.locked(), replica.node_state.view.in_sync)
+                (
+                    loaded.view.in_sync,
+                    loaded.view.changed,
+                    replica.applied.lock.locked(),
+                    replica.node_state.view.in_sync,
+                )
             )
 
         state.in_restore = look
         replica.take(parts)
         assert seen == [(True, ZERO_ID, True, False)]
-        assert not replica.lock.locked()
+        assert not replica.applied.lock.locked()
 
     def test_no_reader_finds_the_new_state_at_the_old_position_or_the_other_way_round(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -483,7 +488,7 @@ class TestSnapshotsInParts:
 
         def read() -> None:
             while not done.is_set():
-                with replica.reading() as found:
+                with replica.applied.reading() as found:
                     seen.add((found.pushed == ["old"], replica.node_state.view.position == old))
 
         readers = [in_thread(read) for _ in range(3)]
@@ -505,10 +510,10 @@ class TestSnapshotsInParts:
         replica.take(parts[:3])
         replica.close()
         again = make(state=Watched())
-        assert again.state.pushed == ["old"]
+        assert again.applied.state.pushed == ["old"]
         for part in parts[3:]:
             again.take([part])
-        assert list(again.state.snapshot()) == pieces
+        assert list(again.applied.state.snapshot()) == pieces
 
     def test_one_that_breaks_off_is_dropped_and_the_next_one_taken(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -579,7 +584,7 @@ class TestSnapshotsInParts:
         assert replica.stalled == ""
         with pytest.raises(Stalled, match="oops"):
             replica.take([last])
-        loaded = replica._checkpoint.load()
+        loaded = replica.saved.checkpoint.load()
         assert loaded is not None
         assert (loaded.view.in_sync, state.pushed) == (False, ["old"])
 
@@ -596,7 +601,7 @@ class TestSnapshotsInParts:
 
         before = replica.node_state.view
         with monkeypatch.context() as patched:
-            patched.setattr(replica._checkpoint, "save", full)
+            patched.setattr(replica.saved.checkpoint, "save", full)
             with pytest.raises(CheckpointError):
                 replica.take([last])
         assert (replica.node_state.view, state.pushed, replica.stalled) == (before, ["old"], "")
@@ -619,7 +624,7 @@ class TestSnapshotsInParts:
         assert (replica.node_state.view, state.pushed) == (before, ["old"])
         again = make(state=Watched())
         again.take([last])
-        assert list(again.state.snapshot()) == pieces
+        assert list(again.applied.state.snapshot()) == pieces
 
     def test_a_node_in_sync_decodes_none(self, log: MemoryLog, author: Author, make: Callable[..., Replica]) -> None:
         state = Watched()
@@ -627,7 +632,7 @@ class TestSnapshotsInParts:
         replica.take(all_of(log))
         for part in parts_of(author, pieces_of()):
             assert replica.take([part]) == [Verdict.SKIP]
-        assert (state.drawn, replica._restoring) == ([], None)
+        assert (state.drawn, replica._upkeep._restoring) == ([], None)
 
     def test_a_node_in_sync_builds_what_replaces_the_state_while_parts_arrive(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -657,11 +662,11 @@ class TestCommit:
     ) -> None:
         replica, own = self.leading(log, make)
         assert replica.commit(own.change(push("x"))) == [1]
-        loaded = replica._checkpoint.load()
+        loaded = replica.saved.checkpoint.load()
         assert loaded is not None
         assert loaded.view.position.id == RecordId(1, 1)
         replica.flush()
-        loaded = replica._checkpoint.load()
+        loaded = replica.saved.checkpoint.load()
         assert loaded is not None
         assert loaded.view.position.id == RecordId(1, 2)
 
@@ -678,11 +683,11 @@ class TestCommit:
             raise CheckpointError(path="x", problem="full")
 
         with monkeypatch.context() as patched:
-            patched.setattr(replica._checkpoint, "save", full)
+            patched.setattr(replica.saved.checkpoint, "save", full)
             with pytest.raises(CheckpointError):
                 replica.flush()
         replica.flush()
-        assert make().state.pushed == ["x", "y"]
+        assert make().applied.state.pushed == ["x", "y"]
 
     def test_what_it_committed_last_is_in_the_fork_although_it_was_not_saved(
         self, log: MemoryLog, make: Callable[..., Replica], tmp_path: Path
@@ -700,23 +705,25 @@ class TestCommit:
     def test_a_refusal_ends_its_lead_at_once(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
         replica, _ = self.leading(log, make)
         assert replica.node_state.is_primary
-        replica.refused(Reply(Code.FENCED, term=2, node="c"))
+        replica.known.refused(Reply(Code.FENCED, term=2, node="c"))
         assert not replica.node_state.holds_term
         assert replica.node_state.view.term == 1
 
     def test_another_run_of_redis_ends_its_lead_at_once(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
         replica, _ = self.leading(log, make)
-        replica.talks_to("run-2")
+        replica.known.talks_to("run-2")
         assert not replica.node_state.holds_term
 
     def test_what_moved_meanwhile_in_another_thread_is_kept(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
-        # given a record that is on its way into the log, and what will become of it
         replica, own = self.leading(log, make)
         record = own.change(push("x"))
-        replica.expect(record)
-        # when the node hears that its term is over before it has the answer
-        replica.beaten()
-        replica.refused(Reply(Code.FENCED, term=2, node="c"))
+
+        # when the node hears that its term is over while it folds its own record
+        def hears(*_: Any) -> None:
+            replica.known.beaten()
+            replica.known.refused(Reply(Code.FENCED, term=2, node="c"))
+
+        replica.applied.state.in_apply = hears
         # then the record is in its state, and its term is over
         assert replica.commit(record) == [1]
         assert (replica.node_state.beats_in_run, replica.node_state.over, replica.node_state.is_primary) == (
@@ -726,23 +733,15 @@ class TestCommit:
         )
         assert replica.node_state.view.position == record.position
 
-    def test_what_was_expected_is_void_where_the_view_moved_meanwhile(
+    def test_its_record_is_not_applied_where_it_fell_out_of_sync_meanwhile(
         self, log: MemoryLog, make: Callable[..., Replica]
     ) -> None:
         replica, own = self.leading(log, make)
         record = own.change(push("x"))
-        replica.expect(record)
-        replica.refused(Reply(Code.BEHIND))
+        replica.known.refused(Reply(Code.BEHIND))
         replica.commit(record)
         assert not replica.node_state.view.in_sync
-        assert replica.state.pushed == []
-
-    def test_what_was_expected_of_another_record_is_void(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
-        replica, own = self.leading(log, make)
-        replica.expect(own.change(push("x")))
-        record = own.change(push("y"))
-        replica.commit(record)
-        assert (replica.state.pushed, replica.node_state.view.position) == (["y"], record.position)
+        assert replica.applied.state.pushed == []
 
 
 def test_a_new_replica_is_at_the_beginning_and_in_sync(make: Callable[..., Replica]) -> None:
@@ -765,8 +764,8 @@ def test_a_marker_keeps_the_state_as_it_was_there(log: MemoryLog, author: Author
         writer=author.writer, term=1, after=author.position, at=0, codec=codec, body=body, digest=digest, count=0
     )
     replica.take([marker])
-    ((at, pieces),) = replica.markers
-    replica.state.pushed.append("later")
+    ((at, pieces),) = replica.applied.markers
+    replica.applied.state.pushed.append("later")
     assert (at, list(pieces)) == (marker.id, [["pushed", ["x"]]])
     assert isinstance(replica.node_state.view.position, Position)
     # An empty batch makes nobody the more advanced one.

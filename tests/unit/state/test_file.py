@@ -479,7 +479,7 @@ def test_a_standby_whose_file_is_gone_is_not_equal_and_goes_on(group: Group, tmp
     a.publish()
     eventually(theirs.exists)
     theirs.unlink()
-    a._primary.mark()
+    a._primary.commits.mark()
     eventually(lambda: a._ha_loop.reporter.digest is not None and b._ha_loop.reporter.digest is not None)
     assert b._ha_loop.reporter.digest == (a.position.id, "none")
     assert a._ha_loop.reporter.digest != b._ha_loop.reporter.digest

@@ -179,7 +179,7 @@ def test_a_snapshot_shows_what_was_published_and_not_what_the_program_has_done_s
     has(b, published)
     a._state.pieces[0] = b"not published"
     for _ in range(2):  # because somebody needs one, or asked; the second one has the first publication trimmed
-        a._primary.publish()
+        a._primary.publisher.publish()
     assert group.log().read(ZERO_ID).records[0].kind == "part"
     c = group.node("c", state=Text())
     has(c, published)
@@ -198,7 +198,7 @@ def test_patches_that_outweigh_the_snapshot_make_another_one_due(group: Group) -
         a._state.pieces[:8] = pieces(400 * KIB, seed=100 * seed)
         assert a.publish().what == "patch"
     eventually(lambda: len(records(log, PartRecord)) > sent, "a snapshot")
-    eventually(lambda: not a._primary.snapshot_is_due)
+    eventually(lambda: not a._primary.publisher.snapshot_is_due)
 
 
 def test_a_patch_that_does_not_start_from_what_a_node_has_is_not_applied(group: Group) -> None:
@@ -243,7 +243,7 @@ def test_what_is_no_patch_is_passed_by(group: Group) -> None:
         assert a._log.append(record).code is Code.OK
         # the primary has it behind it without having applied it: as its program wrote it
         _, after = node_state.fold(record)
-        a._replica._adopt(after)
+        a._replica.known.adopt(after)
     eventually(lambda: not b.in_sync or b.position.id.n > record.id.n, "it is passed by")
     eventually(lambda: b.in_sync and b.position.id >= record.id)
     assert b._state.pieces == [b"text"]
@@ -318,7 +318,7 @@ def test_what_a_node_published_and_had_not_saved_does_not_set_its_state_back(gro
     make = Kept if kept else Text
     a = group.primary("a", state=make(pieces(100 * KIB)))
     a._replica.flush()
-    a._replica._save = lambda steps: None  # type: ignore[method-assign]
+    a._replica.saved.save = lambda steps: None  # type: ignore[method-assign]
     a.publish()
     a._state.pieces[0] = b"changed"
     assert a.publish().what == "patch"
@@ -410,7 +410,7 @@ def test_nodes_digest_what_was_published(group: Group) -> None:
     a.publish()
     has(b, [b"text"])
     a._state.pieces = [b"ahead"]
-    a._primary.mark()
+    a._primary.commits.mark()
     eventually(
         lambda: (
             a._ha_loop.reporter.digest
@@ -501,20 +501,20 @@ def test_a_patch_that_does_not_start_from_the_one_before_is_a_violation(group: G
         with a._replica.write_lock:
             record = a._replica.node_state.change(codec=CODEC, body=body, digest=digest_of(body), count=1, at=1)
             assert a._log.append(record).code is Code.OK
-            a._replica._adopt(a._replica.node_state.fold(record)[1])
+            a._replica.known.adopt(a._replica.node_state.fold(record)[1])
     with pytest.raises(Violation, match="starts from"):
         certified(group)
 
 
 def test_a_fork_of_patches_is_exported_as_a_whole_state(group: Group) -> None:
     a, _ = patched_twice(group)
-    path = a._replica._checkpoint.write_fork("for a test", a.position.id._replace(n=1))
+    path = a._replica.saved.checkpoint.write_fork("for a test", a.position.id._replace(n=1))
     fork = forks.read(path)
     assert fork.divergent == 4
     assert [change.change["patch"] for change in forks.divergent(fork)] == ["1 of 3", "2 of 3", "3 of 3", "1 of 1"]
     with pytest.raises(forks.InSnapshot):
         forks.export(fork)
-    behind = a._replica._checkpoint.write_fork("for a test", a.position.id._replace(n=a.position.id.n - 2))
+    behind = a._replica.saved.checkpoint.write_fork("for a test", a.position.id._replace(n=a.position.id.n - 2))
     with pytest.raises(forks.Patched, match="--state"):
         forks.export(forks.read(behind))
     exported = [base64.b64decode(line["bytes"]) for line in forks.export_state(fork)]

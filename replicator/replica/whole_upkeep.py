@@ -20,23 +20,26 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from ..errors import CheckpointError, CorruptRecord, StateError, StateInUse
-from ..format.ids import ZERO_ID, RecordId, Writer
+from ..format.ids import ZERO_ID, RecordId
 from ..format.patch import PatchHead
 from ..format.records import ChangeRecord, PartRecord, Record
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.snapshot_parts import Progress
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
-from ..state import ReplicatedState, SharedState
+from ..state import SharedState
 from ..state.callbacks import Application
-from ..storage.checkpoint import Checkpoint, Step
+from ..storage.checkpoint import Step
 from ..storage.payload import Whole
-from .replica import Replica, Work, raising
+from .applied_state import raising
+from .rebuild import Rebuild
 from .restore import Dropped, Ending, Failed, never, run
+from .upkeep import Work
 
-__all__ = ["WholeReplica"]
+__all__ = ["WholeUpkeep"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,27 +47,29 @@ logger = logging.getLogger(__name__)
 CLOSE_WITHIN_S = 5.0
 
 
-class WholeReplica(Replica):
-    """See `Replica`. `whole`: what was published."""
+class WholeUpkeep:
+    """See `Upkeep`. `whole`: what was published."""
 
-    def __init__(
-        self,
-        state: ReplicatedState,
-        checkpoint: Checkpoint,
-        me: Writer,
-        *,
-        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
-    ) -> None:
-        self.whole = Whole(checkpoint.data_dir, snapshot_bytes_max=snapshot_bytes_max)
-        #: Who writes the state. What of it moves when a record is taken moves under `lock`.
+    def __init__(self, rebuild: Rebuild) -> None:
+        self._rebuild = rebuild
+        self._known = rebuild.known
+        self._applied = rebuild.applied
+        self._saved = rebuild.saved
+        self._checkpoint = rebuild.saved.checkpoint
+        self.whole = Whole(self._checkpoint.data_dir, snapshot_bytes_max=rebuild.snapshot_bytes_max)
+        #: Who writes the state. What of it moves when a record is taken moves under its lock.
         self._writing = threading.Lock()
         #: Up to where the state was what was published, before it was `unwritten`.
         self._written_upto = ZERO_ID
-        super().__init__(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max)
+        self._applied.marked = self._marked
+        self._known.before_it_leads = self._go_ahead
+
+    def _go_ahead(self) -> None:
+        self.whole.is_ahead = True
 
     # --- start -------------------------------------------------------------------------------------------------------
 
-    def _load_state(self, view: View, me: Writer) -> View:
+    def load(self, view: View) -> View:
         """What was published, as of the last save. The state is made that, unless it may be ahead of it."""
         whole = self.whole
         try:
@@ -74,23 +79,23 @@ class WholeReplica(Replica):
             problem_here = f"what it has of the state does not fit ({problem}); {hint}"
             raise CheckpointError(path=self._checkpoint.path, problem=problem_here) from None
         # Its program may have gone on while this process was away: that is to be published, if the node leads again.
-        led = view.holder.node == me.node
-        whole.is_ahead = led and self.application.survived()
+        led = view.holder.node == self._known.node_state.me.node
+        whole.is_ahead = led and self._applied.application.survived()
         if whole.is_published and not whole.is_ahead:
             try:
-                self._restore_own(whole.pieces(), view)
+                self._rebuild.restore_own(whole.pieces(), view)
             except StateError as error:
-                self.unwritten = error
+                self._applied.unwritten = error
         return view
 
     # --- what a node reads -------------------------------------------------------------------------------------------
 
-    def _alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
+    def alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
         if step.verdict is Verdict.APPLY and _carries(step.record):
             return self._patch
-        if step.verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and self.unwritten is not None:
+        if step.verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and self._applied.unwritten is not None:
             return self._lead
-        return super()._alone(step)
+        return None
 
     def _lead(self, step: Step, before: View, after: NodeState) -> None:
         """Take this node's own term record: what its program finds then is what was published.
@@ -98,9 +103,9 @@ class WholeReplica(Replica):
         Raises `StateError`: the record is read again. Meanwhile the lease runs out, and another one may take over.
         """
         self.write_state(insisting=True)
-        if (behind := self.unwritten) is not None:  # the node stops
+        if (behind := self._applied.unwritten) is not None:  # the node stops
             raise behind
-        self._carry_out([Work(step, [])], after)
+        self._rebuild.save_and_adopt(step, after)
 
     def _patch(self, step: Step, before: View, after: NodeState) -> None:
         """Take a record that carries a patch, or some of one. What is not of the payload that is here is passed by."""
@@ -109,34 +114,29 @@ class WholeReplica(Replica):
         try:
             patch = self.whole.gatherer.add(record)
             if patch is None:
-                self._save([step])
-                with self.lock:
-                    self._adopt(after)
+                self._rebuild.save_and_adopt(step, after)
                 return
             pieces = self.whole.rebuilt(patch, id_=str(record.id))
-            ending = partial(self._saved_and_swapped, step, after)
-            self._restore_to(record, pieces, ending, taken=True, given_up=self._is_closed)
+            ending = partial(self._rebuild.saved_and_swapped, step, after)
+            self._restore_to(record, pieces, ending, taken=True, given_up=self._rebuild.is_closed)
         except Dropped:
             logger.info("stopping before the patch that ends at %s was taken in", record.id)
         except CorruptRecord as problem:
             self.whole.gatherer.forget()
-            self._pass_by(record, before, after, problem)
+            self._rebuild.pass_by(record, before, after, problem)
 
-    def _build(self, saved: Sequence[Any]) -> None:
-        # Nothing yet: the parts are decoded when all are here, from the checkpoint into the file.
-        pass
+    def build(self, saved: Sequence[Work]) -> None:
+        """Nothing yet: the parts are decoded when all are here, from the checkpoint into the file."""
 
-    def _rebuild(
-        self,
-        last: PartRecord,
-        *,
-        ending: Ending,
-        bodies: Iterable[bytes] | None = None,
-        given_up: Callable[[], bool] = never,
-    ) -> None:
-        every = self._bodies_up_to(last) if bodies is None else bodies
-        pieces = self.whole.received(last.codec, last.digest, every, id_=str(last.id))
-        self._restore_to(last, pieces, ending, taken=bodies is None, given_up=given_up)
+    def follow_snapshot(self, progress: Progress | None) -> None:
+        """Nothing is built before all of it is here."""
+
+    def rebuild(self, last: PartRecord, ending: Ending) -> None:
+        staged = chain(self._checkpoint.staged(), [last.body])
+        self._restore_to(last, self._received(last, staged), ending, taken=True, given_up=self._rebuild.is_closed)
+
+    def _received(self, last: PartRecord, bodies: Iterable[bytes]) -> Iterator[Any]:
+        return self.whole.received(last.codec, last.digest, bodies, id_=str(last.id))
 
     def _restore_to(
         self,
@@ -149,13 +149,13 @@ class WholeReplica(Replica):
     ) -> None:
         """Restore the state: what is drawn is what is published then. `taken`: from the log, and not from this node.
 
-        Raises what `_rebuild` raises. A `StateError` of the state is in nobody's way: it is `unwritten` then.
+        Raises what `rebuild` raises. A `StateError` of the state is in nobody's way: it is `unwritten` then.
         """
         # What a boot before this one published and had not saved: the state is where it came from, or went on since.
-        mine = taken and self.whole.is_ahead and record.node == self.node_state.me.node
+        mine = taken and self.whole.is_ahead and record.node == self._known.node_state.me.node
         if not mine:
             self._give_up()
-        behind = self.unwritten
+        behind = self._applied.unwritten
 
         @contextmanager
         def publishing() -> Iterator[None]:
@@ -178,11 +178,11 @@ class WholeReplica(Replica):
                 return
         with self._writing:
             try:
-                run(self.application, pieces, publishing, given_up=given_up)
+                run(self._applied.application, pieces, publishing, given_up=given_up)
             except Failed as failed:
                 # Its pieces were right, and were drawn to their end.
                 if not isinstance(failed.__cause__, StateError):
-                    raise self._fail(record.id, failed) from failed.__cause__
+                    raise self._applied.fail(record.id, failed) from failed.__cause__
                 behind = failed.__cause__
                 with publishing():
                     pass
@@ -190,12 +190,12 @@ class WholeReplica(Replica):
     # --- a state that is not what was published ----------------------------------------------------------------------
 
     def follow(self) -> None:
-        """Make the state of a node that does not lead any more what the group has. The caller has the turn.
+        """See `Upkeep`. What its program did with it since the last publication was never in the log.
 
-        What its program did with it since the last publication was never in the log; a state that is kept in a file
-        puts it aside. If that cannot be done now it is `unwritten`. Raises `Stalled`.
+        A state that is kept in a file puts that aside. If that cannot be done now the state is `unwritten`.
         """
-        if self.node_state.view.holder.node != self.node_state.me.node and not self.stalled:
+        node_state = self._known.node_state
+        if node_state.view.holder.node != node_state.me.node and not self._applied.stalled:
             self._give_up()
 
     def _give_up(self) -> None:
@@ -208,12 +208,9 @@ class WholeReplica(Replica):
         self.whole.is_ahead = False
 
     def write_state(self, *, insisting: bool = False) -> None:
-        """Make the state what was published, if it could not become that yet. With the turn or without.
-
-        `insisting`: also if programs go on using what was there (`SharedState`). Raises `StateError`, or `Stalled`.
-        """
+        """See `Upkeep`. `insisting`: also if programs go on using what was there (`SharedState`)."""
         with self._writing:
-            while self.unwritten is not None and not self._closed:
+            while self._applied.unwritten is not None and not self._rebuild.closed:
                 self._write_once(insisting=insisting)
 
     def _write_once(self, *, insisting: bool) -> None:
@@ -223,77 +220,68 @@ class WholeReplica(Replica):
             return
         except Failed as failed:
             if not isinstance(failed.__cause__, StateError):
-                raise self._fail(self.node_state.view.position.id, failed) from failed.__cause__
+                raise self._applied.fail(self._known.node_state.view.position.id, failed) from failed.__cause__
             self._is_behind(failed.__cause__)
             raise failed.__cause__ from None
 
     def _is_behind(self, problem: StateError | None) -> None:
-        if self.unwritten is None:
-            self._written_upto = self.node_state.view.position.id
-        self.unwritten = problem
+        if self._applied.unwritten is None:
+            self._written_upto = self._known.node_state.view.position.id
+        self._applied.unwritten = problem
 
-    @property
-    def synced_upto(self) -> RecordId:
-        upto = super().synced_upto
+    def counts_upto(self, upto: RecordId) -> RecordId:
+        unwritten = self._applied.unwritten
         # One that is in use can be replaced, so this node can lead.
-        may_lead = self.unwritten is None or isinstance(self.unwritten, StateInUse)
+        may_lead = unwritten is None or isinstance(unwritten, StateInUse)
         return upto if may_lead else min(upto, self._written_upto)
 
     def _target(self, *, insisting: bool) -> Application:
-        if insisting and isinstance(self.state, SharedState):
-            return Application(_Insisting(self.state), self.inside)
-        return self.application
+        applied = self._applied
+        if insisting and isinstance(applied.state, SharedState):
+            return Application(_Insisting(applied.state), applied.inside)
+        return applied.application
 
     def _pieces_to_write(self) -> Iterator[Any]:
         self._written_digest = self.whole.digest
         for piece in self.whole.pieces():
-            if self._closed:
+            if self._rebuild.closed:
                 raise Dropped
             yield piece
 
     @contextmanager
     def _written(self) -> Iterator[None]:
-        with self.lock:
+        with self._applied.lock:
             yield
             # Otherwise something else was published meanwhile.
             if self.whole.digest == self._written_digest:
-                self.unwritten = None
-
-    @contextmanager
-    def reading(self) -> Iterator[Any]:
-        with super().reading() as state:
-            if (behind := self.unwritten) is not None:
-                raise type(behind)(**behind.fields)
-            yield state
+                self._applied.unwritten = None
 
     def close(self) -> None:
-        super().close()
         if self._writing.acquire(timeout=CLOSE_WITHIN_S):
             self._writing.release()
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
-    def _commit(
-        self, step: Step, before: NodeState, after: NodeState, changes: list[Any] | None, bodies: Sequence[bytes]
-    ) -> list[Any]:
+    def commit(self, step: Step, after: NodeState, bodies: Sequence[bytes]) -> bool:
         """The state moved before its record did: it is what was published, or further already. It is left alone."""
         record = step.record
         if step.verdict is not Verdict.RESTORE and not _carries(record):
-            return super()._commit(step, before, after, changes, bodies)
+            return False
         assert isinstance(record, ChangeRecord | PartRecord)
-        with self.lock:
+        with self._applied.lock:
             if self._is_made(record):
-                self.applied_at = record.at
-                self._unsaved.append(step)
-                self._adopt(after)
-                return []
+                self._applied.applied_at = record.at
+                self._saved.add(step)
+                self._known.adopt(after)
+                return True
         # By `replace`, and not from the state.
         assert isinstance(record, PartRecord)
         if not bodies:
-            self.flush()
+            self._saved.flush()
             bodies = [*self._checkpoint.staged(), record.body]
-        self._rebuild(record, ending=partial(self._swapped, step, after), bodies=bodies)
-        return []
+        ending = partial(self._rebuild.swapped, step, after)
+        self._restore_to(record, self._received(record, bodies), ending, taken=False)
+        return True
 
     def _is_made(self, record: ChangeRecord | PartRecord) -> bool:
         """Whether the record, or the last one of a patch, says what was made of the state: that is published then."""
@@ -310,18 +298,13 @@ class WholeReplica(Replica):
     def pieces(self) -> Iterable[Any]:
         return self.whole.pieces()
 
-    def _become(self, node_state: NodeState) -> None:
-        if node_state is not self.node_state and node_state.is_primary:
-            self.whole.is_ahead = True
-        super()._become(node_state)
-
     def _marked(self) -> Iterable[Any]:
         """The state at a marker. The program of a primary may be ahead of what was published."""
-        if self.node_state.holds_term:
+        if self._known.node_state.holds_term:
             return self.pieces()
-        if self.unwritten is not None:
-            return raising(self.unwritten)
-        return super()._marked()
+        if (unwritten := self._applied.unwritten) is not None:
+            return raising(unwritten)
+        return self._applied.drawn()
 
 
 class _Insisting:

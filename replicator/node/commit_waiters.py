@@ -1,0 +1,99 @@
+"""The entries of the commit queue: changes that wait to be committed, each with the caller that waits for it.
+
+`commit_queue.py` has the queue. A submitter appends its entry, and the thread that holds the write lock commits many
+entries in one record (*group commit*). An entry carries the changes into the record, and the results, or the error,
+back.
+
+How a caller waits is its own affair, so entries are of two kinds: a `Sleeper` is a thread, asleep on a lock of its own;
+a batch of asyncio tasks (`async_writer.py`) is told through its event loop. The queue knows only `Waiting`: `finish` is
+called when the outcome is known, and `wake` on the first entry in the queue when the write lock is free, so that its
+submitter commits for all.
+
+An entry is all or nothing: its changes go into one record. Each has a deadline of its own. An entry that is given up
+while it is still in the queue is removed, so nothing is written; if its record is under way, nobody knows, and the
+caller is told so.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from ..errors import ReplicatorError
+from ..format.codec import Encoded
+from ..format.ids import ZERO_ID, RecordId
+
+__all__ = ["Sleeper", "Waiting", "finish"]
+
+
+class Waiting:
+    """Changes in the queue that go into one record, and what became of them."""
+
+    __slots__ = ("changes", "deadline", "done", "error", "id", "json", "results", "term", "wants_acks")
+
+    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float = math.inf) -> None:
+        self.json, self.changes = encoded
+        #: When their submitter wants to be told (`time.monotonic`), whatever became of them.
+        self.deadline = deadline
+        #: For so many standbys they wait.
+        self.wants_acks = wants_acks
+        #: Of their record, once it is in the log.
+        self.id = ZERO_ID
+        #: The term that their submitter knows, if it said so.
+        self.term = term
+        self.done = False
+        self.results: list[Any] = []
+        self.error: ReplicatorError | None = None
+
+    def wake(self) -> None:
+        """It is the first in the queue, and nobody has the turn."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """There are results, or an error."""
+        raise NotImplementedError
+
+    @property
+    def outcome(self) -> tuple[RecordId, list[Any]]:
+        if self.error is not None:
+            raise self.error
+        return self.id, self.results
+
+
+class Sleeper(Waiting):
+    """Its submitter is a thread, which sleeps on a lock that the others release."""
+
+    __slots__ = ("_asleep", "has_turn")
+
+    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float) -> None:
+        super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline)
+        #: It commits for all, and is awake.
+        self.has_turn = False
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def wait(self, timeout_s: float) -> None:
+        self._asleep.acquire(timeout=timeout_s)
+
+    def wake(self) -> None:
+        if self._asleep.locked():
+            with suppress(RuntimeError):  # another one was faster
+                self._asleep.release()
+
+    def finish(self) -> None:
+        self.done = True
+        if not self.has_turn:
+            self.wake()
+
+
+def finish(batch: Sequence[Waiting], id_: RecordId, results: list[Any], error: ReplicatorError | None) -> None:
+    """Tell all whose changes went into one record: its id, and each its own of the results, or the error."""
+    start = 0
+    for waiting in batch:
+        end = start + len(waiting.changes)
+        waiting.id, waiting.results, waiting.error = id_, results[start:end], error
+        waiting.finish()
+        start = end

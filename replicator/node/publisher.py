@@ -1,0 +1,256 @@
+"""The state in the log: snapshots in parts, a state that replaces what was there, patches of one without `apply`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from ..errors import Outdated
+from ..format.codec import SnapshotEncoder, digest_of
+from ..format.ids import RecordId
+from ..format.patch import CODEC, cut
+from ..format.records import PartRecord
+from ..format.snapshot_parts import Cutter
+from ..protocol.node_state import NodeState, Snapshot
+from ..protocol.snapshot_policy import NEVER, snapshot_is_due
+from ..replica.replica import Replica
+from ..runtime.backoff import Backoff
+from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
+from ..runtime.telling import Telling
+from ..storage.payload import Made, Published, Whole
+from .commit_queue import CommitQueue
+from .writer import RESEND_S, RESEND_S_MAX, RecordWriter, SnapshotBroken, now_ms
+
+__all__ = ["Publisher"]
+
+logger = logging.getLogger(__name__)
+
+#: A snapshot that takes longer has the collector look at it after all: the process may need it for something else.
+HOLD_COLLECTOR_FOR_S = 5.0
+
+
+class Publisher:
+    """Sends what the state is, one at a time. `commits`: the changes that are let in between two parts."""
+
+    def __init__(self, writer: RecordWriter, replica: Replica, commits: CommitQueue) -> None:
+        self._writer = writer
+        self._replica = replica
+        self._commits = commits
+        self._publishing = threading.Lock()
+        self._telling = Telling(logger)
+        #: The newest snapshot that this boot published: how long that took, and when it was over (`time.monotonic`).
+        self._published_in_s = 0.0
+        self._published_at = -NEVER
+
+    @property
+    def publishes(self) -> bool:
+        """Whether a snapshot is under way."""
+        return self._publishing.locked()
+
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+
+    def publish(self, *, until: float = math.inf) -> None:
+        """Send a snapshot of the state as it is now. After a rebase, this is what makes the node the primary.
+
+        What is not sent by `until` is given up (`LogUnavailable`): a snapshot without its last part means nothing.
+        """
+        with self._writer.held(self._publishing, until):
+            began = time.monotonic()
+            with HeldCollector(freezes=False) as collector:
+                replica = self._replica
+                if max(replica.saved.snapshot_bytes, replica.saved.changes_bytes) >= HOLD_COLLECTOR_FROM_BYTES:
+                    collector.hold()
+                backoff = Backoff(RESEND_S, RESEND_S_MAX)
+                while not self._publish_once(collector, until):
+                    self._telling.tell("snapshot", logging.WARNING, "the snapshot was interrupted; it begins anew")
+                    time.sleep(max(0.0, min(backoff.failed(), until - time.monotonic())))
+                self._telling.over("snapshot")
+            self._published_at = time.monotonic()
+            self._published_in_s = self._published_at - began
+
+    def rehearse(self) -> None:
+        """Draw a snapshot and send nothing. Raises what drawing it raises.
+
+        Parts of one that breaks off stay in the log until another one is complete.
+        """
+        with self._replica.applied.lock:
+            pieces = self._replica.pieces()
+        for _ in _Parts(pieces, self._replica.snapshot_bytes_max):
+            pass
+
+    @property
+    def snapshot_is_due(self) -> bool:
+        """Whether the log needs another one (`protocol/snapshot_policy.py`), by what is on this node's disk."""
+        replica = self._replica
+        return snapshot_is_due(
+            replica.saved.changes_bytes,
+            replica.saved.snapshot_bytes,
+            took_s=self._published_in_s,
+            ago_s=time.monotonic() - self._published_at,
+        )
+
+    def _publish_once(self, collector: HeldCollector, until: float) -> bool:
+        replica, began = self._replica, time.monotonic()
+        with self._writer.held(replica.write_lock, until):
+            node_state = self._writer.check_holds(until)
+            with self._writer.held(replica.applied.lock, until):
+                snapshot = node_state.begin_snapshot()
+                pieces = replica.pieces()
+        parts = _Parts(pieces, replica.snapshot_bytes_max)
+        for index, body in enumerate(parts):
+            with self._writer.held(replica.write_lock, until):
+                node_state = self._writer.check_holds(until, snapshot.term)
+                try:
+                    part = self._part(node_state, snapshot, parts, index, body)
+                    self._writer.write(part, until=until, rebase=snapshot.rebase)
+                except SnapshotBroken:
+                    return False
+            self._commits.let_in()
+            if time.monotonic() - began > HOLD_COLLECTOR_FOR_S:
+                collector.release()
+        logger.info("published the state as of %s in %d parts", snapshot.as_of.id, parts.count)
+        return True
+
+    def replace(
+        self,
+        pieces: Iterable[Any],
+        *,
+        term: int | None,
+        expect: RecordId | None = None,
+        wants_acks: int = 0,
+        until: float = math.inf,
+    ) -> RecordId:
+        """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile.
+
+        `expect`: only if the state is what it was there (`Outdated`).
+        """
+        parts = _Parts(pieces, self._replica.snapshot_bytes_max)
+        bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
+        with self._writer.held(self._publishing, until):
+            return self._replace(parts, bodies, term, expect, wants_acks, until)
+
+    def _replace(
+        self,
+        parts: _Parts,
+        bodies: list[bytes],
+        term: int | None,
+        expect: RecordId | None,
+        wants_acks: int,
+        until: float,
+    ) -> RecordId:
+        with self._writer.held(self._replica.write_lock, until):
+            node_state = self._writer.check_may_write(until)
+            if term not in (None, node_state.view.term):
+                raise self._writer.other_term(term)
+            # The turn keeps it so until the last part is in the log.
+            if expect is not None and not node_state.view.is_unchanged_since(expect):
+                raise Outdated(expect=expect, position=node_state.view.position.id)
+            snapshot = node_state.begin_snapshot(replaces=True)
+            for index, body in enumerate(bodies):
+                node_state = self._writer.check_holds(until, snapshot.term)
+                self._writer.write(
+                    self._part(node_state, snapshot, parts, index, body, wants_acks), until=until, bodies=bodies
+                )
+            return self._replica.node_state.view.position.id
+
+    # --- a state without apply ---------------------------------------------------------------------------------------
+
+    def publish_state(self, whole: Whole, *, wants_acks: int, until: float = math.inf) -> Published:
+        """Send what became of the state since it was published last: a patch where that is smaller than all of it."""
+        replica = self._replica
+        with self._writer.held(self._publishing, until):
+            with self._writer.held(replica.write_lock, until):
+                term = self._writer.check_may_write(until).view.term
+            made = whole.make(partial(self._snapshot_of_now, until))
+            if made is None:
+                done = Published("nothing", replica.node_state.view.position.id)
+            else:
+                done = self._send_made(made, term, wants_acks=wants_acks, until=until)
+            replica.applied.application.published()
+            return done
+
+    def _send_made(self, made: Made, term: int, *, wants_acks: int, until: float) -> Published:
+        # An estimate first, to save making a snapshot of 80 MB only to see that a patch of some kB is smaller.
+        if made.patch is not None and len(made.patch) <= self._replica.saved.snapshot_bytes // 2:
+            return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
+        parts = _Parts(made.pieces(), self._replica.snapshot_bytes_max)
+        bodies = list(parts)
+        size = sum(map(len, bodies))
+        if made.patch is not None and len(made.patch) < size:
+            return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
+        self._replace(parts, bodies, term, None, wants_acks, until)
+        return Published("whole", self._replica.node_state.view.position.id, size)
+
+    def _snapshot_of_now(self, until: float) -> Iterable[Any]:
+        with self._writer.held(self._replica.applied.lock, until):
+            return self._replica.applied.application.snapshot()
+
+    def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: int, until: float) -> Published:
+        for body in bodies:
+            with self._writer.held(self._replica.write_lock, until):
+                node_state = self._writer.check_may_write(until)
+                if node_state.view.term != term:
+                    raise self._writer.other_term(term)
+                record = node_state.change(
+                    codec=CODEC,
+                    body=body,
+                    digest=digest_of(body),
+                    count=1,
+                    at=now_ms(),
+                    wants_acks=wants_acks if body is bodies[-1] else 0,
+                )
+                self._writer.write(record, until=until)
+        return Published("patch", record.id, sum(map(len, bodies)))
+
+    def _part(
+        self, node_state: NodeState, snapshot: Snapshot, parts: _Parts, index: int, body: bytes, wants_acks: int = 0
+    ) -> PartRecord:
+        # Which part is the last one is known only when it has been drawn.
+        count = parts.count if index + 1 == parts.count else 0
+        return node_state.part(
+            snapshot,
+            part=index,
+            parts=count,
+            codec=parts.codec,
+            digest=parts.digest,
+            body=body,
+            at=now_ms(),
+            wants_acks=wants_acks if count else 0,
+        )
+
+
+class _Parts:
+    """Draws pieces and gives bodies. `count` and `digest` are known once the last body was given."""
+
+    def __init__(self, pieces: Iterable[Any], snapshot_bytes_max: int) -> None:
+        self._pieces = pieces
+        self._encoder = SnapshotEncoder(most=snapshot_bytes_max)
+        self.count = 0
+
+    @property
+    def codec(self) -> str:
+        return self._encoder.codec
+
+    @property
+    def digest(self) -> str:
+        return self._encoder.digest
+
+    def __iter__(self) -> Iterator[bytes]:
+        cutter = Cutter()
+        given = 0
+        for packed in self._packed():
+            for body in cutter.feed(packed):
+                given += 1
+                yield body
+        self.count = given + 1
+        yield cutter.finish()
+
+    def _packed(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            yield self._encoder.feed(piece)
+        yield self._encoder.finish()

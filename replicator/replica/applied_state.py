@@ -1,0 +1,108 @@
+"""What a node applied: the state of the application, its lock, and what went wrong in it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import CoroutineType
+from typing import Any
+
+from ..errors import ChangeRejected, ReplicatorError, Stalled, StateError
+from ..format.codec import decode_changes
+from ..format.ids import RecordId
+from ..format.records import ChangeRecord, Record
+from ..runtime.reentrancy import READING, Inside
+from ..state import ReplicatedState, State
+from ..state.callbacks import Application, asked_to_end, said
+from .restore import Failed
+
+__all__ = ["AppliedState", "changes_of", "raising"]
+
+logger = logging.getLogger(__name__)
+
+
+class AppliedState:
+    """A state and its readers. `node`: whose it is. Whoever moves the state holds `lock`."""
+
+    def __init__(self, state: State | ReplicatedState, node: str) -> None:
+        self.state = state
+        #: Who must not wait for this node, and the callbacks of the application.
+        self.inside = Inside(node)
+        self.application = Application(state, self.inside)
+        self.lock = threading.Lock()
+        #: Why this node applies nothing any more, if it does not: a bug in the application.
+        self.stalled = ""
+        #: Why the state is not yet what was published, if it is not: something in its surroundings, which may pass.
+        self.unwritten: StateError | None = None
+        #: The writer's clock (unix ms) of the newest record in the state; 0: not known.
+        self.applied_at = 0
+        #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
+        self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
+        #: The pieces of the state at a marker.
+        self.marked: Callable[[], Iterable[Any]] = self.drawn
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """The state, between two records. While it is held, nothing is applied. Raises `WouldDeadlock`."""
+        self.inside.check("reading()")
+        with self.lock, self.inside.of(READING):
+            if (behind := self.unwritten) is not None:
+                raise type(behind)(**behind.fields)
+            yield self.state
+
+    def apply(self, record: Record, changes: Sequence[Any]) -> list[Any]:
+        """Apply the changes of one record. Raises `Stalled`, from then on, if the application fails at one."""
+        results: list[Any] = []
+        with self.inside.of("apply()"):
+            for change in changes:
+                try:
+                    result = self.state.apply(change)  # type: ignore[union-attr]
+                    if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
+                        result.close()
+                        raise TypeError("apply() gave a coroutine, and did nothing")
+                    results.append(result)
+                except ChangeRejected as rejected:
+                    results.append(rejected)
+                except BaseException as error:
+                    logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
+                    stalled = self._stall(record.id, error)
+                    if asked_to_end(error):
+                        raise  # what it left of the state nobody knows
+                    raise stalled from error
+        if not changes:
+            self.markers.append((record.id, self.marked()))
+        self.applied_at = record.at
+        return results
+
+    def drawn(self) -> Iterable[Any]:
+        """The state as it is now. What is wrong with it is for whoever draws the pieces: no record is to blame."""
+        try:
+            return self.application.snapshot()
+        except ReplicatorError as error:
+            return raising(error)
+
+    def fail(self, id_: RecordId, failed: Failed) -> Stalled:
+        """`restore` failed at this record: nothing is applied from here on."""
+        logger.error("restore() failed at %s", id_, exc_info=failed.__cause__ or failed)
+        return self._stall(id_, failed)
+
+    def _stall(self, id_: RecordId, error: BaseException) -> Stalled:
+        stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else said(error))
+        self.stalled = str(stalled)
+        return stalled
+
+
+def raising(error: ReplicatorError) -> Iterator[Any]:
+    """Pieces that cannot be drawn, for whoever tries."""
+    raise error
+    yield
+
+
+def changes_of(record: Record) -> list[Any]:
+    """The changes that a record carries, decoded. Raises `CorruptRecord`."""
+    if not isinstance(record, ChangeRecord):
+        return []
+    return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))

@@ -1,0 +1,168 @@
+"""A state that is kept up with the log change by change.
+
+A snapshot that this node needs is decoded while its parts still arrive (`restore.py`). What is built so far is dropped
+when the snapshot breaks off. A node in sync decodes none, but for one that replaces the history.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from ..errors import NoThread, Stalled
+from ..format.codec import SnapshotDecoder
+from ..format.ids import Position, RecordId
+from ..format.records import PartRecord
+from ..format.snapshot_parts import Progress
+from ..protocol.fold import Verdict, View
+from ..protocol.node_state import NodeState
+from ..runtime.gc_pause import HeldCollector
+from ..storage.checkpoint import Step
+from .applied_state import changes_of
+from .rebuild import Rebuild
+from .restore import Ending, Failed, Restoring, never, run
+from .upkeep import Work
+
+__all__ = ["ChangeUpkeep"]
+
+logger = logging.getLogger(__name__)
+
+
+class ChangeUpkeep:
+    """See `Upkeep`."""
+
+    whole = None
+
+    def __init__(self, rebuild: Rebuild) -> None:
+        self._rebuild = rebuild
+        self._applied = rebuild.applied
+        self._saved = rebuild.saved
+        self._checkpoint = rebuild.saved.checkpoint
+        #: What is built of the snapshot that passes by, if this node needs it, or the newest that was dropped.
+        self._restoring: Restoring | None = None
+        self._restores: Progress | None = None
+
+    def load(self, view: View) -> View:
+        """Of the newest snapshot and the changes since."""
+        pieces = self._checkpoint.payload(snapshot_bytes_max=self._rebuild.snapshot_bytes_max)
+        if pieces is not None:
+            self._rebuild.restore_own(pieces, view)
+        for record in self._checkpoint.changes():
+            try:
+                self._applied.apply(record, changes_of(record))
+            except Stalled:
+                # It keeps its place, which is before this record, and says so. Before a change of a term there is
+                # another record of that term, at the least the one that opens it.
+                place = Position(RecordId(record.id.term, record.id.n - 1), record.prev)
+                return view._replace(position=place, cursor=place)
+        return view
+
+    def alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
+        """Changes and terms go together."""
+
+    def build(self, saved: Sequence[Work]) -> None:
+        """Decode what was saved of a snapshot that this node needs, or that replaces what it has, on another thread."""
+        progress = saved[-1].step.view.snapshot
+        if progress is None or progress.complete:
+            return
+        key = _without_place(progress)
+        for (record, verdict, view), _ in saved:
+            if not isinstance(record, PartRecord) or view.snapshot is None or _without_place(view.snapshot) != key:
+                continue
+            if verdict is Verdict.NEED_SNAPSHOT or (verdict is Verdict.SKIP and record.replaces):
+                try:
+                    if self._restores is None:
+                        self._begin(record, key)
+                except NoThread as problem:
+                    # With the next part, perhaps; with the last one it is restored here, from what is saved.
+                    logger.warning("the snapshot is not decoded while it arrives: %s", problem)
+                    return
+                assert self._restoring is not None
+                self._restoring.feed(record)
+
+    def _begin(self, part: PartRecord, key: Progress) -> None:
+        self._restoring = Restoring(
+            self._applied.application,
+            part,
+            read=self._checkpoint.staged_part,
+            spoilt=partial(self._spoilt, part.id),
+            after=self._restoring,
+            snapshot_bytes_max=self._rebuild.snapshot_bytes_max,
+        )
+        self._restores = key
+        if self._rebuild.closed:
+            self._restoring.drop()
+
+    def _spoilt(self, id_: RecordId, failed: Failed) -> None:
+        self._applied.fail(id_, failed)
+
+    def follow_snapshot(self, progress: Progress | None) -> None:
+        if self._restores is not None and (progress is None or self._restores != _without_place(progress)):
+            self._drop()
+
+    def _drop(self) -> None:
+        self._restores = None
+        if self._restoring is not None:
+            self._restoring.drop()
+
+    def rebuild(self, last: PartRecord, ending: Ending) -> None:
+        staged = chain(self._checkpoint.staged(), [last.body])
+        self._restore_from(staged, last, ending, given_up=self._rebuild.is_closed)
+
+    def _restore_from(
+        self, bodies: Iterable[bytes], last: PartRecord, ending: Ending, *, given_up: Callable[[], bool] = never
+    ) -> None:
+        restoring, under_way = self._restoring, self._restores is not None
+        self._restores = None
+        try:
+            if restoring is not None and under_way:
+                restoring.complete(last, ending)
+                return
+            if restoring is not None:
+                restoring.join()
+            most = self._rebuild.snapshot_bytes_max
+            decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=most)
+            with HeldCollector() as collector:
+                run(self._applied.application, decoder.pieces(collector.watching(bodies)), ending, given_up=given_up)
+        except Failed as failed:
+            raise self._applied.fail(last.id, failed) from failed.__cause__
+        finally:
+            self._restoring = None  # not before: `close` looks for it
+
+    def commit(self, step: Step, after: NodeState, bodies: Sequence[bytes]) -> bool:
+        last = step.record
+        if step.verdict is not Verdict.RESTORE:
+            return False
+        assert isinstance(last, PartRecord)
+        if not bodies:
+            self._saved.flush()
+        self._drop()
+        every = bodies or chain(self._checkpoint.staged(), [last.body])
+        self._restore_from(every, last, partial(self._rebuild.swapped, step, after))
+        return True
+
+    def pieces(self) -> Iterable[Any]:
+        return self._applied.application.snapshot()
+
+    def follow(self) -> None:
+        """The state has nothing besides what the group has."""
+
+    def write_state(self, *, insisting: bool = False) -> None:
+        """The state is what was applied."""
+
+    def counts_upto(self, upto: RecordId) -> RecordId:
+        return upto
+
+    def close(self) -> None:
+        """On whichever thread a restore is: one that is decoded as its parts come in has its own, a snapshot whose
+        last part is the first that this boot reads is restored by who reads it."""
+        if (restoring := self._restoring) is not None:
+            restoring.drop()
+
+
+def _without_place(progress: Progress) -> Progress:
+    """Which snapshot it is, and not how far it has passed by."""
+    return progress._replace(next_part=0, complete=False)

@@ -1,0 +1,59 @@
+"""What a node knows: its `NodeState`, for many threads, some of which wait for it to move."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ..errors import CorruptRecord
+from ..protocol.group import Reply
+from ..protocol.node_state import NodeState
+
+__all__ = ["NodeStateCell"]
+
+
+class NodeStateCell:
+    """The newest `NodeState`. It is read without a lock, and moves under `moved` alone, which tells those who wait."""
+
+    def __init__(self, node_state: NodeState) -> None:
+        self.node_state = node_state
+        #: Held while the node state moves, notified once it has.
+        self.moved = threading.Condition()
+        #: What was wrong with the newest record that this node needed and passed by; None: it has all there is.
+        self.passed_by: CorruptRecord | None = None
+        #: Called before it becomes one that leads, under `moved`.
+        self.before_it_leads: Callable[[], None] | None = None
+
+    def talks_to(self, run: str, *, log_lost: bool = False) -> None:
+        """Redis is in this run, and has the log or not."""
+        with self.moved:
+            self._become(self.node_state.talks_to(run, log_lost=log_lost))
+
+    def beaten(self) -> None:
+        """A heartbeat was sent."""
+        with self.moved:
+            self._become(self.node_state.beaten())
+
+    def refused(self, reply: Reply) -> None:
+        """A write or a renewal was refused."""
+        with self.moved:
+            self._become(self.node_state.refused(reply))
+
+    def adopt(self, after: NodeState, before: NodeState | None = None) -> None:
+        """Records were folded, which made `after` of `before`. The caller has the write lock and that of the state."""
+        with self.moved:
+            if self.node_state is before:
+                self._become(after)
+            else:
+                # Only what folding moves: the rest moved in another thread since `after` was made.
+                self._become(self.node_state._replace(view=after.view, snapshot_end=after.snapshot_end))
+
+    def _become(self, node_state: NodeState) -> None:
+        if node_state is self.node_state:
+            return
+        if node_state.is_primary and self.before_it_leads is not None:
+            self.before_it_leads()
+        self.node_state = node_state
+        if node_state.view.in_sync:
+            self.passed_by = None
+        self.moved.notify_all()

@@ -1,0 +1,135 @@
+"""Another state in the place of the one that a node has: what is saved, known and applied then moves together.
+
+A restore ends in one of two ways (see `restore.py`): `saved_and_swapped` for what was read from the log, `swapped` for
+what this node wrote itself. If it cannot be had, the record is passed by, and the node waits for another snapshot.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+from ..errors import CorruptRecord, Stalled, StateError
+from ..format.ids import ZERO_ID
+from ..format.records import PartRecord, Record
+from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..protocol.fold import Verdict, View
+from ..protocol.node_state import NodeState
+from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
+from ..runtime.telling import Telling
+from ..storage.checkpoint import Step
+from .applied_state import AppliedState
+from .node_state_cell import NodeStateCell
+from .restore import Dropped, Ending, Failed, run
+from .save_queue import SaveQueue
+
+__all__ = ["Rebuild"]
+
+logger = logging.getLogger(__name__)
+
+
+class Rebuild:
+    """What every restore of a node's state has in common. The caller has the write lock.
+
+    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/weight.py`).
+    """
+
+    def __init__(
+        self,
+        known: NodeStateCell,
+        applied: AppliedState,
+        saved: SaveQueue,
+        *,
+        snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    ) -> None:
+        self.known = known
+        self.applied = applied
+        self.saved = saved
+        self.snapshot_bytes_max = snapshot_bytes_max
+        #: The node stops: what is under way is given up.
+        self.closed = False
+        self._telling = Telling(logger)
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def restore_own(self, pieces: Iterable[Any], view: View) -> None:
+        """At the start, from this node's own disk: it is saved, and nobody reads yet."""
+        with HeldCollector() as collector:
+            if self.saved.checkpoint.payload_bytes >= HOLD_COLLECTOR_FROM_BYTES:
+                collector.hold()
+            try:
+                run(self.applied.application, pieces, nullcontext)
+            except Failed as failed:
+                if isinstance(failed.__cause__, StateError):
+                    raise failed.__cause__ from None
+                raise Stalled(id=view.position.id, problem=failed) from failed.__cause__
+
+    def take(self, step: Step, before: View, after: NodeState, rebuild: Callable[[PartRecord, Ending], None]) -> None:
+        """Put the snapshot that this last part completes in the place of the state. `rebuild` does it."""
+        last = step.record
+        assert isinstance(last, PartRecord)
+        self.saved.flush()  # what this node wrote last, while it led, belongs into a fork as well
+        self._keep_fork(last, before, after)
+        try:
+            rebuild(last, partial(self.saved_and_swapped, step, after))
+        except Dropped:
+            logger.info("stopping before the snapshot of %s that ends at %s was restored", last.node, last.id)
+            return
+        except CorruptRecord as problem:
+            self.pass_by(last, before, after, problem)
+            return
+        self._telling.over("snapshot")
+        logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
+
+    def _keep_fork(self, last: PartRecord, before: View, after: NodeState) -> None:
+        parted_at = after.view.left_behind(before.changed)
+        if parted_at is not None and before.changed != ZERO_ID:
+            why = f"replaced by the snapshot {last.id} of {last.node}"
+            fork = self.saved.checkpoint.write_fork(why, parted_at)
+            logger.warning(
+                "this node had changes behind %s that the group's history has not: kept as a fork in %s",
+                parted_at,
+                fork,
+            )
+
+    def pass_by(self, record: Record, before: View, after: NodeState, problem: CorruptRecord) -> None:
+        """Go on without what this record carries: the state is what it was, and no more in sync.
+
+        Out of sync after the record, this node will get a snapshot.
+        """
+        text = f"{problem}; waiting for another snapshot"
+        self._telling.tell("snapshot", logging.ERROR, text, kind="passed by")
+        view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
+        self.save_and_adopt(Step(record, Verdict.NEED_SNAPSHOT, view), after._replace(view=view))
+        self.known.passed_by = problem
+
+    def save_and_adopt(self, step: Step, after: NodeState) -> None:
+        """Take a record that leaves the state as it is."""
+        self.saved.save([step])
+        with self.applied.lock:
+            self.known.adopt(after)
+
+    @contextmanager
+    def saved_and_swapped(self, step: Step, after: NodeState) -> Iterator[None]:
+        """The ending of a restore from the log.
+
+        Saved when the pieces proved right, and before the state swaps them in: a disk that refuses leaves it as it was.
+        """
+        self.saved.save([step])
+        with self.applied.lock:
+            yield
+            self.known.adopt(after)
+            self.applied.applied_at = step.record.at
+
+    @contextmanager
+    def swapped(self, step: Step, after: NodeState) -> Iterator[None]:
+        """The ending of a restore of what this node wrote: it is in the log, and on its disk a little later."""
+        with self.applied.lock:
+            yield
+            self.saved.add(step)
+            self.known.adopt(after)
+            self.applied.applied_at = step.record.at

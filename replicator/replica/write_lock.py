@@ -1,0 +1,45 @@
+"""The lock of a node's writes: whoever has it may move what the node knows of the log."""
+
+from __future__ import annotations
+
+import threading
+
+__all__ = ["WriteLock"]
+
+
+class WriteLock:
+    """A lock whose holder sees that others wait for it.
+
+    Who commits for many takes it again and again. A lock that was just given back goes to who asks first, and that is
+    who is awake: those who sleep on it could wait for as long as there is something to commit.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: set[int] = set()
+
+    @property
+    def is_wanted(self) -> bool:
+        return bool(self._waiting)
+
+    def acquire(self, *, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take it; whether that was possible, at once or within `timeout` seconds."""
+        if self._lock.acquire(blocking=False):
+            return True
+        if not blocking:
+            return False
+        me = threading.get_ident()
+        self._waiting.add(me)
+        try:
+            return self._lock.acquire(timeout=timeout)
+        finally:
+            self._waiting.discard(me)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
