@@ -59,7 +59,9 @@ def dev(ctx: click.Context, directory: Path, port: int, lease_s: float, auto_pro
     )
     click.echo(f"starting Redis and nodes a, b, c in {stack.directory} ...")
     stack.run(_lead_and_tell)
-    click.echo("\nended; the data is still there")
+    click.echo(f"\nended; the data is still in {stack.directory}, and the next start goes on with it")
+    if directory == DEFAULT_DIRECTORY:  # one that was named may hold something else
+        click.echo(f"to begin anew, delete it: rm -r {directory}")
 
 
 def _lead_and_tell(stack: DevStack) -> None:

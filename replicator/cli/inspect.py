@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from replicator import ops
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord
+from replicator.log.interface import Log
 from replicator.runtime.checks import plain
 
 from .context import Settings, output_option, show_json, size_text, table, when
@@ -27,17 +29,24 @@ WATCH_EVERY_S = 0.5
 def status(settings: Settings, output: str, watch: bool) -> None:
     """Who leads the group, and where every node is. Exit code 1 if something is wrong, 3 for an unknown group."""
     with settings.log() as log:
-        while watch:
-            now = ops.status(log)
-            click.clear()
-            _show_status(now, output)
-            time.sleep(WATCH_EVERY_S)
+        if watch:
+            with suppress(KeyboardInterrupt):  # the way to end it
+                _watch(log, output)
+            return
         look = ops.looked(log)
         now = ops.status_of(log.group, look, ops.size_of(log, look))
         _show_status(now, output)
         ops.check_is_known(log, look)
     if not now.well:
         sys.exit(1)  # without a message: the problem is shown above
+
+
+def _watch(log: Log, output: str) -> None:
+    while True:
+        now = ops.status(log)
+        click.clear()
+        _show_status(now, output)
+        time.sleep(WATCH_EVERY_S)
 
 
 def _show_status(now: ops.Status, output: str) -> None:

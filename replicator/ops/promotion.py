@@ -313,7 +313,7 @@ def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: flo
         if heartbeat.in_sync and heartbeat.position.id >= target:
             return
         behind = target.n - heartbeat.position.id.n
-        progress(f"{node} is {behind} records behind")
+        progress(f"waiting for {node}, which is {behind} record{'s'[: behind != 1]} behind")
         if time.monotonic() > deadline:
             raise TimeoutError(f"{node} does not keep up: it is {behind} records behind; nothing was done")
         time.sleep(POLL_EVERY_S)

@@ -11,27 +11,27 @@ import time
 from collections.abc import Iterator
 
 from replicator.errors import ReplicatorError
+from replicator.ops.common import LEASE_MS
 from replicator.sandbox import drill
 from replicator.sandbox.drill import FaultReport, Report
 
 __all__ = ["in_words", "main"]
 
-#: The paused primary first: a standby takes over from it for certain. One that is killed may be back before its lease
-#: has run out, and lead again itself.
-FAULTS = ("pause", "kill")
+#: From both a standby takes over for certain: each primary is away for longer than its lease.
+FAULTS = ("pause", "crash")
 
-#: Short, so that the demo is: nobody takes over before the lease has run out. Nodes have 5 s if nothing is said.
+#: Short, so that the demo is: nobody takes over before the lease has run out.
 LEASE_S = 1.0
 
 SECONDS_PER_FAULT = 5.0
 
 OPENING = f"""\
 A Redis and three nodes of a registry on this machine; four writers register machines, one after the other.
-First the primary is made to hang, then the next one is killed. Nobody helps: once a primary was silent for
-{LEASE_S:g} s, a standby takes over by itself.
+First the primary is made to hang, then the next one is killed. Nobody helps: once a primary was silent for its
+lease, a standby takes over by itself. The lease is {LEASE_S:g} s here; the default is {LEASE_MS / 1000:g} s.
 """
 
-TITLES = {"pause": "The primary hung, and woke up again", "kill": "The primary was killed, and started again"}
+TITLES = {"pause": "The primary hung, and woke up later", "crash": "The next primary was killed, and started later"}
 
 
 def main() -> int:
@@ -61,8 +61,11 @@ def in_words(report: Report) -> Iterator[str]:
     yield from map(_cost, report.faults)
     yield ""
     yield f"{_writes(report.acknowledged)} acknowledged: {len(report.lost)} of them are missing."
+    during = sum(fault.acknowledged for fault in report.faults)
+    yield f"  ({during:,} of them while a fault was played, the others before, between and after.)"
     yield f"{_writes(report.refused)} refused, or reached nobody: {len(report.appeared)} of them are in the state."
     yield f"{_writes(report.unknown)} not answered in time: {report.unknown_landed} of them are in the state."
+    yield "  (Any number is right here: nobody was told what became of them.)"
     yield f"In the state twice: {len(report.doubled)}."
     refused = sum(fault.stale_refused for fault in report.faults)
     yield (

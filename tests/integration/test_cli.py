@@ -116,6 +116,20 @@ class TestStatus:
         assert result.exit_code == 3
         assert result.stderr.endswith("the groups there are: g\n")
 
+    def test_one_that_is_watched_ends_quietly_at_ctrl_c(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clears = iter([None])
+
+        def clear() -> None:
+            if next(clears, KeyboardInterrupt) is KeyboardInterrupt:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("click.clear", clear)
+        result = run("status", "--watch")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "holder a" in result.stdout
+
     def test_a_problem_is_in_the_exit_code(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
         assert run("status").exit_code == 0
         run("demote")

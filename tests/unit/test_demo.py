@@ -23,11 +23,13 @@ GOOD = Report(
 
 def test_a_good_drill_is_told_in_numbers() -> None:
     assert list(demo.in_words(GOOD)) == [
-        "The primary hung, and woke up again: nobody could write for 1.0 s, then b led in term 2.",
+        "The primary hung, and woke up later: nobody could write for 1.0 s, then b led in term 2.",
         "",
         "1,650 writes were acknowledged: 0 of them are missing.",
+        "  (260 of them while a fault was played, the others before, between and after.)",
         "83 writes were refused, or reached nobody: 0 of them are in the state.",
         "1 write was not answered in time: 1 of them are in the state.",
+        "  (Any number is right here: nobody was told what became of them.)",
         "In the state twice: 0.",
         "2 writes were sent in the name of a primary that had been replaced: Redis took 0 of them.",
         "All three nodes, the old primaries among them, have the same state.",

@@ -29,12 +29,14 @@ from replicator.protocol.group import Head
 from replicator.sandbox.stack import NODES
 from replicator.storage import disk
 
-from .faults import FAULTS, Fault, Say
+from .faults import CRASH, FAULTS, Fault, Say
 from .load import Load
 from .report import FaultReport, Outcome, Report, lacking, longest_gap_s
 from .stack import Scene
 
 __all__ = ["FAULTS", "FaultReport", "Report", "run"]
+
+_ALL = FAULTS | CRASH
 
 #: A writer gives up waiting after a lease, and not before this: a busy machine may take half of it.
 PATIENCE_S_MIN = 1.0
@@ -65,11 +67,12 @@ def run(
 ) -> Report | None:
     """Play these faults; what was found, or None if a signal ended it (`runtime/signals.py`). On the main thread only.
 
+    `faults`: names of `FAULTS`, or of `CRASH`.
     `directory`: made if missing, never removed; without, a temporary one, which is removed unless something was found
     to be wrong, or `keep` is set. Raises `ConfigError`, and `ReplicatorError` if the stack does not come up.
     """
     for name in faults:
-        if name not in FAULTS:
+        if name not in _ALL:
             raise ConfigError(setting="FAULT", problem=f"{name!r} is none of {', '.join(FAULTS)}")
     path = _empty(directory) if directory is not None else Path(tempfile.mkdtemp(prefix="replicator-drill-")).resolve()
     reports: list[Report] = []
@@ -140,10 +143,10 @@ class _Drill:
         first, stale = len(load.writes), scene.stale_refused()
         began, sent, lost = time.monotonic(), 0, list[str]()
         try:
-            FAULTS[name].prepare(scene, lambda text: self._say(f"{name}: {text}"))
+            _ALL[name].prepare(scene, lambda text: self._say(f"{name}: {text}"))
             before = scene.wait_settled(time.monotonic())
             began = time.monotonic()
-            after = self._suffer(name, FAULTS[name], before, load)
+            after = self._suffer(name, _ALL[name], before, load)
             sent = self._send_stale(before, after)
             lost = self._newly_missed(load)
         except (ReplicatorError, TimeoutError) as error:

@@ -13,7 +13,7 @@ from replicator.sandbox.stack import NODES
 
 from .stack import Scene
 
-__all__ = ["FAULTS", "Fault", "Say"]
+__all__ = ["CRASH", "FAULTS", "Fault", "Say"]
 
 Say = Callable[[str], None]
 
@@ -28,6 +28,16 @@ SLOW_SAVE_S = 0.2
 def _kill(scene: Scene, primary: str) -> Iterator[str]:
     scene.kill(f"node-{primary}")
     yield f"kill -9 of {primary}; supervisord brings it back"
+
+
+@contextmanager
+def _crash(scene: Scene, primary: str) -> Iterator[str]:
+    program = f"node-{primary}"
+    try:
+        scene.stack.kill_program(program)
+        yield f"kill -9 of {primary}; it stays away"
+    finally:
+        scene.stack.start_program(program)
 
 
 @contextmanager
@@ -133,4 +143,10 @@ FAULTS = {
     "redis-restart": Fault("kill -9 of Redis, which comes back", _redis_restart),
     "redis-failover": Fault("Redis moves to its replica", _redis_failover, prepare=_follow_master),
     "slow-disk": Fault("each save of the primary takes longer", _slow_disk, "the disk of {primary} is fast again"),
+}
+
+#: Not on the menu of `replicator drill`. A node that is killed there may be back before its lease has run out, and lead
+#: again itself; after this one another node leads for certain.
+CRASH = {
+    "crash": Fault("the primary is killed, and away for longer than its lease", _crash, "{primary} is started again"),
 }

@@ -401,7 +401,7 @@ class TestSwitchover:
         told: list[str] = []
         with pytest.raises(TimeoutError, match="b does not keep up: it is 2 records behind; nothing was done"):
             ops.switchover(group.log(), "b", by="ops", timeout_s=0.2, progress=told.append)
-        assert "b is 2 records behind" in told
+        assert "waiting for b, which is 2 records behind" in told
         assert (a.role, group.server.state.term) == ("primary", 1)
         assert a.submit(push("z")) == 3
         log.deaf = False
