@@ -1,8 +1,8 @@
 """Changes that wait to be committed, many in one record.
 
-Whoever submits a change queues it, and takes the turn if that is free. Who has the turn commits all that is queued, in
-one record, and wakes those whose changes it carried; then the first of those who came meanwhile takes the turn. Alone,
-a submitter waits for nobody; many share one round trip.
+A submitter queues its change, and takes the turn (the write lock) if that is free. Whoever has the turn commits all
+that is queued, in one record, and wakes those whose changes it carried; then the first of those that came meanwhile
+takes the turn. Alone, a submitter waits for nobody; many share one round trip.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ logger = logging.getLogger(__name__)
 #: One record carries at most this many changes, so that no standby works on one for long.
 BATCH_CHANGES_MAX = 1000
 
-#: Who takes the turn for something else than changes does not wake the queue: it looks again by itself.
+#: A thread that takes the turn for something else than changes does not wake the queue: it looks again by itself.
 LOOK_AGAIN_S = 0.01
 
-#: Who sends a snapshot stays away so long when changes wait for its turn, and who commits changes when somebody else
-#: does: long enough for the other thread to wake up and take it. Just giving the turn back is not, and the other one
-#: would wait for another part, or record, and yet another.
+#: A thread that sends a snapshot stays away so long when changes wait for its turn, and one that commits changes when
+#: another thread does: long enough for the other one to wake up and take it. Just giving the turn back is not, and the
+#: other one would wait for another part, or record, and yet another.
 YIELD_FOR_S = 0.0002
 
-#: Who has so little time left may still send a record, and hear at the latest when that is over, too.
+#: A submitter with no time left may still send a record, for so long, and is told at the latest when that is over, too.
 GRACE_S = 0.03
 
 #: An error that comes so shortly before the time is over came because it is.
@@ -45,7 +45,7 @@ NEARLY_S = 0.02
 
 
 class CommitQueue:
-    """The changes that wait, and who commits them next."""
+    """The changes that wait, and the rule that says which thread commits them next."""
 
     def __init__(self, writer: RecordWriter) -> None:
         self._writer = writer
@@ -88,12 +88,12 @@ class CommitQueue:
 
     @property
     def has_queued(self) -> bool:
-        """Whether somebody waits who has time to."""
+        """Whether a submitter waits that has time to."""
         return bool(self._queue) or self._first_unresolved is not None
 
     @property
     def _first_unresolved(self) -> Waiting | None:
-        """The first of those who have time to wait for what becomes of a record whose answer is missing."""
+        """The first of those that have time to wait for what becomes of a record whose answer is missing."""
         sent = self._writer.unresolved
         if sent is None or not sent.batch:
             return None
@@ -111,7 +111,7 @@ class CommitQueue:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        """Wake the first of those who queued up meanwhile: it takes the turn next."""
+        """Wake the first of those that queued up meanwhile: it takes the turn next."""
         if (first := self._first_unresolved) is not None:
             first.wake()
         elif self._queue:
@@ -119,7 +119,7 @@ class CommitQueue:
                 self._queue[0].wake()
 
     def let_in(self) -> None:
-        """Give the turn to those who found it taken, and sleep, between two parts of a snapshot."""
+        """Between two parts of a snapshot: give the turn to a submitter that sleeps because it was taken."""
         if self._queue:
             self._pass_on()
             let_others_run(YIELD_FOR_S)
@@ -130,7 +130,7 @@ class CommitQueue:
             self._commit_batch(self._writer.check_may_write(), [], math.inf)
 
     def give_up(self, waiting: Waiting) -> ReplicatorError:
-        """Take it out of the queue; what to tell its submitter, who cannot wait any longer."""
+        """Take it out of the queue; what to tell its submitter, which cannot wait any longer."""
         try:
             self._queue.remove(waiting)
         except ValueError:
@@ -165,9 +165,9 @@ class CommitQueue:
         self._finish(batch, results, error)
 
     def _without_those_who_wait_on(self, batch: list[Waiting], problem: LogUnavailable) -> list[Waiting]:
-        """The time of whoever committed is over, and not that of those who have more: they are not told yet.
+        """The time of whoever committed is over; those that have more of it are not told yet.
 
-        The next one who takes the turn goes on for them, with the same record if that may be in the log.
+        The next one that takes the turn goes on for them, with the same record if that may be in the log.
         """
         now = time.monotonic()
         others = [waiting for waiting in batch if waiting.deadline > now]

@@ -29,7 +29,7 @@ class AppliedState:
 
     def __init__(self, state: State | ReplicatedState, node: str) -> None:
         self.state = state
-        #: Who must not wait for this node, and the callbacks of the application.
+        #: The callers that must not wait for this node, and the callbacks of the application.
         self.inside = Inside(node)
         self.application = Application(state, self.inside)
         self.lock = threading.Lock()

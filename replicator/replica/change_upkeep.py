@@ -158,7 +158,7 @@ class ChangeUpkeep:
 
     def close(self) -> None:
         """On whichever thread a restore is: one that is decoded as its parts come in has its own, a snapshot whose
-        last part is the first that this boot reads is restored by who reads it."""
+        last part is the first that this boot reads is restored by its reader."""
         if (restoring := self._restoring) is not None:
             restoring.drop()
 

@@ -13,7 +13,7 @@ __all__ = ["NodeStateCell"]
 
 
 class NodeStateCell:
-    """The newest `NodeState`. It is read without a lock, and moves under `moved` alone, which tells those who wait."""
+    """The newest `NodeState`. It is read without a lock, and moves under `moved` alone, which tells those that wait."""
 
     def __init__(self, node_state: NodeState) -> None:
         self.node_state = node_state
@@ -21,7 +21,7 @@ class NodeStateCell:
         self.moved = threading.Condition()
         #: What was wrong with the newest record that this node needed and passed by; None: it has all there is.
         self.passed_by: CorruptRecord | None = None
-        #: Called before it becomes one that leads, under `moved`.
+        #: Called under `moved`, before it becomes that of a primary.
         self.before_it_leads: Callable[[], None] | None = None
 
     def talks_to(self, run: str, *, log_lost: bool = False) -> None:

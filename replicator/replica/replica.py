@@ -3,10 +3,10 @@
 What it knows is a `NodeStateCell`, what it has an `AppliedState`, what is on its disk a `SaveQueue`. How records move
 the state depends on its kind (`Upkeep`). Three locks, and what each one means:
 
- 1. `write_lock`     who may move the view. A standby holds it while it folds what it read; the primary from before it
-                     sends a record until it has folded it. So nothing is ever folded twice, or by a node that just lost
-                     its term.
- 2. of the queue     who writes the checkpoint. Saves happen in the order of the folds.
+ 1. `write_lock`     the right to move the view. A standby holds it while it folds what it read; the primary from before
+                     it sends a record until it has folded it. So nothing is ever folded twice, or by a node that just
+                     lost its term.
+ 2. of the queue     saves: they happen in the order of the folds, and under it alone.
  3. `applied.lock`   the state: `apply` runs under it, and so do readers. What folding moves of the node state moves
                      under it too, so a reader finds state and position together. A restore builds without it, and takes
                      it for the swap.

@@ -57,7 +57,7 @@ class WholeUpkeep:
         self._saved = rebuild.saved
         self._checkpoint = rebuild.saved.checkpoint
         self.whole = Whole(self._checkpoint.data_dir, snapshot_bytes_max=rebuild.snapshot_bytes_max)
-        #: Who writes the state. What of it moves when a record is taken moves under its lock.
+        #: Held while the state is written. What of it moves when a record is taken moves under its lock.
         self._writing = threading.Lock()
         #: Up to where the state was what was published, before it was `unwritten`.
         self._written_upto = ZERO_ID
@@ -308,7 +308,7 @@ class WholeUpkeep:
 
 
 class _Insisting:
-    """A shared state whose `restore` does not wait for those who use it."""
+    """A shared state whose `restore` does not wait for those that use it."""
 
     def __init__(self, state: SharedState) -> None:
         self.snapshot = state.snapshot

@@ -10,8 +10,8 @@ __all__ = ["WriteLock"]
 class WriteLock:
     """A lock whose holder sees that others wait for it.
 
-    Who commits for many takes it again and again. A lock that was just given back goes to who asks first, and that is
-    who is awake: those who sleep on it could wait for as long as there is something to commit.
+    A thread that commits for many takes it again and again. A lock that was just given back goes to the first that
+    asks, and that is one that is awake: those that sleep on it could wait for as long as there is something to commit.
     """
 
     def __init__(self) -> None:
