@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import PromotionRefused
@@ -67,8 +68,8 @@ class Candidate:
         """The holder of the term stops in order."""
         self._gave_back = node, self._replica.node_state.view.term
 
-    def claims(self, node_state: NodeState, look: GroupView, me: Heartbeat) -> bool:
-        """Claim the term, if this node is to take it now, by `look` and its own heartbeat; whether it did."""
+    def claims(self, node_state: NodeState, look: GroupView, me: Callable[[], Heartbeat]) -> bool:
+        """Claim the term, if this node is to take it now, by `look` and `me`, its own heartbeat; whether it did."""
         self._tell_if_held_back(look)
         policy = self._policy
         if node_state.takes_term(look, restart_as_primary=policy.takes_term_again, goes_on=policy.goes_on):
@@ -112,9 +113,9 @@ class Candidate:
             raise PromotionRefused(self._name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
         return reply
 
-    def _is_its_turn(self, node_state: NodeState, look: GroupView, me: Heartbeat) -> bool:
+    def _is_its_turn(self, node_state: NodeState, look: GroupView, me: Callable[[], Heartbeat]) -> bool:
         """Whether nobody holds the term, and this candidate is the one to claim it now."""
-        rank = node_state.election_rank(me, look) if self._policy.auto_promote else None
+        rank = node_state.election_rank(me(), look) if self._policy.auto_promote else None
         if rank is None:
             self._vacant_since = self.claim_at = None
             return False

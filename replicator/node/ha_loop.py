@@ -188,7 +188,7 @@ class HaLoop:
             self._ask_for_snapshot()
         else:
             self._telling.over("gone")
-        if not self.candidate.claims(node_state, look, self.reporter.heartbeat()):
+        if not self.candidate.claims(node_state, look, self.reporter.heartbeat):
             self.publisher.keep(node_state, look)
 
     def _ask_for_snapshot(self) -> None:

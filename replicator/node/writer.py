@@ -192,6 +192,11 @@ class RecordWriter:
             # It is in the log, and not here yet: that comes before anything else that is written.
             self.unresolved = sent
             raise
+        except BaseException as interrupt:
+            # A Ctrl-C while it is folded, or waits for the state: the same, unless the state stalls.
+            if not isinstance(interrupt, Exception) and not self._replica.stalled:
+                self.unresolved = sent
+            raise
 
     def _send(self, sent: Sent, *, uncertain: bool, until: float) -> None:
         """Get a record into the log, or raise: then it is not there, unless it is `OutcomeUnknown`.
@@ -220,9 +225,16 @@ class RecordWriter:
             if left_s <= 0:
                 self.unresolved = sent
                 raise OutcomeUnknown(url=self._log.url, problem=problem)
-            time.sleep(min(backoff.failed(), left_s))
+            self._pause(min(backoff.failed(), left_s), sent)
             log = self._log.within(until)
         self._settle(write)
+
+    def _pause(self, seconds: float, sent: Sent) -> None:
+        try:
+            time.sleep(seconds)
+        except BaseException:  # a Ctrl-C; whether the record is in the log is not known yet
+            self.unresolved = sent
+            raise
 
     def _settle(self, write: PendingWrite) -> None:
         reply, outcome = write.reply, write.outcome

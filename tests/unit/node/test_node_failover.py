@@ -33,6 +33,7 @@ class TestAutomaticFailover:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", auto_promote=True, lease_s=SHORT_LEASE_S)
         in_step(a, b)
         # given a primary that stops in order, one that Redis forgets, and one that falls silent
+        eventually(lambda: a._ha_loop.observer.look.head, "it knows the log, so it says goodbye")
         a.stop()
         b.wait(role="primary", timeout_s=PATIENCE_S)
         group.fail_over()

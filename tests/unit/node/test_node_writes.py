@@ -263,6 +263,37 @@ class TestWriting:
         assert pushed(a) == pushed(b)
         assert sorted(pushed(a)[:-1]) == [0, 1, 2]  # it is settled: it may have been there
 
+    @pytest.mark.parametrize("moment", ["before it is folded", "before it is sent again"])
+    def test_an_interrupt_that_the_program_survives_does_not_cost_the_term(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch, moment: str
+    ) -> None:
+        log = group.faulty_log()
+        a, b = group.primary("a", log=log), group.node("b")
+        me, left = threading.get_ident(), [1]
+
+        def interrupting(call: Any) -> Any:
+            def called(*args: Any, **more: Any) -> Any:
+                if threading.get_ident() == me and left:
+                    left.pop()
+                    raise KeyboardInterrupt
+                return call(*args, **more)
+
+            return called
+
+        # given a record that is in the log, and a Ctrl-C before the node has it, or knows
+        if moment == "before it is folded":
+            monkeypatch.setattr(a._replica, "commit", interrupting(a._replica.commit))
+        else:
+            log.faults.append(log.lose_the_answer)
+            monkeypatch.setattr(time, "sleep", interrupting(time.sleep))
+        with pytest.raises(KeyboardInterrupt):
+            a.submit(push("x"))
+        # when the program goes on
+        assert a.submit(push("y"), timeout_s=PATIENCE_S) == 2
+        # then it is there once, and nobody has to lead anew
+        in_step(a, b)
+        assert (a.role, a.term, pushed(a), pushed(b)) == ("primary", 1, ["x", "y"], ["x", "y"])
+
     def test_whoever_waits_too_long_for_an_earlier_write_has_written_nothing(self, group: Group) -> None:
         log = group.faulty_log()
         a = group.primary("a", log=log)
