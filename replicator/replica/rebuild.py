@@ -91,7 +91,7 @@ class Rebuild:
             why = f"replaced by the snapshot {last.id} of {last.node}"
             fork = self.saved.checkpoint.write_fork(why, parted_at)
             logger.warning(
-                "this node had changes behind %s that the group's history has not: kept as a fork in %s",
+                "this node had changes after %s that the group's history has not: kept as a fork in %s",
                 parted_at,
                 fork,
             )

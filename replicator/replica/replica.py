@@ -196,7 +196,7 @@ class Replica:
         if isinstance(record, TermRecord) and verdict not in (Verdict.REJECT_STALE, Verdict.CONFLICT):
             logger.warning("term %d: %s leads (%s, asked by %s)", record.id.term, record.node, record.reason, record.by)
         if before.in_sync and not step.view.in_sync:
-            logger.warning("out of sync behind %s, at %s; waiting for a snapshot", before.position.id, record)
+            logger.warning("out of sync after %s, at %s; waiting for a snapshot", before.position.id, record)
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 

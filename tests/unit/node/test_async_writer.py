@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,23 +121,26 @@ def test_a_rejected_change_is_the_answer_of_its_own_task_alone(group: Group) -> 
 def test_the_loop_goes_on_while_redis_does_not_answer(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     log = group.log()
     a = group.primary("a", log=log)
-    append = log.append
+    append, sent, answers = log.append, threading.Event(), threading.Event()
 
     def slow(record: Any, **options: Any) -> Any:
-        time.sleep(0.3)
+        sent.set()
+        assert answers.wait(PATIENCE_S)
         return append(record, **options)
 
     monkeypatch.setattr(log, "append", slow)
 
-    async def counts() -> int:
+    async def writes() -> None:
         write = asyncio.ensure_future(a.asubmit(push("x")))
-        turns = 0
-        while not write.done():
+        while not sent.is_set():
             await asyncio.sleep(0.01)
-            turns += 1
-        return turns
+        for _ in range(5):  # the loop goes on, and only what it does then lets the answer come
+            await asyncio.sleep(0.01)
+        assert not write.done()
+        answers.set()
+        assert await write == 1
 
-    assert asyncio.run(counts()) > 5
+    asyncio.run(writes())
 
 
 def test_threads_and_tasks_write_side_by_side(group: Group) -> None:
