@@ -138,9 +138,9 @@ class AsyncWriter:
 class _Loop:
     """The waiting tasks of one event loop. All methods but `finished` run on the thread of the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tasks: AsyncWriter) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, writer: AsyncWriter) -> None:
         self.loop = loop
-        self.tasks = tasks
+        self.writer = writer
         self._future = loop.create_future
         #: The batch of the present pass of the loop.
         self._open: _Batch | None = None
@@ -166,7 +166,7 @@ class _Loop:
         if self._open is None:
             self.loop.call_soon(self._hand_over)
         else:
-            self.tasks.enqueue(self._open)
+            self.writer.enqueue(self._open)
         batch = self._open = _Batch(self, asked)
         self._waiting.add(batch)
         if batch.deadline < self._looks_at:
@@ -182,8 +182,8 @@ class _Loop:
     def _hand_over(self) -> None:
         batch, self._open = self._open, None
         assert batch is not None
-        self.tasks.enqueue(batch)
-        self.tasks.wake()
+        self.writer.enqueue(batch)
+        self.writer.wake()
 
     def finished(self, batch: _Batch) -> None:
         """Tell its tasks soon, together with those of all batches that finish meanwhile. Any thread may call this."""
@@ -206,7 +206,7 @@ class _Loop:
         """End the waits whose time is over, and set the timer for the next."""
         now = time.monotonic()
         for batch in [each for each in self._waiting if each.deadline <= now and not each.done]:
-            self.tasks.give_up(batch)
+            self.writer.give_up(batch)
             self._end(batch)
         self._looks, self._looks_at = None, math.inf
         # Batches that are done are told in a moment, so they need no timer.
@@ -242,7 +242,7 @@ class _Batch(Waiting):
         self.json = b",".join(self._encoded)
 
     def wake(self) -> None:
-        self._loop.tasks.wake()
+        self._loop.writer.wake()
 
     def finish(self) -> None:
         self.done = True

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,13 +15,6 @@ from replicator.format.codec import encoded
 from replicator.node.async_writer import AsyncWriter
 from replicator.node.commit_queue import BATCH_CHANGES_MAX
 from tests.support.kv import PATIENCE_S, Group, document, eventually, in_step, in_thread, push, pushed, put
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path)
-    yield group
-    group.close()
 
 
 def test_a_task_learns_what_apply_returned(group: Group) -> None:

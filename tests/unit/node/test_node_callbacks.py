@@ -43,13 +43,6 @@ from tests.support.kv import (
 )
 
 
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path)
-    yield group
-    group.close()
-
-
 class Frail(KV):
     """A state of which `snapshot` can be made to fail: at the call, at a later piece, or by what it gives."""
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from replicator import Node, NotAcknowledged, PromotionRefused, ops
@@ -25,13 +22,6 @@ from tests.support.kv import (
 )
 
 OPTIONS = {"lease_s": SHORT_LEASE_S, "auto_promote": True, "ack": "applied:1"}
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path)
-    yield group
-    group.close()
 
 
 class Split:

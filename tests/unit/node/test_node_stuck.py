@@ -6,9 +6,7 @@ Over live nodes, and a Redis in memory.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,13 +22,6 @@ from replicator.testing import Entry
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, forks, in_step, push, pushed
 
 OPTIONS = {"lease_s": SHORT_LEASE_S, "auto_promote": True}
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path)
-    yield group
-    group.close()
 
 
 def forged(group: Group, term: int, n: int, *, node: str = "a", boot: str = "", prev: str = "") -> ChangeRecord:

@@ -6,7 +6,6 @@ import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,13 +53,6 @@ class Shared(Refusing):
 
     def restore_in_use(self, pieces: Iterable[Any]) -> None:
         self._restore(pieces, None if isinstance(self.refusal, StateInUse) else self.refusal)
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path)
-    yield group
-    group.close()
 
 
 def status_of(group: Group, name: str) -> ops.NodeStatus:

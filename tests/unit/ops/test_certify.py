@@ -35,13 +35,6 @@ from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, i
 from tests.support.logs import Entry, Pen, fail_over, forged
 
 
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path)
-    yield group
-    group.close()
-
-
 def of(group: Group, *nodes: Node, log: MemoryLog | None = None) -> Certificate:
     return certify(log or MemoryLog(group.server, "g"), [node.data_dir for node in nodes], make_state=KV)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,13 +21,6 @@ from replicator.storage import forks
 from replicator.testing import MemoryLog
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventually
 from tests.support.opaque import KIB, Kept, Text, has, noise, pieces
-
-
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path)
-    yield group
-    group.close()
 
 
 def records(log: FaultyLog, kind: type = ChangeRecord) -> list[Any]:

@@ -416,13 +416,6 @@ def test_nothing_published_leaves_the_file_alone(path: Path) -> None:
 # --- in a group -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[Group]:
-    group = Group(tmp_path)
-    yield group
-    group.close()
-
-
 def test_the_file_of_a_standby_follows_that_of_the_primary(group: Group, tmp_path: Path) -> None:
     ours, theirs = settled(tmp_path / "ours", random.Random(1).randbytes(3 * MIB)), tmp_path / "theirs"
     a = group.primary("a", state=FileState(ours))
