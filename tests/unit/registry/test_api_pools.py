@@ -66,7 +66,7 @@ def test_writers_that_wait_keep_out_no_reader_and_no_other_writer_and_are_no_thr
         node.writes_wait = wait
         writers = [crowd.asks("POST", "/v1/nodes", json={}) for _ in range(600)]
         await until(lambda: len(waiting) == 600)
-        assert threading.active_count() == before
+        assert threading.active_count() <= before  # one of before may have ended
         assert [one.status_code for one in await crowd.answer(crowd.asks("GET", "/v1/nodes"))] == [200]
         node.writes_wait = functools.partial(asyncio.sleep, 0)
         assert [one.status_code for one in await crowd.answer(crowd.asks("POST", "/v1/nodes", json={}))] == [201]
