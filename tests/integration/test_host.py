@@ -169,7 +169,7 @@ def test_tasks_write_to_all_groups_and_share_the_threads_that_commit(host: Host,
 
     # each is there once, and in its order
     assert asyncio.run(write()) == [number + 1 for number in range(20) for _ in GROUPS]
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     for node in nodes.values():
         assert pushed(node) == list(range(20))
 

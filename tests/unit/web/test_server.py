@@ -77,7 +77,7 @@ def test_a_port_in_use_is_an_error_that_names_it_and_leaves_no_thread() -> None:
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: cannot listen there"):
             server.start()
     # then
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
     server.stop()
 
 
