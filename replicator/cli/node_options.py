@@ -18,63 +18,39 @@ _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _DEFAULTS = NodeOptions()
 
 
+def _option(field: str, help_: str, **more: Any) -> _Decorator:
+    """The option of that field of `NodeOptions`: its name, its default and its variable follow from it."""
+    name, default = field.replace("_", "-"), getattr(_DEFAULTS, field)
+    declared = f"--{name}/--no-{name}" if isinstance(default, bool) else f"--{name}"
+    variable = f"REPLICATOR_{field.upper()}"
+    return click.option(declared, default=default, show_default=True, envvar=variable, help=help_, **more)
+
+
 def lease_option(help_: str) -> _Decorator:
     """`--lease-s`."""
-    return click.option(
-        "--lease-s",
-        type=Seconds(LEASE_S_MIN),
-        default=_DEFAULTS.lease_s,
-        show_default=True,
-        envvar="REPLICATOR_LEASE_S",
-        help=help_,
-    )
+    return _option("lease_s", help_, type=Seconds(LEASE_S_MIN))
 
 
 def auto_promote_option(help_: str) -> _Decorator:
     """`--auto-promote`."""
-    return click.option(
-        "--auto-promote/--no-auto-promote",
-        default=_DEFAULTS.auto_promote,
-        show_default=True,
-        envvar="REPLICATOR_AUTO_PROMOTE",
-        help=help_,
-    )
+    return _option("auto_promote", help_)
 
 
 _OPTIONS: list[_Decorator] = [
     lease_option("How long the primary may go on without hearing from Redis."),
     auto_promote_option("Whether it takes over by itself when the primary's lease is gone."),
-    click.option(
-        "--ack",
-        default=_DEFAULTS.ack,
-        show_default=True,
-        envvar="REPLICATOR_ACK",
-        help="What a write waits for: appended, fsynced, replicated:N or applied:N.",
-    ),
-    click.option(
-        "--on-restart",
-        type=click.Choice(ON_RESTART),
-        default=_DEFAULTS.on_restart,
-        show_default=True,
-        envvar="REPLICATOR_ON_RESTART",
-        help="Whether it takes the term again that it held when it ended.",
-    ),
-    click.option(
-        "--on-log-lost",
+    _option("ack", "What a write waits for: appended, fsynced, replicated:N or applied:N."),
+    _option("on_restart", "Whether it takes the term again that it held when it ended.", type=click.Choice(ON_RESTART)),
+    _option(
+        "on_log_lost",
+        "What if Redis has lost the log: wait for `replicator recover`, or found it anew.",
         type=click.Choice(ON_LOG_LOST),
-        default=_DEFAULTS.on_log_lost,
-        show_default=True,
-        envvar="REPLICATOR_ON_LOG_LOST",
-        help="What if Redis has lost the log: wait for `replicator recover`, or found it anew.",
     ),
-    click.option(
-        "--failover-without",
-        type=click.Choice(FAILOVER_WITHOUT),
-        default=_DEFAULTS.failover_without,
-        show_default=True,
-        envvar="REPLICATOR_FAILOVER_WITHOUT",
-        help="Whether it leads after Redis may have lost something and nodes are missing: only if they cannot be all "
+    _option(
+        "failover_without",
+        "Whether it leads after Redis may have lost something and nodes are missing: only if they cannot be all "
         "that hold what was acknowledged as applied:N, or always.",
+        type=click.Choice(FAILOVER_WITHOUT),
     ),
 ]
 
