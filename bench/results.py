@@ -46,6 +46,8 @@ When the primary is killed, nobody can write until its lease is over, and some 1
 | 1,000 groups in one process, idle | 40 % of a core, 187 KB each | |
 
 Medians, all on one machine with 2 cores; Valkey 9.1 with `appendfsync everysec`; copied from the runs of 2026-11-28.
+Before and after the write path was taken apart, measured in turns on 2026-11-30 (`python -m bench append`), one submit
+at a time made 0.58 and 0.59, then 0.54 and 0.55 of what a plain `XADD` made in the same run.
 The sections below have the newest figures, what they mean, and the goals that are missed.
 
 ## How to read the figures

@@ -8,9 +8,9 @@ A node on its own has five connections and four threads, which is nothing for on
 host is a scheduler (`scheduler.py`) for any number of nodes:
 
 - *A reader* has one read wait for all groups (`group_reader.py`).
-- *Keepers.* Each node says when it wants to be looked after next; whoever is free takes the one that is due. What a
-  keeper does is mostly to wait for Redis, so there are as many connections for it, and for writes, as keepers.
-- *Holders.* Leases are kept apart from all that, by as many threads on connections of their own: whatever a keeper or
+- *HA loops.* Each node says when its next beat is due; a free thread takes the one that is due. These threads mostly
+  wait for Redis, so each of them has a connection of its own, and one for writes.
+- *Holders.* Leases are kept apart from all that, by as many threads on connections of their own: whatever an HA loop or
   a writer waits for, no other node loses its lease meanwhile, nor does this one.
 - *Committers.* What asyncio tasks write (`async_writer.py`) is committed by whoever of them is free.
 - *A saver* goes round.
@@ -228,7 +228,7 @@ class Host:
     def soon(self) -> Callable[[Callable[[], None]], None]:
         return self._commits.put
 
-    # --- the keepers, and those who hold leases ----------------------------------------------------------------------
+    # --- the HA loops, and those who hold leases ---------------------------------------------------------------------
 
     def _next_due(self, plan: Plan) -> Callable[[], None] | None:
         """Wait for a node that is due; None: the host was closed."""

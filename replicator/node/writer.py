@@ -92,8 +92,8 @@ class RecordWriter:
     def check_may_write(self, until: float = math.inf) -> NodeState:
         """The node state, which leads, and whose lease is not over. The caller has the write lock, as for all below.
 
-        What is written is sealed by this very one. The lease's keeper may hear in the meantime that its term is over,
-        and then the log refuses the record.
+        What is written is sealed by this very one. The thread that holds the lease may hear in the meantime that its
+        term is over, and then the log refuses the record.
         """
         node_state = self.check_holds(until)
         if not node_state.is_primary:
