@@ -75,7 +75,9 @@ def test_a_holder_in_whose_name_somebody_else_wrote_gives_the_term_up(group: Gro
     write(group, forged(group, 1, 3), with_head=True)
     with pytest.raises(NotPrimary):
         a.submit(push("refused"))
-    assert not a._replica.node_state.holds_term, "at once: it must not put its own state over what it does not know"
+    assert not a._running.replica.node_state.holds_term, (
+        "at once: it must not put its own state over what it does not know"
+    )
     b.wait(role="primary", timeout_s=PATIENCE_S)
     b.submit(push("y"), timeout_s=PATIENCE_S)
     in_step(a, b)
@@ -135,10 +137,10 @@ def test_a_holder_that_sends_a_large_state_keeps_its_lease_meanwhile(group: Grou
     a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
     for i in range(3):
         a.submit(push(i))
-    keeper = a._ha_loop.lease_keeper
-    with a._replica.write_lock:
-        assert not keeper._is_stuck(a._replica.node_state)
-    behind = a._replica.node_state.refused(Reply(Code.BEHIND, id=RecordId(1, 1)))
+    keeper = a._running.ha_loop.lease_keeper
+    with a._running.replica.write_lock:
+        assert not keeper._is_stuck(a._running.replica.node_state)
+    behind = a._running.replica.node_state.refused(Reply(Code.BEHIND, id=RecordId(1, 1)))
     for n in range(5, 12):
         moved = behind._replace(view=behind.view._replace(position=Position(RecordId(1, n), "a" * 32)))
         keeper._got_on = keeper._got_on and (keeper._got_on[0], keeper._got_on[1] - 0.5 * STUCK_S)
@@ -198,7 +200,7 @@ def test_a_record_of_somebody_else_moves_nobody_far_and_is_mended_by_one_command
     after_beats(4, a, b)
     for node in (a, b):
         assert node.term <= 1 + TERM_LEAP
-        assert node._replica.node_state.view.cursor.id.n <= 2 + N_LEAP
+        assert node._running.replica.node_state.view.cursor.id.n <= 2 + N_LEAP
     if not with_head or term > 5 or n > 1000:
         eventually(lambda: ops.status(group.log()).problem, "it is told")
         is_recovered(group)
@@ -223,8 +225,8 @@ def test_a_record_that_leaves_a_gap_is_not_taken(group: Group) -> None:
     a, b = group.primary("a"), group.node("b")
     in_step(a, b)
     record = forged(group, 1, 5)
-    with b._replica.write_lock, pytest.raises(CorruptRecord, match="its number cannot follow 1-1"):
-        b._replica.take([replace(record)])
+    with b._running.replica.write_lock, pytest.raises(CorruptRecord, match="its number cannot follow 1-1"):
+        b._running.replica.take([replace(record)])
     assert str(b.position.id) == "1-1"
 
 
@@ -235,12 +237,12 @@ def test_a_holder_that_got_nowhere_and_was_replaced_follows_and_has_no_problem_l
     b = group.node("b", lease_s=SHORT_LEASE_S)
     a.submit(push("x"))
     in_step(a, b)
-    draw = a._state.snapshot
+    draw = a._setup.state.snapshot
 
     def fails() -> Any:
         raise ValueError("a bug of the application")
 
-    a._state.snapshot = fails
+    a._setup.state.snapshot = fails
     log.faults.append(lambda record: Reply(Code.BEHIND, id=RecordId(1, 1)))
     with pytest.raises(ReplicatorError):
         a.submit(push("y"))
@@ -248,6 +250,6 @@ def test_a_holder_that_got_nowhere_and_was_replaced_follows_and_has_no_problem_l
     # when another one is promoted
     ops.promote(group.log(), "b", by="ann", force=True, timeout_s=PATIENCE_S)
     # then it learns of that although it renews nothing, and follows
-    eventually(lambda: not a._replica.node_state.holds_term)
-    a._state.snapshot = draw
+    eventually(lambda: not a._running.replica.node_state.holds_term)
+    a._setup.state.snapshot = draw
     eventually(lambda: a.term == b.term and "lets others take over" not in a.problem)
