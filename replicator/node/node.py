@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -28,10 +28,10 @@ from ..errors import (
     ReplicatorError,
 )
 from ..format.codec import Encoded, encoded
-from ..format.ids import ZERO_ID, RecordId
+from ..format.ids import RecordId, Writer
 from ..log.redis_log import RedisLog
-from ..protocol import promotion
 from ..protocol.fold import View
+from ..protocol.group import GroupView, Reply
 from ..runtime import checks
 from ..state import ReplicatedState, State
 from ..state.contract import check_state
@@ -44,6 +44,7 @@ from .handover import Handover
 from .lease import Lease, answer_within_s
 from .options import NodeArguments, NodeKeywords, NodeOptions
 from .problems import Problems
+from .promotion import replaced, take_term
 from .running import NodeSetup, RunningNode, joined
 from .scheduler import OwnThreads
 
@@ -131,19 +132,16 @@ class Node(NodeFacts):
             raise NotRunning(self.name, stopped=True)
         running = joined(self._setup)
         try:
-            self._begin(running)
+            with self._turning:
+                if self._setup.stopping.is_set():  # it was stopped meanwhile
+                    running.checkpoint.close()
+                    raise NotRunning(self.name, stopped=True)
+                self._running = running
+                running.ha_loop.reporter.http = self.http
+                running.begin()
         except BaseException:
             self.stop()
             raise
-
-    def _begin(self, running: RunningNode) -> None:
-        with self._turning:
-            if self._setup.stopping.is_set():  # it was stopped meanwhile
-                running.checkpoint.close()
-                raise NotRunning(self.name, stopped=True)
-            self._running = running
-            running.ha_loop.reporter.http = self.http
-            running.begin()
 
     def stop(self) -> None:
         """Finish the record under way, write the checkpoint, give the lease back. Safe to call twice.
@@ -212,7 +210,9 @@ class Node(NodeFacts):
         log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
         inside of a read or of a callback of this very node.
         """
-        return _result(self._submitted(encoded([change]), timeout_s, term, ack)[0])
+        changes = encoded([change])
+        running, level = self._changing(), self._level(ack)
+        return _result(_committed(running, changes, level, timeout_s=timeout_s, term=term)[0])
 
     def submit_many(
         self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
@@ -223,16 +223,11 @@ class Node(NodeFacts):
         applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. Raises what `submit` raises.
         """
         _check_fits(changes)
-        return self._submitted(encoded(changes), timeout_s, term, ack) if changes else []
-
-    def _submitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
+        if not changes:
+            return []
+        in_json = encoded(changes)
         running, level = self._changing(), self._level(ack)
-        deadline = time.monotonic() + timeout_s
-        commits = running.primary.commits
-        id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
-        if level.kind != "appended" and not _are_rejected(results):
-            running.acks.wait(level, id_, deadline - time.monotonic())
-        return results
+        return _committed(running, in_json, level, timeout_s=timeout_s, term=term)
 
     async def asubmit(
         self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
@@ -301,22 +296,39 @@ class Node(NodeFacts):
         return published
 
     def promote(self, *, reason: str = "asked by the application", force: bool = False, timeout_s: float = 10.0) -> int:
-        """Take the next term, and wait until this node leads; the term.
+        """Take the next term, and wait until this node leads; the term. If the group changes meanwhile, once more.
 
         Raises `PromotionRefused` if another node is the better one, or nodes are missing that may have more
-        (`election.refusal`; `force` goes past it: what only others have is lost), `TimeoutError`.
+        (`election.refusal`; `force` goes past it: what only others have is lost), or if another one took a term before
+        this node led; `LogLost`, `LogUnavailable`, `TimeoutError`.
         """
         checks.line("reason", reason)
         running = self._serving("promote()")
         deadline = time.monotonic() + timeout_s
-        look = running.ha_loop.observer.sight_by(deadline).look
-        mine = running.ha_loop.reporter.heartbeat()._replace(run=look.run)
-        promotion.check(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}), force=force)
-        taken = running.ha_loop.candidate.take_term(reason, look, guarded=not force, until=deadline)
-        # Its term record, too: a node that led already is the primary all the while.
-        position = str(taken.id) if taken.id != ZERO_ID else None
-        self.wait(role="primary", position=position, timeout_s=max(0.0, deadline - time.monotonic()))
+        ha_loop = running.ha_loop
+
+        def look() -> GroupView:
+            seen = ha_loop.observer.sight_by(deadline).look
+            mine = ha_loop.reporter.heartbeat()._replace(run=seen.run)
+            return seen._replace(heartbeats={**seen.heartbeats, self.name: mine})
+
+        def claim(seen: GroupView) -> Reply:
+            return ha_loop.candidate.take_term(reason, seen, guarded=not force, until=deadline)
+
+        _, taken = take_term(self._setup.log, self.name, look, claim, until=deadline, force=force)
+        self._wait_until_it_leads(running, taken.term, deadline)
         return taken.term
+
+    def _wait_until_it_leads(self, running: RunningNode, term: int, deadline: float) -> None:
+        def leads() -> bool:
+            node_state = running.replica.node_state
+            view = node_state.view
+            if view.term > term and Writer(view.holder.node, view.holder.boot) != node_state.me:
+                raise replaced(self.name, by=view.holder.node, term=view.term)
+            # Its term record, too: a node that led already is the primary all the while.
+            return view.term >= term and self.leads
+
+        self._wait_for(running, leads, deadline - time.monotonic())
 
     def wait(
         self, *, role: str | None = None, n: int | None = None, position: str | None = None, timeout_s: float = 5.0
@@ -341,6 +353,10 @@ class Node(NodeFacts):
                 and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )
 
+        self._wait_for(running, reached, timeout_s)
+
+    def _wait_for(self, running: RunningNode, reached: Callable[[], bool], timeout_s: float) -> None:
+        timeout_s = max(0.0, timeout_s)
         with running.replica.known.moved:
             if not running.replica.known.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
                 raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
@@ -385,6 +401,17 @@ class Node(NodeFacts):
     def _wake(self) -> None:
         if self._running is not None:
             self._running.wake()
+
+
+def _committed(
+    running: RunningNode, changes: Encoded, level: Level, *, timeout_s: float, term: int | None
+) -> list[Any]:
+    deadline = time.monotonic() + timeout_s
+    commits = running.primary.commits
+    id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
+    if level.kind != "appended" and not _are_rejected(results):
+        running.acks.wait(level, id_, deadline - time.monotonic())
+    return results
 
 
 async def _acknowledged(

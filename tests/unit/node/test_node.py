@@ -13,11 +13,21 @@ from typing import Any, ClassVar
 
 import pytest
 
-from replicator import CheckpointError, ConfigError, LeaseLost, LogUnavailable, Node, NotPrimary, NotRunning
+from replicator import (
+    CheckpointError,
+    ConfigError,
+    LeaseLost,
+    LogLost,
+    LogUnavailable,
+    Node,
+    NotPrimary,
+    NotRunning,
+    PromotionRefused,
+)
 from replicator.format.ids import ORIGIN
 from replicator.node.health import Lag
 from replicator.node.identity import Name
-from replicator.protocol.group import Code, GroupView, Reply
+from replicator.protocol.group import Claim, Code, GroupView, Reply
 from tests.support.kv import (
     KV,
     PATIENCE_S,
@@ -218,6 +228,67 @@ class TestPromotion:
         monkeypatch.setattr(a._running.ha_loop.candidate, "take_term", second)
         assert a.promote() == 1
         assert (a.role, a.term) == ("primary", 1)
+
+    def test_a_promotion_that_another_one_forestalled_is_tried_again(self, group: Group) -> None:
+        a, log = group.primary("a"), group.log()
+        b = group.node("b", log=log)
+        in_step(a, b)
+        promote = log.promote
+
+        def forestalled(claim: Claim) -> Reply:
+            log.promote = promote  # type: ignore[method-assign]
+            lead(group.log(), "a", boot=a.boot)
+            return promote(claim)
+
+        log.promote = forestalled  # type: ignore[method-assign]
+        assert b.promote(timeout_s=PATIENCE_S) == 3
+        assert (b.role, b.term) == ("primary", 3)
+
+    def test_a_promotion_that_is_forestalled_again_and_again_is_given_up(self, group: Group) -> None:
+        a, log = group.primary("a"), group.log()
+        b = group.node("b", log=log)
+        in_step(a, b)
+        promote = log.promote
+
+        def forestalled(claim: Claim) -> Reply:
+            lead(group.log(), "a", boot=a.boot)
+            return promote(claim)
+
+        log.promote = forestalled  # type: ignore[method-assign]
+        with pytest.raises(TimeoutError, match="the group changed whenever b was to be promoted; nothing was done"):
+            b.promote(timeout_s=0.2)
+
+    def test_one_that_is_replaced_before_it_leads_says_by_whom(self, group: Group) -> None:
+        # given a standby that reads its own term record only when that of another one is there
+        a, log = group.primary("a"), group.faulty_log()
+        b = group.node("b", log=log)
+        in_step(a, b)
+        log.deaf, promote = True, log.promote
+
+        def replaced(claim: Claim) -> Reply:
+            reply = promote(claim)
+            lead(group.log(), "a", boot=a.boot)
+            log.deaf = False
+            return reply
+
+        log.promote = replaced  # type: ignore[method-assign]
+        with pytest.raises(PromotionRefused, match="a took term 3 meanwhile"):
+            b.promote(timeout_s=PATIENCE_S)
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_a_log_that_is_gone_is_said_to_be(self, group: Group, force: bool) -> None:
+        a, log = group.primary("a", auto_promote=False), group.log()
+        b = group.node("b", log=log)
+        in_step(a, b)
+        promote = log.promote
+
+        def lost(claim: Claim) -> Reply:
+            group.server.flush()
+            return promote(claim)
+
+        log.promote = lost  # type: ignore[method-assign]
+        with pytest.raises(LogLost, match="the log of group memory is gone"):
+            b.promote(force=force, timeout_s=PATIENCE_S)
 
     def test_the_new_primary_has_read_everything_before_it_leads(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
