@@ -16,9 +16,9 @@ from replicator.errors import CorruptRecord
 from replicator.format.codec import encode_changes
 from replicator.format.ids import N_LEAP, TERM_LEAP, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, Record, seal_change
+from replicator.log.memory_redis import Entry
 from replicator.node.lease_keeper import STUCK_S
 from replicator.protocol.group import Code, Reply
-from replicator.testing import Entry
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, forks, in_step, push, pushed
 
 OPTIONS = {"lease_s": SHORT_LEASE_S, "auto_promote": True}
