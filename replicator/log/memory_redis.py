@@ -1,7 +1,8 @@
 """A Redis with our scripts, in memory: the server of `testing.MemoryLog`.
 
 Its whole state is one frozen value, so a test can keep it, restore it, or explore every order of events from it
-(`tests/model/`). Its methods do what the scripts of `lua/` do, step by step in the same order.
+(`tests/model/`). Its methods do what the scripts of `lua/` do, step by step in the same order: what they
+check is asked of the state, what they write is written by the server.
 """
 
 from __future__ import annotations
@@ -98,6 +99,73 @@ class MemoryState:
             return f"the head is at {id_}, which is beyond every record"
         return ""
 
+    @property
+    def marred(self) -> str:
+        """What in the keys no script can have written, for people."""
+        if wrong := self.wrong_head:
+            return f"something else than replicator wrote to the head ({wrong})"
+        return f"BADTERM {wrong}; it was changed by hand" if (wrong := self.wrong_key) else ""
+
+    def lease_ms(self, now_ms: float) -> int:
+        """What is left of the lease; below 0: there is none."""
+        left = int(self.lease.until_ms - now_ms) if self.lease else -1
+        return left if left > 0 else -1
+
+    def running_lease(self, now_ms: float) -> str:
+        """Its text; empty: none runs."""
+        return str(self.lease.text) if self.lease and self.lease_ms(now_ms) >= 0 else ""
+
+    # --- what the scripts check ---
+
+    def check_keys(self, *, head: bool, key: bool) -> None:
+        wrong_head, wrong_key = self.wrong_head, self.wrong_key
+        if head and wrong_head:
+            raise LogUnavailable(url="memory:", problem=f"BADHEAD {wrong_head}")
+        if key and wrong_key:
+            raise LogUnavailable(url="memory:", problem=f"BADTERM {wrong_key}")
+
+    def fence(self, run: str, term: int, boot: str) -> Reply | None:
+        """The refusal of one who does not hold the term (any more)."""
+        head = self.head
+        if not self.exists or head is None:
+            return Reply(Code.LOST)
+        # A key that is too far ahead fences like any other key that is ahead.
+        self.check_keys(head=True, key=isinstance(self.term, str))
+        ahead = isinstance(self.term, int) and self.term > head.term
+        if ahead or term != self.effective_term or term != head.term or boot != head.boot:
+            return Reply(Code.FENCED, term=max(int(self.term), head.term), node=head.node)
+        if run != head.run:
+            return Reply(Code.NEW_RUN)
+        return None
+
+    def astray(self, head: Head, record: Record, *, rebases: bool) -> Reply | None:
+        """The refusal of a record that cannot come next; `rebases`: the first part of a rebase may leave a gap."""
+        before = head.position.id
+        if not rebases:
+            if record.id.n == before.n + 1:
+                return None
+            return Reply(Code.STRAY if self.last_id != before else Code.BEHIND, id=self.last_id)
+        if self.last_id != before:
+            return Reply(Code.STRAY, id=self.last_id)
+        if record.id.n > before.n + N_LEAP:
+            problem = f"BADRECORD number {record.id.n} is beyond every one that can come after {before}"
+            raise LogUnavailable(url="memory:", problem=problem)
+        return Reply(Code.BEHIND, id=before) if record.id.n <= before.n else None
+
+    def unmet(self, claim: Claim, head: Head | None, now_ms: float) -> Reply | None:
+        """The refusal of a claim if something that it depends on has changed."""
+        term, node = self.effective_term, head.node if head else ""
+        if claim.expect is not None and claim.expect != term:
+            return Reply(Code.CONFLICT, term=term, node=node)
+        if claim.expect_head is not None and (head is None or head.position.id != claim.expect_head):
+            return Reply(Code.CONFLICT, term=term, node=node)
+        running = self.running_lease(now_ms)
+        if claim.unleased and running and running != claim.expired:
+            return Reply(Code.CONFLICT, term=term, node=node)
+        if claim.run and claim.run != self.run:
+            return Reply(Code.NEW_RUN)
+        return None
+
 
 class MemoryRedis:
     """The server. `clock_ms` replaces its clock, so that no test has to wait."""
@@ -162,7 +230,7 @@ class MemoryRedis:
     def promote(self, claim: Claim) -> Reply:
         state, head, exists = self.state, self.state.head, self.state.exists
         anew = claim.anew and claim.new_log_id != ""
-        self._check_keys(head=not anew, key=not anew)
+        state.check_keys(head=not anew, key=not anew)
         if anew and exists and head is not None and not state.wrong_head and state.last_id == head.position.id:
             if not state.wrong_key and head.position.id != claim.unfollowed:
                 return Reply(Code.WHOLE, id=head.position.id)
@@ -174,7 +242,7 @@ class MemoryRedis:
             return Reply(Code.LOST)
         if head is not None and state.last_id != head.position.id:
             return Reply(Code.STRAY, id=state.last_id)
-        refused = self._expectations(claim, head)
+        refused = state.unmet(claim, head, self.clock_ms())
         if refused:
             return refused
         effective = state.effective_term
@@ -184,27 +252,13 @@ class MemoryRedis:
         term = next_term(base, new_run=base > 0 and (head is None or head.run != state.run))
         if term > TERM_MAX:
             raise LogUnavailable(url="memory", problem="there are no more terms")
-        header = self._term_header(claim, head)
+        header = _term_header(claim, head, run=state.run, now_ms=self.clock_ms())
         if not claim.writer.node or not claim.writer.boot or len(header) > HEADER_BYTES_MAX:
             problem = "BADRECORD a term record names a node and a boot, and its reason is short"
             raise LogUnavailable(url="memory:", problem=problem)
         if anew:
             self._write(head=None, entries=(), last_id=ZERO_ID, exists=False)
         return self._take_term(replace(claim, applied_min=least), head, term, header)
-
-    def _expectations(self, claim: Claim, head: Head | None) -> Reply | None:
-        """The refusal of a claim if something that it depends on has changed."""
-        term, node = self.state.effective_term, head.node if head else ""
-        if claim.expect is not None and claim.expect != term:
-            return Reply(Code.CONFLICT, term=term, node=node)
-        if claim.expect_head is not None and (head is None or head.position.id != claim.expect_head):
-            return Reply(Code.CONFLICT, term=term, node=node)
-        running = self._running_lease()
-        if claim.unleased and running and running != claim.expired:
-            return Reply(Code.CONFLICT, term=term, node=node)
-        if claim.run and claim.run != self.state.run:
-            return Reply(Code.NEW_RUN)
-        return None
 
     def _take_term(self, claim: Claim, head: Head | None, term: int, header: bytes) -> Reply:
         """The writes of the promote script: term record, head, term key, lease, and the announcement."""
@@ -227,7 +281,7 @@ class MemoryRedis:
             taken=taken[-TAKEN_KEPT:],
             applied_min=claim.applied_min,
         )
-        self._write(term=term, head=after, lease=self._lease(claim.writer, term, claim.lease_ms))
+        self._write(term=term, head=after, lease=_lease(claim.writer, term, claim.lease_ms, self.clock_ms()))
         self.ask("term", by=claim.by, node=claim.writer.node)
         return Reply(Code.OK, term=term, id=id_)
 
@@ -235,7 +289,7 @@ class MemoryRedis:
         refused = self._fence(self.state.run, term, writer.boot)
         if refused:
             return refused
-        self._write(lease=self._lease(writer, term, lease_ms))
+        self._write(lease=_lease(writer, term, lease_ms, self.clock_ms()))
         return Reply(Code.OK)
 
     def give_back(self, writer: Writer, term: int) -> None:
@@ -287,15 +341,15 @@ class MemoryRedis:
         state = self.state
         now_ms = self.clock_ms()
         heartbeats = (Heartbeat.seen(data, beaten_at=int(at), now_ms=int(now_ms)) for _, at, data in state.beats)
-        lease = self._running_lease()
-        marred = self._marred()
+        lease = state.running_lease(now_ms)
+        marred = state.marred
         head = state.head if state.exists and not state.wrong_head else None
         look = GroupView(
             run=state.run,
             term=state.effective_term,
             head=head,
             last_id=state.last_id if state.head else ZERO_ID,
-            lease_ms=lease_left_ms(lease, self._lease_ms()),
+            lease_ms=lease_left_ms(lease, state.lease_ms(now_ms)),
             lease=lease,
             heartbeats={heartbeat.node: heartbeat for heartbeat in heartbeats if heartbeat},
             now_ms=int(now_ms),
@@ -309,7 +363,7 @@ class MemoryRedis:
 
     def fail_over(self, copy: MemoryState, *, run: str) -> None:
         """Become another run, with the data of `copy` (an earlier state)."""
-        self._write_all(replace(copy, run=run))
+        self._write(copy, run=run)
 
     def stray(self, id_: RecordId) -> None:
         """An XADD by another program into the stream."""
@@ -325,7 +379,7 @@ class MemoryRedis:
 
     def flush(self) -> None:
         """FLUSHALL."""
-        self._write_all(MemoryState(run=self.state.run))
+        self._write(MemoryState(run=self.state.run))
 
     # --- inside ---
 
@@ -333,53 +387,14 @@ class MemoryRedis:
         assert self.state.head is not None
         return self.state.head
 
-    def _marred(self) -> str:
-        if wrong := self.state.wrong_head:
-            return f"something else than replicator wrote to the head ({wrong})"
-        return f"BADTERM {wrong}; it was changed by hand" if (wrong := self.state.wrong_key) else ""
-
-    def _check_keys(self, *, head: bool, key: bool) -> None:
-        wrong_head, wrong_key = self.state.wrong_head, self.state.wrong_key
-        if head and wrong_head:
-            raise LogUnavailable(url="memory:", problem=f"BADHEAD {wrong_head}")
-        if key and wrong_key:
-            raise LogUnavailable(url="memory:", problem=f"BADTERM {wrong_key}")
-
-    def _not_next(self, head: Head, record: Record) -> Reply | None:
-        if record.id.n == head.position.id.n + 1:
-            return None
-        astray = self.state.last_id != head.position.id
-        return Reply(Code.STRAY if astray else Code.BEHIND, id=self.state.last_id)
-
-    def _leaps(self, head: Head, record: Record) -> Reply | None:
-        """The refusal of the first part of a rebase if its number may not leave that gap."""
-        before = head.position.id
-        if self.state.last_id != before:
-            return Reply(Code.STRAY, id=self.state.last_id)
-        if record.id.n > before.n + N_LEAP:
-            problem = f"BADRECORD number {record.id.n} is beyond every one that can come after {before}"
-            raise LogUnavailable(url="memory:", problem=problem)
-        return Reply(Code.BEHIND, id=before) if record.id.n <= before.n else None
-
     def _fence(self, run: str, term: int, boot: str) -> Reply | None:
-        state, head = self.state, self.state.head
-        if not state.exists or head is None:
-            return Reply(Code.LOST)
-        # A key that is too far ahead fences like any other key that is ahead.
-        self._check_keys(head=True, key=isinstance(state.term, str))
-        ahead = isinstance(state.term, int) and state.term > head.term
-        if ahead or term != state.effective_term or term != head.term or boot != head.boot:
-            return Reply(Code.FENCED, term=max(int(state.term), head.term), node=head.node)
-        if run != head.run:
-            return Reply(Code.NEW_RUN)
-        return None
+        return self.state.fence(run, term, boot)
 
     def _put(self, head: Head, record: Record, *, rebases: bool = False) -> Reply | None:
         """Append the record, unless it is there: an earlier attempt may have stopped before it moved the head."""
         if self.state.entries[-1:] == (Entry(record.id, record.header, record.body),):
             return None
-        astray = self._leaps(head, record) if rebases else self._not_next(head, record)
-        return astray or self._add(record.id, record.header, record.body)
+        return self.state.astray(head, record, rebases=rebases) or self._add(record.id, record.header, record.body)
 
     def _add(self, id_: RecordId, header: bytes | None, body: bytes | None) -> Reply | None:
         if id_ <= self.state.last_id:
@@ -391,41 +406,10 @@ class MemoryRedis:
         keep = RecordId(upto.term, upto.n + 1)
         self._write(entries=tuple(entry for entry in self.state.entries if entry.id >= keep))
 
-    def _lease_ms(self) -> int:
-        """What is left of the lease; below 0: there is none."""
-        lease = self.state.lease
-        left = int(lease.until_ms - self.clock_ms()) if lease else -1
-        return left if left > 0 else -1
-
-    def _running_lease(self) -> str:
-        return str(self.state.lease.text) if self.state.lease and self._lease_ms() >= 0 else ""
-
-    def _lease(self, writer: Writer, term: int, lease_ms: int) -> Lease:
-        now_ms = self.clock_ms()
-        return Lease(LeaseText(_holder_of(writer, term), lease_ms, int(now_ms)), now_ms + lease_ms)
-
-    def _term_header(self, claim: Claim, head: Head | None) -> bytes:
-        fields = {
-            "v": 1,
-            "kind": "term",
-            "node": claim.writer.node,
-            "boot": claim.writer.boot,
-            "prev": head.position.chain if head else ZERO_CHAIN,
-            "at": int(self.clock_ms()),
-            "log_id": head.log_id if head else claim.new_log_id,
-            "run": self.state.run,
-            "by": claim.by,
-            "reason": claim.reason,
-            "ends": show_ends(_ends_after(head)),
-        }
-        return orjson.dumps(fields)
-
-    def _write(self, **changes: object) -> None:
-        self._write_all(replace(self.state, **changes))  # type: ignore[arg-type]
-
-    def _write_all(self, state: MemoryState) -> None:
+    def _write(self, state: MemoryState | None = None, **changes: object) -> None:
+        """Become `state`, or stay what it is, but for these changes."""
         with self.changed:
-            self.state = state
+            self.state = replace(state or self.state, **changes)  # type: ignore[arg-type]
             self.changed.notify_all()
 
 
@@ -440,3 +424,24 @@ def _ends_after(head: Head | None) -> tuple[RecordId, ...]:
 
 def _holder_of(writer: Writer, term: int) -> str:
     return f"{term} {writer.node} {writer.boot}"
+
+
+def _lease(writer: Writer, term: int, lease_ms: int, now_ms: float) -> Lease:
+    return Lease(LeaseText(_holder_of(writer, term), lease_ms, int(now_ms)), now_ms + lease_ms)
+
+
+def _term_header(claim: Claim, head: Head | None, *, run: str, now_ms: float) -> bytes:
+    fields = {
+        "v": 1,
+        "kind": "term",
+        "node": claim.writer.node,
+        "boot": claim.writer.boot,
+        "prev": head.position.chain if head else ZERO_CHAIN,
+        "at": int(now_ms),
+        "log_id": head.log_id if head else claim.new_log_id,
+        "run": run,
+        "by": claim.by,
+        "reason": claim.reason,
+        "ends": show_ends(_ends_after(head)),
+    }
+    return orjson.dumps(fields)

@@ -24,6 +24,10 @@ from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, even
 OPTIONS = {"lease_s": SHORT_LEASE_S, "auto_promote": True}
 
 
+def has_lease(group: Group) -> bool:
+    return group.server.state.lease_ms(group.server.clock_ms()) >= 0
+
+
 def forged(group: Group, term: int, n: int, *, node: str = "a", boot: str = "", prev: str = "") -> ChangeRecord:
     """A change that somebody else wrote in the name of a node."""
     head = group.server.look().head
@@ -158,7 +162,7 @@ def test_a_term_key_that_cannot_be_is_told_and_mended_by_one_command(group: Grou
     a.submit(push("x"))
     in_step(a, b)
     group.server.set_term(term)
-    eventually(lambda: group.server.state.lease is None or group.server._lease_ms() < 0, "nobody holds a lease")
+    eventually(lambda: not has_lease(group), "nobody holds a lease")
     problem = str(ops.status(group.log()).problem)
     assert "the term key holds" in problem
     assert "`replicator recover`" in problem
@@ -177,7 +181,7 @@ def test_a_head_that_was_edited_by_hand_is_told_and_mended_by_one_command(group:
     a.submit(push("x"))
     in_step(a, b)
     group.server.set_head(**fields)
-    eventually(lambda: group.server._lease_ms() < 0, "nobody holds a lease")
+    eventually(lambda: not has_lease(group), "nobody holds a lease")
     assert "something else than replicator wrote to the head" in str(ops.status(group.log()).problem)
     after_beats(3, a, b)  # also the one that held the term reports on
     is_recovered(group)
