@@ -23,6 +23,7 @@ from bench.harness import Child, Report, Setting, Table, heard, in_rounds, memor
 from bench.loads import CHANGE_BYTES, a_change
 from replicator import Node
 from replicator.node.host import Host
+from replicator.node.options import NodeKeywords
 
 __all__ = ["FULL", "QUICK", "Habits", "Sizes", "measure"]
 
@@ -233,8 +234,8 @@ def be_host(pipe: Connection, url: str, groups: Sequence[str], habits: Habits, d
 
         def start(number: int) -> Node:
             place = data_dir / str(number)
-            lease = {"lease_s": habits.lease_s, "beat_every_s": habits.beat_every_s, "auto_promote": name == "b"}
-            return host.node(states[number], group=groups[number], name=name, data_dir=place, **lease)
+            options = NodeKeywords(lease_s=habits.lease_s, beat_every_s=habits.beat_every_s, auto_promote=name == "b")
+            return host.node(states[number], group=groups[number], name=name, data_dir=place, **options)
 
         began = now_ns()
         nodes = list(pool.map(start, range(len(groups))))

@@ -206,7 +206,9 @@ def _publish(node: Node, path: Path, content: Path, *, whole: bool) -> Published
         os.fsync(file)  # by the kernel some time later, it would fall into the case
     os.replace(draft, path)
     time.sleep(STILL_S)
-    payload = node._replica.whole
+    running = node._running
+    assert running is not None
+    payload = running.replica.whole
     assert payload is not None
     before = payload.patch_bytes_max
     payload.patch_bytes_max = 0 if whole else before

@@ -54,8 +54,11 @@ def dev(ctx: click.Context, directory: Path, port: int, lease_s: float, auto_pro
         directory,
         port=port,
         group=settings.group,
-        log_level=ctx.find_root().params["log_level"],
-        environment={"REPLICATOR_LEASE_S": str(lease_s), "REPLICATOR_AUTO_PROMOTE": str(int(auto_promote))},
+        environment={
+            "REPLICATOR_LOG_LEVEL": ctx.find_root().params["log_level"],
+            "REPLICATOR_LEASE_S": str(lease_s),
+            "REPLICATOR_AUTO_PROMOTE": str(int(auto_promote)),
+        },
     )
     click.echo(f"starting Redis and nodes a, b, c in {stack.directory} ...")
     stack.run(_lead_and_tell)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import redis
@@ -49,11 +49,11 @@ from .answers import (
     wrote_nothing,
 )
 from .scripts import KEY_TYPES, KEYS, load_scripts
+from .server import Server, server_by
 
 __all__ = [
     "Connections",
     "RedisLog",
-    "Server",
     "client_for",
     "shown",
 ]
@@ -71,23 +71,12 @@ STEPS = 4
 ASKS_KEPT = 1000
 
 
-#: The settings that `server` asks CONFIG for. The rest is in INFO, which more users may see.
-SETTINGS = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag")
-
 #: How many acks the stream keeps. The primary may miss older ones: each ack includes those before it.
 ACKS_KEPT = 1000
 
 
 #: How long `groups` searches: a Redis may have millions of other keys.
 GROUPS_WITHIN_S = 1.0
-
-
-class Server(NamedTuple):
-    """A Redis as it describes itself. What the user may not ask is missing: `info` is empty, a setting or term None."""
-
-    info: Mapping[str, str]
-    config: Mapping[str, str | None]
-    term_key: str | None
 
 
 class Connections:
@@ -393,17 +382,7 @@ class RedisLog:
 
     def server(self) -> Server:
         """What its Redis says of itself."""
-        info = self._permitted(b"INFO") or b""
-        term = self._permitted(b"GET", self._keys[0])
-        return Server(
-            info=dict(line.split(":", 1) for line in info.decode("utf-8", "replace").splitlines() if ":" in line),
-            config={name: self._setting(name) for name in SETTINGS},
-            term_key=term.decode("utf-8", "replace") if term is not None else None,
-        )
-
-    def _setting(self, name: str) -> str | None:
-        found = self._permitted(b"CONFIG", b"GET", name) or []
-        return found[1].decode("utf-8", "replace") if len(found) == 2 else None
+        return server_by(self._permitted, self._keys[0])
 
     def _permitted(self, *command: Any) -> Any:
         """The answer to a question; None if the user may not ask, or the command or the type of the key is wrong."""

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..errors import PromotionRefused
 from ..log.interface import Log
 from ..protocol import election, promotion
 from ..protocol.group import Claim, Code, GroupView, Reply
@@ -106,12 +105,10 @@ class Candidate:
             self._telling.tell("claim", logging.INFO, what)
 
     def take_term(self, reason: str, look: GroupView, *, until: float, guarded: bool = False) -> Reply:
-        """Take it because the application says so. `PromotionRefused` if somebody else was faster."""
+        """Take it because the application says so. OK, too, if this node has just taken it unasked."""
         claim = self._new_claim(reason, look, guarded=guarded, by=f"{self._name}'s application")
         reply = self._log.within(until).promote(claim)
-        if not election.has_claimed(self._name, reply, look):
-            raise PromotionRefused(self._name, f"{reply.code.value}: {reply.node or 'nobody'} holds term {reply.term}")
-        return reply
+        return reply._replace(code=Code.OK) if election.has_claimed(self._name, reply, look) else reply
 
     def _is_its_turn(self, node_state: NodeState, look: GroupView, me: Callable[[], Heartbeat]) -> bool:
         """Whether nobody holds the term, and this candidate is the one to claim it now."""
@@ -149,7 +146,7 @@ class Candidate:
         )
         return replace(
             claim,
-            expect=claim.expect if guarded else None,
+            expect=claim.expect if guarded else None,  # by force it is taken from whoever has taken it since
             unleased=unleased,
             # A lease that Redis still has, and that was not renewed for as long as it is.
             expired=look.lease if look.lease_ms is None else "",

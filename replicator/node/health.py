@@ -16,7 +16,7 @@ from ..format.ids import Position, RecordId
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.liveness import Sight
-from ..protocol.node_state import NodeState
+from ..protocol.node_state import NodeState, role_of
 
 __all__ = [
     "Condition",
@@ -124,7 +124,7 @@ class Standing(NamedTuple):
     @property
     def role(self) -> str:
         """`"primary"` or `"standby"`."""
-        return "primary" if self.is_primary else "standby"
+        return role_of(self.is_primary)
 
 
 def standing_of(node_state: NodeState, *, failed: bool, stalled: bool, lease_held: bool) -> Standing:

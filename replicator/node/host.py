@@ -36,7 +36,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Unpack
 
 from ..errors import ConfigError, NoThread
 from ..log.finders import is_cluster
@@ -49,6 +49,7 @@ from .duties import SAVE_EVERY_S
 from .group_reader import GroupReader
 from .lease import LEASE_S, answer_within_s
 from .node import Node
+from .options import NodeKeywords
 from .scheduler import NodeWork
 from .tended import Plan, Tended
 from .worker_pool import RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
@@ -129,9 +130,16 @@ class Host:
             self.close()
 
     def node(
-        self, state: State | ReplicatedState, *, group: str, name: str, data_dir: str | Path, **options: Any
+        self,
+        state: State | ReplicatedState,
+        *,
+        group: str,
+        name: str,
+        data_dir: str | Path,
+        http: str = "",
+        **options: Unpack[NodeKeywords],
     ) -> Node:
-        """Start a node of this host; `options` are those of `Node`. Stop it by `Node.stop`, or with the host.
+        """Start a node of this host; all that it takes is as for `Node`. Stop it by `Node.stop`, or with the host.
 
         Any number of threads may start nodes at the same time: a start mostly waits for the disk.
         Raises what `Node` and `Node.start` raise, and `ConfigError` if the host was closed.
@@ -145,7 +153,7 @@ class Host:
         # What is no number the node refuses, by its name.
         answer_s = answer_within_s(lease_s) if isinstance(lease_s, int | float) else answer_within_s(LEASE_S)
         log = RedisLog(self._url, group, connections=connections, timeout_s=answer_s)
-        node = Node(state, group=group, name=name, data_dir=data_dir, log=log, scheduler=self, **options)
+        node = Node(state, group=group, name=name, data_dir=data_dir, http=http, log=log, scheduler=self, **options)
         node.start()
         try:
             with self._lock:

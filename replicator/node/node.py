@@ -4,6 +4,7 @@
     with node:
         node.submit({"op": "register", ...})
 
+What there is of it from `start` to `stop` is a `RunningNode` (`running.py`); what it says of itself is in `facts.py`.
 What goes on by itself is in `duties.py`: `consumer.py` (records come in), `ha_loop.py` (what happens once a beat), and
 that what a primary committed is saved a moment later; `scheduler.py` has the threads that do it. Writes run on the
 threads that submit them (`writer.py`). Nothing here decides: it asks its `NodeState`.
@@ -11,11 +12,9 @@ threads that submit them (`writer.py`). Nothing here decides: it asks its `NodeS
 
 from __future__ import annotations
 
-import logging
-import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -24,65 +23,44 @@ from ..errors import (
     ChangeRejected,
     ChangeTooLarge,
     ConfigError,
-    LogUnavailable,
     NotRunning,
     PositionLost,
     ReplicatorError,
 )
 from ..format.codec import Encoded, encoded
-from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
-from ..log.interface import Log
+from ..format.ids import RecordId, Writer
 from ..log.redis_log import RedisLog
-from ..protocol import promotion
 from ..protocol.fold import View
-from ..protocol.heartbeat import MISSED_BEATS_MAX
-from ..protocol.node_state import NodeState
-from ..replica.change_upkeep import ChangeUpkeep
-from ..replica.replica import Replica
-from ..replica.whole_upkeep import WholeUpkeep
+from ..protocol.group import GroupView, Reply
 from ..runtime import checks
-from ..runtime.process import Owner
 from ..state import ReplicatedState, State
 from ..state.contract import check_state
-from ..state.kind import kind_of
-from ..storage.checkpoint import Checkpoint
 from ..storage.payload import Published
-from . import health
-from .acks import Acks, Level
-from .async_writer import AsyncWriter
+from .acks import Level
 from .commit_queue import BATCH_CHANGES_MAX
-from .consumer import Reader
-from .duties import Duties
+from .facts import NodeFacts
 from .fresh_read import catch_up
-from .ha_loop import HaLoop
 from .handover import Handover
-from .health import Condition, Lag, Standing, Unready, standing_of
-from .identity import Name
 from .lease import Lease, answer_within_s
-from .options import NodeKeywords, NodeOptions
-from .parts import Parts
-from .primary import Primary
+from .options import NodeArguments, NodeKeywords, NodeOptions
 from .problems import Problems
-from .scheduler import NodeWork, OwnThreads, Scheduler
+from .promotion import replaced, take_term
+from .running import NodeSetup, RunningNode, joined
+from .scheduler import OwnThreads
 
 __all__ = ["Node"]
-
-logger = logging.getLogger(__name__)
 
 #: All of a state is on its way: seconds, if it is large. A standby takes it in when all of it is there.
 REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
 
-#: What a node knows that was not started.
-NOTHING = View(in_sync=False)
 
-
-class Node:
-    """One node of a group.
+class Node(NodeFacts):
+    """One node of a group. What it says of itself is in `facts.py`.
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
     directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
-    threads of its own (`host.py`). `options`: `ack`, `lease_s`, `auto_promote` and so on, see `NodeOptions`. Raises
+    threads of its own (`host.py`). The rest, `ack`, `lease_s`, `auto_promote` and so on: see `NodeOptions`. Raises
     `ConfigError`, `CheckpointError` (from the constructor and from `start`).
 
     A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
@@ -97,41 +75,40 @@ class Node:
         name: str,
         data_dir: str | Path,
         redis: str = "",
-        log: Log | None = None,
         http: str = "",
-        scheduler: Scheduler | None = None,
-        **options: Unpack[NodeKeywords],
+        **more: Unpack[NodeArguments],
     ) -> None:
+        log, scheduler = more.pop("log", None), more.pop("scheduler", None)
+        keywords: NodeKeywords = more
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
-        self.name = checks.name("name", name)
-        self.group = checks.name("group", group)
-        self.data_dir = checks.directory("data_dir", data_dir)
-        self.http = checks.url("http", http)
+        checks.name("name", name)
+        checks.name("group", group)
+        directory = checks.directory("data_dir", data_dir)
+        checks.url("http", http)
         check_state(state)
-        self._options = NodeOptions(**options)
-        self._owner = Owner(f"node {name}")
-        self._state = state
-        self._ack = self._options.level
-        self._policy = self._options.policy
-        self._lease = Lease(self._options.lease_s)
-        answer_s = answer_within_s(self._lease.length_s)
-        self._log: Log = log if log is not None else RedisLog(redis, group, timeout_s=answer_s)
-        self._scheduler = scheduler or OwnThreads()
-        self._stopping = threading.Event()
-        #: What is in the way now.
-        self._problems = Problems()
-        #: What is there from the start on, because it needs the data directory.
-        self._checkpoint: Checkpoint
-        self._replica: Replica
-        self._primary: Primary
-        self._async_writer: AsyncWriter
-        self._acks: Acks
-        self._ha_loop: HaLoop
-        self._duties: Duties | None = None
-        self._node_work: NodeWork | None = None
-        #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`).
+        options = NodeOptions(**keywords)
+        lease = Lease(options.lease_s)
+        #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`). It has the node,
+        #: and the duties have it: a node that runs stays, whoever has forgotten it.
         self.handover = Handover(self._wake)
+        setup = NodeSetup(
+            name=name,
+            group=group,
+            data_dir=directory,
+            state=state,
+            options=options,
+            log=log if log is not None else RedisLog(redis, group, timeout_s=answer_within_s(lease.length_s)),
+            scheduler=scheduler or OwnThreads(),
+            lease=lease,
+            problems=Problems(),
+            handover=self.handover,
+            stopping=threading.Event(),
+        )
+        super().__init__(setup, http=http)
+        self._ack = options.level
+        #: Held while it begins to run, and while it begins to stop. A signal may stop it on the thread that starts it.
+        self._turning = threading.RLock()
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -151,41 +128,17 @@ class Node:
         stopped: make another one), `NoThread`.
         """
         self._owner.check()
-        if self._stopping.is_set():
+        if self._setup.stopping.is_set():
             raise NotRunning(self.name, stopped=True)
-        self._checkpoint = Checkpoint(self.data_dir, self.group, node=self.name)
+        running = joined(self._setup)
         try:
-            self._checkpoint.note("state", kind_of(self._state))
-            me = Writer(self.name, secrets.token_hex(16))
-            self._replica = _replica_of(self._state, self._checkpoint, me, self._options.snapshot_bytes_max)
-            self._primary = Primary(self._log, self._replica, self._lease, patience_s=self._lease.length_s)
-            self._async_writer = AsyncWriter(self._primary.commits, name=self.name, soon=self._scheduler.soon)
-            self._acks = Acks(self._log, self._replica, self._lease)
-            parts = Parts(
-                log=self._log,
-                replica=self._replica,
-                primary=self._primary,
-                acks=self._acks,
-                lease=self._lease,
-                problems=self._problems,
-            )
-            boot = self._replica.node_state.previous_boot
-            own_name = Name(self._log, me, self._checkpoint, previous_boot=boot, stopping=self._stopping)
-            self._ha_loop = HaLoop(parts, self._policy, own_name, self.handover, wake=self._wake)
-            self._ha_loop.reporter.http = self.http
-            reader = Reader(parts, stopping=self._stopping)
-            every_s = self._policy.beat_every_s
-            self._duties = Duties(parts, self._ha_loop, reader, beat_every_s=every_s, stopping=self._stopping)
-            try:
-                self._ha_loop.join()
-            except LogUnavailable as unavailable:
-                logger.warning("%s; starting as a standby with what the checkpoint has", unavailable)
-        except BaseException:
-            self._checkpoint.close()
-            raise
-        self._node_work = self._duties.work(self.name)
-        try:
-            self._scheduler.start(self._node_work)
+            with self._turning:
+                if self._setup.stopping.is_set():  # it was stopped meanwhile
+                    running.checkpoint.close()
+                    raise NotRunning(self.name, stopped=True)
+                self._running = running
+                running.ha_loop.reporter.http = self.http
+                running.begin()
         except BaseException:
             self.stop()
             raise
@@ -196,186 +149,37 @@ class Node:
         Raises `CheckpointError`, and `WouldDeadlock` inside of a read or of a callback of this node.
         """
         self._owner.check()
-        if self._stopping.is_set():
+        setup = self._setup
+        if setup.stopping.is_set():
             return
-        if self._node_work is not None:
-            self._replica.applied.inside.check("stop()")
-        self._stopping.set()
-        self._problems.quiet = True
-        if self._node_work is None:  # it was not started, or could not be
-            self._log.close()
-            return
-        self._wake()
-        self._replica.close()
-        # With the turn nothing is half done; nobody gets it back.
-        has_turn = self._replica.write_lock.acquire(timeout=2 * self._lease.length_s)
-        self._ha_loop.end(failed=self.failed is not None)
-        self._log.close()
-        if has_turn:
-            self._replica.write_lock.release()
-        self._async_writer.close()
-        self._scheduler.stop(self._node_work)
-        try:
-            self._replica.flush()
-        finally:
-            self._checkpoint.close()
-        logger.info("stopped at %s", self.position.id)
+        if self._running is not None:
+            self._running.replica.applied.inside.check("stop()")
+        with self._turning:
+            if setup.stopping.is_set():
+                return
+            setup.stopping.set()
+            running = self._running
+        setup.problems.quiet = True
+        if running is None:  # it was not started, or could not be
+            setup.log.close()
+        else:
+            running.end()
 
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
         self._owner.check()
         self.http = checks.url("http", http)
-        if self._node_work is not None:
-            self._ha_loop.reporter.http = self.http
+        if self._running is not None:
+            self._running.ha_loop.reporter.http = self.http
             self._wake()
-
-    # --- facts -------------------------------------------------------------------------------------------------------
-    # Before `start` they are those of a standby that has nothing, after `stop` those of the moment at which it ended.
-
-    @property
-    def _node_state(self) -> NodeState:
-        return self._replica.node_state if self._is_started else NodeState(me=Writer(self.name, ""), view=NOTHING)
-
-    @property
-    def _is_started(self) -> bool:
-        self._owner.check()
-        return self._node_work is not None
-
-    @property
-    def failed(self) -> ReplicatorError | None:
-        """What ended this node's part in the group, if something did. It serves reads, and nothing else."""
-        return self._duties.failed if self._duties is not None else None
-
-    @property
-    def role(self) -> str:
-        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `protocol/node_state.py`.
-
-        A node that is cut off does not know that another one was promoted. Before you act as the primary, ask `leads`.
-        """
-        return self._standing.role
-
-    @property
-    def leads(self) -> bool:
-        """Whether this node can take writes: it holds the term, is in sync, and has a lease that runs.
-
-        As fresh as a lease can be: somebody may have been promoted a moment ago. A write of ours is refused then; what
-        you do elsewhere, fence by `term`.
-        """
-        return self._standing.leads
-
-    @property
-    def _standing(self) -> Standing:
-        return standing_of(
-            self._node_state,
-            failed=self.failed is not None,
-            stalled=self.stalled is not None,
-            lease_held=self._lease.held,
-        )
-
-    @property
-    def unready(self) -> Unready | None:
-        """Why this node cannot do its role's work now (`health.why_unready`); None: it can."""
-        if not self._is_started:
-            return Unready("not_running", "this node was not started")
-        node_state = self._replica.node_state
-        now = Condition(
-            failed=self.failed,
-            stopping=self._stopping.is_set(),
-            stalled=self.held_up or "",
-            problems=self._problems.in_the_way,
-            standing=self._standing,
-            in_sync=node_state.in_sync,
-            has_read=node_state.view.cursor != ORIGIN,
-            lag=self._lag(of_what_there_is=True),  # while nobody leads there is nothing else to follow
-            behind_s=self._ha_loop.observer.trail.behind_s(self.position.id, time.monotonic()),
-        )
-        return health.why_unready(now)
-
-    @property
-    def boot(self) -> str:
-        """What this life of the node is called; empty before it is started."""
-        return self._node_state.me.boot
-
-    @property
-    def term(self) -> int:
-        """The newest term that this node knows."""
-        return self._node_state.view.term
-
-    @property
-    def position(self) -> Position:
-        """What the state contains. `str(node.position.id)` is a token to wait for on another node."""
-        return self._node_state.view.position
-
-    @property
-    def in_sync(self) -> bool:
-        """Whether the state lacks nothing of the log up to `position`; not before it has read the log once."""
-        return self._node_state.in_sync
-
-    @property
-    def lag(self) -> Lag:
-        """How far this node is behind the head, as of the last heartbeat. Not known while nobody holds a lease."""
-        return self._lag() if self._is_started else health.UNKNOWN
-
-    def _lag(self, *, of_what_there_is: bool = False) -> Lag:
-        return health.lag_of(
-            self.position,
-            self._replica.applied.applied_at,
-            self._ha_loop.observer.seen,
-            now_ms=time.monotonic() * 1000,
-            fresh_ms=MISSED_BEATS_MAX * self._policy.beat_every_s * 1000,
-            of_what_there_is=of_what_there_is,
-        )
-
-    @property
-    def stalled(self) -> str | None:
-        """Why the application's apply() or restore() failed; None: it did not."""
-        return (self._replica.stalled or None) if self._is_started else None
-
-    @property
-    def held_up(self) -> str | None:
-        """Why the state does not become what it should be: the application failed, or something is in its way, a full
-        disk for example, and it is tried again. None: it does."""
-        unwritten = self._replica.unwritten if self._is_started else None
-        return self.stalled or (str(unwritten) if unwritten is not None else None)
-
-    @property
-    def problem(self) -> str:
-        """What is in this node's way now, in words; empty: nothing is."""
-        if not self._is_started:
-            return "not started"
-        return "stopped" if self._stopping.is_set() else str(self._problems)
 
     def report(self, name: str, problem: ReplicatorError | None) -> None:
         """Have `status` and `doctor` tell what is in the way of something beside this node; None: nothing, any more."""
         self._owner.check()
         if problem is None:
-            self._problems.solved(name)
+            self._setup.problems.solved(name)
         else:
-            self._problems.report(name, problem)
-
-    @property
-    def lease_ms(self) -> int | None:
-        """What is left of this node's lease; None: it has none."""
-        self._owner.check()
-        return self._lease.left_ms
-
-    @property
-    def rejected(self) -> int:
-        """Stale records that were ignored since the start."""
-        return self._replica.rejected if self._is_started else 0
-
-    @property
-    def primary_http(self) -> str | None:
-        """Where the primary is reached, if there is a live one that says so."""
-        if not self._is_started:
-            return None
-        node_state, look = self._replica.node_state, self._ha_loop.observer.look
-        if self.leads:
-            return self.http or None
-        holder = look.heartbeats.get(node_state.view.holder.node) if look else None
-        if holder is None or holder.node == self.name or holder.boot != node_state.view.holder.boot:
-            return None
-        return holder.http or None if holder.alive else None
+            self._setup.problems.report(name, problem)
 
     # --- reading and writing -----------------------------------------------------------------------------------------
 
@@ -388,11 +192,11 @@ class Node:
         waits while nobody leads with a lease that runs. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node
         that was not started has no state yet; one that was stopped has what it had).
         """
-        self._check_is_started()
-        self._replica.applied.inside.check("reading()")
+        running = self._started()
+        running.replica.applied.inside.check("reading()")
         if fresh:
-            catch_up(self._ha_loop.observer, self.wait, until=time.monotonic() + timeout_s)
-        with self._replica.applied.reading() as state:
+            catch_up(running.ha_loop.observer, self.wait, until=time.monotonic() + timeout_s)
+        with running.replica.applied.reading() as state:
             yield state
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
@@ -406,7 +210,9 @@ class Node:
         log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
         inside of a read or of a callback of this very node.
         """
-        return _result(self._submitted(encoded([change]), timeout_s, term, ack)[0])
+        changes = encoded([change])
+        running, level = self._changing(), self._level(ack)
+        return _result(_committed(running, changes, level, timeout_s=timeout_s, term=term)[0])
 
     def submit_many(
         self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
@@ -417,15 +223,11 @@ class Node:
         applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. Raises what `submit` raises.
         """
         _check_fits(changes)
-        return self._submitted(encoded(changes), timeout_s, term, ack) if changes else []
-
-    def _submitted(self, changes: Encoded, timeout_s: float, term: int | None, ack: str | None) -> list[Any]:
-        level = self._level_for_write(ack)
-        deadline = time.monotonic() + timeout_s
-        id_, results = self._primary.commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
-        if level.kind != "appended" and not _are_rejected(results):
-            self._acks.wait(level, id_, deadline - time.monotonic())
-        return results
+        if not changes:
+            return []
+        in_json = encoded(changes)
+        running, level = self._changing(), self._level(ack)
+        return _committed(running, in_json, level, timeout_s=timeout_s, term=term)
 
     async def asubmit(
         self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
@@ -433,11 +235,11 @@ class Node:
         """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
         a round trip: the way to write from many places at once (see `async_writer.py`).
         """
-        level = self._level_for_write(ack, blocks=False)
+        running, level = self._changing(blocks=False), self._level(ack)
         changes = encoded([change])
         if level.kind != "appended":
-            return _result((await self._acknowledged(changes, level, timeout_s, term))[0])
-        _, results = await self._async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
+            return _result((await _acknowledged(running, changes, level, timeout_s=timeout_s, term=term))[0])
+        _, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return _result(results[0])
 
     async def asubmit_many(
@@ -445,25 +247,10 @@ class Node:
     ) -> list[Any]:
         """`submit_many` from an asyncio task."""
         _check_fits(changes)
-        level = self._level_for_write(ack, blocks=False)
-        return await self._acknowledged(encoded(changes), level, timeout_s, term) if changes else []
-
-    async def _acknowledged(self, changes: Encoded, level: Level, timeout_s: float, term: int | None) -> list[Any]:
-        deadline = time.monotonic() + timeout_s
-        id_, results = await self._async_writer.submit(
-            changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys
-        )
-        if level.kind != "appended" and not _are_rejected(results):
-            await self._acks.awaited(level, id_, deadline - time.monotonic())
-        return results
-
-    def _level_for_write(self, ack: str | None, *, blocks: bool = True) -> Level:
-        self._check_serves(blocks=blocks)
-        self._check_log()
-        if self._replica.whole is not None:
-            problem = "the state has no apply(): let its program change it, and call publish()"
-            raise ConfigError(setting="submit", problem=problem)
-        return self._ack if ack is None else Level.parse(ack)
+        running, level = self._changing(blocks=False), self._level(ack)
+        if not changes:
+            return []
+        return await _acknowledged(running, encoded(changes), level, timeout_s=timeout_s, term=term)
 
     def replace(
         self,
@@ -480,13 +267,12 @@ class Node:
         state is still what it was there. Raises what `submit` raises, and `Outdated`; what is not sent in time is given
         up, and changes nothing.
         """
-        self._check_serves()
-        self._check_log()
-        level = self._ack if ack is None else Level.parse(ack)
+        running, level = self._writing(), self._level(ack)
         seen = RecordId.parse(expect) if expect is not None else None
         deadline = time.monotonic() + timeout_s
-        id_ = self._primary.publisher.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
-        self._acks.wait(level, id_, deadline - time.monotonic())
+        publisher = running.primary.publisher
+        id_ = publisher.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
+        running.acks.wait(level, id_, deadline - time.monotonic())
 
     def publish(self, *, timeout_s: float = PUBLISH_TIMEOUT_S, ack: str | None = None) -> Published:
         """Send the state as it is now. Only on the primary; what was sent, and the position that has it.
@@ -496,37 +282,53 @@ class Node:
         is for that, as in `submit`. Raises what `submit` raises, `StateError` if the state cannot be read, and
         `SnapshotFailed` if its `snapshot` fails. What is not sent in time is given up, and means nothing.
         """
-        self._check_serves()
-        self._check_log()
+        running = self._writing()
         deadline = time.monotonic() + timeout_s
-        whole = self._replica.whole
+        whole, publisher = running.replica.whole, running.primary.publisher
         if whole is None:
-            self._primary.publisher.publish(until=deadline)
+            publisher.publish(until=deadline)
             return Published("snapshot", self.position.id)
-        self._replica.write_state()
-        level = self._ack if ack is None else Level.parse(ack)
-        published = self._primary.publisher.publish_state(whole, wants_acks=level.standbys, until=deadline)
+        running.replica.write_state()
+        level = self._level(ack)
+        published = publisher.publish_state(whole, wants_acks=level.standbys, until=deadline)
         if published.what != "nothing":
-            self._acks.wait(level, published.id, deadline - time.monotonic())
+            running.acks.wait(level, published.id, deadline - time.monotonic())
         return published
 
     def promote(self, *, reason: str = "asked by the application", force: bool = False, timeout_s: float = 10.0) -> int:
-        """Take the next term, and wait until this node leads; the term.
+        """Take the next term, and wait until this node leads; the term. If the group changes meanwhile, once more.
 
         Raises `PromotionRefused` if another node is the better one, or nodes are missing that may have more
-        (`election.refusal`; `force` goes past it: what only others have is lost), `TimeoutError`.
+        (`election.refusal`; `force` goes past it: what only others have is lost), or if another one took a term before
+        this node led; `LogLost`, `LogUnavailable`, `TimeoutError`.
         """
         checks.line("reason", reason)
-        self._check_serves("promote()")
+        running = self._serving("promote()")
         deadline = time.monotonic() + timeout_s
-        look = self._ha_loop.observer.sight_by(deadline).look
-        mine = self._ha_loop.reporter.heartbeat()._replace(run=look.run)
-        promotion.check(self.name, look._replace(heartbeats={**look.heartbeats, self.name: mine}), force=force)
-        taken = self._ha_loop.candidate.take_term(reason, look, guarded=not force, until=deadline)
-        # Its term record, too: a node that led already is the primary all the while.
-        position = str(taken.id) if taken.id != ZERO_ID else None
-        self.wait(role="primary", position=position, timeout_s=max(0.0, deadline - time.monotonic()))
+        ha_loop = running.ha_loop
+
+        def look() -> GroupView:
+            seen = ha_loop.observer.sight_by(deadline).look
+            mine = ha_loop.reporter.heartbeat()._replace(run=seen.run)
+            return seen._replace(heartbeats={**seen.heartbeats, self.name: mine})
+
+        def claim(seen: GroupView) -> Reply:
+            return ha_loop.candidate.take_term(reason, seen, guarded=not force, until=deadline)
+
+        _, taken = take_term(self._setup.log, self.name, look, claim, until=deadline, force=force)
+        self._wait_until_it_leads(running, taken.term, deadline)
         return taken.term
+
+    def _wait_until_it_leads(self, running: RunningNode, term: int, deadline: float) -> None:
+        def leads() -> bool:
+            node_state = running.replica.node_state
+            view = node_state.view
+            if view.term > term and Writer(view.holder.node, view.holder.boot) != node_state.me:
+                raise replaced(self.name, by=view.holder.node, term=view.term)
+            # Its term record, too: a node that led already is the primary all the while.
+            return view.term >= term and self.leads
+
+        self._wait_for(running, leads, deadline - time.monotonic())
 
     def wait(
         self, *, role: str | None = None, n: int | None = None, position: str | None = None, timeout_s: float = 5.0
@@ -537,12 +339,12 @@ class Node:
         Raises `TimeoutError`, `PositionLost` (a failover left that position behind), and `ConfigError` for one that
         is none.
         """
-        self._check_runs()
-        self._replica.applied.inside.check("wait()")
+        running = self._working()
+        running.replica.applied.inside.check("wait()")
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:
-            view = self._replica.node_state.view
+            view = running.replica.node_state.view
             if id_ is not None and view.in_sync:
                 _check_not_lost(id_, view)
             return (
@@ -551,39 +353,77 @@ class Node:
                 and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )
 
-        with self._replica.known.moved:
-            if not self._replica.known.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+        self._wait_for(running, reached, timeout_s)
+
+    def _wait_for(self, running: RunningNode, reached: Callable[[], bool], timeout_s: float) -> None:
+        timeout_s = max(0.0, timeout_s)
+        with running.replica.known.moved:
+            if not running.replica.known.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
                 raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
 
-    def _check_log(self) -> None:
-        lost = self._problems.get("log")
+    # --- what a call needs ---
+
+    def _started(self) -> RunningNode:
+        running = self._begun
+        if running is None:
+            raise NotRunning(self.name)
+        return running
+
+    def _working(self) -> RunningNode:
+        running = self._started()
+        if self._setup.stopping.is_set():
+            raise NotRunning(self.name, stopped=True)
+        return running
+
+    def _serving(self, call: str, *, blocks: bool = True) -> RunningNode:
+        running = self._working()
+        if running.duties.failed is not None:
+            raise running.duties.failed
+        running.replica.applied.inside.check(call, blocks=blocks)
+        return running
+
+    def _writing(self, *, blocks: bool = True) -> RunningNode:
+        running = self._serving("a write", blocks=blocks)
+        lost = self._setup.problems.get("log")
         # A node that leads since its last beat, because the log was founded anew, has a log again.
         if lost is not None and not self.leads:
             raise lost
+        return running
 
-    def _check_is_started(self) -> None:
-        if not self._is_started:
-            raise NotRunning(self.name)
+    def _changing(self, *, blocks: bool = True) -> RunningNode:
+        running = self._writing(blocks=blocks)
+        if running.replica.whole is not None:
+            problem = "the state has no apply(): let its program change it, and call publish()"
+            raise ConfigError(setting="submit", problem=problem)
+        return running
 
-    def _check_runs(self) -> None:
-        self._check_is_started()
-        if self._stopping.is_set():
-            raise NotRunning(self.name, stopped=True)
-
-    def _check_serves(self, call: str = "a write", *, blocks: bool = True) -> None:
-        self._check_runs()
-        if self.failed is not None:
-            raise self.failed
-        self._replica.applied.inside.check(call, blocks=blocks)
+    def _level(self, ack: str | None) -> Level:
+        return self._ack if ack is None else Level.parse(ack)
 
     def _wake(self) -> None:
-        if self._node_work is not None:
-            self._scheduler.wake(self._node_work)
+        if self._running is not None:
+            self._running.wake()
 
 
-def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
-    upkeep = ChangeUpkeep if isinstance(state, State) else WholeUpkeep
-    return Replica(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max, upkeep=upkeep)
+def _committed(
+    running: RunningNode, changes: Encoded, level: Level, *, timeout_s: float, term: int | None
+) -> list[Any]:
+    deadline = time.monotonic() + timeout_s
+    commits = running.primary.commits
+    id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
+    if level.kind != "appended" and not _are_rejected(results):
+        running.acks.wait(level, id_, deadline - time.monotonic())
+    return results
+
+
+async def _acknowledged(
+    running: RunningNode, changes: Encoded, level: Level, *, timeout_s: float, term: int | None
+) -> list[Any]:
+    deadline = time.monotonic() + timeout_s
+    id_, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
+    if level.kind != "appended" and not _are_rejected(results):
+        await running.acks.awaited(level, id_, deadline - time.monotonic())
+    return results
 
 
 def _result(result: Any) -> Any:

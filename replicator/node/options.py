@@ -11,10 +11,12 @@ from typing import TypedDict, cast
 
 from ..format.ids import TERM_MAX
 from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..log.interface import Log
 from ..protocol import election
 from ..runtime import checks
 from .ha_policy import HaPolicy
 from .lease import LEASE_S, renew_every_s
+from .scheduler import Scheduler
 from .waiters import Level
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "LEASE_S_MIN",
     "ON_LOG_LOST",
     "ON_RESTART",
+    "NodeArguments",
     "NodeKeywords",
     "NodeOptions",
 ]
@@ -52,6 +55,13 @@ class NodeKeywords(TypedDict, total=False):
     failover_without: str
     beat_every_s: float | None
     snapshot_bytes_max: int
+
+
+class NodeArguments(NodeKeywords, total=False):
+    """And what a node finds around it, if not a Redis at a URL and threads of its own: a `Host` brings both."""
+
+    log: Log | None
+    scheduler: Scheduler | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from ..errors import LogUnavailable
 from ..log.interface import LogSize
-from ..log.redis_log import RedisLog, Server
+from ..log.redis_log import RedisLog
+from ..log.server import Server
 from ..protocol.group import GroupView
 from .diagnosis import PROBLEM, WARNING, Check, checks_of_group, checks_of_nodes, ok, problem, warning
 from .group_status import Status, status_of

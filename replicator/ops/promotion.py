@@ -9,14 +9,12 @@ from typing import Any
 
 from ..errors import (
     ConfigError,
-    CorruptRecord,
-    LogLost,
     NotPrimary,
     PromotionRefused,
-    ReplicatorError,
 )
 from ..format.ids import ZERO_ID, RecordId, Writer, era_of
 from ..log.interface import Log
+from ..node.promotion import not_promoted, replaced, take_term
 from ..protocol import election, missing_nodes, promotion
 from ..protocol.election import NOBODY
 from ..protocol.group import Claim, Code, GroupView, Head, Reply
@@ -79,23 +77,16 @@ def promote(
     checks.flag("force", force)
     started = time.monotonic()
     log = log.within(started + timeout_s + GRACE_S)
+    until = started + timeout_s
+
+    def claimed(look: GroupView) -> Reply:
+        claim = claim_of(look.heartbeats[node], look, lease_ms=lease_ms, by=by, reason=reason, guarded=not force)
+        return log.promote(claim)
+
     while True:
-        look = log.look()
-        if expect not in (None, look.term):
-            conflict = Reply(Code.CONFLICT, term=look.term, node=look.head.node if look.head else "")
-            raise not_promoted(node, conflict, log)
-        promotion.check(node, look, force=force)
-        heartbeat = look.heartbeats[node]
-        reply = log.promote(claim_of(heartbeat, look, lease_ms=lease_ms, by=by, reason=reason, guarded=not force))
-        if reply.code in (Code.NEW_RUN, Code.CONFLICT):
-            # Redis restarted, or somebody took a term, between look and promotion: look again.
-            if time.monotonic() > started + timeout_s:
-                raise TimeoutError(f"the group changed whenever {node} was to be promoted; nothing was done")
-            continue
-        if reply.code is not Code.OK:
-            raise not_promoted(node, reply, log)
+        look, reply = take_term(log, node, log.look, claimed, until=until, force=force, expect=expect)
         try:
-            wait_until_it_leads(log, node, heartbeat.boot, reply.term, started + timeout_s)
+            wait_until_it_leads(log, node, look.heartbeats[node].boot, reply.term, until)
         except _RestartedMeanwhile:
             continue  # the boot that got the term is gone; its successor gets the next one
         led_ms = (time.monotonic() - started) * 1000
@@ -132,19 +123,6 @@ def demote(log: Log, *, by: str, reason: str = "asked by an operator") -> int:
     return reply.term
 
 
-def not_promoted(node: str, reply: Reply, log: Log) -> ReplicatorError:
-    if reply.code is Code.CONFLICT:
-        holder = reply.node or "nobody"
-        return PromotionRefused(node, f"the term is {reply.term}, held by {holder}, and not the expected one")
-    if reply.code is Code.STRAY:
-        return CorruptRecord.stray(reply.id)
-    if reply.code is Code.LOST:
-        return LogLost(what=f"the log of group {log.group} is gone from {log.url}")
-    if reply.code is Code.WHOLE:
-        return PromotionRefused(node, "the log is whole, there is nothing to recover; `replicator promote` is for this")
-    return PromotionRefused(node, reply.code.value)
-
-
 class _RestartedMeanwhile(Exception):
     pass
 
@@ -156,9 +134,7 @@ def wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: flo
         if heartbeat is not None and heartbeat.boot != boot:
             raise _RestartedMeanwhile
         if look.term > term:
-            raise PromotionRefused(
-                node, f"{look.head.node if look.head else 'another'} took term {look.term} meanwhile"
-            )
+            raise replaced(node, by=look.head.node if look.head else "", term=look.term)
         if heartbeat is not None and heartbeat.term == term and heartbeat.role == "primary":
             return
         if time.monotonic() > deadline:

@@ -9,12 +9,13 @@ from ..errors import (
     PromotionRefused,
 )
 from ..log.interface import Log
+from ..node.promotion import not_promoted
 from ..protocol import election, missing_nodes
 from ..protocol.group import Code, GroupView
 from ..protocol.heartbeat import Heartbeat
 from .common import GRACE_S, LEASE_MS, Progress, check_call, looked, silent
 from .diagnosis import term_holder
-from .promotion import Promotion, claim_of, not_promoted, wait_until_it_leads
+from .promotion import Promotion, claim_of, wait_until_it_leads
 
 __all__ = [
     "recover",

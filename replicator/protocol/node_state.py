@@ -26,7 +26,12 @@ from .fold import Verdict, View, ends_before, holds, is_beyond, step
 from .group import Code, GroupView, Reply
 from .heartbeat import Heartbeat
 
-__all__ = ["NodeState", "Snapshot"]
+__all__ = ["NodeState", "Snapshot", "role_of"]
+
+
+def role_of(is_primary: bool) -> str:
+    """What a role is called, for others and for people."""
+    return "primary" if is_primary else "standby"
 
 
 class Snapshot(NamedTuple):
@@ -88,7 +93,7 @@ class NodeState(NamedTuple):
     @property
     def role(self) -> str:
         """`"primary"` or `"standby"`."""
-        return "primary" if self.is_primary else "standby"
+        return role_of(self.is_primary)
 
     @property
     def must_rebase(self) -> bool:

@@ -23,6 +23,8 @@ class NodeStateCell:
         self.passed_by: CorruptRecord | None = None
         #: Called under `moved`, before it becomes that of a primary.
         self.before_it_leads: Callable[[], None] | None = None
+        #: Whether a refusal put it out of sync since somebody began to fold.
+        self._lost_sync = False
 
     def talks_to(self, run: str, *, log_lost: bool = False) -> None:
         """Redis is in this run, and has the log or not."""
@@ -37,16 +39,25 @@ class NodeStateCell:
     def refused(self, reply: Reply) -> None:
         """A write or a renewal was refused."""
         with self.moved:
-            self._become(self.node_state.refused(reply))
+            after = self.node_state.refused(reply)
+            self._lost_sync = self._lost_sync or (self.node_state.view.in_sync and not after.view.in_sync)
+            self._become(after)
 
-    def adopt(self, after: NodeState, before: NodeState | None = None) -> None:
-        """Records were folded, which made `after` of `before`. The caller has the write lock and that of the state."""
+    def to_fold(self) -> NodeState:
+        """The node state, for the next records to be folded into; `adopt` what comes of it.
+
+        The caller has the write lock, so nobody else folds until then.
+        """
         with self.moved:
-            if self.node_state is before:
-                self._become(after)
-            else:
-                # Only what folding moves: the rest moved in another thread since `after` was made.
-                self._become(self.node_state._replace(view=after.view, snapshot_end=after.snapshot_end))
+            self._lost_sync = False
+            return self.node_state
+
+    def adopt(self, after: NodeState) -> None:
+        """Records were folded, which gave `after`. The caller has the write lock and that of the state."""
+        with self.moved:
+            view = after.view._replace(in_sync=False) if self._lost_sync else after.view
+            # Only what folding moves: the rest may have moved in another thread since `after` was made.
+            self._become(self.node_state._replace(view=view, snapshot_end=after.snapshot_end))
 
     def _become(self, node_state: NodeState) -> None:
         if node_state is self.node_state:

@@ -126,7 +126,7 @@ class Replica:
             raise Stalled(self.stalled)
         work: list[Work] = []
         verdicts: list[Verdict] = []
-        node_state = self.node_state
+        node_state = self.known.to_fold()
         try:
             for record in records:
                 if record.id <= node_state.view.cursor.id:
@@ -143,7 +143,7 @@ class Replica:
                     self._carry_out(work, node_state)
                     work = []
                     alone(step, node_state.view, after)
-                    node_state = self.node_state
+                    node_state = self.known.to_fold()
                     if verdict is Verdict.RESTORE or node_state.holds_term or self._rebuild.closed:
                         break
                     continue
@@ -207,8 +207,7 @@ class Replica:
         record, where this node did that already. `bodies`: those of the whole snapshot, if the record is the last part
         of one that replaces the state; without, the checkpoint is asked for those before it.
         """
-        before = self.node_state
-        verdict, after = before.fold(record)
+        verdict, after = self.known.to_fold().fold(record)
         step = Step(record, verdict, after.view)
         if self._upkeep.commit(step, after, bodies):
             return []
@@ -219,7 +218,7 @@ class Replica:
             if verdict is Verdict.APPLY:
                 results = self.applied.apply(record, changes or [])
             self.saved.add(step)
-            self.known.adopt(after, before)
+            self.known.adopt(after)
         return results
 
     # --- its state ---------------------------------------------------------------------------------------------------

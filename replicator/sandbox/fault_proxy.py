@@ -58,6 +58,47 @@ class _Drop:
     done: threading.Event = field(default_factory=threading.Event)
 
 
+class _Faults:
+    """What goes wrong now, as links ask it, under the lock of the proxy."""
+
+    def __init__(self) -> None:
+        self.stalled: set[Direction] = set()
+        self.holding: bytes | None = None
+        self.delay_s = 0.0
+        self.drop: _Drop | None = None
+        self.lose: tuple[bytes, threading.Event] | None = None
+        self.requests_sent = 0
+
+    def is_stalled(self, direction: Direction) -> bool:
+        return direction in self.stalled
+
+    def holds(self, request: bytes) -> bool:
+        return self.holding is not None and self.holding in request
+
+    def due(self) -> float:
+        return time.monotonic() + self.delay_s
+
+    def loses(self, request: bytes) -> bool:
+        """Whether the flow of this request is the one to lose."""
+        if self.lose is None or self.lose[0] not in request:
+            return False
+        self.lose[1].set()
+        self.lose = None
+        return True
+
+    def count(self, request: bytes) -> threading.Event | None:
+        """Count a request that goes on now; give the event to set if its reply is to be lost."""
+        self.requests_sent += 1
+        drop = self.drop
+        if drop is None or drop.matching not in request:
+            return None
+        drop.remaining -= 1
+        if drop.remaining > 0:
+            return None
+        self.drop = None
+        return drop.done
+
+
 class Proxy:
     """Forwards 127.0.0.1:`port` to `target` (a loopback port or the path of a unix socket); ends with its context."""
 
@@ -66,12 +107,7 @@ class Proxy:
         self._owner = Owner("this proxy")
         self.changed = threading.Condition()
         self._links: set[_Link] = set()
-        self._stalled: set[Direction] = set()
-        self._holding: bytes | None = None
-        self._delay_s = 0.0
-        self._drop: _Drop | None = None
-        self._lose: tuple[bytes, threading.Event] | None = None
-        self._requests_sent = 0
+        self.faults = _Faults()
         # Bound and never listening: keeps the port ours while connections are refused.
         self._reservation = _bound_socket(0)
         self.port: int = self._reservation.getsockname()[1]
@@ -93,7 +129,7 @@ class Proxy:
     def requests_sent(self) -> int:
         """How many requests went on to the server, since the beginning."""
         with self.changed:
-            return self._requests_sent
+            return self.faults.requests_sent
 
     @property
     def requests_held(self) -> int:
@@ -144,41 +180,41 @@ class Proxy:
     def stall(self, *directions: Direction) -> None:
         """Let nothing move in these directions; without any, in both."""
         with self.changed:
-            self._stalled |= set(directions or BOTH)
+            self.faults.stalled |= set(directions or BOTH)
 
     def go(self) -> None:
         """Let everything that was stalled move on."""
-        self._change(lambda: self._stalled.clear())
+        self._change(lambda: self.faults.stalled.clear())
 
     def delay(self, seconds: float) -> None:
         """Deliver each request that arrives from now on `seconds` later; 0 ends it."""
         with self.changed:
-            self._delay_s = seconds
+            self.faults.delay_s = seconds
 
     def drop_reply_after(self, n_requests: int = 1, *, matching: bytes = b"") -> threading.Event:
         """Lose the reply of the n-th request from now, once. The event is set when it has happened."""
         drop = _Drop(n_requests, matching)
         with self.changed:
-            self._drop = drop
+            self.faults.drop = drop
         return drop.done
 
     def lose_flow(self, *, matching: bytes = b"") -> threading.Event:
         """Lose the next request, and its connection without a word, once. The event is set when it has happened."""
         lost = threading.Event()
         with self.changed:
-            self._lose = matching, lost
+            self.faults.lose = matching, lost
         return lost
 
     def hold_requests(self, *, matching: bytes = b"") -> None:
         """Hold requests that match, and all behind them on the same connection."""
         with self.changed:
-            self._holding = matching
+            self.faults.holding = matching
 
     def release_requests(self) -> None:
         """Send the held requests on, each connection's in their order."""
 
         def release() -> None:
-            self._holding = None
+            self.faults.holding = None
 
         self._change(release)
 
@@ -205,37 +241,6 @@ class Proxy:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._owner.is_here:
             self.close()
-
-    # What links ask, all under the lock
-
-    def is_stalled(self, direction: Direction) -> bool:
-        return direction in self._stalled
-
-    def holds(self, request: bytes) -> bool:
-        return self._holding is not None and self._holding in request
-
-    def due(self) -> float:
-        return time.monotonic() + self._delay_s
-
-    def loses(self, request: bytes) -> bool:
-        """Whether the flow of this request is the one to lose."""
-        if self._lose is None or self._lose[0] not in request:
-            return False
-        self._lose[1].set()
-        self._lose = None
-        return True
-
-    def count(self, request: bytes) -> threading.Event | None:
-        """Count a request that goes on now; give the event to set if its reply is to be lost."""
-        self._requests_sent += 1
-        drop = self._drop
-        if drop is None or drop.matching not in request:
-            return None
-        drop.remaining -= 1
-        if drop.remaining > 0:
-            return None
-        self._drop = None
-        return drop.done
 
     def forget(self, link: _Link) -> None:
         with self.changed:
@@ -298,7 +303,7 @@ class _Link:
 
     def is_held(self) -> bool:
         request = self.queue[0][1] if self.queue else None
-        return request is not None and self.proxy.holds(request)
+        return request is not None and self.proxy.faults.holds(request)
 
     def cut(self) -> None:
         """End the client's connection, and the server's unless held requests need it. Under the proxy's lock."""
@@ -321,10 +326,10 @@ class _Link:
             buffer += chunk
             requests = split_requests(buffer)
             with self.proxy.changed:
-                self.queue.extend((self.proxy.due(), request) for request in requests)
+                self.queue.extend((self.proxy.faults.due(), request) for request in requests)
                 self.proxy.changed.notify_all()
                 # A client that sends much while stalled must feel it: its own send blocks, as on a dead network.
-                self.proxy.changed.wait_for(lambda: self.ended or not self.proxy.is_stalled("requests"))
+                self.proxy.changed.wait_for(lambda: self.ended or not self.proxy.faults.is_stalled("requests"))
         with self.proxy.changed:
             self.client_gone = True
             self.queue.append((0.0, None))
@@ -345,26 +350,26 @@ class _Link:
                 wait_s = self._wait_s()
                 if wait_s == 0:
                     request = self.queue.popleft()[1]
-                    self.lost = request is not None and self.proxy.loses(request)
+                    self.lost = request is not None and self.proxy.faults.loses(request)
                     if self.lost:
                         continue
                     # Noted before the request is sent, or its reply could be quicker than the note.
                     if request is not None:
-                        self.lost_reply = self.proxy.count(request) or self.lost_reply
+                        self.lost_reply = self.proxy.faults.count(request) or self.lost_reply
                     return request
                 self.proxy.changed.wait(wait_s)
         return None
 
     def _wait_s(self) -> float | None:
         """How long the first request has to wait: 0 not at all, None until something changes."""
-        if not self.queue or self.lost or self.is_held() or self.proxy.is_stalled("requests"):
+        if not self.queue or self.lost or self.is_held() or self.proxy.faults.is_stalled("requests"):
             return None
         return max(0.0, self.queue[0][0] - time.monotonic())
 
     def _bring_replies(self) -> None:
         while chunk := _receive(self.server):
             with self.proxy.changed:
-                self.proxy.changed.wait_for(lambda: self.ended or not self.proxy.is_stalled("replies"))
+                self.proxy.changed.wait_for(lambda: self.ended or not self.proxy.faults.is_stalled("replies"))
                 if self.lost_reply is not None:
                     self.end()
                     self.proxy.changed.notify_all()

@@ -81,9 +81,8 @@ class DevStack:
         port: node a's HTTP port on loopback, b and c take the next two; 0 for three free ones.
         group: name of the replication group.
         redis_url: where the stack's own Redis listens (a unix socket or a loopback port); without, a unix socket.
-        log_level: of nodes and worker.
         conf: configuration of supervisord; without, docker/supervisord.conf.
-        environment: further variables for all programs.
+        environment: further variables for all programs, REPLICATOR_LOG_LEVEL for example.
     """
 
     def __init__(
@@ -93,7 +92,6 @@ class DevStack:
         port: int = DEFAULT_PORT,
         group: str = "registry",
         redis_url: str | None = None,
-        log_level: str = "INFO",
         conf: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -103,9 +101,8 @@ class DevStack:
         self.group = checks.name("group", group)
         self._owner = Owner(f"the stack in {self.directory}")
         self.redis_url = redis_url or f"unix://{quote(str(self.socket_dir / 'redis.sock'))}"
-        self.log_level = log_level
         self._given_conf = conf
-        self._environment = dict(environment or {})
+        self._environment = {"REPLICATOR_LOG_LEVEL": "INFO", **(environment or {})}
         self._lock: IO[str] | None = None
         self._token = ""
         self._guard: subprocess.Popen[bytes] | None = None
@@ -318,7 +315,6 @@ class DevStack:
             "REPLICATOR_PYTHON": sys.executable,
             "REPLICATOR_GROUP": self.group,
             "REPLICATOR_REDIS": self.redis_url,
-            "REPLICATOR_LOG_LEVEL": self.log_level,
             TOKEN_VARIABLE: self._token,
             **ports,
         }

@@ -148,7 +148,9 @@ class TestClosed:
         a, b = start(group, "a"), start(group, "b")
         terms = [
             in_thread(
-                lambda node=node: node._ha_loop.candidate.take_term("at once", node._log.look(), until=math.inf).term
+                lambda node=node: (
+                    node._running.ha_loop.candidate.take_term("at once", node._setup.log.look(), until=math.inf).term
+                )
             )
             for node in (a, b) * 8
         ]
@@ -182,8 +184,8 @@ class TestClosed:
         twin = replace(record, id=RecordId(1, 3), prev=record.chain, node="z", boot="z", chain="f" * 32)
         assert group.log().append(twin).code is Code.FENCED
         # And by every reader, had it slipped through.
-        with b._replica.write_lock:
-            b._replica.take([twin])
+        with b._running.replica.write_lock:
+            b._running.replica.take([twin])
         assert not b.in_sync
         assert hostnames(b) == ["x"]
 
@@ -263,13 +265,13 @@ class TestClosed:
         def full(*args: Any, **options: Any) -> None:
             raise CheckpointError(path=b.data_dir, problem="database or disk is full")
 
-        save = b._checkpoint.save
-        monkeypatch.setattr(b._checkpoint, "save", full)
+        save = b._running.checkpoint.save
+        monkeypatch.setattr(b._running.checkpoint, "save", full)
         register(a, "x")
         eventually(lambda: "disk is full" in b.problem)
         assert hostnames(b) == []
         eventually(lambda: "disk is full" in str(ops.status(group.log()).nodes[-1].problem))
-        monkeypatch.setattr(b._checkpoint, "save", save)
+        monkeypatch.setattr(b._running.checkpoint, "save", save)
         in_step(a, b)
         assert hostnames(b) == ["x"]
 

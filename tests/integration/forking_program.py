@@ -29,7 +29,7 @@ def leave(node: Node, how: str) -> None:
         with suppress(WrongProcess):
             asyncio.run(node.asubmit(push("a child's")))
     elif how == "collect":
-        node._checkpoint.__dict__.clear()  # as if nobody had its database any more
+        node._running.checkpoint.__dict__.clear()  # as if nobody had its database any more
         gc.collect()
     sys.exit(0)
 
@@ -60,10 +60,10 @@ def main(url: str, directory: str, how: str) -> None:
             enough.wait(0.01)
         enough.set()
         writer.join()
-        node._replica.flush()
+        node._running.replica.flush()
         wal = (Path(directory) / "a" / "checkpoint.sqlite-wal").exists()
         said = {"statuses": statuses, "term": node.term, "acknowledged": len(acknowledged), "wal": wal}
-        said["applied"] = len(node._state.pushed)  # type: ignore[union-attr]
+        said["applied"] = len(node._setup.state.pushed)  # type: ignore[union-attr]
     atexit.unregister(node.stop)
     print(json.dumps(said))
 

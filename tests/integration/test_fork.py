@@ -161,7 +161,7 @@ def test_what_stands_beside_a_node_is_refused_as_well(any_redis: RedisServer, pr
             "ask": lambda: log.ask("report", by="test"),
             "read": lambda: log.read(None, asks_after="0-0"),
             "close": log.close,
-            "save": lambda: checkpoint.save(primary._replica.node_state.view, boot="b"),
+            "save": lambda: checkpoint.save(primary._running.replica.node_state.view, boot="b"),
             "sync": checkpoint.sync,
             "payload": lambda: list(checkpoint.changes()),
             "close the checkpoint": checkpoint.close,
@@ -185,7 +185,7 @@ def test_a_log_is_refused_in_a_child(world: World) -> None:
 
 
 def test_a_lock_that_another_thread_has_at_the_fork_is_not_waited_for(primary: Node) -> None:
-    replica = primary._replica
+    replica = primary._running.replica
     with replica.write_lock, replica.applied.lock, replica.known.moved:
         child = Child(lambda: {name: outcome(call) for name, call in calls(primary).items()})
     assert set(child.result().values()) == {"WrongProcess"}

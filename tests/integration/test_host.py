@@ -178,12 +178,12 @@ def test_tasks_that_wait_when_their_host_is_closed_are_refused(host: Host, redis
     node = led({"g0": host.node(KV(), group="g0", name="a", data_dir=tmp_path)})["g0"]
 
     async def write() -> list[Any]:
-        with node._replica.write_lock:  # nobody commits now
+        with node._running.replica.write_lock:  # nobody commits now
             tasks = [asyncio.create_task(node.asubmit(push(number))) for number in range(3)]
             await asyncio.sleep(0.05)
             closed = asyncio.create_task(asyncio.to_thread(host.close))
             await asyncio.sleep(0.05)
-            eventually(lambda: node._stopping.is_set(), "the stop")
+            eventually(lambda: node._setup.stopping.is_set(), "the stop")
         await closed
         return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -210,7 +210,7 @@ def test_groups_whose_apply_hangs_keep_no_other_from_reading(
     # given three groups whose application hangs, each noticed while others wait to be handed what was read
     for group in GROUPS[:3]:
         in_step(primaries[group], standbys[group])
-        standbys[group]._state.in_apply = held  # type: ignore[union-attr]
+        standbys[group]._setup.state.in_apply = held  # type: ignore[union-attr]
         primaries[group].submit(push("x"))
     # then the others get what is theirs
     for group in GROUPS[3:]:
@@ -227,7 +227,7 @@ def test_a_node_that_was_held_up_is_read_again_at_once(
         primaries, standbys = led(nodes_of(host, "a", tmp_path)), nodes_of(other, "b", tmp_path)
         go = threading.Event()
         in_step(primaries["g0"], standbys["g0"])
-        standbys["g0"]._state.in_apply = lambda _: go.wait(PATIENCE_S)  # type: ignore[union-attr]
+        standbys["g0"]._setup.state.in_apply = lambda _: go.wait(PATIENCE_S)  # type: ignore[union-attr]
         primaries["g0"].submit(push("x"))
         # given another reader, which waits for all the others
         eventually(lambda: other._reader._waits and not tended(other, "g0").together, "a read without it")
@@ -285,7 +285,7 @@ def test_disks_that_hang_keep_no_other_node_from_its_lease(
     nodes = led(nodes_of(other, "a", tmp_path, lease_s=2.0))
     # given more disks that hang than there are keepers
     for group in GROUPS[:5]:
-        nodes[group]._replica.flush = held  # type: ignore[method-assign]
+        nodes[group]._running.replica.flush = held  # type: ignore[method-assign]
     # when several leases have passed
     until = time.monotonic() + 5.0
     while time.monotonic() < until:
@@ -294,18 +294,18 @@ def test_disks_that_hang_keep_no_other_node_from_its_lease(
         time.sleep(0.05)
     for group in GROUPS[5:]:
         nodes[group].submit(push("x"))
-        eventually(lambda group=group: nodes[group]._replica.saved.is_flushed, "what was written, on the disk")  # type: ignore[misc]
+        eventually(lambda group=group: nodes[group]._running.replica.saved.is_flushed, "what was written, on the disk")  # type: ignore[misc]
 
 
 def test_there_are_no_more_threads_than_before_once_nothing_is_held_up(host: Host, tmp_path: Path) -> None:
     nodes = led(nodes_of(host, "a", tmp_path, lease_s=1.0))
     go = threading.Event()
-    flushes = {group: nodes[group]._replica.flush for group in GROUPS[:5]}
+    flushes = {group: nodes[group]._running.replica.flush for group in GROUPS[:5]}
     for group in GROUPS[:5]:
-        nodes[group]._replica.flush = lambda: go.wait(PATIENCE_S)  # type: ignore[assignment, method-assign, misc, return-value]
+        nodes[group]._running.replica.flush = lambda: go.wait(PATIENCE_S)  # type: ignore[assignment, method-assign, misc, return-value]
     eventually(lambda: len(of_the_host()) > 12, "more threads")
     for group, flush in flushes.items():
-        nodes[group]._replica.flush = flush  # type: ignore[method-assign]
+        nodes[group]._running.replica.flush = flush  # type: ignore[method-assign]
     go.set()
     eventually(lambda: len(of_the_host()) == 9, "as many threads as before")
 
@@ -320,7 +320,7 @@ def test_a_bug_that_meets_one_node_ends_that_one_alone(host: Host, other: Host, 
     def broken() -> ReadRequest:
         raise ValueError("nobody thought of that")
 
-    standbys["g0"]._duties._reader.wants = broken  # type: ignore[method-assign]
+    standbys["g0"]._running.duties._reader.wants = broken  # type: ignore[method-assign]
     for group in GROUPS[1:]:
         primaries[group].submit(push("x"))
         in_step(primaries[group], standbys[group])
@@ -437,7 +437,7 @@ def test_a_disk_that_refuses_keeps_no_other_node_from_its_end(redis: RedisServer
     def refuse() -> None:
         raise CheckpointError(path=tmp_path, problem="no space is left")
 
-    nodes["g0"]._replica.flush = refuse  # type: ignore[method-assign]
+    nodes["g0"]._running.replica.flush = refuse  # type: ignore[method-assign]
     with pytest.raises(CheckpointError, match="no space is left"):
         host.close()
     assert of_the_host() == []

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
-import replicator.testing
+import replicator.log.memory_redis
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
 from replicator.format.records import ChangeRecord, PartRecord, Record
 from replicator.format.snapshot_parts import Progress
@@ -189,7 +189,7 @@ REMOVALS = {
     "era": Removal(
         "the first term of a new run is above every term of earlier runs",
         Bounds(changes=1, promotions=2, failovers=1),
-        patches=((replicator.testing, "next_term", same_era),),
+        patches=((replicator.log.memory_redis, "next_term", same_era),),
         breaks="G3",
     ),
     "holder": Removal(
@@ -301,7 +301,7 @@ REMOVALS = {
     "numbers-at-the-log": Removal(
         "a promotion does not count from a term key that cannot be right",
         Bounds(changes=1, promotions=1, forgeries=1, resends=0),
-        patches=((replicator.testing.MemoryState, "wrong_key", ""),),
+        patches=((replicator.log.memory_redis.MemoryState, "wrong_key", ""),),
         breaks="it goes round",
     ),
     "ends-term": Removal(

@@ -36,13 +36,14 @@ from typing import cast
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
+from replicator.log.memory_redis import Entry
 from replicator.protocol import election, missing_nodes
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.node_state import NodeState
 from replicator.protocol.write_outcome import Next, PendingWrite, WriteOutcome
-from replicator.testing import Entry, MemoryRedis, MemoryState
+from replicator.testing import MemoryRedis, MemoryState
 
 from .parts import (
     FORGED,

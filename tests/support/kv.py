@@ -236,7 +236,7 @@ class Group:
         self.runs += 1
         self.server.fail_over(copy or self.server.state, run=f"run-{self.runs}")
         for node in self.nodes:
-            node._log.disconnect()  # type: ignore[attr-defined]
+            node._setup.log.disconnect()  # type: ignore[attr-defined]
 
     def wake(self) -> None:
         """Have every node look at the group now, and not at its next beat."""
@@ -249,8 +249,8 @@ class Group:
 
     def crash(self, node: Node) -> Path:
         """End a node as `kill -9` does: nothing is finished. Its directory, with what was in it at that instant."""
-        with node._checkpoint._mutex:  # between two saves
-            node._log.down = "killed"  # type: ignore[attr-defined]
+        with node._running.checkpoint._mutex:  # between two saves
+            node._setup.log.down = "killed"  # type: ignore[attr-defined]
             as_left = node.data_dir.with_name(f"{node.data_dir.name}-as-left-{len(self.nodes)}")
             shutil.copytree(node.data_dir, as_left)
         node.stop()
@@ -263,13 +263,13 @@ class Group:
 
     def close(self) -> None:
         for node in self.nodes:
-            if hasattr(node, "_replica"):
+            if node._running is not None:
                 node.stop()
 
 
 def beats(node: Node) -> int:
     """Heartbeats since the node first saw the present run."""
-    return node._replica.node_state.beats_in_run
+    return node._running.replica.node_state.beats_in_run
 
 
 def after_beats(count: int, *nodes: Node) -> None:

@@ -17,11 +17,11 @@ from replicator.format.codec import SnapshotEncoder, decode_changes, encode_chan
 from replicator.format.ids import ZERO_CHAIN, Position, RecordId, Writer, extend_chain
 from replicator.format.records import ChangeRecord, PartRecord, Record
 from replicator.format.snapshot_parts import Cutter
+from replicator.log.memory_redis import Entry as RedisEntry
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code
 from replicator.protocol.node_state import NodeState, Snapshot
 from replicator.storage.checkpoint import Step
-from replicator.testing import Entry as RedisEntry
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.support.kv import push
 

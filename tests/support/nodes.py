@@ -37,14 +37,14 @@ def large(n: int = 40) -> dict[str, Any]:
 def failing_disk(monkeypatch: pytest.MonkeyPatch, node: Node) -> threading.Event:
     """From now on the disk is full, until the event is set."""
     mended = threading.Event()
-    save = node._checkpoint.save
+    save = node._running.checkpoint.save
 
     def refuse(*args: Any, **options: Any) -> None:
         if not mended.is_set():
             raise CheckpointError(path=node.data_dir, problem=errno.errorcode[errno.ENOSPC])
         save(*args, **options)
 
-    monkeypatch.setattr(node._checkpoint, "save", refuse)
+    monkeypatch.setattr(node._running.checkpoint, "save", refuse)
     return mended
 
 
@@ -70,11 +70,13 @@ def reported(group: Group, *nodes: Node) -> None:
 
 def sleeps(group: Group, node: Node) -> None:
     """Wait until nothing but the end of the holder's lease, or being woken, has the node look at the group again."""
-    policy = node._ha_loop._policy._replace(beat_every_s=3600.0)
-    node._ha_loop._policy = node._ha_loop.reporter._policy = node._ha_loop.candidate._policy = policy
-    looked_at = node._ha_loop.observer.looked_at
+    policy = node._running.ha_loop._policy._replace(beat_every_s=3600.0)
+    node._running.ha_loop._policy = node._running.ha_loop.reporter._policy = node._running.ha_loop.candidate._policy = (
+        policy
+    )
+    looked_at = node._running.ha_loop.observer.looked_at
     group.wake()
-    eventually(lambda: node._ha_loop.observer.looked_at > looked_at)
+    eventually(lambda: node._running.ha_loop.observer.looked_at > looked_at)
 
 
 class Counting(MemoryLog):

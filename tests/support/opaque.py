@@ -54,4 +54,4 @@ def pieces(size: int, seed: int = 1) -> list[bytes]:
 
 
 def has(node: Node, expected: list[Any]) -> None:
-    eventually(lambda: node._state.pieces == expected, f"{node.name} having it")
+    eventually(lambda: node._setup.state.pieces == expected, f"{node.name} having it")

@@ -19,10 +19,11 @@ from replicator.format.codec import encode_change, encode_changes
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, seal_change, seal_part
 from replicator.log.interface import Log
+from replicator.log.memory_redis import Entry
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Claim, Code, GroupView, Head, Reply
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
-from replicator.testing import Entry, MemoryLog, MemoryRedis, MemoryState
+from replicator.testing import MemoryLog, MemoryRedis, MemoryState
 
 GROUP = "contract"
 LOG_ID = "log-1"

@@ -74,9 +74,9 @@ class Scene:
             port=0,
             group=group,
             redis_url=self._proxies["drill"].url,
-            log_level=log_level,
             conf=CONF,
             environment={
+                "REPLICATOR_LOG_LEVEL": log_level,
                 SERVER_VARIABLE: str(find_server().path),
                 "REPLICATOR_LEASE_S": str(lease_s),
                 "REPLICATOR_AUTO_PROMOTE": "1",

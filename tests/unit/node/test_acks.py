@@ -71,13 +71,13 @@ class Waiter:
         self.log = Heard(group.server)
         self.node = group.primary("a", log=self.log, lease_s=5.0)
         self.node.submit(push("x"))
-        self.node._replica.flush()  # its own disk counts as well, and would have it a moment later
+        self.node._running.replica.flush()  # its own disk counts as well, and would have it a moment later
         self.id = self.node.position.id
-        self.acks: Acks = self.node._acks
+        self.acks: Acks = self.node._running.acks
 
     @property
     def replica(self) -> Replica:
-        return self.node._replica
+        return self.node._running.replica
 
     def wait(self, level: str, timeout_s: float = LONG_S, *, id_: RecordId | None = None) -> None:
         self.acks.wait(Level.parse(level), id_ or self.id, timeout_s)
@@ -532,7 +532,7 @@ class TestNodes:
         a, b = group.primary("a", ack="applied:1", lease_s=60.0), group.node("b", lease_s=60.0)
         for i in range(10):
             a.submit(push(i))
-            saved = b._checkpoint.load()
+            saved = b._running.checkpoint.load()
             assert saved is not None
             assert saved.view.position.id.n >= i + 2
         assert pushed(b) == list(range(10))
@@ -564,7 +564,7 @@ class TestNodes:
         a, b = group.primary("a", lease_s=60.0), group.node("b", lease_s=60.0)
         for i in range(5):
             a.replace([["pushed", [i]], *(["data", str(key), "y" * 500] for key in range(600))], ack="applied:1")
-            saved = b._checkpoint.load()
+            saved = b._running.checkpoint.load()
             assert saved is not None
             assert saved.view.position == a.position
             # It applies a moment after it has it on its disk.
@@ -594,17 +594,17 @@ class TestNodes:
         a.submit(push("x"))
         beat = group.server.look().heartbeats["a"]._replace(node="b", boot="b-1", in_sync=False, every_ms=60_000)
         group.server.beat(beat._replace(position=a.position, synced=a.position.id))
-        beats = a._replica.node_state.beats_in_run
-        eventually(lambda: a._replica.node_state.beats_in_run > beats + 2)
+        beats = a._running.replica.node_state.beats_in_run
+        eventually(lambda: a._running.replica.node_state.beats_in_run > beats + 2)
         with pytest.raises(NotAcknowledged):
-            a._acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
+            a._running.acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
         group.server.beat(beat._replace(position=a.position, in_sync=True))
-        eventually(lambda: a._replica.node_state.beats_in_run > beats + 5)
+        eventually(lambda: a._running.replica.node_state.beats_in_run > beats + 5)
         with pytest.raises(NotAcknowledged):  # in its memory, and not on its disk yet
-            a._acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
+            a._running.acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
         group.server.beat(beat._replace(position=a.position, synced=a.position.id, in_sync=True))
-        eventually(lambda: a._replica.node_state.beats_in_run > beats + 8)
-        a._acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
+        eventually(lambda: a._running.replica.node_state.beats_in_run > beats + 8)
+        a._running.acks.wait(Level.parse("applied:1"), a.position.id, 0.0)
 
     def test_a_standby_that_stalls_has_not_applied_it(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
@@ -612,7 +612,7 @@ class TestNodes:
         def fail(change: Any) -> None:
             raise ZeroDivisionError
 
-        b._state.in_apply = fail
+        b._setup.state.in_apply = fail
         with pytest.raises(NotAcknowledged):
             a.submit(push("x"), ack="applied:1", timeout_s=0.3)
         assert b.stalled is not None
@@ -669,8 +669,8 @@ def test_a_disk_of_the_primary_that_hangs_keeps_no_thread_past_its_time(group: G
     a, b = group.primary("a"), group.node("b")
     a.submit(push("x"))
     in_step(a, b)
-    go_on, flush = threading.Event(), a._replica.flush
-    a._replica.flush = lambda: go_on.wait(PATIENCE_S) and flush()  # type: ignore[method-assign,assignment]
+    go_on, flush = threading.Event(), a._running.replica.flush
+    a._running.replica.flush = lambda: go_on.wait(PATIENCE_S) and flush()  # type: ignore[method-assign,assignment]
     # when a change waits for the standby's disk, and so for its own
     try:
         done = in_thread(lambda: a.submit(push("y"), ack="applied:1", timeout_s=0.2))

@@ -69,7 +69,7 @@ def test_what_does_not_fit_into_one_record_goes_into_the_next(group: Group) -> N
 
 
 def test_a_change_that_comes_while_a_shared_committer_ends_is_committed_as_well(group: Group) -> None:
-    commits = group.primary("a")._primary.commits
+    commits = group.primary("a")._running.primary.commits
     due: list[Callable[[], None]] = []
     tasks = AsyncWriter(commits, name="a", soon=due.append)
     commit_all = commits.commit_all
@@ -156,7 +156,7 @@ def test_a_task_that_waits_too_long_is_told_whether_its_change_was_written(group
             await a.asubmit(push("x"), timeout_s=0.2)
         assert not isinstance(caught.value, OutcomeUnknown), "it was still in the queue: nothing was written"
 
-    with a._replica.write_lock:
+    with a._running.replica.write_lock:
         asyncio.run(writes())
     assert a.submit(push("y")) == 1
 
@@ -165,7 +165,7 @@ def test_a_cancelled_task_holds_up_nobody(group: Group) -> None:
     a = group.primary("a")
 
     async def writes() -> Any:
-        with a._replica.write_lock:
+        with a._running.replica.write_lock:
             gone = asyncio.ensure_future(a.asubmit(push("gone")))
             await asyncio.sleep(0.05)
             gone.cancel()
@@ -192,12 +192,12 @@ def test_what_is_still_queued_when_the_node_stops_is_refused_at_once(group: Grou
 
     async def writes() -> list[Any]:
         await a.asubmit(push("first"))
-        a._replica.write_lock.acquire()
+        a._running.replica.write_lock.acquire()
         tasks = [asyncio.ensure_future(a.asubmit(push("x"), timeout_s=PATIENCE_S)) for _ in range(3)]
         await asyncio.sleep(0.05)
         stopping = in_thread(a.stop)
-        await asyncio.to_thread(eventually, a._stopping.is_set)
-        a._replica.write_lock.release()
+        await asyncio.to_thread(eventually, a._setup.stopping.is_set)
+        a._running.replica.write_lock.release()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(stopping)
         return results
@@ -230,7 +230,7 @@ def test_what_is_queued_as_the_committer_ends_is_answered_at_once(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a committer that has looked for the last time whether there is something to commit
-    commits = group.primary("a")._primary.commits
+    commits = group.primary("a")._running.primary.commits
     tasks = AsyncWriter(commits, name="a")
     commit_all, stopping = commits.commit_all, list[Callable[[], None]]()
 
@@ -273,8 +273,8 @@ def test_event_loops_that_are_closed_are_forgotten(group: Group) -> None:
 
     for _ in range(20):
         asyncio.run(write())
-    assert a._async_writer is not None
-    assert len(a._async_writer._loops) == 1
+    assert a._running.async_writer is not None
+    assert len(a._running.async_writer._loops) == 1
 
 
 def test_a_task_can_wait_for_standbys(group: Group) -> None:

@@ -13,11 +13,21 @@ from typing import Any, ClassVar
 
 import pytest
 
-from replicator import CheckpointError, ConfigError, LeaseLost, LogUnavailable, Node, NotPrimary, NotRunning
+from replicator import (
+    CheckpointError,
+    ConfigError,
+    LeaseLost,
+    LogLost,
+    LogUnavailable,
+    Node,
+    NotPrimary,
+    NotRunning,
+    PromotionRefused,
+)
 from replicator.format.ids import ORIGIN
 from replicator.node.health import Lag
 from replicator.node.identity import Name
-from replicator.protocol.group import Code, GroupView, Reply
+from replicator.protocol.group import Claim, Code, GroupView, Reply
 from tests.support.kv import (
     KV,
     PATIENCE_S,
@@ -149,6 +159,29 @@ class TestOutsideOfItsLife:
         with pytest.raises(NotRunning, match="was stopped"):
             a.start()
 
+    def test_one_that_is_stopped_while_it_starts_leaves_its_directory_to_the_next(self, group: Group) -> None:
+        # given a node that looks at the group for the first time
+        log = group.log()
+        looks, go_on, look = threading.Event(), threading.Event(), log.look
+
+        def late_look() -> GroupView:
+            looks.set()
+            assert go_on.wait(PATIENCE_S)
+            return look()
+
+        log.look = late_look  # type: ignore[method-assign]
+        a = group.new_node("a", log=log)
+        started = in_thread(a.start)
+        assert looks.wait(PATIENCE_S)
+        # when it is stopped
+        a.stop()
+        go_on.set()
+        # then it does not start, and nothing of it is left
+        with pytest.raises(NotRunning, match="was stopped"):
+            started()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
+        group.node("a")
+
 
 class TestPromotion:
     def test_a_new_node_is_a_standby_that_knows_no_term(self, group: Group) -> None:
@@ -186,15 +219,76 @@ class TestPromotion:
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         a = group.node("a")
-        take_term = a._ha_loop.candidate.take_term
+        take_term = a._running.ha_loop.candidate.take_term
 
         def second(reason: str, look: GroupView, *, until: float, guarded: bool = False) -> Reply:
-            lead(a._log, "a", boot=a.boot)
+            lead(a._setup.log, "a", boot=a.boot)
             return take_term(reason, look, until=until, guarded=guarded)
 
-        monkeypatch.setattr(a._ha_loop.candidate, "take_term", second)
+        monkeypatch.setattr(a._running.ha_loop.candidate, "take_term", second)
         assert a.promote() == 1
         assert (a.role, a.term) == ("primary", 1)
+
+    def test_a_promotion_that_another_one_forestalled_is_tried_again(self, group: Group) -> None:
+        a, log = group.primary("a"), group.log()
+        b = group.node("b", log=log)
+        in_step(a, b)
+        promote = log.promote
+
+        def forestalled(claim: Claim) -> Reply:
+            log.promote = promote  # type: ignore[method-assign]
+            lead(group.log(), "a", boot=a.boot)
+            return promote(claim)
+
+        log.promote = forestalled  # type: ignore[method-assign]
+        assert b.promote(timeout_s=PATIENCE_S) == 3
+        assert (b.role, b.term) == ("primary", 3)
+
+    def test_a_promotion_that_is_forestalled_again_and_again_is_given_up(self, group: Group) -> None:
+        a, log = group.primary("a"), group.log()
+        b = group.node("b", log=log)
+        in_step(a, b)
+        promote = log.promote
+
+        def forestalled(claim: Claim) -> Reply:
+            lead(group.log(), "a", boot=a.boot)
+            return promote(claim)
+
+        log.promote = forestalled  # type: ignore[method-assign]
+        with pytest.raises(TimeoutError, match="the group changed whenever b was to be promoted; nothing was done"):
+            b.promote(timeout_s=0.2)
+
+    def test_one_that_is_replaced_before_it_leads_says_by_whom(self, group: Group) -> None:
+        # given a standby that reads its own term record only when that of another one is there
+        a, log = group.primary("a"), group.faulty_log()
+        b = group.node("b", log=log)
+        in_step(a, b)
+        log.deaf, promote = True, log.promote
+
+        def replaced(claim: Claim) -> Reply:
+            reply = promote(claim)
+            lead(group.log(), "a", boot=a.boot)
+            log.deaf = False
+            return reply
+
+        log.promote = replaced  # type: ignore[method-assign]
+        with pytest.raises(PromotionRefused, match="a took term 3 meanwhile"):
+            b.promote(timeout_s=PATIENCE_S)
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_a_log_that_is_gone_is_said_to_be(self, group: Group, force: bool) -> None:
+        a, log = group.primary("a", auto_promote=False), group.log()
+        b = group.node("b", log=log)
+        in_step(a, b)
+        promote = log.promote
+
+        def lost(claim: Claim) -> Reply:
+            group.server.flush()
+            return promote(claim)
+
+        log.promote = lost  # type: ignore[method-assign]
+        with pytest.raises(LogLost, match="the log of group memory is gone"):
+            b.promote(force=force, timeout_s=PATIENCE_S)
 
     def test_the_new_primary_has_read_everything_before_it_leads(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
@@ -274,7 +368,7 @@ class TestLease:
         stopped()
         # then others need not wait for the end of a lease
         assert group.log().look().lease_ms is None
-        a._ha_loop.keep()
+        a._running.ha_loop.keep()
         assert group.log().look().lease_ms is None
 
     @pytest.mark.parametrize("code", [Code.FENCED, Code.LOST])
@@ -301,7 +395,7 @@ class TestNames:
     def test_a_live_boot_is_found_even_if_it_reported_just_now(self, group: Group, tmp_path: Path) -> None:
         first = group.node("a", lease_s=SHORT_LEASE_S)
         for i in range(5):
-            first._ha_loop.reporter.beat()
+            first._running.ha_loop.reporter.beat()
             with pytest.raises(ConfigError, match="is taken"):
                 group.node("a", data_dir=tmp_path / str(i), lease_s=SHORT_LEASE_S)
 
@@ -336,9 +430,9 @@ class TestNames:
         # given a primary whose checkpoint names its boot, so that a copy takes that for its own previous one
         first = group.primary("a", lease_s=SHORT_LEASE_S)
         first.submit(push("x"))
-        eventually(lambda: (loaded := first._checkpoint.load()) and loaded.boot == first.boot)
+        eventually(lambda: (loaded := first._running.checkpoint.load()) and loaded.boot == first.boot)
         copy = tmp_path / "copy"
-        with first._checkpoint._mutex:
+        with first._running.checkpoint._mutex:
             shutil.copytree(first.data_dir, copy)
         # when, then
         with pytest.raises(ConfigError, match=r"is taken .* is a copy of its data directory"):
@@ -431,7 +525,7 @@ class TestStop:
         written = in_thread(lambda: a.submit(push("x")))
         assert under_way.wait(PATIENCE_S)
         stopped = in_thread(a.stop)
-        assert a._stopping.wait(PATIENCE_S)
+        assert a._setup.stopping.wait(PATIENCE_S)
         go_on.set()
         assert written() == 1
         stopped()
@@ -508,7 +602,7 @@ def test_a_beat_under_way_does_not_take_a_goodbye_back(group: Group) -> None:
     # given a standby that stops while its keeper is about to report
     a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
     in_step(a, b)
-    ha_loop, beat, end = b._ha_loop, b._ha_loop.reporter.beat, b._ha_loop.end
+    ha_loop, beat, end = b._running.ha_loop, b._running.ha_loop.reporter.beat, b._running.ha_loop.end
     about_to, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def late_beat() -> None:

@@ -233,7 +233,7 @@ class TestEnds:
 
     def test_of_apply_on_a_standby(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
-        b._state.in_apply = raise_(SystemExit(1))  # type: ignore[union-attr]
+        b._setup.state.in_apply = raise_(SystemExit(1))  # type: ignore[union-attr]
         a.submit(push("x"))
         eventually(lambda: b.stalled)
         eventually(lambda: group.server.look().heartbeats["b"].stalled)
@@ -243,7 +243,7 @@ class TestEnds:
 
     def test_of_apply_for_a_task(self, group: Group) -> None:
         a = group.primary("a")
-        a._state.in_apply = raise_(SystemExit(1))  # type: ignore[union-attr]
+        a._setup.state.in_apply = raise_(SystemExit(1))  # type: ignore[union-attr]
 
         async def write() -> list[type]:
             return [type(each) for each in await asyncio.gather(*map(a.asubmit, [push("x")]), return_exceptions=True)]
@@ -268,7 +268,7 @@ class TestEnds:
 
     def test_but_on_the_main_thread_it_may_be_a_signal(self, group: Group) -> None:
         a = group.primary("a")
-        a._state.in_apply = raise_(SystemExit(3))  # type: ignore[union-attr]
+        a._setup.state.in_apply = raise_(SystemExit(3))  # type: ignore[union-attr]
         with pytest.raises(SystemExit):
             a.submit(push("x"))
         assert a.stalled
@@ -331,7 +331,7 @@ class TestNoThreads:
     def test_a_node_says_so_and_digests_when_it_can(self, group: Group, request: pytest.FixtureRequest) -> None:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
         allow = request.getfixturevalue("refused")
-        a._primary.commits.mark()
+        a._running.primary.commits.mark()
         for node in (a, b):
             eventually(lambda node=node: "the system starts no thread" in said_by(group, node.name))
             assert (node.failed, node.stalled) == (None, None)
@@ -449,7 +449,7 @@ class TestWaitingForItself:
     def test_inside_apply(self, group: Group, on: str) -> None:
         a, b = group.primary("a"), group.node("b")
         node, caller = (a, Caller()) if on == "primary" else (b, Caller())
-        node._state.in_apply = caller  # type: ignore[union-attr]
+        node._setup.state.in_apply = caller  # type: ignore[union-attr]
         caller.node = node
         assert a.submit(push("outer")) == 1
         eventually(lambda: caller.outcomes.get("stop"))
@@ -457,7 +457,7 @@ class TestWaitingForItself:
 
     def test_inside_apply_for_a_task(self, group: Group) -> None:
         a, caller = group.primary("a"), Caller()
-        a._state.in_apply = caller  # type: ignore[union-attr]
+        a._setup.state.in_apply = caller  # type: ignore[union-attr]
         caller.node = a
         assert asyncio.run(a.asubmit(push("outer"))) == 1
         self.check(caller, a)
@@ -466,7 +466,7 @@ class TestWaitingForItself:
     def test_inside_restore(self, group: Group, on: str) -> None:
         a, b = group.primary("a"), group.node("b")
         node, caller = (a, Caller()) if on == "primary" else (b, Caller())
-        node._state.in_restore = caller  # type: ignore[union-attr]
+        node._setup.state.in_restore = caller  # type: ignore[union-attr]
         caller.node = node
         a.replace([["pushed", ["new"]]])
         eventually(lambda: caller.outcomes.get("stop"))
@@ -497,8 +497,8 @@ class TestWaitingForItself:
         here, there = Group(tmp_path / "here"), Group(tmp_path / "there")
         try:
             a, b, caller = here.primary("a"), there.primary("b"), Caller()
-            a._state.in_apply = lambda change: b.submit(push("on")) if change == push("outer") else None  # type: ignore[union-attr]
-            b._state.in_apply = caller  # type: ignore[union-attr]
+            a._setup.state.in_apply = lambda change: b.submit(push("on")) if change == push("outer") else None  # type: ignore[union-attr]
+            b._setup.state.in_apply = caller  # type: ignore[union-attr]
             caller.node = a
             assert a.submit(push("outer")) == 1
             self.check(caller, a)
@@ -546,7 +546,7 @@ class TestWaitingForItself:
     def test_facts_may_be_asked_for_anywhere(self, group: Group) -> None:
         a = group.primary("a")
         seen: list[Any] = []
-        a._state.in_apply = lambda change: seen.append((a.role, a.term, a.problem, a.stalled, a.in_sync))  # type: ignore[union-attr]
+        a._setup.state.in_apply = lambda change: seen.append((a.role, a.term, a.problem, a.stalled, a.in_sync))  # type: ignore[union-attr]
         a.submit(push("x"))
         with a.reading():
             assert (a.role, str(a.position.id)) == ("primary", "1-2")

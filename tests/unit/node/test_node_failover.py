@@ -33,7 +33,7 @@ class TestAutomaticFailover:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", auto_promote=True, lease_s=SHORT_LEASE_S)
         in_step(a, b)
         # given a primary that stops in order, one that Redis forgets, and one that falls silent
-        eventually(lambda: a._ha_loop.observer.look.head, "it knows the log, so it says goodbye")
+        eventually(lambda: a._running.ha_loop.observer.look.head, "it knows the log, so it says goodbye")
         a.stop()
         b.wait(role="primary", timeout_s=PATIENCE_S)
         group.fail_over()
@@ -41,7 +41,7 @@ class TestAutomaticFailover:
         eventually(lambda: b.term > ERA)
         c = group.node("c", auto_promote=True, lease_s=SHORT_LEASE_S)
         in_step(b, c)
-        b._log.down = "cut off"
+        b._setup.log.down = "cut off"
         c.wait(role="primary", timeout_s=PATIENCE_S)
         # then each term says why it was taken
         _, second, third, fourth = (term.reason for term in ops.history(group.log()))
@@ -67,9 +67,9 @@ class TestAutomaticFailover:
         nodes = vacant_group(group, "a", "b", "c", "d")
         claiming = threading.Barrier(4)
         for node in nodes:
-            claim = node._ha_loop.candidate.claim
+            claim = node._running.ha_loop.candidate.claim
             monkeypatch.setattr(
-                node._ha_loop.candidate,
+                node._running.ha_loop.candidate,
                 "claim",
                 lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o)),
             )
@@ -85,9 +85,9 @@ class TestAutomaticFailover:
         nodes = vacant_group(group, "a", "b")
         claiming = threading.Barrier(2)
         for node in nodes:
-            claim = node._ha_loop.candidate.claim
+            claim = node._running.ha_loop.candidate.claim
             monkeypatch.setattr(
-                node._ha_loop.candidate,
+                node._running.ha_loop.candidate,
                 "claim",
                 lambda *a, claim=claim, **o: (claiming.wait(PATIENCE_S), claim(*a, **o)),
             )
@@ -106,9 +106,10 @@ class TestAutomaticFailover:
         reported(group, b, c)
         group.end_lease()
         b.wait(role="primary", timeout_s=PATIENCE_S)
-        assert c._ha_loop.candidate.claim_at is None or c._ha_loop.candidate.claim_at > time.monotonic() + 30, (
-            "c would have to wait for its turn"
-        )
+        assert (
+            c._running.ha_loop.candidate.claim_at is None
+            or c._running.ha_loop.candidate.claim_at > time.monotonic() + 30
+        ), "c would have to wait for its turn"
         log.deaf = False
         in_step(b, c)
         assert (b.term, pushed(c)) == (2, ["x"])
@@ -116,7 +117,9 @@ class TestAutomaticFailover:
     def test_if_the_first_one_is_dead_the_second_goes(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
         b, c = vacant_group(group, "b", "c")
         claimed = threading.Event()
-        monkeypatch.setattr(b._ha_loop.candidate, "claim", lambda *args, **options: claimed.set())  # it dies there
+        monkeypatch.setattr(
+            b._running.ha_loop.candidate, "claim", lambda *args, **options: claimed.set()
+        )  # it dies there
         group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
         eventually(claimed.is_set, "the turn of b, which was the first")
@@ -158,8 +161,8 @@ class TestAutomaticFailover:
 
     def test_who_is_no_candidate_does_not_take_over(self, group: Group) -> None:
         (b,) = vacant_group(group, "b", lease_s=SHORT_LEASE_S)
-        policy = b._ha_loop._policy._replace(auto_promote=False)
-        b._ha_loop._policy = b._ha_loop.reporter._policy = b._ha_loop.candidate._policy = policy
+        policy = b._running.ha_loop._policy._replace(auto_promote=False)
+        b._running.ha_loop._policy = b._running.ha_loop.reporter._policy = b._running.ha_loop.candidate._policy = policy
         group.end_lease()
         after_beats(4, b)
         assert (b.role, group.server.state.term) == ("standby", 1)
@@ -280,7 +283,7 @@ class TestFlapping:
         b, c = vacant_group(group, "b", "c")
         self.flaps(group, "b")  # otherwise it would be the first
         with monkeypatch.context() as slow:
-            slow.setattr(c._ha_loop.candidate, "claim", lambda *_, **__: None)
+            slow.setattr(c._running.ha_loop.candidate, "claim", lambda *_, **__: None)
             group.end_lease()
             told = eventually(lambda: [r.getMessage() for r in caplog.records if "held back" in r.getMessage()])
         c.wait(role="primary", timeout_s=PATIENCE_S)
@@ -356,13 +359,20 @@ class TestAClockThatIsSet:
     def test_back_a_dead_node_is_not_alive_for_an_hour(self, group: Group) -> None:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
         in_step(a, b)
-        eventually(lambda: a._ha_loop.observer.look is not None and "b" in a._ha_loop.observer.look.heartbeats)
+        eventually(
+            lambda: a._running.ha_loop.observer.look is not None and "b" in a._running.ha_loop.observer.look.heartbeats
+        )
         group.crash(b)
         self._set(group, -HOUR_MS)
         assert not group.server.look().heartbeats["b"].alive, "at a single look"
-        eventually(lambda: a._ha_loop.observer.look is not None and not a._ha_loop.observer.look.heartbeats["b"].alive)
-        assert a._ha_loop.observer.look is not None
-        assert a._ha_loop.observer.look.heartbeats["a"].alive
+        eventually(
+            lambda: (
+                a._running.ha_loop.observer.look is not None
+                and not a._running.ha_loop.observer.look.heartbeats["b"].alive
+            )
+        )
+        assert a._running.ha_loop.observer.look is not None
+        assert a._running.ha_loop.observer.look.heartbeats["a"].alive
 
     @pytest.mark.parametrize("by_ms", [-HOUR_MS, HOUR_MS, -2000])
     def test_a_primary_that_lives_keeps_the_term(self, group: Group, by_ms: int) -> None:

@@ -44,7 +44,12 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: b._ha_loop.observer.look is not None and not b._ha_loop.observer.look.heartbeats["a"].alive)
+        eventually(
+            lambda: (
+                b._running.ha_loop.observer.look is not None
+                and not b._running.ha_loop.observer.look.heartbeats["a"].alive
+            )
+        )
         b.promote(timeout_s=PATIENCE_S)
         log.down = ""
         in_step(a, b)
@@ -99,7 +104,12 @@ class TestForks:
         group.fail_over(before)
         b = group.node("b", lease_s=SHORT_LEASE_S)
         b.wait(position="1-2", timeout_s=PATIENCE_S)
-        eventually(lambda: b._ha_loop.observer.look is not None and not b._ha_loop.observer.look.heartbeats["a"].alive)
+        eventually(
+            lambda: (
+                b._running.ha_loop.observer.look is not None
+                and not b._running.ha_loop.observer.look.heartbeats["a"].alive
+            )
+        )
         b.promote(timeout_s=PATIENCE_S)
         b.submit(push("y"))
         log.down = ""
@@ -223,7 +233,7 @@ class TestLogLost:
         a.submit(push("a and b have it"))
         in_step(a, b)
         log.down = "cut off"
-        a._replica.flush()
+        a._running.replica.flush()
         a_as_left = group.crash(a)
         broken_by(how, group)
         log.down, log.deaf = "", False
@@ -284,7 +294,7 @@ class TestLogLost:
         logs["b"].deaf = True
         a.submit(push("c"))
         in_step(a, c)
-        a._replica.flush()
+        a._running.replica.flush()
         a_as_left = group.crash(a)
         group.server.flush()
         logs["b"].deaf = logs["d"].deaf = False
@@ -296,11 +306,11 @@ class TestLogLost:
         assert all(pushed(node) == ["all", "b and c", "c", "next"] for node in (a, b, c, d))
         assert [forks(node) for node in (a, b, c, d)] == [[], [], [], []]
         assert c.term > ERA
-        assert len({node._replica.node_state.view.log_id for node in (a, b, c, d)}) == 1
+        assert len({node._running.replica.node_state.view.log_id for node in (a, b, c, d)}) == 1
 
     def test_a_node_that_leads_again_writes_though_its_next_beat_is_to_come(self, group: Group) -> None:
         a = group.primary("a", lease_s=60.0)
-        a._problems.report("log", LogLost(what="the log was gone at the last beat"))
+        a._setup.problems.report("log", LogLost(what="the log was gone at the last beat"))
         assert a.submit(push("x")) == 1
 
     def test_a_stray_record_is_recovered_by_nobody_unasked(self, group: Group) -> None:
@@ -325,13 +335,13 @@ class TestAnotherLog:
         nodes = [group.primary("a"), group.node("b", auto_promote=True)]
         nodes[0].submit(push("ours"))
         in_step(*nodes)
-        log_id = nodes[0]._replica.node_state.view.log_id
+        log_id = nodes[0]._running.replica.node_state.view.log_id
         for node in nodes:
-            node._log.down = "cut off"
+            node._setup.log.down = "cut off"
         self._of_others(group, term=term)
         for node in nodes:
-            node._log.disconnect()
-            node._log.down = ""
+            node._setup.log.disconnect()
+            node._setup.log.down = ""
         theirs = group.server.state
         for node in nodes:
             assert isinstance(eventually(lambda node=node: node.failed), LogLost)

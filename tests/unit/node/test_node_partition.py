@@ -44,7 +44,7 @@ class Split:
     def over(self, *nodes: Node) -> None:
         """These nodes find the new server from now on."""
         for node in nodes:
-            log = node._log
+            log = node._setup.log
             assert isinstance(log, MemoryLog)
             log.server = self.new
             log.disconnect()
@@ -115,12 +115,12 @@ def test_nodes_that_are_forgotten_are_waited_for_no_more(group: Group) -> None:
 def test_who_has_reported_to_another_redis_acknowledges_nothing_more_of_the_one_before(group: Group) -> None:
     split = Split(group)
     a = split.a
-    id_, _ = a._primary.commits.submit(_encoded("late"), timeout_s=PATIENCE_S, term=None, wants_acks=1)
+    id_, _ = a._running.primary.commits.submit(_encoded("late"), timeout_s=PATIENCE_S, term=None, wants_acks=1)
     in_step(a, split.b)
     split.over(a)
-    eventually(lambda: a._replica.node_state.run == "run-2", "it has noticed")
+    eventually(lambda: a._running.replica.node_state.run == "run-2", "it has noticed")
     with pytest.raises(NotAcknowledged, match="ended meanwhile"):
-        a._acks.wait(a._ack, id_, PATIENCE_S)
+        a._running.acks.wait(a._ack, id_, PATIENCE_S)
 
 
 def test_a_change_is_acknowledged_only_when_it_is_on_the_primarys_own_disk_too(group: Group) -> None:
@@ -128,7 +128,7 @@ def test_a_change_is_acknowledged_only_when_it_is_on_the_primarys_own_disk_too(g
     a, b = group.primary("a", ack="applied:1"), group.node("b")
     in_step(a, b)
     a.submit(push("x"), timeout_s=PATIENCE_S)
-    assert a._replica.synced_upto == a.position.id
+    assert a._running.replica.synced_upto == a.position.id
 
 
 def test_a_node_that_stops_in_order_is_not_waited_for(group: Group) -> None:

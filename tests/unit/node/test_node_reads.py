@@ -128,12 +128,14 @@ class TestFreshReads:
         a, b = group.primary("a"), group.node("b")
         in_step(a, b)
         assert self._fresh(b) == []
-        sight = b._ha_loop.observer.sight
+        sight = b._running.ha_loop.observer.sight
         now_ms = time.monotonic() * 1000
-        monkeypatch.setattr(b._ha_loop.observer, "sight", lambda *log: sight(*log)._replace(lease_until_ms=now_ms))
+        monkeypatch.setattr(
+            b._running.ha_loop.observer, "sight", lambda *log: sight(*log)._replace(lease_until_ms=now_ms)
+        )
         with pytest.raises(TimeoutError, match="with a lease that runs"):
             self._fresh(b, 0.1)
-        monkeypatch.setattr(b._ha_loop.observer, "sight", sight)
+        monkeypatch.setattr(b._running.ha_loop.observer, "sight", sight)
         assert self._fresh(b) == []
 
     def test_without_redis_there_is_no_fresh_read(self, group: Group) -> None:

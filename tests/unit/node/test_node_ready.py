@@ -184,7 +184,7 @@ class TestStandby:
         def bug(change: Any) -> None:
             raise KeyError("a bug")
 
-        b._state.in_apply = bug
+        b._setup.state.in_apply = bug
         a.submit(push("x"))
         eventually(lambda: code(b) == "stalled")
 
@@ -219,4 +219,4 @@ def _fill_the_disk(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
         raise CheckpointError(path=node.data_dir, problem="the disk is full")
 
-    monkeypatch.setattr(node._checkpoint, "save", full)
+    monkeypatch.setattr(node._running.checkpoint, "save", full)

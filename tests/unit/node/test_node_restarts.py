@@ -31,7 +31,7 @@ class TestRestart:
         a.submit(push("x"))
         a.stop()
         a = group.node("a", on_restart="standby", lease_s=SHORT_LEASE_S)
-        eventually(lambda: a._replica.node_state.beats_in_run >= 4)
+        eventually(lambda: a._running.replica.node_state.beats_in_run >= 4)
         assert (a.role, a.term) == ("standby", 1)
         assert a.promote() == 2
 
@@ -43,12 +43,12 @@ class TestRestart:
         b.submit(push("y"))
         a = group.node("a", lease_s=SHORT_LEASE_S)
         in_step(a, b)
-        eventually(lambda: a._replica.node_state.beats_in_run >= 3)
+        eventually(lambda: a._running.replica.node_state.beats_in_run >= 3)
         assert (a.role, a.term, pushed(a)) == ("standby", 2, ["x", "y"])
 
     def test_a_killed_primary_has_all_it_acknowledged(self, group: Group) -> None:
         a = group.primary("a", lease_s=60.0)  # so that nothing flushes meanwhile
-        eventually(lambda: a._replica.node_state.beats_in_run > 0)
+        eventually(lambda: a._running.replica.node_state.beats_in_run > 0)
         for i in range(20):
             a.submit(push(i))
         a = group.node("a", data_dir=group.crash(a))
@@ -85,14 +85,14 @@ class TestRestart:
         a, b = group.primary("a"), group.node("b")
         in_step(a, b)
         on_disk_at_apply: list[tuple[int, RecordId]] = []
-        b._state.in_apply = lambda change: on_disk_at_apply.append(self._on_disk(b))
+        b._setup.state.in_apply = lambda change: on_disk_at_apply.append(self._on_disk(b))
         a.promote()
         a.submit(push("x"))
         in_step(a, b)
         assert on_disk_at_apply == [(2, RecordId(2, 3))]
 
     def _on_disk(self, node: Node) -> tuple[int, RecordId]:
-        saved = node._checkpoint.load()
+        saved = node._running.checkpoint.load()
         assert saved is not None
         return saved.view.term, saved.view.position.id
 
@@ -137,7 +137,7 @@ class TestNewRun:
 
         def too_late(record: Any) -> Reply:
             group.fail_over()
-            a._log.look()  # it connects anew, and knows the new run
+            a._setup.log.look()  # it connects anew, and knows the new run
             return log.execute(record)
 
         log.faults.append(too_late)
@@ -188,7 +188,7 @@ class TestStalled:
 
     def test_a_standby_keeps_its_place_and_says_so(self, group: Group, bug: Any) -> None:
         a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
-        b._state.in_apply = bug
+        b._setup.state.in_apply = bug
         a.submit(push("x"))
         a.submit(push("bug"))
         a.submit(push("y"))
@@ -200,7 +200,7 @@ class TestStalled:
 
     def test_after_a_restart_it_stalls_again_at_the_same_place(self, group: Group, bug: Any) -> None:
         a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
-        b._state.in_apply = bug
+        b._setup.state.in_apply = bug
         a.submit(push("x"))
         a.submit(push("bug"))
         a.submit(push("y"))
@@ -221,7 +221,7 @@ class TestStalled:
         a.submit(push("x"))
         a.publish()
         in_step(a, b)
-        b._state.in_apply = bug
+        b._setup.state.in_apply = bug
         a.submit(push("bug"))
         eventually(lambda: b.stalled is not None)
         b.stop()
@@ -233,7 +233,7 @@ class TestStalled:
 
     def test_a_primary_stops_writing_and_loses_its_lease(self, group: Group, bug: Any) -> None:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
-        a._state.in_apply = bug
+        a._setup.state.in_apply = bug
         with pytest.raises(Stalled):
             a.submit(push("bug"))
         with pytest.raises(Stalled):
@@ -245,7 +245,7 @@ class TestStalled:
 
     def test_a_stalled_primary_learns_that_it_was_replaced(self, group: Group, bug: Any) -> None:
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
-        a._state.in_apply = bug
+        a._setup.state.in_apply = bug
         with pytest.raises(Stalled):
             a.submit(push("bug"))
         b.promote()
@@ -260,7 +260,7 @@ class TestStalled:
         def fail() -> None:
             raise ZeroDivisionError("oops")
 
-        b._state.in_restore = fail
+        b._setup.state.in_restore = fail
         a.replace([["pushed", ["new"]]])
         eventually(lambda: b.stalled is not None)
         assert pushed(b) == ["x"]
@@ -273,7 +273,7 @@ def test_a_primary_saves_what_it_committed_although_redis_does_not_answer(group:
     log.before_renewal = lambda: released.wait(PATIENCE_S)  # the keeper hangs there from now on
     try:
         a.submit(push("x"))
-        eventually(lambda: (loaded := a._checkpoint.load()) and loaded.view.position == a.position)
+        eventually(lambda: (loaded := a._running.checkpoint.load()) and loaded.view.position == a.position)
     finally:
         released.set()
 
@@ -329,7 +329,7 @@ class TestFullDisk:
         assert pushed(a) == ["new", "y"]
 
     def _saved(self, node: Node) -> Any:
-        loaded = node._checkpoint.load()
+        loaded = node._running.checkpoint.load()
         return loaded and loaded.view.position
 
     def test_a_primary_saves_later_what_it_could_not_save(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

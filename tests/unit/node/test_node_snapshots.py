@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ class TestSnapshots:
         a.submit(push(5))
         state = group.server.state
         # A reader that finds changes behind a gap, and no snapshot.
-        group.server._write_all(replace(state, entries=tuple(e for e in state.entries if b'"part"' not in e.header)))
+        group.server._write(entries=tuple(e for e in state.entries if b'"part"' not in e.header))
         b = group.node("b", lease_s=SHORT_LEASE_S)
         in_step(a, b)
         assert pushed(b) == list(range(6))
@@ -148,17 +147,17 @@ class TestSnapshots:
         a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
 
         def slow(record: Any) -> Reply:
-            beats = a._replica.node_state.beats_in_run
-            eventually(lambda: a._replica.node_state.beats_in_run > beats + 2)
+            beats = a._running.replica.node_state.beats_in_run
+            eventually(lambda: a._running.replica.node_state.beats_in_run > beats + 2)
             return log.execute(record)
 
         for i in range(12):
             a.submit(put("x", random.Random(i).randbytes(8 * 1024).hex()))
             if i == 3:
                 log.faults.extend([log.execute] * 8 + [slow])
-        eventually(lambda: a._checkpoint.payload_bytes > 0)
-        beats = a._replica.node_state.beats_in_run
-        eventually(lambda: a._replica.node_state.beats_in_run > beats + 3)
+        eventually(lambda: a._running.checkpoint.payload_bytes > 0)
+        beats = a._running.replica.node_state.beats_in_run
+        eventually(lambda: a._running.replica.node_state.beats_in_run > beats + 3)
         assert sum(record.kind == "part" for record in log.sent) == 1
         in_step(a, b)
         assert document(a) == document(b)
@@ -176,7 +175,7 @@ class TestSnapshots:
         a.publish()
         a.submit(put("x", "y" * 20_000))
         after_beats(3, a)
-        assert not a._primary.publisher.snapshot_is_due
+        assert not a._running.primary.publisher.snapshot_is_due
         assert sum(record.kind == "part" for record in log.sent) == 1
         # when the pause is over, then nobody has to write for the next one to be sent
         monkeypatch.setattr(snapshot_policy, "PAUSE_TIMES", 0)
@@ -190,7 +189,9 @@ class TestSnapshots:
         log = group.faulty_log()
         a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.publish()
-        while a._replica.saved.changes_bytes <= snapshot_policy.changes_bytes_max(a._replica.saved.snapshot_bytes):
+        while a._running.replica.saved.changes_bytes <= snapshot_policy.changes_bytes_max(
+            a._running.replica.saved.snapshot_bytes
+        ):
             a.submit(put("x", "y" * 20_000))
         eventually(lambda: sum(record.kind == "part" for record in log.sent) == 2)
 
@@ -270,7 +271,7 @@ class TestSnapshots:
 
         def one_waits(record: Any) -> Reply:
             waiting.append(in_thread(lambda: a.submit(push(record.part))))
-            eventually(lambda: a._primary.commits.has_queued)
+            eventually(lambda: a._running.primary.commits.has_queued)
             return log.execute(record)
 
         # given a change that comes while a part is sent, for some of them
@@ -298,7 +299,7 @@ class TestSnapshots:
         assert sending.wait(PATIENCE_S)
         monkeypatch.setattr(replicator.node.commit_queue, "LOOK_AGAIN_S", 1000.0)  # it does not look again by itself
         submitted = in_thread(lambda: a.submit(push("x"), timeout_s=1000.0))
-        eventually(lambda: a._primary.commits._queue, "the change in the queue")
+        eventually(lambda: a._running.primary.commits._queue, "the change in the queue")
         time.sleep(0.05)
         # when
         go_on.set()
@@ -332,11 +333,11 @@ class TestSnapshots:
             assert state.data == {}
         # when
         stopped = in_thread(b.stop)
-        eventually(lambda: b._replica._rebuild.closed)
+        eventually(lambda: b._running.replica._rebuild.closed)
         go_on.set()
         stopped()
         # then
-        assert b._state.data == {}
+        assert b._setup.state.data == {}
         again = group.node("b", state=KV())
         in_step(a, again)
         assert document(again) == document(a)
@@ -347,7 +348,7 @@ class TestSnapshots:
 
         class Counting(MemoryLog):
             def read(self, after: RecordId | None, **options: Any) -> Batch:
-                asked.append((b._replica.node_state.view.follows_snapshot, options["count"]))
+                asked.append((b._running.replica.node_state.view.follows_snapshot, options["count"]))
                 return super().read(after, **options)
 
         log = group.faulty_log()
@@ -406,7 +407,7 @@ class TestSnapshots:
             yield pieces[-1]
 
         with monkeypatch.context() as patched:
-            patched.setattr(a._state, "snapshot", promoted_meanwhile)
+            patched.setattr(a._setup.state, "snapshot", promoted_meanwhile)
             with pytest.raises(NotPrimary):
                 a.publish()
         a.submit(push("y"))
@@ -433,7 +434,7 @@ class TestReplace:
         a.submit(put("old", 1))
         seen: list[Any] = []
         in_step(a, b)
-        b._state.in_restore = lambda: seen.append(b._state.data.copy())
+        b._setup.state.in_restore = lambda: seen.append(b._setup.state.data.copy())
         a.replace([["pushed", ["new"]], *(["data", key, value] for key, value in large().items())])
         in_step(a, b)
         assert document(a) == document(b)
@@ -495,7 +496,7 @@ class TestReplace:
         writing = in_thread(lambda: a.submit(push("x")))
         assert sent.wait(PATIENCE_S)
         replacing = in_thread(lambda: a.replace([["pushed", []]], expect=seen))
-        eventually(lambda: a._replica.write_lock.is_wanted)
+        eventually(lambda: a._running.replica.write_lock.is_wanted)
         go_on.set()
         writing()
         with pytest.raises(Outdated):
@@ -563,7 +564,7 @@ class TestDigests:
 
     def test_an_apply_that_is_not_deterministic_is_found(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
-        b._state.in_apply = lambda change: b._state.data.update(who="b")
+        b._setup.state.in_apply = lambda change: b._setup.state.data.update(who="b")
         a.submit(put("x", 1))
         report = ops.verify(group.log(), by="test")
         assert not report.equal

@@ -16,12 +16,16 @@ from replicator.errors import CorruptRecord
 from replicator.format.codec import encode_changes
 from replicator.format.ids import N_LEAP, TERM_LEAP, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, Record, seal_change
+from replicator.log.memory_redis import Entry
 from replicator.node.lease_keeper import STUCK_S
 from replicator.protocol.group import Code, Reply
-from replicator.testing import Entry
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, forks, in_step, push, pushed
 
 OPTIONS = {"lease_s": SHORT_LEASE_S, "auto_promote": True}
+
+
+def has_lease(group: Group) -> bool:
+    return group.server.state.lease_ms(group.server.clock_ms()) >= 0
 
 
 def forged(group: Group, term: int, n: int, *, node: str = "a", boot: str = "", prev: str = "") -> ChangeRecord:
@@ -75,7 +79,9 @@ def test_a_holder_in_whose_name_somebody_else_wrote_gives_the_term_up(group: Gro
     write(group, forged(group, 1, 3), with_head=True)
     with pytest.raises(NotPrimary):
         a.submit(push("refused"))
-    assert not a._replica.node_state.holds_term, "at once: it must not put its own state over what it does not know"
+    assert not a._running.replica.node_state.holds_term, (
+        "at once: it must not put its own state over what it does not know"
+    )
     b.wait(role="primary", timeout_s=PATIENCE_S)
     b.submit(push("y"), timeout_s=PATIENCE_S)
     in_step(a, b)
@@ -135,10 +141,10 @@ def test_a_holder_that_sends_a_large_state_keeps_its_lease_meanwhile(group: Grou
     a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
     for i in range(3):
         a.submit(push(i))
-    keeper = a._ha_loop.lease_keeper
-    with a._replica.write_lock:
-        assert not keeper._is_stuck(a._replica.node_state)
-    behind = a._replica.node_state.refused(Reply(Code.BEHIND, id=RecordId(1, 1)))
+    keeper = a._running.ha_loop.lease_keeper
+    with a._running.replica.write_lock:
+        assert not keeper._is_stuck(a._running.replica.node_state)
+    behind = a._running.replica.node_state.refused(Reply(Code.BEHIND, id=RecordId(1, 1)))
     for n in range(5, 12):
         moved = behind._replace(view=behind.view._replace(position=Position(RecordId(1, n), "a" * 32)))
         keeper._got_on = keeper._got_on and (keeper._got_on[0], keeper._got_on[1] - 0.5 * STUCK_S)
@@ -156,7 +162,7 @@ def test_a_term_key_that_cannot_be_is_told_and_mended_by_one_command(group: Grou
     a.submit(push("x"))
     in_step(a, b)
     group.server.set_term(term)
-    eventually(lambda: group.server.state.lease is None or group.server._lease_ms() < 0, "nobody holds a lease")
+    eventually(lambda: not has_lease(group), "nobody holds a lease")
     problem = str(ops.status(group.log()).problem)
     assert "the term key holds" in problem
     assert "`replicator recover`" in problem
@@ -175,7 +181,7 @@ def test_a_head_that_was_edited_by_hand_is_told_and_mended_by_one_command(group:
     a.submit(push("x"))
     in_step(a, b)
     group.server.set_head(**fields)
-    eventually(lambda: group.server._lease_ms() < 0, "nobody holds a lease")
+    eventually(lambda: not has_lease(group), "nobody holds a lease")
     assert "something else than replicator wrote to the head" in str(ops.status(group.log()).problem)
     after_beats(3, a, b)  # also the one that held the term reports on
     is_recovered(group)
@@ -198,7 +204,7 @@ def test_a_record_of_somebody_else_moves_nobody_far_and_is_mended_by_one_command
     after_beats(4, a, b)
     for node in (a, b):
         assert node.term <= 1 + TERM_LEAP
-        assert node._replica.node_state.view.cursor.id.n <= 2 + N_LEAP
+        assert node._running.replica.node_state.view.cursor.id.n <= 2 + N_LEAP
     if not with_head or term > 5 or n > 1000:
         eventually(lambda: ops.status(group.log()).problem, "it is told")
         is_recovered(group)
@@ -223,8 +229,8 @@ def test_a_record_that_leaves_a_gap_is_not_taken(group: Group) -> None:
     a, b = group.primary("a"), group.node("b")
     in_step(a, b)
     record = forged(group, 1, 5)
-    with b._replica.write_lock, pytest.raises(CorruptRecord, match="its number cannot follow 1-1"):
-        b._replica.take([replace(record)])
+    with b._running.replica.write_lock, pytest.raises(CorruptRecord, match="its number cannot follow 1-1"):
+        b._running.replica.take([replace(record)])
     assert str(b.position.id) == "1-1"
 
 
@@ -235,12 +241,12 @@ def test_a_holder_that_got_nowhere_and_was_replaced_follows_and_has_no_problem_l
     b = group.node("b", lease_s=SHORT_LEASE_S)
     a.submit(push("x"))
     in_step(a, b)
-    draw = a._state.snapshot
+    draw = a._setup.state.snapshot
 
     def fails() -> Any:
         raise ValueError("a bug of the application")
 
-    a._state.snapshot = fails
+    a._setup.state.snapshot = fails
     log.faults.append(lambda record: Reply(Code.BEHIND, id=RecordId(1, 1)))
     with pytest.raises(ReplicatorError):
         a.submit(push("y"))
@@ -248,6 +254,6 @@ def test_a_holder_that_got_nowhere_and_was_replaced_follows_and_has_no_problem_l
     # when another one is promoted
     ops.promote(group.log(), "b", by="ann", force=True, timeout_s=PATIENCE_S)
     # then it learns of that although it renews nothing, and follows
-    eventually(lambda: not a._replica.node_state.holds_term)
-    a._state.snapshot = draw
+    eventually(lambda: not a._running.replica.node_state.holds_term)
+    a._setup.state.snapshot = draw
     eventually(lambda: a.term == b.term and "lets others take over" not in a.problem)

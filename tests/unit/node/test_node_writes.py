@@ -99,12 +99,12 @@ class TestWriting:
             return log.execute(record)
 
         log.faults.append(wait)
-        marker = in_thread(node._primary.commits.mark)
+        marker = in_thread(node._running.primary.commits.mark)
         assert under_way.wait(PATIENCE_S)
         results = []
         for i, change in enumerate(changes):
             results.append(in_thread(lambda change=change: node.submit(change)))
-            eventually(lambda i=i: len(node._primary.commits._queue) == i + 1)
+            eventually(lambda i=i: len(node._running.primary.commits._queue) == i + 1)
         go_on.set()
         marker()
         outcomes = []
@@ -184,7 +184,7 @@ class TestWriting:
                 inside.set()
                 assert go_on.wait(PATIENCE_S)
 
-            node._state.in_apply = pause
+            node._setup.state.in_apply = pause
             written = in_thread(lambda: a.submit(put("x", 2)))
             assert inside.wait(PATIENCE_S)
             looked = threading.Event()
@@ -199,7 +199,7 @@ class TestWriting:
             go_on.set()
             assert seen() == (2, 2)
             written()
-            node._state.in_apply = lambda change: None
+            node._setup.state.in_apply = lambda change: None
 
     def test_a_fresh_read_waits_for_what_is_in_the_log(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
@@ -246,10 +246,10 @@ class TestWriting:
             return log.execute(record)
 
         log.faults.extend([first, interrupted])
-        marker = in_thread(a._primary.commits.mark)
+        marker = in_thread(a._running.primary.commits.mark)
         eventually(lambda: log.sent)
         writers = [in_thread(lambda i=i: a.submit(push(i))) for i in range(3)]
-        eventually(lambda: len(a._primary.commits._queue) == 3)
+        eventually(lambda: len(a._running.primary.commits._queue) == 3)
         queued.set()
         marker()
         outcomes = []
@@ -282,7 +282,7 @@ class TestWriting:
 
         # given a record that is in the log, and a Ctrl-C before the node has it, or knows
         if moment == "before it is folded":
-            monkeypatch.setattr(a._replica, "commit", interrupting(a._replica.commit))
+            monkeypatch.setattr(a._running.replica, "commit", interrupting(a._running.replica.commit))
         else:
             log.faults.append(log.lose_the_answer)
             monkeypatch.setattr(time, "sleep", interrupting(time.sleep))
@@ -555,8 +555,8 @@ class TestWhatIsTriedAgain:
         time.sleep(self.WATCH_S)
         assert log.asked["part"] < 6
         group.server.beat(Heartbeat("z", "z1", cursor=far, every_ms=10**6, run=group.server.state.run))
-        a._ha_loop.wake()
-        eventually(lambda: not a._ha_loop.publisher._need._served)
+        a._running.ha_loop.wake()
+        eventually(lambda: not a._running.ha_loop.publisher._need._served)
 
     def test_a_redis_that_is_away(self, group: Group, caplog: pytest.LogCaptureFixture) -> None:
         log = Counting(group.server)

@@ -68,9 +68,9 @@ def test_what_comes_meanwhile_is_taken_once_and_the_state_follows_later(group: G
     a.publish()
     has(b, [b"one", *rest])
     # given a standby whose disk is full
-    b._state.refusal = FULL
+    b._setup.state.refusal = FULL
     for text in (b"two", b"three"):
-        a._state.pieces = [text, *rest]
+        a._setup.state.pieces = [text, *rest]
         assert a.publish().what == what
         # then it takes every record, acknowledges it, and says what is in the way
         eventually(lambda: b.position == a.position)
@@ -81,18 +81,20 @@ def test_what_comes_meanwhile_is_taken_once_and_the_state_follows_later(group: G
     eventually(lambda: "the disk is full" in (status_of(group, "b").problem or ""))
     with pytest.raises(StateError, match="the disk is full"), b.reading():
         pass
-    assert b._state.pieces == [b"one", *rest]
+    assert b._setup.state.pieces == [b"one", *rest]
     # when there is room again, then it has the newest, and nothing is said any more
-    b._state.refusal = None
+    b._setup.state.refusal = None
     has(b, [b"three", *rest])
     eventually(lambda: not b.problem)
     assert b.held_up is None
     with b.reading() as state:
         assert state.pieces == [b"three", *rest]
     # and each record is on its disk once
-    a._replica.flush()
-    assert [str(each.id) for each in b._checkpoint.changes()] == [str(each.id) for each in a._checkpoint.changes()]
-    a._state.pieces = [b"four", *rest]
+    a._running.replica.flush()
+    assert [str(each.id) for each in b._running.checkpoint.changes()] == [
+        str(each.id) for each in a._running.checkpoint.changes()
+    ]
+    a._setup.state.pieces = [b"four", *rest]
     a.publish()
     has(b, [b"four", *rest])
 
@@ -101,18 +103,18 @@ def test_each_record_is_saved_once_whenever_the_state_refuses(group: Group, monk
     a = group.primary("a", state=Text(pieces(100 * KIB)))
     b = group.node("b", state=Refusing())
     a.publish()
-    has(b, a._state.pieces)
+    has(b, a._setup.state.pieces)
     saved: list[str] = []
-    save = b._replica.saved.save
+    save = b._running.replica.saved.save
 
     def noted(steps: Any, *, synced: bool = True) -> None:
         saved.extend(str(step.record.id) for step in steps)
         save(steps, synced=synced)
 
-    monkeypatch.setattr(b._replica.saved, "save", noted)
-    b._state.refusal = FULL
+    monkeypatch.setattr(b._running.replica.saved, "save", noted)
+    b._setup.state.refusal = FULL
     for text in (b"two", b"three"):
-        a._state.pieces[0] = text
+        a._setup.state.pieces[0] = text
         a.publish()
     eventually(lambda: b.position == a.position)
     assert len(saved) == len(set(saved)) == 2
@@ -122,16 +124,16 @@ def test_the_records_that_follow_do_not_try_it_again_and_again(group: Group) -> 
     a = group.primary("a", state=Text(pieces(100 * KIB)))
     b = group.node("b", state=Refusing())
     a.publish()
-    has(b, a._state.pieces)
-    b._state.refusal = FULL
-    b._replica.applied.unwritten = FULL
-    b._ha_loop._state_writer._next_at = time.monotonic() + 3600
-    before = b._state.attempts
+    has(b, a._setup.state.pieces)
+    b._setup.state.refusal = FULL
+    b._running.replica.applied.unwritten = FULL
+    b._running.ha_loop._state_writer._next_at = time.monotonic() + 3600
+    before = b._setup.state.attempts
     for at in range(10):
-        a._state.pieces[0] = b"text %d" % at
+        a._setup.state.pieces[0] = b"text %d" % at
         a.publish()
     eventually(lambda: b.position == a.position)
-    assert b._state.attempts == before
+    assert b._setup.state.attempts == before
 
 
 def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group) -> None:
@@ -140,14 +142,14 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     a = group.primary("a", state=Text(pieces(100 * KIB)))
     b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
     a.publish()
-    has(b, a._state.pieces)
-    b._state.refusal = FULL
-    a._state.pieces[0] = b"two"
+    has(b, a._setup.state.pieces)
+    b._setup.state.refusal = FULL
+    a._setup.state.pieces[0] = b"two"
     a.publish()
     eventually(lambda: b.held_up)
     # given that it is being written, which takes its time
-    state = b._state
-    target = b._replica._upkeep._target
+    state = b._setup.state
+    target = b._running.replica._upkeep._target
 
     class Stopping:
         """Draws all there is, and swaps it in when it is told to."""
@@ -164,18 +166,18 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
 
             state.restore(slowly())
 
-    b._replica._upkeep._target = lambda *, insisting: Stopping()  # type: ignore[method-assign]
+    b._running.replica._upkeep._target = lambda *, insisting: Stopping()  # type: ignore[method-assign]
     state.refusal = None
     assert begun.wait(PATIENCE_S)
     # when more is published, then the node takes it without waiting
-    a._state.pieces[0] = b"three"
+    a._setup.state.pieces[0] = b"three"
     a.publish()
     eventually(lambda: b.position == a.position)
     assert not goes_on.is_set()
-    b._replica._upkeep._target = target  # type: ignore[method-assign]
+    b._running.replica._upkeep._target = target  # type: ignore[method-assign]
     goes_on.set()
     # then that is what the state becomes
-    has(b, a._state.pieces)
+    has(b, a._setup.state.pieces)
     eventually(lambda: b.held_up is None)
 
 
@@ -184,8 +186,8 @@ def test_a_restart_meanwhile_starts_and_makes_it_up(group: Group) -> None:
     b = group.node("b", state=Refusing())
     a.publish()
     has(b, [b"one"])
-    b._state.refusal = FULL
-    a._state.pieces = [b"two"]
+    b._setup.state.refusal = FULL
+    a._setup.state.pieces = [b"two"]
     a.publish()
     eventually(lambda: b.position == a.position)
     # when it is restarted, in order or not, and the disk is still full
@@ -208,15 +210,15 @@ def test_what_a_program_did_meanwhile_is_given_up_once_it_can_be(group: Group) -
     b = group.node("b", state=Text())
     a.publish()
     has(b, [b"one"])
-    a._state.pieces = [b"not published"]
-    a._state.refusal = FULL
+    a._setup.state.pieces = [b"not published"]
+    a._setup.state.refusal = FULL
     b.promote(timeout_s=PATIENCE_S)
     eventually(lambda: "the disk is full" in a.problem)
-    b._state.pieces = [b"newer"]
+    b._setup.state.pieces = [b"newer"]
     b.publish()
     eventually(lambda: a.position == b.position)
-    assert a._state.pieces == [b"not published"]
-    a._state.refusal = None
+    assert a._setup.state.pieces == [b"not published"]
+    a._setup.state.refusal = None
     has(a, [b"newer"])
 
 
@@ -225,8 +227,8 @@ def test_a_node_leads_once_its_state_is_what_was_published(group: Group) -> None
     b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
     a.publish()
     has(b, [b"one"])
-    b._state.refusal = FULL
-    a._state.pieces = [b"two"]
+    b._setup.state.refusal = FULL
+    a._setup.state.pieces = [b"two"]
     a.publish()
     # given that the tools refuse it, for what it says
     eventually(lambda: "the disk is full" in (status_of(group, "b").problem or ""))
@@ -238,9 +240,9 @@ def test_a_node_leads_once_its_state_is_what_was_published(group: Group) -> None
     assert b.role == "standby"
     assert b.term == 1
     # then it leads when it has what was published, and not a moment before
-    b._state.refusal = None
+    b._setup.state.refusal = None
     b.wait(role="primary", timeout_s=PATIENCE_S)
-    assert b._state.pieces == [b"two"]
+    assert b._setup.state.pieces == [b"two"]
     assert b.publish().what == "nothing"
 
 
@@ -249,17 +251,17 @@ def test_one_that_ends_before_it_could_lead_does_not_come_back_with_what_it_had(
     b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
     a.publish()
     has(b, [b"one"])
-    b._state.refusal = FULL
-    a._state.pieces = [b"two"]
+    b._setup.state.refusal = FULL
+    a._setup.state.pieces = [b"two"]
     a.publish()
     eventually(lambda: b.position == a.position)
     # given that it took the term, and ends before it could lead
     with pytest.raises(TimeoutError):
         b.promote(force=True, timeout_s=0.3)
     b.stop()
-    b._replica.applied.unwritten = FULL
-    with pytest.raises(StateError), b._replica.write_lock:
-        b._replica._upkeep._lead(*[None] * 3)  # type: ignore[arg-type]
+    b._running.replica.applied.unwritten = FULL
+    with pytest.raises(StateError), b._running.replica.write_lock:
+        b._running.replica._upkeep._lead(*[None] * 3)  # type: ignore[arg-type]
     # when it comes back
     state = Refusing([b"one"])
     again = group.node("b", state=state)
@@ -275,15 +277,15 @@ def test_one_that_cannot_lead_keeps_nobody_waiting(group: Group) -> None:
     a.publish()
     has(b, [b"one"])
     has(c, [b"one"])
-    b._state.refusal = FULL
-    a._state.pieces = [b"two"]
+    b._setup.state.refusal = FULL
+    a._setup.state.pieces = [b"two"]
     a.publish()
     has(c, [b"two"])
     eventually(lambda: b.position == a.position)
     with pytest.raises(TimeoutError):
         b.promote(force=True, timeout_s=0.2)
     c.wait(role="primary", timeout_s=PATIENCE_S)
-    b._state.refusal = None
+    b._setup.state.refusal = None
     has(b, [b"two"])
     eventually(lambda: b.term == c.term)
     assert b.role == "standby"
@@ -292,19 +294,19 @@ def test_one_that_cannot_lead_keeps_nobody_waiting(group: Group) -> None:
 def test_a_state_in_use_is_no_reason_not_to_lead(group: Group) -> None:
     a = group.primary("a", state=Text([b"one"]), lease_s=SHORT_LEASE_S)
     b = group.node("b", state=Shared(), lease_s=SHORT_LEASE_S)
-    assert isinstance(b._state, SharedState)
+    assert isinstance(b._setup.state, SharedState)
     a.publish()
     has(b, [b"one"])
     # given a program that does not stop reading
-    b._state.refusal = IN_USE
-    a._state.pieces = [b"two"]
+    b._setup.state.refusal = IN_USE
+    a._setup.state.pieces = [b"two"]
     a.publish()
     eventually(lambda: "a program has a transaction open" in (status_of(group, "b").problem or ""))
     assert group.log().look().heartbeats["b"].stalled == ""
-    assert b._state.pieces == [b"one"]
+    assert b._setup.state.pieces == [b"one"]
     # when the node is to lead, then it does, with what was published
     b.promote(timeout_s=PATIENCE_S)
-    assert b._state.pieces == [b"two"]
+    assert b._setup.state.pieces == [b"two"]
     assert b.held_up is None
 
 
@@ -312,15 +314,15 @@ def test_a_primary_whose_state_was_replaced_and_could_not_be_written_publishes_n
     a = group.primary("a", state=Refusing([b"one"]))
     b = group.node("b", state=Text())
     a.publish()
-    a._state.refusal = FULL
+    a._setup.state.refusal = FULL
     a.replace([b"two"])
     has(b, [b"two"])
     with pytest.raises(StateError, match="the disk is full"):
         a.publish()
     has(b, [b"two"])
-    a._state.refusal = None
+    a._setup.state.refusal = None
     assert a.publish().what == "nothing"
-    assert a._state.pieces == [b"two"]
+    assert a._setup.state.pieces == [b"two"]
 
 
 def test_what_a_node_could_not_lead_with_it_does_not_acknowledge(group: Group) -> None:
@@ -329,24 +331,24 @@ def test_what_a_node_could_not_lead_with_it_does_not_acknowledge(group: Group) -
     a.publish()
     has(b, [b"one"])
     # given a state in use: this node could lead all the same
-    b._state.refusal = IN_USE
-    a._state.pieces = [b"two"]
+    b._setup.state.refusal = IN_USE
+    a._setup.state.pieces = [b"two"]
     a.publish(ack="applied:1", timeout_s=PATIENCE_S)
-    assert b._state.pieces == [b"one"]
-    b._state.refusal = None
+    assert b._setup.state.pieces == [b"one"]
+    b._setup.state.refusal = None
     has(b, [b"two"])
     eventually(lambda: b.held_up is None)
     # when it could not
-    b._state.refusal = FULL
-    a._state.pieces = [b"three"]
+    b._setup.state.refusal = FULL
+    a._setup.state.pieces = [b"three"]
     with pytest.raises(NotAcknowledged):
         a.publish(ack="applied:1", timeout_s=0.5)
     assert b.position == a.position
     assert group.log().look().heartbeats["b"].synced < a.position.id
     # then it does once it can
-    b._state.refusal = None
+    b._setup.state.refusal = None
     has(b, [b"three"])
-    a._acks.wait(Level.parse("applied:1"), a.position.id, PATIENCE_S)
+    a._running.acks.wait(Level.parse("applied:1"), a.position.id, PATIENCE_S)
 
 
 def test_what_is_not_written_is_not_called_equal(group: Group) -> None:
@@ -354,11 +356,11 @@ def test_what_is_not_written_is_not_called_equal(group: Group) -> None:
     b = group.node("b", state=Refusing(), lease_s=SHORT_LEASE_S)
     a.publish()
     has(b, [b"one"])
-    b._state.refusal = FULL
-    a._state.pieces = [b"two"]
+    b._setup.state.refusal = FULL
+    a._setup.state.pieces = [b"two"]
     a.publish()
     eventually(lambda: b.position == a.position)
-    a._primary.commits.mark()
+    a._running.primary.commits.mark()
     eventually(lambda: group.log().look().heartbeats["b"].digest_at > ZERO_ID)
     assert group.log().look().heartbeats["b"].digest == "none"
 
@@ -368,8 +370,8 @@ def test_what_a_state_gets_wrong_is_still_a_bug_in_it(group: Group) -> None:
     b = group.node("b", state=Refusing())
     a.publish()
     has(b, [b"one"])
-    b._state.refusal = KeyError("no such thing")
-    a._state.pieces = [b"two"]
+    b._setup.state.refusal = KeyError("no such thing")
+    a._setup.state.pieces = [b"two"]
     a.publish()
     eventually(lambda: b.stalled)
     assert "KeyError" in (b.stalled or "")

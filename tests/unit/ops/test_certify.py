@@ -43,7 +43,7 @@ def saved(*nodes: Node) -> None:
     """Wait until all are at one place, on their disks, too: a primary saves a little later."""
     in_step(*nodes)
     for node in nodes:
-        node._replica.flush()
+        node._running.replica.flush()
 
 
 def violation(*args: Any, **options: Any) -> Violation:
@@ -353,7 +353,7 @@ def test_a_node_whose_position_has_another_chain_is_a_violation(group: Group) ->
 def test_a_node_that_has_a_record_which_the_log_it_follows_has_not_is_a_violation(group: Group) -> None:
     a, b = group.primary("a"), group.node("b")
     a.submit(push(1))
-    old = a._replica.node_state.change(codec="json", digest="d", count=1, body=b"[]", at=1)
+    old = a._running.replica.node_state.change(codec="json", digest="d", count=1, body=b"[]", at=1)
     b.promote()
     saved(a, b)
     b.stop()

@@ -8,7 +8,7 @@ import pytest
 
 from replicator.format.ids import ERA, ZERO_CHAIN, ZERO_ID, Position, RecordId
 from replicator.log.interface import LogSize
-from replicator.log.redis_log import Server
+from replicator.log.server import Server
 from replicator.ops.doctor import Check, Facts, Report, checks, log_bytes_max
 from replicator.protocol.election import NOBODY
 from replicator.protocol.group import GroupView, Head

@@ -472,10 +472,12 @@ def test_a_standby_whose_file_is_gone_is_not_equal_and_goes_on(group: Group, tmp
     a.publish()
     eventually(theirs.exists)
     theirs.unlink()
-    a._primary.commits.mark()
-    eventually(lambda: a._ha_loop.reporter.digest is not None and b._ha_loop.reporter.digest is not None)
-    assert b._ha_loop.reporter.digest == (a.position.id, "none")
-    assert a._ha_loop.reporter.digest != b._ha_loop.reporter.digest
+    a._running.primary.commits.mark()
+    eventually(
+        lambda: a._running.ha_loop.reporter.digest is not None and b._running.ha_loop.reporter.digest is not None
+    )
+    assert b._running.ha_loop.reporter.digest == (a.position.id, "none")
+    assert a._running.ha_loop.reporter.digest != b._running.ha_loop.reporter.digest
     settled(ours, b"two")
     a.publish()
     eventually(lambda: theirs.exists() and theirs.read_bytes() == b"two")

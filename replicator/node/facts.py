@@ -1,0 +1,184 @@
+"""What a node says of itself. None of it waits, and none of it asks Redis: it is what the node knows.
+
+Before `start` these are the facts of a standby that has nothing, after `stop` those of the moment at which it ended.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ..errors import ReplicatorError
+from ..format.ids import ORIGIN, Position, Writer
+from ..protocol.fold import View
+from ..protocol.heartbeat import MISSED_BEATS_MAX
+from ..protocol.node_state import NodeState
+from ..runtime.process import Owner
+from . import health
+from .health import Condition, Lag, Standing, Unready, standing_of
+from .running import NodeSetup, RunningNode
+
+__all__ = ["NodeFacts"]
+
+#: What a node knows that was not started.
+NOTHING = View(in_sync=False)
+
+
+class NodeFacts:
+    """The facts of one node. In a forked child every one of them raises `WrongProcess`."""
+
+    def __init__(self, setup: NodeSetup, *, http: str) -> None:
+        self.name = setup.name
+        self.group = setup.group
+        self.data_dir: Path = setup.data_dir
+        #: Where others reach this node, for them to see; empty: not known.
+        self.http = http
+        self._setup = setup
+        self._owner = Owner(f"node {setup.name}")
+        #: From `start` on; None: it was not started, or could not be.
+        self._running: RunningNode | None = None
+
+    @property
+    def _begun(self) -> RunningNode | None:
+        self._owner.check()
+        return self._running
+
+    @property
+    def _node_state(self) -> NodeState:
+        running = self._begun
+        return running.replica.node_state if running else NodeState(me=Writer(self.name, ""), view=NOTHING)
+
+    @property
+    def failed(self) -> ReplicatorError | None:
+        """What ended this node's part in the group, if something did. It serves reads, and nothing else."""
+        running = self._begun
+        return running.duties.failed if running else None
+
+    @property
+    def role(self) -> str:
+        """`"primary"` or `"standby"`, by what this node knows of the log. Derived: see `protocol/node_state.py`.
+
+        A node that is cut off does not know that another one was promoted. Before you act as the primary, ask `leads`.
+        """
+        return self._standing.role
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node can take writes: it holds the term, is in sync, and has a lease that runs.
+
+        As fresh as a lease can be: somebody may have been promoted a moment ago. A write of ours is refused then; what
+        you do elsewhere, fence by `term`.
+        """
+        return self._standing.leads
+
+    @property
+    def _standing(self) -> Standing:
+        return standing_of(
+            self._node_state,
+            failed=self.failed is not None,
+            stalled=self.stalled is not None,
+            lease_held=self._setup.lease.held,
+        )
+
+    @property
+    def unready(self) -> Unready | None:
+        """Why this node cannot do its role's work now (`health.why_unready`); None: it can."""
+        running = self._begun
+        if running is None:
+            return Unready("not_running", "this node was not started")
+        node_state = running.replica.node_state
+        now = Condition(
+            failed=self.failed,
+            stopping=self._setup.stopping.is_set(),
+            stalled=self.held_up or "",
+            problems=self._setup.problems.in_the_way,
+            standing=self._standing,
+            in_sync=node_state.in_sync,
+            has_read=node_state.view.cursor != ORIGIN,
+            lag=self._lag(running, of_what_there_is=True),  # while nobody leads there is nothing else to follow
+            behind_s=running.ha_loop.observer.trail.behind_s(self.position.id, time.monotonic()),
+        )
+        return health.why_unready(now)
+
+    @property
+    def boot(self) -> str:
+        """What this life of the node is called; empty before it is started."""
+        return self._node_state.me.boot
+
+    @property
+    def term(self) -> int:
+        """The newest term that this node knows."""
+        return self._node_state.view.term
+
+    @property
+    def position(self) -> Position:
+        """What the state contains. `str(node.position.id)` is a token to wait for on another node."""
+        return self._node_state.view.position
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether the state lacks nothing of the log up to `position`; not before it has read the log once."""
+        return self._node_state.in_sync
+
+    @property
+    def lag(self) -> Lag:
+        """How far this node is behind the head, as of the last heartbeat. Not known while nobody holds a lease."""
+        running = self._begun
+        return self._lag(running) if running else health.UNKNOWN
+
+    def _lag(self, running: RunningNode, *, of_what_there_is: bool = False) -> Lag:
+        return health.lag_of(
+            self.position,
+            running.replica.applied.applied_at,
+            running.ha_loop.observer.seen,
+            now_ms=time.monotonic() * 1000,
+            fresh_ms=MISSED_BEATS_MAX * running.policy.beat_every_s * 1000,
+            of_what_there_is=of_what_there_is,
+        )
+
+    @property
+    def stalled(self) -> str | None:
+        """Why the application's apply() or restore() failed; None: it did not."""
+        running = self._begun
+        return (running.replica.stalled or None) if running else None
+
+    @property
+    def held_up(self) -> str | None:
+        """Why the state does not become what it should be: the application failed, or something is in its way, a full
+        disk for example, and it is tried again. None: it does."""
+        running = self._begun
+        unwritten = running.replica.unwritten if running else None
+        return self.stalled or (str(unwritten) if unwritten is not None else None)
+
+    @property
+    def problem(self) -> str:
+        """What is in this node's way now, in words; empty: nothing is."""
+        if self._begun is None:
+            return "not started"
+        return "stopped" if self._setup.stopping.is_set() else str(self._setup.problems)
+
+    @property
+    def lease_ms(self) -> int | None:
+        """What is left of this node's lease; None: it has none."""
+        self._owner.check()
+        return self._setup.lease.left_ms
+
+    @property
+    def rejected(self) -> int:
+        """Stale records that were ignored since the start."""
+        running = self._begun
+        return running.replica.rejected if running else 0
+
+    @property
+    def primary_http(self) -> str | None:
+        """Where the primary is reached, if there is a live one that says so."""
+        running = self._begun
+        if running is None:
+            return None
+        node_state, look = running.replica.node_state, running.ha_loop.observer.look
+        if self.leads:
+            return self.http or None
+        holder = look.heartbeats.get(node_state.view.holder.node) if look else None
+        if holder is None or holder.node == self.name or holder.boot != node_state.view.holder.boot:
+            return None
+        return holder.http or None if holder.alive else None

@@ -1,0 +1,143 @@
+"""What there is of a node from its start to its stop: the parts that need the data directory, put together once.
+
+A `Node` has one, or has none. So nothing of a node springs up halfway, and what there is of one that was not started is
+what it was given (`NodeSetup`).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import LogUnavailable
+from ..format.ids import Writer
+from ..log.interface import Log
+from ..replica.change_upkeep import ChangeUpkeep
+from ..replica.replica import Replica
+from ..replica.whole_upkeep import WholeUpkeep
+from ..state import ReplicatedState, State
+from ..state.kind import kind_of
+from ..storage.checkpoint import Checkpoint
+from .acks import Acks
+from .async_writer import AsyncWriter
+from .consumer import Reader
+from .duties import Duties
+from .ha_loop import HaLoop
+from .handover import Handover
+from .identity import Name
+from .lease import Lease
+from .options import NodeOptions
+from .parts import Parts
+from .primary import Primary
+from .problems import Problems
+from .scheduler import Scheduler
+
+__all__ = ["NodeSetup", "RunningNode", "joined"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeSetup:
+    """What a node was given, and what it has from before its start until after its stop. `stopping`: it ends."""
+
+    name: str
+    group: str
+    data_dir: Path
+    state: State | ReplicatedState
+    options: NodeOptions
+    log: Log
+    scheduler: Scheduler
+    lease: Lease
+    problems: Problems
+    handover: Handover
+    stopping: threading.Event
+
+
+class RunningNode:
+    """One node, from `start` to `stop`. `checkpoint`: that of its data directory, from which the state is rebuilt."""
+
+    def __init__(self, setup: NodeSetup, checkpoint: Checkpoint) -> None:
+        log, lease, policy = setup.log, setup.lease, setup.options.policy
+        me = Writer(setup.name, secrets.token_hex(16))
+        self.checkpoint = checkpoint
+        self.replica = _replica_of(setup.state, checkpoint, me, setup.options.snapshot_bytes_max)
+        self.primary = Primary(log, self.replica, lease, patience_s=lease.length_s)
+        self.async_writer = AsyncWriter(self.primary.commits, name=setup.name, soon=setup.scheduler.soon)
+        self.acks = Acks(log, self.replica, lease)
+        parts = Parts(
+            log=log,
+            replica=self.replica,
+            primary=self.primary,
+            acks=self.acks,
+            lease=lease,
+            problems=setup.problems,
+        )
+        boot = self.replica.node_state.previous_boot
+        own_name = Name(log, me, checkpoint, previous_boot=boot, stopping=setup.stopping)
+        self.ha_loop = HaLoop(parts, policy, own_name, setup.handover, wake=self.wake)
+        reader = Reader(parts, stopping=setup.stopping)
+        self.duties = Duties(parts, self.ha_loop, reader, beat_every_s=policy.beat_every_s, stopping=setup.stopping)
+        self.policy = policy
+        self._setup = setup
+        self._node_work = self.duties.work(setup.name)
+
+    def join(self) -> None:
+        """Look at the group for the first time; Redis may be down. Raises `ConfigError`, `LogLost`."""
+        try:
+            self.ha_loop.join()
+        except LogUnavailable as unavailable:
+            logger.warning("%s; starting as a standby with what the checkpoint has", unavailable)
+
+    def begin(self) -> None:
+        """Have its duties done from now on. Raises `NoThread`: `end` it then."""
+        self._setup.scheduler.start(self._node_work)
+
+    def wake(self) -> None:
+        """Have the next beat soon."""
+        self._setup.scheduler.wake(self._node_work)
+
+    def end(self) -> None:
+        """Finish the record under way, write the checkpoint, give the lease back. It is `stopping`.
+
+        Raises `CheckpointError`.
+        """
+        self.wake()
+        self.replica.close()
+        # With the turn nothing is half done; nobody gets it back.
+        has_turn = self.replica.write_lock.acquire(timeout=2 * self._setup.lease.length_s)
+        self.ha_loop.end(failed=self.duties.failed is not None)
+        self._setup.log.close()
+        if has_turn:
+            self.replica.write_lock.release()
+        self.async_writer.close()
+        self._setup.scheduler.stop(self._node_work)
+        try:
+            self.replica.flush()
+        finally:
+            self.checkpoint.close()
+        logger.info("stopped at %s", self.replica.node_state.view.position.id)
+
+
+def joined(setup: NodeSetup) -> RunningNode:
+    """Lock the data directory, rebuild the state, look at the group.
+
+    Raises what `Node.start` raises; then the data directory is free again.
+    """
+    checkpoint = Checkpoint(setup.data_dir, setup.group, node=setup.name)
+    try:
+        checkpoint.note("state", kind_of(setup.state))
+        running = RunningNode(setup, checkpoint)
+        running.join()
+    except BaseException:
+        checkpoint.close()
+        raise
+    return running
+
+
+def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
+    upkeep = ChangeUpkeep if isinstance(state, State) else WholeUpkeep
+    return Replica(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max, upkeep=upkeep)

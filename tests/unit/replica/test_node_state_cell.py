@@ -1,0 +1,54 @@
+"""What a node knows, for many threads: what one of them learns while another one folds is not lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator.format.ids import Position, RecordId, Writer
+from replicator.protocol.fold import Holder, View
+from replicator.protocol.group import Code, Reply
+from replicator.protocol.node_state import NodeState
+from replicator.replica.node_state_cell import NodeStateCell
+
+ME = Writer("a", "boot-a")
+
+
+def view(n: int, *, in_sync: bool = True) -> View:
+    position = Position(RecordId(1, n), f"chain-{n}")
+    return View(term=1, holder=Holder(*ME, "run-1"), position=position, cursor=position, in_sync=in_sync)
+
+
+@pytest.fixture
+def cell() -> NodeStateCell:
+    cell = NodeStateCell(NodeState(me=ME, view=view(5), run="run-1"))
+    assert cell.node_state.is_primary
+    return cell
+
+
+def test_a_refusal_while_somebody_folds_is_not_lost(cell: NodeStateCell) -> None:
+    # given records that are folded
+    after = cell.to_fold()._replace(view=view(6))
+    # when the log turns out to end elsewhere
+    cell.refused(Reply(Code.BEHIND, id=RecordId(1, 4)))
+    # then the node is out of sync, whatever else comes of the records
+    cell.adopt(after)
+    assert cell.node_state.view == view(6, in_sync=False)
+    cell.adopt(after._replace(view=view(7)))
+    assert cell.node_state.view == view(7, in_sync=False)
+
+
+def test_what_is_folded_after_a_refusal_may_bring_it_into_sync_again(cell: NodeStateCell) -> None:
+    cell.refused(Reply(Code.BEHIND, id=RecordId(1, 4)))
+    snapshot = cell.to_fold()
+    assert not snapshot.view.in_sync
+    cell.adopt(snapshot._replace(view=view(9)))
+    assert cell.node_state.view == view(9)
+
+
+def test_what_moves_while_somebody_folds_stays(cell: NodeStateCell) -> None:
+    after = cell.to_fold()._replace(view=view(6), snapshot_end=RecordId(1, 6))
+    cell.talks_to("run-2")
+    cell.beaten()
+    cell.adopt(after)
+    found = cell.node_state
+    assert (found.view, found.snapshot_end, found.run, found.beats_in_run) == (view(6), RecordId(1, 6), "run-2", 1)
