@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from replicator.registry.release import SLICE, let_go
+from replicator.state.release import SLICE, let_go
 from tests.support.kv import eventually
 
 
