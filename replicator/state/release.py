@@ -21,24 +21,33 @@ SLICE = 100
 #: What passes between two slices. 100,000 records are gone after about a second.
 PAUSE_S = 0.0005
 
+Container = dict[Any, Any] | list[Any]
 
-def let_go(*dicts: dict[Any, Any]) -> None:
-    """Empty these dicts, soon. Nobody else may have them: what has been handed out of them stays as it is."""
-    if sum(map(len, dicts)) <= SLICE:
-        for one in dicts:
+
+def let_go(*containers: Container) -> None:
+    """Empty these dicts and lists, soon. Nobody else may have them: what has been handed out of them stays as it is."""
+    if sum(map(len, containers)) <= SLICE:
+        for one in containers:
             one.clear()
         return
     # Not `threading.Thread`, whose `start` waits until the thread runs: the caller may hold the node's lock.
     try:
-        _thread.start_new_thread(_empty, (dicts,))
+        _thread.start_new_thread(_empty, (containers,))
     except RuntimeError:  # there are no more threads: in one go, then
-        for one in dicts:
+        for one in containers:
             one.clear()
 
 
-def _empty(dicts: Iterable[dict[Any, Any]]) -> None:
-    for one in dicts:
+def _empty(containers: Iterable[Container]) -> None:
+    for one in containers:
         while one:
-            for _ in range(min(SLICE, len(one))):
-                one.popitem()
+            _drop_some(one)
             let_others_run(PAUSE_S)
+
+
+def _drop_some(one: Container) -> None:
+    if isinstance(one, dict):
+        for _ in range(min(SLICE, len(one))):
+            one.popitem()
+    else:
+        del one[-SLICE:]
