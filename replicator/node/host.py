@@ -44,11 +44,10 @@ from ..log.redis_log import Connections, RedisLog
 from ..runtime import checks
 from ..runtime.process import Owner
 from ..runtime.threads import started
-from ..state import ReplicatedState, State
 from .duties import SAVE_EVERY_S
 from .group_reader import GroupReader
 from .lease import LEASE_S, answer_within_s
-from .node import Node
+from .node import Node, StateT
 from .scheduler import NodeWork
 from .tended import Plan, Tended
 from .worker_pool import RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
@@ -128,9 +127,7 @@ class Host:
         if self._owner.is_here:
             self.close()
 
-    def node(
-        self, state: State | ReplicatedState, *, group: str, name: str, data_dir: str | Path, **options: Any
-    ) -> Node:
+    def node(self, state: StateT, *, group: str, name: str, data_dir: str | Path, **options: Any) -> Node[StateT]:
         """Start a node of this host; `options` are those of `Node`. Stop it by `Node.stop`, or with the host.
 
         Any number of threads may start nodes at the same time: a start mostly waits for the disk.

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
 
 from ..errors import (
     ChangeRejected,
@@ -77,8 +77,19 @@ PUBLISH_TIMEOUT_S = 30.0
 NOTHING = View(in_sync=False)
 
 
-class Node:
-    """One node of a group.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    #: The application's own class. A `Node` of which nobody says more is one of `Any`.
+    StateT = TypeVar("StateT", bound=ReplicatedState, default=Any)
+else:  # without the default, which Python has from 3.13 on
+    from typing import TypeVar
+
+    StateT = TypeVar("StateT")
+
+
+class Node(Generic[StateT]):
+    """One node of a group. A `Node[FlagState]` has a `FlagState`, which `reading()` gives.
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
     directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
@@ -91,7 +102,7 @@ class Node:
 
     def __init__(
         self,
-        state: State | ReplicatedState,
+        state: StateT,
         *,
         group: str,
         name: str,
@@ -135,7 +146,7 @@ class Node:
 
     # --- life --------------------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Node:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -380,7 +391,7 @@ class Node:
     # --- reading and writing -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Any]:
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[StateT]:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
