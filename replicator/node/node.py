@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 from ..errors import (
     ChangeRejected,
@@ -43,6 +43,7 @@ from ..replica.whole_upkeep import WholeUpkeep
 from ..runtime import checks
 from ..runtime.process import Owner
 from ..state import ReplicatedState, State
+from ..state.changes import Change
 from ..state.contract import check_state
 from ..state.kind import kind_of
 from ..storage.checkpoint import Checkpoint
@@ -77,14 +78,15 @@ PUBLISH_TIMEOUT_S = 30.0
 NOTHING = View(in_sync=False)
 
 
+#: What `apply` gives for a change that says so (`state/changes.py`).
+ResultT = TypeVar("ResultT")
+
 if TYPE_CHECKING:
-    from typing_extensions import TypeVar
+    import typing_extensions
 
     #: The application's own class. A `Node` of which nobody says more is one of `Any`.
-    StateT = TypeVar("StateT", bound=ReplicatedState, default=Any)
+    StateT = typing_extensions.TypeVar("StateT", bound=ReplicatedState, default=Any)
 else:  # without the default, which Python has from 3.13 on
-    from typing import TypeVar
-
     StateT = TypeVar("StateT")
 
 
@@ -406,6 +408,14 @@ class Node(Generic[StateT]):
         with self._replica.applied.reading() as state:
             yield state
 
+    @overload
+    def submit(
+        self, change: Change[ResultT], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> ResultT: ...
+    @overload
+    def submit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any: ...
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
 
@@ -438,6 +448,14 @@ class Node(Generic[StateT]):
             self._acks.wait(level, id_, deadline - time.monotonic())
         return results
 
+    @overload
+    async def asubmit(
+        self, change: Change[ResultT], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> ResultT: ...
+    @overload
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any: ...
     async def asubmit(
         self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
     ) -> Any:
