@@ -135,6 +135,8 @@ def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise ConfigError(setting=function.__qualname__, problem="a change is a plain method: not async, no `yield`")
     signature = inspect.signature(function)
+    if not signature.parameters:
+        raise ConfigError(setting=function.__qualname__, problem="a change is a method: it takes self")
     _, *parameters = signature.parameters.values()
     for each in parameters:
         if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
@@ -163,11 +165,11 @@ class Commands:
         """
         name, arguments = named(change)
         method = _plan_of(type(self)).method(name)
-        self._is_applying = True
+        before, self._is_applying = self._is_applying, True
         try:
             return method.carry_out(self, arguments)
         finally:
-            self._is_applying = False
+            self._is_applying = before
 
     @classmethod
     def checked(cls, change: Any) -> Change[Any]:

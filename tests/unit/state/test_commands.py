@@ -364,7 +364,10 @@ def takes_no_name(self: Any, text: str, /) -> None: ...
 async def waits(self: Any, text: str) -> None: ...
 
 
-@pytest.mark.parametrize("method", [takes_any_number, takes_any_name, takes_no_name, waits])
+def takes_nothing() -> None: ...
+
+
+@pytest.mark.parametrize("method", [takes_any_number, takes_any_name, takes_no_name, takes_nothing, waits])
 def test_a_method_that_cannot_be_a_change_is_refused_when_it_is_marked(method: Any) -> None:
     with pytest.raises(ConfigError, match=method.__name__):
         change(method)

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replicator import ChangeRejected, DictState, State, delete, put, put_many
@@ -43,6 +43,9 @@ FLAG_CHANGES = st.one_of(
 )
 
 CASES = [pytest.param(DictState, DICT_CHANGES, id="DictState"), pytest.param(FlagState, FLAG_CHANGES, id="Commands")]
+
+#: However slow the machine is.
+unhurried = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 every_state = pytest.mark.parametrize(("new", "changes"), CASES)
 
@@ -88,6 +91,7 @@ def test_it_is_a_state(new: New, changes: Changes) -> None:
 
 
 @every_state
+@unhurried
 @given(data=st.data())
 def test_equal_changes_give_equal_results_and_equal_pieces(new: New, changes: Changes, data: st.DataObject) -> None:
     one, other = new(), new()
@@ -97,6 +101,7 @@ def test_equal_changes_give_equal_results_and_equal_pieces(new: New, changes: Ch
 
 
 @every_state
+@unhurried
 @given(data=st.data())
 def test_what_is_restored_is_the_same_and_goes_on_alike(new: New, changes: Changes, data: st.DataObject) -> None:
     # given
@@ -113,6 +118,7 @@ def test_what_is_restored_is_the_same_and_goes_on_alike(new: New, changes: Chang
 
 
 @every_state
+@unhurried
 @given(data=st.data())
 def test_a_snapshot_shows_the_state_of_its_call_however_late_it_is_drawn(
     new: New, changes: Changes, data: st.DataObject
@@ -131,6 +137,7 @@ def test_a_snapshot_shows_the_state_of_its_call_however_late_it_is_drawn(
 
 
 @every_state
+@unhurried
 @given(data=st.data())
 def test_a_change_that_is_rejected_moves_nothing(new: New, changes: Changes, data: st.DataObject) -> None:
     state = after(new, data.draw(st.lists(changes)))
@@ -144,6 +151,7 @@ def test_a_change_that_is_rejected_moves_nothing(new: New, changes: Changes, dat
 
 
 @every_state
+@unhurried
 @given(data=st.data())
 def test_a_restore_shows_nothing_before_the_last_piece(new: New, changes: Changes, data: st.DataObject) -> None:
     # given
@@ -164,6 +172,7 @@ def test_a_restore_shows_nothing_before_the_last_piece(new: New, changes: Change
 
 
 @every_state
+@unhurried
 @given(data=st.data())
 def test_a_restore_that_breaks_off_leaves_the_state_as_it_was(new: New, changes: Changes, data: st.DataObject) -> None:
     # given

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replicator import ConfigError, InvalidChange
@@ -161,6 +161,7 @@ def test_a_value_of_another_type_is_refused(hint: Any, value: Any) -> None:
         converter_of(hint).encode(value, "it")
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.recursive(st.none() | st.integers() | st.text() | st.floats(), lambda each: st.lists(each) | st.dictionaries(
     st.sampled_from(["x", "y", "tags", "ends", "label"]), each)))  # fmt: skip
 def test_whatever_json_comes_it_is_a_value_or_refused(written: Any) -> None:
