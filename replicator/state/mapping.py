@@ -9,7 +9,8 @@
 - **A reader gets copies.** A value that is a list or an object is held as its JSON, and decoded for each read: whoever
   changes what was read changes nothing but that. It also takes less memory, and the cyclic collector sees none of it.
 - **A change costs what it weighs**, and all of it is done, or nothing.
-- **A snapshot copies the index**, and decodes and cuts it later (64 KiB a piece). The values are never mutated.
+- **A snapshot shares what is there**, and decodes and cuts it later (`segments.py`; 64 KiB a piece). What changes
+  meanwhile is changed in copies of 512 keys.
 - **Order is part of the state**: keys stand in the order in which they first came, on every node.
 
 In the log: `changes.py` has the form. A piece of a snapshot is an object of keys and values, so
@@ -25,7 +26,7 @@ import orjson
 
 from ..errors import InvalidChange, NotJSON
 from .changes import Change, checked_change, named
-from .release import let_go
+from .segments import Segments
 from .slices import slices
 
 __all__ = ["DictState", "delete", "put", "put_many"]
@@ -65,7 +66,7 @@ class DictState(Mapping[str, Any]):
     """
 
     def __init__(self, entries: Mapping[str, Any] | None = None) -> None:
-        self._held: dict[str, Any] = {}
+        self._held = Segments()
         if entries:
             self.apply(put_many(entries))
 
@@ -105,28 +106,25 @@ class DictState(Mapping[str, Any]):
     def _delete(self, keys: Any) -> int:
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise InvalidChange("delete must have a list of keys", field="delete")
-        before = len(self._held)
-        for key in keys:
-            self._held.pop(key, None)
-        return before - len(self._held)
+        return sum(map(self._held.discard, keys))
 
     def snapshot(self) -> Iterator[dict[str, Any]]:
         """See `State`: keys and their values, some at a time. An empty state is one empty piece."""
-        return _pieces(self._held.copy())
+        return _pieces(self._held.shared())
 
     def restore(self, pieces: Iterable[Any]) -> None:
         """See `State`. Raises `InvalidChange` at a piece that is no object."""
-        held: dict[str, Any] = {}
+        held = Segments()
         try:
             for piece in pieces:
                 if not isinstance(piece, dict):
                     raise InvalidChange("a piece of the snapshot of a mapping must be an object of keys and values")
                 held.update(_held_of(piece))
         except BaseException:
-            let_go(held)
+            held.give_up()
             raise
         self._held, old = held, self._held
-        let_go(old)
+        old.give_up()
 
 
 def _held_of(entries: dict[str, Any]) -> dict[str, Any]:
@@ -145,12 +143,13 @@ def _drawn(held: Any) -> Any:
     return orjson.loads(held) if type(held) is bytes else held
 
 
-def _pieces(held: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if not held:
+def _pieces(entries: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    is_empty = True
+    for some in slices((entry, _bytes_of(*entry)) for entry in entries):
+        yield {key: _drawn(held) for key, held in some}
+        is_empty = False
+    if is_empty:
         yield {}
-    for keys in slices((key, _bytes_of(key, value)) for key, value in held.items()):
-        yield {key: _drawn(held[key]) for key in keys}
-    let_go(held)
 
 
 def _bytes_of(key: str, held: Any) -> int:
