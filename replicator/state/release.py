@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import _thread
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from ..runtime.yielding import let_others_run
 
@@ -21,7 +21,16 @@ SLICE = 100
 #: What passes between two slices. 100,000 records are gone after about a second.
 PAUSE_S = 0.0005
 
-Container = dict[Any, Any] | list[Any]
+
+class Dict(Protocol):
+    """What can be emptied entry by entry."""
+
+    def __len__(self) -> int: ...
+    def popitem(self) -> object: ...
+    def clear(self) -> None: ...
+
+
+Container = Dict | list[Any]
 
 
 def let_go(*containers: Container) -> None:
@@ -40,14 +49,14 @@ def let_go(*containers: Container) -> None:
 
 def _empty(containers: Iterable[Container]) -> None:
     for one in containers:
-        while one:
+        while len(one):
             _drop_some(one)
             let_others_run(PAUSE_S)
 
 
 def _drop_some(one: Container) -> None:
-    if isinstance(one, dict):
+    if isinstance(one, list):
+        del one[-SLICE:]
+    else:
         for _ in range(min(SLICE, len(one))):
             one.popitem()
-    else:
-        del one[-SLICE:]
