@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ConfigError,
         CorruptRecord,
         Fenced,
+        InvalidChange,
         LeaseLost,
         LogLost,
         LogUnavailable,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         NotJSON,
         NotPrimary,
         NotRunning,
+        NotSubmitted,
         OutcomeUnknown,
         Outdated,
         PositionLost,
@@ -49,18 +51,25 @@ if TYPE_CHECKING:
     from .node.host import Host
     from .node.node import Node
     from .state import KeptState, ReplicatedState, SharedState, State
+    from .state.changes import Change
+    from .state.commands import Commands, change
+    from .state.mapping import DictState, delete, put, put_many
     from .storage.payload import Published
 
     __version__: str
 
 __all__ = [
+    "Change",
     "ChangeRejected",
     "ChangeTooLarge",
     "CheckpointError",
+    "Commands",
     "ConfigError",
     "CorruptRecord",
+    "DictState",
     "Fenced",
     "Host",
+    "InvalidChange",
     "KeptState",
     "LeaseLost",
     "LogLost",
@@ -71,6 +80,7 @@ __all__ = [
     "NotJSON",
     "NotPrimary",
     "NotRunning",
+    "NotSubmitted",
     "OutcomeUnknown",
     "Outdated",
     "Position",
@@ -92,9 +102,16 @@ __all__ = [
     "UnknownGroup",
     "WouldDeadlock",
     "WrongProcess",
+    "change",
+    "delete",
+    "put",
+    "put_many",
 ]
 
 _ELSEWHERE = {
+    "Change": "state.changes",
+    "Commands": "state.commands",
+    "DictState": "state.mapping",
     "Host": "node.host",
     "KeptState": "state",
     "Node": "node.node",
@@ -104,6 +121,10 @@ _ELSEWHERE = {
     "ReplicatedState": "state",
     "SharedState": "state",
     "State": "state",
+    "change": "state.commands",
+    "delete": "state.mapping",
+    "put": "state.mapping",
+    "put_many": "state.mapping",
 }
 
 

@@ -10,6 +10,8 @@
     ├── WouldDeadlock            a call that would wait for its own caller
     ├── Fenced                   the term of the writer is over; nothing was written
     ├── ChangeRejected           the application rejected a change (an outcome, not a failure)
+    │   └── InvalidChange        … which is none that it knows, or has arguments that do not fit
+    ├── NotSubmitted             a change that was called like a method, and would change one copy alone
     ├── ChangeTooLarge           a change does not fit into a record
     ├── NotJSON                  a change, or a piece of a snapshot, cannot be encoded as JSON
     ├── LogUnavailable           Redis does not answer, or refuses
@@ -134,6 +136,17 @@ class ChangeRejected(ReplicatorError):
         super().__init__(message, **fields)
         #: Which field of the change is at fault, for the answer to its sender.
         self.field = field
+
+
+class InvalidChange(ChangeRejected):
+    """The change is none that the state knows, or its arguments do not fit: where it was made, nothing was written."""
+
+
+class NotSubmitted(ReplicatorError):
+    """{change}() would change this copy of the state alone: submit {owner}.{change}(...) to a node; in a test without
+    one, give it to apply()"""
+
+    exit_code = 2
 
 
 class ChangeTooLarge(ReplicatorError):

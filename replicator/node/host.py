@@ -44,11 +44,10 @@ from ..log.redis_log import Connections, RedisLog
 from ..runtime import checks
 from ..runtime.process import Owner
 from ..runtime.threads import started
-from ..state import ReplicatedState, State
 from .duties import SAVE_EVERY_S
 from .group_reader import GroupReader
 from .lease import LEASE_S, answer_within_s
-from .node import Node
+from .node import Node, StateT
 from .options import NodeKeywords
 from .scheduler import NodeWork
 from .tended import Plan, Tended
@@ -131,14 +130,14 @@ class Host:
 
     def node(
         self,
-        state: State | ReplicatedState,
+        state: StateT,
         *,
         group: str,
         name: str,
         data_dir: str | Path,
         http: str = "",
         **options: Unpack[NodeKeywords],
-    ) -> Node:
+    ) -> Node[StateT]:
         """Start a node of this host; all that it takes is as for `Node`. Stop it by `Node.stop`, or with the host.
 
         Any number of threads may start nodes at the same time: a start mostly waits for the disk.

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 from ..errors import (
     ChangeRejected,
@@ -33,7 +33,8 @@ from ..log.redis_log import RedisLog
 from ..protocol.fold import View
 from ..protocol.group import GroupView, Reply
 from ..runtime import checks
-from ..state import ReplicatedState, State
+from ..state import ReplicatedState
+from ..state.changes import Change
 from ..state.contract import check_state
 from ..storage.payload import Published
 from .acks import Level
@@ -55,8 +56,20 @@ REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
 
 
-class Node(NodeFacts):
-    """One node of a group. What it says of itself is in `facts.py`.
+#: What `apply` gives for a change that says so (`state/changes.py`).
+ResultT = TypeVar("ResultT")
+
+if TYPE_CHECKING:
+    import typing_extensions
+
+    #: The application's own class. A `Node` of which nobody says more is one of `Any`.
+    StateT = typing_extensions.TypeVar("StateT", bound=ReplicatedState, default=Any)
+else:  # without the default, which Python has from 3.13 on
+    StateT = TypeVar("StateT")
+
+
+class Node(NodeFacts, Generic[StateT]):
+    """One node of a group. A `Node[FlagState]` has a `FlagState`, which `reading()` gives; facts are in `facts.py`.
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
     directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
@@ -69,7 +82,7 @@ class Node(NodeFacts):
 
     def __init__(
         self,
-        state: State | ReplicatedState,
+        state: StateT,
         *,
         group: str,
         name: str,
@@ -112,7 +125,7 @@ class Node(NodeFacts):
 
     # --- life --------------------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Node:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -184,7 +197,7 @@ class Node(NodeFacts):
     # --- reading and writing -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Any]:
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[StateT]:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
@@ -199,6 +212,14 @@ class Node(NodeFacts):
         with running.replica.applied.reading() as state:
             yield state
 
+    @overload
+    def submit(
+        self, change: Change[ResultT], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> ResultT: ...
+    @overload
+    def submit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any: ...
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
 
@@ -229,6 +250,14 @@ class Node(NodeFacts):
         running, level = self._changing(), self._level(ack)
         return _committed(running, in_json, level, timeout_s=timeout_s, term=term)
 
+    @overload
+    async def asubmit(
+        self, change: Change[ResultT], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> ResultT: ...
+    @overload
+    async def asubmit(
+        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+    ) -> Any: ...
     async def asubmit(
         self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
     ) -> Any:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from ..state.release import let_go
 from .document import VERSION, Record, UnknownId
-from .release import let_go
 
 __all__ = ["NETWORKS_PER_PIECE", "NODES_PER_PIECE", "PAIRS_PER_PIECE", "Network", "Tables", "pair"]
 

@@ -76,7 +76,7 @@ def serve(
     host, port = _address(http)
     advertised = checks.url("advertise", advertise.rstrip("/"))
     beside = _state_beside(program)
-    node = Node(beside or Registry(), group=group, name=name, redis=redis, data_dir=data_dir, **options.keywords)
+    node: Node = Node(beside or Registry(), group=group, name=name, redis=redis, data_dir=data_dir, **options.keywords)
     teller = Sidecar(
         node,
         beside,

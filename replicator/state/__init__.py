@@ -55,7 +55,7 @@ class ReplicatedState(Protocol):
 
         The node stalls if this method raises anything else at pieces that are right, if it returns before their end, or
         if it returns although they raised. Freeing a large old state in one go holds up every thread: see
-        `replicator.registry.release.let_go`.
+        `replicator.state.release.let_go`.
         """
         ...
 

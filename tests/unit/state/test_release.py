@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from replicator.registry.release import SLICE, let_go
+from replicator.state.release import SLICE, let_go
 from tests.support.kv import eventually
 
 
 def test_what_is_small_is_gone_at_once() -> None:
-    small = {number: [number] for number in range(SLICE)}
-    let_go(small, {})
-    assert small == {}
+    small = {number: [number] for number in range(SLICE // 2)}
+    few = [[number] for number in range(SLICE // 2)]
+    let_go(small, few, {})
+    assert (small, few) == ({}, [])
 
 
 def test_what_is_large_is_emptied_on_another_thread() -> None:
@@ -27,9 +28,10 @@ def test_what_is_large_is_emptied_on_another_thread() -> None:
 
     kept = Entry()
     large: dict[Any, Any] = {number: Entry() for number in range(5 * SLICE)} | {"kept": kept}
+    many: list[Any] = [Entry() for _ in range(5 * SLICE + 1)]
     small = {1: 2}
-    let_go(large, small)
-    eventually(lambda: not large and not small, "the end of it")
+    let_go(large, many, small)
+    eventually(lambda: not large and not many and not small, "the end of it")
     assert threading.get_ident() not in freed_by
     assert len(freed_by) == 1
 

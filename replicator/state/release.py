@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import _thread
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from ..runtime.yielding import let_others_run
 
@@ -22,23 +22,41 @@ SLICE = 100
 PAUSE_S = 0.0005
 
 
-def let_go(*dicts: dict[Any, Any]) -> None:
-    """Empty these dicts, soon. Nobody else may have them: what has been handed out of them stays as it is."""
-    if sum(map(len, dicts)) <= SLICE:
-        for one in dicts:
+class Dict(Protocol):
+    """What can be emptied entry by entry."""
+
+    def __len__(self) -> int: ...
+    def popitem(self) -> object: ...
+    def clear(self) -> None: ...
+
+
+Container = Dict | list[Any]
+
+
+def let_go(*containers: Container) -> None:
+    """Empty these dicts and lists, soon. Nobody else may have them: what has been handed out of them stays as it is."""
+    if sum(map(len, containers)) <= SLICE:
+        for one in containers:
             one.clear()
         return
     # Not `threading.Thread`, whose `start` waits until the thread runs: the caller may hold the node's lock.
     try:
-        _thread.start_new_thread(_empty, (dicts,))
+        _thread.start_new_thread(_empty, (containers,))
     except RuntimeError:  # there are no more threads: in one go, then
-        for one in dicts:
+        for one in containers:
             one.clear()
 
 
-def _empty(dicts: Iterable[dict[Any, Any]]) -> None:
-    for one in dicts:
-        while one:
-            for _ in range(min(SLICE, len(one))):
-                one.popitem()
+def _empty(containers: Iterable[Container]) -> None:
+    for one in containers:
+        while len(one):
+            _drop_some(one)
             let_others_run(PAUSE_S)
+
+
+def _drop_some(one: Container) -> None:
+    if isinstance(one, list):
+        del one[-SLICE:]
+    else:
+        for _ in range(min(SLICE, len(one))):
+            one.popitem()

@@ -1,0 +1,141 @@
+"""From JSON to the types of annotations and back: what `Commands` checks arguments and fields by.
+
+    converter = converter_of(dict[str, Flag])
+    converter.decode({"x": {"on": True}}, "flags")        {"x": Flag(on=True)}
+    converter.encode({"x": Flag(on=True)}, "flags")       {"x": {"on": True}}
+
+- **Strict.** `1` is no bool and `"1"` no number; an integer is a float as well. What a record does not know is refused,
+  and so is what it lacks, unless that has a default.
+- **Told apart by JSON alone.** The members of a union have to differ in their kind of JSON (a text, a number, an
+  object...), or nobody could say what a value in the log was: `int | str | None` is one, `Cat | Dog` is none.
+- **No longer than the types are deep.** A record that holds records of its own kind is refused: how deep such a value
+  may be would depend on the stack of whoever decodes it.
+
+`int`, `float`, `str`, `bool`, `None`, `Any`, `list`, `dict` (keys of text or integers), `tuple`, unions, `Literal`,
+`Enum`, dataclasses; `datetime`, `date`, `UUID` and `Decimal` as text; and the models of msgspec and pydantic, which
+convert themselves, if they are used (`models.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import types
+import typing
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from .converters import (
+    TEXTS,
+    Anything,
+    Converter,
+    Dict,
+    FixedTuple,
+    Float,
+    List,
+    OneOf,
+    Plain,
+    Record,
+    Text,
+    Tuple,
+    Union,
+)
+from .models import model_converter_of
+
+__all__ = ["converter_of", "has_default", "hints_of"]
+
+
+def converter_of(hint: Any, what: str = "", within: tuple[type, ...] = ()) -> Converter:
+    """The converter of a resolved annotation. `what`: whose it is. `within`: the records around it.
+
+    Raises `ConfigError` for a type that it does not know.
+    """
+    hint = _unwrapped(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return Anything()
+    if hint is None:
+        return Plain(type(None))
+    if origin is None and isinstance(hint, type):
+        return _of_class(hint, what, within)
+    if origin is Literal:
+        return OneOf([(value, value) for value in arguments], what)
+    if origin in (typing.Union, types.UnionType):
+        return Union([converter_of(each, what, within) for each in arguments], what)
+    if origin is list:
+        return List(converter_of(arguments[0], what, within))
+    if origin is dict:
+        return Dict(_key_type(arguments[0], what), converter_of(arguments[1], what, within))
+    if origin is tuple:
+        return _tuple_of(arguments, what, within)
+    raise ConfigError(setting=what, problem=f"{hint!r} is no type that can be written down as JSON{_ADVICE}")
+
+
+_ADVICE = ": see replicator.state.conversion for those that can"
+
+
+def _unwrapped(hint: Any) -> Any:
+    """Without the names that somebody gave it: `NewType`, and the `type` statement."""
+    while (inner := getattr(hint, "__supertype__", None) or _alias_of(hint)) is not None:
+        hint = inner
+    return hint
+
+
+def _alias_of(hint: Any) -> Any:
+    return hint.__value__ if type(hint).__name__ == "TypeAliasType" else None
+
+
+def _of_class(kind: type, what: str, within: tuple[type, ...]) -> Converter:
+    if kind in (str, int, float, bool, type(None)):
+        return Float() if kind is float else Plain(kind)
+    if kind in (list, dict):
+        return List(Anything()) if kind is list else Dict(str, Anything())
+    if kind in TEXTS:
+        return Text(kind)
+    if issubclass(kind, enum.Enum):
+        return OneOf([(member.value, member) for member in kind], what)
+    if kind in within:
+        raise ConfigError(setting=what, problem=f"{kind.__name__} holds values of its own type, of any depth")
+    if dataclasses.is_dataclass(kind):
+        return _record_of(kind, what, (*within, kind))
+    if (model := model_converter_of(kind)) is not None:
+        return model
+    raise ConfigError(setting=what, problem=f"{kind.__name__} is no type that can be written down as JSON{_ADVICE}")
+
+
+def _tuple_of(arguments: tuple[Any, ...], what: str, within: tuple[type, ...]) -> Converter:
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return Tuple(converter_of(arguments[0], what, within))
+    return FixedTuple([converter_of(each, what, within) for each in arguments])
+
+
+def _key_type(hint: Any, what: str) -> type:
+    kind = _unwrapped(hint)
+    if kind not in (str, int):
+        raise ConfigError(setting=what, problem="the keys of a dict are text or integers")
+    return kind  # type: ignore[no-any-return]
+
+
+def _record_of(kind: type, what: str, within: tuple[type, ...]) -> Converter:
+    fields = dataclasses.fields(kind)
+    if set(inspect.signature(kind).parameters) != {field.name for field in fields}:
+        raise ConfigError(setting=what, problem=f"{kind.__name__} is not made of its fields alone")
+    hints = hints_of(kind, what)
+    converters = {field.name: converter_of(hints[field.name], what, within) for field in fields}
+    needed = [field.name for field in fields if not has_default(field)]
+    frozen: bool = kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    return Record(kind, converters, needed, frozen=frozen)
+
+
+def has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def hints_of(annotated: Any, what: str) -> dict[str, Any]:
+    """The annotations of a class or function, resolved. Raises `ConfigError` where a name in them means nothing."""
+    try:
+        return typing.get_type_hints(annotated)
+    except (NameError, TypeError) as error:
+        problem = f"its annotations cannot be resolved ({error}): what they name has to be at the top of a module"
+        raise ConfigError(setting=what, problem=problem) from None
