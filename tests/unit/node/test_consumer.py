@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -31,7 +30,7 @@ class ByHand:
 
 class TestWhenAStandbyReadsOn:
     @pytest.fixture(autouse=True)
-    def _nodes(self, group: Group) -> Iterator[None]:
+    def _nodes(self, group: Group) -> None:
         self.primary = group.primary("a")
         scheduler = ByHand()
         self.standby = group.new_node("b", scheduler=scheduler)
@@ -39,7 +38,6 @@ class TestWhenAStandbyReadsOn:
         self.read = scheduler.node_work.read
         while self.standby.position != self.primary.position:
             self.read()
-        yield
 
     def test_at_once_after_a_change_that_came_alone(self) -> None:
         self.primary.submit(push("x"))
