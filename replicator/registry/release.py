@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import _thread
 from collections.abc import Iterable
-from typing import Any
+from typing import Protocol
 
 from ..runtime.yielding import let_others_run
 
@@ -22,7 +22,15 @@ SLICE = 100
 PAUSE_S = 0.0005
 
 
-def let_go(*dicts: dict[Any, Any]) -> None:
+class Dict(Protocol):
+    """What can be emptied entry by entry."""
+
+    def __len__(self) -> int: ...
+    def popitem(self) -> object: ...
+    def clear(self) -> None: ...
+
+
+def let_go(*dicts: Dict) -> None:
     """Empty these dicts, soon. Nobody else may have them: what has been handed out of them stays as it is."""
     if sum(map(len, dicts)) <= SLICE:
         for one in dicts:
@@ -36,9 +44,9 @@ def let_go(*dicts: dict[Any, Any]) -> None:
             one.clear()
 
 
-def _empty(dicts: Iterable[dict[Any, Any]]) -> None:
+def _empty(dicts: Iterable[Dict]) -> None:
     for one in dicts:
-        while one:
+        while len(one):
             for _ in range(min(SLICE, len(one))):
                 one.popitem()
             let_others_run(PAUSE_S)
