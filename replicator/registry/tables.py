@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from .buckets import Buckets
 from .document import VERSION, Record, UnknownId
-from .pages import Pages
 from .release import let_go
 
 __all__ = ["NETWORKS_PER_PIECE", "NODES_PER_PIECE", "PAIRS_PER_PIECE", "Network", "Tables", "pair"]
@@ -76,7 +76,7 @@ class Tables:
 
     next_node: int = 1
     next_net: int = 0
-    nodes: Pages = field(default_factory=Pages)
+    nodes: Buckets = field(default_factory=Buckets)
     networks: dict[int, Network] = field(default_factory=dict)
     trust: dict[tuple[int, int], None] = field(default_factory=dict)
     #: Members of the document that we do not know.
