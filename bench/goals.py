@@ -138,12 +138,12 @@ GOALS: Sequence[Goal] = (
         )
     ),
     Goal(
-        name="submit_many of 100 changes, against a pipeline of 100 XADD: rate",
-        gives="An import takes a third of the time of a pipeline that is written by hand.",
+        name="submit_many of 100 changes, against a pipeline of 100 XADD in the same process: processor time",
+        gives="An import takes a program less than half the processor time of a pipeline that is written by hand.",
         of="group-commit",
-        figure="Node.submit_many, 100 changes per second",
-        against="XADD, pipeline of 100 per second",
-        at_least=3,
+        figure="Node.submit_many, 100 changes cpu us",
+        against="XADD, pipeline of 100 cpu us",
+        at_most=0.4,
         unit="x",
     ),
     *(

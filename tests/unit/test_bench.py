@@ -521,7 +521,7 @@ def test_the_goals_of_many_submitters_and_of_many_standbys_find_figures_of_their
         group_commit.SUBMIT_MANY: 4000,
     }
     figures = group_commit.report({name: [_pace(rate)] for name, rate in rates.items()}).figures
-    assert list(_measured("group-commit", figures).values()) == [8, 0.125, 4]
+    assert list(_measured("group-commit", figures).values()) == [8, 0.125, 0.25]
     turns = {
         str(number): [standbys.Turn(_pace(100), 30.0 * number, _pace(1000), [[1.0] * number])]
         for number in standbys.FULL.standbys
