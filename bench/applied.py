@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from bench.harness import Child, Report, Setting, Table, in_rounds, now_ns, percentile, ratio
-from bench.inbox import be_receiver
-from bench.loads import CHANGE_BYTES
+from bench.inbox import CPU, be_receiver
+from bench.loads import BATCH, CHANGE_BYTES
 from bench.systems.base import Sender
 from bench.systems.ours import NodeSender, receive_applied
 from bench.systems.redis import RedisSender, receive_stream
@@ -27,11 +27,22 @@ __all__ = ["FULL", "QUICK", "Sizes", "measure"]
 #: Where changes are sent with pauses, they are this far apart, so that none waits behind the one before it.
 APART_S = 0.01
 
+#: The same where nothing but the processor time of the receiver is asked for: far enough that each comes alone, and
+#: near enough that what it does by itself, three thousandths of a core, is little of it.
+ALONE_APART_S = 0.001
+
+#: For so long batches are sent.
+BATCHES_S = 0.1
+
+#: So long after them the receiver has synced what it saved.
+SYNCED_AFTER_S = 0.2
+
 #: A directory in memory, for the standby whose disk costs nothing.
 IN_MEMORY = Path("/dev/shm")
 
 BARE, ON_DISK, WITHOUT_DISK = "XADD to XREAD", "submit to applied", "the same, checkpoints in memory"
 DISK = "write 4 KiB, fsync"
+ALONE, IN_BATCHES = "alone", "in batches"
 
 #: How the changes follow one another.
 WITH_PAUSES, BACK_TO_BACK = f"every {APART_S * 1e3:g} ms", "back to back"
@@ -45,6 +56,10 @@ the record, folded it and written it to its checkpoint, for a standby saves befo
 the fsync that a power cut asks for follows within 0.1 s. To see what the disk has to do with it, a second pair of nodes
 keeps its checkpoints in memory (where the machine has such a directory), and each round has a file to which 4 KiB are
 appended and synced, at the pace with pauses, by nobody but this process.
+
+Besides, what the receiving process spends, all its threads, for a change: *alone*, {ALONE_APART_S * 1e3:g} ms apart, so
+that a wake-up, a read, a save and what the process does by itself are in it; and *in batches*, of {BATCH} at a time
+(`Node.submit_many`; for the baseline a pipeline), one after the other.
 
 Times count from before the call that sends; *from the answer* counts from its return, when the caller knows that the
 change is committed, and can be negative: the standby may be done before the primary is. A p99 is that of all rounds
@@ -91,6 +106,8 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
         cases[DISK] = lambda: [_synced_us(synced) for _ in range(sizes.pings)]
         for name, route in routes.items():
             cases[_case(name, BACK_TO_BACK)] = partial(route.back_to_back, sizes.pings * sizes.more_back_to_back)
+            cases[_case(name, ALONE)] = partial(route.receiver_us, partial(route.alone, sizes.pings))
+            cases[_case(name, IN_BATCHES)] = partial(route.receiver_us, route.in_batches)
         rounds = in_rounds(cases, sizes.rounds)
     return _report(rounds, list(routes))
 
@@ -133,6 +150,27 @@ class Route:
             received_ns = self._receiver.ask(self._sent)
             arrived += [Ping(*at_ns, received_ns[number]) for number, at_ns in sent.items()]
         return arrived
+
+    def receiver_us(self, send: Callable[[], int]) -> float:
+        """The processor time that the receiver spends on each of the changes that this sends."""
+        before_ns = self._receiver.ask(CPU)
+        changes = send()
+        self._receiver.ask(self._sent)
+        spent_ns: int = self._receiver.ask(CPU) - before_ns
+        return spent_ns / 1e3 / changes
+
+    def alone(self, changes: int) -> int:
+        for _ in range(changes):
+            time.sleep(ALONE_APART_S)
+            self._send()
+        return changes
+
+    def in_batches(self) -> int:
+        pace = self._sender.batches(BATCH, BATCHES_S)
+        assert pace is not None
+        self._sent += pace.changes
+        time.sleep(SYNCED_AFTER_S)
+        return pace.changes
 
     def _send(self) -> dict[int, tuple[int, int]]:
         number = next(self._numbers)
@@ -184,6 +222,13 @@ def _report(rounds: Mapping[str, list[Any]], names: Sequence[str]) -> Report:
             for percent in (50, 99)
         }
         tables.append(_table(pace, pings, rounds[DISK] if pace == WITH_PAUSES else None))
+    spent: dict[str, dict[str, list[float]]] = {
+        name: {how: rounds[_case(name, how)] for how in (ALONE, IN_BATCHES)} for name in names
+    }
+    figures |= {
+        f"{_case(name, how)}, receiver cpu us": median(each) for name in names for how, each in spent[name].items()
+    }
+    tables.append(_receiver_table(spent))
     figures |= {f"{DISK}, p{percent} us": _percentile(rounds[DISK], percent) for percent in (50, 99)}
     return Report(title="Committed to applied", prose=PROSE, tables=tables, figures=figures)
 
@@ -216,6 +261,16 @@ def _table(pace: str, pings: Mapping[str, list[list[Ping]]], disk_us: list[list[
         rows.append([DISK, p50, "", p99, "", "", ""])
     head = [pace, "p50", f"x {BARE}", "p99", f"x {BARE}", "from the answer p50", "p99"]
     return Table(head=head, rows=rows)
+
+
+def _receiver_table(spent: Mapping[str, Mapping[str, list[float]]]) -> Table:
+    rows: list[list[str]] = []
+    for name, by_how in spent.items():
+        row = [name]
+        for how, each in by_how.items():
+            row += [f"{median(each):,.1f}", "1" if name == BARE else str(ratio(each, spent[BARE][how]))]
+        rows.append(row)
+    return Table(head=["receiver, CPU us a change", ALONE, f"x {BARE}", IN_BATCHES, f"x {BARE}"], rows=rows)
 
 
 def _percentile(rounds: Sequence[Sequence[float]], percent: float) -> float:

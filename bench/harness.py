@@ -149,25 +149,28 @@ def plain_client(url: str) -> redis.Redis:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells are texts by now; the first column is flush left, figures are flush right."""
+    """Cells are texts by now; the first columns are flush left, figures are flush right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    #: Columns that are no figures.
+    names: int = 1
 
     def as_text(self) -> str:
         widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
         lines = [self.head, ["-" * width for width in widths], *self.rows]
-        return "\n".join("  " + "  ".join(_aligned(line, widths)).rstrip() for line in lines)
+        return "\n".join("  " + "  ".join(_aligned(line, widths, self.names)).rstrip() for line in lines)
 
     def as_markdown(self) -> str:
-        rule = ["---", *["---:"] * (len(self.head) - 1)]
+        rule = ["---"] * self.names + ["---:"] * (len(self.head) - self.names)
         return "\n".join(f"| {' | '.join(line)} |" for line in (self.head, rule, *self.rows))
 
 
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    first, *rest = (cell.ljust(width) if place == 0 else cell.rjust(width)
-                    for place, (cell, width) in enumerate(zip(line, widths, strict=True)))  # fmt: skip
-    return [first, *rest]
+def _aligned(line: Sequence[str], widths: Sequence[int], names: int) -> list[str]:
+    return [
+        cell.ljust(width) if place < names else cell.rjust(width)
+        for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

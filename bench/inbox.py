@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection
@@ -11,10 +12,13 @@ from typing import Any
 
 from bench.harness import heard, now_ns
 
-__all__ = ["Inbox", "be_receiver", "received_aside"]
+__all__ = ["CPU", "Inbox", "be_receiver", "received_aside"]
 
 #: What was sent and is not there by then does not come any more.
 PATIENCE_S = 60.0
+
+#: What a receiver is asked for its processor time.
+CPU = "cpu"
 
 
 class Inbox:
@@ -88,9 +92,12 @@ def received_aside(inbox: Inbox, work: Callable[[Callable[[], None]], None]) -> 
 
 
 def be_receiver(pipe: Connection, receive: Callable[..., AbstractContextManager[None]], *address: Any) -> None:
-    """A process that receives: within `receive(inbox, *address)`. Told a total, it answers with `Inbox.until`."""
+    """A process that receives: within `receive(inbox, *address)`.
+
+    Told a total, it answers with `Inbox.until`; told `CPU`, with the processor time (ns) that it spent so far.
+    """
     inbox = Inbox()
     with receive(inbox, *address):
         pipe.send("ready")
-        while (total := heard(pipe)) is not None:
-            pipe.send(inbox.until(total))
+        while (told := heard(pipe)) is not None:
+            pipe.send(time.process_time_ns() if told == CPU else inbox.until(told))

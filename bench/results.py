@@ -104,7 +104,7 @@ def kept(directory: Path, names: Iterable[str]) -> list[Result]:
 def document(results: Sequence[Result], *, plots_below: Path, images: str) -> str:
     """The results as Markdown. `images`: what their directory `plots_below` is called in links."""
     by_name = {result.name: result.report.figures for result in results}
-    goals = "\n\n".join([GOALS_HEAD.strip(), goals_table(GOALS, by_name).as_markdown()])
+    goals = "\n\n".join([GOALS_HEAD.strip(), goals_table(GOALS, by_name, says_what_for=True).as_markdown()])
     sections = [_section(result, plots_below, images) for result in results]
     return "\n\n".join([PREAMBLE.strip(), goals, *sections]) + "\n"
 

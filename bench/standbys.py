@@ -11,13 +11,13 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from bench.charts import Lines
-from bench.harness import Child, Report, Setting, Table, in_rounds, percentile, ratio
-from bench.inbox import be_receiver
+from bench.harness import Child, Report, Setting, Table, in_rounds, percentile, plain_client, ratio
+from bench.inbox import CPU, be_receiver
 from bench.loads import CHANGE_BYTES, SUBMITTERS, Pace
 from bench.systems.base import Sent, be_sender
 from bench.systems.ours import NodeSender, receive_applied
 
-__all__ = ["FULL", "QUICK", "Sizes", "measure"]
+__all__ = ["FULL", "QUICK", "Sizes", "Turn", "measure", "report"]
 
 #: Changes whose arrival is noted are sent this far apart.
 APART_S = 0.01
@@ -38,7 +38,8 @@ PROSE = f"""\
 One primary and so many standbys, each a process with a checkpoint of its own on the disk of this one machine; they are
 started anew for each turn. Changes of {CHANGE_BYTES} bytes: one after the other, by {SUBMITTERS} submitters, and every
 {APART_S * 1e3:g} ms with a look at when each standby had applied which. *Any* is over all changes and all standbys;
-*the last* is until every standby had a change. Where the standbys are on machines of their own they do not share
+*the last* is until every standby had a change. *CPU* is the processor time of all processes, Redis included, for each
+change of the first kind. Where the standbys are on machines of their own they do not share
 processors and a disk as they do here: more processes than cores wait for one another, and the figures are the worst
 case.
 """
@@ -46,6 +47,8 @@ case.
 
 class Turn(NamedTuple):
     one: Pace
+    #: What all processes spent for a change of it.
+    cpu_us: float
     concurrent: Pace
     #: For each change, until each of the standbys had it.
     delays_us: list[list[float]]
@@ -56,7 +59,7 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
     cases = {str(standbys): partial(_turn, setting, standbys, sizes) for standbys in sizes.standbys}
     # Each turn begins with new processes: there is nothing to warm up but within it.
     rounds: dict[str, list[Turn]] = in_rounds(cases, sizes.rounds, warm_ups=0)
-    return _report(rounds, sizes)
+    return report(rounds, sizes)
 
 
 def _turn(setting: Setting, standbys: int, sizes: Sizes) -> Turn:
@@ -72,9 +75,18 @@ def _turn(setting: Setting, standbys: int, sizes: Sizes) -> Turn:
             receiver.hear()
         group = _Group(sender, receivers)
         group.load("one_at_a_time", sizes.seconds / 4)
+        before_us = _redis_us(setting.url) + group.receivers_us()
         one = group.load("one_at_a_time", sizes.seconds)
+        spent_us = _redis_us(setting.url) + group.receivers_us() - before_us
         concurrent = group.load("concurrent", SUBMITTERS, sizes.seconds)
-        return Turn(one, concurrent, group.delays_us(sizes.pings))
+        return Turn(one, one.cpu_us + spent_us / one.changes, concurrent, group.delays_us(sizes.pings))
+
+
+def _redis_us(url: str) -> float:
+    """The processor time of Redis so far."""
+    with plain_client(url) as client:
+        used = client.info("cpu")
+        return float(used["used_cpu_user"] + used["used_cpu_sys"]) * 1e6
 
 
 class _Group:
@@ -90,6 +102,11 @@ class _Group:
         self._received(pace.changes)
         return pace
 
+    def receivers_us(self) -> float:
+        """The processor time of all receivers so far."""
+        spent_ns: int = sum(receiver.ask(CPU) for receiver in self._receivers)
+        return spent_ns / 1e3
+
     def delays_us(self, pings: int) -> list[list[float]]:
         sent: list[Sent] = self._sender.ask(("pings", 0, pings, APART_S, pings))
         received_ns = self._received(len(sent))
@@ -103,7 +120,8 @@ class _Group:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
+def report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
+    """What the rounds of all numbers of standbys say."""
     base = rounds[str(sizes.standbys[0])]
     rows: list[list[str]] = []
     figures: dict[str, float] = {}
@@ -111,12 +129,13 @@ def _report(rounds: Mapping[str, list[Turn]], sizes: Sizes) -> Report:
         found = _found(turns)
         figures |= {f"{name} {what}": figure for what, figure in found.items()}
         against = ratio([turn.one.rate for turn in turns], [turn.one.rate for turn in base])
-        one, concurrent, *delays = (f"{figure:,.0f}" for figure in found.values())
-        rows.append([name, one, "1" if turns is base else str(against), concurrent, *delays])
+        one, cpu, concurrent, *delays = (f"{figure:,.0f}" for figure in found.values())
+        rows.append([name, one, "1" if turns is base else str(against), cpu, concurrent, *delays])
     head = [
         "standbys",
         "one at a time, a second",
         f"x {sizes.standbys[0]} standby",
+        "CPU us a change, all processes",
         f"{SUBMITTERS} at a time, a second",
     ]
     head += ["any p50 us", "p99 us", "the last p50 us", "p99 us"]
@@ -131,6 +150,7 @@ def _found(turns: Sequence[Turn]) -> dict[str, float]:
     of_last = [max(delays) for turn in turns for delays in turn.delays_us]
     return {
         "one at a time per second": median(turn.one.rate for turn in turns),
+        "cpu us": median(turn.cpu_us for turn in turns),
         "concurrent per second": median(turn.concurrent.rate for turn in turns),
         "any p50 us": percentile(of_any, 50),
         "any p99 us": percentile(of_any, 99),

@@ -122,9 +122,10 @@ class Duties:
             self._due_behind = node_state.snapshot_end
             self._ha_loop.wake()
 
-    def _read(self) -> None:
+    def _read(self) -> float:
         for news in self._reader.read():
             self._ha_loop.hear(news)
+        return self._reader.pause_s
 
     def _wants(self) -> ReadRequest | None:
         try:

@@ -89,7 +89,8 @@ class OwnThreads:
 
     def _read(self, node_work: NodeWork) -> None:
         while not node_work.ended():
-            self._stopped.wait(node_work.read())
+            if pause_s := node_work.read():  # it mostly is none, and even no wait has its price
+                self._stopped.wait(pause_s)
 
     def _hold(self, node_work: NodeWork) -> None:
         while not node_work.ended():

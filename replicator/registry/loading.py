@@ -93,13 +93,15 @@ class Loader:
         if any(set(map(type, _within(columns[name]))) - {str} for name in ("tags", "lan_addrs")):
             return False
         keys, hostnames = _owners(columns["public_key"], ids), _owners(columns["hostname"], ids)
-        if keys is None or hostnames is None or not tables.nodes.keys().isdisjoint(ids):
+        if keys is None or hostnames is None:
+            return False
+        if min(ids) <= self.node_max and any(node in tables.nodes for node in ids):
             return False
         if not tables.by_key.keys().isdisjoint(keys) or not tables.by_hostname.keys().isdisjoint(hostnames):
             return False
         tables.by_key.update(keys)
         tables.by_hostname.update(hostnames)
-        tables.nodes.update(zip(ids, records, strict=True))
+        tables.nodes.add(ids, records)
         tables.ascending.extend(ids)
         self.node_max = max(self.node_max, *ids)
         self.net_max = max(self.net_max, *networks) if networks else self.net_max

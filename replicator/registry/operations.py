@@ -54,8 +54,10 @@ def _amend(tables: Tables, node: int, values: Record) -> Record:
     """Give a node's record these members; null removes one. The core of every change of a node."""
     record = tables.node(node, "id")
     _refuse_taken(tables, node, values)
-    removed = [name for name, value in values.items() if value is None]
-    tables.put_node(node, {name: value for name, value in {**record, **values}.items() if name not in removed})
+    changed = {**record, **values}
+    if None in values.values():
+        changed = {name: value for name, value in changed.items() if value is not None or name not in values}
+    tables.put_node(node, changed)
     return {"id": node}
 
 
@@ -189,14 +191,22 @@ class Operation:
     carry_out: Callable[[Tables, Change], Record]
     required: Mapping[str, Check] = field(default_factory=dict)
     optional: Mapping[str, Check] = field(default_factory=dict)
+    #: Of every field. Made once: each change of a large registry is looked up in it, on every node.
+    _checks: Mapping[str, Check] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_checks", {**self.required, **self.optional})
 
     def refuse_malformed(self, change: Change) -> None:
+        checks = self._checks
         for name, value in change.items():
-            check = self.required.get(name) or self.optional.get(name)
-            if check is None and name != "op":
-                known = ", ".join([*self.required, *self.optional])
+            if name == "op":
+                continue
+            check = checks.get(name)
+            if check is None:
+                known = ", ".join(checks)
                 raise ChangeRejected(f"{name} is not a field of {change['op']}, whose fields are {known}", field=name)
-            if check is not None and (problem := check(value)):
+            if problem := check(value):
                 raise ChangeRejected(f"{name} {problem}", field=name)
         for name in self.required:
             if name not in change:

@@ -6,18 +6,18 @@ state: it is in no snapshot, `document` writes it in (0 is left out), and a docu
 
 How it is built (`document.py`, `tables.py`, `loading.py`, `operations.py`), and a model for a state of your own:
 
-- **Records are replaced, never mutated.** `snapshot` can therefore copy the indexes, return at once, and draw its
-  pieces later on another thread while changes go on. What changes one entry at a time (the members of a network, the
-  trust pairs) lives in dicts of its own, so a change costs the size of the change and not of the state. A network whose
-  dicts a snapshot may still draw is copied by the first change after it.
+- **Records are replaced, never mutated.** `snapshot` can therefore take the indexes as they are, return at once, and
+  draw its pieces later on another thread while changes go on. What changes one entry at a time (the members of a
+  network, the trust pairs) lives in dicts of its own, so a change costs the size of the change and not of the state.
+  What a snapshot may still draw, a bucket of nodes (`buckets.py`) or a network, is copied by the first change of it.
 - **Pieces are small, and records are checked as they are drawn**, a piece at a time and by columns: nothing holds the
   interpreter for more than a moment, and all that is left for the swap is two counters. What was swapped out, or was
   not finished, is let go of in slices.
 - **A change is checked in full before anything moves.** Its shape is data (`operations.py`); then the operation looks
   up every id and every claim; only then it writes. What it refuses, it refuses with the field at fault.
 - **Nothing here reads a clock or draws a random number.** Times come in the change, stamped by whoever submits it.
-- **Order is part of the state.** Nodes, members and pairs keep the order they came in, through a snapshot and back, or
-  equal states would give unequal pieces.
+- **Order is part of the state.** Networks, members and pairs keep the order they came in, nodes that of their buckets,
+  through a snapshot and back, or equal states would give unequal pieces.
 - **What we do not know, we keep**: unknown members of the document, of a node and of a network stay as they are.
 """
 

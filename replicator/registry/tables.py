@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any
 
 from ..state.release import let_go
+from .buckets import Buckets
 from .document import VERSION, Record, UnknownId
 
 __all__ = ["NETWORKS_PER_PIECE", "NODES_PER_PIECE", "PAIRS_PER_PIECE", "Network", "Tables", "pair"]
@@ -75,7 +76,7 @@ class Tables:
 
     next_node: int = 1
     next_net: int = 0
-    nodes: dict[int, Record] = field(default_factory=dict)
+    nodes: Buckets = field(default_factory=Buckets)
     networks: dict[int, Network] = field(default_factory=dict)
     trust: dict[tuple[int, int], None] = field(default_factory=dict)
     #: Members of the document that we do not know.
@@ -181,7 +182,7 @@ class Tables:
         """The pieces of the state as it is now, drawn later. The copies are shallow, and all that happens now."""
         self.snapshots += 1
         head = {"version": VERSION, "next_node": self.next_node, "next_net": self.next_net, **self.kept}
-        return _drawn(head, self.nodes.copy(), self.networks.copy(), self.trust.copy())
+        return _drawn(head, self.nodes.items(), self.networks.copy(), self.trust.copy())
 
     def let_go(self) -> None:
         """Nobody has these tables any more: give up what is in them, without holding anybody up."""
@@ -191,11 +192,14 @@ class Tables:
 
 
 def _drawn(
-    head: Record, nodes: dict[int, Record], networks: dict[int, Network], trust: dict[tuple[int, int], None]
+    head: Record,
+    nodes: Iterator[tuple[int, Record]],
+    networks: dict[int, Network],
+    trust: dict[tuple[int, int], None],
 ) -> Iterator[Record]:
     """First what there is one of, then nodes, networks and trust pairs, as many at a time as a piece holds."""
     yield head
-    for chunk in _cut(nodes.items(), NODES_PER_PIECE):
+    for chunk in _cut(nodes, NODES_PER_PIECE):
         yield {"nodes": {str(node): record for node, record in chunk}}
     for chunk in _cut(networks.items(), NETWORKS_PER_PIECE):
         yield {"networks": {str(network): found.drawn() for network, found in chunk}}
