@@ -281,7 +281,7 @@ class Node:
         now = Condition(
             failed=self.failed,
             stopping=self._stopping.is_set(),
-            stalled=self.held_up or "",
+            stalled=self.state_problem or "",
             problems=self._problems.in_the_way,
             standing=self._standing,
             in_sync=node_state.in_sync,
@@ -332,7 +332,7 @@ class Node:
         return (self._replica.stalled or None) if self._is_started else None
 
     @property
-    def held_up(self) -> str | None:
+    def state_problem(self) -> str | None:
         """Why the state does not become what it should be: the application failed, or something is in its way, a full
         disk for example, and it is tried again. None: it does."""
         unwritten = self._replica.unwritten if self._is_started else None

@@ -231,7 +231,8 @@ class RegistryApi:
         verdict = "load" if asked.any_term else document_verdict(term, current)
         if verdict == "stale":
             log.warning("a document of term %d was not loaded: the current term is %d", term, current)
-            return json_answer({"applied": False, "reason": "stale", "term": current})
+            message = f"term {term} is over, the current one is {current}; ?any_term=1 loads the document all the same"
+            return json_answer({"applied": False, "term": current, "message": message})
         if verdict == "future":
             message = f"term {term} was never issued here, the current one is {current}; ?any_term=1 loads it anyway"
             raise Refusal(409, "unknown_term", message, field="term", term=current)
@@ -247,7 +248,7 @@ class RegistryApi:
             if asked.expect is None:  # it was empty a moment ago
                 raise _not_empty(str(self._node.position.id)) from None
             raise
-        return json_answer({"applied": True, "term": self._node.term, "nodes": len(document.get("nodes") or ())})
+        return json_answer({"applied": True, "term": self._node.term, "node_count": len(document.get("nodes") or ())})
 
     def _place_without_anything(self) -> str:
         """Where the state is, if there is nothing in it to be lost."""

@@ -287,7 +287,7 @@ def fork_of(node: Node) -> tuple[str, list[Any]]:
     """Of its only fork: where it parted from the group's history, and the changes that it has."""
     (path,) = forks(node)
     with contextlib.closing(sqlite3.connect(path)) as db:
-        ((parted_at,),) = db.execute("SELECT value FROM meta WHERE key = 'parted_at'")
+        ((parted_id,),) = db.execute("SELECT value FROM meta WHERE key = 'parted_id'")
         rows = db.execute("SELECT header, body FROM change ORDER BY term, n").fetchall()
     headers = [orjson.loads(header) for header, _ in rows]
     changes = [
@@ -295,7 +295,7 @@ def fork_of(node: Node) -> tuple[str, list[Any]]:
         for header, (_, body) in zip(headers, rows, strict=True)
         for change in decode_changes(header["codec"], body, header["digest"], header["count"], id_="fork")
     ]
-    return parted_at, changes
+    return parted_id, changes
 
 
 def in_step(*nodes: Node) -> None:

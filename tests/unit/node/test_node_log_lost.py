@@ -224,9 +224,9 @@ class TestLogLost:
         log.down, log.deaf = "", False
         eventually(lambda: b.problem and c.problem)
         group.wake()
-        eventually(lambda: {"b", "c"} <= {n.name for n in ops.status(group.log()).nodes if n.alive and n.problem})
+        eventually(lambda: {"b", "c"} <= {n.node for n in ops.status(group.log()).nodes if n.alive and n.problem})
         done = ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
-        assert (done.node, done.term, done.id) == ("b", ERA + 1, f"{ERA + 1}-1")
+        assert (done.primary, done.term, done.first_id) == ("b", ERA + 1, f"{ERA + 1}-1")
         b.wait(role="primary", timeout_s=PATIENCE_S)
         b.submit(push("next"))
         in_step(b, c)

@@ -567,5 +567,5 @@ class TestDigests:
         a.submit(put("x", 1))
         report = ops.verify(group.log(), by="test")
         assert not report.equal
-        assert report.missing == []
+        assert report.late_nodes == []
         assert report.digests["a"] != report.digests["b"]
