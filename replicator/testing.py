@@ -75,7 +75,7 @@ class MemoryState:
     exists: bool = False
     lease: Lease | None = None
     beats: tuple[tuple[str, float, bytes], ...] = ()
-    asks: tuple[GroupRequest, ...] = field(default=())
+    requests: tuple[GroupRequest, ...] = field(default=())
     acks: tuple[Ack, ...] = field(default=())
 
     @property
@@ -241,7 +241,7 @@ class MemoryRedis:
             applied_min=claim.applied_min,
         )
         self._write(term=term, head=after, lease=self._lease(claim.writer, term, claim.lease_ms))
-        self.ask("term", by=claim.by, node=claim.writer.node)
+        self.request("term", by=claim.by, node=claim.writer.node)
         return Reply(Code.OK, term=term, id=id_)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
@@ -254,7 +254,7 @@ class MemoryRedis:
     def give_back(self, writer: Writer, term: int) -> None:
         if self.state.lease and self.state.lease.text.holder == _holder_of(writer, term):
             self._write(lease=None)
-            self.ask("vacant", by=writer.node, node=writer.node)
+            self.request("vacant", by=writer.node, node=writer.node)
 
     def confirm(self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool) -> Confirmation:
         """The attributes `replicas` and `fsyncs` decide what is confirmed."""
@@ -265,7 +265,7 @@ class MemoryRedis:
         if self.state.head is None:
             return Reply(Code.LOST)
         self._write(head=self.state.head._replace(paused=why, paused_at=int(self.clock_ms()) if why else 0))
-        self.ask("paused", by=why)
+        self.request("paused", by=why)
         return Reply(Code.OK)
 
     def ack(self, ack: Ack) -> None:
@@ -288,11 +288,11 @@ class MemoryRedis:
 
     def forget(self, node: str, *, by: str) -> None:
         self._write(beats=tuple(beat for beat in self.state.beats if beat[0] != node))
-        self.ask("forget", by=by, node=node)
+        self.request("forget", by=by, node=node)
 
-    def ask(self, what: str, *, by: str, node: str = "") -> str:
-        id_ = f"{len(self.state.asks) + 1}-0"
-        self._write(asks=(*self.state.asks, GroupRequest(id_, what, node, by)))
+    def request(self, what: str, *, by: str, node: str = "") -> str:
+        id_ = f"{len(self.state.requests) + 1}-0"
+        self._write(requests=(*self.state.requests, GroupRequest(id_, what, node, by)))
         return id_
 
     def look(self) -> GroupView:
@@ -499,7 +499,7 @@ class MemoryLog:
         self,
         after: RecordId | None,
         *,
-        asks_after: str = "",
+        requests_after: str = "",
         acks_after: str = "",
         count: int = 32,
         block_ms: int | None = None,
@@ -507,14 +507,14 @@ class MemoryLog:
         deadline = time.monotonic() + (block_ms or 0) / 1000
         while True:
             with self._reach():
-                batch = self._read(after, asks_after, acks_after, count)
+                batch = self._read(after, requests_after, acks_after, count)
             left = deadline - time.monotonic()
-            if batch.records or batch.asks or batch.acks or batch.corrupt or left <= 0:
+            if batch.records or batch.requests or batch.acks or batch.corrupt or left <= 0:
                 return batch
             with self.server.changed:
                 self.server.changed.wait(min(left, 0.05))
 
-    def _read(self, after: RecordId | None, asks_after: str, acks_after: str, count: int) -> Batch:
+    def _read(self, after: RecordId | None, requests_after: str, acks_after: str, count: int) -> Batch:
         records: list[Record] = []
         corrupt = None
         state = self.server.state
@@ -525,9 +525,11 @@ class MemoryLog:
             except CorruptRecord as problem:
                 corrupt = problem
                 break
-        asks = [ask for ask in state.asks if asks_after and _ask_n(ask.id) > _ask_n(asks_after)]
-        acks = list(state.acks[_ask_n(acks_after) :]) if acks_after else []
-        return Batch(records, asks, corrupt, acks, f"{len(state.acks)}-0" if acks_after else "")
+        requests = [
+            each for each in state.requests if requests_after and _sequence_of(each.id) > _sequence_of(requests_after)
+        ]
+        acks = list(state.acks[_sequence_of(acks_after) :]) if acks_after else []
+        return Batch(records, requests, corrupt, acks, f"{len(state.acks)}-0" if acks_after else "")
 
     def find(self, id: RecordId) -> Record | None:
         with self._reach():
@@ -547,10 +549,10 @@ class MemoryLog:
             entries = self.server.state.entries
             return LogSize(len(entries), sum(len(entry.header or b"") + len(entry.body or b"") for entry in entries))
 
-    def newest_ask(self) -> str:
+    def newest_request(self) -> str:
         with self._reach():
-            asks = self.server.state.asks
-            return asks[-1].id if asks else "0-0"
+            requests = self.server.state.requests
+            return requests[-1].id if requests else "0-0"
 
     def check_rights(self) -> None:
         """A server in memory has no users, so all have all rights."""
@@ -565,9 +567,9 @@ class MemoryLog:
         with self._reach():
             self.server.forget(node, by=by)
 
-    def ask(self, what: str, *, by: str, node: str = "") -> str:
+    def request(self, what: str, *, by: str, node: str = "") -> str:
         with self._reach():
-            return self.server.ask(what, by=by, node=node)
+            return self.server.request(what, by=by, node=node)
 
     def disconnect(self) -> None:
         """Break the connection: the next call makes a new one, which learns the run anew."""
@@ -602,5 +604,5 @@ def _holder_of(writer: Writer, term: int) -> str:
     return f"{term} {writer.node} {writer.boot}"
 
 
-def _ask_n(id_: str) -> int:
+def _sequence_of(id_: str) -> int:
     return int(id_.partition("-")[0])

@@ -300,12 +300,12 @@ def _prepare(log: Log, node: str, before: Head, by: str, progress: Progress) -> 
     heartbeat = log.look().heartbeats.get(before.node)
     if heartbeat is None or not heartbeat.alive or not heartbeat.prepares:
         return False
-    ask = log.ask("prepare", by=by, node=before.node)
+    request = log.request("prepare", by=by, node=before.node)
     progress(f"{before.node} stops its program, and publishes what that wrote last")
     deadline = time.monotonic() + PREPARE_TIMEOUT_S
-    while heartbeat.prepared != ask:
-        if heartbeat.prepared.startswith(f"{ask}: "):
-            reason = heartbeat.prepared.removeprefix(f"{ask}: ")
+    while heartbeat.prepared != request:
+        if heartbeat.prepared.startswith(f"{request}: "):
+            reason = heartbeat.prepared.removeprefix(f"{request}: ")
             raise PromotionRefused(node, f"{before.node} cannot hand over ({reason}); `promote` does not ask it to")
         if not heartbeat.alive or time.monotonic() > deadline:
             hint = f"nothing was done; `replicator promote {node}` does not wait for it"
@@ -317,7 +317,7 @@ def _prepare(log: Log, node: str, before: Head, by: str, progress: Progress) -> 
 
 def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: float, progress: Progress) -> None:
     while True:
-        log.ask("report", by="switchover", node=node)
+        log.request("report", by="switchover", node=node)
         look = log.look()
         promotion.check(node, look)
         heartbeat = look.heartbeats[node]

@@ -35,7 +35,7 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
     deadline = time.monotonic() + timeout_s
     log = log.within(deadline + GRACE_S)
     head = led_head(log)
-    log.ask("snapshot", by=by)
+    log.request("snapshot", by=by)
     progress(f"asked {head.node} for a snapshot")
     parts = -1
     while time.monotonic() < deadline:
@@ -106,7 +106,7 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = s
     deadline = time.monotonic() + timeout_s
     log = log.within(deadline + GRACE_S)
     head = led_head(log)
-    log.ask("digest", by=by)
+    log.request("digest", by=by)
     progress(f"asked {head.node} for a marker")
     told = -1
     while True:

@@ -59,10 +59,11 @@ class Patched(ReplicatorError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fork:
-    """One fork. `divergent_change_count`: of those that can be listed; `has_more_in_snapshot`: there are others.
+    """One fork. `divergent_change_count`: how many changes that the group has not can be listed.
 
-    `position` and `term` are what the node had, and the newest term it knew; `parted_id` is the last record that the
-    group's history has, too. `written_at`: unix ms, by the node's clock; None if its file was renamed.
+    `has_more_in_snapshot`: there are others, in its snapshot. `position` and `term` are what the node had, and the
+    newest term it knew; `parted_id` is the last record that the group's history has, too. `written_at`: unix ms, by the
+    node's clock; None if its file was renamed.
     """
 
     name: str

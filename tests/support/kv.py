@@ -169,9 +169,9 @@ class FaultyLog(MemoryLog):
             raise LogUnavailable(url=self.url, problem="renewals fail")
         return super().renew(writer, term, lease_ms)
 
-    def _read(self, after: RecordId | None, asks_after: str, acks_after: str, count: int) -> Batch:
+    def _read(self, after: RecordId | None, requests_after: str, acks_after: str, count: int) -> Batch:
         # What a read that blocks does once a moment: so it is deaf, and hears again, at once.
-        return super()._read(None if self.deaf else after, asks_after, acks_after, count)
+        return super()._read(None if self.deaf else after, requests_after, acks_after, count)
 
     def _send(self, record: Record, go: Callable[[], Reply]) -> Reply:
         self.sent.append(record)
@@ -240,7 +240,7 @@ class Group:
 
     def wake(self) -> None:
         """Have every node look at the group now, and not at its next beat."""
-        self.log().ask("report", by="test")
+        self.log().request("report", by="test")
 
     def end_lease(self) -> None:
         """The holder's lease runs out."""

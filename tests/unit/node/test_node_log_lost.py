@@ -187,7 +187,7 @@ class TestLogLost:
     def test_a_marker_that_is_asked_for_when_the_log_is_gone_does_not_end_the_primary(self, group: Group) -> None:
         a = group.primary("a", lease_s=60.0)
         broken_by("half", group)
-        group.log().ask("digest", by="test")
+        group.log().request("digest", by="test")
         assert "there is none" in eventually(lambda: a.problem)
         eventually(lambda: a.role == "standby")
         assert a.failed is None

@@ -79,7 +79,7 @@ def test_terms_snapshots_markers_and_a_trim_are_certified(group: Group) -> None:
     b.promote()
     b.submit(push("x"))
     b.publish()
-    group.log().ask("digest", by="test")
+    group.log().request("digest", by="test")
     eventually(lambda: b.position.id.n == 12)
     saved(a, b)
     found = of(group, a, b)

@@ -210,8 +210,8 @@ def test_a_program_that_was_stopped_for_a_switchover_that_does_not_come_goes_on(
     a = group.primary("a", lease_s=SHORT_LEASE_S)
     with Sidecar(a, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
-        ask = group.log().ask("prepare", by="ops", node="a")
-        eventually(lambda: group.log().look().heartbeats["a"].prepared == ask)
+        request = group.log().request("prepare", by="ops", node="a")
+        eventually(lambda: group.log().look().heartbeats["a"].prepared == request)
         assert lines(told)[1:] == ["standby 1 a g"]
         eventually(lambda: lines(told)[2:] == ["primary 1 a g"])
         eventually(lambda: group.log().look().heartbeats["a"].prepared == "")
