@@ -207,11 +207,11 @@ class Node:
             return
         self._wake()
         self._replica.close()
-        # With the turn nothing is half done; nobody gets it back.
-        has_turn = self._replica.write_lock.acquire(timeout=2 * self._lease.length_s)
+        # With the write lock nothing is half done; no writer gets it back.
+        has_lock = self._replica.write_lock.acquire(timeout=2 * self._lease.length_s)
         self._ha_loop.end(failed=self.failed is not None)
         self._log.close()
-        if has_turn:
+        if has_lock:
             self._replica.write_lock.release()
         self._async_writer.close()
         self._scheduler.stop(self._node_work)

@@ -16,8 +16,8 @@ Rules for requests:
 - `Replicator-Term: N` on a write is a promise that the sender knows the newest term: a lower N was replaced, and a
   higher one was issued by nobody, and both are refused (409). On a standby a higher N is for the primary to judge.
 - `PUT /v1/state` replaces everything. Unless there is nothing yet it says what it replaces: `If-Match`, with the
-  position that its sender saw (the `ETag` of a `GET`), or `?force=1`. What was seen is compared in the turn in which
-  the new state is written, so no change comes in between.
+  position that its sender saw (the `ETag` of a `GET`), or `?force=1`. What was seen is compared under the write lock
+  under which the new state is written, so no change comes in between.
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
 - `Envelope` is the one place where exceptions become answers, by the table `REGISTRY_ANSWERS`. Handlers only raise.
 
