@@ -63,7 +63,13 @@ class Violation(ReplicatorError):
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Its names are a contract."""
         ids = [str(id_) for id_ in self.ids]
-        return {"rule": self.rule, "ids": ids, "node": self.node, "message": self.message, "meaning": self.meaning}
+        return {
+            "rule": self.rule,
+            "ids": ids,
+            "node": self.node or None,
+            "message": self.message,
+            "meaning": self.meaning,
+        }
 
 
 @dataclass(kw_only=True, slots=True)

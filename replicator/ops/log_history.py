@@ -46,9 +46,9 @@ class Term:
     term: int
     holder: str
     boot: str
-    run: str
-    by: str
-    reason: str
+    run: str | None
+    by: str | None
+    reason: str | None
     first_written_at: int
     first_id: str
     last_id: str
@@ -62,7 +62,7 @@ class Term:
 def history(log: Log) -> list[Term]:
     """The terms of which the log still has records, oldest first.
 
-    If the record of a term itself was trimmed away, `run`, `by` and `reason` are empty.
+    If the record of a term itself was trimmed away, `run`, `by` and `reason` are None: not known.
     """
     terms: list[Term] = []
     for record in records(log):
@@ -79,9 +79,9 @@ def _opened(record: Record) -> Term:
         term=record.id.term,
         holder=record.node,
         boot=record.boot,
-        run=opens.run if opens else "",
-        by=opens.by if opens else "",
-        reason=opens.reason if opens else "",
+        run=opens.run if opens else None,
+        by=opens.by if opens else None,
+        reason=opens.reason if opens else None,
         first_written_at=record.at,
         first_id=str(record.id),
         last_id=str(record.id),

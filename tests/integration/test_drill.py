@@ -15,6 +15,9 @@ import psutil
 import pytest
 
 from replicator.sandbox.stack import DevStack
+from tests.support.json_names import documented, names_in
+
+NAMES = documented()["drill"]
 
 COMMAND = [sys.executable, "-c", "from replicator.cli import main; main()", "drill"]
 
@@ -53,6 +56,7 @@ def test_a_short_drill_is_passed_and_tells_what_each_fault_cost(tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["passed"]
+    assert {path for path, _ in names_in(report, NAMES)} == set(NAMES), "as docs/json.md has it"
     assert report["lost_tags"] == report["doubled_tags"] == report["appeared_tags"] == report["problems"] == []
     assert set(report["digests"]) == {"a", "b", "c"}
     assert len(set(report["digests"].values())) == 1

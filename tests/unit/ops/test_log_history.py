@@ -32,6 +32,15 @@ class TestHistory:
             "first_written_at": 0, "first_id": "2-5", "last_id": "2-6", "change_count": 1, "snapshot_count": 0,
         }  # fmt: skip
 
+    def test_of_a_term_whose_own_record_is_trimmed_nobody_knows_why_it_was_taken(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        a.publish()
+        a.publish()
+        (term,) = ops.history(group.log())
+        assert (term.holder, term.run, term.by, term.reason) == ("a", None, None, None)
+        assert term.first_id != "1-1"
+
     def test_of_a_group_without_a_log_it_is_empty(self, paper: Paper) -> None:
         assert ops.history(paper.log) == []
 
