@@ -556,7 +556,9 @@ class Node:
                 raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
 
     def _check_log(self) -> None:
-        if (lost := self._problems.get("log")) is not None:
+        lost = self._problems.get("log")
+        # A node that leads since its last beat, because the log was founded anew, has a log again.
+        if lost is not None and not self.leads:
             raise lost
 
     def _check_is_started(self) -> None:

@@ -148,6 +148,11 @@ def broken_by(how: str, group: Group) -> None:
 BROKEN = ["gone", "half", "stray"]
 
 
+def _live_problems(group: Group) -> dict[str, str | None]:
+    """What each node reports, of those that are alive."""
+    return {node.node: node.problem for node in ops.status(group.log()).nodes if node.alive}
+
+
 @pytest.mark.usefixtures("quickly")
 class TestLogLost:
     def test_a_log_that_is_gone_leaves_the_node_reading_and_it_says_so(self, group: Group) -> None:
@@ -224,7 +229,7 @@ class TestLogLost:
         log.down, log.deaf = "", False
         eventually(lambda: b.problem and c.problem)
         group.wake()
-        eventually(lambda: {"b", "c"} <= {n.node for n in ops.status(group.log()).nodes if n.alive and n.problem})
+        eventually(lambda: _live_problems(group).keys() == {"b", "c"} and all(_live_problems(group).values()))
         done = ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
         assert (done.primary, done.term, done.first_id) == ("b", ERA + 1, f"{ERA + 1}-1")
         b.wait(role="primary", timeout_s=PATIENCE_S)
@@ -292,6 +297,11 @@ class TestLogLost:
         assert [forks(node) for node in (a, b, c, d)] == [[], [], [], []]
         assert c.term > ERA
         assert len({node._replica.node_state.view.log_id for node in (a, b, c, d)}) == 1
+
+    def test_a_node_that_leads_again_writes_though_its_next_beat_is_to_come(self, group: Group) -> None:
+        a = group.primary("a", lease_s=60.0)
+        a._problems.report("log", LogLost(what="the log was gone at the last beat"))
+        assert a.submit(push("x")) == 1
 
     def test_a_stray_record_is_recovered_by_nobody_unasked(self, group: Group) -> None:
         a = group.primary("a", lease_s=SHORT_LEASE_S, on_log_lost="recover")

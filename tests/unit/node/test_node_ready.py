@@ -204,10 +204,13 @@ class TestStandby:
         log = group.faulty_log()
         log.deaf = True
         b = group.node("b", log=log)
+        eventually(lambda: {"a", "b"} <= {name for name, beat in group.server.look().heartbeats.items() if beat.alive})
         promoting = in_thread(lambda: ops.promote(group.log(), "b", by="ops", timeout_s=PATIENCE_S))
-        eventually(lambda: group.server.state.term == 2)
-        log.deaf = False
-        promoting()
+        try:
+            eventually(lambda: group.server.state.term == 2)
+        finally:
+            log.deaf = False
+            promoting()  # if it was refused, this says why
         b.wait(role="primary", timeout_s=PATIENCE_S)
         assert b.position.id > RecordId(1, 2)
 
