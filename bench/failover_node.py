@@ -212,9 +212,9 @@ class Group:
 
     def counts(self) -> list[dict[str, int]]:
         """How often each write was applied: by every node, each as of the present end of the log."""
-        head = ops.status(self.log).head
-        assert head is not None
-        n = int(head.partition("-")[2])
+        last_id = ops.status(self.log).last_id
+        assert last_id is not None
+        n = int(last_id.partition("-")[2])
         return [child.ask(("count", n)) for child in self._children.values()]
 
     @contextmanager

@@ -50,7 +50,7 @@ QUICK = Sizes(rounds=3, seconds=0.3)
 
 PROSE = f"""\
 Many submit changes of {CHANGE_BYTES} bytes, each after the answer to its one before: as threads (`Node.submit`) and as
-asyncio tasks (`Node.asubmit`) of one process. Whoever gets the turn commits all that wait, in one record. The
+asyncio tasks (`Node.asubmit`) of one process. Whoever gets the lock commits all that wait, in one record. The
 *baseline* of the ratios is the plain `XADD` of one thread, one after the other. A service with as many threads or tasks
 and no replicator would have each of them send its own `XADD`: these rows are here too, with one redis-py client for
 all, as its manual has it. Python threads share one interpreter lock, so more cores help neither side much.

@@ -101,7 +101,7 @@ merit of anybody. In the processes of the package it is on; the package itself h
 
 The phases overlap. The primary sends a part as soon as it is full; the standby saves parts, and decodes what it saved,
 while later ones are under way. *Draw* is taking the index and drawing pieces from it; *encode* is JSON, zstd, hash,
-cutting into parts, sealing, and waiting for a turn; *send* is waiting for the answers of Redis; *behind the last
+cutting into parts, sealing, and waiting for a lock; *send* is waiting for the answers of Redis; *behind the last
 answer* is what the standby still has to do then; *decode* is waiting for parts, unzstd, hash and JSON; *restore* is
 checking and indexing records, *save* the commit of the checkpoint, *tell* waking who waits for it. *CPU* is processor
 time of the processes named, without that of Redis; other load on the machine moves it least of all.

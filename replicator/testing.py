@@ -87,7 +87,7 @@ class MemoryLog:
         self,
         after: RecordId | None,
         *,
-        asks_after: str = "",
+        requests_after: str = "",
         acks_after: str = "",
         count: int = 32,
         block_ms: int | None = None,
@@ -95,14 +95,14 @@ class MemoryLog:
         deadline = time.monotonic() + (block_ms or 0) / 1000
         while True:
             with self._reach():
-                batch = self._read(after, asks_after, acks_after, count)
+                batch = self._read(after, requests_after, acks_after, count)
             left = deadline - time.monotonic()
-            if batch.records or batch.asks or batch.acks or batch.corrupt or left <= 0:
+            if batch.records or batch.requests or batch.acks or batch.corrupt or left <= 0:
                 return batch
             with self.server.changed:
                 self.server.changed.wait(min(left, 0.05))
 
-    def _read(self, after: RecordId | None, asks_after: str, acks_after: str, count: int) -> Batch:
+    def _read(self, after: RecordId | None, requests_after: str, acks_after: str, count: int) -> Batch:
         records: list[Record] = []
         corrupt = None
         state = self.server.state
@@ -113,9 +113,11 @@ class MemoryLog:
             except CorruptRecord as problem:
                 corrupt = problem
                 break
-        asks = [ask for ask in state.asks if asks_after and _ask_n(ask.id) > _ask_n(asks_after)]
-        acks = list(state.acks[_ask_n(acks_after) :]) if acks_after else []
-        return Batch(records, asks, corrupt, acks, f"{len(state.acks)}-0" if acks_after else "")
+        requests = [
+            each for each in state.requests if requests_after and _sequence_of(each.id) > _sequence_of(requests_after)
+        ]
+        acks = list(state.acks[_sequence_of(acks_after) :]) if acks_after else []
+        return Batch(records, requests, corrupt, acks, f"{len(state.acks)}-0" if acks_after else "")
 
     def find(self, id: RecordId) -> Record | None:
         with self._reach():
@@ -135,10 +137,10 @@ class MemoryLog:
             entries = self.server.state.entries
             return LogSize(len(entries), sum(len(entry.header or b"") + len(entry.body or b"") for entry in entries))
 
-    def newest_ask(self) -> str:
+    def newest_request(self) -> str:
         with self._reach():
-            asks = self.server.state.asks
-            return asks[-1].id if asks else "0-0"
+            requests = self.server.state.requests
+            return requests[-1].id if requests else "0-0"
 
     def check_rights(self) -> None:
         """A server in memory has no users, so all have all rights."""
@@ -153,9 +155,9 @@ class MemoryLog:
         with self._reach():
             self.server.forget(node, by=by)
 
-    def ask(self, what: str, *, by: str, node: str = "") -> str:
+    def request(self, what: str, *, by: str, node: str = "") -> str:
         with self._reach():
-            return self.server.ask(what, by=by, node=node)
+            return self.server.request(what, by=by, node=node)
 
     def disconnect(self) -> None:
         """Break the connection: the next call makes a new one, which learns the run anew."""
@@ -177,5 +179,5 @@ class MemoryLog:
         return self.server.changed
 
 
-def _ask_n(id_: str) -> int:
+def _sequence_of(id_: str) -> int:
     return int(id_.partition("-")[0])

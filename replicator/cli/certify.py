@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from replicator import ops
 from replicator.errors import ConfigError, NotPrimary
 from replicator.log.redis_log import RedisLog
-from replicator.ops.certify import Certificate
+from replicator.ops.certify import Certificate, NodeFacts
 from replicator.ops.certify import certify as checked
 from replicator.ops.log_check import Violation
 from replicator.state import ReplicatedState
@@ -34,7 +34,7 @@ from .context import (
 
 __all__ = ["certify"]
 
-HEADINGS = ("node", "position", "place", "changes", "trimmed", "divergent", "digest")
+HEADINGS = ("node", "position", "place", "common", "trimmed", "divergent", "digest")
 
 
 @click.command()
@@ -94,7 +94,7 @@ def _result(found: Certificate | None, live: ops.DigestReport | None, violation:
         "violation": violation.to_dict() if violation else None,
         "log": asdict(found.log) if found else None,
         "nodes": [asdict(node) for node in found.nodes] if found else None,
-        "equal": found.equal if found else None,
+        "equal_nodes": found.equal_nodes if found else None,
         "live": live.to_dict() if live else None,
     }
 
@@ -106,10 +106,10 @@ def _verified(log: RedisLog, timeout_s: float) -> ops.DigestReport | None:
     except NotPrimary:
         _say("no node leads, so the states of the live nodes were not compared")
         return None
-    if report.differ or report.missing or report.undrawn:
+    if report.differ or report.late_nodes or report.undrawn:
         raise Violation("state", report.verdict)
-    if report.silent:
-        _say(f"{', '.join(report.silent)} does not report, so its state was not compared")
+    if report.silent_nodes:
+        _say(f"{', '.join(report.silent_nodes)} does not report, so its state was not compared")
     return report
 
 
@@ -147,18 +147,31 @@ def _state_class(name: str) -> Callable[[], ReplicatedState]:
 
 def _text(found: Certificate) -> str:
     log = found.log
-    begins = f"from {log.first} (older ones are trimmed)" if log.trimmed else f"from {log.first}"
-    broken_off = f" ({log.snapshots_broken_off} more broken off)" if log.snapshots_broken_off else ""
-    counted = {"terms": log.terms, "changes": log.changes, "markers": log.markers, "rebases": log.rebases}
+    begins = f"from {log.first_id} (older ones are trimmed)" if log.trimmed else f"from {log.first_id}"
+    broken_off = f" ({log.broken_snapshot_count} more broken off)" if log.broken_snapshot_count else ""
+    counted = {
+        "terms": log.term_count,
+        "changes": log.change_count,
+        "markers": log.marker_count,
+        "rebases": log.rebase_count,
+    }
     told = ", ".join(f"{count} {what}" for what, count in counted.items())
     lines = [
-        f"log      {log.records} records {begins} to {log.last}, {log.bytes} bytes",
-        f"         {told}, {log.snapshots} snapshots{broken_off}",
+        f"log      {log.record_count} records {begins} to {log.last_id}, {log.records_bytes} bytes",
+        f"         {told}, {log.snapshot_count} snapshots{broken_off}",
     ]
     if found.nodes:
-        lines += ["", table(HEADINGS, [asdict(node) for node in found.nodes]), ""]
-    lines += [f"states   {', '.join(names)} have equal states, at equal positions" for names in found.equal]
+        lines += ["", table(HEADINGS, [_row(node) for node in found.nodes]), ""]
+    lines += [f"states   {', '.join(names)} have equal states, at equal positions" for names in found.equal_nodes]
     return "\n".join(lines)
+
+
+def _row(node: NodeFacts) -> dict[str, Any]:
+    return asdict(node) | {
+        "common": node.common_record_count,
+        "trimmed": node.trimmed_record_count,
+        "divergent": node.divergent_record_count,
+    }
 
 
 def _say(text: str) -> None:

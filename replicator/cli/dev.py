@@ -93,7 +93,7 @@ def _with_leader(log: RedisLog) -> ops.Status:
     while time.monotonic() < deadline:
         try:
             now = ops.status(log)
-            if now.term == 0 and any(node.name == FIRST_PRIMARY and node.alive for node in now.nodes):
+            if now.term == 0 and any(node.node == FIRST_PRIMARY and node.alive for node in now.nodes):
                 ops.promote(log, FIRST_PRIMARY, by="replicator dev", reason="the first primary", expect=0)
                 continue
             if any(node.role == "primary" and node.alive for node in now.nodes):

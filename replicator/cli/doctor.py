@@ -27,14 +27,14 @@ def doctor(settings: Settings, output: str) -> None:
     with settings.log() as log:
         report = doctors.doctor(log)
         _show(report, output)
-        if not report.problems:
+        if not report.problem_count:
             ops.check_is_known(log, ops.looked(log))
-    if report.problems:
-        raise _Unwell(f"{report.problems} of {len(report.checks)} checks found a problem")
+    if report.problem_count:
+        raise _Unwell(f"{report.problem_count} of {len(report.checks)} checks found a problem")
 
 
 def _show(report: doctors.Report, output: str) -> None:
     if output == "json":
         show_json(report.to_dict())
     else:
-        click.echo(table(("check", "level", "text"), [asdict(check) for check in report.checks]))
+        click.echo(table(("check", "level", "message"), [asdict(check) for check in report.checks]))

@@ -11,13 +11,13 @@ import click
 
 from replicator.errors import ReplicatorError
 from replicator.node.options import LEASE_S_MIN
-from replicator.sandbox.drill import FAULTS, Report, run
+from replicator.sandbox.drill import FAULTS, FaultReport, Report, run
 
 from .context import Seconds, Settings, output_option, show_json, table
 
 __all__ = ["drill"]
 
-HEADINGS = ("fault", "acknowledged", "lost", "refused", "unknown", "gap_ms", "stale_refused", "leader", "term")
+HEADINGS = ("fault", "acknowledged", "lost", "refused", "unknown", "gap_ms", "stale_refused", "primary", "term")
 
 #: How many names of lost registrations and the like are shown: enough to begin a search.
 NAMES_SHOWN = 10
@@ -88,21 +88,34 @@ def drill(
 
 
 def _show(report: Report) -> None:
-    rows = [{name: getattr(fault, name) for name in HEADINGS} | {"lost": len(fault.lost)} for fault in report.faults]
-    click.echo(table(HEADINGS, rows))
+    click.echo(table(HEADINGS, [_row(fault) for fault in report.faults]))
     click.echo()
     for line in _verdict(report):
         click.echo(line)
 
 
+def _row(fault: FaultReport) -> dict[str, object]:
+    return {
+        "fault": fault.fault,
+        "acknowledged": fault.acknowledged_count,
+        "lost": len(fault.lost_tags),
+        "refused": fault.refused_count,
+        "unknown": fault.unknown_count,
+        "gap_ms": fault.gap_ms,
+        "stale_refused": fault.stale_refused_count,
+        "primary": fault.primary,
+        "term": fault.term,
+    }
+
+
 def _verdict(report: Report) -> Iterable[str]:
-    yield f"{report.acknowledged} registrations acknowledged: {_are(report.lost, 'lost')}"
-    yield f"{report.refused} refused: {_are(report.appeared, 'in the state all the same')}"
-    yield f"{report.unknown} with an unknown outcome: {report.unknown_landed} of them are in the state"
-    if report.doubled:
-        yield f"in the state more than once: {_named(report.doubled)}"
-    if report.stale_accepted:
-        yield f"records of a term that is over, but accepted: {report.stale_accepted}"
+    yield f"{report.acknowledged_count} registrations acknowledged: {_are(report.lost_tags, 'lost')}"
+    yield f"{report.refused_count} refused: {_are(report.appeared_tags, 'in the state all the same')}"
+    yield f"{report.unknown_count} with an unknown outcome: {report.landed_count} of them are in the state"
+    if report.doubled_tags:
+        yield f"in the state more than once: {_named(report.doubled_tags)}"
+    if report.stale_accepted_count:
+        yield f"records of a term that is over, but accepted: {report.stale_accepted_count}"
     nodes = ", ".join(report.digests) or "nobody"
     yield f"nodes {nodes} {'are equal' if report.equal else 'are NOT shown to be equal'} at {report.position or '-'}"
     yield from report.problems

@@ -17,7 +17,7 @@ from .context import data_dirs_option, output_option, show_json, snapshot_bytes_
 
 __all__ = ["forks"]
 
-HEADINGS = ("name", "node", "when", "position", "term", "parted_at", "divergent", "reason")
+HEADINGS = ("fork", "node", "when", "position", "term", "parted", "divergent", "reason")
 
 
 @click.group()
@@ -60,7 +60,7 @@ def _readable(paths: list[Path], problems: list[CheckpointError]) -> Iterator[fi
 
 
 def _row(fork: files.Fork) -> dict[str, object]:
-    return fork.to_dict() | {"when": _when(fork), "divergent": _divergent_text(fork)}
+    return fork.to_dict() | {"when": _when(fork), "parted": fork.parted_id, "divergent": _divergent_text(fork)}
 
 
 def _when(fork: files.Fork) -> str | None:
@@ -68,7 +68,11 @@ def _when(fork: files.Fork) -> str | None:
 
 
 def _divergent_text(fork: files.Fork) -> str:
-    return f"{fork.divergent} + those in its snapshot" if fork.in_snapshot else str(fork.divergent)
+    return (
+        f"{fork.divergent_change_count} + those in its snapshot"
+        if fork.has_more_in_snapshot
+        else str(fork.divergent_change_count)
+    )
 
 
 @forks.command()
@@ -84,8 +88,8 @@ def show(name: str, data_dirs: tuple[Path, ...], output: str) -> None:
     for label, value in _facts(fork).items():
         click.echo(f"{label.ljust(10)} {plain(str(value))}")
     click.echo()
-    if fork.in_snapshot:
-        click.echo(f"Changes from {fork.parted_at} up to {fork.snapshot_changed} are in its snapshot and cannot be "
+    if fork.has_more_in_snapshot:
+        click.echo(f"Changes from {fork.parted_id} up to {fork.snapshot_changed} are in its snapshot and cannot be "
                    f"listed one by one: `replicator forks export {name} --state` gives the whole state.")  # fmt: skip
     for change in files.divergent(fork):
         value = orjson.dumps(change.change).decode()
@@ -99,7 +103,7 @@ def _facts(fork: files.Fork) -> dict[str, object]:
         "written": _when(fork) or "not known",
         "reason": fork.reason,
         "position": f"{fork.position}; the newest term that it knew is {fork.term}",
-        "parted at": f"{fork.parted_at}: up to there, the group has all of its history",
+        "parted at": f"{fork.parted_id}: up to there, the group has all of its history",
         "divergent": f"{_divergent_text(fork)} changes",
     }
 

@@ -58,9 +58,9 @@ def _show_status(now: ops.Status, output: str) -> None:
 
 def _status_text(now: ops.Status) -> str:
     lease = f"{now.lease_ms} ms" if now.lease_ms is not None else "none"
-    facts = {"group": now.group, "term": now.term, "holder": now.holder or "nobody", "head": now.head or "-"}
+    facts = {"group": now.group, "term": now.term, "holder": now.holder or "nobody", "head": now.last_id or "-"}
     lines = ["   ".join(f"{name} {plain(str(value))}" for name, value in (facts | {"lease": lease}).items())]
-    if now.head is not None:
+    if now.last_id is not None:
         lines.append(f"log {_log_text(now)}")
     if now.problem:
         lines.append(f"PROBLEM  {plain(now.problem)}")
@@ -68,13 +68,13 @@ def _status_text(now: ops.Status) -> str:
     if not now.nodes:
         lines.append("no node has reported yet")
         return "\n".join(lines)
-    headings = ("name", "role", "alive", "in_sync", "term", "position", "lag", "reported", "http", "problem")
+    headings = ("node", "role", "alive", "in_sync", "term", "position", "lag", "reported", "http", "problem")
     rows = [vars_of(node) | {"lag": _lag_text(node), "reported": f"{_age(node)} ago"} for node in now.nodes]
     return "\n".join([*lines, "", table(headings, rows)])
 
 
 def _log_text(now: ops.Status) -> str:
-    records = "?" if now.log_records is None else f"{now.log_records}"
+    records = "?" if now.record_count is None else f"{now.record_count}"
     return (
         f"{records} records, {size_text(now.log_bytes)} in Redis   snapshot {size_text(now.snapshot_bytes)}   "
         f"changes since {size_text(now.changes_bytes)}, in the log {size_text(now.kept_bytes)}"
@@ -86,13 +86,14 @@ def vars_of(node: ops.NodeStatus) -> dict[str, Any]:
 
 
 def _age(node: ops.NodeStatus) -> str:
-    return f"{node.age_seconds:.1f} s" if node.age_seconds < 100 else f"{node.age_seconds / 60:.0f} min"
+    age_s = node.age_ms / 1000
+    return f"{age_s:.1f} s" if age_s < 100 else f"{age_s / 60:.0f} min"
 
 
 def _lag_text(node: ops.NodeStatus) -> str | None:
     if node.lag_records is None:
         return None
-    age = f", {node.lag_seconds:.1f} s" if node.lag_records and node.lag_seconds is not None else ""
+    age = f", {node.lag_ms / 1000:.1f} s" if node.lag_records and node.lag_ms is not None else ""
     return f"{node.lag_records}{age}"
 
 
@@ -108,8 +109,18 @@ def history(settings: Settings, output: str) -> None:
     if output == "json":
         show_json([term.to_dict() for term in terms])
         return
-    headings = ("term", "node", "since", "first", "last", "changes", "snapshots", "by", "reason")
-    click.echo(table(headings, [term.to_dict() | {"since": when(term.at)} for term in terms]))
+    headings = ("term", "holder", "since", "first", "last", "changes", "snapshots", "by", "reason")
+    click.echo(table(headings, [_row(term) for term in terms]))
+
+
+def _row(term: ops.Term) -> dict[str, Any]:
+    return term.to_dict() | {
+        "since": when(term.first_written_at),
+        "first": term.first_id,
+        "last": term.last_id,
+        "changes": term.change_count,
+        "snapshots": term.snapshot_count,
+    }
 
 
 @click.command()
@@ -130,14 +141,15 @@ def log(settings: Settings, output: str, after: str, follow: bool) -> None:
 def _record_dict(record: Record) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "id": str(record.id), "kind": record.kind, "node": record.node, "boot": record.boot,
-        "prev": record.prev, "chain": record.chain, "at": record.at, "bytes": len(record.body),
+        "prev": record.prev, "chain": record.chain, "written_at": record.at, "body_bytes": len(record.body),
     }  # fmt: skip
     if isinstance(record, TermRecord):
         return fields | {"log_id": record.log_id, "run": record.run, "by": record.by, "reason": record.reason}
     if isinstance(record, ChangeRecord):
-        return fields | {"codec": record.codec, "digest": record.digest, "count": record.count}
+        return fields | {"codec": record.codec, "digest": record.digest, "change_count": record.count}
     assert isinstance(record, PartRecord)
-    return fields | {"codec": record.codec, "part": record.part, "parts": record.parts, "as_of": str(record.as_of.id)}
+    fields |= {"codec": record.codec, "as_of": str(record.as_of.id)}
+    return fields | {"part_index": record.part, "part_count": record.parts or None}
 
 
 def _record_text(record: Record) -> str:

@@ -75,7 +75,7 @@ def load(settings: Settings, file: Path, any_term: bool, expect: str | None, for
     if answer.get("applied") is False:
         problem = f"its term is over (the term is {answer.get('term')}); --any-term loads it all the same"
         raise LoadRefused(url=primary.http, file=file, problem=problem)
-    click.echo(f"{primary.name} loaded {file} ({file.stat().st_size} bytes)")
+    click.echo(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
 
 
 def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:

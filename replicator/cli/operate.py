@@ -60,7 +60,7 @@ def promote(
     if output == "json":
         show_json(asdict(done))
     else:
-        click.echo(f"{done.node} leads in term {done.term}, from {done.id} on ({done.led_ms:.0f} ms)")
+        click.echo(f"{done.primary} leads in term {done.term}, from {done.first_id} on ({done.took_ms:.0f} ms)")
 
 
 def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
@@ -69,11 +69,11 @@ def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
     else:
         lag = "not known" if preview.lag_records is None else f"{preview.lag_records} records, which it reads first"
         click.echo(f"behind the log by: {lag}")
-        for heading, lines in (("lost (kept as forks)", preview.lost), ("not known", preview.unknown)):
+        for heading, lines in (("lost (kept as forks)", preview.losses), ("not known", preview.unknowns)):
             click.echo(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
-    if preview.refused is not None:
-        hint = f"; {preview.better} is the better one" if preview.better else ""
-        raise _WouldBeRefused(f"would be refused: {preview.refused}{hint}")
+    if preview.refusal is not None:
+        hint = f"; {preview.better_node} is the better one" if preview.better_node else ""
+        raise _WouldBeRefused(f"would be refused: {preview.refusal}{hint}")
     if output == "table":
         click.echo(f"would promote {preview.node}")
 
@@ -95,8 +95,12 @@ def switchover(settings: Settings, node: str, reason: str, timeout: float, outpu
     if output == "json":
         show_json(asdict(done))
         return
-    follows = f"{done.before} follows" if done.follows else f"{done.before} has not said yet that it follows"
-    click.echo(f"{done.node} leads in term {done.term}, from {done.id} on; {follows}")
+    follows = (
+        f"{done.previous_primary} follows"
+        if done.follows
+        else f"{done.previous_primary} has not said yet that it follows"
+    )
+    click.echo(f"{done.primary} leads in term {done.term}, from {done.first_id} on; {follows}")
     click.echo(f"nobody could write for at most {done.gap_ms:.0f} ms; nothing is lost")
 
 
@@ -154,7 +158,7 @@ def recover(settings: Settings, node: str | None, force: bool, reason: str, time
     if output == "json":
         show_json(asdict(done))
     else:
-        click.echo(f"the log is founded anew; {done.node} leads in term {done.term}, from {done.id} on")
+        click.echo(f"the log is founded anew; {done.primary} leads in term {done.term}, from {done.first_id} on")
 
 
 @click.command()
@@ -201,15 +205,15 @@ def verify(settings: Settings, queue: bool, timeout: float, output: str) -> None
     else:
         with settings.log() as log:
             result = ops.verify(log, by=operator(), timeout_s=timeout, progress=_say).to_dict()
-    report = ops.DigestReport(**{name: result[name] for name in ("position", "digests", "missing", "silent")})
+    report = ops.DigestReport(**{name: result[name] for name in ("position", "digests", "late_nodes", "silent_nodes")})
     if output == "json":
         show_json(result)
     else:
         for node, digest in result["digests"].items():
             click.echo(f"{node}  {result['position']}  {digest}")
-        for node in report.missing:
+        for node in report.late_nodes:
             click.echo(f"{node}  did not report in time")
-        for node in report.silent:
+        for node in report.silent_nodes:
             click.echo(f"{node}  does not report")
     if not report.equal:
         raise _NotEqual(report.verdict)

@@ -119,10 +119,10 @@ def parse_entries(entries: list[Any]) -> tuple[list[Record], CorruptRecord | Non
     return records, None
 
 
-def ask_of(entry: Any) -> GroupRequest:
+def request_of(entry: Any) -> GroupRequest:
     id_, fields = entry
     texts = {name: value.decode("utf-8", "replace") for name, value in pairs_of(fields or []).items()}
-    return GroupRequest(id_.decode(), texts.get(b"ask", ""), texts.get(b"node", ""), texts.get(b"by", ""))
+    return GroupRequest(id_.decode(), texts.get(b"request", ""), texts.get(b"node", ""), texts.get(b"by", ""))
 
 
 def ack_of(entry: Any) -> Ack | None:

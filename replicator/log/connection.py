@@ -32,7 +32,7 @@ from replicator.runtime.process import Owner, let_go_in_child
 from replicator.runtime.sharing import FairLock
 
 from .advice import advice, is_elsewhere
-from .finders import ANSWER_S, TELLER_WAIT_S, Finder, Opened
+from .finders import ANSWER_S, SOURCE_WAIT_S, Finder, Opened
 
 __all__ = [
     "Link",
@@ -245,7 +245,7 @@ class Link:
             opened.wire.shut_down()
 
 
-def follow(finder: Finder, links: Iterable[Link], *, wait_s: float = TELLER_WAIT_S) -> None:
+def follow(finder: Finder, links: Iterable[Link], *, wait_s: float = SOURCE_WAIT_S) -> None:
     """Close the connections to a Redis that is no longer the master.
 
     A master that hung while the sentinels chose another one accepts writes on its old connections for seconds after it

@@ -2,7 +2,7 @@
 
 A `Finder` is asked whenever a connection is made (`connection.py`), because the master may have moved since the last
 one. How it knows depends on the kind of URL: `_Server` has one address; `_Sentinels` and `_Cluster` ask others
-(`tellers.py`), take the master of the newest epoch, and refuse a server that does not call itself a master.
+(`master_discovery.py`), take the master of the newest epoch, and refuse a server that does not call itself a master.
 
 - A new connection is complete only with the run of its server and its role: both come from INFO, so every write can
   carry the run.
@@ -29,7 +29,7 @@ from redis.sentinel import Sentinel
 
 from replicator.errors import ConfigError
 from replicator.log.host_names import Names
-from replicator.log.tellers import Said, Tellers
+from replicator.log.master_discovery import Answer, MasterDiscovery
 from replicator.log.urls import Address, Place, place_of, shown, wrong
 from replicator.log.wire import RedisWire, Wire
 
@@ -39,7 +39,7 @@ __all__ = [
     "ANSWER_S",
     "ASKING_TIMEOUT_S",
     "ASK_AGAIN_AFTER_S",
-    "TELLER_WAIT_S",
+    "SOURCE_WAIT_S",
     "Finder",
     "Opened",
     "client_for",
@@ -57,9 +57,9 @@ ANSWER_S = 5.0
 ASKING_TIMEOUT_S = 1.0
 
 
-#: How long to wait for a teller that hangs: once, and not again until it has answered. It may know of a newer master
+#: How long to wait for a source that hangs: once, and not again until it has answered. It may know of a newer master
 #: than those that answer.
-TELLER_WAIT_S = 0.5
+SOURCE_WAIT_S = 0.5
 
 
 #: How long an answer of the sentinels about the master is used. Heartbeats are rarer, but callers that wait for
@@ -191,36 +191,36 @@ class _Server:
         return None
 
 
-class _Told:
-    """Other servers tell where the master is (`tellers.py`)."""
+class _Discovered:
+    """Other servers tell where the master is (`master_discovery.py`)."""
 
-    def __init__(self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any]) -> None:
+    def __init__(self, sources: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any]) -> None:
         self._asking = asking
         self._options = options
         self._names = Names()
-        self._tellers = Tellers(tellers, self._ask)
+        self._discovery = MasterDiscovery(sources, self._ask)
 
     def open(self, timeout_s: float = ANSWER_S) -> Opened:
         """Try all places that are named for the newest epoch. If none is a master, the error says why, for each."""
-        self._tellers.ask(min(TELLER_WAIT_S, timeout_s), someone_s=timeout_s)
+        self._discovery.ask(min(SOURCE_WAIT_S, timeout_s), someone_s=timeout_s)
         problems: list[str] = []
-        for place in self._tellers.places():
+        for place in self._discovery.places():
             try:
                 return self._open_master(place, timeout_s)
             except (redis.exceptions.RedisError, OSError) as error:
                 problems.append(f"{place}: {advice(error)}")
-        for teller, problem in self._tellers.problems():
-            problems.append(f"{teller}: {advice(problem) if problem is not None else 'it does not answer'}")
+        for source, problem in self._discovery.problems():
+            problems.append(f"{source}: {advice(problem) if problem is not None else 'it does not answer'}")
         raise NoMaster(f"no master was found; {'; '.join(problems)}")
 
     def master(self, wait_s: float) -> Address | None:
         return None
 
-    def _ask(self, teller: Address) -> Said[Address]:
+    def _ask(self, source: Address) -> Answer[Address]:
         raise NotImplementedError
 
-    def _asked(self, teller: Address, *commands: tuple[str, ...]) -> list[Any]:
-        return _asked(_at(teller, self._asking), self._names, *commands)
+    def _asked(self, source: Address, *commands: tuple[str, ...]) -> list[Any]:
+        return _asked(_at(source, self._asking), self._names, *commands)
 
     def _open_master(self, address: Address, timeout_s: float) -> Opened:
         # A sentinel or a cluster node may not know yet that the master it names has become a replica.
@@ -231,7 +231,7 @@ class _Told:
         return Opened(wire, run, address)
 
 
-class _Sentinels(_Told):
+class _Sentinels(_Discovered):
     """Sentinels choose the master, and know it by the name of the service.
 
     Each choice has a number, the configuration epoch. A sentinel that is cut off names the master of an earlier epoch:
@@ -239,9 +239,9 @@ class _Sentinels(_Told):
     """
 
     def __init__(
-        self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any], service: str
+        self, sources: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any], service: str
     ) -> None:
-        super().__init__(tellers, asking, options)
+        super().__init__(sources, asking, options)
         self._service = service
         self._ask_again_at = 0.0
 
@@ -250,17 +250,17 @@ class _Sentinels(_Told):
         if now < self._ask_again_at:
             return None
         self._ask_again_at = now + ASK_AGAIN_AFTER_S
-        self._tellers.ask(min(TELLER_WAIT_S, wait_s))
-        places = self._tellers.places()
+        self._discovery.ask(min(SOURCE_WAIT_S, wait_s))
+        places = self._discovery.places()
         # Sentinels that disagree within one epoch do not know epochs (the user may not ask): none is to be followed.
         return places[0] if len(places) == 1 else None
 
-    def _ask(self, teller: Address) -> Said[Address]:
+    def _ask(self, source: Address) -> Answer[Address]:
         # The epoch first. If another master is chosen between the two questions, the new one gets the old epoch, which
         # costs a moment at most; the other way round, the old master would get the new epoch, and pass for the new one.
         questions = (("SENTINEL", "MASTER", self._service), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service))
         try:
-            told, place = self._asked(teller, *questions)
+            told, place = self._asked(source, *questions)
         except redis.exceptions.AuthenticationError as error:
             # The advice for Redis itself would be wrong: sentinels have a password of their own.
             problem = f"this sentinel says: {error} (its password goes into the URL as ?sentinel_password=…)"
@@ -269,7 +269,7 @@ class _Sentinels(_Told):
             raise place
         if place is None:
             raise redis.exceptions.ConnectionError(f"this sentinel knows no master {self._service!r}")
-        return Said(_epoch_of(told), Address(place[0].decode(), int(place[1])))
+        return Answer(_epoch_of(told), Address(place[0].decode(), int(place[1])))
 
 
 def _epoch_of(told: Any) -> int:
@@ -280,24 +280,24 @@ def _epoch_of(told: Any) -> int:
     return int(epoch) if epoch.isdigit() else 0
 
 
-class _Cluster(_Told):
+class _Cluster(_Discovered):
     """Each node of a cluster knows which node has which slot. A group's keys share a hash tag, so one slot has all."""
 
     def __init__(
-        self, tellers: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any], slot: int
+        self, sources: tuple[Address, ...], asking: dict[str, Any], options: dict[str, Any], slot: int
     ) -> None:
-        super().__init__(tellers, asking, options)
+        super().__init__(sources, asking, options)
         self._slot = slot
 
-    def _ask(self, teller: Address) -> Said[Address]:
-        (slots,) = self._asked(teller, ("CLUSTER", "SLOTS"))
+    def _ask(self, source: Address) -> Answer[Address]:
+        (slots,) = self._asked(source, ("CLUSTER", "SLOTS"))
         if isinstance(slots, Exception):
             raise slots
         for first, last, master, *_ in slots:
             if first <= self._slot <= last:
                 host = (master[0] or b"?").decode()
                 # A node that does not know its own name means: where you asked.
-                return Said(0, Address(teller.host if host == "?" else host, master[1]))
+                return Answer(0, Address(source.host if host == "?" else host, master[1]))
         raise redis.exceptions.ConnectionError(f"no node of the cluster has slot {self._slot}")
 
 

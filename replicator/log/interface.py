@@ -61,19 +61,19 @@ class Ack(NamedTuple):
 
 
 class ReadRequest(NamedTuple):
-    """What to read: at most `most` records after `after` (None: none); asks and acks after theirs (empty: none)."""
+    """What to read: at most `most` records after `after` (None: none); requests and acks after theirs (empty: none)."""
 
     after: RecordId | None
-    asks_after: str = ""
+    requests_after: str = ""
     acks_after: str = ""
     most: int = 32
 
 
 class Batch(NamedTuple):
-    """What a read found: records in order, up to the first entry that is not one (`corrupt`), and asks and acks."""
+    """What a read found: records in order, up to the first entry that is not one (`corrupt`), requests and acks."""
 
     records: list[Record]
-    asks: list[GroupRequest]
+    requests: list[GroupRequest]
     corrupt: CorruptRecord | None = None
     acks: Sequence[Ack] = ()
     #: The place after which to read acks next.
@@ -82,7 +82,7 @@ class Batch(NamedTuple):
     @property
     def is_empty(self) -> bool:
         """Whether nothing was found."""
-        return not (self.records or self.asks or self.acks) and self.corrupt is None
+        return not (self.records or self.requests or self.acks) and self.corrupt is None
 
 
 class Log(Protocol):
@@ -146,12 +146,13 @@ class Log(Protocol):
         self,
         after: RecordId | None,
         *,
-        asks_after: str = "",
+        requests_after: str = "",
         acks_after: str = "",
         count: int = 32,
         block_ms: int | None = None,
     ) -> Batch:
-        """Read records after `after` (None: none), asks after `asks_after` and acks after `acks_after` (empty: none).
+        """Read records after `after` (None: none), requests after `requests_after` and acks after `acks_after` (empty:
+        none).
 
         Waits up to `block_ms` for the first entry of any kind.
         """
@@ -185,7 +186,7 @@ class Log(Protocol):
         """Remove the heartbeat of a node that will not come back, and tell the others."""
         ...
 
-    def ask(self, what: str, *, by: str, node: str = "") -> str:
+    def request(self, what: str, *, by: str, node: str = "") -> str:
         """Ask something of the group. Return the id of the request."""
         ...
 
@@ -197,7 +198,7 @@ class Log(Protocol):
         """How many records the log has, and how much of Redis' memory they take."""
         ...
 
-    def newest_ask(self) -> str:
+    def newest_request(self) -> str:
         """The place after which a new reader reads requests: older ones were meant for others."""
         ...
 

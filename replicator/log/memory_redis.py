@@ -66,7 +66,7 @@ class MemoryState:
     exists: bool = False
     lease: Lease | None = None
     beats: tuple[tuple[str, float, bytes], ...] = ()
-    asks: tuple[GroupRequest, ...] = field(default=())
+    requests: tuple[GroupRequest, ...] = field(default=())
     acks: tuple[Ack, ...] = field(default=())
 
     @property
@@ -282,7 +282,7 @@ class MemoryRedis:
             applied_min=claim.applied_min,
         )
         self._write(term=term, head=after, lease=_lease(claim.writer, term, claim.lease_ms, self.clock_ms()))
-        self.ask("term", by=claim.by, node=claim.writer.node)
+        self.request("term", by=claim.by, node=claim.writer.node)
         return Reply(Code.OK, term=term, id=id_)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
@@ -295,7 +295,7 @@ class MemoryRedis:
     def give_back(self, writer: Writer, term: int) -> None:
         if self.state.lease and self.state.lease.text.holder == _holder_of(writer, term):
             self._write(lease=None)
-            self.ask("vacant", by=writer.node, node=writer.node)
+            self.request("vacant", by=writer.node, node=writer.node)
 
     def confirm(self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool) -> Confirmation:
         """The attributes `replicas` and `fsyncs` decide what is confirmed."""
@@ -306,7 +306,7 @@ class MemoryRedis:
         if self.state.head is None:
             return Reply(Code.LOST)
         self._write(head=self.state.head._replace(paused=why, paused_at=int(self.clock_ms()) if why else 0))
-        self.ask("paused", by=why)
+        self.request("paused", by=why)
         return Reply(Code.OK)
 
     def ack(self, ack: Ack) -> None:
@@ -329,11 +329,11 @@ class MemoryRedis:
 
     def forget(self, node: str, *, by: str) -> None:
         self._write(beats=tuple(beat for beat in self.state.beats if beat[0] != node))
-        self.ask("forget", by=by, node=node)
+        self.request("forget", by=by, node=node)
 
-    def ask(self, what: str, *, by: str, node: str = "") -> str:
-        id_ = f"{len(self.state.asks) + 1}-0"
-        self._write(asks=(*self.state.asks, GroupRequest(id_, what, node, by)))
+    def request(self, what: str, *, by: str, node: str = "") -> str:
+        id_ = f"{len(self.state.requests) + 1}-0"
+        self._write(requests=(*self.state.requests, GroupRequest(id_, what, node, by)))
         return id_
 
     def look(self) -> GroupView:

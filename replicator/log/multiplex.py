@@ -107,6 +107,6 @@ def read_together(
 
 def _read_alone(log: RedisLog, wants: ReadRequest) -> Batch | LogUnavailable:
     try:
-        return log.read(wants.after, asks_after=wants.asks_after, acks_after=wants.acks_after, count=wants.most)
+        return log.read(wants.after, requests_after=wants.requests_after, acks_after=wants.acks_after, count=wants.most)
     except LogUnavailable as error:
         return error

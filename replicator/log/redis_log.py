@@ -38,7 +38,6 @@ from .answers import (
     Foreign,
     ack_of,
     append_args,
-    ask_of,
     head_of,
     heartbeat_of,
     id_of,
@@ -46,6 +45,7 @@ from .answers import (
     pairs_of,
     parse_entries,
     reply_of,
+    request_of,
     wrote_nothing,
 )
 from .scripts import KEY_TYPES, KEYS, load_scripts
@@ -68,7 +68,7 @@ TIMEOUT_S = 5.0
 STEPS = 4
 
 #: How many requests to the group the stream keeps. Older ones that nobody has read are of no use any more.
-ASKS_KEPT = 1000
+REQUESTS_KEPT = 1000
 
 
 #: How many acks the stream keeps. The primary may miss older ones: each ack includes those before it.
@@ -250,8 +250,8 @@ class RedisLog:
     def forget(self, node: str, *, by: str) -> None:
         self._run(self._other, "forget", 6, node, by)
 
-    def ask(self, what: str, *, by: str, node: str = "") -> str:
-        command = (b"XADD", self._keys[4], "MAXLEN", "~", ASKS_KEPT, "*", "ask", what, "node", node, "by", by)
+    def request(self, what: str, *, by: str, node: str = "") -> str:
+        command = (b"XADD", self._keys[4], "MAXLEN", "~", REQUESTS_KEPT, "*", "request", what, "node", node, "by", by)
         answer = self._answered(lambda: self._other.call(*command, limit=self._limit))
         return str(answer, "ascii")
 
@@ -275,12 +275,12 @@ class RedisLog:
         self,
         after: RecordId | None,
         *,
-        asks_after: str = "",
+        requests_after: str = "",
         acks_after: str = "",
         count: int = 32,
         block_ms: int | None = None,
     ) -> Batch:
-        wants = ReadRequest(after, asks_after, acks_after, count)
+        wants = ReadRequest(after, requests_after, acks_after, count)
         command = xread([(self, wants)], block_ms)
         if not command:
             return Batch([], [])
@@ -289,9 +289,11 @@ class RedisLog:
 
     def streams(self, wants: ReadRequest) -> list[tuple[bytes, str]]:
         """The keys to read, each with the id after which."""
-        log, asks, acks = self._keys[1], self._keys[4], self._keys[6]
+        log, requests, acks = self._keys[1], self._keys[4], self._keys[6]
         found = [] if wants.after is None else [(log, str(wants.after))]
-        return found + [(key, after) for key, after in ((asks, wants.asks_after), (acks, wants.acks_after)) if after]
+        return found + [
+            (key, after) for key, after in ((requests, wants.requests_after), (acks, wants.acks_after)) if after
+        ]
 
     def found(self, wants: ReadRequest, entries: Mapping[bytes, list[Any]]) -> Batch:
         """What an XREAD found for this group; `entries` by key."""
@@ -299,7 +301,7 @@ class RedisLog:
         acks = entries.get(self._keys[6], [])
         return Batch(
             records,
-            [ask_of(entry) for entry in entries.get(self._keys[4], [])],
+            [request_of(entry) for entry in entries.get(self._keys[4], [])],
             corrupt,
             [ack for ack in map(ack_of, acks) if ack is not None],
             str(acks[-1][0], "ascii") if acks else wants.acks_after,
@@ -395,7 +397,7 @@ class RedisLog:
         except OutcomeUnknown as error:
             raise LogUnavailable(**error.fields) from None
 
-    def newest_ask(self) -> str:
+    def newest_request(self) -> str:
         command = (b"XREVRANGE", self._keys[4], "+", "-", "COUNT", 1)
         entries = self._asked(lambda: self._other.call(*command, limit=self._limit))
         return str(entries[0][0], "ascii") if entries else "0-0"

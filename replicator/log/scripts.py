@@ -30,7 +30,7 @@ INCLUDED = ("fence", "rights", "trim")
 
 
 #: The keys of a group, in the order in which the scripts number them.
-KEYS = ("term", "log", "head", "lease", "commands", "nodes", "acks", "probe")
+KEYS = ("term", "log", "head", "lease", "requests", "nodes", "acks", "probe")
 
 
 class _Script:

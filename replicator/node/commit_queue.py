@@ -1,8 +1,8 @@
 """Changes that wait to be committed, many in one record.
 
-A submitter queues its change, and takes the turn (the write lock) if that is free. Whoever has the turn commits all
-that is queued, in one record, and wakes those whose changes it carried; then the first of those that came meanwhile
-takes the turn. Alone, a submitter waits for nobody; many share one round trip.
+A submitter queues its change, and takes the write lock if that is free. The thread that holds the lock commits all that
+is queued, in one record, and wakes those whose changes it carried; then the first of those that came meanwhile takes
+the lock. Alone, a submitter waits for nobody; many share one round trip.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 #: One record carries at most this many changes, so that no standby works on one for long.
 BATCH_CHANGES_MAX = 1000
 
-#: A thread that takes the turn for something else than changes does not wake the queue: it looks again by itself.
+#: A thread that takes the write lock for something else than changes does not wake the queue: it looks again by itself.
 LOOK_AGAIN_S = 0.01
 
-#: A thread that sends a snapshot stays away so long when changes wait for its turn, and one that commits changes when
-#: another thread does: long enough for the other one to wake up and take it. Just giving the turn back is not, and the
+#: A thread that sends a snapshot stays away so long when changes wait for the lock, and one that commits changes when
+#: another thread does: long enough for the other one to wake up and take it. Just releasing the lock is not, and the
 #: other one would wait for another part, or record, and yet another.
 YIELD_FOR_S = 0.0002
 
@@ -65,13 +65,13 @@ class CommitQueue:
         write_lock = self._write_lock
         while not waiting.done:
             if write_lock.acquire(blocking=False):
-                waiting.has_turn = True
+                waiting.has_lock = True
                 try:
                     self._commit_queued(deadline + GRACE_S)
                     while not waiting.done and time.monotonic() < deadline:
                         self._commit_queued(deadline + GRACE_S)
                 finally:
-                    waiting.has_turn = False
+                    waiting.has_lock = False
                     write_lock.release()
                 self._pass_on()
                 if not waiting.done:
@@ -83,7 +83,7 @@ class CommitQueue:
         return waiting.outcome
 
     def enqueue(self, waiting: Waiting) -> None:
-        """Queue it for whoever takes the turn, which the caller sees to (`commit_all`)."""
+        """Queue it for the thread that takes the write lock, which the caller sees to (`commit_all`)."""
         self._queue.append(waiting)
 
     @property
@@ -101,7 +101,7 @@ class CommitQueue:
         return next((each for each in sent.batch if not each.done and each.deadline > now), None)
 
     def commit_all(self) -> None:
-        """Commit what is queued. Others get the turn between two records: there may be more for ever."""
+        """Commit what is queued. Others get the lock between two records: there may be more for ever."""
         write_lock = self._write_lock
         while self.has_queued:
             with write_lock:
@@ -111,7 +111,7 @@ class CommitQueue:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        """Wake the first of those that queued up meanwhile: it takes the turn next."""
+        """Wake the first of those that queued up meanwhile: it takes the lock next."""
         if (first := self._first_unresolved) is not None:
             first.wake()
         elif self._queue:
@@ -119,7 +119,7 @@ class CommitQueue:
                 self._queue[0].wake()
 
     def let_in(self) -> None:
-        """Between two parts of a snapshot: give the turn to a submitter that sleeps because it was taken."""
+        """Between two parts of a snapshot: give the lock to a submitter that sleeps because it was taken."""
         if self._queue:
             self._pass_on()
             let_others_run(YIELD_FOR_S)
@@ -139,7 +139,7 @@ class CommitQueue:
         return LogUnavailable(url=self._writer.url, problem="earlier writes are still waiting; nothing was written")
 
     def _commit_queued(self, until: float = math.inf) -> None:
-        """Commit what goes into one record. Whoever has the turn does it, and has no longer than `until`."""
+        """Commit what goes into one record. The caller holds the write lock, and has no longer than `until`."""
         batch = self._next_batch()
         results: list[Any] = []
         error: ReplicatorError | None = None
@@ -167,7 +167,7 @@ class CommitQueue:
     def _without_those_who_wait_on(self, batch: list[Waiting], problem: LogUnavailable) -> list[Waiting]:
         """The time of whoever committed is over; those that have more of it are not told yet.
 
-        The next one that takes the turn goes on for them, with the same record if that may be in the log.
+        The next one that takes the lock goes on for them, with the same record if that may be in the log.
         """
         now = time.monotonic()
         others = [waiting for waiting in batch if waiting.deadline > now]
@@ -183,7 +183,7 @@ class CommitQueue:
         finish(batch, self._writer.node_state.view.position.id, results, error)
 
     def _of_this_term(self, batch: list[Waiting]) -> list[Waiting]:
-        """Refuse what was meant for another term: the turn keeps this one until the record is in the log."""
+        """Refuse what was meant for another term: the lock keeps this one until the record is in the log."""
         term = self._writer.node_state.view.term
         others = [waiting for waiting in batch if waiting.term not in (None, term)]
         for waiting in others:

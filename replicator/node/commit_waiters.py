@@ -49,7 +49,7 @@ class Waiting:
         self.error: ReplicatorError | None = None
 
     def wake(self) -> None:
-        """It is the first in the queue, and nobody has the turn."""
+        """It is the first in the queue, and nobody has the write lock."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -66,12 +66,12 @@ class Waiting:
 class Sleeper(Waiting):
     """Its submitter is a thread, which sleeps on a lock that the others release."""
 
-    __slots__ = ("_asleep", "has_turn")
+    __slots__ = ("_asleep", "has_lock")
 
     def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float) -> None:
         super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline)
         #: It commits for all, and is awake.
-        self.has_turn = False
+        self.has_lock = False
         self._asleep = threading.Lock()
         self._asleep.acquire()
 
@@ -85,7 +85,7 @@ class Sleeper(Waiting):
 
     def finish(self) -> None:
         self.done = True
-        if not self.has_turn:
+        if not self.has_lock:
             self.wake()
 
 

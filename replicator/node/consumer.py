@@ -1,4 +1,4 @@
-"""What a node reads: records, which it folds, saves and applies, and asks of others.
+"""What a node reads: records, which it folds, saves and applies, and requests of others.
 
 A reader says what it wants next and takes what came of it, so it does not matter who fetches it: the node's own thread
 (`read`), or one that reads for many groups at once (`host.py`). It takes in what concerns the copy of the state, and
@@ -21,7 +21,7 @@ from .parts import Parts
 
 __all__ = ["BLOCK_MS", "Learnt", "Reader"]
 
-#: How long a read waits in Redis for the next record. What ends it early is a record, an ask, or the end of the node.
+#: How long a read waits in Redis for the next record. A record, a request, or the end of the node ends it early.
 BLOCK_MS = 1000
 
 #: Records of one read.
@@ -53,7 +53,7 @@ class Reader:
         self._acks = parts.acks
         self._problems = parts.problems
         self._stopping = stopping
-        self._asks_after = ""
+        self._requests_after = ""
         self._acks_after = "0-0"
         #: How long the next read is left for, after the one that came last.
         self.pause_s = 0.0
@@ -64,7 +64,7 @@ class Reader:
         wants = self.wants()
         batch = self._log.read(
             wants.after,
-            asks_after=wants.asks_after,
+            requests_after=wants.requests_after,
             acks_after=wants.acks_after,
             count=wants.most,
             block_ms=BLOCK_MS,
@@ -76,12 +76,12 @@ class Reader:
     def wants(self) -> ReadRequest:
         """What comes next."""
         node_state = self._replica.node_state
-        if not self._asks_after:
-            self._asks_after = self._log.newest_ask()
+        if not self._requests_after:
+            self._requests_after = self._log.newest_request()
         if node_state.holds_term:
-            return ReadRequest(None, self._asks_after, self._acks_after, RECORDS_AT_ONCE)
+            return ReadRequest(None, self._requests_after, self._acks_after, RECORDS_AT_ONCE)
         most = PARTS_AT_ONCE if node_state.view.follows_snapshot else RECORDS_AT_ONCE
-        return ReadRequest(node_state.view.cursor.id, self._asks_after, most=most)
+        return ReadRequest(node_state.view.cursor.id, self._requests_after, most=most)
 
     def received(self, batch: Batch) -> Iterator[GroupRequest | Learnt]:
         """Take in what came of it, and give what is to be acted on before the rest is taken in.
@@ -90,9 +90,9 @@ class Reader:
         """
         self._acks_after = batch.acks_after or self._acks_after
         self._acks.hear(batch.acks)
-        for ask in batch.asks:
-            self._asks_after = ask.id
-            yield ask
+        for request in batch.requests:
+            self._requests_after = request.id
+            yield request
         if batch.records:
             yield from self._take(batch.records)
             self._acks.hear()

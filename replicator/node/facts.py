@@ -90,7 +90,7 @@ class NodeFacts:
         now = Condition(
             failed=self.failed,
             stopping=self._setup.stopping.is_set(),
-            stalled=self.held_up or "",
+            stalled=self.state_problem or "",
             problems=self._setup.problems.in_the_way,
             standing=self._standing,
             in_sync=node_state.in_sync,
@@ -143,7 +143,7 @@ class NodeFacts:
         return (running.replica.stalled or None) if running else None
 
     @property
-    def held_up(self) -> str | None:
+    def state_problem(self) -> str | None:
         """Why the state does not become what it should be: the application failed, or something is in its way, a full
         disk for example, and it is tried again. None: it does."""
         running = self._begun

@@ -155,7 +155,7 @@ class GroupReader:
         if isinstance(batch, Batch) and batch.is_empty and not tended.troubled:
             tended.together = True
             return
-        full = isinstance(batch, Batch) and max(len(batch.records), len(batch.asks), len(batch.acks)) >= most
+        full = isinstance(batch, Batch) and max(len(batch.records), len(batch.requests), len(batch.acks)) >= most
         tended.together = False  # until it has taken this in
         self._batches.append((tended, batch, full))
 

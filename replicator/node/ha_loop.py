@@ -102,25 +102,25 @@ class HaLoop:
             self.lease_keeper.renew()
         self.wake()
 
-    def _hear_request(self, ask: GroupRequest) -> None:
+    def _hear_request(self, request: GroupRequest) -> None:
         node_state = self._replica.node_state
-        if ask.what == "vacant":
-            self.candidate.heard_vacant(ask.node)
+        if request.what == "vacant":
+            self.candidate.heard_vacant(request.node)
             self.wake()
-        elif ask.what in ("paused", "report"):
+        elif request.what in ("paused", "report"):
             self.wake()
-        elif ask.what == "term":
+        elif request.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
             self.lease_keeper.renew()
-        elif ask.what == "forget":
-            self.observer.forget(ask.node)
-        elif ask.what == "snapshot" and node_state.holds_term:
+        elif request.what == "forget":
+            self.observer.forget(request.node)
+        elif request.what == "snapshot" and node_state.holds_term:
             # Not here: one that is under way may be older than what is asked for, then another one follows it.
-            self.publisher.asked_by = ask.by
+            self.publisher.asked_by = request.by
             self.wake()
-        elif ask.what == "prepare" and ask.node == self._name:
-            self._handover.ask(ask.id)
-        elif ask.what == "digest" and node_state.is_primary:
+        elif request.what == "prepare" and request.node == self._name:
+            self._handover.ask(request.id)
+        elif request.what == "digest" and node_state.is_primary:
             with suppress(LogLost):  # the next beat reports it
                 self._parts.primary.commits.mark()
             self.wake()
@@ -197,7 +197,7 @@ class HaLoop:
             self._asked_at = now
             what = "nothing of the log is left to be read: asking for a snapshot"
             self._telling.tell("gone", logging.WARNING, what)
-            self._log.ask("snapshot", by=self._name)
+            self._log.request("snapshot", by=self._name)
 
     def _pause_s(self, started: float) -> float:
         """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""

@@ -38,10 +38,10 @@ BEHIND_S_MAX = 5.0
 
 
 class Lag(NamedTuple):
-    """`records` behind the head; `seconds`, the age of the newest applied record, 0 if nothing is missing."""
+    """`records` behind the head; `ms`, the age of the newest applied record, 0 if nothing is missing."""
 
     records: int | None
-    seconds: float | None
+    ms: int | None
 
 
 UNKNOWN = Lag(None, None)
@@ -70,13 +70,13 @@ def lag_of(
         return UNKNOWN
     records = head.position.id.n - position.id.n
     if records == 0 and head.position.chain == position.chain:
-        return Lag(0, 0.0)
+        return Lag(0, 0)
     if records <= 0:
         # The look is older than what was applied since, or the histories differ.
-        return Lag(0, 0.0) if position.id > head.position.id else UNKNOWN
+        return Lag(0, 0) if position.id > head.position.id else UNKNOWN
     if not applied_at:
         return Lag(records, None)
-    return Lag(records, max(0.0, (seen.look.now_ms + now_ms - seen.asked_at_ms - applied_at) / 1000))
+    return Lag(records, max(0, round(seen.look.now_ms + now_ms - seen.asked_at_ms - applied_at)))
 
 
 def lag_as_reported(heartbeat: Heartbeat, look: GroupView) -> Lag:
@@ -88,10 +88,10 @@ def lag_as_reported(heartbeat: Heartbeat, look: GroupView) -> Lag:
         return UNKNOWN  # a head that nobody moves is not known to be the newest
     records = max(0, head.position.id.n - heartbeat.position.id.n)
     if records == 0:
-        return Lag(0, 0.0)
+        return Lag(0, 0)
     if not heartbeat.applied_at:
         return Lag(records, None)
-    return Lag(records, round(max(0, look.now_ms - heartbeat.applied_at) / 1000, 3))
+    return Lag(records, max(0, look.now_ms - heartbeat.applied_at))
 
 
 class Trail:

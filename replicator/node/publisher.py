@@ -147,7 +147,7 @@ class Publisher:
             node_state = self._writer.check_may_write(until)
             if term not in (None, node_state.view.term):
                 raise self._writer.other_term(term)
-            # The turn keeps it so until the last part is in the log.
+            # The write lock keeps it so until the last part is in the log.
             if expect is not None and not node_state.view.is_unchanged_since(expect):
                 raise Outdated(expect=expect, position=node_state.view.position.id)
             snapshot = node_state.begin_snapshot(replaces=True)

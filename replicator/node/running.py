@@ -107,11 +107,11 @@ class RunningNode:
         """
         self.wake()
         self.replica.close()
-        # With the turn nothing is half done; nobody gets it back.
-        has_turn = self.replica.write_lock.acquire(timeout=2 * self._setup.lease.length_s)
+        # With the write lock nothing is half done; no writer gets it back.
+        has_lock = self.replica.write_lock.acquire(timeout=2 * self._setup.lease.length_s)
         self.ha_loop.end(failed=self.duties.failed is not None)
         self._setup.log.close()
-        if has_turn:
+        if has_lock:
             self.replica.write_lock.release()
         self.async_writer.close()
         self._setup.scheduler.stop(self._node_work)

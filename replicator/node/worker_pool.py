@@ -84,9 +84,9 @@ class Team:
 
     def _limit(self) -> int:
         until = time.monotonic() - PATIENCE_S
-        held_up = sum(since < until for since in list(self._since.values()))
+        state_problem = sum(since < until for since in list(self._since.values()))
         # Where some are held up the next one may be as well.
-        return min(TEAM_MAX, self._size + 2 * held_up)
+        return min(TEAM_MAX, self._size + 2 * state_problem)
 
     def _work(self) -> None:
         me = threading.current_thread()

@@ -74,7 +74,7 @@ class RecordWriter:
 
     @property
     def write_lock(self) -> WriteLock:
-        """Whoever has it has the turn."""
+        """Only the thread that holds it writes."""
         return self._replica.write_lock
 
     @property

@@ -59,18 +59,18 @@ Progress = Callable[[str], None]
 class NodeFacts:
     """One checkpoint. `place`: `in the log`, `before the log` (trimmed), `ahead of the log`, `not in the log`, `new`.
 
-    Of its change records, `changes` are also in the log, and `trimmed` are older than the log, or were lost before a
-    rebase. The log lacks those that are `divergent`. They are no violation if the node's history diverged from the
-    group's: then they will become a fork. `digest`: that of the state.
+    Of its change records, `common_record_count` are also in the log, and `trimmed_record_count` are older than the log,
+    or were lost before a rebase. The log lacks `divergent_record_count` of them. They are no violation if the node's
+    history diverged from the group's: then they will become a fork. `digest`: that of the state.
     """
 
     node: str
     path: str
     position: str
     place: str
-    changes: int
-    trimmed: int
-    divergent: int
+    common_record_count: int
+    trimmed_record_count: int
+    divergent_record_count: int
     digest: str
 
 
@@ -235,11 +235,11 @@ class CannotRebuild(ReplicatorError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Certificate:
-    """What was checked and found good. `equal`: for each position, the names of nodes with equal states there."""
+    """What was checked and found good. `equal_nodes`: for each position, the names of nodes with equal states there."""
 
     log: LogFacts
     nodes: list[NodeFacts] = field(default_factory=list)
-    equal: list[list[str]] = field(default_factory=list)
+    equal_nodes: list[list[str]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Its names are a contract."""
@@ -278,7 +278,7 @@ def certify(
         told = [
             _told(node, place, data_dir, make_state()) for (node, place), data_dir in zip(nodes, data_dirs, strict=True)
         ]
-        return Certificate(log=facts, nodes=told, equal=_equal([node for node, _ in nodes], told))
+        return Certificate(log=facts, nodes=told, equal_nodes=_equal([node for node, _ in nodes], told))
 
 
 def _check_kind(copy: Stored, kind: str, *, assumed: bool) -> None:
@@ -341,9 +341,9 @@ def _walk(log: Log, head: Head, walk: LogVerifier, nodes: Sequence[Compared], pr
         if not batch.records:
             return
         after = batch.records[-1].id
-        if walk.facts.records // RECORDS_A_REPORT > told:
-            told = walk.facts.records // RECORDS_A_REPORT
-            progress(f"{walk.facts.records} records are good, up to {after} of {upto}")
+        if walk.facts.record_count // RECORDS_A_REPORT > told:
+            told = walk.facts.record_count // RECORDS_A_REPORT
+            progress(f"{walk.facts.record_count} records are good, up to {after} of {upto}")
 
 
 def _check_sources(log: Log, walk: LogVerifier) -> None:
@@ -365,9 +365,9 @@ def _told(node: Compared, place: str, data_dir: Path, state: ReplicatedState) ->
         path=str(data_dir),
         position=str(node.position.id),
         place=place,
-        changes=node.changes,
-        trimmed=node.trimmed,
-        divergent=node.divergent,
+        common_record_count=node.changes,
+        trimmed_record_count=node.trimmed,
+        divergent_record_count=node.divergent,
         digest=_digest(node.stored, state),
     )
 

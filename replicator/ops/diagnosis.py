@@ -34,7 +34,7 @@ __all__ = [
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 #: The lag of a standby above which a warning is due: a takeover would take at least as long.
-LAG_S_MAX = 5.0
+LAG_MS_MAX = 5000
 
 #: How far the clock of a writer may be ahead of that of Redis before a warning is due.
 CLOCK_AHEAD_MS_MAX = 1000
@@ -46,15 +46,15 @@ class Check:
 
     check: str
     level: str
-    text: str
+    message: str
 
 
-def ok(check: str, text: str) -> Check:
-    return Check(check=check, level=OK, text=text)
+def ok(check: str, message: str) -> Check:
+    return Check(check=check, level=OK, message=message)
 
 
 def warning(check: str, what: str, do: str) -> Check:
-    return Check(check=check, level=WARNING, text=f"{what}: {do}" if ":" not in what else f"{what}; {do}")
+    return Check(check=check, level=WARNING, message=f"{what}: {do}" if ":" not in what else f"{what}; {do}")
 
 
 def problem(check: str, what: str, do: str) -> Check:
@@ -274,8 +274,8 @@ def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check
         what = "it is ahead of the log, which lost something"
         yield warning(name, what, "promote it, or what only it has becomes a fork")
     lag = lag_as_reported(heartbeat, look)
-    if lag.records and (lag.seconds or 0) > LAG_S_MAX:
-        what = f"it is {lag.records} records behind, at what was written {lag.seconds:.0f} s ago"
+    if lag.records and (lag.ms or 0) > LAG_MS_MAX:
+        what = f"it is {lag.records} records behind, at what was written {(lag.ms or 0) / 1000:.0f} s ago"
         yield warning(name, what, "see to its machine, its disk and its network")
 
 

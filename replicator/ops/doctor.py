@@ -41,19 +41,19 @@ class Report:
     checks: list[Check]
 
     @property
-    def problems(self) -> int:
+    def problem_count(self) -> int:
         return sum(check.level == PROBLEM for check in self.checks)
 
     @property
-    def warnings(self) -> int:
+    def warning_count(self) -> int:
         return sum(check.level == WARNING for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Its names are a contract."""
         return {
             "group": self.group,
-            "problems": self.problems,
-            "warnings": self.warnings,
+            "problem_count": self.problem_count,
+            "warning_count": self.warning_count,
             "checks": [asdict(check) for check in self.checks],
         }
 
@@ -240,7 +240,7 @@ def _term_key(facts: Facts) -> Iterator[Check]:
 def _size(facts: Facts) -> Iterator[Check]:
     """Whether the log is larger than its rules allow (docs/snapshots.md, *What the log weighs*)."""
     status = facts.status
-    if status is None or status.head is None:
+    if status is None or status.last_id is None:
         return
     if status.log_bytes is None:
         yield _not_known("size", "what the log takes is not known", "allow this user MEMORY USAGE")
@@ -267,8 +267,8 @@ def log_bytes_max(snapshot_bytes: int, kept_bytes: int) -> int:
 
 def _unreported(status: Status) -> int:
     """Roughly by how many bytes the log has grown since the primary's heartbeat."""
-    records = max((node.lag_records or 0 for node in status.nodes if node.name == status.holder), default=0)
-    return records * (status.log_bytes or 0) // max(1, status.log_records or 0)
+    records = max((node.lag_records or 0 for node in status.nodes if node.node == status.holder), default=0)
+    return records * (status.log_bytes or 0) // max(1, status.record_count or 0)
 
 
 def _room(facts: Facts) -> Iterator[Check]:

@@ -32,28 +32,29 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeStatus:
-    """One node, as it last reported `age_seconds` ago. `lag_records` and `lag_seconds`: None if not known."""
+    """The node `node`, as it last reported `age_ms` ago. `lag_records` and `lag_ms`: None if not known."""
 
-    name: str
+    node: str
     boot: str
     role: str
     term: int
     position: str
     lag_records: int | None
-    lag_seconds: float | None
+    lag_ms: int | None
     in_sync: bool
     alive: bool
     http: str | None
     problem: str | None
-    age_seconds: float
+    age_ms: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
     """A group. `holder` is the node that holds the term in the present run of Redis, None if no node does.
 
-    `log_records` and `log_bytes`: the size of the log in Redis. `snapshot_bytes`: that of the newest snapshot, as it
-    was sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes in the log. None: not known.
+    `last_id`: the newest record. `record_count` and `log_bytes`: the size of the log in Redis. `snapshot_bytes`:
+    that of the newest snapshot, as it was sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes in
+    the log. None: not known.
     `problem`: what is wrong with the group, in one line, or None; `warnings`: what is worth a look.
     """
 
@@ -62,9 +63,9 @@ class Status:
     run: str
     term: int
     holder: str | None
-    head: str | None
+    last_id: str | None
     lease_ms: int | None
-    log_records: int | None
+    record_count: int | None
     log_bytes: int | None
     snapshot_bytes: int | None
     changes_bytes: int | None
@@ -98,7 +99,7 @@ def status_of(group: str, look: GroupView, size: LogSize) -> Status:
     """The status that follows from a look and the size of the log."""
     head = look.head
     found, paused = checks_of_group(look) if is_known(look) else [], pause_of(look)
-    of_nodes = [f"{check.check}: {check.text}" for check in checks_of_nodes(look) if check.level == WARNING]
+    of_nodes = [f"{check.check}: {check.message}" for check in checks_of_nodes(look) if check.level == WARNING]
     primary = look.heartbeats.get(term_holder(look) or "")
     primary = primary if primary is not None and primary.alive else None
     return Status(
@@ -107,16 +108,16 @@ def status_of(group: str, look: GroupView, size: LogSize) -> Status:
         run=look.run,
         term=look.term,
         holder=term_holder(look),
-        head=str(head.position.id) if head else None,
+        last_id=str(head.position.id) if head else None,
         lease_ms=look.lease_ms,
-        log_records=size.records,
+        record_count=size.records,
         log_bytes=size.bytes,
         snapshot_bytes=primary.snapshot_bytes if primary else None,
         changes_bytes=primary.changes_bytes if primary else None,
         kept_bytes=_kept_bytes(primary, size) if primary else None,
         nodes=[node_status(heartbeat, look) for _, heartbeat in sorted(look.heartbeats.items())],
-        problem="; ".join(check.text for check in found if check.level == PROBLEM or check == paused) or None,
-        warnings=[check.text for check in found if check.level == WARNING and check != paused] + of_nodes,
+        problem="; ".join(check.message for check in found if check.level == PROBLEM or check == paused) or None,
+        warnings=[check.message for check in found if check.level == WARNING and check != paused] + of_nodes,
     )
 
 
@@ -132,16 +133,16 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
     holds = head is not None and (heartbeat.node, heartbeat.boot) == (term_holder(look), head.boot)
     lag = lag_as_reported(heartbeat, look)
     return NodeStatus(
-        name=heartbeat.node,
+        node=heartbeat.node,
         boot=heartbeat.boot,
         role=heartbeat.role if heartbeat.alive and holds else "standby",
         term=heartbeat.term,
         position=str(heartbeat.position.id),
         lag_records=lag.records,
-        lag_seconds=lag.seconds,
+        lag_ms=lag.ms,
         in_sync=heartbeat.in_sync,
         alive=heartbeat.alive,
         http=heartbeat.http or None,
         problem=heartbeat.stalled or heartbeat.problem or ("ahead of the log" if ahead and heartbeat.alive else None),
-        age_seconds=heartbeat.age_ms / 1000,
+        age_ms=heartbeat.age_ms,
     )

@@ -50,37 +50,46 @@ RULES = {
 
 
 class Violation(ReplicatorError):
-    """{rule}: {problem} ({meaning})"""
+    """{rule}: {what} ({meaning})"""
 
-    def __init__(self, rule: str, problem: str, *, ids: Iterable[RecordId] = (), node: str = "") -> None:
+    def __init__(self, rule: str, message: str, *, ids: Iterable[RecordId] = (), node: str = "") -> None:
         self.meaning = RULES[rule][1]
-        super().__init__(rule=rule, problem=problem, meaning=self.meaning)
+        super().__init__(rule=rule, what=message, meaning=self.meaning)
         self.rule = rule
-        self.problem = problem
+        self.message = message
         self.ids = tuple(ids)
         self.node = node
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Its names are a contract."""
         ids = [str(id_) for id_ in self.ids]
-        return {"rule": self.rule, "ids": ids, "node": self.node, "problem": self.problem, "meaning": self.meaning}
+        return {
+            "rule": self.rule,
+            "ids": ids,
+            "node": self.node or None,
+            "message": self.message,
+            "meaning": self.meaning,
+        }
 
 
 @dataclass(kw_only=True, slots=True)
 class LogFacts:
-    """What was read. `trimmed`: the oldest records are gone. `changes` counts those of the application."""
+    """What was read. `trimmed`: the oldest records are gone. `change_count` counts those of the application.
 
-    first: str = ""
-    last: str = ""
+    `records_bytes`: the headers and bodies of all records.
+    """
+
+    first_id: str = ""
+    last_id: str = ""
     trimmed: bool = False
-    records: int = 0
-    terms: int = 0
-    changes: int = 0
-    markers: int = 0
-    snapshots: int = 0
-    snapshots_broken_off: int = 0
-    rebases: int = 0
-    bytes: int = 0
+    record_count: int = 0
+    term_count: int = 0
+    change_count: int = 0
+    marker_count: int = 0
+    snapshot_count: int = 0
+    broken_snapshot_count: int = 0
+    rebase_count: int = 0
+    records_bytes: int = 0
 
 
 class LogVerifier:
@@ -135,9 +144,9 @@ class LogVerifier:
         self.last = record.position
         self._in_term += 1
         facts = self.facts
-        facts.first, facts.last = facts.first or str(record.id), str(record.id)
-        facts.records += 1
-        facts.bytes += len(record.header) + len(record.body)
+        facts.first_id, facts.last_id = facts.first_id or str(record.id), str(record.id)
+        facts.record_count += 1
+        facts.records_bytes += len(record.header) + len(record.body)
         return rebases
 
     # --- its place ---
@@ -186,7 +195,7 @@ class LogVerifier:
                 problem = f"term {record.id.term} begins with {record}, and not with the record of its promotion"
                 raise Violation("term", problem, ids=(record.id,))
             self._writer, self._in_term = record.writer, 0
-            self.facts.terms += 1
+            self.facts.term_count += 1
         elif isinstance(record, TermRecord):
             raise Violation("term", f"{record.id} opens term {record.id.term} once more", ids=(record.id,))
         elif record.writer != self._writer:
@@ -218,8 +227,8 @@ class LogVerifier:
                 self._take_patch(record)
             else:
                 decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
-        self.facts.changes += record.count
-        self.facts.markers += not record.count
+        self.facts.change_count += record.count
+        self.facts.marker_count += not record.count
         self._changed = last_change_after(record) or self._changed
 
     def _take_patch(self, record: ChangeRecord) -> None:
@@ -242,7 +251,7 @@ class LogVerifier:
         if rebases:
             self._parted = record.as_of.id
             self._payload = None
-            self.facts.rebases += 1
+            self.facts.rebase_count += 1
         if record.part == 0:
             of_its_term = record.as_of.id.term == record.id.term and record.as_of.id < record.id
             if not rebases and not of_its_term:
@@ -282,12 +291,12 @@ class LogVerifier:
         if last.replaces:
             self._payload = last.digest
         self.snapshots[last.as_of] = last.digest
-        self.facts.snapshots += 1
+        self.facts.snapshot_count += 1
 
     def _drop_parts(self, *, broken_off: bool) -> None:
         if self._parts is not None:
             self._parts.close()
-            self.facts.snapshots_broken_off += broken_off
+            self.facts.broken_snapshot_count += broken_off
         self._parts = None
 
     # --- the end ---

@@ -37,19 +37,23 @@ def records(log: Log, *, after: RecordId = ZERO_ID, follow: bool = False) -> Ite
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Term:
-    """One term, as its own record and those after it show it. `last` is the id of its newest record."""
+    """One term, as its own record and those after it show it. `holder`: the node that took it.
+
+    `first_id`: the oldest of its records that the log still has, written at `first_written_at` (unix ms); `last_id`:
+    its newest. `change_count`, `snapshot_count`: how many it has.
+    """
 
     term: int
-    node: str
+    holder: str
     boot: str
-    run: str
-    by: str
-    reason: str
-    at: int
-    first: str
-    last: str
-    changes: int
-    snapshots: int
+    run: str | None
+    by: str | None
+    reason: str | None
+    first_written_at: int
+    first_id: str
+    last_id: str
+    change_count: int
+    snapshot_count: int
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,7 +62,7 @@ class Term:
 def history(log: Log) -> list[Term]:
     """The terms of which the log still has records, oldest first.
 
-    If the record of a term itself was trimmed away, `run`, `by` and `reason` are empty.
+    If the record of a term itself was trimmed away, `run`, `by` and `reason` are None: not known.
     """
     terms: list[Term] = []
     for record in records(log):
@@ -73,16 +77,16 @@ def _opened(record: Record) -> Term:
     opens = record if isinstance(record, TermRecord) else None
     return Term(
         term=record.id.term,
-        node=record.node,
+        holder=record.node,
         boot=record.boot,
-        run=opens.run if opens else "",
-        by=opens.by if opens else "",
-        reason=opens.reason if opens else "",
-        at=record.at,
-        first=str(record.id),
-        last=str(record.id),
-        changes=0,
-        snapshots=0,
+        run=opens.run if opens else None,
+        by=opens.by if opens else None,
+        reason=opens.reason if opens else None,
+        first_written_at=record.at,
+        first_id=str(record.id),
+        last_id=str(record.id),
+        change_count=0,
+        snapshot_count=0,
     )
 
 
@@ -90,5 +94,8 @@ def _with(term: Term, record: Record) -> Term:
     changes = record.count if isinstance(record, ChangeRecord) else 0
     ends = isinstance(record, PartRecord) and record.is_last
     return replace(
-        term, last=str(record.id), changes=term.changes + changes, snapshots=term.snapshots + (1 if ends else 0)
+        term,
+        last_id=str(record.id),
+        change_count=term.change_count + changes,
+        snapshot_count=term.snapshot_count + (1 if ends else 0),
     )

@@ -49,12 +49,15 @@ POLL_IN_THE_GAP_S = 0.002
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Promotion:
-    """What a promotion did. `led_ms`: from the request until the node said that it leads."""
+    """What a promotion did. `primary`: the node that leads; `first_id`: the record that opens its term.
 
-    node: str
+    `took_ms`: from the request until the node said that it leads.
+    """
+
+    primary: str
     term: int
-    id: str
-    led_ms: float
+    first_id: str
+    took_ms: float
 
 
 def promote(
@@ -89,8 +92,8 @@ def promote(
             wait_until_it_leads(log, node, look.heartbeats[node].boot, reply.term, until)
         except _RestartedMeanwhile:
             continue  # the boot that got the term is gone; its successor gets the next one
-        led_ms = (time.monotonic() - started) * 1000
-        return Promotion(node=node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
+        took_ms = (time.monotonic() - started) * 1000
+        return Promotion(primary=node, term=reply.term, first_id=str(reply.id), took_ms=round(took_ms, 1))
 
 
 def claim_of(
@@ -148,16 +151,16 @@ def wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: flo
 class PromotionPreview:
     """What a promotion of `node` would lose. `lag_records`: what it reads before it leads; None: not known.
 
-    `refused`: why the tools refuse it. `lost`: what others have and would be left with, as forks. `unknown`: what
-    nobody can say now.
+    `refusal`: why the tools refuse it; `better_node`: the one to promote instead. `losses`: what others have and would
+    be left with, as forks. `unknowns`: what nobody can say now.
     """
 
     node: str
-    refused: str | None
-    better: str | None
+    refusal: str | None
+    better_node: str | None
     lag_records: int | None
-    lost: list[str]
-    unknown: list[str]
+    losses: list[str]
+    unknowns: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -171,11 +174,11 @@ def preview(log: Log, node: str) -> PromotionPreview:
     candidate = look.heartbeats.get(node)
     return PromotionPreview(
         node=node,
-        refused=refusal.reason if refusal else None,
-        better=refusal.better if refusal else None,
+        refusal=refusal.reason if refusal else None,
+        better_node=refusal.better if refusal else None,
         lag_records=node_status(candidate, look).lag_records if candidate else None,
-        lost=_lost_with(candidate, look) if candidate else [],
-        unknown=_unknown_with(node, look),
+        losses=_lost_with(candidate, look) if candidate else [],
+        unknowns=_unknown_with(node, look),
     )
 
 
@@ -207,14 +210,17 @@ def _unknown_with(node: str, look: GroupView) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Switchover:
-    """What a switchover did. `gap_ms`: from the last moment in which the old primary could write to the first in which
-    the new one was seen to lead, so the gap in the writes was no longer. `follows`: the old primary said that it does.
+    """What a switchover did. `first_id`: the record that opens the new term; `follows`: the old primary said that it
+    does.
+
+    `gap_ms`: from the last moment in which the old primary could write to the first in which the new one was seen to
+    lead, so the gap in the writes was no longer.
     """
 
-    node: str
-    before: str
+    primary: str
+    previous_primary: str
     term: int
-    id: str
+    first_id: str
     gap_ms: float
     follows: bool
 
@@ -256,7 +262,12 @@ def switchover(
     gap_ms = (time.monotonic() - started) * 1000
     follows = _follows(log, before, done.term, deadline)
     return Switchover(
-        node=node, before=before.node, term=done.term, id=done.id, gap_ms=round(gap_ms, 1), follows=follows
+        primary=node,
+        previous_primary=before.node,
+        term=done.term,
+        first_id=done.first_id,
+        gap_ms=round(gap_ms, 1),
+        follows=follows,
     )
 
 
@@ -265,12 +276,12 @@ def _prepare(log: Log, node: str, before: Head, by: str, progress: Progress) -> 
     heartbeat = log.look().heartbeats.get(before.node)
     if heartbeat is None or not heartbeat.alive or not heartbeat.prepares:
         return False
-    ask = log.ask("prepare", by=by, node=before.node)
+    request = log.request("prepare", by=by, node=before.node)
     progress(f"{before.node} stops its program, and publishes what that wrote last")
     deadline = time.monotonic() + PREPARE_TIMEOUT_S
-    while heartbeat.prepared != ask:
-        if heartbeat.prepared.startswith(f"{ask}: "):
-            reason = heartbeat.prepared.removeprefix(f"{ask}: ")
+    while heartbeat.prepared != request:
+        if heartbeat.prepared.startswith(f"{request}: "):
+            reason = heartbeat.prepared.removeprefix(f"{request}: ")
             raise PromotionRefused(node, f"{before.node} cannot hand over ({reason}); `promote` does not ask it to")
         if not heartbeat.alive or time.monotonic() > deadline:
             hint = f"nothing was done; `replicator promote {node}` does not wait for it"
@@ -282,7 +293,7 @@ def _prepare(log: Log, node: str, before: Head, by: str, progress: Progress) -> 
 
 def _wait_until_it_keeps_up(log: Log, node: str, target: RecordId, deadline: float, progress: Progress) -> None:
     while True:
-        log.ask("report", by="switchover", node=node)
+        log.request("report", by="switchover", node=node)
         look = log.look()
         promotion.check(node, look)
         heartbeat = look.heartbeats[node]

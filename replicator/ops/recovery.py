@@ -67,8 +67,8 @@ def recover(
     else:
         progress(f"founded anew from {heartbeat.node}, in term {reply.term}; its state goes into the log")
     wait_until_it_leads(log, heartbeat.node, heartbeat.boot, reply.term, started + reporting_s + timeout_s)
-    led_ms = (time.monotonic() - started) * 1000
-    return Promotion(node=heartbeat.node, term=reply.term, id=str(reply.id), led_ms=round(led_ms, 1))
+    took_ms = (time.monotonic() - started) * 1000
+    return Promotion(primary=heartbeat.node, term=reply.term, first_id=str(reply.id), took_ms=round(took_ms, 1))
 
 
 def _check_is_broken(look: GroupView) -> None:

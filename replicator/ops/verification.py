@@ -35,7 +35,7 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
     deadline = time.monotonic() + timeout_s
     log = log.within(deadline + GRACE_S)
     head = led_head(log)
-    log.ask("snapshot", by=by)
+    log.request("snapshot", by=by)
     progress(f"asked {head.node} for a snapshot")
     parts = -1
     while time.monotonic() < deadline:
@@ -54,13 +54,13 @@ def snapshot(log: Log, *, by: str, timeout_s: float = 120.0, progress: Progress 
 class DigestReport:
     """The digests of the nodes' states at one position.
 
-    `missing`: live nodes that did not report in time; `silent`: other nodes of the group, which do not report at all.
+    `late_nodes`: live ones that did not report in time; `silent_nodes`: others of the group, which do not report.
     """
 
     position: str
     digests: dict[str, str]
-    missing: list[str]
-    silent: list[str]
+    late_nodes: list[str]
+    silent_nodes: list[str]
 
     @property
     def differ(self) -> bool:
@@ -75,7 +75,7 @@ class DigestReport:
     @property
     def equal(self) -> bool:
         """Whether all nodes of the group were found to have the same state."""
-        return not (self.missing or self.silent or self.undrawn or self.differ)
+        return not (self.late_nodes or self.silent_nodes or self.undrawn or self.differ)
 
     @property
     def verdict(self) -> str:
@@ -85,8 +85,8 @@ class DigestReport:
             return f"the states at {self.position} differ: {told}"
         if self.equal:
             return "all equal"
-        late = [f"{node} did not report in time" for node in self.missing]
-        dead = [f"{node} does not report" for node in self.silent]
+        late = [f"{node} did not report in time" for node in self.late_nodes]
+        dead = [f"{node} does not report" for node in self.silent_nodes]
         failed = [f"the state of {node} could not be drawn" for node in self.undrawn]
         alike = [node for node in self.digests if node not in self.undrawn]
         told = f"{', '.join(alike) or 'nobody'} {'have equal states' if len(alike) > 1 else 'told its state'}"
@@ -106,7 +106,7 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = s
     deadline = time.monotonic() + timeout_s
     log = log.within(deadline + GRACE_S)
     head = led_head(log)
-    log.ask("digest", by=by)
+    log.request("digest", by=by)
     progress(f"asked {head.node} for a marker")
     told = -1
     while True:
@@ -116,14 +116,14 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = s
         at = marked.digest_at if marked else ZERO_ID
         if at > head.position.id:
             digests = {name: heartbeat.digest for name, heartbeat in sorted(live.items()) if heartbeat.digest_at == at}
-            missing = sorted(set(live) - set(digests))
+            late = sorted(set(live) - set(digests))
             if len(digests) > told:
                 told = len(digests)
                 progress(f"{told} of {len(live)} nodes reported at {at}")
-            if not missing or time.monotonic() > deadline:
+            if not late or time.monotonic() > deadline:
                 known = {name for name, heartbeat in look.heartbeats.items() if not heartbeat.left}
                 silent = sorted(known - set(live) - set(digests))
-                return DigestReport(position=str(at), digests=digests, missing=missing, silent=silent)
+                return DigestReport(position=str(at), digests=digests, late_nodes=late, silent_nodes=silent)
         elif time.monotonic() > deadline:
             raise TimeoutError(f"{head.node} has not reported a digest after {timeout_s} s")
         time.sleep(POLL_EVERY_S)

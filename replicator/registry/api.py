@@ -16,8 +16,8 @@ Rules for requests:
 - `Replicator-Term: N` on a write is a promise that the sender knows the newest term: a lower N was replaced, and a
   higher one was issued by nobody, and both are refused (409). On a standby a higher N is for the primary to judge.
 - `PUT /v1/state` replaces everything. Unless there is nothing yet it says what it replaces: `If-Match`, with the
-  position that its sender saw (the `ETag` of a `GET`), or `?force=1`. What was seen is compared in the turn in which
-  the new state is written, so no change comes in between.
+  position that its sender saw (the `ETag` of a `GET`), or `?force=1`. What was seen is compared under the write lock
+  under which the new state is written, so no change comes in between.
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
 - `Envelope` is the one place where exceptions become answers, by the table `REGISTRY_ANSWERS`. Handlers only raise.
 
@@ -231,7 +231,8 @@ class RegistryApi:
         verdict = "load" if asked.any_term else document_verdict(term, current)
         if verdict == "stale":
             log.warning("a document of term %d was not loaded: the current term is %d", term, current)
-            return json_answer({"applied": False, "reason": "stale", "term": current})
+            message = f"term {term} is over, the current one is {current}; ?any_term=1 loads the document all the same"
+            return json_answer({"applied": False, "term": current, "message": message})
         if verdict == "future":
             message = f"term {term} was never issued here, the current one is {current}; ?any_term=1 loads it anyway"
             raise Refusal(409, "unknown_term", message, field="term", term=current)
@@ -247,7 +248,7 @@ class RegistryApi:
             if asked.expect is None:  # it was empty a moment ago
                 raise _not_empty(str(self._node.position.id)) from None
             raise
-        return json_answer({"applied": True, "term": self._node.term, "nodes": len(document.get("nodes") or ())})
+        return json_answer({"applied": True, "term": self._node.term, "node_count": len(document.get("nodes") or ())})
 
     def _place_without_anything(self) -> str:
         """Where the state is, if there is nothing in it to be lost."""

@@ -86,13 +86,13 @@ class Rebuild:
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
     def _keep_fork(self, last: PartRecord, before: View, after: NodeState) -> None:
-        parted_at = after.view.left_behind(before.changed)
-        if parted_at is not None and before.changed != ZERO_ID:
+        parted_id = after.view.left_behind(before.changed)
+        if parted_id is not None and before.changed != ZERO_ID:
             why = f"replaced by the snapshot {last.id} of {last.node}"
-            fork = self.saved.checkpoint.write_fork(why, parted_at)
+            fork = self.saved.checkpoint.write_fork(why, parted_id)
             logger.warning(
                 "this node had changes after %s that the group's history has not: kept as a fork in %s",
-                parted_at,
+                parted_id,
                 fork,
             )
 

@@ -60,17 +60,18 @@ def in_words(report: Report) -> Iterator[str]:
     """What a drill found, for somebody who sees one for the first time."""
     yield from map(_cost, report.faults)
     yield ""
-    yield f"{_writes(report.acknowledged)} acknowledged: {len(report.lost)} of them are missing."
-    during = sum(fault.acknowledged for fault in report.faults)
+    yield f"{_writes(report.acknowledged_count)} acknowledged: {len(report.lost_tags)} of them are missing."
+    during = sum(fault.acknowledged_count for fault in report.faults)
     yield f"  ({during:,} of them while a fault was played, the others before, between and after.)"
-    yield f"{_writes(report.refused)} refused, or reached nobody: {len(report.appeared)} of them are in the state."
-    yield f"{_writes(report.unknown)} not answered in time: {report.unknown_landed} of them are in the state."
+    appeared = len(report.appeared_tags)
+    yield f"{_writes(report.refused_count)} refused, or reached nobody: {appeared} of them are in the state."
+    yield f"{_writes(report.unknown_count)} not answered in time: {report.landed_count} of them are in the state."
     yield "  (Any number is right here: nobody was told what became of them.)"
-    yield f"In the state twice: {len(report.doubled)}."
-    refused = sum(fault.stale_refused for fault in report.faults)
+    yield f"In the state twice: {len(report.doubled_tags)}."
+    refused = sum(fault.stale_refused_count for fault in report.faults)
     yield (
-        f"{_writes(refused + report.stale_accepted)} sent in the name of a primary that had been replaced: "
-        f"Redis took {report.stale_accepted} of them."
+        f"{_writes(refused + report.stale_accepted_count)} sent in the name of a primary that had been replaced: "
+        f"Redis took {report.stale_accepted_count} of them."
     )
     equal = "have the same state" if report.equal else "are NOT shown to have the same state"
     yield f"All three nodes, the old primaries among them, {equal}."
@@ -80,8 +81,8 @@ def in_words(report: Report) -> Iterator[str]:
 
 
 def _cost(fault: FaultReport) -> str:
-    leader = f"{fault.leader} led in term {fault.term}" if fault.leader is not None else "nobody led"
-    return f"{TITLES[fault.fault]}: nobody could write for {fault.gap_ms / 1000:.1f} s, then {leader}."
+    led = f"{fault.primary} led in term {fault.term}" if fault.primary is not None else "nobody led"
+    return f"{TITLES[fault.fault]}: nobody could write for {fault.gap_ms / 1000:.1f} s, then {led}."
 
 
 def _writes(number: int) -> str:

@@ -77,7 +77,7 @@ def serve(
     advertised = checks.url("advertise", advertise.rstrip("/"))
     beside = _state_beside(program)
     node: Node = Node(beside or Registry(), group=group, name=name, redis=redis, data_dir=data_dir, **options.keywords)
-    teller = Sidecar(
+    sidecar = Sidecar(
         node,
         beside,
         on_primary=program.on_primary,
@@ -88,7 +88,7 @@ def serve(
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
     node.http = advertised or _reachable(server.url, host, server.port, redis)
     try:
-        with node, server, teller:
+        with node, server, sidecar:
             logger.info("node %s of group %s serves %s", name, group, server.url)
             while not stopping.wait(LOOK_EVERY_S) and node.failed is None:
                 pass

@@ -1,12 +1,12 @@
 """A node beside another program: publishes what the program does to its file, and tells it which role the node has.
 
-    beside = Beside(node, state, on_primary="systemctl start app", on_standby="systemctl stop app")
-    with node, beside: ...
+    sidecar = Sidecar(node, state, on_primary="systemctl start app", on_standby="systemctl stop app")
+    with node, sidecar: ...
 
 The *publisher* looks every so often whether the file was written, while the node is the primary, and publishes then.
-The *teller* runs a command when the role becomes another one: with the first role that the node has, and with each term
-in which it leads. Commands are run one at a time, without a shell, with REPLICATOR_ROLE, _TERM, _NODE and _GROUP in
-their environment. One for a primary is cut short when the node does not lead any more, with all that it started
+A second loop runs a command when the role becomes another one: with the first role that the node has, and with each
+term in which it leads. Commands are run one at a time, without a shell, with REPLICATOR_ROLE, _TERM, _NODE and _GROUP
+in their environment. One for a primary is cut short when the node does not lead any more, with all that it started
 (`role_commands.py`); one for a standby is left to end, and only then another one follows. What fails ends nothing, and
 `status` has it until one goes well.
 
@@ -101,7 +101,7 @@ class Sidecar:
     def __enter__(self) -> Sidecar:
         self._owner.check()
         self._node.handover.is_offered = self._hands_over
-        loops = {"teller": (self._tell, LOOK_EVERY_S), "publisher": (self._publish, self._publish_every_s)}
+        loops = {"role-commands": (self._tell, LOOK_EVERY_S), "publisher": (self._publish, self._publish_every_s)}
         for name, (once, every_s) in loops.items():
             if name == "publisher" and self._state is None:
                 continue

@@ -276,16 +276,16 @@ class Checkpoint:
                 with self._database.transaction(synced=False) as db:
                     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
 
-    def write_fork(self, reason: str, parted_at: RecordId) -> Path:
-        """Copy the whole checkpoint into `forks/`, with `reason` and `parted_at` in its table `meta`; where it is then.
+    def write_fork(self, reason: str, parted_id: RecordId) -> Path:
+        """Copy the whole checkpoint into `forks/`, with `reason` and `parted_id` in its table `meta`; where it is then.
 
-        `parted_at`: the last record that the group's history has, too. On disk when this returns.
+        `parted_id`: the last record that the group's history has, too. On disk when this returns.
         Raises `CheckpointError`.
         """
         self._owner.check()
         with self._mutex, translated(self.data_dir / "forks"):
             at = self._saved.view.position.id if self._saved.view else ZERO_ID
-            return write_fork(self._database.connection, self.data_dir / "forks", at, reason, parted_at)
+            return write_fork(self._database.connection, self.data_dir / "forks", at, reason, parted_id)
 
     # --- beginning and end ---
 

@@ -44,7 +44,7 @@ __all__ = [
 
 
 class InSnapshot(ReplicatorError):
-    """{name}: changes from {parted_at} up to {changed} are in its snapshot and cannot be listed one by one;
+    """{name}: changes from {parted_id} up to {changed} are in its snapshot and cannot be listed one by one;
     `replicator forks export {name} --state` gives the whole state of the fork"""
 
     exit_code = 3
@@ -59,10 +59,11 @@ class Patched(ReplicatorError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fork:
-    """One fork. `divergent` counts the changes that can be listed; `in_snapshot`: there are more, in its snapshot.
+    """One fork. `divergent_change_count`: how many changes that the group has not can be listed.
 
-    `position` and `term` are what the node had, and the newest term it knew; `parted_at` is the last record that the
-    group's history has, too. `written_at`: unix ms, by the node's clock; None if its file was renamed.
+    `has_more_in_snapshot`: there are others, in its snapshot. `position` and `term` are what the node had, and the
+    newest term it knew; `parted_id` is the last record that the group's history has, too. `written_at`: unix ms, by the
+    node's clock; None if its file was renamed.
     """
 
     name: str
@@ -72,26 +73,26 @@ class Fork:
     written_at: int | None
     position: RecordId
     term: int
-    parted_at: RecordId
+    parted_id: RecordId
     changed: RecordId
     snapshot_changed: RecordId
-    divergent: int
-    in_snapshot: bool
+    divergent_change_count: int
+    has_more_in_snapshot: bool
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it. The names are a contract."""
         return {
-            "name": self.name,
+            "fork": self.name,
             "path": str(self.path),
             "group": self.group,
             "node": self.node,
             "written_at": self.written_at,
             "position": str(self.position),
             "term": self.term,
-            "parted_at": str(self.parted_at),
-            "divergent": self.divergent,
-            "in_snapshot": self.in_snapshot,
+            "parted_id": str(self.parted_id),
+            "divergent_change_count": self.divergent_change_count,
+            "has_more_in_snapshot": self.has_more_in_snapshot,
             "reason": self.reason,
         }
 
@@ -154,7 +155,7 @@ def find(name: str, data_dirs: Sequence[Path]) -> Path:
 def read(path: Path) -> Fork:
     """The fork in that file, checked as a whole. Raises `CheckpointError` if it is damaged, or is not a fork."""
     with Stored(path) as stored:
-        view, parted_at = stored.view, _parted_at(stored)
+        view, parted_id = stored.view, _parted_id(stored)
         in_snapshot = stored.payload.last_change if stored.payload else ZERO_ID
         return Fork(
             name=path.stem,
@@ -164,17 +165,17 @@ def read(path: Path) -> Fork:
             written_at=_written_at(path),
             position=view.position.id,
             term=view.term,
-            parted_at=parted_at,
+            parted_id=parted_id,
             changed=view.changed,
             snapshot_changed=in_snapshot,
-            divergent=sum(record.count for record in stored.changes(parted_at)),
-            in_snapshot=in_snapshot > parted_at,
+            divergent_change_count=sum(record.count for record in stored.changes(parted_id)),
+            has_more_in_snapshot=in_snapshot > parted_id,
             reason=stored.note("reason") or "",
         )
 
 
-def _parted_at(stored: Stored) -> RecordId:
-    told = stored.note("parted_at")
+def _parted_id(stored: Stored) -> RecordId:
+    told = stored.note("parted_id")
     if told is None:
         problem = "it is a checkpoint, and not a fork: it does not say where its history parted from the group's"
         raise CheckpointError(path=stored.path, problem=problem)
@@ -195,7 +196,7 @@ def _written_at(path: Path) -> int | None:
 
 def divergent(fork: Fork) -> Iterator[Change]:
     """The changes that the fork has and the group's history has not, in order: those that can be listed."""
-    return _changes(fork, fork.parted_at)
+    return _changes(fork, fork.parted_id)
 
 
 def _changes(fork: Fork, after: RecordId) -> Iterator[Change]:
@@ -210,10 +211,10 @@ def _changes_of(record: ChangeRecord) -> list[Any]:
     if record.codec != CODEC:
         return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
     index, count, data = placed(record)
-    told: dict[str, Any] = {"patch": f"{index + 1} of {count}", "bytes": len(data)}
+    told: dict[str, Any] = {"part_index": index, "part_count": count, "part_bytes": len(data)}
     if index == 0:
         head = PatchHead.of(data, id_=str(record.id))
-        told |= {"from": head.old_digest, "to": head.new_digest, "size": head.new_size}
+        told |= {"old_digest": head.old_digest, "new_digest": head.new_digest, "new_bytes": head.new_size}
     return [told]
 
 
@@ -222,8 +223,8 @@ def _changes_of(record: ChangeRecord) -> list[Any]:
 
 def export(fork: Fork) -> Iterator[dict[str, Any]]:
     """The divergent tail, one change a line. Raises `InSnapshot` if that would not be all of it, `Patched`."""
-    if fork.in_snapshot:
-        raise InSnapshot(name=fork.name, parted_at=fork.parted_at, changed=fork.snapshot_changed)
+    if fork.has_more_in_snapshot:
+        raise InSnapshot(name=fork.name, parted_id=fork.parted_id, changed=fork.snapshot_changed)
     with Stored(fork.path) as stored:
         if _is_patched(stored):
             raise Patched(name=fork.name)
@@ -249,4 +250,4 @@ def _is_patched(stored: Stored) -> bool:
 
 
 def _piece(piece: Any) -> dict[str, Any]:
-    return {"bytes": base64.b64encode(piece).decode()} if isinstance(piece, bytes) else {"piece": piece}
+    return {"piece_base64": base64.b64encode(piece).decode()} if isinstance(piece, bytes) else {"piece": piece}

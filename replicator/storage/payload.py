@@ -153,7 +153,7 @@ class Made(NamedTuple):
 
 
 class Whole:
-    """What was published last, and what comes next. Whoever calls what changes it has the turn, but for `make`.
+    """What was published last, and what comes next. Whatever changes it is called with the write lock, but for `make`.
 
     `snapshot_bytes_max`: what it may weigh (`format/weight.py`); a patch may yield as many bytes.
     """

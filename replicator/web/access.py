@@ -61,7 +61,7 @@ class Access(Generic[StateT]):
                 raise Refusal(409, "stale_term", message, field="Replicator-Term", term=current)
             if self._node.role != "primary":
                 raise NotPrimary(node=self._node.name, primary=self._node.primary_http)
-            if not self._node.leads and not self._node.held_up:
+            if not self._node.leads and not self._node.state_problem:
                 raise LeaseLost(node=self._node.name)
             if sent is not None and sent > current:
                 message = f"term {sent} was never issued, the current one is {current}"

@@ -25,7 +25,7 @@ class _Health:
         node, unready = self._node, self._node.unready
         return json_answer(
             {
-                "name": node.name,
+                "node": node.name,
                 "group": node.group,
                 "role": node.role,
                 "leads": node.leads,
@@ -33,9 +33,9 @@ class _Health:
                 "position": str(node.position.id),
                 "in_sync": node.in_sync,
                 "lag_records": node.lag.records,
-                "lag_seconds": node.lag.seconds,
+                "lag_ms": node.lag.ms,
                 "lease_ms": node.lease_ms,
-                "stalled": node.held_up,
+                "state_problem": node.state_problem,
                 "ready": unready is None,
                 "problem": node.problem or (unready.message if unready else None),
                 "primary_http": node.primary_http,

@@ -21,7 +21,7 @@ class ServedLag(Protocol):
     @property
     def records(self) -> int | None: ...
     @property
-    def seconds(self) -> float | None: ...
+    def ms(self) -> int | None: ...
 
 
 class ServedUnready(Protocol):
@@ -62,7 +62,7 @@ class ServedNode(Protocol[StateT]):
     @property
     def lag(self) -> ServedLag: ...
     @property
-    def held_up(self) -> str | None:
+    def state_problem(self) -> str | None:
         """Why the state does not become what it should be, if so."""
         ...
 

@@ -124,9 +124,9 @@ class Story:
         self._title("a comes back, with its old checkpoint")
         self.stack.start_program("node-a")
         self.stack.wait_ready(STEP_TIMEOUT_S)  # it loads its checkpoint before it serves
-        head = ops.status(self.log).head
-        assert head is not None
-        self._wait_everywhere("a", head)
+        last_id = ops.status(self.log).last_id
+        assert last_id is not None
+        self._wait_everywhere("a", last_id)
         health = self._request("GET", "a", "/health").json()
         expect(health["role"] == "standby", f"a is {health['role']}")
         self.say(f"  a is a {health['role']} in term {health['term']}, at {health['position']}")

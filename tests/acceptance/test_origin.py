@@ -98,7 +98,9 @@ class TestKept:
         before = a.position
         with caplog.at_level(logging.WARNING):
             answer = client(a).put("/v1/state", json=old)
-        assert (answer.status_code, answer.json()) == (200, {"applied": False, "reason": "stale", "term": 2})
+        told = answer.json()
+        assert "term 1 is over" in told.pop("message")
+        assert (answer.status_code, told) == (200, {"applied": False, "term": 2})
         assert any(r.levelname == "WARNING" and "term 1 was not loaded" in r.getMessage() for r in caplog.records)
         assert (a.position, hostnames(a)) == (before, ["kept"])
 

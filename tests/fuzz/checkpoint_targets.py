@@ -319,7 +319,7 @@ def _read_fork(path: Path, given: tuple[list[Edit], list[tuple[int, int, str]]])
     # Where it parted is not in the digest. What it holds is.
     assert [one["piece"] for one in state if "piece" in one] == base.content.payload
     assert len(state) - len(base.content.payload or ()) == sum(record.count for record in base.content.changes)
-    assert len(divergent) == fork.divergent
+    assert len(divergent) == fork.divergent_change_count
     return True
 
 

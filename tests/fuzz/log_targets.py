@@ -39,7 +39,7 @@ _HEAD: dict[bytes, bytes] = {
     b"taken": b"1700000000000/a 1700000000001/b",
     b"paused": b"",
 }
-_ASK = [b"ask", b"snapshot", b"node", b"a", b"by", b"ann"]
+_REQUEST = [b"request", b"snapshot", b"node", b"a", b"by", b"ann"]
 _ACK = [b"node", b"a", b"at", b"5-1042"]
 _REPLIES = (
     [b"ok", b"5", b"5-1042", b"run"],
@@ -81,16 +81,16 @@ def _pairs_near(choices: Choices, texts: list[bytes]) -> list[bytes]:
 
 
 def _entries(choices: Choices) -> tuple[list[Any], list[Any], list[Any]]:
-    """Entries of the log, asks, and acks."""
+    """Entries of the log, requests, and acks."""
     records = []
     for _ in range(1 + choices.below(3)):
         _, header, body = record_entry(choices)
         fields = [b"h", header or b"", b"b", body or b""]
         others: tuple[Any, ...] = (fields[:2], fields[2:], [], None, [b"x", b"y"], [*fields, b"h", b"{}"])
         records.append([_entry_id(choices), choices.pick(others) if choices.once_in(8) else fields])
-    asks = [[_entry_id(choices), _pairs_near(choices, _ASK)]]
+    requests = [[_entry_id(choices), _pairs_near(choices, _REQUEST)]]
     acks = [[_entry_id(choices), None if choices.once_in(16) else _pairs_near(choices, _ACK)]]
-    return records, asks, acks
+    return records, requests, acks
 
 
 def _entry_id(choices: Choices) -> bytes:
@@ -100,13 +100,13 @@ def _entry_id(choices: Choices) -> bytes:
 
 
 def _read(given: tuple[list[Any], list[Any], list[Any]]) -> bool:
-    entries, asks, acks = given
+    entries, requests, acks = given
     records, corrupt = answers.parse_entries(entries)
     assert all(isinstance(record, Record) for record in records)
     assert (corrupt is None) == (len(records) == len(entries))
-    for ask in map(answers.ask_of, asks):
-        assert isinstance(ask, GroupRequest)
-        assert all(type(text) is str for text in ask)
+    for request in map(answers.request_of, requests):
+        assert isinstance(request, GroupRequest)
+        assert all(type(text) is str for text in request)
     for ack in map(answers.ack_of, acks):
         assert ack is None or (isinstance(ack, Ack) and type(ack.node) is str and type(ack.at) is RecordId)
     return corrupt is None

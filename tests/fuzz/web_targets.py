@@ -172,7 +172,7 @@ class _Position:
 @dataclass
 class _Lag:
     records: int | None = 0
-    seconds: float | None = 0.0
+    ms: int | None = 0
 
 
 @dataclass
@@ -186,7 +186,7 @@ class _Node:
     position: _Position = field(default_factory=_Position)
     in_sync: bool = True
     lag: _Lag = field(default_factory=_Lag)
-    held_up: str | None = None
+    state_problem: str | None = None
     primary_http: str | None = None
     lease_ms: int | None = 4000
     leads: bool = True

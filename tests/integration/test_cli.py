@@ -32,14 +32,14 @@ from tests.support.kv import PATIENCE_S, eventually, in_step
 from tests.support.worlds import promote
 
 NODE_FIELDS = {
-    "name": str, "boot": str, "role": str, "term": int, "position": str, "lag_records": int, "lag_seconds": float,
+    "node": str, "boot": str, "role": str, "term": int, "position": str, "lag_records": int, "lag_ms": int,
     "in_sync": bool, "alive": bool, "http": (str, type(None)), "problem": (str, type(None)),
-    "age_seconds": float,
+    "age_ms": int,
 }  # fmt: skip
 
 STATUS_FIELDS = {
-    "group": str, "log_id": str, "run": str, "term": int, "holder": str, "head": str, "lease_ms": int,
-    "log_records": int, "log_bytes": int, "snapshot_bytes": int, "changes_bytes": int, "kept_bytes": int,
+    "group": str, "log_id": str, "run": str, "term": int, "holder": str, "last_id": str, "lease_ms": int,
+    "record_count": int, "log_bytes": int, "snapshot_bytes": int, "changes_bytes": int, "kept_bytes": int,
     "nodes": list, "problem": (str, type(None)), "warnings": list,
 }  # fmt: skip
 
@@ -103,8 +103,8 @@ class TestStatus:
         assert "no node has reported yet" in result.stdout
         assert "holder nobody" in result.stdout
         assert json.loads(run("status", "--output", "json").stdout) | {"run": ""} == {
-            "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "head": None, "lease_ms": None,
-            "log_records": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
+            "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
+            "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
             "nodes": [], "problem": None, "warnings": [],
         }  # fmt: skip
 
@@ -147,7 +147,7 @@ class TestStatus:
         )
         told = json.loads(run("status", "--output", "json").stdout)
         has_fields(told, STATUS_FIELDS)
-        assert [node["name"] for node in told["nodes"]] == ["a", "b"]
+        assert [node["node"] for node in told["nodes"]] == ["a", "b"]
         for node in told["nodes"]:
             has_fields(node, NODE_FIELDS)
 
@@ -159,7 +159,7 @@ class TestStatus:
         assert lines[1].startswith("log 1 records, ")
         assert " B in Redis   snapshot 0 B   changes since 0 B, in the log 0 B" in lines[1]
         assert lines[3].split() == [
-            "NAME",
+            "NODE",
             "ROLE",
             "ALIVE",
             "IN_SYNC",
@@ -185,8 +185,8 @@ class TestOperating:
 
     def test_promote_as_json(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
         told = json.loads(run("promote", "b", "--output", "json").stdout)
-        has_fields(told, {"node": str, "term": int, "id": str, "led_ms": float})
-        assert (told["node"], told["term"], told["id"]) == ("b", 2, "2-2")
+        has_fields(told, {"primary": str, "term": int, "first_id": str, "took_ms": float})
+        assert (told["primary"], told["term"], told["first_id"]) == ("b", 2, "2-2")
 
     def test_promoting_an_unknown_node_is_refused(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
         result = run("promote", "zz")
@@ -237,8 +237,8 @@ class TestOperating:
         result = run("verify", "--output", "json")
         assert result.exit_code == 0
         told = json.loads(result.stdout)
-        has_fields(told, {"position": str, "digests": dict, "missing": list, "silent": list, "equal": bool})
-        assert (set(told["digests"]), told["missing"], told["equal"]) == ({"a", "b"}, [], True)
+        has_fields(told, {"position": str, "digests": dict, "late_nodes": list, "silent_nodes": list, "equal": bool})
+        assert (set(told["digests"]), told["late_nodes"], told["equal"]) == ({"a", "b"}, [], True)
         assert run("verify").stdout.endswith("all equal\n")
 
     def test_verify_of_states_that_differ_fails(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
@@ -263,11 +263,11 @@ class TestOperating:
         has_fields(
             second,
             {
-                "term": int, "node": str, "boot": str, "run": str, "by": str, "reason": str, "at": int, "first": str,
-                "last": str, "changes": int, "snapshots": int,
+                "term": int, "holder": str, "boot": str, "run": str, "by": str, "reason": str,
+                "first_written_at": int, "first_id": str, "last_id": str, "change_count": int, "snapshot_count": int,
             },
         )  # fmt: skip
-        assert (first["term"], first["changes"], second["node"], second["reason"]) == (1, 1, "b", "maintenance")
+        assert (first["term"], first["change_count"], second["holder"], second["reason"]) == (1, 1, "b", "maintenance")
         assert "maintenance" in run("history").stdout
         records = [json.loads(line) for line in run("log", "--output", "json").stdout.splitlines()]
         assert [(record["id"], record["kind"], record["node"]) for record in records] == [
@@ -643,7 +643,7 @@ class TestNode:
         processes.append(node)
         eventually(lambda: node.process.poll() is not None or any(n.http for n in ops.status(log).nodes))
         ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
-        head = ops.status(log).head
+        head = ops.status(log).last_id
         code, out, err = node.end()
         assert (code, out) == (0, ""), err
         assert f"stopped at {head}" in err

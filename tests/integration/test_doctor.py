@@ -67,7 +67,7 @@ def test_a_group_that_is_well_passes(server: RedisServer, pair: tuple[Node, Node
     }  # fmt: skip
     result = examined(server.url)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout.splitlines()[0].split() == ["CHECK", "LEVEL", "TEXT"]
+    assert result.stdout.splitlines()[0].split() == ["CHECK", "LEVEL", "MESSAGE"]
     log = RedisLog(server.url, GROUP)
     # the heartbeat of a moment ago may not know of the snapshot yet
     now = eventually(lambda: [now for now in [ops.status(log)] if now.snapshot_bytes])[0]
@@ -105,7 +105,7 @@ def test_what_a_user_may_not_ask_is_not_known(server: RedisServer, pair: tuple[N
     log = RedisLog(as_ann, GROUP)
     now = ops.status(log)
     log.close()
-    assert (now.log_bytes, now.log_records is None) == (None, False)
+    assert (now.log_bytes, now.record_count is None) == (None, False)
 
 
 def test_a_stray_entry_and_a_moved_term_key_are_problems(server: RedisServer, pair: tuple[Node, Node]) -> None:

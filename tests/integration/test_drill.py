@@ -15,6 +15,9 @@ import psutil
 import pytest
 
 from replicator.sandbox.stack import DevStack
+from tests.support.json_names import documented, names_in
+
+NAMES = documented()["drill"]
 
 COMMAND = [sys.executable, "-c", "from replicator.cli import main; main()", "drill"]
 
@@ -53,19 +56,20 @@ def test_a_short_drill_is_passed_and_tells_what_each_fault_cost(tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["passed"]
-    assert report["lost"] == report["doubled"] == report["appeared"] == report["problems"] == []
+    assert {path for path, _ in names_in(report, NAMES)} == set(NAMES), "as docs/json.md has it"
+    assert report["lost_tags"] == report["doubled_tags"] == report["appeared_tags"] == report["problems"] == []
     assert set(report["digests"]) == {"a", "b", "c"}
     assert len(set(report["digests"].values())) == 1
 
     # and every fault did what it is there for
     pause, failover, switchover = report["faults"]
     assert [fault["fault"] for fault in report["faults"]] == faults
-    assert all(fault["acknowledged"] > 0 and fault["problem"] is None for fault in report["faults"])
-    assert report["acknowledged"] >= sum(fault["acknowledged"] for fault in report["faults"])
+    assert all(fault["acknowledged_count"] > 0 and fault["problem"] is None for fault in report["faults"])
+    assert report["acknowledged_count"] >= sum(fault["acknowledged_count"] for fault in report["faults"])
     assert pause["gap_ms"] > 600, "nobody leads before the lease of the paused one is over"
-    assert pause["stale_refused"] >= 1
+    assert pause["stale_refused_count"] >= 1
     assert pause["term"] < 2**20 < failover["term"] < switchover["term"]
-    assert switchover["leader"] != failover["leader"]
+    assert switchover["primary"] != failover["primary"]
 
     # and it was told meanwhile, and all has ended
     assert "pause: " in done.stderr

@@ -158,8 +158,8 @@ def test_what_stands_beside_a_node_is_refused_as_well(any_redis: RedisServer, pr
             "status": lambda: ops.status(log),
             "verify": lambda: ops.verify(log, by="test", timeout_s=3),
             "promote": lambda: ops.promote(log, "a", by="test", reason="", timeout_s=3),
-            "ask": lambda: log.ask("report", by="test"),
-            "read": lambda: log.read(None, asks_after="0-0"),
+            "request": lambda: log.request("report", by="test"),
+            "read": lambda: log.read(None, requests_after="0-0"),
             "close": log.close,
             "save": lambda: checkpoint.save(primary._running.replica.node_state.view, boot="b"),
             "sync": checkpoint.sync,
@@ -180,7 +180,9 @@ def test_what_stands_beside_a_node_is_refused_as_well(any_redis: RedisServer, pr
 def test_a_log_is_refused_in_a_child(world: World) -> None:
     log = world.log()
     log.look()
-    assert told_at_once({"look": log.look, "ask": lambda: log.ask("report", by="test"), "close": log.close}) == {}
+    assert (
+        told_at_once({"look": log.look, "request": lambda: log.request("report", by="test"), "close": log.close}) == {}
+    )
     log.look()
 
 

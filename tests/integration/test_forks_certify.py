@@ -117,14 +117,19 @@ def test_what_a_failover_left_behind_comes_back_by_hand(
     # when whoever is on call looks for forks on all nodes, then there is one
     dirs = ("--data-dir", tmp_path / "a", "--data-dir", tmp_path / "b")
     (fork,) = json.loads(run("forks", "list", *dirs, "--output", "json").stdout)
-    assert (fork["node"], fork["parted_at"], fork["divergent"], fork["in_snapshot"]) == ("a", "1-2", 2, False)
+    assert (fork["node"], fork["parted_id"], fork["divergent_change_count"], fork["has_more_in_snapshot"]) == (
+        "a",
+        "1-2",
+        2,
+        False,
+    )
     assert fork["position"] == "1-4"
     assert "replaced by the snapshot" in fork["reason"]
-    shown = run("forks", "show", fork["name"], *dirs).stdout
+    shown = run("forks", "show", fork["fork"], *dirs).stdout
     assert "lost1" in shown
     assert "both" not in shown
     # when its divergent tail is exported, and sent to the primary as the document says
-    exported = run("forks", "export", fork["name"], *dirs)
+    exported = run("forks", "export", fork["fork"], *dirs)
     assert exported.exit_code == 0
     with WebServer(registry_app(b)) as server:
         if shutil.which("jq") and shutil.which("curl"):
@@ -146,16 +151,18 @@ def test_a_group_that_parted_is_certified_with_the_nodes_running(
     found = run("certify", *dirs, "--output", "json")
     assert found.exit_code == 0, found.stderr
     told = json.loads(found.stdout)
-    assert list(told) == ["certified", "violation", "log", "nodes", "equal", "live"]
+    assert list(told) == ["certified", "violation", "log", "nodes", "equal_nodes", "live"]
     assert (told["certified"], told["violation"]) == (True, None)
     assert list(told["log"]) == [
-        "first", "last", "trimmed", "records", "terms", "changes", "markers", "snapshots", "snapshots_broken_off",
-        "rebases", "bytes",
+        "first_id", "last_id", "trimmed", "record_count", "term_count", "change_count", "marker_count",
+        "snapshot_count", "broken_snapshot_count", "rebase_count", "records_bytes",
     ]  # fmt: skip
-    assert told["log"]["terms"] == 2
-    assert [list(node) for node in told["nodes"]] == [
-        ["node", "path", "position", "place", "changes", "trimmed", "divergent", "digest"]
-    ] * 2
+    assert told["log"]["term_count"] == 2
+    of_a_node = [
+        "node", "path", "position", "place", "common_record_count", "trimmed_record_count", "divergent_record_count",
+        "digest",
+    ]  # fmt: skip
+    assert [list(node) for node in told["nodes"]] == [of_a_node] * 2
     assert [node["place"] for node in told["nodes"]] == ["in the log"] * 2
     assert told["live"]["equal"]
     table = run("certify", *dirs)
@@ -176,7 +183,11 @@ def test_a_node_that_still_has_the_other_history_is_certified_and_its_divergent_
     found = run("certify", "--data-dir", tmp_path / "a", "--output", "json")
     assert found.exit_code == 0, found.stderr
     told = json.loads(found.stdout)
-    assert (told["nodes"][0]["place"], told["nodes"][0]["divergent"], told["live"]) == ("ahead of the log", 1, None)
+    assert (told["nodes"][0]["place"], told["nodes"][0]["divergent_record_count"], told["live"]) == (
+        "ahead of the log",
+        1,
+        None,
+    )
     assert "no node leads" in found.stderr
 
 
@@ -194,7 +205,7 @@ def test_a_record_that_was_deleted_is_1_and_named(
     assert found.exit_code == 1
     told = json.loads(found.stdout)
     assert (told["certified"], told["log"], told["live"]) == (False, None, None)
-    assert list(told["violation"]) == ["rule", "ids", "node", "problem", "meaning"]
+    assert list(told["violation"]) == ["rule", "ids", "node", "message", "meaning"]
     assert (told["violation"]["rule"], told["violation"]["ids"]) == ("ids", ["1-2", "1-4"])
     assert "Error: ids: between 1-2 and 1-4, number 3 is missing (records were deleted, or inserted)" in found.stderr
     table = run("certify", "--no-verify")

@@ -112,14 +112,14 @@ def test_a_group_whose_keys_hold_something_else_keeps_no_other_from_reading(
 ) -> None:
     primaries, standbys = led(nodes_of(host, "a", tmp_path)), nodes_of(other, "b", tmp_path)
     with client_for(redis.url) as client:
-        client.delete("replicator:{g0}:commands")
-        client.set("replicator:{g0}:commands", "something else")
+        client.delete("replicator:{g0}:requests")
+        client.set("replicator:{g0}:requests", "something else")
         for group in GROUPS[1:]:
             primaries[group].submit(push("x"))
             in_step(primaries[group], standbys[group])
         eventually(lambda: "WRONGTYPE" in standbys["g0"].problem, "a problem that says so")
         # and once they are mended, it goes on as well
-        client.delete("replicator:{g0}:commands")
+        client.delete("replicator:{g0}:requests")
     primaries["g0"].submit(push("x"))
     in_step(primaries["g0"], standbys["g0"])
     eventually(lambda: standbys["g0"].problem == "", "the end of the problem")
@@ -188,7 +188,7 @@ def test_tasks_that_wait_when_their_host_is_closed_are_refused(host: Host, redis
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     outcomes = asyncio.run(write())
-    # those that got the turn before the stop did are committed, and all others know that they are not
+    # those that got the write lock before the stop did are committed, and all others know that they are not
     assert all(outcome in (1, 2, 3) or isinstance(outcome, NotPrimary) for outcome in outcomes)
 
 
@@ -331,10 +331,10 @@ def test_what_is_wrong_with_a_group_from_its_start_is_over_when_it_is_mended(
     host: Host, redis: RedisServer, tmp_path: Path
 ) -> None:
     with client_for(redis.url) as client:
-        client.set("replicator:{g0}:commands", "something else")
+        client.set("replicator:{g0}:requests", "something else")
         node = host.node(KV(), group="g0", name="a", data_dir=tmp_path)
         eventually(lambda: "WRONGTYPE" in node.problem, "a problem that says so")
-        client.delete("replicator:{g0}:commands")
+        client.delete("replicator:{g0}:requests")
     eventually(lambda: node.problem == "", "the end of the problem")
 
 
@@ -351,8 +351,8 @@ def test_a_broken_group_is_read_aside_and_the_others_together(
 
     monkeypatch.setattr(replicator.log.multiplex, "_read_alone", noted)
     with client_for(redis.url) as client:
-        client.delete("replicator:{g0}:commands")
-        client.set("replicator:{g0}:commands", "something else")
+        client.delete("replicator:{g0}:requests")
+        client.set("replicator:{g0}:requests", "something else")
         eventually(lambda: "WRONGTYPE" in nodes["g0"].problem, "a problem that says so")
         eventually(lambda: tended(host, "g24").together, "the others together")
         alone.clear()

@@ -98,18 +98,20 @@ def test_a_holder_gives_back_its_own_lease_and_no_other(world: World, log: Log) 
 
 def test_a_lease_that_is_given_back_tells_everybody_once(log: Log) -> None:
     author = lead(log, "a")
-    since = log.newest_ask()
+    since = log.newest_request()
     log.give_back(Writer("a", "another boot"), 1)
     log.give_back(author.writer, 1)
     log.give_back(author.writer, 1)
-    assert [(ask.what, ask.node) for ask in log.read(None, asks_after=since).asks] == [("vacant", "a")]
+    assert [(request.what, request.node) for request in log.read(None, requests_after=since).requests] == [
+        ("vacant", "a")
+    ]
 
 
 # --- reads ------------------------------------------------------------------------------------------------------------
 
 
 def found_nothing(batch: Batch) -> bool:
-    return not (batch.records or batch.asks or batch.acks or batch.corrupt)
+    return not (batch.records or batch.requests or batch.acks or batch.corrupt)
 
 
 def test_an_empty_server_has_no_head_and_no_records(log: Log) -> None:
@@ -169,27 +171,27 @@ def test_a_closed_log_stays_closed(log: Log) -> None:
 
 def test_asks_are_read_once_beside_the_records(log: Log) -> None:
     lead(log)
-    since = log.newest_ask()
-    first = log.ask("snapshot", by="ann")
-    second = log.ask("digest", by="bob", node="a")
-    batch = log.read(ZERO_ID, asks_after=since)
-    assert [(ask.id, ask.what, ask.node, ask.by) for ask in batch.asks] == [
+    since = log.newest_request()
+    first = log.request("snapshot", by="ann")
+    second = log.request("digest", by="bob", node="a")
+    batch = log.read(ZERO_ID, requests_after=since)
+    assert [(request.id, request.what, request.node, request.by) for request in batch.requests] == [
         (first, "snapshot", "", "ann"),
         (second, "digest", "a", "bob"),
     ]
     assert len(batch.records) == 1
-    assert log.read(None, asks_after=second).asks == []
-    assert log.newest_ask() == second
+    assert log.read(None, requests_after=second).requests == []
+    assert log.newest_request() == second
 
 
 def test_an_ask_wakes_a_blocked_read(world: World, log: Log) -> None:
     lead(log)
-    since = log.newest_ask()
+    since = log.newest_request()
     with ThreadPoolExecutor(1) as thread:
-        read = thread.submit(world.log().read, RecordId(1, 1), asks_after=since, block_ms=2_000)
+        read = thread.submit(world.log().read, RecordId(1, 1), requests_after=since, block_ms=2_000)
         time.sleep(0.05)
-        log.ask("digest", by="ann")
-        assert [ask.what for ask in read.result(1).asks] == ["digest"]
+        log.request("digest", by="ann")
+        assert [request.what for request in read.result(1).requests] == ["digest"]
 
 
 def test_acks_are_read_from_where_one_was(log: Log) -> None:
@@ -451,13 +453,13 @@ def test_a_node_says_goodbye_in_its_own_run_only(world: World, log: Log) -> None
 
 def test_a_node_that_is_forgotten_is_gone_and_the_others_hear_of_it(world: World, log: Log) -> None:
     lead(log)
-    after = log.newest_ask()
+    after = log.newest_request()
     for name in "bc":
         log.beat(Heartbeat(name, "1"))
     log.forget("b", by="ann")
     assert list(log.look().heartbeats) == ["c"]
-    (ask,) = log.read(None, asks_after=after).asks
-    assert (ask.what, ask.node, ask.by) == ("forget", "b", "ann")
+    (request,) = log.read(None, requests_after=after).requests
+    assert (request.what, request.node, request.by) == ("forget", "b", "ann")
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

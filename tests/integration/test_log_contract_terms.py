@@ -61,10 +61,10 @@ def test_the_next_term_follows_the_history_of_the_one_before(log: Log) -> None:
 
 
 def test_a_promotion_asks_everybody_to_look(log: Log) -> None:
-    since = log.newest_ask()
+    since = log.newest_request()
     promote(log, "b", by="ann")
-    (ask,) = log.read(None, asks_after=since).asks
-    assert (ask.what, ask.node, ask.by) == ("term", "b", "ann")
+    (request,) = log.read(None, requests_after=since).requests
+    assert (request.what, request.node, request.by) == ("term", "b", "ann")
 
 
 def test_the_floor_lifts_the_next_term(log: Log) -> None:
@@ -437,7 +437,7 @@ def test_it_remembers_the_last_16_of_them(log: Log) -> None:
 
 def test_a_pause_stands_in_the_head_until_it_is_ended(log: Log) -> None:
     author = lead(log, "a")
-    since = log.newest_ask()
+    since = log.newest_request()
     assert log.pause("by ann: moving house ✓").code is Code.OK
     assert head_of(log).paused == "by ann: moving house ✓"
     author.append()
@@ -445,7 +445,7 @@ def test_a_pause_stands_in_the_head_until_it_is_ended(log: Log) -> None:
     assert head_of(log).paused == "by ann: moving house ✓"
     assert log.pause("").code is Code.OK
     assert head_of(log).paused == ""
-    assert [ask.what for ask in log.read(None, asks_after=since).asks] == ["paused", "term", "paused"]
+    assert [request.what for request in log.read(None, requests_after=since).requests] == ["paused", "term", "paused"]
 
 
 def test_where_there_is_no_log_nothing_is_paused(world: World, log: Log) -> None:

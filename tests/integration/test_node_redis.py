@@ -332,7 +332,7 @@ class TestForeignHead:
             client.delete(key)
         log = RedisLog(any_redis.url, "g")
         eventually(lambda: all(heartbeat.alive for heartbeat in log.look().heartbeats.values()))
-        leads = ops.recover(log, by="test", timeout_s=PATIENCE_S).node
+        leads = ops.recover(log, by="test", timeout_s=PATIENCE_S).primary
         primary = a if leads == "a" else b
         primary.wait(role="primary", timeout_s=PATIENCE_S)
         primary.submit(push("y"))

@@ -73,7 +73,7 @@ def log(any_redis: RedisServer) -> Iterator[RedisLog]:
 
 
 def alive(log: RedisLog, *names: str) -> None:
-    eventually(lambda: {node.name for node in ops.status(log).nodes if node.alive and node.http} >= set(names))
+    eventually(lambda: {node.node for node in ops.status(log).nodes if node.alive and node.http} >= set(names))
 
 
 def promote(log: RedisLog, name: str) -> None:
@@ -123,7 +123,7 @@ def test_a_file_follows_its_primary_through_a_failover(processes: Processes, log
     assert [(record.kind, record.codec) for record in batch.records] == [("change", "patch")]  # type: ignore[union-attr]
     assert len(batch.records[0].body) < 1000
     # and health is served, and nothing of a registry
-    http = next(node.http for node in ops.status(log).nodes if node.name == "a")
+    http = next(node.http for node in ops.status(log).nodes if node.node == "a")
     assert ask(f"{http}/health")[1]["role"] == "primary"
     assert ask(f"{http}/ready") == (200, {"ready": True, "role": "primary"})
     assert ask(f"{http}/v1/nodes")[0] == 404

@@ -269,7 +269,7 @@ class Machine:
 
     def _keep_server(self, state: MemoryState, history: tuple[int, ...]) -> int:
         _check_log(state)
-        server = self.servers(replace(state, asks=(), lease=None, beats=()))
+        server = self.servers(replace(state, requests=(), lease=None, beats=()))
         if history and history[-1] == self._as_copy(server):
             return server
         assert self.history.setdefault(server, history) == history

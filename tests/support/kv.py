@@ -169,9 +169,9 @@ class FaultyLog(MemoryLog):
             raise LogUnavailable(url=self.url, problem="renewals fail")
         return super().renew(writer, term, lease_ms)
 
-    def _read(self, after: RecordId | None, asks_after: str, acks_after: str, count: int) -> Batch:
+    def _read(self, after: RecordId | None, requests_after: str, acks_after: str, count: int) -> Batch:
         # What a read that blocks does once a moment: so it is deaf, and hears again, at once.
-        return super()._read(None if self.deaf else after, asks_after, acks_after, count)
+        return super()._read(None if self.deaf else after, requests_after, acks_after, count)
 
     def _send(self, record: Record, go: Callable[[], Reply]) -> Reply:
         self.sent.append(record)
@@ -240,7 +240,7 @@ class Group:
 
     def wake(self) -> None:
         """Have every node look at the group now, and not at its next beat."""
-        self.log().ask("report", by="test")
+        self.log().request("report", by="test")
 
     def end_lease(self) -> None:
         """The holder's lease runs out."""
@@ -287,7 +287,7 @@ def fork_of(node: Node) -> tuple[str, list[Any]]:
     """Of its only fork: where it parted from the group's history, and the changes that it has."""
     (path,) = forks(node)
     with contextlib.closing(sqlite3.connect(path)) as db:
-        ((parted_at,),) = db.execute("SELECT value FROM meta WHERE key = 'parted_at'")
+        ((parted_id,),) = db.execute("SELECT value FROM meta WHERE key = 'parted_id'")
         rows = db.execute("SELECT header, body FROM change ORDER BY term, n").fetchall()
     headers = [orjson.loads(header) for header, _ in rows]
     changes = [
@@ -295,7 +295,7 @@ def fork_of(node: Node) -> tuple[str, list[Any]]:
         for header, (_, body) in zip(headers, rows, strict=True)
         for change in decode_changes(header["codec"], body, header["digest"], header["count"], id_="fork")
     ]
-    return parted_at, changes
+    return parted_id, changes
 
 
 def in_step(*nodes: Node) -> None:

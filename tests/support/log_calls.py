@@ -50,11 +50,11 @@ WRITES: dict[str, Callable[[Log, Author], Any]] = {
     "renew": lambda log, author: log.renew(author.writer, 1, LEASE_MS),
     "give_back": lambda log, author: log.give_back(author.writer, 1),
     "beat": lambda log, author: log.beat(Heartbeat("a", "1")),
-    "ask": lambda log, author: log.ask("snapshot", by="ann"),
+    "request": lambda log, author: log.request("snapshot", by="ann"),
 }
 READS: dict[str, Callable[[Log, Author], Any]] = {
     "look": lambda log, author: log.look(),
-    "read": lambda log, author: log.read(ZERO_ID, asks_after="0-0"),
+    "read": lambda log, author: log.read(ZERO_ID, requests_after="0-0"),
     "find": lambda log, author: log.find(RecordId(1, 1)),
 }
 CALLS = WRITES | READS

@@ -43,7 +43,7 @@ class Position:
 @dataclass
 class Lag:
     records: int | None = 0
-    seconds: float | None = 0.0
+    ms: int | None = 0
 
 
 @dataclass
@@ -57,7 +57,7 @@ class NodeInMemory:
     position: Position = field(default_factory=lambda: Position(5, 1042))
     in_sync: bool = True
     lag: Lag = field(default_factory=Lag)
-    held_up: str | None = None
+    state_problem: str | None = None
     primary_http: str | None = None
     lease_ms: int | None = 4000
     problem: str = ""

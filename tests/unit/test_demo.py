@@ -11,13 +11,14 @@ from replicator.sandbox import demo, drill
 from replicator.sandbox.drill import FaultReport, Report
 
 PAUSE = FaultReport(
-    fault="pause", acknowledged=260, lost=[], refused=0, unknown=4, gap_ms=1036, stale_refused=2, leader="b", term=2,
-    problem=None,
+    fault="pause", acknowledged_count=260, lost_tags=[], refused_count=0, unknown_count=4,
+    gap_ms=1036, stale_refused_count=2, primary="b", term=2, problem=None,
 )  # fmt: skip
 
 GOOD = Report(
-    faults=[PAUSE], acknowledged=1650, refused=83, unknown=1, unknown_landed=1, lost=[], doubled=[], appeared=[],
-    stale_accepted=0, equal=True, position="2-14", digests={"a": "0", "b": "0", "c": "0"}, problems=[],
+    faults=[PAUSE], acknowledged_count=1650, refused_count=83, unknown_count=1, landed_count=1,
+    lost_tags=[], doubled_tags=[], appeared_tags=[], stale_accepted_count=0, equal=True, position="2-14",
+    digests={"a": "0", "b": "0", "c": "0"}, problems=[],
 )  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def test_a_good_drill_is_told_in_numbers() -> None:
 
 
 def test_what_was_lost_is_not_called_good() -> None:
-    bad = replace(GOOD, lost=["w-1", "w-2"], equal=False, stale_accepted=1, problems=["pause: nobody leads"])
+    bad = replace(GOOD, lost_tags=["w-1", "w-2"], equal=False, stale_accepted_count=1, problems=["pause: nobody leads"])
     said = list(demo.in_words(bad))
     assert "1,650 writes were acknowledged: 2 of them are missing." in said
     assert "3 writes were sent in the name of a primary that had been replaced: Redis took 1 of them." in said
@@ -47,7 +48,7 @@ def test_what_was_lost_is_not_called_good() -> None:
     assert said[-3:] == ["Problem: pause: nobody leads", "", "NOT as it should be: see above."]
 
 
-@pytest.mark.parametrize(("report", "code"), [(GOOD, 0), (replace(GOOD, lost=["w-1"]), 1), (None, 1)])
+@pytest.mark.parametrize(("report", "code"), [(GOOD, 0), (replace(GOOD, lost_tags=["w-1"]), 1), (None, 1)])
 def test_the_exit_code_is_that_of_what_was_found(
     report: Report | None, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,7 @@ def test_a_log_that_is_down_says_what_it_was_told_to_say(log: MemoryLog) -> None
     log.down = "the cable is out"
     calls: list[Callable[[], Any]] = [
         log.look,
-        log.newest_ask,
+        log.newest_request,
         author.append,
         lambda: author.append_part(0),
         lambda: promote(log),
@@ -57,7 +57,7 @@ def test_a_log_that_is_down_says_what_it_was_told_to_say(log: MemoryLog) -> None
         lambda: log.read(ZERO_ID),
         lambda: log.find(RecordId(1, 1)),
         lambda: log.beat(Heartbeat("a", "1")),
-        lambda: log.ask("snapshot", by="x"),
+        lambda: log.request("snapshot", by="x"),
     ]
     for call in calls:
         with pytest.raises(LogUnavailable, match="the cable is out"):

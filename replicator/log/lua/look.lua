@@ -1,6 +1,6 @@
 -- Read all that is known about a group, in one consistent step. Writes nothing.
 --
--- KEYS     term log head lease commands nodes
+-- KEYS     term log head lease requests nodes
 --
 -- Answers { run, now_ms, term, head, stray, lease_ms, nodes, lease, wrong }
 --   run       the run of Redis

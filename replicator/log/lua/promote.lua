@@ -3,7 +3,7 @@
 --
 -- KEYS      term log head
 -- KEYS[4]   lease     string with PX, see fence.lua; shows the others that the holder is alive
--- KEYS[5]   commands  stream of asks; the one appended here wakes the holder that was replaced
+-- KEYS[5]   requests  stream of requests; the one appended here wakes the holder that was replaced
 -- KEYS[8]   probe     means nothing, see rights.lua
 -- ARGV[1]   node         the node to promote
 -- ARGV[2]   boot         its boot
@@ -59,7 +59,7 @@ end
 local run = server_run()
 local head = read_head()
 local exists = redis.call('EXISTS', KEYS[2]) == 1
-local commands = redis.call('TYPE', KEYS[5]).ok
+local requests = redis.call('TYPE', KEYS[5]).ok
 local wrong_head = head.id and wrong_in_head(head)
 local wrong_key = wrong_in_key(not wrong_head and tonumber(head.term or '0') or 0)
 local anew = ARGV[13] == '1' and ARGV[7] ~= ''
@@ -70,8 +70,8 @@ if wrong_key and not anew then
   return redis.error_reply('BADTERM ' .. wrong_key)
 end
 local taken = wrong_key and 0 or key_term()
-if commands ~= 'none' and commands ~= 'stream' then
-  return redis.error_reply('WRONGTYPE the commands key holds a ' .. commands)
+if requests ~= 'none' and requests ~= 'stream' then
+  return redis.error_reply('WRONGTYPE the requests key holds a ' .. requests)
 end
 local lease = redis.call('TYPE', KEYS[4]).ok
 if lease ~= 'none' and lease ~= 'string' then
@@ -160,7 +160,7 @@ local writes = {
   { 'SET', KEYS[1], as_text(base) },
   { 'INCR', KEYS[1] },
   { 'SET', KEYS[4], lease_text(term, ARGV[1], ARGV[2], ARGV[6]), 'PX', ARGV[6] },
-  { 'XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'ask', 'term', 'node', ARGV[1], 'by', ARGV[8] },
+  { 'XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', 'request', 'term', 'node', ARGV[1], 'by', ARGV[8] },
 }
 
 -- What follows must not stop in the middle: a log without a head would be no log. So the rights that it needs are tried

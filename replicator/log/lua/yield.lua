@@ -1,17 +1,17 @@
 -- Give the lease back at a clean stop, so that no node has to wait until it runs out. Only the holder's own lease.
 --
 -- KEYS[4]  lease     string
--- KEYS[5]  commands  stream of asks; the one appended here wakes the nodes that may take over
+-- KEYS[5]  requests  stream of requests; the one appended here wakes the nodes that may take over
 -- ARGV[1]  term
 -- ARGV[2]  boot
 -- ARGV[3]  node
 --
--- Answers: ok, whether there was a lease or not; halfway WHY: it is given back, but the ask could not be appended.
+-- Answers: ok, whether there was a lease or not; halfway WHY: it is given back, but the request could not be appended.
 
 local mine = ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2] .. ' '
 if string.sub(redis.call('GET', KEYS[4]) or '', 1, #mine) == mine then
   redis.call('DEL', KEYS[4])
-  local ask = { 'ask', 'vacant', 'node', ARGV[3], 'by', ARGV[3] }
-  return also('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', unpack(ask)) or { 'ok' }
+  local request = { 'request', 'vacant', 'node', ARGV[3], 'by', ARGV[3] }
+  return also('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', unpack(request)) or { 'ok' }
 end
 return { 'ok' }

@@ -155,13 +155,13 @@ class _Drill:
         outcomes = [write.outcome for write in load.writes[first:]]
         report = FaultReport(
             fault=name,
-            acknowledged=outcomes.count(Outcome.ACKNOWLEDGED),
-            lost=lost,
-            refused=outcomes.count(Outcome.REFUSED),
-            unknown=outcomes.count(Outcome.UNKNOWN),
+            acknowledged_count=outcomes.count(Outcome.ACKNOWLEDGED),
+            lost_tags=lost,
+            refused_count=outcomes.count(Outcome.REFUSED),
+            unknown_count=outcomes.count(Outcome.UNKNOWN),
             gap_ms=round(longest_gap_s(load.acknowledged_at(), began, ended) * 1000),
-            stale_refused=sent + scene.stale_refused() - stale,
-            leader=led.node if led else None,
+            stale_refused_count=sent + scene.stale_refused() - stale,
+            primary=led.node if led else None,
             term=led.term if led else 0,
             problem=problem,
         )
@@ -172,8 +172,8 @@ class _Drill:
         if report.problem is not None:
             self._say(f"{report.fault}: {report.problem}")
         self._say(
-            f"{report.fault}: {report.acknowledged} acknowledged, {len(report.lost)} lost, {report.unknown} unknown; "
-            f"{report.gap_ms} ms without a writer"
+            f"{report.fault}: {report.acknowledged_count} acknowledged, {len(report.lost_tags)} lost, "
+            f"{report.unknown_count} unknown; {report.gap_ms} ms without a writer"
         )
 
     def _suffer(self, name: str, fault: Fault, before: Head, load: Load) -> Head:
@@ -248,14 +248,14 @@ class _Drill:
         unknown = [write.tag for write in load.writes if write.outcome is Outcome.UNKNOWN]
         return Report(
             faults=faults,
-            acknowledged=outcomes.count(Outcome.ACKNOWLEDGED),
-            refused=outcomes.count(Outcome.REFUSED),
-            unknown=len(unknown),
-            unknown_landed=sum(tag in (state or {}) for tag in unknown),
-            lost=sorted({*wrong.lost, *self._missed}),
-            doubled=wrong.doubled,
-            appeared=wrong.appeared,
-            stale_accepted=self._stale_accepted,
+            acknowledged_count=outcomes.count(Outcome.ACKNOWLEDGED),
+            refused_count=outcomes.count(Outcome.REFUSED),
+            unknown_count=len(unknown),
+            landed_count=sum(tag in (state or {}) for tag in unknown),
+            lost_tags=sorted({*wrong.lost, *self._missed}),
+            doubled_tags=wrong.doubled,
+            appeared_tags=wrong.appeared,
+            stale_accepted_count=self._stale_accepted,
             equal=digests is not None and digests.equal and set(digests.digests) == set(NODES),
             position=digests.position if digests is not None else None,
             digests=digests.digests if digests is not None else {},

@@ -111,7 +111,7 @@ def _wait_for_a_successor(scene: Scene, say: Say) -> None:
 def _successor(scene: Scene) -> str | None:
     head = scene.led()
     others = [name for name in NODES if head is not None and name != head.node]
-    return next((name for name in others if ops.preview(scene.log, name).refused is None), None)
+    return next((name for name in others if ops.preview(scene.log, name).refusal is None), None)
 
 
 @contextmanager

@@ -57,35 +57,36 @@ def lacking(writes: Iterable[Write], state: Mapping[str, int]) -> Lacking:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultReport:
-    """What one fault cost. `problem`: why it could not be played to its end, or None."""
+    """What one fault cost. `primary`: the node that leads afterwards. `problem`: why it could not be played to its end.
+    None: nobody, and it could."""
 
     fault: str
-    acknowledged: int
-    lost: list[str]
-    refused: int
-    unknown: int
+    acknowledged_count: int
+    lost_tags: list[str]
+    refused_count: int
+    unknown_count: int
     gap_ms: int
-    stale_refused: int
-    leader: str | None
+    stale_refused_count: int
+    primary: str | None
     term: int
     problem: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What a drill found. `unknown_landed`: how many of the unknown outcomes are in the state. `equal`: all three nodes
+    """What a drill found. `landed_count`: how many of the unknown outcomes are in the state. `equal`: all three nodes
     have the same state, at `position`. `problems`: whatever else went wrong.
     """
 
     faults: list[FaultReport]
-    acknowledged: int
-    refused: int
-    unknown: int
-    unknown_landed: int
-    lost: list[str]
-    doubled: list[str]
-    appeared: list[str]
-    stale_accepted: int
+    acknowledged_count: int
+    refused_count: int
+    unknown_count: int
+    landed_count: int
+    lost_tags: list[str]
+    doubled_tags: list[str]
+    appeared_tags: list[str]
+    stale_accepted_count: int
     equal: bool
     position: str | None
     digests: dict[str, str]
@@ -93,7 +94,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        wrong = self.lost or self.doubled or self.appeared or self.stale_accepted or self.problems
+        wrong = self.lost_tags or self.doubled_tags or self.appeared_tags or self.stale_accepted_count or self.problems
         return self.equal and not wrong
 
     def to_dict(self) -> dict[str, Any]:

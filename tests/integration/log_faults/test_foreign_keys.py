@@ -20,7 +20,7 @@ USES = {
     "log": ("append", "part", "promote", "look", "read", "find"),
     "head": ("append", "part", "promote", "renew", "look"),
     "lease": ("promote", "renew", "give_back"),
-    "commands": ("promote", "ask", "read"),
+    "requests": ("promote", "request", "read"),
     "nodes": ("beat", "look"),
 }
 
@@ -125,12 +125,15 @@ def test_a_field_of_the_head_that_nobody_knows_is_nobodys_concern(world: RedisWo
 
 def test_an_ask_and_an_ack_that_somebody_else_wrote_hide_no_others(world: RedisWorld, log: RedisLog) -> None:
     lead(log)
-    for name in ("commands", "acks"):
-        world.admin.xadd(world.key(name), {b"\xff": b"\xff", b"ask": b"\xff"})
-    log.ask("snapshot", by="ann")
+    for name in ("requests", "acks"):
+        world.admin.xadd(world.key(name), {b"\xff": b"\xff", b"request": b"\xff"})
+    log.request("snapshot", by="ann")
     log.ack(Ack("b", RecordId(1, 1)))
-    batch = log.read(None, asks_after="0-0", acks_after="0-0")
-    assert [(ask.what, ask.by) for ask in batch.asks][-2:] == [("\N{REPLACEMENT CHARACTER}", ""), ("snapshot", "ann")]
+    batch = log.read(None, requests_after="0-0", acks_after="0-0")
+    assert [(request.what, request.by) for request in batch.requests][-2:] == [
+        ("\N{REPLACEMENT CHARACTER}", ""),
+        ("snapshot", "ann"),
+    ]
     assert list(batch.acks) == [Ack("b", RecordId(1, 1))]
 
 

@@ -290,11 +290,11 @@ def test_the_run_that_a_connection_learns_is_the_one_that_the_scripts_give(world
 def test_a_log_connects_again_as_often_as_it_must(world: RedisWorld, log: RedisLog) -> None:
     """redis-py's pools make a hundred connections, and then no more."""
     for _ in range(110):
-        log.newest_ask()
+        log.newest_request()
         world.admin.client_kill_filter(skipme=True)
         with pytest.raises(LogUnavailable):
-            log.newest_ask()
-    assert log.newest_ask() == "0-0"
+            log.newest_request()
+    assert log.newest_request() == "0-0"
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------

@@ -127,14 +127,14 @@ class TestSnapshotThatFails:
         a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
         a.submit(push("x"))
         state.breaks = how
-        group.log().ask("snapshot", by="test")
+        group.log().request("snapshot", by="test")
         eventually(lambda: "snapshot" in a.problem)
         eventually(lambda: "snapshot" in said_by(group, "a"))
         assert a.submit(push("y")) == 2
         assert (a.role, a.failed, a.stalled) == ("primary", None, None)
         state.breaks = ""
         # That it was asked for is over: who still needs one asks again, or reports that it is out of sync.
-        group.log().ask("snapshot", by="test")
+        group.log().request("snapshot", by="test")
         eventually(lambda: group.server.look().head.snapshot_at != RecordId(0, 0), "a snapshot")  # type: ignore[union-attr]
         eventually(lambda: a.problem == "")
 
@@ -144,10 +144,10 @@ class TestSnapshotThatFails:
         state = Frail()
         a = group.primary("a", state=state, lease_s=SHORT_LEASE_S)
         state.breaks = "piece"
-        group.log().ask("snapshot", by="test")
+        group.log().request("snapshot", by="test")
         eventually(lambda: "snapshot" in a.problem)
         for _ in range(3):
-            group.log().ask("snapshot", by="test")
+            group.log().request("snapshot", by="test")
             after_beats(2, a)
         assert state.calls == 1
 
@@ -161,7 +161,7 @@ class TestSnapshotThatFails:
         state.breaks = "piece"
 
         def asked_again() -> int:
-            group.log().ask("snapshot", by="test")
+            group.log().request("snapshot", by="test")
             return state.calls
 
         eventually(lambda: asked_again() >= 1)

@@ -57,7 +57,7 @@ class TestAutomaticFailover:
         in_step(*nodes)
         after_beats(2, *nodes)
         assert sorted(node.role for node in nodes) == ["primary", "standby", "standby"]
-        assert [term.node for term in ops.history(group.log())][:-1] == ["z"], "one term was taken"
+        assert [term.holder for term in ops.history(group.log())][:-1] == ["z"], "one term was taken"
 
     def test_candidates_that_claim_at_the_same_moment_do_no_harm(
         self, group: Group, monkeypatch: pytest.MonkeyPatch

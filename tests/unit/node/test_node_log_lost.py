@@ -160,7 +160,7 @@ BROKEN = ["gone", "half", "stray"]
 
 def _live_problems(group: Group) -> dict[str, str | None]:
     """What each node reports, of those that are alive."""
-    return {node.name: node.problem for node in ops.status(group.log()).nodes if node.alive}
+    return {node.node: node.problem for node in ops.status(group.log()).nodes if node.alive}
 
 
 @pytest.mark.usefixtures("quickly")
@@ -202,7 +202,7 @@ class TestLogLost:
     def test_a_marker_that_is_asked_for_when_the_log_is_gone_does_not_end_the_primary(self, group: Group) -> None:
         a = group.primary("a", lease_s=60.0)
         broken_by("half", group)
-        group.log().ask("digest", by="test")
+        group.log().request("digest", by="test")
         assert "there is none" in eventually(lambda: a.problem)
         eventually(lambda: a.role == "standby")
         assert a.failed is None
@@ -241,7 +241,7 @@ class TestLogLost:
         group.wake()
         eventually(lambda: _live_problems(group).keys() == {"b", "c"} and all(_live_problems(group).values()))
         done = ops.recover(group.log(), by="ann", timeout_s=PATIENCE_S)
-        assert (done.node, done.term, done.id) == ("b", ERA + 1, f"{ERA + 1}-1")
+        assert (done.primary, done.term, done.first_id) == ("b", ERA + 1, f"{ERA + 1}-1")
         b.wait(role="primary", timeout_s=PATIENCE_S)
         b.submit(push("next"))
         in_step(b, c)

@@ -72,8 +72,8 @@ def test_nobody_takes_over_alone_while_others_may_have_what_was_acknowledged(gro
     with pytest.raises(PromotionRefused, match="a and b are missing"):
         c.promote(timeout_s=0.5)
     preview = ops.preview(split.log, "c")
-    assert "a and b are missing" in str(preview.refused)
-    assert [text.partition(" ")[0] for text in preview.unknown] == ["a", "b"]
+    assert "a and b are missing" in str(preview.refusal)
+    assert [text.partition(" ")[0] for text in preview.unknowns] == ["a", "b"]
     # and when the partition ends, nothing is lost
     split.over(a, b)
     eventually(lambda: split.new.look().is_whole, "somebody leads")
@@ -97,7 +97,7 @@ def test_whoever_would_rather_go_on_goes_on(group: Group) -> None:
 def test_an_operator_may_force_it(group: Group) -> None:
     split = Split(group)
     done = ops.promote(split.log, "c", by="ann", force=True, timeout_s=PATIENCE_S)
-    assert done.node == "c"
+    assert done.primary == "c"
 
 
 def test_nodes_that_are_forgotten_are_waited_for_no_more(group: Group) -> None:

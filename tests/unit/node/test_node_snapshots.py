@@ -226,7 +226,7 @@ class TestSnapshots:
         log.faults.append(wait)
         asked = in_thread(lambda: ops.snapshot(group.log(), by="first", timeout_s=PATIENCE_S))
         assert sending.wait(PATIENCE_S)
-        group.log().ask("snapshot", by="second")
+        group.log().request("snapshot", by="second")
         again = in_thread(lambda: a.submit(push("y")))
         go_on.set()
         asked()
@@ -284,7 +284,7 @@ class TestSnapshots:
     def test_a_change_that_waits_for_a_part_is_woken_when_it_was_sent(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # given a primary in the middle of sending a part, and a change that found the turn taken
+        # given a primary in the middle of sending a part, and a change that found the write lock taken
         log = group.faulty_log()
         a = group.primary("a", log=log)
         sending, go_on = threading.Event(), threading.Event()
@@ -482,7 +482,7 @@ class TestReplace:
             b.replace([["pushed", ["newer"]]], expect=seen)
 
     def test_a_change_that_is_on_its_way_when_it_is_compared_counts(self, group: Group) -> None:
-        """The comparison is under the turn, and not a look before."""
+        """The comparison is under the write lock, and not a look before."""
         log = group.faulty_log()
         a = group.primary("a", log=log)
         seen, sent, go_on = str(a.position.id), threading.Event(), threading.Event()
@@ -568,5 +568,5 @@ class TestDigests:
         a.submit(put("x", 1))
         report = ops.verify(group.log(), by="test")
         assert not report.equal
-        assert report.missing == []
+        assert report.late_nodes == []
         assert report.digests["a"] != report.digests["b"]

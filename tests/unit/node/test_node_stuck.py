@@ -131,7 +131,7 @@ def test_a_holder_whose_log_has_something_else_in_it_does_not_renew(group: Group
     group.server.stray(RecordId(1, 100))
     eventually(lambda: group.server.look().lease_ms is None, "its lease is gone")
     assert "not a record" in group.server.look().heartbeats["a"].problem
-    assert recovered(group).node == "a"
+    assert recovered(group).primary == "a"
     a.submit(push("x"), timeout_s=PATIENCE_S)
 
 

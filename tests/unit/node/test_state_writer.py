@@ -56,7 +56,7 @@ class Shared(Refusing):
 
 
 def status_of(group: Group, name: str) -> ops.NodeStatus:
-    return next(node for node in ops.status(group.log()).nodes if node.name == name)
+    return next(node for node in ops.status(group.log()).nodes if node.node == name)
 
 
 @pytest.mark.parametrize("at_end", [True, False])
@@ -77,7 +77,7 @@ def test_what_comes_meanwhile_is_taken_once_and_the_state_follows_later(group: G
         eventually(lambda: "the disk is full" in b.problem)
     assert b.in_sync
     assert b.stalled is None
-    assert "the disk is full" in (b.held_up or "")
+    assert "the disk is full" in (b.state_problem or "")
     eventually(lambda: "the disk is full" in (status_of(group, "b").problem or ""))
     with pytest.raises(StateError, match="the disk is full"), b.reading():
         pass
@@ -86,7 +86,7 @@ def test_what_comes_meanwhile_is_taken_once_and_the_state_follows_later(group: G
     b._setup.state.refusal = None
     has(b, [b"three", *rest])
     eventually(lambda: not b.problem)
-    assert b.held_up is None
+    assert b.state_problem is None
     with b.reading() as state:
         assert state.pieces == [b"three", *rest]
     # and each record is on its disk once
@@ -146,7 +146,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     b._setup.state.refusal = FULL
     a._setup.state.pieces[0] = b"two"
     a.publish()
-    eventually(lambda: b.held_up)
+    eventually(lambda: b.state_problem)
     # given that it is being written, which takes its time
     state = b._setup.state
     target = b._running.replica._upkeep._target
@@ -178,7 +178,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     goes_on.set()
     # then that is what the state becomes
     has(b, a._setup.state.pieces)
-    eventually(lambda: b.held_up is None)
+    eventually(lambda: b.state_problem is None)
 
 
 def test_a_restart_meanwhile_starts_and_makes_it_up(group: Group) -> None:
@@ -307,7 +307,7 @@ def test_a_state_in_use_is_no_reason_not_to_lead(group: Group) -> None:
     # when the node is to lead, then it does, with what was published
     b.promote(timeout_s=PATIENCE_S)
     assert b._setup.state.pieces == [b"two"]
-    assert b.held_up is None
+    assert b.state_problem is None
 
 
 def test_a_primary_whose_state_was_replaced_and_could_not_be_written_publishes_nothing_old(group: Group) -> None:
@@ -337,7 +337,7 @@ def test_what_a_node_could_not_lead_with_it_does_not_acknowledge(group: Group) -
     assert b._setup.state.pieces == [b"one"]
     b._setup.state.refusal = None
     has(b, [b"two"])
-    eventually(lambda: b.held_up is None)
+    eventually(lambda: b.state_problem is None)
     # when it could not
     b._setup.state.refusal = FULL
     a._setup.state.pieces = [b"three"]

@@ -61,13 +61,13 @@ def test_a_group_that_runs_is_certified(group: Group) -> None:
         a.submit(push(number))
     saved(a, b)
     found = of(group, a, b)
-    assert (found.log.records, found.log.changes, found.log.trimmed) == (301, 300, False)
+    assert (found.log.record_count, found.log.change_count, found.log.trimmed) == (301, 300, False)
     for name, node in zip("ab", found.nodes, strict=True):
         assert (node.node, node.position, node.place) == (name, "1-301", "in the log")
-        assert (node.changes, node.trimmed, node.divergent) == (300, 0, 0)
-    assert found.equal == [["a", "b"]]
+        assert (node.common_record_count, node.trimmed_record_count, node.divergent_record_count) == (300, 0, 0)
+    assert found.equal_nodes == [["a", "b"]]
     assert found.nodes[0].digest == found.nodes[1].digest
-    assert found.to_dict()["log"]["changes"] == 300
+    assert found.to_dict()["log"]["change_count"] == 300
 
 
 def test_terms_snapshots_markers_and_a_trim_are_certified(group: Group) -> None:
@@ -79,15 +79,20 @@ def test_terms_snapshots_markers_and_a_trim_are_certified(group: Group) -> None:
     b.promote()
     b.submit(push("x"))
     b.publish()
-    group.log().ask("digest", by="test")
+    group.log().request("digest", by="test")
     eventually(lambda: b.position.id.n == 12)
     saved(a, b)
     found = of(group, a, b)
-    assert (found.log.trimmed, found.log.terms, found.log.markers, found.log.snapshots) == (True, 2, 1, 2)
-    assert found.equal == [["a", "b"]]
+    assert (found.log.trimmed, found.log.term_count, found.log.marker_count, found.log.snapshot_count) == (
+        True,
+        2,
+        1,
+        2,
+    )
+    assert found.equal_nodes == [["a", "b"]]
     c = group.node("c")
     saved(a, b, c)
-    assert of(group, a, b, c).equal == [["a", "b", "c"]]
+    assert of(group, a, b, c).equal_nodes == [["a", "b", "c"]]
 
 
 def test_a_node_that_was_stopped_and_one_that_is_behind_are_certified(group: Group) -> None:
@@ -98,8 +103,8 @@ def test_a_node_that_was_stopped_and_one_that_is_behind_are_certified(group: Gro
     a.submit(push("y"))
     saved(a)
     found = of(group, a, b)
-    assert [(node.place, node.changes) for node in found.nodes] == [("in the log", 2), ("in the log", 1)]
-    assert found.equal == []
+    assert [(node.place, node.common_record_count) for node in found.nodes] == [("in the log", 2), ("in the log", 1)]
+    assert found.equal_nodes == []
 
 
 def test_one_that_is_older_than_the_log_is_before_it(group: Group) -> None:
@@ -112,7 +117,11 @@ def test_one_that_is_older_than_the_log_is_before_it(group: Group) -> None:
     a.publish()
     saved(a)
     found = of(group, a, b)
-    assert (found.nodes[1].place, found.nodes[1].trimmed, found.nodes[1].divergent) == ("before the log", 1, 0)
+    assert (found.nodes[1].place, found.nodes[1].trimmed_record_count, found.nodes[1].divergent_record_count) == (
+        "before the log",
+        1,
+        0,
+    )
 
 
 def test_one_that_never_had_anything_is_new(group: Group, tmp_path: Path) -> None:
@@ -133,10 +142,10 @@ def test_a_rebase_is_certified_on_all_nodes(group: Group) -> None:
     eventually(lambda: a.role == "primary" and a.term > ERA)
     saved(a, b)
     at_once = of(group, a, b)
-    assert (at_once.log.rebases, at_once.equal) == (1, [["a", "b"]])
+    assert (at_once.log.rebase_count, at_once.equal_nodes) == (1, [["a", "b"]])
     a.submit(push("z"))
     saved(a, b)
-    assert [node.divergent for node in of(group, a, b).nodes] == [0, 0]
+    assert [node.divergent_record_count for node in of(group, a, b).nodes] == [0, 0]
 
 
 def saved_by(pen: Pen, data_dir: Path) -> Path:
@@ -160,7 +169,12 @@ def test_nodes_in_the_middle_of_a_rebase_are_certified(tmp_path: Path) -> None:
     next(parts)
     # when a has sent part 0, then it is at a place in the log, and has a change that the log lost
     (node,) = certify(MemoryLog(server, "g"), [saved_by(a, tmp_path / "a")], make_state=KV).nodes
-    assert (node.place, node.changes, node.trimmed, node.divergent) == ("in the log", 0, 1, 0)
+    assert (node.place, node.common_record_count, node.trimmed_record_count, node.divergent_record_count) == (
+        "in the log",
+        0,
+        1,
+        0,
+    )
     # when b has just restored the state of 1-2, then it is at a place that only the snapshot has
     last = list(parts)[-1]
     b.log.disconnect()
@@ -174,7 +188,10 @@ def test_nodes_in_the_middle_of_a_rebase_are_certified(tmp_path: Path) -> None:
 def test_a_history_that_parted_is_no_violation_and_its_divergent_tail_is_told(group: Group) -> None:
     a, b = diverged(group)
     found = of(group, a, b)
-    assert [(node.place, node.divergent) for node in found.nodes] == [("not in the log", 1), ("in the log", 0)]
+    assert [(node.place, node.divergent_record_count) for node in found.nodes] == [
+        ("not in the log", 1),
+        ("in the log", 0),
+    ]
 
 
 def diverged(group: Group) -> tuple[Node, Node]:
@@ -202,7 +219,7 @@ def test_one_that_is_ahead_of_a_log_that_lost_its_tail_is_ahead(group: Group) ->
     a.stop()
     group.fail_over(before)
     found = of(group, a)
-    assert (found.nodes[0].place, found.nodes[0].divergent) == ("ahead of the log", 1)
+    assert (found.nodes[0].place, found.nodes[0].divergent_record_count) == ("ahead of the log", 1)
 
 
 def test_nodes_are_certified_while_changes_come_in(group: Group) -> None:
@@ -347,7 +364,7 @@ def test_a_node_whose_position_has_another_chain_is_a_violation(group: Group) ->
     log = forged(group.server, lambda entries: entries[2].header.update(reason="another"))
     found = violation(group, b, log=log)
     assert (found.rule, found.node, found.ids) == ("checkpoint", "b", (RecordId(2, 3),))
-    assert "has the chain" in found.problem
+    assert "has the chain" in found.message
 
 
 def test_a_node_that_has_a_record_which_the_log_it_follows_has_not_is_a_violation(group: Group) -> None:
@@ -381,7 +398,7 @@ def test_a_node_of_another_log_is_a_violation(group: Group) -> None:
         assert loaded is not None
         checkpoint.save(loaded.view._replace(position=Position(RecordId(1, 9), "0" * 32)), boot="x")
     found = violation(group, a, log=log)
-    assert (found.rule, "follows log" in found.problem) == ("checkpoint", True)
+    assert (found.rule, "follows log" in found.message) == ("checkpoint", True)
 
 
 def test_a_snapshot_on_disk_that_is_not_the_logs_is_a_violation(group: Group) -> None:
@@ -405,7 +422,7 @@ def test_a_snapshot_on_disk_that_is_not_the_logs_is_a_violation(group: Group) ->
         checkpoint.save(loaded.view._replace(position=Position(RecordId(1, 9), "0" * 32)), boot="x")
     found = violation(group, a, log=forged(group.server, another))
     assert (found.rule, found.ids) == ("checkpoint", (RecordId(1, 2),))
-    assert "its snapshot of 1-2" in found.problem
+    assert "its snapshot of 1-2" in found.message
 
 
 def test_a_checkpoint_of_another_group_is_refused(group: Group, tmp_path: Path) -> None:
@@ -442,7 +459,7 @@ def test_a_change_that_was_rejected_is_an_outcome(group: Group) -> None:
     with pytest.raises(ReplicatorError, match="no"):
         a.submit({"reject": "no"})
     saved(a)
-    assert of(group, a).nodes[0].changes == 2
+    assert of(group, a).nodes[0].common_record_count == 2
 
 
 def test_a_class_that_cannot_take_the_changes_is_said_so(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

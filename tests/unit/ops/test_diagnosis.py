@@ -33,7 +33,7 @@ DEAD = heartbeat("a", role="primary", age_ms=12_300)
 
 def told(name: str, seen: GroupView) -> tuple[str, str]:
     (check,) = (check for check in checks_of_group(seen) if check.check == name)
-    return check.level, check.text
+    return check.level, check.message
 
 
 PRIMARY: list[tuple[str, GroupView, str, str]] = [
@@ -98,8 +98,8 @@ def test_who_leads_and_what_helps(seen: GroupView, level: str, text: str) -> Non
 @pytest.mark.parametrize("seen", [case[1] for case in PRIMARY], ids=[case[0] for case in PRIMARY])
 def test_each_sentence_is_one_line_and_a_command_names_a_node_that_there_is(seen: GroupView) -> None:
     for check in (*checks_of_group(seen), *checks_of_nodes(seen)):
-        assert "\n" not in check.text
-        for command in check.text.split("`replicator promote ")[1:]:
+        assert "\n" not in check.message
+        for command in check.message.split("`replicator promote ")[1:]:
             assert command.partition("`")[0] in (*seen.heartbeats, "NODE --dry-run")
 
 
@@ -122,14 +122,14 @@ def test_whether_a_standby_is_left(seen: GroupView, level: str, text: str) -> No
 def test_a_pause_says_since_when_by_the_clock_of_redis() -> None:
     paused = pause_of(look(LEADS, head=HEAD._replace(paused="by ann: moving", paused_at=NOW_MS)))
     assert paused is not None
-    assert "paused (by ann: moving) since 2023-11-14 22:13:20 UTC" in paused.text
+    assert "paused (by ann: moving) since 2023-11-14 22:13:20 UTC" in paused.message
     assert pause_of(look(LEADS)) is None
 
 
 def test_a_pause_at_no_time_at_all_hides_nothing_else() -> None:
     paused = pause_of(look(LEADS, head=HEAD._replace(paused="by ann", paused_at=2**53)))
     assert paused is not None
-    assert "which is no time" in paused.text
+    assert "which is no time" in paused.message
 
 
 def test_a_node_that_is_silent_may_be_up_and_unable_to_write() -> None:
@@ -137,7 +137,7 @@ def test_a_node_that_is_silent_may_be_up_and_unable_to_write() -> None:
         check for check in checks_of_nodes(look(LEADS, heartbeat("b", age_ms=60_000))) if check.check == "node b"
     )
     assert of_b.level == WARNING
-    assert "it is down, or cannot reach this Redis or write to it" in of_b.text
+    assert "it is down, or cannot reach this Redis or write to it" in of_b.message
 
 
 def test_nobody_holds_a_term_of_another_run_or_one_that_the_log_does_not_have() -> None:

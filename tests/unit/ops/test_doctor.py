@@ -62,7 +62,7 @@ def facts(
 def found(name: str, **given: Any) -> tuple[str, str]:
     """Level and text of the one check of that name."""
     (check,) = (check for check in checks(facts(**given)) if check.check == name)
-    return check.level, check.text
+    return check.level, check.message
 
 
 def test_of_a_group_that_is_well_all_is_ok_and_said() -> None:
@@ -72,13 +72,13 @@ def test_of_a_group_that_is_well_all_is_ok_and_said() -> None:
         "redis", "eviction", "memory", "durability", "replicas", "log", "term", "size", "room", "primary", "failover",
         "standbys", "clocks", "node a", "node b",
     ]  # fmt: skip
-    assert all(check.text for check in all_checks)
+    assert all(check.message for check in all_checks)
 
 
 def test_what_is_not_well_says_what_to_do_in_one_line() -> None:
     for check in checks(facts(info={"maxmemory_policy": "allkeys-lru"}, term_key=None, seen=look(lease_ms=None))):
-        assert "\n" not in check.text
-        assert check.level == "ok" or ":" in check.text
+        assert "\n" not in check.message
+        assert check.level == "ok" or ":" in check.message
 
 
 def test_a_user_who_may_ask_nothing_is_told_what_is_not_known_and_no_problem() -> None:
@@ -135,7 +135,7 @@ def test_a_replica_of_redis_that_is_not_online_is_named_besides_what_that_stops(
 def test_a_head_that_cannot_be_read_is_a_problem_and_redis_is_still_looked_at() -> None:
     told = checks(Facts("g", Server(INFO, CONFIG, "3"), unreadable="something else wrote there; DEL it"))
     assert told[-1] == Check(
-        check="log", level="problem", text="the keys of the group cannot be read: something else wrote there; DEL it"
+        check="log", level="problem", message="the keys of the group cannot be read: something else wrote there; DEL it"
     )
     assert "durability" in [check.check for check in told]
 
@@ -187,7 +187,7 @@ def test_a_group_of_one_has_nobody_to_take_over() -> None:
 
 def test_a_node_that_flaps_is_named() -> None:
     taken = tuple((NOW_MS - 1000 * i, "b") for i in (5, 10, 15))
-    told = [check.text for check in checks(facts(seen=look(head=HEAD._replace(taken=taken))))
+    told = [check.message for check in checks(facts(seen=look(head=HEAD._replace(taken=taken))))
             if check.level == "warning"]  # fmt: skip
     assert told == ["b took the term 3 times within a minute, and waits 45 s more: find out why it loses it"]
 
@@ -239,6 +239,6 @@ def test_what_is_said_of_a_node(change: dict[str, Any], level: str, text: str) -
 def test_a_report_counts_and_has_the_fields_that_programs_rely_on() -> None:
     report = Report(group="g", checks=checks(facts(info={"maxmemory_policy": "allkeys-lru"}, term_key=None)))
     told = report.to_dict()
-    assert list(told) == ["group", "problems", "warnings", "checks"]
-    assert (told["problems"], told["warnings"]) == (1, 1)
-    assert list(told["checks"][0]) == ["check", "level", "text"]
+    assert list(told) == ["group", "problem_count", "warning_count", "checks"]
+    assert (told["problem_count"], told["warning_count"]) == (1, 1)
+    assert list(told["checks"][0]) == ["check", "level", "message"]

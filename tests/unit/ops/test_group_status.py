@@ -24,7 +24,7 @@ class TestStatus:
             ]
         )[0]
         assert list(told) == [
-            "group", "log_id", "run", "term", "holder", "head", "lease_ms", "log_records", "log_bytes",
+            "group", "log_id", "run", "term", "holder", "last_id", "lease_ms", "record_count", "log_bytes",
             "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem", "warnings",
         ]  # fmt: skip
         sizes = {"log_bytes": 1, "changes_bytes": 1, "kept_bytes": 1}
@@ -34,9 +34,9 @@ class TestStatus:
             "run": "run-1",
             "term": 1,
             "holder": "a",
-            "head": "1-2",
+            "last_id": "1-2",
             "lease_ms": 1,
-            "log_records": 2,
+            "record_count": 2,
             **sizes,
             "snapshot_bytes": 0,
             "nodes": [],
@@ -49,22 +49,22 @@ class TestStatus:
         assert told["log_bytes"] > weight  # fmt: skip
         assert len(told["log_id"]) == 32
         assert 0 < told["lease_ms"] <= 1000 * SHORT_LEASE_S
-        ages = [node.pop("age_seconds") for node in told["nodes"]]
-        assert all(0 <= age < PATIENCE_S for age in ages)
+        ages = [node.pop("age_ms") for node in told["nodes"]]
+        assert all(0 <= age < 1000 * PATIENCE_S for age in ages)
         assert told["nodes"][0] == {
-            "name": "a", "boot": a.boot, "role": "primary", "term": 1, "position": "1-2", "lag_records": 0,
-            "lag_seconds": 0.0, "in_sync": True, "alive": True, "http": "http://a", "problem": None,
+            "node": "a", "boot": a.boot, "role": "primary", "term": 1, "position": "1-2", "lag_records": 0,
+            "lag_ms": 0, "in_sync": True, "alive": True, "http": "http://a", "problem": None,
         }  # fmt: skip
         assert told["nodes"][1] | {"boot": ""} == {
-            "name": "b", "boot": "", "role": "standby", "term": 1, "position": "1-2", "lag_records": 0,
-            "lag_seconds": 0.0, "in_sync": True, "alive": True, "http": None, "problem": None,
+            "node": "b", "boot": "", "role": "standby", "term": 1, "position": "1-2", "lag_records": 0,
+            "lag_ms": 0, "in_sync": True, "alive": True, "http": None, "problem": None,
         }  # fmt: skip
 
     def test_of_a_group_that_is_not_there_yet(self, paper: Paper) -> None:
         told = ops.status(paper.log).to_dict()
         assert told == {
-            "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "head": None, "lease_ms": None,
-            "log_records": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
+            "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
+            "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
             "nodes": [], "problem": None, "warnings": [],
         }  # fmt: skip
 
@@ -78,7 +78,7 @@ class TestStatus:
         paper.beat("b", snapshot_bytes=1, changes_bytes=2, kept_bytes=3)
         now = ops.status(paper.log)
         assert (now.snapshot_bytes, now.changes_bytes, now.kept_bytes) == (None, None, None)
-        assert now.log_records == 1
+        assert now.record_count == 1
 
     def test_the_changes_in_the_log_are_no_more_than_the_log(self, paper: Paper) -> None:
         # given a primary that was restarted: it says what there may be
@@ -93,14 +93,14 @@ class TestStatus:
         paper.take_term("a")
         paper.beat("b", position=at(0, 0), applied_at=int(paper.now_ms) - 2500)
         (node,) = ops.status(paper.log).nodes
-        assert (node.lag_records, node.lag_seconds) == (1, 2.5)
+        assert (node.lag_records, node.lag_ms) == (1, 2500)
 
     def test_the_lag_of_a_dead_node_is_not_known(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("b", position=at(0, 0))
         paper.now_ms += 3001
         (node,) = ops.status(paper.log).nodes
-        assert (node.alive, node.lag_records, node.lag_seconds) == (False, None, None)
+        assert (node.alive, node.lag_records, node.lag_ms) == (False, None, None)
 
     def test_a_node_ahead_of_the_log_says_so_and_its_lag_is_not_known(self, paper: Paper) -> None:
         paper.take_term("a")
@@ -136,4 +136,4 @@ class TestStatus:
         paper.beat("a")
         state = paper.server.state
         paper.server.state = replace(state, beats=(*state.beats, ("z", paper.now_ms, b"not json")))
-        assert [node.name for node in ops.status(paper.log).nodes] == ["a"]
+        assert [node.node for node in ops.status(paper.log).nodes] == ["a"]

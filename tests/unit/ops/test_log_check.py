@@ -57,8 +57,11 @@ def two_terms(server: MemoryRedis) -> Pen:
 def test_promotions_changes_and_markers_are_counted(server: MemoryRedis) -> None:
     two_terms(server)
     facts = walked(MemoryLog(server))
-    assert facts == LogFacts(first="1-1", last="2-6", records=6, terms=2, changes=4, markers=1, bytes=facts.bytes)
-    assert facts.bytes > 500
+    assert facts == LogFacts(
+        first_id="1-1", last_id="2-6", record_count=6, term_count=2, change_count=4, marker_count=1,
+        records_bytes=facts.records_bytes,
+    )  # fmt: skip
+    assert facts.records_bytes > 500
 
 
 def test_a_demotion_and_a_term_key_moved_by_hand_are_good(server: MemoryRedis) -> None:
@@ -67,7 +70,7 @@ def test_a_demotion_and_a_term_key_moved_by_hand_are_good(server: MemoryRedis) -
     a.promote(reason="again")
     assert a.node_state.view.term == 8
     a.change("x")
-    assert walked(a.log).terms == 3
+    assert walked(a.log).term_count == 3
 
 
 def test_a_snapshot_with_changes_between_its_parts_is_good(server: MemoryRedis) -> None:
@@ -76,7 +79,7 @@ def test_a_snapshot_with_changes_between_its_parts_is_good(server: MemoryRedis) 
     next(parts)
     b.change("between")
     assert len(list(parts)) > 1
-    assert walked(b.log).snapshots == 1
+    assert walked(b.log).snapshot_count == 1
 
 
 def test_a_snapshot_that_was_broken_off_by_a_promotion_or_begun_anew_is_good(server: MemoryRedis) -> None:
@@ -84,17 +87,17 @@ def test_a_snapshot_that_was_broken_off_by_a_promotion_or_begun_anew_is_good(ser
     next(b.parts(size=10))
     next(b.parts(size=10))
     b.promote()
-    assert walked(b.log).snapshots_broken_off == 2
+    assert walked(b.log).broken_snapshot_count == 2
     next(b.parts(size=10))
     facts = walked(b.log)
-    assert (facts.snapshots, facts.snapshots_broken_off) == (0, 2)
+    assert (facts.snapshot_count, facts.broken_snapshot_count) == (0, 2)
 
 
 def test_a_state_that_was_replaced_is_good(server: MemoryRedis) -> None:
     b = two_terms(server)
     b.snapshot(replaces=True)
     b.change("x")
-    assert walked(b.log).snapshots == 1
+    assert walked(b.log).snapshot_count == 1
 
 
 def test_a_log_that_was_trimmed_begins_where_its_snapshot_allows(server: MemoryRedis) -> None:
@@ -103,7 +106,7 @@ def test_a_log_that_was_trimmed_begins_where_its_snapshot_allows(server: MemoryR
     b.change("x")
     b.snapshot()
     facts = walked(b.log)
-    assert (facts.first, facts.trimmed, facts.snapshots) == ("2-7", True, 2)
+    assert (facts.first_id, facts.trimmed, facts.snapshot_count) == ("2-7", True, 2)
     b.promote()
     b.change("y")
     b.snapshot()
@@ -111,7 +114,7 @@ def test_a_log_that_was_trimmed_begins_where_its_snapshot_allows(server: MemoryR
     Pen(server, "c").promote()
     facts = walked(b.log)
     assert facts.trimmed
-    assert facts.terms == 3
+    assert facts.term_count == 3
 
 
 def rebased(server: MemoryRedis) -> Pen:
@@ -136,14 +139,14 @@ def test_a_rebase_is_good_and_counted(server: MemoryRedis) -> None:
     first = server.state.entries[4]
     assert (first.id.term, first.id.n) == (ERA + 1, 6)
     facts = walked(a.log)
-    assert (facts.rebases, facts.snapshots, facts.terms) == (1, 1, 2)
+    assert (facts.rebase_count, facts.snapshot_count, facts.term_count) == (1, 1, 2)
     # and so is what comes after it: terms, snapshots, and a log that is trimmed in the end
     b = Pen(server, "b")
     b.promote()
     a.read()
     a.promote()
     a.snapshot()
-    assert walked(a.log).rebases == 1
+    assert walked(a.log).rebase_count == 1
     a.change("x")
     a.snapshot()
     assert walked(a.log).trimmed
@@ -158,7 +161,7 @@ def test_what_a_rebase_brings_back_is_the_last_change_of_the_log(server: MemoryR
     a.promote()
     parts = a.parts(size=10)
     next(parts)
-    assert walked(a.log).rebases == 1
+    assert walked(a.log).rebase_count == 1
     assert list(parts)[-1].is_last
     head = a.log.look().head
     assert head is not None
@@ -182,7 +185,7 @@ def test_a_rebase_that_was_broken_off_is_good_and_so_is_the_one_that_another_mak
     b.snapshot(size=10)
     b.change("y")
     facts = walked(b.log)
-    assert (facts.rebases, facts.snapshots, facts.snapshots_broken_off) == (2, 1, 1)
+    assert (facts.rebase_count, facts.snapshot_count, facts.broken_snapshot_count) == (2, 1, 1)
 
 
 def test_a_log_that_was_founded_anew_is_good(server: MemoryRedis) -> None:
@@ -192,7 +195,7 @@ def test_a_log_that_was_founded_anew_is_good(server: MemoryRedis) -> None:
     a.snapshot()
     a.change("x")
     facts = walked(a.log)
-    assert (facts.first, facts.rebases) == (f"{a.node_state.view.term}-1", 1)
+    assert (facts.first_id, facts.rebase_count) == (f"{a.node_state.view.term}-1", 1)
 
 
 def test_nobody_can_know_the_ends_of_terms_that_were_trimmed_away_and_they_are_learnt(server: MemoryRedis) -> None:
@@ -217,7 +220,7 @@ def violation(log: MemoryLog, head: Head | None = None) -> Violation:
     with pytest.raises(Violation) as raised:
         walked(log, head)
     found = raised.value
-    assert str(found) == f"{found.rule}: {found.problem} ({RULES[found.rule][1]})"
+    assert str(found) == f"{found.rule}: {found.message} ({RULES[found.rule][1]})"
     assert found.to_dict()["rule"] == found.rule
     return found
 
@@ -230,7 +233,7 @@ def test_a_record_that_was_deleted_is_missed(server: MemoryRedis) -> None:
     two_terms(server)
     found = violation(forged(server, lambda entries: entries.pop(3), rechain=False))
     assert named(found) == ("ids", ["1-3", "2-5"])
-    assert "number 4 is missing" in found.problem
+    assert "number 4 is missing" in found.message
 
 
 def test_several_that_were_deleted_are_missed_even_if_the_rest_was_sealed_anew(server: MemoryRedis) -> None:
@@ -241,7 +244,7 @@ def test_several_that_were_deleted_are_missed_even_if_the_rest_was_sealed_anew(s
 
     found = violation(forged(server, delete))
     assert named(found) == ("ids", ["1-1", "2-5"])
-    assert "2 to 4" in found.problem
+    assert "2 to 4" in found.message
 
 
 def test_a_record_that_was_deleted_before_a_snapshot_is_not_taken_for_a_rebase(server: MemoryRedis) -> None:
@@ -322,7 +325,7 @@ def test_a_log_that_was_cut_by_hand_is_found(server: MemoryRedis) -> None:
     b.snapshot(size=1000)
     b.change("x")
     b.snapshot(size=1000)
-    assert walked(b.log).first == "2-7"
+    assert walked(b.log).first_id == "2-7"
     server._write(entries=server.state.entries[1:])
     assert named(violation(b.log)) == ("beginning", ["2-8", "2-6"])
 
@@ -335,7 +338,7 @@ def test_a_boot_that_writes_in_the_term_of_another_is_found(server: MemoryRedis)
 
     found = violation(forged(server, usurp))
     assert named(found) == ("writer", ["1-3"])
-    assert (found.node, "a/a-2" in found.problem, "a/a-1" in found.problem) == ("a", True, True)
+    assert (found.node, "a/a-2" in found.message, "a/a-1" in found.message) == ("a", True, True)
 
 
 def test_a_term_that_no_term_record_opens_is_found(server: MemoryRedis) -> None:
@@ -378,7 +381,7 @@ def test_a_new_run_in_the_same_era_is_found(server: MemoryRedis) -> None:
     two_terms(server)
     found = violation(forged(server, lambda entries: entries[4].header.update(run="run-2")))
     assert named(found) == ("term", ["2-5"])
-    assert "same era" in found.problem
+    assert "same era" in found.message
 
 
 @pytest.mark.parametrize("ends", ["", "1-3", "0-0 1-4", "1-5"])
@@ -441,7 +444,7 @@ def test_a_part_without_the_one_before_it_is_found(server: MemoryRedis) -> None:
 
     found = violation(forged(server, skip))
     assert named(found) == ("snapshot", ["2-8"])
-    assert "part 2, and part 0 is before it" in found.problem
+    assert "part 2, and part 0 is before it" in found.message
 
 
 def test_a_part_without_any_before_it_is_found(server: MemoryRedis) -> None:
@@ -452,7 +455,7 @@ def test_a_part_without_any_before_it_is_found(server: MemoryRedis) -> None:
         for n, entry in enumerate(entries, 1):
             entry.id = RecordId(entry.id.term, n)
 
-    assert "no part is before it" in violation(forged(server, skip)).problem
+    assert "no part is before it" in violation(forged(server, skip)).message
 
 
 @pytest.mark.parametrize("field", ["as_of", "changed", "codec", "replaces"])
@@ -525,7 +528,7 @@ def test_a_head_that_is_not_the_logs_is_found(server: MemoryRedis, what: str, ch
     walked(b.log, head)
     found = violation(b.log, head._replace(**change(head)))
     assert found.rule == "head"
-    assert found.problem.startswith(f"as the {what}, the head has ")
+    assert found.message.startswith(f"as the {what}, the head has ")
 
 
 def test_a_log_that_is_empty_is_not_what_a_head_says(server: MemoryRedis) -> None:

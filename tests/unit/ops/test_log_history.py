@@ -21,16 +21,25 @@ class TestHistory:
         ops.promote(group.log(), "b", by="ops", reason="maintenance")
         b.submit(push("z"))
         first, second = (term.to_dict() for term in ops.history(group.log()))
-        assert first | {"at": 0} == {
-            "term": 1, "node": "a", "boot": a.boot, "run": "run-1", "by": "a's application",
+        assert first | {"first_written_at": 0} == {
+            "term": 1, "holder": "a", "boot": a.boot, "run": "run-1", "by": "a's application",
             "reason": "asked by the application",
-            "at": 0, "first": "1-1", "last": "1-4", "changes": 2, "snapshots": 1,
+            "first_written_at": 0, "first_id": "1-1", "last_id": "1-4", "change_count": 2, "snapshot_count": 1,
         }  # fmt: skip
-        assert second["at"] >= first["at"] > 1_600_000_000_000
-        assert second | {"at": 0} == {
-            "term": 2, "node": "b", "boot": b.boot, "run": "run-1", "by": "ops", "reason": "maintenance",
-            "at": 0, "first": "2-5", "last": "2-6", "changes": 1, "snapshots": 0,
+        assert second["first_written_at"] >= first["first_written_at"] > 1_600_000_000_000
+        assert second | {"first_written_at": 0} == {
+            "term": 2, "holder": "b", "boot": b.boot, "run": "run-1", "by": "ops", "reason": "maintenance",
+            "first_written_at": 0, "first_id": "2-5", "last_id": "2-6", "change_count": 1, "snapshot_count": 0,
         }  # fmt: skip
+
+    def test_of_a_term_whose_own_record_is_trimmed_nobody_knows_why_it_was_taken(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        a.publish()
+        a.publish()
+        (term,) = ops.history(group.log())
+        assert (term.holder, term.run, term.by, term.reason) == ("a", None, None, None)
+        assert term.first_id != "1-1"
 
     def test_of_a_group_without_a_log_it_is_empty(self, paper: Paper) -> None:
         assert ops.history(paper.log) == []

@@ -24,15 +24,15 @@ class TestPromote:
     def test_it_tells_the_term_and_that_the_node_leads(self, group: Group) -> None:
         group.primary("a"), group.node("b")
         done = ops.promote(group.log(), "b", by="ops", reason="maintenance")
-        assert (done.node, done.term, done.id) == ("b", 2, "2-2")
-        assert done.led_ms > 0
+        assert (done.primary, done.term, done.first_id) == ("b", 2, "2-2")
+        assert done.took_ms > 0
         assert group.nodes[1].role == "primary"
         term = ops.history(group.log())[-1]
-        assert (term.by, term.reason, term.node) == ("ops", "maintenance", "b")
+        assert (term.by, term.reason, term.holder) == ("ops", "maintenance", "b")
 
     def test_the_first_promotion_founds_the_log(self, group: Group) -> None:
         group.node("a")
-        assert ops.promote(group.log(), "a", by="ops").id == "1-1"
+        assert ops.promote(group.log(), "a", by="ops").first_id == "1-1"
 
     def test_a_node_that_never_reported_is_refused_even_by_force(self, paper: Paper) -> None:
         for force in (False, True):
@@ -257,7 +257,7 @@ class TestBudget:
         for name in ("a", "b"):
             paper.beat(name, term=1, position=place)
         assert ops.preview(paper.log, "b").to_dict() == {
-            "node": "b", "refused": None, "better": None, "lag_records": 0, "lost": [], "unknown": [],
+            "node": "b", "refusal": None, "better_node": None, "lag_records": 0, "losses": [], "unknowns": [],
         }  # fmt: skip
 
     def test_what_it_reads_first_is_its_lag_and_no_loss(self, paper: Paper) -> None:
@@ -267,7 +267,7 @@ class TestBudget:
         paper.beat("a", term=1, position=author.position, changed=author.position.id)
         paper.beat("b", term=1, position=at(1, 1))
         told = ops.preview(paper.log, "b")
-        assert (told.lag_records, told.lost, told.unknown, told.refused) == (3, [], [], None)
+        assert (told.lag_records, told.losses, told.unknowns, told.refusal) == (3, [], [], None)
 
     def test_what_the_log_lost_and_another_has_would_be_lost(self, paper: Paper) -> None:
         author = lead(paper.log, "a", boot="a-1")
@@ -275,10 +275,10 @@ class TestBudget:
         paper.beat("a", term=1, changed=RecordId(1, 9))
         paper.beat("b", term=1, changed=RecordId(1, 2))
         told = ops.preview(paper.log, "b")
-        assert told.lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
-        assert (told.better, told.unknown) == ("a", [])
-        assert "it lacks changes up to 1-9" in str(told.refused)
-        assert ops.preview(paper.log, "a").lost == []
+        assert told.losses == ["a has changes up to 1-9, the log and b only up to 1-2"]
+        assert (told.better_node, told.unknowns) == ("a", [])
+        assert "it lacks changes up to 1-9" in str(told.refusal)
+        assert ops.preview(paper.log, "a").losses == []
 
     def test_what_a_dead_node_may_have_nobody_knows(self, paper: Paper) -> None:
         author = lead(paper.log, "a", boot="a-1")
@@ -288,8 +288,8 @@ class TestBudget:
         paper.now_ms += 4500
         paper.beat("b", term=1)
         told = ops.preview(paper.log, "b")
-        assert told.unknown == ["a has not reported for 4.5 s: what it has behind 1-2"]
-        assert (told.lost, told.refused) == ([], None)
+        assert told.unknowns == ["a has not reported for 4.5 s: what it has behind 1-2"]
+        assert (told.losses, told.refusal) == ([], None)
 
     def test_a_dead_node_of_an_earlier_era_may_have_more(self, paper: Paper) -> None:
         paper.take_term("a")
@@ -298,14 +298,14 @@ class TestBudget:
         paper.take_term("a")
         paper.now_ms += 4000
         paper.beat("b", term=ERA + 1)
-        assert len(ops.preview(paper.log, "b").unknown) == 1
+        assert len(ops.preview(paper.log, "b").unknowns) == 1
 
     def test_a_dead_node_that_read_this_term_has_nothing_of_its_own(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("c", term=1)
         paper.now_ms += 4000
         paper.beat("b", term=1)
-        assert ops.preview(paper.log, "b").unknown == []
+        assert ops.preview(paper.log, "b").unknowns == []
 
     def test_in_a_new_run_who_has_not_reported_is_not_known(self, paper: Paper) -> None:
         paper.take_term("a")
@@ -313,27 +313,27 @@ class TestBudget:
         paper.server.fail_over(paper.server.state, run="run-2")
         paper.beat("b", term=1)
         told = ops.preview(paper.log, "b")
-        assert told.unknown == ["a has not reported since Redis came back"]
-        assert "try again" in str(told.refused)
+        assert told.unknowns == ["a has not reported since Redis came back"]
+        assert "try again" in str(told.refusal)
 
     def test_of_a_node_that_never_reported_nothing_is_known(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("a", term=1)
         told = ops.preview(paper.log, "zz")
-        assert (told.lag_records, told.lost, told.unknown) == (None, [], ["zz has never reported"])
-        assert (told.better, "no node of that name" in str(told.refused)) == ("a", True)
+        assert (told.lag_records, told.losses, told.unknowns) == (None, [], ["zz has never reported"])
+        assert (told.better_node, "no node of that name" in str(told.refusal)) == ("a", True)
 
     def test_of_a_node_that_stalled_it_is_refused_and_its_changes_are_no_loss_to_others(self, paper: Paper) -> None:
         paper.take_term("a")
         paper.beat("a", term=1)
         paper.beat("b", term=1, stalled="a bug")
-        assert ops.preview(paper.log, "b").refused == "it stalled: a bug"
+        assert ops.preview(paper.log, "b").refusal == "it stalled: a bug"
 
     def test_where_there_is_no_log_it_says_what_each_would_leave_behind(self, paper: Paper) -> None:
         paper.beat("a", term=1, log_id="log-1", changed=RecordId(1, 9))
         paper.beat("b", term=1, log_id="log-1", changed=RecordId(1, 2))
-        assert ops.preview(paper.log, "b").lost == ["a has changes up to 1-9, the log and b only up to 1-2"]
-        assert ops.preview(paper.log, "a").lost == []
+        assert ops.preview(paper.log, "b").losses == ["a has changes up to 1-9, the log and b only up to 1-2"]
+        assert ops.preview(paper.log, "a").losses == []
 
 
 class Writing:
@@ -372,7 +372,13 @@ class TestSwitchover:
         a.submit(push("x"))
         told: list[str] = []
         done = ops.switchover(group.log(), "b", by="ops", reason="new disk", progress=told.append)
-        assert (done.node, done.before, done.term, done.id, done.follows) == ("b", "a", 2, "2-3", True)
+        assert (done.primary, done.previous_primary, done.term, done.first_id, done.follows) == (
+            "b",
+            "a",
+            2,
+            "2-3",
+            True,
+        )
         assert done.gap_ms > 0
         assert (a.role, b.role) == ("standby", "primary")
         term = ops.history(group.log())[-1]

@@ -45,8 +45,8 @@ class TestVerify:
         told: list[str] = []
         report = ops.verify(group.log(), by="ops", progress=told.append)
         assert report.to_dict() == {
-            "position": "1-3", "digests": dict.fromkeys(["a", "b"], report.digests["a"]), "missing": [], "silent": [],
-            "equal": True,
+            "position": "1-3", "digests": dict.fromkeys(["a", "b"], report.digests["a"]), "late_nodes": [],
+            "silent_nodes": [], "equal": True,
         }  # fmt: skip
         assert told[0] == "asked a for a marker"
         assert told[-1] == "2 of 2 nodes reported at 1-3"
@@ -56,7 +56,7 @@ class TestVerify:
         a.submit(push("x"))
         group.server.beat(Heartbeat("b", "1", run="run-1", every_ms=60_000))
         report = ops.verify(group.log(), by="ops", timeout_s=1.0)
-        assert report.missing == ["b"]
+        assert report.late_nodes == ["b"]
         assert not report.equal
         assert report.verdict == "not all nodes could be compared: b did not report in time; a told its state at 1-3"
 
@@ -65,9 +65,10 @@ class TestVerify:
         a.submit(push("x"))
         group.server.beat(Heartbeat("c", "1", run="run-1", every_ms=0))
         report = eventually(
-            lambda: (found := ops.verify(group.log(), by="ops", timeout_s=PATIENCE_S)).silent and found, "c is dead"
+            lambda: (found := ops.verify(group.log(), by="ops", timeout_s=PATIENCE_S)).silent_nodes and found,
+            "c is dead",
         )
-        assert (report.missing, report.silent, sorted(report.digests)) == ([], ["c"], ["a", "b"])
+        assert (report.late_nodes, report.silent_nodes, sorted(report.digests)) == ([], ["c"], ["a", "b"])
         assert not report.equal
         assert not report.differ
         assert report.verdict.startswith("not all nodes could be compared: c does not report; a, b have equal states")

@@ -376,14 +376,20 @@ def test_nothing_that_blocks_runs_on_the_event_loop(client: TestClient, node: No
 
 def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestClient, node: NodeInMemory) -> None:
     # given
-    node.role, node.in_sync, node.lag, node.held_up, node.lease_ms = "standby", False, Lag(None, None), "a bug", None
+    node.role, node.in_sync, node.lag, node.state_problem, node.lease_ms = (
+        "standby",
+        False,
+        Lag(None, None),
+        "a bug",
+        None,
+    )
     node.unready = Unready("stalled", "a bug")
     # when
     answer = client.get("/health")
     # then
     assert answer.status_code == 200
     assert answer.json() == {
-        "name": "a",
+        "node": "a",
         "group": "registry",
         "role": "standby",
         "leads": False,
@@ -391,9 +397,9 @@ def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestC
         "position": "5-1042",
         "in_sync": False,
         "lag_records": None,
-        "lag_seconds": None,
+        "lag_ms": None,
         "lease_ms": None,
-        "stalled": "a bug",
+        "state_problem": "a bug",
         "ready": False,
         "problem": "a bug",
         "primary_http": None,

@@ -19,7 +19,7 @@ def test_a_document_comes_out_as_it_went_in_but_for_the_term(client: TestClient,
     # when
     loaded = client.put("/v1/state", content=document)
     # then
-    assert loaded.json() == {"applied": True, "term": 5, "nodes": 2}
+    assert loaded.json() == {"applied": True, "term": 5, "node_count": 2}
     assert loaded.headers["replicator-position"] == "5-1043"
     answer = client.get("/v1/state")
     assert answer.content == with_term(DOCUMENT, 5)
@@ -42,7 +42,9 @@ def test_a_stale_document_changes_nothing_and_is_logged_and_no_error(
     with caplog.at_level(logging.WARNING, logger="replicator.registry.api"):
         answer = client.put("/v1/state", content=with_term(DOCUMENT, 4))
     # then
-    assert (answer.status_code, answer.json()) == (200, {"applied": False, "reason": "stale", "term": 5})
+    told = answer.json()
+    assert "term 4 is over" in told.pop("message")
+    assert (answer.status_code, told) == (200, {"applied": False, "term": 5})
     assert answer.headers["replicator-position"] == "5-1042"
     assert client.get("/v1/state").content == before
     [record] = caplog.records
@@ -185,7 +187,7 @@ def test_a_document_may_be_larger_than_other_bodies(client: TestClient) -> None:
     document = orjson.dumps(generate(3000, seed=1))
     assert len(document) > 2 * BODY_BYTES_MAX
     # then
-    assert client.put("/v1/state", content=document).json()["nodes"] == 3000
+    assert client.put("/v1/state", content=document).json()["node_count"] == 3000
     assert client.get("/v1/state").content == with_term(document, 5)
 
 

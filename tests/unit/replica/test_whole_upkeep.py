@@ -475,8 +475,8 @@ def patched_twice(group: Group, log: FaultyLog | None = None) -> tuple[Node, Nod
 def test_patches_are_certified(group: Group) -> None:
     a, b = patched_twice(group)
     found = certified(group, a, b)
-    assert found.log.changes == 4
-    assert found.equal == [["a", "b"]]
+    assert found.log.change_count == 4
+    assert found.equal_nodes == [["a", "b"]]
     assert {node.digest for node in found.nodes} == {digest_of_pieces(a._setup.state.pieces)}
 
 
@@ -502,12 +502,17 @@ def test_a_fork_of_patches_is_exported_as_a_whole_state(group: Group) -> None:
     a, _ = patched_twice(group)
     path = a._running.replica.saved.checkpoint.write_fork("for a test", a.position.id._replace(n=1))
     fork = forks.read(path)
-    assert fork.divergent == 4
-    assert [change.change["patch"] for change in forks.divergent(fork)] == ["1 of 3", "2 of 3", "3 of 3", "1 of 1"]
+    assert fork.divergent_change_count == 4
+    assert [(change.change["part_index"], change.change["part_count"]) for change in forks.divergent(fork)] == [
+        (0, 3),
+        (1, 3),
+        (2, 3),
+        (0, 1),
+    ]
     with pytest.raises(forks.InSnapshot):
         forks.export(fork)
     behind = a._running.replica.saved.checkpoint.write_fork("for a test", a.position.id._replace(n=a.position.id.n - 2))
     with pytest.raises(forks.Patched, match="--state"):
         forks.export(forks.read(behind))
-    exported = [base64.b64decode(line["bytes"]) for line in forks.export_state(fork)]
+    exported = [base64.b64decode(line["piece_base64"]) for line in forks.export_state(fork)]
     assert exported == a._setup.state.pieces

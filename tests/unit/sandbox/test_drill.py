@@ -23,13 +23,14 @@ from replicator.sandbox.drill.load import Load, _Caller, outcome_of
 from replicator.sandbox.drill.report import FaultReport, Outcome, Report, Write, lacking, longest_gap_s
 
 KILL = FaultReport(
-    fault="kill", acknowledged=10, lost=[], refused=2, unknown=1, gap_ms=1234, stale_refused=1, leader="b", term=2,
-    problem=None,
+    fault="kill", acknowledged_count=10, lost_tags=[], refused_count=2, unknown_count=1,
+    gap_ms=1234, stale_refused_count=1, primary="b", term=2, problem=None,
 )  # fmt: skip
 
 GOOD = Report(
-    faults=[KILL], acknowledged=12, refused=2, unknown=1, unknown_landed=1, lost=[], doubled=[], appeared=[],
-    stale_accepted=0, equal=True, position="2-14", digests={"a": "0", "b": "0", "c": "0"}, problems=[],
+    faults=[KILL], acknowledged_count=12, refused_count=2, unknown_count=1, landed_count=1,
+    lost_tags=[], doubled_tags=[], appeared_tags=[], stale_accepted_count=0, equal=True, position="2-14",
+    digests={"a": "0", "b": "0", "c": "0"}, problems=[],
 )  # fmt: skip
 
 
@@ -82,10 +83,10 @@ class TestTheVerdict:
     @pytest.mark.parametrize(
         "wrong",
         [
-            {"lost": ["x"]},
-            {"doubled": ["x"]},
-            {"appeared": ["x"]},
-            {"stale_accepted": 1},
+            {"lost_tags": ["x"]},
+            {"doubled_tags": ["x"]},
+            {"appeared_tags": ["x"]},
+            {"stale_accepted_count": 1},
             {"equal": False},
             {"problems": ["nobody leads"]},
         ],
@@ -127,7 +128,9 @@ class TestTheCommand:
         assert (told["faults"], told["lease_s"]) == (("kill",), 2.0)
 
     def test_names_what_was_lost_and_ends_with_1(self, told: dict[str, Any]) -> None:
-        told["report"] = replace(GOOD, lost=[f"w-{n}" for n in range(12)], equal=False, problems=["kill: nobody leads"])
+        told["report"] = replace(
+            GOOD, lost_tags=[f"w-{n}" for n in range(12)], equal=False, problems=["kill: nobody leads"]
+        )
         result = CliRunner().invoke(cli, ["drill"])
         assert result.exit_code == 1
         assert "12 are lost: w-0, w-1, w-2, w-3, w-4, w-5, w-6, w-7, w-8, w-9 and 2 more" in result.stdout
@@ -138,12 +141,13 @@ class TestTheCommand:
     def test_as_json_has_the_fields_of_the_contract(self, told: dict[str, Any]) -> None:
         value = json.loads(CliRunner().invoke(cli, ["drill", "--output", "json"]).stdout)
         assert list(value) == [
-            "faults", "acknowledged", "refused", "unknown", "unknown_landed", "lost", "doubled", "appeared",
-            "stale_accepted", "equal", "position", "digests", "problems", "passed",
+            "faults", "acknowledged_count", "refused_count", "unknown_count", "landed_count", "lost_tags",
+            "doubled_tags", "appeared_tags", "stale_accepted_count", "equal", "position", "digests", "problems",
+            "passed",
         ]  # fmt: skip
         assert list(value["faults"][0]) == [
-            "fault", "acknowledged", "lost", "refused", "unknown", "gap_ms", "stale_refused", "leader", "term",
-            "problem",
+            "fault", "acknowledged_count", "lost_tags", "refused_count", "unknown_count", "gap_ms",
+            "stale_refused_count", "primary", "term", "problem",
         ]  # fmt: skip
 
     def test_an_interrupted_drill_is_not_passed(self, told: dict[str, Any]) -> None:
@@ -181,7 +185,7 @@ class TestASwitchover:
             refused = times[0]
             if node == "b" and len(times) > 1:
                 times.pop(0)
-            return Mock(refused="too often" if node in refused else None)
+            return Mock(refusal="too often" if node in refused else None)
 
         monkeypatch.setattr(faults.ops, "preview", preview)
 

@@ -125,7 +125,7 @@ def test_a_command_that_fails_is_told_until_one_goes_well(group: Group, told: Pa
     a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b")
 
     def problem() -> str:
-        return next(node.problem or "" for node in ops.status(group.log()).nodes if node.name == "a")
+        return next(node.problem or "" for node in ops.status(group.log()).nodes if node.node == "a")
 
     with Sidecar(a, on_primary=text, on_standby=telling(told)):
         eventually(lambda: said in problem())
@@ -192,7 +192,7 @@ def test_a_switchover_stops_the_program_and_publishes_what_it_wrote_last(group: 
             # when somebody else is to lead
             done = ops.switchover(group.log(), "b", by="ops", timeout_s=PATIENCE_S)
             # then that one has all that the users were told
-            assert done.node == "b"
+            assert done.primary == "b"
             assert theirs.path.read_text() == (tmp_path / "told").read_text()
             eventually(lambda: a.role == "standby" and a.position == b.position)
             assert list(tmp_path.glob("*.replaced-*")) == []
@@ -210,8 +210,8 @@ def test_a_program_that_was_stopped_for_a_switchover_that_does_not_come_goes_on(
     a = group.primary("a", lease_s=SHORT_LEASE_S)
     with Sidecar(a, on_primary=telling(told), on_standby=telling(told)):
         eventually(lambda: lines(told) == ["primary 1 a g"])
-        ask = group.log().ask("prepare", by="ops", node="a")
-        eventually(lambda: group.log().look().heartbeats["a"].prepared == ask)
+        request = group.log().request("prepare", by="ops", node="a")
+        eventually(lambda: group.log().look().heartbeats["a"].prepared == request)
         assert lines(told)[1:] == ["standby 1 a g"]
         eventually(lambda: lines(told)[2:] == ["primary 1 a g"])
         eventually(lambda: group.log().look().heartbeats["a"].prepared == "")

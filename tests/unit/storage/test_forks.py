@@ -37,11 +37,11 @@ class Disk:
         self.log = Pen(server, node).log
         self.checkpoint = Checkpoint(data_dir, "g", node=node)
 
-    def fork(self, parted_at: str, reason: str = "replaced by the snapshot 9-9 of b") -> Path:
+    def fork(self, parted_id: str, reason: str = "replaced by the snapshot 9-9 of b") -> Path:
         while records := self.log.read(self.reader.node_state.view.cursor.id).records:
             steps = [self._step(record) for record in records]
             self.checkpoint.save(self.view, steps, boot="1")
-        return self.checkpoint.write_fork(reason, RecordId.parse(parted_at))
+        return self.checkpoint.write_fork(reason, RecordId.parse(parted_id))
 
     def _step(self, record: Record) -> Step:
         verdict, self.reader.node_state = self.reader.node_state.fold(record)
@@ -80,8 +80,8 @@ def exported(fork: forks.Fork) -> list[tuple[str, int, Any]]:
 def test_the_divergent_tail_is_what_lies_behind_the_parting(disk: Disk) -> None:
     fork = forks.read(disk.fork("1-2"))
     assert (fork.node, fork.group, fork.reason) == ("s", "g", "replaced by the snapshot 9-9 of b")
-    assert (str(fork.position), fork.term, str(fork.parted_at)) == ("1-4", 1, "1-2")
-    assert (fork.divergent, fork.in_snapshot) == (2, False)
+    assert (str(fork.position), fork.term, str(fork.parted_id)) == ("1-4", 1, "1-2")
+    assert (fork.divergent_change_count, fork.has_more_in_snapshot) == (2, False)
     assert fork.written_at is not None
     assert exported(fork) == [("1-4", 0, push("y")), ("1-4", 1, push("z"))]
 
@@ -92,10 +92,10 @@ def test_a_history_that_the_group_has_nothing_of_is_all_divergent_tail(disk: Dis
 
 
 def test_a_snapshot_before_the_parting_is_no_obstacle(pen: Pen, disk: Disk) -> None:
-    parted_at = pen.snapshot()[-1].id
+    parted_id = pen.snapshot()[-1].id
     pen.change("only here")
-    fork = forks.read(disk.fork(str(parted_at)))
-    assert (fork.divergent, fork.in_snapshot) == (1, False)
+    fork = forks.read(disk.fork(str(parted_id)))
+    assert (fork.divergent_change_count, fork.has_more_in_snapshot) == (1, False)
     assert [change for _, _, change in exported(fork)] == [push("only here")]
 
 
@@ -104,14 +104,14 @@ def test_a_snapshot_behind_the_parting_that_has_no_change_from_there_is_none_eit
     pen.snapshot()
     pen.change("only here")
     fork = forks.read(disk.fork("1-4"))
-    assert (fork.divergent, fork.in_snapshot) == (1, False)
+    assert (fork.divergent_change_count, fork.has_more_in_snapshot) == (1, False)
 
 
 def test_divergent_tail_in_a_snapshot_is_not_exported_in_part(pen: Pen, disk: Disk) -> None:
     pen.snapshot()
     pen.change("later")
     fork = forks.read(disk.fork("1-2"))
-    assert (fork.divergent, fork.in_snapshot) == (1, True)
+    assert (fork.divergent_change_count, fork.has_more_in_snapshot) == (1, True)
     with pytest.raises(forks.InSnapshot, match="from 1-2 up to 1-4 are in its snapshot") as raised:
         forks.export(fork)
     assert raised.value.exit_code == 3
@@ -128,7 +128,7 @@ def test_a_state_that_was_replaced_is_a_change_at_its_last_part(
     *_, before, last = [record.id for record in pen.snapshot(size=10, replaces=True)]
     pen.change("later")
     fork = forks.read(disk.fork(str({"before": "1-4", "in the parts": before, "after": last}[parted])))
-    assert (fork.divergent, fork.in_snapshot) == (1, inside)
+    assert (fork.divergent_change_count, fork.has_more_in_snapshot) == (1, inside)
     assert fork.snapshot_changed == last
 
 
@@ -143,7 +143,7 @@ def test_bytes_are_exported_as_base64(pen: Pen, disk: Disk, monkeypatch: pytest.
     pen.snapshot()
     monkeypatch.undo()
     fork = forks.read(disk.fork("1-4"))
-    assert [base64.b64decode(line["bytes"]) for line in forks.export_state(fork)] == [b"\x00\xff" * 3]
+    assert [base64.b64decode(line["piece_base64"]) for line in forks.export_state(fork)] == [b"\x00\xff" * 3]
 
 
 def test_reading_leaves_the_file_and_its_directory_as_they_are(pen: Pen, disk: Disk) -> None:
@@ -166,7 +166,7 @@ def test_a_fork_of_a_checkpoint_that_was_a_fork_tells_its_own_parting(disk: Disk
     shutil.copy(disk.fork("1-2"), tmp_path / "t" / "checkpoint.sqlite")
     with Checkpoint(tmp_path / "t", "g", node="s") as again:
         fork = forks.read(again.write_fork("another", RecordId(1, 3)))
-    assert (str(fork.parted_at), fork.reason) == ("1-3", "another")
+    assert (str(fork.parted_id), fork.reason) == ("1-3", "another")
 
 
 # --- which there are -------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_every_kind_of_damage_is_an_error(disk: Disk) -> None:
 def test_a_parting_that_is_no_id_is_damage(disk: Disk) -> None:
     path = disk.fork("1-2")
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("UPDATE meta SET value = '1-x' WHERE key = 'parted_at'")
+        db.execute("UPDATE meta SET value = '1-x' WHERE key = 'parted_id'")
     with pytest.raises(CheckpointError, match="'1-x'"):
         forks.read(path)
 
@@ -285,7 +285,7 @@ def test_one_whose_rows_are_no_changes_is_named_and_the_others_are_listed(disk: 
         data = orjson.loads(db.execute("SELECT value FROM meta WHERE key = 'saved'").fetchone()[0][32:])
         said = orjson.dumps(data | {"changes": run_of_rows}, default=list)
         db.execute("UPDATE meta SET value = ? WHERE key = 'saved'", (digest_of(said).encode() + said,))
-        db.execute("UPDATE meta SET value = '0-0' WHERE key = 'parted_at'")
+        db.execute("UPDATE meta SET value = '0-0' WHERE key = 'parted_id'")
         db.execute("DELETE FROM change")
         db.execute("INSERT INTO change VALUES (1, 2, ?, ?, x'')", (run_of_rows.link, header))
     result = run("list", "--data-dir", disk.data_dir)
@@ -306,17 +306,18 @@ def test_list_shows_a_line_for_each(disk: Disk, pen: Pen) -> None:
     result = run("list", "--data-dir", disk.data_dir)
     assert (result.exit_code, result.stderr) == (0, "")
     heading, line = result.stdout.splitlines()
-    assert heading.split() == ["NAME", "NODE", "WHEN", "POSITION", "TERM", "PARTED_AT", "DIVERGENT", "REASON"]
+    assert heading.split() == ["FORK", "NODE", "WHEN", "POSITION", "TERM", "PARTED", "DIVERGENT", "REASON"]
     assert line.startswith(f"{path.stem}  s     20")
-    assert line.endswith("1-4       1     1-2        2          replaced by the snapshot 9-9 of b")
+    assert line.endswith("1-4       1     1-2     2          replaced by the snapshot 9-9 of b")
 
 
 def test_list_as_json_has_the_fields_of_the_contract(disk: Disk) -> None:
     path = disk.fork("1-2")
     (told,) = json.loads(run("list", "--data-dir", disk.data_dir, "--output", "json").stdout)
     assert told | {"written_at": 0} == {
-        "name": path.stem, "path": str(path), "group": "g", "node": "s", "written_at": 0, "position": "1-4", "term": 1,
-        "parted_at": "1-2", "divergent": 2, "in_snapshot": False, "reason": "replaced by the snapshot 9-9 of b",
+        "fork": path.stem, "path": str(path), "group": "g", "node": "s", "written_at": 0, "position": "1-4", "term": 1,
+        "parted_id": "1-2", "divergent_change_count": 2, "has_more_in_snapshot": False,
+        "reason": "replaced by the snapshot 9-9 of b",
     }  # fmt: skip
     assert isinstance(told["written_at"], int)
 
@@ -396,7 +397,7 @@ def test_show_tells_the_facts_and_the_changes(disk: Disk) -> None:
         '2026-01-01 00:00:00.000  1-4               1  a  {"push":"z"}',
     ]
     told = json.loads(run("show", path.stem, "--data-dir", disk.data_dir, "--output", "json").stdout)
-    assert told["divergent"] == 2
+    assert told["divergent_change_count"] == 2
     assert told["changes"][1] == {"id": "1-4", "index": 1, "change": push("z")}
 
 

@@ -1,4 +1,4 @@
-"""Those who tell where the master is: how long they are waited for, and whom to believe."""
+"""Where the master is: how long the sources of that are waited for, and which of them to believe."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator.log import tellers
-from replicator.log.tellers import Said, Tellers
+from replicator.log import master_discovery
+from replicator.log.master_discovery import Answer, MasterDiscovery
 from tests.support.kv import PATIENCE_S, eventually
 
 
 class Room:
-    """Three who tell. `said`: what each one says, or why not; who is in `hangs` says nothing until `go`."""
+    """Three sources. `said`: what each one says, or why not; one that is in `hangs` says nothing until `go`."""
 
     def __init__(self) -> None:
-        self.said: dict[str, Said[str] | Exception] = {name: Said(1, "m") for name in "abc"}
+        self.said: dict[str, Answer[str] | Exception] = {name: Answer(1, "m") for name in "abc"}
         self.hangs: set[str] = set()
         self.go = threading.Event()
-        self.tellers: Tellers[str] = Tellers("abc", self._ask)
+        self.discovery: MasterDiscovery[str] = MasterDiscovery("abc", self._ask)
 
-    def _ask(self, name: str) -> Said[str]:
+    def _ask(self, name: str) -> Answer[str]:
         if name in self.hangs:
             assert self.go.wait(PATIENCE_S)
         said = self.said[name]
@@ -31,8 +31,8 @@ class Room:
         return said
 
     def asked(self, wait_s: float = PATIENCE_S, *, someone_s: float = 0.0) -> list[str]:
-        self.tellers.ask(wait_s, someone_s=someone_s)
-        return self.tellers.places()
+        self.discovery.ask(wait_s, someone_s=someone_s)
+        return self.discovery.places()
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def room() -> Iterator[Room]:
 
 
 def test_the_newest_epoch_counts(room: Room) -> None:
-    room.said["c"] = Said(2, "n")
+    room.said["c"] = Answer(2, "n")
     assert room.asked() == ["n"]
 
 
 def test_of_one_epoch_the_place_that_most_name_comes_first(room: Room) -> None:
-    room.said = {"a": Said(0, "m"), "b": Said(0, "n"), "c": Said(0, "n")}
+    room.said = {"a": Answer(0, "m"), "b": Answer(0, "n"), "c": Answer(0, "n")}
     assert room.asked() == ["n", "m"]
 
 
@@ -58,7 +58,7 @@ def test_who_hangs_is_waited_for_once(room: Room) -> None:
     began = time.monotonic()
     assert room.asked(PATIENCE_S) == ["m"]
     assert time.monotonic() - began < PATIENCE_S / 2
-    assert room.tellers.problems() == [("a", None)]
+    assert room.discovery.problems() == [("a", None)]
 
 
 def test_where_all_hang_the_first_word_of_any_is_waited_for(room: Room) -> None:
@@ -72,21 +72,21 @@ def test_where_all_fail_nobody_is_waited_for(room: Room) -> None:
     began = time.monotonic()
     assert room.asked(0.01, someone_s=PATIENCE_S) == []
     assert time.monotonic() - began < PATIENCE_S / 2
-    assert [str(problem) for _, problem in room.tellers.problems()] == ["a is gone", "b is gone", "c is gone"]
+    assert [str(problem) for _, problem in room.discovery.problems()] == ["a is gone", "b is gone", "c is gone"]
 
 
 def test_what_somebody_said_is_good_for_a_while_and_no_longer(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     assert room.asked() == ["m"]
     room.hangs = set("abc")
     assert room.asked(0.01) == ["m"]
-    monkeypatch.setattr(tellers, "GOOD_FOR_S", 0.0)
-    eventually(lambda: room.tellers.places() == [])
+    monkeypatch.setattr(master_discovery, "GOOD_FOR_S", 0.0)
+    eventually(lambda: room.discovery.places() == [])
 
 
 def test_a_newer_epoch_is_remembered_until_most_of_them_say_otherwise(room: Room) -> None:
-    room.said["c"] = Said(2, "n")
+    room.said["c"] = Answer(2, "n")
     assert room.asked() == ["n"]
     room.said.update(b=OSError("cut off"), c=OSError("cut off"))
     assert room.asked() == ["n"]
-    room.said["b"] = Said(1, "m")
+    room.said["b"] = Answer(1, "m")
     assert room.asked() == ["m"]

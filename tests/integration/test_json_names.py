@@ -1,0 +1,264 @@
+"""docs/json.md is a contract: every name in it is given, every name that is given is in it, and it keeps its own rules.
+
+All of it comes from real commands on a real group, and from the HTTP of a node; only what a drill found is made up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import replicator.cli.drill
+from replicator import Node, RecordId
+from replicator.cli import cli
+from replicator.registry.state import Registry
+from replicator.sandbox.drill.report import FaultReport, Report
+from replicator.sandbox.redis_server import find_server
+from replicator.storage.checkpoint import Checkpoint
+from replicator.web.health import health_app
+from tests.support.json_names import TYPES, documented, names_in, wrong_types
+from tests.support.kv import PATIENCE_S, Group, eventually, in_step
+from tests.support.opaque import KIB, Text, pieces
+from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, with_term
+from tests.support.worlds import RedisWorld
+
+DOCUMENTED = documented()
+
+#: Its names are those of an application.
+OF_THE_REGISTRY = "The registry"
+
+Given = dict[str, list[Any]]
+Run = Callable[..., Any]
+
+FAULT = FaultReport(
+    fault="kill", acknowledged_count=10, lost_tags=["t"], refused_count=2, unknown_count=1, gap_ms=1234,
+    stale_refused_count=1, primary="b", term=2, problem=None,
+)  # fmt: skip
+
+REPORT = Report(
+    faults=[FAULT], acknowledged_count=12, refused_count=2, unknown_count=1, landed_count=1, lost_tags=["t"],
+    doubled_tags=[], appeared_tags=[], stale_accepted_count=0, equal=True, position="2-14",
+    digests={"a": "0", "b": "0", "c": "0"}, problems=[],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    """What each command gave, by the section of the document that is about it."""
+    directory = tmp_path_factory.mktemp("group")
+    world = RedisWorld(find_server(), tmp_path_factory.mktemp("redis"))
+    given: Given = {}
+    try:
+        given |= _of_a_group(world, directory)
+    finally:
+        world.close()
+    given |= _of_a_drill() | _over_http()
+    given |= _of_whole_states(tmp_path_factory.mktemp("whole"), given)
+    return given
+
+
+def _node(world: RedisWorld, directory: Path, name: str) -> Node:
+    data_dir = directory / name
+    url = world.server.url
+    return Node(Registry(), group="g", name=name, redis=url, data_dir=data_dir, lease_s=1.0, on_restart="standby")
+
+
+def _of_a_group(world: RedisWorld, directory: Path) -> Given:
+    def run(*args: object) -> Any:
+        return _run("--redis", world.server.url, "--group", "g", *args, "--output", "json")
+
+    dirs = ("--data-dir", directory / "a", "--data-dir", directory / "b")
+    given: Given = {}
+    with _node(world, directory, "a") as a, _node(world, directory, "b") as b:
+        eventually(lambda: len(run("status")["nodes"]) == 2)
+        given["promote, recover"] = [run("promote", "a", "--timeout", PATIENCE_S)]
+        a.submit({"op": "register", "owner": "x"})
+        in_step(a, b)
+        given |= {"snapshot": [run("snapshot")], "verify": [run("verify")]}
+        a.submit({"op": "register", "owner": "y"})
+        in_step(a, b)
+        given |= _looked_at(run)
+        given["certify"] = [run("certify", *dirs)]
+        given["promote --dry-run"] = [run("promote", "b", "--dry-run")]
+        given["switchover"] = [run("switchover", "--to", "b", "--timeout", PATIENCE_S)]
+        with TestClient(health_app(b)) as client:
+            given["/health"] = [client.get("/health").json()]
+            ready = eventually(lambda: [each for each in [client.get("/ready")] if each.status_code == 200])[0]
+            given["/ready"] = [ready.json()]
+    given |= _of_forks(directory / "a")
+    world.admin.xdel("replicator:{g}:log", "1-4")
+    given["certify"].append(run("certify", "--no-verify"))
+    with _node(world, directory, "a"):
+        world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
+        given["promote, recover"].append(run("recover", "--from", "a", "--force"))
+    return given
+
+
+def _looked_at(run: Run) -> Given:
+    eventually(lambda: all(node["lag_records"] == 0 for node in run("status")["nodes"]))
+    return {
+        "status": [run("status")], "history": [run("history")], "log": run("log"), "doctor": [run("doctor")],
+    }  # fmt: skip
+
+
+def _of_forks(data_dir: Path) -> Given:
+    """Of a fork of what the node has, and of what the commands give of it."""
+    checkpoint = Checkpoint(data_dir, "g", node="a")
+    name = checkpoint.write_fork("replaced by the snapshot 9-9 of b", RecordId(1, 3)).stem
+    checkpoint.close()
+    dirs = ("--data-dir", data_dir)
+    shown = [_run("forks", "list", *dirs, "--output", "json"), _run("forks", "show", name, *dirs, "--output", "json")]
+    exported = [*_lines("forks", "export", name, *dirs), *_lines("forks", "export", name, "--state", *dirs)]
+    return {"forks list, forks show": shown, "forks export": exported}
+
+
+def _of_whole_states(directory: Path, given: Given) -> Given:
+    """The same of a state that is replicated whole: its changes are patches, and its pieces may be bytes."""
+    group = Group(directory)
+    a = group.primary("a", state=Text(pieces(900 * KIB)))
+    a.publish()
+    a._state.pieces[0] = b"changed"
+    assert a.publish().what == "patch"
+    a._replica.flush()
+    path = a._replica.saved.checkpoint.write_fork("for a test", a.position.id._replace(n=1))
+    group.close()
+    dirs = ("--data-dir", path.parents[1])
+    shown = _run("forks", "show", path.stem, *dirs, "--output", "json")
+    exported = _lines("forks", "export", path.stem, "--state", *dirs)
+    return {
+        "A part of a patch": [each["change"] for each in shown["changes"]],
+        "forks list, forks show": [*given["forks list, forks show"], shown],
+        "forks export": [*given["forks export"], *exported],
+    }
+
+
+def _of_a_drill() -> Given:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replicator.cli.drill, "run", lambda *_, **__: REPORT)
+        return {"drill": [_run("drill", "--output", "json")]}
+
+
+def _over_http() -> Given:
+    client, standby = client_of(NodeInMemory()), NodeInMemory(role="standby", primary_http="http://b:1")
+    register = {"op": "register", "owner": "x"}
+    done = [
+        client.post("/v1/nodes", json={}),
+        client.post("/v1/changes", json=register),
+        client.patch("/v1/nodes/1", json={"owner": "y"}),
+        client.post("/v1/networks", json={"name": "n"}),
+        client.put("/v1/networks/0/members/1"),
+        client.get("/v1/nodes?limit=1"),
+        client.get("/v1/networks"),
+        client.put("/v1/trust/1/2"),
+        client.delete("/v1/trust/1/2"),
+        client.delete("/v1/networks/0/members/1"),
+        client.put("/v1/state?force=1", content=DOCUMENT),
+        client.put("/v1/state", content=with_term(DOCUMENT, 4)),
+    ]
+    refused = [
+        client.put("/v1/state", content=DOCUMENT),
+        client.post("/v1/nodes", json={}, headers={"Replicator-Term": "4"}),
+        client.get("/v1/nodes/99"),
+        client_of(standby).post("/v1/nodes", json={}),
+    ]
+    assert [answer.status_code for answer in done if not answer.is_success] == []
+    assert [answer.status_code for answer in refused] == [428, 409, 404, 307]
+    return {OF_THE_REGISTRY: [each.json() for each in done], "Errors": [each.json() for each in refused]}
+
+
+def _run(*args: object) -> Any:
+    """The JSON that a command gives: one value, or a list of those that it gives one a line."""
+    told = CliRunner().invoke(cli, [*map(str, args)])
+    assert told.stdout, told.stderr
+    return _lines_of(told.stdout) if "log" in args else json.loads(told.stdout)
+
+
+def _lines(*args: object) -> list[Any]:
+    return _lines_of(CliRunner().invoke(cli, [*map(str, args)]).stdout)
+
+
+def _lines_of(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# --- what is given ----------------------------------------------------------------------------------------------------
+
+
+def test_the_document_is_about_all_that_was_asked(given: Given) -> None:
+    assert set(DOCUMENTED) == set(given)
+
+
+def test_every_command_that_gives_json_has_a_section() -> None:
+    assert set(_commands_with_output(cli)) <= {part for title in DOCUMENTED for part in title.split(", ")}
+
+
+def _commands_with_output(group: click.Group, prefix: str = "") -> Iterator[str]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands_with_output(command, f"{name} ")
+        elif any(option.name == "output" for option in command.params):
+            yield prefix + name
+
+
+@pytest.mark.parametrize("section", DOCUMENTED)
+def test_names_that_are_given_and_names_that_are_documented_are_the_same(given: Given, section: str) -> None:
+    known = DOCUMENTED[section]
+    found = {path for value in given[section] for path, _ in names_in(value, known)}
+    assert (found - set(known), set(known) - found) == (set(), set()), "(not documented, not given)"
+
+
+@pytest.mark.parametrize("section", DOCUMENTED)
+def test_values_are_of_the_type_that_is_documented(given: Given, section: str) -> None:
+    assert wrong_types(given[section], DOCUMENTED[section]) == {}
+
+
+# --- the rules at the top of the page ---------------------------------------------------------------------------------
+
+ENDINGS = {
+    "_at": "integer", "_ms": "number", "_bytes": "integer", "_count": "integer", "_records": "integer",
+    "_index": "integer", "_id": "text", "_problem": "text",
+}  # fmt: skip
+
+PLURALS = ("list of texts", "list of lists", "list", "object of texts")
+
+
+def names_of_ours() -> Iterator[tuple[str, str]]:
+    """The last word of each path, and its type where it is not null. An integer is a number."""
+    for section, names in DOCUMENTED.items():
+        for path, kind in names.items():
+            if section != OF_THE_REGISTRY:
+                yield path.rpartition(".")[2], kind.removesuffix(" or null")
+
+
+def test_a_type_is_one_of_those_that_there_are() -> None:
+    assert {each for _, kind in names_of_ours() for each in kind.split(" or ")} <= set(TYPES)
+
+
+def test_a_name_says_by_its_end_what_it_is() -> None:
+    for name, kind in names_of_ours():
+        for end, wanted in ENDINGS.items():
+            if f"_{name}".endswith(end):
+                assert kind in (wanted, "integer" if wanted == "number" else wanted), name
+
+
+def test_a_list_has_a_plural_and_nothing_else_is_measured_in_seconds() -> None:
+    for name, kind in names_of_ours():
+        assert kind not in PLURALS or name.endswith("s"), name
+        assert not name.endswith("_seconds"), name
+
+
+def test_a_word_means_one_thing() -> None:
+    kinds = defaultdict(set)
+    for name, kind in names_of_ours():
+        kinds[name].add(kind)
+    assert {name: kind for name, kind in kinds.items() if len(kind) > 1} == {}
