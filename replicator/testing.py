@@ -38,7 +38,7 @@ from replicator.format.ids import (
 )
 from replicator.format.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after, parse
 from replicator.format.term_ends import show_ends, with_end
-from replicator.log.interface import Ack, Batch, Confirmation, GroupRequest, Log, LogSize
+from replicator.log.interface import Ack, Appending, Batch, Confirmation, GroupRequest, Log, LogSize
 from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.runtime import checks
@@ -465,6 +465,9 @@ class MemoryLog:
         with self._reach():
             return self.server.append(self._run, record)
 
+    def appending(self, record: ChangeRecord) -> Appending:
+        return _Appending(self, record)
+
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         with self._reach():
             return self.server.part(self._run, record, rebase=rebase)
@@ -587,6 +590,28 @@ class MemoryLog:
         if not self._run:
             self._run = self.server.state.run
         return self.server.changed
+
+
+class _Appending:
+    """See `Appending`. The server has done it when it is entered, and its answer waits."""
+
+    def __init__(self, log: MemoryLog, record: ChangeRecord) -> None:
+        self._log = log
+        self._record = record
+        self._reply: Reply | None = None
+
+    def __enter__(self) -> _Appending:
+        self._reply = self._log.append(self._record)
+        return self
+
+    def receive(self) -> Reply:
+        reply, self._reply = self._reply, None
+        assert reply is not None
+        return reply
+
+    def __exit__(self, *_: object) -> None:
+        if self._reply is not None:
+            self._log.disconnect()
 
 
 def _least(one: int, other: int) -> int:
