@@ -12,7 +12,7 @@ from replicator.protocol.fold import NOBODY, Holder, Verdict, View, by_table, is
 from tests.support.history import RUN, A, B, change, part, term_record
 
 HERE, THERE = "a" * 32, "b" * 32
-REBORN = Writer("a", "a2")
+REBORN, NAMESAKE = Writer("a", "a2"), Writer("b", "a1")
 #: A snapshot that passes by, and one that has.
 PASSING = Progress(A, Position(RecordId(3, 7), HERE), Position(RecordId(3, 8), THERE), 1, False)
 
@@ -29,7 +29,7 @@ def views() -> Iterator[View]:
 
 def records() -> Iterator[Record]:
     ids = [(2, 11), (3, 9), (3, 11), (3, 13), (3, N_LEAP + 20), (4, 11), (TERM_LEAP + 9, 11)]
-    for (term, n), prev, writer in product(ids, [HERE, THERE], [A, B, REBORN]):
+    for (term, n), prev, writer in product(ids, [HERE, THERE], [A, REBORN, NAMESAKE]):
         after = Position(RecordId(term, n - 1), prev)
         yield change(writer, term, after, "x")
         yield change(writer, term, after)
