@@ -48,6 +48,9 @@ logger = logging.getLogger(__name__)
 #: the parts did not follow each other.
 RESEND_S, RESEND_S_MAX = 0.05, 1.0
 
+#: What comes next for a record of which it is not known yet what becomes of it.
+_UNDER_WAY = (Next.SEND, Next.LOOK)
+
 
 class Sent(NamedTuple):
     """A record that is sent. `batch`: those whose changes it has, if they wait on while its answer is looked for."""
@@ -217,9 +220,9 @@ class RecordWriter:
         backoff: Backoff | None = None
         write = PendingWrite(sent.record, self._replica.known.node_state.view.holder.run, uncertain=uncertain)
         prepared: Prepared | None = None
-        while write.next in (Next.SEND, Next.LOOK):
+        while (step := write.next) in _UNDER_WAY:
             try:
-                if write.next is Next.LOOK:
+                if step is Next.LOOK:
                     write = write.looked(log.find(write.record.id), log.look())
                     continue
                 reply, prepared = self._ask(log, sent)
