@@ -192,7 +192,7 @@ class RecordWriter:
     def _fold(
         self,
         sent: Sent,
-        prepared: Prepared | None,
+        prepared: Prepared | None = None,
         *,
         changes: list[Any] | None = None,
         bodies: Sequence[bytes] = (),
