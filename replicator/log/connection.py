@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import redis
 
@@ -243,7 +243,7 @@ class Asking:
         #: The limit of the answer that is due; None: none is.
         self._due: Limit | None = None
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> Self:
         link, keys, limit = self._link, self._keys, self._limit
         link._begin(limit)
         try:
@@ -257,7 +257,7 @@ class Asking:
             except BaseException as error:
                 raise link._failed(error) from None
         except BaseException:
-            link._lock.release()
+            self.__exit__()
             raise
         return self
 
