@@ -150,14 +150,12 @@ def seal_change(
     wants_acks: int = 0,
 ) -> ChangeRecord:
     """Make the change record that follows `after`. Raises `ChangeTooLarge` if the body does not fit."""
-    node, boot = writer
-    prev = after.chain
     fields: dict[str, Any] = {
         "v": FORMAT_VERSION,
         "kind": "change",
-        "node": node,
-        "boot": boot,
-        "prev": prev,
+        "node": writer.node,
+        "boot": writer.boot,
+        "prev": after.chain,
         "at": at,
         "codec": codec,
         "digest": digest,
@@ -166,17 +164,18 @@ def seal_change(
     if wants_acks:
         fields["acks"] = int(wants_acks)
     id_ = RecordId(term, after.id.n + 1)
+    node, boot = writer
     header = _sealed_header(id_, fields, body)
     # Unlike those of a part, its fields are not read back from the header: a caller is waiting for this record.
     return ChangeRecord(
         id=id_,
         node=node,
         boot=boot,
-        prev=prev,
+        prev=after.chain,
         at=at,
         header=header,
         body=body,
-        chain=extend_chain(prev, header, body),
+        chain=extend_chain(after.chain, header, body),
         codec=codec,
         digest=digest,
         count=count,
