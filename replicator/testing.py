@@ -17,7 +17,7 @@ import time
 from replicator.errors import CorruptRecord, LogUnavailable
 from replicator.format.ids import RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, parse
-from replicator.log.interface import Ack, Batch, Confirmation, Log, LogSize
+from replicator.log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize
 from replicator.log.memory_redis import MemoryRedis, MemoryState
 from replicator.protocol.group import Claim, GroupView, Reply
 from replicator.protocol.heartbeat import Heartbeat
@@ -52,6 +52,9 @@ class MemoryLog:
     def append(self, record: ChangeRecord) -> Reply:
         with self._reach():
             return self.server.append(self._run, record)
+
+    def appending(self, record: ChangeRecord) -> Appending:
+        return _Appending(self, record)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         with self._reach():
@@ -177,6 +180,28 @@ class MemoryLog:
         if not self._run:
             self._run = self.server.state.run
         return self.server.changed
+
+
+class _Appending:
+    """See `Appending`. The server has done it when it is entered, and its answer waits."""
+
+    def __init__(self, log: MemoryLog, record: ChangeRecord) -> None:
+        self._log = log
+        self._record = record
+        self._reply: Reply | None = None
+
+    def __enter__(self) -> _Appending:
+        self._reply = self._log.append(self._record)
+        return self
+
+    def receive(self) -> Reply:
+        reply, self._reply = self._reply, None
+        assert reply is not None
+        return reply
+
+    def __exit__(self, *_: object) -> None:
+        if self._reply is not None:
+            self._log.disconnect()
 
 
 def _sequence_of(id_: str) -> int:

@@ -49,7 +49,7 @@ BODY_BYTES_MAX = 256 * 1024
 #: Far above the few hundred bytes of a header that replicator wrote.
 HEADER_BYTES_MAX = 16 * 1024
 
-_CHAIN = re.compile("[0-9a-f]{32}")
+_is_chain = re.compile("[0-9a-f]{32}").fullmatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,24 +314,14 @@ def _record(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -
     if reader is None:
         raise _Malformed(f"its kind is {_named(kind)}: update replicator")
     _check(id_, node, boot, prev, header, body)
-    common = {
-        "id": id_,
-        "node": node,
-        "boot": boot,
-        "prev": prev,
-        "at": at,
-        "header": header,
-        "body": body,
-        "chain": extend_chain(prev, header, body),
-    }
-    return reader(fields, common)
+    return reader(id_, fields, header, body)
 
 
 def _check(id_: RecordId, node: str, boot: str, prev: str, header: bytes, body: bytes) -> None:
     """Check the invariants that hold for records of all kinds, whoever made them."""
     if not (1 <= id_.term <= TERM_MAX and 1 <= id_.n <= TERM_MAX):
         raise _Malformed("its id is not TERM-N with both from 1 to 2^53-1")
-    if _CHAIN.fullmatch(prev) is None:
+    if _is_chain(prev) is None:
         raise _Malformed("prev is not a chain (32 hex digits)")
     if not node or not boot:
         raise _Malformed("it does not say who wrote it")
@@ -341,9 +331,16 @@ def _check(id_: RecordId, node: str, boot: str, prev: str, header: bytes, body: 
         raise _Malformed(f"its body has {len(body)} bytes, more than {BODY_BYTES_MAX}")
 
 
-def _read_term(fields: dict[str, Any], common: dict[str, Any]) -> TermRecord:
+def _common(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> dict[str, Any]:
+    """What records of all kinds have."""
+    common = {name: fields[name] for name in ("node", "boot", "prev", "at")}
+    chain = extend_chain(fields["prev"], header, body)
+    return {"id": id_, **common, "header": header, "body": body, "chain": chain}
+
+
+def _read_term(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> TermRecord:
     return TermRecord(
-        **common,
+        **_common(id_, fields, header, body),
         log_id=_take(fields, "log_id", str),
         run=_take(fields, "run", str),
         by=_take(fields, "by", str),
@@ -352,20 +349,33 @@ def _read_term(fields: dict[str, Any], common: dict[str, Any]) -> TermRecord:
     )
 
 
-def _read_change(fields: dict[str, Any], common: dict[str, Any]) -> ChangeRecord:
-    count = _take(fields, "count", int)
-    if count < 0:
-        raise _Malformed("count is below 0")
+def _read_change(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> ChangeRecord:
+    """Nearly all records are changes, so one is made without the dict that those of other kinds are made through."""
+    codec, digest, count = fields.get("codec"), fields.get("digest"), fields.get("count")
+    if not (type(codec) is str and type(digest) is str and type(count) is int and count >= 0):
+        if _take(fields, "count", int) < 0:
+            raise _Malformed("count is below 0")
+        for name in ("codec", "digest"):
+            _take(fields, name, str)
+        raise AssertionError("one of them is not what it should be")
+    prev = fields["prev"]
     return ChangeRecord(
-        **common,
-        codec=_take(fields, "codec", str),
-        digest=_take(fields, "digest", str),
+        id=id_,
+        node=fields["node"],
+        boot=fields["boot"],
+        prev=prev,
+        at=fields["at"],
+        header=header,
+        body=body,
+        chain=extend_chain(prev, header, body),
+        codec=codec,
+        digest=digest,
         count=count,
-        wants_acks=_wants_acks(fields),
+        wants_acks=_wants_acks(fields) if "acks" in fields else 0,
     )
 
 
-def _read_part(fields: dict[str, Any], common: dict[str, Any]) -> PartRecord:
+def _read_part(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes) -> PartRecord:
     """What only the last part carries (digest, ends, acks) is ignored in the others."""
     place = fields.get("part")
     if not (isinstance(place, list) and len(place) == 2 and all(type(i) is int and 0 <= i <= TERM_MAX for i in place)):
@@ -376,7 +386,7 @@ def _read_part(fields: dict[str, Any], common: dict[str, Any]) -> PartRecord:
     as_of = Position.parse(_take(fields, "as_of", str))
     _in_range(as_of.id)
     return PartRecord(
-        **common,
+        **_common(id_, fields, header, body),
         codec=_take(fields, "codec", str),
         digest=_take(fields, "digest", str) if parts else "",
         part=part,

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import redis
 
@@ -35,6 +35,7 @@ from .advice import advice, is_elsewhere
 from .finders import ANSWER_S, SOURCE_WAIT_S, Finder, Opened
 
 __all__ = [
+    "Asking",
     "Link",
     "Script",
     "follow",
@@ -91,17 +92,9 @@ class Link:
         in_run: bool = False,
         limit: Limit = DEFAULT_LIMIT,
     ) -> Any:
-        """Run a script; with `in_run` its first argument is the run that this very connection belongs to.
-
-        A script that Redis does not know has done nothing, so sending its text then is no repeat.
-        """
-        self._begin(limit)
-        try:
-            opened = self._connected(limit)
-            args = (opened.run, *args) if in_run else args
-            return self._evaluated(opened.wire, script, keys, args, limit)
-        finally:
-            self._lock.release()
+        """Run a script, and wait for its answer. `in_run`: see `Asking`."""
+        with Asking(self, script, keys, args, in_run=in_run, limit=limit) as asking:
+            return asking.receive()
 
     def script_then(
         self,
@@ -113,15 +106,9 @@ class Link:
         then_limit: Limit = DEFAULT_LIMIT,
     ) -> tuple[Any, Any]:
         """Run a script and, if it answers `ok`, one more command on the very same connection. Return both answers."""
-        self._begin(limit)
-        try:
-            wire = self._connected(limit).wire
-            answer = self._evaluated(wire, script, keys, args, limit)
-            if answer[0] != b"ok":
-                return answer, None
-            return answer, self._answer(wire, *then, limit=then_limit)
-        finally:
-            self._lock.release()
+        with Asking(self, script, keys, args, in_run=False, limit=limit) as asking:
+            answer = asking.receive()
+            return answer, asking.ask_too(*then, limit=then_limit) if answer[0] == b"ok" else None
 
     @property
     def address(self) -> Address | None:
@@ -192,38 +179,26 @@ class Link:
     def _unavailable(self, problem: str) -> LogUnavailable:
         return LogUnavailable(url=self._url, problem=problem)
 
-    def _evaluated(
-        self,
-        wire: Wire,
-        script: Script,
-        keys: list[bytes],
-        args: tuple[Any, ...],
-        limit: Limit,
-    ) -> Any:
-        """Call the script by its hash; send its text if Redis does not know it yet, as after a restart."""
-        try:
-            command = (b"EVALSHA", script.sha, len(keys), *keys, *args)
-            return self._answer(wire, *command, limit=limit)
-        except redis.exceptions.NoScriptError:
-            return self._answer(wire, b"EVAL", script.text, len(keys), *keys, *args, limit=limit)
-
     def _answer(self, wire: Wire, *command: Any, limit: Limit) -> Any:
         try:
             return wire.ask(*command, limit=limit)
-        except redis.exceptions.ResponseError as error:
+        except BaseException as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: BaseException) -> BaseException:
+        """The error to raise for this one. Unless the server did answer, the connection is of no use any more."""
+        if isinstance(error, redis.exceptions.ResponseError):
             if is_elsewhere(error):
                 self._drop()
-            raise
-        except (redis.exceptions.BusyLoadingError, redis.exceptions.AuthenticationError) as error:
+            return error
+        if isinstance(error, redis.exceptions.BusyLoadingError | redis.exceptions.AuthenticationError):
             # redis-py calls these connection errors, but the server did answer, and did nothing.
-            raise self._unavailable(advice(error)) from None
-        except (redis.exceptions.RedisError, OSError) as error:
-            self._drop()
-            raise OutcomeUnknown(url=self._url, problem=str(error) or type(error).__name__) from None
-        except BaseException:
-            # An answer that stays unread would be taken for that of the next command.
-            self._drop()
-            raise
+            return self._unavailable(advice(error))
+        # An answer that stays unread would be taken for that of the next command.
+        self._drop()
+        if isinstance(error, redis.exceptions.RedisError | OSError):
+            return OutcomeUnknown(url=self._url, problem=str(error) or type(error).__name__)
+        return error
 
     def _let_go(self) -> None:
         if self._opened is not None:
@@ -243,6 +218,75 @@ class Link:
                 self._lock.release()
         elif (opened := self._opened) is not None:
             opened.wire.shut_down()
+
+
+class Asking:
+    """A script that is asked for in two steps: entering sends it, and `receive` gives its answer.
+
+    `in_run`: its first argument is the run that this very connection belongs to.
+
+    The connection is this one's until it is left. Left without an answer, by an error or a Ctrl-C in between, it gives
+    the connection up: what is unread would be taken for the answer to the next command.
+    """
+
+    __slots__ = ("_args", "_due", "_in_run", "_keys", "_limit", "_link", "_script", "_wire")
+
+    def __init__(
+        self, link: Link, script: Script, keys: list[bytes], args: tuple[Any, ...], *, in_run: bool, limit: Limit
+    ) -> None:
+        self._link = link
+        self._script = script
+        self._keys = keys
+        self._args = args
+        self._in_run = in_run
+        self._limit = limit
+        #: The limit of the answer that is due; None: none is.
+        self._due: Limit | None = None
+
+    def __enter__(self) -> Self:
+        link, keys, limit = self._link, self._keys, self._limit
+        link._begin(limit)
+        try:
+            opened = link._connected(limit)
+            if self._in_run:
+                self._args = (opened.run, *self._args)
+            self._wire = opened.wire
+            try:
+                command = (b"EVALSHA", self._script.sha, len(keys), *keys, *self._args)
+                self._due = self._wire.send(*command, limit=limit)
+            except BaseException as error:
+                raise link._failed(error) from None
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def receive(self) -> Any:
+        """The answer. A script that Redis does not know, as after a restart, has done nothing: so to send its text then
+        is no repeat.
+        """
+        assert self._due is not None
+        try:
+            answer = self._wire.receive(self._due)
+        except redis.exceptions.NoScriptError:
+            self._due = None
+            keys = self._keys
+            return self.ask_too(b"EVAL", self._script.text, len(keys), *keys, *self._args, limit=self._limit)
+        except BaseException as error:
+            failed = self._link._failed(error)
+            self._due = None
+            raise failed from None
+        self._due = None
+        return answer
+
+    def ask_too(self, *command: Any, limit: Limit) -> Any:
+        """Send one more command on the very same connection, and give its answer."""
+        return self._link._answer(self._wire, *command, limit=limit)
+
+    def __exit__(self, *_: object) -> None:
+        if self._due is not None:
+            self._link._drop()
+        self._link._lock.release()
 
 
 def follow(finder: Finder, links: Iterable[Link], *, wait_s: float = SOURCE_WAIT_S) -> None:

@@ -6,6 +6,7 @@ One contract suite (tests/integration/test_log_contract.py) runs over both. The 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from replicator.errors import CorruptRecord
@@ -17,6 +18,7 @@ from ..protocol.heartbeat import Heartbeat
 
 __all__ = [
     "Ack",
+    "Appending",
     "Batch",
     "Confirmation",
     "GroupRequest",
@@ -85,6 +87,28 @@ class Batch(NamedTuple):
         return not (self.records or self.requests or self.acks) and self.corrupt is None
 
 
+class Appending(Protocol):
+    """An append in two steps: entering sends the record, and `receive`, which is called at most once, gives the answer.
+
+        with log.appending(record) as appending:
+            ...  # short, and without effect: the answer may be no
+            reply = appending.receive()
+
+    Both steps raise what an append raises. Left without an answer, by an error or a Ctrl-C in between, it gives the
+    connection up, and the record may be in the log. Until it is left, other writes of this log wait.
+    """
+
+    def __enter__(self) -> Appending: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+    def receive(self) -> Reply:
+        """The answer of the log."""
+        ...
+
+
 class Log(Protocol):
     """A group's log, as one node or one tool uses it.
 
@@ -106,6 +130,10 @@ class Log(Protocol):
 
     def append(self, record: ChangeRecord) -> Reply:
         """Append a change, if its writer holds the effective term and the head is at `record.prev`."""
+        ...
+
+    def appending(self, record: ChangeRecord) -> Appending:
+        """`append` in two steps, for a writer that has something to do while the log has the record."""
         ...
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:

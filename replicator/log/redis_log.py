@@ -22,9 +22,9 @@ from replicator.format.ids import RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends
 from replicator.log.advice import advice, is_forbidden
-from replicator.log.connection import Link, follow, shown
+from replicator.log.connection import Asking, Link, follow, shown
 from replicator.log.finders import client_for, finder_for, user_of
-from replicator.log.interface import Ack, Batch, Confirmation, Log, LogSize, ReadRequest
+from replicator.log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize, ReadRequest
 from replicator.log.wire import Limit
 from replicator.protocol.group import Claim, GroupView, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
@@ -133,6 +133,7 @@ class RedisLog:
         self._scripts = load_scripts()
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
+        self._append = (self._scripts["append"], self._keys[:3])
         self._user = user_of(url)
         self._rights = _Rights()
         self._shares = connections is not None
@@ -164,10 +165,11 @@ class RedisLog:
     # --- writes ---
 
     def append(self, record: ChangeRecord) -> Reply:
-        carries = b"1" if record.count else b"0"
-        args = append_args(record)
-        acks = record.wants_acks
-        return self._run(self._write, "append", 3, *args, carries, acks, in_run=True)
+        with self.appending(record) as appending:
+            return appending.receive()
+
+    def appending(self, record: ChangeRecord) -> Appending:
+        return _Appending(self, self._write, record, self._limit)
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         changed = last_change_after(record, rebase=rebase) or ""
@@ -416,13 +418,18 @@ class RedisLog:
         *args: Any,
         in_run: bool = False,
     ) -> Reply:
-        """Run a script that writes. It is an unknown outcome unless the script certainly did all, or nothing."""
+        """Run a script that writes."""
         try:
             answer = link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run, limit=self._limit)
         except redis.exceptions.ResponseError as error:
-            if wrote_nothing(error):
-                raise self._refused(error) from None
-            raise OutcomeUnknown(url=self.url, problem=advice(error)) from None
+            raise self._failed(error) from None
+        return self._reply(name, answer)
+
+    def _failed(self, error: Exception) -> LogUnavailable:
+        """What a script that writes ended with is an unknown outcome unless it certainly did nothing."""
+        return self._refused(error) if wrote_nothing(error) else OutcomeUnknown(url=self.url, problem=advice(error))
+
+    def _reply(self, name: str, answer: Any) -> Reply:
         if isinstance(answer, list) and answer[:1] == [b"halfway"]:
             self._rights.seen = False
             why = b" ".join(answer[1:]).decode("utf-8", "replace")
@@ -467,6 +474,24 @@ class RedisLog:
             return self._answered(send)
         except OutcomeUnknown as error:
             raise LogUnavailable(**error.fields) from None
+
+
+class _Appending(Asking):
+    """See `Appending`: the script, and what the log makes of its answer."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, log: RedisLog, link: Link, record: ChangeRecord, limit: Limit) -> None:
+        args = (*append_args(record), b"1" if record.count else b"0", record.wants_acks)
+        Asking.__init__(self, link, *log._append, args, in_run=True, limit=limit)
+        self._log = log
+
+    def receive(self) -> Reply:
+        try:
+            answer = Asking.receive(self)
+        except redis.exceptions.ResponseError as error:
+            raise self._log._failed(error) from None
+        return self._log._reply("append", answer)
 
 
 def xread(

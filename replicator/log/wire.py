@@ -37,6 +37,8 @@ EXACT_S = 0.005
 
 _MORE = object()
 
+_CLOSED = "the connection is closed"
+
 
 class Limit(NamedTuple):
     """How long a request may take.
@@ -66,6 +68,14 @@ class Wire(Protocol):
 
     def ask(self, *command: Any, limit: Limit | None = None) -> Any:
         """Send a command, give the answer. Raises redis' `RedisError` or `OSError`."""
+        ...
+
+    def send(self, *command: Any, limit: Limit | None = None) -> Limit:
+        """Send a command, give the limit for its answer, which has to be received before anything else is sent."""
+        ...
+
+    def receive(self, limit: Limit) -> Any:
+        """Give the answer to what was sent."""
         ...
 
     def close(self) -> None: ...
@@ -105,14 +115,25 @@ class RedisWire:
         return self._socket is not None
 
     def ask(self, *command: Any, limit: Limit | None = None) -> Any:
+        return self.receive(self.send(*command, limit=limit))
+
+    def send(self, *command: Any, limit: Limit | None = None) -> Limit:
+        sock = self._socket
+        if sock is None:
+            raise redis.exceptions.ConnectionError(_CLOSED)
+        try:
+            return self._send(sock, hiredis.pack_command(command), limit or self._limit)
+        except (BlockingIOError, TimeoutError):
+            raise redis.exceptions.TimeoutError("Timeout writing to socket") from None
+
+    def receive(self, limit: Limit) -> Any:
         sock, reader, buffer = self._socket, self._reader, self._buffer
         if sock is None:
-            raise redis.exceptions.ConnectionError("the connection is closed")
+            raise redis.exceptions.ConnectionError(_CLOSED)
         try:
-            limit = self._send(sock, hiredis.pack_command(command), limit or self._limit)
             count = 0
             while (answer := reader.gets()) is _MORE:
-                if count:  # for the first piece the timeout is set already
+                if count:  # for the first piece the timeout was set when it was sent
                     self._keep_time(sock, limit)
                 count = sock.recv_into(buffer)
                 if count == 0:

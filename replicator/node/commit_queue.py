@@ -61,26 +61,36 @@ class CommitQueue:
         """
         deadline = time.monotonic() + timeout_s
         waiting = Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline)
+        if self._takes_lock(waiting, is_queued=False):  # nobody else writes, so it never sleeps
+            return waiting.outcome
+        waiting.may_sleep()
         self._queue.append(waiting)
-        write_lock = self._write_lock
-        while not waiting.done:
-            if write_lock.acquire(blocking=False):
-                waiting.has_lock = True
-                try:
-                    self._commit_queued(deadline + GRACE_S)
-                    while not waiting.done and time.monotonic() < deadline:
-                        self._commit_queued(deadline + GRACE_S)
-                finally:
-                    waiting.has_lock = False
-                    write_lock.release()
-                self._pass_on()
-                if not waiting.done:
-                    raise self.give_up(waiting)
-            elif time.monotonic() > deadline:
+        while not waiting.done and not self._takes_lock(waiting, is_queued=True):
+            if time.monotonic() > deadline:
                 raise self.give_up(waiting)
-            else:
-                waiting.wait(LOOK_AGAIN_S)
+            waiting.wait(LOOK_AGAIN_S)
         return waiting.outcome
+
+    def _takes_lock(self, waiting: Sleeper, *, is_queued: bool) -> bool:
+        """Take the write lock if it is free, and commit what is queued until this is done; whether it was free."""
+        write_lock = self._write_lock
+        if not write_lock.acquire(blocking=False):
+            return False
+        waiting.has_lock = True
+        try:
+            if not is_queued:
+                self._queue.append(waiting)
+            deadline = waiting.deadline
+            self._commit_queued(deadline + GRACE_S)
+            while not waiting.done and time.monotonic() < deadline:
+                self._commit_queued(deadline + GRACE_S)
+        finally:
+            waiting.has_lock = False
+            write_lock.release()
+        self._pass_on()
+        if not waiting.done:
+            raise self.give_up(waiting)
+        return True
 
     def enqueue(self, waiting: Waiting) -> None:
         """Queue it for the thread that takes the write lock, which the caller sees to (`commit_all`)."""
@@ -145,7 +155,7 @@ class CommitQueue:
         error: ReplicatorError | None = None
         try:
             node_state = self._writer.check_may_write(until)
-            batch = self._of_this_term(batch)
+            batch = self._of_this_term(batch, node_state.view.term)
             results = self._commit_batch(node_state, batch, until) if batch else []
         except LogUnavailable as problem:
             error = problem
@@ -182,10 +192,9 @@ class CommitQueue:
     def _finish(self, batch: list[Waiting], results: list[Any], error: ReplicatorError | None) -> None:
         finish(batch, self._writer.node_state.view.position.id, results, error)
 
-    def _of_this_term(self, batch: list[Waiting]) -> list[Waiting]:
+    def _of_this_term(self, batch: list[Waiting], term: int) -> list[Waiting]:
         """Refuse what was meant for another term: the lock keeps this one until the record is in the log."""
-        term = self._writer.node_state.view.term
-        others = [waiting for waiting in batch if waiting.term not in (None, term)]
+        others = [waiting for waiting in batch if waiting.term is not None and waiting.term != term]
         for waiting in others:
             waiting.error = self._writer.other_term(waiting.term)
             waiting.finish()
@@ -209,14 +218,20 @@ class CommitQueue:
         return batch
 
     def _commit_batch(self, node_state: NodeState, batch: list[Waiting], until: float) -> list[Any]:
-        changes = batch[0].changes if len(batch) == 1 else [each for waiting in batch for each in waiting.changes]
-        codec, body, digest = encode_changes(waiting.json for waiting in batch)
+        if len(batch) == 1:  # the same as below, for one that is alone
+            (one,) = batch
+            changes, jsons, wants_acks = one.changes, [one.json], one.wants_acks
+        else:
+            changes = [each for waiting in batch for each in waiting.changes]
+            jsons = [waiting.json for waiting in batch]
+            wants_acks = min((waiting.wants_acks for waiting in batch if waiting.wants_acks), default=0)
+        codec, body, digest = encode_changes(jsons)
         record = node_state.change(
             codec=codec,
             body=body,
             digest=digest,
             count=len(changes),
             at=now_ms(),
-            wants_acks=min((waiting.wants_acks for waiting in batch if waiting.wants_acks), default=0),
+            wants_acks=wants_acks,
         )
         return self._writer.write(record, until=until, changes=changes)

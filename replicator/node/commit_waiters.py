@@ -72,14 +72,20 @@ class Sleeper(Waiting):
         super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline)
         #: It commits for all, and is awake.
         self.has_lock = False
+        #: None: it does not sleep.
+        self._asleep: threading.Lock | None = None
+
+    def may_sleep(self) -> None:
+        """Before it is queued: it can be woken from now on."""
         self._asleep = threading.Lock()
         self._asleep.acquire()
 
     def wait(self, timeout_s: float) -> None:
+        assert self._asleep is not None
         self._asleep.acquire(timeout=timeout_s)
 
     def wake(self) -> None:
-        if self._asleep.locked():
+        if self._asleep is not None and self._asleep.locked():
             with suppress(RuntimeError):  # another one was faster
                 self._asleep.release()
 

@@ -33,7 +33,7 @@ from ..protocol.election import NOBODY
 from ..protocol.group import Code, Reply
 from ..protocol.node_state import NodeState
 from ..protocol.write_outcome import Next, PendingWrite, WriteOutcome
-from ..replica.replica import Replica
+from ..replica.replica import Prepared, Replica
 from ..replica.write_lock import WriteLock
 from ..runtime.backoff import Backoff
 from ..runtime.telling import Telling
@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 #: How soon an append whose answer was lost is sent again: at first, and at the most. The same for a snapshot of which
 #: the parts did not follow each other.
 RESEND_S, RESEND_S_MAX = 0.05, 1.0
+
+#: What comes next for a record of which it is not known yet what becomes of it.
+_UNDER_WAY = (Next.SEND, Next.LOOK)
 
 
 class Sent(NamedTuple):
@@ -96,7 +99,7 @@ class RecordWriter:
         term is over, and then the log refuses the record.
         """
         node_state = self.check_holds(until)
-        if not node_state.is_primary:
+        if not node_state.view.in_sync:  # it holds the term, so this is all that it may lack to be the primary
             raise NotPrimary("{node} holds the term, but the log does not have its state yet; try again soon",
                              node=node_state.me.node)  # fmt: skip
         if not self._lease.held:
@@ -105,11 +108,12 @@ class RecordWriter:
 
     def check_holds(self, until: float, term: int | None = None) -> NodeState:
         """The node state, which holds the term, and `term` if one is meant. Raises `NotPrimary` or `Stalled`."""
-        self._resolve(until)
-        node_state = self._replica.node_state
+        if self.unresolved is not None:
+            self._resolve(until)
+        node_state = self._replica.known.node_state
         if self._replica.stalled:
             raise Stalled(self._replica.stalled)
-        if not node_state.holds_term or term not in (None, node_state.view.term):
+        if not node_state.holds_term or (term is not None and term != node_state.view.term):
             raise _not_primary(node_state)
         return node_state
 
@@ -140,8 +144,8 @@ class RecordWriter:
             self._finish(sent, [], OutcomeUnknown(url=self._log.url, problem="the term ended meanwhile"))
             return
         try:
-            self._send(sent, uncertain=True, until=until)
-            results = self._fold(sent)
+            prepared = self._send(sent, uncertain=True, until=until)
+            results = self._fold(sent, prepared)
         except OutcomeUnknown as unknown:
             if self.unresolved is None:  # nobody will ever know
                 self._finish(sent, [], unknown)
@@ -182,12 +186,19 @@ class RecordWriter:
     ) -> list[Any]:
         """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`."""
         sent = Sent(record, rebase)
-        self._send(sent, uncertain=False, until=until)
-        return self._fold(sent, changes=changes, bodies=bodies)
+        prepared = self._send(sent, uncertain=False, until=until)
+        return self._fold(sent, prepared, changes=changes, bodies=bodies)
 
-    def _fold(self, sent: Sent, *, changes: list[Any] | None = None, bodies: Sequence[bytes] = ()) -> list[Any]:
+    def _fold(
+        self,
+        sent: Sent,
+        prepared: Prepared | None = None,
+        *,
+        changes: list[Any] | None = None,
+        bodies: Sequence[bytes] = (),
+    ) -> list[Any]:
         try:
-            return self._replica.commit(sent.record, changes=changes, bodies=bodies)
+            return self._replica.commit(sent.record, prepared=prepared, changes=changes, bodies=bodies)
         except CheckpointError:
             # It is in the log, and not here yet: that comes before anything else that is written.
             self.unresolved = sent
@@ -198,19 +209,27 @@ class RecordWriter:
                 self.unresolved = sent
             raise
 
-    def _send(self, sent: Sent, *, uncertain: bool, until: float) -> None:
+    def _send(self, sent: Sent, *, uncertain: bool, until: float) -> Prepared | None:
         """Get a record into the log, or raise: then it is not there, unless it is `OutcomeUnknown`.
 
-        `uncertain`: it was sent before, and the answer was lost.
+        `uncertain`: it was sent before, and the answer was lost. Gives what folding the record comes to, if that was
+        worked out in the meantime.
         """
         began = time.monotonic()
-        deadline = min(began + self._patience_s, until)
         log = self._log if until - began > self._log.takes_s else self._log.within(until)
-        backoff = Backoff(RESEND_S, RESEND_S_MAX)
-        write = PendingWrite(sent.record, self._replica.node_state.view.holder.run, uncertain=uncertain)
-        while write.next in (Next.SEND, Next.LOOK):
+        backoff: Backoff | None = None
+        write = PendingWrite(sent.record, self._replica.known.node_state.view.holder.run, uncertain=uncertain)
+        prepared: Prepared | None = None
+        while (step := write.next) in _UNDER_WAY:
             try:
-                write = _go_on(log, sent, write)
+                if step is Next.LOOK:
+                    write = write.looked(log.find(write.record.id), log.look())
+                    continue
+                reply, prepared = self._ask(log, sent)
+                if reply.code is Code.OK:  # as nearly always: `answered` and `_settle` come to just this
+                    self._telling.over("write")
+                    return prepared
+                write = write.answered(reply)
                 continue
             except OutcomeUnknown as unknown:
                 write, problem = write.unanswered(), unknown.fields["problem"]
@@ -221,17 +240,28 @@ class RecordWriter:
             except BaseException:
                 self.unresolved = sent
                 raise
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                self.unresolved = sent
-                raise OutcomeUnknown(url=self._log.url, problem=problem)
-            self._pause(min(backoff.failed(), left_s), sent)
+            backoff = backoff or Backoff(RESEND_S, RESEND_S_MAX)
+            self._pause(sent, backoff.failed(), deadline=min(began + self._patience_s, until), problem=problem)
             log = self._log.within(until)
         self._settle(write)
+        return prepared
 
-    def _pause(self, seconds: float, sent: Sent) -> None:
+    def _ask(self, log: Log, sent: Sent) -> tuple[Reply, Prepared | None]:
+        """Send it once. What follows from a change is worked out while the log has it, and counts if that takes it."""
+        if isinstance(sent.record, PartRecord):
+            return log.part(sent.record, rebase=sent.rebase), None
+        with log.appending(sent.record) as appending:
+            prepared = self._replica.prepare(sent.record)
+            return appending.receive(), prepared
+
+    def _pause(self, sent: Sent, seconds: float, *, deadline: float, problem: str) -> None:
+        """Wait before it is sent again. Raises `OutcomeUnknown` if there is no time for that."""
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            self.unresolved = sent
+            raise OutcomeUnknown(url=self._log.url, problem=problem)
         try:
-            time.sleep(seconds)
+            time.sleep(min(seconds, left_s))
         except BaseException:  # a Ctrl-C; whether the record is in the log is not known yet
             self.unresolved = sent
             raise
@@ -263,15 +293,6 @@ class RecordWriter:
             return Fenced(record.id.term, reply.term, reply.node)
         what = "Redis came back as another run" if reply.code is Code.NEW_RUN else "the log lost records"
         return NotPrimary("{node} has to lead anew: " + what + "; nothing was written", node=record.node)
-
-
-def _go_on(log: Log, sent: Sent, write: PendingWrite) -> PendingWrite:
-    if write.next is Next.LOOK:
-        there = log.find(write.record.id)
-        return write.looked(there, log.look())
-    if isinstance(sent.record, PartRecord):
-        return write.answered(log.part(sent.record, rebase=sent.rebase))
-    return write.answered(log.append(sent.record))
 
 
 def _left_s(until: float) -> float:

@@ -125,8 +125,10 @@ class NodeState(NamedTuple):
     def fold(self, record: Record) -> tuple[Verdict, NodeState]:
         """Take the next record of the log, or its own that was just appended."""
         verdict, view = step(self.view, record, self.me)
-        completed = isinstance(record, PartRecord) and record.is_last and record.writer == self.me
-        return verdict, self._replace(view=view, snapshot_end=record.id if completed else self.snapshot_end)
+        after = type(self)(self.me, view, *self[2:])
+        if isinstance(record, PartRecord) and record.is_last and record.writer == self.me:
+            after = after._replace(snapshot_end=record.id)
+        return verdict, after
 
     def talks_to(self, run: str, *, log_lost: bool = False) -> NodeState:
         """It looked at Redis, which is in this run, and has the log or has lost it."""

@@ -17,8 +17,9 @@ class NodeStateCell:
 
     def __init__(self, node_state: NodeState) -> None:
         self.node_state = node_state
+        self._lock = threading.RLock()
         #: Held while the node state moves, notified once it has.
-        self.moved = threading.Condition()
+        self.moved = threading.Condition(self._lock)
         #: What was wrong with the newest record that this node needed and passed by; None: it has all there is.
         self.passed_by: CorruptRecord | None = None
         #: Called under `moved`, before it becomes that of a primary.
@@ -48,13 +49,17 @@ class NodeStateCell:
 
         The caller has the write lock, so nobody else folds until then.
         """
-        with self.moved:
+        with self._lock:
             self._lost_sync = False
-            return self.node_state
+            self._folded = self.node_state
+            return self._folded
 
     def adopt(self, after: NodeState) -> None:
         """Records were folded, which gave `after`. The caller has the write lock and that of the state."""
-        with self.moved:
+        with self._lock:  # that of `moved`, without the detour: a writer comes by with every change
+            if self.node_state is self._folded:
+                self._become(after)
+                return
             view = after.view._replace(in_sync=False) if self._lost_sync else after.view
             # Only what folding moves: the rest may have moved in another thread since `after` was made.
             self._become(self.node_state._replace(view=view, snapshot_end=after.snapshot_end))
@@ -62,7 +67,7 @@ class NodeStateCell:
     def _become(self, node_state: NodeState) -> None:
         if node_state is self.node_state:
             return
-        if node_state.is_primary and self.before_it_leads is not None:
+        if self.before_it_leads is not None and node_state.is_primary:
             self.before_it_leads()
         self.node_state = node_state
         if node_state.view.in_sync:

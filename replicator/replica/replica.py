@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import CorruptRecord, Stalled, StateError
 from ..format.ids import RecordId, Writer
@@ -45,9 +45,17 @@ from .save_queue import SaveQueue
 from .upkeep import Upkeep, Work
 from .write_lock import WriteLock
 
-__all__ = ["Replica"]
+__all__ = ["Prepared", "Replica"]
 
 logger = logging.getLogger(__name__)
+
+
+class Prepared(NamedTuple):
+    """What folding a record comes to for a node that is at `before`."""
+
+    before: NodeState
+    step: Step
+    after: NodeState
 
 
 class Replica:
@@ -200,15 +208,31 @@ class Replica:
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
-    def commit(self, record: Record, *, changes: list[Any] | None = None, bodies: Sequence[bytes] = ()) -> list[Any]:
+    def prepare(self, record: Record) -> Prepared:
+        """Work out what `commit` of this record will do, while the log has it: nothing is moved."""
+        before = self.known.to_fold()
+        verdict, after = before.fold(record)
+        return Prepared(before, Step(record, verdict, after.view), after)
+
+    def commit(
+        self,
+        record: Record,
+        *,
+        prepared: Prepared | None = None,
+        changes: list[Any] | None = None,
+        bodies: Sequence[bytes] = (),
+    ) -> list[Any]:
         """Fold this node's own record, which is in the log; the results of its changes. The caller has the write lock.
 
-        A change that was rejected has its `ChangeRejected` as its result. `changes`: what others decode from the
-        record, where this node did that already. `bodies`: those of the whole snapshot, if the record is the last part
-        of one that replaces the state; without, the checkpoint is asked for those before it.
+        A change that was rejected has its `ChangeRejected` as its result. `prepared`: what `prepare` gave for it, which
+        counts if the node has not moved since. `changes`: what others decode from the record, where this node did that
+        already. `bodies`: those of the whole snapshot, if the record is the last part of one that replaces the state;
+        without, the checkpoint is asked for those before it.
         """
-        verdict, after = self.known.to_fold().fold(record)
-        step = Step(record, verdict, after.view)
+        if prepared is None or prepared.before is not self.known.node_state or prepared.step.record is not record:
+            prepared = self.prepare(record)
+        _, step, after = prepared
+        verdict = step.verdict
         if self._upkeep.commit(step, after, bodies):
             return []
         if verdict is Verdict.APPLY and changes is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from replicator.errors import LogUnavailable
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import PartRecord
 from replicator.log.interface import Log
@@ -19,6 +22,49 @@ def test_the_holder_appends_behind_the_head(log: Log) -> None:
     assert head is not None
     assert head.position == record.position
     assert log.find(RecordId(1, 2)) == record
+
+
+def test_an_append_in_two_steps_is_an_append(log: Log) -> None:
+    author = lead(log)
+    record = author.change({"op": "set"})
+    with log.appending(record) as appending:
+        assert appending.receive() == Reply(Code.OK)
+    assert head_of(log).position == record.position
+    with log.appending(record) as appending:
+        assert appending.receive() == Reply(Code.DUPLICATE, id=record.id)
+    assert ids(log) == ["1-1", "1-2"]
+
+
+def test_a_refusal_is_the_answer_in_two_steps_as_well(log: Log) -> None:
+    author = lead(log)
+    record = author.change()
+    promote(log, "b")
+    with log.appending(record) as appending:
+        assert appending.receive() == Reply(Code.FENCED, term=2, node="b")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_append_that_is_left_without_its_answer_may_be_there_and_nothing_else_is_mixed_up(
+    log: Log, error: type[BaseException]
+) -> None:
+    author = lead(log)
+    record = author.change("left")
+    with pytest.raises(error), log.appending(record):
+        raise error
+    # then the next answer is that of the next request, whatever became of this one
+    assert log.append(record).code in (Code.OK, Code.DUPLICATE)
+    author.position = record.position
+    assert author.append("next") == Reply(Code.OK)
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
+def test_a_log_that_is_closed_is_an_error_before_anything_is_sent(log: Log) -> None:
+    author = lead(log)
+    record = author.change()
+    log.close()
+    with pytest.raises(LogUnavailable) as caught, log.appending(record):
+        raise AssertionError("it was sent")
+    assert type(caught.value) is LogUnavailable
 
 
 def test_a_record_is_given_back_byte_for_byte(log: Log) -> None:

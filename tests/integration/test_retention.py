@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,7 +20,7 @@ import redis
 from replicator import Node
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord, PartRecord, Record, parse
-from replicator.log.interface import Log
+from replicator.log.interface import Appending, Log
 from replicator.log.redis_log import RedisLog
 from replicator.protocol import snapshot_policy
 from replicator.protocol.group import Reply
@@ -81,6 +82,27 @@ class Sample(NamedTuple):
     snapshots: int
 
 
+class MeasuredAppending:
+    """An append to a log that is measured."""
+
+    def __init__(self, log: MeasuredLog, appending: Appending, record: ChangeRecord) -> None:
+        self._log = log
+        self._appending = appending
+        self._record = record
+
+    def __enter__(self) -> MeasuredAppending:
+        self._appending.__enter__()
+        return self
+
+    def receive(self) -> Reply:
+        reply = self._appending.receive()
+        self._log.has(self._record)
+        return reply
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._appending.__exit__(kind, error, at)
+
+
 class MeasuredLog(RedisLog):
     """A log that is measured whenever it grew."""
 
@@ -98,13 +120,15 @@ class MeasuredLog(RedisLog):
     def within(self, until: float) -> Log:
         return self  # all is counted in one place
 
-    def append(self, record: ChangeRecord) -> Reply:
-        reply = super().append(record)
+    def appending(self, record: ChangeRecord) -> Appending:
+        return MeasuredAppending(self, super().appending(record), record)
+
+    def has(self, record: ChangeRecord) -> None:
+        """It was appended."""
         self.changes_sent += weight(record)
         self._appends += 1
         if self._appends % CHANGES_A_SAMPLE == 0:
             self.samples.append(self.measure())
-        return reply
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         reply = super().part(record, rebase=rebase)

@@ -12,7 +12,9 @@ import pytest
 
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ZERO_ID, RecordId
+from replicator.format.records import ChangeRecord
 from replicator.log.interface import Log
+from replicator.protocol.group import Reply
 from replicator.protocol.heartbeat import Heartbeat
 from tests.support.worlds import LEASE_MS, Author, RedisWorld, promote
 
@@ -43,8 +45,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def in_two_steps(log: Log, record: ChangeRecord) -> Reply:
+    with log.appending(record) as appending:
+        return appending.receive()
+
+
 WRITES: dict[str, Callable[[Log, Author], Any]] = {
     "append": lambda log, author: log.append(author.change("again")),
+    "appending": lambda log, author: in_two_steps(log, author.change("again")),
     "part": lambda log, author: log.part(author.part(0, 1, as_of=author.position)),
     "promote": lambda log, author: promote(log, "b"),
     "renew": lambda log, author: log.renew(author.writer, 1, LEASE_MS),

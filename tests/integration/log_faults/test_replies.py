@@ -178,6 +178,47 @@ def test_a_server_that_does_not_answer_in_time_leaves_the_outcome_unknown(world:
     hasty.close()
 
 
+def test_an_append_whose_time_is_over_is_not_sent(log: RedisLog) -> None:
+    author = lead(log)
+    author.append("first")  # there is a connection
+    with pytest.raises(LogUnavailable) as caught, log.within(time.monotonic() - 1).appending(author.change("late")):
+        raise AssertionError("it was sent")
+    assert type(caught.value) is LogUnavailable
+    assert ids(log) == ["1-1", "1-2"]
+    assert author.append("in time") == Reply(Code.OK)
+
+
+def test_an_append_in_two_steps_ends_in_time_as_well(log: RedisLog, proxy: Proxy, far: RedisLog) -> None:
+    author = lead(log)
+    far.append(author.change())
+    author.position = far.look().head.position  # type: ignore[union-attr]
+    record = author.change("x")
+    until = time.monotonic() + 0.2
+    proxy.stall("replies")
+    with far.within(until).appending(record) as appending:
+        while time.monotonic() <= until:
+            time.sleep(0.01)
+        with pytest.raises(OutcomeUnknown):
+            appending.receive()
+    proxy.go()
+    assert far.append(record) == Reply(Code.DUPLICATE, id=record.id)
+
+
+def test_a_connection_that_breaks_between_the_two_steps_of_an_append_leaves_the_outcome_unknown(
+    log: RedisLog, proxy: Proxy, far: RedisLog
+) -> None:
+    author = lead(log)
+    far.append(author.change())
+    author.position = far.look().head.position  # type: ignore[union-attr]
+    record = author.change("x")
+    with far.appending(record) as appending:
+        proxy.cut()
+        with pytest.raises(OutcomeUnknown):
+            appending.receive()
+    assert far.append(record).code in (Code.OK, Code.DUPLICATE)
+    assert ids(log) == ["1-1", "1-2", "1-3"]
+
+
 def test_what_was_certainly_not_sent_is_unavailable_and_not_unknown(proxy: Proxy, far: RedisLog) -> None:
     author = lead(far)
     proxy.refuse()

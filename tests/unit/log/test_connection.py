@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.log import finders
 from replicator.log.advice import advice
-from replicator.log.connection import Address, Link, follow, shown
+from replicator.log.connection import Address, Asking, Link, follow, shown
 from replicator.log.finders import Opened, client_for, finder_for
 from replicator.log.urls import place_of
 from replicator.log.wire import Limit
@@ -278,8 +278,14 @@ class PaperWire:
         self.closed = False
 
     def ask(self, *command: Any, limit: Limit | None = None) -> Any:
+        return self.receive(self.send(*command, limit=limit))
+
+    def send(self, *command: Any, limit: Limit | None = None) -> Limit:
         assert not self.closed
         self.sent.append(command)
+        return limit or Limit(PATIENCE_S)
+
+    def receive(self, limit: Limit) -> Any:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -325,6 +331,105 @@ def test_a_script_takes_the_run_of_its_own_connection() -> None:
     link.leave_other_run("run-1")
     link.script(Nop(), [b"k"], b"x", in_run=True)
     assert finder.made[0].sent == [(b"EVALSHA", Nop.sha, 1, b"k", "run-1", b"x")] * 2
+
+
+def asking(link: Link, *args: Any, in_run: bool = False) -> Asking:
+    return Asking(link, Nop(), [b"k"], args, in_run=in_run, limit=Limit(PATIENCE_S))
+
+
+def test_a_script_is_on_its_way_before_its_answer_is_asked_for() -> None:
+    finder = PaperFinder([b"1", b"2"])
+    link = Link(finder, "url")
+    with asking(link, b"x", in_run=True) as first:
+        assert finder.made[0].sent == [(b"EVALSHA", Nop.sha, 1, b"k", "run-1", b"x")]
+        assert finder.answers == [b"1", b"2"]
+        assert first.receive() == b"1"
+    assert link.call("PING") == b"2"
+    assert len(finder.made) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
+def test_a_connection_that_is_left_before_its_answer_was_read_is_given_up(error: type[BaseException]) -> None:
+    finder = PaperFinder([b"2"])
+    link = Link(finder, "url")
+    with pytest.raises(error), asking(link):
+        raise error
+    assert [wire.closed for wire in finder.made] == [True]
+    # then the answer that comes too late is not taken for that of the next command
+    assert link.call("PING") == b"2"
+    assert [wire.closed for wire in finder.made] == [True, False]
+
+
+def test_an_interrupt_while_the_answer_is_waited_for_gives_the_connection_up() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    finder = PaperFinder([interrupted, b"2"])
+    link = Link(finder, "url")
+    with pytest.raises(KeyboardInterrupt), asking(link) as first:
+        first.receive()
+    assert link.call("PING") == b"2"
+    assert [wire.closed for wire in finder.made] == [True, False]
+
+
+def test_an_error_while_it_is_sent_leaves_the_connection_free_for_the_next() -> None:
+    class Torn(PaperWire):
+        def send(self, *command: Any, limit: Limit | None = None) -> Limit:
+            if not self.closed:
+                raise BrokenPipeError("torn")
+            return super().send(*command, limit=limit)
+
+    finder = PaperFinder([b"2"])
+    finder.made.append(Torn([]))
+    link = Link(finder, "url")
+    link._opened = Opened(finder.made[0], "run-1", A)
+    with pytest.raises(OutcomeUnknown, match="torn"), asking(link):
+        raise AssertionError("it was not sent")
+    assert link.call("PING") == b"2"
+    assert [wire.closed for wire in finder.made] == [True, False]
+
+
+@pytest.mark.parametrize("error", ELSEWHERE, ids=lambda error: f"{type(error).__name__}-{str(error)[:12]}")
+def test_an_answer_that_the_master_is_elsewhere_gives_the_connection_up_in_two_steps_as_in_one(
+    error: Exception,
+) -> None:
+    finder = PaperFinder([error, b"2"])
+    link = Link(finder, "url")
+    with pytest.raises(redis.exceptions.ResponseError), asking(link) as first:
+        first.receive()
+    assert link.call("PING") == b"2"
+    assert [wire.closed for wire in finder.made] == [True, False]
+
+
+def test_a_refusal_is_an_answer_and_the_connection_is_kept_in_two_steps_as_in_one() -> None:
+    finder = PaperFinder([redis.exceptions.ResponseError("WRONGTYPE ASK nobody"), b"2"])
+    link = Link(finder, "url")
+    with pytest.raises(redis.exceptions.ResponseError), asking(link) as first:
+        first.receive()
+    assert link.call("PING") == b"2"
+    assert [wire.closed for wire in finder.made] == [False]
+
+
+def test_a_script_that_redis_does_not_know_is_sent_as_a_text() -> None:
+    finder = PaperFinder([redis.exceptions.NoScriptError("No matching script"), b"1"])
+    link = Link(finder, "url")
+    with asking(link, b"x", in_run=True) as first:
+        assert first.receive() == b"1"
+    assert finder.made[0].sent == [
+        (b"EVALSHA", Nop.sha, 1, b"k", "run-1", b"x"),
+        (b"EVAL", Nop.text, 1, b"k", "run-1", b"x"),
+    ]
+
+
+def test_others_wait_until_the_answer_was_read() -> None:
+    finder = PaperFinder([b"1", b"2"])
+    link = Link(finder, "url")
+    with asking(link) as first:
+        other = in_thread(lambda: link.call("PING"))
+        eventually(lambda: len(link._lock._waiting) == 1)
+        assert len(finder.made[0].sent) == 1
+        assert first.receive() == b"1"
+    assert other() == b"2"
 
 
 def test_a_connection_of_another_run_is_made_anew_for_the_next_call() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from replicator.log.wire import READ_BYTES, RedisWire
+from replicator.log.wire import READ_BYTES, Limit, RedisWire
 from tests.support.kv import in_thread
 
 
@@ -53,6 +53,25 @@ def test_a_command_goes_out_and_its_answer_comes_back(connected: Connected) -> N
     sent = answering(connected, b"*2\r\n$2\r\nok\r\n:5\r\n")
     assert RedisWire(connected).ask(b"EVALSHA", "text", 1) == [b"ok", 5]
     assert sent() == b"*3\r\n$7\r\nEVALSHA\r\n$4\r\ntext\r\n$1\r\n1\r\n"
+
+
+def test_there_may_be_other_work_between_a_command_and_its_answer(connected: Connected) -> None:
+    sent = answering(connected, b"+OK\r\n")
+    wire = RedisWire(connected)
+    limit = wire.send("GET", "k")
+    assert sent().startswith(b"*2")  # it has gone out, and the answer is there
+    assert wire.receive(limit) == b"OK"
+
+
+def test_an_answer_that_is_there_is_taken_although_the_time_is_over(connected: Connected) -> None:
+    sent = answering(connected, b"+OK\r\n")
+    wire = RedisWire(connected)
+    until = time.monotonic() + 0.5
+    limit = wire.send("GET", "k", limit=Limit(5.0, until=until))
+    sent()
+    while time.monotonic() <= until:
+        time.sleep(0.01)
+    assert wire.receive(limit) == b"OK"
 
 
 def test_an_answer_may_come_in_any_pieces(connected: Connected) -> None:

@@ -133,6 +133,61 @@ class TestAnswers:
         assert a.replica.applied.state.pushed == []
 
 
+class TestMeanwhile:
+    """What follows from a change is worked out between its request and the answer."""
+
+    @pytest.mark.parametrize("lands", [True, False])
+    def test_an_interrupt_in_between_leaves_the_record_to_be_settled(
+        self, a: Setup, monkeypatch: pytest.MonkeyPatch, lands: bool
+    ) -> None:
+        def interrupted(record: Any) -> Any:
+            if not lands:
+                a.server.state = before
+            raise KeyboardInterrupt
+
+        before = a.server.state
+        with monkeypatch.context() as patched:
+            patched.setattr(a.replica, "prepare", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                a.submit(push("x"))
+        assert a.primary.writer.unresolved is not None
+        assert a.replica.applied.state.pushed == []
+        assert a.log._run == "", "the connection was given up: its answer is unread"
+        # then it is in the log, once, before the next one
+        assert a.submit(push("y")) == 2
+        assert a.replica.applied.state.pushed == ["x", "y"]
+        assert a.in_log == ["1-1", "1-2", "1-3"]
+
+    def test_it_is_thrown_away_if_the_answer_is_no(self, a: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+        prepared: list[Any] = []
+        prepare = a.replica.prepare
+        monkeypatch.setattr(a.replica, "prepare", lambda record: prepared.append(prepare(record)) or prepared[-1])
+        a.log.faults.append(answers(Code.STRAY, id=RecordId(9, 9)))
+        before = a.replica.node_state
+        with pytest.raises(CorruptRecord):
+            a.submit(push("x"))
+        assert len(prepared) == 1
+        assert a.replica.node_state is before
+        assert a.replica.saved.changes_bytes == 0
+        assert a.replica.applied.state.pushed == []
+
+    def test_it_is_worked_out_anew_if_the_term_is_heard_to_be_over(
+        self, a: Setup, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prepare = a.replica.prepare
+
+        def heard(record: Any) -> Any:
+            prepared = prepare(record)
+            a.replica.known.refused(Reply(Code.FENCED, term=2, node="b"))
+            return prepared
+
+        with monkeypatch.context() as patched:
+            patched.setattr(a.replica, "prepare", heard)
+            assert a.submit(push("x")) == 1, "it was in the log before"
+        assert a.replica.node_state.over == 1
+        assert a.replica.applied.state.pushed == ["x"]
+
+
 class TestDoor:
     def test_without_the_lease_nothing_is_sent(self, a: Setup) -> None:
         a.lease.lost()

@@ -7,7 +7,7 @@ import pytest
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord
 from replicator.protocol import fold
-from replicator.protocol.fold import NOBODY, TABLE, Holder, Verdict, View, ends_before, holds, step
+from replicator.protocol.fold import NOBODY, TABLE, Holder, Verdict, View, by_table, ends_before, holds, step
 from tests.support.history import RUN, A, B, change, part, term_record, view_at
 
 HERE = Position(RecordId(3, 10), "a" * 32)
@@ -18,14 +18,14 @@ REBASING = view_at(HERE, holder=A, in_sync=False, cursor=ELSEWHERE)
 
 
 def row_of(view: View, record: Record, me: Writer, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The number of the row that step takes."""
+    """The number of the row that is taken."""
     taken: list[int] = []
 
     def noted(row: fold.Row) -> fold.Row:
         return row._replace(become=lambda view, record: taken.append(row.number) or row.become(view, record))
 
     monkeypatch.setattr(fold, "TABLE", tuple(map(noted, TABLE)))
-    step(view, record, me)
+    by_table(view, record, me)
     monkeypatch.setattr(fold, "TABLE", TABLE)
     return taken[0]
 

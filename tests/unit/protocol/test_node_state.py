@@ -428,7 +428,7 @@ class Group(RuleBasedStateMachine):
             node.pending, node.holding = None, False
 
     def _has_folded(self, node: Watched) -> bool:
-        return node.pending is not None and node.pending.record.id <= node.node_state.view.cursor.id
+        return node.pending is not None and node.pending.write.record.id <= node.node_state.view.cursor.id
 
     # --- what must hold ---
 

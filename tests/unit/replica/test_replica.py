@@ -670,6 +670,32 @@ class TestCommit:
         assert loaded is not None
         assert loaded.view.position.id == RecordId(1, 2)
 
+    def test_what_it_comes_to_can_be_worked_out_before_and_moves_nothing(
+        self, log: MemoryLog, make: Callable[..., Replica]
+    ) -> None:
+        replica, own = self.leading(log, make)
+        before, record = replica.node_state, own.change(push("x"))
+        prepared = replica.prepare(record)
+        assert replica.node_state is before
+        assert replica.applied.state.pushed == []
+        assert replica.commit(record, prepared=prepared) == [1]
+        assert replica.node_state is prepared.after
+
+    def test_what_was_worked_out_counts_only_for_its_record_and_where_the_node_still_is(
+        self, log: MemoryLog, make: Callable[..., Replica]
+    ) -> None:
+        replica, own = self.leading(log, make)
+        first, other = own.change(push("x")), own.change(push("y"))
+        assert replica.commit(first, prepared=replica.prepare(other)) == [1]
+        assert replica.node_state.view.position == first.position
+        own.position = first.position
+        second = own.change(push("z"))
+        prepared = replica.prepare(second)
+        replica.known.refused(Reply(Code.BEHIND))  # it fell out of sync
+        replica.commit(second, prepared=prepared)
+        assert not replica.node_state.view.in_sync
+        assert replica.applied.state.pushed == ["x"]
+
     def test_a_flush_that_fails_keeps_what_is_not_saved(
         self, log: MemoryLog, make: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
     ) -> None:
