@@ -183,4 +183,11 @@ GOALS: Sequence[Goal] = (
         at_most=60,
         unit="MB",
     ),
+    Goal(
+        name="a soak: series that grow and that nothing bounds, or that are beyond their bound",
+        of="soak",
+        figure="series that must not be as they are",
+        at_most=0,
+        unit="",
+    ),
 )
