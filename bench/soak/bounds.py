@@ -34,10 +34,12 @@ AOF_MIB_MIN = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The newest snapshots of the groups at the end of a soak, in bytes."""
+    """The newest snapshots of the groups at the end of a soak, in bytes, and what else the bounds go by."""
 
     registry: int
     small: list[int]
+    #: How often a host was started.
+    hosts: int = 2
 
     @property
     def log_mib(self) -> float:
@@ -63,7 +65,9 @@ def bound_of(series: str, first: float, weights: Weights) -> Bound:
         return Bound(why="the keys, and what its allocator keeps", slack=3, most=most)
     if what == "memory MiB":
         slack = max(2.0, first * 0.03)
-        return Bound(why="the state, a cache of pages for each checkpoint, buffers that are used again", slack=slack)
+        return Bound(
+            why="the state, 256 KiB of pages a checkpoint, 100 ends of terms a group, what malloc keeps", slack=slack
+        )
     if what == "descriptors":
         return Bound(why="files of the checkpoints, and connections", slack=2)
     if what == "threads":
@@ -91,7 +95,11 @@ def _of_disk(whose: str, what: str, weights: Weights) -> Bound:
 
 def _of_redis(what: str, weights: Weights) -> Bound:
     if what == "keys":
-        return Bound(why="7 for each group, and those of RQ and of the hosts' alarms", slack=3)
+        return Bound(why="7 for each group, and those of RQ", slack=3)
+    if what == "alarms":
+        return Bound(
+            why="one of each host; that of one that was killed is gone after a day", slack=1, most=weights.hosts
+        )
     if what == "connections":
         return Bound(why="five for each node and host, and ours", slack=3)
     if what == "scripts":

@@ -19,6 +19,9 @@ MIB = 1024 * 1024
 #: Keys of a group are `replicator:{GROUP}:WHAT`.
 OURS = b"replicator:{"
 
+#: The key of a host, which outlives one that was killed by a day (`log/multiplex.py`).
+ALARM = b":alarm"
+
 
 def can_look() -> bool:
     return Path("/proc/self/smaps_rollup").exists()
@@ -65,8 +68,10 @@ def of_redis(client: Any) -> dict[str, float]:
     weights: Counter[str] = Counter()
     for key, size in zip(keys, pipe.execute(), strict=True):
         weights[key.rpartition(b":")[2].decode()] += size or 0
+    alarms = sum(key.endswith(ALARM) for key in keys)
     return {
-        "keys": client.dbsize(),
+        "keys": client.dbsize() - alarms,
+        "alarms": alarms,
         "connections": info["connected_clients"],
         "scripts": info["number_of_cached_scripts"],
         "logs MiB": weights["log"] / MIB,

@@ -18,6 +18,7 @@ from bench.__main__ import main
 from bench.harness import Report, Setting
 from bench.soak import bounds, samples
 from bench.soak.bounds import Weights, bound_of
+from bench.soak.scene import environment
 from bench.soak.slopes import Bound, Point, Verdict, judged, line_through, points_of, wrong_in
 
 FREE = Bound(why="nothing", slack=2.0)
@@ -107,6 +108,17 @@ def test_every_series_is_told_what_bounds_it() -> None:
     assert host == pytest.approx(3 * node, rel=0.02)
     assert bound_of("log files: MiB", 5.0, weights).most == 160
     assert bound_of("redis: memory MiB", 5.0, weights).most is not None
+    # A host that is killed leaves a key for a day.
+    assert bound_of("redis: alarms", 5.0, Weights(registry=0, small=[], hosts=7)).most == 7
+
+
+def test_what_is_set_for_the_processes_of_a_soak_is_not_there_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOAK_ONE", "before")
+    monkeypatch.delenv("SOAK_TWO", raising=False)
+    with environment({"SOAK_ONE": "1", "SOAK_TWO": "2"}):
+        assert (os.environ["SOAK_ONE"], os.environ["SOAK_TWO"]) == ("1", "2")
+    assert os.environ["SOAK_ONE"] == "before"
+    assert "SOAK_TWO" not in os.environ
 
 
 def test_a_process_is_seen_from_outside_until_it_ends(tmp_path: Path) -> None:
@@ -137,7 +149,7 @@ def test_a_short_soak_runs_to_its_end(tmp_path: Path) -> None:
     names = {row[0] for row in report.tables[0].rows}
     for whose in ("node a", "node b", "node c", "host a", "host b", "redis"):
         assert {f"{whose}: memory MiB", f"{whose}: descriptors", f"{whose}: threads", f"{whose}, disk: MiB"} <= names
-    assert {"redis: logs MiB", "redis: keys", "redis: scripts", "redis: connections"} <= names
+    assert {"redis: logs MiB", "redis: keys", "redis: alarms", "redis: connections"} <= names
     assert report.figures["series that must not be as they are"] == len(report.wrong) == 0
     # Changes are written until a group has its snapshot, and that is at 1 MiB of them in the log.
     assert 500 < float(report.tables[1].rows[-1][0].replace(",", "")) < 4096
