@@ -7,7 +7,8 @@
 #   make format   what ruff can mend by itself
 #   make coverage the tests, and how many lines of replicator/ they run
 #   make shape    how large functions, classes and files are here, and in code that is read gladly
-#   make bench    the figures and plots of docs/benchmarks.md (some 35 minutes)
+#   make bench    the figures and plots of docs/benchmarks.md (some 40 minutes)
+#   make soak     an hour of all that can happen to a group, and whether anything grows that nothing bounds
 #   make bench-peers  fetch nats-server and etcd from Debian, to be measured beside it
 #   make model    the large exploration of the protocol (some minutes)
 #   make chaos    faults without end on real servers and processes, and a checker (some 75 minutes)
@@ -33,7 +34,7 @@ RUN := $(firstword $(wildcard $(DEV) $(BENCH)) .venv/.ready-all)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format coverage shape bench bench-peers model chaos fuzz clean
+.PHONY: help run demo test lint format coverage shape bench soak bench-peers model chaos fuzz clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -64,6 +65,9 @@ shape: $(RUN)
 
 bench: $(BENCH)
 	$(BIN)/python -m bench --out docs/benchmarks.md
+
+soak: $(BENCH)
+	$(BIN)/python -m bench soak --minutes 60
 
 bench-peers: $(BENCH)
 	$(BIN)/python -m bench.install_peers

@@ -31,6 +31,7 @@ from bench import (
     patch,
     plots,
     snapshot,
+    soak,
     standbys,
     state_size,
 )
@@ -53,12 +54,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "failover": failover,
     "idle": idle,
     "groups": groups,
+    "soak": soak,
 }
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar=f"[{'|'.join(BENCHMARKS)}]...", type=click.Choice(list(BENCHMARKS)))
 @click.option("--quick", is_flag=True, help="Small sizes and few rounds: whether it works, not how fast it is.")
+@click.option("--minutes", type=float, help="Of the soak, instead of its short form.")
 @click.option("--redis", "url", help="A Redis to use, instead of one that is started for this run.")
 @click.option(
     "--aof",
@@ -74,7 +77,15 @@ BENCHMARKS: dict[str, Benchmark] = {
     "sections of benchmarks that do not run now stay as they are.",
 )
 @click.option("--redraw", is_flag=True, help="Measure nothing: write --out and its plots anew from what is kept.")
-def main(names: tuple[str, ...], quick: bool, url: str | None, aof: str, out: Path | None, redraw: bool) -> None:
+def main(
+    names: tuple[str, ...],
+    quick: bool,
+    minutes: float | None,
+    url: str | None,
+    aof: str,
+    out: Path | None,
+    redraw: bool,
+) -> None:
     """Measure what replicator costs, against the same by hand and against others. Without a name: all of it."""
     quiet()
     if out is not None and not plots.can_draw():
@@ -96,7 +107,7 @@ def main(names: tuple[str, ...], quick: bool, url: str | None, aof: str, out: Pa
         click.echo(machine)
         for name in names or BENCHMARKS:
             try:
-                results.append(_run(name, setting, machine, quick=quick))
+                results.append(_run(name, setting, machine, quick=quick, minutes=minutes))
             except Exception:
                 # The others are not to be lost: a whole run takes long.
                 failed.append(name)
@@ -109,6 +120,8 @@ def main(names: tuple[str, ...], quick: bool, url: str | None, aof: str, out: Pa
     click.echo(f"\n{goals_table(measured, figures).as_text()}")
     if failed:
         sys.exit(f"\nnot measured, see above: {', '.join(failed)}")
+    if wrong := [line for result in results for line in result.report.wrong]:
+        sys.exit("\n".join(["", "this must not be:", *wrong]))
 
 
 def _write(result: Result, out: Path) -> None:
@@ -137,10 +150,13 @@ def _delete_ours(url: str) -> None:
                 client.unlink(key)
 
 
-def _run(name: str, setting: Setting, machine: str, *, quick: bool) -> Result:
+def _run(name: str, setting: Setting, machine: str, *, quick: bool, minutes: float | None) -> Result:
     benchmark = BENCHMARKS[name]
+    sizes = benchmark.QUICK if quick else benchmark.FULL
+    if minutes is not None and isinstance(sizes, soak.Sizes):
+        sizes = soak.of_minutes(sizes, minutes)
     before, began = load_line(), time.monotonic()
-    report = benchmark.measure(setting, benchmark.QUICK if quick else benchmark.FULL)
+    report = benchmark.measure(setting, sizes)
     took_s = time.monotonic() - began
     _show(report)
     load = f"Load average {before} before, {load_line()} after; it took {took_s:,.0f} s"

@@ -312,4 +312,12 @@ GOALS: Sequence[Goal] = (
         at_most=60,
         unit="MB",
     ),
+    Goal(
+        name="a soak: series that grow and that nothing bounds, or that are beyond their bound",
+        gives="A service runs for months without a restart.",
+        of="soak",
+        figure="series that must not be as they are",
+        at_most=0,
+        unit="",
+    ),
 )

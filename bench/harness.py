@@ -186,6 +186,8 @@ class Report:
     #: By name, for programs: `bench.goals` refers to them.
     figures: Mapping[str, float] = field(default_factory=dict)
     charts: Sequence[Chart] = ()
+    #: What must not be, if it is: the command ends with exit code 1.
+    wrong: Sequence[str] = ()
 
 
 # --- other processes --------------------------------------------------------------------------------------------------
@@ -210,6 +212,11 @@ class Child:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None  # it was started
+        return self._process.pid
 
     def tell(self, message: Any) -> None:
         self._pipe.send(message)

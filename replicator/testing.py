@@ -60,6 +60,11 @@ class MemoryLog:
         with self._reach():
             return self.server.part(self._run, record, rebase=rebase)
 
+    def sweep(self) -> bool:
+        """The first part deleted all that it cut."""
+        with self._reach():
+            return False
+
     def promote(self, claim: Claim) -> Reply:
         with self._reach():
             return self.server.promote(claim)

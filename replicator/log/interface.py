@@ -140,6 +140,10 @@ class Log(Protocol):
         """Append one part of a snapshot, likewise. With `rebase` the first part need not follow the head."""
         ...
 
+    def sweep(self) -> bool:
+        """Delete a slice of what the newest snapshot cut from the log; whether there may be more."""
+        ...
+
     def promote(self, claim: Claim) -> Reply:
         """Take the next term for the claim's writer."""
         ...

@@ -177,6 +177,13 @@ class RedisLog:
         rest = (show_ends(record.ends), record.wants_acks)
         return self._run(self._write, "part", 3, *append_args(record), *place, *rest, in_run=True)
 
+    def sweep(self) -> bool:
+        script = self._scripts["sweep"]
+        code, more = self._asked(lambda: self._other.script(script, self._keys[:3], limit=self._limit))
+        if code != b"ok":
+            raise LogUnavailable.refuses(self.url, str(more, "utf-8", "replace"))
+        return bool(more == b"1")
+
     def promote(self, claim: Claim) -> Reply:
         args = (
             claim.writer.node,

@@ -72,6 +72,7 @@ class Publisher:
                 self._telling.over("snapshot")
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
+            self._writer.sweep()
 
     def rehearse(self) -> None:
         """Draw a snapshot and send nothing. Raises what drawing it raises.
@@ -156,7 +157,9 @@ class Publisher:
                 self._writer.write(
                     self._part(node_state, snapshot, parts, index, body, wants_acks), until=until, bodies=bodies
                 )
-            return self._replica.node_state.view.position.id
+            replaced_at = self._replica.node_state.view.position.id
+        self._writer.sweep()
+        return replaced_at
 
     # --- a state without apply ---------------------------------------------------------------------------------------
 

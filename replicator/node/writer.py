@@ -51,6 +51,9 @@ RESEND_S, RESEND_S_MAX = 0.05, 1.0
 #: What comes next for a record of which it is not known yet what becomes of it.
 _UNDER_WAY = (Next.SEND, Next.LOOK)
 
+#: How long others may have Redis between two slices of a sweep, each of which takes it about as long.
+SWEEP_PAUSE_S = 0.001
+
 
 class Sent(NamedTuple):
     """A record that is sent. `batch`: those whose changes it has, if they wait on while its answer is looked for."""
@@ -89,6 +92,12 @@ class RecordWriter:
     def url(self) -> str:
         """Of the log."""
         return self._log.url
+
+    def sweep(self) -> None:
+        """Have the log delete what a snapshot cut, a slice at a time. What fails is done with the next snapshot."""
+        with suppress(LogUnavailable):
+            while self._log.sweep():
+                time.sleep(SWEEP_PAUSE_S)
 
     # --- may it? -----------------------------------------------------------------------------------------------------
 

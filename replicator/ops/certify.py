@@ -325,7 +325,8 @@ def _head(log: Log) -> Head:
 
 def _walk(log: Log, head: Head, walk: LogVerifier, nodes: Sequence[Compared], progress: Progress) -> None:
     """Feed all records up to the head to the verifier and to each checkpoint."""
-    after, upto, told = ZERO_ID, head.position.id, 0
+    # What was cut is deleted a slice at a time, also under the reader: it counts no more.
+    after, upto, told = head.previous_snapshot_at, head.position.id, 0
     while after < upto:
         batch = log.read(after, count=RECORDS_AT_ONCE)
         for record in batch.records:

@@ -124,9 +124,7 @@ class Draft:
         self._flush()
         before = self._changes.size + self.headers
         if all_changes:
-            # At once: what follows may have lower ids than a history that lost.
-            self._db.execute("DELETE FROM change")
-            self._give_up(ZERO_ID)
+            self._give_up_all_changes(last.as_of.id)
             self._base, self._changes = ZERO_CHAIN, Run()
             self.headers, self.earlier = 0, before if last.replaces else changes_bytes_max(run.size)
         else:
@@ -147,6 +145,16 @@ class Draft:
         )
         count, size, self.headers = db.execute(left, self.left.changes).fetchone()
         self._base, self._changes = link, Run(count, size, self._changes.link)
+
+    def _give_up_all_changes(self, as_of: RecordId) -> None:
+        """What follows has ids above `as_of`."""
+        newest = self._db.execute("SELECT term, n FROM change ORDER BY term DESC, n DESC LIMIT 1").fetchone()
+        if newest is None or newest <= as_of:
+            self._give_up(ZERO_ID if newest is None else RecordId(*newest))
+        else:
+            # At once: of a history that lost, which has higher ids than what follows may have.
+            self._db.execute("DELETE FROM change")
+            self._give_up(ZERO_ID)
 
     def _give_up(self, upto: RecordId) -> None:
         self.left = self.left._replace(changes=upto)

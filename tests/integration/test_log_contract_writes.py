@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from replicator.errors import LogUnavailable
@@ -308,6 +310,41 @@ def test_the_log_is_trimmed_when_the_next_snapshot_begins_and_not_when_it_is_com
     author.append_part(0, as_of=author.position)
     assert cut(log) == ("1-6", RecordId(1, 5), RecordId(1, 5))
     assert ids(log) == [f"1-{n}" for n in range(6, 12)]
+
+
+def test_what_is_cut_is_gone_after_sweeps_and_nothing_else_is(log: Log) -> None:
+    # given large changes before and after the newest complete snapshot, and the first part of another one
+    author = lead(log)
+    for number in range(40):
+        author.append(noise(number))
+    author.snapshot(parts=1)
+    as_of = author.position
+    author.snapshot(parts=1)
+    for number in range(40):
+        author.append(noise(number))
+    kept = ids(log)[ids(log).index(str(as_of.id)) + 1 :]
+    assert not log.sweep(), "nothing is cut behind the first snapshot"
+    author.append_part(0)
+    # when all of it is swept, and once more
+    while log.sweep():
+        assert ids(log)[-len(kept) - 1 : -1] == kept
+    assert not log.sweep()
+    # then the log begins behind the cut
+    assert cut(log) == (kept[0], as_of.id, as_of.id)
+    assert ids(log)[:-1] == kept
+
+
+def test_a_sweep_of_no_log_or_of_one_without_a_cut_does_nothing(world: World, log: Log) -> None:
+    assert not log.sweep()
+    author = lead(log)
+    author.append()
+    before = world.contents()
+    assert not log.sweep()
+    assert world.contents() == before
+
+
+def noise(number: int, size: int = 100_000) -> str:
+    return random.Random(number).randbytes(size // 2).hex()
 
 
 def test_a_snapshot_of_one_part_trims_behind_the_one_before_it(log: Log) -> None:

@@ -1,6 +1,6 @@
 -- Append one part of a snapshot. The last part makes the snapshot complete.
 --
--- The first part of the next snapshot trims the log (trim.lua).
+-- The first part of the next snapshot cuts the log, and each part deletes a slice of what is cut (trim.lua).
 --
 -- KEYS      term log head
 -- ARGV[1-8] as for append: run term boot prev chain n header body
@@ -57,10 +57,10 @@ local failed = add(id, ARGV[7], ARGV[8])
 if failed then
   return failed
 end
-local trimmed_at = part == 0 and trims_at(head)
+local cut_at = part == 0 and cuts_at(head)
 local fields = { 'id', id, 'chain', ARGV[5], 'part_next', part + 1 == parts and '0' or as_text(part + 1) }
-if trimmed_at then
-  set(fields, 'previous_snapshot_at', trimmed_at)
+if cut_at then
+  set(fields, 'previous_snapshot_at', cut_at)
 end
 if part + 1 == parts then
   set(fields, 'snapshot_at', ARGV[11])
@@ -75,7 +75,9 @@ end
 -- The head changes in one step, and trimming comes last: a head that says so of a log that is not trimmed yet does no
 -- harm.
 failed = also('HSET', KEYS[3], unpack(fields))
-if trimmed_at and not failed then
-  failed = trim(trimmed_at)
+local cut = cut_at or cut_of(head)
+if cut ~= '0-0' and not failed then
+  local _
+  _, failed = trim(cut)
 end
 return failed or { 'ok' }

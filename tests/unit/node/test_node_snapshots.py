@@ -374,6 +374,38 @@ class TestSnapshots:
         assert go_on.is_set()
         assert set(asked) == {(True, PARTS_AT_ONCE), (False, RECORDS_AT_ONCE)}
 
+    @pytest.mark.parametrize(
+        "send", [lambda a: a.publish(), lambda a: a.replace([["pushed", []]])], ids=["own", "replaces"]
+    )
+    def test_what_a_snapshot_cut_is_swept_to_the_end_and_writes_go_on_meanwhile(
+        self, group: Group, send: Callable[[Any], object]
+    ) -> None:
+        # given a log that deletes what was cut in three slices
+        swept: list[object] = []
+
+        class InSlices(MemoryLog):
+            def sweep(self) -> bool:
+                swept.append(in_thread(lambda: a.submit(push("meanwhile")))())
+                return len(swept) < 3
+
+        a = group.primary("a", log=InSlices(group.server))
+        swept.clear()
+        # when
+        send(a)
+        # then
+        assert len(swept) == 3
+
+    def test_a_sweep_that_fails_is_left_to_the_next_snapshot(self, group: Group) -> None:
+        class Refusing(MemoryLog):
+            def sweep(self) -> bool:
+                raise LogUnavailable.refuses(self.url, "LOADING")
+
+        a = group.primary("a", log=Refusing(group.server))
+        a.submit(push("x"))
+        a.publish()
+        assert a._primary.publisher.publishes is False
+        assert group.log().look().head.snapshot_at > RecordId(0, 0)  # type: ignore[union-attr]
+
     def test_a_snapshot_that_is_interrupted_by_a_replacement_is_not_restored(self, group: Group) -> None:
         log = group.faulty_log()
         a, b = group.primary("a", log=log), group.node("b")

@@ -122,6 +122,11 @@ def test_a_disk_that_fails_to_read_is_an_error_and_not_a_fresh_start(
         assert stored.load() == (View(term=5), "b", "g")
 
 
+def test_pages_of_a_large_checkpoint_are_not_kept_in_memory(standby: Standby) -> None:
+    # A process may have a thousand of them. Negative: it is in KiB, and not in pages, whose size differs.
+    assert standby.stored._database.connection.execute("PRAGMA cache_size").fetchone() == (-256,)
+
+
 def test_a_data_directory_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     # given a file of that name, when a node starts on it, then that is said
     (tmp_path / "a").touch()

@@ -12,6 +12,7 @@ from replicator.format.ids import ZERO_ID
 from replicator.protocol.fold import Verdict
 from replicator.storage import draft
 from replicator.storage.stored import Stored
+from replicator.testing import MemoryRedis
 from tests.support.checkpoints import Primary, Standby, noise, rows_of, tidied
 
 
@@ -159,13 +160,66 @@ def test_a_restore_leaves_nothing_of_what_was_given_up(primary: Primary, standby
     list(primary.snapshot(size=1_000_000))
     assert Verdict.RESTORE in standby.read()
     # then there is nothing else
-    assert rows_of(standby.stored)[0] == 0
+    assert list(standby.stored.changes()) == []
     primary.change("after")
     standby.read()
     standby.restart()
     assert standby.state == primary.state
     tidied(standby.stored)
     assert rows_of(standby.stored) == (1, 1)
+
+
+@pytest.mark.parametrize("misses", [False, True], ids=["replaces", "restore"])
+def test_a_snapshot_in_the_place_of_all_there_is_gives_it_up_and_deletes_nothing_at_once(
+    primary: Primary, standby: Standby, small_slices: None, misses: bool
+) -> None:
+    # given many changes, none of them after what the snapshot is of
+    for number in range(100):
+        primary.change(str(number))
+    standby.read()
+    if misses:
+        primary.change("missed")
+        primary.change("seen")
+        standby.fold(*standby.log.read(standby.node_state.view.cursor.id).records[-1:])
+    # when it is adopted
+    list(primary.snapshot(size=1_000_000, replaces=not misses))
+    assert Verdict.RESTORE in standby.read()
+    # then it counts alone, though all is there; what comes then is beside that, also after a restart
+    assert rows_of(standby.stored)[0] >= 90
+    assert standby.stored.changes_bytes == 0
+    after = primary.change("after")
+    standby.read()
+    standby.restart()
+    assert list(standby.stored.changes()) == [after]
+    assert standby.state == primary.state
+    assert tidied(standby.stored) >= 9
+    assert rows_of(standby.stored) == (1, 1)
+
+
+def test_what_lost_and_has_higher_ids_than_what_follows_is_deleted_at_once(
+    server: MemoryRedis, primary: Primary, standby: Standby, small_slices: None
+) -> None:
+    # given a standby that has more of a term than a log which lost its end, and then went on in that term
+    for number in range(20):
+        primary.change(str(number))
+    kept, seen = server.state, primary.node_state
+    for number in range(40):
+        primary.change(f"lost {number}")
+    standby.read()
+    server.state = kept
+    primary.node_state, primary.state = seen, tuple(str(number) for number in range(20))
+    list(primary.snapshot(size=1_000_000, replaces=True))
+    # when the snapshot comes by that is as of a record before those
+    standby.node_state = standby.node_state._replace(
+        view=standby.node_state.view._replace(in_sync=False, cursor=seen.view.position)
+    )
+    assert Verdict.RESTORE in standby.read()
+    # then none of them can be taken for what follows
+    assert rows_of(standby.stored)[0] == 0
+    primary.change("after")
+    standby.read()
+    standby.restart()
+    assert standby.state == primary.state
 
 
 def test_a_disk_that_refuses_a_slice_keeps_it_for_later(primary: Primary, standby: Standby, small_slices: None) -> None:
