@@ -380,19 +380,22 @@ class Node:
     # --- reading and writing -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Any]:
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0, blocks: bool = True) -> Iterator[Any]:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
         long as Redis itself loses nothing (docs/design.md says what a master that was replaced may still answer). It
         waits while nobody leads with a lease that runs. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node
         that was not started has no state yet; one that was stopped has what it had).
+
+        With `blocks=False` it waits for nobody, and an event loop can use it: `BlockingIOError` if another reader has
+        the state, or a change is applied right now. Read on a thread then.
         """
         self._check_is_started()
-        self._replica.applied.inside.check("reading()")
         if fresh:
+            self._replica.applied.inside.check("reading()")
             catch_up(self._ha_loop.observer, self.wait, until=time.monotonic() + timeout_s)
-        with self._replica.applied.reading() as state:
+        with self._replica.applied.reading(blocks=blocks) as state:
             yield state
 
     def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
@@ -533,7 +536,7 @@ class Node:
     ) -> None:
         """Wait until this node has that role, and has applied record number `n` or `position` (`"5-1042"`).
 
-        A primary is waited for until it takes writes: until it has its lease, too.
+        A primary is waited for until it takes writes: until it has its lease, too. With `timeout_s=0` it only looks.
         Raises `TimeoutError`, `PositionLost` (a failover left that position behind), and `ConfigError` for one that
         is none.
         """
@@ -551,9 +554,8 @@ class Node:
                 and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )
 
-        with self._replica.known.moved:
-            if not self._replica.known.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
-                raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
+        if not self._replica.known.wait_for(reached, timeout_s):
+            raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
 
     def _check_log(self) -> None:
         if (lost := self._problems.get("log")) is not None:

@@ -21,8 +21,9 @@ Rules for requests:
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
 - `Envelope` is the one place where exceptions become answers, by the table `REGISTRY_ANSWERS`. Handlers only raise.
 
-Nothing waits on the event loop. What waits for the node's lock, or for a position, does so on threads; a write is a
-task of the node (`Node.asubmit`), so writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
+Nothing waits on the event loop. What has to wait for the node's lock, or for a position, does so on threads; a read
+that finds the lock free, or a position that is there, needs none. A write is a task of the node (`Node.asubmit`), so
+writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
 replacements of the state have a pool each (`web/pools.py`): none of them fills that of another, and a request
 that finds its own one full is answered 503 at once.
 """
@@ -154,11 +155,11 @@ class RegistryApi:
         return json_answer(result, 201 if result["created"] else 200)
 
     async def list_nodes(self, request: Request) -> Response:
-        return await self._page(request, "nodes", Registry.nodes)
+        return await self._page(request, "nodes", Registry.nodes, is_quick=True)
 
     async def get_node(self, request: Request) -> Response:
         node = path_id(request, "id")
-        record = await self._access.read(request, lambda registry: registry.node(node))
+        record = await self._access.read(request, lambda registry: registry.node(node), is_quick=True)
         if record is None:
             raise Refusal(404, "unknown_id", f"there is no node {node}", field="id")
         return json_answer(record)
@@ -259,11 +260,15 @@ class RegistryApi:
 
     # What they share
 
-    async def _page(self, request: Request, name: str, page: Callable[..., dict[int, Record]]) -> Response:
+    async def _page(
+        self, request: Request, name: str, page: Callable[..., dict[int, Record]], *, is_quick: bool = False
+    ) -> Response:
         limit = query_integer(request, "limit", PAGE_LENGTH, 1, PAGE_LENGTH_MAX)
         after = query_integer(request, "after", -1, 0, ID_MAX)
         # One more than asked for says whether there is a next page.
-        found = await self._access.read(request, lambda registry: page(registry, after=after, limit=limit + 1))
+        found = await self._access.read(
+            request, lambda registry: page(registry, after=after, limit=limit + 1), is_quick=is_quick
+        )
         ids = list(found)[:limit]
         following = ids[-1] if len(found) > limit else None
         return json_answer({name: [found[number] for number in ids], "next": following})
