@@ -26,6 +26,7 @@ from bench import (
     failover,
     group_commit,
     groups,
+    http,
     idle,
     one_percent,
     patch,
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "failover": failover,
     "idle": idle,
     "groups": groups,
+    "http": http,
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bench.harness import Table
 
-__all__ = ["GOALS", "Goal", "goals_table"]
+__all__ = ["GOALS", "HTTP_GOALS", "Goal", "goals_table"]
 
 NOT_MEASURED = "not measured"
 
@@ -184,3 +184,39 @@ GOALS: Sequence[Goal] = (
         unit="MB",
     ),
 )
+
+#: Of HTTP. "A user gets" is the sentence that says what each is for.
+HTTP_GOALS: Sequence[Goal] = (
+    # A user gets reads that cost little more than those of a program that keeps its state to itself.
+    *(
+        Goal(
+            name=f"a read over HTTP, {connections}, against the same Starlette application without us: p50",
+            of="http",
+            figure=f"read, {connections} p50 ratio",
+            at_most=1.3,
+            unit="x",
+        )
+        for connections in ("1 connection", "16 connections", "64 connections")
+    ),
+    # A user gets writes over HTTP that cost no more than HTTP and a write, whichever way they are sent.
+    *(
+        Goal(
+            name=f"a write over HTTP, {connections}, against a read and 1.2 submits: time of one",
+            of="http",
+            figure=f"write, {connections} of its bound",
+            at_most=1.0,
+            unit="x",
+        )
+        for connections in ("1 connection", "16 connections", "64 connections")
+    ),
+    # A user gets reads that go on while the node does something large: a restore, a snapshot, `verify`, a replacement.
+    Goal(
+        name="a read over HTTP while something large goes on in its node: the worst",
+        of="http",
+        figure="held up ms",
+        at_most=20,
+        unit="ms",
+    ),
+)
+
+GOALS = (*GOALS, *HTTP_GOALS)
