@@ -41,7 +41,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import Outdated
-from ..runtime.gc_pause import HeldCollector
+from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
@@ -59,7 +59,7 @@ from .document import (
     check_complete,
     term_of,
 )
-from .loading import pieces_of
+from .loading import give_up, pieces_of
 from .state import Registry
 
 __all__ = ["registry_app"]
@@ -219,13 +219,24 @@ class RegistryApi:
     async def get_state(self, request: Request) -> Response:
         chunks = await self._access.read(request, lambda registry: registry.document(self._node.term))
         tag = {"ETag": f'"{request.scope[FACTS].position}"'}
-        return StreamingResponse(chunks, media_type="application/json", headers=tag)
+        return StreamingResponse(HeldCollector.during(chunks), media_type="application/json", headers=tag)
 
     async def put_state(self, request: Request) -> Response:
         await self._access.refuse_unless_primary(request)
         body = await read_body(request, DOCUMENT_BYTES_MAX)
         asked = _Replacement.asked_for(request)
-        return await self._pools.replacements.on_thread(lambda: self._load(parsed(body), asked))
+        return await self._pools.replacements.on_thread(lambda: self._replaced(body, asked))
+
+    def _replaced(self, body: bytearray, asked: _Replacement) -> Response:
+        document: Any = None
+        with HeldCollector() as collector:
+            if len(body) >= HOLD_COLLECTOR_FROM_BYTES:
+                collector.hold()
+            try:
+                document = parsed(body)
+                return self._load(document, asked)
+            finally:
+                give_up(document)
 
     def _load(self, document: Any, asked: _Replacement) -> Response:
         term, current = term_of(document), self._node.term
@@ -238,9 +249,7 @@ class RegistryApi:
             raise Refusal(409, "unknown_term", message, field="term", term=current)
         check_complete(document)
         expect = asked.expect if asked.expect or asked.force else self._place_without_anything()
-        with HeldCollector(freezes=False) as collector:
-            collector.hold()
-            pieces = pieces_of(document)
+        pieces = pieces_of(document)
         try:
             # In the term that the verdict was about: the node may have been replaced and promoted again since.
             self._node.replace(pieces, term=current, ack=asked.ack, expect=expect)

@@ -7,6 +7,7 @@ from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
 
+from ..runtime.yielding import Turns
 from .document import (
     DOCUMENT_MEMBERS,
     INTEGER_MAX,
@@ -24,9 +25,13 @@ from .document import (
     integer,
     term_of,
 )
-from .tables import Network, Tables
+from .release import let_go
+from .tables import NETWORKS_PER_PIECE, NODES_PER_PIECE, Network, Tables, cut
 
-__all__ = ["Loader", "pieces_of"]
+__all__ = ["Loader", "give_up", "pieces_of"]
+
+#: The objects of a document that have as many members as they like, and how many are looked at in one step.
+LARGE = {"nodes": NODES_PER_PIECE, "networks": NETWORKS_PER_PIECE}
 
 
 class Loader:
@@ -250,4 +255,27 @@ def _counter(head: Record, name: str, least: int) -> int:
 
 def pieces_of(document: Any) -> Iterator[Record]:
     """Snapshot pieces of a parsed document, validated in full before this returns. Raises InvalidDocument."""
-    return Loader().load([document]).pieces()
+    tables = Loader().load(Turns().over(_taken_apart(document)))
+    pieces = tables.pieces()
+    tables.let_go()
+    return pieces
+
+
+def _taken_apart(document: Any) -> Iterator[Any]:
+    """A document as pieces, so that no step over one takes long. A member of another type is left where it is."""
+    large = {name for name in LARGE if type(document) is dict and type(document.get(name)) is dict}
+    if not large:
+        yield document
+        return
+    pairs = document.get("trust_pairs")
+    yield {name: value for name, value in document.items() if name not in large and name != "trust_pairs"}
+    for name in (one for one in LARGE if one in large):
+        yield from ({name: dict(some)} for some in cut(document[name].items(), LARGE[name]))
+    # The place in the list is said of one that is wrong, so it stays one list. Reading it takes small steps anyway.
+    yield {"trust_pairs": pairs}
+
+
+def give_up(document: Any) -> None:
+    """Nobody needs this parsed document any more: it is freed in slices, and holds nobody up."""
+    if type(document) is dict:
+        let_go(*(document[name] for name in LARGE if type(document.get(name)) is dict))

@@ -15,6 +15,7 @@ from replicator.registry.document import InvalidDocument, document_of, term_of
 from replicator.registry.loading import pieces_of
 from replicator.registry.state import Registry
 from replicator.registry.tables import NODES_PER_PIECE
+from replicator.runtime import yielding
 from tests.support.registry import STORE_FILE, document, encoded, key, loaded
 
 # --- Documents --------------------------------------------------------------------------------------------------------
@@ -138,6 +139,17 @@ def test_a_document_that_is_not_a_registry_is_refused_with_the_path_of_what_is_w
     # then
     assert from_pieces_of.value.field == from_restore.value.field == path
     assert encoded(registry) == before
+
+
+def test_a_document_is_looked_at_in_small_steps_and_others_run_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[int] = []
+    monkeypatch.setattr(yielding, "YIELD_EVERY_S", 0.0)
+    monkeypatch.setattr(yielding, "let_others_run", lambda: pauses.append(1))
+    whole = generate(1000, seed=1)
+    pieces = list(pieces_of(whole))
+    assert len(pauses) > len(whole["nodes"]) / NODES_PER_PIECE
+    # It comes to the same as in one step.
+    assert pieces == list(loaded(whole).snapshot())
 
 
 @pytest.mark.parametrize("piece", [{}, [], {"version": 1}, {"nodes": {}, "networks": {}}])
