@@ -40,7 +40,8 @@ class Digester:
         at, pieces = self._replica.applied.markers.pop()
         digest = NO_DIGEST
         try:
-            digest = digest_of_pieces(Turns().over(HeldCollector.during(pieces)))
+            with HeldCollector(freezes=False) as collector:
+                digest = digest_of_pieces(Turns().over(collector.drawing(pieces)))
             self._problems.solved(SNAPSHOT)
             self._telling.over("digest")
         except StateError as error:

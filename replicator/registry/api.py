@@ -219,7 +219,7 @@ class RegistryApi:
     async def get_state(self, request: Request) -> Response:
         chunks = await self._access.read(request, lambda registry: registry.document(self._node.term))
         tag = {"ETag": f'"{request.scope[FACTS].position}"'}
-        return StreamingResponse(HeldCollector.during(chunks), media_type="application/json", headers=tag)
+        return StreamingResponse(chunks, media_type="application/json", headers=tag)
 
     async def put_state(self, request: Request) -> Response:
         await self._access.refuse_unless_primary(request)

@@ -26,12 +26,13 @@ from .document import (
     term_of,
 )
 from .release import let_go
-from .tables import NETWORKS_PER_PIECE, NODES_PER_PIECE, Network, Tables, cut
+from .tables import NETWORKS_PER_PIECE, NODES_PER_PIECE, PAIRS_PER_PIECE, Network, Tables, cut
 
 __all__ = ["Loader", "give_up", "pieces_of"]
 
-#: The objects of a document that have as many members as they like, and how many are looked at in one step.
-LARGE = {"nodes": NODES_PER_PIECE, "networks": NETWORKS_PER_PIECE}
+#: The members of a document that have as many entries as they like, and how many of these are looked at in one step.
+KINDS: dict[str, type] = {"nodes": dict, "networks": dict, "trust_pairs": list}
+AT_ONCE = {"nodes": NODES_PER_PIECE, "networks": NETWORKS_PER_PIECE, "trust_pairs": PAIRS_PER_PIECE}
 
 
 class Loader:
@@ -42,6 +43,8 @@ class Loader:
         # The highest ids named anywhere (I1).
         self.node_max = 0
         self.net_max = -1
+        #: Trust pairs of the pieces so far: the place that is told of one that is wrong is the one in the document.
+        self.pairs = 0
 
     def load(self, pieces: Iterable[Any]) -> Tables:
         """The tables that these pieces make. What was built of pieces that turn out to be none is let go of."""
@@ -152,13 +155,14 @@ class Loader:
             return
         if problem := any_texts(pairs):
             raise InvalidDocument("trust_pairs", problem)
-        for place, pair in enumerate(pairs):
+        for place, pair in enumerate(pairs, self.pairs):
             one, _, other = pair.partition(":")
             a, b = _number(one), _number(other)
             if a is None or b is None or a == b:
                 raise InvalidDocument(f"trust_pairs[{place}]", 'must be the ids of two different nodes, like "1:2"')
             self.tables.add_trust(a, b)
             self.node_max = max(self.node_max, a, b)
+        self.pairs += len(pairs)
 
     def _counters(self, head: Record) -> None:
         self.tables.next_node = _counter(head, "next_node", self.node_max + 1)
@@ -263,19 +267,18 @@ def pieces_of(document: Any) -> Iterator[Record]:
 
 def _taken_apart(document: Any) -> Iterator[Any]:
     """A document as pieces, so that no step over one takes long. A member of another type is left where it is."""
-    large = {name for name in LARGE if type(document) is dict and type(document.get(name)) is dict}
-    if not large:
+    if type(document) is not dict:
         yield document
         return
-    pairs = document.get("trust_pairs")
-    yield {name: value for name, value in document.items() if name not in large and name != "trust_pairs"}
-    for name in (one for one in LARGE if one in large):
-        yield from ({name: dict(some)} for some in cut(document[name].items(), LARGE[name]))
-    # The place in the list is said of one that is wrong, so it stays one list. Reading it takes small steps anyway.
-    yield {"trust_pairs": pairs}
+    large: Record = {name: value for name, value in document.items() if type(value) is KINDS.get(name)}
+    yield {name: value for name, value in document.items() if name not in large}
+    for name in (one for one in PIECES if one in large):
+        kind, value = KINDS[name], large[name]
+        entries = value.items() if kind is dict else value
+        yield from ({name: kind(some)} for some in cut(entries, AT_ONCE[name]))
 
 
 def give_up(document: Any) -> None:
     """Nobody needs this parsed document any more: it is freed in slices, and holds nobody up."""
     if type(document) is dict:
-        let_go(*(document[name] for name in LARGE if type(document.get(name)) is dict))
+        let_go(*(value for name, value in document.items() if type(value) is dict and name in KINDS))

@@ -575,6 +575,13 @@ class TestDigests:
         assert set(on) == {False}
         eventually(gc.isenabled)
 
+    def test_a_state_that_cannot_be_digested_does_not_leave_the_collector_off(self, group: Group) -> None:
+        a = group.primary("a")
+        a._state.snapshot = lambda: iter([{}, {"no": object()}, {}])  # type: ignore[method-assign]
+        assert ops.verify(group.log(), by="test").undrawn == ["a"]
+        assert a.problem  # the error is kept, and with it what it came through
+        assert gc.isenabled()
+
     def test_an_apply_that_is_not_deterministic_is_found(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
         b._state.in_apply = lambda change: b._state.data.update(who="b")
