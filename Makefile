@@ -7,7 +7,7 @@
 #   make format   what ruff can mend by itself
 #   make coverage the tests, and how many lines of replicator/ they run
 #   make shape    how large functions, classes and files are here, and in code that is read gladly
-#   make bench    the figures and plots of docs/benchmarks.md (some 35 minutes)
+#   make bench    the figures and plots of docs/benchmarks.md (some 40 minutes)
 #   make bench-peers  fetch nats-server and etcd from Debian, to be measured beside it
 #   make model    the large exploration of the protocol (some minutes)
 #   make chaos    faults without end on real servers and processes, and a checker (some 75 minutes)
