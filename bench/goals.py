@@ -211,7 +211,7 @@ HTTP_GOALS: Sequence[Goal] = (
     ),
     # A user gets reads that go on while the node does something large: a restore, a snapshot, `verify`, a replacement.
     Goal(
-        name="a read over HTTP while something large goes on in its node: the worst",
+        name="how long a read waits for other threads of its node while something large goes on: the worst",
         of="http",
         figure="held up ms",
         at_most=20,

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bench.harness import heard
+from bench.interpreter_watch import InterpreterWatch
 from bench.loads import Pace, paced
 from bench.registry_data import generate
 from replicator import Node
@@ -79,8 +80,10 @@ def be_node(pipe: Connection, url: str, group: str, data_dir: Path, name: str, n
 
     Told seconds, it submits heartbeats on one thread for so long, and gives the `Pace`. Told what to do, it says the
     number of the newest record in its state once it is done: "publish", "replace" (by the same document), "look"; told
-    a number, it waits for that record.
+    a number, it waits for that record. Told "watch", it watches how long a thread waits for the interpreter, until it
+    is told "watched", and says the worst (ms).
     """
+    watch: InterpreterWatch | None = None
     with Node(Registry(), group=group, name=name, data_dir=data_dir, redis=url) as node:
         if nodes:
             node.promote()
@@ -91,6 +94,11 @@ def be_node(pipe: Connection, url: str, group: str, data_dir: Path, name: str, n
             while (told := heard(pipe)) is not None:
                 if isinstance(told, float):
                     pipe.send(_submitted(node, told))
+                elif told == "watch":
+                    watch = InterpreterWatch()
+                    pipe.send("begun")
+                elif told == "watched" and watch is not None:
+                    pipe.send(watch.end())
                 else:
                     _carry_out(node, told)
                     pipe.send(node.position.id.n)

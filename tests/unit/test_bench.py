@@ -48,6 +48,7 @@ from bench.charts import Bars, Chart, Lines
 from bench.goals import Goal
 from bench.harness import Ratio, Report, Setting, Table, in_rounds, percentile, plain_client, ratio
 from bench.inbox import Inbox
+from bench.interpreter_watch import InterpreterWatch
 from bench.results import Result
 from bench.systems import etcd, nats, ours, redis, syncobj
 from bench.systems.base import Running, System
@@ -363,6 +364,15 @@ def test_http(setting: Setting) -> None:
     held_up = [figure for name, figure in figures.items() if name.startswith("held up: ")]
     assert len(held_up) == len(report.tables[1].rows) == 5
     assert figures["held up ms"] == max(held_up)
+
+
+def test_one_that_keeps_the_interpreter_is_noticed() -> None:
+    watch, text = InterpreterWatch(), "x" * 5_000_000
+    for _ in range(1000):
+        sorted(text)  # one call, of 20 ms at the least
+        if watch.worst_ms > 10:
+            break
+    assert watch.end() > 10
 
 
 class Answering:
