@@ -26,6 +26,7 @@ from bench import (
     failover,
     group_commit,
     groups,
+    http,
     idle,
     one_percent,
     patch,
@@ -54,6 +55,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "failover": failover,
     "idle": idle,
     "groups": groups,
+    "http": http,
     "soak": soak,
 }
 

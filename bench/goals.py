@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from bench.harness import Table
 
-__all__ = ["GOALS", "Goal", "goals_table"]
+__all__ = ["GOALS", "HTTP_GOALS", "Goal", "goals_table"]
 
 NOT_MEASURED = "not measured"
 
@@ -321,3 +321,39 @@ GOALS: Sequence[Goal] = (
         unit="",
     ),
 )
+
+#: Of HTTP.
+HTTP_GOALS: Sequence[Goal] = (
+    *(
+        Goal(
+            name=f"a read over HTTP, {connections}, against the same Starlette application without us: p50",
+            gives="A read costs little more than in a program that keeps its state to itself.",
+            of="http",
+            figure=f"read, {connections} p50 ratio",
+            at_most=1.3,
+            unit="x",
+        )
+        for connections in ("1 connection", "16 connections", "64 connections")
+    ),
+    *(
+        Goal(
+            name=f"a write over HTTP, {connections}, against a read and 1.2 submits: time of one",
+            gives="A write over HTTP costs HTTP and a write, and no more.",
+            of="http",
+            figure=f"write, {connections} of its bound",
+            at_most=1.0,
+            unit="x",
+        )
+        for connections in ("1 connection", "16 connections", "64 connections")
+    ),
+    Goal(
+        name="how long a read waits for other threads of its node while something large goes on: the worst",
+        gives="No page is late because the node restores, publishes, verifies or takes in 80 MB.",
+        of="http",
+        figure="held up ms",
+        at_most=20,
+        unit="ms",
+    ),
+)
+
+GOALS = (*GOALS, *HTTP_GOALS)

@@ -10,7 +10,9 @@ from ..format.codec import digest_of_pieces
 from ..format.ids import RecordId
 from ..protocol.group import NO_DIGEST
 from ..replica.replica import Replica
+from ..runtime.gc_pause import HeldCollector
 from ..runtime.telling import Telling
+from ..runtime.yielding import Turns
 from .aside import Aside
 from .problems import SNAPSHOT, Problems
 
@@ -38,7 +40,8 @@ class Digester:
         at, pieces = self._replica.applied.markers.pop()
         digest = NO_DIGEST
         try:
-            digest = digest_of_pieces(pieces)
+            with HeldCollector(freezes=False) as collector:
+                digest = digest_of_pieces(Turns().over(collector.drawing(pieces)))
             self._problems.solved(SNAPSHOT)
             self._telling.over("digest")
         except StateError as error:

@@ -197,19 +197,22 @@ class Node(NodeFacts, Generic[StateT]):
     # --- reading and writing -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[StateT]:
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0, blocks: bool = True) -> Iterator[StateT]:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
         long as Redis itself loses nothing (docs/design.md says what a master that was replaced may still answer). It
         waits while nobody leads with a lease that runs. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node
         that was not started has no state yet; one that was stopped has what it had).
+
+        With `blocks=False` it waits for nobody, and an event loop can use it: `BlockingIOError` if another reader has
+        the state, or a change is applied right now. Read on a thread then.
         """
         running = self._started()
-        running.replica.applied.inside.check("reading()")
         if fresh:
+            running.replica.applied.inside.check("reading()")
             catch_up(running.ha_loop.observer, self.wait, until=time.monotonic() + timeout_s)
-        with running.replica.applied.reading() as state:
+        with running.replica.applied.reading(blocks=blocks) as state:
             yield state
 
     @overload
@@ -364,7 +367,7 @@ class Node(NodeFacts, Generic[StateT]):
     ) -> None:
         """Wait until this node has that role, and has applied record number `n` or `position` (`"5-1042"`).
 
-        A primary is waited for until it takes writes: until it has its lease, too.
+        A primary is waited for until it takes writes: until it has its lease, too. With `timeout_s=0` it only looks.
         Raises `TimeoutError`, `PositionLost` (a failover left that position behind), and `ConfigError` for one that
         is none.
         """
@@ -385,10 +388,8 @@ class Node(NodeFacts, Generic[StateT]):
         self._wait_for(running, reached, timeout_s)
 
     def _wait_for(self, running: RunningNode, reached: Callable[[], bool], timeout_s: float) -> None:
-        timeout_s = max(0.0, timeout_s)
-        with running.replica.known.moved:
-            if not running.replica.known.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX)):
-                raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
+        if not running.replica.known.wait_for(reached, timeout_s):
+            raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
 
     # --- what a call needs ---
 

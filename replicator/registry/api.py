@@ -21,8 +21,9 @@ Rules for requests:
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
 - `Envelope` is the one place where exceptions become answers, by the table `REGISTRY_ANSWERS`. Handlers only raise.
 
-Nothing waits on the event loop. What waits for the node's lock, or for a position, does so on threads; a write is a
-task of the node (`Node.asubmit`), so writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
+Nothing waits on the event loop. What has to wait for the node's lock, or for a position, does so on threads; a read
+that finds the lock free, or a position that is there, needs none. A write is a task of the node (`Node.asubmit`), so
+writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
 replacements of the state have a pool each (`web/pools.py`): none of them fills that of another, and a request
 that finds its own one full is answered 503 at once.
 """
@@ -40,7 +41,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import Outdated
-from ..runtime.gc_pause import HeldCollector
+from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
@@ -58,7 +59,7 @@ from .document import (
     check_complete,
     term_of,
 )
-from .loading import pieces_of
+from .loading import give_up, pieces_of
 from .state import Registry
 
 __all__ = ["registry_app"]
@@ -154,11 +155,11 @@ class RegistryApi:
         return json_answer(result, 201 if result["created"] else 200)
 
     async def list_nodes(self, request: Request) -> Response:
-        return await self._page(request, "nodes", Registry.nodes)
+        return await self._page(request, "nodes", Registry.nodes, is_quick=True)
 
     async def get_node(self, request: Request) -> Response:
         node = path_id(request, "id")
-        record = await self._access.read(request, lambda registry: registry.node(node))
+        record = await self._access.read(request, lambda registry: registry.node(node), is_quick=True)
         if record is None:
             raise Refusal(404, "unknown_id", f"there is no node {node}", field="id")
         return json_answer(record)
@@ -224,7 +225,18 @@ class RegistryApi:
         await self._access.refuse_unless_primary(request)
         body = await read_body(request, DOCUMENT_BYTES_MAX)
         asked = _Replacement.asked_for(request)
-        return await self._pools.replacements.on_thread(lambda: self._load(parsed(body), asked))
+        return await self._pools.replacements.on_thread(lambda: self._replaced(body, asked))
+
+    def _replaced(self, body: bytearray, asked: _Replacement) -> Response:
+        document: Any = None
+        with HeldCollector() as collector:
+            if len(body) >= HOLD_COLLECTOR_FROM_BYTES:
+                collector.hold()
+            try:
+                document = parsed(body)
+                return self._load(document, asked)
+            finally:
+                give_up(document)
 
     def _load(self, document: Any, asked: _Replacement) -> Response:
         term, current = term_of(document), self._node.term
@@ -238,9 +250,7 @@ class RegistryApi:
             raise Refusal(409, "unknown_term", message, field="term", term=current)
         check_complete(document)
         expect = asked.expect if asked.expect or asked.force else self._place_without_anything()
-        with HeldCollector(freezes=False) as collector:
-            collector.hold()
-            pieces = pieces_of(document)
+        pieces = pieces_of(document)
         try:
             # In the term that the verdict was about: the node may have been replaced and promoted again since.
             self._node.replace(pieces, term=current, ack=asked.ack, expect=expect)
@@ -260,11 +270,15 @@ class RegistryApi:
 
     # What they share
 
-    async def _page(self, request: Request, name: str, page: Callable[..., dict[int, Record]]) -> Response:
+    async def _page(
+        self, request: Request, name: str, page: Callable[..., dict[int, Record]], *, is_quick: bool = False
+    ) -> Response:
         limit = query_integer(request, "limit", PAGE_LENGTH, 1, PAGE_LENGTH_MAX)
         after = query_integer(request, "after", -1, 0, ID_MAX)
         # One more than asked for says whether there is a next page.
-        found = await self._access.read(request, lambda registry: page(registry, after=after, limit=limit + 1))
+        found = await self._access.read(
+            request, lambda registry: page(registry, after=after, limit=limit + 1), is_quick=is_quick
+        )
         ids = list(found)[:limit]
         following = ids[-1] if len(found) > limit else None
         return json_answer({name: [found[number] for number in ids], "next": following})

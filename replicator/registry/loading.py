@@ -7,6 +7,8 @@ from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
 
+from ..runtime.yielding import Turns
+from ..state.release import let_go
 from .document import (
     DOCUMENT_MEMBERS,
     INTEGER_MAX,
@@ -24,9 +26,13 @@ from .document import (
     integer,
     term_of,
 )
-from .tables import Network, Tables
+from .tables import NETWORKS_PER_PIECE, NODES_PER_PIECE, PAIRS_PER_PIECE, Network, Tables, cut
 
-__all__ = ["Loader", "pieces_of"]
+__all__ = ["Loader", "give_up", "pieces_of"]
+
+#: The members of a document that have as many entries as they like, and how many of these are looked at in one step.
+KINDS: dict[str, type] = {"nodes": dict, "networks": dict, "trust_pairs": list}
+AT_ONCE = {"nodes": NODES_PER_PIECE, "networks": NETWORKS_PER_PIECE, "trust_pairs": PAIRS_PER_PIECE}
 
 
 class Loader:
@@ -37,6 +43,8 @@ class Loader:
         # The highest ids named anywhere (I1).
         self.node_max = 0
         self.net_max = -1
+        #: Trust pairs of the pieces so far: the place that is told of one that is wrong is the one in the document.
+        self.pairs = 0
 
     def load(self, pieces: Iterable[Any]) -> Tables:
         """The tables that these pieces make. What was built of pieces that turn out to be none is let go of."""
@@ -149,13 +157,14 @@ class Loader:
             return
         if problem := any_texts(pairs):
             raise InvalidDocument("trust_pairs", problem)
-        for place, pair in enumerate(pairs):
+        for place, pair in enumerate(pairs, self.pairs):
             one, _, other = pair.partition(":")
             a, b = _number(one), _number(other)
             if a is None or b is None or a == b:
                 raise InvalidDocument(f"trust_pairs[{place}]", 'must be the ids of two different nodes, like "1:2"')
             self.tables.add_trust(a, b)
             self.node_max = max(self.node_max, a, b)
+        self.pairs += len(pairs)
 
     def _counters(self, head: Record) -> None:
         self.tables.next_node = _counter(head, "next_node", self.node_max + 1)
@@ -252,4 +261,26 @@ def _counter(head: Record, name: str, least: int) -> int:
 
 def pieces_of(document: Any) -> Iterator[Record]:
     """Snapshot pieces of a parsed document, validated in full before this returns. Raises InvalidDocument."""
-    return Loader().load([document]).pieces()
+    tables = Loader().load(Turns().over(_taken_apart(document)))
+    pieces = tables.pieces()
+    tables.let_go()
+    return pieces
+
+
+def _taken_apart(document: Any) -> Iterator[Any]:
+    """A document as pieces, so that no step over one takes long. A member of another type is left where it is."""
+    if type(document) is not dict:
+        yield document
+        return
+    large: Record = {name: value for name, value in document.items() if type(value) is KINDS.get(name)}
+    yield {name: value for name, value in document.items() if name not in large}
+    for name in (one for one in PIECES if one in large):
+        kind, value = KINDS[name], large[name]
+        entries = value.items() if kind is dict else value
+        yield from ({name: kind(some)} for some in cut(entries, AT_ONCE[name]))
+
+
+def give_up(document: Any) -> None:
+    """Nobody needs this parsed document any more: it is freed in slices, and holds nobody up."""
+    if type(document) is dict:
+        let_go(*(value for name, value in document.items() if type(value) is dict and name in KINDS))

@@ -21,7 +21,7 @@ from ..state.release import let_go
 from .buckets import Buckets
 from .document import VERSION, Record, UnknownId
 
-__all__ = ["NETWORKS_PER_PIECE", "NODES_PER_PIECE", "PAIRS_PER_PIECE", "Network", "Tables", "pair"]
+__all__ = ["NETWORKS_PER_PIECE", "NODES_PER_PIECE", "PAIRS_PER_PIECE", "Network", "Tables", "cut", "pair"]
 
 #: About 75 KB of JSON a piece: small enough that encoding one never holds the interpreter for a millisecond.
 NODES_PER_PIECE = 100
@@ -199,15 +199,16 @@ def _drawn(
 ) -> Iterator[Record]:
     """First what there is one of, then nodes, networks and trust pairs, as many at a time as a piece holds."""
     yield head
-    for chunk in _cut(nodes, NODES_PER_PIECE):
+    for chunk in cut(nodes, NODES_PER_PIECE):
         yield {"nodes": {str(node): record for node, record in chunk}}
-    for chunk in _cut(networks.items(), NETWORKS_PER_PIECE):
+    for chunk in cut(networks.items(), NETWORKS_PER_PIECE):
         yield {"networks": {str(network): found.drawn() for network, found in chunk}}
-    for chunk in _cut(trust, PAIRS_PER_PIECE):
+    for chunk in cut(trust, PAIRS_PER_PIECE):
         yield {"trust_pairs": [f"{a}:{b}" for a, b in chunk]}
 
 
-def _cut(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def cut(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """So many of them at a time."""
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk

@@ -45,13 +45,21 @@ class AppliedState:
         self.marked: Callable[[], Iterable[Any]] = self.drawn
 
     @contextmanager
-    def reading(self) -> Iterator[Any]:
-        """The state, between two records. While it is held, nothing is applied. Raises `WouldDeadlock`."""
-        self.inside.check("reading()")
-        with self.lock, self.inside.of(READING):
-            if (behind := self.unwritten) is not None:
-                raise type(behind)(**behind.fields)
-            yield self.state
+    def reading(self, *, blocks: bool = True) -> Iterator[Any]:
+        """The state, between two records. While it is held, nothing is applied. Raises `WouldDeadlock`.
+
+        With `blocks=False`: or not at all, if somebody holds it or it moves right now (`BlockingIOError`).
+        """
+        self.inside.check("reading()", blocks=blocks)
+        if not self.lock.acquire(blocking=blocks):
+            raise BlockingIOError("the state is in use")
+        try:
+            with self.inside.of(READING):
+                if (behind := self.unwritten) is not None:
+                    raise type(behind)(**behind.fields)
+                yield self.state
+        finally:
+            self.lock.release()
 
     def apply(self, record: Record, changes: Sequence[Any]) -> list[Any]:
         """Apply the changes of one record. Raises `Stalled`, from then on, if the application fails at one."""

@@ -27,6 +27,15 @@ class NodeStateCell:
         #: Whether a refusal put it out of sync since somebody began to fold.
         self._lost_sync = False
 
+    def wait_for(self, reached: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until it is what `reached` looks for. Whether it is, in time: with 0 nobody is waited for."""
+        if reached():
+            return True
+        if timeout_s <= 0:
+            return False
+        with self.moved:
+            return self.moved.wait_for(reached, timeout=min(timeout_s, threading.TIMEOUT_MAX))
+
     def talks_to(self, run: str, *, log_lost: bool = False) -> None:
         """Redis is in this run, and has the log or not."""
         with self.moved:

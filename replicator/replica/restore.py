@@ -22,7 +22,6 @@ of them are there to stay.
 from __future__ import annotations
 
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -33,7 +32,7 @@ from ..format.records import PartRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..runtime.gc_pause import HOLD_COLLECTOR_FOR_S, HeldCollector
 from ..runtime.threads import started
-from ..runtime.yielding import let_others_run
+from ..runtime.yielding import Turns
 from ..state import ReplicatedState
 from ..state.callbacks import asked_to_end, said
 
@@ -49,9 +48,6 @@ __all__ = [
 #: Bodies that wait in memory for the restoring thread (8 MiB at most). What has no room is read from the disk again.
 HELD_BODIES_MAX = 32
 
-
-#: How long this thread keeps the interpreter from others that wait for it.
-YIELD_EVERY_S = 0.002
 
 #: Saves, takes the lock; once the state was swapped, moves the position and gives the lock back.
 Ending = Callable[[], AbstractContextManager[None]]
@@ -108,7 +104,7 @@ class _Drawn:
         self._pieces = iter(pieces)
         self._enter_ending = enter_ending
         self._given_up = given_up
-        self._yielded_at = time.monotonic()
+        self._turns = Turns()
         #: What the pieces or the ending raised.
         self.problem: Exception | None = None
         #: The ending was entered.
@@ -122,7 +118,7 @@ class _Drawn:
             raise self.problem
         if self.ended:
             raise StopIteration
-        self._yield()
+        self._turns.pause()
         try:
             self._check_wanted()
             return next(self._pieces)
@@ -145,12 +141,6 @@ class _Drawn:
         # However few the bytes are that they came from, pieces may be many.
         if self._given_up():
             raise Dropped
-
-    def _yield(self) -> None:
-        now = time.monotonic()
-        if now - self._yielded_at >= YIELD_EVERY_S:
-            let_others_run()
-            self._yielded_at = time.monotonic()
 
     def draw_the_rest(self) -> None:
         """See whether the pieces were right, without an ending."""

@@ -420,6 +420,8 @@ def _request_length(buffer: bytearray) -> int | None:
 def _bound_socket(port: int) -> socket.socket:
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # What it accepts inherits it: no piece of an answer waits until the client has acknowledged the one before.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bound.bind(("127.0.0.1", port))
     return bound
 

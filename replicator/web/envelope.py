@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -79,10 +80,12 @@ class Envelope:
         if not POSITION.fullmatch(position):
             message = "Replicator-Wait must be a position as Replicator-Position gives it, like 5-1042"
             raise Refusal(400, "invalid_header", message, field="Replicator-Wait")
-        wait = partial(self._node.wait, position=position, timeout_s=self._wait_timeout_s)
+        with suppress(TimeoutError):
+            self._node.wait(position=position, timeout_s=0)
+            return  # it was there, as it mostly is: no thread is needed to see that
         try:
             with self._waits.place():
-                await self._waits.on_thread(wait)
+                await self._waits.on_thread(partial(self._node.wait, position=position, timeout_s=self._wait_timeout_s))
         except TimeoutError:
             message = f"{position} was not applied here within {self._wait_timeout_s:g} s; ask again, or another node"
             raise Refusal(504, "wait_timeout", message, field="Replicator-Wait") from None

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
-from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
+from ..format import large_json
+from ..runtime.yielding import Turns
 from .answers import Refusal
 
 __all__ = [
@@ -69,12 +70,9 @@ async def drop_body(request: Request) -> None:
 
 
 def parsed(body: bytearray) -> Any:
-    """The JSON value of a body."""
+    """The JSON value of a body. Others go on while a large one is decoded, on whatever thread that is."""
     try:
-        with HeldCollector(freezes=False) as collector:
-            if len(body) >= HOLD_COLLECTOR_FROM_BYTES:
-                collector.hold()
-            return orjson.loads(body)
+        return large_json.loads(body, Turns().pause)
     except orjson.JSONDecodeError as error:
         raise Refusal(400, "invalid_json", f"the body is not JSON: {error}", field="body") from None
 

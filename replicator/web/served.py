@@ -33,7 +33,7 @@ class ServedUnready(Protocol):
 
 class ServedNode(Protocol[StateT]):
     """What the web needs of a node. The properties answer at once; the methods may block and are called on threads,
-    but for `asubmit`, which is awaited.
+    unless they are told not to; `asubmit` is awaited.
     """
 
     @property
@@ -103,11 +103,16 @@ class ServedNode(Protocol[StateT]):
         ...
 
     def wait(self, *, position: str, timeout_s: float) -> None:
-        """Return once that position is applied. Raises TimeoutError."""
+        """Return once that position is applied. Raises TimeoutError. With `timeout_s=0` it only looks."""
         ...
 
-    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> AbstractContextManager[StateT]:
-        """Give the state; nothing is applied meanwhile, so hold it shortly. `fresh`: all that is committed is in it."""
+    def reading(
+        self, *, fresh: bool = False, timeout_s: float = 5.0, blocks: bool = True
+    ) -> AbstractContextManager[StateT]:
+        """Give the state; nothing is applied meanwhile, so hold it shortly. `fresh`: all that is committed is in it.
+
+        `blocks=False`: at once, or not at all (`BlockingIOError`).
+        """
         ...
 
 

@@ -218,7 +218,7 @@ class _Node:
             raise TimeoutError
 
     @contextlib.contextmanager
-    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Registry]:
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0, blocks: bool = True) -> Iterator[Registry]:
         yield self.registry
 
 

@@ -112,22 +112,34 @@ class NodeInMemory:
             self.position = Position(self.term, self.position.n + 1)
 
     def wait(self, *, position: str, timeout_s: float) -> None:
-        self.threads.add(threading.current_thread().name)
-        self.waited.append(position)
         if self.failure is not None:
             raise self.failure
+        if timeout_s == 0:
+            if not self._has(position):
+                raise TimeoutError
+            return
+        self.threads.add(threading.current_thread().name)
+        self.waited.append(position)
         deadline = time.monotonic() + timeout_s
-        while [*map(int, position.split("-"))] > [self.position.term, self.position.n]:
+        while not self._has(position):
             if time.monotonic() > deadline:
                 raise TimeoutError
             time.sleep(0.005)
 
+    def _has(self, position: str) -> bool:
+        return [*map(int, position.split("-"))] <= [self.position.term, self.position.n]
+
     @contextlib.contextmanager
-    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Registry]:
-        self.threads.add(threading.current_thread().name)
+    def reading(self, *, fresh: bool = False, timeout_s: float = 5.0, blocks: bool = True) -> Iterator[Registry]:
+        if blocks:
+            self.threads.add(threading.current_thread().name)
+        if not self._lock.acquire(blocking=blocks):
+            raise BlockingIOError
         self.fresh.append(fresh)
-        with self._lock:
+        try:
             yield self.registry
+        finally:
+            self._lock.release()
 
 
 def client_of(node: ServedNode[Registry]) -> TestClient:

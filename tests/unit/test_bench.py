@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from bench import (
     goals,
     group_commit,
     groups,
+    http,
+    http_client,
     idle,
     install_peers,
     loads,
@@ -45,6 +48,7 @@ from bench.charts import Bars, Chart, Lines
 from bench.goals import Goal
 from bench.harness import Ratio, Report, Setting, Table, in_rounds, percentile, plain_client, ratio
 from bench.inbox import Inbox
+from bench.interpreter_watch import InterpreterWatch
 from bench.results import Result
 from bench.systems import etcd, nats, ours, redis, syncobj
 from bench.systems.base import Running, System
@@ -351,6 +355,87 @@ def test_one_per_cent_changed(setting: Setting) -> None:
     assert 10 * 100 < figures["submit bytes"] < figures["publish bytes"]
     assert figures["submit bytes share"] == figures["submit bytes"] / figures["publish bytes"]
     assert min(figures[f"{way} {what}"] for way in ("publish", "submit") for what in ("time", "apply")) > 0
+
+
+def test_http(setting: Setting) -> None:
+    report = http.measure(setting, http.Sizes(rounds=1, seconds=0.02, nodes=200, stall_rounds=1, calm_s=0.05))
+    figures = _figures("http", report)
+    for name in (*http.BASES, *http.BASES.values()):
+        for connections in ("1 connection", "16 connections", "64 connections"):
+            assert 0 < figures[f"{name}, {connections} p50 us"] <= figures[f"{name}, {connections} p99 us"]
+    read, plain = (figures[f"{name}, 16 connections p99 us"] for name in (http.READ, http.PLAIN_READ))
+    assert figures["read, 16 connections p99 ratio"] == read / plain
+    write, read, submit = (
+        1 / figures[f"{name} per second"] for name in ("write, 1 connection", "read, 1 connection", http.SUBMIT)
+    )
+    assert figures["write, 1 connection of its bound"] == pytest.approx(write / (read + http.SUBMITS * submit))
+    held_up = [figure for name, figure in figures.items() if name.startswith("held up: ")]
+    assert len(held_up) == len(report.tables[1].rows) == 5
+    assert figures["held up ms"] == max(held_up)
+
+
+def test_one_that_keeps_the_interpreter_is_noticed() -> None:
+    watch, text = InterpreterWatch(), "x" * 5_000_000
+    for _ in range(1000):
+        sorted(text)  # one call, of 20 ms at the least
+        if watch.worst_ms > 10:
+            break
+    assert watch.end() > 10
+
+
+class Answering:
+    """A server that gives one connection what it was made with, a piece after each request."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.requests: list[bytes] = []
+        self._thread = threading.Thread(target=self._answer, args=[pieces], daemon=True)
+        self._thread.start()
+
+    def _answer(self, pieces: Sequence[bytes]) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            self.requests.append(connection.recv(65536))
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.01)
+
+    def __enter__(self) -> Answering:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", b"abc", b"def"],
+        [b"HTTP/1.1 201 Created\r\ncontent-le", b"ngth: 6\r\n\r\nabcdef"],
+        [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"4\r\nabcd\r\n2\r\n", b"ef\r\n0\r\n\r\n"],
+    ],
+    ids=["by its length", "a head in pieces", "in chunks"],
+)
+def test_an_answer_that_comes_in_pieces_is_read_whole(pieces: list[bytes]) -> None:
+    request = http_client.request_of("POST", "/path", ["Name: value"], b"{}")
+    with Answering(*pieces) as server, http_client.KeptAlive(server.port) as connection:
+        assert connection.ask(request) == b"abcdef"
+    assert server.requests == [b"POST /path HTTP/1.1\r\nHost: bench\r\nName: value\r\nContent-Length: 2\r\n\r\n{}"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy", "503 .*busy"), (b"", "kept alive")],
+)
+def test_an_answer_that_is_an_error_is_none_and_neither_is_an_end(answer: bytes, said: str) -> None:
+    with (
+        Answering(answer) as server,
+        http_client.KeptAlive(server.port) as connection,
+        pytest.raises(RuntimeError, match=said),
+    ):
+        connection.ask(http_client.request_of("GET", "/"))
 
 
 def test_an_idle_node(setting: Setting) -> None:

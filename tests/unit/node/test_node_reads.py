@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from typing import Any
@@ -14,6 +15,63 @@ from replicator.protocol.group import Reply
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push, pushed, submitted
 from tests.support.nodes import reported
 from tests.support.worlds import promote
+
+
+class TestReadsThatDoNotBlock:
+    def test_one_that_finds_the_state_free_has_it(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        with a.reading(blocks=False) as state:
+            assert state.pushed == ["x"]
+        assert a.submit(push("y")) == 2  # it was given back
+
+    def test_one_that_finds_another_reader_is_told_so_at_once(self, group: Group) -> None:
+        a = group.primary("a")
+        reads, enough = threading.Event(), threading.Event()
+
+        def read() -> None:
+            with a.reading():
+                reads.set()
+                enough.wait(PATIENCE_S)
+
+        other = in_thread(read)
+        assert reads.wait(PATIENCE_S)
+        with pytest.raises(BlockingIOError), a.reading(blocks=False):
+            pass
+        enough.set()
+        other()
+        with a.reading(blocks=False):
+            pass
+
+    def test_a_task_finds_what_another_one_of_its_event_loop_reads_in_use(self, group: Group) -> None:
+        a = group.primary("a")
+
+        async def tasks() -> list[Any]:
+            reads, enough = asyncio.Event(), asyncio.Event()
+
+            async def reader() -> None:
+                with a.reading():
+                    reads.set()
+                    await enough.wait()
+
+            async def other() -> None:
+                await reads.wait()
+                try:
+                    with pytest.raises(BlockingIOError), a.reading(blocks=False):
+                        pass
+                finally:
+                    enough.set()
+
+            return await asyncio.gather(reader(), other())
+
+        asyncio.run(tasks())
+
+    def test_a_look_at_a_position_says_at_once_whether_it_is_there(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        a.wait(position=str(a.position.id), timeout_s=0)
+        with pytest.raises(TimeoutError):
+            a.wait(position="1-99", timeout_s=0)
 
 
 class TestFreshReads:

@@ -594,6 +594,27 @@ class TestDigests:
         assert set(report.digests) == {"a", "b"}
         assert report.position == str(a.position.id) == str(b.position.id)
 
+    def test_the_collector_is_held_while_a_state_is_digested(self, group: Group) -> None:
+        a, on = group.primary("a"), []
+        snapshot = a._state.snapshot
+
+        def watched() -> Iterator[Any]:
+            for piece in snapshot():
+                on.append(gc.isenabled())
+                yield piece
+
+        a._state.snapshot = watched  # type: ignore[method-assign]
+        assert ops.verify(group.log(), by="test").equal
+        assert set(on) == {False}
+        eventually(gc.isenabled)
+
+    def test_a_state_that_cannot_be_digested_does_not_leave_the_collector_off(self, group: Group) -> None:
+        a = group.primary("a")
+        a._state.snapshot = lambda: iter([{}, {"no": object()}, {}])  # type: ignore[method-assign]
+        assert ops.verify(group.log(), by="test").undrawn == ["a"]
+        assert a.problem  # the error is kept, and with it what it came through
+        assert gc.isenabled()
+
     def test_an_apply_that_is_not_deterministic_is_found(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
         b._setup.state.in_apply = lambda change: b._setup.state.data.update(who="b")

@@ -371,6 +371,15 @@ def test_nothing_that_blocks_runs_on_the_event_loop(client: TestClient, node: No
     assert all(name.startswith("AnyIO worker") for name in node.threads)
 
 
+@pytest.mark.parametrize("path", ["/v1/nodes/1", "/v1/nodes?limit=1"])
+def test_a_quick_read_that_waits_for_nobody_needs_no_thread(client: TestClient, node: NodeInMemory, path: str) -> None:
+    client.post("/v1/nodes", json={})
+    for headers in ({}, {"Replicator-Wait": "5-1043"}):
+        assert client.get(path, headers=headers).status_code == 200
+    assert node.fresh == [False, False]
+    assert not node.threads
+
+
 # --- Health -----------------------------------------------------------------------------------------------------------
 
 

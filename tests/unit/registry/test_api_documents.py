@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import threading
 from typing import Any
 
 import orjson
@@ -10,7 +12,11 @@ import pytest
 
 from bench.registry_data import generate
 from replicator.errors import OutcomeUnknown
+from replicator.format.large_json import SLICE_BYTES
+from replicator.registry import api
 from replicator.registry.api import BODY_BYTES_MAX, document_verdict
+from replicator.registry.tables import NODES_PER_PIECE
+from replicator.runtime import yielding
 from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, error_of, with_term
 
 
@@ -25,6 +31,41 @@ def test_a_document_comes_out_as_it_went_in_but_for_the_term(client: TestClient,
     assert answer.content == with_term(DOCUMENT, 5)
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["replicator-position"] == "5-1043"
+
+
+def test_others_run_while_a_large_document_is_taken_apart(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given
+    document, pauses = orjson.dumps(generate(2000, seed=1)), []
+    monkeypatch.setattr(yielding, "YIELD_EVERY_S", 0.0)
+    monkeypatch.setattr(yielding, "let_others_run", lambda *_: pauses.append(threading.current_thread().name))
+    # when
+    loaded = client.put("/v1/state", content=document)
+    # then
+    assert loaded.json()["nodes"] == 2000
+    assert client.get("/v1/state").content == with_term(document, 5)
+    slices, pieces = len(document) / 2 / SLICE_BYTES, 2000 / NODES_PER_PIECE
+    assert len(pauses) > slices + pieces
+    assert all(name.startswith("AnyIO worker") for name in pauses)
+
+
+def test_a_large_document_is_built_with_the_collector_held_and_out_of_its_sight(
+    client: TestClient, node: NodeInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    monkeypatch.setattr(api, "HOLD_COLLECTOR_FROM_BYTES", 1000)
+    on: list[bool] = []
+    node.before_replacing = lambda: on.append(gc.isenabled())
+    gc.unfreeze()
+    # when
+    client.put("/v1/state?force=1", content=orjson.dumps(generate(20, seed=1)))
+    client.put("/v1/state?force=1", content=DOCUMENT)
+    # then
+    try:
+        assert on == [False, len(DOCUMENT) < 1000]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_a_node_without_a_term_gives_a_document_without_one() -> None:

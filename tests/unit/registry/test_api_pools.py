@@ -76,6 +76,32 @@ def test_writers_that_wait_keep_out_no_reader_and_no_other_writer_and_are_no_thr
     asyncio.run(crowd())
 
 
+def test_a_quick_read_that_finds_the_state_in_use_waits_on_a_thread_and_the_event_loop_goes_on(
+    node: NodeInMemory,
+) -> None:
+    async def crowd() -> None:
+        crowd, in_use, done = Crowd(node), threading.Event(), threading.Event()
+        await crowd.answer(crowd.asks("POST", "/v1/nodes", json={}))
+
+        def use() -> None:
+            with node.reading():
+                in_use.set()
+                done.wait(PATIENCE_S)
+
+        user = threading.Thread(target=use, name="user")
+        user.start()
+        await until(in_use.is_set)
+        read = crowd.asks("GET", "/v1/nodes/1")
+        await until(lambda: len(node.threads) == 2)
+        assert [one.status_code for one in await crowd.answer(crowd.asks("GET", "/health"))] == [200]
+        assert not read.done()
+        done.set()
+        assert [one.status_code for one in await crowd.answer(read)] == [200]
+        user.join()
+
+    asyncio.run(crowd())
+
+
 def test_a_pool_that_is_full_says_so_at_once_and_the_others_go_on(node: NodeInMemory, pools: dict[str, int]) -> None:
     async def crowd() -> None:
         pools.update({"writes": 2, "requests that wait for a position": 3, "replacements of the state": 1})

@@ -202,7 +202,7 @@ def test_a_wish_for_a_fresh_read_that_is_none_is_refused(client: TestClient, nod
 def test_a_fresh_read_that_nobody_can_give_in_time_is_said_so(client: TestClient, node: NodeInMemory) -> None:
     patience_s = []
 
-    def nobody_leads(*, fresh: bool, timeout_s: float) -> Any:
+    def nobody_leads(*, fresh: bool, timeout_s: float, blocks: bool) -> Any:
         patience_s.append(timeout_s)
         raise TimeoutError("nobody leads the group")
 
@@ -216,7 +216,7 @@ def test_a_fresh_read_that_nobody_can_give_in_time_is_said_so(client: TestClient
 
 
 def test_a_fresh_read_without_redis_is_unavailable(client: TestClient, node: NodeInMemory) -> None:
-    def away(*, fresh: bool, timeout_s: float) -> Any:
+    def away(*, fresh: bool, timeout_s: float, blocks: bool) -> Any:
         raise LogUnavailable(**UNAVAILABLE)
 
     node.reading = away  # type: ignore[method-assign]

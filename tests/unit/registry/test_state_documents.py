@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from bench.registry_data import generate
 from replicator.errors import ChangeRejected
 from replicator.registry.document import InvalidDocument, document_of, term_of
-from replicator.registry.loading import pieces_of
+from replicator.registry.loading import AT_ONCE, pieces_of
 from replicator.registry.state import Registry
 from replicator.registry.tables import NODES_PER_PIECE
+from replicator.runtime import yielding
 from tests.support.registry import STORE_FILE, document, encoded, key, loaded
 
 # --- Documents --------------------------------------------------------------------------------------------------------
@@ -122,6 +124,7 @@ def test_a_node_that_a_network_names_but_that_is_not_there_can_leave_and_the_net
         ({"trust_pairs": {}}, "trust_pairs"),
         ({"trust_pairs": ["1:2", "3"]}, "trust_pairs[1]"),
         ({"trust_pairs": ["1:1"]}, "trust_pairs[0]"),
+        ({"trust_pairs": [f"1:{n}" for n in range(2, 2500)] + ["1:1"]}, "trust_pairs[2498]"),
         ({"trust_pairs": ["1:02"]}, "trust_pairs[0]"),
     ],
 )
@@ -138,6 +141,19 @@ def test_a_document_that_is_not_a_registry_is_refused_with_the_path_of_what_is_w
     # then
     assert from_pieces_of.value.field == from_restore.value.field == path
     assert encoded(registry) == before
+
+
+def test_a_document_is_looked_at_in_small_steps_and_others_run_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[int] = []
+    monkeypatch.setattr(yielding, "YIELD_EVERY_S", 0.0)
+    monkeypatch.setattr(yielding, "let_others_run", lambda: pauses.append(1))
+    whole = generate(5000, seed=1)
+    pieces = list(pieces_of(whole))
+    steps = [math.ceil(len(whole[name]) / size) for name, size in AT_ONCE.items()]
+    assert min(steps) > 1
+    assert len(pauses) == 1 + sum(steps)
+    # It comes to the same as in one step.
+    assert pieces == list(loaded(whole).snapshot())
 
 
 @pytest.mark.parametrize("piece", [{}, [], {"version": 1}, {"nodes": {}, "networks": {}}])

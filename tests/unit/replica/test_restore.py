@@ -407,6 +407,21 @@ class TestHeldCollector:
         assert gc.isenabled()
         assert gc.get_freeze_count() > frozen
 
+    def test_it_is_held_while_pieces_are_drawn_until_the_holder_ends_however_far_that_came(self) -> None:
+        with HeldCollector(freezes=False) as collector:
+            pieces = collector.drawing([1, 2])
+            assert gc.isenabled()
+            assert next(pieces) == 1
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert list(pieces) == [2]
+        assert gc.isenabled()
+
+    def test_pieces_that_take_too_long_do_not_keep_it_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gc_pause, "HOLD_WHILE_DRAWN_S", -1.0)
+        with HeldCollector(freezes=False) as collector:
+            assert [(piece, gc.isenabled()) for piece in collector.drawing([1, 2])] == [(1, False), (2, True)]
+
     def test_who_builds_nothing_does_not_join_those_who_have_held_it_for_long(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -102,6 +102,14 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
 # Over an echo
 
 
+def test_no_piece_waits_for_the_acknowledgement_of_the_one_before_on_either_side(proxy: Proxy) -> None:
+    with connect(proxy) as client:
+        assert exchange(client, b"one") == b"one"
+        [link] = proxy._links
+        for side in (link.client, link.server):
+            assert side.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_bytes_pass_both_ways(proxy: Proxy) -> None:
     with connect(proxy) as first, connect(proxy) as second:
         assert exchange(first, b"one") == b"one"

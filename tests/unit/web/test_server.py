@@ -67,6 +67,22 @@ def test_stop_closes_the_port_soon_and_twice_is_fine() -> None:
     assert not any(thread.name == f"http-{server.port}" for thread in threading.enumerate())
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_no_segment_of_an_answer_waits_for_the_acknowledgement_of_the_one_before(host: str) -> None:
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with WebServer(application(), host=host) as server, httpx.Client() as client:
+        # given a connection that was answered, and is kept alive
+        client.get(server.url)
+        assert server._server is not None
+        [connection] = server._server.server_state.connections
+        # then
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_port_in_use_is_an_error_that_names_it_and_leaves_no_thread() -> None:
     # given
     with socket.create_server(("127.0.0.1", 0)) as taken:
