@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from bench.harness import Table
 
-__all__ = ["GOALS", "HTTP_GOALS", "Goal", "goals_table"]
+__all__ = ["GOALS", "Goal", "goals_table"]
 
 NOT_MEASURED = "not measured"
 
@@ -320,10 +320,6 @@ GOALS: Sequence[Goal] = (
         at_most=0,
         unit="",
     ),
-)
-
-#: Of HTTP.
-HTTP_GOALS: Sequence[Goal] = (
     *(
         Goal(
             name=f"a read over HTTP, {connections}, against the same Starlette application without us: p50",
@@ -355,5 +351,3 @@ HTTP_GOALS: Sequence[Goal] = (
         unit="ms",
     ),
 )
-
-GOALS = (*GOALS, *HTTP_GOALS)

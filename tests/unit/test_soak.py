@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 from click.testing import CliRunner
@@ -121,19 +123,38 @@ def test_what_is_set_for_the_processes_of_a_soak_is_not_there_afterwards(monkeyp
     assert "SOAK_TWO" not in os.environ
 
 
+#: A process that takes memory and a file when it is told to.
+GROWING = """
+import sys
+print("small", flush=True)
+sys.stdin.readline()
+kept = [b"x" * 2**20 for _ in range(20)]
+file = open(sys.argv[1], "wb")
+file.write(kept[0])
+file.flush()
+print("large", flush=True)
+sys.stdin.readline()
+"""
+
+
 def test_a_process_is_seen_from_outside_until_it_ends(tmp_path: Path) -> None:
     if not samples.can_look():
         pytest.skip("no /proc")
-    before = samples.of_process(os.getpid())
-    kept = [b"x" * samples.MIB for _ in range(20)]
-    with open(tmp_path / "file", "wb") as file:
-        file.write(kept[0])
-        file.flush()
-        after = samples.of_process(os.getpid())
-        assert after["descriptors"] == before["descriptors"] + 1
+    command = [sys.executable, "-c", GROWING, str(tmp_path / "file")]
+    with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "small\n"
+        before = samples.of_process(process.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "large\n"
+        after = samples.of_process(process.pid)
+        process.stdin.close()
+    assert after["descriptors"] == before["descriptors"] + 1
     assert after["memory MiB"] > before["memory MiB"] + 15
     assert samples.of_directory(tmp_path) == {"files": 1, "MiB": 1}
-    assert samples.of_process(2**22 + 1) == {}
+    assert samples.of_process(process.pid) == {}
 
 
 def test_an_hour_has_longer_rounds_than_the_short_form() -> None:

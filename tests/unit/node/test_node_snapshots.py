@@ -403,7 +403,7 @@ class TestSnapshots:
         a = group.primary("a", log=Refusing(group.server))
         a.submit(push("x"))
         a.publish()
-        assert a._primary.publisher.publishes is False
+        assert a._running.primary.publisher.publishes is False
         assert group.log().look().head.snapshot_at > RecordId(0, 0)  # type: ignore[union-attr]
 
     def test_a_snapshot_that_is_interrupted_by_a_replacement_is_not_restored(self, group: Group) -> None:
@@ -596,21 +596,21 @@ class TestDigests:
 
     def test_the_collector_is_held_while_a_state_is_digested(self, group: Group) -> None:
         a, on = group.primary("a"), []
-        snapshot = a._state.snapshot
+        snapshot = a._setup.state.snapshot
 
         def watched() -> Iterator[Any]:
             for piece in snapshot():
                 on.append(gc.isenabled())
                 yield piece
 
-        a._state.snapshot = watched  # type: ignore[method-assign]
+        a._setup.state.snapshot = watched  # type: ignore[method-assign]
         assert ops.verify(group.log(), by="test").equal
         assert set(on) == {False}
         eventually(gc.isenabled)
 
     def test_a_state_that_cannot_be_digested_does_not_leave_the_collector_off(self, group: Group) -> None:
         a = group.primary("a")
-        a._state.snapshot = lambda: iter([{}, {"no": object()}, {}])  # type: ignore[method-assign]
+        a._setup.state.snapshot = lambda: iter([{}, {"no": object()}, {}])  # type: ignore[method-assign]
         assert ops.verify(group.log(), by="test").undrawn == ["a"]
         assert a.problem  # the error is kept, and with it what it came through
         assert gc.isenabled()

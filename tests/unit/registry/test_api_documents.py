@@ -41,7 +41,7 @@ def test_others_run_while_a_large_document_is_taken_apart(client: TestClient, mo
     # when
     loaded = client.put("/v1/state", content=document)
     # then
-    assert loaded.json()["nodes"] == 2000
+    assert loaded.json()["node_count"] == 2000
     assert client.get("/v1/state").content == with_term(document, 5)
     slices, pieces = len(document) / 2 / SLICE_BYTES, 2000 / NODES_PER_PIECE
     assert len(pauses) > slices + pieces
