@@ -5,7 +5,7 @@
         node.submit({"op": "register", ...})
 
 What goes on by itself is in `duties.py`: `consumer.py` (records come in), `ha_loop.py` (what happens once a beat), and
-that what a primary committed is saved a moment later; `scheduler.py` has the threads that do it. Writes run on the
+that what a node applied is saved a moment later; `scheduler.py` has the threads that do it. Writes run on the
 threads that submit them (`writer.py`). Nothing here decides: it asks its `NodeState`.
 """
 

@@ -63,13 +63,17 @@ class ChangeUpkeep:
     def alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
         """Changes and terms go together."""
 
-    def build(self, saved: Sequence[Work]) -> None:
+    def saves_first(self, step: Step) -> bool:
+        """What is built of parts is built of those on the disk, if they do not all have room in memory."""
+        return isinstance(step.record, PartRecord) and step.record.replaces
+
+    def build(self, taken: Sequence[Work]) -> None:
         """Decode what was saved of a snapshot that this node needs, or that replaces what it has, on another thread."""
-        progress = saved[-1].step.view.snapshot
+        progress = taken[-1].step.view.snapshot
         if progress is None or progress.complete:
             return
         key = _without_place(progress)
-        for (record, verdict, view), _ in saved:
+        for (record, verdict, view), _ in taken:
             if not isinstance(record, PartRecord) or view.snapshot is None or _without_place(view.snapshot) != key:
                 continue
             if verdict is Verdict.NEED_SNAPSHOT or (verdict is Verdict.SKIP and record.replaces):

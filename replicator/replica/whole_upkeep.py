@@ -125,7 +125,11 @@ class WholeUpkeep:
             self.whole.gatherer.forget()
             self._rebuild.pass_by(record, before, after, problem)
 
-    def build(self, saved: Sequence[Work]) -> None:
+    def saves_first(self, step: Step) -> bool:
+        """The state outlives the process: after a kill it is not to be ahead of the disk."""
+        return True
+
+    def build(self, taken: Sequence[Work]) -> None:
         """Nothing yet: the parts are decoded when all are here, from the checkpoint into the file."""
 
     def follow_snapshot(self, progress: Progress | None) -> None:
