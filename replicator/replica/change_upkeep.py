@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from ..errors import NoThread, Stalled
@@ -113,8 +112,7 @@ class ChangeUpkeep:
             self._restoring.drop()
 
     def rebuild(self, last: PartRecord, ending: Ending) -> None:
-        staged = chain(self._checkpoint.staged(), [last.body])
-        self._restore_from(staged, last, ending, given_up=self._rebuild.is_closed)
+        self._restore_from(self._rebuild.bodies(last), last, ending, given_up=self._rebuild.is_closed)
 
     def _restore_from(
         self, bodies: Iterable[bytes], last: PartRecord, ending: Ending, *, given_up: Callable[[], bool] = never
@@ -144,7 +142,7 @@ class ChangeUpkeep:
         if not bodies:
             self._saved.flush()
         self._drop()
-        every = bodies or chain(self._checkpoint.staged(), [last.body])
+        every = bodies or self._rebuild.bodies(last)
         self._restore_from(every, last, partial(self._rebuild.swapped, step, after))
         return True
 

@@ -619,6 +619,14 @@ class TestSnapshotsInParts:
         replica.take(parts[3:])
         assert list(state.snapshot()) == pieces
 
+    def test_one_that_breaks_off_is_no_part_of_one_that_is_a_single_part(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        replica.take(parts_of(author, pieces_of())[:4])
+        assert replica.take([snapshot_of(author, [["pushed", ["whole"]]])]) == [Verdict.RESTORE]
+        assert (replica.node_state.view.in_sync, replica.known.passed_by, state.pushed) == (True, None, ["whole"])
+
     def test_one_that_a_new_term_ends_is_dropped(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
     ) -> None:
@@ -748,8 +756,11 @@ class TestSnapshotsInParts:
         replica.take(all_of(log))
         pieces = pieces_of()
         *parts, last = parts_of(author, pieces, replaces=True)
+        state.gate.clear()
         for part in parts:
             assert replica.take([part]) == [Verdict.SKIP]
+        state.gate.set()
+        eventually(lambda: state.drawn and state.drawn[0] > len(pieces) / 2, "half of the pieces")
         assert replica.take([last]) == [Verdict.RESTORE]
         assert list(state.snapshot()) == pieces
 
