@@ -383,6 +383,9 @@ class Node:
     def reading(self, *, fresh: bool = False, timeout_s: float = 5.0) -> Iterator[Any]:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
 
+        What is in it is in the log, and perhaps not on this node's disk yet. If the node is killed, it shows an older
+        state until it has read the log again: `wait` for the position of this read where that must not be seen.
+
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
         long as Redis itself loses nothing (docs/design.md says what a master that was replaced may still answer). It
         waits while nobody leads with a lease that runs. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node
