@@ -52,10 +52,9 @@ One process sends changes of {CHANGE_BYTES} bytes, another one receives them; bo
 {APART_S * 1e3:g} ms*: a change with a pause before it, in which both processes fall asleep. *Back to back*: the next
 one as soon as the one before has arrived. The *baseline* is a bare ping in the same Redis: redis-py's `XADD` there,
 `XREAD BLOCK` here. With the package it is `Node.submit` there and `apply` here, and in between the standby has checked
-the record, folded it and written it to its checkpoint, for a standby saves before it applies: no kill undoes that, and
-the fsync that a power cut asks for follows within 0.1 s. To see what the disk has to do with it, a second pair of nodes
-keeps its checkpoints in memory (where the machine has such a directory), and each round has a file to which 4 KiB are
-appended and synced, at the pace with pauses, by nobody but this process.
+the record and folded it; it writes it to its checkpoint, and syncs that, within 0.1 s. To see what the disk has to do
+with it, a second pair of nodes keeps its checkpoints in memory (where the machine has such a directory), and each round
+has a file to which 4 KiB are appended and synced, at the pace with pauses, by nobody but this process.
 
 Besides, what the receiving process spends, all its threads, for a change: *alone*, {ALONE_APART_S * 1e3:g} ms apart, so
 that a wake-up, a read, a save and what the process does by itself are in it; and *in batches*, of {BATCH} at a time

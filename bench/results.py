@@ -29,7 +29,7 @@ PREAMBLE = """\
 
 A single writer pays about twice what a plain `XADD` costs, and gets for it a change that is fenced, applied and on its
 way to the primary's disk. Many writers at once are faster than with plain Redis, because they share records. A standby
-has saved and applied a change about a millisecond after the call. The price of a change does not grow with the state.
+has applied a change about a millisecond after the call. The price of a change does not grow with the state.
 When the primary is killed, nobody can write until its lease is over, and some 10 ms more.
 
 | what you do | what you get | beside it |

@@ -71,6 +71,6 @@ def run(setting: Setting) -> Iterator[Running]:
 OURS = System(
     name="replicator",
     means="in the server's memory and its AOF, whose fsync is the server's; fenced by terms; applied on the primary. A "
-    "standby writes it to its own checkpoint before it applies it; the fsync of that follows within 0.1 s",
+    "standby applies it, and has it in its own checkpoint, synced, within 0.1 s",
     run=run,
 )

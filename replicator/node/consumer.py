@@ -1,4 +1,4 @@
-"""What a node reads: records, which it folds, saves and applies, and requests of others.
+"""What a node reads: records, which it folds, applies and saves, and requests of others.
 
 A reader says what it wants next and takes what came of it, so it does not matter who fetches it: the node's own thread
 (`read`), or one that reads for many groups at once (`host.py`). It takes in what concerns the copy of the state, and
@@ -100,6 +100,8 @@ class Reader:
             raise batch.corrupt
 
     def _take(self, records: list[Record]) -> Iterator[Learnt]:
+        # Not under the lock of writes: a disk that hangs is not to be in the way of the end of the node.
+        self._replica.saved.make_room()
         if any(record.id.term > self._replica.node_state.view.term for record in records):
             # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
             look = self._log.look()

@@ -25,7 +25,7 @@ __all__ = ["SAVE_EVERY_S", "Duties"]
 
 logger = logging.getLogger(__name__)
 
-#: What a primary committed is on its own disk after so long.
+#: What a node applied is on its own disk after so long.
 SAVE_EVERY_S = 0.1
 
 #: How long the disk is tidied up then, and how long others may have it between two slices.
@@ -101,7 +101,7 @@ class Duties:
             self._replica.known.moved.notify_all()
 
     def _save(self) -> float:
-        """What this node wrote is on its disk a moment later, whether Redis answers or not."""
+        """What this node applied is on its disk a moment later, whether Redis answers or not."""
         # Before: what weighs the changes is what is on disk, and a snapshot that ends meanwhile is not there yet.
         node_state = self._replica.node_state
         self._replica.flush()

@@ -6,7 +6,7 @@
 
 What there is of it from `start` to `stop` is a `RunningNode` (`running.py`); what it says of itself is in `facts.py`.
 What goes on by itself is in `duties.py`: `consumer.py` (records come in), `ha_loop.py` (what happens once a beat), and
-that what a primary committed is saved a moment later; `scheduler.py` has the threads that do it. Writes run on the
+that what a node applied is saved a moment later; `scheduler.py` has the threads that do it. Writes run on the
 threads that submit them (`writer.py`). Nothing here decides: it asks its `NodeState`.
 """
 
@@ -199,6 +199,9 @@ class Node(NodeFacts, Generic[StateT]):
     @contextmanager
     def reading(self, *, fresh: bool = False, timeout_s: float = 5.0, blocks: bool = True) -> Iterator[StateT]:
         """The state, between two records, as old as `lag` says. Hold it shortly: nothing is applied meanwhile.
+
+        What is in it is in the log, and perhaps not on this node's disk yet. If the node is killed, it shows an older
+        state until it has read the log again: `wait` for the position of this read where that must not be seen.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
         long as Redis itself loses nothing (docs/design.md says what a master that was replaced may still answer). It

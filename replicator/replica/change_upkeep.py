@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from ..errors import NoThread, Stalled
@@ -63,13 +62,17 @@ class ChangeUpkeep:
     def alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
         """Changes and terms go together."""
 
-    def build(self, saved: Sequence[Work]) -> None:
+    def saves_first(self, step: Step) -> bool:
+        """What is built of parts is built of those on the disk, if they do not all have room in memory."""
+        return isinstance(step.record, PartRecord) and step.record.replaces
+
+    def build(self, taken: Sequence[Work]) -> None:
         """Decode what was saved of a snapshot that this node needs, or that replaces what it has, on another thread."""
-        progress = saved[-1].step.view.snapshot
+        progress = taken[-1].step.view.snapshot
         if progress is None or progress.complete:
             return
         key = _without_place(progress)
-        for (record, verdict, view), _ in saved:
+        for (record, verdict, view), _ in taken:
             if not isinstance(record, PartRecord) or view.snapshot is None or _without_place(view.snapshot) != key:
                 continue
             if verdict is Verdict.NEED_SNAPSHOT or (verdict is Verdict.SKIP and record.replaces):
@@ -109,8 +112,7 @@ class ChangeUpkeep:
             self._restoring.drop()
 
     def rebuild(self, last: PartRecord, ending: Ending) -> None:
-        staged = chain(self._checkpoint.staged(), [last.body])
-        self._restore_from(staged, last, ending, given_up=self._rebuild.is_closed)
+        self._restore_from(self._rebuild.bodies(last), last, ending, given_up=self._rebuild.is_closed)
 
     def _restore_from(
         self, bodies: Iterable[bytes], last: PartRecord, ending: Ending, *, given_up: Callable[[], bool] = never
@@ -140,7 +142,7 @@ class ChangeUpkeep:
         if not bodies:
             self._saved.flush()
         self._drop()
-        every = bodies or chain(self._checkpoint.staged(), [last.body])
+        every = bodies or self._rebuild.bodies(last)
         self._restore_from(every, last, partial(self._rebuild.swapped, step, after))
         return True
 

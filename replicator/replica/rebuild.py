@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 from ..errors import CorruptRecord, Stalled, StateError
@@ -67,6 +68,13 @@ class Rebuild:
                 if isinstance(failed.__cause__, StateError):
                     raise failed.__cause__ from None
                 raise Stalled(id=view.position.id, problem=failed) from failed.__cause__
+
+    def bodies(self, last: PartRecord) -> Iterator[bytes]:
+        """Those of the snapshot that this last part completes: all before it are saved.
+
+        If there is none before it, what the disk has staged is of another snapshot, which broke off.
+        """
+        return chain(islice(self.saved.checkpoint.staged(), last.part), [last.body])
 
     def take(self, step: Step, before: View, after: NodeState, rebuild: Callable[[PartRecord, Ending], None]) -> None:
         """Put the snapshot that this last part completes in the place of the state. `rebuild` does it."""

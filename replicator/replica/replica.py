@@ -13,12 +13,13 @@ the state depends on its kind (`Upkeep`). Three locks, and what each one means:
 
 The write lock is always taken first; `known.moved`, for the node state alone and for a moment, last.
 
-A standby saves before it applies: the term of a record is on disk before anything of that term is applied. The primary
-applies what is in the log and saves a little later (`flush`), except for its term, which is saved before it leads.
+Every node applies first what it may forget, and saves it a moment later (`flush`): changes and parts that follow, on
+the primary and on a standby alike. What it must not forget is on its disk before it goes by it: a term, a restore, a
+change that somebody waits for. `protocol/saving.py` says which is which, and why. A state that outlives the process is
+never ahead of the disk, but for what its program does.
 
-A save is with the system at once, so no kill undoes it. Changes and parts are synced to the disk a moment later (by
-`flush`, too) unless somebody waits for that, everything else at once: a power cut may cost a node its last moment, and
-no term.
+A save is with the system at once, so no kill undoes it, and `flush` has it synced as well. So a kill and a power cut
+cost a node the same: its last moment, at the border of a record, and no term.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from typing import Any, NamedTuple
 
 from ..errors import CorruptRecord, Stalled, StateError
 from ..format.ids import RecordId, Writer
-from ..format.records import ChangeRecord, Record, TermRecord
+from ..format.records import Record, TermRecord
 from ..format.weight import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
+from ..protocol.saving import may_be_forgotten
 from ..runtime.telling import Telling
 from ..state import ReplicatedState, State
 from ..storage.checkpoint import Checkpoint, Step
@@ -124,11 +126,12 @@ class Replica:
     # --- what a node reads -------------------------------------------------------------------------------------------
 
     def take(self, records: Sequence[Record]) -> list[Verdict]:
-        """Fold what was read from the log, save it, apply it. The caller has the write lock, and not the term.
+        """Fold what was read from the log, and apply it. The caller has the write lock, and not the term.
 
-        Stops after a record that makes this node the holder, or that has it read on from elsewhere. Records that were
-        folded already are passed over. Raises `CorruptRecord`, `CheckpointError` or `Stalled`; what came before the
-        record at fault is done by then, and the node keeps its place.
+        What may be forgotten is saved a moment later, everything else before it is applied. Stops after a record that
+        makes this node the holder, or that has it read on from elsewhere. Records that were folded already are passed
+        over. Raises `CorruptRecord`, `CheckpointError` or `Stalled`; what came before the record at fault is done by
+        then, and the node keeps its place.
         """
         if self.stalled:
             raise Stalled(self.stalled)
@@ -175,9 +178,11 @@ class Replica:
     def _carry_out(self, work: list[Work], node_state: NodeState) -> None:
         if not work:
             return
-        before = self.node_state.view
-        moves = node_state.view.term == before.term and all(_only_moves(done.step) for done in work)
-        self.saved.save([done.step for done in work], synced=not moves)
+        before, steps = self.node_state.view, [done.step for done in work]
+        forgets = all(may_be_forgotten(step.record, step.verdict, before, step.view) for step in steps)
+        saves_first = not forgets or any(map(self._upkeep.saves_first, steps))
+        if saves_first:
+            self.saved.save(steps, synced=not forgets)
         with self.applied.lock:
             for step, changes in work:
                 if step.verdict is Verdict.APPLY:
@@ -186,6 +191,8 @@ class Replica:
                     except Stalled:
                         self.known.adopt(node_state._replace(view=before))
                         raise
+                if not saves_first:
+                    self.saved.add(step)
                 before = step.view
             self.known.adopt(node_state)
         self._upkeep.build(work)
@@ -266,18 +273,10 @@ class Replica:
         self._upkeep.write_state()
 
     def flush(self) -> None:
-        """Save what was committed and is not on disk yet, and sync what was saved."""
+        """Save what was applied and is not on disk yet, and sync what was saved. Raises `CheckpointError`."""
         self.saved.flush()
 
     def close(self) -> None:
         """The node stops: a restore that is under way is given up, and done at the next start."""
         self._rebuild.closed = True
         self._upkeep.close()
-
-
-def _only_moves(step: Step) -> bool:
-    """Whether the record may be read again after a power cut, as if it had not been read."""
-    if step.verdict is Verdict.APPLY:
-        assert isinstance(step.record, ChangeRecord)
-        return not step.record.wants_acks
-    return step.verdict is Verdict.SKIP

@@ -1,15 +1,46 @@
-"""What a node saved, and what it folded and has not saved yet."""
+"""What a node saved, and what it applied and has not saved yet.
+
+Both roles save in the same way: what may be forgotten (`protocol/saving.py`) waits here once it is applied, and goes to
+the disk together, in one transaction. What must not be forgotten takes along all that waits.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from ..format.records import ChangeRecord, Record
+from ..errors import CheckpointError
+from ..format.records import ChangeRecord, PartRecord, Record
 from ..storage.checkpoint import Checkpoint, Step
 
-__all__ = ["SaveQueue"]
+__all__ = ["STEP_BYTES", "UNSAVED_BYTES_MAX", "SaveQueue"]
+
+#: A standby that has more than this to save reads no more before that is done. A disk that keeps up has it in a tenth
+#: of a second, and reads of the log bring 8 MiB at the most.
+UNSAVED_BYTES_MAX = 16 * 1024 * 1024
+
+#: What a step takes in memory besides its record's bytes: the objects of the record, and of the view after it.
+STEP_BYTES = 2048
+
+#: How long a standby waits for the disk before it says that it does.
+PATIENCE_S = 1.0
+
+
+class _Weight(NamedTuple):
+    """Of steps. `changes`: as they weigh in the log; `memory`: of all records, as long as they wait."""
+
+    changes: int = 0
+    memory: int = 0
+
+    def with_(self, steps: Iterable[Step]) -> _Weight:
+        changes, memory = self
+        for step in steps:
+            weighs = _bytes_of(step.record)
+            changes += weighs if isinstance(step.record, ChangeRecord) else 0
+            memory += weighs + STEP_BYTES
+        return _Weight(changes, memory)
 
 
 class SaveQueue:
@@ -23,32 +54,53 @@ class SaveQueue:
         self._boot = boot
         self._disk = threading.Lock()
         self._unsaved: deque[Step] = deque()
-        # Bytes of changes, since the start: two counters, because each is moved under a lock of its own.
-        self._committed_bytes = self._saved_bytes = 0
+        # Of all that ever waited, and of what of that is saved: two, because each is moved under a lock of its own.
+        self._added = _Weight()
+        self._saved = _Weight()
 
     def add(self, step: Step) -> None:
         """To be saved a little later. The caller holds the lock of the state."""
         self._unsaved.append(step)
-        self._committed_bytes += _change_bytes(step.record)
+        self._added = self._added.with_([step])
 
     def save(self, steps: Sequence[Step], *, synced: bool = True) -> None:
         """Save what waits, and these after it."""
         with self._disk:
-            every = [self._unsaved.popleft() for _ in range(len(self._unsaved))]
-            every.extend(steps)
-            if not every:
-                return
-            try:
-                self.checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced)
-            except BaseException:
-                # What a standby read it will read again; what was committed here is nowhere else on this node.
-                self._unsaved.extendleft(reversed(every[: len(every) - len(steps)]))
-                raise
-            self._saved_bytes += sum(_change_bytes(step.record) for step in every[: len(every) - len(steps)])
+            self._save(steps, synced=synced)
+
+    def _save(self, steps: Sequence[Step], *, synced: bool) -> None:
+        waiting = [self._unsaved.popleft() for _ in range(len(self._unsaved))]
+        every = [*waiting, *steps]
+        if not every:
+            return
+        try:
+            self.checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced)
+        except BaseException:
+            # It is applied: what comes after it must not be saved without it.
+            self._unsaved.extendleft(reversed(waiting))
+            raise
+        self._saved = self._saved.with_(waiting)
+
+    def make_room(self) -> None:
+        """To be called before more is read: save what waits, if that is much.
+
+        Raises `CheckpointError` if the disk does not take it, or is still at what came before: nothing is to be read
+        then. The caller holds no lock.
+        """
+        if self._unsaved_memory <= UNSAVED_BYTES_MAX:
+            return
+        if not self._disk.acquire(timeout=PATIENCE_S):
+            mib = self._unsaved_memory / 1024 / 1024
+            problem = f"the disk is slow: {mib:.0f} MiB wait to be saved, and nothing is read from the log before"
+            raise CheckpointError(path=self.checkpoint.path, problem=problem)
+        try:
+            self._save([], synced=False)
+        finally:
+            self._disk.release()
 
     def flush(self) -> None:
-        """Save what was committed and is not on disk yet, and sync what was saved."""
-        self.save([])
+        """Save what was applied and is not on disk yet, and sync what was saved."""
+        self.save([], synced=False)
         self.checkpoint.sync()
 
     @property
@@ -73,17 +125,21 @@ class SaveQueue:
     @property
     def changes_bytes(self) -> int:
         """The bytes of the changes since, as they weigh in the log: headers and bodies."""
-        return self.checkpoint.changes_bytes + self._unsaved_bytes
+        return self.checkpoint.changes_bytes + self._unsaved_changes
 
     @property
     def kept_bytes(self) -> int:
         """The same of all changes that the log has, as far as this node knows."""
-        return self.checkpoint.kept_bytes + self._unsaved_bytes
+        return self.checkpoint.kept_bytes + self._unsaved_changes
 
     @property
-    def _unsaved_bytes(self) -> int:
-        return max(0, self._committed_bytes - self._saved_bytes)
+    def _unsaved_changes(self) -> int:
+        return max(0, self._added.changes - self._saved.changes)
+
+    @property
+    def _unsaved_memory(self) -> int:
+        return max(0, self._added.memory - self._saved.memory)
 
 
-def _change_bytes(record: Record) -> int:
-    return len(record.header) + len(record.body) if isinstance(record, ChangeRecord) else 0
+def _bytes_of(record: Record) -> int:
+    return len(record.header) + (len(record.body) if isinstance(record, ChangeRecord | PartRecord) else 0)

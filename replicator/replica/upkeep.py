@@ -40,8 +40,11 @@ class Upkeep(Protocol):
         Not asked of the last part of a snapshot: that is alone in any case, and `rebuild` is called for it.
         """
 
-    def build(self, saved: Sequence[Work]) -> None:
-        """These steps were saved, and may be parts of a snapshot that this node needs."""
+    def saves_first(self, step: Step) -> bool:
+        """Whether the disk has to have this step before anything is made of it, although it may be forgotten."""
+
+    def build(self, taken: Sequence[Work]) -> None:
+        """These steps were taken, and may be parts of a snapshot that this node needs: those are saved."""
 
     def follow_snapshot(self, progress: Progress | None) -> None:
         """The view follows this snapshot: what is built of another one is dropped."""

@@ -20,7 +20,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from ..errors import CheckpointError, CorruptRecord, StateError, StateInUse
@@ -125,15 +124,19 @@ class WholeUpkeep:
             self.whole.gatherer.forget()
             self._rebuild.pass_by(record, before, after, problem)
 
-    def build(self, saved: Sequence[Work]) -> None:
+    def saves_first(self, step: Step) -> bool:
+        """The state outlives the process: after a kill it is not to be ahead of the disk."""
+        return True
+
+    def build(self, taken: Sequence[Work]) -> None:
         """Nothing yet: the parts are decoded when all are here, from the checkpoint into the file."""
 
     def follow_snapshot(self, progress: Progress | None) -> None:
         """Nothing is built before all of it is here."""
 
     def rebuild(self, last: PartRecord, ending: Ending) -> None:
-        staged = chain(self._checkpoint.staged(), [last.body])
-        self._restore_to(last, self._received(last, staged), ending, taken=True, given_up=self._rebuild.is_closed)
+        bodies = self._received(last, self._rebuild.bodies(last))
+        self._restore_to(last, bodies, ending, taken=True, given_up=self._rebuild.is_closed)
 
     def _received(self, last: PartRecord, bodies: Iterable[bytes]) -> Iterator[Any]:
         return self.whole.received(last.codec, last.digest, bodies, id_=str(last.id))
@@ -278,7 +281,7 @@ class WholeUpkeep:
         assert isinstance(record, PartRecord)
         if not bodies:
             self._saved.flush()
-            bodies = [*self._checkpoint.staged(), record.body]
+            bodies = [*self._rebuild.bodies(record)]
         ending = partial(self._rebuild.swapped, step, after)
         self._restore_to(record, self._received(record, bodies), ending, taken=False)
         return True

@@ -17,9 +17,9 @@ not synced, does not: to open the file is to fold the rows after what it says of
 copied.
 
 **What it takes the place of is given up there and then, and deleted a little later**: an id says up to where the
-changes are in the payload now, and its number that another one is not. To delete 50 MB takes a while, and a standby
-saves before it applies, so `tidy` deletes a slice at a time, between saves, and each part that is saved takes a slice
-along. Pages that are free are used again: the file grows to some snapshots and the changes.
+changes are in the payload now, and its number that another one is not. To delete 50 MB takes a while, and some saves
+are waited for, so `tidy` deletes a slice at a time, between saves, and each part that is saved takes a slice along.
+Pages that are free are used again: the file grows to some snapshots and the changes.
 
 **Staged is exactly what the view says**: as many parts as `view.snapshot` has seen, none if it follows no snapshot. A
 complete one becomes the payload only if the fold took it for its own history (`draft.py`). A snapshot that did not

@@ -51,7 +51,7 @@ __all__ = ["Event", "Fork", "Run", "Setting", "Sighting", "Verdict", "Violation"
 
 SECOND = 1_000_000_000
 
-#: What a primary has acknowledged is on its own disk so soon, if it can run. Killed before, it may take it along.
+#: What a node has applied is on its own disk so soon, if it can run. Killed before, it may take it along.
 SAVED_AFTER = 2 * SECOND
 
 #: With `everysec`, Redis may hold back a write of its AOF so long while the disk is busy. It answers meanwhile.

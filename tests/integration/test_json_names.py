@@ -124,10 +124,10 @@ def _of_whole_states(directory: Path, given: Given) -> Given:
     group = Group(directory)
     a = group.primary("a", state=Text(pieces(900 * KIB)))
     a.publish()
-    a._state.pieces[0] = b"changed"
+    a._setup.state.pieces[0] = b"changed"
     assert a.publish().what == "patch"
-    a._replica.flush()
-    path = a._replica.saved.checkpoint.write_fork("for a test", a.position.id._replace(n=1))
+    a._running.replica.flush()
+    path = a._running.replica.saved.checkpoint.write_fork("for a test", a.position.id._replace(n=1))
     group.close()
     dirs = ("--data-dir", path.parents[1])
     shown = _run("forks", "show", path.stem, *dirs, "--output", "json")

@@ -57,7 +57,7 @@ def test_commands_on_two_nodes_through_a_failover(new_node: NewNode, any_redis: 
     for node in (a, b, c):
         with node.reading() as state:
             assert state == FlagState({"dark-mode": Flag(on=True)}, {7: ("dark-mode",)})
-    assert verify(a._log, by="test", timeout_s=PATIENCE_S).equal
+    assert verify(a._setup.log, by="test", timeout_s=PATIENCE_S).equal
     # and so say the tools, which make the class anew
     of = ["--redis", any_redis.url, "--group", "g"]
     dirs = [option for name in "abc" for option in ("--data-dir", str(tmp_path / name))]
@@ -81,4 +81,4 @@ def test_a_mapping_of_many_keys_is_the_same_on_a_standby_that_comes_late(new_nod
     with a.reading() as ours, b.reading() as theirs:
         assert len(theirs) == 19_998
         assert list(theirs.items()) == list(ours.items())
-    assert verify(a._log, by="test", timeout_s=PATIENCE_S).equal
+    assert verify(a._setup.log, by="test", timeout_s=PATIENCE_S).equal

@@ -15,13 +15,14 @@ import replicator.log.memory_redis
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
 from replicator.format.records import ChangeRecord, PartRecord, Record
 from replicator.format.snapshot_parts import Progress
-from replicator.protocol import election, fold, missing_nodes, node_state, write_outcome
+from replicator.protocol import election, fold, missing_nodes, node_state, saving, write_outcome
 from replicator.protocol.fold import View
 from replicator.protocol.group import Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.testing import MemoryRedis
 
-from .parts import Bounds
+from .parts import Bounds, Disk, Node
+from .world import Machine
 
 __all__ = ["HARMLESS", "REMOVALS", "Removal"]
 
@@ -142,6 +143,20 @@ def resumes_before_the_first_part(progress: Progress) -> Position:
 
 def _keeps_its_ends(row: fold.Row) -> fold.Row:
     return row._replace(become=lambda view, record: row.become(view, record)._replace(ends=view.ends))
+
+
+def takes_along_nothing(machine: Machine, node: Node) -> Node:
+    """A save of the newest term alone, without what was applied before."""
+    newest = node.live.view
+    return node._replace(disk=node.disk._replace(view=node.disk.view._replace(term=newest.term, holder=newest.holder)))
+
+
+def vouches_for_what_it_applied(machine: Machine, node: Node) -> str:
+    return node.state if node.node_state else node.disk.state
+
+
+def forks_its_disk_as_it_is(machine: Machine, node: Node) -> Disk:
+    return node.disk
 
 
 class Removal(NamedTuple):
@@ -292,6 +307,24 @@ REMOVALS = {
         patches=((node_state.NodeState, "vouches", lambda *_: True),),
         breaks="G5",
     ),
+    "term-first": Removal(
+        "a term is on the disk of a node before the node goes by it",
+        Bounds(changes=0, promotions=1, crashes=1),
+        patches=((saving, "may_be_forgotten", lambda *_: True),),
+        breaks="G2",
+    ),
+    "takes-along": Removal(
+        "a term goes to the disk with all that was applied before it",
+        Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0),
+        patches=((Machine, "saved_first", takes_along_nothing),),
+        breaks="G4",
+    ),
+    "acks-of-disks": Removal(
+        "a node acknowledges what is on its disk, and not what it applied",
+        Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0, nodes=3),
+        patches=((Machine, "vouched", vouches_for_what_it_applied),),
+        breaks="G5",
+    ),
     "numbers": Removal(
         "nobody takes a record whose numbers cannot follow",
         Bounds(changes=1, promotions=1, forgeries=1, resends=0),
@@ -356,6 +389,11 @@ HARMLESS = {
         "a connection ends with its run, but Redis compares its own run with the head's",
         Bounds(changes=1, promotions=1, failovers=1, late=True),
         KnowsItsRun,
+    ),
+    "fork-of-all": Removal(
+        "a node saves what it applied before it copies its disk as a fork: the term that parts it from the group did",
+        Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0),
+        patches=((Machine, "forked", forks_its_disk_as_it_is),),
     ),
     "stale": Removal("the reader ignores what is stale", CRASH, patches=((fold, "TABLE", _table_without(1)),)),
 }

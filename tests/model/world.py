@@ -8,8 +8,9 @@ keep:
  1. one write of a node is under way at a time; a record is appended first, and folded and applied after;
  2. who holds the term does not read: it folds what it wrote. Who has a write under way does not read either, before
     the fate of that write is known. Everybody else reads record by record;
- 3. a reader saves view and state in one step with each record. Who folds its own records saves later, whenever it
-    comes to it, but a term record always at once;
+ 3. a reader applies what may be forgotten (`protocol/saving.py`) and saves it later, whenever it comes to it, as who
+    folds its own records does. Everything else it saves in one step with the record, and with all before it. A crash
+    is a kill or a power cut: it leaves what was saved;
  4. a write that has no answer may be given up once the term is lost: its client is told that nobody knows;
  5. an unanswered write is sent again, the very same record, over a new connection, which knows the run of its own time;
  6. a refused repeat is looked up in the log; the log of another run cannot deny it, nor one that was cut behind it.
@@ -19,7 +20,8 @@ Redis became another. An answer may be lost. A Redis that fails over becomes any
 
 With three nodes every change waits for one standby (`applied:1`), and a node that is down, or has not noticed the
 present run, is taken for dead by the others, although it may be behind a partition and live on: what it does there is
-what it does before the run changes.
+what it does before the run changes. The records do not say that somebody waits, so that readers may lag with them, too:
+only what is on a disk is acknowledged, however late it gets there.
 
 A world is a row of small integers. Servers, nodes, requests and the rest are kept once each, in an `Interned`, and
 every step of one of them is computed once: worlds are many, but they are made of few parts.
@@ -35,9 +37,9 @@ from typing import cast
 
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
-from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
+from replicator.format.records import ChangeRecord, PartRecord, Record, parse, seal_change
 from replicator.log.memory_redis import Entry
-from replicator.protocol import election, missing_nodes
+from replicator.protocol import election, missing_nodes, saving
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.heartbeat import Heartbeat
@@ -383,9 +385,7 @@ class Machine:
         return self._submitted(self.nodes[node], letter, self.servers[server].run, -1)
 
     def _submitted(self, node: Node, letter: str, run: str, budget: int) -> Option:
-        record = node.live.change(
-            codec="raw", digest="", count=1, body=letter.encode(), at=0, wants_acks=self.bounds.waits
-        )
+        record = node.live.change(codec="raw", digest="", count=1, body=letter.encode(), at=0)
         return self._sent(node, record, False, run, budget)
 
     def _part(self, sending: Sending, node_state: NodeState) -> tuple[PartRecord, bool]:
@@ -550,8 +550,11 @@ class Machine:
     def _read(self, node: Node, server: int) -> tuple[str, Node]:
         record = self.next_record(server, node.live.view.cursor.id)
         assert record is not None
-        verdict, node = self._folded(node, record)
-        return f"{node.name} reads {say_record(record)}: {verdict.value}", self._settle(self._tidy(node))
+        verdict, after = self._folded(node, record)
+        after = self._tidy(after)
+        if not saving.may_be_forgotten(record, verdict, node.live.view, after.live.view):
+            after = self.saved_first(after)
+        return f"{node.name} reads {say_record(record)}: {verdict.value}", after
 
     def _folded(self, node: Node, record: Record) -> tuple[Verdict, Node]:
         """Fold one record and carry the verdict out. Here G2 is checked: nothing of a lower term, and never back."""
@@ -570,11 +573,26 @@ class Machine:
                 raise Breach(f"G2: {node.name} applies {record} in term {before.view.term}")
             state += record.body.decode()
         if verdict is Verdict.RESTORE:
+            self._check_fork(node, node_state.view)
             state = b"".join(parts).decode()
         view = node_state.view
         parts = () if view.snapshot and view.snapshot.complete else parts
-        node = node._replace(node_state=node_state, state=state, parts=parts)
-        return verdict, self._settle(node) if isinstance(record, TermRecord) else node
+        return verdict, node._replace(node_state=node_state, state=state, parts=parts)
+
+    def _check_fork(self, node: Node, after: View) -> None:
+        """G9: before another history takes the place of its own, a node copies its disk, which has all of that."""
+        before = node.live.view
+        parted = before.changed != ZERO_ID and after.left_behind(before.changed) is not None
+        if parted and (fork := self.forked(node).state) != node.state:
+            raise Breach(f"G9: {node.name} had {node.state!r}, and keeps {fork!r} in its fork")
+
+    def saved_first(self, node: Node) -> Node:
+        """What must not be forgotten takes along to the disk all that was applied before."""
+        return self._settle(node)
+
+    def forked(self, node: Node) -> Disk:
+        """What it keeps: it saves what it applied before."""
+        return self._settle(node).disk
 
     def _settle(self, node: Node) -> Node:
         """Its checkpoint has all that it has."""
@@ -625,7 +643,7 @@ class Machine:
     def mark(self, ghost: int, nodes: tuple[int, ...]) -> int:
         """Which acknowledged changes are on the disks of as many nodes now as their clients wait for."""
         known = self.ghosts[ghost]
-        disks = [self.nodes[node].disk.state for node in nodes]
+        disks = [self.vouched(self.nodes[node]) for node in nodes]
 
         def is_held(ack: Ack, letter: str) -> bool:
             others = any(letter in disk for i, disk in enumerate(disks) if i != ack.by)
@@ -639,6 +657,10 @@ class Machine:
             for letter, ack in zip(LETTERS, known.acks, strict=False)
         )
         return ghost if acks == known.acks else self.ghosts(known._replace(acks=acks))
+
+    def vouched(self, node: Node) -> str:
+        """What a node acknowledges to those that wait for its disk."""
+        return node.disk.state
 
     def check(self, ghost: int, nodes: tuple[int, ...]) -> None:
         """What must hold in every world, besides what every step checks for itself."""

@@ -196,7 +196,7 @@ def follow(plan: Plan, tell: Callable[[tuple[str, Any]], None]) -> None:
     # So that there is nearly always something that was given up and is not deleted yet.
     draft._SLICE_CHANGES, draft._SLICE_PARTS = 2, 1
     if plan.kill_at:
-        _kill_at(plan.kill_at, plan.kill_after)
+        kill_self_at(plan.kill_at, plan.kill_after)
     with Checkpoint(plan.data_dir, GROUP, node=NODE) as stored:
         loaded = stored.load()
         node_state = NodeState(me=Writer(NODE, "boot-s"), view=loaded.view if loaded else View())
@@ -232,7 +232,7 @@ def _folded(
 # --- killing itself ---------------------------------------------------------------------------------------------------
 
 
-def _kill_at(what: str, after: int) -> None:
+def kill_self_at(what: str, after: int) -> None:
     """SIGKILL at the event number `after` of this kind: `statement`, `before commit`, `after commit` or `file`."""
     left = count(after, -1)
 

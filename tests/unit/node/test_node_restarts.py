@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from replicator import Node, NotPrimary, RecordId, Stalled, ops
+from replicator import Node, NotAcknowledged, NotPrimary, RecordId, Stalled, ops
 from replicator.format.ids import ERA, Writer
 from replicator.protocol.group import Claim, Reply
+from replicator.replica import save_queue
+from replicator.testing import MemoryLog
 from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, document, eventually, in_step, push, pushed
 from tests.support.nodes import failing_disk, large
 
@@ -89,7 +91,45 @@ class TestRestart:
         a.promote()
         a.submit(push("x"))
         in_step(a, b)
-        assert on_disk_at_apply == [(2, RecordId(2, 3))]
+        ((term, position),) = on_disk_at_apply
+        assert term == 2
+        assert position >= RecordId(2, 2)
+
+    def test_what_a_killed_standby_had_shown_and_not_saved_it_reads_again_and_a_token_waits_for_that(
+        self, group: Group
+    ) -> None:
+        a, b = group.primary("a"), group.node("b")
+        in_step(a, b)
+        # given a standby that has shown a change which is not on its disk
+        b._running.replica.saved.flush = lambda: None  # type: ignore[method-assign]
+        a.submit(push("x"))
+        in_step(a, b)
+        token, shown = str(b.position.id), pushed(b)
+        # when it is killed, and cannot read yet
+        log = group.log()
+        log.down = "not yet"
+        b = group.node("b", data_dir=group.crash(b), log=log)
+        # then a plain read shows less than before, and one with the token waits
+        assert (shown, pushed(b)) == (["x"], [])
+        with pytest.raises(TimeoutError):
+            b.wait(position=token, timeout_s=0.01)
+        # until it has read on
+        log.down = ""
+        b.wait(position=token, timeout_s=PATIENCE_S)
+        assert pushed(b) == ["x"]
+
+    def test_a_standby_has_all_that_it_applied_on_its_disk_when_it_leads(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        in_step(a, b)
+        b._running.replica.saved.flush = lambda: None  # type: ignore[method-assign]
+        a.submit(push("x"))
+        in_step(a, b)
+        assert self._on_disk(b)[1] < b.position.id
+        a.stop()
+        b.promote(timeout_s=PATIENCE_S)
+        assert self._on_disk(b) == (2, b.position.id)
+        b = group.node("b", data_dir=group.crash(b), log=_cut_off(group))
+        assert pushed(b) == ["x"]
 
     def _on_disk(self, node: Node) -> tuple[int, RecordId]:
         saved = node._running.checkpoint.load()
@@ -278,21 +318,59 @@ def test_a_primary_saves_what_it_committed_although_redis_does_not_answer(group:
         released.set()
 
 
+def _cut_off(group: Group) -> MemoryLog:
+    log = group.log()
+    log.down = "cut off"
+    return log
+
+
 class TestFullDisk:
-    def test_a_standby_applies_nothing_that_was_not_saved_and_goes_on_later(
+    def test_a_standby_applies_what_it_may_forget_says_why_that_is_not_saved_and_saves_it_later(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
         a.submit(push("x"))
         in_step(a, b)
+        eventually(lambda: self._saved(b) == b.position)
         mended = failing_disk(monkeypatch, b)
         a.submit(push("y"))
+        in_step(a, b)
         eventually(lambda: "ENOSPC" in b.problem)
-        assert pushed(b) == ["x"]
-        assert str(b.position.id) == "1-2"
+        assert pushed(b) == ["x", "y"]
+        assert str(self._saved(b).id) == "1-2"
+        mended.set()
+        eventually(lambda: self._saved(b) == b.position and b.problem == "")
+
+    def test_a_standby_neither_applies_nor_acknowledges_what_somebody_waits_for_before_it_is_saved(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        mended = failing_disk(monkeypatch, b)
+        with pytest.raises(NotAcknowledged):
+            a.submit(push("y"), ack="applied:1", timeout_s=0.1)
+        eventually(lambda: "ENOSPC" in b.problem)
+        assert pushed(b) == []
+        mended.set()
+        a.submit(push("z"), ack="applied:1", timeout_s=PATIENCE_S)
+        assert pushed(b) == ["y", "z"]
+
+    def test_a_standby_that_has_too_much_to_save_reads_no_more_and_says_why(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(save_queue, "UNSAVED_BYTES_MAX", 2 * save_queue.STEP_BYTES)
+        a, b = group.primary("a"), group.node("b", lease_s=SHORT_LEASE_S)
+        in_step(a, b)
+        mended = failing_disk(monkeypatch, b)
+        for value in range(2):
+            a.submit(push(value))
+            in_step(a, b)
+        a.submit(push("one too many"))
+        eventually(lambda: "ENOSPC" in str(b._setup.problems.get("reader")))
+        assert pushed(b) == [0, 1]
         mended.set()
         in_step(a, b)
-        assert pushed(b) == ["x", "y"]
+        assert pushed(b) == [0, 1, "one too many"]
         eventually(lambda: b.problem == "")
 
     def test_a_snapshot_that_cannot_be_saved_is_not_restored_and_is_tried_again(

@@ -18,73 +18,23 @@ from replicator import CheckpointError, CorruptRecord, Stalled
 from replicator.errors import SnapshotRefused
 from replicator.format.codec import SnapshotEncoder, encode_changes
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
-from replicator.format.records import PartRecord, Record, seal_change, seal_part
+from replicator.format.records import PartRecord, seal_change, seal_part
 from replicator.format.snapshot_parts import Cutter
 from replicator.protocol.fold import Holder, Verdict, View
 from replicator.protocol.group import Code, Reply
+from replicator.replica import restore
 from replicator.replica.replica import Replica
 from replicator.replica.restore import Dropped
-from replicator.storage.checkpoint import Checkpoint
 from replicator.storage.stored import Stored
-from replicator.testing import MemoryLog, MemoryRedis
+from replicator.testing import MemoryLog
 from tests.support.kv import KV, PATIENCE_S, eventually, in_thread, push
+from tests.support.replicas import ME, all_of, snapshot_of
 from tests.support.worlds import Author, lead
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-ME = Writer("b", "boot-b")
-
-
-@pytest.fixture
-def log() -> MemoryLog:
-    return MemoryLog(MemoryRedis())
-
-
-@pytest.fixture
-def author(log: MemoryLog) -> Author:
-    return lead(log, "a", boot="boot-a")
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Replica]]:
-    checkpoints: list[Checkpoint] = []
-
-    def make(name: str = "b", *, state: Any = None, me: Writer = ME) -> Replica:
-        for checkpoint in checkpoints:
-            checkpoint.close()
-        checkpoints.append(Checkpoint(tmp_path / name, "g", node=name))
-        replica = Replica(KV() if state is None else state, checkpoints[-1], me)
-        replica.known.talks_to("run-1")
-        return replica
-
-    yield make
-    for checkpoint in checkpoints:
-        checkpoint.close()
-
-
-def all_of(log: MemoryLog) -> list[Record]:
-    return log.read(ZERO_ID, count=1000).records
-
-
-def snapshot_of(
-    author: Author,
-    pieces: list[Any],
-    *,
-    digest: str | None = None,
-    replaces: bool = False,
-    ends: tuple[RecordId, ...] = (),
-) -> PartRecord:
-    """A whole snapshot in one part, behind what the author wrote."""
-    encoder = SnapshotEncoder()
-    body = b"".join(encoder.feed(piece) for piece in pieces) + encoder.finish()
-    return seal_part(
-        writer=author.writer, term=author.term, after=author.position, n=author.position.id.n + 1, at=0,
-        codec=encoder.codec, digest=digest or encoder.digest, part=0, parts=1, as_of=author.position,
-        changed=ZERO_ID, replaces=replaces, ends=ends, body=body,
-    )  # fmt: skip
 
 
 def parts_of(author: Author, pieces: list[Any], *, digest: str = "", replaces: bool = False) -> list[PartRecord]:
@@ -190,24 +140,7 @@ class TestTake:
             "ignored 1-2 change by a: term 1 is over, the term is 5"
         )
 
-    def test_everything_is_on_disk_before_any_of_it_is_applied(
-        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
-    ) -> None:
-        author.append(push("x"))
-        author.append(push("y"))
-        replica = make()
-        on_disk: list[Any] = []
-
-        def look(change: Any) -> None:
-            loaded = replica.saved.checkpoint.load()
-            assert loaded is not None
-            on_disk.append((change["push"], loaded.view.term, loaded.view.position))
-
-        replica.applied.state.in_apply = look
-        replica.take(all_of(log))
-        assert on_disk == [("x", 1, author.position), ("y", 1, author.position)]
-
-    def test_if_the_disk_refuses_nothing_moves(
+    def test_if_the_disk_refuses_what_must_not_be_forgotten_nothing_moves(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         author.append(push("x"))
@@ -264,7 +197,7 @@ class TestTake:
         assert (replica.node_state.view.position, replica.applied.state.pushed) == (before, ["x"])
         with pytest.raises(Stalled):
             replica.take(all_of(log))
-        again = make()
+        again = make()  # the term among them had all of it saved
         assert (again.node_state.view.position, again.applied.state.pushed) == (before, ["x"])
         assert "1-3" in again.stalled
 
@@ -321,6 +254,8 @@ class TestSnapshots:
         replica = make()
         replica.take(all_of(log))
         assert replica.take([snapshot_of(author, [["pushed", ["x"]]])]) == [Verdict.SKIP]
+        assert replica.saved.checkpoint.payload_bytes == 0
+        replica.flush()
         assert replica.saved.checkpoint.payload_bytes > 0
         assert replica.saved.checkpoint.changes_bytes == 0
 
@@ -529,6 +464,14 @@ class TestSnapshotsInParts:
         replica.take(parts[3:])
         assert list(state.snapshot()) == pieces
 
+    def test_one_that_breaks_off_is_no_part_of_one_that_is_a_single_part(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica]
+    ) -> None:
+        replica, state = self.behind(log, author, make)
+        replica.take(parts_of(author, pieces_of())[:4])
+        assert replica.take([snapshot_of(author, [["pushed", ["whole"]]])]) == [Verdict.RESTORE]
+        assert (replica.node_state.view.in_sync, replica.known.passed_by, state.pushed) == (True, None, ["whole"])
+
     def test_one_that_a_new_term_ends_is_dropped(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
     ) -> None:
@@ -646,6 +589,23 @@ class TestSnapshotsInParts:
         replica.take(parts)
         eventually(lambda: state.drawn and state.drawn[0] > len(pieces) / 2, "half of the pieces")
         assert state.pushed == ["old"]
+        assert replica.take([last]) == [Verdict.RESTORE]
+        assert list(state.snapshot()) == pieces
+
+    def test_what_it_builds_so_it_has_on_its_disk_where_there_is_no_room_for_it(
+        self, log: MemoryLog, author: Author, make: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(restore, "HELD_BODIES_MAX", 1)
+        state = Watched()
+        replica = make(state=state)
+        replica.take(all_of(log))
+        pieces = pieces_of()
+        *parts, last = parts_of(author, pieces, replaces=True)
+        state.gate.clear()
+        for part in parts:
+            assert replica.take([part]) == [Verdict.SKIP]
+        state.gate.set()
+        eventually(lambda: state.drawn and state.drawn[0] > len(pieces) / 2, "half of the pieces")
         assert replica.take([last]) == [Verdict.RESTORE]
         assert list(state.snapshot()) == pieces
 

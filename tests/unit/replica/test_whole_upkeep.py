@@ -19,7 +19,7 @@ from replicator.ops.log_check import Violation
 from replicator.protocol.group import Code, Reply
 from replicator.storage import forks
 from replicator.testing import MemoryLog
-from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventually
+from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventually, in_step
 from tests.support.opaque import KIB, Kept, Text, has, noise, pieces
 
 
@@ -97,6 +97,19 @@ def test_a_patch_of_several_records_is_one_change(group: Group) -> None:
     assert a.publish().what == "patch"
     assert len(records(log)) == 3 + 3
     has(again, a._setup.state.pieces)
+
+
+def test_a_standby_saves_first_whatever_it_reads_for_its_state_outlives_the_process(group: Group) -> None:
+    a = group.primary("a", state=Text([b"text"]))
+    b = group.node("b", state=Text())
+    a.publish()
+    in_step(a, b)
+    b._running.replica.saved.flush = lambda: None  # type: ignore[method-assign]
+    a._running.primary.commits.mark()
+    in_step(a, b)
+    saved = b._running.checkpoint.load()
+    assert saved is not None
+    assert saved.view.position == b.position
 
 
 def _down(log: FaultyLog) -> Reply:
@@ -310,7 +323,7 @@ def test_what_a_node_published_and_had_not_saved_does_not_set_its_state_back(gro
     make = Kept if kept else Text
     a = group.primary("a", state=make(pieces(100 * KIB)))
     a._running.replica.flush()
-    a._running.replica.saved.save = lambda steps: None  # type: ignore[method-assign]
+    a._running.replica.saved.save = lambda steps, *, synced=True: None  # type: ignore[method-assign]
     a.publish()
     a._setup.state.pieces[0] = b"changed"
     assert a.publish().what == "patch"

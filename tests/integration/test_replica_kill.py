@@ -1,0 +1,146 @@
+"""G2, G7, G9: a node applies first and saves a moment later; killed at any instant, it comes back at a place of its
+history, with exactly the state there, in no older term than it had shown, and its forks have what it had applied.
+
+A child feeds a history into a `Replica`, beside a thread that flushes it, and is killed, by this process at a random
+instant or by itself at a chosen event; the next child goes on in the same directory, as the kill left it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import time
+from itertools import count
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicator.format.ids import Position
+from replicator.protocol.fold import View
+from replicator.storage.checkpoint import Checkpoint
+from replicator.storage.stored import Stored
+from tests.support.checkpoint_child import GROUP, NODE, Plan, history, state_of
+from tests.support.replica_child import follow
+
+#: Children come from a server that has everything imported: a start costs milliseconds.
+_CHILDREN = multiprocessing.get_context("forkserver")
+_CHILDREN.set_forkserver_preload([__name__])
+
+
+def child(plan: Plan, pipe: Connection) -> None:
+    follow(plan, pipe.send)
+
+
+class Killer:
+    """One directory and one history after the other. Counts kills, those that took something that had been shown, and
+    forks."""
+
+    def __init__(self, root: Path, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.kills = self.forgotten = self.forks = 0
+        self._root = root
+        self._seeds = count(seed)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.seed = next(self._seeds)
+        self.data_dir = self._root / f"history-{self.seed}"
+        self.epoch = self.saved = self.term = 0
+        self.shown: View | None = None
+        self.forked: list[Position] = []
+
+    def run(self, kill_at: str, kill_after: int, *, delay_s: float = 0.0) -> None:
+        """Start a child, let it be killed, check what it left. A child that reached the end makes way for the next."""
+        plan = Plan(self.data_dir, self.seed, self.epoch, self.random.getrandbits(32), kill_at, kill_after)
+        mine, its = _CHILDREN.Pipe(duplex=False)
+        process = _CHILDREN.Process(target=child, args=(plan, its))
+        process.start()
+        its.close()
+        if not kill_at:
+            mine.poll(5)
+            time.sleep(delay_s)
+            process.kill()
+        ended = self._hear(mine)
+        process.join()
+        assert process.exitcode == -9 or ended
+        self.kills += process.exitcode == -9
+        self._check()
+        if ended:
+            self._begin()
+
+    def _hear(self, pipe: Connection) -> bool:
+        while True:
+            try:
+                kind, value = pipe.recv()
+            except EOFError:
+                return False
+            if kind == "end":
+                return True
+            self._note(kind, value)
+
+    def _note(self, kind: str, value: Any) -> None:
+        match kind:
+            case "epoch":
+                self.epoch = value
+            case "shown":
+                self.shown, state = value
+                self.term = max(self.term, self.shown.term)
+                # What its readers saw is right, whatever becomes of it.
+                assert state == history(self.seed).states[self.shown.position.chain]
+            case "saved":
+                self.saved = value
+            case "fork":
+                self.forked.append(value)
+
+    def _check(self) -> None:
+        copy = self._root / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        if self.data_dir.exists():
+            shutil.copytree(self.data_dir, copy)
+        with Checkpoint(copy, GROUP, node=NODE) as stored:
+            assert stored.set_aside is None
+            loaded = stored.load()
+            view = loaded.view if loaded else View()
+            assert stored._saved.save >= self.saved
+            self.saved = stored._saved.save
+            assert view.term >= self.term
+            assert state_of(stored) == history(self.seed).states[view.position.chain]
+            assert all(change.id <= view.position.id for change in stored.changes())
+        self.forgotten += self.shown is not None and self.shown.position != view.position
+        self.shown = None
+        for fork in (self.data_dir / "forks").glob("[0-9]*.sqlite"):
+            with Stored(fork) as kept:
+                assert kept.view.position in self.forked, "it has all that its node had applied"
+            fork.unlink()
+            self.forks += 1
+
+
+@pytest.fixture
+def killer(tmp_path: Path) -> Killer:
+    return Killer(tmp_path, seed=1)
+
+
+def test_a_node_killed_at_random_instants_forgets_no_term_and_comes_back_at_a_place_of_its_history(
+    killer: Killer,
+) -> None:
+    # given a child that applies as fast as it can, and saves beside that
+    # when it is killed within 30 ms of its start, 60 times, and until it had forgotten something and kept forks
+    while killer.kills < 60 or not killer.forgotten or not killer.forks:
+        killer.run("", 0, delay_s=killer.random.uniform(0, 0.03))
+    # then each check of what it left has passed
+    assert killer.kills >= 60
+
+
+@pytest.mark.parametrize(
+    ("event", "most"), [("before commit", 8), ("after commit", 8), ("statement", 60), ("file", 24)]
+)
+def test_a_node_killed_around_a_save_does_so_too(killer: Killer, event: str, most: int) -> None:
+    # given a child that kills itself at an event of one kind
+    # when that is done 25 times, at one of the first events after its start each time
+    while killer.kills < 25:
+        killer.run(event, killer.random.randrange(most))
+    # then each check has passed
+    assert killer.kills == 25
