@@ -68,7 +68,7 @@ class Acks:
     def _is_over(self, waiter: Waiter) -> bool:
         """Whether its wait is over; if so, it is settled. The caller has the lock."""
         if self._replica.node_state.view.term != waiter.id.term:
-            waiter.settle(self._not_acknowledged(waiter))
+            waiter.settle(NotAcknowledged(id=waiter.id, problem=ENDED))
         elif self._nodes_with(waiter.id) >= waiter.level.others and self._replica.synced_upto >= waiter.id:
             # Checked last: once this node has reported in another run, others may lead there without this change.
             vouches = self._replica.node_state.vouches(waiter.id.term)

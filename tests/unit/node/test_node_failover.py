@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,9 +121,16 @@ class TestAutomaticFailover:
         monkeypatch.setattr(
             b._running.ha_loop.candidate, "claim", lambda *args, **options: claimed.set()
         )  # it dies there
+        candidate = c._running.ha_loop.candidate
+        claim = candidate.claim
+
+        def after_b(*args: Any, **options: Any) -> Any:
+            assert claimed.wait(PATIENCE_S), "the turn of b, which is the first"
+            return claim(*args, **options)
+
+        monkeypatch.setattr(candidate, "claim", after_b)
         group.end_lease()
         c.wait(role="primary", timeout_s=PATIENCE_S)
-        eventually(claimed.is_set, "the turn of b, which was the first")
 
     def test_one_that_lags_reads_everything_before_it_leads(self, group: Group) -> None:
         """G4."""

@@ -125,9 +125,9 @@ def test_the_records_that_follow_do_not_try_it_again_and_again(group: Group) -> 
     b = group.node("b", state=Refusing())
     a.publish()
     has(b, a._setup.state.pieces)
+    b._running.ha_loop._state_writer._next_at = time.monotonic() + 3600
     b._setup.state.refusal = FULL
     b._running.replica.applied.unwritten = FULL
-    b._running.ha_loop._state_writer._next_at = time.monotonic() + 3600
     before = b._setup.state.attempts
     for at in range(10):
         a._setup.state.pieces[0] = b"text %d" % at
