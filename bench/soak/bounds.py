@@ -10,7 +10,7 @@ __all__ = ["Weights", "bound_of"]
 
 MIB = 1024 * 1024
 
-#: A snapshot is due once the changes outweigh the one before, and this (`protocol/snapshot_policy.py`).
+#: A snapshot is due once the changes outweigh the one before, and this (`protocol/snapshot_due.py`).
 CHANGES_BYTES_MIN = MIB
 
 #: What Redis and SQLite have around what is written.

@@ -14,7 +14,7 @@ import click
 import orjson
 
 from replicator.errors import ConfigError
-from replicator.format.weight import SNAPSHOT_BYTES_MAX
+from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.log.redis_log import RedisLog
 from replicator.runtime import checks
 

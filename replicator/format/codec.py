@@ -24,7 +24,7 @@ import xxhash
 
 from replicator.errors import ChangeTooLarge, CorruptRecord, NotJSON, SnapshotRefused
 
-from .weight import SNAPSHOT_BYTES_MAX, Weight
+from .unpacked_size import SNAPSHOT_BYTES_MAX, Weight
 
 if sys.version_info >= (3, 14):
     from compression import zstd

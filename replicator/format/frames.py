@@ -14,7 +14,7 @@ import orjson
 from replicator.errors import CorruptRecord, NotJSON, SnapshotRefused
 
 from .codec import MIXED, PIECE_BYTES_MAX, check_weight, frame_of, split_raw
-from .weight import SNAPSHOT_BYTES_MAX, Weight
+from .unpacked_size import SNAPSHOT_BYTES_MAX, Weight
 
 __all__ = ["frames_of", "joined", "pieces_of"]
 

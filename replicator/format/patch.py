@@ -38,7 +38,7 @@ from replicator.errors import CorruptRecord, SnapshotRefused
 
 from .ids import Writer
 from .records import BODY_BYTES_MAX, ChangeRecord
-from .weight import SNAPSHOT_BYTES_MAX
+from .unpacked_size import SNAPSHOT_BYTES_MAX
 
 if sys.version_info >= (3, 14):
     from compression import zstd

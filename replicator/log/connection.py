@@ -27,12 +27,12 @@ import redis
 from replicator.errors import LogUnavailable, OutcomeUnknown
 from replicator.log.urls import Address, shown
 from replicator.log.wire import Limit, Wire
-from replicator.runtime.aside import Aside
+from replicator.runtime.hanging_calls import Aside
 from replicator.runtime.process import Owner, let_go_in_child
 from replicator.runtime.sharing import FairLock
 
-from .advice import advice, is_elsewhere
 from .finders import ANSWER_S, SOURCE_WAIT_S, Finder, Opened
+from .redis_errors import advice, is_elsewhere
 
 __all__ = [
     "Asking",

@@ -10,8 +10,8 @@ one. How it knows depends on the kind of URL: `_Server` has one address; `_Senti
   threads of their own, and each step has a timeout of the caller's, whatever timeouts the URL has.
 - redis-py makes the connections, with retries off and the protocol fixed, and hands them over to a `Wire`. Its clients
   are not used, except that `client_for` gives one to libraries such as RQ.
-- An error says what to do (`advice.py`). Neither side of a connection says that the other one speaks TLS: `_tls_hint`
-  guesses from how it failed.
+- An error says what to do (`redis_errors.py`). Neither side of a connection says that the other one speaks TLS:
+  `_tls_hint` guesses from how it failed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from replicator.log.master_discovery import Answer, MasterDiscovery
 from replicator.log.urls import Address, Place, place_of, shown, wrong
 from replicator.log.wire import RedisWire, Wire
 
-from .advice import NoMaster, advice, text_of
+from .redis_errors import NoMaster, advice, text_of
 
 __all__ = [
     "ANSWER_S",

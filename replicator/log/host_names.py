@@ -1,8 +1,8 @@
 """Resolving host names with `getaddrinfo`, which has no timeout when a name server is silent.
 
-Names are resolved in other threads (`runtime/aside.py`), and a caller for whom an address is known does not wait long
-for another one: while the name server is silent or in trouble, the known addresses are used. The address that answered
-last is tried first.
+Names are resolved in other threads (`runtime/hanging_calls.py`), and a caller for whom an address is known does not
+wait long for another one: while the name server is silent or in trouble, the known addresses are used. The address that
+answered last is tried first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import time
 from functools import partial
 
-from ..runtime.aside import Aside
+from ..runtime.hanging_calls import Aside
 
 __all__ = ["Names"]
 

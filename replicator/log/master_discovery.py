@@ -1,7 +1,7 @@
 """Finds out where the master is. The *sources* are sentinels, or the nodes of a cluster; they may hang, and disagree.
 
-- All are asked at once, each in its own thread (`runtime/aside.py`). One that hangs costs time only once: a source that
-  did not answer the last time is asked again, but not waited for until it has answered.
+- All are asked at once, each in its own thread (`runtime/hanging_calls.py`). One that hangs costs time only once: a
+  source that did not answer the last time is asked again, but not waited for until it has answered.
 - The newest *epoch* that any source names counts, not the first answer. Some learn later than others that a master was
   replaced, and one that is cut off with the old master never does. A newer epoch that was heard of is not forgotten
   while no more than half of the sources can be heard.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
-from ..runtime.aside import Aside
+from ..runtime.hanging_calls import Aside
 
 __all__ = ["Answer", "MasterDiscovery"]
 

@@ -1,4 +1,4 @@
-"""The log in Redis: its keys and its requests. `connection.py` has the connections, `answers.py` reads the answers.
+"""The log in Redis: its keys and its requests. `connection.py` has the connections, `replies.py` reads the answers.
 
 Every change of the log is one script of `lua/`, which checks all it has to check before its first write. The run of
 Redis that an append carries is the one that its own connection learnt when it was made.
@@ -21,10 +21,10 @@ from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.format.ids import RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends
-from replicator.log.advice import advice, is_forbidden
 from replicator.log.connection import Asking, Link, follow, shown
 from replicator.log.finders import client_for, finder_for, user_of
 from replicator.log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize, ReadRequest
+from replicator.log.redis_errors import advice, is_forbidden
 from replicator.log.wire import Limit
 from replicator.protocol.group import Claim, GroupView, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
@@ -32,7 +32,7 @@ from replicator.runtime import checks
 from replicator.runtime.process import Owner
 from replicator.runtime.sharing import Flights
 
-from .answers import (
+from .replies import (
     FSYNCED_NEEDS,
     NOT_KNOWN,
     Foreign,

@@ -18,7 +18,7 @@ from ..protocol.heartbeat import Heartbeat
 from ..protocol.node_state import NodeState
 from ..protocol.takeover_reason import reason_to_go_on, reason_to_take_over
 from ..replica.replica import Replica
-from ..runtime.telling import Telling
+from ..runtime.log_once import LogOnce
 from .ha_policy import HaPolicy
 from .lease import Lease
 from .lease_keeper import LeaseKeeper
@@ -57,7 +57,7 @@ class Candidate:
         self._lease = lease
         self._observer = observer
         self._lease_keeper = lease_keeper
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
 
     @property
     def _name(self) -> str:
@@ -87,7 +87,7 @@ class Candidate:
             return
         view = self._replica.node_state.view
         what = f"founding the log of group {self._log.group} anew from {view.position.id}"
-        self._telling.tell("found", logging.WARNING, what)
+        self._log_once.tell("found", logging.WARNING, what)
         self.claim("the log was lost", look, new_log_id=view.log_id)
 
     def claim(self, reason: str, look: GroupView, *, unleased: bool = False, new_log_id: str = "") -> None:
@@ -98,11 +98,11 @@ class Candidate:
             return
         self._vacant_since = self.claim_at = None
         if reply.code is Code.OK:
-            self._telling.over("claim")
-            self._telling.over("found")
+            self._log_once.over("claim")
+            self._log_once.over("found")
         else:
             what = f"did not get the term ({reply.code.value}): {reply.node} holds term {reply.term}"
-            self._telling.tell("claim", logging.INFO, what)
+            self._log_once.tell("claim", logging.INFO, what)
 
     def take_term(self, reason: str, look: GroupView, *, until: float, guarded: bool = False) -> Reply:
         """Take it because the application says so. OK, too, if this node has just taken it unasked."""

@@ -18,7 +18,7 @@ from ..errors import LogUnavailable, OutcomeUnknown, ReplicatorError
 from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes
 from ..format.ids import RecordId
 from ..protocol.node_state import NodeState
-from ..runtime.yielding import let_others_run
+from ..runtime.gil import let_others_run
 from .commit_waiters import Sleeper, Waiting, finish
 from .writer import RecordWriter, now_ms
 

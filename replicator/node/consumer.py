@@ -16,8 +16,8 @@ from ..errors import LogUnavailable, Stalled
 from ..format.records import ChangeRecord, Record
 from ..log.interface import Ack, Batch, GroupRequest, ReadRequest
 from ..protocol.fold import Verdict
+from .components import Components
 from .identity import check_log_is_mine
-from .parts import Parts
 
 __all__ = ["BLOCK_MS", "Learnt", "Reader"]
 
@@ -47,7 +47,7 @@ class Learnt(Enum):
 class Reader:
     """The reader of one node. `stopping`: the node ends."""
 
-    def __init__(self, parts: Parts, *, stopping: threading.Event) -> None:
+    def __init__(self, parts: Components, *, stopping: threading.Event) -> None:
         self._log = parts.log
         self._replica = parts.replica
         self._acks = parts.acks

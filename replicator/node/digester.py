@@ -11,9 +11,9 @@ from ..format.ids import RecordId
 from ..protocol.group import NO_DIGEST
 from ..replica.replica import Replica
 from ..runtime.gc_pause import HeldCollector
-from ..runtime.telling import Telling
-from ..runtime.yielding import Turns
-from .aside import Aside
+from ..runtime.gil import Turns
+from ..runtime.log_once import LogOnce
+from .background_task import Aside
 from .problems import SNAPSHOT, Problems
 
 __all__ = ["Digester"]
@@ -28,7 +28,7 @@ class Digester:
         self._replica = replica
         self._problems = problems
         self._done = done
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
         self._aside = Aside(problems, name=f"{replica.node_state.me.node}-digester")
 
     def keep(self) -> None:
@@ -43,10 +43,10 @@ class Digester:
             with HeldCollector(freezes=False) as collector:
                 digest = digest_of_pieces(Turns().over(collector.drawing(pieces)))
             self._problems.solved(SNAPSHOT)
-            self._telling.over("digest")
+            self._log_once.over("digest")
         except StateError as error:
             # A file that is gone, or that somebody writes to: it is not what the others have.
-            self._telling.tell("digest", logging.ERROR, str(error))
+            self._log_once.tell("digest", logging.ERROR, str(error))
         except ReplicatorError as error:
             self._problems.report(SNAPSHOT, error)
         self._done(at, digest)

@@ -16,9 +16,9 @@ from ..format.ids import RecordId
 from ..log.interface import Batch, ReadRequest
 from ..protocol.node_state import NodeState
 from ..runtime.backoff import Backoff
+from .components import Components
 from .consumer import Reader
 from .ha_loop import HaLoop
-from .parts import Parts
 from .scheduler import NodeWork
 
 __all__ = ["SAVE_EVERY_S", "Duties"]
@@ -40,7 +40,7 @@ class Duties:
     """Of one node. `stopping`: the node ends."""
 
     def __init__(
-        self, parts: Parts, ha_loop: HaLoop, reader: Reader, *, beat_every_s: float, stopping: threading.Event
+        self, parts: Components, ha_loop: HaLoop, reader: Reader, *, beat_every_s: float, stopping: threading.Event
     ) -> None:
         #: What ended this node's part in the group, if something did.
         self.failed: ReplicatorError | None = None

@@ -18,7 +18,7 @@ from ..log.interface import Batch, ReadRequest
 from ..log.multiplex import Alarm, read_together
 from ..log.redis_log import Connections
 from ..runtime.backoff import Backoff
-from .tended import Tended
+from .hosted_node import HostedNode
 from .worker_pool import RETRY_S, RETRY_S_MAX
 
 __all__ = ["GroupReader"]
@@ -42,7 +42,7 @@ ASIDE_AT_ONCE = 8
 class GroupReader:
     """Reads the groups of these nodes. `tended`: the host's own, which it changes under `lock`."""
 
-    def __init__(self, connections: Connections, tended: Mapping[int, Tended], lock: threading.Lock) -> None:
+    def __init__(self, connections: Connections, tended: Mapping[int, HostedNode], lock: threading.Lock) -> None:
         self._connections = connections
         self._alarm = Alarm(connections)
         self._tended = tended
@@ -50,9 +50,9 @@ class GroupReader:
         self._joined = threading.Condition(lock)
         self._closed = False
         #: What was read and not taken in yet.
-        self._batches: deque[tuple[Tended, Batch | ReplicatorError, bool]] = deque()
+        self._batches: deque[tuple[HostedNode, Batch | ReplicatorError, bool]] = deque()
         #: Nodes that are not read together with the others.
-        self._aside: deque[Tended] = deque()
+        self._aside: deque[HostedNode] = deque()
         self._asides_turn = False
         #: When all may be read again, and whether a read waits now.
         self._read_again_at = 0.0
@@ -60,7 +60,7 @@ class GroupReader:
         self._reading = threading.Lock()
         self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
 
-    def add(self, tended: Tended) -> None:
+    def add(self, tended: HostedNode) -> None:
         """Read a node that joins, aside at first. Under the lock; `interrupt` has to follow, without it."""
         self._aside.append(tended)
         self._joined.notify_all()
@@ -95,7 +95,7 @@ class GroupReader:
         finally:
             self._waits = False
 
-    def _next_read(self) -> tuple[list[Tended], int, float]:
+    def _next_read(self) -> tuple[list[HostedNode], int, float]:
         """Whom to read, how much of each, and how long to wait for it: those aside and all others in turns."""
         with self._lock:
             while not self._closed:
@@ -118,9 +118,9 @@ class GroupReader:
                     self._joined.wait(block_s)
         return [], 0, 0.0
 
-    def _due_aside(self, now: float) -> list[Tended]:
+    def _due_aside(self, now: float) -> list[HostedNode]:
         """The first few of those aside whose time it is, taken out. The caller has the lock."""
-        due: list[Tended] = []
+        due: list[HostedNode] = []
         for _ in range(len(self._aside)):
             tended = self._aside.popleft()
             if tended.gone or tended.node_work.ended():
@@ -131,9 +131,9 @@ class GroupReader:
                 self._aside.append(tended)
         return due
 
-    def _fetch(self, nodes: Sequence[Tended], *, most: int, block_s: float) -> None:
+    def _fetch(self, nodes: Sequence[HostedNode], *, most: int, block_s: float) -> None:
         """Read what these want, at most so many records of each, and queue what came of it."""
-        reads: list[tuple[Tended, ReadRequest]] = []
+        reads: list[tuple[HostedNode, ReadRequest]] = []
         for tended in nodes:
             wants = tended.node_work.wants()
             if wants is None:  # it could not find out, and said so
@@ -151,7 +151,7 @@ class GroupReader:
         else:
             self._backoff.succeeded()
 
-    def _sort(self, tended: Tended, batch: Batch | ReplicatorError, most: int) -> None:
+    def _sort(self, tended: HostedNode, batch: Batch | ReplicatorError, most: int) -> None:
         if isinstance(batch, Batch) and batch.is_empty and not tended.troubled:
             tended.together = True
             return
@@ -159,7 +159,7 @@ class GroupReader:
         tended.together = False  # until it has taken this in
         self._batches.append((tended, batch, full))
 
-    def _hand(self, tended: Tended, batch: Batch | ReplicatorError, full: bool) -> None:
+    def _hand(self, tended: HostedNode, batch: Batch | ReplicatorError, full: bool) -> None:
         pause_s = RETRY_S_MAX
         try:
             pause_s = tended.node_work.received(batch)
@@ -168,7 +168,7 @@ class GroupReader:
                 tended.end("read")
             self._taken_in(tended, pause_s, full=full)
 
-    def _taken_in(self, tended: Tended, pause_s: float, *, full: bool) -> None:
+    def _taken_in(self, tended: HostedNode, pause_s: float, *, full: bool) -> None:
         with self._lock:
             tended.troubled = pause_s > 0
             # If a read waits, another thread reads, and without this node.
@@ -176,7 +176,7 @@ class GroupReader:
         if not tended.together:
             self._put_aside(tended, pause_s)
 
-    def _put_aside(self, tended: Tended, pause_s: float) -> None:
+    def _put_aside(self, tended: HostedNode, pause_s: float) -> None:
         tended.together = False
         tended.troubled = pause_s > 0
         tended.reads_again_at = time.monotonic() + pause_s

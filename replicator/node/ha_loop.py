@@ -16,8 +16,9 @@ from ..errors import LogLost, ReplicatorError
 from ..format.ids import RecordId
 from ..log.interface import Ack, GroupRequest
 from ..protocol.group import GroupView
-from ..runtime.telling import Telling
+from ..runtime.log_once import LogOnce
 from .candidate import Candidate
+from .components import Components
 from .consumer import Learnt
 from .digester import Digester
 from .ha_policy import HaPolicy
@@ -25,7 +26,6 @@ from .handover import Handover
 from .identity import Name, check_log_is_mine
 from .lease_keeper import LeaseKeeper
 from .observer import Observer
-from .parts import Parts
 from .reporter import Reporter
 from .snapshot_publisher import SnapshotPublisher
 from .state_writer import StateWriter
@@ -48,7 +48,7 @@ class HaLoop:
     """Of one node. `wake`: have `keep` called soon."""
 
     def __init__(
-        self, parts: Parts, policy: HaPolicy, own_name: Name, handover: Handover, *, wake: Callable[[], None]
+        self, parts: Components, policy: HaPolicy, own_name: Name, handover: Handover, *, wake: Callable[[], None]
     ) -> None:
         log, replica, problems = parts.log, parts.replica, parts.problems
         self.wake = wake
@@ -66,7 +66,7 @@ class HaLoop:
         self._handover = handover
         self._digester = Digester(replica, problems, done=self._digested)
         self._state_writer = StateWriter(replica, problems, name=self._name)
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
         #: When it asked for a snapshot.
         self._asked_at = float("-inf")
 
@@ -187,7 +187,7 @@ class HaLoop:
         if node_state.needs_what_is_gone(look):
             self._ask_for_snapshot()
         else:
-            self._telling.over("gone")
+            self._log_once.over("gone")
         if not self.candidate.claims(node_state, look, self.reporter.heartbeat):
             self.publisher.keep(node_state, look)
 
@@ -196,7 +196,7 @@ class HaLoop:
         if now - self._asked_at > ASK_AGAIN_AFTER_BEATS * self._policy.beat_every_s:
             self._asked_at = now
             what = "nothing of the log is left to be read: asking for a snapshot"
-            self._telling.tell("gone", logging.WARNING, what)
+            self._log_once.tell("gone", logging.WARNING, what)
             self._log.request("snapshot", by=self._name)
 
     def _pause_s(self, started: float) -> float:

@@ -46,11 +46,11 @@ from ..runtime.process import Owner
 from ..runtime.threads import started
 from .duties import SAVE_EVERY_S
 from .group_reader import GroupReader
+from .hosted_node import HostedNode, Plan
 from .lease import LEASE_S, answer_within_s
 from .node import Node, StateT
 from .options import NodeKeywords
 from .scheduler import NodeWork
-from .tended import Plan, Tended
 from .worker_pool import RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
 
 __all__ = [
@@ -93,7 +93,7 @@ class Host:
         self._connections += [Connections(redis, key=b"", name="host", read=first.read) for _ in range(ha_loops - 1)]
         #: Those that run are kept by their duties.
         self._nodes: weakref.WeakSet[Node] = weakref.WeakSet()
-        self._tended: dict[int, Tended] = {}
+        self._tended: dict[int, HostedNode] = {}
         self._closing = self._closed = False
         self._lock = threading.Lock()
         self._done = threading.Condition(self._lock)
@@ -101,7 +101,7 @@ class Host:
         self._holding = Plan("hold", self._lock)
         self._groups = count()
         self._reader = GroupReader(first, self._tended, self._lock)
-        self._unsaved: deque[Tended] = deque()
+        self._unsaved: deque[HostedNode] = deque()
         self._saving = threading.Lock()
         self._commits: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._watching = threading.Event()
@@ -205,7 +205,7 @@ class Host:
     # --- a scheduler -------------------------------------------------------------------------------------------------
 
     def start(self, node_work: NodeWork) -> None:
-        tended = Tended(node_work, self._done)
+        tended = HostedNode(node_work, self._done)
         with self._lock:
             self._tended[id(node_work)] = tended
             for plan in (self._keeping, self._holding):
@@ -249,7 +249,7 @@ class Host:
                     return partial(self._do_due, plan, tended)
         return None
 
-    def _do_due(self, plan: Plan, tended: Tended) -> None:
+    def _do_due(self, plan: Plan, tended: HostedNode) -> None:
         pause_s = RETRY_S_MAX
         try:
             pause_s = tended.node_work.keep() if plan is self._keeping else tended.node_work.hold()
@@ -279,7 +279,7 @@ class Host:
                     self._unsaved.extend(self._tended.values())
         return None
 
-    def _save(self, tended: Tended) -> None:
+    def _save(self, tended: HostedNode) -> None:
         try:
             tended.node_work.save()
         finally:

@@ -4,8 +4,8 @@ A recent heartbeat of this name may be from three: the boot before, which was ki
 elsewhere, that was given the same name; or the process of whose data directory this one's is a copy. In the second case
 and in the third this node must not start. A copy knows the boot of the original as its own previous one, so that proves
 nothing. What does is where that boot ran: the lock of a data directory is held for as long as a node runs there, and
-records the boot and where the lock was then (`storage/place.py`). A node that holds the very same lock knows that this
-boot has ended, and starts at once. Any other node waits to see whether the other one sends a heartbeat again.
+records the boot and where the lock was then (`storage/file_identity.py`). A node that holds the very same lock knows
+that this boot has ended, and starts at once. Any other node waits to see whether the other one sends a heartbeat again.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ..protocol import election
 from ..protocol.group import Claim, Code, GroupView, Reply
 from ..protocol.node_state import NodeState
 from ..replica.replica import Replica
-from ..runtime.telling import Telling
+from ..runtime.log_once import LogOnce
 from .lease import Lease
 from .observer import Observer
 from .problems import CannotLead, Problems
@@ -43,7 +43,7 @@ class LeaseKeeper:
         self._lease = lease
         self._problems = problems
         self._observer = observer
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
         #: Where this node was, and when, as it last got on with what it does as holder of the term.
         self._got_on: tuple[Position, float] | None = None
         #: Held while this node takes or renews its lease, or ends its part: after the end it has none.
@@ -101,7 +101,7 @@ class LeaseKeeper:
         reply = self._log.renew(node_state.me, node_state.view.term, self._lease.length_ms)
         if reply.code is Code.OK:
             self._lease.renewed(asked_at)
-            self._telling.over("lease")
+            self._log_once.over("lease")
             with self._replica.known.moved:
                 self._replica.known.moved.notify_all()
             return
@@ -109,7 +109,7 @@ class LeaseKeeper:
         if self._is_over(node_state, reply):
             self._replica.known.refused(reply)
             what = f"the lease was refused ({reply.code.value}): {reply.node} holds term {reply.term}"
-            self._telling.tell("lease", logging.WARNING, what)
+            self._log_once.tell("lease", logging.WARNING, what)
 
     def _see_who_replaced_it(self, node_state: NodeState) -> None:
         """A holder that does not renew is refused by nobody, and reads nothing: it has to see that its term is over."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TypedDict, cast
 
 from ..format.ids import TERM_MAX
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..protocol import election
 from ..runtime import checks
@@ -75,7 +75,7 @@ class NodeOptions:
     `applied:N` (`protocol/missing_nodes.py`); `"always"`: whoever is missing. `beat_every_s`: how often it reports, if
     not once a second or a third of the lease, whichever is shorter; after three times that without a report others
     take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked, its bytes and what JSON makes
-    of them (`format/weight.py`); the same on all nodes.
+    of them (`format/unpacked_size.py`); the same on all nodes.
 
     Raises `ConfigError`.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 
 from ..errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ProgramError, ReplicatorError, StateInUse
-from ..runtime.telling import Telling
+from ..runtime.log_once import LogOnce
 
 __all__ = ["SNAPSHOT", "THREADS", "CannotLead", "Problems"]
 
@@ -34,7 +34,7 @@ class Problems:
 
     def __init__(self) -> None:
         self._known: dict[str, ReplicatorError] = {}
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
         #: Whether nothing is logged any more, because the node stops.
         self.quiet = False
 
@@ -47,18 +47,18 @@ class Problems:
             return
         if isinstance(problem, LogUnavailable):
             # Several threads find that Redis is away, in many words; it is news only once.
-            self._telling.tell(REDIS, logging.ERROR, str(problem), kind=REDIS if _is_over(problem) else "")
+            self._log_once.tell(REDIS, logging.ERROR, str(problem), kind=REDIS if _is_over(problem) else "")
         else:
-            self._telling.tell(name, logging.ERROR, str(problem))
+            self._log_once.tell(name, logging.ERROR, str(problem))
 
     def solved(self, name: str) -> None:
         """The part `name` has no problem any more. Redis is back once no part misses it."""
         self._known.pop(name, None)
         if self.quiet:
             return
-        self._telling.over(name)
+        self._log_once.over(name)
         if not any(isinstance(problem, LogUnavailable) for problem in list(self._known.values())):
-            self._telling.over(REDIS)
+            self._log_once.over(REDIS)
 
     def get(self, name: str) -> ReplicatorError | None:
         return self._known.get(name)

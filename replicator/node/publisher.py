@@ -17,11 +17,11 @@ from ..format.patch import CODEC, cut
 from ..format.records import PartRecord
 from ..format.snapshot_parts import Cutter
 from ..protocol.node_state import NodeState, Snapshot
-from ..protocol.snapshot_policy import NEVER, snapshot_is_due
+from ..protocol.snapshot_due import NEVER, snapshot_is_due
 from ..replica.replica import Replica
 from ..runtime.backoff import Backoff
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from ..runtime.telling import Telling
+from ..runtime.log_once import LogOnce
 from ..storage.payload import Made, Published, Whole
 from .commit_queue import CommitQueue
 from .writer import RESEND_S, RESEND_S_MAX, RecordWriter, SnapshotBroken, now_ms
@@ -42,7 +42,7 @@ class Publisher:
         self._replica = replica
         self._commits = commits
         self._publishing = threading.Lock()
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
         #: The newest snapshot that this boot published: how long that took, and when it was over (`time.monotonic`).
         self._published_in_s = 0.0
         self._published_at = -NEVER
@@ -67,9 +67,9 @@ class Publisher:
                     collector.hold()
                 backoff = Backoff(RESEND_S, RESEND_S_MAX)
                 while not self._publish_once(collector, until):
-                    self._telling.tell("snapshot", logging.WARNING, "the snapshot was interrupted; it begins anew")
+                    self._log_once.tell("snapshot", logging.WARNING, "the snapshot was interrupted; it begins anew")
                     time.sleep(max(0.0, min(backoff.failed(), until - time.monotonic())))
-                self._telling.over("snapshot")
+                self._log_once.over("snapshot")
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
             self._writer.sweep()
@@ -86,7 +86,7 @@ class Publisher:
 
     @property
     def snapshot_is_due(self) -> bool:
-        """Whether the log needs another one (`protocol/snapshot_policy.py`), by what is on this node's disk."""
+        """Whether the log needs another one (`protocol/snapshot_due.py`), by what is on this node's disk."""
         replica = self._replica
         return snapshot_is_due(
             replica.saved.changes_bytes,

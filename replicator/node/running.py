@@ -15,14 +15,15 @@ from pathlib import Path
 from ..errors import LogUnavailable
 from ..format.ids import Writer
 from ..log.interface import Log
-from ..replica.change_upkeep import ChangeUpkeep
+from ..replica.change_updater import ChangeUpdater
 from ..replica.replica import Replica
-from ..replica.whole_upkeep import WholeUpkeep
+from ..replica.whole_updater import WholeUpdater
 from ..state import ReplicatedState, State
-from ..state.kind import kind_of
+from ..state.class_name import kind_of
 from ..storage.checkpoint import Checkpoint
 from .acks import Acks
 from .async_writer import AsyncWriter
+from .components import Components
 from .consumer import Reader
 from .duties import Duties
 from .ha_loop import HaLoop
@@ -30,7 +31,6 @@ from .handover import Handover
 from .identity import Name
 from .lease import Lease
 from .options import NodeOptions
-from .parts import Parts
 from .primary import Primary
 from .problems import Problems
 from .scheduler import Scheduler
@@ -68,7 +68,7 @@ class RunningNode:
         self.primary = Primary(log, self.replica, lease, patience_s=lease.length_s)
         self.async_writer = AsyncWriter(self.primary.commits, name=setup.name, soon=setup.scheduler.soon)
         self.acks = Acks(log, self.replica, lease)
-        parts = Parts(
+        parts = Components(
             log=log,
             replica=self.replica,
             primary=self.primary,
@@ -139,5 +139,5 @@ def joined(setup: NodeSetup) -> RunningNode:
 
 
 def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
-    upkeep = ChangeUpkeep if isinstance(state, State) else WholeUpkeep
-    return Replica(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max, upkeep=upkeep)
+    updater = ChangeUpdater if isinstance(state, State) else WholeUpdater
+    return Replica(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max, updater=updater)

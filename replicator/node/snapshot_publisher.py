@@ -23,12 +23,12 @@ from ..errors import (
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.node_state import NodeState
-from ..protocol.snapshot_need import Need
+from ..protocol.snapshot_on_demand import Need
 from ..runtime.backoff import Backoff
-from ..runtime.telling import Telling
-from .aside import Aside
+from ..runtime.log_once import LogOnce
+from .background_task import Aside
+from .components import Components
 from .lease_keeper import LeaseKeeper
-from .parts import Parts
 from .problems import SNAPSHOT
 
 __all__ = ["SnapshotPublisher"]
@@ -46,7 +46,7 @@ class SnapshotPublisher:
     """Of one node. `beat_every_s`: a rebase that failed is tried again with the next beat."""
 
     def __init__(
-        self, parts: Parts, lease_keeper: LeaseKeeper, *, beat_every_s: float, wake: Callable[[], None]
+        self, parts: Components, lease_keeper: LeaseKeeper, *, beat_every_s: float, wake: Callable[[], None]
     ) -> None:
         #: Who asked for a snapshot that has not begun yet.
         self.asked_by = ""
@@ -57,7 +57,7 @@ class SnapshotPublisher:
         self._beat_every_s = beat_every_s
         self._wake = wake
         self._need = Need()
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
         self._aside = Aside(parts.problems, name=f"{self._name}-publisher")
         self._publishing = Backoff(PUBLISH_AGAIN_S, PUBLISH_AGAIN_S_MAX)
         self._drawing = Backoff(DRAW_AGAIN_S, DRAW_AGAIN_S_MAX)
@@ -116,7 +116,7 @@ class SnapshotPublisher:
             self._drawing.succeeded()
             self._again_s = 0.0
             self._lease_keeper.why_not_led = ""
-            self._telling.over("publish")
+            self._log_once.over("publish")
             self._wake()
         except (SnapshotFailed, NotJSON, ChangeTooLarge) as error:
             # The application's doing. The next attempt is likely to end like this one.
@@ -126,4 +126,4 @@ class SnapshotPublisher:
             self._lease_keeper.why_not_led = str(error)
             self._failed_at, self._again_s = time.monotonic(), self._publishing.failed()
             level = logging.WARNING if isinstance(error, LogUnavailable | NotPrimary | Stalled) else logging.ERROR
-            self._telling.tell("publish", level, f"the snapshot was not published: {error}")
+            self._log_once.tell("publish", level, f"the snapshot was not published: {error}")

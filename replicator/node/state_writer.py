@@ -12,7 +12,7 @@ import time
 from ..errors import Stalled, StateError
 from ..replica.replica import Replica
 from ..runtime.backoff import Backoff
-from .aside import Aside
+from .background_task import Aside
 from .problems import Problems
 
 __all__ = ["StateWriter"]

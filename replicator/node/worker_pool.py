@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from ..errors import NoThread
 from ..runtime.backoff import Backoff
-from ..runtime.telling import Telling
+from ..runtime.log_once import LogOnce
 from ..runtime.threads import started
 
 __all__ = [
@@ -52,7 +52,7 @@ class Team:
         self._size = size
         self._lock = threading.Lock()
         self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
         self._threads: set[threading.Thread] = set()
         #: Since when each thread is at something.
         self._since: dict[threading.Thread, float] = {}
@@ -69,9 +69,9 @@ class Team:
             try:
                 while len(self._threads) < self._limit():
                     self._add()
-                self._telling.over("threads")
+                self._log_once.over("threads")
             except NoThread as problem:  # those that are there go on, and the next look tries again
-                self._telling.tell("threads", logging.WARNING, f"nodes wait for one another: {problem}")
+                self._log_once.tell("threads", logging.WARNING, f"nodes wait for one another: {problem}")
 
     def join(self, timeout_s: float) -> None:
         with self._lock:
@@ -99,12 +99,12 @@ class Team:
                 work()
             except BaseException as error:
                 # Of one node, perhaps: the others need this thread.
-                if self._telling.tell(self._name, logging.ERROR, f"a bug in replicator: {error!r}"):
+                if self._log_once.tell(self._name, logging.ERROR, f"a bug in replicator: {error!r}"):
                     logger.exception("it happened here")
                 time.sleep(self._backoff.failed())
             else:
                 self._backoff.succeeded()
-                self._telling.over(self._name)
+                self._log_once.over(self._name)
             finally:
                 self._since.pop(me, None)
         with self._lock:

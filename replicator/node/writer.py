@@ -36,7 +36,7 @@ from ..protocol.write_outcome import Next, PendingWrite, WriteOutcome
 from ..replica.replica import Prepared, Replica
 from ..replica.write_lock import WriteLock
 from ..runtime.backoff import Backoff
-from ..runtime.telling import Telling
+from ..runtime.log_once import LogOnce
 from .commit_waiters import Waiting, finish
 from .lease import Lease
 
@@ -76,7 +76,7 @@ class RecordWriter:
         self._patience_s = patience_s
         #: A record that may be in the log: it is sent again before anything else is.
         self.unresolved: Sent | None = None
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
 
     @property
     def write_lock(self) -> WriteLock:
@@ -236,7 +236,7 @@ class RecordWriter:
                     continue
                 reply, prepared = self._ask(log, sent)
                 if reply.code is Code.OK:  # as nearly always: `answered` and `_settle` come to just this
-                    self._telling.over("write")
+                    self._log_once.over("write")
                     return prepared
                 write = write.answered(reply)
                 continue
@@ -280,13 +280,13 @@ class RecordWriter:
         assert reply is not None
         assert outcome is not None
         if reply.code is Code.OK:
-            self._telling.over("write")
+            self._log_once.over("write")
             return
         self._replica.known.refused(reply)
         if write.next is Next.FOLD:
             return
         kind = f"{outcome.value} ({reply.code.value})"
-        self._telling.tell("write", logging.WARNING, f"{write.record}: {kind}", kind=kind)
+        self._log_once.tell("write", logging.WARNING, f"{write.record}: {kind}", kind=kind)
         raise self._error(outcome, reply, write.record)
 
     def _error(self, outcome: WriteOutcome, reply: Reply, record: Record) -> Exception:

@@ -21,14 +21,14 @@ from ..errors import ChangeRejected, CheckpointError, ConfigError, LogLost, Repl
 from ..format.codec import decode_changes, digest_of_pieces
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId
 from ..format.records import ChangeRecord, PartRecord, Record
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..protocol.group import Head
 from ..state import ReplicatedState, State
+from ..state.class_name import are_alike, kind_of
 from ..state.contract import check_state
-from ..state.kind import are_alike, kind_of
+from ..storage.checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from ..storage.payload import rebuilt_from
-from ..storage.stored import DamagedCheckpoint, Stored
 from ..storage.untrusted_sqlite import check_is_file, head_of
 from .log_check import LogFacts, LogVerifier, Violation, as_violation
 
@@ -77,7 +77,7 @@ class NodeFacts:
 class Compared:
     """Compares a checkpoint with a log: `take` each record of the log in order, then `finish`."""
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: CheckpointReader) -> None:
         self.stored = stored
         self.node = stored.node
         self.position = stored.view.position
@@ -156,7 +156,7 @@ class Compared:
 
 
 @contextlib.contextmanager
-def copied(data_dir: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Stored]:
+def copied(data_dir: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[CheckpointReader]:
     """Open a copy of the checkpoint of a node that may be running; the copy is removed in the end.
 
     The file itself changes only when the write-ahead log is written back, after which that begins anew. A copy made
@@ -173,13 +173,13 @@ def copied(data_dir: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> I
         yield copy
 
 
-def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> Stored:
+def _whole(source: Path, directory: Path, snapshot_bytes_max: int) -> CheckpointReader:
     """Copy until a copy is whole. Damaged is only what is wrong although nothing changed meanwhile."""
     for attempt in range(COPY_ATTEMPTS):
         before = _marks(source)
         place = directory / str(attempt)
         try:
-            return Stored(_copy(source, place), snapshot_bytes_max=snapshot_bytes_max)
+            return CheckpointReader(_copy(source, place), snapshot_bytes_max=snapshot_bytes_max)
         except DamagedCheckpoint as torn:
             shutil.rmtree(place)
             problem = torn.fields["problem"]
@@ -258,7 +258,7 @@ def certify(
     """Check the log as it is now, and the checkpoints in these data directories. Their nodes may be running.
 
     `make_state` makes an empty state of the group's application. `assumed`: it is only a default, so the checkpoints
-    have to confirm it. `snapshot_bytes_max`: the most that an unpacked snapshot may weigh (`format/weight.py`).
+    have to confirm it. `snapshot_bytes_max`: the most that an unpacked snapshot may weigh (`format/unpacked_size.py`).
 
     Raises `Violation` at the first rule that does not hold; `LogLost` if there is no log, `CheckpointError` for a
     checkpoint that cannot be read, `ConfigError` for one of another application or group.
@@ -281,7 +281,7 @@ def certify(
         return Certificate(log=facts, nodes=told, equal_nodes=_equal([node for node, _ in nodes], told))
 
 
-def _check_kind(copy: Stored, kind: str, *, assumed: bool) -> None:
+def _check_kind(copy: CheckpointReader, kind: str, *, assumed: bool) -> None:
     """Check that the state is of the right class: another one might accept the changes, and find nothing wrong."""
     its = copy.note("state")
     if its is None and assumed:
@@ -293,7 +293,7 @@ def _check_kind(copy: Stored, kind: str, *, assumed: bool) -> None:
 
 
 def _walked(
-    log: Log, copies: Sequence[Stored], progress: Progress, snapshot_bytes_max: int
+    log: Log, copies: Sequence[CheckpointReader], progress: Progress, snapshot_bytes_max: int
 ) -> tuple[LogFacts, list[tuple[Compared, str]]]:
     """Read the log up to its head, and compare each checkpoint; begin anew if the log was trimmed under the reader."""
     for _ in range(WALKS_MAX):
@@ -373,7 +373,7 @@ def _told(node: Compared, place: str, data_dir: Path, state: ReplicatedState) ->
     )
 
 
-def _digest(stored: Stored, state: Any) -> str:
+def _digest(stored: CheckpointReader, state: Any) -> str:
     """Rebuild the state that the checkpoint describes; return its digest."""
     try:
         if not isinstance(state, State):

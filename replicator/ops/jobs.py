@@ -17,7 +17,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from ..errors import LogUnavailable, ReplicatorError
-from ..log.advice import advice
+from ..log.redis_errors import advice
 from ..log.redis_log import client_for, shown
 from ..runtime import checks
 

@@ -27,7 +27,7 @@ from ..format.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, era_of
 from ..format.patch import CODEC, Gatherer, PatchHead, placed
 from ..format.records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 from ..format.term_ends import show_ends, with_end
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.group import Head
 
 __all__ = ["RULES", "LogFacts", "LogVerifier", "Violation", "as_violation"]
@@ -95,7 +95,7 @@ class LogFacts:
 class LogVerifier:
     """Verifies a log: `take` each record in order, then `finish`; `close` in any case.
 
-    `snapshot_bytes_max`: the most that an unpacked snapshot may weigh (`format/weight.py`).
+    `snapshot_bytes_max`: the most that an unpacked snapshot may weigh (`format/unpacked_size.py`).
     """
 
     def __init__(self, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:

@@ -24,7 +24,7 @@ Rules for requests:
 Nothing waits on the event loop. What has to wait for the node's lock, or for a position, does so on threads; a read
 that finds the lock free, or a position that is there, needs none. A write is a task of the node (`Node.asubmit`), so
 writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
-replacements of the state have a pool each (`web/pools.py`): none of them fills that of another, and a request
+replacements of the state have a pool each (`web/thread_pools.py`): none of them fills that of another, and a request
 that finds its own one full is answered 503 at once.
 """
 
@@ -46,10 +46,10 @@ from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
 from ..web.health import health_routes
-from ..web.pools import Pools
 from ..web.requests import now, parsed, path_id, query_integer, read_body, sent_ack, sent_tag
 from ..web.routes import Endpoint, by_method, within
-from ..web.served import ServedNode
+from ..web.served_node import ServedNode
+from ..web.thread_pools import Pools
 from .document import (
     Conflict,
     IncompleteDocument,

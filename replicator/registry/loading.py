@@ -7,7 +7,7 @@ from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
 
-from ..runtime.yielding import Turns
+from ..runtime.gil import Turns
 from ..state.release import let_go
 from .document import (
     DOCUMENT_MEMBERS,

@@ -16,11 +16,11 @@ from typing import Any
 from ..errors import CorruptRecord, Stalled, StateError
 from ..format.ids import ZERO_ID
 from ..format.records import PartRecord, Record
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from ..runtime.telling import Telling
+from ..runtime.log_once import LogOnce
 from ..storage.checkpoint import Step
 from .applied_state import AppliedState
 from .node_state_cell import NodeStateCell
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Rebuild:
     """What every restore of a node's state has in common. The caller has the write lock.
 
-    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/weight.py`).
+    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/unpacked_size.py`).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Rebuild:
         self.snapshot_bytes_max = snapshot_bytes_max
         #: The node stops: what is under way is given up.
         self.closed = False
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
 
     def is_closed(self) -> bool:
         return self.closed
@@ -90,7 +90,7 @@ class Rebuild:
         except CorruptRecord as problem:
             self.pass_by(last, before, after, problem)
             return
-        self._telling.over("snapshot")
+        self._log_once.over("snapshot")
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
     def _keep_fork(self, last: PartRecord, before: View, after: NodeState) -> None:
@@ -110,7 +110,7 @@ class Rebuild:
         Out of sync after the record, this node will get a snapshot.
         """
         text = f"{problem}; waiting for another snapshot"
-        self._telling.tell("snapshot", logging.ERROR, text, kind="passed by")
+        self._log_once.tell("snapshot", logging.ERROR, text, kind="passed by")
         view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
         self.save_and_adopt(Step(record, Verdict.NEED_SNAPSHOT, view), after._replace(view=view))
         self.known.passed_by = problem

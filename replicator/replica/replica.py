@@ -1,7 +1,7 @@
 """One node's copy of the group's state: what it knows, what it has, and what of that is on its disk, moved together.
 
 What it knows is a `NodeStateCell`, what it has an `AppliedState`, what is on its disk a `SaveQueue`. How records move
-the state depends on its kind (`Upkeep`). Three locks, and what each one means:
+the state depends on its kind (`StateUpdater`). Three locks, and what each one means:
 
  1. `write_lock`     the right to move the view. A standby holds it while it folds what it read; the primary from before
                      it sends a record until it has folded it. So nothing is ever folded twice, or by a node that just
@@ -31,20 +31,20 @@ from typing import Any, NamedTuple
 from ..errors import CorruptRecord, Stalled, StateError
 from ..format.ids import RecordId, Writer
 from ..format.records import Record, TermRecord
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..protocol.saving import may_be_forgotten
-from ..runtime.telling import Telling
+from ..runtime.log_once import LogOnce
 from ..state import ReplicatedState, State
 from ..storage.checkpoint import Checkpoint, Step
 from ..storage.payload import Whole
 from .applied_state import AppliedState, changes_of
-from .change_upkeep import ChangeUpkeep
+from .change_updater import ChangeUpdater
 from .node_state_cell import NodeStateCell
 from .rebuild import Rebuild
 from .save_queue import SaveQueue
-from .upkeep import Upkeep, Work
+from .state_updater import StateUpdater, Work
 from .write_lock import WriteLock
 
 __all__ = ["Prepared", "Replica"]
@@ -64,8 +64,8 @@ class Replica:
     """A state, the node state that says what it contains, and the checkpoint that keeps both.
 
     `me` has a boot that was drawn for this start. The state is rebuilt from the checkpoint here and now.
-    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/weight.py`). `upkeep`: how the state is
-    kept up with the log.
+    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/unpacked_size.py`). `upkeep`: how the
+    state is kept up with the log.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Replica:
         me: Writer,
         *,
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
-        upkeep: Callable[[Rebuild], Upkeep] = ChangeUpkeep,
+        updater: Callable[[Rebuild], StateUpdater] = ChangeUpdater,
     ) -> None:
         self.write_lock = WriteLock()
         self.known = NodeStateCell(NodeState(me=me, view=View()))
@@ -83,12 +83,12 @@ class Replica:
         self.saved = SaveQueue(checkpoint, boot=me.boot)
         #: Stale records that were ignored since the start.
         self.rejected = 0
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
         self._rebuild = Rebuild(self.known, self.applied, self.saved, snapshot_bytes_max=snapshot_bytes_max)
-        self._upkeep = upkeep(self._rebuild)
+        self._updater = updater(self._rebuild)
         loaded = checkpoint.load()
         if loaded is not None:
-            view = self._upkeep.load(loaded.view)
+            view = self._updater.load(loaded.view)
             self.known.node_state = NodeState(me=me, view=view, previous_boot=loaded.boot)
 
     # --- what it is --------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class Replica:
     @property
     def whole(self) -> Whole | None:
         """What was published of the state, if it is replicated whole."""
-        return self._upkeep.whole
+        return self._updater.whole
 
     @property
     def stalled(self) -> str:
@@ -121,7 +121,7 @@ class Replica:
     @property
     def synced_upto(self) -> RecordId:
         """The newest record that is in the state, and on this node's disk, whatever happens to its machine."""
-        return self._upkeep.counts_upto(min(self.saved.checkpoint.synced_upto, self.node_state.view.position.id))
+        return self._updater.counts_upto(min(self.saved.checkpoint.synced_upto, self.node_state.view.position.id))
 
     # --- what a node reads -------------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Replica:
                     raise CorruptRecord.beyond(record.id, node_state.view.cursor.id)
                 verdict, after = node_state.fold(record)
                 step = Step(record, verdict, after.view)
-                self._upkeep.follow_snapshot(after.view.snapshot)
+                self._updater.follow_snapshot(after.view.snapshot)
                 self._tell(step, node_state.view)
                 verdicts.append(verdict)
                 alone = self._alone(step)
@@ -170,17 +170,17 @@ class Replica:
         return verdicts
 
     def _alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
-        return self._restore if step.verdict is Verdict.RESTORE else self._upkeep.alone(step)
+        return self._restore if step.verdict is Verdict.RESTORE else self._updater.alone(step)
 
     def _restore(self, step: Step, before: View, after: NodeState) -> None:
-        self._rebuild.take(step, before, after, self._upkeep.rebuild)
+        self._rebuild.take(step, before, after, self._updater.rebuild)
 
     def _carry_out(self, work: list[Work], node_state: NodeState) -> None:
         if not work:
             return
         before, steps = self.node_state.view, [done.step for done in work]
         forgets = all(may_be_forgotten(step.record, step.verdict, before, step.view) for step in steps)
-        saves_first = not forgets or any(map(self._upkeep.saves_first, steps))
+        saves_first = not forgets or any(map(self._updater.saves_first, steps))
         if saves_first:
             self.saved.save(steps, synced=not forgets)
         with self.applied.lock:
@@ -195,19 +195,19 @@ class Replica:
                     self.saved.add(step)
                 before = step.view
             self.known.adopt(node_state)
-        self._upkeep.build(work)
+        self._updater.build(work)
 
     def _tell(self, step: Step, before: View) -> None:
         record, verdict = step.record, step.verdict
         if verdict is Verdict.REJECT_STALE:
             self.rejected += 1
             over = f"term {record.id.term} is over, the term is {before.term}"
-            self._telling.tell("record", logging.WARNING, f"ignored {record}: {over}", kind=f"stale {record.kind}")
+            self._log_once.tell("record", logging.WARNING, f"ignored {record}: {over}", kind=f"stale {record.kind}")
         elif verdict is Verdict.CONFLICT:
             what = f"{record} was not written by the holder of its term, {before.holder.node}"
-            self._telling.tell("record", logging.ERROR, what, kind=f"conflict {record.kind}")
+            self._log_once.tell("record", logging.ERROR, what, kind=f"conflict {record.kind}")
         else:
-            self._telling.over("record")
+            self._log_once.over("record")
         if isinstance(record, TermRecord) and verdict not in (Verdict.REJECT_STALE, Verdict.CONFLICT):
             logger.warning("term %d: %s leads (%s, asked by %s)", record.id.term, record.node, record.reason, record.by)
         if before.in_sync and not step.view.in_sync:
@@ -240,7 +240,7 @@ class Replica:
             prepared = self.prepare(record)
         _, step, after = prepared
         verdict = step.verdict
-        if self._upkeep.commit(step, after, bodies):
+        if self._updater.commit(step, after, bodies):
             return []
         if verdict is Verdict.APPLY and changes is None:
             changes = changes_of(record)
@@ -256,21 +256,21 @@ class Replica:
 
     def pieces(self) -> Iterable[Any]:
         """The state as of the position. The caller holds its lock. Raises `SnapshotFailed`, also with a piece."""
-        return self._upkeep.pieces()
+        return self._updater.pieces()
 
     def follow(self) -> None:
         """Give up what the state of a node that does not lead has besides what the group has.
 
         The caller has the write lock. If that cannot be done now the state is `unwritten`. Raises `Stalled`.
         """
-        self._upkeep.follow()
+        self._updater.follow()
 
     def write_state(self) -> None:
         """Make the state what was published, if it could not become that yet. With the write lock or without.
 
         Raises `StateError`, or `Stalled`.
         """
-        self._upkeep.write_state()
+        self._updater.write_state()
 
     def flush(self) -> None:
         """Save what was applied and is not on disk yet, and sync what was saved. Raises `CheckpointError`."""
@@ -279,4 +279,4 @@ class Replica:
     def close(self) -> None:
         """The node stops: a restore that is under way is given up, and done at the next start."""
         self._rebuild.closed = True
-        self._upkeep.close()
+        self._updater.close()

@@ -29,10 +29,10 @@ from typing import Any
 
 from ..format.codec import SnapshotDecoder
 from ..format.records import PartRecord
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..runtime.gc_pause import HOLD_COLLECTOR_FOR_S, HeldCollector
+from ..runtime.gil import Turns
 from ..runtime.threads import started
-from ..runtime.yielding import Turns
 from ..state import ReplicatedState
 from ..state.callbacks import asked_to_end, said
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..log.reach import own_address
+from ..log.own_address import own_address
 from ..node.node import Node
 from ..node.options import NodeOptions
 from ..registry.state import Registry

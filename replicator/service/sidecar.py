@@ -31,8 +31,8 @@ from ..errors import LogUnavailable, NotPrimary, ProgramError, ReplicatorError
 from ..node.node import Node
 from ..runtime import checks
 from ..runtime.backoff import Backoff
+from ..runtime.log_once import LogOnce
 from ..runtime.process import Owner
-from ..runtime.telling import Telling
 from ..runtime.threads import started
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
@@ -96,7 +96,7 @@ class Sidecar:
         self._told: tuple[str, int] | None = None
         #: What the file looked like when it was published last, and in which term.
         self._published: tuple[object, int] | None = None
-        self._telling = Telling(logger)
+        self._log_once = LogOnce(logger)
 
     def __enter__(self) -> Sidecar:
         self._owner.check()
@@ -131,11 +131,11 @@ class Sidecar:
             try:
                 once()
             except Exception as error:
-                if self._telling.tell(name, logging.ERROR, f"a bug in replicator: {error!r}"):
+                if self._log_once.tell(name, logging.ERROR, f"a bug in replicator: {error!r}"):
                     logger.exception("it happened here")
                 pause_s = backoff.failed()
             else:
-                self._telling.over(name)
+                self._log_once.over(name)
                 backoff.succeeded()
                 pause_s = every_s
 
@@ -203,7 +203,7 @@ class Sidecar:
             done = node.publish()
         except (NotPrimary, LogUnavailable) as error:
             # The node says so, too, and it is tried again.
-            self._telling.tell("publish", logging.INFO, f"not published: {error}", kind="redis")
+            self._log_once.tell("publish", logging.INFO, f"not published: {error}", kind="redis")
             return str(error)
         except ReplicatorError as error:
             node.report("publisher", ProgramError(what="not published:", problem=str(error)))
@@ -211,7 +211,7 @@ class Sidecar:
         # Looked at before it was read: what was written meanwhile shows the next time.
         self._published = seen
         node.report("publisher", None)
-        self._telling.over("publish")
+        self._log_once.over("publish")
         if done.what != "nothing":
             logger.info("published %s as a %s of %d bytes", done.id, done.what, done.bytes)
         return ""

@@ -11,7 +11,7 @@ import _thread
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from ..runtime.yielding import let_others_run
+from ..runtime.gil import let_others_run
 
 __all__ = ["let_go"]
 

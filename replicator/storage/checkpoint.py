@@ -22,8 +22,8 @@ are waited for, so `tidy` deletes a slice at a time, between saves, and each par
 Pages that are free are used again: the file grows to some snapshots and the changes.
 
 **Staged is exactly what the view says**: as many parts as `view.snapshot` has seen, none if it follows no snapshot. A
-complete one becomes the payload only if the fold took it for its own history (`draft.py`). A snapshot that did not
-follow, or of another than the term's holder, is dropped: the state at `position` does not come from it.
+complete one becomes the payload only if the fold took it for its own history (`save_transaction.py`). A snapshot that
+did not follow, or of another than the term's holder, is dropped: the state at `position` does not come from it.
 
 **Nothing is believed that was not checked.** `inspect` checks the whole file. SQLite drops the end of a WAL that does
 not fit its checksums without a word, which would give an older save: the number of the last synced one stands in the
@@ -54,12 +54,11 @@ from typing import Any, NamedTuple
 from replicator.errors import CheckpointError, CorruptRecord
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord
-from replicator.format.weight import SNAPSHOT_BYTES_MAX
+from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import Verdict, View
+from replicator.runtime.gil import let_others_run
 from replicator.runtime.process import Owner, let_go_in_child, quiet_before_fork
-from replicator.runtime.yielding import let_others_run
 from replicator.storage import disk
-from replicator.storage.beginning import opened_or_begun
 from replicator.storage.checkpoint_file import (
     REPLACED,
     Leavings,
@@ -72,8 +71,9 @@ from replicator.storage.checkpoint_file import (
 from replicator.storage.checkpoint_sync import SyncedDatabase
 from replicator.storage.directory_lock import DirectoryLock
 from replicator.storage.disk_errors import translated
-from replicator.storage.draft import Draft, Step, Weights, weights_of, with_less
 from replicator.storage.fork_writer import write_fork
+from replicator.storage.opening import opened_or_begun
+from replicator.storage.save_transaction import SaveTransaction, Step, Weights, weights_of, with_less
 
 __all__ = ["Checkpoint", "Loaded", "Step"]
 
@@ -209,7 +209,7 @@ class Checkpoint:
         with self._mutex:
             rows_say_all = not synced and _follow(self._saved, steps, boot)
             with self._database.transaction(synced=synced) as db:
-                draft = Draft(db, self._saved, self._weights, self._left)
+                draft = SaveTransaction(db, self._saved, self._weights, self._left)
                 for count, step in enumerate(steps, 1):
                     draft.take(step)
                     if count % _STEPS_AT_ONCE == 0:
@@ -268,7 +268,7 @@ class Checkpoint:
         return view.position.id if view is not None and view.in_sync else ZERO_ID
 
     def note(self, key: str, text: str) -> None:
-        """Leave a text beside what is saved: `Stored.note` gives it. Raises `CheckpointError`."""
+        """Leave a text beside what is saved: `CheckpointReader.note` gives it. Raises `CheckpointError`."""
         with self._mutex:
             with translated(self.path):
                 found = self._database.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

@@ -18,7 +18,7 @@ ours, is an error and says nothing about what the file holds.
 **Anybody may have made it.** A fork, or a copy, may come from another machine. It is opened as `untrusted_sqlite.py`
 says: it must have our tables by the very words that make them, and nothing else.
 
-`checkpoint.py` writes these files. `stored.py` reads one that nobody writes any more.
+`checkpoint.py` writes these files. `checkpoint_reader.py` reads one that nobody writes any more.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, Recor
 from replicator.format.records import ChangeRecord, parse
 from replicator.format.snapshot_parts import Progress
 from replicator.format.term_ends import parse_ends, show_ends
-from replicator.format.weight import SNAPSHOT_BYTES_MAX
+from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import Holder, Verdict, View, step
 from replicator.storage.untrusted_sqlite import Guarded, NotAsItShouldBe, head_of
 

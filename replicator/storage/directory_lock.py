@@ -10,7 +10,7 @@ from pathlib import Path
 
 from replicator.errors import CheckpointError
 from replicator.storage import disk
-from replicator.storage.place import place_of
+from replicator.storage.file_identity import place_of
 
 __all__ = ["DirectoryLock"]
 
@@ -19,7 +19,7 @@ class DirectoryLock:
     """The lock on a data directory; its file says which process has it, and the number of the last save (`marked`).
 
     Below that it says which boot worked here last, and where this file was then: in a copy of the directory the file is
-    elsewhere (`place.py`), and the boot may still be at work. Here it has ended, for it had the lock.
+    elsewhere (`file_identity.py`), and the boot may still be at work. Here it has ended, for it had the lock.
     """
 
     _TEXT = re.compile(rb"pid +(\d+)\nsave (\d{20})\n")

@@ -24,10 +24,10 @@ from ..format.codec import decode_changes
 from ..format.ids import ZERO_ID, RecordId
 from ..format.patch import CODEC, PatchHead, placed
 from ..format.records import ChangeRecord
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
+from .checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from .fork_writer import UNFINISHED
 from .payload import rebuilt_from
-from .stored import DamagedCheckpoint, Stored
 
 __all__ = [
     "Change",
@@ -154,7 +154,7 @@ def find(name: str, data_dirs: Sequence[Path]) -> Path:
 
 def read(path: Path) -> Fork:
     """The fork in that file, checked as a whole. Raises `CheckpointError` if it is damaged, or is not a fork."""
-    with Stored(path) as stored:
+    with CheckpointReader(path) as stored:
         view, parted_id = stored.view, _parted_id(stored)
         in_snapshot = stored.payload.last_change if stored.payload else ZERO_ID
         return Fork(
@@ -174,7 +174,7 @@ def read(path: Path) -> Fork:
         )
 
 
-def _parted_id(stored: Stored) -> RecordId:
+def _parted_id(stored: CheckpointReader) -> RecordId:
     told = stored.note("parted_id")
     if told is None:
         problem = "it is a checkpoint, and not a fork: it does not say where its history parted from the group's"
@@ -200,7 +200,7 @@ def divergent(fork: Fork) -> Iterator[Change]:
 
 
 def _changes(fork: Fork, after: RecordId) -> Iterator[Change]:
-    with Stored(fork.path) as stored:
+    with CheckpointReader(fork.path) as stored:
         for record in stored.changes(after):
             changes = _changes_of(record)
             for index, change in enumerate(changes):
@@ -225,7 +225,7 @@ def export(fork: Fork) -> Iterator[dict[str, Any]]:
     """The divergent tail, one change a line. Raises `InSnapshot` if that would not be all of it, `Patched`."""
     if fork.has_more_in_snapshot:
         raise InSnapshot(name=fork.name, parted_id=fork.parted_id, changed=fork.snapshot_changed)
-    with Stored(fork.path) as stored:
+    with CheckpointReader(fork.path) as stored:
         if _is_patched(stored):
             raise Patched(name=fork.name)
     return (change.to_dict() for change in divergent(fork))
@@ -234,9 +234,9 @@ def export(fork: Fork) -> Iterator[dict[str, Any]]:
 def export_state(fork: Fork, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[dict[str, Any]]:
     """The whole state: the pieces of its snapshot, then all changes since. Bytes are base64.
 
-    `snapshot_bytes_max`: what the snapshot may weigh when it is unpacked (`format/weight.py`).
+    `snapshot_bytes_max`: what the snapshot may weigh when it is unpacked (`format/unpacked_size.py`).
     """
-    with Stored(fork.path, snapshot_bytes_max=snapshot_bytes_max) as stored:
+    with CheckpointReader(fork.path, snapshot_bytes_max=snapshot_bytes_max) as stored:
         if _is_patched(stored):
             with rebuilt_from(stored) as whole:
                 yield from map(_piece, whole.pieces())
@@ -245,7 +245,7 @@ def export_state(fork: Fork, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) ->
     yield from (change.to_dict() for change in _changes(fork, ZERO_ID))
 
 
-def _is_patched(stored: Stored) -> bool:
+def _is_patched(stored: CheckpointReader) -> bool:
     return any(record.codec == CODEC for record in stored.changes())
 
 

@@ -39,10 +39,10 @@ from ..format.frames import frames_of, joined, pieces_of
 from ..format.ids import RecordId
 from ..format.patch import EMPTY_DIGEST, PATCH_BYTES_MAX, Gatherer, Maker, PatchHead, rebuild
 from ..format.records import ChangeRecord
-from ..format.weight import SNAPSHOT_BYTES_MAX
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from . import disk
 from .checkpoint_file import Payload
-from .stored import Stored
+from .checkpoint_reader import CheckpointReader
 
 __all__ = ["Made", "Published", "Whole", "rebuilt_from"]
 
@@ -155,7 +155,7 @@ class Made(NamedTuple):
 class Whole:
     """What was published last, and what comes next. Whatever changes it is called with the write lock, but for `make`.
 
-    `snapshot_bytes_max`: what it may weigh (`format/weight.py`); a patch may yield as many bytes.
+    `snapshot_bytes_max`: what it may weigh (`format/unpacked_size.py`); a patch may yield as many bytes.
     """
 
     def __init__(self, directory: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
@@ -317,7 +317,7 @@ class Whole:
 
 
 @contextmanager
-def rebuilt_from(stored: Stored) -> Iterator[Whole]:
+def rebuilt_from(stored: CheckpointReader) -> Iterator[Whole]:
     """What a checkpoint at rest has of such a state, in a temporary directory. Raises `CorruptRecord`."""
     with TemporaryDirectory(prefix="replicator-") as directory:
         whole = Whole(Path(directory), snapshot_bytes_max=stored.snapshot_bytes_max)

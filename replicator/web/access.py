@@ -12,9 +12,9 @@ from starlette.requests import Request
 from ..errors import LeaseLost, NotPrimary
 from .answers import Refusal
 from .envelope import FACTS
-from .pools import Pools
 from .requests import drop_body, sent_ack, sent_term, wants_fresh
-from .served import Facts, ServedNode
+from .served_node import Facts, ServedNode
+from .thread_pools import Pools
 
 __all__ = ["Access"]
 

@@ -35,7 +35,7 @@ from ..errors import (
     Stalled,
     WrongProcess,
 )
-from .pools import Full
+from .thread_pools import Full
 
 __all__ = ["ANSWERS", "Answers", "Refusal", "answer_to", "error_answer", "json_answer", "no_route"]
 

@@ -19,10 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import WrongProcess
 from .answers import ANSWERS, Answers, Refusal, answer_to, no_route
-from .pools import Pool, Pools
 from .redirect import redirect_to_the_primary
 from .requests import POSITION
-from .served import Facts, ServedNode
+from .served_node import Facts, ServedNode
+from .thread_pools import Pool, Pools
 
 __all__ = ["FACTS", "WAIT_TIMEOUT_S", "Envelope", "application"]
 

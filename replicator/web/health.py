@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from .answers import error_answer, json_answer
 from .envelope import WAIT_TIMEOUT_S, application
-from .pools import Pools
-from .served import ServedNode
+from .served_node import ServedNode
+from .thread_pools import Pools
 
 __all__ = ["health_app", "health_routes"]
 

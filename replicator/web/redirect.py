@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ..errors import Fenced, LeaseLost, NotPrimary
 from .answers import error_answer
-from .served import ServedNode
+from .served_node import ServedNode
 
 __all__ = ["on_the_primary", "redirect_to_the_primary"]
 

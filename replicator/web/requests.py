@@ -10,7 +10,7 @@ import orjson
 from starlette.requests import Request
 
 from ..format import large_json
-from ..runtime.yielding import Turns
+from ..runtime.gil import Turns
 from .answers import Refusal
 
 __all__ = [

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .pools import Full, Pool
 from .requests import drop_body
+from .thread_pools import Full, Pool
 
 __all__ = ["Endpoint", "by_method", "within"]
 

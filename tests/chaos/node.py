@@ -25,7 +25,7 @@ from typing import Any
 
 from replicator import Node, ReplicatorError
 from replicator.format.snapshot_parts import Cutter
-from replicator.protocol import snapshot_policy
+from replicator.protocol import snapshot_due
 from replicator.storage.checkpoint import Checkpoint
 
 from . import broken
@@ -46,10 +46,10 @@ PART_BYTES = 512
 def shrink_snapshots() -> None:
     """Snapshots of this small state as often, and in as many parts, as those of a large one."""
     Cutter.__init__.__defaults__ = (PART_BYTES,)
-    assert snapshot_policy.SNAPSHOT_DUE_BYTES_MIN > SNAPSHOT_DUE_BYTES
-    snapshot_policy.SNAPSHOT_DUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
-    snapshot_policy.PAUSE_S_MIN = 0.0
-    snapshot_policy.OVERDUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
+    assert snapshot_due.SNAPSHOT_DUE_BYTES_MIN > SNAPSHOT_DUE_BYTES
+    snapshot_due.SNAPSHOT_DUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
+    snapshot_due.PAUSE_S_MIN = 0.0
+    snapshot_due.OVERDUE_BYTES_MIN = SNAPSHOT_DUE_BYTES
 
 
 class SlowDisk:

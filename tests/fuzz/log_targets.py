@@ -12,7 +12,7 @@ import orjson
 from replicator.errors import OutcomeUnknown
 from replicator.format.ids import RecordId
 from replicator.format.records import Record
-from replicator.log import answers
+from replicator.log import replies
 from replicator.log.interface import Ack, GroupRequest
 from replicator.protocol.group import Code, Head, Reply
 from tests.fuzz.core_targets import check_peer, heartbeat, record_entry, whole
@@ -101,13 +101,13 @@ def _entry_id(choices: Choices) -> bytes:
 
 def _read(given: tuple[list[Any], list[Any], list[Any]]) -> bool:
     entries, requests, acks = given
-    records, corrupt = answers.parse_entries(entries)
+    records, corrupt = replies.parse_entries(entries)
     assert all(isinstance(record, Record) for record in records)
     assert (corrupt is None) == (len(records) == len(entries))
-    for request in map(answers.request_of, requests):
+    for request in map(replies.request_of, requests):
         assert isinstance(request, GroupRequest)
         assert all(type(text) is str for text in request)
-    for ack in map(answers.ack_of, acks):
+    for ack in map(replies.ack_of, acks):
         assert ack is None or (isinstance(ack, Ack) and type(ack.node) is str and type(ack.at) is RecordId)
     return corrupt is None
 
@@ -125,13 +125,13 @@ def _looked(choices: Choices) -> tuple[list[bytes], bytes]:
 
 def _look(given: tuple[list[bytes], bytes]) -> bool:
     flat, beat = given
-    heartbeat = answers.heartbeat_of(beat, 1_700_000_000_500)
+    heartbeat = replies.heartbeat_of(beat, 1_700_000_000_500)
     if heartbeat is not None:
         assert heartbeat.age_ms >= 0
         check_peer(heartbeat._replace(beaten_at=0))
     try:
-        head = answers.head_of(answers.pairs_of(flat))
-    except answers.Foreign as foreign:
+        head = replies.head_of(replies.pairs_of(flat))
+    except replies.Foreign as foreign:
         _check_says_why(foreign)
         return False
     assert (head is None) == (not flat)
@@ -161,7 +161,7 @@ def _reply(choices: Choices) -> list[bytes]:
 
 def _understand(answer: list[bytes]) -> bool:
     try:
-        reply = answers.reply_of(answer, "redis://here")
+        reply = replies.reply_of(answer, "redis://here")
     except OutcomeUnknown:
         return False
     assert isinstance(reply, Reply)

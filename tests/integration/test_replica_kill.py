@@ -21,7 +21,7 @@ import pytest
 from replicator.format.ids import Position
 from replicator.protocol.fold import View
 from replicator.storage.checkpoint import Checkpoint
-from replicator.storage.stored import Stored
+from replicator.storage.checkpoint_reader import CheckpointReader
 from tests.support.checkpoint_child import GROUP, NODE, Plan, history, state_of
 from tests.support.replica_child import follow
 
@@ -112,7 +112,7 @@ class Killer:
         self.forgotten += self.shown is not None and self.shown.position != view.position
         self.shown = None
         for fork in (self.data_dir / "forks").glob("[0-9]*.sqlite"):
-            with Stored(fork) as kept:
+            with CheckpointReader(fork) as kept:
                 assert kept.view.position in self.forked, "it has all that its node had applied"
             fork.unlink()
             self.forks += 1

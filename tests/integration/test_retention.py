@@ -23,7 +23,7 @@ from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord, PartRecord, Record, parse
 from replicator.log.interface import Appending, Log
 from replicator.log.redis_log import RedisLog
-from replicator.protocol import snapshot_policy
+from replicator.protocol import snapshot_due
 from replicator.protocol.group import Reply
 from replicator.sandbox.redis_server import RedisServer
 
@@ -43,8 +43,8 @@ PACE_S = 0.001
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots as often as the bytes of the changes have it."""
-    monkeypatch.setattr(snapshot_policy, "PAUSE_TIMES", 0)
-    monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", 0.0)
+    monkeypatch.setattr(snapshot_due, "PAUSE_TIMES", 0)
+    monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", 0.0)
 
 
 class Values:
@@ -239,11 +239,11 @@ def test_the_log_stays_bounded_whatever_pause_there_is_between_snapshots(
     any_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a writer that is done with what a pause may keep long before it is over
-    monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", 3600.0)
-    monkeypatch.setattr(snapshot_policy, "OVERDUE_BYTES_MIN", 1024 * 1024)
+    monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", 3600.0)
+    monkeypatch.setattr(snapshot_due, "OVERDUE_BYTES_MIN", 1024 * 1024)
     log = written(any_redis.url, tmp_path / "a", keys=96, snapshots=4, beat_every_s=9.0)
     size = max(sample.snapshot for sample in log.samples)
-    most = snapshot_policy.changes_bytes_max(size)
+    most = snapshot_due.changes_bytes_max(size)
     since = [sample.since for sample in log.samples if sample.snapshot]
     print(f"snapshot {size:,}; since the complete one at most {max(since) / size:.2f} snapshots")
     # noticed a tenth of a second later, and then it takes a moment until it is sent

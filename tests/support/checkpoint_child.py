@@ -30,7 +30,7 @@ from replicator.format.snapshot_parts import Cutter
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code
 from replicator.protocol.node_state import NodeState
-from replicator.storage import draft
+from replicator.storage import save_transaction
 from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.testing import MemoryLog, MemoryRedis
 
@@ -194,7 +194,7 @@ class Plan(NamedTuple):
 def follow(plan: Plan, tell: Callable[[tuple[str, Any]], None]) -> None:
     """Read the history from where the checkpoint left off, to its end. Tells `did` first, then `try` and `did`."""
     # So that there is nearly always something that was given up and is not deleted yet.
-    draft._SLICE_CHANGES, draft._SLICE_PARTS = 2, 1
+    save_transaction._SLICE_CHANGES, save_transaction._SLICE_PARTS = 2, 1
     if plan.kill_at:
         kill_self_at(plan.kill_at, plan.kill_after)
     with Checkpoint(plan.data_dir, GROUP, node=NODE) as stored:

@@ -20,7 +20,7 @@ from replicator.errors import Outdated
 from replicator.node.health import Unready
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
-from replicator.web.served import ServedNode
+from replicator.web.served_node import ServedNode
 
 with warnings.catch_warnings():
     # Newer versions of Starlette would rather have httpx2.

@@ -39,7 +39,7 @@ class Texts:
         self.texts = tuple(pieces)
 
 
-class Telling(Checkpoint):
+class LogOnce(Checkpoint):
     """Says what its node had applied when it kept a fork."""
 
     applied: Callable[[], View]
@@ -58,7 +58,7 @@ def follow(plan: Plan, tell: Callable[[tuple[str, Any]], None]) -> None:
         kill_self_at(plan.kill_at, plan.kill_after)
     batches = random.Random(plan.batches)
     done = threading.Event()
-    with Telling(plan.data_dir, GROUP, node=NODE) as stored:
+    with LogOnce(plan.data_dir, GROUP, node=NODE) as stored:
         replica = Replica(Texts(), stored, Writer(NODE, f"boot-{plan.batches}"))
         one_at_a_time = threading.Lock()
 

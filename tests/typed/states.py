@@ -7,7 +7,7 @@ from typing import Any, assert_type
 from replicator import Change, DictState, Host, Node, State, delete, put, put_many
 from replicator.registry.state import Registry
 from replicator.state.file import FileState
-from replicator.web.served import ServedNode
+from replicator.web.served_node import ServedNode
 from tests.support.flags import Flag, FlagState
 
 

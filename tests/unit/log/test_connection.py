@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
 from replicator.log import finders
-from replicator.log.advice import advice
 from replicator.log.connection import Address, Asking, Link, follow, shown
 from replicator.log.finders import Opened, client_for, finder_for
+from replicator.log.redis_errors import advice
 from replicator.log.urls import place_of
 from replicator.log.wire import Limit
 from tests.support.kv import PATIENCE_S, eventually, in_thread

@@ -29,7 +29,7 @@ from replicator import (
 from replicator.format.records import PartRecord
 from replicator.log.interface import Batch
 from replicator.node.consumer import PARTS_AT_ONCE, RECORDS_AT_ONCE
-from replicator.protocol import snapshot_policy
+from replicator.protocol import snapshot_due
 from replicator.protocol.group import Reply
 from replicator.testing import MemoryLog
 from tests.support.kv import (
@@ -142,7 +142,7 @@ class TestSnapshots:
     def test_one_snapshot_is_sent_when_the_changes_outweigh_the_last_one(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(snapshot_policy, "SNAPSHOT_DUE_BYTES_MIN", 100_000)
+        monkeypatch.setattr(snapshot_due, "SNAPSHOT_DUE_BYTES_MIN", 100_000)
         log = group.faulty_log()
         a, b = group.primary("a", log=log, lease_s=SHORT_LEASE_S), group.node("b")
 
@@ -167,9 +167,9 @@ class TestSnapshots:
         self, group: Group, monkeypatch: pytest.MonkeyPatch, times: int, least_s: float
     ) -> None:
         # given a primary that just sent one, and changes that outweigh it
-        monkeypatch.setattr(snapshot_policy, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
-        monkeypatch.setattr(snapshot_policy, "PAUSE_TIMES", times)
-        monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", least_s)
+        monkeypatch.setattr(snapshot_due, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(snapshot_due, "PAUSE_TIMES", times)
+        monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", least_s)
         log = group.faulty_log()
         a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.publish()
@@ -178,18 +178,18 @@ class TestSnapshots:
         assert not a._running.primary.publisher.snapshot_is_due
         assert sum(record.kind == "part" for record in log.sent) == 1
         # when the pause is over, then nobody has to write for the next one to be sent
-        monkeypatch.setattr(snapshot_policy, "PAUSE_TIMES", 0)
-        monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", 0.0)
+        monkeypatch.setattr(snapshot_due, "PAUSE_TIMES", 0)
+        monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", 0.0)
         eventually(lambda: sum(record.kind == "part" for record in log.sent) == 2)
 
     def test_no_pause_lets_the_log_grow_without_bounds(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(snapshot_policy, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
-        monkeypatch.setattr(snapshot_policy, "OVERDUE_BYTES_MIN", 100_000)
-        monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", 1000.0)
+        monkeypatch.setattr(snapshot_due, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(snapshot_due, "OVERDUE_BYTES_MIN", 100_000)
+        monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", 1000.0)
         log = group.faulty_log()
         a = group.primary("a", log=log, lease_s=SHORT_LEASE_S)
         a.publish()
-        while a._running.replica.saved.changes_bytes <= snapshot_policy.changes_bytes_max(
+        while a._running.replica.saved.changes_bytes <= snapshot_due.changes_bytes_max(
             a._running.replica.saved.snapshot_bytes
         ):
             a.submit(put("x", "y" * 20_000))
@@ -197,8 +197,8 @@ class TestSnapshots:
 
     def test_a_new_primary_knows_of_no_pause(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
         # given a group whose primary sent one, and then changes that outweigh it
-        monkeypatch.setattr(snapshot_policy, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
-        monkeypatch.setattr(snapshot_policy, "PAUSE_S_MIN", 1000.0)
+        monkeypatch.setattr(snapshot_due, "SNAPSHOT_DUE_BYTES_MIN", 10_000)
+        monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", 1000.0)
         a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", lease_s=SHORT_LEASE_S)
         a.publish()
         a.submit(put("x", "y" * 20_000))

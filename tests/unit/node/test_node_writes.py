@@ -26,7 +26,7 @@ from replicator import (
     ops,
 )
 from replicator.format.ids import ERA
-from replicator.protocol import snapshot_policy
+from replicator.protocol import snapshot_due
 from replicator.protocol.group import Reply
 from replicator.protocol.heartbeat import Heartbeat
 from tests.support.kv import (
@@ -536,7 +536,7 @@ class TestWhatIsTriedAgain:
             assert self._told(caplog, "the snapshot was not published") == 1
             a.submit(push("x"))
             log.full = False
-            monkeypatch.setattr(replicator.node.publisher, "snapshot_is_due", snapshot_policy.snapshot_is_due)
+            monkeypatch.setattr(replicator.node.publisher, "snapshot_is_due", snapshot_due.snapshot_is_due)
             a.publish()
             monkeypatch.setattr(
                 replicator.node.publisher, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100

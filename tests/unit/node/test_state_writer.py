@@ -149,7 +149,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     eventually(lambda: b.state_problem)
     # given that it is being written, which takes its time
     state = b._setup.state
-    target = b._running.replica._upkeep._target
+    target = b._running.replica._updater._target
 
     class Stopping:
         """Draws all there is, and swaps it in when it is told to."""
@@ -166,7 +166,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
 
             state.restore(slowly())
 
-    b._running.replica._upkeep._target = lambda *, insisting: Stopping()  # type: ignore[method-assign]
+    b._running.replica._updater._target = lambda *, insisting: Stopping()  # type: ignore[method-assign]
     state.refusal = None
     assert begun.wait(PATIENCE_S)
     # when more is published, then the node takes it without waiting
@@ -174,7 +174,7 @@ def test_what_is_published_while_the_state_is_written_is_not_missed(group: Group
     a.publish()
     eventually(lambda: b.position == a.position)
     assert not goes_on.is_set()
-    b._running.replica._upkeep._target = target  # type: ignore[method-assign]
+    b._running.replica._updater._target = target  # type: ignore[method-assign]
     goes_on.set()
     # then that is what the state becomes
     has(b, a._setup.state.pieces)
@@ -261,7 +261,7 @@ def test_one_that_ends_before_it_could_lead_does_not_come_back_with_what_it_had(
     b.stop()
     b._running.replica.applied.unwritten = FULL
     with pytest.raises(StateError), b._running.replica.write_lock:
-        b._running.replica._upkeep._lead(*[None] * 3)  # type: ignore[arg-type]
+        b._running.replica._updater._lead(*[None] * 3)  # type: ignore[arg-type]
     # when it comes back
     state = Refusing([b"one"])
     again = group.node("b", state=state)

@@ -27,9 +27,9 @@ from replicator.ops.certify import CannotRebuild, Certificate, certify, copied
 from replicator.ops.log_check import Violation
 from replicator.protocol.fold import Verdict
 from replicator.registry.state import Registry
-from replicator.state.kind import are_alike, kind_of
+from replicator.state.class_name import are_alike, kind_of
 from replicator.storage.checkpoint import Checkpoint, Step
-from replicator.storage.stored import DamagedCheckpoint
+from replicator.storage.checkpoint_reader import DamagedCheckpoint
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push, put
 from tests.support.logs import Entry, Pen, fail_over, forged

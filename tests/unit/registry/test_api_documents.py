@@ -16,7 +16,7 @@ from replicator.format.large_json import SLICE_BYTES
 from replicator.registry import api
 from replicator.registry.api import BODY_BYTES_MAX, document_verdict
 from replicator.registry.tables import NODES_PER_PIECE
-from replicator.runtime import yielding
+from replicator.runtime import gil
 from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, error_of, with_term
 
 
@@ -36,8 +36,8 @@ def test_a_document_comes_out_as_it_went_in_but_for_the_term(client: TestClient,
 def test_others_run_while_a_large_document_is_taken_apart(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     # given
     document, pauses = orjson.dumps(generate(2000, seed=1)), []
-    monkeypatch.setattr(yielding, "YIELD_EVERY_S", 0.0)
-    monkeypatch.setattr(yielding, "let_others_run", lambda *_: pauses.append(threading.current_thread().name))
+    monkeypatch.setattr(gil, "YIELD_EVERY_S", 0.0)
+    monkeypatch.setattr(gil, "let_others_run", lambda *_: pauses.append(threading.current_thread().name))
     # when
     loaded = client.put("/v1/state", content=document)
     # then

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from replicator.registry.api import registry_app
-from replicator.web.pools import Pool
+from replicator.web.thread_pools import Pool
 from tests.support.kv import PATIENCE_S
 from tests.support.registry_api import DOCUMENT, NodeInMemory, error_of
 

@@ -16,7 +16,7 @@ from replicator.registry.document import InvalidDocument, document_of, term_of
 from replicator.registry.loading import AT_ONCE, pieces_of
 from replicator.registry.state import Registry
 from replicator.registry.tables import NODES_PER_PIECE
-from replicator.runtime import yielding
+from replicator.runtime import gil
 from tests.support.registry import STORE_FILE, document, encoded, key, loaded
 
 # --- Documents --------------------------------------------------------------------------------------------------------
@@ -145,8 +145,8 @@ def test_a_document_that_is_not_a_registry_is_refused_with_the_path_of_what_is_w
 
 def test_a_document_is_looked_at_in_small_steps_and_others_run_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[int] = []
-    monkeypatch.setattr(yielding, "YIELD_EVERY_S", 0.0)
-    monkeypatch.setattr(yielding, "let_others_run", lambda: pauses.append(1))
+    monkeypatch.setattr(gil, "YIELD_EVERY_S", 0.0)
+    monkeypatch.setattr(gil, "let_others_run", lambda: pauses.append(1))
     whole = generate(5000, seed=1)
     pieces = list(pieces_of(whole))
     steps = [math.ceil(len(whole[name]) / size) for name, size in AT_ONCE.items()]

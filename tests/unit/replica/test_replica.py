@@ -25,7 +25,7 @@ from replicator.protocol.group import Code, Reply
 from replicator.replica import restore
 from replicator.replica.replica import Replica
 from replicator.replica.restore import Dropped
-from replicator.storage.stored import Stored
+from replicator.storage.checkpoint_reader import CheckpointReader
 from replicator.testing import MemoryLog
 from tests.support.kv import KV, PATIENCE_S, eventually, in_thread, push
 from tests.support.replicas import ME, all_of, snapshot_of
@@ -575,7 +575,7 @@ class TestSnapshotsInParts:
         replica.take(all_of(log))
         for part in parts_of(author, pieces_of()):
             assert replica.take([part]) == [Verdict.SKIP]
-        assert (state.drawn, replica._upkeep._restoring) == ([], None)
+        assert (state.drawn, replica._updater._restoring) == ([], None)
 
     def test_a_node_in_sync_builds_what_replaces_the_state_while_parts_arrive(
         self, log: MemoryLog, author: Author, make: Callable[..., Replica]
@@ -686,7 +686,7 @@ class TestCommit:
         assert replica.take([snapshot_of(other, [["pushed", []]], ends=(RecordId(1, 1),))]) == [Verdict.RESTORE]
         # then
         (fork,) = (tmp_path / "b" / "forks").glob("*.sqlite")
-        assert [record.id for record in Stored(fork).changes()] == [RecordId(1, 2)]
+        assert [record.id for record in CheckpointReader(fork).changes()] == [RecordId(1, 2)]
 
     def test_a_refusal_ends_its_lead_at_once(self, log: MemoryLog, make: Callable[..., Replica]) -> None:
         replica, _ = self.leading(log, make)

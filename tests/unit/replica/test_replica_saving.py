@@ -14,7 +14,7 @@ from replicator.format.ids import Position, RecordId, Writer
 from replicator.format.records import seal_change
 from replicator.protocol.fold import Verdict, View
 from replicator.replica.replica import Replica
-from replicator.storage.stored import Stored
+from replicator.storage.checkpoint_reader import CheckpointReader
 from replicator.testing import MemoryLog
 from tests.support.kv import push
 from tests.support.replicas import ME, all_of, snapshot_of
@@ -145,4 +145,4 @@ def test_what_a_standby_applied_and_had_not_saved_is_in_its_fork(
     assert replica.take([snapshot_of(other, [["pushed", []]], ends=(RecordId(1, 1),))]) == [Verdict.RESTORE]
     # then
     (fork,) = (tmp_path / "b" / "forks").glob("*.sqlite")
-    assert [record.id for record in Stored(fork).changes()] == [RecordId(1, 2)]
+    assert [record.id for record in CheckpointReader(fork).changes()] == [RecordId(1, 2)]

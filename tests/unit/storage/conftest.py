@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.storage import draft
+from replicator.storage import save_transaction
 from replicator.testing import MemoryRedis
 from tests.support.checkpoints import Primary, Standby
 
@@ -29,5 +29,5 @@ def standby(server: MemoryRedis, tmp_path: Path, request: pytest.FixtureRequest)
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draft, "_SLICE_CHANGES", 10)
-    monkeypatch.setattr(draft, "_SLICE_PARTS", 2)
+    monkeypatch.setattr(save_transaction, "_SLICE_CHANGES", 10)
+    monkeypatch.setattr(save_transaction, "_SLICE_PARTS", 2)

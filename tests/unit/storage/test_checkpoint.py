@@ -29,7 +29,7 @@ from replicator.format.records import Record
 from replicator.format.snapshot_parts import Progress
 from replicator.protocol.fold import Holder, Verdict, View
 from replicator.protocol.node_state import NodeState
-from replicator.protocol.snapshot_policy import changes_bytes_max
+from replicator.protocol.snapshot_due import changes_bytes_max
 from replicator.storage import checkpoint_file
 from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.testing import MemoryRedis

@@ -1,4 +1,4 @@
-"""A checkpoint file at rest: what `Stored` gives of it. Damage of every kind: test_checkpoint_damage.py."""
+"""A checkpoint file at rest: what `CheckpointReader` gives of it. Damage of every kind: test_checkpoint_damage.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from replicator.format.ids import RecordId
 from replicator.protocol.fold import View
 from replicator.storage import checkpoint_file
 from replicator.storage.checkpoint import Checkpoint, Step
-from replicator.storage.stored import DamagedCheckpoint, Stored
+from replicator.storage.checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from replicator.testing import MemoryRedis
 from tests.support.logs import Pen
 
@@ -47,7 +47,7 @@ def test_it_gives_what_the_checkpoint_gives(pen: Pen, checkpoint: Checkpoint) ->
     pen.change("x")
     pen.snapshot(size=10)
     records = [pen.change("y"), pen.change("z")]
-    with Stored(saved(pen, checkpoint)) as stored:
+    with CheckpointReader(saved(pen, checkpoint)) as stored:
         assert (stored.group, stored.node, stored.note("reason")) == ("g", "s", "a copy")
         loaded = checkpoint.load()
         assert loaded is not None
@@ -64,14 +64,14 @@ def test_more_changes_than_are_read_at_once_come_whole(
 ) -> None:
     monkeypatch.setattr(checkpoint_file, "ROWS_AT_ONCE", 3)
     records = [pen.change(number) for number in range(10)]
-    with Stored(saved(pen, checkpoint)) as stored:
+    with CheckpointReader(saved(pen, checkpoint)) as stored:
         assert list(stored.changes()) == records
 
 
 def test_one_that_nobody_saved_to_knows_nothing(checkpoint: Checkpoint) -> None:
     path = checkpoint.path
     checkpoint.close()
-    with Stored(path) as stored:
+    with CheckpointReader(path) as stored:
         assert stored.view == View()
         assert stored.payload is None
         assert list(stored.pieces()) == list(stored.changes()) == []
@@ -79,13 +79,13 @@ def test_one_that_nobody_saved_to_knows_nothing(checkpoint: Checkpoint) -> None:
 
 
 def test_a_note_that_is_no_text_is_none(pen: Pen, checkpoint: Checkpoint) -> None:
-    with Stored(saved(pen, checkpoint)) as stored:
+    with CheckpointReader(saved(pen, checkpoint)) as stored:
         assert stored.note("saved") is None
 
 
 def test_a_snapshot_that_its_writer_made_wrong_is_said_so(pen: Pen, checkpoint: Checkpoint) -> None:
     (part,) = pen.snapshot(size=1000)
-    with Stored(saved(pen, checkpoint)) as stored:
+    with CheckpointReader(saved(pen, checkpoint)) as stored:
         assert stored._saved.payload is not None
         wrong = stored._saved.payload._replace(digest="0" * 32)
         stored._saved = stored._saved._replace(payload=wrong)
@@ -96,7 +96,7 @@ def test_a_snapshot_that_its_writer_made_wrong_is_said_so(pen: Pen, checkpoint: 
 
 def test_it_cannot_be_written_to(pen: Pen, checkpoint: Checkpoint) -> None:
     with (
-        Stored(saved(pen, checkpoint)) as stored,
+        CheckpointReader(saved(pen, checkpoint)) as stored,
         pytest.raises(CheckpointError, match="readonly"),
     ):
         stored._rows("DELETE FROM meta", ())
@@ -105,7 +105,7 @@ def test_it_cannot_be_written_to(pen: Pen, checkpoint: Checkpoint) -> None:
 def test_what_is_not_there_or_is_a_directory_is_an_error_and_not_damage(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing", tmp_path):
         with pytest.raises(CheckpointError) as raised:
-            Stored(path)
+            CheckpointReader(path)
         assert not isinstance(raised.value, DamagedCheckpoint)
 
 
@@ -121,7 +121,7 @@ def test_a_disk_that_fails_is_not_taken_for_damage(
 
     monkeypatch.setattr(checkpoint_file, "_verified", failing)
     with pytest.raises(CheckpointError, match="disk I/O error") as raised:
-        Stored(path)
+        CheckpointReader(path)
     assert not isinstance(raised.value, DamagedCheckpoint)
 
 
@@ -130,4 +130,4 @@ def test_one_of_a_newer_version_is_refused(pen: Pen, checkpoint: Checkpoint) -> 
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 2")
     with pytest.raises(CheckpointError, match="its format is 2"):
-        Stored(path)
+        CheckpointReader(path)

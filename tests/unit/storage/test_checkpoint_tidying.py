@@ -10,8 +10,8 @@ import pytest
 from replicator.errors import CheckpointError
 from replicator.format.ids import ZERO_ID
 from replicator.protocol.fold import Verdict
-from replicator.storage import draft
-from replicator.storage.stored import Stored
+from replicator.storage import save_transaction
+from replicator.storage.checkpoint_reader import CheckpointReader
 from replicator.testing import MemoryRedis
 from tests.support.checkpoints import Primary, Standby, noise, rows_of, tidied
 
@@ -76,7 +76,7 @@ def test_parts_that_nobody_needs_are_deleted_in_slices(
 
 
 def test_a_slice_is_small_in_bytes_too(primary: Primary, standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draft, "_SLICE_BYTES", 1000)
+    monkeypatch.setattr(save_transaction, "_SLICE_BYTES", 1000)
     for number in range(10):
         primary.change("x" * 400 + str(number))
     standby.read()
@@ -117,7 +117,7 @@ def test_a_node_that_is_killed_between_two_slices_goes_on_with_the_rest(
         assert again.stored.set_aside is None
         assert again.state == primary.state
         assert again.stored.changes_bytes == standby.stored.changes_bytes
-        with Stored(again.stored.write_fork("because", ZERO_ID)) as fork:
+        with CheckpointReader(again.stored.write_fork("because", ZERO_ID)) as fork:
             assert list(fork.changes()) == list(again.stored.changes())
         tidied(again.stored)
         assert rows_of(again.stored)[0] == 3

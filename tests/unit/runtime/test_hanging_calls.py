@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from replicator.runtime.aside import Aside, TooMany
+from replicator.runtime.hanging_calls import Aside, TooMany
 from tests.support.kv import PATIENCE_S, eventually
 
 

@@ -11,10 +11,10 @@ from ..runtime.backoff import Backoff
 from .scheduler import NodeWork
 from .worker_pool import RETRY_S, RETRY_S_MAX
 
-__all__ = ["Plan", "Tended"]
+__all__ = ["HostedNode", "Plan"]
 
 
-class Tended:
+class HostedNode:
     """A node of the host."""
 
     def __init__(self, node_work: NodeWork, done: threading.Condition) -> None:
@@ -56,24 +56,24 @@ class Plan:
         self.duty = duty
         self.changed = threading.Condition(lock)
         #: The time, the number of the entry, the node.
-        self._due: list[tuple[float, int, Tended]] = []
+        self._due: list[tuple[float, int, HostedNode]] = []
         self._numbers = count()
         #: The newest entry of each node: older ones do not count.
-        self._newest: dict[Tended, tuple[float, int]] = {}
+        self._newest: dict[HostedNode, tuple[float, int]] = {}
 
-    def put(self, tended: Tended, at: float) -> None:
+    def put(self, tended: HostedNode, at: float) -> None:
         number = next(self._numbers)
         self._newest[tended] = at, number
         heapq.heappush(self._due, (at, number, tended))
         self.changed.notify()
 
-    def due_at(self, tended: Tended) -> float:
+    def due_at(self, tended: HostedNode) -> float:
         return self._newest[tended][0]
 
-    def forget(self, tended: Tended) -> None:
+    def forget(self, tended: HostedNode) -> None:
         self._newest.pop(tended, None)
 
-    def take(self, now: float) -> tuple[Tended | None, float | None]:
+    def take(self, now: float) -> tuple[HostedNode | None, float | None]:
         """The node that is due first, if one is; else how long until one is (None: there is none)."""
         while self._due:
             at, number, tended = self._due[0]

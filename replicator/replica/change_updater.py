@@ -23,15 +23,15 @@ from ..storage.checkpoint import Step
 from .applied_state import changes_of
 from .rebuild import Rebuild
 from .restore import Ending, Failed, Restoring, never, run
-from .upkeep import Work
+from .state_updater import Work
 
-__all__ = ["ChangeUpkeep"]
+__all__ = ["ChangeUpdater"]
 
 logger = logging.getLogger(__name__)
 
 
-class ChangeUpkeep:
-    """See `Upkeep`."""
+class ChangeUpdater:
+    """See `StateUpdater`."""
 
     whole = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.protocol.snapshot_policy import (
+from replicator.protocol.snapshot_due import (
     NEVER,
     OUTWEIGHED_TIMES_MAX,
     OVERDUE_BYTES_MIN,

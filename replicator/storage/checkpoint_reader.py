@@ -12,21 +12,21 @@ from typing import Any
 from replicator.errors import CheckpointError, CorruptRecord
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord
-from replicator.format.weight import SNAPSHOT_BYTES_MAX
+from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import View
 from replicator.storage.checkpoint_file import Damaged, Payload, as_damage, bodies_in, changes_in, opened
 
-__all__ = ["DamagedCheckpoint", "Stored"]
+__all__ = ["CheckpointReader", "DamagedCheckpoint"]
 
 
 class DamagedCheckpoint(CheckpointError):
     """{path}: it is damaged: {problem}"""
 
 
-class Stored:
+class CheckpointReader:
     """A checkpoint that nobody writes: a fork, or a copy. Checked as a whole when it is opened, and left as it is.
 
-    `snapshot_bytes_max`: what its snapshot may weigh when it is unpacked (`format/weight.py`).
+    `snapshot_bytes_max`: what its snapshot may weigh when it is unpacked (`format/unpacked_size.py`).
     """
 
     def __init__(self, path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> None:
@@ -101,7 +101,7 @@ class Stored:
     def close(self) -> None:
         self._db.close()
 
-    def __enter__(self) -> Stored:
+    def __enter__(self) -> CheckpointReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""How a node keeps its state up with the log: change by change (`change_upkeep.py`), or whole (`whole_upkeep.py`)."""
+"""How a node keeps its state up with the log: change by change (`change_updater.py`), or whole (`whole_updater.py`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..storage.checkpoint import Step
 from ..storage.payload import Whole
 from .restore import Ending
 
-__all__ = ["Upkeep", "Work"]
+__all__ = ["StateUpdater", "Work"]
 
 
 class Work(NamedTuple):
@@ -24,7 +24,7 @@ class Work(NamedTuple):
     changes: list[Any]
 
 
-class Upkeep(Protocol):
+class StateUpdater(Protocol):
     """What depends on the kind of a state. The caller has the write lock, unless it says otherwise."""
 
     @property

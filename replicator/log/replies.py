@@ -19,8 +19,8 @@ from replicator.errors import ConfigError, CorruptRecord, OutcomeUnknown
 from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId
 from replicator.format.records import Record, parse
 from replicator.format.term_ends import parse_ends
-from replicator.log.advice import advice
 from replicator.log.interface import Ack, GroupRequest
+from replicator.log.redis_errors import advice
 from replicator.protocol.group import Code, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
 

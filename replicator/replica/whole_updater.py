@@ -36,9 +36,9 @@ from ..storage.payload import Whole
 from .applied_state import raising
 from .rebuild import Rebuild
 from .restore import Dropped, Ending, Failed, never, run
-from .upkeep import Work
+from .state_updater import Work
 
-__all__ = ["WholeUpkeep"]
+__all__ = ["WholeUpdater"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 CLOSE_WITHIN_S = 5.0
 
 
-class WholeUpkeep:
-    """See `Upkeep`. `whole`: what was published."""
+class WholeUpdater:
+    """See `StateUpdater`. `whole`: what was published."""
 
     def __init__(self, rebuild: Rebuild) -> None:
         self._rebuild = rebuild
@@ -193,7 +193,7 @@ class WholeUpkeep:
     # --- a state that is not what was published ----------------------------------------------------------------------
 
     def follow(self) -> None:
-        """See `Upkeep`. What its program did with it since the last publication was never in the log.
+        """See `StateUpdater`. What its program did with it since the last publication was never in the log.
 
         A state that is kept in a file puts that aside. If that cannot be done now the state is `unwritten`.
         """
@@ -211,7 +211,7 @@ class WholeUpkeep:
         self.whole.is_ahead = False
 
     def write_state(self, *, insisting: bool = False) -> None:
-        """See `Upkeep`. `insisting`: also if programs go on using what was there (`SharedState`)."""
+        """See `StateUpdater`. `insisting`: also if programs go on using what was there (`SharedState`)."""
         with self._writing:
             while self._applied.unwritten is not None and not self._rebuild.closed:
                 self._write_once(insisting=insisting)

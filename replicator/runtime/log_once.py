@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Telling"]
+__all__ = ["LogOnce"]
 
 #: What is back within this time is the same again.
 SOON_S = 60.0
@@ -32,7 +32,7 @@ class _Told:
     gone_at: float | None = None
 
 
-class Telling:
+class LogOnce:
     """What was told to `logger`, and is not over. Thread-safe."""
 
     def __init__(self, logger: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId
 from replicator.format.records import PartRecord, Record
 from replicator.protocol.fold import Verdict, View
-from replicator.protocol.snapshot_policy import changes_bytes_max
+from replicator.protocol.snapshot_due import changes_bytes_max
 from replicator.storage.checkpoint_file import GIVEN_UP, Leavings, Payload, Run, Saved, Staged, parts_under_way
 
-__all__ = ["Draft", "Step", "Weights", "weights_of", "with_less"]
+__all__ = ["SaveTransaction", "Step", "Weights", "weights_of", "with_less"]
 
 #: What is deleted in one go: less than 1 ms. Small changes take time by their number, parts and patches by their bytes.
 _SLICE_CHANGES = 64
@@ -50,7 +50,7 @@ def weights_of(db: sqlite3.Connection, saved: Saved, given_up: RecordId) -> Weig
     return Weights(headers, 0 if payload is None or begun else changes_bytes_max(payload.run.size))
 
 
-class Draft:
+class SaveTransaction:
     """A save while its transaction is open: rows go out as steps are taken, `finish` writes the rest."""
 
     def __init__(self, db: sqlite3.Connection, before: Saved, weights: Weights, left: Leavings) -> None:

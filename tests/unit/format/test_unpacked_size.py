@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from replicator.format.weight import SNAPSHOT_BYTES_MAX, Weight
+from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX, Weight
 
 #: JSON that becomes much for its bytes.
 SWELLING: dict[str, Any] = {

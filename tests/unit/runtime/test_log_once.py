@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from replicator.runtime.telling import SOON_S, Telling
+from replicator.runtime.log_once import SOON_S, LogOnce
 
 LOGGER = logging.getLogger("replicator.test")
 
@@ -24,9 +24,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def telling(clock: Clock, caplog: pytest.LogCaptureFixture) -> Telling:
+def telling(clock: Clock, caplog: pytest.LogCaptureFixture) -> LogOnce:
     caplog.set_level(logging.INFO, logger="replicator.test")
-    return Telling(LOGGER, clock=clock)
+    return LogOnce(LOGGER, clock=clock)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -34,7 +34,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_what_lasts_is_told_when_it_begins_and_when_it_is_over(
-    telling: Telling, clock: Clock, caplog: pytest.LogCaptureFixture
+    telling: LogOnce, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for n in range(1000):
         telling.tell("disk", logging.ERROR, f"the disk is full at 5-{n}")
@@ -44,7 +44,7 @@ def test_what_lasts_is_told_when_it_begins_and_when_it_is_over(
     assert lines(caplog) == ["ERROR the disk is full at 5-0", "INFO over: the disk is full at 5-0"]
 
 
-def test_another_problem_and_one_of_another_kind_are_told(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_problem_and_one_of_another_kind_are_told(telling: LogOnce, caplog: pytest.LogCaptureFixture) -> None:
     assert telling.tell("disk", logging.ERROR, "full")
     assert telling.tell("log", logging.ERROR, "full")
     assert telling.tell("disk", logging.ERROR, "gone")
@@ -53,7 +53,7 @@ def test_another_problem_and_one_of_another_kind_are_told(telling: Telling, capl
     assert len(caplog.records) == 4
 
 
-def test_what_is_not_over_is_left_out(telling: Telling, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_over_is_left_out(telling: LogOnce, caplog: pytest.LogCaptureFixture) -> None:
     telling.tell("disk", logging.ERROR, "full", kind="full")
     telling.tell("disk", logging.ERROR, "slow", kind="slow")
     telling.tell("log", logging.ERROR, "gone")
@@ -62,7 +62,7 @@ def test_what_is_not_over_is_left_out(telling: Telling, caplog: pytest.LogCaptur
 
 
 def test_what_comes_and_goes_all_the_time_is_told_a_few_times(
-    telling: Telling, clock: Clock, caplog: pytest.LogCaptureFixture
+    telling: LogOnce, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(36_000):  # an hour, ten times a second
         telling.tell("disk", logging.ERROR, "full")
@@ -76,7 +76,7 @@ def test_what_comes_and_goes_all_the_time_is_told_a_few_times(
 
 
 def test_what_comes_back_every_now_and_then_is_told_less_and_less(
-    telling: Telling, clock: Clock, caplog: pytest.LogCaptureFixture
+    telling: LogOnce, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(360):  # an hour, every 10 s
         telling.tell("disk", logging.ERROR, "full")
@@ -87,7 +87,7 @@ def test_what_comes_back_every_now_and_then_is_told_less_and_less(
 
 
 def test_what_comes_back_after_a_long_time_is_news_and_over_at_once(
-    telling: Telling, clock: Clock, caplog: pytest.LogCaptureFixture
+    telling: LogOnce, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
         telling.tell("disk", logging.ERROR, "full")
@@ -97,7 +97,7 @@ def test_what_comes_back_after_a_long_time_is_news_and_over_at_once(
 
 
 def test_what_was_gone_for_long_is_news_although_nobody_said_so_again(
-    telling: Telling, clock: Clock, caplog: pytest.LogCaptureFixture
+    telling: LogOnce, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     # given something that comes and goes, of which each end is told once
     for _ in range(2):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from replicator.storage import place
-from replicator.storage.place import place_of
+from replicator.storage import file_identity
+from replicator.storage.file_identity import place_of
 
 
 def of(path: Path) -> str:
@@ -33,23 +33,23 @@ def test_another_start_of_the_machine_is_another_place(tmp_path: Path, monkeypat
     (tmp_path / "a").write_text("x")
     (tmp_path / "boot_id").write_text("another\n")
     before = of(tmp_path / "a")
-    place._machine.cache_clear()
-    monkeypatch.setattr(place, "_BOOT_ID", tmp_path / "boot_id")
+    file_identity._machine.cache_clear()
+    monkeypatch.setattr(file_identity, "_BOOT_ID", tmp_path / "boot_id")
     try:
         assert of(tmp_path / "a") != before
         assert of(tmp_path / "a").startswith("another/")
     finally:
-        place._machine.cache_clear()
+        file_identity._machine.cache_clear()
 
 
 def test_where_the_system_does_not_tell_of_its_starts_the_machine_has_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_text("x")
-    place._machine.cache_clear()
-    monkeypatch.setattr(place, "_BOOT_ID", tmp_path / "missing")
+    file_identity._machine.cache_clear()
+    monkeypatch.setattr(file_identity, "_BOOT_ID", tmp_path / "missing")
     try:
         assert len(of(tmp_path / "a").split()) == 1
         assert of(tmp_path / "a") == of(tmp_path / "a")
     finally:
-        place._machine.cache_clear()
+        file_identity._machine.cache_clear()

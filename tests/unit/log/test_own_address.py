@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from replicator.log.reach import own_address
+from replicator.log.own_address import own_address
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from .lease import Lease
 from .primary import Primary
 from .problems import Problems
 
-__all__ = ["Parts"]
+__all__ = ["Components"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
+class Components:
     """Of one node, from its start to its end."""
 
     log: Log

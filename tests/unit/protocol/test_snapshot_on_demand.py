@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from replicator.protocol.heartbeat import Heartbeat
-from replicator.protocol.snapshot_need import PAUSE_S, PAUSE_S_MAX, Need
+from replicator.protocol.snapshot_on_demand import PAUSE_S, PAUSE_S_MAX, Need
 
 B, C = Heartbeat("b", "b1", in_sync=False), Heartbeat("c", "c1", in_sync=False)
 
