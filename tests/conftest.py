@@ -12,6 +12,7 @@ The first two bring back to life what a test killed or paused, but do not undo a
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,15 @@ for _number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(_number, lambda *_: None)
 
 RedisFactory = Callable[..., RedisServer]
+
+
+@pytest.fixture(autouse=True)
+def _warnings_of_other_tests() -> Iterator[None]:
+    """A benchmark keeps warnings out of its tables; other tests read them."""
+    logger = logging.getLogger("replicator")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module", params=servers_at_hand(), ids=lambda server: server.id)

@@ -271,11 +271,12 @@ class TestClosed:
         monkeypatch.setattr(b._running.checkpoint, "save", full)
         register(a, "x")
         eventually(lambda: "disk is full" in b.problem)
-        assert hostnames(b) == []
+        assert not b._running.replica.saved.is_flushed
         eventually(lambda: "disk is full" in str(ops.status(group.log()).nodes[-1].problem))
         monkeypatch.setattr(b._running.checkpoint, "save", save)
         in_step(a, b)
         assert hostnames(b) == ["x"]
+        eventually(lambda: b._running.replica.saved.is_flushed and not b.problem)
 
     def test_a_huge_term_is_not_taken_over_from_anybody(self, group: Group) -> None:
         a, b = lead(group, "a"), start(group, "b")

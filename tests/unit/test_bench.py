@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import logging
 import socket
 import threading
 import time
@@ -55,15 +54,6 @@ from bench.systems.base import Running, System
 from replicator import Node
 from replicator.format.codec import encode_change
 from replicator.sandbox.redis_server import RedisServer
-
-
-@pytest.fixture(autouse=True)
-def _warnings_of_other_tests() -> Iterator[None]:
-    """A benchmark keeps warnings out of its tables; other tests read them."""
-    logger = logging.getLogger("replicator")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -168,9 +168,9 @@ def test_a_damaged_patch_is_refused(data: st.DataObject) -> None:
         found = applied(OLD, bytes(patch))
     except CorruptRecord:
         return
-    # The flag of its pieces is no part of what it yields; whoever splits the payload sees it.
+    # Some bits are no part of what it yields: the flag of its pieces, which whoever splits the payload sees, and what
+    # zstd does not look at.
     assert found == new
-    assert at == 52
 
 
 def test_neither_side_reads_much_of_the_old_payload_at_a_time() -> None:
