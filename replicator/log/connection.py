@@ -284,9 +284,11 @@ class Asking:
         return self._link._answer(self._wire, *command, limit=limit)
 
     def __exit__(self, *_: object) -> None:
-        if self._due is not None:
-            self._link._drop()
-        self._link._lock.release()
+        try:
+            if self._due is not None:
+                self._link._drop()
+        finally:
+            self._link._lock.release()
 
 
 def follow(finder: Finder, links: Iterable[Link], *, wait_s: float = SOURCE_WAIT_S) -> None:

@@ -1,8 +1,8 @@
 """Changes that wait to be committed, many in one record.
 
-A submitter queues its change, and takes the write lock if that is free. The thread that holds the lock commits all that
-is queued, in one record, and wakes those whose changes it carried; then the first of those that came meanwhile takes
-the lock. Alone, a submitter waits for nobody; many share one round trip.
+A submitter that finds the write lock free takes it and commits; one that does not queues its change, and sleeps. The
+thread that holds the lock commits all that is queued, in one record, and wakes those whose changes it carried; then the
+first of those that came meanwhile takes the lock. Alone, a submitter waits for nobody; many share one round trip.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The entries of the commit queue: changes that wait to be committed, each with the caller that waits for it.
 
-`commit_queue.py` has the queue. A submitter appends its entry, and the thread that holds the write lock commits many
-entries in one record (*group commit*). An entry carries the changes into the record, and the results, or the error,
-back.
+`commit_queue.py` has the queue. A submitter that finds the write lock taken appends its entry, and the thread that
+holds the lock commits many entries in one record (*group commit*). An entry carries the changes into the record, and
+the results, or the error, back.
 
 How a caller waits is its own affair, so entries are of two kinds: a `Sleeper` is a thread, asleep on a lock of its own;
 a batch of asyncio tasks (`async_writer.py`) is told through its event loop. The queue knows only `Waiting`: `finish` is

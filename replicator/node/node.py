@@ -153,6 +153,8 @@ class Node(NodeFacts, Generic[StateT]):
                 running.ha_loop.reporter.http = self.http
                 running.begin()
         except BaseException:
+            if self._running is None:
+                running.checkpoint.close()
             self.stop()
             raise
 

@@ -72,7 +72,7 @@ class Publisher:
                 self._log_once.over("snapshot")
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
-            self._writer.sweep()
+        self._writer.sweep(until)
 
     def rehearse(self) -> None:
         """Draw a snapshot and send nothing. Raises what drawing it raises.
@@ -133,7 +133,9 @@ class Publisher:
         parts = _Parts(pieces, self._replica.snapshot_bytes_max)
         bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
         with self._writer.held(self._publishing, until):
-            return self._replace(parts, bodies, term, expect, wants_acks, until)
+            replaced_at = self._replace(parts, bodies, term, expect, wants_acks, until)
+        self._writer.sweep(until)
+        return replaced_at
 
     def _replace(
         self,
@@ -157,9 +159,7 @@ class Publisher:
                 self._writer.write(
                     self._part(node_state, snapshot, parts, index, body, wants_acks), until=until, bodies=bodies
                 )
-            replaced_at = self._replica.node_state.view.position.id
-        self._writer.sweep()
-        return replaced_at
+            return self._replica.node_state.view.position.id
 
     # --- a state without apply ---------------------------------------------------------------------------------------
 
@@ -175,7 +175,8 @@ class Publisher:
             else:
                 done = self._send_made(made, term, wants_acks=wants_acks, until=until)
             replica.applied.application.published()
-            return done
+        self._writer.sweep(until)
+        return done
 
     def _send_made(self, made: Made, term: int, *, wants_acks: int, until: float) -> Published:
         # An estimate first, to save making a snapshot of 80 MB only to see that a patch of some kB is smaller.
@@ -186,8 +187,7 @@ class Publisher:
         size = sum(map(len, bodies))
         if made.patch is not None and len(made.patch) < size:
             return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
-        self._replace(parts, bodies, term, None, wants_acks, until)
-        return Published("whole", self._replica.node_state.view.position.id, size)
+        return Published("whole", self._replace(parts, bodies, term, None, wants_acks, until), size)
 
     def _snapshot_of_now(self, until: float) -> Iterable[Any]:
         with self._writer.held(self._replica.applied.lock, until):

@@ -84,9 +84,9 @@ class Team:
 
     def _limit(self) -> int:
         until = time.monotonic() - PATIENCE_S
-        state_problem = sum(since < until for since in list(self._since.values()))
+        held_up = sum(since < until for since in list(self._since.values()))
         # Where some are held up the next one may be as well.
-        return min(TEAM_MAX, self._size + 2 * state_problem)
+        return min(TEAM_MAX, self._size + 2 * held_up)
 
     def _work(self) -> None:
         me = threading.current_thread()

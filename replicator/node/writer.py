@@ -93,10 +93,13 @@ class RecordWriter:
         """Of the log."""
         return self._log.url
 
-    def sweep(self) -> None:
-        """Have the log delete what a snapshot cut, a slice at a time. What fails is done with the next snapshot."""
+    def sweep(self, until: float) -> None:
+        """Have the log delete what a snapshot cut, a slice at a time.
+
+        What fails, or is not done by `until`, is done with the next snapshot.
+        """
         with suppress(LogUnavailable):
-            while self._log.sweep():
+            while time.monotonic() < until and self._log.sweep():
                 time.sleep(SWEEP_PAUSE_S)
 
     # --- may it? -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""What a node may forget when it is killed: what it can read again, and what nobody was told that it has. Pure.
+"""What a node may forget when it is killed: what it can read again, and what nobody was told is on its disk. Pure.
 
-A node applies such a record first and saves it a moment later. So its readers are not kept waiting for a disk, and a
-kill takes it back by that moment, to the border of an older record; it reads the rest from the log. Everything else is
-on its disk first:
+A node that reads such a record applies it first and saves it a moment later. So its readers are not kept waiting for a
+disk, and a kill takes it back by that moment, to the border of an older record; it reads the rest from the log.
+Everything else is on its disk first:
 
 - **Terms**, and what a node does with the first record of one: a term that was seen is never seen to go back (G2, G3).
   A node that takes the term itself has, with its term record, all that it applied on its disk before it leads.

@@ -51,15 +51,11 @@ class AppliedState:
         With `blocks=False`: or not at all, if somebody holds it or it moves right now (`BlockingIOError`).
         """
         self.inside.check("reading()", blocks=blocks)
-        if not self.lock.acquire(blocking=blocks):
-            raise BlockingIOError("the state is in use")
-        try:
-            with self.inside.of(READING):
-                if (behind := self.unwritten) is not None:
-                    raise type(behind)(**behind.fields)
-                yield self.state
-        finally:
-            self.lock.release()
+        # `with` alone: after a call of `acquire` a Ctrl-C may come before any `try`, and then nobody gives it back.
+        with self.lock if blocks else _at_once(self.lock), self.inside.of(READING):
+            if (behind := self.unwritten) is not None:
+                raise type(behind)(**behind.fields)
+            yield self.state
 
     def apply(self, record: Record, changes: Sequence[Any]) -> list[Any]:
         """Apply the changes of one record. Raises `Stalled`, from then on, if the application fails at one."""
@@ -92,6 +88,12 @@ class AppliedState:
         except ReplicatorError as error:
             return raising(error)
 
+    def interrupted(self, id_: RecordId, interrupt: BaseException) -> None:
+        """A Ctrl-C came while this record was applied: whether its changes are in the state nobody knows."""
+        if not self.stalled:
+            logger.error("interrupted while %s was applied", id_, exc_info=interrupt)
+            self._stall(id_, interrupt)
+
     def fail(self, id_: RecordId, failed: Failed) -> Stalled:
         """`restore` failed at this record: nothing is applied from here on."""
         logger.error("restore() failed at %s", id_, exc_info=failed.__cause__ or failed)
@@ -101,6 +103,17 @@ class AppliedState:
         stalled = Stalled(id=id_, problem=error if isinstance(error, Failed) else said(error))
         self.stalled = str(stalled)
         return stalled
+
+
+@contextmanager
+def _at_once(lock: threading.Lock) -> Iterator[None]:
+    """For an event loop: have the lock, if nobody else has it (`BlockingIOError`)."""
+    if not lock.acquire(blocking=False):
+        raise BlockingIOError("the state is in use")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def raising(error: ReplicatorError) -> Iterator[Any]:

@@ -26,6 +26,8 @@ class NodeStateCell:
         self.before_it_leads: Callable[[], None] | None = None
         #: Whether a refusal put it out of sync since somebody began to fold.
         self._lost_sync = False
+        #: What that somebody folds into.
+        self._folded = node_state
 
     def wait_for(self, reached: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until it is what `reached` looks for. Whether it is, in time: with 0 nobody is waited for."""

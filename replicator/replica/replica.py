@@ -13,10 +13,11 @@ the state depends on its kind (`StateUpdater`). Three locks, and what each one m
 
 The write lock is always taken first; `known.moved`, for the node state alone and for a moment, last.
 
-Every node applies first what it may forget, and saves it a moment later (`flush`): changes and parts that follow, on
-the primary and on a standby alike. What it must not forget is on its disk before it goes by it: a term, a restore, a
-change that somebody waits for. `protocol/saving.py` says which is which, and why. A state that outlives the process is
-never ahead of the disk, but for what its program does.
+A node that reads applies first what it may forget, and saves it a moment later (`flush`): changes and parts that
+follow. What it must not forget is on its disk before it goes by it: a term, a restore, a change that somebody waits
+for. `protocol/saving.py` says which is which, and why. A state that outlives the process is never ahead of the disk,
+but for what its program does. The primary applies its own records first, all of them: they are in the log, and it
+vouches for none before its disk has it.
 
 A save is with the system at once, so no kill undoes it, and `flush` has it synced as well. So a kill and a power cut
 cost a node the same: its last moment, at the border of a record, and no term.
@@ -188,7 +189,8 @@ class Replica:
                 if step.verdict is Verdict.APPLY:
                     try:
                         self.applied.apply(step.record, changes)
-                    except Stalled:
+                    except BaseException as error:
+                        self.applied.interrupted(step.record.id, error)
                         self.known.adopt(node_state._replace(view=before))
                         raise
                 if not saves_first:
@@ -246,10 +248,16 @@ class Replica:
             changes = changes_of(record)
         results: list[Any] = []
         with self.applied.lock:
-            if verdict is Verdict.APPLY:
-                results = self.applied.apply(record, changes or [])
-            self.saved.add(step)
-            self.known.adopt(after)
+            try:
+                if verdict is Verdict.APPLY:
+                    results = self.applied.apply(record, changes or [])
+                self.saved.add(step)
+                self.known.adopt(after)
+            except BaseException as interrupt:
+                # Folded once more, it would be in the state twice. So this node applies nothing any more.
+                if verdict is Verdict.APPLY and self.node_state.view.position != step.view.position:
+                    self.applied.interrupted(record.id, interrupt)
+                raise
         return results
 
     # --- its state ---------------------------------------------------------------------------------------------------

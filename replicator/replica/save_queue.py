@@ -1,7 +1,7 @@
 """What a node saved, and what it applied and has not saved yet.
 
-Both roles save in the same way: what may be forgotten (`protocol/saving.py`) waits here once it is applied, and goes to
-the disk together, in one transaction. What must not be forgotten takes along all that waits.
+What a node read and may forget (`protocol/saving.py`), and all that a primary wrote, waits here once it is applied, and
+goes to the disk together, in one transaction. What must not be forgotten takes along all that waits.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from ..errors import CheckpointError
@@ -69,16 +70,14 @@ class SaveQueue:
             self._save(steps, synced=synced)
 
     def _save(self, steps: Sequence[Step], *, synced: bool) -> None:
-        waiting = [self._unsaved.popleft() for _ in range(len(self._unsaved))]
+        waiting = list(islice(self._unsaved, len(self._unsaved)))
         every = [*waiting, *steps]
         if not every:
             return
-        try:
-            self.checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced)
-        except BaseException:
-            # It is applied: what comes after it must not be saved without it.
-            self._unsaved.extendleft(reversed(waiting))
-            raise
+        self.checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced)
+        # Not before: what is applied stays here until it is saved, and nothing that comes after it is saved without it.
+        for _ in waiting:
+            self._unsaved.popleft()
         self._saved = self._saved.with_(waiting)
 
     def make_room(self) -> None:

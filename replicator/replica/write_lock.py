@@ -12,10 +12,13 @@ class WriteLock:
 
     A thread that commits for many takes it again and again. A lock that was just given back goes to the first that
     asks, and that is one that is awake: those that sleep on it could wait for as long as there is something to commit.
+
+    A Ctrl-C may come after any call, so also when it was taken and nobody knows yet. Then it is given back: of a
+    reentrant lock one can ask who has it. It is not reentrant for that.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: set[int] = set()
 
     @property
@@ -24,10 +27,25 @@ class WriteLock:
 
     def acquire(self, *, blocking: bool = True, timeout: float = -1) -> bool:
         """Take it; whether that was possible, at once or within `timeout` seconds."""
-        if self._lock.acquire(blocking=False):
-            return True
-        if not blocking:
-            return False
+        if self.is_mine:
+            if not blocking:
+                return False
+            raise RuntimeError("this thread has the write lock already")
+        try:
+            if self._lock.acquire(blocking=False):
+                return True
+            return self._wait(timeout) if blocking else False
+        except BaseException:
+            if self.is_mine:
+                self._lock.release()
+            raise
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread has it."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # as `threading.Condition` does
+
+    def _wait(self, timeout: float) -> bool:
         me = threading.get_ident()
         self._waiting.add(me)
         try:

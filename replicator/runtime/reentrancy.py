@@ -64,14 +64,18 @@ class Stay:
         self.outer: Stay | None = None
 
     def __enter__(self) -> None:
-        outer = _innermost.get()
-        while outer is not None and outer.is_over:
-            outer = outer.outer
-        self.outer = outer
-        _innermost.set(self)
         self._thread = threading.get_ident()
         self._before = self.inside._threads.get(self._thread)
-        self.inside._threads[self._thread] = self.what
+        try:
+            outer = _innermost.get()
+            while outer is not None and outer.is_over:
+                outer = outer.outer
+            self.outer = outer
+            _innermost.set(self)
+            self.inside._threads[self._thread] = self.what
+        except BaseException:  # a Ctrl-C: nobody is inside, and nobody leaves
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.is_over = True

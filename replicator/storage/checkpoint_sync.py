@@ -4,7 +4,7 @@ No kill undoes a save: it is with the system when it returns. A save that must o
 synchronous=FULL makes that one fsync, which takes longer than all else that happens to a change. Other saves are on the
 disk after the next synced one, or after `sync_wal`. A power cut takes the newest of them, in order, and never a part of
 one: the node comes back a moment earlier, and reads the rest from the log. What must not be forgotten (a term, what was
-vouched for) is synced; which records say such things is told in `replica/replica.py`.
+vouched for) is synced; which records say such things is told in `protocol/saving.py`.
 """
 
 from __future__ import annotations

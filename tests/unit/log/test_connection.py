@@ -360,6 +360,20 @@ def test_a_connection_that_is_left_before_its_answer_was_read_is_given_up(error:
     assert [wire.closed for wire in finder.made] == [True, False]
 
 
+def test_a_second_interrupt_while_it_is_given_up_leaves_the_link_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Link(PaperFinder([b"2"]), "url")
+    drop = link._drop
+
+    def interrupted() -> None:
+        drop()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), asking(link):
+        patched.setattr(link, "_drop", interrupted)
+        raise KeyboardInterrupt
+    assert link.call("PING") == b"2"
+
+
 def test_an_interrupt_while_the_answer_is_waited_for_gives_the_connection_up() -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt

@@ -395,6 +395,22 @@ class TestSnapshots:
         # then
         assert len(swept) == 3
 
+    def test_a_sweep_takes_no_longer_than_its_caller_has_and_keeps_nobody_from_publishing(self, group: Group) -> None:
+        class Endless(MemoryLog):
+            sweeps = 0
+
+            def sweep(self) -> bool:
+                self.sweeps += 1
+                return True
+
+        log = Endless(group.server)
+        a = group.primary("a", log=log)
+        replacing = in_thread(lambda: a.replace([["pushed", ["x"]]], timeout_s=2.0))
+        eventually(lambda: log.sweeps > 3)
+        assert a._running.primary.publisher.publishes is False
+        replacing()
+        assert pushed(a) == ["x"]
+
     def test_a_sweep_that_fails_is_left_to_the_next_snapshot(self, group: Group) -> None:
         class Refusing(MemoryLog):
             def sweep(self) -> bool:
