@@ -206,7 +206,7 @@ class Node(NodeFacts, Generic[StateT]):
         state until it has read the log again: `wait` for the position of this read where that must not be seen.
 
         With `fresh`, everything that was committed when this was called is in the state: linearizable on any node, as
-        long as Redis itself loses nothing (docs/design.md says what a master that was replaced may still answer). It
+        long as Redis itself loses nothing (docs/reads.md says what a master that was replaced may still answer). It
         waits while nobody leads with a lease that runs. Raises `LogUnavailable`, `TimeoutError`, `NotRunning` (a node
         that was not started has no state yet; one that was stopped has what it had).
 

@@ -368,9 +368,10 @@ def test_a_second_interrupt_while_it_is_given_up_leaves_the_link_free(monkeypatc
         drop()
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), asking(link):
-        patched.setattr(link, "_drop", interrupted)
+    monkeypatch.setattr(link, "_drop", interrupted)
+    with pytest.raises(KeyboardInterrupt), asking(link):
         raise KeyboardInterrupt
+    monkeypatch.setattr(link, "_drop", drop)
     assert link.call("PING") == b"2"
 
 
