@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 from uuid import UUID
 
-from ..errors import ConfigError, InvalidChange
+from ..errors import ChangeRejected, ConfigError, InvalidChange
 
 __all__ = [
     "TEXTS",
@@ -31,6 +31,7 @@ __all__ = [
     "Union",
     "decoded_members",
     "refuse",
+    "refuse_made",
 ]
 
 #: What every JSON encoder of ours writes down exactly.
@@ -51,6 +52,17 @@ _KIND_NAMES: dict[type, str] = {
 def refuse(path: str, problem: str) -> NoReturn:
     """Raise `InvalidChange` for the value at this path (`flag.percent`)."""
     raise InvalidChange("{path} {problem}", field=path, path=path, problem=problem)
+
+
+def refuse_made(path: str, error: Exception, *, by: type[Exception] = ValueError) -> NoReturn:
+    """Raise `InvalidChange` for what the class of a value raised when one was made of what somebody sent.
+
+    Whatever it raised: a check that stumbles over hostile input is a check all the same, and would stall every node.
+    `by`: what such a class raises on purpose, with a text that says it all.
+    """
+    if isinstance(error, ChangeRejected | MemoryError | RecursionError):
+        raise error  # it says itself what is wrong; or it is this node that ran short, and no other one
+    refuse(path, f"is refused: {error}" if isinstance(error, by) else f"is refused: {type(error).__name__}: {error}")
 
 
 class Converter(ABC):
@@ -327,8 +339,8 @@ class Record(Converter):
         members = decoded_members(value, self._fields, self._needed, path)
         try:
             return self._kind(**members)
-        except ValueError as error:  # of its own `__post_init__`
-            refuse(path, f"is refused: {error}")
+        except Exception as error:  # of its own `__post_init__`
+            refuse_made(path, error)
 
     def encode(self, value: Any, path: str) -> Any:
         if type(value) is not self._kind:

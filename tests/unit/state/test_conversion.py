@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replicator import ConfigError, InvalidChange
+from replicator import ChangeRejected, ConfigError, InvalidChange
 from replicator.state.conversion import converter_of
 
 UserId = NewType("UserId", int)
@@ -171,6 +171,37 @@ def test_whatever_json_comes_it_is_a_value_or_refused(written: Any) -> None:
         except InvalidChange:
             continue
         assert converter_of(hint).decode(converter_of(hint).encode(value, "it"), "it") == value
+
+
+@dataclass(frozen=True)
+class Checked:
+    kind: str
+
+    def __post_init__(self) -> None:
+        raise _FAULTS[self.kind]("so it is")
+
+
+_FAULTS = {"value": ValueError, "type": TypeError, "no": ChangeRejected, "memory": MemoryError}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("value", "it is refused: so it is"),
+        ("type", "it is refused: TypeError: so it is"),
+        ("other", "it is refused: KeyError: 'other'"),
+        ("no", "so it is"),
+    ],
+)
+def test_whatever_a_record_raises_when_it_is_made_is_a_rejection(kind: str, said: str) -> None:
+    with pytest.raises(ChangeRejected) as raised:
+        converter_of(Checked).decode({"kind": kind}, "it")
+    assert str(raised.value) == said
+
+
+def test_a_node_without_memory_rejects_nothing() -> None:
+    with pytest.raises(MemoryError):
+        converter_of(Checked).decode({"kind": "memory"}, "it")
 
 
 @dataclass
