@@ -12,8 +12,8 @@
   may be would depend on the stack of whoever decodes it.
 
 `int`, `float`, `str`, `bool`, `None`, `Any`, `list`, `dict` (keys of text or integers), `tuple`, unions, `Literal`,
-`Enum`, dataclasses; `datetime`, `date`, `UUID` and `Decimal` as text; and the models of msgspec and pydantic, which
-convert themselves, if they are used (`models.py`).
+`Enum`, dataclasses; `datetime`, `date`, `UUID` and `Decimal` as text (`texts.py`); and the models of msgspec and
+pydantic, which convert themselves, if they are used (`models.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from .converters import (
-    TEXTS,
     Anything,
     Converter,
     Dict,
@@ -37,11 +36,11 @@ from .converters import (
     OneOf,
     Plain,
     Record,
-    Text,
     Tuple,
     Union,
 )
 from .models import model_converter_of
+from .texts import Text, is_text_type
 
 __all__ = ["converter_of", "has_default", "hints_of"]
 
@@ -91,7 +90,7 @@ def _of_class(kind: type, what: str, within: tuple[type, ...]) -> Converter:
         return Float() if kind is float else Plain(kind)
     if kind in (list, dict):
         return List(Anything()) if kind is list else Dict(str, Anything())
-    if kind in TEXTS:
+    if is_text_type(kind):
         return Text(kind)
     if issubclass(kind, enum.Enum):
         return OneOf([(member.value, member) for member in kind], what)
