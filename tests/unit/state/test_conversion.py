@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
+import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -44,6 +46,19 @@ class Line:
     label: str | None = None
 
 
+class TypeAliasType:
+    """What the `type` statement makes, from Python 3.12 on: its value is looked up when it is asked for."""
+
+    def __init__(self, name: str, value: Callable[[], Any]) -> None:
+        self.__name__ = name
+        self._value = value
+
+    @property
+    def __value__(self) -> Any:
+        return self._value()
+
+
+Numbers = TypeAliasType("Numbers", lambda: list[int])
 ONE_ID = UUID("12345678-1234-5678-1234-567812345678")
 
 #: A type, a value of it, and its JSON.
@@ -58,7 +73,11 @@ PAIRS = [
     (UserId, 7, 7),
     (list, [1, "a"], [1, "a"]),
     (dict, {"a": 1}, {"a": 1}),
+    (typing.List, [1, "a"], [1, "a"]),  # noqa: UP006
+    (typing.Dict, {"a": 1}, {"a": 1}),  # noqa: UP006
+    (tuple[()], (), []),
     (list[int], [1, 2], [1, 2]),
+    (tuple[Numbers, Numbers], ([1], [2]), [[1], [2]]),
     (dict[str, list[int]], {"a": [1]}, {"a": [1]}),
     (dict[int, bool], {-7: True}, {"-7": True}),
     (tuple[int, ...], (1, 2), [1, 2]),
@@ -212,6 +231,11 @@ class Tree:
     children: list[Tree] = field(default_factory=list)
 
 
+Json = TypeAliasType("Json", lambda: dict[str, Json] | int)
+Itself = TypeAliasType("Itself", lambda: Itself)
+Nothing = TypeAliasType("Nothing", lambda: no_such_name)  # type: ignore[name-defined]  # noqa: F821
+
+
 @dataclass
 class Derived:
     x: int
@@ -228,6 +252,17 @@ class Derived:
         (Point | Line, "two members of a union are both an object in JSON"),
         (str | datetime, "two members of a union are both a text"),
         (Tree, "Tree holds values of its own type"),
+        (Json, "Json holds values of its own type"),
+        (list[Json], "Json holds values of its own type"),  # type: ignore[valid-type]
+        (Itself, "Itself holds values of its own type"),
+        (dict[Itself, int], "Itself holds values of its own type"),  # type: ignore[valid-type]
+        (Nothing, r"Nothing cannot be resolved \(name 'no_such_name'"),
+        (tuple, "tuple is no type"),
+        (typing.Tuple, "tuple is no type"),  # noqa: UP006
+        (typing.Union, "is no type"),
+        (list[int, str], "is no type"),  # type: ignore[type-arg]
+        (list[()], "is no type"),  # type: ignore[type-arg]
+        (dict[str], "is no type"),  # type: ignore[type-arg]
         (Derived, "Derived is not made of its fields alone"),
         (Literal[b"a"], "is no text, integer"),
     ],
