@@ -25,7 +25,8 @@ import types
 import typing
 from typing import Any, Literal
 
-from ..errors import ConfigError
+from ..errors import ChangeTooLarge, ConfigError, InvalidChange, NotJSON
+from ..format.codec import encode_change
 from .converters import (
     Anything,
     Converter,
@@ -42,7 +43,7 @@ from .converters import (
 from .models import model_converter_of
 from .texts import Text, is_text_type
 
-__all__ = ["converter_of", "has_default", "hints_of"]
+__all__ = ["check_fits", "converter_of", "default_of", "has_default", "hints_of"]
 
 
 def converter_of(hint: Any, what: str = "", within: tuple[Any, ...] = ()) -> Converter:
@@ -137,9 +138,37 @@ def _record_of(kind: type, what: str, within: tuple[Any, ...]) -> Converter:
         raise ConfigError(setting=what, problem=f"{kind.__name__} is not made of its fields alone")
     hints = hints_of(kind, what)
     converters = {field.name: converter_of(hints[field.name], what, within) for field in fields}
+    for field in fields:
+        if has_default(field):
+            _check_default(field, converters[field.name], what, kind.__name__)
     needed = [field.name for field in fields if not has_default(field)]
     frozen: bool = kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
     return Record(kind, converters, needed, frozen=frozen)
+
+
+#: Callables of which each call gives the same, beside dataclasses, whose own defaults are checked.
+_SAME_EACH_TIME = (list, dict, tuple, str, int, float, bool)
+
+
+def _check_default(field: dataclasses.Field[Any], converter: Converter, what: str, owner: str) -> None:
+    """A member that was left out gets its default on each node by itself, so that has to be the same on all of them."""
+    factory = field.default_factory
+    if factory is not dataclasses.MISSING and factory not in _SAME_EACH_TIME and not dataclasses.is_dataclass(factory):
+        problem = f"{owner}.{field.name} has a default_factory that may give each node another value: give it a default"
+        raise ConfigError(setting=what, problem=problem)
+    check_fits(default_of(field), converter, what, f"{owner}.{field.name}")
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def check_fits(default: Any, converter: Converter, what: str, name: str) -> None:
+    """Raises `ConfigError` if it is not of its type, or none that JSON has."""
+    try:
+        encode_change(converter.encode(default, name))
+    except (InvalidChange, NotJSON, ChangeTooLarge) as error:
+        raise ConfigError(setting=what, problem=f"a default is not of its type: {error}") from None
 
 
 def has_default(field: dataclasses.Field[Any]) -> bool:
