@@ -26,7 +26,7 @@ import typing
 from typing import Any, Literal
 
 from ..errors import ChangeTooLarge, ConfigError, InvalidChange, NotJSON
-from ..format.codec import encode_change
+from ..format.codec import frame_of
 from .converters import (
     Anything,
     Converter,
@@ -163,10 +163,10 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def check_fits(default: Any, converter: Converter, what: str, name: str) -> None:
-    """Raises `ConfigError` if it is not of its type, or none that JSON has."""
+def check_fits(default: Any, converter: Converter, what: str, name: str) -> bytes:
+    """The default as JSON. Raises `ConfigError` if it is not of its type, or none that JSON has."""
     try:
-        encode_change(converter.encode(default, name))
+        return frame_of(converter.encode(default, name))
     except (InvalidChange, NotJSON, ChangeTooLarge) as error:
         raise ConfigError(setting=what, problem=f"a default is not of its type: {error}") from None
 
