@@ -52,7 +52,7 @@ P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 
 #: What `Commands` has itself: no change can be called that.
-_RESERVED = ("apply", "snapshot", "restore", "checked")
+_RESERVED = ("apply", "snapshot", "restore", "check_pieces", "checked")
 
 
 class ChangeMethod(Generic[P, ResultT]):
@@ -208,6 +208,17 @@ class Commands:
         """See `State`, and `fields.py`. Raises `InvalidChange` at a piece that does not fit the fields."""
         _plan_of(type(self)).fields.restore(self, pieces)
 
+    def check_pieces(self, pieces: Iterable[Any]) -> None:
+        """See `CheckedState`: an object of its own is restored. A class that does both by itself says nothing."""
+        plan = _plan_of(type(self))
+        if not plan.has_fields:
+            return
+        tried = type(self)()
+        try:
+            tried.restore(pieces)
+        finally:
+            plan.fields.give_up(tried)
+
 
 class _Plan:
     """What there is to know of a class. Raises `ConfigError` if it is none that can be a state."""
@@ -220,7 +231,9 @@ class _Plan:
             if name in _RESERVED or name != method.name:
                 raise ConfigError(setting=f"{kind.__name__}.{name}", problem="give the change the name of its method")
             method.check()
-        if kind.snapshot is Commands.snapshot or kind.restore is Commands.restore:
+        #: Whether its snapshot, or the restore of one, follows from its fields.
+        self.has_fields = kind.snapshot is Commands.snapshot or kind.restore is Commands.restore
+        if self.has_fields:
             _ = self.fields
 
     @functools.cached_property

@@ -116,6 +116,10 @@ class Fields:
                 delattr(state, name)  # made of what was there
         let_go(*_containers(old))
 
+    def give_up(self, state: object) -> None:
+        """Nobody has this state any more: let go of what is in it."""
+        let_go(*_containers(getattr(state, name) for name in self._converters))
+
     def _drawn(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {name: of.encode(_emptied(values[name]), name) for name, of in self._converters.items()}
         for name, converter in self._converters.items():

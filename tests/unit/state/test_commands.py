@@ -315,6 +315,65 @@ def test_a_standby_that_comes_late_gets_it_in_pieces(group: Group) -> None:
         assert theirs.owners == {7: ("flag-1", "flag-2")}
 
 
+@dataclass
+class Bounded(Commands):
+    """Its fields have to fit one another, and one had another name before."""
+
+    most: int = 2
+    names: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.names) > self.most:
+            raise ValueError("too many names")
+
+    def restore(self, pieces: Any) -> None:
+        super().restore({{"texts": "names"}.get(name, name): part for name, part in each.items()} for each in pieces)
+
+    @change
+    def add(self, name: str) -> None:
+        self.names.append((name, name))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "error"),
+    [
+        ([{"most": 1}, {"names": [["a", "a"], ["b"]]}], InvalidChange),
+        ([{"nams": []}], InvalidChange),
+        ([{"most": 1, "names": [["a", "a"], ["b", "b"]]}], ValueError),
+    ],
+)
+def test_pieces_that_do_not_fit_are_refused_before_they_are_sent(group: Group, pieces: Any, error: type) -> None:
+    # given
+    a, b = group.primary(state=Bounded()), group.node("b", state=Bounded())
+    a.submit(Bounded.add("x"))
+    before = a.position
+    # when
+    with pytest.raises(error):
+        a.replace(pieces)
+    # then
+    assert a.position == before
+    a.submit(Bounded.add("y"))
+    in_step(a, b)
+    assert (a.stalled, b.stalled) == (None, None)
+    with b.reading() as state:
+        assert state == Bounded(names=[("x", "x"), ("y", "y")])
+
+
+def test_pieces_are_tried_as_json_has_them_and_as_the_class_restores_them(group: Group) -> None:
+    # given
+    a, b = group.primary(state=Bounded()), group.node("b", state=Bounded())
+    # when
+    a.replace([{"texts": [("a", "b")]}])
+    # then
+    eventually(lambda: b.in_sync and b.position == a.position)
+    with b.reading() as state:
+        assert state == Bounded(names=[("a", "b")])
+
+
+def test_a_class_with_its_own_snapshot_and_restore_is_not_tried() -> None:
+    Own().check_pieces(iter([1, 2, 3]))
+
+
 # --- What no class can be ---------------------------------------------------------------------------------------------
 
 
