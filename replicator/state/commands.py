@@ -87,8 +87,7 @@ class ChangeMethod(Generic[P, ResultT]):
 
     def carry_out(self, state: Any, arguments: Any) -> ResultT:
         """Call the method with these arguments, as JSON has them. Raises `InvalidChange`, and what the method does."""
-        given = self._decoded(arguments)
-        return self._function(state, **given, **self._defaults_but(given))
+        return self._called(state, self._decoded(arguments))
 
     def check(self) -> None:
         """Raises `ConfigError` if an argument has no type that can be written down, or a default that is not of it."""
@@ -97,8 +96,12 @@ class ChangeMethod(Generic[P, ResultT]):
     def _carried_out(self, state: Any, *args: P.args, **kwargs: P.kwargs) -> ResultT:
         if not state._is_applying:
             raise NotSubmitted(change=self.name, owner=type(state).__name__)
-        given: dict[str, Any] = self._signature.bind(*args, **kwargs).arguments
-        return self._function(state, **given, **self._defaults_but(given))
+        return self._called(state, self._signature.bind(*args, **kwargs).arguments)
+
+    def _called(self, state: Any, given: dict[str, Any]) -> ResultT:
+        if len(given) < len(self._converters):
+            given |= self._defaults_but(given)
+        return self._function(state, **given)
 
     def _written(self, given: dict[str, Any]) -> Change[ResultT]:
         encoded = {name: self._converters[name].encode(value, name) for name, value in given.items()}
@@ -107,8 +110,6 @@ class ChangeMethod(Generic[P, ResultT]):
 
     def _defaults_but(self, given: dict[str, Any]) -> dict[str, Any]:
         """Those of what was not given, made anew for each call: a method may keep one, and change it later."""
-        if len(given) == len(self._converters):
-            return {}
         left_out = [(name, default) for name, default in self._defaults.items() if name not in given]
         return {name: self._converters[name].decode(_copied(default), name) for name, default in left_out}
 
