@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .format.ids import Position, RecordId
     from .node.host import Host
     from .node.node import Node
-    from .state import KeptState, ReplicatedState, SharedState, State
+    from .state import CheckedState, KeptState, ReplicatedState, SharedState, State
     from .state.changes import Change
     from .state.commands import Commands, change
     from .state.mapping import DictState, delete, put, put_many
@@ -62,6 +62,7 @@ __all__ = [
     "Change",
     "ChangeRejected",
     "ChangeTooLarge",
+    "CheckedState",
     "CheckpointError",
     "Commands",
     "ConfigError",
@@ -110,6 +111,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "Change": "state.changes",
+    "CheckedState": "state",
     "Commands": "state.commands",
     "DictState": "state.mapping",
     "Host": "node.host",

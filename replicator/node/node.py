@@ -301,8 +301,8 @@ class Node(NodeFacts, Generic[StateT]):
         """Make `pieces` (as `State.snapshot` gives them) the whole state, on every node, at one record.
 
         Only on the primary. `term`, `ack`, `timeout_s`: as for `submit`. `expect`: a position (`"5-1042"`); only if the
-        state is still what it was there. Raises what `submit` raises, and `Outdated`; what is not sent in time is given
-        up, and changes nothing.
+        state is still what it was there. Raises what `submit` raises, `Outdated`, and what the `check_pieces` of the
+        state raises, if it has one; what is not sent in time is given up, and changes nothing.
         """
         running, level = self._writing(), self._level(ack)
         seen = RecordId.parse(expect) if expect is not None else None

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import Outdated
-from ..format.codec import SnapshotEncoder, digest_of
+from ..format.codec import SnapshotDecoder, SnapshotEncoder, digest_of
 from ..format.ids import RecordId
 from ..format.patch import CODEC, cut
 from ..format.records import PartRecord
@@ -128,14 +128,21 @@ class Publisher:
     ) -> RecordId:
         """Make these pieces the state, on every node, at one record: its id. Everything else waits meanwhile.
 
-        `expect`: only if the state is what it was there (`Outdated`).
+        `expect`: only if the state is what it was there (`Outdated`). Raises what the state says of pieces that do not
+        fit: every node would stall at them.
         """
         parts = _Parts(pieces, self._replica.snapshot_bytes_max)
         bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
+        self._check(parts, bodies)
         with self._writer.held(self._publishing, until):
             replaced_at = self._replace(parts, bodies, term, expect, wants_acks, until)
         self._writer.sweep(until)
         return replaced_at
+
+    def _check(self, parts: _Parts, bodies: list[bytes]) -> None:
+        # As the others will have them: JSON has lists where a program may have given tuples.
+        decoder = SnapshotDecoder(parts.codec, parts.digest, id_="new", most=self._replica.snapshot_bytes_max)
+        self._replica.applied.application.check_pieces(decoder.pieces(bodies))
 
     def _replace(
         self,

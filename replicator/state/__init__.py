@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["KeptState", "ReplicatedState", "SharedState", "State"]
+__all__ = ["CheckedState", "KeptState", "ReplicatedState", "SharedState", "State"]
 
 
 @runtime_checkable
@@ -70,6 +70,19 @@ class State(ReplicatedState, Protocol):
         Must be deterministic: no clock, no random, no set order. `ChangeRejected` is an outcome like any other and
         must leave the state as it was; every other exception is a bug, and stalls the node. Called under the node's
         lock, on the primary after the change is in the log, on a standby after it is on disk.
+        """
+        ...
+
+
+@runtime_checkable
+class CheckedState(ReplicatedState, Protocol):
+    """A state that can tell whether pieces are one, before a node sends them to all."""
+
+    def check_pieces(self, pieces: Iterable[Any]) -> None:
+        """Raise what `restore` would raise at these pieces, and change nothing.
+
+        `Node.replace` calls it on the primary, before anything is sent and without the node's lock, with the pieces as
+        every node will decode them: those that do not fit would stall them all. What it raises, `replace` raises.
         """
         ...
 

@@ -3,6 +3,7 @@
 - `snapshot`: what it raises, at the call or at any piece, is a `SnapshotFailed`, and so is what is no snapshot at all.
   The state is as good as before, so the node goes on without that snapshot.
 - `apply` and `restore` move the state: whoever calls them stalls the node when they raise (`Replica`, `restore.run`).
+- `check_pieces` changes nothing, on nobody's node but that of its caller: what it raises passes.
 - `published` is told what has happened already: that it raises changes nothing, and is logged.
 
 A `StateError` is no failure of the application but one of what its state is kept in, and passes.
@@ -21,7 +22,7 @@ from typing import Any
 from replicator.errors import SnapshotFailed, StateError
 from replicator.runtime.reentrancy import Inside
 
-from . import KeptState, ReplicatedState
+from . import CheckedState, KeptState, ReplicatedState
 
 __all__ = ["Application", "asked_to_end", "said"]
 
@@ -66,6 +67,12 @@ class Application:
     def restore(self, pieces: Iterable[Any]) -> None:
         with self._inside.of("restore()"):
             self._state.restore(pieces)
+
+    def check_pieces(self, pieces: Iterable[Any]) -> None:
+        """Raises what the state says of these pieces, if it says anything."""
+        if isinstance(self._state, CheckedState):
+            with self._inside.of("check_pieces()"):
+                self._state.check_pieces(pieces)
 
     def survived(self) -> bool:
         with self._inside.of("survived()"):

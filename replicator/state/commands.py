@@ -19,7 +19,8 @@
 - **Of the class, `set_flag` makes a change**: a `Change` with all arguments in it, checked. What does not fit is an
   `InvalidChange` there, before anything is written. **Of an object it carries one out, inside of `apply` alone**:
   called anywhere else it would change one copy of the state, and is refused (`NotSubmitted`).
-- **Defaults are written down**, so a record means the same when the code has another default.
+- **Defaults are written down**, so a record means the same when the code has another default. A call that gets one gets
+  a copy of its own.
 - **`apply` checks again**: a change that this code does not know, and arguments that do not fit, are `InvalidChange`,
   which is a rejection: recorded, the same on every node, and nothing moved. A method says no by raising
   `ChangeRejected` *before* it moves anything; nothing is undone. Any other exception is a bug, and stalls the node.
@@ -37,7 +38,9 @@ from collections.abc import Callable, Iterable, Iterator
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
-from ..errors import ConfigError, InvalidChange, NotSubmitted
+import orjson
+
+from ..errors import ChangeTooLarge, ConfigError, InvalidChange, NotJSON, NotSubmitted
 from .changes import Change, checked_change, named
 from .conversion import converter_of, hints_of
 from .converters import Converter, decoded_members
@@ -49,7 +52,7 @@ P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 
 #: What `Commands` has itself: no change can be called that.
-_RESERVED = ("apply", "snapshot", "restore", "checked")
+_RESERVED = ("apply", "snapshot", "restore", "check_pieces", "checked")
 
 
 class ChangeMethod(Generic[P, ResultT]):
@@ -76,29 +79,39 @@ class ChangeMethod(Generic[P, ResultT]):
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidChange("{change}: {error}", change=self.name, error=error) from None
-        bound.apply_defaults()
         return self._written(bound.arguments)
 
     def rewritten(self, arguments: Any) -> Change[ResultT]:
         """The change with these arguments, as JSON has them. Raises what a call raises."""
-        return self._written({**self._defaults, **self._decoded(arguments)})
+        return self._written(self._decoded(arguments))
 
     def carry_out(self, state: Any, arguments: Any) -> ResultT:
         """Call the method with these arguments, as JSON has them. Raises `InvalidChange`, and what the method does."""
-        return self._function(state, **self._decoded(arguments))
+        return self._called(state, self._decoded(arguments))
 
     def check(self) -> None:
-        """Raises `ConfigError` if an argument has no type that can be written down."""
-        _ = self._converters
+        """Raises `ConfigError` if an argument has no type that can be written down, or a default that is not of it."""
+        _ = self._converters, self._defaults
 
     def _carried_out(self, state: Any, *args: P.args, **kwargs: P.kwargs) -> ResultT:
         if not state._is_applying:
             raise NotSubmitted(change=self.name, owner=type(state).__name__)
-        return self._function(state, *args, **kwargs)
+        return self._called(state, self._signature.bind(*args, **kwargs).arguments)
 
-    def _written(self, arguments: dict[str, Any]) -> Change[ResultT]:
-        converters = self._converters
-        return checked_change(self.name, {name: converters[name].encode(arguments[name], name) for name in converters})
+    def _called(self, state: Any, given: dict[str, Any]) -> ResultT:
+        if len(given) < len(self._converters):
+            given |= self._defaults_but(given)
+        return self._function(state, **given)
+
+    def _written(self, given: dict[str, Any]) -> Change[ResultT]:
+        encoded = {name: self._converters[name].encode(value, name) for name, value in given.items()}
+        arguments = {**self._defaults, **encoded}
+        return checked_change(self.name, {name: arguments[name] for name in self._converters})
+
+    def _defaults_but(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Those of what was not given, made anew for each call: a method may keep one, and change it later."""
+        left_out = [(name, default) for name, default in self._defaults.items() if name not in given]
+        return {name: self._converters[name].decode(_copied(default), name) for name, default in left_out}
 
     def _decoded(self, arguments: Any) -> dict[str, Any]:
         if not isinstance(arguments, dict):
@@ -117,12 +130,23 @@ class ChangeMethod(Generic[P, ResultT]):
 
     @functools.cached_property
     def _defaults(self) -> dict[str, Any]:
+        """As JSON, in which nobody changes anything: what the code has is one object for all calls."""
         parameters = self._signature.parameters.values()
-        return {each.name: each.default for each in parameters if each.default is not each.empty}
+        found = {each.name: each.default for each in parameters if each.default is not each.empty}
+        try:
+            written = {name: self._converters[name].encode(default, name) for name, default in found.items()}
+            return dict(checked_change(self.name, written)[self.name])
+        except (InvalidChange, NotJSON, ChangeTooLarge) as error:
+            problem = f"a default is not of its type: {error}"
+            raise ConfigError(setting=f"{self._owner}.{self.name}", problem=problem) from None
 
     @functools.cached_property
     def _needed(self) -> tuple[str, ...]:
         return tuple(name for name in self._signature.parameters if name not in self._defaults)
+
+
+def _copied(json: Any) -> Any:
+    return orjson.loads(orjson.dumps(json))
 
 
 def change(function: Callable[Concatenate[Any, P], ResultT]) -> ChangeMethod[P, ResultT]:
@@ -185,6 +209,17 @@ class Commands:
         """See `State`, and `fields.py`. Raises `InvalidChange` at a piece that does not fit the fields."""
         _plan_of(type(self)).fields.restore(self, pieces)
 
+    def check_pieces(self, pieces: Iterable[Any]) -> None:
+        """See `CheckedState`: an object of its own is restored. A class that does both by itself says nothing."""
+        plan = _plan_of(type(self))
+        if not plan.has_fields:
+            return
+        tried = type(self)()
+        try:
+            tried.restore(pieces)
+        finally:
+            plan.fields.give_up(tried)
+
 
 class _Plan:
     """What there is to know of a class. Raises `ConfigError` if it is none that can be a state."""
@@ -197,7 +232,9 @@ class _Plan:
             if name in _RESERVED or name != method.name:
                 raise ConfigError(setting=f"{kind.__name__}.{name}", problem="give the change the name of its method")
             method.check()
-        if kind.snapshot is Commands.snapshot or kind.restore is Commands.restore:
+        #: Whether its snapshot, or the restore of one, follows from its fields.
+        self.has_fields = kind.snapshot is Commands.snapshot or kind.restore is Commands.restore
+        if self.has_fields:
             _ = self.fields
 
     @functools.cached_property

@@ -19,7 +19,7 @@ from . import KeptState
 __all__ = ["check_state"]
 
 #: With how many arguments a node calls each.
-_ARGUMENTS = {"snapshot": 0, "restore": 1, "apply": 1, "survived": 0, "published": 0}
+_ARGUMENTS = {"snapshot": 0, "restore": 1, "apply": 1, "check_pieces": 1, "survived": 0, "published": 0}
 
 _NEEDED = ("snapshot", "restore")
 

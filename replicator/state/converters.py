@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
-from uuid import UUID
 
-from ..errors import ConfigError, InvalidChange
+from ..errors import ChangeRejected, ConfigError, InvalidChange
 
 __all__ = [
-    "TEXTS",
     "Anything",
     "Converter",
     "Dict",
@@ -26,11 +22,11 @@ __all__ = [
     "OneOf",
     "Plain",
     "Record",
-    "Text",
     "Tuple",
     "Union",
     "decoded_members",
     "refuse",
+    "refuse_made",
 ]
 
 #: What every JSON encoder of ours writes down exactly.
@@ -51,6 +47,17 @@ _KIND_NAMES: dict[type, str] = {
 def refuse(path: str, problem: str) -> NoReturn:
     """Raise `InvalidChange` for the value at this path (`flag.percent`)."""
     raise InvalidChange("{path} {problem}", field=path, path=path, problem=problem)
+
+
+def refuse_made(path: str, error: Exception, *, by: type[Exception] = ValueError) -> NoReturn:
+    """Raise `InvalidChange` for what the class of a value raised when one was made of what somebody sent.
+
+    Whatever it raised: a check that stumbles over hostile input is a check all the same, and would stall every node.
+    `by`: what such a class raises on purpose, with a text that says it all.
+    """
+    if isinstance(error, ChangeRejected | MemoryError | RecursionError):
+        raise error  # it says itself what is wrong; or it is this node that ran short, and no other one
+    refuse(path, f"is refused: {error}" if isinstance(error, by) else f"is refused: {type(error).__name__}: {error}")
 
 
 class Converter(ABC):
@@ -119,38 +126,6 @@ class Float(Converter):
         return number
 
     encode = decode
-
-
-#: How each is read from its text; its text is what `str` or `isoformat` gives.
-TEXTS: dict[type, Callable[[str], Any]] = {
-    datetime: datetime.fromisoformat,
-    date: date.fromisoformat,
-    UUID: UUID,
-    Decimal: Decimal,
-}
-
-
-class Text(Converter):
-    """What JSON has no form for, as text."""
-
-    kinds = frozenset({str})
-
-    def __init__(self, kind: type) -> None:
-        self._kind = kind
-        self._read = TEXTS[kind]
-
-    def decode(self, value: Any, path: str) -> Any:
-        if type(value) is not str:
-            refuse(path, f"must be the text of a {self._kind.__name__}")
-        try:
-            return self._read(value)
-        except (ValueError, InvalidOperation):
-            refuse(path, f"must be the text of a {self._kind.__name__}")
-
-    def encode(self, value: Any, path: str) -> Any:
-        if type(value) is not self._kind:
-            refuse(path, f"must be a {self._kind.__name__}")
-        return value.isoformat() if isinstance(value, date) else str(value)
 
 
 class OneOf(Converter):
@@ -223,6 +198,8 @@ class Dict(Converter):
     def encoded_key(self, key: Any, path: str) -> str:
         if type(key) is not self._key:
             refuse(path, f"must have keys of type {self._key.__name__}, and not {key!r:.100}")
+        if type(key) is int and not INTEGER_MIN <= key <= INTEGER_MAX:
+            refuse(path, "must have integers of at most 64 bits as keys")
         return str(key)
 
     def _decoded_key(self, key: str, path: str) -> Any:
@@ -230,9 +207,9 @@ class Dict(Converter):
             return key
         try:
             number = int(key)
-        except ValueError:
+        except ValueError:  # how many digits it takes is a setting of the process
             refuse(path, f"must have integers as keys, and not {key!r:.100}")
-        if str(number) != key:  # " 1" and "01" would be one with "1"
+        if not INTEGER_MIN <= number <= INTEGER_MAX or str(number) != key:  # " 1" and "01" would be one with "1"
             refuse(path, f"must have integers as keys, and not {key!r:.100}")
         return number
 
@@ -327,8 +304,8 @@ class Record(Converter):
         members = decoded_members(value, self._fields, self._needed, path)
         try:
             return self._kind(**members)
-        except ValueError as error:  # of its own `__post_init__`
-            refuse(path, f"is refused: {error}")
+        except Exception as error:  # of its own `__post_init__`
+            refuse_made(path, error)
 
     def encode(self, value: Any, path: str) -> Any:
         if type(value) is not self._kind:

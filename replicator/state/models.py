@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from .converters import Converter, refuse
+from .converters import Converter, refuse, refuse_made
 
 __all__ = ["model_converter_of"]
 
@@ -38,14 +38,14 @@ class _Struct(Converter):
 
     def decode(self, value: Any, path: str) -> Any:
         try:
-            return self._msgspec.convert(value, self._kind)
-        except self._msgspec.ValidationError as error:
-            refuse(path, f"is refused: {error}")
+            return self._msgspec.convert(value, self._kind, str_keys=True)  # the keys of an object are text in JSON
+        except Exception as error:
+            refuse_made(path, error, by=self._msgspec.ValidationError)
 
     def encode(self, value: Any, path: str) -> Any:
         if type(value) is not self._kind:
             refuse(path, f"must be a {self._kind.__name__}")
-        written = self._msgspec.to_builtins(value)
+        written = self._msgspec.to_builtins(value, str_keys=True)
         self.decode(written, path)  # a Struct that was made in Python was not checked
         return written
 
@@ -69,6 +69,8 @@ class _Model(Converter):
         except self._pydantic.ValidationError as error:
             first = error.errors()[0]
             refuse(".".join([path, *map(str, first["loc"])]), f"is refused: {first['msg']}")
+        except Exception as error:
+            refuse_made(path, error)
 
     def encode(self, value: Any, path: str) -> Any:
         if type(value) is not self._kind:

@@ -62,8 +62,7 @@ class Segments:
         segment = self._to_change(number)
         del segment[key]
         if not segment and number != self._last:
-            del self._segments[number]
-            self._own.discard(number)
+            self._drop(number)
         elif len(segment) in _SHRINKS_AT:
             self._segments[number] = segment.copy()
         return True
@@ -75,7 +74,25 @@ class Segments:
 
     def give_up(self) -> None:
         """Nobody has these any more, but for snapshots: let go of what is in them without holding anybody up."""
-        let_go(self._where, *[self._segments[number] for number in self._own])
+        let_go(self)
+
+    # What `release.let_go` needs.
+
+    def popitem(self) -> tuple[str, Any]:
+        """Give up the last one. What a snapshot has of it stays there."""
+        key, number = self._where.popitem()
+        segment = self._to_change(number)
+        held = segment.pop(key)
+        if not segment and number != self._last:
+            self._drop(number)
+        return key, held
+
+    def clear(self) -> None:
+        self._where, self._segments, self._last, self._own = {}, {0: {}}, 0, set()
+
+    def _drop(self, number: int) -> None:
+        del self._segments[number]
+        self._own.discard(number)
 
     def _with_room(self) -> int:
         if len(self._segments[self._last]) >= KEYS_PER_SEGMENT:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID, uuid4
 
 import orjson
 import pytest
@@ -24,6 +25,7 @@ from replicator import (
 from replicator.format.codec import decode_changes
 from replicator.format.ids import ZERO_ID
 from replicator.format.records import ChangeRecord
+from replicator.state.conversion import converter_of
 from tests.support.flags import Flag, FlagState
 from tests.support.kv import Group, eventually, in_step
 
@@ -190,6 +192,36 @@ class Audited(FlagState):
         return super().set_flag(name, on, percent)
 
 
+@dataclass
+class Lists(Commands):
+    lists: list[tuple[int, ...]] = field(default_factory=list)
+
+    @change
+    def lst(self, x: list[int] = [], y: Any = {}, z: float = 1) -> list[int]:  # noqa: B006
+        x.append(1)
+        y["more"] = True
+        self.lists.append((*x, len(y)))
+        assert type(z) is float
+        return x
+
+    @change
+    def twice(self) -> None:
+        self.lst()
+        self.lst([7])
+
+
+def test_a_default_is_a_copy_of_its_own_for_each_call() -> None:
+    # given
+    state = Lists()
+    # when
+    for _ in range(2):
+        state.apply({"lst": {}})
+        state.apply({"twice": {}})
+    # then
+    assert state.lists == [(1, 1), (1, 1), (7, 1, 1)] * 2
+    assert Lists.lst() == Lists.checked({"lst": {}}) == {"lst": {"x": [], "y": {}, "z": 1.0}}
+
+
 # --- On nodes ---------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +315,65 @@ def test_a_standby_that_comes_late_gets_it_in_pieces(group: Group) -> None:
         assert theirs.owners == {7: ("flag-1", "flag-2")}
 
 
+@dataclass
+class Bounded(Commands):
+    """Its fields have to fit one another, and one had another name before."""
+
+    most: int = 2
+    names: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.names) > self.most:
+            raise ValueError("too many names")
+
+    def restore(self, pieces: Any) -> None:
+        super().restore({{"texts": "names"}.get(name, name): part for name, part in each.items()} for each in pieces)
+
+    @change
+    def add(self, name: str) -> None:
+        self.names.append((name, name))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "error"),
+    [
+        ([{"most": 1}, {"names": [["a", "a"], ["b"]]}], InvalidChange),
+        ([{"nams": []}], InvalidChange),
+        ([{"most": 1, "names": [["a", "a"], ["b", "b"]]}], ValueError),
+    ],
+)
+def test_pieces_that_do_not_fit_are_refused_before_they_are_sent(group: Group, pieces: Any, error: type) -> None:
+    # given
+    a, b = group.primary(state=Bounded()), group.node("b", state=Bounded())
+    a.submit(Bounded.add("x"))
+    before = a.position
+    # when
+    with pytest.raises(error):
+        a.replace(pieces)
+    # then
+    assert a.position == before
+    a.submit(Bounded.add("y"))
+    in_step(a, b)
+    assert (a.stalled, b.stalled) == (None, None)
+    with b.reading() as state:
+        assert state == Bounded(names=[("x", "x"), ("y", "y")])
+
+
+def test_pieces_are_tried_as_json_has_them_and_as_the_class_restores_them(group: Group) -> None:
+    # given
+    a, b = group.primary(state=Bounded()), group.node("b", state=Bounded())
+    # when
+    a.replace([{"texts": [("a", "b")]}])
+    # then
+    eventually(lambda: b.in_sync and b.position == a.position)
+    with b.reading() as state:
+        assert state == Bounded(names=[("a", "b")])
+
+
+def test_a_class_with_its_own_snapshot_and_restore_is_not_tried() -> None:
+    Own().check_pieces(iter([1, 2, 3]))
+
+
 # --- What no class can be ---------------------------------------------------------------------------------------------
 
 
@@ -338,9 +429,44 @@ class Misnamed(Commands):
     apply = change(lambda self: None)  # type: ignore[assignment]
 
 
+class NoInteger(Commands):
+    @change
+    def note(self, v: int = None) -> None: ...  # type: ignore[assignment]  # noqa: RUF013
+
+
+class NoJson(Commands):
+    @change
+    def note(self, v: Any = float("nan")) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    id: UUID = field(default_factory=uuid4)
+
+
+class NewEachTime(Commands):
+    @change
+    def note(self, jobs: list[Job]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Unfit:
+    percent: int = None  # type: ignore[assignment]
+
+
+class UnfitRecord(Commands):
+    @change
+    def note(self, unfit: Unfit) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
+        (NoInteger, "NoInteger.note: a default is not of its type: v must be an integer"),
+        (NoJson, "NoJson.note: a default is not of its type: .*NaN"),
+        (NewEachTime, r"NewEachTime.note: jobs: Job.id has a default_factory that may give each node another value"),
+        (UnfitRecord, r"UnfitRecord.note: unfit: a default is not of its type: Unfit.percent must be an integer"),
         (Untyped, "Untyped.note: give text a type"),
         (Unwritable, r"Unwritable.note: texts: set\[str\] is no type that can be written down as JSON"),
         (Elsewhere, "Elsewhere.note: its annotations cannot be resolved .*NoSuchName"),
@@ -350,6 +476,22 @@ class Misnamed(Commands):
 def test_a_class_that_cannot_be_one_is_refused_when_it_is_made(kind: type, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         kind()
+
+
+@dataclass(frozen=True)
+class Limits:
+    least: int = 0
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    limits: Limits = field(default_factory=Limits)
+    tags: dict[str, int] = field(default_factory=dict)
+
+
+def test_a_default_that_is_the_same_on_every_node_may_be_made_anew() -> None:
+    assert converter_of(Plan).decode({}, "it") == Plan(Limits(0, []), {})
 
 
 def takes_any_number(self: Any, *texts: str) -> None: ...

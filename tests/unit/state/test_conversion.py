@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
+import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replicator import ConfigError, InvalidChange
+from replicator import ChangeRejected, ConfigError, InvalidChange
 from replicator.state.conversion import converter_of
 
 UserId = NewType("UserId", int)
@@ -44,6 +46,19 @@ class Line:
     label: str | None = None
 
 
+class TypeAliasType:
+    """What the `type` statement makes, from Python 3.12 on: its value is looked up when it is asked for."""
+
+    def __init__(self, name: str, value: Callable[[], Any]) -> None:
+        self.__name__ = name
+        self._value = value
+
+    @property
+    def __value__(self) -> Any:
+        return self._value()
+
+
+Numbers = TypeAliasType("Numbers", lambda: list[int])
 ONE_ID = UUID("12345678-1234-5678-1234-567812345678")
 
 #: A type, a value of it, and its JSON.
@@ -58,7 +73,11 @@ PAIRS = [
     (UserId, 7, 7),
     (list, [1, "a"], [1, "a"]),
     (dict, {"a": 1}, {"a": 1}),
+    (typing.List, [1, "a"], [1, "a"]),  # noqa: UP006
+    (typing.Dict, {"a": 1}, {"a": 1}),  # noqa: UP006
+    (tuple[()], (), []),
     (list[int], [1, 2], [1, 2]),
+    (tuple[Numbers, Numbers], ([1], [2]), [[1], [2]]),
     (dict[str, list[int]], {"a": [1]}, {"a": [1]}),
     (dict[int, bool], {-7: True}, {"-7": True}),
     (tuple[int, ...], (1, 2), [1, 2]),
@@ -108,6 +127,8 @@ MISFITS = [
     (dict[str, int], {"a": None}, "it.a"),
     (dict[int, int], {" 1": 1}, "it"),
     (dict[int, int], {"one": 1}, "it"),
+    (dict[int, int], {str(2**64): 1}, "it"),
+    (dict[int, int], {"9" * 5000: 1}, "it"),
     (tuple[int, ...], [None], "it[0]"),
     (tuple[int, str], [1], "it"),
     (tuple[int, str], [1, 2], "it[1]"),
@@ -148,6 +169,7 @@ def test_json_that_does_not_fit_is_refused_with_its_path(hint: Any, written: Any
         (dict[str, int], {1: 1}),
         (dict[int, int], {"1": 1}),
         (dict[int, int], {True: 1}),
+        (dict[int, int], {2**64: 1}),
         (datetime, date(2026, 1, 31)),
         (date, datetime(2026, 1, 31, tzinfo=UTC)),
         (Colour, "red"),
@@ -173,9 +195,45 @@ def test_whatever_json_comes_it_is_a_value_or_refused(written: Any) -> None:
         assert converter_of(hint).decode(converter_of(hint).encode(value, "it"), "it") == value
 
 
+@dataclass(frozen=True)
+class Checked:
+    kind: str
+
+    def __post_init__(self) -> None:
+        raise _FAULTS[self.kind]("so it is")
+
+
+_FAULTS = {"value": ValueError, "type": TypeError, "no": ChangeRejected, "memory": MemoryError}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("value", "it is refused: so it is"),
+        ("type", "it is refused: TypeError: so it is"),
+        ("other", "it is refused: KeyError: 'other'"),
+        ("no", "so it is"),
+    ],
+)
+def test_whatever_a_record_raises_when_it_is_made_is_a_rejection(kind: str, said: str) -> None:
+    with pytest.raises(ChangeRejected) as raised:
+        converter_of(Checked).decode({"kind": kind}, "it")
+    assert str(raised.value) == said
+
+
+def test_a_node_without_memory_rejects_nothing() -> None:
+    with pytest.raises(MemoryError):
+        converter_of(Checked).decode({"kind": "memory"}, "it")
+
+
 @dataclass
 class Tree:
     children: list[Tree] = field(default_factory=list)
+
+
+Json = TypeAliasType("Json", lambda: dict[str, Json] | int)
+Itself = TypeAliasType("Itself", lambda: Itself)
+Nothing = TypeAliasType("Nothing", lambda: no_such_name)  # type: ignore[name-defined]  # noqa: F821
 
 
 @dataclass
@@ -194,6 +252,17 @@ class Derived:
         (Point | Line, "two members of a union are both an object in JSON"),
         (str | datetime, "two members of a union are both a text"),
         (Tree, "Tree holds values of its own type"),
+        (Json, "Json holds values of its own type"),
+        (list[Json], "Json holds values of its own type"),  # type: ignore[valid-type]
+        (Itself, "Itself holds values of its own type"),
+        (dict[Itself, int], "Itself holds values of its own type"),  # type: ignore[valid-type]
+        (Nothing, r"Nothing cannot be resolved \(name 'no_such_name'"),
+        (tuple, "tuple is no type"),
+        (typing.Tuple, "tuple is no type"),  # noqa: UP006
+        (typing.Union, "is no type"),
+        (list[int, str], "is no type"),  # type: ignore[type-arg]
+        (list[()], "is no type"),  # type: ignore[type-arg]
+        (dict[str], "is no type"),  # type: ignore[type-arg]
         (Derived, "Derived is not made of its fields alone"),
         (Literal[b"a"], "is no text, integer"),
     ],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import functools
+from collections import OrderedDict, defaultdict
+from dataclasses import InitVar, dataclass, field
 from typing import Any
+from uuid import UUID, uuid4
 
 import orjson
 import pytest
@@ -71,13 +74,17 @@ def test_a_value_that_is_not_of_its_type_is_named_when_the_snapshot_is_drawn() -
 
 @dataclass
 class Indexed(Commands):
-    """With what is made of the fields, and is not in the snapshot, and a field that the constructor does not take."""
+    """With what is made of the fields, and is not in the snapshot."""
 
     flags: dict[str, Flag] = field(default_factory=dict)
-    version: int = field(default=1, init=False)
+    version: int = 1
 
     def __post_init__(self) -> None:
-        self.names_on = [name for name, flag in self.flags.items() if flag.on]
+        self.names_on = [name for name, flag in self.flags.items() if flag.on and self.version > 1]
+
+    @functools.cached_property
+    def count(self) -> int:
+        return len(self.flags)
 
 
 @dataclass
@@ -90,13 +97,13 @@ class Renamed(Commands):
 
 def test_what_is_made_of_the_fields_is_made_again() -> None:
     # given
-    state, other = Indexed({"x": Flag(True), "y": Flag(False)}), Indexed({"z": Flag(True)})
-    state.version = 2
+    state, other = Indexed({"x": Flag(True), "y": Flag(False)}, version=2), Indexed({"z": Flag(True)})
+    assert (state.count, other.count) == (2, 1)
     # when
     other.restore(state.snapshot())
     # then
     assert other == state
-    assert (other.names_on, other.version) == (["x"], 2)
+    assert (other.names_on, other.version, other.count) == (["x"], 2, 2)
 
 
 def test_a_field_can_be_renamed() -> None:
@@ -163,6 +170,53 @@ class Frozen(Commands):
     limit: int = 1
 
 
+@dataclass
+class NotMadeWith(Commands):
+    flags: dict[str, Flag] = field(default_factory=dict, init=False)
+
+
+@dataclass
+class MadeWithMore(Commands):
+    flags: dict[str, Flag] = field(default_factory=dict)
+    path: InitVar[str] = ""
+
+
+@dataclass
+class MadeOtherwise(Commands):
+    limit: int = 1
+
+    def __init__(self) -> None:
+        self.limit = 2
+
+
+@dataclass
+class MadeOfAnything(Commands):
+    limit: int = 1
+
+    def __init__(self, **given: Any) -> None:
+        self.limit = 2
+
+
+@dataclass
+class Defaulting(Commands):
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+@dataclass
+class OneOrdered(Commands):
+    counts: dict[str, int] = field(default_factory=OrderedDict)
+
+
+@dataclass
+class NoInteger(Commands):
+    limit: int = None  # type: ignore[assignment]
+
+
+@dataclass
+class NewEachTime(Commands):
+    id: UUID = field(default_factory=uuid4)
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
@@ -175,8 +229,16 @@ class Frozen(Commands):
         (Perhaps, "Perhaps.perhaps: it holds a dict"),
         (WithoutDefault, "WithoutDefault.limit: give it a default"),
         (Frozen, "Frozen: it is a state, and frozen"),
+        (NotMadeWith, "NotMadeWith: its constructor has to take its fields, and nothing else"),
+        (MadeWithMore, "MadeWithMore: its constructor has to take its fields"),
+        (MadeOtherwise, "MadeOtherwise: its constructor has to take its fields"),
+        (MadeOfAnything, "MadeOfAnything: its constructor has to take its fields"),
+        (Defaulting, "Defaulting.counts: a default is not of its type: counts must be a dict"),
+        (OneOrdered, "OneOrdered.counts: a default is not of its type: counts must be a dict"),
+        (NoInteger, "NoInteger.limit: a default is not of its type: limit must be an integer"),
+        (NewEachTime, "NewEachTime.id: its default is another one each time"),
     ],
 )
-def test_what_could_change_while_a_snapshot_is_drawn_is_refused_when_a_state_is_made(kind: Any, said: str) -> None:
+def test_what_cannot_be_in_a_snapshot_or_come_out_of_one_is_refused_when_a_state_is_made(kind: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         kind(1) if kind is WithoutDefault else kind()

@@ -197,3 +197,32 @@ def test_it_comes_back_from_the_disk(group: Group) -> None:
     with again.reading() as state:
         assert len(state) == 499
         assert state["key-499"] == {"number": 499}
+
+
+def test_pieces_that_are_no_mapping_are_refused_before_they_are_sent(group: Group) -> None:
+    # given
+    a, b = group.primary(state=DictState()), group.node("b", state=DictState())
+    a.submit(put("x", 1))
+    before = a.position
+    # when
+    with pytest.raises(InvalidChange, match="must be an object of keys and values"):
+        a.replace([{"y": 1}, ["z"]])
+    # then
+    assert a.position == before
+    a.submit(put("z", 2))
+    in_step(a, b)
+    assert (a.stalled, b.stalled) == (None, None)
+    with b.reading() as state:
+        assert state == {"x": 1, "z": 2}
+
+
+class Prefixed(DictState):
+    def restore(self, pieces: Any) -> None:
+        super().restore(dict(piece) for piece in pieces)
+
+
+def test_what_the_restore_of_a_subclass_takes_is_its_own_matter(group: Group) -> None:
+    a = group.primary(state=Prefixed())
+    a.replace([[["x", 1]]])
+    with a.reading() as state:
+        assert state == {"x": 1}

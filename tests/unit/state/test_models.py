@@ -28,6 +28,28 @@ class Model(pydantic.BaseModel):  # type: ignore[misc, name-defined]
     percent: int = pydantic.Field(100, ge=0, le=100)
 
 
+class Keyed(msgspec.Struct, frozen=True):  # type: ignore[misc, name-defined]
+    by_id: dict[int, str]
+
+
+class KeyedModel(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+    by_id: dict[int, str]
+
+
+class Stumbling(msgspec.Struct, frozen=True):  # type: ignore[misc, name-defined]
+    on: bool
+
+    def __post_init__(self) -> None:
+        raise KeyError("stumbled")
+
+
+class StumblingModel(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+    on: bool
+
+    def model_post_init(self, context: Any) -> None:
+        raise KeyError("stumbled")
+
+
 class Thawed(pydantic.BaseModel):  # type: ignore[misc, name-defined]
     on: bool
 
@@ -91,3 +113,17 @@ def test_a_model_that_was_made_in_python_and_is_none_is_refused() -> None:
 def test_one_that_is_not_frozen_can_be_an_argument_and_not_in_a_state() -> None:
     assert converter_of(Model).mutable is converter_of(Struct).mutable is None
     assert converter_of(Thawed).mutable == "Thawed, which is not frozen"
+
+
+@pytest.mark.parametrize("kind", [Keyed, KeyedModel])
+def test_integers_as_keys_are_their_digits(kind: Any) -> None:
+    converter, value = converter_of(kind), kind(by_id={7: "x"})
+    written = converter.encode(value, "it")
+    assert written == {"by_id": {"7": "x"}}
+    assert converter.decode(written, "it") == value
+
+
+@pytest.mark.parametrize("kind", [Stumbling, StumblingModel])
+def test_whatever_a_model_raises_when_it_is_made_is_a_rejection(kind: Any) -> None:
+    with pytest.raises(InvalidChange, match="it is refused: KeyError: 'stumbled'"):
+        converter_of(kind).decode({"on": True}, "it")

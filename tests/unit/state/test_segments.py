@@ -111,3 +111,30 @@ def test_what_is_given_up_is_emptied_but_for_what_a_snapshot_has() -> None:
     # then
     eventually(lambda: not own and not held._where)
     assert list(snapshot) == [(str(number), number) for number in range(3 * KEYS_PER_SEGMENT)]
+
+
+def test_all_of_it_is_given_up_entry_by_entry_after_a_snapshot_as_well() -> None:
+    # given
+    held = Segments()
+    held.update({str(number): number for number in range(3 * KEYS_PER_SEGMENT)})
+    assert len(list(held.shared())) == 3 * KEYS_PER_SEGMENT
+    # when
+    held.give_up()
+    # then
+    eventually(lambda: not held._where and not any(held._segments.values()))
+
+
+def test_what_is_taken_away_from_the_end_stays_in_a_snapshot() -> None:
+    # given
+    held = Segments()
+    held.update({str(number): number for number in range(KEYS_PER_SEGMENT + 1)})
+    snapshot = held.shared()
+    # when
+    popped = [held.popitem() for _ in range(KEYS_PER_SEGMENT + 1)]
+    # then
+    assert popped[::-1] == list(snapshot)
+    assert (len(held), list(held.shared())) == (0, [])
+    held.update({"new": 1})
+    held.clear()
+    held.update({"x": 1})
+    assert list(held.shared()) == [("x", 1)]
