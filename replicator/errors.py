@@ -14,8 +14,8 @@
     ├── NotSubmitted             a change that was called like a method, and would change one copy alone
     ├── ChangeTooLarge           a change does not fit into a record
     ├── NotJSON                  a change, or a piece of a snapshot, cannot be encoded as JSON
-    ├── LogUnavailable           Redis does not answer, or refuses
-    │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log
+    ├── LogUnavailable           Redis does not answer, or refuses; a write of this very class wrote nothing
+    │   └── OutcomeUnknown       … in the middle of a write: it may or may not be in the log. Catch it first
     ├── LogLost                  the log that this node knew is gone
     ├── Outdated                 the state has changed since the position that the writer had seen
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
@@ -93,7 +93,8 @@ class NotPrimary(ReplicatorError):
 
 
 class LeaseLost(NotPrimary):
-    """{node} could not renew its lease in time: Redis, the network or this machine is slow. Try again in a moment."""
+    """{node} could not renew its lease in time: Redis, the network or this machine is slow. Nothing was written;
+    try again in a moment."""
 
     def __init__(self, *, node: str = "this node") -> None:
         super().__init__((LeaseLost.__doc__ or "").strip(), node=node)

@@ -394,7 +394,8 @@ class Node(NodeFacts, Generic[StateT]):
 
     def _wait_for(self, running: RunningNode, reached: Callable[[], bool], timeout_s: float) -> None:
         if not running.replica.known.wait_for(reached, timeout_s):
-            raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s")
+            problem = f": {problem}" if (problem := self.problem) else ""
+            raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s{problem}")
 
     # --- what a call needs ---
 

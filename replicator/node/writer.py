@@ -324,6 +324,8 @@ def now_ms() -> int:
 def _not_primary(node_state: NodeState) -> NotPrimary:
     """End users may see it while a failover is under way, so it names a command only where one is needed."""
     node, view = node_state.me.node, node_state.view
+    if view.term == 0 and not node_state.in_sync:  # nor does it know that there is no log
+        return NotPrimary(node=node, hint="it has read nothing of the log yet, so it knows no primary: try again soon")
     if view.term == 0 or view.holder.node == NOBODY.node:
         return NotPrimary(node=node, hint="nobody leads the group: `replicator promote NODE` makes a primary")
     return NotPrimary(node=node, primary=view.holder.node if view.holder.node != node else None)

@@ -23,7 +23,6 @@ import contextlib
 import fcntl
 import hashlib
 import http.client
-import importlib.util
 import json
 import os
 import secrets
@@ -46,7 +45,8 @@ from ..runtime.process import Owner
 from ..runtime.signals import ending
 from ..storage import disk
 from .marked_processes import LEFTOVER_TIMEOUT_S, TOKEN_VARIABLE, end_processes
-from .redis_server import SERVER_VARIABLE, find_server
+from .redis_server import SERVER_VARIABLE
+from .requirements import check_installed
 from .supervisord import ASK_TIMEOUT_S, Control
 
 __all__ = ["DevStack", "find_conf"]
@@ -251,11 +251,9 @@ class DevStack:
     # Starting
 
     def _check_installation(self) -> None:
-        if importlib.util.find_spec("supervisor") is None:
-            raise ConfigError(setting="supervisor", problem='is not installed: `pip install "replicator[embedded]"`')
+        server = check_installed()
         if self._given_conf is None:
-            # Found here, an absent server is one clear error and not a program that will not start.
-            self._environment[SERVER_VARIABLE] = str(find_server().path)
+            self._environment[SERVER_VARIABLE] = str(server.path)
 
     def _prepare_directory(self) -> None:
         if bad := set(FORBIDDEN_IN_PATHS) & set(str(self.directory) + sys.executable):

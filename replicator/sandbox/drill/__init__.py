@@ -26,6 +26,7 @@ from pathlib import Path
 from replicator import ops
 from replicator.errors import ConfigError, LogUnavailable, ReplicatorError
 from replicator.protocol.group import Head
+from replicator.sandbox.requirements import check_installed
 from replicator.sandbox.stack import NODES
 from replicator.storage import disk
 
@@ -74,6 +75,7 @@ def run(
     for name in faults:
         if name not in _ALL:
             raise ConfigError(setting="FAULT", problem=f"{name!r} is none of {', '.join(FAULTS)}")
+    check_installed()
     path = _empty(directory) if directory is not None else Path(tempfile.mkdtemp(prefix="replicator-drill-")).resolve()
     reports: list[Report] = []
     try:

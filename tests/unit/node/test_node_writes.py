@@ -320,6 +320,30 @@ class TestWriting:
         with pytest.raises(ConfigError):
             a.wait(position="nonsense")
 
+    def test_a_timeout_says_what_is_in_the_way(self, group: Group) -> None:
+        log = group.log()
+        log.down = "Connection refused"
+        a = group.node("a", log=log)
+        eventually(lambda: a.problem)
+        with pytest.raises(TimeoutError, match=r"a is standby at 0-0 after 0 s: Redis at .* is not available: Conn"):
+            a.wait(role="primary", timeout_s=0)
+
+    def test_a_standby_that_has_not_read_the_log_yet_does_not_say_that_nobody_leads(self, group: Group) -> None:
+        a, log = group.primary("a"), group.faulty_log()
+        log.deaf = True
+        b = group.node("b", log=log)
+        with pytest.raises(NotPrimary, match=r"b is not the primary .* read nothing of the log yet"):
+            b.submit(put("x", 1))
+        log.deaf = False
+        in_step(a, b)
+        with pytest.raises(NotPrimary, match="send them to a"):
+            b.submit(put("x", 1))
+
+    def test_a_node_of_a_group_without_a_log_says_how_it_is_given_a_primary(self, group: Group) -> None:
+        a = group.node("a")
+        with pytest.raises(NotPrimary, match="nobody leads the group: `replicator promote NODE`"):
+            a.submit(put("x", 1))
+
 
 class TestLostAnswers:
     @pytest.mark.parametrize("executed", [True, False], ids=["executed", "not executed"])

@@ -191,7 +191,7 @@ class TestMeanwhile:
 class TestDoor:
     def test_without_the_lease_nothing_is_sent(self, a: Setup) -> None:
         a.lease.lost()
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LeaseLost, match="Nothing was written"):
             a.submit(push("x"))
         assert a.log.sent == []
 
