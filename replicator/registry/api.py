@@ -46,7 +46,7 @@ from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
 from ..web.health import health_routes
-from ..web.requests import now, parsed, path_id, query_integer, read_body, sent_ack, sent_tag
+from ..web.requests import now, parsed, parsed_in_slices, path_id, query_integer, read_body, sent_ack, sent_tag
 from ..web.routes import Endpoint, by_method, within
 from ..web.served_node import ServedNode
 from ..web.thread_pools import Pools
@@ -233,7 +233,7 @@ class RegistryApi:
             if len(body) >= HOLD_COLLECTOR_FROM_BYTES:
                 collector.hold()
             try:
-                document = parsed(body)
+                document = parsed_in_slices(body)
                 return self._load(document, asked)
             finally:
                 give_up(document)
