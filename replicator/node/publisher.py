@@ -131,9 +131,12 @@ class Publisher:
         `expect`: only if the state is what it was there (`Outdated`).
         """
         parts = _Parts(pieces, self._replica.snapshot_bytes_max)
-        bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
-        with self._writer.held(self._publishing, until):
-            return self._replace(parts, bodies, term, expect, wants_acks, until)
+        with HeldCollector(freezes=False) as collector:
+            # Whoever made the pieces may hold it until they are drawn: from there on until the state is built of them.
+            collector.hold()
+            bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
+            with self._writer.held(self._publishing, until):
+                return self._replace(parts, bodies, term, expect, wants_acks, until)
 
     def _replace(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
@@ -280,7 +280,9 @@ def _taken_apart(document: Any) -> Iterator[Any]:
         yield from ({name: kind(some)} for some in cut(entries, AT_ONCE[name]))
 
 
-def give_up(document: Any) -> None:
-    """Nobody needs this parsed document any more: it is freed in slices, and holds nobody up."""
-    if type(document) is dict:
-        let_go(*(value for name, value in document.items() if type(value) is dict and name in KINDS))
+def give_up(document: Any, then: Callable[[], object]) -> None:
+    """Nobody needs this parsed document any more: it is freed in slices, and holds nobody up. `then` is called when
+    it is gone.
+    """
+    members = document if type(document) is dict else {}
+    let_go(*(value for name, value in members.items() if type(value) in (dict, list) and name in KINDS), then=then)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +18,7 @@ from replicator.log.interface import Ack, Confirmation
 from replicator.node.acks import Acks, Level
 from replicator.protocol.group import Code, Reply
 from replicator.replica.replica import Replica
+from replicator.runtime.gc_pause import HeldCollector
 from replicator.testing import MemoryRedis
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventually, in_step, in_thread, push, pushed
 from tests.support.worlds import promote
@@ -559,6 +561,29 @@ class TestNodes:
         with pytest.raises(ConfigError):
             a.replace([["pushed", []]], ack="perhaps")
         assert a.position == before
+
+    def test_the_collector_is_held_while_a_state_is_sent_and_not_while_it_is_acknowledged(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # given
+        a = group.primary("a", lease_s=60.0)
+        on: list[bool] = []
+
+        def pieces(ready: str) -> Iterator[Any]:
+            with HeldCollector(freezes=False) as collector:  # whoever makes them
+                collector.hold()
+                yield ["pushed", [ready]]
+
+        replaced = a._running.primary.publisher._replace
+        monkeypatch.setattr(
+            a._running.primary.publisher, "_replace", lambda *args: (on.append(gc.isenabled()), replaced(*args))[1]
+        )
+        monkeypatch.setattr(a._running.acks, "wait", lambda *_: on.append(gc.isenabled()))
+        # when
+        a.replace(pieces("x"), ack="applied:1")
+        # then
+        assert on == [False, True]
+        assert pushed(a) == ["x"]
 
     def test_a_replaced_state_is_acknowledged_once_a_standby_has_it_on_its_disk(self, group: Group) -> None:
         a, b = group.primary("a", lease_s=60.0), group.node("b", lease_s=60.0)
