@@ -69,7 +69,6 @@ class Loader:
             self._networks(_object(piece, "networks"))
             self._trust(piece.get("trust_pairs"))
         self._counters(counters)
-        self.tables.ascending.sort()  # it is, as a rule, and then this takes a millisecond for many nodes
 
     def _versions(self, head: Record) -> None:
         version = head.get("version", VERSION)
@@ -110,7 +109,6 @@ class Loader:
         tables.by_key.update(keys)
         tables.by_hostname.update(hostnames)
         tables.nodes.add(ids, records)
-        tables.ascending.extend(ids)
         self.node_max = max(self.node_max, *ids)
         self.net_max = max(self.net_max, *networks) if networks else self.net_max
         return True
@@ -126,7 +124,6 @@ class Loader:
             for network in record.get("networks") or ():
                 self.net_max = max(self.net_max, network)
             tables.nodes[node] = record
-            tables.ascending.append(node)
             self.node_max = max(self.node_max, node)
 
     def _networks(self, networks: Record) -> None:
