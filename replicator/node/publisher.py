@@ -132,8 +132,8 @@ class Publisher:
         """
         parts = _Parts(pieces, self._replica.snapshot_bytes_max)
         with HeldCollector(freezes=False) as collector:
-            # Whoever made the pieces may hold it until they are drawn: from there on until the state is built of them.
-            collector.hold()
+            # Whoever made the pieces holds it until they are drawn, if they are many: here, until the state is built.
+            collector.join()
             bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
             with self._writer.held(self._publishing, until):
                 return self._replace(parts, bodies, term, expect, wants_acks, until)

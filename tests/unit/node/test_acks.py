@@ -569,10 +569,9 @@ class TestNodes:
         a = group.primary("a", lease_s=60.0)
         on: list[bool] = []
 
-        def pieces(ready: str) -> Iterator[Any]:
-            with HeldCollector(freezes=False) as collector:  # whoever makes them
-                collector.hold()
-                yield ["pushed", [ready]]
+        def pieces(ready: str, maker: HeldCollector) -> Iterator[Any]:
+            yield ["pushed", [ready]]
+            maker.release()
 
         replaced = a._running.primary.publisher._replace
         monkeypatch.setattr(
@@ -580,10 +579,14 @@ class TestNodes:
         )
         monkeypatch.setattr(a._running.acks, "wait", lambda *_: on.append(gc.isenabled()))
         # when
-        a.replace(pieces("x"), ack="applied:1")
+        with HeldCollector(freezes=False) as maker:
+            maker.hold()
+            a.replace(pieces("x", maker), ack="applied:1")
+            assert on == [False, True]
+        a.replace([["pushed", ["y"]]], ack="applied:1")
         # then
-        assert on == [False, True]
-        assert pushed(a) == ["x"]
+        assert on[2:] == [True, True], "nobody held it, and it is little"
+        assert pushed(a) == ["y"]
 
     def test_a_replaced_state_is_acknowledged_once_a_standby_has_it_on_its_disk(self, group: Group) -> None:
         a, b = group.primary("a", lease_s=60.0), group.node("b", lease_s=60.0)
