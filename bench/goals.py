@@ -70,7 +70,8 @@ class Goal:
     def shown(self, figure: float) -> str:
         """A figure with its unit, with four digits: rounding is not to hide a goal that is missed by little."""
         value = figure * 100 if self.unit == "%" else figure
-        return f"{value:,.0f} {self.unit}" if abs(value) >= 1000 else f"{value:.4g} {self.unit}"
+        digits = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{digits} {self.unit}".rstrip()
 
 
 def goals_table(

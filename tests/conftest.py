@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import settings
 
 from replicator.sandbox.redis_server import RedisServer, ServerBinary, find_server
 from tests.support.servers import servers_at_hand
@@ -30,6 +31,10 @@ from tests.support.worlds import MemoryWorld, RedisWorld, World
 for _number in (signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 RedisFactory = Callable[..., RedisServer]
 

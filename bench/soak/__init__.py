@@ -19,12 +19,12 @@ import click
 from bench.charts import Lines
 from bench.harness import Report, Setting, Table
 from bench.soak.bounds import Weights, bound_of
-from bench.soak.events import EVENTS
+from bench.soak.events import EVENTS, StatesDiffer
 from bench.soak.hosts import BATCH_BYTES, FILL, TOLD
 from bench.soak.load import Load
 from bench.soak.samples import MIB, can_look, private_bytes
-from bench.soak.scene import HOSTS, Scene
-from bench.soak.slopes import Judgement, Point, judged, points_of, wrong_in
+from bench.soak.scene import HOSTS, Scene, series_there_are
+from bench.soak.slopes import Judgement, Point, are_told_apart, judged, points_of, wrong_in
 from replicator.errors import ReplicatorError
 from replicator.format.ids import ZERO_ID
 
@@ -39,6 +39,9 @@ FILL_BYTES_MAX = 4 * MIB
 #: The first part of a soak in which nothing counts, and at least so many rounds of it.
 WARM_UP, WARM_UP_ROUNDS = 0.25, 1
 
+#: Requests that fail for each that does not: while nobody leads, a writer that has no answer tries again at once.
+FAILED_MAX = 1.0
+
 #: What a plot shows, of so many rounds at the most.
 PLOTTED = ("node a: memory MiB", "host a: memory MiB", "redis: logs MiB")
 PLOTTED_POINTS = 8
@@ -46,21 +49,20 @@ PLOTTED_POINTS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    #: The rounds together; what begins in it is played to its end.
-    seconds: float
+    #: So many at the least: a line through fewer than three that count says nothing.
+    rounds: int
     #: Of one round at the least: it rests if its events are over before.
     round_s: float
+    #: The rounds together, at the least; what begins in it is played to its end.
+    seconds: float = 0.0
     sample_every_s: float = 2.0
     groups: int = 50
     events: Sequence[str] = tuple(EVENTS)
 
-    @property
-    def warm_up_s(self) -> float:
-        return self.seconds * WARM_UP
 
-
-FULL = Sizes(seconds=150.0, round_s=20.0)
-QUICK = Sizes(seconds=1.0, round_s=1.0, sample_every_s=0.3, groups=2, events=("status", "snapshot", "verify", "pause"))
+FULL = Sizes(rounds=6, round_s=20.0)
+#: Too short to say anything of a slope.
+QUICK = Sizes(rounds=1, round_s=1.0, sample_every_s=0.3, groups=2, events=("status", "snapshot", "verify", "pause"))
 
 #: A soak of many minutes has rounds that are as long as this at the least: the load is to be the greater part of it.
 LONG_ROUND_S = 60.0
@@ -86,8 +88,9 @@ a processor, and memory rises for many rounds although nothing is kept. A round 
 the rounds of the first quarter do not count. *Grew* is what a line through the others, by least squares, rose while it
 was watched. A series without a number in *at most* must not grow: by more than a slack (2 MiB or 3 % of memory, two or
 three descriptors, threads, connections or keys), and by more than three times the error of the slope. One with a number
-may grow, and must never be beyond it. What is wrong ends the command with exit code 1. `make soak` is the same for an
-hour.
+may grow, and must never be beyond it. What is wrong ends the command with exit code 1: such a series, one of which
+nothing was seen, states that differ, an event that could never be played, more requests that failed than that did not.
+`make soak` is the same for an hour.
 
 *Until the first snapshot* shows what a Host has in memory for each group while its first changes are written, before
 all of this.
@@ -107,8 +110,8 @@ def measure(setting: Setting, sizes: Sizes) -> Report:
             written = [scene.ask_host(name, TOLD) for name in HOSTS]
         registry, *small = scene.snapshot_bytes()
         weights = Weights(registry=registry, small=small, hosts=scene.hosts_started)
-        notes = [_told(sizes, played, load, written)]
-    return _report(samples.series, played, weights, filled, sizes, notes)
+        requests = _requests(load, written)
+    return _report(samples.series, played, weights, filled, sizes, requests)
 
 
 # --- until the first snapshot -----------------------------------------------------------------------------------------
@@ -187,17 +190,54 @@ class Played:
     rounds_end_s: Sequence[float]
     events: Mapping[str, int]
     failed: Mapping[str, str]
+    #: Of nodes that are not of one state.
+    differed: Sequence[str]
+
+    def wrong(self, events: Sequence[str]) -> list[str]:
+        """In words, what must not be. `events`: that were to be played, each once at the least."""
+        never = [name for name in events if not self.events.get(name)]
+        return [*self.differed, *(f"{name}: never played ({self.failed.get(name, 'no round')})" for name in never)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """Of the load while events were played. `what`: in words."""
+
+    what: str
+    done: int
+    failed: int
+
+    @property
+    def wrong(self) -> list[str]:
+        if self.failed <= self.done * FAILED_MAX and self.done:
+            return []
+        return [
+            f"{self.what}: {self.failed:,} failed, and {self.done:,} did not: at most {FAILED_MAX:g} times as many may"
+        ]
+
+
+def _requests(load: Load, written: Sequence[tuple[int, int, int]]) -> tuple[Requests, Requests]:
+    """To the registry, and to the small groups. `written`: as the hosts tell."""
+    small, refused, _ = (sum(each) for each in zip(*written, strict=True))
+    return (
+        Requests(what="rounds of requests to the registry", done=load.answered, failed=load.failed),
+        Requests(what="changes to the small groups", done=small, failed=refused),
+    )
 
 
 def _play(scene: Scene, sizes: Sizes, began: float) -> Played:
     ends: list[float] = []
     events: Counter[str] = Counter()
     failed: dict[str, str] = {}
-    while (now_s := time.monotonic() - began) < sizes.seconds or not ends:
+    differed: list[str] = []
+    while (now_s := time.monotonic() - began) < sizes.seconds or len(ends) < sizes.rounds:
         for name in sizes.events:
             try:
                 EVENTS[name](scene)
                 events[name] += 1
+            except StatesDiffer as problem:
+                events[name] += 1
+                differed.append(str(problem))
             except (ReplicatorError, TimeoutError) as problem:
                 # A machine that is too busy for one switchover is no leak. What does not come right again is told.
                 failed[name] = str(problem)
@@ -205,17 +245,16 @@ def _play(scene: Scene, sizes: Sizes, began: float) -> Played:
         time.sleep(max(0.0, sizes.round_s - (time.monotonic() - began - now_s)))
         ends.append(time.monotonic() - began)
         click.echo(f"  round {len(ends)} after {ends[-1]:,.0f} s", err=True)
-    return Played(rounds_end_s=ends, events=events, failed=failed)
+    return Played(rounds_end_s=ends, events=events, failed=failed, differed=differed)
 
 
-def _told(sizes: Sizes, played: Played, load: Load, written: Sequence[tuple[int, int, int]]) -> str:
+def _told(sizes: Sizes, played: Played, requests: Sequence[Requests]) -> str:
     events = ", ".join(f"{name} {number}" for name, number in played.events.items())
     missed = "".join(f" Not played: {name} ({problem})." for name, problem in played.failed.items())
-    small, refused, read = (sum(each) for each in zip(*written, strict=True))
+    load = " ".join(f"{each.done:,} {each.what} were answered, and {each.failed:,} failed." for each in requests)
     return (
         f"{sizes.groups} small groups; {len(played.rounds_end_s)} rounds in {played.rounds_end_s[-1]:,.0f} s. Events: "
-        f"{events}.{missed} The registry answered {load.answered:,} rounds of requests, and {load.failed:,} failed. "
-        f"The small groups took {small:,} changes and refused {refused:,}, and were read {read:,} rows."
+        f"{events}.{missed} {load}"
     )
 
 
@@ -228,34 +267,35 @@ def _report(
     weights: Weights,
     filled: Sequence[Filled],
     sizes: Sizes,
-    notes: Sequence[str],
+    requests: Sequence[Requests],
 ) -> Report:
-    judgements = _judgements(series, played, weights, sizes)
-    wrong = wrong_in(judgements)
+    judgements = _judgements(series, played, weights)
+    seen = {each.name for each in judgements}
+    grown = [*wrong_in(judgements), *(f"{name}: not seen" for name in series_there_are() if name not in seen)]
+    wrong = [*grown, *played.wrong(sizes.events), *(line for each in requests for line in each.wrong)]
     figures = {f"{each.name} grew": each.grew for each in judgements} | {
         f"{each.name} most": each.most for each in judgements
     }
     figures |= {
-        "series that must not be as they are": float(len(wrong)),
         "primaries KiB a group": max(each.primaries for each in filled),
         "standbys KiB a group": max(each.standbys for each in filled),
     }
+    if grown or are_told_apart(judgements):  # else it is not known whether there are any
+        figures["series that must not be as they are"] = float(len(grown))
     return Report(
         title="A soak",
         prose=PROSE,
         tables=[_table(judgements), _filled_table(filled)],
         figures=figures,
-        notes=[*notes, *wrong],
+        notes=[_told(sizes, played, requests), *wrong],
         charts=_charts(series, played),
         wrong=wrong,
     )
 
 
-def _judgements(
-    series: Mapping[str, Sequence[Point]], played: Played, weights: Weights, sizes: Sizes
-) -> list[Judgement]:
+def _judgements(series: Mapping[str, Sequence[Point]], played: Played, weights: Weights) -> list[Judgement]:
     ends = played.rounds_end_s
-    warm_s = min(max(sizes.warm_up_s, ends[WARM_UP_ROUNDS - 1]), ends[-1]) if len(ends) > WARM_UP_ROUNDS else 0.0
+    warm_s = min(max(ends[-1] * WARM_UP, ends[WARM_UP_ROUNDS - 1]), ends[-1]) if len(ends) > WARM_UP_ROUNDS else 0.0
     found = []
     for name, samples in sorted(series.items()):
         points = points_of(samples, ends, after_s=warm_s)

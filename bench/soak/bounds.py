@@ -19,7 +19,7 @@ OVERHEAD = 1.5
 #: Of a WAL once it was written back (`storage/database_files.py`).
 WAL_MIB = 8
 
-#: A stream of asks or acks keeps about 1,000 entries (`log/redis_log.py`), of some hundred bytes.
+#: A stream of requests or acks keeps about 1,000 entries (`log/redis_log.py`), of some hundred bytes.
 TWO_STREAMS_MIB = 0.5
 
 #: A server without keys, with its buffers.
@@ -48,7 +48,7 @@ class Weights:
 
     @property
     def streams_mib(self) -> float:
-        """Asks and acks, of each group."""
+        """Requests and acks, of each group."""
         return TWO_STREAMS_MIB * (1 + len(self.small))
 
 
@@ -107,6 +107,6 @@ def _of_redis(what: str, weights: Weights) -> Bound:
     if what == "logs MiB":
         why = "for each group two snapshots, and the changes since the older one"
         return Bound(why=why, slack=0.5, most=weights.log_mib)
-    if what == "asks and acks MiB":
+    if what == "requests and acks MiB":
         return Bound(why="1,000 entries in each of two streams a group", slack=0.05, most=weights.streams_mib)
     return Bound(why="buffers of connections, heads and heartbeats", slack=3)

@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping
 
 from bench.soak.scene import Scene
 from replicator import ops
-from replicator.errors import ReplicatorError
 from replicator.ops.doctor import doctor
 
-__all__ = ["EVENTS", "Event"]
+__all__ = ["EVENTS", "Event", "StatesDiffer"]
 
 Event = Callable[[Scene], None]
+
+
+class StatesDiffer(Exception):
+    """Two nodes at one position have not the same state. No event that a busy machine could not play."""
+
 
 BY = "soak"
 
@@ -50,7 +54,7 @@ def verify(scene: Scene) -> None:
     for log in (scene.registry, *map(scene.log, scene.small[:SOME])):
         report = ops.verify(log, by=BY)
         if report.differ:
-            raise ReplicatorError(f"the states of {log.group} differ: {report.digests}")
+            raise StatesDiffer(f"the states of {log.group} differ: {report.digests}")
 
 
 def switchover(scene: Scene) -> None:

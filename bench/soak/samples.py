@@ -7,12 +7,31 @@ nobody's leak. Needs Linux: nothing else tells it of another process.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MIB", "can_look", "of_directory", "of_process", "of_redis", "private_bytes"]
+from replicator.log.scripts import KEYS
+
+__all__ = [
+    "MIB",
+    "OF_DIRECTORY",
+    "OF_PROCESS",
+    "OF_REDIS",
+    "can_look",
+    "of_directory",
+    "of_process",
+    "of_redis",
+    "private_bytes",
+]
+
+#: What there is to be seen of each.
+OF_PROCESS = ("memory MiB", "descriptors", "threads")
+OF_DIRECTORY = ("files", "MiB")
+OF_REDIS = (
+    *("keys", "alarms", "connections", "scripts"),
+    *("logs MiB", "requests and acks MiB", "besides the keys MiB"),
+)
 
 MIB = 1024 * 1024
 
@@ -65,9 +84,13 @@ def of_redis(client: Any) -> dict[str, float]:
     pipe = client.pipeline(transaction=False)
     for key in keys:
         pipe.memory_usage(key, samples=0)
-    weights: Counter[str] = Counter()
+    weights, others = dict.fromkeys(KEYS, 0), 0
     for key, size in zip(keys, pipe.execute(), strict=True):
-        weights[key.rpartition(b":")[2].decode()] += size or 0
+        what = key.rpartition(b":")[2].decode()
+        if what in weights:
+            weights[what] += size or 0
+        else:
+            others += size or 0
     alarms = sum(key.endswith(ALARM) for key in keys)
     return {
         "keys": client.dbsize() - alarms,
@@ -75,7 +98,7 @@ def of_redis(client: Any) -> dict[str, float]:
         "connections": info["connected_clients"],
         "scripts": info["number_of_cached_scripts"],
         "logs MiB": weights["log"] / MIB,
-        "asks and acks MiB": (weights["commands"] + weights["acks"]) / MIB,
+        "requests and acks MiB": (weights["requests"] + weights["acks"]) / MIB,
         # Buffers of connections go with what is read: a node that is told of many changes at once has a large one.
-        "besides the keys MiB": (info["used_memory_dataset"] - weights.total()) / MIB,
+        "besides the keys MiB": (info["used_memory_dataset"] - sum(weights.values()) - others) / MIB,
     }

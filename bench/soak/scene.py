@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from bench.harness import Child, plain_client
 from bench.soak import hosts, samples
 from replicator import ops
@@ -22,7 +24,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.protocol import election
 from replicator.sandbox.stack import NODES, DevStack
 
-__all__ = ["HOSTS", "Scene"]
+__all__ = ["HOSTS", "Scene", "series_there_are"]
 
 HOSTS = ("a", "b")
 
@@ -53,6 +55,15 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def series_there_are() -> list[str]:
+    """The names of series of which a soak that does not look at everything lacks some."""
+    programs = [*(f"node {name}" for name in NODES), *(f"host {name}" for name in HOSTS), "redis"]
+    found = [f"{whose}: {what}" for whose in programs for what in samples.OF_PROCESS]
+    found += [f"{whose}, disk: {what}" for whose in programs for what in samples.OF_DIRECTORY]
+    found += [f"log files: {what}" for what in samples.OF_DIRECTORY]
+    return found + [f"redis: {what}" for what in samples.OF_REDIS]
 
 
 class Scene:
@@ -135,7 +146,7 @@ class Scene:
             take(f"{name}, disk", samples.of_directory(place))
         take("redis, disk", samples.of_directory(self.stack.directory / "redis"))
         take("log files", samples.of_directory(self.stack.directory / "log"))
-        with contextlib.suppress(Exception):  # it is being restarted
+        with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):  # it is being restarted
             take("redis", samples.of_redis(self.client))
         return found
 

@@ -18,7 +18,18 @@ from enum import Enum
 from statistics import median
 from typing import NamedTuple
 
-__all__ = ["Bound", "Judgement", "Line", "Point", "Verdict", "judged", "line_through", "points_of"]
+__all__ = [
+    "Bound",
+    "Judgement",
+    "Line",
+    "Point",
+    "Verdict",
+    "are_told_apart",
+    "judged",
+    "line_through",
+    "points_of",
+    "wrong_in",
+]
 
 #: A slope counts if it is so many times its standard error.
 ERRORS = 3.0
@@ -129,6 +140,11 @@ def _verdict(line: Line | None, grew: float, most: float, bound: Bound) -> Verdi
     if grew <= bound.slack or line.slope <= ERRORS * line.error:
         return Verdict.STEADY
     return Verdict.GROWS if bound.most is None else Verdict.BOUNDED
+
+
+def are_told_apart(judgements: Sequence[Judgement]) -> bool:
+    """Whether there is a verdict on every series."""
+    return all(each.verdict is not Verdict.UNKNOWN for each in judgements)
 
 
 def wrong_in(judgements: Sequence[Judgement]) -> list[str]:

@@ -8,12 +8,17 @@ member begins is a whole object once it is put into braces, then it ends where a
 string, or deeper inside, the brace would not have closed it. The same goes for elements and brackets. A cut is thus
 guessed by what the values of a container end with, and orjson says whether it was one.
 
-What is not as usual (one record of megabytes, no object at all, an error) is decoded in one go: the answer, and the
-error, are always those of `orjson.loads`.
+Whether a container is small is looked at first, in a window that doubles: so what is looked at in vain is in proportion
+to what was there, and many small containers cost no guesses.
+
+What is not as usual (many members at the top, one record of megabytes, no object at all, an error) is decoded in one
+go: the answer, and the error, are always those of `orjson.loads`. So each slice is decoded within a list: it is then as
+deep as it was in the document, and orjson refuses what is too deep.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -28,6 +33,13 @@ SLICED_FROM_BYTES = 512 * 1024
 
 #: A slice is a little longer. It takes a fraction of a millisecond.
 SLICE_BYTES = 64 * 1024
+
+#: A container that ends within a slice is found in a window of so many bytes, or of twice, four times, ... as many.
+WINDOW_BYTES = 1024
+
+#: A document of more members at its top has most of them small, or means harm: finding each would cost more than orjson
+#: needs for all.
+MEMBERS_MAX = 64
 
 #: Guesses of where a slice may end, and how far they are looked for. Records have objects of their own.
 GUESSES = 8
@@ -71,7 +83,7 @@ def loads(body: Body, pause: Callable[[], None]) -> Any:
 def _document(body: Body, pause: Callable[[], None]) -> dict[str, Any]:
     document: dict[str, Any] = {}
     at = _after(body, _spaces(body, 0), b"{")
-    while True:
+    for _ in range(MEMBERS_MAX):
         name = NAME.match(body, at)
         if name is None:
             raise _Unusual
@@ -82,15 +94,17 @@ def _document(body: Body, pause: Callable[[], None]) -> dict[str, Any]:
                 raise _Unusual
             return document
         at = _after(body, at, b",")
+    raise _Unusual
 
 
 def _value(body: Body, at: int, pause: Callable[[], None]) -> tuple[Any, int]:
     """The value that begins there, and where it has ended."""
     begins = body[at : at + 1]
-    if begins == b"{":
-        return _object(body, at, pause)
-    if begins == b"[":
-        return _list(body, at, pause)
+    if begins in (b"{", b"["):
+        length = _length(b"", body, at, WINDOW_BYTES, SLICE_BYTES)
+        if length is not None:
+            return _decoded(body[at : at + length]), at + length
+        return _object(body, at, pause) if begins == b"{" else _list(body, at, pause)
     scalar = SCALAR.match(body, at)
     if scalar is None:
         raise _Unusual
@@ -152,8 +166,8 @@ class _Slices:
                 return None
             from_ = end.end()
             try:
-                part = orjson.loads(self._opens + self._body[self.at : end.start(1)] + self._closes)
-            except orjson.JSONDecodeError:
+                part = _decoded(self._opens + self._body[self.at : end.start(1)] + self._closes)
+            except (orjson.JSONDecodeError, _Unusual):
                 continue
             self.at = _spaces(self._body, from_)
             return part
@@ -161,14 +175,34 @@ class _Slices:
 
     def _rest(self) -> Any:
         """All that is left of the container, up to its end."""
-        window = self._opens + self._body[self.at : self.at + REST_BYTES]
-        try:
-            # As Latin-1 each byte is a character, so the places are the same.
-            _, end = _extent(window.decode("latin-1"))
-        except ValueError:
-            raise _Unusual from None
-        self.at += end - 1
-        return orjson.loads(window[:end])
+        length = _length(self._opens, self._body, self.at, SLICE_BYTES, REST_BYTES)
+        if length is None:
+            raise _Unusual
+        start, self.at = self.at, self.at + length - len(self._opens)
+        return _decoded(self._opens + self._body[start : self.at])
+
+
+def _length(opens: bytes, body: Body, at: int, size: int, size_max: int) -> int | None:
+    """How long the container is that `opens` and what is at that place begin; None if it does not end within
+    `size_max`. It is looked for in `size` bytes, in twice as many, and so on.
+    """
+    while size <= size_max:
+        # As Latin-1 each byte is a character, so the places are the same.
+        with contextlib.suppress(ValueError):  # it ends later, or never
+            _, end = _extent((opens + body[at : at + size]).decode("latin-1"))
+            return end
+        if at + size >= len(body):
+            return None
+        size *= 2
+    return None
+
+
+def _decoded(container: Body) -> Any:
+    """A container at the top of a document, or a part of one in its brackets, at the depth that it has there."""
+    found = orjson.loads(b"[" + container + b"]")
+    if len(found) != 1:  # a slice that closed its brackets and opened others: `"a":1},{"b":2`
+        raise _Unusual
+    return found[0]
 
 
 def _spaces(body: Body, at: int) -> int:
@@ -179,7 +213,7 @@ def _spaces(body: Body, at: int) -> int:
 
 
 def _after(body: Body, at: int, expected: bytes) -> int:
-    """Past this byte, and the white space behind it."""
+    """Past this byte, and the white space after it."""
     if body[at : at + 1] != expected:
         raise _Unusual
     return _spaces(body, at + 1)

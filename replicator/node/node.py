@@ -211,8 +211,12 @@ class Node(NodeFacts, Generic[StateT]):
         that was not started has no state yet; one that was stopped has what it had).
 
         With `blocks=False` it waits for nobody, and an event loop can use it: `BlockingIOError` if another reader has
-        the state, or a change is applied right now. Read on a thread then.
+        the state, or a change is applied right now. Read on a thread then. Not with `fresh`, which has to wait for
+        Redis: `ConfigError`.
         """
+        if fresh and not blocks:
+            problem = "a read that is fresh waits for Redis: leave out blocks=False, and read on a thread"
+            raise ConfigError(setting="fresh", problem=problem)
         running = self._started()
         if fresh:
             running.replica.applied.inside.check("reading()")
@@ -372,12 +376,14 @@ class Node(NodeFacts, Generic[StateT]):
     ) -> None:
         """Wait until this node has that role, and has applied record number `n` or `position` (`"5-1042"`).
 
-        A primary is waited for until it takes writes: until it has its lease, too. With `timeout_s=0` it only looks.
+        A primary is waited for until it takes writes: until it has its lease, too. With `timeout_s=0` it only looks,
+        and may be called inside of a read or of a callback of this node; otherwise that is `WouldDeadlock`.
         Raises `TimeoutError`, `PositionLost` (a failover left that position behind), and `ConfigError` for one that
         is none.
         """
         running = self._working()
-        running.replica.applied.inside.check("wait()")
+        if timeout_s > 0:
+            running.replica.applied.inside.check("wait()")
         id_ = RecordId.parse(position) if position is not None else None
 
         def reached() -> bool:

@@ -132,10 +132,13 @@ class Publisher:
         fit: every node would stall at them.
         """
         parts = _Parts(pieces, self._replica.snapshot_bytes_max)
-        bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
-        self._check(parts, bodies)
-        with self._writer.held(self._publishing, until):
-            replaced_at = self._replace(parts, bodies, term, expect, wants_acks, until)
+        with HeldCollector(freezes=False) as collector:
+            # Whoever made the pieces holds it until they are drawn, if they are many: here, until the state is built.
+            collector.join()
+            bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
+            self._check(parts, bodies)
+            with self._writer.held(self._publishing, until):
+                replaced_at = self._replace(parts, bodies, term, expect, wants_acks, until)
         self._writer.sweep(until)
         return replaced_at
 

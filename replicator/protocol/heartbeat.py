@@ -1,7 +1,7 @@
 """The heartbeat: what a node says of itself, how that is written down, and how it is read.
 
 A node writes its heartbeat as JSON under its own name; a new one replaces the one before. Redis stamps it with its
-clock (`lua/beat.lua`), so the clocks of nodes do not decide which node is alive.
+clock (`log/lua/beat.lua`), so the clocks of nodes do not decide which node is alive.
 
 Heartbeats only inform. They tell the others whom to elect, whom to wait for, and which node needs a snapshot; what may
 be written is decided by terms and the fence. Anybody who can write to Redis can forge one, so reading is strict: an

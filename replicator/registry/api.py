@@ -31,8 +31,9 @@ that finds its own one full is answered 503 at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -46,7 +47,7 @@ from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
 from ..web.health import health_routes
-from ..web.requests import now, parsed, path_id, query_integer, read_body, sent_ack, sent_tag
+from ..web.requests import now, parsed, parsed_in_slices, path_id, query_integer, read_body, sent_ack, sent_tag
 from ..web.routes import Endpoint, by_method, within
 from ..web.served_node import ServedNode
 from ..web.thread_pools import Pools
@@ -228,17 +229,18 @@ class RegistryApi:
         return await self._pools.replacements.on_thread(lambda: self._replaced(body, asked))
 
     def _replaced(self, body: bytearray, asked: _Replacement) -> Response:
-        document: Any = None
-        with HeldCollector() as collector:
-            if len(body) >= HOLD_COLLECTOR_FROM_BYTES:
-                collector.hold()
-            try:
-                document = parsed(body)
-                return self._load(document, asked)
-            finally:
-                give_up(document)
+        # Nothing of the document stays: the node builds its state of what was encoded, and freezes that.
+        document, collector = None, HeldCollector(freezes=False)
+        if len(body) >= HOLD_COLLECTOR_FROM_BYTES:
+            collector.hold()
+        try:
+            document = parsed_in_slices(body)
+            return self._load(document, asked, collector)
+        finally:
+            # The smallest collection would look at all that is left of it.
+            give_up(document, then=collector.release)
 
-    def _load(self, document: Any, asked: _Replacement) -> Response:
+    def _load(self, document: Any, asked: _Replacement, collector: HeldCollector) -> Response:
         term, current = term_of(document), self._node.term
         verdict = "load" if asked.any_term else document_verdict(term, current)
         if verdict == "stale":
@@ -250,7 +252,8 @@ class RegistryApi:
             raise Refusal(409, "unknown_term", message, field="term", term=current)
         check_complete(document)
         expect = asked.expect if asked.expect or asked.force else self._place_without_anything()
-        pieces = pieces_of(document)
+        # Drawn to their end, they are encoded. What the node waits for then (Redis, acknowledgements) may take long.
+        pieces = chain(pieces_of(document), _nothing_but(collector.release))
         try:
             # In the term that the verdict was about: the node may have been replaced and promoted again since.
             self._node.replace(pieces, term=current, ack=asked.ack, expect=expect)
@@ -312,6 +315,12 @@ class _Replacement:
             expect=sent_tag(request),
             ack=sent_ack(request),
         )
+
+
+def _nothing_but(call: Callable[[], object]) -> Iterator[Any]:
+    """An end of an iterator, at which this is called."""
+    call()
+    yield from ()
 
 
 def _not_empty(position: str) -> Refusal:

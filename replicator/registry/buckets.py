@@ -11,6 +11,7 @@ this order has it, too.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
@@ -29,6 +30,8 @@ class Buckets:
 
     def __init__(self) -> None:
         self._buckets: dict[int, dict[int, Record]] = {}
+        #: Their numbers in ascending order. None of them is empty, so a page costs what is in it.
+        self._numbers: list[int] = []
         #: The buckets that no snapshot has.
         self._own: set[int] = set()
         self._count = 0
@@ -77,6 +80,17 @@ class Buckets:
         buckets = list(self._buckets.values())
         return chain.from_iterable(bucket.items() for bucket in buckets)
 
+    def page(self, after: int, limit: int) -> dict[int, Record]:
+        """At most `limit` records whose ids are above `after`, in ascending order of their ids."""
+        found: dict[int, Record] = {}
+        for place in range(bisect_left(self._numbers, (after + 1) >> _BITS), len(self._numbers)):
+            if len(found) >= limit:
+                break
+            bucket = self._buckets[self._numbers[place]]
+            ids = sorted(id for id in bucket if id > after)
+            found.update((id, bucket[id]) for id in ids[: limit - len(found)])
+        return found
+
     # What `release.let_go` needs.
 
     def popitem(self) -> tuple[int, Record]:
@@ -88,12 +102,14 @@ class Buckets:
         return item
 
     def clear(self) -> None:
-        self._buckets, self._own, self._count = {}, set(), 0
+        self._buckets, self._numbers, self._own, self._count = {}, [], set(), 0
 
     def _to_change(self, number: int) -> dict[int, Record]:
         if number in self._own:
             return self._buckets[number]
         shared = self._buckets.get(number)
+        if shared is None:
+            insort(self._numbers, number)
         bucket = self._buckets[number] = {} if shared is None else shared.copy()
         self._own.add(number)
         return bucket
@@ -102,4 +118,5 @@ class Buckets:
         self._count -= 1
         if not bucket:
             del self._buckets[number]
+            del self._numbers[bisect_left(self._numbers, number)]
             self._own.discard(number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
@@ -69,7 +69,6 @@ class Loader:
             self._networks(_object(piece, "networks"))
             self._trust(piece.get("trust_pairs"))
         self._counters(counters)
-        self.tables.ascending.sort()  # it is, as a rule, and then this takes a millisecond for many nodes
 
     def _versions(self, head: Record) -> None:
         version = head.get("version", VERSION)
@@ -110,7 +109,6 @@ class Loader:
         tables.by_key.update(keys)
         tables.by_hostname.update(hostnames)
         tables.nodes.add(ids, records)
-        tables.ascending.extend(ids)
         self.node_max = max(self.node_max, *ids)
         self.net_max = max(self.net_max, *networks) if networks else self.net_max
         return True
@@ -126,7 +124,6 @@ class Loader:
             for network in record.get("networks") or ():
                 self.net_max = max(self.net_max, network)
             tables.nodes[node] = record
-            tables.ascending.append(node)
             self.node_max = max(self.node_max, node)
 
     def _networks(self, networks: Record) -> None:
@@ -280,7 +277,9 @@ def _taken_apart(document: Any) -> Iterator[Any]:
         yield from ({name: kind(some)} for some in cut(entries, AT_ONCE[name]))
 
 
-def give_up(document: Any) -> None:
-    """Nobody needs this parsed document any more: it is freed in slices, and holds nobody up."""
-    if type(document) is dict:
-        let_go(*(value for name, value in document.items() if type(value) is dict and name in KINDS))
+def give_up(document: Any, then: Callable[[], object]) -> None:
+    """Nobody needs this parsed document any more: it is freed in slices, and holds nobody up. `then` is called when
+    it is gone.
+    """
+    members = document if type(document) is dict else {}
+    let_go(*(value for name, value in members.items() if type(value) in (dict, list) and name in KINDS), then=then)

@@ -23,9 +23,7 @@ How it is built (`document.py`, `tables.py`, `loading.py`, `operations.py`), and
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 from ..errors import ChangeRejected
@@ -90,9 +88,7 @@ class Registry:
 
     def nodes(self, *, after: int = -1, limit: int = NODES_PER_PIECE) -> dict[int, Record]:
         """At most `limit` nodes whose ids are above `after`, in ascending order of their ids."""
-        ascending, nodes = self._tables.ascending, self._tables.nodes
-        above = (ascending[place] for place in range(bisect_right(ascending, after), len(ascending)))
-        return {node: nodes[node] for node in islice((one for one in above if one in nodes), limit)}
+        return self._tables.nodes.page(after, limit)
 
     def networks(self, *, after: int = -1, limit: int = NODES_PER_PIECE) -> dict[int, Record]:
         """At most `limit` networks whose ids are above `after`, in ascending order of their ids."""

@@ -91,8 +91,6 @@ class Tables:
     memberships: dict[int, tuple[int, ...]] = field(default_factory=dict)
     #: Node -> whom it is paired with.
     trusted: dict[int, set[int]] = field(default_factory=dict)
-    #: Every node's id in ascending order, and some that are gone: for paging.
-    ascending: list[int] = field(default_factory=list)
 
     # Looking up, for changes: what is not there is refused.
 
@@ -112,8 +110,6 @@ class Tables:
 
     def put_node(self, node: int, record: Record) -> None:
         before = self.nodes.get(node)
-        if before is None:
-            self.ascending.append(node)
         _reindex(self.by_key, "public_key", node, before, record)
         _reindex(self.by_hostname, "hostname", node, before, record)
         self.nodes[node] = record
@@ -126,9 +122,6 @@ class Tables:
             self._own(network).drop(node)
         for peer in list(self.trusted.get(node, ())):
             self.remove_trust(node, peer)
-        # Ids that are gone stay in the list until they are the half of it, so removing costs no search.
-        if len(self.ascending) > 2 * len(self.nodes) + NODES_PER_PIECE:
-            self.ascending = [one for one in self.ascending if one in self.nodes]
 
     def add_member(self, network: int, node: int, role: str | None) -> None:
         self._own(network).add(node, role)
@@ -186,7 +179,6 @@ class Tables:
 
     def let_go(self) -> None:
         """Nobody has these tables any more: give up what is in them, without holding anybody up."""
-        self.ascending = []
         indexes = (self.by_key, self.by_hostname, self.by_name, self.memberships, self.trusted)
         let_go(self.nodes, self.networks, self.trust, *indexes)
 

@@ -110,6 +110,11 @@ class HeldCollector:
                 gc.disable()
             cls._built |= self._freezes
 
+    def join(self) -> None:
+        """Hold it if somebody does, who may release it before this one is done."""
+        if HeldCollector._holders:
+            self.hold()
+
     def release(self) -> None:
         cls = HeldCollector
         if self not in cls._holders:

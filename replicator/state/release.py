@@ -8,7 +8,7 @@ its own that sleeps between them.
 from __future__ import annotations
 
 import _thread
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from ..runtime.gil import let_others_run
@@ -33,25 +33,33 @@ class Dict(Protocol):
 Container = Dict | list[Any]
 
 
-def let_go(*containers: Container) -> None:
-    """Empty these dicts and lists, soon. Nobody else may have them: what has been handed out of them stays as it is."""
+def let_go(*containers: Container, then: Callable[[], object] = lambda: None) -> None:
+    """Empty these dicts and lists, soon. Nobody else may have them: what has been handed out of them stays as it is.
+
+    `then` is called when they are empty, on whatever thread that is.
+    """
     if sum(map(len, containers)) <= SLICE:
-        for one in containers:
-            one.clear()
+        _empty_at_once(containers, then)
         return
     # Not `threading.Thread`, whose `start` waits until the thread runs: the caller may hold the node's lock.
     try:
-        _thread.start_new_thread(_empty, (containers,))
-    except RuntimeError:  # there are no more threads: in one go, then
-        for one in containers:
-            one.clear()
+        _thread.start_new_thread(_empty, (containers, then))
+    except RuntimeError:  # there are no more threads
+        _empty_at_once(containers, then)
 
 
-def _empty(containers: Iterable[Container]) -> None:
+def _empty_at_once(containers: Iterable[Container], then: Callable[[], object]) -> None:
+    for one in containers:
+        one.clear()
+    then()
+
+
+def _empty(containers: Iterable[Container], then: Callable[[], object]) -> None:
     for one in containers:
         while len(one):
             _drop_some(one)
             let_others_run(PAUSE_S)
+    then()
 
 
 def _drop_some(one: Container) -> None:

@@ -111,7 +111,7 @@ class ServedNode(Protocol[StateT]):
     ) -> AbstractContextManager[StateT]:
         """Give the state; nothing is applied meanwhile, so hold it shortly. `fresh`: all that is committed is in it.
 
-        `blocks=False`: at once, or not at all (`BlockingIOError`).
+        `blocks=False`: at once, or not at all (`BlockingIOError`); not with `fresh`.
         """
         ...
 

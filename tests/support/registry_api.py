@@ -75,6 +75,8 @@ class NodeInMemory:
         self.threads: set[str] = set()
         #: Called by a replacement before it is the state's turn.
         self.before_replacing: Callable[[], Any] = lambda: None
+        #: Called by a replacement when the state is what it was given: it would wait for acknowledgements.
+        self.after_replacing: Callable[[], Any] = lambda: None
         #: What a write waits for.
         self.writes_wait: Callable[[], Awaitable[Any]] = functools.partial(asyncio.sleep, 0)
         self._lock = threading.RLock()
@@ -110,6 +112,7 @@ class NodeInMemory:
                 raise Outdated(expect=expect, position=self.position.id)
             self.registry.restore(orjson.loads(orjson.dumps(piece)) for piece in pieces)
             self.position = Position(self.term, self.position.n + 1)
+        self.after_replacing()
 
     def wait(self, *, position: str, timeout_s: float) -> None:
         if self.failure is not None:

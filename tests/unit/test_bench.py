@@ -44,7 +44,7 @@ from bench import (
 from bench.__main__ import BENCHMARKS, main
 from bench.binaries import NOT_INSTALLED
 from bench.charts import Bars, Chart, Lines
-from bench.goals import Goal
+from bench.goals import GOALS, Goal
 from bench.harness import Ratio, Report, Setting, Table, in_rounds, percentile, plain_client, ratio
 from bench.inbox import Inbox
 from bench.interpreter_watch import InterpreterWatch
@@ -771,6 +771,16 @@ def test_a_document_is_drawn_anew_from_what_is_kept(tmp_path: Path) -> None:
     assert "## About idle" in out.read_text()
     assert "![Lines](benchmarks/lines.png)" in out.read_text()
     assert CliRunner().invoke(main, ["--redraw"]).exit_code == 2
+
+
+def test_the_document_of_the_project_is_what_is_kept_and_has_every_goal() -> None:
+    # What was written into the document alone would be lost with the next run: `python -m bench --redraw --out FILE`.
+    docs = Path(__file__).parents[2] / "docs"
+    text = (docs / "benchmarks.md").read_text()
+    directory = docs / "benchmarks"
+    assert text == results.document(results.kept(directory, BENCHMARKS), plots_below=directory, images=directory.name)
+    for goal in GOALS:
+        assert f"| {goal.name} |" in text
 
 
 def test_a_bare_socket_logs_in_and_selects(any_redis: RedisServer) -> None:

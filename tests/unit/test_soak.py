@@ -8,20 +8,28 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE, Popen
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import redis
 from click.testing import CliRunner
 
 from bench import soak
 from bench.__main__ import main
+from bench.goals import GOALS
 from bench.harness import Report, Setting
-from bench.soak import bounds, samples
+from bench.soak import Requests, Sizes, bounds, events, samples
 from bench.soak.bounds import Weights, bound_of
-from bench.soak.scene import environment
-from bench.soak.slopes import Bound, Point, Verdict, judged, line_through, points_of, wrong_in
+from bench.soak.events import StatesDiffer
+from bench.soak.scene import Scene, environment, series_there_are
+from bench.soak.slopes import POINTS_MIN, Bound, Point, Verdict, judged, line_through, points_of, wrong_in
+from replicator.errors import NotRunning, ReplicatorError
+from replicator.log.scripts import KEYS
 
 FREE = Bound(why="nothing", slack=2.0)
 BOUNDED = Bound(why="a number", slack=2.0, most=100.0)
@@ -158,6 +166,7 @@ def test_a_process_is_seen_from_outside_until_it_ends(tmp_path: Path) -> None:
 
 
 def test_an_hour_has_longer_rounds_than_the_short_form() -> None:
+    assert soak.FULL.rounds - 1 - soak.FULL.rounds * soak.WARM_UP > POINTS_MIN
     hour = soak.of_minutes(soak.FULL, 60)
     assert (hour.seconds, hour.round_s, hour.groups) == (3600, soak.LONG_ROUND_S, soak.FULL.groups)
     assert soak.of_minutes(soak.FULL, 3).round_s == soak.FULL.round_s
@@ -171,10 +180,139 @@ def test_a_short_soak_runs_to_its_end(tmp_path: Path) -> None:
     for whose in ("node a", "node b", "node c", "host a", "host b", "redis"):
         assert {f"{whose}: memory MiB", f"{whose}: descriptors", f"{whose}: threads", f"{whose}, disk: MiB"} <= names
     assert {"redis: logs MiB", "redis: keys", "redis: alarms", "redis: connections"} <= names
-    assert report.figures["series that must not be as they are"] == len(report.wrong) == 0
+    assert set(series_there_are()) <= names
+    assert report.wrong == []
+    assert "series that must not be as they are" not in report.figures, "one round says nothing of a slope"
     # Changes are written until a group has its snapshot, and that is at 1 MiB of them in the log.
     assert 500 < float(report.tables[1].rows[-1][0].replace(",", "")) < 4096
     assert "Not played" not in report.notes[0]
+
+
+class StillScene:
+    """One whose groups are always in step."""
+
+    settled = 0
+
+    def settle(self) -> None:
+        self.settled += 1
+
+
+def test_states_that_differ_and_events_that_were_never_played_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given
+    tried: list[str] = []
+
+    def status(_: Any) -> None:
+        tried.append("status")
+
+    def verify(_: Any) -> None:
+        raise StatesDiffer("the states of g differ: {}")
+
+    def kill(_: Any) -> None:
+        raise NotRunning("c")
+
+    def pause(_: Any) -> None:
+        tried.append("pause")
+        if tried.count("pause") == 1:
+            raise TimeoutError("busy")
+
+    played_events = {each.__name__: each for each in (status, verify, kill, pause)}
+    monkeypatch.setattr(soak, "EVENTS", played_events)
+    scene: Any = StillScene()
+    # when
+    played = soak._play(scene, Sizes(rounds=2, round_s=0.0, events=tuple(played_events)), time.monotonic())
+    # then
+    assert len(played.rounds_end_s) == 2
+    assert played.events == {"status": 2, "verify": 2, "pause": 1}
+    differ, never = played.wrong(tuple(played_events))[:2], played.wrong(tuple(played_events))[2:]
+    assert differ == ["the states of g differ: {}"] * 2
+    assert len(never) == 1
+    assert never[0].startswith("kill: never played (")
+    assert scene.settled == 3
+    assert set(played.failed) == {"kill", "pause"}, "told, too"
+
+
+def test_verify_of_a_soak_tells_states_that_differ_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = SimpleNamespace(differ=True, digests={"a": "1", "b": "2"})
+    monkeypatch.setattr(events.ops, "verify", lambda *_, **__: report)
+    scene: Any = SimpleNamespace(registry=SimpleNamespace(group="g"), small=[], log=None)
+    assert not issubclass(StatesDiffer, ReplicatorError)
+    with pytest.raises(StatesDiffer, match="the states of g differ"):
+        events.verify(scene)
+
+
+@pytest.mark.parametrize(("done", "failed", "is_wrong"), [(10, 10, False), (10, 11, True), (0, 0, True)])
+def test_requests_that_failed_have_a_bound(done: int, failed: int, is_wrong: bool) -> None:
+    assert bool(Requests(what="changes", done=done, failed=failed).wrong) == is_wrong
+
+
+def reported(series: dict[str, list[Point]], rounds: int) -> Report:
+    """Of a soak of rounds of a second, with nothing else to be told."""
+    played = soak.Played(rounds_end_s=[1.0 + number for number in range(rounds)], events={}, failed={}, differed=[])
+    filled = [soak.Filled(written=1.0, primaries=1.0, standbys=1.0)]
+    sizes = Sizes(rounds=rounds, round_s=1.0, events=())
+    return soak._report(series, played, Weights(registry=1, small=[1]), filled, sizes, [])
+
+
+def test_a_soak_that_is_too_short_measured_nothing() -> None:
+    samples = {name: [Point(number + 0.5, 1.0) for number in range(6)] for name in series_there_are()}
+    goal = next(goal for goal in GOALS if goal.of == "soak")
+    assert goal.measured(reported(samples, 3).figures) is None
+    assert reported(samples, 3).wrong == []
+    assert goal.measured(reported(samples, 6).figures) == 0
+
+
+def test_a_series_of_which_nothing_was_seen_is_wrong() -> None:
+    samples = {name: [Point(number + 0.5, 1.0) for number in range(6)] for name in series_there_are()}
+    samples["redis: logs MiB"] = samples["redis: logs MiB"][:1]  # in the warm-up, and never again
+    del samples["node b: threads"]
+    report = reported(samples, 6)
+    assert report.wrong == ["node b: threads: not seen", "redis: logs MiB: not seen"]
+    assert report.figures["series that must not be as they are"] == 2
+
+
+class StillRedis:
+    """As much of a redis-py client as samples need. Every key weighs a MiB."""
+
+    def __init__(self, *names: str) -> None:
+        self.keys = [f"replicator:{name}".encode() for name in names]
+
+    def info(self, _: str) -> dict[str, int]:
+        return {"connected_clients": 1, "number_of_cached_scripts": 2, "used_memory_dataset": 20 * samples.MIB}
+
+    def scan_iter(self, **_: Any) -> Iterator[bytes]:
+        return iter(self.keys)
+
+    def dbsize(self) -> int:
+        return len(self.keys)
+
+    def pipeline(self, **_: Any) -> Any:
+        return SimpleNamespace(memory_usage=lambda *_, **__: None, execute=lambda: [samples.MIB for _ in self.keys])
+
+
+def test_the_keys_that_are_weighed_are_those_of_the_log() -> None:
+    found = samples.of_redis(StillRedis(*(f"{{g}}:{name}" for name in KEYS), "{g}:alarm"))
+    assert tuple(found) == samples.OF_REDIS
+    assert (found["logs MiB"], found["requests and acks MiB"]) == (1, 2)
+    assert (found["keys"], found["alarms"], found["besides the keys MiB"]) == (len(KEYS), 1, 20 - len(KEYS) - 1)
+    assert bound_of("redis: requests and acks MiB", 0.1, Weights(registry=1, small=[1])).most == 1.0
+
+
+def test_a_redis_that_is_away_is_not_seen_and_another_problem_comes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path, 1)
+    monkeypatch.setattr(scene, "pids", dict)
+    problems: list[Exception] = [redis.ConnectionError("away"), redis.TimeoutError("slow"), KeyError("commands")]
+
+    def of_redis(_: Any) -> dict[str, float]:
+        raise problems.pop(0)
+
+    monkeypatch.setattr(samples, "of_redis", of_redis)
+    scene.client = None
+    for _ in range(2):
+        assert not any(name.startswith("redis: ") for name in scene.sampled())
+    with pytest.raises(KeyError):
+        scene.sampled()
 
 
 def test_what_grows_ends_the_command_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

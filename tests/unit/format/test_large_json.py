@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -13,13 +14,14 @@ from bench.registry_data import generate
 from replicator.format import large_json
 
 
-@pytest.fixture(autouse=True)
-def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=[4, 1024], ids=["with windows", "without windows"])
+def _small_slices(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.setattr(large_json, "WINDOW_BYTES", request.param)
     monkeypatch.setattr(large_json, "SLICED_FROM_BYTES", 0)
     monkeypatch.setattr(large_json, "SLICE_BYTES", 20)
     monkeypatch.setattr(large_json, "GUESSES", 3)
     monkeypatch.setattr(large_json, "GUESS_WITHIN_BYTES", 200)
-    monkeypatch.setattr(large_json, "REST_BYTES", 400)
+    monkeypatch.setattr(large_json, "REST_BYTES", 640)
 
 
 def outcome(body: bytes, decode: Any) -> tuple[str, Any]:
@@ -30,10 +32,14 @@ def outcome(body: bytes, decode: Any) -> tuple[str, Any]:
         return "is not JSON", str(error)
 
 
+def in_slices(body: bytes) -> Any:
+    return large_json.loads(body, lambda: None)
+
+
 def check(body: bytes) -> None:
     expected = outcome(body, orjson.loads)
     for each in (body, bytearray(body)):
-        assert outcome(each, lambda it: large_json.loads(it, lambda: None)) == expected
+        assert outcome(each, in_slices) == expected
 
 
 def sliced(body: bytes) -> int:
@@ -117,3 +123,73 @@ def test_a_small_document_is_not_looked_at_twice(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(large_json, "SLICED_FROM_BYTES", 100)
     monkeypatch.setattr(large_json, "_document", None)
     assert large_json.loads(b'{"a":1}', lambda: None) == {"a": 1}
+
+
+def looked_at(body: bytes, monkeypatch: pytest.MonkeyPatch) -> float:
+    """How much of a document was looked at until it was decoded, of its length."""
+    seen: list[int] = []
+
+    def counted(decode: Any) -> Any:
+        def count(text: Any) -> Any:
+            seen.append(len(text))
+            return decode(text)
+
+        return count
+
+    module = SimpleNamespace(loads=counted(orjson.loads), JSONDecodeError=orjson.JSONDecodeError)
+    with monkeypatch.context() as patched:
+        patched.setattr(large_json, "orjson", module)
+        patched.setattr(large_json, "_extent", counted(large_json._extent))
+        assert repr(large_json.loads(body, lambda: None)) == repr(orjson.loads(body))
+    return sum(seen) / len(body)
+
+
+@pytest.mark.parametrize("small", [b"{}", b"[]", b'{"a":{"b":[1,2]}}', b"[[1],[2],[{}]]", b"1"])
+@pytest.mark.parametrize("members", [60, 90_000])
+def test_small_members_at_the_top_cost_what_they_are(
+    small: bytes, members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # slices as they are
+    body = b'{"op":"register",%b}' % b",".join(b'"%d":%b' % (number, small) for number in range(members))
+    rest = b" " * max(0, large_json.SLICED_FROM_BYTES - len(body))
+    assert looked_at(body + rest, monkeypatch) < 2
+
+
+@pytest.mark.parametrize("size", [2_000, 60_000, 100_000, 400_000])
+def test_large_members_at_the_top_are_looked_at_a_few_times(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    member = b"[%b]" % b",".join(b'{"n":%d}' % number for number in range(size // 10))
+    members = max(2, large_json.SLICED_FROM_BYTES // len(member) + 1)
+    body = b"{%b}" % b",".join(b'"%d":%b' % (number, member) for number in range(members))
+    assert looked_at(body, monkeypatch) < 8
+
+
+@pytest.mark.parametrize("lists", range(1018, 1027))
+@pytest.mark.parametrize(
+    "around",
+    # The last two are too deep where no window looked: what Python cannot look into is decoded in one go.
+    [
+        '{"a":DEEP,"b":[ELEMENTS]}',
+        '{"a":[DEEP,ELEMENTS]}',
+        '{"a":{MEMBERS,"b":DEEP,MEMBERS}}',
+        '{"a":[ELEMENTS,DEEP,ELEMENTS]}',
+    ],
+)
+@pytest.mark.parametrize("slice_bytes", [20, 4096])
+def test_what_is_nested_too_deep_is_refused_as_in_one_go(
+    around: str, lists: int, slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_json, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(large_json, "GUESS_WITHIN_BYTES", 16384)
+    others = {"MEMBERS": ",".join(['"c":[]'] * 1000), "ELEMENTS": ",".join(["[]"] * 1000)}
+    body = around.replace("DEEP", "[" * lists + "]" * lists)
+    for mark, text in others.items():
+        body = body.replace(mark, text)
+    # `repr` is not so deep.
+    found, expected = (outcome(body.encode(), lambda it, by=by: by(it) and None) for by in (in_slices, orjson.loads))
+    assert found == expected
+
+
+def test_a_slice_that_closes_its_container_and_opens_another_is_none() -> None:
+    check(b'{"a":{"b":{}},{"c":{}%b}}' % (b',"d":{}' * 10))
+    check(b'{"a":[[]],[[]%b]}' % (b",[]" * 20))

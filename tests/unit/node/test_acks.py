@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +18,7 @@ from replicator.log.interface import Ack, Confirmation
 from replicator.node.acks import Acks, Level
 from replicator.protocol.group import Code, Reply
 from replicator.replica.replica import Replica
+from replicator.runtime.gc_pause import HeldCollector
 from replicator.testing import MemoryRedis
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, FaultyLog, Group, eventually, in_step, in_thread, push, pushed
 from tests.support.worlds import promote
@@ -559,6 +561,32 @@ class TestNodes:
         with pytest.raises(ConfigError):
             a.replace([["pushed", []]], ack="perhaps")
         assert a.position == before
+
+    def test_the_collector_is_held_while_a_state_is_sent_and_not_while_it_is_acknowledged(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # given
+        a = group.primary("a", lease_s=60.0)
+        on: list[bool] = []
+
+        def pieces(ready: str, maker: HeldCollector) -> Iterator[Any]:
+            yield ["pushed", [ready]]
+            maker.release()
+
+        replaced = a._running.primary.publisher._replace
+        monkeypatch.setattr(
+            a._running.primary.publisher, "_replace", lambda *args: (on.append(gc.isenabled()), replaced(*args))[1]
+        )
+        monkeypatch.setattr(a._running.acks, "wait", lambda *_: on.append(gc.isenabled()))
+        # when
+        with HeldCollector(freezes=False) as maker:
+            maker.hold()
+            a.replace(pieces("x", maker), ack="applied:1")
+            assert on == [False, True]
+        a.replace([["pushed", ["y"]]], ack="applied:1")
+        # then
+        assert on[2:] == [True, True], "nobody held it, and it is little"
+        assert pushed(a) == ["y"]
 
     def test_a_replaced_state_is_acknowledged_once_a_standby_has_it_on_its_disk(self, group: Group) -> None:
         a, b = group.primary("a", lease_s=60.0), group.node("b", lease_s=60.0)

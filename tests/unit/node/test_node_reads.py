@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from replicator import LogUnavailable, Node, OutcomeUnknown, PositionLost, RecordId, ops
+from replicator import ConfigError, LogUnavailable, Node, OutcomeUnknown, PositionLost, RecordId, WouldDeadlock, ops
 from replicator.format.ids import ERA
 from replicator.protocol.group import Reply
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push, pushed, submitted
@@ -72,6 +72,28 @@ class TestReadsThatDoNotBlock:
         a.wait(position=str(a.position.id), timeout_s=0)
         with pytest.raises(TimeoutError):
             a.wait(position="1-99", timeout_s=0)
+
+    def test_a_look_waits_for_nobody_and_may_be_taken_inside_of_a_read(self, group: Group) -> None:
+        a = group.primary("a")
+
+        async def while_another_task_reads() -> None:
+            with a.reading():
+                await asyncio.create_task(look())
+                await look()
+
+        async def look() -> None:
+            a.wait(role="primary", timeout_s=0)
+            with pytest.raises(TimeoutError):
+                a.wait(n=99, timeout_s=0)
+
+        asyncio.run(while_another_task_reads())
+        with a.reading(), pytest.raises(WouldDeadlock):
+            a.wait(role="primary", timeout_s=0.1)
+
+    def test_one_cannot_be_fresh_and_wait_for_nobody(self, group: Group) -> None:
+        a = group.primary("a")
+        with pytest.raises(ConfigError, match="waits for Redis"), a.reading(fresh=True, blocks=False):
+            pass
 
 
 class TestFreshReads:

@@ -31,10 +31,12 @@ from replicator.errors import (
     Stalled,
     WrongProcess,
 )
+from replicator.format import large_json
 from replicator.node.health import Unready
 from replicator.node.node import Node
 from replicator.registry.api import BODY_BYTES_MAX, registry_app
 from replicator.registry.state import Registry
+from replicator.runtime import gil
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.server import WebServer
 from tests.support.registry_api import (
@@ -356,6 +358,20 @@ def test_a_change_that_is_not_json_or_too_long_is_refused(client: TestClient, no
     error_of(client.post("/v1/changes", content=b"{"), 400, "invalid_json", "body")
     error_of(client.post("/v1/changes", content=b" " * BODY_BYTES_MAX + b"{}"), 413, "too_large", "body")
     assert node.submitted == []
+
+
+def test_a_change_is_decoded_in_one_go_and_the_event_loop_never_pauses(
+    client: TestClient, node: NodeInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    monkeypatch.setattr(large_json, "loads", None)
+    monkeypatch.setattr(gil, "let_others_run", None)
+    monkeypatch.setattr(gil, "YIELD_EVERY_S", 0.0)
+    members = b",".join(b'"%d":{}' % number for number in range(80_000))
+    assert len(members) > large_json.SLICED_FROM_BYTES
+    # when, then
+    error_of(client.post("/v1/changes", content=b'{"op":"register",%b}' % members), 422, "rejected", "0")
+    error_of(client.post("/v1/nodes", content=b"{%b}" % members), 422, "rejected", "0")
 
 
 def test_a_change_that_the_state_refuses_is_answered_like_any_write(client: TestClient) -> None:

@@ -15,8 +15,12 @@ from replicator.errors import OutcomeUnknown
 from replicator.format.large_json import SLICE_BYTES
 from replicator.registry import api
 from replicator.registry.api import BODY_BYTES_MAX, document_verdict
+from replicator.registry.loading import give_up
 from replicator.registry.tables import NODES_PER_PIECE
 from replicator.runtime import gil
+from replicator.runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
+from replicator.state.release import SLICE
+from tests.support.kv import eventually
 from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, error_of, with_term
 
 
@@ -48,24 +52,56 @@ def test_others_run_while_a_large_document_is_taken_apart(client: TestClient, mo
     assert all(name.startswith("AnyIO worker") for name in pauses)
 
 
-def test_a_large_document_is_built_with_the_collector_held_and_out_of_its_sight(
+def test_the_collector_is_held_until_a_large_document_is_drawn_and_freezes_nothing(
     client: TestClient, node: NodeInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given
     monkeypatch.setattr(api, "HOLD_COLLECTOR_FROM_BYTES", 1000)
     on: list[bool] = []
-    node.before_replacing = lambda: on.append(gc.isenabled())
-    gc.unfreeze()
+    node.before_replacing = node.after_replacing = lambda: on.append(gc.isenabled())
+    frozen = gc.get_freeze_count()
     # when
     client.put("/v1/state?force=1", content=orjson.dumps(generate(20, seed=1)))
     client.put("/v1/state?force=1", content=DOCUMENT)
     # then
-    try:
-        assert on == [False, len(DOCUMENT) < 1000]
-        assert gc.isenabled()
-        assert gc.get_freeze_count() > 0
-    finally:
-        gc.unfreeze()
+    assert on == [False, True, len(DOCUMENT) < 1000, True]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_a_large_document_that_is_refused_freezes_nothing_and_the_collector_is_back_when_it_is_freed(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, is_json: bool
+) -> None:
+    # given
+    document = generate(1000, seed=1)
+    document["nodes"]["7"]["tags"] = "none"
+    held, holds = [], HeldCollector.hold
+    monkeypatch.setattr(HeldCollector, "hold", lambda it: (held.append(it), holds(it)))
+    frozen = gc.get_freeze_count()
+    body = with_term(orjson.dumps(document), 5) + bytes(HOLD_COLLECTOR_FROM_BYTES).replace(b"\0", b" ")
+    # when
+    answer = client.put("/v1/state?force=1", content=body if is_json else body + b"]")
+    # then
+    assert answer.status_code == (422 if is_json else 400)
+    eventually(gc.isenabled, "the collector")
+    assert gc.get_freeze_count() == frozen
+    assert len(held) == 1
+    assert not HeldCollector._holders
+
+
+def test_trust_pairs_are_given_up_in_slices_too() -> None:
+    # given
+    pairs = [f"{number}:{number + 1}" for number in range(5 * SLICE)]
+    done: list[int] = []
+    # when
+    give_up({"trust_pairs": pairs, "nodes": {}}, lambda: done.append(threading.get_ident()))
+    # then
+    eventually(lambda: done, "the end of them")
+    assert pairs == []
+    assert done != [threading.get_ident()]
+    give_up([], lambda: done.append(0))
+    assert done[1:] == [0]
 
 
 def test_a_node_without_a_term_gives_a_document_without_one() -> None:

@@ -44,6 +44,26 @@ def test_they_have_what_a_dict_has(history: list[tuple[str, int]]) -> None:
             assert buckets[id] is model[id]
 
 
+@given(history=steps, after=st.integers(-1, 4 * IDS_PER_BUCKET), limit=st.integers(0, 5))
+def test_a_page_has_the_next_ids_in_ascending_order(history: list[tuple[str, int]], after: int, limit: int) -> None:
+    buckets, model, _ = played(history)
+    page = buckets.page(after, limit)
+    assert list(page) == sorted(id for id in model if id > after)[:limit]
+    assert all(record is model[id] for id, record in page.items())
+
+
+def test_a_page_costs_what_is_in_it_however_many_ids_are_gone() -> None:
+    # given
+    buckets, count = Buckets(), 300 * IDS_PER_BUCKET
+    buckets.add(range(count), [{} for _ in range(count)])
+    for id in range(1, count - 1):
+        buckets.pop(id)
+    # then
+    assert list(buckets.page(-1, 2)) == [0, count - 1]
+    assert buckets._numbers == list(buckets._buckets) == [0, 299]
+    assert buckets.page(count - 1, 2) == {}
+
+
 @given(history=steps)
 def test_a_snapshot_has_what_there_was_whatever_comes_after_it(history: list[tuple[str, int]]) -> None:
     _, _, snapshots = played(history)
