@@ -13,7 +13,7 @@ from replicator.protocol.group import Claim, Reply
 from replicator.replica import save_queue
 from replicator.testing import MemoryLog
 from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, document, eventually, in_step, push, pushed
-from tests.support.nodes import failing_disk, large
+from tests.support.nodes import failing_disk, large, saves_nothing_unasked
 
 
 class TestRestart:
@@ -101,7 +101,7 @@ class TestRestart:
         a, b = group.primary("a"), group.node("b")
         in_step(a, b)
         # given a standby that has shown a change which is not on its disk
-        b._running.replica.saved.flush = lambda: None  # type: ignore[method-assign]
+        saves_nothing_unasked(b)
         a.submit(push("x"))
         in_step(a, b)
         token, shown = str(b.position.id), pushed(b)
@@ -121,7 +121,7 @@ class TestRestart:
     def test_a_standby_has_all_that_it_applied_on_its_disk_when_it_leads(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")
         in_step(a, b)
-        b._running.replica.saved.flush = lambda: None  # type: ignore[method-assign]
+        saves_nothing_unasked(b)
         a.submit(push("x"))
         in_step(a, b)
         assert self._on_disk(b)[1] < b.position.id
