@@ -29,26 +29,26 @@ PREAMBLE = """\
 
 A single writer pays about twice what a plain `XADD` costs, and gets for it a change that is fenced, applied and on its
 way to the primary's disk. Many writers at once are faster than with plain Redis, because they share records. A standby
-has applied a change about a millisecond after the call. The price of a change does not grow with the state.
+has applied a change half a millisecond after the call. The price of a change does not grow with the state.
 When the primary is killed, nobody can write until its lease is over, and some 10 ms more.
 
 | what you do | what you get | beside it |
 | --- | --- | --- |
-| `Node.submit`, one thread, 200 bytes | 9,644 a second, p50 90 us | redis-py `XADD`: 18,944 a second, 47 us |
-| `Node.asubmit`, 100 tasks | 69,938 a second, p50 1.4 ms | `XADD` by 100 tasks: 11,319 a second, 9.2 ms |
-| `Node.submit_many`, 100 changes a call | 281,794 a second | `XADD` of 100 in one entry: 899,891 a second |
-| `Node.submit`, until a standby has applied it | p50 0.93 ms, p99 1.4 ms | `XADD` to `XREAD`: 0.55 and 0.87 ms |
+| `Node.submit`, one thread, 200 bytes | 6,561 a second, p50 136 us | redis-py `XADD`: 10,858 a second, 89 us |
+| `Node.asubmit`, 100 tasks | 93,328 a second, p50 0.95 ms | `XADD` by 100 tasks: 23,759 a second, 4.1 ms |
+| `Node.submit_many`, 100 changes a call | 330,543 a second | pipeline of 100 `XADD`: 131,570 a second |
+| `Node.submit`, until a standby has applied it | p50 0.50 ms, p99 1.1 ms | `XADD` to `XREAD`: 0.32 and 0.69 ms |
 | one change of a state of 1,000,000 records | 126 us, 407 bytes in the log | of 1,000 records: 120 us, 407 bytes |
-| publish 82 MB of state, until a standby has rebuilt it | 1.5 s | the same in one process, without a log: 1.8 s |
+| publish 82 MB of state, until a standby has rebuilt it | 1.3 s | the same in one process, without a log: 1.3 s |
+| a read over HTTP, a connection that is kept alive | p50 0.25 ms | the same Starlette application without us: 0.20 ms |
 | without writes, `kill -9` of the primary | 849 ms with a lease of 1 s | Sentinel, down after 1 s: 2,259 ms |
 | without writes, a switchover under 4 writers | 7 ms | |
 | a node that does nothing | 0.3 % of a core, 39 MB | |
 | 1,000 groups in one process, idle | 40 % of a core, 187 KB each | |
 
-Medians, all on one machine with 2 cores; Valkey 9.1 with `appendfsync everysec`; copied from the runs of 2026-11-28.
-Before and after the write path was taken apart, measured in turns on 2026-11-30 (`python -m bench append`), one submit
-at a time made 0.58 and 0.59, then 0.54 and 0.55 of what a plain `XADD` made in the same run.
-The sections below have the newest figures, what they mean, and the goals that are missed.
+Medians, each row on one machine with 2 cores; Valkey 9.1 with `appendfsync everysec`; copied from the runs of 2026-11-28
+(state size, failover, idle, groups) and of 2026-11-30 (the others), on two machines. The sections below have the newest
+figures, what they mean, and the goals that are missed.
 
 ## How to read the figures
 
