@@ -44,6 +44,14 @@ def test_the_first_example_leads_writes_and_reads(any_redis: RedisServer, tmp_pa
     assert (tmp_path / "data/a").is_dir()
 
 
+def test_the_second_process_reads_what_the_first_one_wrote(any_redis: RedisServer, tmp_path: Path) -> None:
+    first, second = (each.replace("redis://localhost:6379/0", any_redis.url) for each in examples("README.md")[:2])
+    the_class, *_ = first.partition("node = Node(")
+    token = run(f"{first}\nprint(token)\n", tmp_path).split()[-1]
+    assert run(f"{the_class}\ntoken = {token!r}\n{second}", tmp_path) == "True\n"
+    assert (tmp_path / "data/b").is_dir()
+
+
 def test_the_class_of_the_documents_its_writes_and_its_test_go_together(any_redis: RedisServer, tmp_path: Path) -> None:
     the_class, writes, its_test, *_ = examples("docs/states.md")
     names: dict[str, Any] = {"pytest": pytest}
