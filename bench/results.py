@@ -46,9 +46,9 @@ When the primary is killed, nobody can write until its lease is over, and some 1
 | a node that does nothing | 0.3 % of a core, 39 MB | |
 | 1,000 groups in one process, idle | 40 % of a core, 187 KB each | |
 
-Medians, each row on one machine with 2 cores; Valkey 9.1 with `appendfsync everysec`; copied from the runs of 2026-11-28
-(state size, failover, idle, groups) and of 2026-11-30 (the others), on two machines. The sections below have the newest
-figures, what they mean, and the goals that are missed.
+Medians, each row on one machine with 2 cores; Valkey 9.1 with `appendfsync everysec`; copied from the runs of
+2026-11-28 (state size, failover, idle, groups) and of 2026-11-30 (the others), on two machines. The sections below have
+the newest figures, what they mean, and the goals that are missed.
 
 ## How to read the figures
 
