@@ -146,12 +146,14 @@ Request = Send | Promote
 
 
 class Ack(NamedTuple):
-    """A change that was acknowledged: by which node, in which run, as which record; `logged`: Redis has had it ever
-    since; `held`: it was on the disk of the other node as well."""
+    """A change that was acknowledged: by which node, in which run, as which record; `since`: the record by which the
+    log had it then, that one or a part that put it back after it was lost; `logged`: Redis has had it ever since;
+    `held`: it was on the disk of the other node as well."""
 
     by: int
     run: str
     id: RecordId
+    since: RecordId
     logged: bool
     held: bool
 

@@ -294,7 +294,7 @@ class Machine:
             server = self._keep_server(self.redis.state, history[:i])
             known = self.ghosts[world.ghost]
             acks = tuple(
-                ack and ack._replace(logged=ack.logged and self.has(server, letter))
+                ack and ack._replace(logged=ack.logged and self.has(server, letter) is not None)
                 for letter, ack in zip(LETTERS, known.acks, strict=False)
             )
             ghost = self.ghosts(known._replace(acks=acks))
@@ -625,10 +625,11 @@ class Machine:
             node = self._read(node, server)[1]
         return node
 
-    def has(self, server: int, letter: str) -> bool:
-        """Whether its log has, or had before it was trimmed, this change."""
+    def has(self, server: int, letter: str) -> RecordId | None:
+        """The first record by which its log has, or had before it was trimmed, this change."""
         known = (*self.history[server], server)
-        return any(entry.body == letter.encode() for number in known for entry in self.servers[number].entries)
+        entries = (entry for number in known for entry in self.servers[number].entries)
+        return next((entry.id for entry in entries if entry.body == letter.encode()), None)
 
     def observe(self, ghost: int, server: int, i: int, event: tuple[str, str, RecordId]) -> int:
         """A client got an answer."""
@@ -637,7 +638,8 @@ class Machine:
         if what == "denied":
             return self.ghosts(known._replace(denied=known.denied | {letter}))
         acks = list(known.acks)
-        acks[LETTERS.index(letter)] = Ack(i, self.servers[server].run, id_, self.has(server, letter), False)
+        since = self.has(server, letter)
+        acks[LETTERS.index(letter)] = Ack(i, self.servers[server].run, id_, since or id_, since is not None, False)
         return self.ghosts(known._replace(acks=tuple(acks)))
 
     def mark(self, ghost: int, nodes: tuple[int, ...]) -> int:
@@ -783,8 +785,12 @@ def _awaits(node: Node, sent: Send) -> bool:
 
 
 def _is_later(view: View, ack: Ack) -> bool:
-    """The term was taken after the change was acknowledged, or is that very one."""
-    return view.holder.run >= ack.run and view.term >= ack.id.term
+    """The term was taken after the change that was acknowledged was in the log, or is that very one.
+
+    The answer may come late: Redis lost the change, somebody took a term without it, and another node put it back. Who
+    took the term in between was no later primary.
+    """
+    return view.holder.run >= ack.run and view.term >= ack.since.term
 
 
 def _crashed(node: Node) -> Node:
