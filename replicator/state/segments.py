@@ -1,8 +1,6 @@
-"""A dict of text in the order in which the keys came, in segments: what a snapshot shares with a state that moves on.
+"""A dict of text in the order in which the keys came, in segments that a snapshot shares (`copy_on_write.py`).
 
-A copy of one dict of a million keys takes 30 ms in which nobody else has the interpreter, and so does giving it up:
-each entry is touched. Here a snapshot takes the list of the segments, and the first change of a segment after it is
-made in a copy of that segment.
+A copy of one dict of a million keys takes 30 ms in which nobody else has the interpreter, and so does giving it up.
 """
 
 from __future__ import annotations
@@ -10,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .copy_on_write import CopyOnWrite
 from .release import let_go
 
 __all__ = ["KEYS_PER_SEGMENT", "Segments"]
@@ -21,17 +20,16 @@ KEYS_PER_SEGMENT = 512
 _SHRINKS_AT = frozenset({KEYS_PER_SEGMENT // 4, KEYS_PER_SEGMENT // 16, KEYS_PER_SEGMENT // 64})
 
 
-class Segments:
+class Segments(CopyOnWrite[str, Any]):
     """The keys and what is held for each."""
 
     def __init__(self) -> None:
+        super().__init__()
         #: Every key, in order, with the number of its segment.
         self._where: dict[str, int] = {}
-        self._segments: dict[int, dict[str, Any]] = {0: {}}
         #: The segment that takes new keys.
         self._last = 0
-        #: The segments that no snapshot has.
-        self._own: set[int] = set()
+        self._parts[0] = {}
 
     def __len__(self) -> int:
         return len(self._where)
@@ -43,7 +41,7 @@ class Segments:
         return iter(self._where)
 
     def __getitem__(self, key: str) -> Any:
-        return self._segments[self._where[key]][key]
+        return self._parts[self._where[key]][key]
 
     def update(self, entries: Mapping[str, Any]) -> None:
         """Set these keys: one that is there keeps its place, another one comes last."""
@@ -64,13 +62,12 @@ class Segments:
         if not segment and number != self._last:
             self._drop(number)
         elif len(segment) in _SHRINKS_AT:
-            self._segments[number] = segment.copy()
+            self._parts[number] = segment.copy()
         return True
 
     def shared(self) -> Iterator[tuple[str, Any]]:
         """All of them as they are now, drawn later: a snapshot."""
-        self._own = set()
-        return _drawn(list(self._segments.values()))
+        return self._shared()
 
     def give_up(self) -> None:
         """Nobody has these any more, but for snapshots: let go of what is in them without holding anybody up."""
@@ -88,28 +85,12 @@ class Segments:
         return key, held
 
     def clear(self) -> None:
-        self._where, self._segments, self._last, self._own = {}, {0: {}}, 0, set()
-
-    def _drop(self, number: int) -> None:
-        del self._segments[number]
-        self._own.discard(number)
+        super().clear()
+        self._where, self._last = {}, 0
+        self._parts[0] = {}
 
     def _with_room(self) -> int:
-        if len(self._segments[self._last]) >= KEYS_PER_SEGMENT:
+        if len(self._parts[self._last]) >= KEYS_PER_SEGMENT:
             self._last += 1
-            self._segments[self._last] = {}
-            self._own.add(self._last)
+            self._to_change(self._last)
         return self._last
-
-    def _to_change(self, number: int) -> dict[str, Any]:
-        if number not in self._own:
-            self._segments[number] = self._segments[number].copy()
-            self._own.add(number)
-        return self._segments[number]
-
-
-def _drawn(segments: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """What is drawn is given up, a segment at a time: the state may have replaced it meanwhile."""
-    segments.reverse()
-    while segments:
-        yield from segments.pop().items()

@@ -60,7 +60,7 @@ def test_a_page_costs_what_is_in_it_however_many_ids_are_gone() -> None:
         buckets.pop(id)
     # then
     assert list(buckets.page(-1, 2)) == [0, count - 1]
-    assert buckets._numbers == list(buckets._buckets) == [0, 299]
+    assert buckets._numbers == list(buckets._parts) == [0, 299]
     assert buckets.page(count - 1, 2) == {}
 
 
@@ -92,13 +92,13 @@ def test_a_change_after_a_snapshot_copies_its_page_and_no_other() -> None:
     buckets = Buckets()
     buckets.add(range(3 * IDS_PER_BUCKET), [{} for _ in range(3 * IDS_PER_BUCKET)])
     buckets.items()
-    before = dict(buckets._buckets)
+    before = dict(buckets._parts)
     buckets[IDS_PER_BUCKET] = {"new": True}
     buckets[IDS_PER_BUCKET + 1] = {"new": True}
-    assert [bucket is buckets._buckets[number] for number, bucket in before.items()] == [True, False, True]
-    own = buckets._buckets[1]
+    assert [bucket is buckets._parts[number] for number, bucket in before.items()] == [True, False, True]
+    own = buckets._parts[1]
     buckets[IDS_PER_BUCKET + 2] = {"new": True}
-    assert buckets._buckets[1] is own
+    assert buckets._parts[1] is own
 
 
 def test_what_is_not_there_is_a_key_error_and_changes_nothing() -> None:

@@ -62,7 +62,7 @@ class Model(RuleBasedStateMachine):
         assert len(self.held) == len(self.model)
         assert {key: self.held[key] for key in self.held} == self.model
         # No more segments than keys, and the one that takes new keys.
-        assert len(self.held._segments) <= len(self.model) + 1
+        assert len(self.held._parts) <= len(self.model) + 1
 
 
 TestSegments = Model.TestCase
@@ -75,13 +75,13 @@ def test_a_change_after_a_snapshot_copies_one_segment_once() -> None:
     # given
     held = Segments()
     held.update({str(number): number for number in range(5 * KEYS_PER_SEGMENT)})
-    before = dict(held._segments)
+    before = dict(held._parts)
     snapshot = held.shared()
     # when
     for value in (1, 2):
         held.update({str(KEYS_PER_SEGMENT): value})
     # then
-    copied = [number for number, segment in held._segments.items() if segment is not before[number]]
+    copied = [number for number, segment in held._parts.items() if segment is not before[number]]
     assert copied == [1]
     assert dict(snapshot)[str(KEYS_PER_SEGMENT)] == KEYS_PER_SEGMENT
 
@@ -90,13 +90,13 @@ def test_a_few_keys_that_are_left_of_many_take_little_memory() -> None:
     # given
     held = Segments()
     held.update({str(number): number for number in range(KEYS_PER_SEGMENT)})
-    full = sys.getsizeof(held._segments[0])
+    full = sys.getsizeof(held._parts[0])
     # when
     for number in range(1, KEYS_PER_SEGMENT):
         held.discard(str(number))
     # then
     assert list(held.shared()) == [("0", 0)]
-    assert sys.getsizeof(held._segments[0]) < full / 20
+    assert sys.getsizeof(held._parts[0]) < full / 20
 
 
 def test_what_is_given_up_is_emptied_but_for_what_a_snapshot_has() -> None:
@@ -105,7 +105,7 @@ def test_what_is_given_up_is_emptied_but_for_what_a_snapshot_has() -> None:
     held.update({str(number): number for number in range(3 * KEYS_PER_SEGMENT)})
     snapshot = held.shared()
     held.update({"0": "new"})
-    own = held._segments[0]
+    own = held._parts[0]
     # when
     held.give_up()
     # then
@@ -121,7 +121,7 @@ def test_all_of_it_is_given_up_entry_by_entry_after_a_snapshot_as_well() -> None
     # when
     held.give_up()
     # then
-    eventually(lambda: not held._where and not any(held._segments.values()))
+    eventually(lambda: not held._where and not any(held._parts.values()))
 
 
 def test_what_is_taken_away_from_the_end_stays_in_a_snapshot() -> None:
