@@ -32,9 +32,9 @@ BATCH_CHANGES_MAX = 1000
 #: A thread that takes the write lock for something else than changes does not wake the queue: it looks again by itself.
 LOOK_AGAIN_S = 0.01
 
-#: A thread that sends a snapshot stays away so long when changes wait for the lock, and one that commits changes when
-#: another thread does: long enough for the other one to wake up and take it. Just releasing the lock is not, and the
-#: other one would wait for another part, or record, and yet another.
+#: How long a thread that sends a snapshot leaves the lock to changes that wait for it, and one that commits changes to
+#: another thread: long enough for that to wake up and take it. If the lock were just released, the other thread would
+#: wait for another part, or record, and yet another.
 YIELD_FOR_S = 0.0002
 
 #: A submitter with no time left may still send a record, for so long, and is told at the latest when that is over, too.

@@ -56,8 +56,8 @@ class Duties:
         beat_s = min(RETRY_S_MAX, beat_every_s)
         most_s = {"holder": beat_s, "ha-loop": beat_s, "saver": RETRY_S_MAX, "reader": RETRY_S_MAX}
         self._backoffs = {duty: Backoff(RETRY_S, s) for duty, s in most_s.items()}
-        #: Behind which of its snapshots the next one was told to be due.
-        self._due_behind: RecordId | None = None
+        #: The end of the snapshot after which the HA loop was last woken for the next one.
+        self._woken_after: RecordId | None = None
 
     def work(self, name: str) -> NodeWork:
         """All of them, of the node of that name."""
@@ -117,9 +117,9 @@ class Duties:
 
     def _tell_if_a_snapshot_is_due(self, node_state: NodeState) -> None:
         """A beat is long for a log that grows fast. Told once: a snapshot that fails is tried again by the beat."""
-        is_new = node_state.is_primary and node_state.snapshot_end != self._due_behind
+        is_new = node_state.is_primary and node_state.snapshot_end != self._woken_after
         if is_new and self._primary.publisher.snapshot_is_due:
-            self._due_behind = node_state.snapshot_end
+            self._woken_after = node_state.snapshot_end
             self._ha_loop.wake()
 
     def _read(self) -> float:

@@ -238,7 +238,7 @@ class RecordWriter:
                     write = write.looked(log.find(write.record.id), log.look())
                     continue
                 reply, prepared = self._ask(log, sent)
-                if reply.code is Code.OK:  # as nearly always: `answered` and `_settle` come to just this
+                if reply.code is Code.OK:  # as nearly always: there is nothing to settle
                     self._log_once.over("write")
                     return prepared
                 write = write.answered(reply)
@@ -279,12 +279,10 @@ class RecordWriter:
             raise
 
     def _settle(self, write: PendingWrite) -> None:
+        """After an answer that was not a plain OK: note what it says, and raise unless the record is in the log."""
         reply, outcome = write.reply, write.outcome
         assert reply is not None
         assert outcome is not None
-        if reply.code is Code.OK:
-            self._log_once.over("write")
-            return
         self._replica.known.refused(reply)
         if write.next is Next.FOLD:
             return

@@ -65,8 +65,8 @@ class Replica:
     """A state, the node state that says what it contains, and the checkpoint that keeps both.
 
     `me` has a boot that was drawn for this start. The state is rebuilt from the checkpoint here and now.
-    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/unpacked_size.py`). `upkeep`: how the
-    state is kept up with the log.
+    `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/unpacked_size.py`). `updater`:
+    what keeps the state up with the log.
     """
 
     def __init__(

@@ -80,8 +80,7 @@ __all__ = ["Checkpoint", "Loaded", "Step"]
 _logger = logging.getLogger(__name__)
 
 
-#: A primary under load saves a thousand steps at once, aside: whoever writes is not to wait for the interpreter for as
-#: long as that takes.
+#: A primary under load saves a thousand steps at once, on another thread. In between a writer gets the interpreter.
 _STEPS_AT_ONCE = 16
 
 

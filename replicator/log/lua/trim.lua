@@ -14,7 +14,7 @@ local SLICE_BYTES = 524288
 local SLICE_STEPS = 200
 
 -- What a step deletes: so many entries, in whole nodes of the stream. A node has 4 KiB and 100 entries at the most,
--- unless the server was told otherwise; a larger entry has one of its own. Behind small ones there may be large ones.
+-- unless the server was told otherwise; a larger entry has one of its own. Large ones may follow small ones.
 local LARGE_BYTES, FEW, SOME, ENOUGH = 4096, 16, 32, 128
 
 local function is_above(id, other)
