@@ -7,11 +7,6 @@ instant or by itself at a chosen event; the next child goes on in the same direc
 
 from __future__ import annotations
 
-import multiprocessing
-import random
-import shutil
-import time
-from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,69 +17,29 @@ from replicator.format.ids import Position
 from replicator.protocol.fold import View
 from replicator.storage.checkpoint import Checkpoint
 from replicator.storage.checkpoint_reader import CheckpointReader
-from tests.support.checkpoint_child import GROUP, NODE, Plan, history, state_of
+from tests.support.checkpoint_child import Plan, history, state_of
+from tests.support.killer import Killer
 from tests.support.replica_child import follow
-
-#: Children come from a server that has everything imported: a start costs milliseconds.
-_CHILDREN = multiprocessing.get_context("forkserver")
-_CHILDREN.set_forkserver_preload([__name__])
 
 
 def child(plan: Plan, pipe: Connection) -> None:
     follow(plan, pipe.send)
 
 
-class Killer:
-    """One directory and one history after the other. Counts kills, those that took something that had been shown, and
-    forks."""
+class ReplicaKiller(Killer):
+    """Counts those kills, too, that took something that had been shown, and forks."""
 
     def __init__(self, root: Path, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.kills = self.forgotten = self.forks = 0
-        self._root = root
-        self._seeds = count(seed)
-        self._begin()
+        self.forgotten = self.forks = 0
+        super().__init__(root, seed, child)
 
-    def _begin(self) -> None:
-        self.seed = next(self._seeds)
-        self.data_dir = self._root / f"history-{self.seed}"
-        self.epoch = self.saved = self.term = 0
+    def begin(self) -> None:
+        self.saved = self.term = 0
         self.shown: View | None = None
         self.forked: list[Position] = []
 
-    def run(self, kill_at: str, kill_after: int, *, delay_s: float = 0.0) -> None:
-        """Start a child, let it be killed, check what it left. A child that reached the end makes way for the next."""
-        plan = Plan(self.data_dir, self.seed, self.epoch, self.random.getrandbits(32), kill_at, kill_after)
-        mine, its = _CHILDREN.Pipe(duplex=False)
-        process = _CHILDREN.Process(target=child, args=(plan, its))
-        process.start()
-        its.close()
-        if not kill_at:
-            mine.poll(5)
-            time.sleep(delay_s)
-            process.kill()
-        ended = self._hear(mine)
-        process.join()
-        assert process.exitcode == -9 or ended
-        self.kills += process.exitcode == -9
-        self._check()
-        if ended:
-            self._begin()
-
-    def _hear(self, pipe: Connection) -> bool:
-        while True:
-            try:
-                kind, value = pipe.recv()
-            except EOFError:
-                return False
-            if kind == "end":
-                return True
-            self._note(kind, value)
-
-    def _note(self, kind: str, value: Any) -> None:
+    def note(self, kind: str, value: Any) -> None:
         match kind:
-            case "epoch":
-                self.epoch = value
             case "shown":
                 self.shown, state = value
                 self.term = max(self.term, self.shown.term)
@@ -95,36 +50,30 @@ class Killer:
             case "fork":
                 self.forked.append(value)
 
-    def _check(self) -> None:
-        copy = self._root / "copy"
-        shutil.rmtree(copy, ignore_errors=True)
-        if self.data_dir.exists():
-            shutil.copytree(self.data_dir, copy)
-        with Checkpoint(copy, GROUP, node=NODE) as stored:
-            assert stored.set_aside is None
-            loaded = stored.load()
-            view = loaded.view if loaded else View()
-            assert stored._saved.save >= self.saved
-            self.saved = stored._saved.save
-            assert view.term >= self.term
-            assert state_of(stored) == history(self.seed).states[view.position.chain]
-            assert all(change.id <= view.position.id for change in stored.changes())
+    def check(self, stored: Checkpoint) -> None:
+        loaded = stored.load()
+        view = loaded.view if loaded else View()
+        assert stored._saved.save >= self.saved
+        self.saved = stored._saved.save
+        assert view.term >= self.term
+        assert state_of(stored) == history(self.seed).states[view.position.chain]
+        assert all(change.id <= view.position.id for change in stored.changes())
         self.forgotten += self.shown is not None and self.shown.position != view.position
         self.shown = None
-        for fork in (self.data_dir / "forks").glob("[0-9]*.sqlite"):
-            with CheckpointReader(fork) as kept:
-                assert kept.view.position in self.forked, "it has all that its node had applied"
-            fork.unlink()
-            self.forks += 1
+
+    def check_fork(self, fork: Path) -> None:
+        with CheckpointReader(fork) as kept:
+            assert kept.view.position in self.forked, "it has all that its node had applied"
+        self.forks += 1
 
 
 @pytest.fixture
-def killer(tmp_path: Path) -> Killer:
-    return Killer(tmp_path, seed=1)
+def killer(tmp_path: Path) -> ReplicaKiller:
+    return ReplicaKiller(tmp_path, seed=1)
 
 
 def test_a_node_killed_at_random_instants_forgets_no_term_and_comes_back_at_a_place_of_its_history(
-    killer: Killer,
+    killer: ReplicaKiller,
 ) -> None:
     # given a child that applies as fast as it can, and saves beside that
     # when it is killed within 30 ms of its start, 60 times, and until it had forgotten something and kept forks
@@ -137,7 +86,7 @@ def test_a_node_killed_at_random_instants_forgets_no_term_and_comes_back_at_a_pl
 @pytest.mark.parametrize(
     ("event", "most"), [("before commit", 8), ("after commit", 8), ("statement", 60), ("file", 24)]
 )
-def test_a_node_killed_around_a_save_does_so_too(killer: Killer, event: str, most: int) -> None:
+def test_a_node_killed_around_a_save_does_so_too(killer: ReplicaKiller, event: str, most: int) -> None:
     # given a child that kills itself at an event of one kind
     # when that is done 25 times, at one of the first events after its start each time
     while killer.kills < 25:
