@@ -3,8 +3,8 @@
 What is on its way arrives, or is lost, all of it. Who is down restarts. Everybody notices the run, settles its write,
 learns of a lost term, reads all there is, sends the snapshots that it owes. When nothing moves and nobody leads, a node
 promotes itself, or else the tool promotes the most advanced one that it does not refuse; a log that is broken it
-recovers first. In the end there has to be one
-primary, a write to it has to succeed, and all nodes and a newcomer have to have what it has.
+recovers first, and it does not wait for a node that sends its state to such a log again and again. In the end there has
+to be one primary, a write to it has to succeed, and all nodes and a newcomer have to have what it has.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Ending:
         texts: list[str] = []
         while world.packed() not in self._good:
             try:
-                if world in seen:
+                step = self._recovery(world) if world in seen else self._next(world)
+                if world in seen and (step is None or step.world in seen):
                     raise Breach("it goes round in circles")
                 seen[world] = None
-                step = self._next(world)
                 if step is None:
                     self._check_end(world)
                     break
@@ -79,9 +79,8 @@ class Ending:
     def _next_promotion(self, world: World) -> Step | None:
         machine = self._machine
         nodes = [machine.nodes[node] for node in world.nodes]
-        recovery = machine.recovery(machine.look(world.server, world.nodes))
-        if recovery is not None:
-            return Step("the tool sends a recovery", world._replace(bag=(machine.requests(recovery),)))
+        if (recovery := self._recovery(world)) is not None:
+            return recovery
         if any(node.live.is_primary or node.live.must_rebase for node in nodes):
             return None
         look = machine.look(world.server, world.nodes)
@@ -93,6 +92,13 @@ class Ending:
             return None
         request = machine.requests(promote)
         return Step(f"promote {promote.writer} is sent", world._replace(bag=(request,)))
+
+    def _recovery(self, world: World) -> Step | None:
+        machine = self._machine
+        recovery = machine.recovery(machine.look(world.server, world.nodes))
+        if recovery is None:
+            return None
+        return Step("the tool sends a recovery", world._replace(bag=(machine.requests(recovery),)))
 
     def _probe(self, world: World) -> Step | None:
         """The primary can write."""
