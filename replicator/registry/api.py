@@ -23,9 +23,9 @@ Rules for requests:
 
 Nothing waits on the event loop. What has to wait for the node's lock, or for a position, does so on threads; a read
 that finds the lock free, or a position that is there, needs none. A write is a task of the node (`Node.asubmit`), so
-writers that wait for an acknowledgement cost no thread. Reads, waits, writes and
-replacements of the state have a pool each (`web/thread_pools.py`): none of them fills that of another, and a request
-that finds its own one full is answered 503 at once.
+writers that wait for an acknowledgement cost no thread. Reads, waits, writes and replacements of the state have a pool
+each (`web/thread_pools.py`): none of them fills that of another, and a request that finds its own one full is answered
+503 at once.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.protocol import snapshot_due
 from replicator.protocol.group import Reply
 from replicator.sandbox.redis_server import RedisServer
+from tests.support.kv import PATIENCE_S
 
 GROUP = "g"
 VALUE_BYTES = 8 * 1024
@@ -118,7 +119,8 @@ class MeasuredLog(RedisLog):
         self.complete: list[tuple[int, int]] = []
         self._appends = 0
         self._key = f"replicator:{{{GROUP}}}:"
-        self._client = redis.Redis.from_url(url)
+        # All of the log in one answer, beside whatever else the machine does.
+        self._client = redis.Redis.from_url(url, socket_timeout=PATIENCE_S)
 
     def within(self, until: float) -> Log:
         return self  # all is counted in one place
