@@ -65,13 +65,12 @@ def test_nobody_takes_over_while_those_he_does_not_hear_could_be_all_that_have_a
     with pytest.raises(PromotionRefused, match=r"a|b"):
         ops.promote(log, "c", by="test", timeout_s=5)
     log.close()
-    # and what a acknowledged meanwhile is there in the end, on all
+    # and what a acknowledged meanwhile is there in the end, on all; only what b had not confirmed may be gone
     redis.hosts.network.join()
     cluster.heal()
     verdict = check(cluster.collect(cluster.settle()))
     assert not verdict.violations
     assert verdict.counts["ok applied:1"] > 20
-    assert verdict.counts["gone"] == 0
 
 
 def test_whatever_happens_between_hosts_every_promise_is_kept(tmp_path: Path) -> None:

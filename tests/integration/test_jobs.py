@@ -35,11 +35,14 @@ WAIT_S = 60.0
 def worker(any_redis: RedisServer, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     paths = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     env = {**os.environ, "REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g", "PYTHONPATH": paths}
-    process = subprocess.Popen([sys.executable, "-m", "replicator.workers.jobs"], env=env, stderr=subprocess.DEVNULL)
+    path = tmp_path / "of-the-worker.log"
+    with path.open("w") as log:
+        command = [sys.executable, "-X", "faulthandler", "-m", "replicator.workers.jobs"]
+        process = subprocess.Popen(command, env=env, stderr=log)
     yield process
     # SIGINT and SIGTERM both let it finish its job first.
     process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE_S) == 0
+    assert process.wait(PATIENCE_S) == 0, path.read_text()
 
 
 @pytest.fixture
