@@ -5,6 +5,7 @@
 #   make demo     a primary that hangs and one that is killed, under load, and what that cost (half a minute)
 #   make test     everything that must hold: lint, types, tests
 #   make format   what ruff can mend by itself
+#   make docs     the documentation as a site, in build/site
 #   make coverage the tests, and how many lines of replicator/ they run
 #   make shape    how large functions, classes and files are here, and in code that is read gladly
 #   make bench    the figures and plots of docs/benchmarks.md (some 40 minutes)
@@ -34,7 +35,7 @@ RUN := $(firstword $(wildcard $(DEV) $(BENCH)) .venv/.ready-all)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format coverage shape bench soak bench-peers model chaos fuzz clean
+.PHONY: help run demo test lint format docs coverage shape bench soak bench-peers model chaos fuzz clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -56,6 +57,10 @@ lint: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "build/site/index.html"
 
 coverage: $(DEV)
 	$(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal --cov --cov-report=term:skip-covered
