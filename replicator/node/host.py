@@ -44,11 +44,12 @@ from ..log.redis_log import Connections, RedisLog
 from ..runtime import checks
 from ..runtime.process import Owner
 from ..runtime.threads import started
+from .calls import StateT
 from .duties import SAVE_EVERY_S
 from .group_reader import GroupReader
 from .hosted_node import HostedNode, Plan
 from .lease import LEASE_S, answer_within_s
-from .node import Node, StateT
+from .node import Node
 from .options import NodeKeywords
 from .scheduler import NodeWork
 from .worker_pool import RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
