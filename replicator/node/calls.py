@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import ChangeRejected, ChangeTooLarge, ConfigError, NotRunning, PositionLost
-from ..format.ids import RecordId
-from ..protocol.fold import View
+from ..errors import ChangeRejected, ChangeTooLarge, ConfigError, NotRunning
 from ..state import ReplicatedState
 from .acks import Level
 from .commit_queue import BATCH_CHANGES_MAX
 from .facts import NodeFacts
 from .running import NodeSetup, RunningNode
 
-__all__ = ["NodeCalls", "ResultT", "StateT", "are_rejected", "check_fits", "check_not_lost", "result_of"]
+__all__ = ["NodeCalls", "ResultT", "StateT", "are_rejected", "check_fits", "result_of"]
 
 #: What `apply` gives for a change that says so (`state/changes.py`).
 ResultT = TypeVar("ResultT")
@@ -79,10 +77,17 @@ class NodeCalls(NodeFacts):
         if self._running is not None:
             self._running.wake()
 
+    def _has_role(self, role: str) -> bool:
+        """As `wait` means it: a primary takes writes."""
+        return self.leads if role == "primary" else self.role == role
+
     def _wait_for(self, running: RunningNode, reached: Callable[[], bool], timeout_s: float) -> None:
         if not running.replica.known.wait_for(reached, timeout_s):
-            problem = f": {problem}" if (problem := self.problem) else ""
-            raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s{problem}")
+            raise self._too_late(timeout_s)
+
+    def _too_late(self, timeout_s: float) -> TimeoutError:
+        problem = f": {problem}" if (problem := self.problem) else ""
+        return TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s{problem}")
 
 
 def result_of(result: Any) -> Any:
@@ -99,10 +104,3 @@ def are_rejected(results: Sequence[Any]) -> bool:
 def check_fits(changes: Sequence[Any]) -> None:
     if len(changes) > BATCH_CHANGES_MAX:
         raise ChangeTooLarge(problem=f"there are {len(changes)}, a record takes {BATCH_CHANGES_MAX}")
-
-
-def check_not_lost(id: RecordId, view: View) -> None:
-    end = view.left_behind(id)
-    if end is not None:
-        later = [term.term for term in (*view.ends, view.position.id) if term.term > id.term]
-        raise PositionLost(id, term=id.term, term_end=end, next_term=min(later, default=view.term))

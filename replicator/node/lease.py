@@ -64,6 +64,11 @@ class Lease:
         self._until = float("-inf")
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it was refused or given back, and not granted since. One that only ran out is not lost."""
+        return self._until == float("-inf")
+
+    @property
     def held(self) -> bool:
         return self._clock() < self._until
 

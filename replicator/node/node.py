@@ -30,15 +30,18 @@ from ..state.contract import check_state
 from ..storage.payload import Published
 from .acks import Level
 from .async_calls import AsyncCalls
-from .calls import ResultT, StateT, are_rejected, check_fits, check_not_lost, result_of
+from .calls import ResultT, StateT, are_rejected, check_fits, result_of
 from .fresh_read import catch_up
 from .handover import Handover
 from .lease import Lease, answer_within_s
 from .options import NodeArguments, NodeKeywords, NodeOptions
+from .position_waits import has_reached
 from .problems import Problems
 from .promotion import replaced, take_term
 from .running import NodeSetup, RunningNode, joined
 from .scheduler import OwnThreads
+from .vitals import Vitals, check_watchdog
+from .watch import Watch
 
 __all__ = ["Node"]
 
@@ -52,8 +55,9 @@ class Node(AsyncCalls[StateT], Generic[StateT]):
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
     directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
-    threads of its own (`host.py`). The rest, `ack`, `lease_s`, `auto_promote` and so on: see `NodeOptions`. Raises
-    `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+    threads of its own (`host.py`). `watchdog`: says whether the application is well (`vitals.py`). The rest, `ack`,
+    `lease_s`, `auto_promote` and so on: see `NodeOptions`. Raises `ConfigError`, `CheckpointError` (from the
+    constructor and from `start`).
 
     A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
     leaving the node's `with` does nothing: the parent goes on as if there were no child.
@@ -71,6 +75,7 @@ class Node(AsyncCalls[StateT], Generic[StateT]):
         **more: Unpack[NodeArguments],
     ) -> None:
         log, scheduler = more.pop("log", None), more.pop("scheduler", None)
+        watchdog = check_watchdog(more.pop("watchdog", None))
         keywords: NodeKeywords = more
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
@@ -84,6 +89,10 @@ class Node(AsyncCalls[StateT], Generic[StateT]):
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`). It has the node,
         #: and the duties have it: a node that runs stays, whoever has forgotten it.
         self.handover = Handover(self._wake)
+        watch = Watch(name, self._outlook, lambda: lease.left_ms)
+        problems = Problems()
+        problems.stir = watch.stir
+        limit_s = options.watchdog_s or lease.length_s
         setup = NodeSetup(
             name=name,
             group=group,
@@ -93,8 +102,10 @@ class Node(AsyncCalls[StateT], Generic[StateT]):
             log=log if log is not None else RedisLog(redis, group, timeout_s=answer_within_s(lease.length_s)),
             scheduler=scheduler or OwnThreads(),
             lease=lease,
-            problems=Problems(),
+            problems=problems,
             handover=self.handover,
+            vitals=Vitals(problems, watchdog, limit_s=limit_s, watches_loop=options.watchdog_s != 0),
+            watch=watch,
             stopping=threading.Event(),
         )
         super().__init__(setup, http=http)
@@ -153,10 +164,13 @@ class Node(AsyncCalls[StateT], Generic[StateT]):
             setup.stopping.set()
             running = self._running
         setup.problems.quiet = True
-        if running is None:  # it was not started, or could not be
-            setup.log.close()
-        else:
-            running.end()
+        try:
+            if running is None:  # it was not started, or could not be
+                setup.log.close()
+            else:
+                running.end()
+        finally:
+            setup.watch.close()
 
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
@@ -335,12 +349,11 @@ class Node(AsyncCalls[StateT], Generic[StateT]):
 
         def reached() -> bool:
             view = running.replica.node_state.view
-            if id_ is not None and view.in_sync:
-                check_not_lost(id_, view)
+            there = id_ is None or has_reached(id_, view)
             return (
-                (role is None or (self.leads if role == "primary" else self.role == role))
+                there
+                and (role is None or self._has_role(role))
                 and (n is None or (view.in_sync and view.position.id.n >= n))
-                and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )
 
         self._wait_for(running, reached, timeout_s)
