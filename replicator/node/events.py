@@ -127,7 +127,9 @@ class EventQueue:
 
     def _next(self) -> NodeEvent | None:
         """The caller has the lock."""
-        missed, self._missed = self._missed, 0
-        if missed:  # the newest says how things are
-            return replace(self._events[-1], what="missed", missed=missed, problem="")
-        return self._events.popleft() if self._events else None
+        if not self._missed:
+            return self._events.popleft() if self._events else None
+        newest, missed = self._events[-1], self._missed + len(self._events)
+        self._events.clear()
+        self._missed = 0
+        return replace(newest, what="missed", missed=missed, problem="")
