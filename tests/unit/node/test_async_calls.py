@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,23 +14,7 @@ from replicator import CheckpointError, ConfigError, Node, NotRunning, PositionL
 from replicator.node import node as node_module
 from replicator.node.async_calls import TASK_THREADS_MAX
 from tests.support.kv import KV, PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, in_thread, push, pushed
-
-
-class NotOurs(ThreadPoolExecutor):
-    """The default executor of an application, which nothing of ours may use."""
-
-    def submit(self, *args: Any, **kwargs: Any) -> Any:
-        raise AssertionError(f"the default executor is the application's: {args}")
-
-
-def run(main: Coroutine[Any, Any, Any]) -> Any:
-    """In a loop whose default executor refuses."""
-
-    async def with_executor() -> Any:
-        asyncio.get_running_loop().set_default_executor(NotOurs(1))
-        return await main
-
-    return asyncio.run(with_executor())
+from tests.support.loops import run
 
 
 def threads_named(*parts: str) -> list[str]:
@@ -366,6 +349,11 @@ class TestWaiting:
             await a.await_role("standby", timeout_s=PATIENCE_S)
 
         run(main())
+
+
+def test_an_executor_of_the_application_refuses() -> None:
+    with pytest.raises(AssertionError, match="is the application's"):
+        run(asyncio.to_thread(lambda: None))
 
 
 def test_nothing_of_a_node_uses_the_default_executor(group: Group) -> None:

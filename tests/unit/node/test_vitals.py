@@ -90,9 +90,9 @@ class TestTheWatchdog:
         in_step(a, b)
         # when it says why not
         unwell.append("the GPU fell off")
-        eventually(lambda: not a.leads)
-        # then the node says so, everywhere, and the other one leads
-        assert "it does not lead, and lets others take over: its watchdog says: the GPU fell off" in a.problem
+        said = "it does not lead, and lets others take over: its watchdog says: the GPU fell off"
+        eventually(lambda: said in a.problem and not a.leads)
+        # then the node says so everywhere, and the other one leads
         eventually(lambda: "GPU" in group.server.look().heartbeats["a"].stalled)
         assert any("GPU" in str(node.problem) for node in ops.status(group.log()).nodes if node.node == "a")
         b.wait(role="primary", timeout_s=PATIENCE_S)
@@ -114,7 +114,7 @@ class TestTheWatchdog:
         unwell: list[str] = []
         a = group.primary("a", watchdog=lambda: "".join(unwell), lease_s=SHORT_LEASE_S)
         unwell.append("not now")
-        eventually(lambda: not a.leads)
+        eventually(lambda: not a.leads and "not now" in a.problem)
         assert a.unready is not None
         assert (a.unready.code, "not now" in a.unready.message) == ("unhealthy", True)
         with pytest.raises(LeaseLost):
@@ -133,7 +133,7 @@ class TestTheWatchdog:
         eventually(lambda: group.server.look().heartbeats["b"].stalled)
         group.crash(a)
         c.wait(role="primary", timeout_s=PATIENCE_S)
-        assert b.term == 2
+        assert not b.leads
 
     def test_a_restarted_primary_that_is_not_well_does_not_take_its_term_again(self, group: Group) -> None:
         a = group.primary("a", lease_s=SHORT_LEASE_S)
@@ -177,9 +177,9 @@ class TestTheLoop:
         assert leads.wait(PATIENCE_S)
         in_step(a, b)
         blocked.set()
+        said = "the event loop of the application does not turn: something has blocked it for 1 s"
+        eventually(lambda: said in a.problem and not a.leads)
         b.wait(role="primary", timeout_s=PATIENCE_S)
-        assert not a.leads
-        assert "the event loop of the application does not turn: something has blocked it for 1 s" in a.problem
         submitted(b, push("x"))
         go_on.set()
         done()
