@@ -75,6 +75,7 @@ class RunningNode:
         self.acks = Acks(log, self.replica, lease)
         self.position_waits = PositionWaits(self.replica.known, name=setup.name)
         self.replica.known.stir = setup.watch.stir
+        setup.vitals.watch_reads(self.replica.applied.inside)
         parts = Components(
             log=log,
             replica=self.replica,

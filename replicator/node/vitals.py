@@ -3,7 +3,8 @@
 A node has threads of its own, so it would renew its lease for an application that hangs. So once a beat it looks:
 
 - *The event loop* that it serves, that of `async with node`, has to turn. The loop is asked to run a function; if it
-  has not done that for longer than `limit_s`, it hangs: something in it blocks its thread.
+  has not done that for longer than `limit_s`, it hangs: something in it blocks its thread. If a task of it awaits
+  something in the middle of a plain `reading()` for so long, the node stands still as well.
 - *The watchdog*, a function of the application, has to be content. It is asked on a thread of its own, once at a time;
   one that does not return for longer than `limit_s` is not content either.
 
@@ -22,6 +23,7 @@ from types import CoroutineType
 
 from ..errors import ConfigError
 from ..runtime.hanging_calls import Aside, Question
+from ..runtime.reentrancy import READING, Inside
 from .problems import UNHEALTHY, Problems, Unhealthy
 
 __all__ = ["Vitals", "Watchdog", "check_watchdog"]
@@ -46,6 +48,11 @@ class Vitals:
         """From now on this loop has to turn; None: no loop has to."""
         if self._loop is not None:
             self._loop.loop = loop
+
+    def watch_reads(self, inside: Inside) -> None:
+        """And not to stand in the middle of a read of this node."""
+        if self._loop is not None:
+            self._loop.inside = inside
 
     def look(self) -> None:
         """Once a beat."""
@@ -74,38 +81,61 @@ class _Silence:
         return self._silent_s > self._limit_s
 
 
+class _Asked:
+    """A loop that was asked to turn. `pending`: it has not. `in_a_read`: it has, in the middle of a read."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
+        self.loop = loop
+        self.silence = _Silence(limit_s)
+        self.pending = True
+        self.in_a_read = False
+
+
 class _LoopPulse:
-    """Whether a loop turns."""
+    """Whether a loop turns, and leaves the state alone when it does."""
 
     def __init__(self, limit_s: float) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.inside: Inside | None = None
         self._limit_s = limit_s
-        #: Which loop was asked to turn and has not done it yet, and for how long.
-        self._asked: tuple[asyncio.AbstractEventLoop, _Silence] | None = None
+        #: None: the loop did all that it was asked for.
+        self._asked: _Asked | None = None
 
     def problem(self) -> str:
         """Why it does not live; empty: it does."""
         loop, asked = self.loop, self._asked
         if loop is None:
             return ""
-        if asked is None or asked[0] is not loop:
-            self._ask(loop)
+        if asked is None or asked.loop is not loop:
+            self._asked = asked = _Asked(loop, self._limit_s)
+            self._ask(asked)
             return ""
-        if loop.is_closed() or not asked[1].is_too_long():
-            return ""
+        why = self._why(asked) if not loop.is_closed() and asked.silence.is_too_long() else ""
+        if not asked.pending:
+            self._ask(asked)
+        return why
+
+    def _why(self, asked: _Asked) -> str:
+        if asked.in_a_read:
+            what = (
+                f"a task has awaited something inside of reading() for {self._limit_s:.3g} s, so the state stands still"
+            )
+            return f"{what}: use areading()"
         return f"the event loop of the application does not turn: something has blocked it for {self._limit_s:.3g} s"
 
-    def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._asked = asked = loop, _Silence(self._limit_s)
-
-        def turned() -> None:
-            if self._asked is asked:
-                self._asked = None
-
+    def _ask(self, asked: _Asked) -> None:
+        asked.pending = True
         try:
-            loop.call_soon_threadsafe(turned)
+            asked.loop.call_soon_threadsafe(self._turned, asked)
         except RuntimeError:  # it was closed, and nobody is served by it any more
             self.loop = self._asked = None
+
+    def _turned(self, asked: _Asked) -> None:
+        """On the thread of the loop, of which nobody runs now: whoever is in a read there awaits something."""
+        asked.in_a_read = self.inside is not None and self.inside.on_this_thread() == READING
+        asked.pending = False
+        if not asked.in_a_read and self._asked is asked:
+            self._asked = None
 
 
 class _WatchdogAnswers:

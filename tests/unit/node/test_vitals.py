@@ -185,6 +185,32 @@ class TestTheLoop:
         done()
         assert a.problem == "stopped"
 
+    def test_a_primary_whose_task_awaits_inside_of_a_plain_read_is_replaced_and_says_why(self, group: Group) -> None:
+        b = group.node("b", **OPTIONS)
+        a = group.new_node("a", **OPTIONS)
+        leads, go_on = threading.Event(), threading.Event()
+
+        async def serve() -> None:
+            async with a:
+                promoted = in_thread(lambda: a.promote(timeout_s=PATIENCE_S))
+                await a.await_role("primary", timeout_s=PATIENCE_S)
+                promoted()
+                leads.set()
+                with a.reading():
+                    while not go_on.is_set():
+                        await asyncio.sleep(0.01)
+                await a.await_role("standby", timeout_s=PATIENCE_S)
+                while a.problem:
+                    await asyncio.sleep(0.01)
+
+        done = in_thread(lambda: asyncio.run(serve()))
+        assert leads.wait(PATIENCE_S)
+        said = "a task has awaited something inside of reading() for 1 s, so the state stands still: use areading()"
+        eventually(lambda: said in a.problem and not a.leads)
+        b.wait(role="primary", timeout_s=PATIENCE_S)
+        go_on.set()
+        done()
+
     def test_with_0_it_may_do_as_it_likes(self) -> None:
         problems = Problems()
         vitals = Vitals(problems, None, limit_s=0.01, watches_loop=False)
