@@ -117,10 +117,8 @@ class _LoopPulse:
 
     def _why(self, asked: _Asked) -> str:
         if asked.in_a_read:
-            what = (
-                f"a task has awaited something inside of reading() for {self._limit_s:.3g} s, so the state stands still"
-            )
-            return f"{what}: use areading()"
+            what = f"a task has awaited something inside of reading() for {self._limit_s:.3g} s"
+            return f"{what}, so the state stands still: use areading()"
         return f"the event loop of the application does not turn: something has blocked it for {self._limit_s:.3g} s"
 
     def _ask(self, asked: _Asked) -> None:
