@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         PositionLost,
         ProgramError,
         PromotionRefused,
+        ReadSuspended,
         ReplicatorError,
         SnapshotFailed,
         SnapshotRefused,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         WrongProcess,
     )
     from .format.ids import Position, RecordId
+    from .node.events import NodeEvent
     from .node.host import Host
     from .node.node import Node
     from .state import CheckedState, KeptState, ReplicatedState, SharedState, State
@@ -77,6 +79,7 @@ __all__ = [
     "LogUnavailable",
     "NoThread",
     "Node",
+    "NodeEvent",
     "NotAcknowledged",
     "NotJSON",
     "NotPrimary",
@@ -89,6 +92,7 @@ __all__ = [
     "ProgramError",
     "PromotionRefused",
     "Published",
+    "ReadSuspended",
     "RecordId",
     "ReplicatedState",
     "ReplicatorError",
@@ -117,6 +121,7 @@ _ELSEWHERE = {
     "Host": "node.host",
     "KeptState": "state",
     "Node": "node.node",
+    "NodeEvent": "node.events",
     "Position": "format.ids",
     "Published": "storage.payload",
     "RecordId": "format.ids",

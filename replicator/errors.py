@@ -8,6 +8,7 @@
     │   └── NotRunning           it was not started, or was stopped
     ├── WrongProcess             a forked child uses what belongs to its parent
     ├── WouldDeadlock            a call that would wait for its own caller
+    ├── ReadSuspended            a task awaited something while it read the state; the read was ended
     ├── Fenced                   the term of the writer is over; nothing was written
     ├── ChangeRejected           the application rejected a change (an outcome, not a failure)
     │   └── InvalidChange        … which is none that it knows, or has arguments that do not fit
@@ -114,6 +115,11 @@ class WrongProcess(ReplicatorError):
 
 class WouldDeadlock(ReplicatorError):
     """{call} inside `{inside}` of {node} would wait for itself: {advice}"""
+
+
+class ReadSuspended(ReplicatorError):
+    """areading() of {node} was held across the await at {where}: the read was ended there, and what the block saw after
+    it may be of later moments. Copy what you need inside of the block, and await after it."""
 
 
 class Fenced(ReplicatorError):

@@ -162,6 +162,8 @@ class Confirmations:
         node_state = self._node_state()
         if not node_state.holds_term:  # a confirmation renews the lease, which this node may have given back
             return _Answer(problem="the term ended meanwhile", is_final=True)
+        if self._lease.is_lost:
+            return _Answer(problem="this node does not lead any more", is_final=True)
         try:
             confirmation = self._log.within(time.monotonic() + timeout_s + GRACE_S).confirm(
                 node_state.me,

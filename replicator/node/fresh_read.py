@@ -5,16 +5,20 @@ While nobody leads with a lease that runs, nobody knows what is committed, and t
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
 from ..errors import LogUnavailable, PositionLost
+from ..format.ids import RecordId
 from ..protocol import election
+from ..protocol.liveness import Sight
 from ..runtime.backoff import Backoff
 from .observer import LOOK_AGAIN_S, Observer
 
-__all__ = ["catch_up"]
+__all__ = ["catch_up", "caught_up"]
 
 #: The group is looked at again after so long, at the most.
 LOOK_AGAIN_S_MAX = 0.2
@@ -28,23 +32,68 @@ class Wait(Protocol):
 
 def catch_up(observer: Observer, wait: Wait, *, until: float) -> None:
     """Return once the node has all that is committed now. Raises `LogUnavailable`, `TimeoutError`."""
-    backoff = Backoff(LOOK_AGAIN_S, LOOK_AGAIN_S_MAX)
-    looked = False
+    looks = _Looks(until)
     while True:
         try:
-            look, _, lease_until_ms = observer.sight_by(until)
-        except LogUnavailable:
-            if looked and time.monotonic() >= until:
-                raise _nobody_leads() from None
-            raise
-        looked = True
-        leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
-        if look.head is not None and leads and election.is_settled(look):
+            sight = observer.sight_by(until)
+        except LogUnavailable as unavailable:
+            raise looks.error_of(unavailable) from None
+        committed = looks.committed_by(sight)
+        if committed is not None:
             with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
-                left = max(0.0, until - time.monotonic())
-                return wait(position=str(look.head.position.id), timeout_s=left)
-        time.sleep(max(0.0, min(backoff.failed(), until - time.monotonic())))
-        if time.monotonic() > until - LOOK_AGAIN_S:
+                return wait(position=str(committed), timeout_s=looks.left_s)
+        time.sleep(looks.pause_s())
+        looks.check_time()
+
+
+async def caught_up(
+    look: Callable[[], Awaitable[Sight]], wait: Callable[[RecordId], Awaitable[None]], *, until: float
+) -> None:
+    """`catch_up`, for a task: `look` and `wait` are awaited, and end by then."""
+    looks = _Looks(until)
+    while True:
+        try:
+            sight = await look()
+        except LogUnavailable as unavailable:
+            raise looks.error_of(unavailable) from None
+        committed = looks.committed_by(sight)
+        if committed is not None:
+            with suppress(PositionLost):
+                return await wait(committed)
+        await asyncio.sleep(looks.pause_s())
+        looks.check_time()
+
+
+class _Looks:
+    """Looks at the group, one after the other, until one tells what is committed."""
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+        self._backoff = Backoff(LOOK_AGAIN_S, LOOK_AGAIN_S_MAX)
+        self._has_looked = False
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self._until - time.monotonic())
+
+    def error_of(self, unavailable: LogUnavailable) -> Exception:
+        """What to raise if Redis does not answer."""
+        return _nobody_leads() if self._has_looked and not self.left_s else unavailable
+
+    def committed_by(self, sight: Sight) -> RecordId | None:
+        """The newest record that is committed, by this answer of Redis; None: nobody knows."""
+        look, _, lease_until_ms = sight
+        self._has_looked = True
+        leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
+        return look.head.position.id if look.head is not None and leads and election.is_settled(look) else None
+
+    def pause_s(self) -> float:
+        """Before the next one."""
+        return min(self._backoff.failed(), self.left_s)
+
+    def check_time(self) -> None:
+        """Raises `TimeoutError`."""
+        if self.left_s < LOOK_AGAIN_S:
             raise _nobody_leads()
 
 

@@ -26,6 +26,7 @@ from .handover import Handover
 from .identity import Name, check_log_is_mine
 from .lease_keeper import LeaseKeeper
 from .observer import Observer
+from .problems import UNHEALTHY
 from .reporter import Reporter
 from .snapshot_publisher import SnapshotPublisher
 from .state_writer import StateWriter
@@ -83,6 +84,7 @@ class HaLoop:
         hangs, nor a disk, nor a write that has no answer yet costs a primary its lease.
         """
         started = time.monotonic()
+        self._parts.vitals.look()
         self.lease_keeper.renew()
         return max(0.0, started + self._policy.beat_every_s - time.monotonic())
 
@@ -188,7 +190,9 @@ class HaLoop:
             self._ask_for_snapshot()
         else:
             self._log_once.over("gone")
-        if not self.candidate.claims(node_state, look, self.reporter.heartbeat):
+        if self._problems.get(UNHEALTHY) is not None:
+            self.candidate.claim_at = None  # it has no turn
+        elif not self.candidate.claims(node_state, look, self.reporter.heartbeat):
             self.publisher.keep(node_state, look)
 
     def _ask_for_snapshot(self) -> None:

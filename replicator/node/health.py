@@ -17,6 +17,7 @@ from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.liveness import Sight
 from ..protocol.node_state import NodeState, role_of
+from .problems import Unhealthy
 
 __all__ = [
     "Condition",
@@ -167,12 +168,18 @@ def why_unready(now: Condition) -> Unready | None:
     if now.stalled:
         return Unready("stalled", now.stalled)
     for problem in now.problems:
-        if not now.standing.is_primary or isinstance(problem, LogUnavailable | LogLost | CorruptRecord):
+        if not now.standing.is_primary or isinstance(problem, _IN_THE_WAY_OF_WRITES):
             return Unready(_code_of(problem), str(problem))
     return _primary_unready(now) if now.standing.is_primary else _standby_unready(now)
 
 
+#: What keeps a primary from writing.
+_IN_THE_WAY_OF_WRITES = (LogUnavailable, LogLost, CorruptRecord, Unhealthy)
+
+
 def _code_of(problem: ReplicatorError) -> str:
+    if isinstance(problem, Unhealthy):
+        return "unhealthy"
     if isinstance(problem, LogUnavailable):
         return "log_unavailable"
     return "log_lost" if isinstance(problem, LogLost) else "problem"

@@ -44,13 +44,15 @@ from ..log.redis_log import Connections, RedisLog
 from ..runtime import checks
 from ..runtime.process import Owner
 from ..runtime.threads import started
+from .calls import StateT
 from .duties import SAVE_EVERY_S
 from .group_reader import GroupReader
 from .hosted_node import HostedNode, Plan
 from .lease import LEASE_S, answer_within_s
-from .node import Node, StateT
-from .options import NodeKeywords
+from .node import Node
+from .options import NodeArguments, NodeKeywords
 from .scheduler import NodeWork
+from .vitals import Watchdog
 from .worker_pool import RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
 
 __all__ = [
@@ -136,6 +138,7 @@ class Host:
         name: str,
         data_dir: str | Path,
         http: str = "",
+        watchdog: Watchdog | None = None,
         **options: Unpack[NodeKeywords],
     ) -> Node[StateT]:
         """Start a node of this host; all that it takes is as for `Node`. Stop it by `Node.stop`, or with the host.
@@ -152,7 +155,8 @@ class Host:
         # What is no number the node refuses, by its name.
         answer_s = answer_within_s(lease_s) if isinstance(lease_s, int | float) else answer_within_s(LEASE_S)
         log = RedisLog(self._url, group, connections=connections, timeout_s=answer_s)
-        node = Node(state, group=group, name=name, data_dir=data_dir, http=http, log=log, scheduler=self, **options)
+        around: NodeArguments = {"log": log, "scheduler": self, "watchdog": watchdog, **options}
+        node = Node(state, group=group, name=name, data_dir=data_dir, http=http, **around)
         node.start()
         try:
             with self._lock:

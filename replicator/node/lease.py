@@ -42,6 +42,8 @@ class Lease:
         self.length_s = length_s
         self._clock = clock
         self._until = float("-inf")
+        #: Whether it was refused or given up, and not granted since. One that only ran out is not lost.
+        self.is_lost = False
 
     @property
     def length_ms(self) -> int:
@@ -58,10 +60,12 @@ class Lease:
     def renewed(self, asked_at: float) -> None:
         """Redis granted `length_s` seconds, somewhen after `asked_at`."""
         self._until = asked_at + self.length_s
+        self.is_lost = False
 
     def lost(self) -> None:
         """It was refused, or given back."""
         self._until = float("-inf")
+        self.is_lost = True
 
     @property
     def held(self) -> bool:

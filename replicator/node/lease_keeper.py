@@ -1,7 +1,7 @@
 """Keeps the lease of a node that holds the term, takes the term, and gives the lease back: all under one lock.
 
 Whoever is refused a renewal holds the term no more. One that holds it and can write nothing for a lease does not renew,
-so that others can take over.
+nor does one whose application is not alive (`vitals.py`), so that others can take over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..replica.replica import Replica
 from ..runtime.log_once import LogOnce
 from .lease import Lease
 from .observer import Observer
-from .problems import CannotLead, Problems
+from .problems import UNHEALTHY, CannotLead, Problems
 
 __all__ = ["LeaseKeeper"]
 
@@ -93,7 +93,7 @@ class LeaseKeeper:
         if self._replica.stalled:
             self._see_who_replaced_it(node_state)
             return
-        if self._is_stuck(node_state):
+        if self._problems.get(UNHEALTHY) is not None or self._is_stuck(node_state):
             self._lease.lost()
             self._see_who_replaced_it(node_state)
             return

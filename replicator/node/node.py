@@ -14,40 +14,34 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
+from typing import Any, Generic, Self, Unpack, overload
 
-from ..errors import (
-    ChangeRejected,
-    ChangeTooLarge,
-    ConfigError,
-    NotRunning,
-    PositionLost,
-    ReplicatorError,
-)
+from ..errors import ConfigError, NotRunning, ReplicatorError
 from ..format.codec import Encoded, encoded
 from ..format.ids import RecordId, Writer
 from ..log.redis_log import RedisLog
-from ..protocol.fold import View
 from ..protocol.group import GroupView, Reply
 from ..runtime import checks
-from ..state import ReplicatedState
 from ..state.changes import Change
 from ..state.contract import check_state
 from ..storage.payload import Published
 from .acks import Level
-from .commit_queue import BATCH_CHANGES_MAX
-from .facts import NodeFacts
+from .async_calls import AsyncCalls
+from .calls import ResultT, StateT, are_rejected, check_fits, result_of
 from .fresh_read import catch_up
 from .handover import Handover
 from .lease import Lease, answer_within_s
 from .options import NodeArguments, NodeKeywords, NodeOptions
+from .position_waits import has_reached
 from .problems import Problems
 from .promotion import replaced, take_term
 from .running import NodeSetup, RunningNode, joined
 from .scheduler import OwnThreads
+from .vitals import Vitals, check_watchdog
+from .watch import Watch
 
 __all__ = ["Node"]
 
@@ -56,25 +50,14 @@ REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
 
 
-#: What `apply` gives for a change that says so (`state/changes.py`).
-ResultT = TypeVar("ResultT")
-
-if TYPE_CHECKING:
-    import typing_extensions
-
-    #: The application's own class. A `Node` of which nobody says more is one of `Any`.
-    StateT = typing_extensions.TypeVar("StateT", bound=ReplicatedState, default=Any)
-else:  # without the default, which Python has from 3.13 on
-    StateT = TypeVar("StateT")
-
-
-class Node(NodeFacts, Generic[StateT]):
+class Node(AsyncCalls[StateT], Generic[StateT]):
     """One node of a group. A `Node[FlagState]` has a `FlagState`, which `reading()` gives; facts are in `facts.py`.
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
     directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
-    threads of its own (`host.py`). The rest, `ack`, `lease_s`, `auto_promote` and so on: see `NodeOptions`. Raises
-    `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+    threads of its own (`host.py`). `watchdog`: says whether the application is well (`vitals.py`). The rest, `ack`,
+    `lease_s`, `auto_promote` and so on: see `NodeOptions`. Raises `ConfigError`, `CheckpointError` (from the
+    constructor and from `start`).
 
     A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
     leaving the node's `with` does nothing: the parent goes on as if there were no child.
@@ -92,6 +75,7 @@ class Node(NodeFacts, Generic[StateT]):
         **more: Unpack[NodeArguments],
     ) -> None:
         log, scheduler = more.pop("log", None), more.pop("scheduler", None)
+        watchdog = check_watchdog(more.pop("watchdog", None))
         keywords: NodeKeywords = more
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
@@ -105,6 +89,10 @@ class Node(NodeFacts, Generic[StateT]):
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`). It has the node,
         #: and the duties have it: a node that runs stays, whoever has forgotten it.
         self.handover = Handover(self._wake)
+        watch = Watch(name, self._outlook, lambda: lease.left_ms)
+        problems = Problems()
+        problems.stir = watch.stir
+        limit_s = options.watchdog_s or lease.length_s
         setup = NodeSetup(
             name=name,
             group=group,
@@ -114,12 +102,13 @@ class Node(NodeFacts, Generic[StateT]):
             log=log if log is not None else RedisLog(redis, group, timeout_s=answer_within_s(lease.length_s)),
             scheduler=scheduler or OwnThreads(),
             lease=lease,
-            problems=Problems(),
+            problems=problems,
             handover=self.handover,
+            vitals=Vitals(problems, watchdog, limit_s=limit_s, watches_loop=options.watchdog_s != 0),
+            watch=watch,
             stopping=threading.Event(),
         )
         super().__init__(setup, http=http)
-        self._ack = options.level
         #: Held while it begins to run, and while it begins to stop. A signal may stop it on the thread that starts it.
         self._turning = threading.RLock()
 
@@ -175,10 +164,13 @@ class Node(NodeFacts, Generic[StateT]):
             setup.stopping.set()
             running = self._running
         setup.problems.quiet = True
-        if running is None:  # it was not started, or could not be
-            setup.log.close()
-        else:
-            running.end()
+        try:
+            if running is None:  # it was not started, or could not be
+                setup.log.close()
+            else:
+                running.end()
+        finally:
+            setup.watch.close()
 
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
@@ -245,7 +237,7 @@ class Node(NodeFacts, Generic[StateT]):
         """
         changes = encoded([change])
         running, level = self._changing(), self._level(ack)
-        return _result(_committed(running, changes, level, timeout_s=timeout_s, term=term)[0])
+        return result_of(_committed(running, changes, level, timeout_s=timeout_s, term=term)[0])
 
     def submit_many(
         self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
@@ -255,43 +247,12 @@ class Node(NodeFacts, Generic[StateT]):
         What `apply` returned for each; one that it rejected has its `ChangeRejected` in its place, and the others are
         applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. Raises what `submit` raises.
         """
-        _check_fits(changes)
+        check_fits(changes)
         if not changes:
             return []
         in_json = encoded(changes)
         running, level = self._changing(), self._level(ack)
         return _committed(running, in_json, level, timeout_s=timeout_s, term=term)
-
-    @overload
-    async def asubmit(
-        self, change: Change[ResultT], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
-    ) -> ResultT: ...
-    @overload
-    async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
-    ) -> Any: ...
-    async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
-    ) -> Any:
-        """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
-        a round trip: the way to write from many places at once (see `async_writer.py`).
-        """
-        running, level = self._changing(blocks=False), self._level(ack)
-        changes = encoded([change])
-        if level.kind != "appended":
-            return _result((await _acknowledged(running, changes, level, timeout_s=timeout_s, term=term))[0])
-        _, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
-        return _result(results[0])
-
-    async def asubmit_many(
-        self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
-    ) -> list[Any]:
-        """`submit_many` from an asyncio task."""
-        _check_fits(changes)
-        running, level = self._changing(blocks=False), self._level(ack)
-        if not changes:
-            return []
-        return await _acknowledged(running, encoded(changes), level, timeout_s=timeout_s, term=term)
 
     def replace(
         self,
@@ -388,63 +349,14 @@ class Node(NodeFacts, Generic[StateT]):
 
         def reached() -> bool:
             view = running.replica.node_state.view
-            if id_ is not None and view.in_sync:
-                _check_not_lost(id_, view)
+            there = id_ is None or has_reached(id_, view)
             return (
-                (role is None or (self.leads if role == "primary" else self.role == role))
+                there
+                and (role is None or self._has_role(role))
                 and (n is None or (view.in_sync and view.position.id.n >= n))
-                and (id_ is None or (view.in_sync and max(view.position.id, view.cursor.id) >= id_))
             )
 
         self._wait_for(running, reached, timeout_s)
-
-    def _wait_for(self, running: RunningNode, reached: Callable[[], bool], timeout_s: float) -> None:
-        if not running.replica.known.wait_for(reached, timeout_s):
-            problem = f": {problem}" if (problem := self.problem) else ""
-            raise TimeoutError(f"{self.name} is {self.role} at {self.position.id} after {timeout_s:.3g} s{problem}")
-
-    # --- what a call needs ---
-
-    def _started(self) -> RunningNode:
-        running = self._begun
-        if running is None:
-            raise NotRunning(self.name)
-        return running
-
-    def _working(self) -> RunningNode:
-        running = self._started()
-        if self._setup.stopping.is_set():
-            raise NotRunning(self.name, stopped=True)
-        return running
-
-    def _serving(self, call: str, *, blocks: bool = True) -> RunningNode:
-        running = self._working()
-        if running.duties.failed is not None:
-            raise running.duties.failed
-        running.replica.applied.inside.check(call, blocks=blocks)
-        return running
-
-    def _writing(self, *, blocks: bool = True) -> RunningNode:
-        running = self._serving("a write", blocks=blocks)
-        lost = self._setup.problems.get("log")
-        # A node that leads since its last beat, because the log was founded anew, has a log again.
-        if lost is not None and not self.leads:
-            raise lost
-        return running
-
-    def _changing(self, *, blocks: bool = True) -> RunningNode:
-        running = self._writing(blocks=blocks)
-        if running.replica.whole is not None:
-            problem = "the state has no apply(): let its program change it, and call publish()"
-            raise ConfigError(setting="submit", problem=problem)
-        return running
-
-    def _level(self, ack: str | None) -> Level:
-        return self._ack if ack is None else Level.parse(ack)
-
-    def _wake(self) -> None:
-        if self._running is not None:
-            self._running.wake()
 
 
 def _committed(
@@ -453,39 +365,6 @@ def _committed(
     deadline = time.monotonic() + timeout_s
     commits = running.primary.commits
     id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
-    if level.kind != "appended" and not _are_rejected(results):
+    if level.kind != "appended" and not are_rejected(results):
         running.acks.wait(level, id_, deadline - time.monotonic())
     return results
-
-
-async def _acknowledged(
-    running: RunningNode, changes: Encoded, level: Level, *, timeout_s: float, term: int | None
-) -> list[Any]:
-    deadline = time.monotonic() + timeout_s
-    id_, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
-    if level.kind != "appended" and not _are_rejected(results):
-        await running.acks.awaited(level, id_, deadline - time.monotonic())
-    return results
-
-
-def _result(result: Any) -> Any:
-    if isinstance(result, ChangeRejected):
-        raise result
-    return result
-
-
-def _are_rejected(results: Sequence[Any]) -> bool:
-    """Whether nothing came of the changes: then nobody has to have them."""
-    return all(isinstance(result, ChangeRejected) for result in results)
-
-
-def _check_fits(changes: Sequence[Any]) -> None:
-    if len(changes) > BATCH_CHANGES_MAX:
-        raise ChangeTooLarge(problem=f"there are {len(changes)}, a record takes {BATCH_CHANGES_MAX}")
-
-
-def _check_not_lost(id: RecordId, view: View) -> None:
-    end = view.left_behind(id)
-    if end is not None:
-        later = [term.term for term in (*view.ends, view.position.id) if term.term > id.term]
-        raise PositionLost(id, term=id.term, term_end=end, next_term=min(later, default=view.term))

@@ -17,6 +17,7 @@ from ..runtime import checks
 from .ha_policy import HaPolicy
 from .lease import LEASE_S, renew_every_s
 from .scheduler import Scheduler
+from .vitals import Watchdog
 from .waiters import Level
 
 __all__ = [
@@ -55,6 +56,7 @@ class NodeKeywords(TypedDict, total=False):
     failover_without: str
     beat_every_s: float | None
     snapshot_bytes_max: int
+    watchdog_s: float | None
 
 
 class NodeArguments(NodeKeywords, total=False):
@@ -62,6 +64,7 @@ class NodeArguments(NodeKeywords, total=False):
 
     log: Log | None
     scheduler: Scheduler | None
+    watchdog: Watchdog | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +78,9 @@ class NodeOptions:
     `applied:N` (`protocol/missing_nodes.py`); `"always"`: whoever is missing. `beat_every_s`: how often it reports, if
     not once a second or a third of the lease, whichever is shorter; after three times that without a report others
     take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked, its bytes and what JSON makes
-    of them (`format/unpacked_size.py`); the same on all nodes.
+    of them (`format/unpacked_size.py`); the same on all nodes. `watchdog_s`: for how long the event loop of `async with
+    node` may not turn, and a `watchdog` not return, before the node leads no more (`vitals.py`); None: for as long as
+    the lease is; 0: the loop may do as it likes.
 
     Raises `ConfigError`.
     """
@@ -88,6 +93,7 @@ class NodeOptions:
     failover_without: str = "safe"
     beat_every_s: float | None = None
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX
+    watchdog_s: float | None = None
 
     def __post_init__(self) -> None:
         Level.parse(self.ack)
@@ -95,6 +101,8 @@ class NodeOptions:
         if self.beat_every_s is not None:
             most = renew_every_s(self.lease_s)
             checks.seconds("beat_every_s", self.beat_every_s, least=BEAT_EVERY_S_MIN, most=most)
+        if self.watchdog_s is not None:
+            checks.seconds("watchdog_s", self.watchdog_s)
         checks.flag("auto_promote", self.auto_promote)
         checks.choice("on_restart", self.on_restart, ON_RESTART)
         checks.choice("on_log_lost", self.on_log_lost, ON_LOG_LOST)

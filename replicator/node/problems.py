@@ -8,11 +8,12 @@ problem of the log can still lead.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from ..errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ProgramError, ReplicatorError, StateInUse
 from ..runtime.log_once import LogOnce
 
-__all__ = ["SNAPSHOT", "THREADS", "CannotLead", "Problems"]
+__all__ = ["SNAPSHOT", "THREADS", "UNHEALTHY", "CannotLead", "Problems", "Unhealthy"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +25,16 @@ REDIS = "redis"
 SNAPSHOT, THREADS = "snapshot", "threads"
 _DOES_WITHOUT = (SNAPSHOT, THREADS)
 
+#: The name of the problem that the application is not alive (`vitals.py`).
+UNHEALTHY = "vitals"
+
 
 class CannotLead(ReplicatorError):
     """it holds term {term} and can write nothing, so it lets others take over: {problem}"""
+
+
+class Unhealthy(ReplicatorError):
+    """it does not lead, and lets others take over: {problem}"""
 
 
 class Problems:
@@ -37,12 +45,15 @@ class Problems:
         self._log_once = LogOnce(logger)
         #: Whether nothing is logged any more, because the node stops.
         self.quiet = False
+        #: Called when there may be others.
+        self.stir: Callable[[], None] = _nothing
 
     def report(self, name: str, problem: ReplicatorError) -> None:
         """The part `name` has this problem. It is logged if it is new."""
         if isinstance(problem, OutcomeUnknown):
             problem = LogUnavailable(**problem.fields)  # the node's own request: it repeats it, and no caller waits
         self._known[name] = problem
+        self.stir()
         if self.quiet:
             return
         if isinstance(problem, LogUnavailable):
@@ -53,12 +64,19 @@ class Problems:
 
     def solved(self, name: str) -> None:
         """The part `name` has no problem any more. Redis is back once no part misses it."""
-        self._known.pop(name, None)
+        if self._known.pop(name, None) is not None:
+            self.stir()
         if self.quiet:
             return
         self._log_once.over(name)
         if not any(isinstance(problem, LogUnavailable) for problem in list(self._known.values())):
             self._log_once.over(REDIS)
+
+    @property
+    def by_part(self) -> dict[str, str]:
+        """Each in words, by the part that found it. That Redis is away is one of them, whoever found it."""
+        known = self._known.copy().items()
+        return {REDIS if isinstance(problem, LogUnavailable) else name: str(problem) for name, problem in known}
 
     def get(self, name: str) -> ReplicatorError | None:
         return self._known.get(name)
@@ -86,6 +104,10 @@ class Problems:
     @property
     def _lasting(self) -> list[tuple[str, ReplicatorError]]:
         return [(name, problem) for name, problem in self._known.copy().items() if not _is_over(problem)]
+
+
+def _nothing() -> None:
+    pass
 
 
 def _is_over(problem: ReplicatorError) -> bool:

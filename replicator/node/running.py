@@ -31,9 +31,12 @@ from .handover import Handover
 from .identity import Name
 from .lease import Lease
 from .options import NodeOptions
+from .position_waits import PositionWaits
 from .primary import Primary
 from .problems import Problems
 from .scheduler import Scheduler
+from .vitals import Vitals
+from .watch import Watch
 
 __all__ = ["NodeSetup", "RunningNode", "joined"]
 
@@ -54,6 +57,8 @@ class NodeSetup:
     lease: Lease
     problems: Problems
     handover: Handover
+    vitals: Vitals
+    watch: Watch
     stopping: threading.Event
 
 
@@ -68,6 +73,9 @@ class RunningNode:
         self.primary = Primary(log, self.replica, lease, patience_s=lease.length_s)
         self.async_writer = AsyncWriter(self.primary.commits, name=setup.name, soon=setup.scheduler.soon)
         self.acks = Acks(log, self.replica, lease)
+        self.position_waits = PositionWaits(self.replica.known, name=setup.name)
+        self.replica.known.stir = setup.watch.stir
+        setup.vitals.watch_reads(self.replica.applied.inside)
         parts = Components(
             log=log,
             replica=self.replica,
@@ -75,6 +83,7 @@ class RunningNode:
             acks=self.acks,
             lease=lease,
             problems=setup.problems,
+            vitals=setup.vitals,
         )
         boot = self.replica.node_state.previous_boot
         own_name = Name(log, me, checkpoint, previous_boot=boot, stopping=setup.stopping)
@@ -114,6 +123,7 @@ class RunningNode:
         if has_lock:
             self.replica.write_lock.release()
         self.async_writer.close()
+        self.position_waits.close()
         self._setup.scheduler.stop(self._node_work)
         try:
             self.replica.flush()

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import CoroutineType
 from typing import Any
 
@@ -45,14 +45,16 @@ class AppliedState:
         self.marked: Callable[[], Iterable[Any]] = self.drawn
 
     @contextmanager
-    def reading(self, *, blocks: bool = True) -> Iterator[Any]:
+    def reading(self, *, blocks: bool = True, wait_s: float | None = None) -> Iterator[Any]:
         """The state, between two records. While it is held, nothing is applied. Raises `WouldDeadlock`.
 
-        With `blocks=False`: or not at all, if somebody holds it or it moves right now (`BlockingIOError`).
+        With `blocks=False`: or not at all, if somebody holds it or it moves right now (`BlockingIOError`). `wait_s`: or
+        not at all, if it is held for so long (`TimeoutError`); not on a thread that a Ctrl-C interrupts.
         """
         self.inside.check("reading()", blocks=blocks)
+        lock: AbstractContextManager[object] = self.lock if wait_s is None else _within(self.lock, wait_s)
         # `with` alone: after a call of `acquire` a Ctrl-C may come before any `try`, and then nobody gives it back.
-        with self.lock if blocks else _at_once(self.lock), self.inside.of(READING):
+        with lock if blocks else _at_once(self.lock), self.inside.of(READING):
             if (behind := self.unwritten) is not None:
                 raise type(behind)(**behind.fields)
             yield self.state
@@ -110,6 +112,17 @@ def _at_once(lock: threading.Lock) -> Iterator[None]:
     """For an event loop: have the lock, if nobody else has it (`BlockingIOError`)."""
     if not lock.acquire(blocking=False):
         raise BlockingIOError("the state is in use")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _within(lock: threading.Lock, wait_s: float) -> Iterator[None]:
+    """Have the lock within that time (`TimeoutError`)."""
+    if not lock.acquire(timeout=min(max(0.0, wait_s), threading.TIMEOUT_MAX)):
+        raise TimeoutError("the state is in use")
     try:
         yield
     finally:

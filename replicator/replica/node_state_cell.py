@@ -24,6 +24,8 @@ class NodeStateCell:
         self.passed_by: CorruptRecord | None = None
         #: Called under `moved`, before it becomes that of a primary.
         self.before_it_leads: Callable[[], None] | None = None
+        #: Called under `moved`, after another term, holder, role or sync. It takes no time.
+        self.stir: Callable[[], None] | None = None
         #: Whether a refusal put it out of sync since somebody began to fold.
         self._lost_sync = False
         #: What that somebody folds into.
@@ -80,7 +82,17 @@ class NodeStateCell:
             return
         if self.before_it_leads is not None and node_state.is_primary:
             self.before_it_leads()
-        self.node_state = node_state
+        before, self.node_state = self.node_state, node_state
         if node_state.view.in_sync:
             self.passed_by = None
+        if self.stir is not None and _differ(before, node_state):
+            self.stir()
         self.moved.notify_all()
+
+
+def _differ(before: NodeState, after: NodeState) -> bool:
+    """In what others are told of a node, but for its position."""
+    one, other = before.view, after.view
+    if one.term != other.term or one.in_sync is not other.in_sync or one.holder != other.holder:
+        return True
+    return before.run != after.run

@@ -32,9 +32,13 @@ class Inside:
         """For the time of a `with`: the code in it is in `what`."""
         return Stay(self, what)
 
+    def on_this_thread(self) -> str | None:
+        """What this thread is in."""
+        return self._threads.get(threading.get_ident())
+
     def check(self, call: str, *, blocks: bool = True) -> None:
         """Raises `WouldDeadlock` if `call` comes from in there. `blocks`: it blocks its thread."""
-        what = self._threads.get(threading.get_ident()) if blocks else None
+        what = self.on_this_thread() if blocks else None
         if what is None:
             what = self._of_this_context()
         if what is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
-from replicator import Change, DictState, Host, Node, State, delete, put, put_many
+from replicator import Change, DictState, Host, Node, NodeEvent, State, delete, put, put_many
 from replicator.registry.state import Registry
 from replicator.state.file import FileState
 from replicator.web.served_node import ServedNode
@@ -65,3 +65,20 @@ def a_node_of_which_nobody_says_more(node: Node) -> None:
 
 def what_the_web_serves(node: Node[Registry]) -> ServedNode[Registry]:
     return node
+
+
+async def reads_of_tasks(node: Node[FlagState]) -> None:
+    async with node as same:
+        assert_type(same, Node[FlagState])
+    async with node.areading(fresh=True) as state:
+        assert_type(state, FlagState)
+    assert_type(await node.view(lambda state: len(state.flags)), int)
+    assert_type(await node.view(flag_of, position="5-1042"), Flag)
+    await node.view(len)  # type: ignore[arg-type]
+    async for event in node.events():
+        assert_type(event, NodeEvent)
+        assert_type(event.primary, str | None)
+
+
+def flag_of(state: FlagState) -> Flag:
+    return state.flags["x"]

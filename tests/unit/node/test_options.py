@@ -17,10 +17,11 @@ def test_the_keywords_are_the_fields() -> None:
     assert NodeOptions(**options.keywords) == options
 
 
-def test_the_command_line_has_all_but_one_with_the_same_defaults() -> None:
+def test_the_command_line_has_all_but_two_with_the_same_defaults() -> None:
     given = {option.name: option.default for option in command.params}
     defaults = dict(NodeOptions().keywords)
     assert defaults.pop("beat_every_s", ...) is None
+    assert defaults.pop("watchdog_s", ...) is None  # a node of the command line serves no event loop of anybody
     assert {name: given.get(name) for name in defaults} == defaults
 
 

@@ -13,8 +13,10 @@ import httpx
 import pytest
 
 from replicator.registry.api import registry_app
+from replicator.registry.state import Registry
 from replicator.web.thread_pools import Pool
-from tests.support.kv import PATIENCE_S
+from tests.support.kv import PATIENCE_S, Group
+from tests.support.loops import run
 from tests.support.registry_api import DOCUMENT, NodeInMemory, error_of
 
 
@@ -135,3 +137,24 @@ def test_a_pool_that_is_full_says_so_at_once_and_the_others_go_on(node: NodeInMe
         assert [answer.status_code for answer in await crowd.answer(*again)] == [201, 200]
 
     asyncio.run(crowd())
+
+
+def test_no_request_uses_the_default_executor_of_its_loop(group: Group) -> None:
+    """The threads of requests are the server's own; those of the loop are the application's."""
+    node = group.primary("a", state=Registry())
+    transport = httpx.ASGITransport(registry_app(node))
+
+    async def requests() -> None:
+        async with httpx.AsyncClient(transport=transport, base_url="http://a:7001", timeout=None) as client:
+            made = await client.post("/v1/nodes", json={"hostname": "x"})
+            asked = {"Replicator-Wait": made.headers["Replicator-Position"], "Replicator-Fresh": "1"}
+            answers = [
+                await client.get("/v1/nodes", headers=asked),
+                await client.get("/v1/state"),
+                await client.get("/ready"),
+                await client.get("/health"),
+                await client.put("/v1/state?force=1", content=DOCUMENT),
+            ]
+        assert [answer.is_success for answer in (made, *answers)] == [True] * 6, answers
+
+    run(requests())
