@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         CorruptRecord,
         Fenced,
         InvalidChange,
+        LeadershipLost,
         LeaseLost,
         LogLost,
         LogUnavailable,
@@ -44,12 +45,15 @@ if TYPE_CHECKING:
         StateError,
         StateInUse,
         UnknownGroup,
+        WorkFailed,
         WouldDeadlock,
         WrongProcess,
     )
     from .format.ids import Position, RecordId
     from .node.host import Host
+    from .node.leadership import Leadership
     from .node.node import Node
+    from .node.role_callbacks import RoleEvent
     from .state import CheckedState, KeptState, ReplicatedState, SharedState, State
     from .state.changes import Change
     from .state.commands import Commands, change
@@ -72,6 +76,8 @@ __all__ = [
     "Host",
     "InvalidChange",
     "KeptState",
+    "Leadership",
+    "LeadershipLost",
     "LeaseLost",
     "LogLost",
     "LogUnavailable",
@@ -92,6 +98,7 @@ __all__ = [
     "RecordId",
     "ReplicatedState",
     "ReplicatorError",
+    "RoleEvent",
     "SharedState",
     "SnapshotFailed",
     "SnapshotRefused",
@@ -101,6 +108,7 @@ __all__ = [
     "StateError",
     "StateInUse",
     "UnknownGroup",
+    "WorkFailed",
     "WouldDeadlock",
     "WrongProcess",
     "change",
@@ -116,11 +124,13 @@ _ELSEWHERE = {
     "DictState": "state.mapping",
     "Host": "node.host",
     "KeptState": "state",
+    "Leadership": "node.leadership",
     "Node": "node.node",
     "Position": "format.ids",
     "Published": "storage.payload",
     "RecordId": "format.ids",
     "ReplicatedState": "state",
+    "RoleEvent": "node.role_callbacks",
     "SharedState": "state",
     "State": "state",
     "change": "state.commands",

@@ -39,13 +39,13 @@ from ..state.contract import check_state
 from ..storage.payload import Published
 from .acks import Level
 from .commit_queue import BATCH_CHANGES_MAX
-from .facts import NodeFacts
 from .fresh_read import catch_up
 from .handover import Handover
 from .lease import Lease, answer_within_s
 from .options import NodeArguments, NodeKeywords, NodeOptions
 from .problems import Problems
 from .promotion import replaced, take_term
+from .role_calls import RoleCalls
 from .running import NodeSetup, RunningNode, joined
 from .scheduler import OwnThreads
 
@@ -68,8 +68,9 @@ else:  # without the default, which Python has from 3.13 on
     StateT = TypeVar("StateT")
 
 
-class Node(NodeFacts, Generic[StateT]):
-    """One node of a group. A `Node[FlagState]` has a `FlagState`, which `reading()` gives; facts are in `facts.py`.
+class Node(RoleCalls, Generic[StateT]):
+    """One node of a group. A `Node[FlagState]` has a `FlagState`, which `reading()` gives; facts are in `facts.py`,
+    what depends on its role in `role_calls.py`.
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
     directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
@@ -152,6 +153,7 @@ class Node(NodeFacts, Generic[StateT]):
                 self._running = running
                 running.ha_loop.reporter.http = self.http
                 running.begin()
+                self._watch_role(running)
         except BaseException:
             if self._running is None:
                 running.checkpoint.close()
@@ -177,8 +179,12 @@ class Node(NodeFacts, Generic[StateT]):
         setup.problems.quiet = True
         if running is None:  # it was not started, or could not be
             setup.log.close()
-        else:
+            return
+        try:
+            self._roles.end_works()  # before the lease is given back
+        finally:
             running.end()
+            self._roles.close()
 
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""

@@ -24,6 +24,8 @@ class NodeStateCell:
         self.passed_by: CorruptRecord | None = None
         #: Called under `moved`, before it becomes that of a primary.
         self.before_it_leads: Callable[[], None] | None = None
+        #: Called under `moved`, once the term is another one, or something that the role depends on.
+        self.turned: Callable[[], None] | None = None
         #: Whether a refusal put it out of sync since somebody began to fold.
         self._lost_sync = False
         #: What that somebody folds into.
@@ -80,7 +82,14 @@ class NodeStateCell:
             return
         if self.before_it_leads is not None and node_state.is_primary:
             self.before_it_leads()
-        self.node_state = node_state
+        before, self.node_state = self.node_state, node_state
         if node_state.view.in_sync:
             self.passed_by = None
         self.moved.notify_all()
+        if self.turned is not None and _on_what_a_role_depends(before) != _on_what_a_role_depends(node_state):
+            self.turned()
+
+
+def _on_what_a_role_depends(node_state: NodeState) -> tuple[int, bool, str, int]:
+    view = node_state.view
+    return view.term, view.in_sync, node_state.run, node_state.over
