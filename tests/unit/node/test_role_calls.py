@@ -24,8 +24,10 @@ from replicator import (
 from replicator.format.ids import ERA
 from replicator.node import leader_work, role_watch
 from replicator.node.lease import MARGIN
+from tests.support.forking import in_child, outcome
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, in_step, push, pushed
 from tests.support.nodes import replace_holder
+from tests.support.worlds import promote
 
 #: Work that is not told would go on for ever.
 NEVER_S = 3 * PATIENCE_S
@@ -139,7 +141,7 @@ class TestOnRole:
 
         a.on_role(call)
         a.start()
-        a.promote(timeout_s=PATIENCE_S)
+        promote(group.log(), "a", boot=a.boot)
         eventually(lambda: results == [1, "stopped"])
 
     def test_it_can_be_taken_back_and_is_still_a_function(self, group: Group) -> None:
@@ -236,8 +238,11 @@ class TestWhileLeading:
         after_beats(2, a)
         assert len(work.begun) == 1
 
-    def test_it_is_told_in_time_although_whoever_renews_the_lease_hangs(self, group: Group, work: Work) -> None:
-        """Neither the holder of the lease nor the HA loop has a part in it."""
+    def test_it_is_told_in_time_although_whoever_renews_the_lease_hangs(
+        self, group: Group, work: Work, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither the holder of the lease nor the HA loop has a part in it, and nobody looks again and again."""
+        monkeypatch.setattr(role_watch, "LOOK_EVERY_S", 3600.0)
         log, goes_on = group.faulty_log(), threading.Event()
         a = leading(group, work, log=log, lease_s=SHORT_LEASE_S)
         eventually(lambda: work.begun)
@@ -299,10 +304,13 @@ class TestWhileLeading:
 
         a = leading(group, checking)
         eventually(lambda: begun)
-        lease = a._setup.lease
+        # when the work alone has seen that it is over, and a moment later it would not be
+        lease, turn = a._setup.lease, a._roles._turn
+        a._roles._turn = lambda: 0.001  # type: ignore[method-assign]
         clock, lease._clock = lease._clock, lambda: lease.until + 1.0
         eventually(lambda: begun[0].lost.is_set())
         lease._clock = clock
+        a._roles._turn = turn  # type: ignore[method-assign]
         eventually(lambda: len(begun) > 1, "another leadership")
 
     def test_work_that_returns_is_begun_again_in_the_next_leadership_only(self, group: Group) -> None:
@@ -339,9 +347,10 @@ class TestWhileLeading:
         eventually(lambda: a.problem == "")
 
     def test_that_the_leadership_is_over_is_no_problem(self, group: Group, caplog: pytest.LogCaptureFixture) -> None:
-        raised = threading.Event()
+        begun, raised = threading.Event(), threading.Event()
 
         def checks(leadership: Leadership) -> None:
+            begun.set()
             try:
                 while True:
                     leadership.check()
@@ -350,9 +359,9 @@ class TestWhileLeading:
                 raised.set()
 
         a = leading(group, checks)
-        eventually(lambda: a._roles._tenure)
+        assert begun.wait(PATIENCE_S)
         replace_holder(group)
-        raised.wait(PATIENCE_S)
+        assert raised.wait(PATIENCE_S)
         eventually(lambda: not a._roles._works[0].runs)
         assert a.problem == ""
         assert "checks failed" not in caplog.text
@@ -487,7 +496,7 @@ class TestWhileLeading:
 
         def misuse() -> list[str]:
             calls = [work.begun[0].check, lambda: a.while_leading(print), lambda: a.on_role(print)]
-            return [outcome(call) for call in calls]
+            return [outcome(call).partition(":")[0] for call in calls]
 
         assert in_child(misuse) == ["WrongProcess"] * 3
         work.begun[0].check()
