@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +21,10 @@ def examples() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", DOCS.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
+def execute(program: str, names: dict[str, Any]) -> None:
+    exec(compile(program, "an example", "exec", dont_inherit=True), names)
+
+
 def test_the_first_example_expires_performs_and_shows(any_redis: RedisServer, tmp_path: Path) -> None:
     shown: list[bool] = []
     performed: list[str] = []
@@ -31,12 +34,6 @@ def test_the_first_example_expires_performs_and_shows(any_redis: RedisServer, tm
         with node.reading() as flags:
             return [name for name in flags if name.startswith("old")]
 
-    class Lost(threading.Event):
-        """Waits for less long than the example."""
-
-        def wait(self, timeout: float | None = None) -> bool:
-            return super().wait(0.01)
-
     with node:
         node.promote(timeout_s=PATIENCE_S)
         node.submit(put("old", 1))
@@ -45,10 +42,9 @@ def test_the_first_example_expires_performs_and_shows(any_redis: RedisServer, tm
             "node": node, "delete": delete, "outdated": outdated, "fetch": lambda: ["job"],
             "perform": performed.append, "gauge": SimpleNamespace(set=shown.append),
         }  # fmt: skip
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("replicator.node.leadership.threading.Event", Lost)
-            exec(examples()[0], names)
-            eventually(lambda: performed and shown)
+        assert examples()[0].count("lost.wait(1.0)") == 1
+        execute(examples()[0].replace("lost.wait(1.0)", "lost.wait(0.01)"), names)
+        eventually(lambda: performed and shown)
         eventually(lambda: outdated(node) == [])
         with node.reading() as flags:
             assert dict(flags) == {"new": 1}
@@ -58,7 +54,7 @@ def test_the_first_example_expires_performs_and_shows(any_redis: RedisServer, tm
 
 def test_the_report_of_the_second_example_is_never_overwritten_by_an_older_leader() -> None:
     names: dict[str, Any] = {"sqlite3": sqlite3, "Leadership": Leadership}
-    exec(examples()[1], names)
+    execute(examples()[1], names)
     write_report = names["write_report"]
     db = sqlite3.connect(":memory:")
     db.execute("CREATE TABLE report (id INTEGER PRIMARY KEY, term INTEGER, text TEXT)")
