@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         CorruptRecord,
         Fenced,
         InvalidChange,
+        LeadershipLost,
         LeaseLost,
         LogLost,
         LogUnavailable,
@@ -45,13 +46,16 @@ if TYPE_CHECKING:
         StateError,
         StateInUse,
         UnknownGroup,
+        WorkFailed,
         WouldDeadlock,
         WrongProcess,
     )
     from .format.ids import Position, RecordId
     from .node.events import NodeEvent
     from .node.host import Host
+    from .node.leadership import Leadership
     from .node.node import Node
+    from .node.role_callbacks import RoleEvent
     from .state import CheckedState, KeptState, ReplicatedState, SharedState, State
     from .state.changes import Change
     from .state.commands import Commands, change
@@ -74,6 +78,8 @@ __all__ = [
     "Host",
     "InvalidChange",
     "KeptState",
+    "Leadership",
+    "LeadershipLost",
     "LeaseLost",
     "LogLost",
     "LogUnavailable",
@@ -96,6 +102,7 @@ __all__ = [
     "RecordId",
     "ReplicatedState",
     "ReplicatorError",
+    "RoleEvent",
     "SharedState",
     "SnapshotFailed",
     "SnapshotRefused",
@@ -105,6 +112,7 @@ __all__ = [
     "StateError",
     "StateInUse",
     "UnknownGroup",
+    "WorkFailed",
     "WouldDeadlock",
     "WrongProcess",
     "change",
@@ -120,12 +128,14 @@ _ELSEWHERE = {
     "DictState": "state.mapping",
     "Host": "node.host",
     "KeptState": "state",
+    "Leadership": "node.leadership",
     "Node": "node.node",
     "NodeEvent": "node.events",
     "Position": "format.ids",
     "Published": "storage.payload",
     "RecordId": "format.ids",
     "ReplicatedState": "state",
+    "RoleEvent": "node.role_callbacks",
     "SharedState": "state",
     "State": "state",
     "change": "state.commands",

@@ -5,6 +5,7 @@
     ├── UnknownGroup             no node ever reported to a group of that name
     ├── NotPrimary               this node does not accept writes now
     │   ├── LeaseLost            it is the primary, but could not renew its lease in time
+    │   ├── LeadershipLost       the leadership of some work is over, or may be
     │   └── NotRunning           it was not started, or was stopped
     ├── WrongProcess             a forked child uses what belongs to its parent
     ├── WouldDeadlock            a call that would wait for its own caller
@@ -29,6 +30,7 @@
     │   ├── StateChanged         … because another program changed it meanwhile
     │   └── StateInUse           … because another program has a transaction open
     ├── ProgramError             the program beside a node cannot be run, or its state cannot be published
+    │   └── WorkFailed           … or work that only the leader does raised, or does not end
     ├── SnapshotFailed           snapshot() failed; the node goes on without that snapshot
     ├── NoThread                 the system starts no more threads for this process
     └── Stalled                  apply() or restore() failed; the node keeps its place
@@ -99,6 +101,16 @@ class LeaseLost(NotPrimary):
 
     def __init__(self, *, node: str = "this node") -> None:
         super().__init__((LeaseLost.__doc__ or "").strip(), node=node)
+
+
+class LeadershipLost(NotPrimary):
+    """{node} does not lead in term {term} any more, or may not: what only the leader does has to end here. Nothing was
+    written."""
+
+    def __init__(self, *, node: str, term: int) -> None:
+        super().__init__((LeadershipLost.__doc__ or "").strip().replace("{term}", str(term)), node=node)
+        #: The term of the leadership that is over.
+        self.term = term
 
 
 class NotRunning(NotPrimary):
@@ -282,6 +294,10 @@ class StateInUse(StateError):
 
 class ProgramError(ReplicatorError):
     """{what} {problem}"""
+
+
+class WorkFailed(ProgramError):
+    """{work} {problem}"""
 
 
 class SnapshotFailed(ReplicatorError):

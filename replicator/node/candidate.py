@@ -98,6 +98,9 @@ class Candidate:
             return
         self._vacant_since = self.claim_at = None
         if reply.code is Code.OK:
+            if look.same_run and not new_log_id:
+                # It held the term before, or no lease ran any more.
+                self._observer.former_leases.took_vacant(reply.term)
             self._log_once.over("claim")
             self._log_once.over("found")
         else:

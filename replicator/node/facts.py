@@ -73,8 +73,11 @@ class NodeFacts:
 
     @property
     def _standing(self) -> Standing:
+        return self._standing_of(self._node_state)
+
+    def _standing_of(self, node_state: NodeState) -> Standing:
         return standing_of(
-            self._node_state,
+            node_state,
             failed=self.failed is not None,
             stalled=self.stalled is not None,
             lease_held=self._setup.lease.held,

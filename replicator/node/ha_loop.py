@@ -53,7 +53,9 @@ class HaLoop:
     ) -> None:
         log, replica, problems = parts.log, parts.replica, parts.problems
         self.wake = wake
-        self.observer = Observer(log, applied_min=policy.applied_min)
+        self.observer = Observer(
+            log, replica.node_state.me, applied_min=policy.applied_min, lease_s=parts.lease.length_s
+        )
         self.reporter = Reporter(log, replica, policy, problems, self.observer, handover)
         self.lease_keeper = LeaseKeeper(log, replica, parts.lease, problems, self.observer)
         self.candidate = Candidate(log, replica, policy, parts.lease, self.observer, self.lease_keeper)

@@ -38,6 +38,7 @@ from .options import NodeArguments, NodeKeywords, NodeOptions
 from .position_waits import has_reached
 from .problems import Problems
 from .promotion import replaced, take_term
+from .role_calls import RoleCalls
 from .running import NodeSetup, RunningNode, joined
 from .scheduler import OwnThreads
 from .vitals import Vitals, check_watchdog
@@ -50,8 +51,9 @@ REPLACE_TIMEOUT_S = 30.0
 PUBLISH_TIMEOUT_S = 30.0
 
 
-class Node(AsyncCalls[StateT], Generic[StateT]):
-    """One node of a group. A `Node[FlagState]` has a `FlagState`, which `reading()` gives; facts are in `facts.py`.
+class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
+    """One node of a group. A `Node[FlagState]` has a `FlagState`, which `reading()` gives; facts are in `facts.py`,
+    what depends on its role in `role_calls.py`, the calls for tasks in `async_calls.py`.
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
     directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
@@ -141,6 +143,7 @@ class Node(AsyncCalls[StateT], Generic[StateT]):
                 self._running = running
                 running.ha_loop.reporter.http = self.http
                 running.begin()
+                self._watch_role(running)
         except BaseException:
             if self._running is None:
                 running.checkpoint.close()
@@ -167,8 +170,12 @@ class Node(AsyncCalls[StateT], Generic[StateT]):
         try:
             if running is None:  # it was not started, or could not be
                 setup.log.close()
-            else:
+                return
+            try:
+                self._roles.end_works()  # before the lease is given back
+            finally:
                 running.end()
+                self._roles.close()
         finally:
             setup.watch.close()
 

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import cast
 
 from ..errors import LogUnavailable
+from ..format.ids import Writer
 from ..log.interface import Log
 from ..protocol import election, missing_nodes
 from ..protocol.group import GroupView
 from ..protocol.liveness import Sight, Sightings
+from .former_leases import FormerLeases
 from .health import Trail
 
 __all__ = ["LOOK_AGAIN_S", "Observer"]
@@ -25,15 +27,19 @@ LOOK_AGAIN_S = 0.01
 
 
 class Observer:
-    """Of one node. `applied_min`: the N of `applied:N` that its own writes wait for; 0: they do not."""
+    """Of the node `me`, whose lease is `lease_s` long.
 
-    def __init__(self, log: Log, *, applied_min: int) -> None:
+    `applied_min`: the N of `applied:N` that its own writes wait for; 0: they do not.
+    """
+
+    def __init__(self, log: Log, me: Writer, *, applied_min: int, lease_s: float) -> None:
         #: The group as it was when this was looked at, and when that was (`time.monotonic`).
         self.look: GroupView | None = None
         self.looked_at = 0.0
         #: The same, with how long it may be relied on.
         self.seen: Sight | None = None
         self.trail = Trail()
+        self.former_leases = FormerLeases(me, lease_s)
         self.applied_min = applied_min
         #: What this node remembers of the group as it was when the log was whole: see `protocol/missing_nodes.py`.
         self.knew: tuple[str, ...] = ()
@@ -63,6 +69,7 @@ class Observer:
         sight = self._sight_of(self._looked)
         look = sight.look
         self.seen, self.look, self.looked_at = sight, look, time.monotonic()
+        self.former_leases.saw(look, self.looked_at)
         if look.head is not None:
             self.trail.saw(self.looked_at, look.head.position.id)
         self.applied_min = missing_nodes.applied_min(look, self._own_applied_min)

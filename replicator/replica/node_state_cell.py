@@ -24,8 +24,8 @@ class NodeStateCell:
         self.passed_by: CorruptRecord | None = None
         #: Called under `moved`, before it becomes that of a primary.
         self.before_it_leads: Callable[[], None] | None = None
-        #: Called under `moved`, after another term, holder, role or sync. It takes no time.
-        self.stir: Callable[[], None] | None = None
+        #: Called under `moved`, after another term, holder, role or sync. They take no time.
+        self.turned: list[Callable[[], None]] = []
         #: Whether a refusal put it out of sync since somebody began to fold.
         self._lost_sync = False
         #: What that somebody folds into.
@@ -85,8 +85,9 @@ class NodeStateCell:
         before, self.node_state = self.node_state, node_state
         if node_state.view.in_sync:
             self.passed_by = None
-        if self.stir is not None and _differ(before, node_state):
-            self.stir()
+        if self.turned and _differ(before, node_state):
+            for turned in self.turned:
+                turned()
         self.moved.notify_all()
 
 
@@ -95,4 +96,4 @@ def _differ(before: NodeState, after: NodeState) -> bool:
     one, other = before.view, after.view
     if one.term != other.term or one.in_sync is not other.in_sync or one.holder != other.holder:
         return True
-    return before.run != after.run
+    return before.run != after.run or before.over != after.over

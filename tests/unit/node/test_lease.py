@@ -64,3 +64,21 @@ def test_two_renewals_may_fail_before_it_runs_out() -> None:
     lease = Lease(6.0, clock=Clock())
     assert lease.length_ms == 6000
     assert 3 * lease.renew_every_s <= lease.length_s
+
+
+def test_work_ends_a_tenth_of_the_lease_before_the_lease_does() -> None:
+    lease = Lease(5.0, clock=Clock())
+    assert lease.work_until < lease.now()
+    lease.renewed(lease.now())
+    assert lease.until == lease.now() + 5.0
+    assert lease.work_until == lease.until - 0.5
+    lease.lost()
+    assert lease.work_until < lease.now()
+
+
+def test_each_change_of_it_is_told() -> None:
+    lease, told = Lease(5.0, clock=Clock()), []
+    lease.changed = lambda: told.append(lease.held)
+    lease.renewed(lease.now())
+    lease.lost()
+    assert told == [True, False]

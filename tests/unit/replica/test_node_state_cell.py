@@ -52,3 +52,21 @@ def test_what_moves_while_somebody_folds_stays(cell: NodeStateCell) -> None:
     cell.adopt(after)
     found = cell.node_state
     assert (found.view, found.snapshot_end, found.run, found.beats_in_run) == (view(6), RecordId(1, 6), "run-2", 1)
+
+
+def test_who_wants_to_hear_of_the_role_hears_of_what_it_depends_on_and_of_no_other_change(cell: NodeStateCell) -> None:
+    turned: list[NodeState] = []
+    cell.turned.append(lambda: turned.append(cell.node_state))
+    cell.adopt(cell.to_fold()._replace(view=view(6)))
+    cell.beaten()
+    assert turned == []
+    cell.talks_to("run-2")
+    cell.refused(Reply(Code.FENCED, term=2))
+    cell.adopt(cell.to_fold()._replace(view=view(7, in_sync=False)))
+    cell.adopt(cell.to_fold()._replace(view=view(7, in_sync=False)._replace(term=2)))
+    assert [(found.run, found.over, found.view.in_sync, found.view.term) for found in turned] == [
+        ("run-2", 0, True, 1),
+        ("run-2", 1, True, 1),
+        ("run-2", 1, False, 1),
+        ("run-2", 1, False, 2),
+    ]

@@ -1,0 +1,70 @@
+"""Until when another node may still do what only a leader does, although this one holds the term now.
+
+A write needs no wait: Redis fences the old term. Anything else does. A node that is replaced goes on until it hears of
+it, and one that is cut off goes on to the end of its lease. So whoever takes the term waits with such work until every
+lease of another boot is over, by its own clock:
+
+- It took the term because nobody had a lease any more: what it saw last of a lease is as long ago as that lease is.
+- It was promoted while one may have run: a whole lease from the moment in which it noticed.
+- It led in the term before, or there was none: nobody was in between.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from ..format.ids import Writer
+from ..protocol.group import GroupView, LeaseText
+
+__all__ = ["FormerLeases"]
+
+
+class FormerLeases:
+    """Of all boots but `me`. `length_s`: of the own lease, which those of the others are taken to be like, until one is
+    seen that is longer. Times are of `time.monotonic`. Thread-safe.
+    """
+
+    def __init__(self, me: Writer, length_s: float) -> None:
+        self._me = f" {me.node} {me.boot}"
+        self._lock = threading.Lock()
+        self._longest_s = length_s
+        #: The newest lease of another boot that was seen, and the end of all that were.
+        self._lease: LeaseText | None = None
+        self._until = float("-inf")
+        #: The newest term that this boot held.
+        self._held = 0
+        #: The term that it took when nobody had a lease any more.
+        self._vacant = 0
+
+    def saw(self, look: GroupView, now: float) -> None:
+        """Redis has answered, before `now`, with this look."""
+        lease = LeaseText.parse(look.lease)
+        if lease is None or lease.holder.endswith(self._me):
+            return
+        with self._lock:
+            known, self._lease = self._lease, lease
+            if known == lease:
+                return
+            lengths = [lease.length_ms / 1000]
+            if known is not None and known.holder != lease.holder:
+                lengths.append(known.length_ms / 1000)  # it may have been renewed since it was seen
+            self._longest_s = max(self._longest_s, *lengths)
+            self._until = max(self._until, now + max(lengths))
+
+    def took_vacant(self, term: int) -> None:
+        """This node took `term`, which it did not get unless every lease had run out, or was its own."""
+        with self._lock:
+            self._vacant = max(self._vacant, term)
+
+    def over_at(self, term: int, noticed_at: float) -> float:
+        """From when on nobody else has a lease, now that this node holds `term`, as it noticed at `noticed_at`."""
+        with self._lock:
+            until = self._until
+            if term not in (self._vacant, self._held, self._held + 1):
+                until = max(until, noticed_at + self._longest_s)
+            return until
+
+    def held(self, term: int) -> None:
+        """This boot held `term`, and no other one does what only a leader does."""
+        with self._lock:
+            self._held = max(self._held, term)

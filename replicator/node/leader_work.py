@@ -1,0 +1,276 @@
+"""One piece of work that only the leader does, and what runs it: a thread, or a task of an event loop.
+
+At most one run of it exists at a time. A run that goes on although its leadership is over keeps the next one from
+beginning, and is a problem of the node until it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ..errors import ConfigError, Fenced, LeadershipLost, NoThread, NotPrimary, ReplicatorError, WorkFailed
+from ..runtime.backoff import Backoff
+from ..runtime.threads import started
+from .leadership import Leadership, Tenure
+
+__all__ = ["AsyncWork", "Every", "LeaderWork", "Once", "Pace", "Work", "is_async", "runner_of", "work_name"]
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[Leadership], object]
+AsyncWork = Callable[[Leadership], Coroutine[Any, Any, object]]
+
+#: How soon work that raised is begun again: at first, and at the most. Who ran for longer than that begins anew.
+RETRY_S, RETRY_S_MAX = 0.5, 30.0
+
+
+class Pace(Protocol):
+    """When work is done again in the leadership for which this was made."""
+
+    def pause_s(self, *, failed: bool) -> float | None:
+        """It has just ended: the seconds until it begins again; None: not in this leadership."""
+        ...
+
+
+class Once:
+    """Once in a leadership; what failed, again."""
+
+    def __init__(self) -> None:
+        self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
+        self._began = time.monotonic()
+
+    def pause_s(self, *, failed: bool) -> float | None:
+        if not failed:
+            return None
+        if time.monotonic() - self._began > RETRY_S_MAX:
+            self._backoff.succeeded()
+        pause_s = self._backoff.failed()
+        self._began = time.monotonic() + pause_s
+        return pause_s
+
+
+class Every:
+    """At once, and then every `seconds`, counted from the beginning of the leadership: however long a run takes, the
+    times stay. Those that pass while one runs are skipped.
+    """
+
+    def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._began = clock()
+
+    def pause_s(self, *, failed: bool) -> float | None:
+        passed_s = self._clock() - self._began
+        return (math.floor(passed_s / self._seconds) + 1) * self._seconds - passed_s
+
+
+def is_async(work: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine."""
+    return inspect.iscoroutinefunction(work) or inspect.iscoroutinefunction(getattr(work, "__call__", None))  # noqa: B004
+
+
+def work_name(work: Callable[..., Any]) -> str:
+    """What it is called in log lines and problems."""
+    inner = getattr(work, "func", work)  # of a functools.partial
+    return str(getattr(inner, "__qualname__", type(inner).__name__)).replace("<locals>.", "")
+
+
+class LeaderWork:
+    """One piece of work. `tell`: what is wrong with it, or None; `ended`: a run has come to its end.
+
+    One thread, the node's watch, calls `begin` and `tell_if_it_goes_on`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pace: Callable[[], Pace],
+        tell: Callable[[ReplicatorError | None], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self.name = name
+        #: The leadership in which it was begun last.
+        self.tenure: Tenure | None = None
+        self._pace = pace
+        self._tell = tell
+        self._ended = ended
+        self._leadership: Leadership | None = None
+        #: Since when a run goes on that was told to end.
+        self._told_at: float | None = None
+        self._logged = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether a run of it has not ended."""
+        return self._leadership is not None
+
+    def begin(self, tenure: Tenure, leadership: Leadership) -> None:
+        """Begin a run. None may be running."""
+        self.tenure, self._leadership, self._told_at = tenure, leadership, None
+        self._tell(None)
+        try:
+            self._start(leadership)
+        except ReplicatorError as error:
+            if isinstance(error, NoThread):
+                self.tenure = None  # there may be one a moment later
+            self._tell(error)
+            self._leadership = None
+
+    def end(self) -> None:
+        """Its leadership is over: tell the run."""
+        leadership = self._leadership
+        if leadership is not None and self._told_at is None:
+            self._told_at = time.monotonic()
+            leadership.lost.set()
+            self._cancel()
+
+    def tell_if_it_goes_on(self, patience_s: float) -> None:
+        """A problem if a run goes on for longer than that after it was told to end."""
+        leadership = self._leadership
+        if leadership is not None and self._told_at is not None and time.monotonic() - self._told_at > patience_s:
+            problem = f"goes on although the leadership in term {leadership.term} is over: another node may do the same"
+            self._tell(WorkFailed(work=self.name, problem=f"{problem}; it has to end when it is told"))
+            if self._leadership is not leadership:  # at that very moment
+                self._tell(None)
+
+    def is_waited_for_by(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """Whether it cannot end before that thread, in which that event loop runs, goes on."""
+        raise NotImplementedError
+
+    def _start(self, leadership: Leadership) -> None:
+        raise NotImplementedError
+
+    def _cancel(self) -> None:
+        """Beside that `lost` is set."""
+
+    # --- what a run does, on its thread or in its task ---
+
+    def _succeeded(self) -> None:
+        self._logged = ""
+        self._tell(None)
+
+    def _failed(self, leadership: Leadership, error: BaseException) -> None:
+        if isinstance(error, LeadershipLost | Fenced | NotPrimary) and leadership.is_over:
+            return  # as it should
+        text = repr(error)
+        if text != self._logged:
+            logger.error("%s failed", self.name, exc_info=error)
+        self._logged = text
+        self._tell(WorkFailed(work=self.name, problem=f"raised {text[:200]}; it is tried again while this node leads"))
+
+    def _is_done(self) -> None:
+        self._leadership = None
+        self._succeeded()  # whatever was wrong with the run, it has ended
+        self._ended()
+
+
+class _ThreadWork(LeaderWork):
+    """A function. It has a thread of its own while it runs."""
+
+    def __init__(self, work: Work, *more: Any) -> None:
+        super().__init__(*more)
+        self._work = work
+        self._thread: threading.Thread | None = None
+
+    def is_waited_for_by(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> bool:
+        return self._thread is thread
+
+    def _start(self, leadership: Leadership) -> None:
+        self._thread = started(self._run, leadership, name=self.name)
+
+    def _run(self, leadership: Leadership) -> None:
+        pace = self._pace()
+        try:
+            while not leadership.is_over:
+                pause_s = pace.pause_s(failed=not self._attempt(leadership))
+                if pause_s is None or leadership.lost.wait(pause_s):
+                    return
+        finally:
+            self._is_done()
+
+    def _attempt(self, leadership: Leadership) -> bool:
+        try:
+            given = self._work(leadership)
+            if inspect.iscoroutine(given):
+                given.close()
+                raise TypeError("it gave a coroutine, and did nothing: give a function that is `async def` itself")
+        except BaseException as error:  # no less than all: the application's, and nobody else sees it
+            self._failed(leadership, error)
+            return False
+        self._succeeded()
+        return True
+
+
+class _TaskWork(LeaderWork):
+    """A coroutine function. It has a task of the event loop while it runs."""
+
+    def __init__(self, work: AsyncWork, loop: asyncio.AbstractEventLoop, *more: Any) -> None:
+        super().__init__(*more)
+        self._work = work
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None
+
+    def is_waited_for_by(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> bool:
+        return loop is self._loop or not self._loop.is_running()
+
+    def _start(self, leadership: Leadership) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._create, leadership)
+        except RuntimeError:
+            problem = "cannot begin, because the event loop in which it was registered is closed: register it again"
+            raise WorkFailed(work=self.name, problem=problem) from None
+
+    def _create(self, leadership: Leadership) -> None:
+        if leadership.is_over:
+            self._is_done()
+            return
+        self._task = self._loop.create_task(self._run(leadership), name=self.name)
+        # Not in the task: one that is cancelled before its first step runs nothing of it.
+        self._task.add_done_callback(lambda _: self._is_done())
+
+    def _cancel(self) -> None:
+        with suppress(RuntimeError):  # of a loop that was closed: its tasks are gone
+            self._loop.call_soon_threadsafe(self._cancel_here)
+
+    def _cancel_here(self) -> None:
+        if self._task is not None:
+            self._task.cancel("the leadership is over")
+
+    async def _run(self, leadership: Leadership) -> None:
+        pace = self._pace()
+        while not leadership.is_over:
+            pause_s = pace.pause_s(failed=not await self._attempt(leadership))
+            if pause_s is None:
+                return
+            await asyncio.sleep(pause_s)
+
+    async def _attempt(self, leadership: Leadership) -> bool:
+        try:
+            await self._work(leadership)
+        except Exception as error:
+            self._failed(leadership, error)
+            return False
+        self._succeeded()
+        return True
+
+
+def runner_of(work: Work | AsyncWork, setting: str, *more: Any) -> LeaderWork:
+    """What runs it. `more`: as of `LeaderWork`. Raises `ConfigError` for what cannot be run."""
+    if not callable(work):
+        raise ConfigError(setting=setting, problem=f"{work!r:.80} cannot be called: give a function of the leadership")
+    if not is_async(work):
+        return _ThreadWork(work, *more)
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        problem = f"{work_name(work)} is a coroutine function, and no event loop runs here: register it in a coroutine"
+        raise ConfigError(setting=setting, problem=problem) from None
+    return _TaskWork(work, loop, *more)  # type: ignore[arg-type]
