@@ -1,0 +1,30 @@
+"""For the tests of an application, and for our own. What is named here is imported when it is first used.
+
+- `MemoryLog`, `MemoryRedis`, `MemoryState` (`memory_log.py`): a log in memory, the twin of a Redis with our scripts.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .memory_log import MemoryLog, MemoryRedis, MemoryState
+
+__all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
+
+_WHERE = {
+    "MemoryLog": "memory_log",
+    "MemoryRedis": "memory_log",
+    "MemoryState": "memory_log",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
