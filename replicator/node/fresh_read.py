@@ -38,7 +38,7 @@ def catch_up(observer: Observer, wait: Wait, *, until: float) -> None:
                 raise _nobody_leads() from None
             raise
         looked = True
-        leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
+        leads = lease_until_ms is not None and observer.now() * 1000 < lease_until_ms
         if look.head is not None and leads and election.is_settled(look):
             with suppress(PositionLost):  # Redis lost it again meanwhile: there is another head
                 left = max(0.0, until - time.monotonic())
