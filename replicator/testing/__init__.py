@@ -1,5 +1,7 @@
 """For the tests of an application, and for our own. What is named here is imported when it is first used.
 
+- `Cluster` (`cluster.py`): a group of nodes in one process, with a clock that the test moves.
+- `CheckFailed` (`failures.py`): what these raise, an `AssertionError`.
 - `MemoryLog`, `MemoryRedis`, `MemoryState` (`memory_log.py`): a log in memory, the twin of a Redis with our scripts.
 """
 
@@ -9,11 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .failures import CheckFailed
     from .memory_log import MemoryLog, MemoryRedis, MemoryState
 
-__all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
+__all__ = ["CheckFailed", "Cluster", "MemoryLog", "MemoryRedis", "MemoryState"]
 
 _WHERE = {
+    "CheckFailed": "failures",
+    "Cluster": "cluster",
     "MemoryLog": "memory_log",
     "MemoryRedis": "memory_log",
     "MemoryState": "memory_log",

@@ -89,7 +89,7 @@ def imports(name: str, path: Path) -> Iterator[str]:
 
 
 def unit(name: str) -> str:
-    """The part of the package that has a level: `replicator.protocol.fold` -> `protocol`; or a module, if it has one."""
+    """What has a level: a part of the package, `replicator.protocol.fold` -> `protocol`, or one of `APART`."""
     parts = name.split(".")
     if (inner := ".".join(parts[1:3])) in APART:
         return inner
