@@ -1,6 +1,8 @@
 """For the tests of an application, and for our own. What is named here is imported when it is first used.
 
 - `Cluster` (`cluster.py`): a group of nodes in one process, with a clock that the test moves.
+- `check_state` (`state_check.py`): whether a state is one that nodes can replicate.
+- `strategies`: Hypothesis strategies for the changes of the states that are ready; a module to be imported.
 - `CheckFailed` (`failures.py`): what these raise, an `AssertionError`.
 - `MemoryLog`, `MemoryRedis`, `MemoryState` (`memory_log.py`): a log in memory, the twin of a Redis with our scripts.
 """
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
     from .cluster import Cluster
     from .failures import CheckFailed
     from .memory_log import MemoryLog, MemoryRedis, MemoryState
+    from .state_check import check_state
 
-__all__ = ["CheckFailed", "Cluster", "MemoryLog", "MemoryRedis", "MemoryState"]
+__all__ = ["CheckFailed", "Cluster", "MemoryLog", "MemoryRedis", "MemoryState", "check_state"]
 
 _WHERE = {
     "CheckFailed": "failures",
@@ -23,6 +26,7 @@ _WHERE = {
     "MemoryLog": "memory_log",
     "MemoryRedis": "memory_log",
     "MemoryState": "memory_log",
+    "check_state": "state_check",
 }
 
 
