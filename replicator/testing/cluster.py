@@ -100,6 +100,7 @@ class Cluster(Generic[StateT]):
         Raises what `Node.start` raises, and `CheckFailed`.
         """
         try:
+            self._lockstep.begin()
             for member in self._members.values():
                 member.start()
             self.promote(next(iter(self._members)))

@@ -81,7 +81,7 @@ class Lockstep:
         self._turn: _Turn | None = None
         self._turns = 0
         self._closed = False
-        self._thread = started(self._run, name="lockstep")
+        self._thread: threading.Thread | None = None
 
     # --- a scheduler ---
 
@@ -113,6 +113,11 @@ class Lockstep:
 
     # --- for the cluster ---
 
+    def begin(self) -> None:
+        """Have turns taken, until `close`. Raises `NoThread`."""
+        if self._thread is None:
+            self._thread = started(self._run, name="lockstep")
+
     def pause(self, name: str) -> None:
         """Nothing is done for this node any more, once what is being done is done."""
         with self._changed:
@@ -137,7 +142,8 @@ class Lockstep:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join(PATIENCE_S)
+        if self._thread is not None:
+            self._thread.join(PATIENCE_S)
 
     def quiet(self) -> None:
         """Wait until nothing is left to be done before the clock moves. Raises `CheckFailed` if that does not end."""

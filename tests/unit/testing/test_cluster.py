@@ -304,6 +304,15 @@ def test_wrong_options_leave_nothing_behind() -> None:
     assert threading.active_count() == before
 
 
+def test_one_that_was_not_started_says_so_and_runs_nothing() -> None:
+    before = threading.active_count()
+    cluster = Cluster(2, DictState)
+    with pytest.raises(CheckFailed, match=r"no node leads; .*a was not started; b was not started"):
+        cluster.submit(put("x", 1))
+    assert threading.active_count() == before
+    cluster.close()
+
+
 def test_a_cluster_that_is_closed_leaves_no_thread_and_no_file() -> None:
     before = threading.active_count()
     with Cluster(3, DictState) as cluster:
