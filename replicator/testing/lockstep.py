@@ -13,6 +13,7 @@ are in real seconds: this clock is that of leases, heartbeats and looks.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
