@@ -154,7 +154,8 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
         if position is not None:
             await self._await_id(RecordId.parse(position), until)
         if fresh:
-            await caught_up(partial(self._sight, running, until), partial(self._await_id, until=until), until=until)
+            look, wait = partial(self._sight, running, until), partial(self._await_id, until=until)
+            await caught_up(look, wait, until=until, clock=running.ha_loop.observer.now)
         return applied
 
     async def _sight(self, running: RunningNode, until: float) -> Sight:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -120,9 +119,9 @@ class Candidate:
             self._vacant_since = self.claim_at = None
             return False
         if self._vacant_since is None:
-            self._vacant_since = time.monotonic()
+            self._vacant_since = self._lease.now()
         self.claim_at = self._vacant_since + rank * (CLAIM_EVERY_S if look.same_run else self._policy.beat_every_s)
-        return time.monotonic() >= self.claim_at
+        return self._lease.now() >= self.claim_at
 
     def _tell_if_held_back(self, look: GroupView) -> None:
         held = election.held_back(self._name, look)

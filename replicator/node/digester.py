@@ -31,6 +31,11 @@ class Digester:
         self._log_once = LogOnce(logger)
         self._aside = Aside(problems, name=f"{replica.node_state.me.node}-digester")
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is at work aside."""
+        return self._aside.runs
+
     def keep(self) -> None:
         """Digest the state at the newest marker, aside: the lease does not wait for a large state."""
         if self._replica.applied.markers and not self._aside.runs:

@@ -68,6 +68,7 @@ class Duties:
             keep=lambda: self._done("ha-loop", self._ha_loop.keep),
             save=lambda: self._done("saver", self._save),
             is_saved=lambda: self._replica.saved.is_flushed and self._replica.saved.is_tidy,
+            works_aside=lambda: self._ha_loop.works_aside,
             read=lambda: self._done("reader", self._read),
             wants=self._wants,
             received=lambda batch: self._done("reader", lambda: self._received(batch)),

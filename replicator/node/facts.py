@@ -5,7 +5,6 @@ Before `start` these are the facts of a standby that has nothing, after `stop` t
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from ..errors import ReplicatorError
@@ -99,7 +98,7 @@ class NodeFacts:
             in_sync=node_state.in_sync,
             has_read=node_state.view.cursor != ORIGIN,
             lag=self._lag(running, of_what_there_is=True),  # while nobody leads there is nothing else to follow
-            behind_s=running.ha_loop.observer.trail.behind_s(self.position.id, time.monotonic()),
+            behind_s=running.ha_loop.observer.trail.behind_s(self.position.id, self._setup.lease.now()),
         )
         return health.why_unready(now)
 
@@ -134,7 +133,7 @@ class NodeFacts:
             self.position,
             running.replica.applied.applied_at,
             running.ha_loop.observer.seen,
-            now_ms=time.monotonic() * 1000,
+            now_ms=self._setup.lease.now() * 1000,
             fresh_ms=MISSED_BEATS_MAX * running.policy.beat_every_s * 1000,
             of_what_there_is=of_what_there_is,
         )

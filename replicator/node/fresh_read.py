@@ -32,7 +32,7 @@ class Wait(Protocol):
 
 def catch_up(observer: Observer, wait: Wait, *, until: float) -> None:
     """Return once the node has all that is committed now. Raises `LogUnavailable`, `TimeoutError`."""
-    looks = _Looks(until)
+    looks = _Looks(until, observer.now)
     while True:
         try:
             sight = observer.sight_by(until)
@@ -47,10 +47,14 @@ def catch_up(observer: Observer, wait: Wait, *, until: float) -> None:
 
 
 async def caught_up(
-    look: Callable[[], Awaitable[Sight]], wait: Callable[[RecordId], Awaitable[None]], *, until: float
+    look: Callable[[], Awaitable[Sight]],
+    wait: Callable[[RecordId], Awaitable[None]],
+    *,
+    until: float,
+    clock: Callable[[], float],
 ) -> None:
-    """`catch_up`, for a task: `look` and `wait` are awaited, and end by then."""
-    looks = _Looks(until)
+    """`catch_up`, for a task: `look` and `wait` are awaited, and end by then. `clock`: that of the observer."""
+    looks = _Looks(until, clock)
     while True:
         try:
             sight = await look()
@@ -65,10 +69,11 @@ async def caught_up(
 
 
 class _Looks:
-    """Looks at the group, one after the other, until one tells what is committed."""
+    """Looks at the group, one after the other, until one tells what is committed. `clock`: that of leases."""
 
-    def __init__(self, until: float) -> None:
+    def __init__(self, until: float, clock: Callable[[], float]) -> None:
         self._until = until
+        self._clock = clock
         self._backoff = Backoff(LOOK_AGAIN_S, LOOK_AGAIN_S_MAX)
         self._has_looked = False
 
@@ -84,7 +89,7 @@ class _Looks:
         """The newest record that is committed, by this answer of Redis; None: nobody knows."""
         look, _, lease_until_ms = sight
         self._has_looked = True
-        leads = lease_until_ms is not None and time.monotonic() * 1000 < lease_until_ms
+        leads = lease_until_ms is not None and self._clock() * 1000 < lease_until_ms
         return look.head.position.id if look.head is not None and leads and election.is_settled(look) else None
 
     def pause_s(self) -> float:

@@ -8,7 +8,6 @@ Each of these is a thing of its own, and the loop puts them in their order: `obs
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -54,7 +53,11 @@ class HaLoop:
         log, replica, problems = parts.log, parts.replica, parts.problems
         self.wake = wake
         self.observer = Observer(
-            log, replica.node_state.me, applied_min=policy.applied_min, lease_s=parts.lease.length_s
+            log,
+            replica.node_state.me,
+            applied_min=policy.applied_min,
+            lease_s=parts.lease.length_s,
+            clock=parts.lease.now,
         )
         self.reporter = Reporter(log, replica, policy, problems, self.observer, handover)
         self.lease_keeper = LeaseKeeper(log, replica, parts.lease, problems, self.observer)
@@ -77,6 +80,11 @@ class HaLoop:
     def _name(self) -> str:
         return self._replica.node_state.me.node
 
+    @property
+    def works_aside(self) -> bool:
+        """Whether a thread of its own is at something for it."""
+        return self.publisher.runs or self._digester.runs or self._state_writer.runs
+
     # --- the lease ---------------------------------------------------------------------------------------------------
 
     def hold(self) -> float:
@@ -85,10 +93,10 @@ class HaLoop:
         Nothing else of a node is done in between, and nothing else is asked on that connection: neither a look that
         hangs, nor a disk, nor a write that has no answer yet costs a primary its lease.
         """
-        started = time.monotonic()
+        started = self.observer.now()
         self._parts.vitals.look()
         self.lease_keeper.renew()
-        return max(0.0, started + self._policy.beat_every_s - time.monotonic())
+        return max(0.0, started + self._policy.beat_every_s - self.observer.now())
 
     def end(self, *, failed: bool = False) -> None:
         """Report no more, and give the lease back. One that `failed` does not say goodbye."""
@@ -133,7 +141,7 @@ class HaLoop:
 
     def keep(self) -> float:
         """Do it once; the seconds until it is to be done again."""
-        started = time.monotonic()
+        started = self.observer.now()
         self._state_writer.keep()
         self._tell_what_it_passed_by()
         self.join()
@@ -198,7 +206,7 @@ class HaLoop:
             self.publisher.keep(node_state, look)
 
     def _ask_for_snapshot(self) -> None:
-        now = time.monotonic()
+        now = self.observer.now()
         if now - self._asked_at > ASK_AGAIN_AFTER_BEATS * self._policy.beat_every_s:
             self._asked_at = now
             what = "nothing of the log is left to be read: asking for a snapshot"
@@ -207,7 +215,7 @@ class HaLoop:
 
     def _pause_s(self, started: float) -> float:
         """Until the next beat; or, for a candidate, until the holder's lease runs out, or it is its turn to claim."""
-        now, look = time.monotonic(), self.observer.look
+        now, look = self.observer.now(), self.observer.look
         until = started + self._policy.beat_every_s
         if self.candidate.claim_at is not None:
             until = min(until, self.candidate.claim_at)

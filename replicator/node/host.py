@@ -236,6 +236,10 @@ class Host:
                 self._done.wait_for(lambda: not tended.busy, timeout=STOP_TIMEOUT_S)
 
     @property
+    def clock(self) -> Callable[[], float]:
+        return time.monotonic
+
+    @property
     def soon(self) -> Callable[[Callable[[], None]], None]:
         return self._commits.put
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from ..errors import LogUnavailable
@@ -130,7 +129,7 @@ class LeaseKeeper:
 
         A rebase of a large state takes long, and goes on meanwhile: what counts is that nothing moves for a lease.
         """
-        now, place = time.monotonic(), node_state.view.position
+        now, place = self._lease.now(), node_state.view.position
         if node_state.is_primary or self._got_on is None or self._got_on[0] != place:
             self._got_on = place, now
         look = self._observer.look

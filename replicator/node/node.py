@@ -87,7 +87,8 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         checks.url("http", http)
         check_state(state)
         options = NodeOptions(**keywords)
-        lease = Lease(options.lease_s)
+        scheduler = scheduler or OwnThreads()
+        lease = Lease(options.lease_s, clock=scheduler.clock)
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`). It has the node,
         #: and the duties have it: a node that runs stays, whoever has forgotten it.
         self.handover = Handover(self._wake)
@@ -102,7 +103,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
             state=state,
             options=options,
             log=log if log is not None else RedisLog(redis, group, timeout_s=answer_within_s(lease.length_s)),
-            scheduler=scheduler or OwnThreads(),
+            scheduler=scheduler,
             lease=lease,
             problems=problems,
             handover=self.handover,

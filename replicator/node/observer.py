@@ -29,11 +29,21 @@ LOOK_AGAIN_S = 0.01
 class Observer:
     """Of the node `me`, whose lease is `lease_s` long.
 
-    `applied_min`: the N of `applied:N` that its own writes wait for; 0: they do not.
+    `applied_min`: the N of `applied:N` that its own writes wait for; 0: they do not. `clock`: by which all of this is
+    timed.
     """
 
-    def __init__(self, log: Log, me: Writer, *, applied_min: int, lease_s: float) -> None:
-        #: The group as it was when this was looked at, and when that was (`time.monotonic`).
+    def __init__(
+        self,
+        log: Log,
+        me: Writer,
+        *,
+        applied_min: int,
+        lease_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.now = clock
+        #: The group as it was when this was looked at, and when that was.
         self.look: GroupView | None = None
         self.looked_at = 0.0
         #: The same, with how long it may be relied on.
@@ -68,7 +78,7 @@ class Observer:
         """Look at the group, and remember what that says."""
         sight = self._sight_of(self._looked)
         look = sight.look
-        self.seen, self.look, self.looked_at = sight, look, time.monotonic()
+        self.seen, self.look, self.looked_at = sight, look, self.now()
         self.former_leases.saw(look, self.looked_at)
         if look.head is not None:
             self.trail.saw(self.looked_at, look.head.position.id)
@@ -92,14 +102,14 @@ class Observer:
         The heartbeats went with the log: those who beat more slowly than this node must have the time to say more.
         """
         if self._log_lost_at is None:
-            self._log_lost_at = time.monotonic()
-        return time.monotonic() - self._log_lost_at >= self._time_to_report_s
+            self._log_lost_at = self.now()
+        return self.now() - self._log_lost_at >= self._time_to_report_s
 
     def _sight_of(self, asked: Callable[[], GroupView]) -> Sight:
-        asked_at = time.monotonic()
+        asked_at = self.now()
         look = asked()
         with self._sighting:
-            now = time.monotonic()
+            now = self.now()
             self._sightings, sight = self._sightings.after(look, asked_at_ms=asked_at * 1000, now_ms=now * 1000)
         return sight
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 
 from ..errors import LogUnavailable
 from ..format.ids import RecordId
@@ -56,7 +55,7 @@ class Reporter:
             if self._ended:
                 return
             self._log.beat(self.heartbeat())
-        self.has_beaten, now = True, time.monotonic()
+        self.has_beaten, now = True, self._observer.now()
         # The others had the time of whole beats to say something, however often this node was woken meanwhile.
         if now - self._counted_at >= self._policy.beat_every_s * 0.9:
             self._counted_at = now

@@ -217,7 +217,7 @@ class RoleWatch:
     def _begin_tenure(self, term: int) -> float:
         """Unless another node may still have a lease: then the seconds until it has none any more."""
         assert self._former is not None
-        now = time.monotonic()
+        now = self._lease.now()
         if self._held != term:
             self._held, self._held_since = term, now
         wait_s = self._former.over_at(term, self._held_since) - now

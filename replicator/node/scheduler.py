@@ -7,6 +7,7 @@ called again; how that comes about is the scheduler's business. No duty of a nod
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +24,7 @@ class NodeWork:
     """What is to be done for one node, which follows `log`. `ended`: nothing any more.
 
     `hold` keeps the node's lease, which nothing else may be in the way of. `is_saved`: `save` has nothing to do.
+    `works_aside`: what a duty began goes on, on a thread of its own.
 
     `read` waits in Redis for something to read, and takes it in. A scheduler that reads for many nodes asks `wants`
     what each one wants (None: nothing now), and gives what came of it, or why nothing did, to `received`.
@@ -34,6 +36,7 @@ class NodeWork:
     keep: Callable[[], float]
     save: Callable[[], float]
     is_saved: Callable[[], bool]
+    works_aside: Callable[[], bool]
     read: Callable[[], float]
     wants: Callable[[], ReadRequest | None]
     received: Callable[[Batch | ReplicatorError], float]
@@ -53,6 +56,11 @@ class Scheduler(Protocol):
 
     def stop(self, node_work: NodeWork) -> None:
         """None of its duties is being done any more when this returns, or soon after. It has `ended`."""
+        ...
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds, by which leases, heartbeats and looks of its nodes are timed: `time.monotonic`, but in tests."""
         ...
 
     @property
@@ -82,6 +90,10 @@ class OwnThreads:
         self._woken.set()
         for thread in self._threads:
             thread.join(timeout=10)
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        return time.monotonic
 
     @property
     def soon(self) -> None:

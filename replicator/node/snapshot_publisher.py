@@ -7,7 +7,6 @@ longer if the application gave none.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 from ..errors import (
@@ -54,6 +53,7 @@ class SnapshotPublisher:
         self._primary = parts.primary
         self._problems = parts.problems
         self._lease_keeper = lease_keeper
+        self._now = parts.lease.now
         self._beat_every_s = beat_every_s
         self._wake = wake
         self._need = Need()
@@ -68,6 +68,11 @@ class SnapshotPublisher:
     def _name(self) -> str:
         return self._replica.node_state.me.node
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is at work aside."""
+        return self._aside.runs
+
     def keep(self, node_state: NodeState, look: GroupView) -> None:
         """Begin to send a snapshot, if one is due."""
         if node_state.must_rebase:
@@ -75,7 +80,7 @@ class SnapshotPublisher:
         elif node_state.holds_term and not node_state.view.in_sync:
             raise PromotionRefused(self._name, "it holds nothing, and the log is not whole: promote another node")
         elif (needy := self._in_need(node_state, look)) and self._begin("a node needs one"):
-            self._need.sent(needy, time.monotonic())
+            self._need.sent(needy, self._now())
         elif node_state.is_primary and self.asked_by:
             # Forgotten before it begins: who asks from then on may want what is not in that one.
             asked_by, self.asked_by = self.asked_by, ""
@@ -88,13 +93,13 @@ class SnapshotPublisher:
         """Who needs a snapshot, if one is to be sent for that now."""
         heartbeats = look.heartbeats.values()
         needy = [heartbeat for heartbeat in heartbeats if node_state.owes_snapshot([heartbeat])]
-        return needy if self._need.is_due(needy, heartbeats, time.monotonic()) else []
+        return needy if self._need.is_due(needy, heartbeats, self._now()) else []
 
     def _begin(self, reason: str) -> bool:
         """Send a snapshot aside, unless one is under way, or failed just now; whether it was begun."""
         if not self._replica.node_state.holds_term or self._aside.runs or self._primary.publisher.publishes:
             return False
-        if time.monotonic() < self._failed_at + self._pause_s:
+        if self._now() < self._failed_at + self._pause_s:
             return False
         if self._publishing.is_fresh and self._drawing.is_fresh:
             logger.info("publishing a snapshot: %s", reason)
@@ -121,9 +126,9 @@ class SnapshotPublisher:
         except (SnapshotFailed, NotJSON, ChangeTooLarge) as error:
             # The application's doing. The next attempt is likely to end like this one.
             self._problems.report(SNAPSHOT, error)
-            self._failed_at, self._again_s = time.monotonic(), self._drawing.failed()
+            self._failed_at, self._again_s = self._now(), self._drawing.failed()
         except ReplicatorError as error:
             self._lease_keeper.why_not_led = str(error)
-            self._failed_at, self._again_s = time.monotonic(), self._publishing.failed()
+            self._failed_at, self._again_s = self._now(), self._publishing.failed()
             level = logging.WARNING if isinstance(error, LogUnavailable | NotPrimary | Stalled) else logging.ERROR
             self._log_once.tell("publish", level, f"the snapshot was not published: {error}")

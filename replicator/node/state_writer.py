@@ -33,6 +33,11 @@ class StateWriter:
         self._backoff = Backoff(FIRST_PAUSE_S, PAUSE_S_MAX, chance=lambda: 0.0)  # no jitter: no other node writes there
         self._next_at = 0.0
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is at work aside."""
+        return self._aside.runs
+
     def keep(self) -> None:
         """Report what is in the way, and try again if it is time."""
         unwritten = self._replica.unwritten

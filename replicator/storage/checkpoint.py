@@ -44,6 +44,7 @@ up its copy of the lock at once, or the directory would stay locked for as long 
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -285,6 +286,11 @@ class Checkpoint:
         with self._mutex, translated(self.data_dir / "forks"):
             at = self._saved.view.position.id if self._saved.view else ZERO_ID
             return write_fork(self._database.connection, self.data_dir / "forks", at, reason, parted_id)
+
+    def copy_to(self, place: Path) -> None:
+        """Copy the data directory as it is between two saves: what a process leaves that is killed now."""
+        with self._mutex:
+            shutil.copytree(self.data_dir, place)
 
     # --- beginning and end ---
 

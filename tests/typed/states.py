@@ -7,6 +7,8 @@ from typing import Any, assert_type
 from replicator import Change, DictState, Host, Node, NodeEvent, State, delete, put, put_many
 from replicator.registry.state import Registry
 from replicator.state.file import FileState
+from replicator.testing import Cluster
+from replicator.testing.pytest_plugin import ClusterFactory
 from replicator.web.served_node import ServedNode
 from tests.support.flags import Flag, FlagState
 
@@ -82,3 +84,15 @@ async def reads_of_tasks(node: Node[FlagState]) -> None:
 
 def flag_of(state: FlagState) -> Flag:
     return state.flags["x"]
+
+
+def what_tests_are_made_of(factory: ClusterFactory) -> None:
+    with Cluster(3, FlagState, lease_s=1.0) as cluster:
+        assert_type(cluster, Cluster[FlagState])
+        assert_type(cluster["a"], Node[FlagState])
+        assert_type(cluster.settle(), Node[FlagState])
+        assert_type(cluster.submit(FlagState.set_flag("x", on=True)), Flag)
+        assert_type(cluster.submit({"any": "JSON"}), Any)
+    assert_type(factory(3, FlagState), Cluster[FlagState])
+    Cluster(3, FlagState, lease="1")  # type: ignore[call-arg]
+    Cluster(3, dict)  # type: ignore[type-var]

@@ -21,13 +21,17 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("runtime", "format"),
     ("protocol", "web"),
     ("log", "storage"),
-    ("state", "testing"),
+    ("state", "testing.memory_log"),
     ("replica", "registry"),
     ("node",),
     ("ops",),
     ("service", "sandbox"),
+    ("testing",),
     ("cli", "__init__"),
 )
+
+#: Modules with a level of their own, below that of their package.
+APART = frozenset(member for members in LEVELS for member in members if "." in member)
 
 #: Those that decide and do not act.
 PURE = ("format", "protocol")
@@ -85,8 +89,10 @@ def imports(name: str, path: Path) -> Iterator[str]:
 
 
 def unit(name: str) -> str:
-    """The part of the package that has a level: `replicator.protocol.fold` -> `protocol`."""
+    """What has a level: a part of the package, `replicator.protocol.fold` -> `protocol`, or one of `APART`."""
     parts = name.split(".")
+    if (inner := ".".join(parts[1:3])) in APART:
+        return inner
     return parts[1] if len(parts) > 1 else "__init__"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 import pytest
@@ -16,6 +17,7 @@ class ByHand:
     """A scheduler that does nothing by itself."""
 
     soon = None
+    clock = staticmethod(time.monotonic)
     node_work: NodeWork
 
     def start(self, node_work: NodeWork) -> None:

@@ -14,15 +14,15 @@ import functools
 import threading
 import time
 
-from replicator.errors import CorruptRecord, LogUnavailable
-from replicator.format.ids import RecordId, Writer
-from replicator.format.records import ChangeRecord, PartRecord, Record, parse
-from replicator.log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize
-from replicator.log.memory_redis import MemoryRedis, MemoryState
-from replicator.protocol.group import Claim, GroupView, Reply
-from replicator.protocol.heartbeat import Heartbeat
-from replicator.runtime import checks
-from replicator.runtime.process import Owner
+from ..errors import CorruptRecord, LogUnavailable
+from ..format.ids import RecordId, Writer
+from ..format.records import ChangeRecord, PartRecord, Record, parse
+from ..log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize
+from ..log.memory_redis import MemoryRedis, MemoryState
+from ..protocol.group import Claim, GroupView, Reply
+from ..protocol.heartbeat import Heartbeat
+from ..runtime import checks
+from ..runtime.process import Owner
 
 __all__ = ["MemoryLog", "MemoryRedis", "MemoryState"]
 
