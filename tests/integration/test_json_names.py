@@ -22,7 +22,7 @@ from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
 from replicator.sandbox.redis_server import find_server
 from replicator.storage.checkpoint import Checkpoint
-from replicator.web.health import health_app
+from replicator.web.envelope import health_app
 from tests.support.json_names import TYPES, documented, names_in, wrong_types
 from tests.support.kv import PATIENCE_S, Group, eventually, in_step
 from tests.support.opaque import KIB, Text, pieces
