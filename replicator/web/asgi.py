@@ -26,7 +26,7 @@ from .failures import Answer
 from .forward import AsyncForwarder
 from .head import FORWARDED, Head
 from .life import Life, LivingNode
-from .middleware import Forward, Middleware, Pause, Step, Visit, answer
+from .middleware import CURRENT, Forward, Middleware, Pause, Step, Visit, answer
 from .options import Keywords, Options
 from .served_node import FACTS, ServedNode
 from .thread_pools import Pool
@@ -80,7 +80,7 @@ class Replicated:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         middleware = self._middleware
-        visit = middleware.visit(_head_of(scope))
+        visit = Visit(_head_of(scope), middleware)
         has_begun = is_in_application = False
 
         async def passed(message: Message) -> None:
@@ -98,7 +98,11 @@ class Replicated:
             what = await self._before(visit)
             if what is None:
                 is_in_application = True
-                await self._app(scope, receive, stamped)
+                current = CURRENT.set(visit)
+                try:
+                    await self._app(scope, receive, stamped)
+                finally:
+                    CURRENT.reset(current)
                 return
             if isinstance(what, Forward):
                 assert self._forwarder is not None

@@ -37,7 +37,7 @@ from .options import Options
 from .redirect import on_the_primary, redirect_of, redirect_to
 from .served_node import Facts, ServedNode
 
-__all__ = ["Forward", "Middleware", "Pause", "Reach", "Step", "Steps", "Visit", "answer"]
+__all__ = ["CURRENT", "Forward", "Middleware", "Pause", "Reach", "Step", "Steps", "Visit", "answer"]
 
 #: So long a primary waits for what a cookie says that a standby had.
 AHEAD_S = 1.0
@@ -85,8 +85,8 @@ class Visit:
         self.behind: str | None = None
 
 
-#: Never put back: the next request of the thread takes its place.
-_current: ContextVar[Visit | None] = ContextVar("replicator_visit", default=None)
+#: The request that this thread or task is about, while the application has it.
+CURRENT: ContextVar[Visit | None] = ContextVar("replicator_visit", default=None)
 
 
 class Middleware:
@@ -98,12 +98,6 @@ class Middleware:
         self._cookie = options.cookie
         self._health = options.health_path
         self._ready = options.ready_path
-
-    def visit(self, head: Head) -> Visit:
-        """A request comes in; from now on it is the current one of this thread or task."""
-        visit = Visit(head, self)
-        _current.set(visit)
-        return visit
 
     # --- before the application ---------------------------------------------------------------------------------------
 
@@ -264,7 +258,7 @@ def answer(error: Exception) -> tuple[bytes, int, list[tuple[str, str]]]:
 
     They let no exception out to a middleware. The answer is the one that the middleware of this request gives.
     """
-    visit = _current.get()
+    visit = CURRENT.get()
     if visit is None:
         raise error
     found = visit.middleware.answer(error, visit)

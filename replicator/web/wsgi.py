@@ -26,7 +26,7 @@ from .failures import Answer
 from .forward import CHUNK_BYTES, Forwarder, onward
 from .head import Head
 from .life import Life, LivingNode
-from .middleware import Forward, Middleware, Pause, Step, Visit, answer
+from .middleware import CURRENT, Forward, Middleware, Pause, Step, Visit, answer
 from .options import Keywords, Options
 from .served_node import ServedNode
 
@@ -78,7 +78,7 @@ class Replicated:
             self.close()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        visit = self._middleware.visit(_head_of(environ))
+        visit = Visit(_head_of(environ), self._middleware)
         stamping = _Stamping(self._middleware, visit, start_response)
         is_in_application = False
         try:
@@ -88,7 +88,11 @@ class Replicated:
             if isinstance(what, Forward):
                 return self._forwarded(what.url, environ, visit, start_response)
             is_in_application = True
-            body = self._app(environ, stamping)
+            current = CURRENT.set(visit)
+            try:
+                body = self._app(environ, stamping)
+            finally:
+                CURRENT.reset(current)
         except Exception as error:
             found = None if stamping.has_begun else self._middleware.answer(error, visit)
             if found is None:

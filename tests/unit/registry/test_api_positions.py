@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from replicator.errors import ConfigError, Fenced, LeaseLost, LogUnavailable, NotAcknowledged, NotPrimary, PositionLost
 from replicator.web.head import Head
 from replicator.web.redirect import on_the_primary

@@ -162,7 +162,7 @@ urlpatterns = [path("flags", _rejects), path("fails", _fails)]
 
 
 @pytest.fixture(scope="module")
-def django_app() -> Iterator[WSGIHandler]:
+def django_app() -> WSGIHandler:
     if not settings.configured:
         settings.configure(
             ROOT_URLCONF=__name__,
@@ -171,7 +171,7 @@ def django_app() -> Iterator[WSGIHandler]:
             SECRET_KEY="x",
         )
         django.setup()
-    yield WSGIHandler()
+    return WSGIHandler()
 
 
 def test_an_error_of_django_is_handed_to_the_middleware(django_app: WSGIHandler) -> None:
