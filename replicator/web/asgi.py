@@ -82,6 +82,7 @@ class Replicated:
         middleware = self._middleware
         visit = Visit(_head_of(scope), middleware)
         has_begun = is_in_application = False
+        body = _Body(receive)
 
         async def passed(message: Message) -> None:
             nonlocal has_begun
@@ -106,14 +107,14 @@ class Replicated:
                 return
             if isinstance(what, Forward):
                 assert self._forwarder is not None
-                await self._forwarder.forward(what.url, scope, receive, passed)
+                await self._forwarder.forward(what.url, scope, body.receive, passed)
                 return
         except Exception as error:
             what = None if has_begun else middleware.answer(error, visit)
             if what is None:
                 raise
         if not is_in_application:
-            await _drop_body(scope, receive)
+            await _drop(body, scope)
         await _answer(what, visit, stamped)
 
     async def _before(self, visit: Visit) -> Answer | Forward | None:
@@ -155,18 +156,31 @@ def _head_of(scope: Scope) -> Head:
     return Head(scope["method"], scope["path"], raw_path, query, wait, cookies, is_forwarded)
 
 
-async def _drop_body(scope: Scope, receive: Receive) -> None:
+class _Body:
+    """The body of a request, of which a part may have been read: after its end there is nothing to wait for."""
+
+    __slots__ = ("_receive", "has_ended")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.has_ended = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.has_ended = not message.get("more_body", False)
+        return message
+
+
+async def _drop(body: _Body, scope: Scope) -> None:
     """Read the body and drop it: a sender that is not done sending would see a broken connection and no answer.
 
     One that asked first (`Expect: 100-continue`) has not begun, and waits for the answer.
     """
     if any(name == b"expect" for name, _ in scope["headers"]):
         return
-    dropped, more = 0, True
-    while more and dropped <= DROPPED_BYTES_MAX:
-        message = await receive()
-        dropped += len(message.get("body", b""))
-        more = message.get("more_body", False)
+    dropped = 0
+    while not body.has_ended and dropped <= DROPPED_BYTES_MAX:
+        dropped += len((await body.receive()).get("body", b""))
 
 
 async def _answer(answer: Answer, visit: Visit, send: Send) -> None:
@@ -190,7 +204,7 @@ class _Lifespan:
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         startup = await receive()
         try:
-            await anyio.to_thread.run_sync(self._life.start)
+            await _on_thread(self._life.start)
         except Exception as error:
             log.error("the node was not started: %s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -248,4 +262,9 @@ class _Lifespan:
         with anyio.CancelScope(shield=True):
             if self._forwarder is not None:
                 await self._forwarder.close()
-            await anyio.to_thread.run_sync(self._life.stop)
+            await _on_thread(self._life.stop)
+
+
+async def _on_thread(call: Callable[[], None]) -> None:
+    # One of its own: those that applications share may all be taken.
+    await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))

@@ -81,12 +81,14 @@ class Replicated:
         visit = Visit(_head_of(environ), self._middleware)
         stamping = _Stamping(self._middleware, visit, start_response)
         is_in_application = False
+        # Read once: some servers wait for ever for what comes after its end.
+        sent = _body_of(environ)
         try:
             what = self._before(visit)
             if isinstance(what, Answer):
-                return self._refused(what, environ, visit, start_response)
+                return self._refused(what, environ, sent, visit, start_response)
             if isinstance(what, Forward):
-                return self._forwarded(what.url, environ, visit, start_response)
+                return self._forwarded(what.url, environ, sent, visit, start_response)
             is_in_application = True
             current = CURRENT.set(visit)
             try:
@@ -98,7 +100,7 @@ class Replicated:
             if found is None:
                 raise
             if not is_in_application:
-                return self._refused(found, environ, visit, start_response)
+                return self._refused(found, environ, sent, visit, start_response)
             return self._answered(found, visit, start_response)
         # An application that is a generator has not begun yet, and its errors come with its first piece.
         return body if stamping.has_begun else self._begun(body, stamping, visit, start_response)
@@ -140,11 +142,16 @@ class Replicated:
             self._node.wait(position=step.position, timeout_s=step.timeout_s)
 
     def _refused(
-        self, answer: Answer, environ: Environ, visit: Visit, start_response: StartResponse
+        self,
+        answer: Answer,
+        environ: Environ,
+        sent: Iterator[bytes],
+        visit: Visit,
+        start_response: StartResponse,
     ) -> Iterable[bytes]:
         dropped = 0
         if "HTTP_EXPECT" not in environ:
-            for chunk in _body_of(environ):
+            for chunk in sent:
                 dropped += len(chunk)
                 if dropped > DROPPED_BYTES_MAX:
                     break
@@ -155,11 +162,13 @@ class Replicated:
         start_response(_status_line(answer.status), headers)
         return [] if visit.head.method == "HEAD" else [answer.body]
 
-    def _forwarded(self, url: str, environ: Environ, visit: Visit, start_response: StartResponse) -> Iterable[bytes]:
+    def _forwarded(
+        self, url: str, environ: Environ, sent: Iterator[bytes], visit: Visit, start_response: StartResponse
+    ) -> Iterable[bytes]:
         assert self._forwarder is not None
         client, scheme = environ.get("REMOTE_ADDR") or None, environ.get("wsgi.url_scheme", "http")
-        sent = onward(_headers_of(environ), by=self._node.name, client=client, scheme=scheme)
-        status, reason, headers, body = self._forwarder.forward(url, visit.head.method, sent, _body_of(environ))
+        head = onward(_headers_of(environ), by=self._node.name, client=client, scheme=scheme)
+        status, reason, headers, body = self._forwarder.forward(url, visit.head.method, head, sent)
         start_response(f"{status} {reason or _reason(status)}", _as_text(headers))
         return body
 

@@ -20,6 +20,7 @@ from replicator import ConfigError
 from replicator.errors import NotPrimary
 from replicator.web.forward import onward, returned
 from replicator.web.server import WebServer
+from replicator.web.wsgi import Replicated
 from tests.support.kv import PATIENCE_S
 from tests.support.sites import SITES, FakeNode, Sites, raising, sites_of, standby
 
@@ -155,6 +156,30 @@ def test_a_primary_that_does_not_answer_leaves_the_outcome_unknown(sites: Sites,
     answer = site.ask("POST", "/", content=b"1")
     assert (answer.status_code, answer.json()["error"]) == (status, "outcome_unknown")
     assert "read before you repeat it" in answer.json()["detail"]
+    mute.close()
+
+
+def test_nothing_is_read_beyond_the_end_of_a_body() -> None:
+    class Body:
+        left = 1
+
+        def read(self, size: int) -> bytes:
+            assert self.left, "a server may wait here for ever"
+            self.left -= 1
+            return b"1"
+
+    statuses = []
+    mute = Mute(breaks=True)
+    app = Replicated(raising(ZeroDivisionError()), node=standby(mute.url), start=False, writes="forward")
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/",
+        "wsgi.input": Body(),
+        "CONTENT_LENGTH": "1",
+        "HTTP_HOST": "x",
+    }
+    list(app(environ, lambda status, headers, *_: statuses.append(status)))  # type: ignore[arg-type, return-value]
+    assert statuses == ["502 Bad Gateway"]
     mute.close()
 
 

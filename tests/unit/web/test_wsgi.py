@@ -8,12 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import django
 import httpx
 import pytest
-from django.conf import settings
-from django.core.handlers.wsgi import WSGIHandler
-from django.urls import path
 from flask import Flask
 
 from replicator import ConfigError, DirectoryInUse, Node
@@ -148,39 +144,6 @@ def test_an_error_of_flask_without_the_middleware_stays_what_it_is() -> None:
     app.testing = True
     with pytest.raises(ChangeRejected):
         app.test_client().get("/")
-
-
-def _rejects(request: Any) -> None:
-    raise ChangeRejected("no such flag", field="name")
-
-
-def _fails(request: Any) -> None:
-    raise ZeroDivisionError
-
-
-urlpatterns = [path("flags", _rejects), path("fails", _fails)]
-
-
-@pytest.fixture(scope="module")
-def django_app() -> WSGIHandler:
-    if not settings.configured:
-        settings.configure(
-            ROOT_URLCONF=__name__,
-            ALLOWED_HOSTS=["*"],
-            MIDDLEWARE=["replicator.web.django.ErrorAnswers"],
-            SECRET_KEY="x",
-        )
-        django.setup()
-    return WSGIHandler()
-
-
-def test_an_error_of_django_is_handed_to_the_middleware(django_app: WSGIHandler) -> None:
-    app = Replicated(django_app, node=FakeNode(), start=False)
-    found = asked(app, "POST", "/flags")
-    assert (found.status_code, found.headers["content-type"]) == (422, "application/problem+json")
-    assert (found.json()["field"], found.headers["replicator-role"]) == ("name", "primary")
-    assert asked(app, "POST", "/fails").status_code == 500
-    assert asked(app, "POST", "/fails").headers["content-type"] != "application/problem+json"
 
 
 def test_an_application_that_is_a_generator_is_stamped_and_its_errors_are_answered() -> None:
