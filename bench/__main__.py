@@ -28,6 +28,7 @@ from bench import (
     groups,
     http,
     idle,
+    middleware,
     one_percent,
     patch,
     plots,
@@ -56,6 +57,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "idle": idle,
     "groups": groups,
     "http": http,
+    "middleware": middleware,
     "soak": soak,
 }
 

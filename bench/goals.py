@@ -343,6 +343,17 @@ GOALS: Sequence[Goal] = (
         )
         for connections in ("1 connection", "16 connections", "64 connections")
     ),
+    *(
+        Goal(
+            name=f"the middleware ({kind}): processor time that it adds to a read",
+            gives="A service gets positions, redirects and health for a fraction of what a framework costs.",
+            of="middleware",
+            figure=f"{kind}, read adds us",
+            at_most=60,
+            unit="us",
+        )
+        for kind in ("ASGI", "WSGI")
+    ),
     Goal(
         name="how long a read waits for other threads of its node while something large goes on: the worst",
         gives="No page is late because the node restores, publishes, verifies or takes in 80 MB.",

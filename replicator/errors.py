@@ -24,6 +24,7 @@
     ├── CorruptRecord            the log holds something that is not a record
     │   └── SnapshotRefused      … or a snapshot that cannot be used
     ├── CheckpointError          the data directory cannot be used
+    │   └── DirectoryInUse       … because another node, or another process of this program, is using it
     ├── PromotionRefused         another node is the better one, or nodes are missing that may have more
     ├── PositionLost             that position was lost in a failover
     ├── StateError               a state that is kept in a file cannot be read or written
@@ -122,7 +123,8 @@ class NotRunning(NotPrimary):
 
 
 class WrongProcess(ReplicatorError):
-    """{what} belongs to process {owner}, and this is process {here}: make one after the fork"""
+    """{what} belongs to process {owner}, and this is process {here}: make one after the fork (gunicorn:
+    without --preload; uwsgi: lazy-apps)"""
 
 
 class WouldDeadlock(ReplicatorError):
@@ -253,6 +255,10 @@ class SnapshotRefused(CorruptRecord):
 
 class CheckpointError(ReplicatorError):
     """{path}: {problem}"""
+
+
+class DirectoryInUse(CheckpointError):
+    """{path}: {who} is using it; stop it, or give this node a data directory of its own"""
 
 
 class PromotionRefused(ReplicatorError):

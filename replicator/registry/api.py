@@ -19,7 +19,8 @@ Rules for requests:
   position that its sender saw (the `ETag` of a `GET`), or `?force=1`. What was seen is compared under the write lock
   under which the new state is written, so no change comes in between.
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
-- `Envelope` is the one place where exceptions become answers, by the table `REGISTRY_ANSWERS`. Handlers only raise.
+- The middleware (`web/asgi.py`) waits for positions, stamps answers, and is the one place where exceptions become
+  answers, by the table `REGISTRY_ANSWERS`. Handlers only raise.
 
 Nothing waits on the event loop. What has to wait for the node's lock, or for a position, does so on threads; a read
 that finds the lock free, or a position that is there, needs none. A write is a task of the node (`Node.asubmit`), so
@@ -46,7 +47,6 @@ from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
-from ..web.health import health_routes
 from ..web.requests import now, parsed, parsed_in_slices, path_id, query_integer, read_body, sent_ack, sent_tag
 from ..web.routes import Endpoint, by_method, within
 from ..web.served_node import ServedNode
@@ -350,5 +350,4 @@ def registry_app(node: ServedNode[Registry], *, wait_timeout_s: float = WAIT_TIM
     """The application that serves `node`, whose state is a Registry."""
     pools = Pools()
     api = RegistryApi(node, wait_timeout_s=wait_timeout_s, pools=pools)
-    routes = [*api.routes(), *health_routes(node)]
-    return application(node, routes, pools=pools, wait_timeout_s=wait_timeout_s, answers=REGISTRY_ANSWERS)
+    return application(node, api.routes(), pools=pools, wait_timeout_s=wait_timeout_s, answers=REGISTRY_ANSWERS)

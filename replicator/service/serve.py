@@ -68,7 +68,7 @@ def serve(
     on_end(lambda *_: stopping.set())
     try:
         from ..registry.api import registry_app
-        from ..web.health import health_app
+        from ..web.envelope import health_app
         from ..web.server import WebServer
     except ImportError as missing:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from replicator.errors import CheckpointError
+from replicator.errors import DirectoryInUse
 from replicator.storage import disk
 from replicator.storage.file_identity import place_of
 
@@ -45,8 +45,7 @@ class DirectoryLock:
         except BlockingIOError:
             found = self._found()
             who = f"process {int(found[1])}" if found else "another process"
-            hint = "stop it, or give this node a data directory of its own"
-            raise CheckpointError(path=data_dir, problem=f"{who} is using it; {hint}") from None
+            raise DirectoryInUse(path=data_dir, who=who) from None
 
     def _found(self) -> re.Match[bytes] | None:
         return self._TEXT.match(os.pread(self._file, 64, 0))

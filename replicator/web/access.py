@@ -10,10 +10,9 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import Request
 
 from ..errors import LeaseLost, NotPrimary
-from .answers import Refusal
-from .envelope import FACTS
+from .failures import Refusal
 from .requests import drop_body, sent_ack, sent_term, wants_fresh
-from .served_node import Facts, ServedNode
+from .served_node import FACTS, Facts, ServedNode
 from .thread_pools import Pools
 
 __all__ = ["Access"]

@@ -12,10 +12,10 @@ from starlette.requests import Request
 
 from ..format import large_json
 from ..runtime.gil import Turns
-from .answers import Refusal
+from .failures import Refusal
+from .head import POSITION
 
 __all__ = [
-    "POSITION",
     "drop_body",
     "now",
     "parsed",
@@ -34,7 +34,6 @@ DROPPED_BYTES_MAX = 1024 * 1024 * 1024
 
 INTEGER = re.compile(r"[0-9]{1,16}")
 ACK = re.compile(r"[a-z]{1,16}(:[0-9]{1,16})?")
-POSITION = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 
 #: An entity tag of ours. Some proxies weaken what they compress.
 TAG = re.compile(rf'(?:W/)?"({POSITION.pattern})"|({POSITION.pattern})')

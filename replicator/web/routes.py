@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .failures import Full
 from .requests import drop_body
-from .thread_pools import Full, Pool
+from .thread_pools import Pool
 
 __all__ = ["Endpoint", "by_method", "within"]
 

@@ -7,9 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Facts", "ServedLag", "ServedNode", "ServedPosition", "ServedUnready"]
+__all__ = ["FACTS", "Facts", "ServedLag", "ServedNode", "ServedPosition", "ServedUnready"]
 
 StateT = TypeVar("StateT", covariant=True)
+
+#: Where in a scope a handler that read under the lock leaves the facts that belong to what it read.
+FACTS = "replicator.facts"
 
 
 class ServedPosition(Protocol):

@@ -13,16 +13,11 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
+from .failures import Full
+
 __all__ = ["Full", "Pool", "Pools"]
 
 T = TypeVar("T")
-
-
-class Full(Exception):
-    """There are as many requests of this kind under way as this node takes."""
-
-    def __init__(self, what: str, places: int) -> None:
-        super().__init__(f"{places} {what} are under way on this node, and it takes no more at once; try again soon")
 
 
 class Pool:

@@ -22,7 +22,9 @@ from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
 from replicator.sandbox.redis_server import find_server
 from replicator.storage.checkpoint import Checkpoint
-from replicator.web.health import health_app
+from replicator.web.envelope import health_app
+from replicator.web.failures import Failure, problem
+from replicator.web.redirect import redirect_to
 from tests.support.json_names import TYPES, documented, names_in, wrong_types
 from tests.support.kv import PATIENCE_S, Group, eventually, in_step
 from tests.support.opaque import KIB, Text, pieces
@@ -146,6 +148,7 @@ def _of_a_drill() -> Given:
 
 
 def _over_http() -> Given:
+    given: Given = {}
     client, standby = client_of(NodeInMemory()), NodeInMemory(role="standby", primary_http="http://b:1")
     register = {"op": "register", "owner": "x"}
     done = [
@@ -170,7 +173,9 @@ def _over_http() -> Given:
     ]
     assert [answer.status_code for answer in done if not answer.is_success] == []
     assert [answer.status_code for answer in refused] == [428, 409, 404, 307]
-    return {OF_THE_REGISTRY: [each.json() for each in done], "Errors": [each.json() for each in refused]}
+    problems = [Failure(status=422, code="rejected", message="no", field="name"), redirect_to("http://b:1/x", "no")]
+    given["Problem details"] = [json.loads(problem(each)[1]) for each in problems]
+    return given | {OF_THE_REGISTRY: [each.json() for each in done], "Errors": [each.json() for each in refused]}
 
 
 def _run(*args: object) -> Any:

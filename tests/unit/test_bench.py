@@ -31,6 +31,7 @@ from bench import (
     idle,
     install_peers,
     loads,
+    middleware,
     one_percent,
     patch,
     peers,
@@ -345,6 +346,15 @@ def test_one_per_cent_changed(setting: Setting) -> None:
     assert 10 * 100 < figures["submit bytes"] < figures["publish bytes"]
     assert figures["submit bytes share"] == figures["submit bytes"] / figures["publish bytes"]
     assert min(figures[f"{way} {what}"] for way in ("publish", "submit") for what in ("time", "apply")) > 0
+
+
+def test_middleware(setting: Setting) -> None:
+    figures = _figures("middleware", middleware.measure(setting, middleware.Sizes(rounds=1, seconds=0.05)))
+    for kind in (middleware.ASGI, middleware.WSGI):
+        alone = figures[f"{kind}, alone cpu us"]
+        assert alone > 0
+        for name in middleware.OURS:
+            assert figures[f"{kind}, {name} adds us"] == figures[f"{kind}, {name} cpu us"] - alone
 
 
 def test_http(setting: Setting) -> None:

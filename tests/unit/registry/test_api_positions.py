@@ -6,9 +6,9 @@ import threading
 from typing import Any
 
 import pytest
-from starlette.requests import Request
 
 from replicator.errors import ConfigError, Fenced, LeaseLost, LogUnavailable, NotAcknowledged, NotPrimary, PositionLost
+from replicator.web.head import Head
 from replicator.web.redirect import on_the_primary
 from tests.support.registry_api import DOCUMENT, UNAVAILABLE, WRITES, NodeInMemory, TestClient, client_of, error_of
 
@@ -43,9 +43,9 @@ def test_a_redirect_keeps_the_path_as_it_was_written() -> None:
 def test_bytes_that_are_not_ascii_are_escaped_on_the_way_to_the_primary() -> None:
     # given a request as a server may pass it on
     node = NodeInMemory(role="standby", primary_http="http://b:7002")
-    scope = {"type": "http", "raw_path": b"/v1/nod\xe9s", "query_string": b"after=\xff&x=%20+y", "headers": []}
+    head = Head("GET", "/v1/nod?s", b"/v1/nod\xe9s", b"after=\xff&x=%20+y", None, "", False)
     # then its place on the primary is a URL
-    assert on_the_primary(node, Request(scope)) == "http://b:7002/v1/nod%E9s?after=%FF&x=%20+y"
+    assert on_the_primary(node, head) == "http://b:7002/v1/nod%E9s?after=%FF&x=%20+y"
 
 
 def test_a_standby_serves_reads(node: NodeInMemory) -> None:

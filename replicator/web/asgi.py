@@ -1,0 +1,270 @@
+"""The middleware for ASGI: Starlette, FastAPI, Quart, Django, and whatever else is one.
+
+    app.add_middleware(Replicated, node=node)                            # Starlette, FastAPI
+    app.asgi_app = Replicated(app.asgi_app, node=node)                   # Quart
+    application = Replicated(get_asgi_application(), node=node)          # Django
+
+It starts the node before the application's own startup, on a thread, and stops it after its shutdown. What it does
+with requests stands in `middleware.py`; `Options` (`options.py`) are keywords here. It needs no Starlette.
+
+What a lifespan is good for depends on the server and the application. An application that knows none (Django) is served
+all the same. A server that sends none starts nothing: then start the node yourself, and stop it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
+from typing import Any, TypeAlias, Unpack, cast
+
+import anyio
+import anyio.to_thread
+
+from .cookie import Cookie
+from .failures import Answer
+from .forward import AsyncForwarder
+from .head import FORWARDED, Head
+from .life import Life, LivingNode
+from .middleware import CURRENT, Forward, Middleware, Pause, Step, Visit, answer
+from .options import Keywords, Options
+from .served_node import FACTS, ServedNode
+from .thread_pools import Pool
+
+__all__ = ["Cookie", "Replicated", "answer"]
+
+log = logging.getLogger(__name__)
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Any, Any, Any], Awaitable[Any]]
+
+FORWARDED_BYTES = FORWARDED.encode()
+
+#: How much of a body that nobody wants is read and dropped, so that its sender gets to see the answer.
+DROPPED_BYTES_MAX = 1024 * 1024 * 1024
+
+
+class Replicated:
+    """An ASGI application around another one. `start`: whether it starts and stops the node. `waits`: threads for
+    requests that wait for a position. Raises `ConfigError`.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        node: ServedNode[Any],
+        start: bool = True,
+        waits: Pool | None = None,
+        **keywords: Unpack[Keywords],
+    ) -> None:
+        options = Options(**keywords)
+        self._app = app
+        self._node = node
+        self._middleware = Middleware(node, options)
+        self._forwarder = AsyncForwarder(node, options) if options.writes == "forward" else None
+        self._waits = waits or Pool("requests that wait for a position", places=256, threads=256)
+        is_sent_writes = options.writes != "local"
+        self._life = Life(cast(LivingNode, node), is_sent_writes=is_sent_writes) if start else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan" and self._life is not None:
+            await _Lifespan(self._app, self._life, self._forwarder).run(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        middleware = self._middleware
+        visit = Visit(_head_of(scope), middleware)
+        has_begun = is_in_application = False
+        body = _Body(receive)
+
+        async def passed(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                stamps = middleware.stamps(visit, scope.get(FACTS))
+                message = {**message, "headers": [*message.get("headers", ()), *stamps]}
+            await passed(message)
+
+        try:
+            what = await self._before(visit)
+            if what is None:
+                is_in_application = True
+                current = CURRENT.set(visit)
+                try:
+                    await self._app(scope, receive, stamped)
+                finally:
+                    CURRENT.reset(current)
+                return
+            if isinstance(what, Forward):
+                assert self._forwarder is not None
+                await self._forwarder.forward(what.url, scope, body.receive, passed)
+                return
+        except Exception as error:
+            what = None if has_begun else middleware.answer(error, visit)
+            if what is None:
+                raise
+        if not is_in_application:
+            await _drop(body, scope)
+        await _answer(what, visit, stamped)
+
+    async def _before(self, visit: Visit) -> Answer | Forward | None:
+        steps = self._middleware.before(visit)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    await self._carry_out(step)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(None)
+        except StopIteration as end:
+            what: Answer | Forward | None = end.value
+            return what
+
+    async def _carry_out(self, step: Step) -> None:
+        with self._waits.place():
+            if isinstance(step, Pause):
+                await anyio.sleep(step.seconds)
+            else:
+                wait = partial(self._node.wait, position=step.position, timeout_s=step.timeout_s)
+                await self._waits.on_thread(wait)
+
+
+def _head_of(scope: Scope) -> Head:
+    wait: str | None = None
+    cookies = ""
+    is_forwarded = False
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            cookies = f"{cookies};{value.decode('latin-1')}" if cookies else value.decode("latin-1")
+        elif name == b"replicator-wait":
+            wait = value.decode("latin-1") if wait is None else wait
+        elif name == FORWARDED_BYTES:
+            is_forwarded = True
+    raw_path, query = scope.get("raw_path") or b"", scope["query_string"]
+    return Head(scope["method"], scope["path"], raw_path, query, wait, cookies, is_forwarded)
+
+
+class _Body:
+    """The body of a request, of which a part may have been read: after its end there is nothing to wait for."""
+
+    __slots__ = ("_receive", "has_ended")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.has_ended = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.has_ended = not message.get("more_body", False)
+        return message
+
+
+async def _drop(body: _Body, scope: Scope) -> None:
+    """Read the body and drop it: a sender that is not done sending would see a broken connection and no answer.
+
+    One that asked first (`Expect: 100-continue`) has not begun, and waits for the answer.
+    """
+    if any(name == b"expect" for name, _ in scope["headers"]):
+        return
+    dropped = 0
+    while not body.has_ended and dropped <= DROPPED_BYTES_MAX:
+        dropped += len((await body.receive()).get("body", b""))
+
+
+async def _answer(answer: Answer, visit: Visit, send: Send) -> None:
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    body = b"" if visit.head.method == "HEAD" else answer.body
+    await send({"type": "http.response.body", "body": body})
+
+
+class _Lifespan:
+    """The lifespan of an application, with the node's within it: it runs while the application does."""
+
+    def __init__(self, app: App, life: Life, forwarder: AsyncForwarder | None) -> None:
+        self._app = app
+        self._life = life
+        self._forwarder = forwarder
+        #: What the application was told, and what it said.
+        self._told: list[str] = []
+        self._said: list[str] = []
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        startup = await receive()
+        try:
+            await _on_thread(self._life.start)
+        except Exception as error:
+            log.error("the node was not started: %s", error)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        pending = [startup]
+
+        async def told() -> Message:
+            message = pending.pop() if pending else await receive()
+            self._told.append(message["type"])
+            return message
+
+        async def said(message: Message) -> None:
+            self._said.append(message["type"])
+            if message["type"] == "lifespan.shutdown.complete":
+                message = await self._ended()
+            elif message["type"] != "lifespan.startup.complete":
+                await self._stop()
+            await send(message)
+
+        try:
+            await self._app(scope, told, said)
+        except Exception as error:
+            if self._said or "lifespan.shutdown" in self._told:
+                await self._stop()
+                raise
+            # It knows no lifespan. Whatever it raised, a server would take it for that, too.
+            log.info("the application takes part in no lifespan: %s", error)
+            await self._alone(receive, send)
+        except BaseException:
+            await self._stop()
+            raise
+        else:
+            if not self._said:
+                await self._alone(receive, send)
+            await self._stop()
+
+    async def _alone(self, receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.startup.complete"})
+        try:
+            await receive()
+        finally:
+            message = await self._ended()
+        await send(message)
+
+    async def _ended(self) -> Message:
+        """Stop the node; what the server is told."""
+        try:
+            await self._stop()
+        except Exception as error:
+            log.exception("the node did not stop in order")
+            return {"type": "lifespan.shutdown.failed", "message": str(error)}
+        return {"type": "lifespan.shutdown.complete"}
+
+    async def _stop(self) -> None:
+        with anyio.CancelScope(shield=True):
+            if self._forwarder is not None:
+                await self._forwarder.close()
+            await _on_thread(self._life.stop)
+
+
+async def _on_thread(call: Callable[[], None]) -> None:
+    # One of its own: those that applications share may all be taken.
+    await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))

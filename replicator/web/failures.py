@@ -1,0 +1,182 @@
+"""What an error comes to over HTTP: a status, a code, and a body, whatever server and framework there is.
+
+`failure_of` says what is answered, by the table `ANSWERS`; a renderer says how it is written down. `problem` gives
+problem details (RFC 9457), `plain` the errors of the registry's own API.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from dataclasses import field as a_field
+from typing import Any, NamedTuple
+
+import orjson
+
+from ..errors import (
+    ChangeRejected,
+    ChangeTooLarge,
+    ConfigError,
+    CorruptRecord,
+    Fenced,
+    LeaseLost,
+    LogLost,
+    LogUnavailable,
+    NotAcknowledged,
+    NotJSON,
+    NotPrimary,
+    NotRunning,
+    OutcomeUnknown,
+    Outdated,
+    PositionLost,
+    ReplicatorError,
+    SnapshotFailed,
+    Stalled,
+    WrongProcess,
+)
+
+__all__ = [
+    "ALL_ANSWERS",
+    "ANSWERS",
+    "Answer",
+    "Answers",
+    "Failure",
+    "Full",
+    "Refusal",
+    "Renderer",
+    "answer_of",
+    "failure_of",
+    "plain",
+    "problem",
+]
+
+log = logging.getLogger(__name__)
+
+#: A client that comes back sooner finds the same: renewals and promotions take about this long.
+RETRY_AFTER_S = 1
+
+Answers = Mapping[type[BaseException], tuple[int, str]]
+
+
+class Refusal(Exception):
+    """A request that HTTP itself is enough to refuse."""
+
+    def __init__(self, status: int, code: str, message: str, *, field: str | None = None, **more: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.field = field
+        #: Further members of the answer.
+        self.more = more
+
+
+class Full(Exception):
+    """There are as many requests of this kind under way as this node takes."""
+
+    def __init__(self, what: str, places: int) -> None:
+        super().__init__(f"{places} {what} are under way on this node, and it takes no more at once; try again soon")
+
+
+#: Error -> status and code; the entry of the nearest base class counts. An application adds the errors of its own.
+#: NotPrimary and Fenced are redirected where that can be (`redirect.py`).
+ANSWERS: Answers = {
+    Full: (503, "busy"),
+    ChangeRejected: (422, "rejected"),
+    ChangeTooLarge: (413, "change_too_large"),
+    NotJSON: (422, "not_json"),
+    LeaseLost: (503, "lease_lost"),
+    NotRunning: (503, "not_running"),
+    NotPrimary: (503, "not_primary"),
+    Fenced: (409, "fenced"),
+    Outdated: (412, "outdated"),
+    OutcomeUnknown: (504, "outcome_unknown"),
+    NotAcknowledged: (504, "not_acknowledged"),
+    LogUnavailable: (503, "log_unavailable"),
+    LogLost: (503, "log_lost"),
+    CorruptRecord: (503, "corrupt_record"),
+    PositionLost: (409, "position_lost"),
+    Stalled: (500, "stalled"),
+    SnapshotFailed: (500, "snapshot_failed"),
+    WrongProcess: (500, "wrong_process"),
+    ReplicatorError: (500, "failed"),
+}
+
+#: For an application that is all ours: what it is given wrongly came with the request, and whatever it does not expect
+#: is answered as well.
+ALL_ANSWERS: Answers = {**ANSWERS, ConfigError: (400, "invalid_header"), Exception: (500, "internal")}
+
+#: These say that something is wrong here: the log of this process is to have it.
+LOGGED = (ReplicatorError, Exception)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An error as it is answered. `field`: what of the request is at fault. `more`: further members of the body."""
+
+    status: int
+    code: str
+    message: str
+    field: str | None = None
+    location: str | None = None
+    more: Mapping[str, Any] = a_field(default_factory=dict)
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        retry = [("Retry-After", str(RETRY_AFTER_S))] if self.status == 503 else []
+        return [*retry, *([("Location", self.location)] if self.location else [])]
+
+
+class Answer(NamedTuple):
+    """All of an answer."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+#: Gives the media type and the body.
+Renderer = Callable[[Failure], tuple[str, bytes]]
+
+
+def failure_of(error: Exception, answers: Answers = ANSWERS, *, request: str = "a request") -> Failure | None:
+    """What an exception comes to; None: it is none of these. `request`: what failed, for the log."""
+    if isinstance(error, Refusal):
+        return Failure(status=error.status, code=error.code, message=str(error), field=error.field, more=error.more)
+    kind = next((kind for kind in type(error).__mro__ if kind in answers), None)
+    if kind is None:
+        return None
+    status, code = answers[kind]
+    if kind in LOGGED:
+        log.error("%s failed: %s", request, error, exc_info=error)
+    message = str(error) if kind is not Exception else "something went wrong in this node; its log has the details"
+    return Failure(status=status, code=code, message=message, field=getattr(error, "field", None))
+
+
+def plain(failure: Failure) -> tuple[str, bytes]:
+    """`{"error": code, "field": name or null, "message": what to do}`, and what else helps."""
+    location = {"location": failure.location} if failure.location else {}
+    body = {"error": failure.code, "field": failure.field, "message": failure.message, **location, **failure.more}
+    return "application/json", orjson.dumps(body)
+
+
+def problem(failure: Failure) -> tuple[str, bytes]:
+    """Problem details (RFC 9457), with the code in `error`; `field`, and what else helps, where there is such."""
+    body: dict[str, Any] = {
+        "type": f"urn:replicator:error:{failure.code}",
+        "title": failure.code.replace("_", " ").capitalize(),
+        "status": failure.status,
+        "detail": failure.message,
+        "error": failure.code,
+    }
+    if failure.field is not None:
+        body["field"] = failure.field
+    if failure.location is not None:
+        body["location"] = failure.location
+    return "application/problem+json", orjson.dumps({**body, **failure.more})
+
+
+def answer_of(failure: Failure, render: Renderer) -> Answer:
+    media_type, body = render(failure)
+    headers = [("Content-Type", media_type), ("Content-Length", str(len(body))), *failure.headers]
+    return Answer(failure.status, headers, body)

@@ -1,0 +1,232 @@
+"""A request that is sent on to the primary, and its answer sent back: what a reverse proxy does, with httpx.
+
+Bodies are streamed in both directions and held nowhere. Headers that are about one connection (RFC 9110, 7.6.1) stay
+behind; `Host` stays what it was, because applications check it and make URLs of it. `Replicator-Forwarded` names the
+node that sent it on: whoever gets such a request does not send it on once more.
+
+An error says what became of the request. Nothing was sent: 503, and the client may repeat it. It was sent, and there is
+no answer: 504, or 502 if the connection broke, both `outcome_unknown`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import ConfigError
+from .failures import Refusal
+from .head import FORWARDED
+from .options import Options
+from .served_node import ServedNode
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["AsyncForwarder", "Forwarder", "Onward", "onward", "returned"]
+
+Header = tuple[bytes, bytes]
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
+    b"upgrade expect".split()
+)
+
+#: A node on the same network takes a connection in milliseconds, or is not there.
+CONNECT_TIMEOUT_S = 5.0
+
+CONNECTIONS_MAX = 256
+
+CHUNK_BYTES = 64 * 1024
+
+
+class ClientGone(Exception):
+    """The client left in the middle of its body."""
+
+
+class Onward(NamedTuple):
+    """What goes on: the headers, and whether there is a body."""
+
+    headers: list[Header]
+    has_body: bool
+
+
+def onward(headers: Iterable[Header], *, by: str, client: str | None, scheme: str) -> Onward:
+    """The headers for the primary. `by`: this node. `client`, `scheme`: of the connection that it came by."""
+    given = list(headers)
+    names = {name for name, _ in given}
+    is_chunked = b"transfer-encoding" in names
+    left_out = HOP_BY_HOP | _named_by_connection(given) | {b"x-forwarded-for", FORWARDED.encode()}
+    if is_chunked:
+        left_out |= {b"content-length"}
+    kept = [(name, value) for name, value in given if name not in left_out]
+    chain = [value.strip() for name, value in given if name == b"x-forwarded-for"] + (
+        [client.encode()] if client else []
+    )
+    if chain:
+        kept.append((b"x-forwarded-for", b", ".join(chain)))
+    if b"x-forwarded-proto" not in names:
+        kept.append((b"x-forwarded-proto", scheme.encode()))
+    kept.append((FORWARDED.encode(), by.encode()))
+    has_body = is_chunked or any(name == b"content-length" and value.strip() != b"0" for name, value in kept)
+    return Onward(kept, has_body)
+
+
+def returned(headers: Iterable[Header]) -> list[Header]:
+    """The headers of the primary's answer, for the client."""
+    given = [(name.lower(), value) for name, value in headers]
+    left_out = HOP_BY_HOP | _named_by_connection(given)
+    return [(name, value) for name, value in given if name not in left_out]
+
+
+def _named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:
+    values = b",".join(value for name, value in headers if name == b"connection")
+    return frozenset(name.strip().lower() for name in values.split(b",") if name.strip()) - {b"close"}
+
+
+def _checked_httpx() -> Any:
+    try:
+        import httpx
+    except ImportError:
+        problem = '"forward" needs httpx: pip install "replicator[web-forward]", or use "redirect"'
+        raise ConfigError(setting="writes", problem=problem) from None
+    return httpx
+
+
+class _Settings:
+    """How clients of httpx are made, and what their errors mean. Raises `ConfigError` if there is no httpx."""
+
+    def __init__(self, node: ServedNode[Any], options: Options) -> None:
+        self._httpx = _checked_httpx()
+        self._node = node
+        self._timeout_s = options.forward_timeout_s
+
+    def _keywords(self) -> dict[str, Any]:
+        connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
+        timeout = self._httpx.Timeout(self._timeout_s, connect=connect_s, pool=connect_s)
+        limits = self._httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=32)
+        # Of the environment nothing: a proxy for the way out is none for the way to a node.
+        return {"timeout": timeout, "limits": limits, "trust_env": False, "follow_redirects": False}
+
+    def _refusal(self, error: Exception, url: str) -> Refusal:
+        httpx, where = self._httpx, f"the primary at {url.partition('?')[0]}"
+        if isinstance(error, httpx.PoolTimeout):
+            return Refusal(503, "busy", f"too many requests are on their way to {where}: try again in a moment")
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol | httpx.InvalidURL):
+            message = f"{where} does not answer ({error}); nothing was sent: try again in a moment"
+            return Refusal(503, "primary_unreachable", message)
+        timed_out = isinstance(error, httpx.TimeoutException)
+        what = f"did not answer within {self._timeout_s:g} s" if timed_out else f"broke the connection ({error})"
+        message = f"{where} {what}: the write may or may not have been carried out; read before you repeat it"
+        return Refusal(504 if timed_out else 502, "outcome_unknown", message)
+
+
+class AsyncForwarder(_Settings):
+    """For ASGI. A client belongs to the event loop that made it: another loop gets another one."""
+
+    _client: httpx.AsyncClient | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def forward(
+        self,
+        url: str,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        """Send it on, and the answer back. Raises `Refusal`, before the answer has begun."""
+        client, httpx = self._of_this_loop(), self._httpx
+        host = scope["client"][0] if scope.get("client") else None
+        headers, has_body = onward(
+            scope["headers"], by=self._node.name, client=host, scheme=scope.get("scheme", "http")
+        )
+        body = _body_of(receive) if has_body else None
+        try:
+            request = httpx.Request(scope["method"], url, headers=headers, content=body)
+            # The timeouts of a client are put into the requests that it builds, and this is not one of them.
+            request.extensions["timeout"] = client.timeout.as_dict()
+            answer = await client.send(request, stream=True)
+        except ClientGone:
+            return
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._refusal(error, url) from error
+        try:
+            start = {"type": "http.response.start", "status": answer.status_code}
+            await send({**start, "headers": returned(answer.headers.raw)})
+            async for chunk in answer.aiter_raw():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            await answer.aclose()
+
+    def _of_this_loop(self) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            self._client, self._loop = self._httpx.AsyncClient(**self._keywords()), loop
+        client = self._client
+        assert client is not None
+        return client
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.aclose()
+
+
+async def _body_of(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        if message.get("body"):
+            yield message["body"]
+        more = message.get("more_body", False)
+
+
+class Forwarder(_Settings):
+    """For WSGI: one client for all threads."""
+
+    _client: httpx.Client | None = None
+    _making = threading.Lock()
+
+    def forward(
+        self, url: str, method: str, sent: Onward, chunks: Iterator[bytes]
+    ) -> tuple[int, str, list[Header], Iterator[bytes]]:
+        """Send it on; status, reason, headers and body of the answer. Raises `Refusal`."""
+        client, httpx = self._made(), self._httpx
+        try:
+            request = httpx.Request(method, url, headers=sent.headers, content=chunks if sent.has_body else None)
+            request.extensions["timeout"] = client.timeout.as_dict()
+            answer = client.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._refusal(error, url) from error
+        return answer.status_code, answer.reason_phrase, returned(answer.headers.raw), _Body(answer)
+
+    def _made(self) -> httpx.Client:
+        with self._making:
+            client = self._client = self._client or self._httpx.Client(**self._keywords())
+        return client
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+class _Body:
+    """The body of an answer. A server closes it, also in its middle."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self._answer = answer
+        self._chunks = answer.iter_raw()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        self._answer.close()

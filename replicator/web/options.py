@@ -1,0 +1,88 @@
+"""What the middleware may be told, the same for ASGI and WSGI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from ..errors import ConfigError
+from ..runtime import checks
+from .cookie import Cookie
+from .failures import ANSWERS, Answers, Renderer, problem
+
+__all__ = ["WAIT_TIMEOUT_S", "Keywords", "Options"]
+
+#: Shorter than the patience of common clients and proxies (30 s and up), so that ours is the answer they see.
+WAIT_TIMEOUT_S = 10.0
+
+#: A failover takes about a lease, of 5 s.
+PRIMARY_WITHIN_S = 5.0
+
+#: Like the proxies that forward elsewhere. Longer than the 10 s that a write may take at the primary.
+FORWARD_TIMEOUT_S = 30.0
+
+WRITES = ("redirect", "forward", "local")
+
+#: RFC 9110: safe methods. What they do is read.
+READS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+class Keywords(TypedDict, total=False):
+    """The fields of `Options`, as keywords of a call."""
+
+    writes: str
+    is_write: Callable[[str, str], bool]
+    cookie: Cookie | None
+    health: str | None
+    wait_timeout_s: float
+    primary_within_s: float
+    forward_timeout_s: float
+    answers: Answers
+    errors: Renderer
+
+
+def _is_write(method: str, path: str) -> bool:
+    return method not in READS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`writes`: where those go that come to a standby. `"redirect"`: 307 to the primary. `"forward"`: the middleware
+    sends them on itself, and needs httpx. `"local"`: the application decides; the `NotPrimary` that it raises is a
+    redirect. `is_write(method, path)`: which ones these are, if not all but GET, HEAD, OPTIONS and TRACE. `cookie`:
+    None for none. `health`: what is before `/health` and `/ready`; None: they are not served. `wait_timeout_s`: how
+    long a request may wait for a position. `primary_within_s`: how long a write waits for a primary while nobody leads.
+    `forward_timeout_s`: for the primary to answer what was forwarded. `answers`: what errors come to, by class.
+    `errors`: how that is written down; `failures.plain` for `{"error", "field", "message"}`. Raises `ConfigError`.
+    """
+
+    writes: str = "redirect"
+    is_write: Callable[[str, str], bool] = _is_write
+    cookie: Cookie | None = field(default_factory=Cookie)
+    health: str | None = ""
+    wait_timeout_s: float = WAIT_TIMEOUT_S
+    primary_within_s: float = PRIMARY_WITHIN_S
+    forward_timeout_s: float = FORWARD_TIMEOUT_S
+    answers: Answers = field(default_factory=lambda: ANSWERS)
+    errors: Renderer = problem
+
+    def __post_init__(self) -> None:
+        checks.choice("writes", self.writes, WRITES)
+        for setting in ("wait_timeout_s", "primary_within_s", "forward_timeout_s"):
+            checks.seconds(setting, getattr(self, setting))
+        if self.cookie is not None and not isinstance(self.cookie, Cookie):
+            raise ConfigError(setting="cookie", problem="give a Cookie(...), or None for none")
+        for setting in ("is_write", "errors"):
+            if not callable(getattr(self, setting)):
+                raise ConfigError(setting=setting, problem="is not a function")
+        if self.health is not None and self.health and not checks.line("health", self.health).startswith("/"):
+            raise ConfigError(setting="health", problem=f"{self.health!a} is not the beginning of a path: /internal")
+
+    @property
+    def health_path(self) -> str | None:
+        return None if self.health is None else f"{self.health.rstrip('/')}/health"
+
+    @property
+    def ready_path(self) -> str | None:
+        return None if self.health is None else f"{self.health.rstrip('/')}/ready"

@@ -1,0 +1,275 @@
+"""Applications in the middleware as they are run: processes of uvicorn and of gunicorn, over a real Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from replicator import ops
+from replicator.log.redis_log import RedisLog
+from replicator.sandbox.redis_server import RedisServer, free_port
+from tests.support.kv import PATIENCE_S, eventually
+
+ROOT = Path(__file__).parents[2]
+
+Command = Callable[[str, int], list[str]]
+
+
+def uvicorn(app: str, port: int, *more: str) -> list[str]:
+    target = f"tests.integration.web_apps:{app}"
+    return ["uvicorn", "--factory", target, "--host", "127.0.0.1", "--port", str(port), *more]
+
+
+def gunicorn(app: str, port: int, *more: str) -> list[str]:
+    target = f"tests.integration.web_apps:{app}()"
+    return ["gunicorn", target, "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", "8", *more]
+
+
+class Process:
+    """A server with one node."""
+
+    def __init__(
+        self, command: list[str], port: int, environ: dict[str, str], output: Path, *, directory: Path = ROOT
+    ) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._output = output
+        with output.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=directory,
+                env={**os.environ, **environ},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    def answers(self) -> Any:
+        """What it says of itself; None: nothing yet."""
+        assert self.process.poll() is None, self.said
+        try:
+            return httpx.get(f"{self.url}/health", timeout=PATIENCE_S).json()
+        except httpx.TransportError:
+            return None
+
+    def kill(self) -> None:
+        """All of its processes, at once, as a crash would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(PATIENCE_S)
+
+    def ends(self) -> int:
+        """Told to end, it does: its exit code."""
+        self.process.terminate()
+        return self.process.wait(PATIENCE_S)
+
+
+class Service:
+    """Servers of one application, each with a node of the group."""
+
+    def __init__(self, redis: RedisServer, directory: Path) -> None:
+        self._redis = redis
+        self._directory = directory
+        self.processes: dict[str, Process] = {}
+
+    def start(
+        self, name: str, app: str, command: Callable[..., list[str]], *more: str, waits: bool = True, **environ: str
+    ) -> Process:
+        port = free_port()
+        environ = {
+            "APP_NAME": name,
+            "APP_REDIS": self._redis.url,
+            "APP_DIR": str(self._directory / name),
+            "APP_HTTP": f"http://127.0.0.1:{port}",
+        } | {f"APP_{key.upper()}": value for key, value in environ.items()}
+        output = self._directory / f"{name}.out"
+        process = self.processes[name] = Process(command(app, port, *more), port, environ, output)
+        if waits:
+            eventually(process.answers, f"the server of {name}")
+        return process
+
+    def of(self, app: str, command: Callable[..., list[str]], names: str = "ab", **environ: str) -> list[Process]:
+        """One server each; the first one's node leads. What is for one name alone: `b_slow_s="1"`."""
+        for name in names:
+            own = {key.removeprefix(f"{name}_"): value for key, value in environ.items() if key[1] == "_"
+                   and key[0] == name}  # fmt: skip
+            shared = {key: value for key, value in environ.items() if key[1] != "_"}
+            self.start(name, app, command, **shared, **own)
+            if name == names[0]:
+                self.promote(name)
+        for name in names[1:]:
+            eventually(lambda name=name: self.health(name)["in_sync"] and self.health(name)["primary_http"])
+        return [self.processes[name] for name in names]
+
+    @property
+    def left(self) -> set[str]:
+        """Whose nodes said goodbye."""
+        log = RedisLog(self._redis.url, "g")
+        try:
+            return {name for name, heartbeat in log.look().heartbeats.items() if heartbeat.left}
+        finally:
+            log.close()
+
+    def promote(self, name: str) -> None:
+        log = RedisLog(self._redis.url, "g")
+        try:
+            ops.promote(log, name, by="test", timeout_s=PATIENCE_S)
+        finally:
+            log.close()
+        eventually(lambda: self.health(name)["leads"])
+
+    def health(self, name: str) -> Any:
+        return eventually(self.processes[name].answers)
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+
+
+@pytest.fixture
+def service(any_redis: RedisServer, tmp_path: Path) -> Iterator[Service]:
+    service = Service(any_redis, tmp_path)
+    yield service
+    service.close()
+
+
+def browser() -> httpx.Client:
+    """It has cookies, and follows redirects."""
+    return httpx.Client(follow_redirects=True, timeout=PATIENCE_S)
+
+
+def gunicorn_asgi(app: str, port: int, *more: str) -> list[str]:
+    return gunicorn(app, port, "--worker-class", "asgi", *more)
+
+
+SERVED = [
+    pytest.param("fastapi_app", uvicorn, id="FastAPI, uvicorn"),
+    pytest.param("flask_app", gunicorn, id="Flask, gunicorn"),
+    pytest.param("quart_app", uvicorn, id="Quart, uvicorn"),
+    pytest.param("django_asgi_app", uvicorn, id="Django over ASGI, uvicorn"),
+    pytest.param("django_wsgi_app", gunicorn, id="Django over WSGI, gunicorn"),
+    pytest.param("fastapi_app", gunicorn_asgi, id="FastAPI, gunicorn"),
+]
+
+
+@pytest.mark.parametrize(("app", "command"), SERVED)
+@pytest.mark.parametrize("writes", ["redirect", "forward"])
+def test_a_browser_reads_on_a_standby_what_it_wrote_there(
+    service: Service, app: str, command: Callable[..., list[str]], writes: str
+) -> None:
+    # given a standby that is slow to apply what it reads
+    a, b = service.of(app, command, writes=writes, b_slow_s="0.7")
+    with browser() as client:
+        for value in ("old", "new"):
+            # when it writes at the standby
+            answer = client.put(f"{b.url}/k/x", content=value)
+            # then the primary carries that out
+            assert (answer.status_code, answer.json()["by"]) == (200, "a"), answer.text
+            assert [each.status_code for each in answer.history] == ([307] if writes == "redirect" else [])
+            # and the standby shows it
+            read = client.get(f"{b.url}/k/x")
+            assert read.json() == {"value": value, "by": "b"}
+            assert read.headers["replicator-role"] == "standby"
+    # and each of them ends in order: the others know that nothing of it is missing
+    for process in (b, a):
+        process.ends()
+    assert service.left == {"a", "b"}, a.said + b.said
+
+
+@pytest.mark.parametrize(("app", "command"), SERVED[:2])
+def test_a_failover_costs_a_browser_a_pause(service: Service, app: str, command: Callable[..., list[str]]) -> None:
+    # given
+    service.of(app, command, "abc", writes="forward")
+    a, b = service.processes["a"], service.processes["b"]
+    with browser() as client:
+        assert client.put(f"{b.url}/k/x", content="before").json() == {"by": "a"}
+        # when
+        a.kill()
+
+        def written() -> Any:
+            answer = client.put(f"{b.url}/k/x", content="after")
+            # until it is seen that nobody leads, and while nobody does
+            known = {"primary_unreachable", "not_primary", "lease_lost", "outcome_unknown"}
+            assert answer.status_code == 200 or answer.json()["error"] in known, answer.text
+            return answer if answer.status_code == 200 else None
+
+        by = eventually(written).json()["by"]
+        # then
+        assert by in ("b", "c")
+        for name in "bc":
+            assert client.get(f"{service.processes[name].url}/k/x").json()["value"] == "after"
+
+
+@pytest.mark.parametrize(("app", "command"), SERVED)
+def test_a_second_worker_is_told_that_there_is_one(
+    service: Service, app: str, command: Callable[..., list[str]]
+) -> None:
+    process = service.start("a", app, command, "--workers", "2", waits=False)
+    eventually(lambda: "a node is one process" in process.said)
+    assert "--workers 1" in process.said
+
+
+@pytest.mark.parametrize("app", ["flask_app", "django_wsgi_app"])
+def test_a_worker_of_a_master_that_loaded_the_application_says_what_to_do(service: Service, app: str) -> None:
+    process = service.start("a", app, gunicorn, "--preload", waits=False)
+    answer = eventually(lambda: _got(f"{process.url}/ready"))
+    assert (answer.status_code, answer.json()["error"]) == (500, "wrong_process")
+    assert "gunicorn: without --preload" in answer.json()["detail"]
+    read = httpx.get(f"{process.url}/k/x", timeout=PATIENCE_S)
+    assert (read.status_code, read.json()["error"]) == (500, "wrong_process")
+
+
+def test_a_worker_of_a_master_that_loaded_the_application_does_not_begin_over_asgi(service: Service) -> None:
+    process = service.start("a", "fastapi_app", gunicorn_asgi, "--preload", waits=False)
+    eventually(lambda: "without --preload" in process.said)
+
+
+def test_a_server_that_sends_no_lifespan_says_that_nobody_started_the_node(service: Service) -> None:
+    process = service.start("a", "fastapi_app", uvicorn, "--lifespan", "off", waits=False)
+    answer = eventually(lambda: _got(f"{process.url}/ready"))
+    assert (answer.status_code, answer.json()["error"]) == (503, "not_running")
+
+
+EXAMPLE = re.compile(r"^```python\n# (\w+)\.py: NAME=a PORT=8001 (.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("module", "command", "program"), EXAMPLE.findall((ROOT / "docs/web.md").read_text()))
+def test_the_examples_of_the_documentation_run(
+    any_redis: RedisServer, tmp_path: Path, module: str, command: str, program: str
+) -> None:
+    # given
+    (tmp_path / f"{module}.py").write_text(program)
+    port = free_port()
+    environ = {"NAME": "a", "PORT": str(port), "REDIS": any_redis.url}
+    words = command.replace("8001", str(port)).split()
+    process = Process(words, port, environ, tmp_path / "out", directory=tmp_path)
+    try:
+        eventually(lambda: (process.answers() or {}).get("leads"))
+        # when
+        with browser() as client:
+            written = client.put(f"{process.url}/flags/dark", params={"on": "true"})
+            # then
+            assert (written.status_code, written.json()) == (200, {"on": True}), written.text
+            assert client.get(f"{process.url}/flags/dark").json() == {"on": True}
+    finally:
+        process.kill()
+
+
+def _got(url: str) -> httpx.Response | None:
+    try:
+        return httpx.get(url, timeout=PATIENCE_S)
+    except httpx.TransportError:
+        return None

@@ -1,0 +1,279 @@
+"""Requests that the middleware sends on to the primary itself, over a real connection."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from replicator import ConfigError
+from replicator.errors import NotPrimary
+from replicator.web.forward import onward, returned
+from replicator.web.server import WebServer
+from replicator.web.wsgi import Replicated
+from tests.support.kv import PATIENCE_S
+from tests.support.sites import SITES, FakeNode, Sites, raising, sites_of, standby
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.fixture(params=SITES, ids=["asgi", "wsgi"])
+def sites(request: pytest.FixtureRequest) -> Iterator[Sites]:
+    yield from sites_of(request.param)
+
+
+class Primary:
+    """A server that notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, list[tuple[str, str]], bytes]] = []
+        route = Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"])
+        self.server = WebServer(Starlette(routes=[route]))
+
+    async def _answer(self, request: Request) -> Response:
+        headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
+        target = request.scope["raw_path"].decode() + "?" + request.scope["query_string"].decode()
+        self.asked.append((request.method, target, headers, await request.body()))
+        if request.url.path == "/streamed":
+            return StreamingResponse(_parts(), 202, media_type="text/plain")
+        if request.url.path == "/zipped":
+            return Response(gzip.compress(b"zipped"), headers={"Content-Encoding": "gzip"})
+        answer = Response(b"of the primary", 201, {"Replicator-Position": "5-2000", "X-Of": "b", "Keep-Alive": "x"})
+        answer.set_cookie("replicator-position", "5-2000")
+        answer.set_cookie("session", "s")
+        return answer
+
+
+async def _parts() -> AsyncIterator[bytes]:
+    for number in range(3):
+        yield f"part {number}\n".encode()
+
+
+@pytest.fixture
+def primary() -> Iterator[Primary]:
+    primary = Primary()
+    with primary.server:
+        yield primary
+
+
+def test_a_write_goes_to_the_primary_and_its_answer_comes_back(sites: Sites, primary: Primary) -> None:
+    # given
+    site = sites.of(standby(primary.server.url), writes="forward")
+    # when
+    given = {"X-Own": "1", "Connection": "keep-alive, X-Hop", "X-Hop": "2", "X-Forwarded-For": "9.9.9.9"}
+    answer = site.ask("POST", "/a%20b?x=%20y&z", content=b"body", headers=given)
+    # then the primary is asked the same
+    [(method, target, headers, body)] = primary.asked
+    assert (method, target, body) == ("POST", "/a%20b?x=%20y&z", b"body")
+    sent = dict(headers)
+    assert (sent["host"], sent["x-own"], sent["replicator-forwarded"]) == ("site", "1", "a")
+    assert (sent["content-length"], sent["x-forwarded-for"].split(", ")[0]) == ("4", "9.9.9.9")
+    assert sent["x-forwarded-proto"] == "http"
+    assert "x-hop" not in sent
+    # and its answer is the answer: its stamps and its cookie, too
+    assert (answer.status_code, answer.text, answer.headers["x-of"]) == (201, "of the primary", "b")
+    assert answer.headers.get_list("replicator-position") == ["5-2000"]
+    assert len(answer.headers.get_list("set-cookie")) == 2
+    assert "keep-alive" not in answer.headers
+    assert sites.served == []
+
+
+def test_reads_stay_here_and_so_do_writes_of_the_primary(sites: Sites, primary: Primary) -> None:
+    assert sites.of(standby(primary.server.url), writes="forward").ask("GET", "/").text == "here"
+    assert sites.of(FakeNode(primary_http=primary.server.url), writes="forward").ask("POST", "/").text == "here"
+    assert primary.asked == []
+
+
+def test_a_read_that_would_come_too_early_is_forwarded(sites: Sites, primary: Primary) -> None:
+    site = sites.of(standby(primary.server.url), writes="forward")
+    assert site.ask("GET", "/", headers={"Cookie": "replicator-position=5-2000"}).text == "of the primary"
+    assert primary.asked[0][0] == "GET"
+
+
+def test_large_bodies_go_through(sites: Sites, primary: Primary) -> None:
+    site = sites.of(standby(primary.server.url), writes="forward")
+    assert site.ask("PUT", "/", content=b"x" * (3 * MEGABYTE)).status_code == 201
+    assert len(primary.asked[0][3]) == 3 * MEGABYTE
+
+
+def test_an_answer_in_parts_and_one_that_is_encoded_stay_so(sites: Sites, primary: Primary) -> None:
+    site = sites.of(standby(primary.server.url), writes="forward")
+    streamed = site.ask("POST", "/streamed")
+    assert (streamed.status_code, streamed.text) == (202, "part 0\npart 1\npart 2\n")
+    zipped = site.ask("POST", "/zipped", headers={"Accept-Encoding": "gzip"})
+    assert (zipped.text, zipped.headers["content-encoding"]) == ("zipped", "gzip")
+
+
+def test_a_primary_that_cannot_be_reached_was_sent_nothing(sites: Sites) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    answer = sites.of(standby(f"http://127.0.0.1:{port}"), writes="forward").ask("POST", "/x?secret=1", content=b"1")
+    assert (answer.status_code, answer.json()["error"]) == (503, "primary_unreachable")
+    assert "nothing was sent" in answer.json()["detail"]
+    assert "secret" not in answer.text
+    assert "retry-after" in answer.headers
+    assert answer.headers["replicator-role"] == "standby"
+
+
+class Mute:
+    """A server that takes a request and breaks the connection, or says nothing."""
+
+    def __init__(self, *, breaks: bool) -> None:
+        self._breaks = breaks
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._connections: list[socket.socket] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.recv(65536)
+        if self._breaks:
+            connection.close()
+        self._connections.append(connection)
+
+    def close(self) -> None:
+        self._listener.close()
+        for connection in self._connections:
+            connection.close()
+
+
+@pytest.mark.parametrize(("breaks", "status"), [(True, 502), (False, 504)])
+def test_a_primary_that_does_not_answer_leaves_the_outcome_unknown(sites: Sites, breaks: bool, status: int) -> None:
+    mute = Mute(breaks=breaks)
+    timeout_s = PATIENCE_S if breaks else 0.2
+    site = sites.of(standby(mute.url), writes="forward", forward_timeout_s=timeout_s)
+    answer = site.ask("POST", "/", content=b"1")
+    assert (answer.status_code, answer.json()["error"]) == (status, "outcome_unknown")
+    assert "read before you repeat it" in answer.json()["detail"]
+    mute.close()
+
+
+def test_nothing_is_read_beyond_the_end_of_a_body() -> None:
+    class Body:
+        left = 1
+
+        def read(self, size: int) -> bytes:
+            assert self.left, "a server may wait here for ever"
+            self.left -= 1
+            return b"1"
+
+    statuses = []
+    mute = Mute(breaks=True)
+    app = Replicated(raising(ZeroDivisionError()), node=standby(mute.url), start=False, writes="forward")
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/",
+        "wsgi.input": Body(),
+        "CONTENT_LENGTH": "1",
+        "HTTP_HOST": "x",
+    }
+    list(app(environ, lambda status, headers, *_: statuses.append(status)))  # type: ignore[arg-type, return-value]
+    assert statuses == ["502 Bad Gateway"]
+    mute.close()
+
+
+def test_a_write_that_loses_the_primary_in_its_middle_is_to_come_back_and_is_not_redirected(sites: Sites) -> None:
+    node = FakeNode()
+
+    def deposed(*_: Any) -> tuple[int, bytes]:
+        node.role, node.leads, node.primary_http = "standby", False, "http://b:7002"
+        return raising(NotPrimary(node="a"))(*_)
+
+    answer = sites.of(node, deposed, writes="forward").ask("POST", "/")
+    assert (answer.status_code, answer.json()["error"]) == (503, "not_primary")
+
+
+def test_without_httpx_it_says_what_to_install(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(ConfigError, match=r'writes: "forward" needs httpx: pip install'):
+        sites.of(standby(), writes="forward")
+
+
+# --- Headers ----------------------------------------------------------------------------------------------------------
+
+
+def test_headers_of_one_connection_stay_behind() -> None:
+    given = [
+        (b"connection", b"close, X-One"),
+        (b"x-one", b"1"),
+        (b"te", b"trailers"),
+        (b"upgrade", b"h2c"),
+        (b"a", b"b"),
+    ]
+    sent = onward(given, by="n", client=None, scheme="https")
+    assert sent.headers == [(b"a", b"b"), (b"x-forwarded-proto", b"https"), (b"replicator-forwarded", b"n")]
+    assert not sent.has_body
+    assert returned([(b"Connection", b"x-one"), (b"X-One", b"1"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]) == [
+        (b"set-cookie", b"a"),
+        (b"set-cookie", b"b"),
+    ]
+
+
+def test_a_client_cannot_say_that_another_node_sent_its_request() -> None:
+    sent = onward([(b"replicator-forwarded", b"liar")], by="n", client="1.2.3.4", scheme="http")
+    assert [value for name, value in sent.headers if name == b"replicator-forwarded"] == [b"n"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "has_body", "keeps_length"),
+    [
+        ([(b"content-length", b"3")], True, True),
+        ([(b"content-length", b"0")], False, True),
+        ([], False, False),
+        ([(b"transfer-encoding", b"chunked")], True, False),
+        # what is in chunks has no other length: two of them are how requests are smuggled
+        ([(b"transfer-encoding", b"chunked"), (b"content-length", b"3")], True, False),
+    ],
+)
+def test_a_body_is_what_the_headers_say(headers: list[Any], has_body: bool, keeps_length: bool) -> None:
+    sent = onward(headers, by="n", client=None, scheme="http")
+    assert (sent.has_body, any(name == b"content-length" for name, _ in sent.headers)) == (has_body, keeps_length)
+    assert not any(name == b"transfer-encoding" for name, _ in sent.headers)
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_gets_no_answer(primary: Primary) -> None:
+    site = Sites(SITES[0]).of(standby(primary.server.url), writes="forward")
+    sent: list[Any] = []
+
+    async def play() -> None:
+        messages = iter([{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}])
+
+        async def receive() -> Any:
+            return next(messages)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"content-length", b"10"), (b"host", b"site")]
+        scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
+        await site.app(scope, receive, send)  # type: ignore[arg-type, misc, call-arg]
+
+    site._runner.run(play())  # type: ignore[union-attr]
+    site.close()
+    assert sent == []
+
+
+def test_an_answer_that_breaks_off_is_broken_off(sites: Sites) -> None:
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
+        connection.close()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=serve, daemon=True).start()
+    site = sites.of(standby(f"http://127.0.0.1:{listener.getsockname()[1]}"), writes="forward")
+    with pytest.raises(httpx.HTTPError):
+        site.ask("POST", "/")
+    listener.close()
