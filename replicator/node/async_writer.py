@@ -31,8 +31,9 @@ __all__ = ["AsyncWriter"]
 #: Where the changes are, and what `apply` returned for each.
 Done = tuple[RecordId, list[Any]]
 
-#: What a task asks for besides: how long it waits (s), the term that it expects, for how many standbys it waits.
-_Asked = tuple[float, int | None, int]
+#: What a task asks for besides: how long it waits (s), the term that it expects, for how many standbys it waits, and
+#: whether its changes have keys.
+_Asked = tuple[float, int | None, int, bool]
 
 
 class AsyncWriter:
@@ -68,7 +69,7 @@ class AsyncWriter:
         tasks = self._recent
         if tasks is None or tasks.loop is not loop:
             tasks = self._recent = self._of(loop)
-        return tasks.submit(encoded, (timeout_s, term, wants_acks))
+        return tasks.submit(encoded, (timeout_s, term, wants_acks, encoded.keyed))
 
     def enqueue(self, batch: _Batch) -> None:
         """Close the batch, and queue it to be committed."""
@@ -153,7 +154,7 @@ class _Loop:
         self._looks_at = math.inf
 
     def submit(self, encoded: Encoded, asked: _Asked) -> asyncio.Future[Done]:
-        json, changes = encoded
+        json, changes, _ = encoded
         batch = self._open
         if batch is None or batch.asked != asked or not batch.has_room(len(json), len(changes)):
             batch = self._begin(asked)
@@ -221,8 +222,9 @@ class _Batch(Waiting):
     __slots__ = ("_encoded", "_futures", "_loop", "_size", "asked")
 
     def __init__(self, loop: _Loop, asked: _Asked) -> None:
-        timeout_s, term, wants_acks = self.asked = asked
-        super().__init__(Encoded(b"", []), term, wants_acks=wants_acks, deadline=time.monotonic() + timeout_s)
+        timeout_s, term, wants_acks, keyed = self.asked = asked
+        deadline = time.monotonic() + timeout_s
+        super().__init__(Encoded(b"", [], keyed), term, wants_acks=wants_acks, deadline=deadline)
         self._loop = loop
         self._encoded: list[bytes] = []
         #: The future of each task, with the number of its changes.
