@@ -155,6 +155,9 @@ def _read(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
                 if _AT.fullmatch(at) is None or index < 0 or _DIGEST.fullmatch(digest) is None:
                     raise ValueError(f"the entry of {key!r:.80} is none")
                 in_json = orjson.dumps(key)
+                begins = b'[%b,"%b",%d,"%b",{' % (in_json, at.encode(), index, digest.encode())
+                if not line.startswith(begins) or not line.endswith(b"}]"):
+                    raise ValueError("one of its entries has spaces where none belong")
                 yield in_json, line[1 + len(in_json) + 1 : -1]
             case _:
                 raise ValueError("one of its entries is none")
