@@ -27,7 +27,7 @@ import xxhash
 
 from replicator.errors import ChangeTooLarge, CorruptRecord, NotJSON, SnapshotRefused
 
-from .keyed import NotKeyed, entries_of, keyed, unkeyed
+from .keyed import NotKeyed, as_keyed, entries_of, keyed, unkeyed
 from .unpacked_size import SNAPSHOT_BYTES_MAX, Weight
 
 if sys.version_info >= (3, 14):
@@ -47,6 +47,7 @@ __all__ = [
     "encode_changes",
     "encoded",
     "encoded_keyed",
+    "jsons_of",
     "ledger_in",
     "split_raw",
     "with_ledger",
@@ -147,6 +148,13 @@ def encoded_keyed(changes: Sequence[Any], keys: Sequence[str | None]) -> Encoded
     if len(joined) + 2 > CHANGE_BYTES_MAX:
         raise ChangeTooLarge(problem=f"with its key it has {len(joined) + 2} bytes, a record takes {CHANGE_BYTES_MAX}")
     return Encoded(joined, decoded, keyed=True)
+
+
+def jsons_of(every: Iterable[Encoded], *, keyed: bool) -> list[bytes]:
+    """What goes into one record together; with `keyed` entries of all, for one of them has a key."""
+    if not keyed:
+        return [each.json for each in every]
+    return [each.json if each.keyed else as_keyed(each.json, len(each.changes)) for each in every]
 
 
 def encode_change(change: Any) -> bytes:

@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import LogUnavailable, OutcomeUnknown, ReplicatorError
-from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes
+from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes, jsons_of
 from ..format.ids import RecordId
-from ..format.keyed import ENTRY_BYTES, as_keyed
+from ..format.keyed import ENTRY_BYTES
 from ..protocol.node_state import NodeState
 from ..runtime.gil import let_others_run
 from .commit_waiters import Sleeper, Waiting, finish
@@ -228,10 +228,8 @@ class CommitQueue:
             changes, jsons, wants_acks, keyed = one.changes, [one.json], one.wants_acks, one.keyed
         else:
             changes = [each for waiting in batch for each in waiting.changes]
-            jsons = [waiting.json for waiting in batch]
             keyed = any(waiting.keyed for waiting in batch)
-            if keyed:
-                jsons = [each.json if each.keyed else as_keyed(each.json, len(each.changes)) for each in batch]
+            jsons = jsons_of([Encoded(each.json, each.changes, each.keyed) for each in batch], keyed=keyed)
             wants_acks = min((waiting.wants_acks for waiting in batch if waiting.wants_acks), default=0)
         codec, body, digest = encode_changes(jsons, "keyed") if keyed else encode_changes(jsons)
         record = node_state.change(

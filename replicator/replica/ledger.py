@@ -37,6 +37,7 @@ import orjson
 from ..errors import ChangeRejected, KeyReused, ResultNotKept, SnapshotRefused
 from ..format.ids import RecordId
 from ..format.keyed import Keyed, is_key
+from ..runtime.gil import Turns
 
 __all__ = ["KEYS_BYTES_MAX", "KEYS_MAX", "RESULT_BYTES_MAX", "Ledger", "LedgerImage"]
 
@@ -66,8 +67,8 @@ class LedgerImage(NamedTuple):
         if not self.keys:
             return b""
         head = orjson.dumps({"keys": len(self.keys)}) + b"\n"
-        lines = [b"[%b,%b]\n" % pair for pair in zip(self.keys, self.entries, strict=True)]
-        return head + b"".join(lines)
+        pairs = Turns().over(zip(self.keys, self.entries, strict=True))
+        return head + b"".join([b"[%b,%b]\n" % pair for pair in pairs])
 
 
 class Ledger:
@@ -76,7 +77,7 @@ class Ledger:
     def __init__(self) -> None:
         #: By the key as JSON: the rest of its line.
         self._entries: dict[bytes, bytes] = {}
-        #: The keys, the oldest first.
+        #: The keys, the oldest first: the dict has that order, and takes long to say which is the first.
         self._order: deque[bytes] = deque()
         self._size = 0
 
@@ -127,7 +128,8 @@ class Ledger:
 
     def image(self) -> LedgerImage:
         """It as it is now. The caller holds the lock of the state, and writes it down without."""
-        return LedgerImage(tuple(self._order), tuple(map(self._entries.__getitem__, self._order)))
+        # A key that is there again came last, in the dict as well. So both are in the order of `_order`.
+        return LedgerImage(tuple(self._entries), tuple(self._entries.values()))
 
     @classmethod
     def of(cls, data: bytes, *, id_: str) -> Ledger:
@@ -139,7 +141,7 @@ class Ledger:
         try:
             if not data.endswith(b"\n") or orjson.loads(head) != {"keys": len(lines)}:
                 raise ValueError("it does not have the keys that it says")
-            for key, entry in _read(lines):
+            for key, entry in Turns().over(_read(lines)):
                 ledger._add(key, entry)
         except ValueError as problem:
             raise SnapshotRefused(id=id_, problem=f"its ledger cannot be read ({problem}): update replicator") from None

@@ -18,10 +18,11 @@ from replicator import (
     OutcomeUnknown,
     ResultNotKept,
 )
-from replicator.format.codec import encoded, encoded_keyed
+from replicator.format.codec import CHANGE_BYTES_MAX, encoded, encoded_keyed
 from replicator.format.ids import ZERO_ID
 from replicator.format.records import ChangeRecord, PartRecord
 from replicator.node.commit_waiters import Sleeper
+from replicator.replica.applied_state import changes_of
 from tests.support.kv import KV, PATIENCE_S, Group, document, eventually, push, pushed, put
 from tests.support.opaque import Text
 
@@ -137,6 +138,33 @@ class TestOneNode:
         assert len(pushed(a)) == 210
         for number, result in enumerate(results):
             assert pushed(a)[result - 1] == (None if number % 3 else f"k{number % 30}")
+
+    @pytest.mark.parametrize("keyed", [0, 1, 998])
+    def test_what_does_not_fit_with_its_brackets_goes_into_the_next_record(self, group: Group, keyed: int) -> None:
+        # given changes that would just fit into a record, if none of them had a key
+        a = group.primary("a")
+        changes = [push("x" * 247) for _ in range(1000)]
+        assert CHANGE_BYTES_MAX - 7000 < len(encoded(changes).json) < CHANGE_BYTES_MAX - 100
+        keys = ["k" if number == keyed else None for number in range(1000)]
+
+        async def writes() -> list[Any]:
+            return await asyncio.gather(
+                *(a.asubmit(change, key=key) for change, key in zip(changes, keys, strict=True))
+            )
+
+        # when tasks or threads write them, then everybody can read what they wrote
+        assert asyncio.run(writes()) == list(range(1, 1001))
+        waiting = [
+            Sleeper(each, None, wants_acks=0, deadline=PATIENCE_S * 1e6)
+            for each in (encoded(changes[:999]), encoded_keyed([push("x")], ["l"]))
+        ]
+        for each in waiting:
+            a._running.primary.commits.enqueue(each)
+        a._running.primary.commits.commit_all()
+        assert [len(each.outcome[1]) for each in waiting] == [999, 1]
+        records = group.log().read(ZERO_ID, count=1000).records
+        assert sum(len(changes_of(record)) for record in records) == 2000
+        assert codecs(group)[-2:] == ["json+zstd", "keyed"]
 
     @pytest.mark.parametrize("key", ["", "k" * 257, "a\nb", 5, b"k", "\ud800", True])
     def test_what_is_no_key_is_refused(self, group: Group, submit: Callable[..., Any], key: Any) -> None:
