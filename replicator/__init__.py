@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DirectoryInUse,
         Fenced,
         InvalidChange,
+        KeyReused,
         LeadershipLost,
         LeaseLost,
         LogLost,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         PromotionRefused,
         ReadSuspended,
         ReplicatorError,
+        ResultNotKept,
         SnapshotFailed,
         SnapshotRefused,
         Stalled,
@@ -52,12 +54,13 @@ if TYPE_CHECKING:
         WrongProcess,
     )
     from .format.ids import Position, RecordId
+    from .format.keyed import Key
     from .node.events import NodeEvent
     from .node.host import Host
     from .node.leadership import Leadership
     from .node.node import Node
     from .node.role_callbacks import RoleEvent
-    from .state import CheckedState, KeptState, ReplicatedState, SharedState, State
+    from .state import CheckedState, KeptState, ReplicatedState, SharedState, State, TypedResults
     from .state.changes import Change
     from .state.commands import Commands, change
     from .state.mapping import DictState, delete, put, put_many
@@ -80,6 +83,8 @@ __all__ = [
     "Host",
     "InvalidChange",
     "KeptState",
+    "Key",
+    "KeyReused",
     "Leadership",
     "LeadershipLost",
     "LeaseLost",
@@ -104,6 +109,7 @@ __all__ = [
     "RecordId",
     "ReplicatedState",
     "ReplicatorError",
+    "ResultNotKept",
     "RoleEvent",
     "SharedState",
     "SnapshotFailed",
@@ -113,6 +119,7 @@ __all__ = [
     "StateChanged",
     "StateError",
     "StateInUse",
+    "TypedResults",
     "UnknownGroup",
     "WorkFailed",
     "WouldDeadlock",
@@ -131,6 +138,7 @@ _ELSEWHERE = {
     "Host": "node.host",
     "KeptState": "state",
     "Leadership": "node.leadership",
+    "Key": "format.keyed",
     "Node": "node.node",
     "NodeEvent": "node.events",
     "Position": "format.ids",
@@ -140,6 +148,7 @@ _ELSEWHERE = {
     "RoleEvent": "node.role_callbacks",
     "SharedState": "state",
     "State": "state",
+    "TypedResults": "state",
     "change": "state.commands",
     "delete": "state.mapping",
     "put": "state.mapping",

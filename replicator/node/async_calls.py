@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from ..errors import NoThread, NotRunning
-from ..format.codec import Encoded, encoded
+from ..format.codec import Encoded
 from ..format.ids import RecordId
 from ..protocol.liveness import Sight
 from ..replica.applied_state import AppliedState
@@ -31,6 +31,7 @@ from .acks import Level
 from .calls import NodeCalls, ResultT, StateT, are_rejected, check_fits, result_of
 from .events import EventQueue, NodeEvent, Outlook
 from .fresh_read import caught_up
+from .keyed_changes import change_in_json, changes_in_json
 from .loop_read import LoopRead
 from .running import NodeSetup, RunningNode
 from .viewing import check_function, viewed
@@ -235,34 +236,59 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
 
     @overload
     async def asubmit(
-        self, change: Change[ResultT], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Change[ResultT],
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> ResultT: ...
     @overload
     async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> Any: ...
     async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> Any:
         """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
         a round trip: the way to write from many places at once (see `async_writer.py`).
         """
         running, level = self._changing(blocks=False), self._level(ack)
-        changes = encoded([change])
+        changes = change_in_json(change, key)
         if level.kind != "appended":
             return result_of((await _acknowledged(running, changes, level, timeout_s=timeout_s, term=term))[0])
         _, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return result_of(results[0])
 
     async def asubmit_many(
-        self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        changes: Sequence[Any],
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        keys: Sequence[str | None] | None = None,
     ) -> list[Any]:
         """`submit_many` from an asyncio task."""
         check_fits(changes)
         running, level = self._changing(blocks=False), self._level(ack)
+        in_json = changes_in_json(changes, keys)
         if not changes:
             return []
-        return await _acknowledged(running, encoded(changes), level, timeout_s=timeout_s, term=term)
+        return await _acknowledged(running, in_json, level, timeout_s=timeout_s, term=term)
 
 
 async def _acknowledged(

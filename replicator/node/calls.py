@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import ChangeRejected, ChangeTooLarge, ConfigError, NotRunning
+from ..errors import ChangeRejected, ChangeTooLarge, ConfigError, NotRunning, ResultNotKept
 from ..state import ReplicatedState
 from .acks import Level
 from .commit_queue import BATCH_CHANGES_MAX
@@ -91,7 +91,7 @@ class NodeCalls(NodeFacts):
 
 
 def result_of(result: Any) -> Any:
-    if isinstance(result, ChangeRejected):
+    if isinstance(result, ChangeRejected | ResultNotKept):
         raise result
     return result
 

@@ -15,7 +15,7 @@ from ..errors import LeadershipLost
 from ..runtime.process import Owner
 from ..state.changes import Change
 
-__all__ = ["Leadership", "Tenure", "WriteOptions", "Writes"]
+__all__ = ["ChangeOptions", "ChangesOptions", "Leadership", "Tenure", "Writes"]
 
 ResultT = TypeVar("ResultT")
 
@@ -27,23 +27,35 @@ class WriteOptions(TypedDict, total=False):
     ack: str | None
 
 
+class ChangeOptions(WriteOptions, total=False):
+    """Of one change."""
+
+    key: str | None
+
+
+class ChangesOptions(WriteOptions, total=False):
+    """Of several."""
+
+    keys: Sequence[str | None] | None
+
+
 class Writes(Protocol):
     """What a leadership needs of its node."""
 
     name: str
 
-    def submit(self, change: Any, *, term: int | None, **options: Unpack[WriteOptions]) -> Any: ...
+    def submit(self, change: Any, *, term: int | None, **options: Unpack[ChangeOptions]) -> Any: ...
 
     def submit_many(
-        self, changes: Sequence[Any], *, term: int | None, **options: Unpack[WriteOptions]
+        self, changes: Sequence[Any], *, term: int | None, **options: Unpack[ChangesOptions]
     ) -> list[Any]: ...
 
     def asubmit(
-        self, change: Any, *, term: int | None, **options: Unpack[WriteOptions]
+        self, change: Any, *, term: int | None, **options: Unpack[ChangeOptions]
     ) -> Coroutine[Any, Any, Any]: ...
 
     def asubmit_many(
-        self, changes: Sequence[Any], *, term: int | None, **options: Unpack[WriteOptions]
+        self, changes: Sequence[Any], *, term: int | None, **options: Unpack[ChangesOptions]
     ) -> Coroutine[Any, Any, list[Any]]: ...
 
 
@@ -99,29 +111,29 @@ class Leadership:
             raise LeadershipLost(node=self._writes.name, term=self.term)
 
     @overload
-    def submit(self, change: Change[ResultT], **options: Unpack[WriteOptions]) -> ResultT: ...
+    def submit(self, change: Change[ResultT], **options: Unpack[ChangeOptions]) -> ResultT: ...
     @overload
-    def submit(self, change: Any, **options: Unpack[WriteOptions]) -> Any: ...
-    def submit(self, change: Any, **options: Unpack[WriteOptions]) -> Any:
+    def submit(self, change: Any, **options: Unpack[ChangeOptions]) -> Any: ...
+    def submit(self, change: Any, **options: Unpack[ChangeOptions]) -> Any:
         """`Node.submit`, in this term and in no other one. Raises what that raises, and `LeadershipLost`."""
         self.check()
         return self._writes.submit(change, term=self.term, **options)
 
-    def submit_many(self, changes: Sequence[Any], **options: Unpack[WriteOptions]) -> list[Any]:
+    def submit_many(self, changes: Sequence[Any], **options: Unpack[ChangesOptions]) -> list[Any]:
         """`Node.submit_many`, likewise."""
         self.check()
         return self._writes.submit_many(changes, term=self.term, **options)
 
     @overload
-    async def asubmit(self, change: Change[ResultT], **options: Unpack[WriteOptions]) -> ResultT: ...
+    async def asubmit(self, change: Change[ResultT], **options: Unpack[ChangeOptions]) -> ResultT: ...
     @overload
-    async def asubmit(self, change: Any, **options: Unpack[WriteOptions]) -> Any: ...
-    async def asubmit(self, change: Any, **options: Unpack[WriteOptions]) -> Any:
+    async def asubmit(self, change: Any, **options: Unpack[ChangeOptions]) -> Any: ...
+    async def asubmit(self, change: Any, **options: Unpack[ChangeOptions]) -> Any:
         """`Node.asubmit`, likewise."""
         self.check()
         return await self._writes.asubmit(change, term=self.term, **options)
 
-    async def asubmit_many(self, changes: Sequence[Any], **options: Unpack[WriteOptions]) -> list[Any]:
+    async def asubmit_many(self, changes: Sequence[Any], **options: Unpack[ChangesOptions]) -> list[Any]:
         """`Node.asubmit_many`, likewise."""
         self.check()
         return await self._writes.asubmit_many(changes, term=self.term, **options)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, Self, Unpack, overload
 
 from ..errors import ConfigError, NotRunning, ReplicatorError
-from ..format.codec import Encoded, encoded
+from ..format.codec import Encoded
 from ..format.ids import RecordId, Writer
 from ..log.redis_log import RedisLog
 from ..protocol.group import GroupView, Reply
@@ -33,6 +33,7 @@ from .async_calls import AsyncCalls
 from .calls import ResultT, StateT, are_rejected, check_fits, result_of
 from .fresh_read import catch_up
 from .handover import Handover
+from .keyed_changes import change_in_json, changes_in_json
 from .lease import Lease, answer_within_s
 from .options import NodeArguments, NodeKeywords, NodeOptions
 from .position_waits import has_reached
@@ -226,39 +227,69 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
 
     @overload
     def submit(
-        self, change: Change[ResultT], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Change[ResultT],
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> ResultT: ...
     @overload
     def submit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> Any: ...
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+    def submit(
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
+    ) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
 
         With `term`, only in that one: a caller that acts on what it saw in a term is refused once the term is over.
-        `ack`: what this one waits for, instead of what the node was given.
+        `ack`: what this one waits for, instead of what the node was given. `key`: 1 to 256 characters that belong to
+        this change. Whoever repeats it with the same key, on any node, changes nothing, and gets what came of it the
+        first time (docs/api.md, *Keys*): the answer to `OutcomeUnknown` and `NotAcknowledged`.
 
-        Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
+        Raises `KeyReused` (that key is another change's) and `ResultNotKept` (a repeat; it was committed), with a `key`
+        alone, `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
         log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
         inside of a read or of a callback of this very node.
         """
-        changes = encoded([change])
+        changes = change_in_json(change, key)
         running, level = self._changing(), self._level(ack)
         return result_of(_committed(running, changes, level, timeout_s=timeout_s, term=term)[0])
 
     def submit_many(
-        self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        changes: Sequence[Any],
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        keys: Sequence[str | None] | None = None,
     ) -> list[Any]:
         """Commit changes in one record, so that all of them are in the log, in their order, or none is.
 
         What `apply` returned for each; one that it rejected has its `ChangeRejected` in its place, and the others are
-        applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. Raises what `submit` raises.
+        applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. `keys`: for each change a key,
+        or None; a repeat whose result was not kept has its `ResultNotKept` there. Raises what `submit` raises.
         """
         check_fits(changes)
+        in_json = changes_in_json(changes, keys)
         if not changes:
             return []
-        in_json = encoded(changes)
         running, level = self._changing(), self._level(ack)
         return _committed(running, in_json, level, timeout_s=timeout_s, term=term)
 
