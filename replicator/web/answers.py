@@ -14,27 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import (
-    ChangeRejected,
-    ChangeTooLarge,
-    ConfigError,
-    CorruptRecord,
-    Fenced,
-    LeaseLost,
-    LogLost,
-    LogUnavailable,
-    NotAcknowledged,
-    NotJSON,
-    NotPrimary,
-    NotRunning,
-    OutcomeUnknown,
-    Outdated,
-    PositionLost,
-    ReplicatorError,
-    SnapshotFailed,
-    Stalled,
-    WrongProcess,
-)
+from ..errors import ReplicatorError
+from .error_codes import BUSY, ERROR_CODES, Answers
 from .thread_pools import Full
 
 __all__ = ["ANSWERS", "Answers", "Refusal", "answer_to", "error_answer", "json_answer", "no_route"]
@@ -43,8 +24,6 @@ log = logging.getLogger(__name__)
 
 #: A client that comes back sooner finds the same: renewals and promotions take about this long.
 RETRY_AFTER_S = 1
-
-Answers = Mapping[type[BaseException], tuple[int, str]]
 
 
 class Refusal(Exception):
@@ -59,30 +38,8 @@ class Refusal(Exception):
         self.more = more
 
 
-#: Error -> status and code; the entry of the nearest base class counts. An application adds the errors of its own.
-#: NotPrimary and Fenced are redirected where that can be (`redirect.py`).
-ANSWERS: Answers = {
-    Full: (503, "busy"),
-    ChangeRejected: (422, "rejected"),
-    ChangeTooLarge: (413, "change_too_large"),
-    NotJSON: (422, "not_json"),
-    LeaseLost: (503, "lease_lost"),
-    NotRunning: (503, "not_running"),
-    NotPrimary: (503, "not_primary"),
-    Fenced: (409, "fenced"),
-    Outdated: (412, "outdated"),
-    OutcomeUnknown: (504, "outcome_unknown"),
-    NotAcknowledged: (504, "not_acknowledged"),
-    LogUnavailable: (503, "log_unavailable"),
-    LogLost: (503, "log_lost"),
-    CorruptRecord: (503, "corrupt_record"),
-    PositionLost: (409, "position_lost"),
-    ConfigError: (400, "invalid_header"),
-    Stalled: (500, "stalled"),
-    SnapshotFailed: (500, "snapshot_failed"),
-    WrongProcess: (500, "wrong_process"),
-    ReplicatorError: (500, "failed"),
-}
+#: Those of every application. One adds the errors of its own.
+ANSWERS: Answers = {Full: (503, BUSY), **ERROR_CODES}
 
 
 def json_answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
