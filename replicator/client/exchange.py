@@ -257,8 +257,8 @@ class Exchange:
             escaped = self._call.key.replace("\\", "\\\\").replace('"', '\\"')
             headers["idempotency-key"] = f'"{escaped}"'  # a string, as structured fields write it (RFC 9651)
         if self._call.is_read:
-            self._token = self._known.token
-            if self._token is not None and "replicator-wait" not in headers:
+            self._token = None if "replicator-wait" in headers else self._known.token
+            if self._token is not None:
                 headers["replicator-wait"] = str(self._token)
             if self._call.fresh:
                 headers["replicator-fresh"] = "1"

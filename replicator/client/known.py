@@ -108,5 +108,5 @@ class Known:
     def drop(self, token: RecordId | None) -> None:
         """The group's history does not have this position any more. One that was seen since stays."""
         with self._lock:
-            if self._token == token:
+            if token is not None and self._token == token:
                 self._token = None
