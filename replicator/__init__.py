@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         CorruptRecord,
         Fenced,
         InvalidChange,
+        KeyReused,
         LeaseLost,
         LogLost,
         LogUnavailable,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         ProgramError,
         PromotionRefused,
         ReplicatorError,
+        ResultNotKept,
         SnapshotFailed,
         SnapshotRefused,
         Stalled,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         WrongProcess,
     )
     from .format.ids import Position, RecordId
+    from .format.keyed import Key
     from .node.host import Host
     from .node.node import Node
     from .state import CheckedState, KeptState, ReplicatedState, SharedState, State
@@ -72,6 +75,8 @@ __all__ = [
     "Host",
     "InvalidChange",
     "KeptState",
+    "Key",
+    "KeyReused",
     "LeaseLost",
     "LogLost",
     "LogUnavailable",
@@ -92,6 +97,7 @@ __all__ = [
     "RecordId",
     "ReplicatedState",
     "ReplicatorError",
+    "ResultNotKept",
     "SharedState",
     "SnapshotFailed",
     "SnapshotRefused",
@@ -116,6 +122,7 @@ _ELSEWHERE = {
     "DictState": "state.mapping",
     "Host": "node.host",
     "KeptState": "state",
+    "Key": "format.keyed",
     "Node": "node.node",
     "Position": "format.ids",
     "Published": "storage.payload",

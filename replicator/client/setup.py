@@ -14,6 +14,7 @@ import orjson
 
 from ..errors import ConfigError, NotJSON
 from ..format.ids import RecordId
+from ..format.keyed import KEY_CHARACTERS_MAX
 from ..runtime import checks
 from ..runtime.process import Owner, let_go_in_child
 from .answers import Answer, read_answer
@@ -40,9 +41,6 @@ WRITES = ("POST", "PUT", "PATCH", "DELETE")
 #: The request never left: there is no connection.
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
-#: Of a key: what a string of structured fields may have, and no more than a line of it.
-KEY_CHARACTERS_MAX = 255
-
 #: Set by the client itself; for each there is an argument.
 OURS = {"idempotency-key": "key=", "replicator-fresh": "fresh="}
 
@@ -64,7 +62,7 @@ class RequestOptions(TypedDict, total=False):
     """What a request may have besides its method and its path.
 
     `json`, or `content` (bytes or a text): the body. `params`: the query, as httpx takes it. `headers`: further ones,
-    `Replicator-Ack` for example. `key`: of a write, 1 to 255 printable characters of ASCII; None: one is drawn.
+    `Replicator-Ack` for example. `key`: of a write, 1 to 256 printable characters of ASCII; None: one is drawn.
     `keyed`: for this request, instead of what the client was given. `fresh`: of a read. `timeout_s`: of all attempts.
     """
 
@@ -164,11 +162,17 @@ class ClientSetup:
             method=method,
             path=_path(path),
             is_read=is_read,
-            key=_key(key, self._keyed if keyed is None else checks.flag("keyed", keyed), is_read=is_read),
+            key=_key(key, self._is_keyed(keyed, own), is_read=is_read),
             fresh=_fresh(fresh, is_read=is_read),
             headers=own,
         )
         return Outgoing(call, _content(content), params)
+
+    def _is_keyed(self, asked: bool | None, headers: Mapping[str, str]) -> bool:
+        """Whether a write gets a key. `If-Match` has a condition of its own: sent again, it would meet its own work."""
+        if asked is not None:
+            return checks.flag("keyed", asked)
+        return self._keyed and "if-match" not in headers
 
     def read(self, response: httpx.Response) -> Answer:
         return read_answer(response)

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
-from ..format.codec import decode_changes, digest_of_pieces
+from ..format.codec import digest_of_pieces
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId
 from ..format.records import ChangeRecord, PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..protocol.group import Head
+from ..replica.applied_state import changes_of
+from ..replica.ledger import Ledger
 from ..state import ReplicatedState, State
 from ..state.class_name import are_alike, kind_of
 from ..state.contract import check_state
@@ -379,13 +381,14 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
         if not isinstance(state, State):
             with rebuilt_from(stored) as whole:
                 return whole.digest
+        ledger = Ledger.of(stored.ledger(), id_="checkpoint")
         if stored.payload is not None:
             state.restore(stored.pieces())
         for record in stored.changes():
-            for change in decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id)):
+            for index, change in enumerate(changes_of(record)):
                 with contextlib.suppress(ChangeRejected):
-                    state.apply(change)
-        return digest_of_pieces(state.snapshot())
+                    ledger.applied(change, record.id, index, state.apply)
+        return digest_of_pieces(state.snapshot(), ledger=ledger.image().to_bytes())
     except CheckpointError:
         raise
     except Exception as error:

@@ -8,20 +8,30 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import CoroutineType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ChangeRejected, ReplicatorError, Stalled, StateError
 from ..format.codec import decode_changes
 from ..format.ids import RecordId
+from ..format.keyed import change_in
 from ..format.records import ChangeRecord, Record
 from ..runtime.reentrancy import READING, Inside
 from ..state import ReplicatedState, State
 from ..state.callbacks import Application, asked_to_end, said
+from .ledger import Ledger, LedgerImage
 from .restore import Failed
 
-__all__ = ["AppliedState", "changes_of", "raising"]
+__all__ = ["AppliedState", "Marker", "changes_of", "raising"]
 
 logger = logging.getLogger(__name__)
+
+
+class Marker(NamedTuple):
+    """A place in the log at which nodes digest what they have: the pieces of the state there, and the ledger."""
+
+    id: RecordId
+    pieces: Iterable[Any]
+    ledger: LedgerImage
 
 
 class AppliedState:
@@ -33,14 +43,16 @@ class AppliedState:
         self.inside = Inside(node)
         self.application = Application(state, self.inside)
         self.lock = threading.Lock()
+        #: What the library keeps beside the state. It is moved with it, and by nothing else.
+        self.ledger = Ledger()
         #: Why this node applies nothing any more, if it does not: a bug in the application.
         self.stalled = ""
         #: Why the state is not yet what was published, if it is not: something in its surroundings, which may pass.
         self.unwritten: StateError | None = None
         #: The writer's clock (unix ms) of the newest record in the state; 0: not known.
         self.applied_at = 0
-        #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
-        self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
+        #: The newest marker in the state, if its digest is still to be reported.
+        self.markers: deque[Marker] = deque(maxlen=1)
         #: The pieces of the state at a marker.
         self.marked: Callable[[], Iterable[Any]] = self.drawn
 
@@ -61,25 +73,28 @@ class AppliedState:
         """Apply the changes of one record. Raises `Stalled`, from then on, if the application fails at one."""
         results: list[Any] = []
         with self.inside.of("apply()"):
-            for change in changes:
+            for index, change in enumerate(changes):
                 try:
-                    result = self.state.apply(change)  # type: ignore[union-attr]
-                    if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
-                        result.close()
-                        raise TypeError("apply() gave a coroutine, and did nothing")
-                    results.append(result)
+                    results.append(self.ledger.applied(change, record.id, index, self._apply_one))
                 except ChangeRejected as rejected:
                     results.append(rejected)
                 except BaseException as error:
-                    logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
+                    logger.exception("apply() failed at %s, at the change %.200r", record.id, change_in(change))
                     stalled = self._stall(record.id, error)
                     if asked_to_end(error):
                         raise  # what it left of the state nobody knows
                     raise stalled from error
         if not changes:
-            self.markers.append((record.id, self.marked()))
+            self.markers.append(Marker(record.id, self.marked(), self.ledger.image()))
         self.applied_at = record.at
         return results
+
+    def _apply_one(self, change: Any) -> Any:
+        result = self.state.apply(change)  # type: ignore[union-attr]
+        if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
+            result.close()
+            raise TypeError("apply() gave a coroutine, and did nothing")
+        return result
 
     def drawn(self) -> Iterable[Any]:
         """The state as it is now. What is wrong with it is for whoever draws the pieces: no record is to blame."""
@@ -123,7 +138,7 @@ def raising(error: ReplicatorError) -> Iterator[Any]:
 
 
 def changes_of(record: Record) -> list[Any]:
-    """The changes that a record carries, decoded. Raises `CorruptRecord`."""
+    """The changes that a record carries, decoded; one with a key is a `Keyed`. Raises `CorruptRecord`."""
     if not isinstance(record, ChangeRecord):
         return []
     return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))

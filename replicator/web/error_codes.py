@@ -14,6 +14,7 @@ from ..errors import (
     ConfigError,
     CorruptRecord,
     Fenced,
+    KeyReused,
     LeaseLost,
     LogLost,
     LogUnavailable,
@@ -25,6 +26,7 @@ from ..errors import (
     Outdated,
     PositionLost,
     ReplicatorError,
+    ResultNotKept,
     SnapshotFailed,
     Stalled,
     WrongProcess,
@@ -42,6 +44,8 @@ WAIT_TIMEOUT = "wait_timeout"
 #: NotPrimary and Fenced are redirected where that can be (`redirect.py`).
 ERROR_CODES: Answers = {
     ChangeRejected: (422, "rejected"),
+    KeyReused: (422, "key_reused"),
+    ResultNotKept: (409, "result_not_kept"),
     ChangeTooLarge: (413, "change_too_large"),
     NotJSON: (422, "not_json"),
     LeaseLost: (503, "lease_lost"),

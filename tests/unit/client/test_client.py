@@ -108,6 +108,12 @@ class TestRequests:
         assert client.post("/x", keyed=False).status_code == 200
         assert service.asked == ["a", "b"]
 
+    def test_a_write_with_a_condition_has_no_key_unless_it_is_asked_for(self, client: Twin, service: Service) -> None:
+        headers = {"If-Match": '"5-10"'}
+        client.put("/x", headers=headers)
+        client.put("/x", headers=headers, keyed=True)
+        assert ["idempotency-key" in request.headers for request in service.requests] == [False, True]
+
     def test_a_redirect_to_the_primary_is_followed_with_the_body(self, client: Twin, service: Service) -> None:
         service.nodes["http://a"] = refuses("not_primary", 307, "standby", Location="http://c/v1/x?q=1")
         service.nodes["http://c"] = node()
@@ -206,7 +212,7 @@ class TestWhatIsWrong:
             ("GET", "/x", {"key": "k"}, "a read has no key"),
             ("POST", "/x", {"key": ""}, "printable characters of ASCII"),
             ("POST", "/x", {"key": "ä"}, "printable characters of ASCII"),
-            ("POST", "/x", {"key": "k" * 256}, "printable characters of ASCII"),
+            ("POST", "/x", {"key": "k" * 257}, "printable characters of ASCII"),
             ("POST", "/x", {"key": 7}, "printable characters of ASCII"),
             ("POST", "/x", {"key": "k", "keyed": False}, "a write with keyed=False has none"),
             ("POST", "/x", {"fresh": True}, "a write goes to the primary anyway"),
