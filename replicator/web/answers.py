@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import ReplicatorError
-from .error_codes import BUSY, ERROR_CODES, Answers
+from ..errors import ConfigError, ReplicatorError
+from .error_codes import BUSY, ERROR_CODES, INVALID_HEADER, Answers
 from .thread_pools import Full
 
 __all__ = ["ANSWERS", "Answers", "Refusal", "answer_to", "error_answer", "json_answer", "no_route"]
@@ -39,7 +39,7 @@ class Refusal(Exception):
 
 
 #: Those of every application. One adds the errors of its own.
-ANSWERS: Answers = {Full: (503, BUSY), **ERROR_CODES}
+ANSWERS: Answers = {Full: (503, BUSY), ConfigError: (400, INVALID_HEADER), **ERROR_CODES}
 
 
 def json_answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

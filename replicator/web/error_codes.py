@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from ..errors import (
     ChangeRejected,
     ChangeTooLarge,
-    ConfigError,
     CorruptRecord,
     Fenced,
     KeyReused,
@@ -32,13 +31,16 @@ from ..errors import (
     WrongProcess,
 )
 
-__all__ = ["BUSY", "ERROR_CODES", "WAIT_TIMEOUT", "Answers"]
+__all__ = ["BUSY", "ERROR_CODES", "INVALID_HEADER", "WAIT_TIMEOUT", "Answers"]
 
 Answers = Mapping[type[BaseException], tuple[int, str]]
 
 #: Codes that are no error of this package: there was no place for the request, and the position did not come in time.
 BUSY = "busy"
 WAIT_TIMEOUT = "wait_timeout"
+
+#: What came with the request is wrong.
+INVALID_HEADER = "invalid_header"
 
 #: Error -> status and code; the entry of the nearest base class counts. An application adds the errors of its own.
 #: NotPrimary and Fenced are redirected where that can be (`redirect.py`).
@@ -59,7 +61,6 @@ ERROR_CODES: Answers = {
     LogLost: (503, "log_lost"),
     CorruptRecord: (503, "corrupt_record"),
     PositionLost: (409, "position_lost"),
-    ConfigError: (400, "invalid_header"),
     Stalled: (500, "stalled"),
     SnapshotFailed: (500, "snapshot_failed"),
     WrongProcess: (500, "wrong_process"),
