@@ -21,7 +21,7 @@ from replicator.client import Client
 from replicator.log.redis_log import RedisLog, client_for
 from replicator.sandbox.stack import DevStack
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 OWNERS = [f"owner-{number}" for number in range(10)]
 PATIENCE_S = 120.0
 

@@ -54,9 +54,7 @@ class AsyncClient:
     async def request(self, method: str, path: str, **options: Unpack[RequestOptions]) -> httpx.Response:
         """As `Client.request`."""
         self._check()
-        timeout_s = options.pop("timeout_s", None)
-        outgoing = self._setup.outgoing(method, path, **options)
-        return await self._carried_out(outgoing, self._setup.exchange(outgoing.call, timeout_s))
+        return await self._carried_out(*self._setup.begin(method, path, **options))
 
     async def get(self, path: str, **options: Unpack[RequestOptions]) -> httpx.Response:
         return await self.request("GET", path, **options)

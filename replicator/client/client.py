@@ -58,9 +58,7 @@ class Client:
         read shows what there is), `NotAcknowledged`, `Stalled`, `ConfigError`, `NotJSON`.
         """
         self._setup.check()
-        timeout_s = options.pop("timeout_s", None)
-        outgoing = self._setup.outgoing(method, path, **options)
-        return self._carried_out(outgoing, self._setup.exchange(outgoing.call, timeout_s))
+        return self._carried_out(*self._setup.begin(method, path, **options))
 
     def get(self, path: str, **options: Unpack[RequestOptions]) -> httpx.Response:
         return self.request("GET", path, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -54,7 +55,7 @@ class RedisDirectory:
 
     def look(self, until: float) -> Nodes:
         try:
-            view = self._log.within(until).look()
+            view = self._log.within(min(until, time.monotonic() + ANSWER_WITHIN_S)).look()
         except LogUnavailable as error:
             if error.look is None:
                 raise

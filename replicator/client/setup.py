@@ -132,11 +132,7 @@ class ClientSetup:
     def is_here(self) -> bool:
         return self._owner.is_here
 
-    def exchange(self, call: Call, timeout_s: float | None) -> Exchange:
-        limit_s = self._timeout_s if timeout_s is None else checks.seconds("timeout_s", timeout_s)
-        return Exchange(call, self.known, until=time.monotonic() + limit_s, attempt_s=self._attempt_s)
-
-    def outgoing(
+    def begin(
         self,
         method: str,
         path: str,
@@ -148,8 +144,10 @@ class ClientSetup:
         key: str | None = None,
         keyed: bool | None = None,
         fresh: bool = False,
-    ) -> Outgoing:
-        """The request that the arguments of `request` ask for. Raises `ConfigError`, `NotJSON`."""
+        timeout_s: float | None = None,
+    ) -> tuple[Outgoing, Exchange]:
+        """The request that these arguments ask for (`RequestOptions`). Raises `ConfigError`, `NotJSON`."""
+        limit_s = self._timeout_s if timeout_s is None else checks.seconds("timeout_s", timeout_s)
         method = _method(method)
         is_read = method in READS
         own = _headers(headers)
@@ -166,7 +164,8 @@ class ClientSetup:
             fresh=_fresh(fresh, is_read=is_read),
             headers=own,
         )
-        return Outgoing(call, _content(content), params)
+        exchange = Exchange(call, self.known, until=time.monotonic() + limit_s, attempt_s=self._attempt_s)
+        return Outgoing(call, _content(content), params), exchange
 
     def _is_keyed(self, asked: bool | None, headers: Mapping[str, str]) -> bool:
         """Whether a write gets a key. `If-Match` has a condition of its own: sent again, it would meet its own work."""

@@ -226,8 +226,13 @@ def patient(work: Callable[[], Any]) -> Callable[[], Any]:
 def test_reads_are_from_standbys_and_writes_go_to_the_primary(group: Group) -> None:
     with Client(group.url, "g", **OPTIONS) as client:
         assert client.post("/v1/nodes", json={"owner": "x"}).headers["replicator-role"] == "primary"
-        roles = {client.get("/v1/nodes/1", fresh=fresh).headers["replicator-role"] for fresh in (False, True)}
-        assert roles == {"standby"}
+
+        def reads(**options: Any) -> Any:
+            # Now and then a standby is not in time on a busy machine, and the primary is read.
+            return client.get("/v1/nodes/1", **options).headers["replicator-role"] == "standby"
+
+        eventually(reads, "a read from a standby")
+        eventually(lambda: reads(fresh=True), "a fresh one")
 
 
 def test_a_group_that_nobody_knows_is_told_with_those_that_there_are(group: Group) -> None:
