@@ -135,6 +135,8 @@ class Exchange:
             return Find()
         url = self._sent_to or self._untried()
         if url is None:
+            if not self._tried:
+                self._problem = self._nobody()
             self._wait()
             return self.next(now)
         self._at, self._sent_to = url, None
@@ -290,6 +292,12 @@ class Exchange:
         if self._problem is not None:
             return self._problem
         return TimeoutError(f"{self._call}: there was no time to send it")
+
+    def _nobody(self) -> Exception:
+        if self._call.is_read:
+            return TimeoutError(f"{self._call}: no node of the group lives, lacks nothing, and serves HTTP")
+        hint = "nobody leads it, or its primary serves no HTTP; nothing was written: try again in a moment"
+        return NotPrimary(node="the group", hint=hint)
 
     def _unreached(self, problem: str) -> Exception:
         if self._call.is_read:
