@@ -222,7 +222,7 @@ class Exchange:
         self._redirects += 1
         self._known.learn_primary(base)
         if self._redirects > REDIRECTS_MAX:
-            self._again(NotPrimary(hint="the nodes send a write to each other: try again in a moment"))
+            self._again(_not_primary("the nodes send a write to each other"))
             self._wait()
         else:
             self._sent_to = base
@@ -296,10 +296,13 @@ class Exchange:
     def _nobody(self) -> Exception:
         if self._call.is_read:
             return TimeoutError(f"{self._call}: no node of the group lives, lacks nothing, and serves HTTP")
-        hint = "nobody leads it, or its primary serves no HTTP; nothing was written: try again in a moment"
-        return NotPrimary(node="the group", hint=hint)
+        return _not_primary("nobody leads the group, or its primary serves no HTTP")
 
     def _unreached(self, problem: str) -> Exception:
         if self._call.is_read:
             return TimeoutError(f"{self._call}: {self._at} cannot be reached ({problem})")
-        return NotPrimary(hint=f"{self._at} cannot be reached ({problem}); nothing was written: try again in a moment")
+        return _not_primary(f"{self._at} cannot be reached ({problem})")
+
+
+def _not_primary(problem: str) -> NotPrimary:
+    return NotPrimary("{hint}", hint=f"{problem}; nothing was written: try again in a moment")
