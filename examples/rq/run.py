@@ -7,6 +7,7 @@ everybody has a host, and nobody has two. --dir says where the data and the logs
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,15 +29,16 @@ PATIENCE_S = 120.0
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--dir", type=Path, default=Path(".replicator/examples/rq"))
-    stack = DevStack(
-        options.parse_args().dir,
-        port=0,
-        group="registry",
-        conf=HERE / "supervisord.conf",
-        environment={"EXAMPLE_DIR": str(HERE)},
-    )
-    stack.run(play, stay=False)
+    options.add_argument("--dir", type=Path, help="an empty directory, to keep the data and the logs")
+    with tempfile.TemporaryDirectory(prefix="example-") as temporary:
+        stack = DevStack(
+            options.parse_args().dir or temporary,
+            port=0,
+            group="registry",
+            conf=HERE / "supervisord.conf",
+            environment={"EXAMPLE_DIR": str(HERE)},
+        )
+        stack.run(play, stay=False)
 
 
 def play(stack: DevStack) -> None:

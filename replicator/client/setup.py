@@ -6,6 +6,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, NamedTuple, TypedDict
 from weakref import WeakSet
 
@@ -226,8 +227,12 @@ def _directory(redis: str, group: str, urls: Sequence[str] | None) -> Directory:
 
 
 def _http_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """For the pool of each node. Making a TLS context takes longer than most requests, so all share one."""
-    options = {"limits": httpx.Limits(keepalive_expiry=IDLE_S), **(given or {})}
+    """For the pool of each node. Making a TLS context takes longer than most requests, so all share one.
+
+    No cookies are kept: an application may put a position into one, and this client has its own.
+    """
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    options = {"limits": httpx.Limits(keepalive_expiry=IDLE_S), "cookies": no_cookies, **(given or {})}
     for name in ("base_url", "follow_redirects", "timeout"):
         if name in options:
             raise ConfigError(setting="http", problem=f"{name} is for the client to decide")

@@ -135,6 +135,12 @@ class TestRequests:
         assert waits == [None, None, "5-12", "6-1"]
         assert [request.headers.get("replicator-fresh") for request in service.requests] == [None, None, "1", None]
 
+    def test_cookies_of_nodes_are_not_kept(self, client: Twin, service: Service) -> None:
+        service.nodes["http://a"] = node(**{"Set-Cookie": "position=5-10; Path=/"})
+        client.post("/x")
+        client.post("/x")
+        assert ["cookie" in request.headers for request in service.requests] == [False, False]
+
     def test_a_position_that_was_lost_is_told_once(self, client: Twin, service: Service) -> None:
         client.saw("5-99")
         for name in ("a", "b", "c"):
