@@ -26,7 +26,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import rq
 from rq.job import Job
@@ -65,6 +65,7 @@ class Leading(Protocol):
     def leads(self) -> bool: ...
 
 
+@runtime_checkable
 class Looking(Protocol):
     """A `RedisLog`, as far as it is needed here."""
 
@@ -77,7 +78,8 @@ class Looking(Protocol):
 class Submitting(Protocol):
     """A `Node`, a `Client` or an `AsyncClient`."""
 
-    def submit(self, change: Any, *, key: str | None = None) -> Any: ...
+    @property
+    def submit(self) -> Callable[..., Any]: ...
 
 
 class Term:
@@ -118,7 +120,7 @@ def enqueue_in_term(queue: rq.Queue, source: Leading | Looking, func: Callable[.
 
 def term_meta(source: Leading | Looking) -> dict[str, Any]:
     """The present term, as the `meta` of a job: `queue.enqueue(bill, 4711, meta=term_meta(node))`."""
-    term = _term_in_log(source) if hasattr(source, "look") else _term_of_node(source)
+    term = _term_in_log(source) if isinstance(source, Looking) else _term_of_node(source)
     return {META: {"group": source.group, "term": term}}
 
 

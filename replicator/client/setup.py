@@ -232,7 +232,7 @@ def _http_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
     No cookies are kept: an application may put a position into one, and this client has its own.
     """
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    options = {"limits": httpx.Limits(keepalive_expiry=IDLE_S), "cookies": no_cookies, **(given or {})}
+    options: dict[str, Any] = {"limits": httpx.Limits(keepalive_expiry=IDLE_S), "cookies": no_cookies, **(given or {})}
     for name in ("base_url", "follow_redirects", "timeout"):
         if name in options:
             raise ConfigError(setting="http", problem=f"{name} is for the client to decide")

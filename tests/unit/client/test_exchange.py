@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from replicator import (
     ReplicatorError,
     Stalled,
 )
+from replicator.client import answers, exchange, known
 from replicator.client.answers import Answer
 from replicator.client.exchange import Call, Done, Exchange, Fail, Find, Pause, Send
 from replicator.client.known import Known, Nodes
@@ -371,6 +374,15 @@ class TestTheNodes:
         for _ in range(6):
             play.run(READ)
         assert A not in [send.url for send in play.sent[-2:]]
+
+
+@pytest.mark.parametrize("module", [answers, exchange, known], ids=lambda it: it.__name__)
+def test_what_decides_has_no_clock_no_chance_and_no_connection(module: Any) -> None:
+    nodes = [*ast.walk(ast.parse(inspect.getsource(module)))]
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert not (named | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}) & {
+        "asyncio", "httpx", "os", "random", "redis", "secrets", "socket", "time", "uuid",
+    }  # fmt: skip
 
 
 def test_an_error_has_the_attributes_that_its_class_promises() -> None:
