@@ -14,29 +14,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from ..errors import (
-    ChangeRejected,
-    ChangeTooLarge,
-    ConfigError,
-    CorruptRecord,
-    Fenced,
-    KeyReused,
-    LeaseLost,
-    LogLost,
-    LogUnavailable,
-    NotAcknowledged,
-    NotJSON,
-    NotPrimary,
-    NotRunning,
-    OutcomeUnknown,
-    Outdated,
-    PositionLost,
-    ReplicatorError,
-    ResultNotKept,
-    SnapshotFailed,
-    Stalled,
-    WrongProcess,
-)
+from ..errors import ConfigError, ReplicatorError
+from .error_codes import BUSY, ERROR_CODES, INVALID_HEADER, Answers
 
 __all__ = [
     "ALL_ANSWERS",
@@ -58,8 +37,6 @@ log = logging.getLogger(__name__)
 #: A client that comes back sooner finds the same: renewals and promotions take about this long.
 RETRY_AFTER_S = 1
 
-Answers = Mapping[type[BaseException], tuple[int, str]]
-
 
 class Refusal(Exception):
     """A request that HTTP itself is enough to refuse."""
@@ -80,35 +57,12 @@ class Full(Exception):
         super().__init__(f"{places} {what} are under way on this node, and it takes no more at once; try again soon")
 
 
-#: Error -> status and code; the entry of the nearest base class counts. An application adds the errors of its own.
-#: NotPrimary and Fenced are redirected where that can be (`redirect.py`).
-ANSWERS: Answers = {
-    Full: (503, "busy"),
-    ChangeRejected: (422, "rejected"),
-    KeyReused: (422, "key_reused"),
-    ResultNotKept: (409, "result_not_kept"),
-    ChangeTooLarge: (413, "change_too_large"),
-    NotJSON: (422, "not_json"),
-    LeaseLost: (503, "lease_lost"),
-    NotRunning: (503, "not_running"),
-    NotPrimary: (503, "not_primary"),
-    Fenced: (409, "fenced"),
-    Outdated: (412, "outdated"),
-    OutcomeUnknown: (504, "outcome_unknown"),
-    NotAcknowledged: (504, "not_acknowledged"),
-    LogUnavailable: (503, "log_unavailable"),
-    LogLost: (503, "log_lost"),
-    CorruptRecord: (503, "corrupt_record"),
-    PositionLost: (409, "position_lost"),
-    Stalled: (500, "stalled"),
-    SnapshotFailed: (500, "snapshot_failed"),
-    WrongProcess: (500, "wrong_process"),
-    ReplicatorError: (500, "failed"),
-}
+#: Those of every application, which adds the errors of its own.
+ANSWERS: Answers = {Full: (503, BUSY), **ERROR_CODES}
 
 #: For an application that is all ours: what it is given wrongly came with the request, and whatever it does not expect
 #: is answered as well.
-ALL_ANSWERS: Answers = {**ANSWERS, ConfigError: (400, "invalid_header"), Exception: (500, "internal")}
+ALL_ANSWERS: Answers = {**ANSWERS, ConfigError: (400, INVALID_HEADER), Exception: (500, "internal")}
 
 #: These say that something is wrong here: the log of this process is to have it.
 LOGGED = (ReplicatorError, Exception)
