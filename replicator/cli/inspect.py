@@ -144,7 +144,8 @@ def _record_dict(record: Record) -> dict[str, Any]:
         "prev": record.prev, "chain": record.chain, "written_at": record.at, "body_bytes": len(record.body),
     }  # fmt: skip
     if isinstance(record, TermRecord):
-        return fields | {"log_id": record.log_id, "run": record.run, "by": record.by, "reason": record.reason}
+        of_log = {"log_id": record.log_id, "app": record.app or None}
+        return fields | of_log | {"run": record.run, "by": record.by, "reason": record.reason}
     if isinstance(record, ChangeRecord):
         return fields | {"codec": record.codec, "digest": record.digest, "change_count": record.count}
     assert isinstance(record, PartRecord)

@@ -83,7 +83,8 @@ class Record:
 class TermRecord(Record):
     """Opens a term: from here on only `node`, in this boot, writes.
 
-    `ends`: the last records of the terms before it (see `term_ends.py`).
+    `ends`: the last records of the terms before it (see `term_ends.py`). `app`: of which application the log is; empty:
+    whoever wrote it knew of none.
     """
 
     log_id: str
@@ -91,6 +92,7 @@ class TermRecord(Record):
     by: str
     reason: str
     ends: tuple[RecordId, ...] = ()
+    app: str = ""
 
     kind = "term"
 
@@ -346,6 +348,7 @@ def _read_term(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes
         by=_take(fields, "by", str),
         reason=_take(fields, "reason", str),
         ends=_ends(fields),
+        app=_take({"app": ""} | fields, "app", str),
     )
 
 

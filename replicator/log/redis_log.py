@@ -202,6 +202,7 @@ class RedisLog:
             claim.applied_min,
             str(claim.unfollowed or ""),
             claim.expired,
+            claim.app,
         )
         return self._run(self._other, "promote", 8, *args)
 

@@ -10,6 +10,7 @@ from .acks import Acks
 from .lease import Lease
 from .primary import Primary
 from .problems import Problems
+from .release import Release
 
 __all__ = ["Components"]
 
@@ -24,3 +25,4 @@ class Components:
     acks: Acks
     lease: Lease
     problems: Problems
+    release: Release

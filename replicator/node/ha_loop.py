@@ -53,9 +53,9 @@ class HaLoop:
         log, replica, problems = parts.log, parts.replica, parts.problems
         self.wake = wake
         self.observer = Observer(log, applied_min=policy.applied_min)
-        self.reporter = Reporter(log, replica, policy, problems, self.observer, handover)
+        self.reporter = Reporter(log, replica, policy, problems, self.observer, handover, parts.release)
         self.lease_keeper = LeaseKeeper(log, replica, parts.lease, problems, self.observer)
-        self.candidate = Candidate(log, replica, policy, parts.lease, self.observer, self.lease_keeper)
+        self.candidate = Candidate(log, replica, policy, parts.lease, self.observer, self.lease_keeper, parts.release)
         self.publisher = SnapshotPublisher(parts, self.lease_keeper, beat_every_s=policy.beat_every_s, wake=wake)
         self._parts = parts
         self._log = log
@@ -154,7 +154,7 @@ class HaLoop:
 
     def _check_log_is_there(self, look: GroupView) -> None:
         view = self._replica.node_state.view
-        check_log_is_mine(self._log, view, look)
+        check_log_is_mine(self._log, view, look, self._parts.release.app)
         if look.marred:
             self._problems.report("log", LogLost(what=look.marred))
             return

@@ -49,7 +49,7 @@ from .group_reader import GroupReader
 from .hosted_node import HostedNode, Plan
 from .lease import LEASE_S, answer_within_s
 from .node import Node, StateT
-from .options import NodeKeywords
+from .options import HostedNodeKeywords
 from .scheduler import NodeWork
 from .worker_pool import RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
 
@@ -136,7 +136,7 @@ class Host:
         name: str,
         data_dir: str | Path,
         http: str = "",
-        **options: Unpack[NodeKeywords],
+        **options: Unpack[HostedNodeKeywords],
     ) -> Node[StateT]:
         """Start a node of this host; all that it takes is as for `Node`. Stop it by `Node.stop`, or with the host.
 

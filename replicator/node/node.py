@@ -46,6 +46,7 @@ from .lease import Lease, answer_within_s
 from .options import NodeArguments, NodeKeywords, NodeOptions
 from .problems import Problems
 from .promotion import replaced, take_term
+from .release import Release
 from .running import NodeSetup, RunningNode, joined
 from .scheduler import OwnThreads
 
@@ -73,8 +74,8 @@ class Node(NodeFacts, Generic[StateT]):
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
     directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
-    threads of its own (`host.py`). The rest, `ack`, `lease_s`, `auto_promote` and so on: see `NodeOptions`. Raises
-    `ConfigError`, `CheckpointError` (from the constructor and from `start`).
+    threads of its own (`host.py`). `app`, `version`, `reads`: see `Release`. The rest, `ack`, `lease_s`, `auto_promote`
+    and so on: see `NodeOptions`. Raises `ConfigError`, `CheckpointError` (from the constructor and from `start`).
 
     A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
     leaving the node's `with` does nothing: the parent goes on as if there were no child.
@@ -92,6 +93,7 @@ class Node(NodeFacts, Generic[StateT]):
         **more: Unpack[NodeArguments],
     ) -> None:
         log, scheduler = more.pop("log", None), more.pop("scheduler", None)
+        app, version, reads = more.pop("app", None), more.pop("version", 1), more.pop("reads", None)
         keywords: NodeKeywords = more
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
@@ -100,7 +102,7 @@ class Node(NodeFacts, Generic[StateT]):
         directory = checks.directory("data_dir", data_dir)
         checks.url("http", http)
         check_state(state)
-        options = NodeOptions(**keywords)
+        options, release = NodeOptions(**keywords), Release.of(state, app=app, version=version, reads=reads)
         lease = Lease(options.lease_s)
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`). It has the node,
         #: and the duties have it: a node that runs stays, whoever has forgotten it.
@@ -111,6 +113,7 @@ class Node(NodeFacts, Generic[StateT]):
             data_dir=directory,
             state=state,
             options=options,
+            release=release,
             log=log if log is not None else RedisLog(redis, group, timeout_s=answer_within_s(lease.length_s)),
             scheduler=scheduler or OwnThreads(),
             lease=lease,

@@ -16,6 +16,7 @@ from ..protocol import election
 from ..runtime import checks
 from .ha_policy import HaPolicy
 from .lease import LEASE_S, renew_every_s
+from .release import ReleaseKeywords
 from .scheduler import Scheduler
 from .waiters import Level
 
@@ -25,6 +26,7 @@ __all__ = [
     "LEASE_S_MIN",
     "ON_LOG_LOST",
     "ON_RESTART",
+    "HostedNodeKeywords",
     "NodeArguments",
     "NodeKeywords",
     "NodeOptions",
@@ -57,7 +59,11 @@ class NodeKeywords(TypedDict, total=False):
     snapshot_bytes_max: int
 
 
-class NodeArguments(NodeKeywords, total=False):
+class HostedNodeKeywords(NodeKeywords, ReleaseKeywords, total=False):
+    """And what the application is, and which versions of it."""
+
+
+class NodeArguments(HostedNodeKeywords, total=False):
     """And what a node finds around it, if not a Redis at a URL and threads of its own: a `Host` brings both."""
 
     log: Log | None

@@ -28,11 +28,12 @@ from .consumer import Reader
 from .duties import Duties
 from .ha_loop import HaLoop
 from .handover import Handover
-from .identity import Name
+from .identity import Name, check_data_is_mine
 from .lease import Lease
 from .options import NodeOptions
 from .primary import Primary
 from .problems import Problems
+from .release import Release
 from .scheduler import Scheduler
 
 __all__ = ["NodeSetup", "RunningNode", "joined"]
@@ -49,6 +50,7 @@ class NodeSetup:
     data_dir: Path
     state: State | ReplicatedState
     options: NodeOptions
+    release: Release
     log: Log
     scheduler: Scheduler
     lease: Lease
@@ -75,6 +77,7 @@ class RunningNode:
             acks=self.acks,
             lease=lease,
             problems=setup.problems,
+            release=setup.release,
         )
         boot = self.replica.node_state.previous_boot
         own_name = Name(log, me, checkpoint, previous_boot=boot, stopping=setup.stopping)
@@ -129,6 +132,7 @@ def joined(setup: NodeSetup) -> RunningNode:
     """
     checkpoint = Checkpoint(setup.data_dir, setup.group, node=setup.name)
     try:
+        check_data_is_mine(checkpoint, setup.release.app)
         checkpoint.note("state", kind_of(setup.state))
         running = RunningNode(setup, checkpoint)
         running.join()

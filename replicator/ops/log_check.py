@@ -110,6 +110,7 @@ class LogVerifier:
         # What the newest term record says; empty before the first one.
         self._log_id = ""
         self._run = ""
+        self._app = ""
         # The writer of the newest term.
         self._writer = Writer("", "")
         # How many records of that term there were so far.
@@ -211,7 +212,10 @@ class LogVerifier:
         if last and self._run and record.run != self._run and era_of(record.id.term) <= era_of(last.id.term):
             problem = f"term {record.id.term} was taken in another run than {last.id.term}, and in the same era"
             raise Violation("term", problem, ids=(record.id,))
-        self._log_id, self._run = record.log_id, record.run
+        if self._app and record.app not in ("", self._app):
+            problem = f"{record.id} is of the application `{record.app}`, those before it of `{self._app}`"
+            raise Violation("term", problem, ids=(record.id,))
+        self._log_id, self._run, self._app = record.log_id, record.run, record.app or self._app
         self._drop_parts(broken_off=True)
         self._parted = None
         if self._ends is not None:
@@ -311,6 +315,7 @@ class LogVerifier:
             "term": (head.term, self.last.id.term),
             "holder": (head.writer, self._writer),
             "log": (head.log_id, self._log_id or head.log_id),
+            "application": (head.app, self._app or head.app),
             "last change": (head.changed, head.changed if self._changed is None else self._changed),
             "ends of terms": (show_ends(head.ends), show_ends(head.ends if self._ends is None else self._ends)),
             "next part": (head.part_next, self._parts.count if self._parts else 0),

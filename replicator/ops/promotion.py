@@ -109,6 +109,7 @@ def claim_of(
         lease_ms=lease_ms,
         applied_min=missing_nodes.applied_min(look),
         fresh_log_id=secrets.token_hex(16),
+        app=heartbeat.app,
         guarded=guarded,
     )
 

@@ -269,11 +269,15 @@ class Checkpoint:
     def note(self, key: str, text: str) -> None:
         """Leave a text beside what is saved: `CheckpointReader.note` gives it. Raises `CheckpointError`."""
         with self._mutex:
-            with translated(self.path):
-                found = self._database.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-            if found is None or found[0] != text:
+            if self.noted(key) != text:
                 with self._database.transaction(synced=False) as db:
                     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
+
+    def noted(self, key: str) -> str | None:
+        """The text that was left there; None: there is none. Raises `CheckpointError`."""
+        with self._mutex, translated(self.path):
+            found = self._database.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return found[0] if found is not None and isinstance(found[0], str) else None
 
     def write_fork(self, reason: str, parted_id: RecordId) -> Path:
         """Copy the whole checkpoint into `forks/`, with `reason` and `parted_id` in its table `meta`; where it is then.
