@@ -451,4 +451,6 @@ def _term_header(claim: Claim, head: Head | None, *, run: str, now_ms: float) ->
     }
     if claim.app:
         fields["app"] = claim.app
+    if head is None and claim.version > 1:
+        fields |= {"v": 2, "version": claim.version}
     return orjson.dumps(fields)

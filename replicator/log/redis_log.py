@@ -203,6 +203,7 @@ class RedisLog:
             str(claim.unfollowed or ""),
             claim.expired,
             claim.app,
+            claim.version,
         )
         return self._run(self._other, "promote", 8, *args)
 

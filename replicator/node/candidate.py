@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..format.ids import ORIGIN
 from ..log.interface import Log
 from ..protocol import election, promotion
 from ..protocol.group import Claim, Code, GroupView, Reply
@@ -145,6 +146,7 @@ class Candidate:
             applied_min=self._observer.applied_min,
             fresh_log_id=secrets.token_hex(16),
             app=self._release.app,
+            version=self._release.version if node_state.view.position == ORIGIN else node_state.view.version,
             seen_term=node_state.view.term,
             guarded=guarded,
         )

@@ -15,6 +15,7 @@ from contextlib import suppress
 from ..errors import LogLost, ReplicatorError
 from ..format.ids import RecordId
 from ..log.interface import Ack, GroupRequest
+from ..protocol import versions
 from ..protocol.group import GroupView
 from ..runtime.log_once import LogOnce
 from .candidate import Candidate
@@ -39,6 +40,9 @@ PASSED_BY = "passed by"
 
 #: A primary that did not hear it may have been replaced; one that did takes a while.
 ASK_AGAIN_AFTER_BEATS = 10
+
+#: A name; it stands in the log.
+_BY_CHARACTERS_MAX = 200
 
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
@@ -124,6 +128,22 @@ class HaLoop:
             with suppress(LogLost):  # the next beat reports it
                 self._parts.primary.commits.mark()
             self.wake()
+        elif request.what.startswith(versions.FINALIZE) and node_state.is_primary:
+            self._raise_version(request)
+
+    def _raise_version(self, request: GroupRequest) -> None:
+        """An operator wants the group to be at another version. Whoever asked looks whether it is."""
+        look, text = self.observer.look, request.what.removeprefix(versions.FINALIZE)
+        version = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
+        current = self._replica.node_state.view.version
+        me = self.reporter.heartbeat()
+        others = [each for each in versions.reporting(look) if each.node != me.node] if look is not None else []
+        if (why := versions.why_not(version, current, [me, *others])) is not None:
+            logger.warning("the group stays at version %d: %s", current, why)
+            return
+        with suppress(LogLost):  # the next beat reports it
+            self._parts.primary.commits.raise_version(version, by=request.by[:_BY_CHARACTERS_MAX])
+        self.wake()
 
     # --- a beat ------------------------------------------------------------------------------------------------------
 

@@ -20,13 +20,13 @@ from typing import Any
 from ..errors import ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
 from ..format.codec import decode_changes, digest_of_pieces
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId
-from ..format.records import ChangeRecord, PartRecord, Record
+from ..format.records import ACT, ChangeRecord, PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..protocol.group import Head
 from ..state import ReplicatedState, State
 from ..state.class_name import are_alike, kind_of
-from ..state.contract import check_state
+from ..state.contract import check_state, takes_version
 from ..storage.checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from ..storage.payload import rebuilt_from
 from ..storage.untrusted_sqlite import check_is_file, head_of
@@ -379,12 +379,18 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
         if not isinstance(state, State):
             with rebuilt_from(stored) as whole:
                 return whole.digest
+        version = stored.base_version
         if stored.payload is not None:
-            state.restore(stored.pieces())
+            told = {"version": version} if takes_version(state.restore) else {}
+            state.restore(stored.pieces(), **told)
         for record in stored.changes():
+            if record.codec == ACT:
+                version = record.version or version
+                continue
+            told = {"version": version} if takes_version(state.apply) else {}
             for change in decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id)):
                 with contextlib.suppress(ChangeRejected):
-                    state.apply(change)
+                    state.apply(change, **told)
         return digest_of_pieces(state.snapshot())
     except CheckpointError:
         raise

@@ -22,10 +22,11 @@ from itertools import pairwise
 from typing import IO, Any
 
 from ..errors import CorruptRecord, ReplicatorError
+from ..format.acts import decode_act
 from ..format.codec import SnapshotDecoder, decode_changes
 from ..format.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, era_of
 from ..format.patch import CODEC, Gatherer, PatchHead, placed
-from ..format.records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
+from ..format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 from ..format.term_ends import show_ends, with_end
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.group import Head
@@ -227,11 +228,13 @@ class LogVerifier:
 
     def _take_change(self, record: ChangeRecord) -> None:
         with as_violation():
-            if record.codec == CODEC:
+            if record.codec == ACT:
+                decode_act(record.body, record.digest, record.version, id_=str(record.id))
+            elif record.codec == CODEC:
                 self._take_patch(record)
             else:
                 decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
-        self.facts.change_count += record.count
+        self.facts.change_count += record.count if record.codec != ACT else 0
         self.facts.marker_count += not record.count
         self._changed = last_change_after(record) or self._changed
 
@@ -374,8 +377,8 @@ class _Parts:
 
     def add(self, record: PartRecord) -> None:
         first = self._first
-        same = (record.as_of, record.changed, record.codec, record.replaces)
-        if same != (first.as_of, first.changed, first.codec, first.replaces):
+        same = (record.as_of, record.changed, record.codec, record.replaces, record.version)
+        if same != (first.as_of, first.changed, first.codec, first.replaces, first.version):
             problem = f"{record.id} is part {record.part} of another snapshot than {first.id}, which it follows"
             raise Violation("snapshot", problem, ids=(first.id, record.id))
         self._file.write(record.body)

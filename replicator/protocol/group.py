@@ -171,7 +171,8 @@ class Claim:
     another text. `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a
     broken one. `unfollowed`: with `anew`, the newest record, which no node accepts, of a log that looks whole.
     `applied_min`: the least `applied:N` that, as far as the claimant knows, was asked for; the head remembers it.
-    `app`: the application of the writer, which has to be that of the log; empty: it has none.
+    `app`: the application of the writer, which has to be that of the log; empty: it has none. `version`: the one at
+    which a log begins that is founded.
     """
 
     writer: Writer
@@ -189,3 +190,4 @@ class Claim:
     unfollowed: RecordId | None = None
     applied_min: int = 0
     app: str = ""
+    version: int = 1

@@ -33,6 +33,7 @@ def next_claim(
     applied_min: int,
     fresh_log_id: str,
     app: str,
+    version: int,
     seen_term: int = 0,
     guarded: bool = True,
 ) -> Claim:
@@ -40,7 +41,7 @@ def next_claim(
 
     `node`: what is known of it. `guarded`: only if it loses nothing that is in the log, either. `seen_term`: what it
     knows by itself of terms. `fresh_log_id`: of the log that is founded where nobody ever had one. `app`: its
-    application.
+    application. `version`: the one at which a log begins that it founds.
     """
     return Claim(
         writer=writer,
@@ -54,4 +55,5 @@ def next_claim(
         new_log_id=fresh_log_id if election.may_found(look) else "",
         applied_min=applied_min,
         app=app,
+        version=version,
     )

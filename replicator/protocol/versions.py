@@ -14,6 +14,7 @@ from .group import GroupView
 from .heartbeat import Heartbeat
 
 __all__ = [
+    "FINALIZE",
     "REPORTED_WITHIN_MS",
     "begins_at",
     "in_words",
@@ -21,7 +22,11 @@ __all__ = [
     "reporting",
     "unreading",
     "version_of",
+    "why_not",
 ]
+
+#: The request to raise the version; the version comes after it.
+FINALIZE = "finalize "
 
 #: A node that reported within the last hour is one of the group, also if it is away now: it may be restarting.
 REPORTED_WITHIN_MS = 3_600_000
@@ -43,6 +48,19 @@ def reporting(look: GroupView) -> list[Heartbeat]:
 def unreading(version: int, heartbeats: Iterable[Heartbeat]) -> list[Heartbeat]:
     """Those that do not read this version."""
     return [heartbeat for heartbeat in heartbeats if not heartbeat.reads_min <= version <= heartbeat.reads_max]
+
+
+def why_not(version: int, current: int, heartbeats: Iterable[Heartbeat]) -> str | None:
+    """Why the group is not to be raised from `current` to `version`; None: it is, or it is there already."""
+    if version < current:
+        return f"it cannot go back to {version}: its log has what only nodes that read {current} can apply"
+    others = unreading(version, heartbeats)
+    if not others:
+        return None
+    told = ", ".join(f"{each.node} ({in_words(each.reads_min, each.reads_max)})" for each in others)
+    what = "does not read" if len(others) == 1 else "do not read"
+    hint = "upgrade it" if len(others) == 1 else "upgrade them"
+    return f"{told} {what} version {version}: {hint}, or `replicator forget` what is gone for good"
 
 
 def next_version(current: int, heartbeats: Iterable[Heartbeat]) -> int:

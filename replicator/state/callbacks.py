@@ -23,6 +23,7 @@ from replicator.errors import SnapshotFailed, StateError
 from replicator.runtime.reentrancy import Inside
 
 from . import CheckedState, KeptState, ReplicatedState
+from .contract import takes_version
 
 __all__ = ["Application", "asked_to_end", "said"]
 
@@ -46,11 +47,19 @@ def said(error: BaseException) -> str:
 
 
 class Application:
-    """A state behind its callbacks. While one runs, its thread is `inside`."""
+    """A state behind its callbacks. While one runs, its thread is `inside`.
 
-    def __init__(self, state: ReplicatedState, inside: Inside) -> None:
+    `version`: the one that the group was at where the snapshot was drawn that is to be restored.
+    """
+
+    def __init__(self, state: ReplicatedState, inside: Inside, version: int = 1) -> None:
         self._state = state
         self._inside = inside
+        self._version = version
+
+    def at(self, version: int) -> Application:
+        """The same, for a snapshot of that version."""
+        return Application(self._state, self._inside, version)
 
     def snapshot(self) -> Iterator[Any]:
         """The pieces. Raises `SnapshotFailed` or `StateError`, now or with a piece."""
@@ -66,7 +75,10 @@ class Application:
 
     def restore(self, pieces: Iterable[Any]) -> None:
         with self._inside.of("restore()"):
-            self._state.restore(pieces)
+            if takes_version(self._state.restore):
+                self._state.restore(pieces, version=self._version)  # type: ignore[call-arg]
+            else:
+                self._state.restore(pieces)
 
     def check_pieces(self, pieces: Iterable[Any]) -> None:
         """Raises what the state says of these pieces, if it says anything."""

@@ -16,12 +16,15 @@ from replicator.errors import ConfigError
 
 from . import KeptState
 
-__all__ = ["check_state"]
+__all__ = ["check_state", "takes_version"]
 
 #: With how many arguments a node calls each.
 _ARGUMENTS = {"snapshot": 0, "restore": 1, "apply": 1, "check_pieces": 1, "survived": 0, "published": 0}
 
 _NEEDED = ("snapshot", "restore")
+
+#: Those that are given the version of the group, if they have a parameter of that name.
+_VERSIONED = ("restore", "apply")
 
 #: A name as alike as this to the one that is missing is that one misspelt: `aply`, `Apply`, `restor`; not `supply`.
 _ALIKE = 0.8
@@ -64,14 +67,25 @@ def _problem_of(found: Any, method: str, arguments: int) -> str:
         return "is async, and a node calls it from threads: make it a plain method"
     if method != "snapshot" and _any(inspect.isgeneratorfunction, found):
         return "has a `yield` in it, so calling it does nothing: make it a plain method"
+    versions = {"version": 1} if method in _VERSIONED and takes_version(found) else {}
     try:
-        inspect.signature(found).bind(*[None] * arguments)
+        inspect.signature(found).bind(*[None] * arguments, **versions)
     except TypeError as error:
         takes = {0: "no argument", 1: "one argument"}[arguments]
         return f"is called with {takes}: {error}"
     except ValueError:
         pass  # written in C: it does not say what it takes
     return ""
+
+
+def takes_version(found: Any) -> bool:
+    """Whether this `apply` or `restore` is to be told the version of the group: it has a parameter `version`."""
+    try:
+        parameters = list(inspect.signature(found).parameters.values())
+    except (TypeError, ValueError):  # written in C: it does not say what it takes
+        return False
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return any(each.name == "version" and each.kind in named for each in parameters[1:])
 
 
 def _any(asks: Callable[[Any], bool], found: Any) -> bool:

@@ -65,6 +65,7 @@ from replicator.storage.checkpoint_file import (
     Payload,
     Rows,
     Saved,
+    base_version_of,
     bodies_in,
     changes_in,
 )
@@ -132,6 +133,16 @@ class Checkpoint:
         """What the last save said, or None: a new node, or one whose checkpoint was set aside."""
         saved = self._saved
         return None if saved.view is None else Loaded(saved.view, saved.boot, saved.group)
+
+    @property
+    def base_version(self) -> int:
+        """The version that the group was at where the changes begin: of the snapshot, or of the log at its beginning.
+
+        Raises `CorruptRecord`.
+        """
+        if self._saved.payload is not None:
+            return self._saved.payload.version
+        return base_version_of(self._saved.view or View(), self.changes)
 
     def payload(self, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any] | None:
         """The pieces of the newest complete snapshot, decoded as they are drawn; None if there never was one."""

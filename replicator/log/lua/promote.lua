@@ -26,6 +26,7 @@
 --                        and so does this one once it is renewed, because its text is another one then
 -- ARGV[17]  app          the application of the node, which has to be that of the log; empty: it has none. A log that
 --                        knows no application yet takes this one
+-- ARGV[18]  version      the version of the application at which a log begins that is founded
 --
 -- Answers
 --   ok TERM ID RUN       (node, boot) holds TERM, in RUN; ID is the term record
@@ -156,6 +157,9 @@ local opens = {
 }
 if app ~= '' then
   opens.app = app
+end
+if not head.id and tonumber(ARGV[18]) > 1 then
+  opens.v, opens.version = 2, tonumber(ARGV[18]) -- a program that knows no versions must not read on
 end
 local header = cjson.encode(opens)
 if ARGV[1] == '' or ARGV[2] == '' or #header > HEADER_BYTES_MAX then
