@@ -133,11 +133,11 @@ class HaLoop:
 
     def _raise_version(self, request: GroupRequest) -> None:
         """An operator wants the group to be at another version. Whoever asked looks whether it is."""
-        look, text = self.observer.look, request.what.removeprefix(versions.FINALIZE)
+        look, text = self._log.look(), request.what.removeprefix(versions.FINALIZE)
         version = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
         current = self._replica.node_state.view.version
         me = self.reporter.heartbeat()
-        others = [each for each in versions.reporting(look) if each.node != me.node] if look is not None else []
+        others = [each for each in versions.reporting(look) if each.node != me.node]
         if (why := versions.why_not(version, current, [me, *others])) is not None:
             logger.warning("the group stays at version %d: %s", current, why)
             return

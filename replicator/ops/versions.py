@@ -22,6 +22,9 @@ from .diagnosis import next_step
 
 __all__ = ["Finalized", "NodeVersions", "Versions", "finalize", "versions", "versions_of"]
 
+#: How often the primary is asked to raise the version until it has.
+ASK_EVERY_S = 1.0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeVersions:
@@ -115,7 +118,7 @@ def finalize(log: Log, version: int, *, by: str, timeout_s: float = 10.0, progre
     log = log.within(deadline + GRACE_S)
     led_head(log)
     before: int | None = None
-    asked = 0  # in which term
+    asked_at = float("-inf")
     while True:
         look = log.look()
         current = rules.version_of(look)
@@ -128,8 +131,8 @@ def finalize(log: Log, version: int, *, by: str, timeout_s: float = 10.0, progre
             if why is not None:
                 raise VersionRefused(current=current, problem=why)
             head = led_head(log)
-            if asked != head.term:
-                asked = head.term
+            if time.monotonic() - asked_at > ASK_EVERY_S:  # the one that was asked may have been replaced
+                asked_at = time.monotonic()
                 log.request(f"{rules.FINALIZE}{version}", by=by)
                 progress(f"asked {head.node} to raise the group from version {current} to {version}")
         if time.monotonic() > deadline:
