@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         CorruptRecord,
         Fenced,
         InvalidChange,
+        KeyReused,
         LeaseLost,
         LogLost,
         LogUnavailable,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         ProgramError,
         PromotionRefused,
         ReplicatorError,
+        ResultNotKept,
         SnapshotFailed,
         SnapshotRefused,
         Stalled,
@@ -48,9 +50,10 @@ if TYPE_CHECKING:
         WrongProcess,
     )
     from .format.ids import Position, RecordId
+    from .format.keyed import Key
     from .node.host import Host
     from .node.node import Node
-    from .state import CheckedState, KeptState, ReplicatedState, SharedState, State
+    from .state import CheckedState, KeptState, ReplicatedState, SharedState, State, TypedResults
     from .state.changes import Change
     from .state.commands import Commands, change
     from .state.mapping import DictState, delete, put, put_many
@@ -72,6 +75,8 @@ __all__ = [
     "Host",
     "InvalidChange",
     "KeptState",
+    "Key",
+    "KeyReused",
     "LeaseLost",
     "LogLost",
     "LogUnavailable",
@@ -92,6 +97,7 @@ __all__ = [
     "RecordId",
     "ReplicatedState",
     "ReplicatorError",
+    "ResultNotKept",
     "SharedState",
     "SnapshotFailed",
     "SnapshotRefused",
@@ -100,6 +106,7 @@ __all__ = [
     "StateChanged",
     "StateError",
     "StateInUse",
+    "TypedResults",
     "UnknownGroup",
     "WouldDeadlock",
     "WrongProcess",
@@ -116,6 +123,7 @@ _ELSEWHERE = {
     "DictState": "state.mapping",
     "Host": "node.host",
     "KeptState": "state",
+    "Key": "format.keyed",
     "Node": "node.node",
     "Position": "format.ids",
     "Published": "storage.payload",
@@ -123,6 +131,7 @@ _ELSEWHERE = {
     "ReplicatedState": "state",
     "SharedState": "state",
     "State": "state",
+    "TypedResults": "state",
     "change": "state.commands",
     "delete": "state.mapping",
     "put": "state.mapping",

@@ -10,7 +10,9 @@
     ├── WouldDeadlock            a call that would wait for its own caller
     ├── Fenced                   the term of the writer is over; nothing was written
     ├── ChangeRejected           the application rejected a change (an outcome, not a failure)
-    │   └── InvalidChange        … which is none that it knows, or has arguments that do not fit
+    │   ├── InvalidChange        … which is none that it knows, or has arguments that do not fit
+    │   └── KeyReused            … because its key is that of another change
+    ├── ResultNotKept            a repeated change was committed the first time; what it gave then is not known any more
     ├── NotSubmitted             a change that was called like a method, and would change one copy alone
     ├── ChangeTooLarge           a change does not fit into a record
     ├── NotJSON                  a change, or a piece of a snapshot, cannot be encoded as JSON
@@ -143,6 +145,15 @@ class ChangeRejected(ReplicatorError):
 
 class InvalidChange(ChangeRejected):
     """The change is none that the state knows, or its arguments do not fit: where it was made, nothing was written."""
+
+
+class KeyReused(ChangeRejected):
+    """the key {key!r} is that of another change, at {id}: nothing was changed; give every change a key of its own"""
+
+
+class ResultNotKept(ReplicatorError):
+    """the change with the key {key!r} was committed at {id}, when it was sent first, and the repeat changed nothing.
+    What it gave then is not kept, because it was no plain JSON or more than 4 KiB: read the state"""
 
 
 class NotSubmitted(ReplicatorError):

@@ -3,9 +3,11 @@
 A codec is named in the header: `json` or `raw`, then optionally `+zstd`. The digest of a payload is xxh3-128 over the
 *decoded* bytes (before compression), never over something re-serialised.
 
-- A change's payload is one JSON list.
+- A change's payload is one JSON list, of changes, or of [key or null, change] if one of them has a key (`keyed.py`).
 - A snapshot's payload is a sequence of frames, one for each piece of the state. `json`: one JSON value per line. `raw`:
   each piece preceded by its length (4 bytes, big-endian). Both can be read while they are still arriving.
+- `json2` and `raw2` have two zstd frames one after the other: what the library itself keeps (the *ledger*, bytes that
+  mean nothing here), then the pieces as above. Their digest is that over the digests of the two.
 
 Two traps are closed here. orjson writes NaN and infinities as `null`: they are refused. And what an application hands
 in may differ from what JSON gives back (a tuple, a date, an object that is changed later): every node, including the
@@ -17,6 +19,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import orjson
@@ -24,6 +27,7 @@ import xxhash
 
 from replicator.errors import ChangeTooLarge, CorruptRecord, NotJSON, SnapshotRefused
 
+from .keyed import NotKeyed, as_keyed, entries_of, keyed, unkeyed
 from .unpacked_size import SNAPSHOT_BYTES_MAX, Weight
 
 if sys.version_info >= (3, 14):
@@ -42,7 +46,11 @@ __all__ = [
     "encode_change",
     "encode_changes",
     "encoded",
+    "encoded_keyed",
+    "jsons_of",
+    "ledger_in",
     "split_raw",
+    "with_ledger",
 ]
 
 #: Limit on a batch of changes: its JSON, before compression. The same as for the body of a record, so a batch fits with
@@ -62,6 +70,13 @@ PIECE_BYTES_MAX = 64 * 1024 * 1024
 #: Refuses frames with a larger window: they are not ours (level 1 needs 512 KiB), and a reader would have to allocate
 #: that much memory.
 _READ_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
+
+#: A ledger has at most 16 MiB of keys (`replica/ledger.py`), and something besides.
+LEDGER_BYTES_MAX = 24 * 1024 * 1024
+
+#: The codecs of a snapshot, with their counterparts that have a ledger.
+_WITH_LEDGER = {"json+zstd": "json2+zstd", "raw+zstd": "raw2+zstd"}
+_SNAPSHOTS = {*_WITH_LEDGER, *_WITH_LEDGER.values()}
 
 #: Fragments of error messages.
 _CHANGE = "the change"
@@ -83,10 +98,15 @@ def digest_of(payload: bytes) -> str:
 
 
 class Encoded(NamedTuple):
-    """Changes on their way into a record: their JSON, joined by commas, and the values that every node will decode."""
+    """Changes on their way into a record: their JSON, joined by commas, and the values that every node will decode.
+
+    `keyed`: at least one of them has a key. Then the JSON has an entry for each (`keyed.py`), the values a `Keyed` for
+    each with a key.
+    """
 
     json: bytes
     changes: list[Any]
+    keyed: bool = False
 
 
 def encoded(changes: Sequence[Any]) -> Encoded:
@@ -113,6 +133,30 @@ def encoded(changes: Sequence[Any]) -> Encoded:
     return Encoded(payload[1:-1], decoded)
 
 
+def encoded_keyed(changes: Sequence[Any], keys: Sequence[str | None]) -> Encoded:
+    """The same for changes with keys; None: without. As many keys as changes, each of them one (`is_key`)."""
+    if all(key is None for key in keys):
+        return encoded(changes)
+    jsons: list[bytes] = []
+    decoded: list[Any] = []
+    for change, key in zip(changes, keys, strict=True):
+        json, (value,), _ = encoded([change])
+        entry, value = (unkeyed(json), value) if key is None else keyed(key, json, value)
+        jsons.append(entry)
+        decoded.append(value)
+    joined = b",".join(jsons)
+    if len(joined) + 2 > CHANGE_BYTES_MAX:
+        raise ChangeTooLarge(problem=f"with its key it has {len(joined) + 2} bytes, a record takes {CHANGE_BYTES_MAX}")
+    return Encoded(joined, decoded, keyed=True)
+
+
+def jsons_of(every: Iterable[Encoded], *, keyed: bool) -> list[bytes]:
+    """What goes into one record together; with `keyed` entries of all, for one of them has a key."""
+    if not keyed:
+        return [each.json for each in every]
+    return [each.json if each.keyed else as_keyed(each.json, len(each.changes)) for each in every]
+
+
 def encode_change(change: Any) -> bytes:
     """One change as JSON. Raises what `encoded` raises."""
     return encoded([change]).json
@@ -134,22 +178,25 @@ def _has_nonfinite(value: Any) -> bool:
     return False
 
 
-def encode_changes(encoded: Iterable[bytes]) -> tuple[str, bytes, str]:
-    """Join encoded changes into one payload: its codec, body and digest."""
+def encode_changes(encoded: Iterable[bytes], codec: str = "json") -> tuple[str, bytes, str]:
+    """Join encoded changes into one payload: its codec, body and digest. `codec`: `keyed`, for entries with keys."""
     payload = b"[" + b",".join(encoded) + b"]"
     digest = digest_of(payload)
     if len(payload) >= _COMPRESS_FROM:
         packed = zstd.compress(payload, level=_LEVEL)
         if len(packed) < len(payload):
-            return "json+zstd", packed, digest
-    return "json", payload, digest
+            return f"{codec}+zstd", packed, digest
+    return codec, payload, digest
 
 
 def decode_changes(codec: str, body: bytes, digest: str, count: int, *, id_: str) -> list[Any]:
-    """Decode the changes in a change record. Raises `CorruptRecord` if body, digest and count disagree."""
-    if codec == "json":
+    """Decode the changes in a change record; one with a key is a `Keyed`.
+
+    Raises `CorruptRecord` if body, digest and count disagree.
+    """
+    if codec in ("json", "keyed"):
         payload = body
-    elif codec == "json+zstd":
+    elif codec in ("json+zstd", "keyed+zstd"):
         payload = _inflate(body, CHANGE_BYTES_MAX, id_)
     else:
         raise CorruptRecord(id=id_, problem=f"its codec is {codec!r}: update replicator")
@@ -161,7 +208,14 @@ def decode_changes(codec: str, body: bytes, digest: str, count: int, *, id_: str
         raise CorruptRecord(id=id_, problem=f"its body is not JSON ({error})") from None
     if not isinstance(changes, list) or len(changes) != count:
         raise CorruptRecord(id=id_, problem=f"its body is not a list of {count} changes")
-    return changes
+    return changes if codec.startswith("json") else _keyed(payload, changes, id_)
+
+
+def _keyed(payload: bytes, decoded: list[Any], id_: str) -> list[Any]:
+    try:
+        return entries_of(payload, decoded)
+    except NotKeyed as problem:
+        raise CorruptRecord(id=id_, problem=str(problem)) from None
 
 
 def _inflate(body: bytes, most: int, id_: str) -> bytes:
@@ -186,10 +240,12 @@ class SnapshotEncoder:
     """Compresses the pieces of a snapshot as they come: `feed` each piece, then `finish`.
 
     The first piece decides between `json` and `raw`; a snapshot has one kind only. `most`: the most it may weigh.
+    `ledger`: what the library keeps beside the state, if that is anything.
     """
 
-    def __init__(self, *, most: int = SNAPSHOT_BYTES_MAX) -> None:
-        self.codec = "json+zstd"
+    def __init__(self, *, most: int = SNAPSHOT_BYTES_MAX, ledger: bytes = b"") -> None:
+        self._ledger = ledger
+        self.codec = _codec(raw=False, ledger=ledger)
         self._weight = Weight(most)
         self._hash = xxhash.xxh3_128()
         self._packer = zstd.ZstdCompressor(level=_LEVEL)
@@ -201,31 +257,54 @@ class SnapshotEncoder:
         Raises `NotJSON` if the piece cannot be encoded, or `ChangeTooLarge` if the snapshot gets too heavy with it.
         """
         raw = isinstance(piece, bytes | bytearray | memoryview)
+        before = b""
         if self._raw is None:
             self._raw = raw
-            self.codec = "raw+zstd" if raw else "json+zstd"
+            self.codec = _codec(raw=raw, ledger=self._ledger)
+            before = self._packed_ledger()
         if raw != self._raw:
             raise NotJSON(MIXED)
         frame = frame_of(piece)
         check_weight(self._weight, frame, raw=raw)
         self._hash.update(frame)
-        return self._packer.compress(frame)
+        return before + self._packer.compress(frame)
 
     def finish(self) -> bytes:
         """Return the rest of the compressed bytes. From then on `digest` is that of the whole payload."""
-        return self._packer.flush()
+        before = self._packed_ledger() if self._raw is None else b""
+        return before + self._packer.flush()
+
+    def _packed_ledger(self) -> bytes:
+        return zstd.compress(self._ledger, level=_LEVEL) if self._ledger else b""
 
     @property
     def digest(self) -> str:
-        return self._hash.hexdigest()
+        return _digest_beside(self._ledger, self._hash.hexdigest())
 
 
-def digest_of_pieces(pieces: Iterable[Any]) -> str:
+def _codec(*, raw: bool, ledger: bytes) -> str:
+    codec = "raw+zstd" if raw else "json+zstd"
+    return _WITH_LEDGER[codec] if ledger else codec
+
+
+def _digest_beside(ledger: bytes, digest: str) -> str:
+    """The digest of a snapshot whose pieces have that digest."""
+    return digest_of(bytes.fromhex(digest_of(ledger)) + bytes.fromhex(digest)) if ledger else digest
+
+
+def with_ledger(codec: str, digest: str, ledger: bytes) -> tuple[str, str, bytes]:
+    """Put a ledger before a snapshot that was encoded without: its codec, its digest, and the bytes that come first."""
+    if not ledger:
+        return codec, digest, b""
+    return _WITH_LEDGER[codec], _digest_beside(ledger, digest), zstd.compress(ledger, level=_LEVEL)
+
+
+def digest_of_pieces(pieces: Iterable[Any], *, ledger: bytes = b"") -> str:
     """The digest that a snapshot of these pieces would have. Nodes at equal positions have equal digests (G6)."""
     digest = xxhash.xxh3_128()
     for piece in pieces:
         digest.update(frame_of(piece))
-    return digest.hexdigest()
+    return _digest_beside(ledger, digest.hexdigest())
 
 
 def check_weight(weight: Weight, frame: bytes, *, raw: bool) -> None:
@@ -282,9 +361,12 @@ class SnapshotDecoder:
     """
 
     def __init__(self, codec: str, digest: str = "", *, id_: str, most: int = SNAPSHOT_BYTES_MAX) -> None:
-        if codec not in ("json+zstd", "raw+zstd"):
+        if codec not in _SNAPSHOTS:
             raise SnapshotRefused(id=id_, problem=f"its codec is {codec!r}: update replicator")
-        self._lines = codec == "json+zstd"
+        self._lines = codec.startswith("json")
+        self._has_ledger = codec not in _WITH_LEDGER
+        #: What the library keeps beside the state, once the first piece was given; empty: nothing.
+        self.ledger = b""
         self._wanted = 0  # bytes until the next piece can be whole
         self._weight = Weight(most)
         self.digest = digest
@@ -299,7 +381,7 @@ class SnapshotDecoder:
         # Chunks are joined only when a piece ends in them: a piece of many chunks is copied once, not once per chunk.
         rest: list[bytes] = []
         held = 0
-        for chunk in self._unpack(bodies):
+        for chunk in self._unpack(self._after_ledger(bodies) if self._has_ledger else bodies):
             self._hash.update(chunk)
             rest.append(chunk)
             held += len(chunk)
@@ -310,8 +392,35 @@ class SnapshotDecoder:
             frames, left = self._split(b"".join(rest))
             rest, held = [left], len(left)
             yield from map(self._piece, frames)
-        if held or self._hash.hexdigest() != self.digest:
+        if held or _digest_beside(self.ledger, self._hash.hexdigest()) != self.digest:
             raise self._refused("its digest does not fit its parts: it was damaged")
+
+    def ledger_of(self, bodies: Iterable[bytes]) -> bytes:
+        """See `ledger_in`."""
+        return self._first_frame(iter(bodies))[0] if self._has_ledger else b""
+
+    def _after_ledger(self, bodies: Iterable[bytes]) -> Iterator[bytes]:
+        """Take the ledger off the bodies, and give what comes after it."""
+        rest = iter(bodies)
+        self.ledger, left = self._first_frame(rest)
+        return chain([left], rest)
+
+    def _first_frame(self, bodies: Iterator[bytes]) -> tuple[bytes, bytes]:
+        """Decompress the ledger: it, and what follows it in the body in which it ends."""
+        unpacker = zstd.ZstdDecompressor(options=_READ_OPTIONS)
+        ledger = b""
+        try:
+            for body in bodies:
+                ledger += unpacker.decompress(body, max_length=LEDGER_BYTES_MAX + 1 - len(ledger))
+                if len(ledger) > LEDGER_BYTES_MAX:
+                    raise self._refused(f"its ledger has more than {LEDGER_BYTES_MAX} bytes")
+                if unpacker.eof:
+                    break
+        except zstd.ZstdError as error:
+            raise self._refused(f"it is not zstd ({error})") from None
+        if not unpacker.eof or not ledger:
+            raise self._refused("it has no whole ledger")
+        return ledger, unpacker.unused_data
 
     def _split(self, data: bytes) -> tuple[list[bytes], bytes]:
         if self._lines:
@@ -352,3 +461,8 @@ class SnapshotDecoder:
 
     def _refused(self, problem: str) -> SnapshotRefused:
         return SnapshotRefused(id=self._id, problem=problem)
+
+
+def ledger_in(codec: str, bodies: Iterable[bytes], *, id_: str) -> bytes:
+    """The ledger of a snapshot, without its pieces; empty: it has none. Raises `SnapshotRefused`."""
+    return SnapshotDecoder(codec, id_=id_).ledger_of(bodies)

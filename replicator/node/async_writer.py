@@ -20,8 +20,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ..format.codec import CHANGE_BYTES_MAX, Encoded
+from ..format.codec import CHANGE_BYTES_MAX, Encoded, jsons_of
 from ..format.ids import RecordId
+from ..format.keyed import ENTRY_BYTES
 from ..runtime.threads import started
 from .commit_queue import BATCH_CHANGES_MAX, CommitQueue
 from .commit_waiters import Waiting
@@ -153,12 +154,11 @@ class _Loop:
         self._looks_at = math.inf
 
     def submit(self, encoded: Encoded, asked: _Asked) -> asyncio.Future[Done]:
-        json, changes = encoded
         batch = self._open
-        if batch is None or batch.asked != asked or not batch.has_room(len(json), len(changes)):
+        if batch is None or batch.asked != asked or not batch.has_room(encoded):
             batch = self._begin(asked)
         future: asyncio.Future[Done] = self._future()
-        batch.add(json, changes, future)
+        batch.add(encoded, future)
         return future
 
     def _begin(self, asked: _Asked) -> _Batch:
@@ -218,28 +218,39 @@ class _Loop:
 class _Batch(Waiting):
     """Changes of tasks that ask for the same, with a future for each task. All go into one record, or none does."""
 
-    __slots__ = ("_encoded", "_futures", "_loop", "_size", "asked")
+    __slots__ = ("_encoded", "_futures", "_loop", "_more", "_size", "asked")
 
     def __init__(self, loop: _Loop, asked: _Asked) -> None:
         timeout_s, term, wants_acks = self.asked = asked
         super().__init__(Encoded(b"", []), term, wants_acks=wants_acks, deadline=time.monotonic() + timeout_s)
         self._loop = loop
-        self._encoded: list[bytes] = []
+        self._encoded: list[Encoded] = []
         #: The future of each task, with the number of its changes.
         self._futures: list[tuple[asyncio.Future[Done], int]] = []
         self._size = 2
+        #: What those without keys take on top, if one has a key.
+        self._more = 0
 
-    def has_room(self, size: int, count: int) -> bool:
-        return self._size + size < CHANGE_BYTES_MAX and len(self.changes) + count <= BATCH_CHANGES_MAX
+    def has_room(self, encoded: Encoded) -> bool:
+        json, changes, keyed = encoded
+        size = self._size + len(json)
+        if self.keyed or keyed:
+            size += self._more + (0 if keyed else ENTRY_BYTES * len(changes))
+        return size < CHANGE_BYTES_MAX and len(self.changes) + len(changes) <= BATCH_CHANGES_MAX
 
-    def add(self, json: bytes, changes: list[Any], future: asyncio.Future[Done]) -> None:
-        self._encoded.append(json)
+    def add(self, encoded: Encoded, future: asyncio.Future[Done]) -> None:
+        json, changes, keyed = encoded
+        self._encoded.append(encoded)
         self._size += len(json) + 1
         self.changes += changes
         self._futures.append((future, len(changes)))
+        if keyed:
+            self.keyed = True
+        else:
+            self._more += ENTRY_BYTES * len(changes)
 
     def close(self) -> None:
-        self.json = b",".join(self._encoded)
+        self.json = b",".join(jsons_of(self._encoded, keyed=self.keyed))
 
     def wake(self) -> None:
         self._loop.writer.wake()

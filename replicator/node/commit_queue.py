@@ -16,8 +16,9 @@ from typing import Any
 
 from ..errors import LogUnavailable, OutcomeUnknown, ReplicatorError
 from ..format.acts import encode_version
-from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes
+from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes, jsons_of
 from ..format.ids import RecordId
+from ..format.keyed import ENTRY_BYTES
 from ..protocol.node_state import NodeState
 from ..runtime.gil import let_others_run
 from .commit_waiters import Sleeper, Waiting, finish
@@ -218,6 +219,8 @@ class CommitQueue:
     def _next_batch(self) -> list[Waiting]:
         batch: list[Waiting] = []
         size, count = 2, 0
+        # As entries, changes without keys take more: a record in which any has a key has entries for all.
+        more, keyed = 0, False
         queue = self._queue
         while queue:
             try:
@@ -226,7 +229,9 @@ class CommitQueue:
                 break
             size += len(waiting.json) + 1
             count += len(waiting.changes)
-            if batch and (size > CHANGE_BYTES_MAX or count > BATCH_CHANGES_MAX):
+            keyed = keyed or waiting.keyed
+            more += 0 if waiting.keyed else ENTRY_BYTES * len(waiting.changes)
+            if batch and (size + (more if keyed else 0) > CHANGE_BYTES_MAX or count > BATCH_CHANGES_MAX):
                 queue.appendleft(waiting)
                 break
             batch.append(waiting)
@@ -235,12 +240,13 @@ class CommitQueue:
     def _commit_batch(self, node_state: NodeState, batch: list[Waiting], until: float) -> list[Any]:
         if len(batch) == 1:  # the same as below, for one that is alone
             (one,) = batch
-            changes, jsons, wants_acks = one.changes, [one.json], one.wants_acks
+            changes, jsons, wants_acks, keyed = one.changes, [one.json], one.wants_acks, one.keyed
         else:
             changes = [each for waiting in batch for each in waiting.changes]
-            jsons = [waiting.json for waiting in batch]
+            keyed = any(waiting.keyed for waiting in batch)
+            jsons = jsons_of([Encoded(each.json, each.changes, each.keyed) for each in batch], keyed=keyed)
             wants_acks = min((waiting.wants_acks for waiting in batch if waiting.wants_acks), default=0)
-        codec, body, digest = encode_changes(jsons)
+        codec, body, digest = encode_changes(jsons, "keyed") if keyed else encode_changes(jsons)
         record = node_state.change(
             codec=codec,
             body=body,

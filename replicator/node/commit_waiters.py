@@ -32,10 +32,10 @@ __all__ = ["Sleeper", "Waiting", "finish"]
 class Waiting:
     """Changes in the queue that go into one record, and what became of them."""
 
-    __slots__ = ("changes", "deadline", "done", "error", "id", "json", "results", "term", "wants_acks")
+    __slots__ = ("changes", "deadline", "done", "error", "id", "json", "keyed", "results", "term", "wants_acks")
 
     def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float = math.inf) -> None:
-        self.json, self.changes = encoded
+        self.json, self.changes, self.keyed = encoded
         #: When their submitter wants to be told (`time.monotonic`), whatever became of them.
         self.deadline = deadline
         #: For so many standbys they wait.

@@ -37,11 +37,11 @@ class Digester:
             self._aside.begin(self._digest)
 
     def _digest(self) -> None:
-        at, pieces = self._replica.applied.markers.pop()
+        at, pieces, ledger = self._replica.applied.markers.pop()
         digest = NO_DIGEST
         try:
             with HeldCollector(freezes=False) as collector:
-                digest = digest_of_pieces(Turns().over(collector.drawing(pieces)))
+                digest = digest_of_pieces(Turns().over(collector.drawing(pieces)), ledger=ledger.to_bytes())
             self._problems.solved(SNAPSHOT)
             self._log_once.over("digest")
         except StateError as error:

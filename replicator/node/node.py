@@ -26,8 +26,9 @@ from ..errors import (
     NotRunning,
     PositionLost,
     ReplicatorError,
+    ResultNotKept,
 )
-from ..format.codec import Encoded, encoded
+from ..format.codec import Encoded
 from ..format.ids import RecordId, Writer
 from ..log.redis_log import RedisLog
 from ..protocol.fold import View
@@ -42,6 +43,7 @@ from .commit_queue import BATCH_CHANGES_MAX
 from .facts import NodeFacts
 from .fresh_read import catch_up
 from .handover import Handover
+from .keyed_changes import change_in_json, changes_in_json
 from .lease import Lease, answer_within_s
 from .options import NodeArguments, NodeKeywords, NodeOptions
 from .problems import Problems
@@ -229,72 +231,127 @@ class Node(NodeFacts, Generic[StateT]):
 
     @overload
     def submit(
-        self, change: Change[ResultT], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Change[ResultT],
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> ResultT: ...
     @overload
     def submit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> Any: ...
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+    def submit(
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
+    ) -> Any:
         """Commit one change (JSON): in the log, then applied here; what `apply` returned.
 
         With `term`, only in that one: a caller that acts on what it saw in a term is refused once the term is over.
-        `ack`: what this one waits for, instead of what the node was given.
+        `ack`: what this one waits for, instead of what the node was given. `key`: 1 to 256 characters that belong to
+        this change. Whoever repeats it with the same key, on any node, changes nothing, and gets what came of it the
+        first time (docs/api.md, *Keys*): the answer to `OutcomeUnknown` and `NotAcknowledged`.
 
-        Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
+        Raises `KeyReused` (that key is another change's) and `ResultNotKept` (a repeat; it was committed), with a `key`
+        alone, `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
         log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
         inside of a read or of a callback of this very node.
         """
-        changes = encoded([change])
+        changes = change_in_json(change, key)
         running, level = self._changing(), self._level(ack)
         return _result(_committed(running, changes, level, timeout_s=timeout_s, term=term)[0])
 
     def submit_many(
-        self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        changes: Sequence[Any],
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        keys: Sequence[str | None] | None = None,
     ) -> list[Any]:
         """Commit changes in one record, so that all of them are in the log, in their order, or none is.
 
         What `apply` returned for each; one that it rejected has its `ChangeRejected` in its place, and the others are
-        applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. Raises what `submit` raises.
+        applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. `keys`: for each change a key,
+        or None; a repeat whose result was not kept has its `ResultNotKept` there. Raises what `submit` raises.
         """
         _check_fits(changes)
+        in_json = changes_in_json(changes, keys)
         if not changes:
             return []
-        in_json = encoded(changes)
         running, level = self._changing(), self._level(ack)
         return _committed(running, in_json, level, timeout_s=timeout_s, term=term)
 
     @overload
     async def asubmit(
-        self, change: Change[ResultT], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Change[ResultT],
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> ResultT: ...
     @overload
     async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> Any: ...
     async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> Any:
         """`submit` from an asyncio task. The event loop goes on meanwhile, and tasks that submit at the same time share
         a round trip: the way to write from many places at once (see `async_writer.py`).
         """
         running, level = self._changing(blocks=False), self._level(ack)
-        changes = encoded([change])
+        changes = change_in_json(change, key)
         if level.kind != "appended":
             return _result((await _acknowledged(running, changes, level, timeout_s=timeout_s, term=term))[0])
         _, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return _result(results[0])
 
     async def asubmit_many(
-        self, changes: Sequence[Any], *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        changes: Sequence[Any],
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        keys: Sequence[str | None] | None = None,
     ) -> list[Any]:
         """`submit_many` from an asyncio task."""
         _check_fits(changes)
         running, level = self._changing(blocks=False), self._level(ack)
+        in_json = changes_in_json(changes, keys)
         if not changes:
             return []
-        return await _acknowledged(running, encoded(changes), level, timeout_s=timeout_s, term=term)
+        return await _acknowledged(running, in_json, level, timeout_s=timeout_s, term=term)
 
     def replace(
         self,
@@ -472,7 +529,7 @@ async def _acknowledged(
 
 
 def _result(result: Any) -> Any:
-    if isinstance(result, ChangeRejected):
+    if isinstance(result, ChangeRejected | ResultNotKept):
         raise result
     return result
 

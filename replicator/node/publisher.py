@@ -7,17 +7,19 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ..errors import Outdated
-from ..format.codec import SnapshotDecoder, SnapshotEncoder, digest_of
+from ..format.codec import SnapshotDecoder, SnapshotEncoder, digest_of, with_ledger
 from ..format.ids import RecordId
 from ..format.patch import CODEC, cut
 from ..format.records import PartRecord
 from ..format.snapshot_parts import Cutter
 from ..protocol.node_state import NodeState, Snapshot
 from ..protocol.snapshot_due import NEVER, snapshot_is_due
+from ..replica.ledger import LedgerImage
 from ..replica.replica import Replica
 from ..runtime.backoff import Backoff
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
@@ -29,6 +31,9 @@ from .writer import RESEND_S, RESEND_S_MAX, RecordWriter, SnapshotBroken, now_ms
 __all__ = ["Publisher"]
 
 logger = logging.getLogger(__name__)
+
+#: What the library keeps beside a state, if that is nothing.
+NO_KEYS = LedgerImage()
 
 #: A snapshot that takes longer has the collector look at it after all: the process may need it for something else.
 HOLD_COLLECTOR_FOR_S = 5.0
@@ -80,8 +85,8 @@ class Publisher:
         Parts of one that breaks off stay in the log until another one is complete.
         """
         with self._replica.applied.lock:
-            pieces = self._replica.pieces()
-        for _ in _Parts(pieces, self._replica.snapshot_bytes_max):
+            pieces, ledger = self._replica.pieces(), self._replica.applied.ledger.image()
+        for _ in _Parts(pieces, self._replica.snapshot_bytes_max, ledger):
             pass
 
     @property
@@ -101,8 +106,8 @@ class Publisher:
             node_state = self._writer.check_holds(until)
             with self._writer.held(replica.applied.lock, until):
                 snapshot = node_state.begin_snapshot()
-                pieces = replica.pieces()
-        parts = _Parts(pieces, replica.snapshot_bytes_max)
+                pieces, ledger = replica.pieces(), replica.applied.ledger.image()
+        parts = _Parts(pieces, replica.snapshot_bytes_max, ledger)
         for index, body in enumerate(parts):
             with self._writer.held(replica.write_lock, until):
                 node_state = self._writer.check_holds(until, snapshot.term)
@@ -135,22 +140,21 @@ class Publisher:
         with HeldCollector(freezes=False) as collector:
             # Whoever made the pieces holds it until they are drawn, if they are many: here, until the state is built.
             collector.join()
-            bodies = list(parts)  # all of it, compressed: what cannot be encoded must not be half sent
-            self._check(parts, bodies)
+            whole = parts.encoded()  # what cannot be encoded must not be half sent
+            self._check(whole)
             with self._writer.held(self._publishing, until):
-                replaced_at = self._replace(parts, bodies, term, expect, wants_acks, until)
+                replaced_at = self._replace(whole, term, expect, wants_acks, until)
         self._writer.sweep(until)
         return replaced_at
 
-    def _check(self, parts: _Parts, bodies: list[bytes]) -> None:
+    def _check(self, whole: _Encoded) -> None:
         # As the others will have them: JSON has lists where a program may have given tuples.
-        decoder = SnapshotDecoder(parts.codec, parts.digest, id_="new", most=self._replica.snapshot_bytes_max)
-        self._replica.applied.application.check_pieces(decoder.pieces(bodies))
+        decoder = SnapshotDecoder(whole.codec, whole.digest, id_="new", most=self._replica.snapshot_bytes_max)
+        self._replica.applied.application.check_pieces(decoder.pieces(whole.bodies))
 
     def _replace(
         self,
-        parts: _Parts,
-        bodies: list[bytes],
+        whole: _Encoded,
         term: int | None,
         expect: RecordId | None,
         wants_acks: int,
@@ -164,11 +168,12 @@ class Publisher:
             if expect is not None and not node_state.view.is_unchanged_since(expect):
                 raise Outdated(expect=expect, position=node_state.view.position.id)
             snapshot = node_state.begin_snapshot(replaces=True)
-            for index, body in enumerate(bodies):
+            # What the library keeps is not the application's to replace, and does not move under the write lock.
+            whole = whole.beside(self._replica.applied.ledger.image())
+            for index, body in enumerate(whole.bodies):
                 node_state = self._writer.check_holds(until, snapshot.term)
-                self._writer.write(
-                    self._part(node_state, snapshot, parts, index, body, wants_acks), until=until, bodies=bodies
-                )
+                part = self._part(node_state, snapshot, whole, index, body, wants_acks)
+                self._writer.write(part, until=until, bodies=whole.bodies)
             return self._replica.node_state.view.position.id
 
     # --- a state without apply ---------------------------------------------------------------------------------------
@@ -192,12 +197,11 @@ class Publisher:
         # An estimate first, to save making a snapshot of 80 MB only to see that a patch of some kB is smaller.
         if made.patch is not None and len(made.patch) <= self._replica.saved.snapshot_bytes // 2:
             return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
-        parts = _Parts(made.pieces(), self._replica.snapshot_bytes_max)
-        bodies = list(parts)
-        size = sum(map(len, bodies))
+        whole = _Parts(made.pieces(), self._replica.snapshot_bytes_max).encoded()
+        size = sum(map(len, whole.bodies))
         if made.patch is not None and len(made.patch) < size:
             return self._send_patch(cut(made.patch), term, wants_acks=wants_acks, until=until)
-        return Published("whole", self._replace(parts, bodies, term, None, wants_acks, until), size)
+        return Published("whole", self._replace(whole, term, None, wants_acks, until), size)
 
     def _snapshot_of_now(self, until: float) -> Iterable[Any]:
         with self._writer.held(self._replica.applied.lock, until):
@@ -221,7 +225,13 @@ class Publisher:
         return Published("patch", record.id, sum(map(len, bodies)))
 
     def _part(
-        self, node_state: NodeState, snapshot: Snapshot, parts: _Parts, index: int, body: bytes, wants_acks: int = 0
+        self,
+        node_state: NodeState,
+        snapshot: Snapshot,
+        parts: _Parts | _Encoded,
+        index: int,
+        body: bytes,
+        wants_acks: int = 0,
     ) -> PartRecord:
         # Which part is the last one is known only when it has been drawn.
         count = parts.count if index + 1 == parts.count else 0
@@ -237,13 +247,39 @@ class Publisher:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A snapshot that is encoded to its end."""
+
+    codec: str
+    digest: str
+    bodies: list[bytes]
+
+    @property
+    def count(self) -> int:
+        return len(self.bodies)
+
+    def beside(self, ledger: LedgerImage) -> _Encoded:
+        """The same with what the library keeps before it."""
+        codec, digest, packed = with_ledger(self.codec, self.digest, ledger.to_bytes())
+        if not packed:
+            return self
+        cutter = Cutter()
+        return _Encoded(codec, digest, [*cutter.feed(packed), cutter.finish(), *self.bodies])
+
+
 class _Parts:
     """Draws pieces and gives bodies. `count` and `digest` are known once the last body was given."""
 
-    def __init__(self, pieces: Iterable[Any], snapshot_bytes_max: int) -> None:
+    def __init__(self, pieces: Iterable[Any], snapshot_bytes_max: int, ledger: LedgerImage = NO_KEYS) -> None:
         self._pieces = pieces
-        self._encoder = SnapshotEncoder(most=snapshot_bytes_max)
+        self._encoder = SnapshotEncoder(most=snapshot_bytes_max, ledger=ledger.to_bytes())
         self.count = 0
+
+    def encoded(self) -> _Encoded:
+        """All of it, compressed."""
+        bodies = list(self)
+        return _Encoded(self.codec, self.digest, bodies)
 
     @property
     def codec(self) -> str:

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
-from ..format.codec import decode_changes, digest_of_pieces
+from ..format.codec import digest_of_pieces
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId
-from ..format.records import ACT, ChangeRecord, PartRecord, Record
+from ..format.records import ChangeRecord, PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..protocol.group import Head
-from ..state import ReplicatedState, State
+from ..replica.applied_state import changes_of
+from ..replica.ledger import Ledger
+from ..state import ReplicatedState, State, TypedResults
 from ..state.class_name import are_alike, kind_of
-from ..state.contract import check_state, takes_version
+from ..state.contract import at_version, check_state
 from ..storage.checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from ..storage.payload import rebuilt_from
 from ..storage.untrusted_sqlite import check_is_file, head_of
@@ -379,19 +381,17 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
         if not isinstance(state, State):
             with rebuilt_from(stored) as whole:
                 return whole.digest
-        version = stored.base_version
+        ledger, version = Ledger.of(stored.ledger(), id_="checkpoint"), stored.base_version
+        typed = state if isinstance(state, TypedResults) else None
         if stored.payload is not None:
-            told = {"version": version} if takes_version(state.restore) else {}
-            state.restore(stored.pieces(), **told)
+            at_version(state.restore, version)(stored.pieces())
         for record in stored.changes():
-            if record.codec == ACT:
-                version = record.version or version
-                continue
-            told = {"version": version} if takes_version(state.apply) else {}
-            for change in decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id)):
+            apply = at_version(state.apply, version)
+            for index, change in enumerate(changes_of(record)):
                 with contextlib.suppress(ChangeRejected):
-                    state.apply(change, **told)
-        return digest_of_pieces(state.snapshot())
+                    ledger.applied(change, record.id, index, apply, typed)
+            version = record.version or version
+        return digest_of_pieces(state.snapshot(), ledger=ledger.image().to_bytes())
     except CheckpointError:
         raise
     except Exception as error:

@@ -30,6 +30,7 @@ from ..format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord, 
 from ..format.term_ends import show_ends, with_end
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.group import Head
+from ..replica.ledger import Ledger
 
 __all__ = ["RULES", "LogFacts", "LogVerifier", "Violation", "as_violation"]
 
@@ -390,8 +391,10 @@ class _Parts:
 
     def check(self, last: PartRecord, most: int) -> None:
         """Decode all parts, to check them. Raises `CorruptRecord`."""
-        for _ in SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=most).pieces(self._bodies()):
+        decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=most)
+        for _ in decoder.pieces(self._bodies()):
             pass
+        Ledger.of(decoder.ledger, id_=str(last.id))
 
     def _bodies(self) -> Iterator[bytes]:
         self._file.seek(0)

@@ -18,6 +18,8 @@ Rules for requests:
 - `PUT /v1/state` replaces everything. Unless there is nothing yet it says what it replaces: `If-Match`, with the
   position that its sender saw (the `ETag` of a `GET`), or `?force=1`. What was seen is compared under the write lock
   under which the new state is written, so no change comes in between.
+- `Idempotency-Key: "..."` on the write of a change has it land once, however often it is sent (the IETF's draft of
+  that name): each answer is that to the first. What makes it the same is method, path, query and body.
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
 - `Envelope` is the one place where exceptions become answers, by the table `REGISTRY_ANSWERS`. Handlers only raise.
 
@@ -47,7 +49,18 @@ from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
 from ..web.health import health_routes
-from ..web.requests import now, parsed, parsed_in_slices, path_id, query_integer, read_body, sent_ack, sent_tag
+from ..web.requests import (
+    SENT_KEY,
+    now,
+    parsed,
+    parsed_in_slices,
+    path_id,
+    query_integer,
+    read_body,
+    sent_ack,
+    sent_key,
+    sent_tag,
+)
 from ..web.routes import Endpoint, by_method, within
 from ..web.served_node import ServedNode
 from ..web.thread_pools import Pools
@@ -91,9 +104,16 @@ REGISTRY_ANSWERS: Answers = {
 }
 
 
+async def read_change(request: Request) -> bytearray:
+    """The body of a write of one change, whose `Idempotency-Key` goes by it."""
+    body = await read_body(request, BODY_BYTES_MAX)
+    request.scope[SENT_KEY] = sent_key(request, body)
+    return body
+
+
 async def read_fields(request: Request, *of_the_path: str) -> Record:
     """The fields of a change that the body gives; an empty body gives none."""
-    body = await read_body(request, BODY_BYTES_MAX)
+    body = await read_change(request)
     fields = parsed(body) if body else {}
     if type(fields) is not dict:
         raise Refusal(422, "rejected", "the body must be a JSON object")
@@ -210,7 +230,7 @@ class RegistryApi:
 
     async def change(self, request: Request) -> Response:
         await self._access.refuse_unless_primary(request)
-        change = parsed(await read_body(request, BODY_BYTES_MAX))
+        change = parsed(await read_change(request))
         if type(change) is not dict:
             raise Refusal(422, "rejected", "a change is a JSON object")
         return json_answer({"result": await self._access.commit(request, change)})

@@ -9,24 +9,34 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import CoroutineType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ChangeRejected, ReplicatorError, Stalled, StateError, UpgradeNeeded
 from ..format.acts import decode_act
 from ..format.codec import decode_changes
 from ..format.ids import RecordId
+from ..format.keyed import change_in
 from ..format.records import ACT, ChangeRecord, Record
 from ..protocol.fold import View
 from ..protocol.versions import in_words
 from ..runtime.reentrancy import READING, Inside
-from ..state import ReplicatedState, State
+from ..state import ReplicatedState, State, TypedResults
 from ..state.callbacks import Application, asked_to_end, said
 from ..state.contract import takes_version
+from .ledger import Ledger, LedgerImage
 from .restore import Failed
 
-__all__ = ["AppliedState", "changes_of", "raising"]
+__all__ = ["AppliedState", "Marker", "changes_of", "raising"]
 
 logger = logging.getLogger(__name__)
+
+
+class Marker(NamedTuple):
+    """A place in the log at which nodes digest what they have: the pieces of the state there, and the ledger."""
+
+    id: RecordId
+    pieces: Iterable[Any]
+    ledger: LedgerImage
 
 
 class AppliedState:
@@ -43,14 +53,17 @@ class AppliedState:
         self.inside = Inside(node)
         self.application = Application(state, self.inside)
         self.lock = threading.Lock()
+        self._typed = state if isinstance(state, TypedResults) else None
+        #: What the library keeps beside the state. It is moved with it, and by nothing else.
+        self.ledger = Ledger()
         #: Why this node applies nothing any more, if it does not: a bug in the application.
         self.stalled = ""
         #: Why the state is not yet what was published, if it is not: something in its surroundings, which may pass.
         self.unwritten: StateError | None = None
         #: The writer's clock (unix ms) of the newest record in the state; 0: not known.
         self.applied_at = 0
-        #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
-        self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
+        #: The newest marker in the state, if its digest is still to be reported.
+        self.markers: deque[Marker] = deque(maxlen=1)
         #: The pieces of the state at a marker.
         self.marked: Callable[[], Iterable[Any]] = self.drawn
 
@@ -78,29 +91,31 @@ class AppliedState:
         results: list[Any] = []
         apply = self._apply_at(version)
         with self.inside.of("apply()"):
-            for change in changes:
+            for index, change in enumerate(changes):
                 try:
-                    result = apply(change)
-                    if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
-                        result.close()
-                        raise TypeError("apply() gave a coroutine, and did nothing")
-                    results.append(result)
+                    results.append(self.ledger.applied(change, record.id, index, apply, self._typed))
                 except ChangeRejected as rejected:
                     results.append(rejected)
                 except BaseException as error:
-                    logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
+                    logger.exception("apply() failed at %s, at the change %.200r", record.id, change_in(change))
                     stalled = self._stall(record.id, error)
                     if asked_to_end(error):
                         raise  # what it left of the state nobody knows
                     raise stalled from error
         if not changes:
-            self.markers.append((record.id, self.marked()))
+            self.markers.append(Marker(record.id, self.marked(), self.ledger.image()))
         self.applied_at = record.at
         return results
 
     def _apply_at(self, version: int) -> Callable[[Any], Any]:
-        apply: Callable[..., Any] = self.state.apply  # type: ignore[union-attr]
-        return partial(apply, version=version) if self._takes_version else apply
+        return partial(self._apply_one, version=version) if self._takes_version else self._apply_one
+
+    def _apply_one(self, change: Any, **told: int) -> Any:
+        result = self.state.apply(change, **told)  # type: ignore[union-attr]
+        if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
+            result.close()
+            raise TypeError("apply() gave a coroutine, and did nothing")
+        return result
 
     def drawn(self) -> Iterable[Any]:
         """The state as it is now. What is wrong with it is for whoever draws the pieces: no record is to blame."""
@@ -158,7 +173,7 @@ def raising(error: ReplicatorError) -> Iterator[Any]:
 
 
 def changes_of(record: Record) -> list[Any]:
-    """The changes that a record carries, decoded. Raises `CorruptRecord`."""
+    """The changes that a record carries, decoded; one with a key is a `Keyed`. Raises `CorruptRecord`."""
     if not isinstance(record, ChangeRecord):
         return []
     if record.codec == ACT:

@@ -7,11 +7,12 @@ when the snapshot breaks off. A node in sync decodes none, but for one that repl
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from ..errors import NoThread, Stalled
+from ..errors import CheckpointError, NoThread, SnapshotRefused, Stalled
 from ..format.codec import SnapshotDecoder
 from ..format.ids import Position, RecordId
 from ..format.records import PartRecord
@@ -21,6 +22,7 @@ from ..protocol.node_state import NodeState
 from ..runtime.gc_pause import HeldCollector
 from ..storage.checkpoint import Step
 from .applied_state import changes_of
+from .ledger import Ledger
 from .rebuild import Rebuild
 from .restore import Ending, Failed, Restoring, never, run
 from .state_updater import Work
@@ -50,6 +52,7 @@ class ChangeUpdater:
         pieces = self._checkpoint.payload(snapshot_bytes_max=self._rebuild.snapshot_bytes_max)
         if pieces is not None:
             self._rebuild.restore_own(pieces, view, version)
+            self._applied.ledger = self._ledger_of_snapshot()
         for record in self._checkpoint.changes():
             try:
                 if record.version not in (0, *self._applied.reads):
@@ -62,6 +65,12 @@ class ChangeUpdater:
                 place = Position(RecordId(record.id.term, record.id.n - 1), record.prev)
                 return view._replace(position=place, cursor=place, version=version)
         return view
+
+    def _ledger_of_snapshot(self) -> Ledger:
+        try:
+            return Ledger.of(self._checkpoint.ledger(), id_="checkpoint")
+        except SnapshotRefused as problem:
+            raise CheckpointError(path=self._checkpoint.path, problem=problem) from None
 
     def alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
         """Changes and terms go together."""
@@ -127,19 +136,32 @@ class ChangeUpdater:
         self._restores = None
         try:
             if restoring is not None and under_way:
-                restoring.complete(last, ending)
+                restoring.complete(last, self._with_ledger(restoring.decoder, last, ending))
                 return
             if restoring is not None:
                 restoring.join()
             most = self._rebuild.snapshot_bytes_max
             decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=most)
             with HeldCollector() as collector:
+                both = self._with_ledger(decoder, last, ending)
                 application = self._applied.application.at(last.version)
-                run(application, decoder.pieces(collector.watching(bodies)), ending, given_up=given_up)
+                run(application, decoder.pieces(collector.watching(bodies)), both, given_up=given_up)
         except Failed as failed:
             raise self._applied.fail(last.id, failed) from failed.__cause__
         finally:
             self._restoring = None  # not before: `close` looks for it
+
+    def _with_ledger(self, decoder: SnapshotDecoder, last: PartRecord, ending: Ending) -> Ending:
+        """The same ending, in which the ledger of the snapshot comes along with its state."""
+
+        @contextmanager
+        def both() -> Iterator[None]:
+            ledger = Ledger.of(decoder.ledger, id_=str(last.id))  # before anything is saved
+            with ending():
+                yield
+                self._applied.ledger = ledger
+
+        return both
 
     def commit(self, step: Step, after: NodeState, bodies: Sequence[bytes]) -> bool:
         last = step.record

@@ -176,7 +176,7 @@ class Restoring:
         self._read = read
         self._spoilt = spoilt
         self._after = after
-        self._decoder = SnapshotDecoder(first.codec, id_=str(first.id), most=snapshot_bytes_max)
+        self.decoder = SnapshotDecoder(first.codec, id_=str(first.id), most=snapshot_bytes_max)
         self._changed = threading.Condition()
         self._saved = 0
         self._held: dict[int, bytes] = {}
@@ -225,7 +225,7 @@ class Restoring:
             self._after = None
         try:
             with HeldCollector() as collector:
-                pieces = self._decoder.pieces(collector.watching(self._bodies(collector)))
+                pieces = self.decoder.pieces(collector.watching(self._bodies(collector)))
                 run(self._state, pieces, self._enter_ending, given_up=lambda: self._dropped)
         except BaseException as error:  # whatever it is: somebody may wait for it
             self._error = error
@@ -241,7 +241,7 @@ class Restoring:
             yield self._read(at) if known == b"" else known
             at += 1
         assert self._last is not None
-        self._decoder.digest = self._last.digest
+        self.decoder.digest = self._last.digest
         yield self._last.body
 
     def _wait_for(self, at: int, collector: HeldCollector) -> bytes | None:

@@ -23,7 +23,7 @@ from replicator.errors import SnapshotFailed, StateError
 from replicator.runtime.reentrancy import Inside
 
 from . import CheckedState, KeptState, ReplicatedState
-from .contract import takes_version
+from .contract import at_version
 
 __all__ = ["Application", "asked_to_end", "said"]
 
@@ -75,10 +75,7 @@ class Application:
 
     def restore(self, pieces: Iterable[Any]) -> None:
         with self._inside.of("restore()"):
-            if takes_version(self._state.restore):
-                self._state.restore(pieces, version=self._version)  # type: ignore[call-arg]
-            else:
-                self._state.restore(pieces)
+            at_version(self._state.restore, self._version)(pieces)
 
     def check_pieces(self, pieces: Iterable[Any]) -> None:
         """Raises what the state says of these pieces, if it says anything."""

@@ -10,16 +10,20 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from replicator.errors import ConfigError
 
 from . import KeptState
 
-__all__ = ["check_state", "takes_version"]
+__all__ = ["at_version", "check_state", "takes_version"]
 
 #: With how many arguments a node calls each.
-_ARGUMENTS = {"snapshot": 0, "restore": 1, "apply": 1, "check_pieces": 1, "survived": 0, "published": 0}
+_ARGUMENTS = {
+    "snapshot": 0, "restore": 1, "apply": 1, "check_pieces": 1, "survived": 0, "published": 0, "result_to_json": 2,
+    "result_from_json": 2,
+}  # fmt: skip
 
 _NEEDED = ("snapshot", "restore")
 
@@ -86,6 +90,11 @@ def takes_version(found: Any) -> bool:
         return False
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return any(each.name == "version" and each.kind in named for each in parameters[1:])
+
+
+def at_version(found: Callable[..., Any], version: int) -> Callable[..., Any]:
+    """This `apply` or `restore`, which is told the version if it wants to know."""
+    return partial(found, version=version) if takes_version(found) else found
 
 
 def _any(asks: Callable[[Any], bool], found: Any) -> bool:

@@ -46,7 +46,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -148,6 +149,11 @@ class Checkpoint:
         """The pieces of the newest complete snapshot, decoded as they are drawn; None if there never was one."""
         payload = self._saved.payload
         return None if payload is None else _pieces(self.path, payload, self._rows_of_now(), snapshot_bytes_max)
+
+    def ledger(self) -> bytes:
+        """What the library keeps beside the state, as the newest complete snapshot has it; empty: nothing."""
+        payload = self._saved.payload
+        return b"" if payload is None else _ledger(self.path, payload, self.bodies())
 
     @property
     def snapshot(self) -> Payload | None:
@@ -326,8 +332,19 @@ class Checkpoint:
 
 def _pieces(path: Path, payload: Payload, rows: Rows, snapshot_bytes_max: int) -> Iterator[Any]:
     bodies = bodies_in(rows, payload.number, payload.run.rows, path)
-    try:
+    with _decodable(path):
         yield from payload.pieces(bodies, snapshot_bytes_max=snapshot_bytes_max)
+
+
+def _ledger(path: Path, payload: Payload, bodies: Iterable[bytes]) -> bytes:
+    with _decodable(path):
+        return payload.ledger(bodies)
+
+
+@contextmanager
+def _decodable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except CorruptRecord as problem:
         # Its bytes are as they came (that was checked), so its writer made it wrong.
         hint = "move the file away, and the node rebuilds itself from the log"

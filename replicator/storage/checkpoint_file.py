@@ -33,7 +33,7 @@ import orjson
 
 from replicator.errors import CheckpointError, ConfigError, CorruptRecord
 from replicator.format.acts import decode_act
-from replicator.format.codec import SnapshotDecoder, digest_of
+from replicator.format.codec import SnapshotDecoder, digest_of, ledger_in
 from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
 from replicator.format.records import ChangeRecord, parse
 from replicator.format.snapshot_parts import Progress
@@ -154,6 +154,10 @@ class Payload(NamedTuple):
         """The pieces of the state. Raises `CorruptRecord` if its writer made it wrong, or heavier than that."""
         decoder = SnapshotDecoder(self.codec, self.digest, id_=str(self.as_of.id), most=snapshot_bytes_max)
         return decoder.pieces(bodies)
+
+    def ledger(self, bodies: Iterable[bytes]) -> bytes:
+        """What the library keeps beside the state; empty: nothing. Raises `CorruptRecord`."""
+        return ledger_in(self.codec, bodies, id_=str(self.as_of.id))
 
 
 class Saved(NamedTuple):

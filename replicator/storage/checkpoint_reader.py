@@ -84,6 +84,13 @@ class CheckpointReader:
         except CorruptRecord as problem:
             raise DamagedCheckpoint(path=self.path, problem=f"its snapshot cannot be decoded ({problem})") from None
 
+    def ledger(self) -> bytes:
+        """What the library keeps beside the state in that snapshot. Raises `DamagedCheckpoint`."""
+        try:
+            return b"" if self.payload is None else self.payload.ledger(self.bodies())
+        except CorruptRecord as problem:
+            raise DamagedCheckpoint(path=self.path, problem=f"its snapshot cannot be decoded ({problem})") from None
+
     def bodies(self) -> Iterator[bytes]:
         """The bodies of the parts of that snapshot."""
         payload = self._saved.payload

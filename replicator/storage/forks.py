@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError, ReplicatorError
 from ..format.codec import decode_changes
 from ..format.ids import ZERO_ID, RecordId
+from ..format.keyed import change_in, key_of
 from ..format.patch import CODEC, PatchHead, placed
 from ..format.records import ACT, ChangeRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
@@ -106,9 +107,11 @@ class Change:
     at: int
     node: str
     change: Any
+    key: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {"id": str(self.id), "index": self.index, "change": self.change}
+        told = {"id": str(self.id), "index": self.index, "change": self.change}
+        return told if self.key is None else told | {"key": self.key}
 
 
 # --- which there are -------------------------------------------------------------------------------------------------
@@ -204,7 +207,8 @@ def _changes(fork: Fork, after: RecordId) -> Iterator[Change]:
         for record in stored.changes(after):
             changes = _changes_of(record)
             for index, change in enumerate(changes):
-                yield Change(id=record.id, index=index, at=record.at, node=record.node, change=change)
+                key, bare = key_of(change), change_in(change)
+                yield Change(id=record.id, index=index, at=record.at, node=record.node, change=bare, key=key)
 
 
 def _changes_of(record: ChangeRecord) -> list[Any]:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from ..errors import LeaseLost, NotPrimary
 from .answers import Refusal
 from .envelope import FACTS
-from .requests import drop_body, sent_ack, sent_term, wants_fresh
+from .requests import SENT_KEY, drop_body, sent_ack, sent_term, wants_fresh
 from .served_node import Facts, ServedNode
 from .thread_pools import Pools
 
@@ -54,8 +54,10 @@ class Access(Generic[StateT]):
             return look(state), Facts.of(self._node)
 
     async def commit(self, request: Request, change: Any) -> Any:
+        """What `apply` gave for a change; with the key of the request, what it gave for the first that had it."""
+        key = request.scope.get(SENT_KEY)
         try:
-            return await self._node.asubmit(change, term=sent_term(request), ack=sent_ack(request))
+            return await self._node.asubmit(change, term=sent_term(request), ack=sent_ack(request), key=key)
         except TimeoutError:
             message = "no answer in time: the change may or may not be in the log; read before you repeat it"
             raise Refusal(504, "outcome_unknown", message) from None

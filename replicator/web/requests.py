@@ -11,11 +11,13 @@ import orjson
 from starlette.requests import Request
 
 from ..format import large_json
+from ..format.keyed import Key, is_key
 from ..runtime.gil import Turns
 from .answers import Refusal
 
 __all__ = [
     "POSITION",
+    "SENT_KEY",
     "drop_body",
     "now",
     "parsed",
@@ -24,10 +26,14 @@ __all__ = [
     "query_integer",
     "read_body",
     "sent_ack",
+    "sent_key",
     "sent_tag",
     "sent_term",
     "wants_fresh",
 ]
+
+#: Where a request has the key that was sent with it, once its body was read.
+SENT_KEY = "replicator.key"
 
 #: How much of a body that nobody wants is read and dropped, so that its sender gets to see the answer.
 DROPPED_BYTES_MAX = 1024 * 1024 * 1024
@@ -35,6 +41,9 @@ DROPPED_BYTES_MAX = 1024 * 1024 * 1024
 INTEGER = re.compile(r"[0-9]{1,16}")
 ACK = re.compile(r"[a-z]{1,16}(:[0-9]{1,16})?")
 POSITION = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
+
+#: A string of RFC 8941: printable ASCII, in which a backslash comes before a quote and before itself.
+KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
 #: An entity tag of ours. Some proxies weaken what they compress.
 TAG = re.compile(rf'(?:W/)?"({POSITION.pattern})"|({POSITION.pattern})')
@@ -137,6 +146,23 @@ def sent_tag(request: Request) -> str | None:
         )
         raise Refusal(400, "invalid_header", message, field="If-Match")
     return tag[1] or tag[2]
+
+
+def sent_key(request: Request, body: bytes | bytearray) -> Key | None:
+    """The `Idempotency-Key` of a write: a string as RFC 8941 writes it down, in quotes.
+
+    A repeat has to be of the same method, path, query and body: not of the same change, for in that may be the time.
+    """
+    found = request.headers.getlist("idempotency-key")
+    if not found:
+        return None
+    text = KEY.fullmatch(found[0].strip()) if len(found) == 1 else None
+    key = re.sub(r"\\(.)", r"\1", text[1]) if text is not None else ""
+    if not is_key(key):
+        message = 'Idempotency-Key must be a string in double quotes, of 1 to 256 characters, like "8e03978e-40d5-43e8"'
+        raise Refusal(400, "invalid_header", message, field="Idempotency-Key")
+    target = (request.method, request.scope["path"], request.scope["query_string"].decode("latin-1"))
+    return Key(key, content=orjson.dumps(target) + body)
 
 
 def sent_ack(request: Request) -> str | None:

@@ -85,11 +85,17 @@ class ServedNode(Protocol[StateT]):
     def lease_ms(self) -> int | None: ...
 
     async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> Any:
         """Have a change appended and applied; what apply returned. With `term`: in that one, or not at all.
 
-        `ack`: how far it has to have come, `applied:1` for example.
+        `ack`: how far it has to have come, `applied:1` for example. `key`: by which a repeat is told.
         """
         ...
 

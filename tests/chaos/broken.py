@@ -11,12 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from replicator.format.ids import Writer
+from replicator.format.ids import RecordId, Writer
+from replicator.format.keyed import Keyed
 from replicator.format.records import Record
 from replicator.log import scripts
 from replicator.node.writer import RecordWriter, Sent
 from replicator.protocol import election, fold, node_state
 from replicator.protocol.fold import Row, View
+from replicator.replica.ledger import Ledger
 from replicator.storage.checkpoint import Checkpoint, Loaded
 
 __all__ = ["VARIANTS", "Variant"]
@@ -104,6 +106,15 @@ def _forget_term() -> None:
     Checkpoint.load = load_without  # type: ignore[assignment, method-assign]
 
 
+def _keys_in_apply() -> None:
+    def once(
+        ledger: Ledger, keyed: Keyed, id_: RecordId, index: int, apply: Callable[[Any], Any], typed: Any = None
+    ) -> Any:
+        return apply(keyed.change)
+
+    Ledger.once = once  # type: ignore[method-assign]
+
+
 VARIANTS = {
     "boot-check": Variant(
         "a boot stamps only the term that it took itself, and the log takes nothing from another boot",
@@ -121,5 +132,6 @@ VARIANTS = {
     "keep-holder-over-run": Variant(
         "a term that was taken in another run of Redis is held by nobody", _keep_holder_over_run, caught_by="kept"
     ),
+    "keys-in-apply": Variant("a change whose key is known is not applied again", _keys_in_apply, caught_by="once"),
     "forget-term": Variant("the term is on disk before anything of it is applied", _forget_term, caught_by="term"),
 }

@@ -21,6 +21,7 @@ The rules, each with its name:
 - *once*: no value is in a state twice.
 - *sent*: nothing is in the final state that no client sent.
 - *refused*: what was refused (nothing was written) is not in the final state.
+- *answered*: a write with a key has an outcome that is known: its client sent it until it was answered.
 - *place*: a value stands where its writer was told that it stands.
 - *order*: what was acknowledged before another one was begun stands before it (while Redis lost nothing).
 - *writer*: one term has one writer, in the log and among those who call themselves primary.
@@ -291,6 +292,7 @@ class _Facts:
         forked = sum(write.value in self.in_forks for write in self.gone)
         return {
             **writes,
+            "sent again": sum(write.attempts > 1 for write in self.writes.values()),
             "gone": len(self.gone),
             "forked": forked,
             "lost": len(self.gone) - forked,
@@ -334,6 +336,12 @@ def _refused(facts: _Facts) -> Iterator[str]:
     for write in facts.writes.values():
         if write.outcome == "refused" and write.value in facts.place:
             yield f"{_named(write)} is in the final state, but was refused ({write.error})"
+
+
+def _answered(facts: _Facts) -> Iterator[str]:
+    for write in facts.writes.values():
+        if write.key and write.outcome == "unknown":
+            yield f"{_named(write)} has no answer, although it was sent again and again ({write.error})"
 
 
 def _in_place(facts: _Facts) -> Iterator[str]:
@@ -426,6 +434,7 @@ _RULES: dict[str, Callable[[_Facts], Iterator[str]]] = {
     "once": _once,
     "sent": _sent,
     "refused": _refused,
+    "answered": _answered,
     "place": _in_place,
     "order": _in_order,
     "writer": _one_writer,

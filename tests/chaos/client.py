@@ -2,8 +2,10 @@
 
     python -m tests.chaos.client --name c0 --nodes a=PATH,b=PATH --history FILE --acks appended,applied:1 --seed 1
 
-Each thread follows the primary: a node that refuses says who leads. Every value is sent once, to one node, so its
-outcome is what that node said. It ends at SIGTERM, or when its standard input does.
+Each thread follows the primary: a node that refuses says who leads. Every value has a key, and is sent again until it
+is answered, to one node after the other: what was refused at once was not written, and once an outcome is unknown,
+nothing but an answer ends the write. So at the end no outcome is unknown. It ends at SIGTERM, or when its standard
+input does, and with it the write under way, as soon as that is answered.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -76,27 +79,56 @@ class Client(threading.Thread):
         while not self.ended.wait(self._chance.uniform(0, 2 * self._rest_s)):
             what = self._chance.random()
             if what < 0.6 or not self._places:
-                self.write(self._whom(), self._chance.choice(self._acks))
+                self.insist(self._whom(), self._chance.choice(self._acks))
             elif what < 0.85:
                 self.read(self._chance.choice(self._nodes), self._chance.choice(self._places))
             else:
                 self.read_fresh(self._chance.choice(self._nodes))
 
-    def write(self, node: str, ack: str) -> Place | None:
-        """One value, one attempt; where it stands, if it was acknowledged."""
-        self._count += 1
-        value = f"{self.name}-{self._count}"
+    def insist(self, node: str, ack: str) -> Place | None:
+        """One value with a key, sent until it is answered; where it stands, if it was acknowledged."""
+        value = self._next_value()
+        id_ = self._recorder.call("write", node, value=value, ack=ack, key=value)
+        answer = self._submit(node, value, ack, key=value)
+        attempts = 1
+        if outcome_of(answer) == "unknown":
+            while outcome_of(answer) not in ("ok", "unacknowledged"):
+                # Whoever leads then: what is refused now says nothing of what was sent before.
+                time.sleep(REFUSED_PAUSE_S)
+                node = answer.get("primary") or self._chance.choice(self._nodes)
+                answer = self._submit(node, value, ack, key=value)
+                attempts += 1
+        return self._noted(id_, node, value, answer, attempts=attempts)
+
+    def write(self, node: str, ack: str, *, keyed: bool = False) -> Place | None:
+        """One value, one attempt; where it stands, if it was acknowledged. `keyed`: it may be sent again (`repeat`)."""
+        value = self._next_value()
         id_ = self._recorder.call("write", node, value=value, ack=ack)
-        answer = self._call(node, {"op": "submit", "value": value, "ack": ack, "timeout_s": TIMEOUT_S})
+        return self._noted(id_, node, value, self._submit(node, value, ack, key=value if keyed else ""))
+
+    def repeat(self, node: str, place: Place) -> bool:
+        """Send a value again that was answered; whether this node answers, too."""
+        return outcome_of(self._submit(node, place.value, "appended", key=place.value)) == "ok"
+
+    def _next_value(self) -> str:
+        self._count += 1
+        return f"{self.name}-{self._count}"
+
+    def _submit(self, node: str, value: str, ack: str, *, key: str) -> dict[str, Any]:
+        request = {"op": "submit", "value": value, "ack": ack, "key": key, "timeout_s": TIMEOUT_S}
+        return self._call(node, request)
+
+    def _noted(self, id_: str, node: str, value: str, answer: dict[str, Any], *, attempts: int = 1) -> Place | None:
         outcome = outcome_of(answer)
+        told = {"node": node, "attempts": attempts}
         if outcome == "ok":
-            self._recorder.answer(id_, "ok", index=answer["index"], token=answer["token"])
+            self._recorder.answer(id_, "ok", index=answer["index"], token=answer["token"], **told)
             place = Place(value, answer["index"], answer["token"])
             if place.token:
                 self._places.append(place)
             self._primary = node
             return place
-        self._recorder.answer(id_, outcome, error=f"{answer['error']}: {answer['text']}")
+        self._recorder.answer(id_, outcome, error=f"{answer['error']}: {answer['text']}", **told)
         if outcome == "refused":
             self._primary = answer.get("primary") or self._chance.choice(self._nodes)
             self.ended.wait(REFUSED_PAUSE_S)

@@ -16,14 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from replicator.format.codec import decode_changes
+from replicator.replica.applied_state import changes_of
+from replicator.replica.ledger import Ledger
 from replicator.storage.checkpoint import Checkpoint
 
 from .checker import Event, Fork, Run
 from .history import Notes, Recorder, load
 from .processes import Process
 from .redises import GROUP, Redis
-from .values import values_of
+from .values import Values, values_of
 from .watcher import LogWatcher, Loops, NodeWatcher
 from .wire import Caller, NoAnswer, NotSent
 
@@ -146,9 +147,9 @@ class Cluster:
             client.start()
 
     def stop_clients(self) -> None:
-        """Let every client finish the operation under way."""
+        """Let every client finish the operation under way, which it sends until it is answered."""
         for client in self._clients:
-            client.stop()
+            client.stop(SETTLE_S)
 
     def notes(self, name: str) -> Notes:
         """A file of notes of this run, closed at its end."""
@@ -364,9 +365,12 @@ def _values_in(file: Path, node: str, place: Path) -> list[str]:
             shutil.copy(f"{file}{suffix}", place / f"checkpoint.sqlite{suffix}")
     with contextlib.closing(Checkpoint(place, GROUP, node=node)) as checkpoint:
         values = values_of(checkpoint.payload() or ())
-        for change in checkpoint.changes():
-            values += decode_changes(change.codec, change.body, change.digest, change.count, id_=str(change.id))
-    return values
+        state, ledger = Values(), Ledger.of(checkpoint.ledger(), id_="checkpoint")
+        state.values = values
+        for record in checkpoint.changes():
+            for index, change in enumerate(changes_of(record)):
+                ledger.applied(change, record.id, index, state.apply)
+    return state.values
 
 
 def _arguments(options: dict[str, str]) -> list[str]:

@@ -3,7 +3,8 @@
 Every call is a line before it is sent and a line after its answer, so what a client was doing when it ended is known,
 too. An operation is the two put together. Kinds:
 
-- `write`: submit `value` to `node` at the level `ack`. Outcomes: `ok` (then it stands at `index`, and `token` is a
+- `write`: submit `value` to `node` at the level `ack`; with a `key` it is sent until it is answered, and `node` is the
+  one that did. Outcomes: `ok` (then it stands at `index`, and `token` is a
   place that contains it), `unacknowledged` (it is in the log, not acknowledged at its level), `refused` (nothing was
   written), `unknown`.
 - `read`: read on `node` with the token of `value`, which stands at `index`.
@@ -40,6 +41,9 @@ class Operation:
     digest: str = ""
     found: str | None = None
     error: str = ""
+    #: It is sent until it is answered.
+    key: str = ""
+    attempts: int = 1
 
 
 _FIELDS = {field.name for field in fields(Operation)}

@@ -114,8 +114,8 @@ class Service:
             told = {"error": type(error).__name__, "text": str(error)}
             return told | {"primary": getattr(error, "primary", None)}
 
-    def submit(self, value: str, ack: str, timeout_s: float) -> dict[str, Any]:
-        index = self._node.submit(value, ack=ack, timeout_s=timeout_s)
+    def submit(self, value: str, ack: str, timeout_s: float, key: str = "") -> dict[str, Any]:
+        index = self._node.submit(value, ack=ack, timeout_s=timeout_s, key=key or None)
         with self._node.reading() as state:
             # Between the answer and now a failover may have taken the value away again: then there is no token.
             there = len(state.values) > index and state.values[index] == value

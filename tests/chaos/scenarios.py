@@ -53,6 +53,14 @@ class Script:
             return False
         return True
 
+    def write_with_key(self, node: str) -> Place:
+        """Write a value there, which has to be taken soon, and may be sent again."""
+        return self._until(lambda: self.client.write(node, "appended", keyed=True), f"{node} takes a write")
+
+    def write_again(self, node: str, place: Place) -> None:
+        """Send a value again that is there already."""
+        self._until(lambda: self.client.repeat(node, place), f"{node} answers")
+
     def another_leads_than(self, node: str) -> str:
         """Wait until another node has taken over; which."""
         others = [name for name in self.cluster.names if name != node]
@@ -181,6 +189,13 @@ def _standby_without_redis(script: Script) -> None:
         script.start("b")
 
 
+def _write_that_is_sent_again(script: Script) -> None:
+    script.lead("a")
+    place = script.write_with_key("a")
+    script.lead("b")
+    script.write_again("b", place)
+
+
 SCENARIOS = {
     "boot-check": Scenario(
         "The primary is killed and restarted, and asked to write before another one takes over: its old boot leads.",
@@ -197,6 +212,10 @@ SCENARIOS = {
     "keep-holder-over-run": Scenario(
         "A primary that was cut off does not know that it was replaced; nor does Redis, which comes back as it was.",
         _primary_that_knows_no_better,
+    ),
+    "keys-in-apply": Scenario(
+        "A client that heard nothing sends its write again, with the same key, to the next primary.",
+        _write_that_is_sent_again,
     ),
     "forget-term": Scenario(
         "A standby is killed, and starts while it cannot reach Redis: what it knows is what it has.",

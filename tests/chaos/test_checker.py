@@ -78,6 +78,7 @@ BREAKS = {
     "order": ended_with("v1", "v0", operations=[write("v0", 0), write("v1", 1)]),
     "writer": run(written=[Written(term=1, n=1, node="a", boot="a1"), Written(term=1, n=2, node="a", boot="a2")]),
     "term": run(sightings=[seen(0, 2), seen(1, 1, boot="a2")]),
+    "answered": run(operations=[*written(), write("x", 4, outcome="unknown", key="x")]),
     "token": run(operations=[*written(), shown("read", 5, VALUES[:2], value="v2", index=2, token="1-4")]),
     "fresh": run(operations=[*written(), shown("fresh", 5, VALUES[:3])]),
     "history": run(operations=[*written(), shown("read", 5, ("v0", "x"), value="v0", index=0, found="v0")]),

@@ -12,12 +12,14 @@ import orjson
 
 from replicator.errors import CorruptRecord
 from replicator.format import codec
-from replicator.format.codec import CHANGE_BYTES_MAX, SnapshotDecoder, decode_changes, digest_of
+from replicator.format.codec import CHANGE_BYTES_MAX, SnapshotDecoder, decode_changes, digest_of, with_ledger
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
+from replicator.format.keyed import change_in, key_of
 from replicator.format.patch import Gatherer, Maker, PatchHead, cut, rebuild
 from replicator.format.records import BODY_BYTES_MAX, PartRecord, Record, parse, seal_change, seal_part
 from replicator.format.snapshot_parts import Cutter, Progress, follow
 from replicator.protocol.heartbeat import Heartbeat
+from replicator.replica.ledger import Ledger
 from tests.fuzz.engine import MIB, Target
 from tests.fuzz.mutate import NASTY_TEXTS, Choices, bytes_near, edit_bytes, edits, json_near
 
@@ -192,14 +194,23 @@ def _packed(choices: Choices, payload: bytes, packing: str) -> bytes:
     return edit_bytes(body, edits(choices)) if choices.once_in(4) else body
 
 
+#: With what brackets and commas are looked for behind.
+_KEYS = (None, "k", 'a"b', "[,]", "é", "", "k" * 300, 5)
+
+
 def _change(choices: Choices) -> tuple[str, bytes, str, int]:
     changes = choices.pick(_CHANGES)
+    name = choices.pick(("json", "json+zstd", "keyed", "keyed+zstd"))
+    if name.startswith("keyed"):
+        changes = [[choices.pick(_KEYS), change] for change in changes]
     payload = json_near(choices, changes)
-    name = choices.pick(("json", "json+zstd"))
-    body = _packed(choices, payload, "plain" if name == "json" else _packing(choices))
+    body = _packed(choices, payload, _packing(choices) if name.endswith("zstd") else "plain")
     digest, count = digest_of(payload), len(changes)
     if choices.once_in(8):
-        name, count = choices.pick(("json", "json+zstd", "raw", "")), choices.pick((count, 0, 1, -1, 2**64 - 1))
+        name, count = (
+            choices.pick(("json", "json+zstd", "keyed", "keyed+zstd", "raw", "")),
+            choices.pick((count, 0, 1, -1, 2**64 - 1)),
+        )
         digest = choices.pick((digest, digest_of(body), "", "é"))
     return name, choices.pick(_BOMBS) if choices.once_in(32) else body, digest, count
 
@@ -211,11 +222,15 @@ def _change_body(given: tuple[str, bytes, str, int]) -> bool:
     except CorruptRecord as problem:
         _check_names(problem, "5-1042")
         return False
-    payload = body if name == "json" else zstd.ZstdDecompressor().decompress(body)
+    payload = zstd.ZstdDecompressor().decompress(body) if name.endswith("zstd") else body
     assert digest_of(payload) == digest
     assert len(payload) <= CHANGE_BYTES_MAX
     assert len(changes) == count
-    assert changes == orjson.loads(payload)
+    decoded = orjson.loads(payload)
+    if name.startswith("keyed"):
+        assert [key_of(change) for change in changes] == [entry[0] for entry in decoded]
+        decoded = [entry[1] for entry in decoded]
+    assert list(map(change_in, changes)) == decoded
     return True
 
 
@@ -233,6 +248,12 @@ _SNAPSHOT_BOMBS = (
     zstd.compress(b"\x7f\xff\xff\xff" + b"x" * 100),
     zstd.compress(b"\x00\x0f\xff\xff" + b"x" * 3 * MIB),
     *_BOMBS,
+)
+
+
+_LEDGER = (
+    b'{"keys":2}\n["k","5-1042",0,"0123456789abcdef0123456789abcdef",{"result":17}]\n'
+    b'["order \\"4711\\"","5-1043",1,"0123456789abcdef0123456789abcdef",{"rejected":["ChangeRejected","no",{}]}]\n'
 )
 
 
@@ -256,6 +277,10 @@ def _snapshot(choices: Choices) -> _Snapshot:
     if choices.once_in(128):
         payload, body, size = b"", choices.pick(_SNAPSHOT_BOMBS), BODY_BYTES_MAX
     digest = choices.pick(("", digest_of(body))) if choices.once_in(16) else digest_of(payload)
+    if choices.once_in(3):
+        ledger = edit_bytes(_LEDGER, edits(choices))
+        name, digest, first = with_ledger(name, digest or digest_of(payload), ledger or _LEDGER)
+        body = (edit_bytes(first, edits(choices)) if choices.once_in(4) else first) + body
     return _Snapshot(name, payload, body, size, digest)
 
 
@@ -268,16 +293,20 @@ def _frames(choices: Choices) -> bytes:
 def _read_snapshot(given: _Snapshot) -> bool:
     bodies = [given.body[at : at + given.size] for at in range(0, len(given.body), given.size)]
     pieces: list[Any] = []
+    decoder = SnapshotDecoder(given.codec, given.digest, id_="5-1042")
     try:
-        for piece in SnapshotDecoder(given.codec, given.digest, id_="5-1042").pieces(bodies):
+        for piece in decoder.pieces(bodies):
             # Whoever restores holds the pieces that it wants; the bound is on what the decoder holds.
             if len(pieces) < 50:
                 pieces.append(piece)
+        ledger = Ledger.of(decoder.ledger, id_="5-1042")
     except CorruptRecord as problem:
         _check_names(problem, "5-1042")
         return False
-    assert digest_of(given.payload) == given.digest
-    if given.codec == "json+zstd":
+    assert ledger.image().to_bytes() == decoder.ledger
+    plain = given.codec.replace("2+", "+")
+    assert with_ledger(plain, digest_of(given.payload), decoder.ledger)[:2] == (given.codec, given.digest)
+    if plain == "json+zstd":
         assert pieces == [orjson.loads(line) for line in given.payload.split(b"\n")[:-1]]
     else:
         assert b"".join(len(piece).to_bytes(4, "big") + piece for piece in pieces) == given.payload

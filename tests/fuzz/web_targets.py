@@ -16,8 +16,9 @@ import orjson
 from starlette.types import ASGIApp, Message
 
 from replicator.errors import ChangeRejected, ChangeTooLarge, NotJSON, NotPrimary, Outdated
-from replicator.format.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_change, encode_changes
+from replicator.format.codec import SnapshotDecoder, SnapshotEncoder, decode_changes, encode_changes, encoded_keyed
 from replicator.format.ids import RecordId
+from replicator.format.keyed import change_in
 from replicator.node.acks import Level
 from replicator.node.health import Unready
 from replicator.registry.api import registry_app
@@ -195,14 +196,22 @@ class _Node:
     registry: Registry = field(default_factory=Registry)
 
     async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> Any:
         if ack is not None:
             Level.parse(ack)
         if self.role != "primary":
             raise NotPrimary(node=self.name, primary=self.primary_http)
-        codec, body, digest = encode_changes([encode_change(change)])
-        return self.registry.apply(decode_changes(codec, body, digest, 1, id_="5-1043")[0])
+        json, _, keyed = encoded_keyed([change], [key])
+        codec, body, digest = encode_changes([json], "keyed" if keyed else "json")
+        (entry,) = decode_changes(codec, body, digest, 1, id_="5-1043")
+        return self.registry.apply(change_in(entry))
 
     def replace(
         self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None
@@ -276,6 +285,7 @@ _HEADERS = (
     (b"replicator-wait", (b"5-1042", b"5-1043", b"4-9", b"9999999999999999-1")),
     (b"replicator-fresh", (b"1", b"0")),
     (b"if-match", (b'"5-1042"', b"5-1042", b'"5-1"', b"*", b'W/"5-1042"')),
+    (b"idempotency-key", (b'"k"', b'""', b"k", b'"\\"', b'"' + b"k" * 5000 + b'"', b'"a \\" b"')),
     (b"replicator-ack", (b"appended", b"applied:1", b"fsynced", b"replicated:2", b"applied:" + b"9" * 5000)),
     (b"content-length", (b"0", b"7", b"99999999999", b"1048577")),
     (b"content-type", (b"application/json", b"text/plain", b"multipart/form-data")),

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from replicator.testing import MemoryRedis
 
 from .ending import Ending
+from .keys import KeyedMachine
 from .parts import Bounds, Breach, World
 from .removals import HARMLESS, REMOVALS, Removal
 from .world import Machine
@@ -39,6 +40,8 @@ SMALL = (
     (Bounds(changes=1, promotions=0, failovers=1, snapshots=2, parts=2, resends=0), 10_000),
     (Bounds(changes=1, promotions=1, failovers=1, resends=0, nodes=3), 40_000),
     (Bounds(changes=1, promotions=2, crashes=1, forgeries=1, resends=0), 30_000),
+    (Bounds(changes=2, promotions=1, crashes=1, keyed=True), 10_000),
+    (Bounds(changes=2, promotions=2, resends=0, keyed=True), 10_000),
 )
 
 #: The full bounds. The term that the log was founded with is one more promotion.
@@ -163,7 +166,8 @@ def explore(
 ) -> Explored:
     """Go through every world within `bounds`. Raises `Violation`."""
     with _without_collector():
-        return _Exploration(Machine(bounds, redis=redis), progress=progress).run()
+        machine = KeyedMachine if bounds.keyed else Machine
+        return _Exploration(machine(bounds, redis=redis), progress=progress).run()
 
 
 def explore_without(removal: Removal, *, progress: bool = False) -> Explored:

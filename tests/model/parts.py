@@ -34,6 +34,7 @@ class Bounds(NamedTuple):
     """How much may happen. `parts`: of a snapshot. `resends`: how often an unanswered write is repeated.
 
     `late`: a request may reach a Redis of a later run than its connection was made in; else connections end with a run.
+    `keyed`: all changes are attempts at one, with one key (`keys.py`).
     `expects`: a tool promotes only if the term is still the one that it looked at. `forgeries`: how often somebody else
     writes numbers into Redis that no script can have come to.
     """
@@ -49,6 +50,7 @@ class Bounds(NamedTuple):
     expects: bool = True
     nodes: int = 2
     forgeries: int = 0
+    keyed: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ class Sending(NamedTuple):
 
 class Node(NamedTuple):
     """A node: what it has in memory, and what would be left of it after a crash. `node_state` is None while it is
-    down."""
+    down. `queued`: changes that wait for their turn."""
 
     name: str
     boots: int
@@ -115,6 +117,7 @@ class Node(NamedTuple):
     disk: Disk
     write: Write | None = None
     sending: Sending | None = None
+    queued: str = ""
 
     @property
     def live(self) -> NodeState:
@@ -160,11 +163,12 @@ class Ack(NamedTuple):
 
 class Ghost(NamedTuple):
     """What only the explorer remembers. `denied`: changes whose client was told that they are not in.
-    `taken`: who took which term, ever."""
+    `taken`: who took which term, ever. `answers`: what clients with one key were told."""
 
     acks: tuple[Ack | None, ...]
     denied: frozenset[str]
     taken: frozenset[tuple[int, str, str]]
+    answers: frozenset[str] = frozenset()
 
 
 class World(NamedTuple):

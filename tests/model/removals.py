@@ -13,14 +13,17 @@ from unittest import mock
 
 import replicator.log.memory_redis
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
+from replicator.format.keyed import Keyed
 from replicator.format.records import ChangeRecord, PartRecord, Record
 from replicator.format.snapshot_parts import Progress
 from replicator.protocol import election, fold, missing_nodes, node_state, saving, write_outcome
 from replicator.protocol.fold import View
 from replicator.protocol.group import Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
+from replicator.replica.ledger import Ledger
 from replicator.testing import MemoryRedis
 
+from .keys import KeyedMachine
 from .parts import Bounds, Disk, Node
 from .world import Machine
 
@@ -157,6 +160,12 @@ def vouches_for_what_it_applied(machine: Machine, node: Node) -> str:
 
 def forks_its_disk_as_it_is(machine: Machine, node: Node) -> Disk:
     return node.disk
+
+
+def applies_whatever_is_known(
+    ledger: Ledger, keyed: Keyed, id_: RecordId, index: int, apply: Any, typed: Any = None
+) -> Any:
+    return apply(keyed.change)
 
 
 class Removal(NamedTuple):
@@ -372,6 +381,12 @@ REMOVALS = {
         Bounds(changes=1, promotions=2, failovers=1, resends=0),
         LogKeepsItsEnds,
         breaks="ends: a has 1-1",
+    ),
+    "keys-in-apply": Removal(
+        "whether a key is known is decided where its change is applied, and not only before it is written",
+        Bounds(changes=2, promotions=1, resends=0, keyed=True),
+        patches=((KeyedMachine, "looks_first", True), (Ledger, "once", applies_whatever_is_known)),
+        breaks="G10",
     ),
     "left-behind": Removal(
         "a change that is not in a history whose term for it is over is left behind",

@@ -365,11 +365,8 @@ class Machine:
                 yield Option(f"{node.name} gives its write up", self.nodes(node._replace(write=None, sending=None)))
             return
         runs = sorted({node_state.run, state.run}) if self.bounds.late else [state.run]
-        if node_state.is_primary and left.changes:
-            letter = LETTERS[self.bounds.changes - left.changes]
-            spent = self.budgets(left._replace(changes=left.changes - 1))
-            for run in runs:
-                yield self._submitted(node, letter, run, spent)
+        if node_state.is_primary:
+            yield from self._changes(node, runs, left)
         if node.live.must_rebase and node.sending is None:
             node = self._begun(node, node_state)
         if node.sending is not None:
@@ -379,6 +376,14 @@ class Machine:
             spent = self.budgets(left._replace(snapshots=left.snapshots - 1))
             begun = self._begun(node, node_state)
             yield Option(f"{node.name} begins a snapshot because somebody asked", self.nodes(begun), budget=spent)
+
+    def _changes(self, node: Node, runs: list[str], left: Budget) -> Iterator[Option]:
+        """A primary writes one more change."""
+        if left.changes:
+            letter = LETTERS[self.bounds.changes - left.changes]
+            spent = self.budgets(left._replace(changes=left.changes - 1))
+            for run in runs:
+                yield self._submitted(node, letter, run, spent)
 
     def submitted(self, node: int, server: int, letter: str) -> Option:
         """A client asks for one more change."""
@@ -433,13 +438,14 @@ class Machine:
         text = f"{node.name} learns of {say_record(write.record)}: {outcome.value}"
         is_change = isinstance(write.record, ChangeRecord)
         sending = node.sending if is_change else _next_part(node.sending, outcome)
+        letter = write.record.body.decode()
+        told = self.outcome(node.state, letter)[1] if is_change and outcome is WriteOutcome.COMMITTED else letter
         node = node._replace(node_state=node.live.refused(reply), write=None, sending=sending)
         if pending.next is Next.FOLD:
             verdict, node = self._folded(node, write.record)
             text += f", {verdict.value}"
         event = _EVENTS.get(outcome) if is_change else None
-        letter = write.record.body.decode()
-        known = (event, letter, write.record.id) if event and letter in LETTERS else None
+        known = (event, told, write.record.id) if event and letter in LETTERS else None
         return Option(text, self.nodes(self._tidy(node)), event=known)
 
     def _settled(self, pending: PendingWrite, state: MemoryState) -> PendingWrite:
@@ -571,13 +577,17 @@ class Machine:
         if verdict is Verdict.APPLY:
             if record.id.term < before.view.term:
                 raise Breach(f"G2: {node.name} applies {record} in term {before.view.term}")
-            state += record.body.decode()
+            state, _ = self.outcome(state, record.body.decode())
         if verdict is Verdict.RESTORE:
             self._check_fork(node, node_state.view)
             state = b"".join(parts).decode()
         view = node_state.view
         parts = () if view.snapshot and view.snapshot.complete else parts
         return verdict, node._replace(node_state=node_state, state=state, parts=parts)
+
+    def outcome(self, state: str, letter: str) -> tuple[str, str]:
+        """What a change makes of a state, and what its client is told."""
+        return state + letter, letter
 
     def _check_fork(self, node: Node, after: View) -> None:
         """G9: before another history takes the place of its own, a node copies its disk, which has all of that."""

@@ -13,8 +13,9 @@ from typing import Any
 
 import orjson
 
-from replicator.format.codec import SnapshotEncoder, decode_changes, encode_change, encode_changes
+from replicator.format.codec import SnapshotEncoder, decode_changes, encode_changes, encoded_keyed
 from replicator.format.ids import ZERO_CHAIN, Position, RecordId, Writer, extend_chain
+from replicator.format.keyed import change_in
 from replicator.format.records import ChangeRecord, PartRecord, Record
 from replicator.format.snapshot_parts import Cutter
 from replicator.log.memory_redis import Entry as RedisEntry
@@ -50,9 +51,10 @@ class Pen:
         assert reply.code is Code.OK
         self.read()
 
-    def change(self, *values: Any) -> ChangeRecord:
-        """Push these values; none: a marker."""
-        codec, body, digest = encode_changes([encode_change(push(value)) for value in values])
+    def change(self, *values: Any, key: str | None = None) -> ChangeRecord:
+        """Push these values; none: a marker. `key`: of one that nobody had before."""
+        json, _, keyed = encoded_keyed([push(value) for value in values], [key] * len(values))
+        codec, body, digest = encode_changes([json], "keyed" if keyed else "json")
         record = self.node_state.change(codec=codec, digest=digest, count=len(values), body=body, at=1_767_225_600_000)
         assert self.log.append(record).code is Code.OK
         self._fold(record)
@@ -85,7 +87,7 @@ class Pen:
         if verdict is Verdict.APPLY:
             assert isinstance(record, ChangeRecord)
             changes = decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
-            self.pushed += [change["push"] for change in changes]
+            self.pushed += [change_in(change)["push"] for change in changes]
 
     @property
     def position(self) -> Position:

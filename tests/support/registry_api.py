@@ -16,10 +16,13 @@ from typing import Any
 import httpx
 import orjson
 
-from replicator.errors import Outdated
+from replicator.errors import Outdated, ReplicatorError
+from replicator.format.codec import encoded_keyed
+from replicator.format.ids import RecordId
 from replicator.node.health import Unready
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
+from replicator.replica.ledger import Ledger
 from replicator.web.served_node import ServedNode
 
 with warnings.catch_warnings():
@@ -67,6 +70,7 @@ class NodeInMemory:
 
     def __post_init__(self) -> None:
         self.registry = Registry()
+        self.ledger = Ledger()
         self.submitted: list[dict[str, Any]] = []
         self.waited: list[str] = []
         #: What each write and each read asked for.
@@ -86,19 +90,29 @@ class NodeInMemory:
         return self.role == "primary" and bool(self.lease_ms)
 
     async def asubmit(
-        self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None
+        self,
+        change: Any,
+        *,
+        timeout_s: float = 10.0,
+        term: int | None = None,
+        ack: str | None = None,
+        key: str | None = None,
     ) -> Any:
         await self.writes_wait()
-        return self.submit(change, timeout_s=timeout_s, term=term, ack=ack)
+        return self.submit(change, ack=ack, key=key)
 
-    def submit(self, change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+    def submit(self, change: Any, *, ack: str | None = None, key: str | None = None) -> Any:
         self.acks.append(ack)
+        entry = encoded_keyed([change], [key]).changes[0] if key else orjson.loads(orjson.dumps(change))
         with self._lock:
             if self.failure is not None:
                 raise self.failure
             self.submitted.append(change)
             self.position = Position(self.term, self.position.n + 1)
-            return self.registry.apply(orjson.loads(orjson.dumps(change)))
+            result = self.ledger.applied(entry, RecordId(self.term, self.position.n), 0, self.registry.apply)
+            if isinstance(result, ReplicatorError):
+                raise result
+            return result
 
     def replace(
         self, pieces: Iterable[Any], *, term: int | None = None, ack: str | None = None, expect: str | None = None

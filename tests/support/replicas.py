@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from replicator.format.codec import SnapshotEncoder
@@ -20,14 +21,15 @@ def all_of(log: MemoryLog) -> list[Record]:
 
 def snapshot_of(
     author: Author,
-    pieces: list[Any],
+    pieces: Iterable[Any],
     *,
     digest: str | None = None,
     replaces: bool = False,
     ends: tuple[RecordId, ...] = (),
+    ledger: bytes = b"",
 ) -> PartRecord:
     """A whole snapshot in one part, behind what the author wrote."""
-    encoder = SnapshotEncoder()
+    encoder = SnapshotEncoder(ledger=ledger)
     body = b"".join(encoder.feed(piece) for piece in pieces) + encoder.finish()
     return seal_part(
         writer=author.writer, term=author.term, after=author.position, n=author.position.id.n + 1, at=0,

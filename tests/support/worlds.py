@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import redis
 
 from replicator.errors import LogUnavailable
-from replicator.format.codec import encode_change, encode_changes
+from replicator.format.codec import encode_changes, encoded_keyed
 from replicator.format.ids import ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, seal_change, seal_part
 from replicator.log.interface import Log
@@ -219,9 +219,10 @@ class Author:
         self.term = term
         self.position = position
 
-    def change(self, value: Any = "x") -> ChangeRecord:
+    def change(self, value: Any = "x", *, key: str | None = None) -> ChangeRecord:
         """The change record that would come next."""
-        codec, body, digest = encode_changes([encode_change(value)])
+        json, _, keyed = encoded_keyed([value], [key])
+        codec, body, digest = encode_changes([json], "keyed" if keyed else "json")
         return seal_change(
             writer=self.writer,
             term=self.term,
@@ -251,8 +252,8 @@ class Author:
             body=b"part",
         )
 
-    def append(self, value: Any = "x") -> Reply:
-        record = self.change(value)
+    def append(self, value: Any = "x", *, key: str | None = None) -> Reply:
+        record = self.change(value, key=key)
         return self._sent(record, self.log.append(record))
 
     def append_part(self, part: int, parts: int = 0, *, as_of: Position | None = None) -> Reply:

@@ -30,6 +30,7 @@ from bench import (
     http_client,
     idle,
     install_peers,
+    keys,
     loads,
     one_percent,
     patch,
@@ -53,6 +54,7 @@ from bench.systems import etcd, nats, ours, redis, syncobj
 from bench.systems.base import Running, System
 from replicator import Node
 from replicator.format.codec import encode_change
+from replicator.replica.ledger import KEYS_MAX
 from replicator.sandbox.redis_server import RedisServer
 
 
@@ -166,6 +168,16 @@ def test_fenced_append(setting: Setting) -> None:
     for case in (append.BARE, append.FENCED, append.SUBMIT):
         assert figures[f"{case} per second"] > 0
         assert 0 < figures[f"{case} p50 us"] <= figures[f"{case} p99 us"]
+
+
+def test_keys(setting: Setting) -> None:
+    figures = _figures("keys", keys.measure(setting, keys.Sizes(rounds=2, seconds=0.05)))
+    for case in (keys.WITHOUT, keys.WITH, keys.REPEAT):
+        assert figures[f"{case} per second"] > 0
+    assert figures["results of a few bytes, keys"] == figures["results of 140 bytes, keys"] == KEYS_MAX
+    assert figures["results of 4 kB, keys"] < KEYS_MAX
+    # counted, not timed: it is the same on every machine
+    assert max(figures[f"{name}, MB"] for name in keys.RESULTS) < 40
 
 
 def test_a_bare_socket_says_what_the_server_answers(setting: Setting) -> None:

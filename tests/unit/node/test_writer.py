@@ -290,7 +290,7 @@ class TestBatches:
     def test_a_marker_is_an_empty_change(self, a: Setup) -> None:
         a.primary.commits.mark()
         assert a.log.sent[0].count == 0
-        assert [str(at) for at, _ in a.replica.applied.markers] == ["1-2"]
+        assert [str(at) for at, *_ in a.replica.applied.markers] == ["1-2"]
 
 
 class Patient(Waiting):

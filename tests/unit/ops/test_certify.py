@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from replicator import Node
-from replicator.errors import CheckpointError, ConfigError, LeaseLost, LogLost, ReplicatorError
-from replicator.format.codec import encode_change, encode_changes
+from replicator.errors import CheckpointError, ConfigError, KeyReused, LeaseLost, LogLost, ReplicatorError
+from replicator.format.codec import digest_of_pieces, encode_change, encode_changes
 from replicator.format.ids import ERA, Position, RecordId
 from replicator.log.interface import Batch
 from replicator.ops import certify as certify_module
@@ -460,6 +460,23 @@ def test_a_change_that_was_rejected_is_an_outcome(group: Group) -> None:
         a.submit({"reject": "no"})
     saved(a)
     assert of(group, a).nodes[0].common_record_count == 2
+
+
+def test_changes_with_keys_are_certified_however_a_node_came_to_them(group: Group) -> None:
+    a, b = group.primary("a"), group.node("b")
+    a.submit(push("in a snapshot"), key="k")
+    a.publish()
+    for key in ("k", "l", "l"):
+        a.submit(push("in a snapshot" if key == "k" else "later"), key=key)
+    with pytest.raises(KeyReused):
+        a.submit(push("another"), key="l")
+    eventually(lambda: b.position == a.position)
+    saved(a, b)
+    found = of(group, a, b)
+    assert found.equal_nodes == [["a", "b"]]
+    # and the keys are among what is compared
+    with a.reading() as state:
+        assert found.nodes[0].digest != digest_of_pieces(state.snapshot())
 
 
 def test_a_class_that_cannot_take_the_changes_is_said_so(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -750,7 +750,7 @@ def test_a_marker_keeps_the_state_as_it_was_there(log: MemoryLog, author: Author
         writer=author.writer, term=1, after=author.position, at=0, codec=codec, body=body, digest=digest, count=0
     )
     replica.take([marker])
-    ((at, pieces),) = replica.applied.markers
+    ((at, pieces, _),) = replica.applied.markers
     replica.applied.state.pushed.append("later")
     assert (at, list(pieces)) == (marker.id, [["pushed", ["x"]]])
     assert isinstance(replica.node_state.view.position, Position)

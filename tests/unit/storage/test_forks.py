@@ -410,6 +410,12 @@ def test_export_is_a_change_a_line(disk: Disk) -> None:
     )
 
 
+def test_a_change_with_a_key_is_exported_with_it(pen: Pen, disk: Disk) -> None:
+    pen.change("w", key="k")
+    lines = run("export", disk.fork("1-4").stem, "--data-dir", disk.data_dir).stdout
+    assert json.loads(lines) == {"id": "1-5", "index": 0, "change": push("w"), "key": "k"}
+
+
 def test_export_of_what_is_in_the_snapshot_is_3_and_names_the_way(disk: Disk, pen: Pen) -> None:
     pen.snapshot()
     path = disk.fork("1-2")
