@@ -270,15 +270,15 @@ TABLE: tuple[Row, ...] = (
         "term, holder, position; out of sync if it does not follow", _followed),
     Row(6, TERM, "otherwise", _always, Verdict.FOLLOW,
         "term, holder, position; out of sync if it does not follow", _followed),
-    Row(7, CHANGE, "follows my position, in sync", _follows, Verdict.APPLY, "position, changed", _changed),
+    Row(7, CHANGE, "follows my position, in sync", _follows, Verdict.APPLY, "position, changed, version", _changed),
     Row(8, PART, "follows, and completes a snapshot that replaces the history", _all(_follows, _completes, _replaces),
-        Verdict.RESTORE, "position, changed", _restored),
+        Verdict.RESTORE, "position, changed, version", _restored),
     Row(9, PART, "follows my position, in sync", _follows, Verdict.SKIP, "position", _moved),
     Row(10, PART, "follows my position, I am rebasing, and it completes my snapshot",
         _all(_follows_my_rebase, _completes), Verdict.LEAD, "position, in sync", _rebased),
     Row(11, PART, "follows my position, I am rebasing", _follows_my_rebase, Verdict.SKIP, "position", _rebasing),
     Row(12, PART, "completes a snapshot", _completes, Verdict.RESTORE,
-        "position = as_of, changed, in sync; reading goes on from there", _restored),
+        "position = as_of, changed, version, in sync; reading goes on from there", _restored),
     Row(13, CHANGE + PART, "otherwise", _always, Verdict.NEED_SNAPSHOT, "out of sync", _lost_sync),
 )  # fmt: skip
 

@@ -48,6 +48,8 @@ class AppliedState:
     def __init__(self, state: State | ReplicatedState, node: str, *, reads: range = range(1, 2)) -> None:
         self.state = state
         self.reads = reads
+        #: The one that the group is at, at the place of this state.
+        self.version = 1
         self._takes_version = takes_version(getattr(state, "apply", None))
         #: The callers that must not wait for this node, and the callbacks of the application.
         self.inside = Inside(node)
@@ -85,6 +87,7 @@ class AppliedState:
 
         Raises `Stalled`, from then on, if the application fails at one.
         """
+        self.version = version
         if isinstance(record, ChangeRecord) and record.codec == ACT:
             self.applied_at = record.at
             return []  # of the group, and not of its application: the view has what comes of it
@@ -117,10 +120,15 @@ class AppliedState:
             raise TypeError("apply() gave a coroutine, and did nothing")
         return result
 
+    @property
+    def drawing(self) -> Application:
+        """The application, for a snapshot of the state as it is now."""
+        return self.application.at(self.version)
+
     def drawn(self) -> Iterable[Any]:
         """The state as it is now. What is wrong with it is for whoever draws the pieces: no record is to blame."""
         try:
-            return self.application.snapshot()
+            return self.drawing.snapshot()
         except ReplicatorError as error:
             return raising(error)
 

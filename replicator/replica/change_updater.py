@@ -176,7 +176,7 @@ class ChangeUpdater:
         return True
 
     def pieces(self) -> Iterable[Any]:
-        return self._applied.application.snapshot()
+        return self._applied.drawing.snapshot()
 
     def follow(self) -> None:
         """The state has nothing besides what the group has."""

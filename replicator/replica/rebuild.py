@@ -129,6 +129,7 @@ class Rebuild:
         self.saved.save([step])
         with self.applied.lock:
             self.known.adopt(after)
+            self.applied.version = after.view.version
 
     @contextmanager
     def saved_and_swapped(self, step: Step, after: NodeState) -> Iterator[None]:
@@ -140,6 +141,7 @@ class Rebuild:
         with self.applied.lock:
             yield
             self.known.adopt(after)
+            self.applied.version = after.view.version
             self.applied.applied_at = step.record.at
 
     @contextmanager
@@ -149,4 +151,5 @@ class Rebuild:
             yield
             self.saved.add(step)
             self.known.adopt(after)
+            self.applied.version = after.view.version
             self.applied.applied_at = step.record.at

@@ -93,6 +93,7 @@ class Replica:
         if loaded is not None:
             view = self._updater.load(loaded.view)
             self.known.node_state = NodeState(me=me, view=view, previous_boot=loaded.boot)
+            self.applied.version = view.version
 
     # --- what it is --------------------------------------------------------------------------------------------------
 
@@ -208,6 +209,7 @@ class Replica:
                     self.saved.add(step)
                 before = step.view
             self.known.adopt(node_state)
+            self.applied.version = node_state.view.version
         self._updater.build(work)
 
     def _tell(self, step: Step, before: View) -> None:
@@ -264,6 +266,7 @@ class Replica:
                     results = self.applied.apply(record, changes or [], step.view.version)
                 self.saved.add(step)
                 self.known.adopt(after)
+                self.applied.version = after.view.version
             except BaseException as interrupt:
                 # Folded once more, it would be in the state twice. So this node applies nothing any more.
                 if verdict is Verdict.APPLY and self.node_state.view.position != step.view.position:

@@ -49,7 +49,7 @@ def said(error: BaseException) -> str:
 class Application:
     """A state behind its callbacks. While one runs, its thread is `inside`.
 
-    `version`: the one that the group was at where the snapshot was drawn that is to be restored.
+    `version`: the one that the group is at where a snapshot is drawn, or was where the one was drawn that is restored.
     """
 
     def __init__(self, state: ReplicatedState, inside: Inside, version: int = 1) -> None:
@@ -58,14 +58,14 @@ class Application:
         self._version = version
 
     def at(self, version: int) -> Application:
-        """The same, for a snapshot of that version."""
+        """The same, for snapshots of that version."""
         return Application(self._state, self._inside, version)
 
     def snapshot(self) -> Iterator[Any]:
         """The pieces. Raises `SnapshotFailed` or `StateError`, now or with a piece."""
         with self._inside.of("snapshot()"):
             try:
-                return _contained(_iterator_of(self._state.snapshot()))
+                return _contained(_iterator_of(at_version(self._state.snapshot, self._version)()))
             except (StateError, SnapshotFailed):
                 raise
             except BaseException as error:

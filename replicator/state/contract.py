@@ -28,7 +28,7 @@ _ARGUMENTS = {
 _NEEDED = ("snapshot", "restore")
 
 #: Those that are given the version of the group, if they have a parameter of that name.
-_VERSIONED = ("restore", "apply")
+_VERSIONED = ("snapshot", "restore", "apply")
 
 #: A name as alike as this to the one that is missing is that one misspelt: `aply`, `Apply`, `restor`; not `supply`.
 _ALIKE = 0.8
@@ -83,17 +83,21 @@ def _problem_of(found: Any, method: str, arguments: int) -> str:
 
 
 def takes_version(found: Any) -> bool:
-    """Whether this `apply` or `restore` is to be told the version of the group: it has a parameter `version`."""
+    """Whether this `snapshot`, `restore` or `apply` is to be told the group's version: it has a parameter `version`.
+
+    The first parameter of the last two is not it: that is the pieces, or the change.
+    """
     try:
         parameters = list(inspect.signature(found).parameters.values())
     except (TypeError, ValueError):  # written in C: it does not say what it takes
         return False
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return any(each.name == "version" and each.kind in named for each in parameters[1:])
+    of_call = 0 if getattr(found, "__name__", "") == "snapshot" else 1
+    return any(each.name == "version" and each.kind in named for each in parameters[of_call:])
 
 
 def at_version(found: Callable[..., Any], version: int) -> Callable[..., Any]:
-    """This `apply` or `restore`, which is told the version if it wants to know."""
+    """This `snapshot`, `restore` or `apply`, which is told the version if it wants to know."""
     return partial(found, version=version) if takes_version(found) else found
 
 

@@ -38,28 +38,26 @@ class Two(One):
 
     def __init__(self) -> None:
         super().__init__()
-        self.version = 1
         #: The version that each change was applied in, and that of each restore.
         self.applied: list[int] = []
         self.restored: list[int] = []
 
     def apply(self, change: Any, version: int = 1) -> Any:
         self.applied.append(version)
-        self.version = version
         op, key, value = change
         if op != "note":
             return super().apply(change)
         self.notes[key] = value
         return None
 
-    def snapshot(self) -> Iterator[Any]:
-        if not self.notes:
+    def snapshot(self, version: int = 1) -> Iterator[Any]:
+        if version == 1:
             return super().snapshot()
         keys = sorted(self.numbers.keys() | self.notes.keys())
         return iter([[key, self.numbers.get(key), self.notes.get(key)] for key in keys])
 
     def restore(self, pieces: Iterable[Any], version: int = 1) -> None:
-        rows = [(row[0], row[1], row[2] if len(row) > 2 else None) for row in pieces]
+        rows = [row if version > 1 else [*row, None] for row in pieces]
         self.restored.append(version)
         self.numbers = {key: number for key, number, _ in rows if number is not None}
         self.notes = {key: note for key, _, note in rows if note is not None}
