@@ -46,6 +46,8 @@ if TYPE_CHECKING:
         StateError,
         StateInUse,
         UnknownGroup,
+        UpgradeNeeded,
+        VersionRefused,
         WouldDeadlock,
         WrongProcess,
     )
@@ -108,6 +110,8 @@ __all__ = [
     "StateInUse",
     "TypedResults",
     "UnknownGroup",
+    "UpgradeNeeded",
+    "VersionRefused",
     "WouldDeadlock",
     "WrongProcess",
     "change",
