@@ -207,6 +207,9 @@ def test_a_group_is_upgraded_node_by_node_and_loses_nothing(site: Site) -> None:
     now = site.versions()
     assert (now["version"], now["next_version"], now["ready"]) == (1, 2, True)
     assert "all nodes read 2: `replicator finalize 2`" in now["step"]
+    table = CliRunner().invoke(cli, ["--redis", site.redis, "--group", GROUP, "versions"]).stdout
+    assert table.startswith("app numbers   version 1\nnext: all nodes read 2: `replicator finalize 2`")
+    assert len([line for line in table.splitlines() if "  2     1-2    yes" in line]) == len(NODES), table
     assert "`replicator finalize 2`" in site.check("versions")["message"]
     done = site.command("finalize", "2", "--timeout", str(PATIENCE_S))
     assert (done["version"], done["previous_version"]) == (2, 1)
