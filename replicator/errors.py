@@ -36,7 +36,9 @@
     │   └── WorkFailed           … or work that only the leader does raised, or does not end
     ├── SnapshotFailed           snapshot() failed; the node goes on without that snapshot
     ├── NoThread                 the system starts no more threads for this process
+    ├── VersionRefused           the group cannot be raised to that version now
     └── Stalled                  apply() or restore() failed; the node keeps its place
+        └── UpgradeNeeded        … the group is at a version that the node does not read
 
 The docstring of each class is its message: what happened, and what to do. Its fields are attributes, for programs.
 """
@@ -328,3 +330,14 @@ class NoThread(ReplicatorError):
 class Stalled(ReplicatorError):
     """the application failed at {id}, which is a bug in it ({problem}). The node keeps its place:
     fix the application and restart the node."""
+
+
+class UpgradeNeeded(Stalled):
+    """upgrade this node: from {id} on the group is at version {version}, and its code reads {reads}. The node keeps its
+    place, and its data directory is good for the code that reads {version}."""
+
+
+class VersionRefused(ReplicatorError):
+    """the group stays at version {current}: {problem}"""
+
+    exit_code = 3

@@ -1,4 +1,4 @@
-"""Commands that only look: status, history, log."""
+"""Commands that only look: status, versions, history, log."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import click
 
 from replicator import ops
 from replicator.format.ids import ZERO_ID, RecordId
-from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord
+from replicator.format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord
 from replicator.log.interface import Log
 from replicator.runtime.checks import plain
 
 from .context import Settings, output_option, show_json, size_text, table, when
 
-__all__ = ["history", "log", "status"]
+__all__ = ["history", "log", "status", "versions"]
 
 WATCH_EVERY_S = 0.5
 
@@ -59,7 +59,8 @@ def _show_status(now: ops.Status, output: str) -> None:
 def _status_text(now: ops.Status) -> str:
     lease = f"{now.lease_ms} ms" if now.lease_ms is not None else "none"
     facts = {"group": now.group, "term": now.term, "holder": now.holder or "nobody", "head": now.last_id or "-"}
-    lines = ["   ".join(f"{name} {plain(str(value))}" for name, value in (facts | {"lease": lease}).items())]
+    of_app = {name: value for name, value in (("app", now.app), ("version", now.version)) if value is not None}
+    lines = ["   ".join(f"{name} {plain(str(value))}" for name, value in (facts | {"lease": lease} | of_app).items())]
     if now.last_id is not None:
         lines.append(f"log {_log_text(now)}")
     if now.problem:
@@ -95,6 +96,30 @@ def _lag_text(node: ops.NodeStatus) -> str | None:
         return None
     age = f", {node.lag_ms / 1000:.1f} s" if node.lag_records and node.lag_ms is not None else ""
     return f"{node.lag_records}{age}"
+
+
+@click.command()
+@output_option
+@click.pass_obj
+def versions(settings: Settings, output: str) -> None:
+    """Which version the group is at, which ones its nodes read, and what is next in an upgrade."""
+    with settings.log() as log:
+        look = ops.looked(log)
+        ops.check_is_known(log, look)
+        now = ops.versions_of(look)
+    if output == "json":
+        show_json(now.to_dict())
+        return
+    click.echo(f"app {plain(now.app or '-')}   version {now.version or '-'}")
+    click.echo(f"next: {plain(now.step)}")
+    rows = [_versions_row(node) for node in now.nodes]
+    click.echo(f"\n{table(('node', 'app', 'code', 'reads', 'alive', 'problem'), rows)}")
+
+
+def _versions_row(node: ops.NodeVersions) -> dict[str, Any]:
+    reads = f"{node.reads_min}" if node.reads_min == node.reads_max else f"{node.reads_min}-{node.reads_max}"
+    facts = {name: getattr(node, name) for name in ("node", "app", "alive", "problem")}
+    return facts | {"code": node.version, "reads": reads}
 
 
 @click.command()
@@ -144,9 +169,11 @@ def _record_dict(record: Record) -> dict[str, Any]:
         "prev": record.prev, "chain": record.chain, "written_at": record.at, "body_bytes": len(record.body),
     }  # fmt: skip
     if isinstance(record, TermRecord):
-        return fields | {"log_id": record.log_id, "run": record.run, "by": record.by, "reason": record.reason}
+        of_log = {"log_id": record.log_id, "app": record.app or None}
+        return fields | of_log | {"run": record.run, "by": record.by, "reason": record.reason}
     if isinstance(record, ChangeRecord):
-        return fields | {"codec": record.codec, "digest": record.digest, "change_count": record.count}
+        fields |= {"codec": record.codec, "digest": record.digest, "version": record.version or None}
+        return fields | {"change_count": record.count if record.codec != ACT else 0}
     assert isinstance(record, PartRecord)
     fields |= {"codec": record.codec, "as_of": str(record.as_of.id)}
     return fields | {"part_index": record.part, "part_count": record.parts or None}
@@ -157,6 +184,8 @@ def _record_text(record: Record) -> str:
     if isinstance(record, TermRecord):
         return f"{line}  opens term {record.id.term}: {plain(record.reason)}, by {plain(record.by)}"
     if isinstance(record, ChangeRecord):
+        if record.version:
+            return f"{line}  the group is at version {record.version}"
         return f"{line}  {record.count} changes, {len(record.body)} bytes" if record.count else f"{line}  marker"
     assert isinstance(record, PartRecord)
     whole = f" of {record.parts}, complete" if record.is_last else ""

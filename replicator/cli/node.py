@@ -45,6 +45,12 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     envvar="REPLICATOR_ADVERTISE",
     help="URL at which others reach it, where that is not what it serves.",
 )
+@click.option(
+    "--app",
+    default=None,
+    envvar="REPLICATOR_APP",
+    help="Name of the application, the same on all nodes.  [default: the class of the state]",
+)
 @node_options
 @click.option(
     "--file",
@@ -88,6 +94,7 @@ def node(
     data_dir: Path | None,
     http: str,
     advertise: str,
+    app: str | None,
     **given: Any,
 ) -> None:
     """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program (--file, --sqlite)."""
@@ -100,6 +107,7 @@ def node(
         data_dir=data_dir or Path("data") / name,
         http=http,
         advertise=advertise,
+        app=app,
         options=NodeOptions(**_those_of(NodeOptions, given)),
         program=Program(**_those_of(Program, given)),
     )

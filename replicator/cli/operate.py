@@ -1,4 +1,5 @@
-"""Commands that change a group: promote, switchover, demote, pause, resume, recover, forget, snapshot, verify."""
+"""Commands that change a group: promote, switchover, demote, pause, resume, recover, forget, and those of its state:
+finalize, snapshot, verify."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from replicator.runtime.checks import plain
 
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
 
-__all__ = ["demote", "forget", "pause", "promote", "recover", "resume", "snapshot", "switchover", "verify"]
+__all__ = ["demote", "finalize", "forget", "pause", "promote", "recover", "resume", "snapshot", "switchover", "verify"]
 
 
 class _NotEqual(ReplicatorError):
@@ -169,6 +170,25 @@ def forget(settings: Settings, node: str) -> None:
     with settings.log() as log:
         ops.forget(log, node, by=operator())
     click.echo(f"{node} is forgotten; if it comes back, it is a node of the group again")
+
+
+@click.command()
+@click.argument("version", type=click.IntRange(min=1))
+@click.option(
+    "--timeout", type=Seconds(), default=10.0, show_default=True, help="Seconds to wait until the primary is there."
+)
+@output_option
+@click.pass_obj
+def finalize(settings: Settings, version: int, timeout: float, output: str) -> None:
+    """Raise the group to VERSION, once all of its nodes read that. There is no way back."""
+    with settings.log() as log:
+        done = ops.finalize(log, version, by=operator(), timeout_s=timeout, progress=_say)
+    if output == "json":
+        show_json(asdict(done))
+    elif done.previous_version == version:
+        click.echo(f"the group is at version {version} already")
+    else:
+        click.echo(f"the group is at version {version}; before it was at {done.previous_version}")
 
 
 queue_option = click.option("--queue", is_flag=True, help="Run it as a job on the group's RQ worker.")

@@ -29,6 +29,7 @@ from .ids import TERM_MAX, Position, RecordId, Writer, extend_chain
 from .term_ends import parse_ends, show_ends
 
 __all__ = [
+    "ACT",
     "BODY_BYTES_MAX",
     "FORMAT_VERSION",
     "ChangeRecord",
@@ -42,6 +43,16 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+
+#: Of records that are of a later version of the application than the first one. A program that knows of no versions
+#: stops before them.
+FORMAT_WITH_VERSION = 2
+
+#: The codec of a change of the group itself: see `acts.py`.
+ACT = "act"
+
+#: A version is counted up by hand (VERSION_MAX in node/release.py is far below).
+_VERSION_MAX = 2**31
 
 #: A script argument of 1 MiB keeps Redis busy for 1.7 ms, one of 256 KiB for 0.4 ms.
 BODY_BYTES_MAX = 256 * 1024
@@ -83,7 +94,8 @@ class Record:
 class TermRecord(Record):
     """Opens a term: from here on only `node`, in this boot, writes.
 
-    `ends`: the last records of the terms before it (see `term_ends.py`).
+    `ends`: the last records of the terms before it (see `term_ends.py`). `app`: of which application the log is; empty:
+    whoever wrote it knew of none. `version`: that at which a log begins that this record founds.
     """
 
     log_id: str
@@ -91,6 +103,8 @@ class TermRecord(Record):
     by: str
     reason: str
     ends: tuple[RecordId, ...] = ()
+    app: str = ""
+    version: int = 1
 
     kind = "term"
 
@@ -100,13 +114,14 @@ class ChangeRecord(Record):
     """A batch of application changes. An empty one is a marker: every node reports the digest of its state there.
 
     `wants_acks`: how many standbys a caller waits for, so they acknowledge the record once it is on their disks; 0: no
-    caller waits.
+    caller waits. `version`: the one that the group is at from here on, if this is an act that says so (`acts.py`).
     """
 
     codec: str
     digest: str
     count: int
     wants_acks: int = 0
+    version: int = 0
 
     kind = "change"
 
@@ -118,6 +133,7 @@ class PartRecord(Record):
     `parts` is 0 in all parts but the last, so a snapshot can be sent while it is still being drawn. With `replaces` the
     snapshot does not describe the history so far: at its last part it takes the place of that history. The last part
     also carries `ends`, those of the history that the snapshot describes, and `wants_acks`, as a change does.
+    `version`: the one that the group was at there.
     """
 
     codec: str
@@ -129,6 +145,7 @@ class PartRecord(Record):
     replaces: bool
     ends: tuple[RecordId, ...] = ()
     wants_acks: int = 0
+    version: int = 1
 
     kind = "part"
 
@@ -148,6 +165,7 @@ def seal_change(
     count: int,
     body: bytes,
     wants_acks: int = 0,
+    version: int = 0,
 ) -> ChangeRecord:
     """Make the change record that follows `after`. Raises `ChangeTooLarge` if the body does not fit."""
     fields: dict[str, Any] = {
@@ -163,6 +181,8 @@ def seal_change(
     }
     if wants_acks:
         fields["acks"] = int(wants_acks)
+    if version:
+        fields |= {"v": FORMAT_WITH_VERSION, "version": version}
     id_ = RecordId(term, after.id.n + 1)
     node, boot = writer
     header = _sealed_header(id_, fields, body)
@@ -180,6 +200,7 @@ def seal_change(
         digest=digest,
         count=count,
         wants_acks=int(wants_acks),
+        version=version,
     )
 
 
@@ -200,6 +221,7 @@ def seal_part(
     body: bytes,
     ends: tuple[RecordId, ...] = (),
     wants_acks: int = 0,
+    version: int = 1,
 ) -> PartRecord:
     """Make one part record that follows `after`; `n` is one above that of `after`, unless a rebase leaves a gap.
 
@@ -217,6 +239,8 @@ def seal_part(
         "as_of": str(as_of),
         "changed": str(changed),
     }
+    if version > 1:
+        fields |= {"v": FORMAT_WITH_VERSION, "version": version}
     if replaces:
         fields["replaces"] = True
     if parts:
@@ -291,8 +315,9 @@ def _parse(id_: RecordId, header: bytes | None, body: bytes | None) -> Record:
     if not isinstance(fields, dict):
         raise _Malformed("its header is not a JSON object")
     version = fields.get("v")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise _Malformed(f"its format is {_named(version)}, this program reads {FORMAT_VERSION}: update replicator")
+    if type(version) is not int or version not in (FORMAT_VERSION, FORMAT_WITH_VERSION):
+        most = FORMAT_WITH_VERSION
+        raise _Malformed(f"its format is {_named(version)}, this program reads up to {most}: update replicator")
     return _record(id_, fields, header, body or b"")
 
 
@@ -346,6 +371,8 @@ def _read_term(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes
         by=_take(fields, "by", str),
         reason=_take(fields, "reason", str),
         ends=_ends(fields),
+        app=_take({"app": ""} | fields, "app", str),
+        version=_version(fields, 1),
     )
 
 
@@ -358,6 +385,9 @@ def _read_change(id_: RecordId, fields: dict[str, Any], header: bytes, body: byt
         for name in ("codec", "digest"):
             _take(fields, name, str)
         raise AssertionError("one of them is not what it should be")
+    version = _version(fields, 0) if "version" in fields else 0
+    if version and codec != ACT:
+        raise _Malformed("only an act raises the version")
     prev = fields["prev"]
     return ChangeRecord(
         id=id_,
@@ -372,6 +402,7 @@ def _read_change(id_: RecordId, fields: dict[str, Any], header: bytes, body: byt
         digest=digest,
         count=count,
         wants_acks=_wants_acks(fields) if "acks" in fields else 0,
+        version=version,
     )
 
 
@@ -396,6 +427,7 @@ def _read_part(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes
         replaces=fields.get("replaces") is True,
         ends=_ends(fields) if parts else (),
         wants_acks=_wants_acks(fields) if parts else 0,
+        version=_version(fields, 1),
     )
 
 
@@ -405,6 +437,13 @@ _READERS = {"term": _read_term, "change": _read_change, "part": _read_part}
 def _wants_acks(fields: dict[str, Any]) -> int:
     acks = fields.get("acks")
     return int(acks) if isinstance(acks, int) and 0 < acks <= TERM_MAX else 0
+
+
+def _version(fields: dict[str, Any], default: int) -> int:
+    version = fields.get("version", default)
+    if type(version) is not int or not default <= version <= _VERSION_MAX:
+        raise _Malformed("version is not a whole number above 0")
+    return version
 
 
 def _ends(fields: dict[str, Any]) -> tuple[RecordId, ...]:

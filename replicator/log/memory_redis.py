@@ -236,6 +236,10 @@ class MemoryRedis:
                 return Reply(Code.WHOLE, id=head.position.id)
             anew = head.position.id == claim.unfollowed
         least = _least(claim.applied_min, head.applied_min if head else 0)
+        app = head.app if head and not state.wrong_head else ""
+        if app and claim.app and claim.app != app:
+            return Reply(Code.OTHER_APP, app=app)
+        claim = replace(claim, app=app or claim.app, applied_min=least)
         if anew:
             head, exists = None, False
         if (not exists or head is None) and not (not exists and head is None and claim.new_log_id):
@@ -258,7 +262,7 @@ class MemoryRedis:
             raise LogUnavailable(url="memory:", problem=problem)
         if anew:
             self._write(head=None, entries=(), last_id=ZERO_ID, exists=False)
-        return self._take_term(replace(claim, applied_min=least), head, term, header)
+        return self._take_term(claim, head, term, header)
 
     def _take_term(self, claim: Claim, head: Head | None, term: int, header: bytes) -> Reply:
         """The writes of the promote script: term record, head, term key, lease, and the announcement."""
@@ -280,6 +284,7 @@ class MemoryRedis:
             ends=_ends_after(head),
             taken=taken[-TAKEN_KEPT:],
             applied_min=claim.applied_min,
+            app=claim.app,
         )
         self._write(term=term, head=after, lease=_lease(claim.writer, term, claim.lease_ms, self.clock_ms()))
         self.request("term", by=claim.by, node=claim.writer.node)
@@ -431,7 +436,7 @@ def _lease(writer: Writer, term: int, lease_ms: int, now_ms: float) -> Lease:
 
 
 def _term_header(claim: Claim, head: Head | None, *, run: str, now_ms: float) -> bytes:
-    fields = {
+    fields: dict[str, object] = {
         "v": 1,
         "kind": "term",
         "node": claim.writer.node,
@@ -444,4 +449,8 @@ def _term_header(claim: Claim, head: Head | None, *, run: str, now_ms: float) ->
         "reason": claim.reason,
         "ends": show_ends(_ends_after(head)),
     }
+    if claim.app:
+        fields["app"] = claim.app
+    if head is None and claim.version > 1:
+        fields |= {"v": 2, "version": claim.version}
     return orjson.dumps(fields)

@@ -202,6 +202,8 @@ class RedisLog:
             claim.applied_min,
             str(claim.unfollowed or ""),
             claim.expired,
+            claim.app,
+            claim.version,
         )
         return self._run(self._other, "promote", 8, *args)
 

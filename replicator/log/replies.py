@@ -88,6 +88,8 @@ def _reply_from(code: Code, rest: list[str]) -> Reply:
             return Reply(code, term=_number(term), node=node)
         case ((Code.OK | Code.DUPLICATE | Code.BEHIND | Code.STRAY | Code.WHOLE), [id_]):
             return Reply(code, id=RecordId.parse(id_))
+        case Code.OTHER_APP, [app]:
+            return Reply(code, app=app)
         case ((Code.OK | Code.NEW_RUN | Code.RESTART | Code.LOST), []):
             return Reply(code)
     raise ValueError(rest)
@@ -160,7 +162,7 @@ def head_of(pairs: dict[bytes, bytes]) -> Head | None:
 #: The fields of the hash in Redis.
 _HEAD_FIELDS = (
     *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
-    *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at"),
+    *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at", "app"),
 )
 
 
@@ -188,6 +190,7 @@ def _head_from(texts: dict[str, str]) -> Head:
         applied_min=_count(texts.get("applied_min", "0")),
         whole=texts.get("whole", ""),
         whole_at=_count(texts.get("whole_at", "0")),
+        app=texts.get("app", ""),
     )
 
 

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..format.ids import ORIGIN
 from ..log.interface import Log
 from ..protocol import election, promotion
 from ..protocol.group import Claim, Code, GroupView, Reply
@@ -22,6 +23,7 @@ from .ha_policy import HaPolicy
 from .lease import Lease
 from .lease_keeper import LeaseKeeper
 from .observer import Observer
+from .release import Release
 
 __all__ = ["Candidate"]
 
@@ -42,6 +44,7 @@ class Candidate:
         lease: Lease,
         observer: Observer,
         lease_keeper: LeaseKeeper,
+        release: Release,
     ) -> None:
         #: When it is this candidate's turn to claim the term, if nobody holds it.
         self.claim_at: float | None = None
@@ -56,6 +59,7 @@ class Candidate:
         self._lease = lease
         self._observer = observer
         self._lease_keeper = lease_keeper
+        self._release = release
         self._log_once = LogOnce(logger)
 
     @property
@@ -143,6 +147,8 @@ class Candidate:
             lease_ms=self._lease.length_ms,
             applied_min=self._observer.applied_min,
             fresh_log_id=secrets.token_hex(16),
+            app=self._release.app,
+            version=self._release.version if node_state.view.position == ORIGIN else node_state.view.version,
             seen_term=node_state.view.term,
             guarded=guarded,
         )

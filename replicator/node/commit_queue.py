@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import LogUnavailable, OutcomeUnknown, ReplicatorError
+from ..format.acts import encode_version
 from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes, jsons_of
 from ..format.ids import RecordId
 from ..format.keyed import ENTRY_BYTES
@@ -139,6 +140,20 @@ class CommitQueue:
         """Commit an empty change: a place in the log at which every node reports the digest of its state."""
         with self._write_lock:
             self._commit_batch(self._writer.check_may_write(), [], math.inf)
+
+    def raise_version(self, version: int, *, by: str) -> None:
+        """Commit an act that raises the group to this version, if it is not there yet (`format/acts.py`).
+
+        Raises what `submit` raises.
+        """
+        with self._write_lock:
+            node_state = self._writer.check_may_write()
+            before = node_state.view.version
+            if before >= version:
+                return
+            codec, body, digest = encode_version(version, before=before, by=by)
+            record = node_state.change(codec=codec, body=body, digest=digest, count=1, at=now_ms(), version=version)
+            self._writer.write(record, changes=[])
 
     def give_up(self, waiting: Waiting) -> ReplicatorError:
         """Take it out of the queue; what to tell its submitter, which cannot wait any longer."""

@@ -10,6 +10,7 @@ from .acks import Acks
 from .lease import Lease
 from .primary import Primary
 from .problems import Problems
+from .release import Release
 from .vitals import Vitals
 
 __all__ = ["Components"]
@@ -25,4 +26,5 @@ class Components:
     acks: Acks
     lease: Lease
     problems: Problems
+    release: Release
     vitals: Vitals

@@ -52,6 +52,7 @@ class Reader:
         self._replica = parts.replica
         self._acks = parts.acks
         self._problems = parts.problems
+        self._app = parts.release.app
         self._stopping = stopping
         self._requests_after = ""
         self._acks_after = "0-0"
@@ -105,7 +106,7 @@ class Reader:
         if any(record.id.term > self._replica.node_state.view.term for record in records):
             # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
             look = self._log.look()
-            check_log_is_mine(self._log, self._replica.node_state.view, look)
+            check_log_is_mine(self._log, self._replica.node_state.view, look, self._app)
         with self._replica.write_lock:
             if self._replica.node_state.holds_term or self._stopping.is_set():
                 return

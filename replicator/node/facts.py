@@ -108,6 +108,19 @@ class NodeFacts:
         return self._node_state.me.boot
 
     @property
+    def app(self) -> str:
+        """Of which application this node is."""
+        return self._setup.release.app
+
+    @property
+    def version(self) -> int:
+        """The version that the group is at, at this node's position. Write what only newer code reads once it says so.
+
+        That of this node's code is what it was given. A log that was founded by it begins at that one.
+        """
+        return self._node_state.view.version
+
+    @property
     def term(self) -> int:
         """The newest term that this node knows."""
         return self._node_state.view.term

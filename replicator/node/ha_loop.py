@@ -14,6 +14,7 @@ from contextlib import suppress
 from ..errors import LogLost, ReplicatorError
 from ..format.ids import RecordId
 from ..log.interface import Ack, GroupRequest
+from ..protocol import versions
 from ..protocol.group import GroupView
 from ..runtime.log_once import LogOnce
 from .candidate import Candidate
@@ -40,6 +41,9 @@ PASSED_BY = "passed by"
 #: A primary that did not hear it may have been replaced; one that did takes a while.
 ASK_AGAIN_AFTER_BEATS = 10
 
+#: A name; it stands in the log.
+_BY_CHARACTERS_MAX = 200
+
 #: Redis tells the rest of a lease in whole milliseconds.
 ROUNDING_S = 0.002
 
@@ -59,9 +63,9 @@ class HaLoop:
             lease_s=parts.lease.length_s,
             clock=parts.lease.now,
         )
-        self.reporter = Reporter(log, replica, policy, problems, self.observer, handover)
+        self.reporter = Reporter(log, replica, policy, problems, self.observer, handover, parts.release)
         self.lease_keeper = LeaseKeeper(log, replica, parts.lease, problems, self.observer)
-        self.candidate = Candidate(log, replica, policy, parts.lease, self.observer, self.lease_keeper)
+        self.candidate = Candidate(log, replica, policy, parts.lease, self.observer, self.lease_keeper, parts.release)
         self.publisher = SnapshotPublisher(parts, self.lease_keeper, beat_every_s=policy.beat_every_s, wake=wake)
         self._parts = parts
         self._log = log
@@ -136,6 +140,22 @@ class HaLoop:
             with suppress(LogLost):  # the next beat reports it
                 self._parts.primary.commits.mark()
             self.wake()
+        elif request.what.startswith(versions.FINALIZE) and node_state.is_primary:
+            self._raise_version(request)
+
+    def _raise_version(self, request: GroupRequest) -> None:
+        """An operator wants the group to be at another version. Whoever asked looks whether it is."""
+        look, text = self._log.look(), request.what.removeprefix(versions.FINALIZE)
+        version = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
+        current = self._replica.node_state.view.version
+        me = self.reporter.heartbeat()
+        others = [each for each in versions.reporting(look) if each.node != me.node]
+        if (why := versions.why_not(version, current, [me, *others])) is not None:
+            logger.warning("the group stays at version %d: %s", current, why)
+            return
+        with suppress(LogLost):  # the next beat reports it
+            self._parts.primary.commits.raise_version(version, by=request.by[:_BY_CHARACTERS_MAX])
+        self.wake()
 
     # --- a beat ------------------------------------------------------------------------------------------------------
 
@@ -166,7 +186,7 @@ class HaLoop:
 
     def _check_log_is_there(self, look: GroupView) -> None:
         view = self._replica.node_state.view
-        check_log_is_mine(self._log, view, look)
+        check_log_is_mine(self._log, view, look, self._parts.release.app)
         if look.marred:
             self._problems.report("log", LogLost(what=look.marred))
             return

@@ -50,9 +50,8 @@ from .group_reader import GroupReader
 from .hosted_node import HostedNode, Plan
 from .lease import LEASE_S, answer_within_s
 from .node import Node
-from .options import NodeArguments, NodeKeywords
+from .options import HostedNodeKeywords, NodeArguments
 from .scheduler import NodeWork
-from .vitals import Watchdog
 from .worker_pool import RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
 
 __all__ = [
@@ -138,8 +137,7 @@ class Host:
         name: str,
         data_dir: str | Path,
         http: str = "",
-        watchdog: Watchdog | None = None,
-        **options: Unpack[NodeKeywords],
+        **options: Unpack[HostedNodeKeywords],
     ) -> Node[StateT]:
         """Start a node of this host; all that it takes is as for `Node`. Stop it by `Node.stop`, or with the host.
 
@@ -155,7 +153,7 @@ class Host:
         # What is no number the node refuses, by its name.
         answer_s = answer_within_s(lease_s) if isinstance(lease_s, int | float) else answer_within_s(LEASE_S)
         log = RedisLog(self._url, group, connections=connections, timeout_s=answer_s)
-        around: NodeArguments = {"log": log, "scheduler": self, "watchdog": watchdog, **options}
+        around: NodeArguments = {"log": log, "scheduler": self, **options}
         node = Node(state, group=group, name=name, data_dir=data_dir, http=http, **around)
         node.start()
         try:

@@ -22,12 +22,15 @@ from ..protocol.group import GroupView
 from ..protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
 from ..storage.checkpoint import Checkpoint
 
-__all__ = ["Name", "check_log_is_mine"]
+__all__ = ["Name", "check_data_is_mine", "check_log_is_mine"]
 
 logger = logging.getLogger(__name__)
 
 #: How often it looks whether the other one has sent a heartbeat.
 LOOK_EVERY_S = 0.1
+
+#: Under which name a checkpoint remembers the application whose log it follows.
+APP = "app"
 
 
 class Name:
@@ -90,10 +93,11 @@ class Name:
         return ConfigError(setting="name", problem=f"{problem}; {hint}")
 
 
-def check_log_is_mine(log: Log, view: View, look: GroupView) -> None:
+def check_log_is_mine(log: Log, view: View, look: GroupView, app: str) -> None:
     """Another log is somebody else's Redis, or database. Nothing is written there, and nothing taken from there.
 
-    Raises `LogLost` if the log of this look is not the one that `view` is of.
+    Raises `LogLost` if the log of this look is not the one that `view` is of, and `ConfigError` if it is that of
+    another application than `app`.
     """
     if view.log_id and look.head is not None and look.head.log_id != view.log_id:
         raise LogLost(
@@ -101,3 +105,21 @@ def check_log_is_mine(log: Log, view: View, look: GroupView) -> None:
             f"{look.head.log_id}: the URL leads to another Redis, or the data directory is another group's. Give "
             f"this node the right --redis, or an empty --data-dir"
         )
+    if look.head is not None and look.head.app not in ("", app):
+        raise _other_app(f"the log of group {log.group} at {log.url}", look.head.app, app, "group")
+
+
+def check_data_is_mine(checkpoint: Checkpoint, app: str) -> None:
+    """What another application left in this directory is not to be given to this one.
+
+    Raises `ConfigError`; otherwise the checkpoint remembers the application.
+    """
+    loaded, of = checkpoint.load(), checkpoint.noted(APP)
+    if loaded is not None and loaded.view.log_id and of not in (None, app):
+        raise _other_app(f"the checkpoint in {checkpoint.data_dir}", str(of), app, "data directory")
+    checkpoint.note(APP, app)
+
+
+def _other_app(what: str, of: str, app: str, place: str) -> ConfigError:
+    hint = f'if it was renamed, go on by the old name (app="{of}"); if it is another one, give it a {place} of its own'
+    return ConfigError(setting="app", problem=f"{what} is of `{of}`, and this node is of `{app}`: {hint}")

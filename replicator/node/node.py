@@ -39,6 +39,7 @@ from .options import NodeArguments, NodeKeywords, NodeOptions
 from .position_waits import has_reached
 from .problems import Problems
 from .promotion import replaced, take_term
+from .release import Release
 from .role_calls import RoleCalls
 from .running import NodeSetup, RunningNode, joined
 from .scheduler import OwnThreads
@@ -58,9 +59,9 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
 
     `state`: see `replicator.state`. `redis`: a URL, or `log`: a log (`testing.MemoryLog`). `data_dir`: this node's own
     directory. `http`: the URL at which others reach this node, shown to them. `scheduler`: who works for it, if not
-    threads of its own (`host.py`). `watchdog`: says whether the application is well (`vitals.py`). The rest, `ack`,
-    `lease_s`, `auto_promote` and so on: see `NodeOptions`. Raises `ConfigError`, `CheckpointError` (from the
-    constructor and from `start`).
+    threads of its own (`host.py`). `watchdog`: says whether the application is well (`vitals.py`). `app`, `version`,
+    `reads`: see `Release`. The rest, `ack`, `lease_s`, `auto_promote` and so on: see `NodeOptions`. Raises
+    `ConfigError`, `CheckpointError` (from the constructor and from `start`).
 
     A node belongs to the process that made it. In a forked child every call, and every fact, raises `WrongProcess`, and
     leaving the node's `with` does nothing: the parent goes on as if there were no child.
@@ -79,6 +80,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
     ) -> None:
         log, scheduler = more.pop("log", None), more.pop("scheduler", None)
         watchdog = check_watchdog(more.pop("watchdog", None))
+        app, version, reads = more.pop("app", None), more.pop("version", 1), more.pop("reads", None)
         keywords: NodeKeywords = more
         if not isinstance(redis, str) or bool(redis) == (log is not None):
             raise ConfigError(setting="redis", problem="give a URL, or a log")
@@ -87,7 +89,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         directory = checks.directory("data_dir", data_dir)
         checks.url("http", http)
         check_state(state)
-        options = NodeOptions(**keywords)
+        options, release = NodeOptions(**keywords), Release.of(state, app=app, version=version, reads=reads)
         scheduler = scheduler or OwnThreads()
         lease = Lease(options.lease_s, clock=scheduler.clock)
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`). It has the node,
@@ -103,6 +105,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
             data_dir=directory,
             state=state,
             options=options,
+            release=release,
             log=log if log is not None else RedisLog(redis, group, timeout_s=answer_within_s(lease.length_s)),
             scheduler=scheduler,
             lease=lease,

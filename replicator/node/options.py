@@ -16,6 +16,7 @@ from ..protocol import election
 from ..runtime import checks
 from .ha_policy import HaPolicy
 from .lease import LEASE_S, renew_every_s
+from .release import ReleaseKeywords
 from .scheduler import Scheduler
 from .vitals import Watchdog
 from .waiters import Level
@@ -26,6 +27,7 @@ __all__ = [
     "LEASE_S_MIN",
     "ON_LOG_LOST",
     "ON_RESTART",
+    "HostedNodeKeywords",
     "NodeArguments",
     "NodeKeywords",
     "NodeOptions",
@@ -59,12 +61,17 @@ class NodeKeywords(TypedDict, total=False):
     watchdog_s: float | None
 
 
-class NodeArguments(NodeKeywords, total=False):
+class HostedNodeKeywords(NodeKeywords, ReleaseKeywords, total=False):
+    """And what the application is, which versions of it, and whether it is well."""
+
+    watchdog: Watchdog | None
+
+
+class NodeArguments(HostedNodeKeywords, total=False):
     """And what a node finds around it, if not a Redis at a URL and threads of its own: a `Host` brings both."""
 
     log: Log | None
     scheduler: Scheduler | None
-    watchdog: Watchdog | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,6 +57,8 @@ def not_promoted(node: str, reply: Reply, log: Log) -> ReplicatorError:
         return CorruptRecord.stray(reply.id)
     if reply.code is Code.LOST:
         return LogLost(what=f"the log of group {log.group} is gone from {log.url}")
+    if reply.code is Code.OTHER_APP:
+        return PromotionRefused(node, f"the log is of `{reply.app}`, and that node of another application")
     if reply.code is Code.WHOLE:
         return PromotionRefused(node, "the log is whole, there is nothing to recover; `replicator promote` is for this")
     return PromotionRefused(node, reply.code.value)

@@ -205,7 +205,7 @@ class Publisher:
 
     def _snapshot_of_now(self, until: float) -> Iterable[Any]:
         with self._writer.held(self._replica.applied.lock, until):
-            return self._replica.applied.application.snapshot()
+            return self._replica.applied.drawing.snapshot()
 
     def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: int, until: float) -> Published:
         for body in bodies:

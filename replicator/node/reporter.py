@@ -15,6 +15,7 @@ from .ha_policy import HaPolicy
 from .handover import Handover
 from .observer import Observer
 from .problems import Problems
+from .release import Release
 
 __all__ = ["Reporter"]
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Of one node. `handover`: what others are told of a switchover from it."""
+    """Of one node. `handover`: what others are told of a switchover from it. `release`: what application it runs."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Reporter:
         problems: Problems,
         observer: Observer,
         handover: Handover,
+        release: Release,
     ) -> None:
         #: Where others reach this node.
         self.http = ""
@@ -44,6 +46,7 @@ class Reporter:
         self._problems = problems
         self._observer = observer
         self._handover = handover
+        self._release = release
         self._counted_at = 0.0
         #: Held while this node reports. A renewal does not wait for that.
         self._beating = threading.Lock()
@@ -80,6 +83,10 @@ class Reporter:
             goes_on=self._policy.goes_on,
             applied_min=self._observer.applied_min,
             knew=self._observer.knew,
+            app=self._release.app,
+            version=self._release.version,
+            reads_min=self._release.reads[0],
+            reads_max=self._release.reads[-1],
             digest=digest,
             digest_at=digest_at,
         )

@@ -28,12 +28,13 @@ from .consumer import Reader
 from .duties import Duties
 from .ha_loop import HaLoop
 from .handover import Handover
-from .identity import Name
+from .identity import Name, check_data_is_mine
 from .lease import Lease
 from .options import NodeOptions
 from .position_waits import PositionWaits
 from .primary import Primary
 from .problems import Problems
+from .release import Release
 from .scheduler import Scheduler
 from .vitals import Vitals
 from .watch import Watch
@@ -52,6 +53,7 @@ class NodeSetup:
     data_dir: Path
     state: State | ReplicatedState
     options: NodeOptions
+    release: Release
     log: Log
     scheduler: Scheduler
     lease: Lease
@@ -69,7 +71,7 @@ class RunningNode:
         log, lease, policy = setup.log, setup.lease, setup.options.policy
         me = Writer(setup.name, secrets.token_hex(16))
         self.checkpoint = checkpoint
-        self.replica = _replica_of(setup.state, checkpoint, me, setup.options.snapshot_bytes_max)
+        self.replica = _replica_of(setup, checkpoint, me)
         self.primary = Primary(log, self.replica, lease, patience_s=lease.length_s)
         self.async_writer = AsyncWriter(self.primary.commits, name=setup.name, soon=setup.scheduler.soon)
         self.acks = Acks(log, self.replica, lease)
@@ -84,6 +86,7 @@ class RunningNode:
             lease=lease,
             problems=setup.problems,
             vitals=setup.vitals,
+            release=setup.release,
         )
         boot = self.replica.node_state.previous_boot
         own_name = Name(log, me, checkpoint, previous_boot=boot, stopping=setup.stopping)
@@ -139,6 +142,7 @@ def joined(setup: NodeSetup) -> RunningNode:
     """
     checkpoint = Checkpoint(setup.data_dir, setup.group, node=setup.name)
     try:
+        check_data_is_mine(checkpoint, setup.release.app)
         checkpoint.note("state", kind_of(setup.state))
         running = RunningNode(setup, checkpoint)
         running.join()
@@ -148,6 +152,12 @@ def joined(setup: NodeSetup) -> RunningNode:
     return running
 
 
-def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
-    updater = ChangeUpdater if isinstance(state, State) else WholeUpdater
-    return Replica(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max, updater=updater)
+def _replica_of(setup: NodeSetup, checkpoint: Checkpoint, me: Writer) -> Replica:
+    return Replica(
+        setup.state,
+        checkpoint,
+        me,
+        snapshot_bytes_max=setup.options.snapshot_bytes_max,
+        updater=ChangeUpdater if isinstance(setup.state, State) else WholeUpdater,
+        reads=setup.release.reads,
+    )

@@ -20,17 +20,22 @@ from .promotion import (
 )
 from .recovery import recover
 from .verification import DigestReport, snapshot, verify
+from .versions import Finalized, NodeVersions, Versions, finalize, versions, versions_of
 
 __all__ = [
     "DigestReport",
+    "Finalized",
     "NodeStatus",
+    "NodeVersions",
     "Promotion",
     "PromotionPreview",
     "Status",
     "Switchover",
     "Term",
+    "Versions",
     "check_is_known",
     "demote",
+    "finalize",
     "forget",
     "history",
     "looked",
@@ -46,4 +51,6 @@ __all__ = [
     "status_of",
     "switchover",
     "verify",
+    "versions",
+    "versions_of",
 ]

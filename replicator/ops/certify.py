@@ -28,7 +28,7 @@ from ..replica.applied_state import changes_of
 from ..replica.ledger import Ledger
 from ..state import ReplicatedState, State, TypedResults
 from ..state.class_name import are_alike, kind_of
-from ..state.contract import check_state
+from ..state.contract import at_version, check_state
 from ..storage.checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from ..storage.payload import rebuilt_from
 from ..storage.untrusted_sqlite import check_is_file, head_of
@@ -381,15 +381,17 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
         if not isinstance(state, State):
             with rebuilt_from(stored) as whole:
                 return whole.digest
-        ledger = Ledger.of(stored.ledger(), id_="checkpoint")
+        ledger, version = Ledger.of(stored.ledger(), id_="checkpoint"), stored.base_version
         typed = state if isinstance(state, TypedResults) else None
         if stored.payload is not None:
-            state.restore(stored.pieces())
+            at_version(state.restore, version)(stored.pieces())
         for record in stored.changes():
+            apply = at_version(state.apply, version)
             for index, change in enumerate(changes_of(record)):
                 with contextlib.suppress(ChangeRejected):
-                    ledger.applied(change, record.id, index, state.apply, typed)
-        return digest_of_pieces(state.snapshot(), ledger=ledger.image().to_bytes())
+                    ledger.applied(change, record.id, index, apply, typed)
+            version = record.version or version
+        return digest_of_pieces(at_version(state.snapshot, version)(), ledger=ledger.image().to_bytes())
     except CheckpointError:
         raise
     except Exception as error:

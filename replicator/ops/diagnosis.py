@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from ..node.health import lag_as_reported
-from ..protocol import election
+from ..protocol import election, versions
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 
@@ -24,6 +24,7 @@ __all__ = [
     "checks_of_group",
     "checks_of_nodes",
     "is_known",
+    "next_step",
     "ok",
     "pause_of",
     "problem",
@@ -75,8 +76,8 @@ def term_holder(look: GroupView) -> str | None:
 
 
 def checks_of_group(look: GroupView) -> list[Check]:
-    """The checks of the log, of the primary, of automatic failover, of the standbys, and of clocks."""
-    return [check for each in (_log, _primary, _failover, _standbys, _clocks) for check in each(look)]
+    """The checks of the log, of the primary, of automatic failover, of the standbys, of versions, and of clocks."""
+    return [check for each in (_log, _primary, _failover, _standbys, _versions, _clocks) for check in each(look)]
 
 
 def checks_of_nodes(look: GroupView) -> list[Check]:
@@ -222,6 +223,37 @@ def _standbys(look: GroupView) -> Iterator[Check]:
         yield warning("standbys", f"{holder} is the only node, and none could take over", "start another one")
 
 
+# --- versions --------------------------------------------------------------------------------------------------------
+
+
+def next_step(look: GroupView) -> str:
+    """What an operator does next to bring the group to the newest version that a node writes."""
+    current, reporting = versions.version_of(look), versions.reporting(look)
+    if current is None:
+        return "there is nothing to go on from: no node has anything of the log yet"
+    coming = versions.next_version(current, reporting)
+    if behind := versions.unreading(coming, reporting):
+        told = [f"{each.node} reads {versions.in_words(each.reads_min, each.reads_max)}" for each in behind]
+        upgrade = "upgrade it" if len(told) == 1 else "upgrade them"
+        return f"version {coming} is not read by all: {', '.join(told)}: {upgrade}"
+    if coming > current:
+        return f"all nodes read {coming}: `replicator finalize {coming}`, and there is no way back"
+    return f"nothing: all nodes read version {current}"
+
+
+def _versions(look: GroupView) -> Iterator[Check]:
+    """Whether every node reads the version that the group is at, and what is next in an upgrade."""
+    current = versions.version_of(look)
+    if current is None:
+        return
+    live = [heartbeat for heartbeat in versions.reporting(look) if heartbeat.alive]
+    if cannot := versions.unreading(current, live):
+        names = ", ".join(each.node for each in cannot)
+        yield problem("versions", f"the group is at version {current}, which {names} cannot read", next_step(look))
+    else:
+        yield ok("versions", f"the group is at version {current}; next: {next_step(look)}")
+
+
 def _clocks(look: GroupView) -> Iterator[Check]:
     """Whether the clock of Redis was set back, or that of a writer is ahead. No rule depends on clocks, but lags do."""
     stamped = [
@@ -257,6 +289,11 @@ def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check
             f"it is down, or cannot reach this Redis or write to it; if it is gone for good, "
             f"`replicator forget {heartbeat.node}`"
         )
+        of_log = look.head.app if look.head is not None else ""
+        if heartbeat.app and of_log not in ("", heartbeat.app):
+            what = f"it is of another application (`{heartbeat.app}`) than the log (`{of_log}`), and was refused"
+            yield warning(name, what, f"`replicator forget {heartbeat.node}`, and give that one a group of its own")
+            return
         stopped = "it stopped in order, and " if heartbeat.left else "it "
         yield warning(name, f"{stopped}has not reported for {_seconds(heartbeat)}", do)
         return

@@ -18,6 +18,7 @@ from ..log.interface import Log, LogSize
 from ..node.health import lag_as_reported
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
+from ..protocol.versions import version_of
 from .common import looked
 from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
 
@@ -32,7 +33,10 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeStatus:
-    """The node `node`, as it last reported `age_ms` ago. `lag_records` and `lag_ms`: None if not known."""
+    """The node `node`, as it last reported `age_ms` ago. `lag_records` and `lag_ms`: None if not known.
+
+    `version`: that of its code, which reads those from `reads_min` to `reads_max`.
+    """
 
     node: str
     boot: str
@@ -46,6 +50,9 @@ class NodeStatus:
     http: str | None
     problem: str | None
     age_ms: int
+    version: int
+    reads_min: int
+    reads_max: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +63,7 @@ class Status:
     that of the newest snapshot, as it was sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes in
     the log. None: not known.
     `problem`: what is wrong with the group, in one line, or None; `warnings`: what is worth a look.
+    `app`: of which application its log is; `version`: the one that it is at. None: not known.
     """
 
     group: str
@@ -73,6 +81,8 @@ class Status:
     nodes: list[NodeStatus]
     problem: str | None
     warnings: list[str]
+    app: str | None
+    version: int | None
 
     @property
     def well(self) -> bool:
@@ -118,6 +128,8 @@ def status_of(group: str, look: GroupView, size: LogSize) -> Status:
         nodes=[node_status(heartbeat, look) for _, heartbeat in sorted(look.heartbeats.items())],
         problem="; ".join(check.message for check in found if check.level == PROBLEM or check == paused) or None,
         warnings=[check.message for check in found if check.level == WARNING and check != paused] + of_nodes,
+        app=(head.app or None) if head else None,
+        version=version_of(look),
     )
 
 
@@ -145,4 +157,7 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
         http=heartbeat.http or None,
         problem=heartbeat.stalled or heartbeat.problem or ("ahead of the log" if ahead and heartbeat.alive else None),
         age_ms=heartbeat.age_ms,
+        version=heartbeat.version,
+        reads_min=heartbeat.reads_min,
+        reads_max=heartbeat.reads_max,
     )

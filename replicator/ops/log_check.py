@@ -22,10 +22,11 @@ from itertools import pairwise
 from typing import IO, Any
 
 from ..errors import CorruptRecord, ReplicatorError
+from ..format.acts import decode_act
 from ..format.codec import SnapshotDecoder, decode_changes
 from ..format.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, era_of
 from ..format.patch import CODEC, Gatherer, PatchHead, placed
-from ..format.records import ChangeRecord, PartRecord, Record, TermRecord, last_change_after
+from ..format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord, last_change_after
 from ..format.term_ends import show_ends, with_end
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.group import Head
@@ -111,6 +112,7 @@ class LogVerifier:
         # What the newest term record says; empty before the first one.
         self._log_id = ""
         self._run = ""
+        self._app = ""
         # The writer of the newest term.
         self._writer = Writer("", "")
         # How many records of that term there were so far.
@@ -212,7 +214,10 @@ class LogVerifier:
         if last and self._run and record.run != self._run and era_of(record.id.term) <= era_of(last.id.term):
             problem = f"term {record.id.term} was taken in another run than {last.id.term}, and in the same era"
             raise Violation("term", problem, ids=(record.id,))
-        self._log_id, self._run = record.log_id, record.run
+        if self._app and record.app not in ("", self._app):
+            problem = f"{record.id} is of the application `{record.app}`, those before it of `{self._app}`"
+            raise Violation("term", problem, ids=(record.id,))
+        self._log_id, self._run, self._app = record.log_id, record.run, record.app or self._app
         self._drop_parts(broken_off=True)
         self._parted = None
         if self._ends is not None:
@@ -224,11 +229,13 @@ class LogVerifier:
 
     def _take_change(self, record: ChangeRecord) -> None:
         with as_violation():
-            if record.codec == CODEC:
+            if record.codec == ACT:
+                decode_act(record.body, record.digest, record.version, id_=str(record.id))
+            elif record.codec == CODEC:
                 self._take_patch(record)
             else:
                 decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
-        self.facts.change_count += record.count
+        self.facts.change_count += record.count if record.codec != ACT else 0
         self.facts.marker_count += not record.count
         self._changed = last_change_after(record) or self._changed
 
@@ -312,6 +319,7 @@ class LogVerifier:
             "term": (head.term, self.last.id.term),
             "holder": (head.writer, self._writer),
             "log": (head.log_id, self._log_id or head.log_id),
+            "application": (head.app, self._app or head.app),
             "last change": (head.changed, head.changed if self._changed is None else self._changed),
             "ends of terms": (show_ends(head.ends), show_ends(head.ends if self._ends is None else self._ends)),
             "next part": (head.part_next, self._parts.count if self._parts else 0),
@@ -370,8 +378,8 @@ class _Parts:
 
     def add(self, record: PartRecord) -> None:
         first = self._first
-        same = (record.as_of, record.changed, record.codec, record.replaces)
-        if same != (first.as_of, first.changed, first.codec, first.replaces):
+        same = (record.as_of, record.changed, record.codec, record.replaces, record.version)
+        if same != (first.as_of, first.changed, first.codec, first.replaces, first.version):
             problem = f"{record.id} is part {record.part} of another snapshot than {first.id}, which it follows"
             raise Violation("snapshot", problem, ids=(first.id, record.id))
         self._file.write(record.body)

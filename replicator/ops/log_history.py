@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..format.ids import ZERO_ID, RecordId
-from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
+from ..format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord
 from ..log.interface import Log
 
 __all__ = [
@@ -91,7 +91,7 @@ def _opened(record: Record) -> Term:
 
 
 def _with(term: Term, record: Record) -> Term:
-    changes = record.count if isinstance(record, ChangeRecord) else 0
+    changes = record.count if isinstance(record, ChangeRecord) and record.codec != ACT else 0
     ends = isinstance(record, PartRecord) and record.is_last
     return replace(
         term,

@@ -15,7 +15,7 @@ from ..errors import (
 from ..format.ids import ZERO_ID, RecordId, Writer, era_of
 from ..log.interface import Log
 from ..node.promotion import not_promoted, replaced, take_term
-from ..protocol import election, missing_nodes, promotion
+from ..protocol import election, missing_nodes, promotion, versions
 from ..protocol.election import NOBODY
 from ..protocol.group import Claim, Code, GroupView, Head, Reply
 from ..protocol.heartbeat import Heartbeat
@@ -109,6 +109,8 @@ def claim_of(
         lease_ms=lease_ms,
         applied_min=missing_nodes.applied_min(look),
         fresh_log_id=secrets.token_hex(16),
+        app=heartbeat.app,
+        version=versions.begins_at(heartbeat),
         guarded=guarded,
     )
 

@@ -446,6 +446,8 @@ def _refusal(target: str, look: GroupView) -> Refusal | None:
         return Refusal(f"it stalled: {candidate.stalled}", better)
     if look.head is None:
         return None
+    if candidate.app and look.head.app not in ("", candidate.app):
+        return Refusal(f"the log is of `{look.head.app}`, and it is of `{candidate.app}`", better)
     ahead = most_advanced(heartbeat for heartbeat in live if not heartbeat.stalled)
     if _lacks_what_the_log_lost(candidate.changed, look.head, ahead):
         assert ahead is not None

@@ -74,7 +74,8 @@ class View(NamedTuple):
     """What a node knows. It is written to the checkpoint as one; the role is derived from it and stored nowhere.
 
     `changed` is the id of the last change in the state (or of the snapshot that took its place): the node with the
-    higher one is more advanced. `ends` are those of the terms in the history of `position`.
+    higher one is more advanced. `ends` are those of the terms in the history of `position`. `version` is the one that
+    the group is at there: that at which its log was founded, until a change raises it.
     """
 
     log_id: str = ""
@@ -86,6 +87,7 @@ class View(NamedTuple):
     ends: tuple[RecordId, ...] = ()
     cursor: Position = ORIGIN
     snapshot: Progress | None = None
+    version: int = 1
 
     @property
     def follows_snapshot(self) -> bool:
@@ -184,7 +186,10 @@ def _changed(view: View, record: Record) -> View:
     # A marker carries no change, so it does not make a node more advanced.
     assert isinstance(record, ChangeRecord)
     place = record.position
-    return view._replace(position=place, cursor=place, changed=last_change_after(record) or view.changed)
+    version = record.version or view.version
+    return view._replace(
+        position=place, cursor=place, changed=last_change_after(record) or view.changed, version=version
+    )
 
 
 def _lost_sync(view: View, record: Record) -> View:
@@ -199,7 +204,8 @@ def _term_taken(view: View, record: Record) -> View:
 
 def _led(view: View, record: Record) -> View:
     assert isinstance(record, TermRecord)
-    return _moved(_term_taken(view, record), record)._replace(ends=record.ends)
+    version = record.version if view.position == ORIGIN else view.version
+    return _moved(_term_taken(view, record), record)._replace(ends=record.ends, version=version)
 
 
 def _led_after_rebase(view: View, record: Record) -> View:
@@ -229,7 +235,7 @@ def _restored(view: View, record: Record) -> View:
         back = _moved(view, record)._replace(changed=record.id)
     else:
         back = view._replace(position=record.as_of, changed=record.changed, cursor=view.snapshot.resume)
-    return back._replace(in_sync=True, ends=record.ends)
+    return back._replace(in_sync=True, ends=record.ends, version=record.version)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -264,15 +270,15 @@ TABLE: tuple[Row, ...] = (
         "term, holder, position; out of sync if it does not follow", _followed),
     Row(6, TERM, "otherwise", _always, Verdict.FOLLOW,
         "term, holder, position; out of sync if it does not follow", _followed),
-    Row(7, CHANGE, "follows my position, in sync", _follows, Verdict.APPLY, "position, changed", _changed),
+    Row(7, CHANGE, "follows my position, in sync", _follows, Verdict.APPLY, "position, changed, version", _changed),
     Row(8, PART, "follows, and completes a snapshot that replaces the history", _all(_follows, _completes, _replaces),
-        Verdict.RESTORE, "position, changed", _restored),
+        Verdict.RESTORE, "position, changed, version", _restored),
     Row(9, PART, "follows my position, in sync", _follows, Verdict.SKIP, "position", _moved),
     Row(10, PART, "follows my position, I am rebasing, and it completes my snapshot",
         _all(_follows_my_rebase, _completes), Verdict.LEAD, "position, in sync", _rebased),
     Row(11, PART, "follows my position, I am rebasing", _follows_my_rebase, Verdict.SKIP, "position", _rebasing),
     Row(12, PART, "completes a snapshot", _completes, Verdict.RESTORE,
-        "position = as_of, changed, in sync; reading goes on from there", _restored),
+        "position = as_of, changed, version, in sync; reading goes on from there", _restored),
     Row(13, CHANGE + PART, "otherwise", _always, Verdict.NEED_SNAPSHOT, "out of sync", _lost_sync),
 )  # fmt: skip
 
@@ -301,7 +307,8 @@ def _after_next_change(view: View, record: ChangeRecord) -> View:
     place = Position(record.id, record.chain)
     changed = record.id if record.count else view.changed
     snapshot = view.snapshot if record.prev == view.cursor.chain else None
-    return View(view.log_id, view.term, view.holder, place, changed, True, view.ends, place, snapshot)
+    version = record.version or view.version
+    return View(view.log_id, view.term, view.holder, place, changed, True, view.ends, place, snapshot, version)
 
 
 def by_table(view: View, record: Record, me: Writer) -> tuple[Verdict, View]:

@@ -37,15 +37,20 @@ class Code(Enum):
     LOST = "lost"
     STRAY = "stray"
     WHOLE = "whole"
+    OTHER_APP = "otherapp"
 
 
 class Reply(NamedTuple):
-    """An answer: `term` and `node` are the present holder's, `id` is the record's (or that of what is in the way)."""
+    """An answer: `term` and `node` are the present holder's, `id` is the record's (or that of what is in the way).
+
+    `app`: the application of the log, if that is in the way.
+    """
 
     code: Code
     term: int = 0
     node: str = ""
     id: RecordId = ZERO_ID
+    app: str = ""
 
 
 class Head(NamedTuple):
@@ -60,6 +65,7 @@ class Head(NamedTuple):
     over by itself, since `paused_at` (unix ms of Redis); empty: automatic failover is on for nodes that have it on.
     `applied_min`: the least N of all `applied:N` that were asked for in this log; 0: none was. `whole`: the run in
     which a primary led last, so that the log is whole there; `whole_at` (unix ms of Redis): when it last said so.
+    `app`: of which application the log is; empty: no node has said so yet.
     """
 
     log_id: str
@@ -79,6 +85,7 @@ class Head(NamedTuple):
     applied_min: int = 0
     whole: str = ""
     whole_at: int = 0
+    app: str = ""
 
     @property
     def writer(self) -> Writer:
@@ -164,6 +171,8 @@ class Claim:
     another text. `new_log_id`: found a log of this identity where there is none; with `anew`, also in the place of a
     broken one. `unfollowed`: with `anew`, the newest record, which no node accepts, of a log that looks whole.
     `applied_min`: the least `applied:N` that, as far as the claimant knows, was asked for; the head remembers it.
+    `app`: the application of the writer, which has to be that of the log; empty: it has none. `version`: the one at
+    which a log begins that is founded.
     """
 
     writer: Writer
@@ -180,3 +189,5 @@ class Claim:
     anew: bool = False
     unfollowed: RecordId | None = None
     applied_min: int = 0
+    app: str = ""
+    version: int = 1

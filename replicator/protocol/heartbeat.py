@@ -45,6 +45,9 @@ class Heartbeat(NamedTuple):
     `goes_on`: in a new run it takes over whichever nodes are missing. `applied_min`: as in the head, as far as this
     node knows, its own settings included. `knew`: the nodes that took part when the log was last whole.
 
+    `app`: its application; empty: its program knows of none. `version`: that of its code; `reads_min` and `reads_max`:
+    the versions of the group that it reads; `group_version`: the one at its position.
+
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
 
@@ -76,6 +79,11 @@ class Heartbeat(NamedTuple):
     goes_on: bool = False
     applied_min: int = 0
     knew: tuple[str, ...] = ()
+    app: str = ""
+    version: int = 1
+    reads_min: int = 1
+    reads_max: int = 1
+    group_version: int = 1
     age_ms: int = 0
     beaten_at: int = 0
 

@@ -43,6 +43,7 @@ class Snapshot(NamedTuple):
     ends: tuple[RecordId, ...]
     rebase: bool
     replaces: bool
+    version: int = 1
 
 
 class NodeState(NamedTuple):
@@ -114,6 +115,7 @@ class NodeState(NamedTuple):
             cursor=view.cursor.id,
             in_sync=self.in_sync,
             log_id=view.log_id,
+            group_version=view.version,
         )
 
     # --- what happens to it ---
@@ -191,8 +193,13 @@ class NodeState(NamedTuple):
         """Whether it has to send a snapshot because another node needs one."""
         return self.is_primary and election.owes_snapshot(self.view, heartbeats, self.snapshot_end)
 
-    def change(self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: int = 0) -> ChangeRecord:
-        """Make the record that carries these changes, right after its position. Only of a primary."""
+    def change(
+        self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: int = 0, version: int = 0
+    ) -> ChangeRecord:
+        """Make the record that carries these changes, right after its position. Only of a primary.
+
+        `version`: the one to which it raises the group; 0: it does not.
+        """
         assert self.is_primary
         return seal_change(
             writer=self.me,
@@ -204,6 +211,7 @@ class NodeState(NamedTuple):
             count=count,
             body=body,
             wants_acks=wants_acks,
+            version=version,
         )
 
     def begin_snapshot(self, *, replaces: bool = False) -> Snapshot:
@@ -211,7 +219,15 @@ class NodeState(NamedTuple):
         assert self.holds_term
         view = self.view
         ends = ends_before(view, view.term)
-        return Snapshot(view.term, view.position, view.changed, ends, rebase=not view.in_sync, replaces=replaces)
+        return Snapshot(
+            view.term,
+            view.position,
+            view.changed,
+            ends,
+            rebase=not view.in_sync,
+            replaces=replaces,
+            version=view.version,
+        )
 
     def part(
         self,
@@ -245,5 +261,6 @@ class NodeState(NamedTuple):
             replaces=snapshot.replaces,
             ends=snapshot.ends if parts else (),
             wants_acks=wants_acks,
+            version=snapshot.version,
             body=body,
         )

@@ -32,13 +32,16 @@ def next_claim(
     lease_ms: int,
     applied_min: int,
     fresh_log_id: str,
+    app: str,
+    version: int,
     seen_term: int = 0,
     guarded: bool = True,
 ) -> Claim:
     """The next term for `writer`, if nobody took one since `look`.
 
     `node`: what is known of it. `guarded`: only if it loses nothing that is in the log, either. `seen_term`: what it
-    knows by itself of terms. `fresh_log_id`: of the log that is founded where nobody ever had one.
+    knows by itself of terms. `fresh_log_id`: of the log that is founded where nobody ever had one. `app`: its
+    application. `version`: the one at which a log begins that it founds.
     """
     return Claim(
         writer=writer,
@@ -51,4 +54,6 @@ def next_claim(
         expect_head=election.expected_head(node, look) if guarded else None,
         new_log_id=fresh_log_id if election.may_found(look) else "",
         applied_min=applied_min,
+        app=app,
+        version=version,
     )

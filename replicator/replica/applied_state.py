@@ -7,17 +7,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import CoroutineType
 from typing import Any, NamedTuple
 
-from ..errors import ChangeRejected, ReplicatorError, Stalled, StateError
+from ..errors import ChangeRejected, ReplicatorError, Stalled, StateError, UpgradeNeeded
+from ..format.acts import decode_act
 from ..format.codec import decode_changes
 from ..format.ids import RecordId
 from ..format.keyed import change_in
-from ..format.records import ChangeRecord, Record
+from ..format.records import ACT, ChangeRecord, Record
+from ..protocol.fold import View
+from ..protocol.versions import in_words
 from ..runtime.reentrancy import READING, Inside
 from ..state import ReplicatedState, State, TypedResults
 from ..state.callbacks import Application, asked_to_end, said
+from ..state.contract import takes_version
 from .ledger import Ledger, LedgerImage
 from .restore import Failed
 
@@ -35,10 +40,17 @@ class Marker(NamedTuple):
 
 
 class AppliedState:
-    """A state and its readers. `node`: whose it is. Whoever moves the state holds `lock`."""
+    """A state and its readers. `node`: whose it is. Whoever moves the state holds `lock`.
 
-    def __init__(self, state: State | ReplicatedState, node: str) -> None:
+    `reads`: the versions of the group at which the application can apply changes and take snapshots.
+    """
+
+    def __init__(self, state: State | ReplicatedState, node: str, *, reads: range = range(1, 2)) -> None:
         self.state = state
+        self.reads = reads
+        #: The one that the group is at, at the place of this state.
+        self.version = 1
+        self._takes_version = takes_version(getattr(state, "apply", None))
         #: The callers that must not wait for this node, and the callbacks of the application.
         self.inside = Inside(node)
         self.application = Application(state, self.inside)
@@ -72,13 +84,21 @@ class AppliedState:
                 raise type(behind)(**behind.fields)
             yield self.state
 
-    def apply(self, record: Record, changes: Sequence[Any]) -> list[Any]:
-        """Apply the changes of one record. Raises `Stalled`, from then on, if the application fails at one."""
+    def apply(self, record: Record, changes: Sequence[Any], version: int = 1) -> list[Any]:
+        """Apply the changes of one record, where the group is at this version.
+
+        Raises `Stalled`, from then on, if the application fails at one.
+        """
+        self.version = version
+        if isinstance(record, ChangeRecord) and record.codec == ACT:
+            self.applied_at = record.at
+            return []  # of the group, and not of its application: the view has what comes of it
         results: list[Any] = []
+        apply = self._apply_at(version)
         with self.inside.of("apply()"):
             for index, change in enumerate(changes):
                 try:
-                    results.append(self.ledger.applied(change, record.id, index, self._apply_one, self._typed))
+                    results.append(self.ledger.applied(change, record.id, index, apply, self._typed))
                 except ChangeRejected as rejected:
                     results.append(rejected)
                 except BaseException as error:
@@ -92,19 +112,41 @@ class AppliedState:
         self.applied_at = record.at
         return results
 
-    def _apply_one(self, change: Any) -> Any:
-        result = self.state.apply(change)  # type: ignore[union-attr]
+    def _apply_at(self, version: int) -> Callable[[Any], Any]:
+        return partial(self._apply_one, version=version) if self._takes_version else self._apply_one
+
+    def _apply_one(self, change: Any, **told: int) -> Any:
+        result = self.state.apply(change, **told)  # type: ignore[union-attr]
         if type(result) is CoroutineType:  # of a function that only returns one: it was not seen before
             result.close()
             raise TypeError("apply() gave a coroutine, and did nothing")
         return result
 
+    @property
+    def drawing(self) -> Application:
+        """The application, for a snapshot of the state as it is now."""
+        return self.application.at(self.version)
+
     def drawn(self) -> Iterable[Any]:
         """The state as it is now. What is wrong with it is for whoever draws the pieces: no record is to blame."""
         try:
-            return self.application.snapshot()
+            return self.drawing.snapshot()
         except ReplicatorError as error:
             return raising(error)
+
+    def checked(self, version: int, view: View) -> int:
+        """The version that a checkpoint begins at, which has to be one that this node reads (`UpgradeNeeded`)."""
+        if version not in self.reads:
+            raise self.unreadable(view.position.id, version)
+        return version
+
+    def unreadable(self, id_: object, version: int) -> UpgradeNeeded:
+        """From this place on the group is at a version that this node does not read: nothing is applied any more."""
+        unreadable = UpgradeNeeded(id=id_, version=version, reads=in_words(self.reads[0], self.reads[-1]))
+        if not self.stalled:
+            logger.error("%s", unreadable)
+        self.stalled = str(unreadable)
+        return unreadable
 
     def interrupted(self, id_: RecordId, interrupt: BaseException) -> None:
         """A Ctrl-C came while this record was applied: whether its changes are in the state nobody knows."""
@@ -154,5 +196,8 @@ def raising(error: ReplicatorError) -> Iterator[Any]:
 def changes_of(record: Record) -> list[Any]:
     """The changes that a record carries, decoded; one with a key is a `Keyed`. Raises `CorruptRecord`."""
     if not isinstance(record, ChangeRecord):
+        return []
+    if record.codec == ACT:
+        decode_act(record.body, record.digest, record.version, id_=str(record.id))
         return []
     return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))

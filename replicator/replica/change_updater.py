@@ -48,18 +48,22 @@ class ChangeUpdater:
 
     def load(self, view: View) -> View:
         """Of the newest snapshot and the changes since."""
+        version = self._applied.checked(self._checkpoint.base_version, view)
         pieces = self._checkpoint.payload(snapshot_bytes_max=self._rebuild.snapshot_bytes_max)
         if pieces is not None:
-            self._rebuild.restore_own(pieces, view)
+            self._rebuild.restore_own(pieces, view, version)
             self._applied.ledger = self._ledger_of_snapshot()
         for record in self._checkpoint.changes():
             try:
-                self._applied.apply(record, changes_of(record))
+                if record.version not in (0, *self._applied.reads):
+                    raise self._applied.unreadable(record.id, record.version)
+                self._applied.apply(record, changes_of(record), version)
+                version = record.version or version
             except Stalled:
                 # It keeps its place, which is before this record, and says so. Before a change of a term there is
                 # another record of that term, at the least the one that opens it.
                 place = Position(RecordId(record.id.term, record.id.n - 1), record.prev)
-                return view._replace(position=place, cursor=place)
+                return view._replace(position=place, cursor=place, version=version)
         return view
 
     def _ledger_of_snapshot(self) -> Ledger:
@@ -84,6 +88,8 @@ class ChangeUpdater:
         for (record, verdict, view), _ in taken:
             if not isinstance(record, PartRecord) or view.snapshot is None or _without_place(view.snapshot) != key:
                 continue
+            if record.version < self._applied.reads[0]:
+                continue  # it will be passed by
             if verdict is Verdict.NEED_SNAPSHOT or (verdict is Verdict.SKIP and record.replaces):
                 try:
                     if self._restores is None:
@@ -97,7 +103,7 @@ class ChangeUpdater:
 
     def _begin(self, part: PartRecord, key: Progress) -> None:
         self._restoring = Restoring(
-            self._applied.application,
+            self._applied.application.at(part.version),
             part,
             read=self._checkpoint.staged_part,
             spoilt=partial(self._spoilt, part.id),
@@ -138,7 +144,8 @@ class ChangeUpdater:
             decoder = SnapshotDecoder(last.codec, last.digest, id_=str(last.id), most=most)
             with HeldCollector() as collector:
                 both = self._with_ledger(decoder, last, ending)
-                run(self._applied.application, decoder.pieces(collector.watching(bodies)), both, given_up=given_up)
+                application = self._applied.application.at(last.version)
+                run(application, decoder.pieces(collector.watching(bodies)), both, given_up=given_up)
         except Failed as failed:
             raise self._applied.fail(last.id, failed) from failed.__cause__
         finally:
@@ -169,7 +176,7 @@ class ChangeUpdater:
         return True
 
     def pieces(self) -> Iterable[Any]:
-        return self._applied.application.snapshot()
+        return self._applied.drawing.snapshot()
 
     def follow(self) -> None:
         """The state has nothing besides what the group has."""

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-from ..errors import CorruptRecord, Stalled, StateError
+from ..errors import CorruptRecord, SnapshotRefused, Stalled, StateError
 from ..format.ids import ZERO_ID
 from ..format.records import PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
@@ -57,13 +57,16 @@ class Rebuild:
     def is_closed(self) -> bool:
         return self.closed
 
-    def restore_own(self, pieces: Iterable[Any], view: View) -> None:
-        """At the start, from this node's own disk: it is saved, and nobody reads yet."""
+    def restore_own(self, pieces: Iterable[Any], view: View, version: int) -> None:
+        """At the start, from this node's own disk: it is saved, and nobody reads yet.
+
+        `version`: the one that the group was at where these pieces were drawn.
+        """
         with HeldCollector() as collector:
             if self.saved.checkpoint.payload_bytes >= HOLD_COLLECTOR_FROM_BYTES:
                 collector.hold()
             try:
-                run(self.applied.application, pieces, nullcontext)
+                run(self.applied.application.at(version), pieces, nullcontext)
             except Failed as failed:
                 if isinstance(failed.__cause__, StateError):
                     raise failed.__cause__ from None
@@ -80,6 +83,12 @@ class Rebuild:
         """Put the snapshot that this last part completes in the place of the state. `rebuild` does it."""
         last = step.record
         assert isinstance(last, PartRecord)
+        if last.version < self.applied.reads[0]:
+            problem = (
+                f"it is of version {last.version} of the group, and this node reads {self.applied.reads[0]} and up"
+            )
+            self.pass_by(last, before, after, SnapshotRefused(id=last.id, problem=problem))
+            return
         self.saved.flush()  # what this node wrote last, while it led, belongs into a fork as well
         self._keep_fork(last, before, after)
         try:
@@ -120,6 +129,7 @@ class Rebuild:
         self.saved.save([step])
         with self.applied.lock:
             self.known.adopt(after)
+            self.applied.version = after.view.version
 
     @contextmanager
     def saved_and_swapped(self, step: Step, after: NodeState) -> Iterator[None]:
@@ -131,6 +141,7 @@ class Rebuild:
         with self.applied.lock:
             yield
             self.known.adopt(after)
+            self.applied.version = after.view.version
             self.applied.applied_at = step.record.at
 
     @contextmanager
@@ -140,4 +151,5 @@ class Rebuild:
             yield
             self.saved.add(step)
             self.known.adopt(after)
+            self.applied.version = after.view.version
             self.applied.applied_at = step.record.at

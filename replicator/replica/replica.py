@@ -29,9 +29,9 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import CorruptRecord, Stalled, StateError
+from ..errors import CorruptRecord, Stalled, StateError, UpgradeNeeded
 from ..format.ids import RecordId, Writer
-from ..format.records import Record, TermRecord
+from ..format.records import PartRecord, Record, TermRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
@@ -66,7 +66,8 @@ class Replica:
 
     `me` has a boot that was drawn for this start. The state is rebuilt from the checkpoint here and now.
     `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/unpacked_size.py`). `updater`:
-    what keeps the state up with the log.
+    what keeps the state up with the log. `reads`: the versions of the group that the application reads. Raises
+    `UpgradeNeeded` if the checkpoint begins at another one.
     """
 
     def __init__(
@@ -77,10 +78,11 @@ class Replica:
         *,
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         updater: Callable[[Rebuild], StateUpdater] = ChangeUpdater,
+        reads: range = range(1, 2),
     ) -> None:
         self.write_lock = WriteLock()
         self.known = NodeStateCell(NodeState(me=me, view=View()))
-        self.applied = AppliedState(state, me.node)
+        self.applied = AppliedState(state, me.node, reads=reads)
         self.saved = SaveQueue(checkpoint, boot=me.boot)
         #: Stale records that were ignored since the start.
         self.rejected = 0
@@ -91,6 +93,7 @@ class Replica:
         if loaded is not None:
             view = self._updater.load(loaded.view)
             self.known.node_state = NodeState(me=me, view=view, previous_boot=loaded.boot)
+            self.applied.version = view.version
 
     # --- what it is --------------------------------------------------------------------------------------------------
 
@@ -147,6 +150,8 @@ class Replica:
                     raise CorruptRecord.beyond(record.id, node_state.view.cursor.id)
                 verdict, after = node_state.fold(record)
                 step = Step(record, verdict, after.view)
+                if (version := self._meets(step)) > self.applied.reads[-1]:
+                    raise self.applied.unreadable(record.id, version)
                 self._updater.follow_snapshot(after.view.snapshot)
                 self._tell(step, node_state.view)
                 verdicts.append(verdict)
@@ -164,11 +169,18 @@ class Replica:
                 node_state = after
                 if node_state.holds_term:
                     break
-        except CorruptRecord:
+        except (CorruptRecord, UpgradeNeeded):
             self._carry_out(work, node_state)
             raise
         self._carry_out(work, node_state)
         return verdicts
+
+    def _meets(self, step: Step) -> int:
+        """The version that this node has to read to go by this record: that of its state, or of one that may follow."""
+        record = step.record
+        if isinstance(record, PartRecord) and step.verdict not in (Verdict.REJECT_STALE, Verdict.CONFLICT):
+            return max(record.version, step.view.version)
+        return step.view.version
 
     def _alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
         return self._restore if step.verdict is Verdict.RESTORE else self._updater.alone(step)
@@ -188,7 +200,7 @@ class Replica:
             for step, changes in work:
                 if step.verdict is Verdict.APPLY:
                     try:
-                        self.applied.apply(step.record, changes)
+                        self.applied.apply(step.record, changes, step.view.version)
                     except BaseException as error:
                         self.applied.interrupted(step.record.id, error)
                         self.known.adopt(node_state._replace(view=before))
@@ -197,6 +209,7 @@ class Replica:
                     self.saved.add(step)
                 before = step.view
             self.known.adopt(node_state)
+            self.applied.version = node_state.view.version
         self._updater.build(work)
 
     def _tell(self, step: Step, before: View) -> None:
@@ -250,9 +263,10 @@ class Replica:
         with self.applied.lock:
             try:
                 if verdict is Verdict.APPLY:
-                    results = self.applied.apply(record, changes or [])
+                    results = self.applied.apply(record, changes or [], step.view.version)
                 self.saved.add(step)
                 self.known.adopt(after)
+                self.applied.version = after.view.version
             except BaseException as interrupt:
                 # Folded once more, it would be in the state twice. So this node applies nothing any more.
                 if verdict is Verdict.APPLY and self.node_state.view.position != step.view.position:

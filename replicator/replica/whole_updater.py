@@ -25,7 +25,7 @@ from typing import Any
 from ..errors import CheckpointError, CorruptRecord, StateError, StateInUse
 from ..format.ids import ZERO_ID, RecordId
 from ..format.patch import PatchHead
-from ..format.records import ChangeRecord, PartRecord, Record
+from ..format.records import ACT, ChangeRecord, PartRecord, Record
 from ..format.snapshot_parts import Progress
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
@@ -70,7 +70,7 @@ class WholeUpdater:
 
     def load(self, view: View) -> View:
         """What was published, as of the last save. The state is made that, unless it may be ahead of it."""
-        whole = self.whole
+        whole, version = self.whole, self._applied.checked(view.version, view)
         try:
             whole.load(self._checkpoint.snapshot, self._checkpoint.bodies, self._checkpoint.changes)
         except CorruptRecord as problem:
@@ -82,7 +82,7 @@ class WholeUpdater:
         whole.is_ahead = led and self._applied.application.survived()
         if whole.is_published and not whole.is_ahead:
             try:
-                self._rebuild.restore_own(whole.pieces(), view)
+                self._rebuild.restore_own(whole.pieces(), view, version)
             except StateError as error:
                 self._applied.unwritten = error
         return view
@@ -181,7 +181,8 @@ class WholeUpdater:
                 return
         with self._writing:
             try:
-                run(self._applied.application, pieces, publishing, given_up=given_up)
+                version = record.version if isinstance(record, PartRecord) else self._known.node_state.view.version
+                run(self._applied.application.at(version), pieces, publishing, given_up=given_up)
             except Failed as failed:
                 # Its pieces were right, and were drawn to their end.
                 if not isinstance(failed.__cause__, StateError):
@@ -242,7 +243,7 @@ class WholeUpdater:
         applied = self._applied
         if insisting and isinstance(applied.state, SharedState):
             return Application(_Insisting(applied.state), applied.inside)
-        return applied.application
+        return applied.application.at(self._known.node_state.view.version)
 
     def _pieces_to_write(self) -> Iterator[Any]:
         self._written_digest = self.whole.digest
@@ -325,4 +326,4 @@ def _draw(pieces: Iterable[Any], given_up: Callable[[], bool]) -> None:
 
 
 def _carries(record: Record) -> bool:
-    return isinstance(record, ChangeRecord) and record.count > 0
+    return isinstance(record, ChangeRecord) and record.count > 0 and record.codec != ACT

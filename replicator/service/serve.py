@@ -56,12 +56,14 @@ def serve(
     data_dir: Path,
     http: str,
     advertise: str = "",
+    app: str | None = None,
     options: NodeOptions,
     program: Program,
 ) -> None:
     """Run until a signal ends it (`runtime/signals.py`). `http`: HOST:PORT to listen on, port 0 for any.
 
-    `advertise`: the URL that the others are told, where it is not that. Raises what `Node` raises, and what ended it.
+    `advertise`: the URL that the others are told, where it is not that. `app`: as for `Node`. Raises what `Node` does,
+    and what ended it.
     """
     stopping = threading.Event()
     # First of all: from here on, whatever is under way is ended in order. Further ones, during the end, change nothing.
@@ -76,7 +78,8 @@ def serve(
     host, port = _address(http)
     advertised = checks.url("advertise", advertise.rstrip("/"))
     beside = _state_beside(program)
-    node: Node = Node(beside or Registry(), group=group, name=name, redis=redis, data_dir=data_dir, **options.keywords)
+    state = beside or Registry()
+    node: Node = Node(state, group=group, name=name, redis=redis, data_dir=data_dir, app=app, **options.keywords)
     sidecar = Sidecar(
         node,
         beside,

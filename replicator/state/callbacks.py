@@ -23,6 +23,7 @@ from replicator.errors import SnapshotFailed, StateError
 from replicator.runtime.reentrancy import Inside
 
 from . import CheckedState, KeptState, ReplicatedState
+from .contract import at_version
 
 __all__ = ["Application", "asked_to_end", "said"]
 
@@ -46,17 +47,25 @@ def said(error: BaseException) -> str:
 
 
 class Application:
-    """A state behind its callbacks. While one runs, its thread is `inside`."""
+    """A state behind its callbacks. While one runs, its thread is `inside`.
 
-    def __init__(self, state: ReplicatedState, inside: Inside) -> None:
+    `version`: the one that the group is at where a snapshot is drawn, or was where the one was drawn that is restored.
+    """
+
+    def __init__(self, state: ReplicatedState, inside: Inside, version: int = 1) -> None:
         self._state = state
         self._inside = inside
+        self._version = version
+
+    def at(self, version: int) -> Application:
+        """The same, for snapshots of that version."""
+        return Application(self._state, self._inside, version)
 
     def snapshot(self) -> Iterator[Any]:
         """The pieces. Raises `SnapshotFailed` or `StateError`, now or with a piece."""
         with self._inside.of("snapshot()"):
             try:
-                return _contained(_iterator_of(self._state.snapshot()))
+                return _contained(_iterator_of(at_version(self._state.snapshot, self._version)()))
             except (StateError, SnapshotFailed):
                 raise
             except BaseException as error:
@@ -66,7 +75,7 @@ class Application:
 
     def restore(self, pieces: Iterable[Any]) -> None:
         with self._inside.of("restore()"):
-            self._state.restore(pieces)
+            at_version(self._state.restore, self._version)(pieces)
 
     def check_pieces(self, pieces: Iterable[Any]) -> None:
         """Raises what the state says of these pieces, if it says anything."""

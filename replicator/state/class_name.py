@@ -6,7 +6,7 @@ from typing import Any
 
 from . import State
 
-__all__ = ["WHOLE", "are_alike", "kind_of"]
+__all__ = ["WHOLE", "are_alike", "kind_of", "name_of"]
 
 #: Any state without `apply`. What is published of it is what counts, and not its class.
 WHOLE = "whole"
@@ -18,6 +18,11 @@ def kind_of(state: Any) -> str:
         return WHOLE
     kind = type(state)
     return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def name_of(state: Any) -> str:
+    """The name of its class, and nothing of where that is: code may be moved."""
+    return type(state).__name__
 
 
 def are_alike(kind: str, other: str) -> bool:

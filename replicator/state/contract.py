@@ -10,13 +10,14 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from replicator.errors import ConfigError
 
 from . import KeptState
 
-__all__ = ["check_state"]
+__all__ = ["at_version", "check_state", "takes_version"]
 
 #: With how many arguments a node calls each.
 _ARGUMENTS = {
@@ -25,6 +26,9 @@ _ARGUMENTS = {
 }  # fmt: skip
 
 _NEEDED = ("snapshot", "restore")
+
+#: Those that are given the version of the group, if they have a parameter of that name.
+_VERSIONED = ("snapshot", "restore", "apply")
 
 #: A name as alike as this to the one that is missing is that one misspelt: `aply`, `Apply`, `restor`; not `supply`.
 _ALIKE = 0.8
@@ -67,14 +71,34 @@ def _problem_of(found: Any, method: str, arguments: int) -> str:
         return "is async, and a node calls it from threads: make it a plain method"
     if method != "snapshot" and _any(inspect.isgeneratorfunction, found):
         return "has a `yield` in it, so calling it does nothing: make it a plain method"
+    versions = {"version": 1} if method in _VERSIONED and takes_version(found) else {}
     try:
-        inspect.signature(found).bind(*[None] * arguments)
+        inspect.signature(found).bind(*[None] * arguments, **versions)
     except TypeError as error:
         takes = {0: "no argument", 1: "one argument"}[arguments]
         return f"is called with {takes}: {error}"
     except ValueError:
         pass  # written in C: it does not say what it takes
     return ""
+
+
+def takes_version(found: Any) -> bool:
+    """Whether this `snapshot`, `restore` or `apply` is to be told the group's version: it has a parameter `version`.
+
+    The first parameter of the last two is not it: that is the pieces, or the change.
+    """
+    try:
+        parameters = list(inspect.signature(found).parameters.values())
+    except (TypeError, ValueError):  # written in C: it does not say what it takes
+        return False
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    of_call = 0 if getattr(found, "__name__", "") == "snapshot" else 1
+    return any(each.name == "version" and each.kind in named for each in parameters[of_call:])
+
+
+def at_version(found: Callable[..., Any], version: int) -> Callable[..., Any]:
+    """This `snapshot`, `restore` or `apply`, which is told the version if it wants to know."""
+    return partial(found, version=version) if takes_version(found) else found
 
 
 def _any(asks: Callable[[Any], bool], found: Any) -> bool:

@@ -67,6 +67,7 @@ from replicator.storage.checkpoint_file import (
     Payload,
     Rows,
     Saved,
+    base_version_of,
     bodies_in,
     changes_in,
 )
@@ -134,6 +135,16 @@ class Checkpoint:
         """What the last save said, or None: a new node, or one whose checkpoint was set aside."""
         saved = self._saved
         return None if saved.view is None else Loaded(saved.view, saved.boot, saved.group)
+
+    @property
+    def base_version(self) -> int:
+        """The version that the group was at where the changes begin: of the snapshot, or of the log at its beginning.
+
+        Raises `CorruptRecord`.
+        """
+        if self._saved.payload is not None:
+            return self._saved.payload.version
+        return base_version_of(self._saved.view or View(), self.changes)
 
     def payload(self, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any] | None:
         """The pieces of the newest complete snapshot, decoded as they are drawn; None if there never was one."""
@@ -276,11 +287,15 @@ class Checkpoint:
     def note(self, key: str, text: str) -> None:
         """Leave a text beside what is saved: `CheckpointReader.note` gives it. Raises `CheckpointError`."""
         with self._mutex:
-            with translated(self.path):
-                found = self._database.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-            if found is None or found[0] != text:
+            if self.noted(key) != text:
                 with self._database.transaction(synced=False) as db:
                     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
+
+    def noted(self, key: str) -> str | None:
+        """The text that was left there; None: there is none. Raises `CheckpointError`."""
+        with self._mutex, translated(self.path):
+            found = self._database.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return found[0] if found is not None and isinstance(found[0], str) else None
 
     def write_fork(self, reason: str, parted_id: RecordId) -> Path:
         """Copy the whole checkpoint into `forks/`, with `reason` and `parted_id` in its table `meta`; where it is then.

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from replicator.errors import CheckpointError, ConfigError, CorruptRecord
+from replicator.format.acts import decode_act
 from replicator.format.codec import SnapshotDecoder, digest_of, ledger_in
 from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer, extend_chain
 from replicator.format.records import ChangeRecord, parse
@@ -57,6 +58,7 @@ __all__ = [
     "Saved",
     "Staged",
     "as_damage",
+    "base_version_of",
     "bodies_in",
     "changes_in",
     "code_of",
@@ -138,6 +140,7 @@ class Payload(NamedTuple):
     codec: str
     digest: str
     replaces: bool
+    version: int = 1
 
     @property
     def last_change(self) -> RecordId:
@@ -205,8 +208,12 @@ class Leavings(NamedTuple):
     parts: bool = False
 
 
+# A version is written down only where there is more than one: a file of before is read, and one without is read by
+# programs of before.
+
+
 def _view_to_json(view: View) -> dict[str, Any]:
-    return {
+    return _version_to_json(view.version) | {
         "log_id": view.log_id,
         "term": view.term,
         "holder": view.holder,
@@ -224,7 +231,13 @@ def _progress_to_json(progress: Progress) -> dict[str, Any]:
 
 
 def _payload_to_json(payload: Payload) -> dict[str, Any]:
-    return payload._asdict() | {"as_of": str(payload.as_of), "changed": str(payload.changed)}
+    fields = payload._asdict() | {"as_of": str(payload.as_of), "changed": str(payload.changed)}
+    del fields["version"]
+    return fields | _version_to_json(payload.version)
+
+
+def _version_to_json(version: int) -> dict[str, Any]:
+    return {"version": version} if version > 1 else {}
 
 
 # The way back is strict: a field that is missing, foreign or of another type is an error (ValueError, ConfigError). A
@@ -245,12 +258,23 @@ def _saved_from_json(value: object) -> Saved:
     })  # fmt: skip
 
 
+def _version_from_json(value: object) -> tuple[int, object]:
+    """The version that is written down, and the rest."""
+    if not isinstance(value, dict) or "version" not in value:
+        return 1, value
+    rest = {name: each for name, each in value.items() if name != "version"}
+    (version,) = _array([value["version"]], int)
+    return version, rest
+
+
 def _view_from_json(value: object) -> View:
+    version, rest = _version_from_json(value)
     fields = _object(
-        value, log_id=str, term=int, holder=list, position=str, changed=str, in_sync=bool, ends=str, cursor=str,
+        rest, log_id=str, term=int, holder=list, position=str, changed=str, in_sync=bool, ends=str, cursor=str,
         snapshot=_OPTIONAL,
     )  # fmt: skip
     return View(**fields | {
+        "version": version,
         "holder": Holder(*_array(fields["holder"], str, str, str)),
         "position": Position.parse(fields["position"]),
         "changed": RecordId.parse(fields["changed"]),
@@ -270,8 +294,10 @@ def _progress_from_json(value: object) -> Progress:
 
 
 def _payload_from_json(value: object) -> Payload:
-    fields = _object(value, number=int, run=list, as_of=str, changed=str, codec=str, digest=str, replaces=bool)
+    version, rest = _version_from_json(value)
+    fields = _object(rest, number=int, run=list, as_of=str, changed=str, codec=str, digest=str, replaces=bool)
     return Payload(**fields | {
+        "version": version,
         "run": _run_from_json(fields["run"]),
         "as_of": Position.parse(fields["as_of"]),
         "changed": RecordId.parse(fields["changed"]),
@@ -470,6 +496,16 @@ def changes_in(rows: Rows, after: RecordId = ZERO_ID) -> Iterator[ChangeRecord]:
             if not isinstance(record, ChangeRecord):
                 raise CorruptRecord(id=str(last), problem=f"it is a {record.kind}, and not a change")
             yield record
+
+
+def base_version_of(view: View, changes: Callable[[], Iterable[ChangeRecord]]) -> int:
+    """The version before all of these changes, if the view is the one after them. Raises `CorruptRecord`."""
+    if view.version == 1:
+        return 1  # it only ever rises
+    raised = (record for record in changes() if record.version)
+    for record in raised:
+        return int(decode_act(record.body, record.digest, record.version, id_=str(record.id))["before"])
+    return view.version
 
 
 def bodies_in(rows: Rows, snapshot: int, count: int, path: Path, start: int = 0) -> Iterator[bytes]:

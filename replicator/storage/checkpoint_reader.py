@@ -14,7 +14,15 @@ from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.protocol.fold import View
-from replicator.storage.checkpoint_file import Damaged, Payload, as_damage, bodies_in, changes_in, opened
+from replicator.storage.checkpoint_file import (
+    Damaged,
+    Payload,
+    as_damage,
+    base_version_of,
+    bodies_in,
+    changes_in,
+    opened,
+)
 
 __all__ = ["CheckpointReader", "DamagedCheckpoint"]
 
@@ -58,6 +66,12 @@ class CheckpointReader:
         """A text that was left beside what a node saves: why there is a fork, for example."""
         found = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
         return found[0][0] if found and isinstance(found[0][0], str) else None
+
+    @property
+    def base_version(self) -> int:
+        """The version that the group was at at that snapshot; at the beginning of the log, if there is none."""
+        payload = self._saved.payload
+        return payload.version if payload is not None else base_version_of(self.view, self.changes)
 
     def pieces(self) -> Iterator[Any]:
         """The pieces of its newest complete snapshot; none if it has no snapshot. Raises `DamagedCheckpoint`."""

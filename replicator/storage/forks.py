@@ -24,7 +24,7 @@ from ..format.codec import decode_changes
 from ..format.ids import ZERO_ID, RecordId
 from ..format.keyed import change_in, key_of
 from ..format.patch import CODEC, PatchHead, placed
-from ..format.records import ChangeRecord
+from ..format.records import ACT, ChangeRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from .checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from .fork_writer import UNFINISHED
@@ -212,6 +212,8 @@ def _changes(fork: Fork, after: RecordId) -> Iterator[Change]:
 
 
 def _changes_of(record: ChangeRecord) -> list[Any]:
+    if record.codec == ACT:
+        return []  # of the group, and not of its application
     if record.codec != CODEC:
         return decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
     index, count, data = placed(record)

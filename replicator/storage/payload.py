@@ -38,7 +38,7 @@ from ..format.codec import SnapshotDecoder
 from ..format.frames import frames_of, joined, pieces_of
 from ..format.ids import RecordId
 from ..format.patch import EMPTY_DIGEST, PATCH_BYTES_MAX, Gatherer, Maker, PatchHead, rebuild
-from ..format.records import ChangeRecord
+from ..format.records import ACT, ChangeRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from . import disk
 from .checkpoint_file import Payload
@@ -218,7 +218,7 @@ class Whole:
     def _patches(self, records: Iterable[ChangeRecord]) -> Iterator[bytes]:
         self.gatherer.forget()
         for record in records:
-            if record.count and (patch := self.gatherer.add(record)) is not None:
+            if record.count and record.codec != ACT and (patch := self.gatherer.add(record)) is not None:
                 yield patch
 
     def _drawn(self, pieces: Iterable[Any]) -> None:

@@ -119,7 +119,9 @@ class SaveTransaction:
         number, run = self._staged
         if self._payload is not None:
             self.left = self.left._replace(parts=True)
-        self._payload = Payload(number, run, last.as_of, last.changed, last.codec, last.digest, last.replaces)
+        self._payload = Payload(
+            number, run, last.as_of, last.changed, last.codec, last.digest, last.replaces, last.version
+        )
         self._staged = Staged(number + 1)
         self._flush()
         before = self._changes.size + self.headers

@@ -107,6 +107,7 @@ def _looked_at(run: Run) -> Given:
     eventually(lambda: all(node["lag_records"] == 0 for node in run("status")["nodes"]))
     return {
         "status": [run("status")], "history": [run("history")], "log": run("log"), "doctor": [run("doctor")],
+        "versions": [run("versions")], "finalize": [run("finalize", 1)],
     }  # fmt: skip
 
 

@@ -592,3 +592,51 @@ def test_a_rebase_leaves_a_gap_up_and_not_without_end(world: World, log: Log) ->
     assert log.part(author.part(0, as_of=author.position), rebase=True) == Reply(Code.BEHIND, id=RecordId(1, 4))
     assert world.contents() == before
     assert log.part(author.part(0, as_of=author.position, skip=3), rebase=True).code is Code.OK
+
+
+# --- whose log it is --------------------------------------------------------------------------------------------------
+
+
+def test_a_log_is_of_the_application_that_founded_it(log: Log) -> None:
+    promote(log, app="Flags")
+    record = log.find(RecordId(1, 1))
+    assert isinstance(record, TermRecord)
+    assert record.app == head_of(log).app == "Flags"
+
+
+def test_no_node_of_another_application_takes_a_term(world: World, log: Log) -> None:
+    lead(log, "a", app="Flags")
+    before = world.contents()
+    assert promote(log, "b", app="Registry") == Reply(Code.OTHER_APP, app="Flags")
+    assert promote(log, "b", app="Registry", expect=7) == Reply(Code.OTHER_APP, app="Flags"), "that will not pass"
+    assert world.contents() == before
+    assert promote(log, "b", app="Flags").term == 2
+
+
+def test_a_log_that_knows_no_application_takes_that_of_the_next_term(log: Log) -> None:
+    first = lead(log, "a")
+    record = log.find(RecordId(1, 1))
+    assert isinstance(record, TermRecord)
+    assert (record.app, head_of(log).app) == ("", "")
+    assert b"app" not in record.header, "the record is what it was before there were names of applications"
+    first.append()
+    promote(log, "b", app="Flags")
+    assert head_of(log).app == "Flags"
+    assert promote(log, "c", app="Registry").code is Code.OTHER_APP
+
+
+def test_whoever_takes_a_term_for_nobody_needs_no_application(log: Log) -> None:
+    promote(log, "a", app="Flags")
+    assert promote(log, "nobody").term == 2
+    assert head_of(log).app == "Flags"
+    record = log.find(RecordId(2, 2))
+    assert isinstance(record, TermRecord)
+    assert record.app == "Flags"
+
+
+def test_a_broken_log_is_founded_anew_for_its_own_application(world: World, log: Log) -> None:
+    lead(log, "a", app="Flags").append()
+    world.write_raw(RecordId(9, 9))
+    assert promote(log, "b", app="Registry", anew=True) == Reply(Code.OTHER_APP, app="Flags")
+    assert promote(log, "b", app="Flags", anew=True).code is Code.OK
+    assert head_of(log).app == "Flags"

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from replicator.format.acts import encode_version
 from replicator.format.codec import encode_change, encode_changes
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, TermRecord, parse, seal_change, seal_part
@@ -32,6 +33,13 @@ def change(writer: Writer, term: int, after: Position, *values: Any) -> ChangeRe
     )
 
 
+def act(writer: Writer, term: int, after: Position, version: int) -> ChangeRecord:
+    """Raises the group to this version from the one below."""
+    codec, body, digest = encode_version(version, before=version - 1, by="test")
+    more: dict[str, Any] = {"codec": codec, "digest": digest, "body": body, "count": 1, "version": version}
+    return seal_change(writer=writer, term=term, after=after, at=7, **more)
+
+
 def part(
     writer: Writer,
     term: int,
@@ -43,6 +51,7 @@ def part(
     replaces: bool = False,
     ends: tuple[RecordId, ...] = (),
     skip: int = 0,
+    version: int = 1,
 ) -> PartRecord:
     """`place` is (part, parts), with 0 parts in all but the last."""
     return seal_part(
@@ -59,6 +68,7 @@ def part(
         changed=changed,
         replaces=replaces,
         ends=ends,
+        version=version,
         body=b"part",
     )
 

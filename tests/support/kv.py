@@ -221,6 +221,8 @@ class Group:
         options = {"lease_s": LEASE_S, "group": "g"} | options
         data_dir = data_dir or self.directory / name
         state = KV() if state is None else state  # a state may well be false: an empty one
+        # Tests spoil the state of one node by a class of their own, which is of the same application.
+        options.setdefault("app", "kv")
         node = Node(state, name=name, log=log or self.log(), data_dir=data_dir, **options)
         self.nodes.append(node)
         return node

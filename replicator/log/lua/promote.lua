@@ -24,6 +24,9 @@
 --                        empty
 -- ARGV[16]  expired      this lease does not count: the caller saw it run out by its own clock. Any other lease runs,
 --                        and so does this one once it is renewed, because its text is another one then
+-- ARGV[17]  app          the application of the node, which has to be that of the log; empty: it has none. A log that
+--                        knows no application yet takes this one
+-- ARGV[18]  version      the version of the application at which a log begins that is founded
 --
 -- Answers
 --   ok TERM ID RUN       (node, boot) holds TERM, in RUN; ID is the term record
@@ -32,6 +35,7 @@
 --   lost                 there is no log (or only half of one: its head or its stream is gone)
 --   stray ID             the newest entry is not one of ours
 --   whole ID             the log is whole: there is nothing to found anew
+--   otherapp APP         the log is of another application
 --   halfway WHY          the term was taken, but not all is done: it may have to be taken once more
 
 -- include rights.lua
@@ -86,6 +90,12 @@ if anew and looks_whole and head.id ~= ARGV[15] then
 end
 local effective = math.max(taken, not wrong_head and tonumber(head.term or '0') or 0)
 local acks = least(ARGV[14], head.applied_min)
+local app = not wrong_head and head.app or ''
+if app == '' then
+  app = ARGV[17]
+elseif ARGV[17] ~= '' and ARGV[17] ~= app then
+  return { 'otherapp', app }
+end
 if anew then
   head, exists = {}, false
 end
@@ -141,10 +151,17 @@ end
 if ARGV[8] == ARGV[1] then
   taken_lately = last_words(taken_lately .. ' ' .. now_ms() .. '/' .. ARGV[1], TAKEN_KEPT)
 end
-local header = cjson.encode({
+local opens = {
   v = 1, kind = 'term', node = ARGV[1], boot = ARGV[2], prev = prev, at = tonumber(ARGV[10]),
   log_id = log_id, run = run, by = ARGV[8], reason = ARGV[9], ends = ends,
-})
+}
+if app ~= '' then
+  opens.app = app
+end
+if not head.id and tonumber(ARGV[18]) > 1 then
+  opens.v, opens.version = 2, tonumber(ARGV[18]) -- a program that knows no versions must not read on
+end
+local header = cjson.encode(opens)
 if ARGV[1] == '' or ARGV[2] == '' or #header > HEADER_BYTES_MAX then
   return redis.error_reply('BADRECORD a term record names a node and a boot, and its reason is short')
 end
@@ -155,6 +172,9 @@ local fields = {
   'id', id, 'chain', chain, 'part_next', '0', 'ends', ends, 'taken', taken_lately,
 }
 remember_acks(fields, head, acks)
+if app ~= '' then
+  set(fields, 'app', app)
+end
 local writes = {
   { 'HSET', KEYS[3], unpack(fields) },
   { 'SET', KEYS[1], as_text(base) },

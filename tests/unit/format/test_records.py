@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.format.acts import decode_act, encode_version
+from replicator.format.codec import digest_of
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_CHAIN, Position, RecordId, extend_chain
 from replicator.format.records import (
     BODY_BYTES_MAX,
@@ -200,7 +202,7 @@ BROKEN = [
     ("part", {"ends": None}, "ends is missing or not a text"),
     ("term", {"ends": "1-7,5-8"}, "TERM-N"),
     ("term", {"ends": ["1-7"]}, "ends is missing or not a text"),
-    ("change", {"v": 2}, "update replicator"),
+    ("change", {"v": 3}, "update replicator"),
     ("change", {"v": None}, "update replicator"),
     ("change", {"kind": "diff"}, "update replicator"),
     ("change", {"kind": ["change"]}, "update replicator"),
@@ -325,3 +327,57 @@ def test_a_format_is_a_number_and_nothing_that_equals_it(version: Any) -> None:
 def test_numbers_that_sqlite_and_lua_do_not_have_are_corrupt(fields: dict[str, Any]) -> None:
     with pytest.raises(CorruptRecord):
         read(FIELDS["part"] | fields)
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_act_a_part_and_the_record_that_founds_a_log_say_their_version() -> None:
+    codec, body, digest = encode_version(3, before=2, by="ann")
+    act = seal_change(writer=A, term=1, after=ORIGIN, at=7, codec=codec, digest=digest, count=1, body=body, version=3)
+    assert parse(str(act.id), act.header, act.body) == act
+    assert (act.version, orjson.loads(act.header)["v"]) == (3, 2)
+    assert decode_act(act.body, act.digest, 3, id_="1-1") == {"version": 3, "before": 2, "by": "ann"}
+    fields = {"v": 2, "version": 3}
+    assert read(FIELDS["part"] | fields).version == 3  # type: ignore[attr-defined]
+    assert read(FIELDS["term"] | fields).version == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_records_of_the_first_version_are_what_they_were(kind: str) -> None:
+    record = read(FIELDS[kind])
+    assert record.version == (0 if kind == "change" else 1)  # type: ignore[attr-defined]
+    plain = seal_change(writer=A, term=1, after=ORIGIN, at=7, codec="json", digest="d", count=1, body=b"[1]")
+    assert plain.header == (
+        b'{"v":1,"kind":"change","node":"a","boot":"a1","prev":"00000000000000000000000000000000","at":7,'
+        b'"codec":"json","digest":"d","count":1}'
+    )
+
+
+@pytest.mark.parametrize("version", [0, -1, "2", 2.0, True, None, 2**40])
+@pytest.mark.parametrize("kind", ["term", "part"])
+def test_a_version_that_is_none_makes_no_record(kind: str, version: Any) -> None:
+    with pytest.raises(CorruptRecord, match="version is not a whole number"):
+        read(FIELDS[kind] | {"version": version})
+
+
+def test_only_an_act_raises_the_version() -> None:
+    with pytest.raises(CorruptRecord, match="only an act raises the version"):
+        read(FIELDS["change"] | {"version": 2})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b"[1]", b'[{"version":2}]', b'[{"version":3,"before":1}]', b'[{"version":2,"before":2}]',
+     b'[{"version":2,"before":0}]', b'[{"version":2,"before":true}]', b'[{"skip":"5-1"}]',
+     b'[{"version":2,"before":1},{"version":2,"before":1}]'],
+)  # fmt: skip
+def test_what_is_no_act_that_this_program_knows_is_refused(body: bytes) -> None:
+    with pytest.raises(CorruptRecord, match="1-1"):
+        decode_act(body, digest_of(body), 2, id_="1-1")
+
+
+def test_an_act_that_was_damaged_is_refused() -> None:
+    _, body, digest = encode_version(2, before=1, by="ann")
+    with pytest.raises(CorruptRecord, match="damaged"):
+        decode_act(body.replace(b"ann", b"bob"), digest, 2, id_="1-1")

@@ -6,8 +6,18 @@ from typing import Any
 
 import pytest
 
-from replicator.format.ids import ZERO_CHAIN, Position, RecordId
-from replicator.ops.diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
+from replicator.format.ids import ORIGIN, ZERO_CHAIN, Position, RecordId
+from replicator.ops.diagnosis import (
+    OK,
+    PROBLEM,
+    WARNING,
+    checks_of_group,
+    checks_of_nodes,
+    is_known,
+    next_step,
+    pause_of,
+    term_holder,
+)
 from replicator.protocol.election import NOBODY
 from replicator.protocol.group import GroupView, Head
 from replicator.protocol.heartbeat import Heartbeat
@@ -164,3 +174,64 @@ def test_a_candidate_that_goes_on_whoever_is_missing_takes_over_by_itself() -> N
 
     assert "c would take over by itself, but" in says()
     assert "c takes over by itself" in says(goes_on=True)
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+OLD: dict[str, Any] = {"version": 1, "reads_min": 1, "reads_max": 1}
+NEW: dict[str, Any] = {"version": 2, "reads_min": 1, "reads_max": 2}
+
+STEPS: list[tuple[str, GroupView, str, str]] = [
+    ("old code", look(LEADS, heartbeat("b")), OK, "the group is at version 1; next: nothing: all nodes read version 1"),
+    ("the new code on one", look(LEADS, heartbeat("b", **NEW)), OK, "version 2 is not read by all: a reads 1: upgrade"),
+    (
+        "the new code on one of three",
+        look(LEADS, heartbeat("b", **NEW), heartbeat("c")),
+        OK,
+        "a reads 1, c reads 1: upgrade them",
+    ),
+    (
+        "the new code on all",
+        look(LEADS._replace(**NEW), heartbeat("b", **NEW)),
+        OK,
+        "all nodes read 2: `replicator finalize 2`, and there is no way back",
+    ),
+    (
+        "one that was away within the hour",
+        look(LEADS._replace(**NEW), heartbeat("b", age_ms=3_599_000)),
+        OK,
+        "b reads 1: upgrade it",
+    ),
+    ("one that is gone", look(LEADS._replace(**NEW), heartbeat("b", age_ms=3_601_000)), OK, "`replicator finalize 2`"),
+    (
+        "old code after that",
+        look(LEADS._replace(**NEW, group_version=2), heartbeat("b")),
+        PROBLEM,
+        "the group is at version 2, which b cannot read: version 2 is not read by all: b reads 1: upgrade it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("seen", "level", "text"), [step[1:] for step in STEPS], ids=[step[0] for step in STEPS])
+def test_where_an_upgrade_is_and_what_comes_next(seen: GroupView, level: str, text: str) -> None:
+    found, message = told("versions", seen)
+    assert (found, text in message) == (level, True), message
+
+
+def test_where_nobody_has_anything_nothing_is_said_of_versions() -> None:
+    new = heartbeat("a", position=ORIGIN)
+    assert [check for check in checks_of_group(look(new)) if check.check == "versions"] == []
+    assert "no node has anything" in next_step(look(new))
+
+
+def test_the_version_is_that_of_whoever_leads() -> None:
+    ahead = heartbeat("b", position=Position(RecordId(3, 101), ZERO_CHAIN), **NEW, group_version=2)
+    assert "the group is at version 1" in told("versions", look(LEADS, ahead))[1]
+    assert "the group is at version 2" in told("versions", look(ahead))[1], "or else the most advanced node's"
+
+
+def test_a_silent_node_of_another_application_was_refused() -> None:
+    seen = look(LEADS, heartbeat("b", app="Flags", age_ms=60_000), head=HEAD._replace(app="Registry"))
+    (check,) = [check for check in checks_of_nodes(seen) if check.check == "node b"]
+    assert check.level == WARNING
+    assert "of another application (`Flags`) than the log (`Registry`)" in check.message

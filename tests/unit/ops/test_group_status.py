@@ -25,7 +25,7 @@ class TestStatus:
         )[0]
         assert list(told) == [
             "group", "log_id", "run", "term", "holder", "last_id", "lease_ms", "record_count", "log_bytes",
-            "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem", "warnings",
+            "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem", "warnings", "app", "version",
         ]  # fmt: skip
         sizes = {"log_bytes": 1, "changes_bytes": 1, "kept_bytes": 1}
         assert told | {"nodes": [], "log_id": "", "lease_ms": 1} | sizes == {
@@ -42,6 +42,8 @@ class TestStatus:
             "nodes": [],
             "problem": None,
             "warnings": [],
+            "app": "kv",
+            "version": 1,
         }
         (change,) = (entry for entry in group.server.state.entries if str(entry.id) == "1-2")
         weight = len(change.header or b"") + len(change.body or b"")
@@ -54,10 +56,12 @@ class TestStatus:
         assert told["nodes"][0] == {
             "node": "a", "boot": a.boot, "role": "primary", "term": 1, "position": "1-2", "lag_records": 0,
             "lag_ms": 0, "in_sync": True, "alive": True, "http": "http://a", "problem": None,
+            "version": 1, "reads_min": 1, "reads_max": 1,
         }  # fmt: skip
         assert told["nodes"][1] | {"boot": ""} == {
             "node": "b", "boot": "", "role": "standby", "term": 1, "position": "1-2", "lag_records": 0,
             "lag_ms": 0, "in_sync": True, "alive": True, "http": None, "problem": None,
+            "version": 1, "reads_min": 1, "reads_max": 1,
         }  # fmt: skip
 
     def test_of_a_group_that_is_not_there_yet(self, paper: Paper) -> None:
@@ -65,7 +69,7 @@ class TestStatus:
         assert told == {
             "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
             "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
-            "nodes": [], "problem": None, "warnings": [],
+            "nodes": [], "problem": None, "warnings": [], "app": None, "version": None,
         }  # fmt: skip
 
     def test_what_snapshots_and_changes_weigh_is_what_a_live_primary_says(self, paper: Paper) -> None:

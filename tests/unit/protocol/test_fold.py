@@ -8,7 +8,7 @@ from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord
 from replicator.protocol import fold
 from replicator.protocol.fold import NOBODY, TABLE, Holder, Verdict, View, by_table, ends_before, holds, step
-from tests.support.history import RUN, A, B, change, part, term_record, view_at
+from tests.support.history import RUN, A, B, act, change, part, term_record, view_at
 
 HERE = Position(RecordId(3, 10), "a" * 32)
 ELSEWHERE = Position(RecordId(3, 10), "b" * 32)
@@ -344,3 +344,36 @@ def test_a_place_that_the_history_left_behind_is_none_that_was_seen(id: tuple[in
 def test_a_state_without_a_change_is_what_it_was_at_the_beginning() -> None:
     assert IN_SYNC._replace(changed=ZERO_ID).is_unchanged_since(ZERO_ID)
     assert not IN_SYNC._replace(changed=RecordId(3, 8)).is_unchanged_since(ZERO_ID)
+
+
+# --- the version ------------------------------------------------------------------------------------------------------
+
+
+def test_an_act_raises_the_version_and_nothing_else_does() -> None:
+    verdict, after = step(IN_SYNC, act(A, 3, HERE, 2), B)
+    assert (verdict, after.version, after.changed) == (Verdict.APPLY, 2, after.position.id)
+    assert step(after, change(A, 3, after.position, "x"), B)[1].version == 2
+    assert step(after, term_record(B, 4, after.position), B)[1].version == 2
+    assert step(after, term_record(B, 4, after.position, v=2, version=7), B)[1].version == 2, "that founds no log"
+
+
+def test_a_log_begins_at_the_version_of_the_record_that_founds_it() -> None:
+    record = term_record(A, 1, v=2, version=3)
+    for me in (A, B):
+        assert step(View(), record, me)[1].version == 3
+    assert step(View(), term_record(A, 1), B)[1].version == 1
+
+
+def test_an_act_that_is_not_taken_raises_nothing() -> None:
+    assert step(IN_SYNC, act(A, 2, HERE, 2), B)[1].version == 1
+    assert step(IN_SYNC, act(B, 3, HERE, 2), Writer("c", "c1"))[1].version == 1
+    assert step(OUT, act(A, 3, ELSEWHERE, 2), B)[1].version == 1
+
+
+def test_a_state_is_of_the_version_of_its_snapshot() -> None:
+    ahead = OUT._replace(version=3)
+    first = step(ahead, part(A, 3, ELSEWHERE, (0, 0), as_of=ELSEWHERE, version=2), B)[1]
+    assert first.version == 3
+    verdict, after = step(first, part(A, 3, first.cursor, (1, 2), as_of=ELSEWHERE, version=2), B)
+    assert (verdict, after.version) == (Verdict.RESTORE, 2), "also where that is a lower one"
+    assert step(IN_SYNC._replace(version=2), FIRST, B)[1].version == 2, "one that passes by changes nothing"

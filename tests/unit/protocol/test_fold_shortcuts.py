@@ -9,7 +9,7 @@ from replicator.format.ids import N_LEAP, TERM_LEAP, ZERO_ID, Position, RecordId
 from replicator.format.records import ChangeRecord, Record
 from replicator.format.snapshot_parts import Progress
 from replicator.protocol.fold import NOBODY, Holder, Verdict, View, by_table, is_beyond, leaps, step
-from tests.support.history import RUN, A, B, change, part, term_record
+from tests.support.history import RUN, A, B, act, change, part, term_record
 
 HERE, THERE = "a" * 32, "b" * 32
 REBORN, NAMESAKE = Writer("a", "a2"), Writer("b", "a1")
@@ -24,7 +24,7 @@ def views() -> Iterator[View]:
     snapshots = [None, PASSING, PASSING._replace(complete=True)]
     places = product(positions, cursors, holders, snapshots, [True, False], [2, 3])
     for position, cursor, holder, snapshot, in_sync, term in places:
-        yield View("log-1", term, holder, position, RecordId(2, 5), in_sync, (RecordId(1, 4),), cursor, snapshot)
+        yield View("log-1", term, holder, position, RecordId(2, 5), in_sync, (RecordId(1, 4),), cursor, snapshot, 2)
 
 
 def records() -> Iterator[Record]:
@@ -33,6 +33,7 @@ def records() -> Iterator[Record]:
         after = Position(RecordId(term, n - 1), prev)
         yield change(writer, term, after, "x")
         yield change(writer, term, after)
+        yield act(writer, term, after, 3)
         yield part(writer, term, after, (0, 0), as_of=after)
         yield part(writer, term, after, (1, 2), as_of=PASSING.as_of)
         yield part(writer, term, after, (0, 1), as_of=after, replaces=True)

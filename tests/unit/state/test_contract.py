@@ -13,7 +13,7 @@ import pytest
 
 from replicator import ConfigError, Node
 from replicator.registry.state import Registry
-from replicator.state.contract import check_state
+from replicator.state.contract import at_version, check_state, takes_version
 from replicator.state.file import FileState
 from replicator.state.sqlite import SQLiteState
 from replicator.testing import MemoryLog, MemoryRedis
@@ -143,3 +143,42 @@ def test_no_method_is_called_for_that() -> None:
     state = OnlyAsked()
     check_state(state)
     assert state.called == 0
+
+
+# --- the version ------------------------------------------------------------------------------------------------------
+
+
+class Versioned:
+    def apply(self, change: Any, version: int) -> Any:
+        return change, version
+
+    def snapshot(self, *, version: int) -> Iterator[Any]:
+        return iter([version])
+
+    def restore(self, pieces: Any, version: int = 1) -> None:
+        self.restored = pieces, version
+
+
+def test_a_method_with_a_parameter_of_that_name_is_told_the_version() -> None:
+    state = Versioned()
+    check_state(state)
+    assert at_version(state.apply, 3)("x") == ("x", 3)
+    assert list(at_version(state.snapshot, 3)()) == [3]
+    at_version(state.restore, 3)("pieces")
+    assert state.restored == ("pieces", 3)
+
+
+def test_nobody_else_is_told_anything() -> None:
+    class Odd:
+        def apply(self, version: Any) -> Any:
+            return version
+
+        def restore(self, version: Any, /, *more: Any) -> None: ...
+
+        def snapshot(self) -> Iterator[Any]:
+            return iter(())
+
+    state = Odd()
+    check_state(state)
+    assert not any(map(takes_version, (state.apply, state.restore, state.snapshot, dict.get, None)))
+    assert at_version(state.apply, 3)("x") == "x"
