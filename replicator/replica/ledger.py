@@ -124,9 +124,7 @@ class Ledger:
         self._add(key, b'"%b",%d,"%b",%b' % (str(id_).encode(), index, keyed.digest.encode(), outcome))
 
     def _add(self, key: bytes, entry: bytes) -> None:
-        key = bytes(
-            memoryview(key)
-        )  # orjson gives it in a buffer of a kilobyte or more, of which nothing is given back
+        key = bytes(memoryview(key))  # a copy: what orjson gives keeps the 4 KiB that it was written into
         self._entries[key] = entry
         self._order.append(key)
         self._size += len(key) + len(entry) + _AROUND
