@@ -92,6 +92,10 @@ class Ledger:
         """Their bytes, as they would be in a snapshot."""
         return self._size
 
+    def knows(self, change: Any) -> bool:
+        """Whether this is a change with a key that is here: whoever applies it applies nothing."""
+        return type(change) is Keyed and orjson.dumps(change.key) in self._entries
+
     # --- applying ---
 
     def applied(
