@@ -92,6 +92,10 @@ class Ledger:
         """Their bytes, as they would be in a snapshot."""
         return self._size
 
+    def knows(self, change: Any) -> bool:
+        """Whether this is a change with a key that is here: whoever applies it applies nothing."""
+        return type(change) is Keyed and orjson.dumps(change.key) in self._entries
+
     # --- applying ---
 
     def applied(
@@ -124,6 +128,7 @@ class Ledger:
         self._add(key, b'"%b",%d,"%b",%b' % (str(id_).encode(), index, keyed.digest.encode(), outcome))
 
     def _add(self, key: bytes, entry: bytes) -> None:
+        key = bytes(memoryview(key))  # a copy: what orjson gives keeps the 4 KiB that it was written into
         self._entries[key] = entry
         self._order.append(key)
         self._size += len(key) + len(entry) + _AROUND

@@ -58,6 +58,11 @@ class TestOnce:
         for again in (ledger, read_again(ledger)):
             assert again.once(keyed("k", {"a": 1}), RecordId(6, 2000), 3, never) == {"n": [1, None]}
 
+    def test_it_says_of_a_change_whether_it_is_a_repeat(self) -> None:
+        ledger = Ledger()
+        ledger.once(keyed("k"), AT, 0, gives(1))
+        assert [ledger.knows(each) for each in (keyed("k"), keyed("l"), "k", None)] == [True, False, False, False]
+
     def test_a_repeat_of_another_change_is_rejected_and_leaves_the_first(self) -> None:
         ledger = Ledger()
         ledger.once(keyed("k", 1), AT, 0, gives("one"))
