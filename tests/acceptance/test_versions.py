@@ -236,6 +236,9 @@ def test_a_group_is_upgraded_node_by_node_and_loses_nothing(site: Site) -> None:
     assert "upgrade this node" in said
     site.start(2, "a")
     site.equal()
+    dirs = [arg for name in NODES for arg in ("--data-dir", str(site.directory / name))]
+    certificate = site.command("certify", *dirs, "--state", "tests.support.versions:Two")
+    assert [node["node"] for node in certificate["nodes"]] == list(NODES)
 
 
 def test_old_code_stops_before_the_new_version_and_goes_on_when_it_is_upgraded(site: Site) -> None:
