@@ -74,7 +74,7 @@ class RunningNode:
         self.async_writer = AsyncWriter(self.primary.commits, name=setup.name, soon=setup.scheduler.soon)
         self.acks = Acks(log, self.replica, lease)
         self.position_waits = PositionWaits(self.replica.known, name=setup.name)
-        self.replica.known.stir = setup.watch.stir
+        self.replica.known.turned = setup.watch.stir
         setup.vitals.watch_reads(self.replica.applied.inside)
         parts = Components(
             log=log,

@@ -24,8 +24,8 @@ class NodeStateCell:
         self.passed_by: CorruptRecord | None = None
         #: Called under `moved`, before it becomes that of a primary.
         self.before_it_leads: Callable[[], None] | None = None
-        #: Called under `moved`, after another term, holder, role or sync. It takes no time.
-        self.stir: Callable[[], None] | None = None
+        #: Called under `moved`, once the term is another one, or something that the role depends on.
+        self.turned: Callable[[], None] | None = None
         #: Whether a refusal put it out of sync since somebody began to fold.
         self._lost_sync = False
         #: What that somebody folds into.
@@ -85,14 +85,11 @@ class NodeStateCell:
         before, self.node_state = self.node_state, node_state
         if node_state.view.in_sync:
             self.passed_by = None
-        if self.stir is not None and _differ(before, node_state):
-            self.stir()
         self.moved.notify_all()
+        if self.turned is not None and _on_what_a_role_depends(before) != _on_what_a_role_depends(node_state):
+            self.turned()
 
 
-def _differ(before: NodeState, after: NodeState) -> bool:
-    """In what others are told of a node, but for its position."""
-    one, other = before.view, after.view
-    if one.term != other.term or one.in_sync is not other.in_sync or one.holder != other.holder:
-        return True
-    return before.run != after.run
+def _on_what_a_role_depends(node_state: NodeState) -> tuple[int, bool, str, int]:
+    view = node_state.view
+    return view.term, view.in_sync, node_state.run, node_state.over
