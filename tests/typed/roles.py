@@ -37,4 +37,3 @@ def a_node_of_flags(node: Node[FlagState]) -> None:
     node.every("60", run)  # type: ignore[call-overload]
     node.while_leading(show)  # type: ignore[arg-type]
     node.on_role(run)  # type: ignore[arg-type]
-    node.while_leading(lambda: None)  # type: ignore[arg-type, misc]

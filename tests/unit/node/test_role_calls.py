@@ -414,7 +414,7 @@ class TestWhileLeading:
             a.stop()
             stopped.append(leadership.is_over)
 
-        a = group.new_node("a")
+        a = group.new_node("a", lease_s=3600.0)  # it would wait for so long
         a.while_leading(last)
         a.start()
         a.promote(timeout_s=PATIENCE_S)
