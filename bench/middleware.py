@@ -124,7 +124,10 @@ def be_server(pipe: Connection, url: str, group: str, data_dir: Path) -> None:
     ids = list(registry.nodes(limit=ASKED_FOR))
     with Node(Registry(), group=group, name="a", data_dir=data_dir, redis=url, http="http://127.0.0.1:1") as node:
         node.promote()
-        apps = {False: _wsgi_app(registry), True: ReplicatedWSGI(_wsgi_app(registry), node=node)}
+        apps: dict[bool, Callable[[Any, Any], Any]] = {
+            False: _wsgi_app(registry),
+            True: ReplicatedWSGI(_wsgi_app(registry), node=node),
+        }
         with WebServer(plain_app(registry)) as alone, WebServer(Replicated(plain_app(registry), node=node)) as ours:
             pipe.send(Ports(alone.port, ours.port, ids, str(node.position.id)))
             while (told := heard(pipe)) is not None:
