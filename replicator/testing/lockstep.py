@@ -26,7 +26,7 @@ from ..node.scheduler import NodeWork
 from ..runtime.threads import started
 from .failures import CheckFailed
 
-__all__ = ["Lockstep"]
+__all__ = ["BEGINNING_S", "Lockstep"]
 
 #: Where the clock begins. Not at 0: a node may take that for never.
 BEGINNING_S = 1000.0

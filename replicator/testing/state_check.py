@@ -40,6 +40,9 @@ __all__ = ["check_state"]
 #: How many places of a long list of changes a snapshot is restored at, and gone on from.
 RESTORED_AT_MOST = 30
 
+#: Of a strategy. More than that nobody waits for.
+EXAMPLES_MAX = 1_000_000
+
 #: How many changes an example of a strategy has at the most.
 EXAMPLE_CHANGES_MAX = 20
 
@@ -50,7 +53,7 @@ def check_state(factory: Callable[[], Any], changes: Any, *, examples: int = 100
     `changes`: in their order; or a Hypothesis strategy that gives one change, then `examples` lists of up to 20 are
     tried. What `apply` rejects is fine, and tried as well. Raises `ConfigError` for what is no state at all.
     """
-    checks.whole("examples", examples, least=1)
+    checks.whole("examples", examples, least=1, most=EXAMPLES_MAX)
     _check_makes_states(factory)
     if _is_strategy(changes):
         _check_examples(factory, changes, examples)

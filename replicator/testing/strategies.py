@@ -15,7 +15,9 @@ import enum
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from ..errors import ChangeTooLarge, ConfigError, InvalidChange, NotJSON
@@ -94,7 +96,8 @@ def commands(kind: type[Commands], **arguments: SearchStrategy[Any]) -> SearchSt
 
 def _calls(method: ChangeMethod[..., Any], given: dict[str, SearchStrategy[Any]]) -> SearchStrategy[Change[Any]]:
     hints = hints_of(method._function, method.name)
-    needed, optional = {}, {}
+    needed: dict[str, SearchStrategy[Any]] = {}
+    optional: dict[str, SearchStrategy[Any]] = {}
     for name, parameter in method.__signature__.parameters.items():
         drawn = given[name] if name in given else _of(hints[name], f"{method.name}({name})")
         (needed if parameter.default is inspect.Parameter.empty else optional)[name] = drawn
@@ -110,15 +113,27 @@ def _made(method: Callable[..., Change[Any]], drawn: dict[str, Any]) -> Any:
         return None
 
 
+_SIMPLE: dict[Any, Callable[[], SearchStrategy[Any]]] = {
+    None: st.none,
+    type(None): st.none,
+    Any: json_values,
+    bool: st.booleans,
+    int: _integers,
+    float: _floats,
+    str: _texts,
+    # A time has its offset from UTC, and a number is finite: `state/texts.py`.
+    datetime: lambda: st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    Decimal: lambda: st.decimals(-(10**12), 10**12, allow_nan=False, allow_infinity=False),
+}
+
+
 def _of(hint: Any, what: str) -> SearchStrategy[Any]:
     """Values of an annotation that can be written down as JSON: the same annotations as `state/conversion.py` takes."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated or hasattr(hint, "__supertype__") or hasattr(hint, "__value__"):
         return _of(getattr(hint, "__supertype__", getattr(hint, "__value__", arguments and arguments[0])), what)
-    simple = {int: _integers, float: _floats, str: _texts, Any: json_values, bool: st.booleans, None: st.none}
-    simple[type(None)] = st.none
-    if isinstance(hint, typing.Hashable) and hint in simple:
-        return simple[hint]()
+    if isinstance(hint, Hashable) and hint in _SIMPLE:
+        return _SIMPLE[hint]()
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin in (typing.Union, types.UnionType):
