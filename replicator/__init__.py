@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from .format.keyed import Key
     from .node.host import Host
     from .node.node import Node
-    from .state import CheckedState, KeptState, ReplicatedState, SharedState, State
+    from .state import CheckedState, KeptState, ReplicatedState, SharedState, State, TypedResults
     from .state.changes import Change
     from .state.commands import Commands, change
     from .state.mapping import DictState, delete, put, put_many
@@ -106,6 +106,7 @@ __all__ = [
     "StateChanged",
     "StateError",
     "StateInUse",
+    "TypedResults",
     "UnknownGroup",
     "WouldDeadlock",
     "WrongProcess",
@@ -130,6 +131,7 @@ _ELSEWHERE = {
     "ReplicatedState": "state",
     "SharedState": "state",
     "State": "state",
+    "TypedResults": "state",
     "change": "state.commands",
     "delete": "state.mapping",
     "put": "state.mapping",

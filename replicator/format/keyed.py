@@ -49,6 +49,8 @@ _PARTING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
 #: What an entry begins with.
 _HEAD = re.compile(rb'\[(?:null|"[^"\\]*(?:\\.[^"\\]*)*"),', re.DOTALL)
 
+_SPACES = "it has spaces where none belong"
+
 _OPENING, _CLOSING = b"[{", b"]}"
 _COMMA, _QUOTE = b',"'
 
@@ -144,13 +146,15 @@ def entries_of(payload: bytes, decoded: Sequence[Any]) -> list[Any]:
     Raises `NotKeyed`.
     """
     entries: list[Any] = []
+    if decoded and not payload.endswith(b"]]"):
+        raise NotKeyed(_SPACES)
     at, last = 1, len(decoded) - 1
     for number, entry in enumerate(decoded):
         if not _is_entry(entry):
             raise NotKeyed("one of its changes is not a list of a key, or null, and a change")
         head = _HEAD.match(payload, at)
         if head is None:
-            raise NotKeyed("it has spaces where none belong")
+            raise NotKeyed(_SPACES)
         end = len(payload) - 2 if number == last else _end_of(payload, head.end())
         key, change, *said = entry
         if key is not None:

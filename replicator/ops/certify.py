@@ -26,7 +26,7 @@ from ..log.interface import Log
 from ..protocol.group import Head
 from ..replica.applied_state import changes_of
 from ..replica.ledger import Ledger
-from ..state import ReplicatedState, State
+from ..state import ReplicatedState, State, TypedResults
 from ..state.class_name import are_alike, kind_of
 from ..state.contract import check_state
 from ..storage.checkpoint_reader import CheckpointReader, DamagedCheckpoint
@@ -382,12 +382,13 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
             with rebuilt_from(stored) as whole:
                 return whole.digest
         ledger = Ledger.of(stored.ledger(), id_="checkpoint")
+        typed = state if isinstance(state, TypedResults) else None
         if stored.payload is not None:
             state.restore(stored.pieces())
         for record in stored.changes():
             for index, change in enumerate(changes_of(record)):
                 with contextlib.suppress(ChangeRejected):
-                    ledger.applied(change, record.id, index, state.apply)
+                    ledger.applied(change, record.id, index, state.apply, typed)
         return digest_of_pieces(state.snapshot(), ledger=ledger.image().to_bytes())
     except CheckpointError:
         raise

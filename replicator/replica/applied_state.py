@@ -16,7 +16,7 @@ from ..format.ids import RecordId
 from ..format.keyed import change_in
 from ..format.records import ChangeRecord, Record
 from ..runtime.reentrancy import READING, Inside
-from ..state import ReplicatedState, State
+from ..state import ReplicatedState, State, TypedResults
 from ..state.callbacks import Application, asked_to_end, said
 from .ledger import Ledger, LedgerImage
 from .restore import Failed
@@ -43,6 +43,7 @@ class AppliedState:
         self.inside = Inside(node)
         self.application = Application(state, self.inside)
         self.lock = threading.Lock()
+        self._typed = state if isinstance(state, TypedResults) else None
         #: What the library keeps beside the state. It is moved with it, and by nothing else.
         self.ledger = Ledger()
         #: Why this node applies nothing any more, if it does not: a bug in the application.
@@ -75,7 +76,7 @@ class AppliedState:
         with self.inside.of("apply()"):
             for index, change in enumerate(changes):
                 try:
-                    results.append(self.ledger.applied(change, record.id, index, self._apply_one))
+                    results.append(self.ledger.applied(change, record.id, index, self._apply_one, self._typed))
                 except ChangeRejected as rejected:
                     results.append(rejected)
                 except BaseException as error:

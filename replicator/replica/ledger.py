@@ -21,8 +21,9 @@ An entry is kept as the line of JSON that it is in a snapshot, cut in two: its k
     ["order-4712","5-1042",1,"<digest>",{"rejected":["OutOfStock","none left",{"field":"item"}]}]
     ["order-4713","5-1043",0,"<digest>",{}]                  its result was not kept
 
-**Results** are kept if JSON gives back what it was given, in at most RESULT_BYTES_MAX. Others are not, and whoever
-repeats such a change is told so (`ResultNotKept`).
+**Results** are kept if JSON gives back what it was given, in at most RESULT_BYTES_MAX; of a state that has its results
+in JSON and back (`TypedResults`), what it makes of them. Others are not, and whoever repeats such a change is told so
+(`ResultNotKept`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ..errors import ChangeRejected, KeyReused, ResultNotKept, SnapshotRefused
 from ..format.ids import RecordId
 from ..format.keyed import Keyed, is_key
 from ..runtime.gil import Turns
+from ..state import TypedResults
 
 __all__ = ["KEYS_BYTES_MAX", "KEYS_MAX", "RESULT_BYTES_MAX", "Ledger", "LedgerImage"]
 
@@ -92,31 +94,37 @@ class Ledger:
 
     # --- applying ---
 
-    def applied(self, change: Any, id_: RecordId, index: int, apply: Callable[[Any], Any]) -> Any:
+    def applied(
+        self, change: Any, id_: RecordId, index: int, apply: Callable[[Any], Any], typed: TypedResults | None = None
+    ) -> Any:
         """The result of a change that may have a key: see `once`."""
-        return self.once(change, id_, index, apply) if type(change) is Keyed else apply(change)
+        return self.once(change, id_, index, apply, typed) if type(change) is Keyed else apply(change)
 
-    def once(self, keyed: Keyed, id_: RecordId, index: int, apply: Callable[[Any], Any]) -> Any:
+    def once(
+        self, keyed: Keyed, id_: RecordId, index: int, apply: Callable[[Any], Any], typed: TypedResults | None = None
+    ) -> Any:
         """Apply a change, unless its key is here: then give, or raise, what the first time gave.
 
-        `id_`, `index`: of the record, and of the change in it. Gives a `ResultNotKept` where there is nothing to give.
+        `id_`, `index`: of the record, and of the change in it. `typed`: what has results in JSON, and back. Gives a
+        `ResultNotKept` where there is nothing to give.
         """
         key = orjson.dumps(keyed.key)
         known = self._entries.get(key)
         if known is not None:
-            return _first_outcome(keyed, known)
+            return _first_outcome(keyed, known, typed)
         try:
             result = apply(keyed.change)
         except ChangeRejected as rejected:
             self._keep(keyed, key, id_, index, _rejection(rejected))
             raise
-        self._keep(keyed, key, id_, index, _kept({"result": result}) or b"{}")
+        self._keep(keyed, key, id_, index, _result(keyed, result, typed))
         return result
 
     def _keep(self, keyed: Keyed, key: bytes, id_: RecordId, index: int, outcome: bytes) -> None:
         self._add(key, b'"%b",%d,"%b",%b' % (str(id_).encode(), index, keyed.digest.encode(), outcome))
 
     def _add(self, key: bytes, entry: bytes) -> None:
+        key = bytes(memoryview(key))  # a copy: what orjson gives keeps the 4 KiB that it was written into
         self._entries[key] = entry
         self._order.append(key)
         self._size += len(key) + len(entry) + _AROUND
@@ -179,6 +187,14 @@ def _kept(outcome: dict[str, Any]) -> bytes | None:
     return in_json if fits else None
 
 
+def _result(keyed: Keyed, result: Any, typed: TypedResults | None) -> bytes:
+    try:
+        told = result if typed is None else typed.result_to_json(keyed.change, result)
+    except Exception:  # it is not of the type that it should be: it is given as it is, and no more than that
+        return b"{}"
+    return _kept({"result": told}) or b"{}"
+
+
 def _rejection(rejected: ChangeRejected) -> bytes:
     """What is kept of a rejection: its class, what it says, its fields; of one that is too long, that it was one."""
     name, message = type(rejected).__name__, str(rejected)
@@ -188,13 +204,19 @@ def _rejection(rejected: ChangeRejected) -> bytes:
     return orjson.dumps({"rejected": [name, "it was rejected, with more to say than is kept", {}]})
 
 
-def _first_outcome(keyed: Keyed, entry: bytes) -> Any:
+def _first_outcome(keyed: Keyed, entry: bytes, typed: TypedResults | None) -> Any:
     at, _, digest, outcome = orjson.loads(b"[%b]" % entry)
     if digest != keyed.digest:
         raise KeyReused(key=keyed.key, id=at)
     if "rejected" in outcome:
         raise _rejected_as(*outcome["rejected"])
-    return outcome["result"] if "result" in outcome else ResultNotKept(key=keyed.key, id=at)
+    not_kept = ResultNotKept(key=keyed.key, id=at)
+    if "result" not in outcome or typed is None:
+        return outcome.get("result", not_kept)
+    try:
+        return typed.result_from_json(keyed.change, outcome["result"])
+    except Exception:  # the code has other types than when it was kept
+        return not_kept
 
 
 def _rejected_as(name: str, message: str, told: dict[str, Any]) -> ChangeRejected:

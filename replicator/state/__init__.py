@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["CheckedState", "KeptState", "ReplicatedState", "SharedState", "State"]
+__all__ = ["CheckedState", "KeptState", "ReplicatedState", "SharedState", "State", "TypedResults"]
 
 
 @runtime_checkable
@@ -84,6 +84,23 @@ class CheckedState(ReplicatedState, Protocol):
         `Node.replace` calls it on the primary, before anything is sent and without the node's lock, with the pieces as
         every node will decode them: those that do not fit would stall them all. What it raises, `replace` raises.
         """
+        ...
+
+
+@runtime_checkable
+class TypedResults(Protocol):
+    """A state that has the results of its `apply` in JSON, and back: so they can be kept for a repeat with a key.
+
+    Without, results that are plain JSON are kept (docs/api.md, *Keys*). What either method raises is as if there were
+    no result to be kept.
+    """
+
+    def result_to_json(self, change: Any, result: Any) -> Any:
+        """Plain JSON for what `apply` returned for this change. Deterministic, and called as `apply` is."""
+        ...
+
+    def result_from_json(self, change: Any, value: Any) -> Any:
+        """The result, of what `result_to_json` gave, for somebody who sends the change again."""
         ...
 
 

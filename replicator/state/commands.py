@@ -52,7 +52,7 @@ P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 
 #: What `Commands` has itself: no change can be called that.
-_RESERVED = ("apply", "snapshot", "restore", "check_pieces", "checked")
+_RESERVED = ("apply", "snapshot", "restore", "check_pieces", "checked", "result_to_json", "result_from_json")
 
 
 class ChangeMethod(Generic[P, ResultT]):
@@ -88,6 +88,23 @@ class ChangeMethod(Generic[P, ResultT]):
     def carry_out(self, state: Any, arguments: Any) -> ResultT:
         """Call the method with these arguments, as JSON has them. Raises `InvalidChange`, and what the method does."""
         return self._called(state, self._decoded(arguments))
+
+    def result_to_json(self, result: Any) -> Any:
+        """What JSON has for what the method gave, by the type that it says it gives. Raises `InvalidChange`."""
+        return result if self._result is None else self._result.encode(result, "result")
+
+    def result_from_json(self, value: Any) -> Any:
+        """The inverse."""
+        return value if self._result is None else self._result.decode(value, "result")
+
+    @functools.cached_property
+    def _result(self) -> Converter | None:
+        """None: it does not say what it gives, or a type that cannot be written down."""
+        setting = f"{self._owner}.{self.name}"
+        try:
+            return converter_of(hints_of(self._function, setting)["return"], setting)
+        except (KeyError, ConfigError):
+            return None
 
     def check(self) -> None:
         """Raises `ConfigError` if an argument has no type that can be written down, or a default that is not of it."""
@@ -194,6 +211,14 @@ class Commands:
             return method.carry_out(self, arguments)
         finally:
             self._is_applying = before
+
+    def result_to_json(self, change: Any, result: Any) -> Any:
+        """See `TypedResults`: by the type that the method says it gives."""
+        return _plan_of(type(self)).method(named(change)[0]).result_to_json(result)
+
+    def result_from_json(self, change: Any, value: Any) -> Any:
+        """See `TypedResults`."""
+        return _plan_of(type(self)).method(named(change)[0]).result_from_json(value)
 
     @classmethod
     def checked(cls, change: Any) -> Change[Any]:

@@ -19,7 +19,10 @@ from . import KeptState
 __all__ = ["check_state"]
 
 #: With how many arguments a node calls each.
-_ARGUMENTS = {"snapshot": 0, "restore": 1, "apply": 1, "check_pieces": 1, "survived": 0, "published": 0}
+_ARGUMENTS = {
+    "snapshot": 0, "restore": 1, "apply": 1, "check_pieces": 1, "survived": 0, "published": 0, "result_to_json": 2,
+    "result_from_json": 2,
+}  # fmt: skip
 
 _NEEDED = ("snapshot", "restore")
 

@@ -107,7 +107,9 @@ def _forget_term() -> None:
 
 
 def _keys_in_apply() -> None:
-    def once(ledger: Ledger, keyed: Keyed, id_: RecordId, index: int, apply: Callable[[Any], Any]) -> Any:
+    def once(
+        ledger: Ledger, keyed: Keyed, id_: RecordId, index: int, apply: Callable[[Any], Any], typed: Any = None
+    ) -> Any:
         return apply(keyed.change)
 
     Ledger.once = once  # type: ignore[method-assign]

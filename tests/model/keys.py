@@ -66,13 +66,18 @@ class KeyedMachine(Machine):
                 yield self._submitted(node._replace(queued=node.queued[1:]), node.queued[0], run, -1)
 
     def observe(self, ghost: int, server: int, i: int, event: tuple[str, str, RecordId]) -> int:
-        what, letter, _ = event
-        if what == "acknowledged" and letter in LETTERS:
-            known = self.ghosts[ghost]
-            for other in known.answers - {letter}:
-                raise Breach(f"G10: one client is told {letter!r}, another one {other!r}")
-            ghost = self.ghosts(known._replace(answers=frozenset({letter})))
-        return super().observe(ghost, server, i, event)
+        what, letter, id_ = event
+        if what != "acknowledged" or letter not in LETTERS:
+            return super().observe(ghost, server, i, event)
+        for other in self.ghosts[ghost].answers - {letter}:
+            raise Breach(f"G10: one client is told {letter!r}, another one {other!r}")
+        known = self.ghosts[super().observe(ghost, server, i, event)]
+        # Who told it may have read it. Who wrote it may not know yet that it is in the log, and was a primary before.
+        acks = tuple(
+            ack and ack._replace(since=max(ack.since, id_)) if each == letter else ack
+            for each, ack in zip(LETTERS, known.acks, strict=False)
+        )
+        return self.ghosts(known._replace(acks=acks, answers=frozenset({letter})))
 
     def check_states(self, node: int) -> None:
         """G10: of all attempts, one is in a state at the most."""

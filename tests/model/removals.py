@@ -162,7 +162,9 @@ def forks_its_disk_as_it_is(machine: Machine, node: Node) -> Disk:
     return node.disk
 
 
-def applies_whatever_is_known(ledger: Ledger, keyed: Keyed, id_: RecordId, index: int, apply: Any) -> Any:
+def applies_whatever_is_known(
+    ledger: Ledger, keyed: Keyed, id_: RecordId, index: int, apply: Any, typed: Any = None
+) -> Any:
     return apply(keyed.change)
 
 

@@ -99,6 +99,7 @@ def test_what_is_a_key(key: str) -> None:
     "payload",
     [b'["a",1]', b'[["a"]]', b'[["a",1,2]]', b'[[1,2]]', b'[["",1]]', b'[[ "a",1]]', b'[ ["a",1]]', b'[["a" ,1]]',
      b'[["\\n",1]]', b'[{"a":1}]', b'[null]', b'[["' + b"k" * 257 + b'",1]]', b'[["a",1,"0"]]',
+     b'[["a",1] ]', b'[["a",1]]\n',
      b'[["a",1,null]]', b'[[null,1,"' + b"0" * 32 + b'"]]', b'[["a",1,"' + b"0" * 32 + b'",1]]'],
 )  # fmt: skip
 def test_another_form_is_refused(payload: bytes) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from replicator import (
     ChangeRejected,
+    Commands,
     ConfigError,
     Key,
     KeyReused,
@@ -17,6 +19,7 @@ from replicator import (
     NotAcknowledged,
     OutcomeUnknown,
     ResultNotKept,
+    change,
 )
 from replicator.format.codec import CHANGE_BYTES_MAX, encoded, encoded_keyed
 from replicator.format.ids import ZERO_ID
@@ -194,6 +197,40 @@ class TestOneNode:
         assert ledger_of(a) == before
         assert a.submit(push("x"), key="k") == 1
         assert pushed(a) == ["new"]
+
+
+@dataclass(frozen=True)
+class Flag:
+    on: bool
+    percent: int = 100
+
+
+@dataclass
+class Flags(Commands):
+    flags: dict[str, Flag] = field(default_factory=dict)
+
+    @change
+    def set_flag(self, name: str, on: bool) -> Flag:
+        flag = self.flags[name] = Flag(on, len(self.flags))
+        return flag
+
+    @change
+    def names(self) -> set[str]:  # none that can be written down
+        return set(self.flags)
+
+    @change
+    def count(self):  # type: ignore[no-untyped-def]  # it does not say what it gives
+        return len(self.flags)
+
+
+def test_results_of_commands_are_kept_by_the_type_that_their_methods_give(group: Group) -> None:
+    a = group.primary("a", state=Flags())
+    for _ in range(2):
+        assert a.submit(Flags.set_flag("x", True), key="k") == Flag(True, 0)
+        assert a.submit(Flags.count(), key="l") == 1
+    assert a.submit(Flags.names(), key="m") == {"x"}
+    with pytest.raises(ResultNotKept):
+        a.submit(Flags.names(), key="m")
 
 
 class TestAGroup:

@@ -121,6 +121,33 @@ class TestOnce:
         assert "'k' was committed at 5-1042" in str(told)
 
 
+class TestTypedResults:
+    """What a state has in JSON, and back."""
+
+    class Pairs:
+        def result_to_json(self, change: Any, result: Any) -> Any:
+            return list(result)
+
+        def result_from_json(self, change: Any, value: Any) -> Any:
+            return (*value, change)
+
+    def test_a_repeat_has_what_the_state_makes_of_it(self) -> None:
+        ledger = Ledger()
+        assert ledger.once(keyed("k", 5), AT, 0, gives((1, 2)), self.Pairs()) == (1, 2)
+        assert ledger.once(keyed("k", 5), AT, 0, never, self.Pairs()) == (1, 2, 5)
+
+    @pytest.mark.parametrize("result", [7, ({1},)])
+    def test_what_the_state_cannot_write_down_is_not_kept(self, result: Any) -> None:
+        ledger = Ledger()
+        assert ledger.once(keyed("k"), AT, 0, gives(result), self.Pairs()) is result
+        assert isinstance(ledger.once(keyed("k"), AT, 0, never, self.Pairs()), ResultNotKept)
+
+    def test_nor_what_it_cannot_read(self) -> None:
+        ledger = Ledger()
+        ledger.once(keyed("k"), AT, 0, gives(7))
+        assert isinstance(ledger.once(keyed("k"), AT, 0, never, self.Pairs()), ResultNotKept)
+
+
 class TestWhatLeaves:
     def test_the_oldest_leaves_when_there_are_too_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ledger_module, "KEYS_MAX", 3)
