@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import (
+        ApplyFailed,
         ChangeRejected,
         ChangeTooLarge,
+        CheckFailed,
         CheckpointError,
         ConfigError,
         CorruptRecord,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from .format.ids import Position, RecordId
     from .node.host import Host
     from .node.node import Node
-    from .state import CheckedState, KeptState, ReplicatedState, SharedState, State
+    from .state import CheckedState, CheckingState, KeptState, ReplicatedState, SharedState, State
     from .state.changes import Change
     from .state.commands import Commands, change
     from .state.mapping import DictState, delete, put, put_many
@@ -59,10 +61,13 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ApplyFailed",
     "Change",
     "ChangeRejected",
     "ChangeTooLarge",
+    "CheckFailed",
     "CheckedState",
+    "CheckingState",
     "CheckpointError",
     "Commands",
     "ConfigError",
@@ -112,6 +117,7 @@ __all__ = [
 _ELSEWHERE = {
     "Change": "state.changes",
     "CheckedState": "state",
+    "CheckingState": "state",
     "Commands": "state.commands",
     "DictState": "state.mapping",
     "Host": "node.host",

@@ -10,7 +10,9 @@
     ├── WouldDeadlock            a call that would wait for its own caller
     ├── Fenced                   the term of the writer is over; nothing was written
     ├── ChangeRejected           the application rejected a change (an outcome, not a failure)
-    │   └── InvalidChange        … which is none that it knows, or has arguments that do not fit
+    │   ├── InvalidChange        … which is none that it knows, or has arguments that do not fit
+    │   └── ApplyFailed          … because apply() raised something else, and the node was told to take that for a no
+    ├── CheckFailed              check() of the application failed; nothing was written
     ├── NotSubmitted             a change that was called like a method, and would change one copy alone
     ├── ChangeTooLarge           a change does not fit into a record
     ├── NotJSON                  a change, or a piece of a snapshot, cannot be encoded as JSON
@@ -141,6 +143,15 @@ class ChangeRejected(ReplicatorError):
 
 class InvalidChange(ChangeRejected):
     """The change is none that the state knows, or its arguments do not fit: where it was made, nothing was written."""
+
+
+class ApplyFailed(ChangeRejected):
+    """apply() failed at the change, which is a bug in it ({problem}); as on_apply_error="reject" says, that counts as a
+    rejection, on every node"""
+
+
+class CheckFailed(ReplicatorError):
+    """check() failed at the change {change}, which is a bug in it ({problem}); nothing was written"""
 
 
 class NotSubmitted(ReplicatorError):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 from ..errors import (
     ChangeRejected,
     ChangeTooLarge,
+    CheckFailed,
     ConfigError,
     NotRunning,
     PositionLost,
@@ -238,7 +239,8 @@ class Node(NodeFacts, Generic[StateT]):
         With `term`, only in that one: a caller that acts on what it saw in a term is refused once the term is over.
         `ack`: what this one waits for, instead of what the node was given.
 
-        Raises `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
+        Raises `ChangeRejected` (by `apply`: a recorded outcome; or by `check`: nothing was written), `CheckFailed`
+        (nothing was written), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
         log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
         inside of a read or of a callback of this very node.
@@ -253,7 +255,8 @@ class Node(NodeFacts, Generic[StateT]):
         """Commit changes in one record, so that all of them are in the log, in their order, or none is.
 
         What `apply` returned for each; one that it rejected has its `ChangeRejected` in its place, and the others are
-        applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. Raises what `submit` raises.
+        applied. One that `check` rejected has it in its place, too, and is left out of the record. At most 1,000
+        changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. Raises what `submit` raises.
         """
         _check_fits(changes)
         if not changes:
@@ -455,7 +458,7 @@ def _committed(
     id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
     if level.kind != "appended" and not _are_rejected(results):
         running.acks.wait(level, id_, deadline - time.monotonic())
-    return results
+    return _checked(results)
 
 
 async def _acknowledged(
@@ -465,18 +468,25 @@ async def _acknowledged(
     id_, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
     if level.kind != "appended" and not _are_rejected(results):
         await running.acks.awaited(level, id_, deadline - time.monotonic())
+    return _checked(results)
+
+
+def _checked(results: list[Any]) -> list[Any]:
+    """They are the results of one call: where `check` failed, nothing of it was written."""
+    if results and isinstance(results[0], CheckFailed):
+        raise results[0]
     return results
 
 
 def _result(result: Any) -> Any:
-    if isinstance(result, ChangeRejected):
+    if isinstance(result, ChangeRejected | CheckFailed):
         raise result
     return result
 
 
 def _are_rejected(results: Sequence[Any]) -> bool:
     """Whether nothing came of the changes: then nobody has to have them."""
-    return all(isinstance(result, ChangeRejected) for result in results)
+    return all(isinstance(result, ChangeRejected | CheckFailed) for result in results)
 
 
 def _check_fits(changes: Sequence[Any]) -> None:

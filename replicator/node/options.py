@@ -23,6 +23,7 @@ __all__ = [
     "BEAT_EVERY_S_MAX",
     "FAILOVER_WITHOUT",
     "LEASE_S_MIN",
+    "ON_APPLY_ERROR",
     "ON_LOG_LOST",
     "ON_RESTART",
     "NodeArguments",
@@ -42,6 +43,7 @@ BEAT_EVERY_S_MAX = election.BEAT_EVERY_MS_MAX / 1000
 ON_RESTART = ("primary", "standby")
 ON_LOG_LOST = ("wait", "recover")
 FAILOVER_WITHOUT = ("safe", "always")
+ON_APPLY_ERROR = ("stall", "reject")
 
 
 class NodeKeywords(TypedDict, total=False):
@@ -53,6 +55,7 @@ class NodeKeywords(TypedDict, total=False):
     on_restart: str
     on_log_lost: str
     failover_without: str
+    on_apply_error: str
     beat_every_s: float | None
     snapshot_bytes_max: int
 
@@ -72,10 +75,12 @@ class NodeOptions:
     does when Redis has no log any more: `"wait"` for `replicator recover`, serving reads; `"recover"` founds it anew,
     from the most advanced node that does so. `failover_without`: when it leads by itself after Redis may have lost
     something; `"safe"`: only if the nodes that are missing cannot be all that hold a change acknowledged as
-    `applied:N` (`protocol/missing_nodes.py`); `"always"`: whoever is missing. `beat_every_s`: how often it reports, if
-    not once a second or a third of the lease, whichever is shorter; after three times that without a report others
-    take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked, its bytes and what JSON makes
-    of them (`format/unpacked_size.py`); the same on all nodes.
+    `applied:N` (`protocol/missing_nodes.py`); `"always"`: whoever is missing. `on_apply_error`: what an exception of
+    `apply` means that is no `ChangeRejected`: `"stall"`, the node applies nothing more; `"reject"`, it is a rejection
+    like any other, for states that move nothing before they raise; the same on all nodes. `beat_every_s`: how often it
+    reports, if not once a second or a third of the lease, whichever is shorter; after three times that without a report
+    others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked, its bytes and what
+    JSON makes of them (`format/unpacked_size.py`); the same on all nodes.
 
     Raises `ConfigError`.
     """
@@ -86,6 +91,7 @@ class NodeOptions:
     on_restart: str = "primary"
     on_log_lost: str = "wait"
     failover_without: str = "safe"
+    on_apply_error: str = "stall"
     beat_every_s: float | None = None
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX
 
@@ -99,6 +105,7 @@ class NodeOptions:
         checks.choice("on_restart", self.on_restart, ON_RESTART)
         checks.choice("on_log_lost", self.on_log_lost, ON_LOG_LOST)
         checks.choice("failover_without", self.failover_without, FAILOVER_WITHOUT)
+        checks.choice("on_apply_error", self.on_apply_error, ON_APPLY_ERROR)
         checks.whole("snapshot_bytes_max", self.snapshot_bytes_max, least=1, most=TERM_MAX)
 
     @property

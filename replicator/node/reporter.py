@@ -81,6 +81,7 @@ class Reporter:
             goes_on=self._policy.goes_on,
             applied_min=self._observer.applied_min,
             knew=self._observer.knew,
+            rejects_errors=self._replica.applied.rejects_errors,
             digest=digest,
             digest_at=digest_at,
         )

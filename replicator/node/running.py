@@ -64,7 +64,7 @@ class RunningNode:
         log, lease, policy = setup.log, setup.lease, setup.options.policy
         me = Writer(setup.name, secrets.token_hex(16))
         self.checkpoint = checkpoint
-        self.replica = _replica_of(setup.state, checkpoint, me, setup.options.snapshot_bytes_max)
+        self.replica = _replica_of(setup, checkpoint, me)
         self.primary = Primary(log, self.replica, lease, patience_s=lease.length_s)
         self.async_writer = AsyncWriter(self.primary.commits, name=setup.name, soon=setup.scheduler.soon)
         self.acks = Acks(log, self.replica, lease)
@@ -138,6 +138,13 @@ def joined(setup: NodeSetup) -> RunningNode:
     return running
 
 
-def _replica_of(state: State | ReplicatedState, checkpoint: Checkpoint, me: Writer, snapshot_bytes_max: int) -> Replica:
-    updater = ChangeUpdater if isinstance(state, State) else WholeUpdater
-    return Replica(state, checkpoint, me, snapshot_bytes_max=snapshot_bytes_max, updater=updater)
+def _replica_of(setup: NodeSetup, checkpoint: Checkpoint, me: Writer) -> Replica:
+    options = setup.options
+    return Replica(
+        setup.state,
+        checkpoint,
+        me,
+        snapshot_bytes_max=options.snapshot_bytes_max,
+        updater=ChangeUpdater if isinstance(setup.state, State) else WholeUpdater,
+        rejects_errors=options.on_apply_error == "reject",
+    )

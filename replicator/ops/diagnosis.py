@@ -75,8 +75,8 @@ def term_holder(look: GroupView) -> str | None:
 
 
 def checks_of_group(look: GroupView) -> list[Check]:
-    """The checks of the log, of the primary, of automatic failover, of the standbys, and of clocks."""
-    return [check for each in (_log, _primary, _failover, _standbys, _clocks) for check in each(look)]
+    """The checks of the log, of the primary, of automatic failover, of the standbys, of settings, and of clocks."""
+    return [check for each in (_log, _primary, _failover, _standbys, _settings, _clocks) for check in each(look)]
 
 
 def checks_of_nodes(look: GroupView) -> list[Check]:
@@ -220,6 +220,16 @@ def _standbys(look: GroupView) -> Iterator[Check]:
         yield problem("standbys", "no standby is left that could take over", "see what is wrong with the others")
     else:
         yield warning("standbys", f"{holder} is the only node, and none could take over", "start another one")
+
+
+def _settings(look: GroupView) -> Iterator[Check]:
+    """Whether what has to be the same on all nodes is. Told of nodes that report: others may come back with another."""
+    live = [heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive]
+    rejects = [heartbeat.node for heartbeat in live if heartbeat.rejects_errors]
+    stalls = [heartbeat.node for heartbeat in live if not heartbeat.rejects_errors]
+    if rejects and stalls:
+        what = f"on_apply_error is reject on {', '.join(rejects)}, and stall on {', '.join(stalls)}"
+        yield warning("settings", what, "make it the same, or at the next error of apply() some go on, and others do not")
 
 
 def _clocks(look: GroupView) -> Iterator[Check]:

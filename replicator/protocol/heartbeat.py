@@ -45,6 +45,8 @@ class Heartbeat(NamedTuple):
     `goes_on`: in a new run it takes over whichever nodes are missing. `applied_min`: as in the head, as far as this
     node knows, its own settings included. `knew`: the nodes that took part when the log was last whole.
 
+    `rejects_errors`: an exception of `apply` is a rejection there (`on_apply_error="reject"`).
+
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
 
@@ -76,6 +78,7 @@ class Heartbeat(NamedTuple):
     goes_on: bool = False
     applied_min: int = 0
     knew: tuple[str, ...] = ()
+    rejects_errors: bool = False
     age_ms: int = 0
     beaten_at: int = 0
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import CoroutineType
 from typing import Any
 
-from ..errors import ChangeRejected, ReplicatorError, Stalled, StateError
+from ..errors import ApplyFailed, ChangeRejected, ReplicatorError, Stalled, StateError
 from ..format.codec import decode_changes
 from ..format.ids import RecordId
 from ..format.records import ChangeRecord, Record
@@ -23,12 +23,19 @@ __all__ = ["AppliedState", "changes_of", "raising"]
 
 logger = logging.getLogger(__name__)
 
+#: What befalls this node, and not every node at this change: that is no outcome which all nodes share.
+_OF_THIS_NODE = (MemoryError, RecursionError, OSError, StateError)
+
 
 class AppliedState:
-    """A state and its readers. `node`: whose it is. Whoever moves the state holds `lock`."""
+    """A state and its readers. `node`: whose it is. Whoever moves the state holds `lock`.
 
-    def __init__(self, state: State | ReplicatedState, node: str) -> None:
+    `rejects_errors`: an exception that `apply` did not mean to raise is a rejection, as if it had said no.
+    """
+
+    def __init__(self, state: State | ReplicatedState, node: str, *, rejects_errors: bool = False) -> None:
         self.state = state
+        self.rejects_errors = rejects_errors
         #: The callers that must not wait for this node, and the callbacks of the application.
         self.inside = Inside(node)
         self.application = Application(state, self.inside)
@@ -71,6 +78,9 @@ class AppliedState:
                 except ChangeRejected as rejected:
                     results.append(rejected)
                 except BaseException as error:
+                    if self._is_rejection(error):
+                        results.append(self._rejection(record.id, change, error))
+                        continue
                     logger.exception("apply() failed at %s, at the change %.200r", record.id, change)
                     stalled = self._stall(record.id, error)
                     if asked_to_end(error):
@@ -80,6 +90,13 @@ class AppliedState:
             self.markers.append((record.id, self.marked()))
         self.applied_at = record.at
         return results
+
+    def _is_rejection(self, error: BaseException) -> bool:
+        return self.rejects_errors and isinstance(error, Exception) and not isinstance(error, _OF_THIS_NODE)
+
+    def _rejection(self, id_: RecordId, change: Any, error: BaseException) -> ApplyFailed:
+        logger.error("apply() failed at %s, and rejected the change %.200r", id_, change, exc_info=error)
+        return ApplyFailed(problem=said(error))
 
     def drawn(self) -> Iterable[Any]:
         """The state as it is now. What is wrong with it is for whoever draws the pieces: no record is to blame."""

@@ -66,7 +66,7 @@ class Replica:
 
     `me` has a boot that was drawn for this start. The state is rebuilt from the checkpoint here and now.
     `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/unpacked_size.py`). `updater`:
-    what keeps the state up with the log.
+    what keeps the state up with the log. `rejects_errors`: see `AppliedState`.
     """
 
     def __init__(
@@ -77,10 +77,11 @@ class Replica:
         *,
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         updater: Callable[[Rebuild], StateUpdater] = ChangeUpdater,
+        rejects_errors: bool = False,
     ) -> None:
         self.write_lock = WriteLock()
         self.known = NodeStateCell(NodeState(me=me, view=View()))
-        self.applied = AppliedState(state, me.node)
+        self.applied = AppliedState(state, me.node, rejects_errors=rejects_errors)
         self.saved = SaveQueue(checkpoint, boot=me.boot)
         #: Stale records that were ignored since the start.
         self.rejected = 0

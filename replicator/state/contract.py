@@ -19,7 +19,7 @@ from . import KeptState
 __all__ = ["check_state"]
 
 #: With how many arguments a node calls each.
-_ARGUMENTS = {"snapshot": 0, "restore": 1, "apply": 1, "check_pieces": 1, "survived": 0, "published": 0}
+_ARGUMENTS = {"snapshot": 0, "restore": 1, "apply": 1, "check": 1, "check_pieces": 1, "survived": 0, "published": 0}
 
 _NEEDED = ("snapshot", "restore")
 
@@ -42,6 +42,8 @@ def _problems(state: object, name: str) -> Iterator[str]:
             yield f"{name} has no {method}(){_hint(state, method)}; see replicator.state"
     for method, arguments in _ARGUMENTS.items():
         found = getattr(state, method, None)
+        if method == "check" and getattr(state, "apply", None) is None:
+            continue  # nobody submits a change to it: it is the application's own
         if found is not None and (problem := _problem_of(found, method, arguments)):
             yield f"{method}() of {name} {problem}"
     if getattr(state, "apply", None) is None and not isinstance(state, KeptState):
