@@ -229,7 +229,7 @@ def _settings(look: GroupView) -> Iterator[Check]:
     stalls = [heartbeat.node for heartbeat in live if not heartbeat.rejects_errors]
     if rejects and stalls:
         what = f"on_apply_error is reject on {', '.join(rejects)}, and stall on {', '.join(stalls)}"
-        yield warning("settings", what, "make it the same, or at the next error of apply() some go on, and others do not")
+        yield warning("settings", what, "make it the same, or they go apart at the next error of apply()")
 
 
 def _clocks(look: GroupView) -> Iterator[Check]:
