@@ -25,6 +25,7 @@
     │   └── SnapshotRefused      … or a snapshot that cannot be used
     ├── CheckpointError          the data directory cannot be used
     ├── PromotionRefused         another node is the better one, or nodes are missing that may have more
+    ├── ReinitRefused            that node is not to be rebuilt: it is the primary, or does not report
     ├── PositionLost             that position was lost in a failover
     ├── StateError               a state that is kept in a file cannot be read or written
     │   ├── StateChanged         … because another program changed it meanwhile
@@ -259,6 +260,12 @@ class PromotionRefused(ReplicatorError):
         super().__init__("" if node else "{reason}", node=node, reason=reason + hint)
         self.reason = reason
         self.better = better
+
+
+class ReinitRefused(ReplicatorError):
+    """{node} is not rebuilt: {reason}"""
+
+    exit_code = 3
 
 
 class PositionLost(ReplicatorError):

@@ -80,6 +80,7 @@ _COMMANDS = {
     "resume": "operate",
     "recover": "operate",
     "forget": "operate",
+    "reinit": "operate",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",

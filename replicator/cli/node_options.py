@@ -52,6 +52,11 @@ _OPTIONS: list[_Decorator] = [
         "that hold what was acknowledged as applied:N, or always.",
         type=click.Choice(FAILOVER_WITHOUT),
     ),
+    _option(
+        "verify_every_s",
+        "How often the primary, if it wrote, has the states of all nodes compared; 0: never.",
+        type=Seconds(),
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Commands that change a group: promote, switchover, demote, pause, resume, recover, forget, snapshot, verify."""
+"""Commands that change a group: who leads, that it goes on, what a node has; and `snapshot` and `verify`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from replicator.runtime.checks import plain
 
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
 
-__all__ = ["demote", "forget", "pause", "promote", "recover", "resume", "snapshot", "switchover", "verify"]
+__all__ = ["demote", "forget", "pause", "promote", "recover", "reinit", "resume", "snapshot", "switchover", "verify"]
 
 
 class _NotEqual(ReplicatorError):
@@ -173,6 +173,21 @@ def forget(settings: Settings, node: str) -> None:
 
 queue_option = click.option("--queue", is_flag=True, help="Run it as a job on the group's RQ worker.")
 wait_option = click.option("--timeout", type=Seconds(), default=120.0, show_default=True, help="Seconds to wait.")
+
+
+@click.command()
+@click.argument("node", type=NAME)
+@wait_option
+@output_option
+@click.pass_obj
+def reinit(settings: Settings, node: str, timeout: float, output: str) -> None:
+    """Rebuild NODE, a standby, from a snapshot of the primary. What it has is kept as a fork on its disk."""
+    with settings.log() as log:
+        done = ops.reinit(log, node, by=operator(), timeout_s=timeout, progress=_say)
+    if output == "json":
+        show_json(asdict(done))
+    else:
+        click.echo(f"{node} has the state of {done.primary} as of {done.position} ({done.took_ms:.0f} ms)")
 
 
 @click.command()

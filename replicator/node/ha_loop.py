@@ -21,10 +21,12 @@ from .candidate import Candidate
 from .components import Components
 from .consumer import Learnt
 from .digester import Digester
+from .divergence_watch import DivergenceWatch
 from .ha_policy import HaPolicy
 from .handover import Handover
 from .identity import Name, check_log_is_mine
 from .lease_keeper import LeaseKeeper
+from .marker_schedule import MarkerSchedule
 from .observer import Observer
 from .reporter import Reporter
 from .snapshot_publisher import SnapshotPublisher
@@ -66,6 +68,8 @@ class HaLoop:
         self._handover = handover
         self._digester = Digester(replica, problems, done=self._digested)
         self._state_writer = StateWriter(replica, problems, name=self._name)
+        self._markers = MarkerSchedule(parts.primary.commits, problems, every_s=policy.verify_every_s, name=self._name)
+        self._divergence = DivergenceWatch(replica, self.reporter.heartbeat, wake=wake)
         self._log_once = LogOnce(logger)
         #: When it asked for a snapshot.
         self._asked_at = float("-inf")
@@ -120,6 +124,8 @@ class HaLoop:
             self.wake()
         elif request.what == "prepare" and request.node == self._name:
             self._handover.ask(request.id)
+        elif request.what == "reinit" and request.node == self._name:
+            self._divergence.reinit(request.id, by=request.by)
         elif request.what == "digest" and node_state.is_primary:
             with suppress(LogLost):  # the next beat reports it
                 self._parts.primary.commits.mark()
@@ -137,6 +143,7 @@ class HaLoop:
         self.reporter.beat()
         self._parts.primary.writer.settle()
         self._replica.flush()  # whether a snapshot is due is asked of what is on disk
+        self._watch_states()
         self._do_what_it_owes()
         return self._pause_s(started)
 
@@ -176,8 +183,14 @@ class HaLoop:
         elif _what(self._problems.get(PASSED_BY)) != _what(problem):
             self._problems.report(PASSED_BY, problem)
 
-    def _digested(self, at: RecordId, digest: str) -> None:
-        self.reporter.digest = at, digest
+    def _watch_states(self) -> None:
+        self._markers.keep(self._replica.node_state)
+        if self.observer.look is not None:
+            self._divergence.keep(self.observer.look)
+            self.reporter.reinitialised = self._divergence.reinitialised
+
+    def _digested(self, at: RecordId, digest: str, replaced: int) -> None:
+        self.reporter.digest = at, digest, replaced
         self.wake()
 
     def _do_what_it_owes(self) -> None:

@@ -40,6 +40,10 @@ BEAT_EVERY_S_MIN = 0.001
 #: A heartbeat at least this often, however long the lease is.
 BEAT_EVERY_S_MAX = election.BEAT_EVERY_MS_MAX / 1000
 
+#: A digest of 80 MB takes a node about a second: a thousandth of its time.
+VERIFY_EVERY_S = 600.0
+VERIFY_EVERY_S_MIN = 0.001
+
 ON_RESTART = ("primary", "standby")
 ON_LOG_LOST = ("wait", "recover")
 FAILOVER_WITHOUT = ("safe", "always")
@@ -56,6 +60,7 @@ class NodeKeywords(TypedDict, total=False):
     on_log_lost: str
     failover_without: str
     on_apply_error: str
+    verify_every_s: float
     beat_every_s: float | None
     snapshot_bytes_max: int
 
@@ -77,10 +82,11 @@ class NodeOptions:
     something; `"safe"`: only if the nodes that are missing cannot be all that hold a change acknowledged as
     `applied:N` (`protocol/missing_nodes.py`); `"always"`: whoever is missing. `on_apply_error`: what an exception of
     `apply` means that is no `ChangeRejected`: `"stall"`, the node applies nothing more; `"reject"`, it is a rejection
-    like any other, for states that move nothing before they raise; the same on all nodes. `beat_every_s`: how often it
-    reports, if not once a second or a third of the lease, whichever is shorter; after three times that without a report
-    others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked, its bytes and what
-    JSON makes of them (`format/unpacked_size.py`); the same on all nodes.
+    like any other, for states that move nothing before they raise; the same on all nodes. `verify_every_s`: how often
+    the primary, if it wrote, has all nodes digest their states, so that those that differ are found; 0: never.
+    `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
+    three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
+    is unpacked, its bytes and what JSON makes of them (`format/unpacked_size.py`); the same on all nodes.
 
     Raises `ConfigError`.
     """
@@ -92,6 +98,7 @@ class NodeOptions:
     on_log_lost: str = "wait"
     failover_without: str = "safe"
     on_apply_error: str = "stall"
+    verify_every_s: float = VERIFY_EVERY_S
     beat_every_s: float | None = None
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX
 
@@ -101,6 +108,8 @@ class NodeOptions:
         if self.beat_every_s is not None:
             most = renew_every_s(self.lease_s)
             checks.seconds("beat_every_s", self.beat_every_s, least=BEAT_EVERY_S_MIN, most=most)
+        if self.verify_every_s != 0:
+            checks.seconds("verify_every_s", self.verify_every_s, least=VERIFY_EVERY_S_MIN)
         checks.flag("auto_promote", self.auto_promote)
         checks.choice("on_restart", self.on_restart, ON_RESTART)
         checks.choice("on_log_lost", self.on_log_lost, ON_LOG_LOST)
@@ -131,4 +140,5 @@ class NodeOptions:
             recovers=self.on_log_lost == "recover",
             goes_on=self.failover_without == "always",
             applied_min=self.level.standbys,
+            verify_every_s=self.verify_every_s,
         )

@@ -19,6 +19,7 @@ from .promotion import (
     switchover,
 )
 from .recovery import recover
+from .reinit import Reinit, reinit
 from .verification import DigestReport, snapshot, verify
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NodeStatus",
     "Promotion",
     "PromotionPreview",
+    "Reinit",
     "Status",
     "Switchover",
     "Term",
@@ -39,6 +41,7 @@ __all__ = [
     "promote",
     "records",
     "recover",
+    "reinit",
     "resume",
     "size_of",
     "snapshot",

@@ -45,7 +45,9 @@ class Heartbeat(NamedTuple):
     `goes_on`: in a new run it takes over whichever nodes are missing. `applied_min`: as in the head, as far as this
     node knows, its own settings included. `knew`: the nodes that took part when the log was last whole.
 
-    `rejects_errors`: an exception of `apply` is a rejection there (`on_apply_error="reject"`).
+    `rejects_errors`: an exception of `apply` is a rejection there (`on_apply_error="reject"`). `diverged`: the marker
+    at which its state was found to differ from the primary's; empty: it was not. `given_up`: why the next snapshot is
+    to take the place of its state; empty: it is not. `reinitialised`: the newest request for that which it has met.
 
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
@@ -79,6 +81,9 @@ class Heartbeat(NamedTuple):
     applied_min: int = 0
     knew: tuple[str, ...] = ()
     rejects_errors: bool = False
+    diverged: str = ""
+    given_up: str = ""
+    reinitialised: str = ""
     age_ms: int = 0
     beaten_at: int = 0
 

@@ -48,6 +48,8 @@ class AppliedState:
         self.applied_at = 0
         #: The newest marker in the state, if its digest is still to be reported, and the pieces of the state there.
         self.markers: deque[tuple[RecordId, Iterable[Any]]] = deque(maxlen=1)
+        #: How often the state was replaced by a snapshot: digests of before say nothing of it.
+        self.replaced = 0
         #: The pieces of the state at a marker.
         self.marked: Callable[[], Iterable[Any]] = self.drawn
 
@@ -97,6 +99,11 @@ class AppliedState:
     def _rejection(self, id_: RecordId, change: Any, error: BaseException) -> ApplyFailed:
         logger.error("apply() failed at %s, and rejected the change %.200r", id_, change, exc_info=error)
         return ApplyFailed(problem=said(error))
+
+    def was_replaced(self) -> None:
+        """By a snapshot: what was told of the state before does not count any more. The caller holds the lock."""
+        self.markers.clear()
+        self.replaced += 1
 
     def drawn(self) -> Iterable[Any]:
         """The state as it is now. What is wrong with it is for whoever draws the pieces: no record is to blame."""

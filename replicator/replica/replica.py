@@ -42,6 +42,7 @@ from ..storage.checkpoint import Checkpoint, Step
 from ..storage.payload import Whole
 from .applied_state import AppliedState, changes_of
 from .change_updater import ChangeUpdater
+from .divergence import Divergence
 from .node_state_cell import NodeStateCell
 from .rebuild import Rebuild
 from .save_queue import SaveQueue
@@ -86,7 +87,10 @@ class Replica:
         #: Stale records that were ignored since the start.
         self.rejected = 0
         self._log_once = LogOnce(logger)
-        self._rebuild = Rebuild(self.known, self.applied, self.saved, snapshot_bytes_max=snapshot_bytes_max)
+        self.divergence = Divergence(checkpoint)
+        self._rebuild = Rebuild(
+            self.known, self.applied, self.saved, self.divergence, snapshot_bytes_max=snapshot_bytes_max
+        )
         self._updater = updater(self._rebuild)
         loaded = checkpoint.load()
         if loaded is not None:
@@ -280,6 +284,25 @@ class Replica:
         Raises `StateError`, or `Stalled`.
         """
         self._updater.write_state()
+
+    def give_up_state(self, why: str) -> bool:
+        """Have the next snapshot take the place of the state, which is kept as a fork then; whether it is given up.
+
+        One that holds the term has the state that counts. A node that stalled applies again from that snapshot on.
+        Raises `CheckpointError`: nothing has changed then.
+        """
+        with self.write_lock:
+            node_state = self.known.to_fold()
+            if node_state.holds_term:
+                return False
+            after = node_state.without_state()
+            self.divergence.gives_up(why)
+            self.saved.save_view(after.view)
+            with self.applied.lock:
+                self.applied.stalled = ""
+                self.known.adopt(after)
+        logger.warning("waiting for a snapshot in the place of the state at %s: %s", after.view.position.id, why)
+        return True
 
     def flush(self) -> None:
         """Save what was applied and is not on disk yet, and sync what was saved. Raises `CheckpointError`."""
