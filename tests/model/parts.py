@@ -35,7 +35,8 @@ class Bounds(NamedTuple):
 
     `late`: a request may reach a Redis of a later run than its connection was made in; else connections end with a run.
     `expects`: a tool promotes only if the term is still the one that it looked at. `forgeries`: how often somebody else
-    writes numbers into Redis that no script can have come to.
+    writes numbers into Redis that no script can have come to. `drifts`: how often the state of a node that does not
+    lead turns out to be another one than it should be, and is given up.
     """
 
     changes: int = 1
@@ -49,6 +50,7 @@ class Bounds(NamedTuple):
     expects: bool = True
     nodes: int = 2
     forgeries: int = 0
+    drifts: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,6 +71,7 @@ class Budget(NamedTuple):
     failovers: int
     snapshots: int
     forgeries: int = 0
+    drifts: int = 0
 
 
 class Disk(NamedTuple):
@@ -105,7 +108,7 @@ class Sending(NamedTuple):
 
 class Node(NamedTuple):
     """A node: what it has in memory, and what would be left of it after a crash. `node_state` is None while it is
-    down."""
+    down. `gave_up`: its state is not what it should be, and the next snapshot is to take its place."""
 
     name: str
     boots: int
@@ -115,6 +118,7 @@ class Node(NamedTuple):
     disk: Disk
     write: Write | None = None
     sending: Sending | None = None
+    gave_up: bool = False
 
     @property
     def live(self) -> NodeState:

@@ -101,6 +101,13 @@ class CutsAndDoesNotSay(MemoryRedis):
         return reply
 
 
+_takes_term = node_state.NodeState.takes_term
+
+
+def takes_term_with_what_it_has(me: node_state.NodeState, look: GroupView, *, gave_up: bool) -> bool:
+    return _takes_term(me, look)
+
+
 def same_era(effective: int, *, new_run: bool) -> int:
     return effective + 1
 
@@ -336,6 +343,18 @@ REMOVALS = {
         Bounds(changes=1, promotions=1, forgeries=1, resends=0),
         patches=((replicator.log.memory_redis.MemoryState, "wrong_key", ""),),
         breaks="it goes round",
+    ),
+    "sound": Removal(
+        "nobody leads whose state is given up for a snapshot, though it lacks no change",
+        Bounds(changes=1, promotions=1, drifts=1, resends=0),
+        patches=((election, "is_sound", lambda *_: True),),
+        breaks="G6",
+    ),
+    "sound-again": Removal(
+        "neither does it go on in the term of its boot before",
+        Bounds(changes=0, promotions=1, crashes=1, drifts=1, resends=0),
+        patches=((node_state.NodeState, "takes_term", takes_term_with_what_it_has),),
+        breaks="G6",
     ),
     "ends-term": Removal(
         "the record of a new term brings the ends of those before it",

@@ -71,6 +71,12 @@ from .parts import (
     say_reply,
 )
 
+#: What a state has that is another one than it should be.
+DRIFTED = "~"
+
+#: After these a state is not the one that was given up, or counts all the same.
+_SETTLES = (Verdict.RESTORE, Verdict.LEAD, Verdict.LEAD_AFTER_REBASE)
+
 #: Dead, and not for long.
 SILENT_MS = 60_000
 
@@ -130,6 +136,8 @@ class Machine:
         for text, request, budget in self.tool_options(world.nodes, world.server, world.budget):
             yield text, world._replace(bag=_with(world.bag, request), budget=budget)
         yield from self._deliveries(world)
+        if self.budgets[world.budget].drifts:
+            yield from self._drifts(world, self.budgets[world.budget])
         budget_left = self.budgets[world.budget]
         if budget_left.failovers:
             yield from self._failovers(world, budget_left)
@@ -325,6 +333,25 @@ class Machine:
             if id_ > state.last_id:
                 yield f"record {id_}", replace(state, entries=(*state.entries, entry), last_id=id_)
 
+    # --- a state turns out to be another one ---
+
+    def _drifts(self, world: World, budget: Budget) -> Iterator[tuple[str, World]]:
+        """It is found and given up in one step. A node that is promoted before it is found leads with what it has."""
+        left = self.budgets(budget._replace(drifts=budget.drifts - 1))
+        head = self.servers[world.server].head
+        asked = {sent.writer.node for sent in map(self.requests.__getitem__, world.bag) if isinstance(sent, Promote)}
+        for i, number in enumerate(world.nodes):
+            node = self.nodes[number]
+            if node.node_state is None or node.node_state.holds_term or node.name in asked or node.gave_up:
+                continue
+            if head is not None and head.writer == node.node_state.me:
+                continue
+            drifted = self._settle(
+                node._replace(node_state=node.live.without_state(), state=node.state + DRIFTED, gave_up=True)
+            )
+            after = world.with_node(i, self.nodes(drifted))._replace(budget=left)
+            yield f"{node.name} finds that its state is another one, and gives it up", self.tidied(after)
+
     # --- what a node can do by itself ---
 
     def own_options(self, node: int, server: int, budget: int) -> tuple[Option, ...]:
@@ -481,7 +508,8 @@ class Machine:
 
     def own_promotion(self, node_state: NodeState, look: GroupView) -> Promote | None:
         """Whether it promotes itself, after it has beaten long enough: when exactly it beats makes no difference."""
-        if not node_state._replace(beats_in_run=2).takes_term(look):
+        me = look.heartbeats.get(node_state.me.node)
+        if not node_state._replace(beats_in_run=2).takes_term(look, gave_up=me is not None and me.given_up != ""):
             return None
         return Promote(
             node_state.me,
@@ -537,7 +565,9 @@ class Machine:
         value = self.nodes[node]
         if self.bounds.waits and (value.node_state is None or value.node_state.run != run):
             return Heartbeat(value.name, "", age_ms=SILENT_MS)
-        return value.node_state.heartbeat() if value.node_state else None
+        if value.node_state is None:
+            return None
+        return value.node_state.heartbeat()._replace(given_up="it drifted" if value.gave_up else "")
 
     # --- a node and a record ---
 
@@ -577,7 +607,9 @@ class Machine:
             state = b"".join(parts).decode()
         view = node_state.view
         parts = () if view.snapshot and view.snapshot.complete else parts
-        return verdict, node._replace(node_state=node_state, state=state, parts=parts)
+        # What leads counts, whatever it was; and a snapshot took the place of what was restored.
+        gave_up = node.gave_up and verdict not in _SETTLES
+        return verdict, node._replace(node_state=node_state, state=state, parts=parts, gave_up=gave_up)
 
     def _check_fork(self, node: Node, after: View) -> None:
         """G9: before another history takes the place of its own, a node copies its disk, which has all of that."""
@@ -605,7 +637,7 @@ class Machine:
         node_state = self.node_state(
             me=Writer(node.name, f"{node.name}{boots}"), view=disk.view, previous_boot=disk.boot
         )
-        return Node(node.name, boots, node_state, disk.state, disk.parts, disk)
+        return Node(node.name, boots, node_state, disk.state, disk.parts, disk, gave_up=node.gave_up)
 
     def _tidy(self, node: Node) -> Node:
         """Without what makes no difference any more."""
@@ -691,6 +723,8 @@ class Machine:
     def check_states(self, node: int) -> None:
         """G6, over everything that was ever reached: what the state is, is a function of the position."""
         value = self.nodes[node]
+        if value.gave_up:
+            return  # and it says so
         views = [(value.disk.view, value.disk.state)]
         if value.node_state:
             views.append((value.node_state.view, value.state))
@@ -796,7 +830,7 @@ def _is_later(view: View, ack: Ack) -> bool:
 def _crashed(node: Node) -> Node:
     if node.disk.view.term < node.live.view.term:
         raise Breach(f"G2: the disk of {node.name} has term {node.disk.view.term}, it has seen {node.live.view.term}")
-    return Node(node.name, node.boots, None, "", (), node.disk)
+    return Node(node.name, node.boots, None, "", (), node.disk, gave_up=node.gave_up)
 
 
 def _next_part(sending: Sending | None, outcome: WriteOutcome) -> Sending | None:

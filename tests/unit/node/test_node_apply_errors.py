@@ -114,6 +114,20 @@ def test_a_group_that_stalled_goes_on_with_new_code(group: Group, saved_first: b
     assert (a.stalled, b.stalled) == (None, None)
 
 
+def test_or_with_nodes_that_take_it_for_a_rejection(group: Group) -> None:
+    a, b = group.primary("a", state=Failing()), group.node("b", state=Failing())
+    with pytest.raises(Stalled):
+        a.submit({"fail": "now"})
+    eventually(lambda: b.stalled, "b stalls, too")
+    for node in (a, b):
+        node.stop()
+    b, a = group.node("b", state=Failing(), **REJECT), group.node("a", state=Failing(), **REJECT)
+    a.wait(role="primary", timeout_s=PATIENCE_S)
+    a.submit(push("after"), timeout_s=PATIENCE_S)
+    in_step(a, b)
+    assert (pushed(a), pushed(b)) == (["after"], ["after"])
+
+
 def test_a_node_that_starts_again_with_the_same_code_stalls_at_the_same_place(group: Group) -> None:
     a = group.primary("a", state=Failing())
     a.submit(push("x"))

@@ -12,6 +12,7 @@ from replicator.errors import Stalled
 from replicator.format.records import ChangeRecord
 from replicator.node import divergence_watch
 from replicator.replica import divergence
+from replicator.state.file import FileState
 from replicator.storage import forks as fork_files
 from tests.support.kv import (
     KV,
@@ -203,6 +204,25 @@ def test_a_digest_of_the_state_before_it_was_replaced_does_not_count(group: Grou
     after_beats(3, a, b)
     assert b.diverged is None
     assert len(forks(b)) == 1
+
+
+def test_a_file_that_somebody_wrote_to_on_a_standby_is_put_aside_and_written_anew(group: Group, tmp_path: Path) -> None:
+    """A state that is replicated whole: on a standby it is what its file has."""
+    ours, theirs = FileState(tmp_path / "ours"), FileState(tmp_path / "theirs")
+    ours.path.write_text("1")
+    a, b = group.primary("a", state=ours, **OFTEN), group.node("b", state=theirs, **OFTEN)
+    a.publish()
+    eventually(lambda: theirs.path.exists() and theirs.path.read_text() == "1", "it is published")
+    ops.verify(group.log(), by="test", timeout_s=PATIENCE_S)
+    theirs.path.write_text("mine")
+    ops.verify(group.log(), by="test", timeout_s=PATIENCE_S)
+    eventually(lambda: theirs.path.read_text() == "1", "it is written anew")
+    eventually(lambda: not b.diverged and b.in_sync, "nothing is wrong any more")
+    assert [path.read_text() for path in tmp_path.glob("theirs.replaced-*")] == ["mine"]
+    ours.path.write_text("2")
+    a.publish()
+    eventually(lambda: theirs.path.read_text() == "2", "it goes on")
+    assert ops.verify(group.log(), by="test", timeout_s=PATIENCE_S).equal
 
 
 # --- the primary is the odd one --------------------------------------------------------------------------------------
