@@ -300,9 +300,8 @@ def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check
         yield problem(name, "it reports a problem", heartbeat.problem)
     if heartbeat.diverged:
         what = f"its state differs from the primary's at {heartbeat.diverged}"
-        yield problem(
-            name, what, "it keeps that as a fork and is rebuilt, by itself once an hour, or by `replicator reinit`"
-        )
+        by_hand = f"by `replicator reinit {heartbeat.node}`"
+        yield problem(name, what, f"it keeps that as a fork and is rebuilt, by itself once an hour, or {by_hand}")
     elif heartbeat.given_up:
         yield warning(name, "the next snapshot takes the place of its state", heartbeat.given_up)
     if heartbeat.run != look.run:
