@@ -295,7 +295,7 @@ class Replica:
             node_state = self.known.to_fold()
             if node_state.holds_term:
                 return False
-            after = node_state.without_state()
+            after = self._as_saved(node_state).without_state()
             self.divergence.gives_up(why)
             self.saved.save_view(after.view)
             with self.applied.lock:
@@ -303,6 +303,13 @@ class Replica:
                 self.known.adopt(after)
         logger.warning("waiting for a snapshot in the place of the state at %s: %s", after.view.position.id, why)
         return True
+
+    def _as_saved(self, node_state: NodeState) -> NodeState:
+        """Where the disk is, if the state stalled before what was saved first: what the disk has must not come again."""
+        loaded = self.saved.checkpoint.load() if self.stalled else None
+        if loaded is None or loaded.view.position.id <= node_state.view.position.id:
+            return node_state
+        return node_state._replace(view=loaded.view)
 
     def flush(self) -> None:
         """Save what was applied and is not on disk yet, and sync what was saved. Raises `CheckpointError`."""

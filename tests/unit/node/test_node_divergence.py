@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replicator import Node, NotPrimary, PromotionRefused, ReinitRefused, ops
+from replicator import Node, NotAcknowledged, NotPrimary, PromotionRefused, ReinitRefused, ops
 from replicator.errors import Stalled
 from replicator.format.records import ChangeRecord
 from replicator.node import divergence_watch
@@ -317,7 +318,9 @@ def test_the_primary_and_who_does_not_report_is_refused(group: Group) -> None:
         ops.reinit(log, "b", by="ann", timeout_s=PATIENCE_S)
 
 
-def test_a_standby_that_stalled_goes_on_from_the_snapshot(group: Group) -> None:
+@pytest.mark.parametrize("saved_first", [False, True])
+def test_a_standby_that_stalled_goes_on_from_the_snapshot(group: Group, saved_first: bool) -> None:
+    """Whether the record at which it stalled is on its disk already, as when somebody waits for that, or not."""
     state = KV()
     a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", state=state, lease_s=SHORT_LEASE_S)
     a.submit(push("x"))
@@ -327,7 +330,8 @@ def test_a_standby_that_stalled_goes_on_from_the_snapshot(group: Group) -> None:
         raise ZeroDivisionError
 
     state.in_apply = fails
-    a.submit(push("y"))
+    with contextlib.suppress(NotAcknowledged):
+        a.submit(push("y"), ack="applied:1" if saved_first else "appended", timeout_s=0.2)
     eventually(lambda: b.stalled, "b stalls")
     state.in_apply = lambda change: None
     ops.reinit(group.log(), "b", by="ann", timeout_s=PATIENCE_S)
@@ -335,6 +339,57 @@ def test_a_standby_that_stalled_goes_on_from_the_snapshot(group: Group) -> None:
     is_rebuilt(a, b)
     assert pushed(b) == ["x", "y", "z"]
     assert b.stalled is None
+    b.stop()
+    again = group.node("b", lease_s=SHORT_LEASE_S)
+    is_rebuilt(a, again)
+    assert pushed(again) == ["x", "y", "z"]
+
+
+def test_a_standby_that_stalled_and_ends_before_the_snapshot_comes_is_rebuilt_when_it_is_back(group: Group) -> None:
+    state = KV()
+    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", state=state, lease_s=SHORT_LEASE_S)
+    in_step(a, b)
+
+    def fails(change: Any) -> None:
+        raise ZeroDivisionError
+
+    state.in_apply = fails
+    with pytest.raises(NotAcknowledged):
+        a.submit(push("x"), ack="applied:1", timeout_s=0.2)
+    eventually(lambda: b.stalled, "b stalls")
+    b._setup.log.down = "cut off"  # type: ignore[attr-defined]
+    assert b._running.replica.give_up_state("for a test")
+    b.stop()
+    again = group.node("b", lease_s=SHORT_LEASE_S)
+    is_rebuilt(a, again)
+    a.submit(push("y"))
+    in_step(a, again)
+    assert pushed(again) == ["x", "y"]
+
+
+def test_by_force_it_leads_with_what_it_has_and_has_that_after_a_restart(group: Group) -> None:
+    """The record at which it stalled is on its disk, and is not applied once more beside the snapshot that it sent."""
+    state = KV()
+    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", state=state, lease_s=SHORT_LEASE_S)
+    in_step(a, b)
+
+    def fails(change: Any) -> None:
+        raise ZeroDivisionError
+
+    state.in_apply = fails
+    with pytest.raises(NotAcknowledged):
+        a.submit(push("x"), ack="applied:1", timeout_s=0.2)
+    eventually(lambda: b.stalled, "b stalls")
+    group.crash(a)
+    assert b._running.replica.give_up_state("for a test")
+    state.in_apply = lambda change: None
+    b.promote(timeout_s=PATIENCE_S, force=True)
+    b.submit(push("y"), timeout_s=PATIENCE_S)
+    had = pushed(b)
+    b.stop()
+    again = group.node("b", lease_s=SHORT_LEASE_S)
+    again.wait(role="primary", timeout_s=PATIENCE_S)
+    assert pushed(again) == had
 
 
 def test_what_was_given_up_is_given_up_after_a_restart_and_does_not_lead(group: Group) -> None:
