@@ -305,7 +305,7 @@ class Replica:
         return True
 
     def _as_saved(self, node_state: NodeState) -> NodeState:
-        """Where the disk is, if the state stalled before what was saved first: what the disk has must not come again."""
+        """Where the disk is, if the state stalled before what was saved first: what that has must not come again."""
         loaded = self.saved.checkpoint.load() if self.stalled else None
         if loaded is None or loaded.view.position.id <= node_state.view.position.id:
             return node_state
