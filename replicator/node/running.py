@@ -130,6 +130,7 @@ def joined(setup: NodeSetup) -> RunningNode:
     checkpoint = Checkpoint(setup.data_dir, setup.group, node=setup.name)
     try:
         checkpoint.note("state", kind_of(setup.state))
+        checkpoint.note("on_apply_error", setup.options.on_apply_error)
         running = RunningNode(setup, checkpoint)
         running.join()
     except BaseException:

@@ -24,6 +24,7 @@ from ..format.records import ChangeRecord, PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..protocol.group import Head
+from ..replica.applied_state import may_be_rejection
 from ..state import ReplicatedState, State
 from ..state.class_name import are_alike, kind_of
 from ..state.contract import check_state
@@ -381,15 +382,26 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
                 return whole.digest
         if stored.payload is not None:
             state.restore(stored.pieces())
+        rejects_errors = stored.note("on_apply_error") == "reject"
         for record in stored.changes():
             for change in decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id)):
-                with contextlib.suppress(ChangeRejected):
-                    state.apply(change)
+                _apply(state, change, rejects_errors=rejects_errors)
         return digest_of_pieces(state.snapshot())
     except CheckpointError:
         raise
     except Exception as error:
         raise CannotRebuild(node=stored.node, problem=repr(error)) from error
+
+
+def _apply(state: State, change: Any, *, rejects_errors: bool) -> None:
+    """As the node that had the checkpoint did."""
+    try:
+        state.apply(change)
+    except ChangeRejected:
+        pass
+    except Exception as error:
+        if not (rejects_errors and may_be_rejection(error)):
+            raise
 
 
 def _equal(nodes: Sequence[Compared], told: Sequence[NodeFacts]) -> list[list[str]]:

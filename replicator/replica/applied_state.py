@@ -19,12 +19,17 @@ from ..state import ReplicatedState, State
 from ..state.callbacks import Application, asked_to_end, said
 from .restore import Failed
 
-__all__ = ["AppliedState", "changes_of", "raising"]
+__all__ = ["AppliedState", "changes_of", "may_be_rejection", "raising"]
 
 logger = logging.getLogger(__name__)
 
 #: What befalls this node, and not every node at this change: that is no outcome which all nodes share.
 _OF_THIS_NODE = (MemoryError, RecursionError, OSError, StateError)
+
+
+def may_be_rejection(error: BaseException) -> bool:
+    """Whether this, out of `apply`, is a rejection where `on_apply_error` says so."""
+    return isinstance(error, Exception) and not isinstance(error, _OF_THIS_NODE)
 
 
 class AppliedState:
@@ -94,7 +99,7 @@ class AppliedState:
         return results
 
     def _is_rejection(self, error: BaseException) -> bool:
-        return self.rejects_errors and isinstance(error, Exception) and not isinstance(error, _OF_THIS_NODE)
+        return self.rejects_errors and may_be_rejection(error)
 
     def _rejection(self, id_: RecordId, change: Any, error: BaseException) -> ApplyFailed:
         logger.error("apply() failed at %s, and rejected the change %.200r", id_, change, exc_info=error)
