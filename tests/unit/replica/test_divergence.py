@@ -50,6 +50,7 @@ def test_a_state_that_was_loaded_from_a_later_snapshot_is_not_what_differed(
     log.part(snapshot_of(author, [["pushed", ["x"]]]))
     with replica.write_lock:
         replica.take(all_of(log))
+    replica.flush()
     assert replica.divergence.at == place
     assert make().divergence.at == ZERO_ID
 
