@@ -50,11 +50,13 @@ class DivergenceWatch:
             self._asked = ""
             self._tell(compared(look))
             return
-        me = self._me()
-        comparison = compared(look._replace(heartbeats={**look.heartbeats, me.node: me}))
+        comparison = compared(look)
+        if comparison is not None:  # as of now, too, and not only as of the last beat
+            me = self._me()
+            comparison = compared(look._replace(heartbeats={**look.heartbeats, me.node: me}))
         self._tell(comparison)
         if comparison is not None:
-            self._judge(comparison, me.node)
+            self._judge(comparison, node_state.me.node)
         self._rebuild(node_state.view.log_id, in_sync=node_state.view.in_sync)
 
     def _judge(self, comparison: Comparison, me: str) -> None:
