@@ -82,12 +82,12 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         a.submit({"op": "register", "owner": "x"})
         in_step(a, b)
         given |= {"snapshot": [run("snapshot")], "verify": [run("verify")]}
+        given["reinit"] = [run("reinit", "b", "--timeout", PATIENCE_S)]
         a.submit({"op": "register", "owner": "y"})
         in_step(a, b)
         given |= _looked_at(run)
         given["certify"] = [run("certify", *dirs)]
         given["promote --dry-run"] = [run("promote", "b", "--dry-run")]
-        given["reinit"] = [run("reinit", "b", "--timeout", PATIENCE_S)]
         given["switchover"] = [run("switchover", "--to", "b", "--timeout", PATIENCE_S)]
         with TestClient(health_app(b)) as client:
             given["/health"] = [client.get("/health").json()]

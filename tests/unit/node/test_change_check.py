@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 
 from replicator import ChangeRejected, CheckFailed, CheckingState, ConfigError, DictState, NotAcknowledged, ops, put
 from replicator.errors import WouldDeadlock
+from replicator.format.codec import encoded
 from replicator.format.records import ChangeRecord
+from replicator.node.change_check import ChangeCheck
+from replicator.node.commit_waiters import Sleeper
 from replicator.state.contract import check_state
-from tests.support.kv import KV, PATIENCE_S, Group, in_step, in_thread, push, pushed
+from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, in_thread, push, pushed
 
 
 class Checked(KV):
@@ -161,6 +165,35 @@ def test_tasks_that_share_a_record_are_each_told_of_their_own(group: Group) -> N
     assert sorted([x, y, z]) == [1, 2, 3]
     assert sorted(pushed(a)) == ["x", "y", "z"]
     assert changes_in_log(group) == 3
+
+
+def test_callers_that_share_a_record_have_each_their_own_results(group: Group) -> None:
+    state = Checked()
+    state.in_check = is_bad
+    a = group.primary("a", state=state)
+    commits = a._running.primary.commits
+    with a._running.replica.write_lock:
+        first = in_thread(lambda: a.submit_many([push("bad"), push("x")]))
+        eventually(lambda: len(commits._queue) == 1, "the first waits")
+        second = in_thread(lambda: a.submit(push("y")))
+        eventually(lambda: len(commits._queue) == 2, "both wait")
+    refused, of_x = first()
+    assert isinstance(refused, ChangeRejected)
+    assert (of_x, second()) == (1, 2)
+    assert [record.count for record in ops.records(group.log()) if isinstance(record, ChangeRecord)] == [2]
+
+
+def test_what_waits_on_is_looked_at_again(group: Group) -> None:
+    """What was refused against one state may be right for the next, and the other way round."""
+    state = Checked(most=0)
+    a = group.primary("a", state=state)
+    check = ChangeCheck(a._running.primary.writer, a._running.replica.applied)
+    waiting = Sleeper(encoded([push("x"), push("y")]), None, wants_acks=0, deadline=math.inf)
+    check.look_through([waiting], math.inf)
+    assert (sorted(waiting.withheld), waiting.count) == ([0, 1], 0)
+    state.most, state.in_check = 1, lambda change: is_bad(push("bad") if change == push("y") else change)
+    check.look_through([waiting], math.inf)
+    assert (sorted(waiting.withheld), waiting.count) == ([1], 1)
 
 
 def test_nobody_is_waited_for_if_nothing_was_written(group: Group) -> None:
