@@ -262,6 +262,7 @@ def test_a_standby_waits_for_what_the_others_say(group: Group, monkeypatch: pyte
     b = group.node("b", **OFTEN)
     late = group.faulty_log()
     c = group.node("c", log=late, **OFTEN)
+    was_rebuilt(a, b)
     in_step(a, b, c)
     late.deaf = True
     spoil(b)
@@ -270,10 +271,11 @@ def test_a_standby_waits_for_what_the_others_say(group: Group, monkeypatch: pyte
     after_beats(3, a, b)
     assert b.diverged is None
     late.deaf = False
-    eventually(lambda: forks(b), "c has what a has")
+    eventually(lambda: b.diverged, "c has what a has")
+    monkeypatch.setattr(divergence, "REBUILD_EVERY_S", 0.0)
+    eventually(lambda: forks(b), "it is rebuilt")
     is_rebuilt(a, b, c)
     monkeypatch.setattr(divergence_watch, "AWAITED_FOR_S", 0.0)
-    monkeypatch.setattr(divergence, "REBUILD_EVERY_S", 0.0)
     late.deaf = True
     spoil(b)
     a.submit(push("y"))
