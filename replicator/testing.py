@@ -13,13 +13,14 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections.abc import Sequence
 
 from replicator.errors import CorruptRecord, LogUnavailable
 from replicator.format.ids import RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, parse
 from replicator.log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize
 from replicator.log.memory_redis import MemoryRedis, MemoryState
-from replicator.protocol.group import Claim, GroupView, Reply
+from replicator.protocol.group import Claim, GroupView, Reply, Skip
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.runtime import checks
 from replicator.runtime.process import Owner
@@ -86,6 +87,10 @@ class MemoryLog:
     def pause(self, why: str) -> Reply:
         with self._reach():
             return self.server.pause(why)
+
+    def skip(self, skips: Sequence[Skip], *, newest: RecordId, changed: RecordId) -> Reply:
+        with self._reach():
+            return self.server.skip(skips, newest=newest, changed=changed)
 
     def ack(self, ack: Ack) -> None:
         with self._reach():

@@ -81,6 +81,7 @@ _COMMANDS = {
     "recover": "operate",
     "forget": "operate",
     "reinit": "operate",
+    "skip": "operate",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",

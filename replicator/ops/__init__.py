@@ -20,6 +20,7 @@ from .promotion import (
 )
 from .recovery import recover
 from .reinit import Reinit, reinit
+from .skip import skip
 from .verification import DigestReport, snapshot, verify
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "reinit",
     "resume",
     "size_of",
+    "skip",
     "snapshot",
     "status",
     "status_of",

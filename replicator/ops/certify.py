@@ -25,6 +25,7 @@ from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..protocol.group import Head
 from ..replica.applied_state import may_be_rejection
+from ..replica.skips import SKIPPED, noted_in
 from ..state import ReplicatedState, State
 from ..state.class_name import are_alike, kind_of
 from ..state.contract import check_state
@@ -383,7 +384,10 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
         if stored.payload is not None:
             state.restore(stored.pieces())
         rejects_errors = stored.note("on_apply_error") == "reject"
+        skipped, view = noted_in(stored.note(SKIPPED) or ""), stored.view
         for record in stored.changes():
+            if record.id in skipped and view.left_behind(record.id) is not None:
+                continue  # it was left out, and is not in the history of the state
             for change in decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id)):
                 _apply(state, change, rejects_errors=rejects_errors)
         return digest_of_pieces(state.snapshot())

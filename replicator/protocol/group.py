@@ -20,6 +20,7 @@ __all__ = [
     "Head",
     "LeaseText",
     "Reply",
+    "Skip",
     "lease_left_ms",
 ]
 
@@ -48,6 +49,15 @@ class Reply(NamedTuple):
     id: RecordId = ZERO_ID
 
 
+class Skip(NamedTuple):
+    """A change that the group leaves out of its history: who said so, why, and when (unix ms of Redis)."""
+
+    id: RecordId
+    by: str
+    reason: str
+    at: int
+
+
 class Head(NamedTuple):
     """The position of the newest record, and the holder of the term, kept in Redis beside the log and moved with it.
 
@@ -60,6 +70,7 @@ class Head(NamedTuple):
     over by itself, since `paused_at` (unix ms of Redis); empty: automatic failover is on for nodes that have it on.
     `applied_min`: the least N of all `applied:N` that were asked for in this log; 0: none was. `whole`: the run in
     which a primary led last, so that the log is whole there; `whole_at` (unix ms of Redis): when it last said so.
+    `skipped`: the changes that were left out of the history (`ops/skip.py`), the newest last.
     """
 
     log_id: str
@@ -79,6 +90,7 @@ class Head(NamedTuple):
     applied_min: int = 0
     whole: str = ""
     whole_at: int = 0
+    skipped: tuple[Skip, ...] = ()
 
     @property
     def writer(self) -> Writer:
@@ -87,6 +99,9 @@ class Head(NamedTuple):
 
 #: How many of the terms that nodes took by themselves the head remembers (the promote script has the same number).
 TAKEN_KEPT = 16
+
+#: How many of the changes that were left out the head remembers.
+SKIPPED_KEPT = 16
 
 #: The digest that a node reports if it cannot digest its state: its snapshot() failed, or its file is gone.
 NO_DIGEST = "none"

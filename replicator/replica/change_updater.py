@@ -23,6 +23,7 @@ from ..storage.checkpoint import Step
 from .applied_state import changes_of
 from .rebuild import Rebuild
 from .restore import Ending, Failed, Restoring, never, run
+from .skips import before, is_last
 from .state_updater import Work
 
 __all__ = ["ChangeUpdater"]
@@ -49,7 +50,11 @@ class ChangeUpdater:
         pieces = self._checkpoint.payload(snapshot_bytes_max=self._rebuild.snapshot_bytes_max)
         if pieces is not None:
             self._rebuild.restore_own(pieces, view)
+        skips = self._rebuild.skips
         for record in self._checkpoint.changes():
+            if skips.leaves_out(record, view):
+                view = before(record, view) if is_last(record, view) else view
+                continue
             try:
                 self._applied.apply(record, changes_of(record))
             except Stalled:

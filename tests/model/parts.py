@@ -36,7 +36,8 @@ class Bounds(NamedTuple):
     `late`: a request may reach a Redis of a later run than its connection was made in; else connections end with a run.
     `expects`: a tool promotes only if the term is still the one that it looked at. `forgeries`: how often somebody else
     writes numbers into Redis that no script can have come to. `drifts`: how often the state of a node that does not
-    lead turns out to be another one than it should be, and is given up.
+    lead turns out to be another one than it should be, and is given up. `skips`: how often the last change, which
+    nobody has acknowledged, is left out.
     """
 
     changes: int = 1
@@ -51,6 +52,7 @@ class Bounds(NamedTuple):
     nodes: int = 2
     forgeries: int = 0
     drifts: int = 0
+    skips: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,6 +74,7 @@ class Budget(NamedTuple):
     snapshots: int
     forgeries: int = 0
     drifts: int = 0
+    skips: int = 0
 
 
 class Disk(NamedTuple):
