@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import (
+        ApplyFailed,
         ChangeRejected,
         ChangeTooLarge,
+        CheckFailed,
         CheckpointError,
         ConfigError,
         CorruptRecord,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         KeyReused,
         LeadershipLost,
         LeaseLost,
+        LeftOut,
         LogLost,
         LogUnavailable,
         NotAcknowledged,
@@ -40,8 +43,10 @@ if TYPE_CHECKING:
         ProgramError,
         PromotionRefused,
         ReadSuspended,
+        ReinitRefused,
         ReplicatorError,
         ResultNotKept,
+        SkipRefused,
         SnapshotFailed,
         SnapshotRefused,
         Stalled,
@@ -62,7 +67,7 @@ if TYPE_CHECKING:
     from .node.leadership import Leadership
     from .node.node import Node
     from .node.role_callbacks import RoleEvent
-    from .state import CheckedState, KeptState, ReplicatedState, SharedState, State, TypedResults
+    from .state import CheckedState, CheckingState, KeptState, ReplicatedState, SharedState, State, TypedResults
     from .state.changes import Change
     from .state.commands import Commands, change
     from .state.mapping import DictState, delete, put, put_many
@@ -71,10 +76,13 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ApplyFailed",
     "Change",
     "ChangeRejected",
     "ChangeTooLarge",
+    "CheckFailed",
     "CheckedState",
+    "CheckingState",
     "CheckpointError",
     "Commands",
     "ConfigError",
@@ -90,6 +98,7 @@ __all__ = [
     "Leadership",
     "LeadershipLost",
     "LeaseLost",
+    "LeftOut",
     "LogLost",
     "LogUnavailable",
     "NoThread",
@@ -109,11 +118,13 @@ __all__ = [
     "Published",
     "ReadSuspended",
     "RecordId",
+    "ReinitRefused",
     "ReplicatedState",
     "ReplicatorError",
     "ResultNotKept",
     "RoleEvent",
     "SharedState",
+    "SkipRefused",
     "SnapshotFailed",
     "SnapshotRefused",
     "Stalled",
@@ -137,6 +148,7 @@ __all__ = [
 _ELSEWHERE = {
     "Change": "state.changes",
     "CheckedState": "state",
+    "CheckingState": "state",
     "Commands": "state.commands",
     "DictState": "state.mapping",
     "Host": "node.host",

@@ -13,8 +13,10 @@
     ├── Fenced                   the term of the writer is over; nothing was written
     ├── ChangeRejected           the application rejected a change (an outcome, not a failure)
     │   ├── InvalidChange        … which is none that it knows, or has arguments that do not fit
-    │   └── KeyReused            … because its key is that of another change
+    │   ├── KeyReused            … because its key is that of another change
+    │   └── ApplyFailed          … because apply() raised something else, and the node was told to take that for a no
     ├── ResultNotKept            a repeated change was committed the first time; what it gave then is not known any more
+    ├── CheckFailed              check() of the application failed; nothing was written
     ├── NotSubmitted             a change that was called like a method, and would change one copy alone
     ├── ChangeTooLarge           a change does not fit into a record
     ├── NotJSON                  a change, or a piece of a snapshot, cannot be encoded as JSON
@@ -24,10 +26,13 @@
     ├── Outdated                 the state has changed since the position that the writer had seen
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
     ├── CorruptRecord            the log holds something that is not a record
-    │   └── SnapshotRefused      … or a snapshot that cannot be used
+    │   ├── SnapshotRefused      … or a snapshot that cannot be used
+    │   └── LeftOut              … or a change that the group leaves out, which the node passed by
     ├── CheckpointError          the data directory cannot be used
     │   └── DirectoryInUse       … because another node, or another process of this program, is using it
     ├── PromotionRefused         another node is the better one, or nodes are missing that may have more
+    ├── SkipRefused              that record cannot be left out
+    ├── ReinitRefused            that node is not to be rebuilt: it is the primary, or does not report
     ├── PositionLost             that position was lost in a failover
     ├── StateError               a state that is kept in a file cannot be read or written
     │   ├── StateChanged         … because another program changed it meanwhile
@@ -176,6 +181,15 @@ class ResultNotKept(ReplicatorError):
     What it gave then is not kept, because it was no plain JSON or more than 4 KiB: read the state"""
 
 
+class ApplyFailed(ChangeRejected):
+    """apply() failed at the change, which is a bug in it ({problem}); as on_apply_error="reject" says, that counts as a
+    rejection, on every node"""
+
+
+class CheckFailed(ReplicatorError):
+    """check() failed at the change {change}, which is a bug in it ({problem}); nothing was written"""
+
+
 class NotSubmitted(ReplicatorError):
     """{change}() would change this copy of the state alone: submit {owner}.{change}(...) to a node; in a test without
     one, give it to apply()"""
@@ -266,6 +280,10 @@ class SnapshotRefused(CorruptRecord):
     """the snapshot at {id} is not taken: {problem}"""
 
 
+class LeftOut(CorruptRecord):
+    """the change at {id} is left out (`replicator skip`)"""
+
+
 class CheckpointError(ReplicatorError):
     """{path}: {problem}"""
 
@@ -285,6 +303,18 @@ class PromotionRefused(ReplicatorError):
         super().__init__("" if node else "{reason}", node=node, reason=reason + hint)
         self.reason = reason
         self.better = better
+
+
+class SkipRefused(ReplicatorError):
+    """{id} is not left out: {reason}"""
+
+    exit_code = 3
+
+
+class ReinitRefused(ReplicatorError):
+    """{node} is not rebuilt: {reason}"""
+
+    exit_code = 3
 
 
 class PositionLost(ReplicatorError):

@@ -82,6 +82,8 @@ _COMMANDS = {
     "recover": "operate",
     "forget": "operate",
     "finalize": "operate",
+    "reinit": "operate",
+    "skip": "operate",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from replicator.node.options import FAILOVER_WITHOUT, LEASE_S_MIN, ON_LOG_LOST, ON_RESTART, NodeOptions
+from replicator.node.options import FAILOVER_WITHOUT, LEASE_S_MIN, ON_APPLY_ERROR, ON_LOG_LOST, ON_RESTART, NodeOptions
 
 from .context import Seconds
 
@@ -51,6 +51,17 @@ _OPTIONS: list[_Decorator] = [
         "Whether it leads after Redis may have lost something and nodes are missing: only if they cannot be all "
         "that hold what was acknowledged as applied:N, or always.",
         type=click.Choice(FAILOVER_WITHOUT),
+    ),
+    _option(
+        "on_apply_error",
+        "What an exception of apply() means: the node applies nothing more, or it is a rejection. The same on all "
+        "nodes.",
+        type=click.Choice(ON_APPLY_ERROR),
+    ),
+    _option(
+        "verify_every_s",
+        "How often the primary, if it wrote, has the states of all nodes compared; 0: never.",
+        type=Seconds(),
     ),
 ]
 

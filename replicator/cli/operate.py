@@ -1,5 +1,4 @@
-"""Commands that change a group: promote, switchover, demote, pause, resume, recover, forget, and those of its state:
-finalize, snapshot, verify."""
+"""Commands that change a group: who leads, that it goes on, what a node has; and `finalize`, `snapshot`, `verify`."""
 
 from __future__ import annotations
 
@@ -10,11 +9,25 @@ import click
 
 from replicator import ops
 from replicator.errors import ReplicatorError
+from replicator.format.ids import RecordId
 from replicator.runtime.checks import plain
 
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
 
-__all__ = ["demote", "finalize", "forget", "pause", "promote", "recover", "resume", "snapshot", "switchover", "verify"]
+__all__ = [
+    "demote",
+    "finalize",
+    "forget",
+    "pause",
+    "promote",
+    "recover",
+    "reinit",
+    "resume",
+    "skip",
+    "snapshot",
+    "switchover",
+    "verify",
+]
 
 
 class _NotEqual(ReplicatorError):
@@ -193,6 +206,36 @@ def finalize(settings: Settings, version: int, timeout: float, output: str) -> N
 
 queue_option = click.option("--queue", is_flag=True, help="Run it as a job on the group's RQ worker.")
 wait_option = click.option("--timeout", type=Seconds(), default=120.0, show_default=True, help="Seconds to wait.")
+
+
+@click.command()
+@click.argument("node", type=NAME)
+@wait_option
+@output_option
+@click.pass_obj
+def reinit(settings: Settings, node: str, timeout: float, output: str) -> None:
+    """Rebuild NODE, a standby, from a snapshot of the primary. What it has is kept as a fork on its disk."""
+    with settings.log() as log:
+        done = ops.reinit(log, node, by=operator(), timeout_s=timeout, progress=_say)
+    if output == "json":
+        show_json(asdict(done))
+    else:
+        click.echo(f"{node} has the state of {done.primary} as of {done.position} ({done.took_ms:.0f} ms)")
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@click.option("--reason", required=True, help="Shown by status and doctor.")
+@output_option
+@click.pass_obj
+def skip(settings: Settings, id_: str, reason: str, output: str) -> None:
+    """Leave the change ID out of the group's history: apply() fails at it on every node, and nobody can lead."""
+    with settings.log() as log:
+        done = ops.skip(log, RecordId.parse(id_), by=operator(), reason=reason)
+    if output == "json":
+        show_json({"id": str(done.id), "by": done.by, "reason": done.reason, "skipped_at": done.at})
+    else:
+        click.echo(f"{done.id} is left out; start the nodes that stalled at it again")
 
 
 @click.command()

@@ -26,6 +26,7 @@ __all__ = [
     "is_key",
     "key_of",
     "keyed",
+    "members",
     "unkeyed",
 ]
 
@@ -122,10 +123,10 @@ def as_keyed(json: bytes, count: int) -> bytes:
     """The entries of `count` changes without keys, of which this is the JSON, joined by commas."""
     if count == 1:
         return unkeyed(json)
-    return b",".join(map(unkeyed, _members(json)))
+    return b",".join(map(unkeyed, members(json)))
 
 
-def _members(json: bytes) -> Iterator[bytes]:
+def members(json: bytes) -> Iterator[bytes]:
     """The values in what was joined by commas."""
     start, depth = 0, 0
     for token in _PARTING.finditer(json):

@@ -28,7 +28,7 @@ from ..runtime import checks
 from ..runtime.task_threads import TaskThreads, begun, waited_out
 from ..state.changes import Change
 from .acks import Level
-from .calls import NodeCalls, ResultT, StateT, are_rejected, check_fits, result_of
+from .calls import NodeCalls, ResultT, StateT, are_rejected, check_fits, checked, result_of
 from .events import EventQueue, NodeEvent, Outlook
 from .fresh_read import caught_up
 from .keyed_changes import change_in_json, changes_in_json
@@ -298,7 +298,7 @@ async def _acknowledged(
     id_, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
     if level.kind != "appended" and not are_rejected(results):
         await running.acks.awaited(level, id_, deadline - time.monotonic())
-    return results
+    return checked(results)
 
 
 def _viewed_aside(applied: AppliedState, function: Callable[[StateT], ViewT], until: float) -> ViewT:

@@ -12,11 +12,12 @@ Nodes that share threads (`host.py`) have no committer of their own: any free th
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -248,6 +249,11 @@ class _Batch(Waiting):
             self.keyed = True
         else:
             self._more += ENTRY_BYTES * len(changes)
+
+    @property
+    def calls(self) -> Sequence[tuple[int, int]]:
+        starts = itertools.accumulate((count for _, count in self._futures), initial=0)
+        return [(start, count) for start, (_, count) in zip(starts, self._futures, strict=False)]
 
     def close(self) -> None:
         self.json = b",".join(jsons_of(self._encoded, keyed=self.keyed))

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import ChangeRejected, ChangeTooLarge, ConfigError, NotRunning, ResultNotKept
+from ..errors import ChangeRejected, ChangeTooLarge, CheckFailed, ConfigError, NotRunning, ResultNotKept
 from ..state import ReplicatedState
 from .acks import Level
 from .commit_queue import BATCH_CHANGES_MAX
 from .facts import NodeFacts
 from .running import NodeSetup, RunningNode
 
-__all__ = ["NodeCalls", "ResultT", "StateT", "are_rejected", "check_fits", "result_of"]
+__all__ = ["NodeCalls", "ResultT", "StateT", "are_rejected", "check_fits", "checked", "result_of"]
 
 #: What `apply` gives for a change that says so (`state/changes.py`).
 ResultT = TypeVar("ResultT")
@@ -91,14 +91,21 @@ class NodeCalls(NodeFacts):
 
 
 def result_of(result: Any) -> Any:
-    if isinstance(result, ChangeRejected | ResultNotKept):
+    if isinstance(result, ChangeRejected | CheckFailed | ResultNotKept):
         raise result
     return result
 
 
 def are_rejected(results: Sequence[Any]) -> bool:
     """Whether nothing came of the changes: then nobody has to have them."""
-    return all(isinstance(result, ChangeRejected) for result in results)
+    return all(isinstance(result, ChangeRejected | CheckFailed) for result in results)
+
+
+def checked(results: list[Any]) -> list[Any]:
+    """They are the results of one call: where `check` failed, nothing of it was written."""
+    if results and isinstance(results[0], CheckFailed):
+        raise results[0]
+    return results
 
 
 def check_fits(changes: Sequence[Any]) -> None:

@@ -74,7 +74,12 @@ class Candidate:
         """Claim the term, if this node is to take it now, by `look` and `me`, its own heartbeat; whether it did."""
         self._tell_if_held_back(look)
         policy = self._policy
-        if node_state.takes_term(look, restart_as_primary=policy.takes_term_again, goes_on=policy.goes_on):
+        if node_state.takes_term(
+            look,
+            restart_as_primary=policy.takes_term_again,
+            goes_on=policy.goes_on,
+            gave_up=not self._replica.divergence.is_sound,
+        ):
             self.claim(reason_to_go_on(look), look)
             return True
         if self._is_its_turn(node_state, look, me):

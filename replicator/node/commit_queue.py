@@ -20,7 +20,9 @@ from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes, jsons_of
 from ..format.ids import RecordId
 from ..format.keyed import ENTRY_BYTES
 from ..protocol.node_state import NodeState
+from ..replica.applied_state import AppliedState
 from ..runtime.gil import let_others_run
+from .change_check import ChangeCheck
 from .commit_waiters import Sleeper, Waiting, finish
 from .writer import RecordWriter, now_ms
 
@@ -49,8 +51,9 @@ NEARLY_S = 0.02
 class CommitQueue:
     """The changes that wait, and the rule that says which thread commits them next."""
 
-    def __init__(self, writer: RecordWriter) -> None:
+    def __init__(self, writer: RecordWriter, applied: AppliedState) -> None:
         self._writer = writer
+        self._check = ChangeCheck(writer, applied)
         self._write_lock = writer.write_lock
         self._queue: deque[Waiting] = deque()
 
@@ -172,7 +175,8 @@ class CommitQueue:
         try:
             node_state = self._writer.check_may_write(until)
             batch = self._of_this_term(batch, node_state.view.term)
-            results = self._commit_batch(node_state, batch, until) if batch else []
+            writes = self._checked(batch, until) if self._check.is_asked else batch
+            results = self._commit_batch(node_state, writes, until) if writes else []
         except LogUnavailable as problem:
             error = problem
             if time.monotonic() > until - NEARLY_S:
@@ -189,6 +193,11 @@ class CommitQueue:
             self._finish(batch, [], unknown)
             raise
         self._finish(batch, results, error)
+
+    def _checked(self, batch: list[Waiting], until: float) -> list[Waiting]:
+        """Those of which something is left to be written once the application was asked."""
+        self._check.look_through(batch, until)
+        return [waiting for waiting in batch if waiting.count]
 
     def _without_those_who_wait_on(self, batch: list[Waiting], problem: LogUnavailable) -> list[Waiting]:
         """The time of whoever committed is over; those that have more of it are not told yet.
@@ -240,12 +249,13 @@ class CommitQueue:
     def _commit_batch(self, node_state: NodeState, batch: list[Waiting], until: float) -> list[Any]:
         if len(batch) == 1:  # the same as below, for one that is alone
             (one,) = batch
-            changes, jsons, wants_acks, keyed = one.changes, [one.json], one.wants_acks, one.keyed
+            written, wants_acks, keyed = [one.to_write], one.wants_acks, one.keyed
         else:
-            changes = [each for waiting in batch for each in waiting.changes]
+            written = [waiting.to_write for waiting in batch]
             keyed = any(waiting.keyed for waiting in batch)
-            jsons = jsons_of([Encoded(each.json, each.changes, each.keyed) for each in batch], keyed=keyed)
             wants_acks = min((waiting.wants_acks for waiting in batch if waiting.wants_acks), default=0)
+        changes = written[0].changes if len(written) == 1 else [each for some in written for each in some.changes]
+        jsons = jsons_of(written, keyed=keyed)
         codec, body, digest = encode_changes(jsons, "keyed") if keyed else encode_changes(jsons)
         record = node_state.change(
             codec=codec,

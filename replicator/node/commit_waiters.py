@@ -9,9 +9,10 @@ a batch of asyncio tasks (`async_writer.py`) is told through its event loop. The
 called when the outcome is known, and `wake` on the first entry in the queue when the write lock is free, so that its
 submitter commits for all.
 
-An entry is all or nothing: its changes go into one record. Each has a deadline of its own. An entry that is given up
-while it is still in the queue is removed, so nothing is written; if its record is under way, nobody knows, and the
-caller is told so.
+An entry is all or nothing: its changes go into one record, but for those that the application refused before it was
+written (`change_check.py`), which are *withheld* and have their results already. Each has a deadline of its own. An
+entry that is given up while it is still in the queue is removed, so nothing is written; if its record is under way,
+nobody knows, and the caller is told so.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..errors import ReplicatorError
+from ..errors import ChangeRejected, CheckFailed, ReplicatorError
 from ..format.codec import Encoded
 from ..format.ids import ZERO_ID, RecordId
+from ..format.keyed import members
 
 __all__ = ["Sleeper", "Waiting", "finish"]
 
@@ -32,7 +34,9 @@ __all__ = ["Sleeper", "Waiting", "finish"]
 class Waiting:
     """Changes in the queue that go into one record, and what became of them."""
 
-    __slots__ = ("changes", "deadline", "done", "error", "id", "json", "keyed", "results", "term", "wants_acks")
+    __slots__ = (
+        "changes", "deadline", "done", "error", "id", "json", "keyed", "results", "term", "wants_acks", "withheld",
+    )  # fmt: skip
 
     def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float = math.inf) -> None:
         self.json, self.changes, self.keyed = encoded
@@ -47,6 +51,34 @@ class Waiting:
         self.done = False
         self.results: list[Any] = []
         self.error: ReplicatorError | None = None
+        #: What is not written, by its place among the changes, and why.
+        self.withheld: dict[int, ChangeRejected | CheckFailed] = {}
+
+    @property
+    def calls(self) -> Sequence[tuple[int, int]]:
+        """Where the changes of each call begin, and how many they are."""
+        return ((0, len(self.changes)),)
+
+    @property
+    def count(self) -> int:
+        """How many changes are written."""
+        return len(self.changes) - len(self.withheld)
+
+    @property
+    def to_write(self) -> Encoded:
+        """What goes into the record."""
+        if not self.withheld:
+            return Encoded(self.json, self.changes, self.keyed)
+        left = [index for index in range(len(self.changes)) if index not in self.withheld]
+        jsons = list(members(self.json))
+        return Encoded(b",".join(jsons[index] for index in left), [self.changes[index] for index in left], self.keyed)
+
+    def with_withheld(self, results: list[Any]) -> list[Any]:
+        """A result for every change, given those of what was written."""
+        if not self.withheld:
+            return results
+        written = iter(results)
+        return [self.withheld[index] if index in self.withheld else next(written) for index in range(len(self.changes))]
 
     def wake(self) -> None:
         """It is the first in the queue, and nobody has the write lock."""
@@ -99,7 +131,8 @@ def finish(batch: Sequence[Waiting], id_: RecordId, results: list[Any], error: R
     """Tell all whose changes went into one record: its id, and each its own of the results, or the error."""
     start = 0
     for waiting in batch:
-        end = start + len(waiting.changes)
-        waiting.id, waiting.results, waiting.error = id_, results[start:end], error
+        end = start + waiting.count
+        waiting.id, waiting.error = id_, error
+        waiting.results = waiting.with_withheld(results[start:end]) if error is None else []
         waiting.finish()
         start = end

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 class Digester:
-    """Of one node. `done` is given each digest, and of what."""
+    """Of one node. `done` is given each digest, of what, and how often the state had been replaced by then."""
 
-    def __init__(self, replica: Replica, problems: Problems, *, done: Callable[[RecordId, str], None]) -> None:
+    def __init__(self, replica: Replica, problems: Problems, *, done: Callable[[RecordId, str, int], None]) -> None:
         self._replica = replica
         self._problems = problems
         self._done = done
@@ -42,7 +42,11 @@ class Digester:
             self._aside.begin(self._digest)
 
     def _digest(self) -> None:
-        at, pieces, ledger = self._replica.applied.markers.pop()
+        applied = self._replica.applied
+        with applied.lock:
+            if not applied.markers:  # a snapshot took the place of the state meanwhile
+                return
+            (at, pieces, ledger), replaced = applied.markers.pop(), applied.replaced
         digest = NO_DIGEST
         try:
             with HeldCollector(freezes=False) as collector:
@@ -54,4 +58,4 @@ class Digester:
             self._log_once.tell("digest", logging.ERROR, str(error))
         except ReplicatorError as error:
             self._problems.report(SNAPSHOT, error)
-        self._done(at, digest)
+        self._done(at, digest, replaced)

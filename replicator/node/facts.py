@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ReplicatorError
-from ..format.ids import ORIGIN, Position, Writer
+from ..format.ids import ORIGIN, ZERO_ID, Position, Writer
 from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
 from ..protocol.node_state import NodeState
@@ -99,6 +99,7 @@ class NodeFacts:
             has_read=node_state.view.cursor != ORIGIN,
             lag=self._lag(running, of_what_there_is=True),  # while nobody leads there is nothing else to follow
             behind_s=running.ha_loop.observer.trail.behind_s(self.position.id, self._setup.lease.now()),
+            diverged=self.diverged or "",
         )
         return health.why_unready(now)
 
@@ -156,6 +157,13 @@ class NodeFacts:
         """Why the application's apply() or restore() failed; None: it did not."""
         running = self._begun
         return (running.replica.stalled or None) if running else None
+
+    @property
+    def diverged(self) -> str | None:
+        """The marker at which the state of this standby was found to differ from the primary's; None: it was not."""
+        running = self._begun
+        at = running.replica.divergence.at if running else ZERO_ID
+        return str(at) if at != ZERO_ID else None
 
     @property
     def state_problem(self) -> str | None:

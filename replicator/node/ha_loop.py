@@ -21,10 +21,12 @@ from .candidate import Candidate
 from .components import Components
 from .consumer import Learnt
 from .digester import Digester
+from .divergence_watch import DivergenceWatch
 from .ha_policy import HaPolicy
 from .handover import Handover
 from .identity import Name, check_log_is_mine
 from .lease_keeper import LeaseKeeper
+from .marker_schedule import MarkerSchedule
 from .observer import Observer
 from .problems import UNHEALTHY
 from .reporter import Reporter
@@ -76,6 +78,8 @@ class HaLoop:
         self._handover = handover
         self._digester = Digester(replica, problems, done=self._digested)
         self._state_writer = StateWriter(replica, problems, name=self._name)
+        self._markers = MarkerSchedule(parts.primary.commits, problems, every_s=policy.verify_every_s, name=self._name)
+        self._divergence = DivergenceWatch(replica, self.reporter.heartbeat, wake=wake)
         self._log_once = LogOnce(logger)
         #: When it asked for a snapshot.
         self._asked_at = float("-inf")
@@ -123,7 +127,7 @@ class HaLoop:
         if request.what == "vacant":
             self.candidate.heard_vacant(request.node)
             self.wake()
-        elif request.what in ("paused", "report"):
+        elif request.what in ("paused", "report", "skipped"):
             self.wake()
         elif request.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
@@ -136,6 +140,8 @@ class HaLoop:
             self.wake()
         elif request.what == "prepare" and request.node == self._name:
             self._handover.ask(request.id)
+        elif request.what == "reinit" and request.node == self._name:
+            self._divergence.reinit(request.id, by=request.by)
         elif request.what == "digest" and node_state.is_primary:
             with suppress(LogLost):  # the next beat reports it
                 self._parts.primary.commits.mark()
@@ -169,6 +175,7 @@ class HaLoop:
         self.reporter.beat()
         self._parts.primary.writer.settle()
         self._replica.flush()  # whether a snapshot is due is asked of what is on disk
+        self._watch_states()
         self._do_what_it_owes()
         return self._pause_s(started)
 
@@ -181,6 +188,8 @@ class HaLoop:
             heartbeat for heartbeat in look.heartbeats.values() if heartbeat.in_sync and heartbeat.node != self._name
         )
         self._parts.acks.hear(Ack(heartbeat.node, heartbeat.synced) for heartbeat in others)
+        if look.head is not None and look.head.skipped:
+            self._replica.skips.learn(skip.id for skip in look.head.skipped)
         self._own_name.check(look, has_beaten=self.reporter.has_beaten)
         self._check_log_is_there(look)
 
@@ -208,8 +217,14 @@ class HaLoop:
         elif _what(self._problems.get(PASSED_BY)) != _what(problem):
             self._problems.report(PASSED_BY, problem)
 
-    def _digested(self, at: RecordId, digest: str) -> None:
-        self.reporter.digest = at, digest
+    def _watch_states(self) -> None:
+        self._markers.keep(self._replica.node_state)
+        if self.observer.look is not None:
+            self._divergence.keep(self.observer.look)
+            self.reporter.reinitialised = self._divergence.reinitialised
+
+    def _digested(self, at: RecordId, digest: str, replaced: int) -> None:
+        self.reporter.digest = at, digest, replaced
         self.wake()
 
     def _do_what_it_owes(self) -> None:

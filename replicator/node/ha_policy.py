@@ -18,3 +18,5 @@ class HaPolicy(NamedTuple):
     goes_on: bool = False
     #: The N of `applied:N` that writes wait for; 0: they do not.
     applied_min: int = 0
+    #: How often the primary marks the log, so that states are compared; 0: never.
+    verify_every_s: float = 0.0

@@ -154,6 +154,7 @@ class Condition:
     has_read: bool
     lag: Lag
     behind_s: float
+    diverged: str = ""
 
 
 def why_unready(now: Condition) -> Unready | None:
@@ -192,6 +193,8 @@ def _primary_unready(now: Condition) -> Unready | None:
 
 
 def _standby_unready(now: Condition) -> Unready | None:
+    if now.diverged:
+        return Unready("diverged", f"the state of this standby differs from the primary's at {now.diverged}")
     if not now.in_sync:
         what = (
             "lacks something of the log and waits for a snapshot" if now.has_read else "has read nothing of the log yet"

@@ -115,7 +115,7 @@ def check_data_is_mine(checkpoint: Checkpoint, app: str) -> None:
     Raises `ConfigError`; otherwise the checkpoint remembers the application.
     """
     loaded, of = checkpoint.load(), checkpoint.noted(APP)
-    if loaded is not None and loaded.view.log_id and of not in (None, app):
+    if loaded is not None and loaded.view.log_id and of not in ("", app):
         raise _other_app(f"the checkpoint in {checkpoint.data_dir}", str(of), app, "data directory")
     checkpoint.note(APP, app)
 

@@ -30,7 +30,7 @@ from ..state.contract import check_state
 from ..storage.payload import Published
 from .acks import Level
 from .async_calls import AsyncCalls
-from .calls import ResultT, StateT, are_rejected, check_fits, result_of
+from .calls import ResultT, StateT, are_rejected, check_fits, checked, result_of
 from .fresh_read import catch_up
 from .handover import Handover
 from .keyed_changes import change_in_json, changes_in_json
@@ -265,7 +265,8 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         first time (docs/api.md, *Keys*): the answer to `OutcomeUnknown` and `NotAcknowledged`.
 
         Raises `KeyReused` (that key is another change's) and `ResultNotKept` (a repeat; it was committed), with a `key`
-        alone, `ChangeRejected` (by `apply`; a recorded outcome), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
+        alone, `ChangeRejected` (by `apply`: a recorded outcome; or by `check`: nothing was written), `CheckFailed`
+        (nothing was written), `ChangeTooLarge`, `NotPrimary`, `LeaseLost`, `Fenced`,
         `LogUnavailable` (nothing was written), `OutcomeUnknown` (it may be in the log), `NotAcknowledged` (it is in the
         log and applied here, and did not come as far as `ack` says in time), `Stalled`, `NotJSON`, and `WouldDeadlock`
         inside of a read or of a callback of this very node.
@@ -286,8 +287,9 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         """Commit changes in one record, so that all of them are in the log, in their order, or none is.
 
         What `apply` returned for each; one that it rejected has its `ChangeRejected` in its place, and the others are
-        applied. At most 1,000 changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. `keys`: for each change a key,
-        or None; a repeat whose result was not kept has its `ResultNotKept` there. Raises what `submit` raises.
+        applied. One that `check` rejected has it in its place, too, and is left out of the record. At most 1,000
+        changes, and 256 KiB of JSON: `ChangeTooLarge` otherwise. `keys`: for each change a key, or None; a repeat whose
+        result was not kept has its `ResultNotKept` there. Raises what `submit` raises.
         """
         check_fits(changes)
         in_json = changes_in_json(changes, keys)
@@ -409,4 +411,4 @@ def _committed(
     id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
     if level.kind != "appended" and not are_rejected(results):
         running.acks.wait(level, id_, deadline - time.monotonic())
-    return results
+    return checked(results)

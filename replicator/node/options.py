@@ -25,6 +25,7 @@ __all__ = [
     "BEAT_EVERY_S_MAX",
     "FAILOVER_WITHOUT",
     "LEASE_S_MIN",
+    "ON_APPLY_ERROR",
     "ON_LOG_LOST",
     "ON_RESTART",
     "HostedNodeKeywords",
@@ -42,9 +43,14 @@ BEAT_EVERY_S_MIN = 0.001
 #: A heartbeat at least this often, however long the lease is.
 BEAT_EVERY_S_MAX = election.BEAT_EVERY_MS_MAX / 1000
 
+#: A digest of 80 MB takes a node about a second: a thousandth of its time.
+VERIFY_EVERY_S = 600.0
+VERIFY_EVERY_S_MIN = 0.001
+
 ON_RESTART = ("primary", "standby")
 ON_LOG_LOST = ("wait", "recover")
 FAILOVER_WITHOUT = ("safe", "always")
+ON_APPLY_ERROR = ("stall", "reject")
 
 
 class NodeKeywords(TypedDict, total=False):
@@ -56,6 +62,8 @@ class NodeKeywords(TypedDict, total=False):
     on_restart: str
     on_log_lost: str
     failover_without: str
+    on_apply_error: str
+    verify_every_s: float
     beat_every_s: float | None
     snapshot_bytes_max: int
     watchdog_s: float | None
@@ -82,12 +90,15 @@ class NodeOptions:
     does when Redis has no log any more: `"wait"` for `replicator recover`, serving reads; `"recover"` founds it anew,
     from the most advanced node that does so. `failover_without`: when it leads by itself after Redis may have lost
     something; `"safe"`: only if the nodes that are missing cannot be all that hold a change acknowledged as
-    `applied:N` (`protocol/missing_nodes.py`); `"always"`: whoever is missing. `beat_every_s`: how often it reports, if
-    not once a second or a third of the lease, whichever is shorter; after three times that without a report others
-    take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked, its bytes and what JSON makes
-    of them (`format/unpacked_size.py`); the same on all nodes. `watchdog_s`: for how long the event loop of `async with
-    node` may not turn, and a `watchdog` not return, before the node leads no more (`vitals.py`); None: for as long as
-    the lease is; 0: the loop may do as it likes.
+    `applied:N` (`protocol/missing_nodes.py`); `"always"`: whoever is missing. `on_apply_error`: what an exception of
+    `apply` means that is no `ChangeRejected`: `"stall"`, the node applies nothing more; `"reject"`, it is a rejection
+    like any other, for states that move nothing before they raise; the same on all nodes. `verify_every_s`: how often
+    the primary, if it wrote, has all nodes digest their states, so that those that differ are found; 0: never.
+    `beat_every_s`: how often it reports, if not once a second or a third of the lease, whichever is shorter; after
+    three times that without a report others take it for dead. `snapshot_bytes_max`: what a snapshot may weigh when it
+    is unpacked, its bytes and what JSON makes of them (`format/unpacked_size.py`); the same on all nodes. `watchdog_s`:
+    for how long the event loop of `async with node` may not turn, and a `watchdog` not return, before the node leads no
+    more (`vitals.py`); None: for as long as the lease is; 0: the loop may do as it likes.
 
     Raises `ConfigError`.
     """
@@ -98,6 +109,8 @@ class NodeOptions:
     on_restart: str = "primary"
     on_log_lost: str = "wait"
     failover_without: str = "safe"
+    on_apply_error: str = "stall"
+    verify_every_s: float = VERIFY_EVERY_S
     beat_every_s: float | None = None
     snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX
     watchdog_s: float | None = None
@@ -110,10 +123,13 @@ class NodeOptions:
             checks.seconds("beat_every_s", self.beat_every_s, least=BEAT_EVERY_S_MIN, most=most)
         if self.watchdog_s is not None:
             checks.seconds("watchdog_s", self.watchdog_s)
+        if self.verify_every_s != 0:
+            checks.seconds("verify_every_s", self.verify_every_s, least=VERIFY_EVERY_S_MIN)
         checks.flag("auto_promote", self.auto_promote)
         checks.choice("on_restart", self.on_restart, ON_RESTART)
         checks.choice("on_log_lost", self.on_log_lost, ON_LOG_LOST)
         checks.choice("failover_without", self.failover_without, FAILOVER_WITHOUT)
+        checks.choice("on_apply_error", self.on_apply_error, ON_APPLY_ERROR)
         checks.whole("snapshot_bytes_max", self.snapshot_bytes_max, least=1, most=TERM_MAX)
 
     @property
@@ -139,4 +155,5 @@ class NodeOptions:
             recovers=self.on_log_lost == "recover",
             goes_on=self.failover_without == "always",
             applied_min=self.level.standbys,
+            verify_every_s=self.verify_every_s,
         )

@@ -17,5 +17,5 @@ class Primary:
 
     def __init__(self, log: Log, replica: Replica, lease: Lease, *, patience_s: float) -> None:
         self.writer = RecordWriter(log, replica, lease, patience_s=patience_s)
-        self.commits = CommitQueue(self.writer)
+        self.commits = CommitQueue(self.writer, replica.applied)
         self.publisher = Publisher(self.writer, replica, self.commits)

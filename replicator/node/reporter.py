@@ -6,7 +6,7 @@ import logging
 import threading
 
 from ..errors import LogUnavailable
-from ..format.ids import RecordId
+from ..format.ids import ZERO_ID, RecordId
 from ..log.interface import Log
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.node_state import NodeState
@@ -37,8 +37,10 @@ class Reporter:
     ) -> None:
         #: Where others reach this node.
         self.http = ""
-        #: Of the state, at a marker.
-        self.digest: tuple[RecordId, str] | None = None
+        #: Of the state, at a marker, and how often the state had been replaced by then.
+        self.digest: tuple[RecordId, str, int] | None = None
+        #: The request to rebuild this node that was carried out last.
+        self.reinitialised = ""
         self.has_beaten = False
         self._log = log
         self._replica = replica
@@ -66,7 +68,8 @@ class Reporter:
 
     def heartbeat(self) -> Heartbeat:
         """What this node says of itself now."""
-        digest_at, digest = self.digest or (RecordId(0, 0), "")
+        digest_at, digest = self._digest
+        diverged = self._replica.divergence.at
         return self._replica.node_state.heartbeat()._replace(
             every_ms=int(self._policy.beat_every_s * 1000),
             http=self.http,
@@ -87,9 +90,20 @@ class Reporter:
             version=self._release.version,
             reads_min=self._release.reads[0],
             reads_max=self._release.reads[-1],
+            rejects_errors=self._replica.applied.rejects_errors,
+            diverged=str(diverged) if diverged != ZERO_ID else "",
+            given_up=self._replica.divergence.given_up,
+            reinitialised=self.reinitialised,
             digest=digest,
             digest_at=digest_at,
         )
+
+    @property
+    def _digest(self) -> tuple[RecordId, str]:
+        """The newest one of the state that is there."""
+        if self.digest is None or self.digest[2] != self._replica.applied.replaced:
+            return ZERO_ID, ""
+        return self.digest[:2]
 
     def end(self, *, says_goodbye: bool) -> None:
         """Report no more, and hold nothing any more."""

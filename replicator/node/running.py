@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ..format.ids import Writer
 from ..log.interface import Log
 from ..replica.change_updater import ChangeUpdater
 from ..replica.replica import Replica
+from ..replica.skips import Skips
 from ..replica.whole_updater import WholeUpdater
 from ..state import ReplicatedState, State
 from ..state.class_name import kind_of
@@ -144,6 +146,9 @@ def joined(setup: NodeSetup) -> RunningNode:
     try:
         check_data_is_mine(checkpoint, setup.release.app)
         checkpoint.note("state", kind_of(setup.state))
+        checkpoint.note("on_apply_error", setup.options.on_apply_error)
+        if checkpoint.load() is not None:
+            _learn_skips(setup.log, checkpoint)
         running = RunningNode(setup, checkpoint)
         running.join()
     except BaseException:
@@ -152,12 +157,21 @@ def joined(setup: NodeSetup) -> RunningNode:
     return running
 
 
+def _learn_skips(log: Log, checkpoint: Checkpoint) -> None:
+    """Before the state is rebuilt from what is on the disk: what the group leaves out is left out there, too."""
+    with suppress(LogUnavailable):
+        if (head := log.look().head) is not None:
+            Skips(checkpoint).learn(skip.id for skip in head.skipped)
+
+
 def _replica_of(setup: NodeSetup, checkpoint: Checkpoint, me: Writer) -> Replica:
+    options = setup.options
     return Replica(
         setup.state,
         checkpoint,
         me,
-        snapshot_bytes_max=setup.options.snapshot_bytes_max,
+        snapshot_bytes_max=options.snapshot_bytes_max,
         updater=ChangeUpdater if isinstance(setup.state, State) else WholeUpdater,
         reads=setup.release.reads,
+        rejects_errors=options.on_apply_error == "reject",
     )

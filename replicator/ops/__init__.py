@@ -19,6 +19,8 @@ from .promotion import (
     switchover,
 )
 from .recovery import recover
+from .reinit import Reinit, reinit
+from .skip import skip
 from .verification import DigestReport, snapshot, verify
 from .versions import Finalized, NodeVersions, Versions, finalize, versions, versions_of
 
@@ -29,6 +31,7 @@ __all__ = [
     "NodeVersions",
     "Promotion",
     "PromotionPreview",
+    "Reinit",
     "Status",
     "Switchover",
     "Term",
@@ -44,8 +47,10 @@ __all__ = [
     "promote",
     "records",
     "recover",
+    "reinit",
     "resume",
     "size_of",
+    "skip",
     "snapshot",
     "status",
     "status_of",

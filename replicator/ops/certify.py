@@ -14,18 +14,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
+from ..errors import ApplyFailed, ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
 from ..format.codec import digest_of_pieces
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId
 from ..format.records import ChangeRecord, PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..protocol.group import Head
-from ..replica.applied_state import changes_of
+from ..replica.applied_state import changes_of, may_be_rejection
 from ..replica.ledger import Ledger
+from ..replica.skips import SKIPPED, noted_in
 from ..state import ReplicatedState, State, TypedResults
 from ..state.class_name import are_alike, kind_of
 from ..state.contract import at_version, check_state
@@ -385,8 +387,12 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
         typed = state if isinstance(state, TypedResults) else None
         if stored.payload is not None:
             at_version(state.restore, version)(stored.pieces())
+        rejects_errors = stored.note("on_apply_error") == "reject"
+        skipped, view = noted_in(stored.note(SKIPPED) or ""), stored.view
         for record in stored.changes():
-            apply = at_version(state.apply, version)
+            if record.id in skipped and view.left_behind(record.id) is not None:
+                continue  # it was left out, and is not in the history of the state
+            apply = partial(_applied, at_version(state.apply, version), rejects_errors=rejects_errors)
             for index, change in enumerate(changes_of(record)):
                 with contextlib.suppress(ChangeRejected):
                     ledger.applied(change, record.id, index, apply, typed)
@@ -396,6 +402,18 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
         raise
     except Exception as error:
         raise CannotRebuild(node=stored.node, problem=repr(error)) from error
+
+
+def _applied(apply: Callable[[Any], Any], change: Any, *, rejects_errors: bool) -> Any:
+    """As the node that had the checkpoint did."""
+    try:
+        return apply(change)
+    except ChangeRejected:
+        raise
+    except Exception as error:
+        if not (rejects_errors and may_be_rejection(error)):
+            raise
+        raise ApplyFailed(problem=type(error).__name__) from error
 
 
 def _equal(nodes: Sequence[Compared], told: Sequence[NodeFacts]) -> list[list[str]]:

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 
 from ..node.health import lag_as_reported
 from ..protocol import election, versions
-from ..protocol.group import GroupView
+from ..protocol.divergence import compared
+from ..protocol.group import GroupView, Head
 from ..protocol.heartbeat import Heartbeat
 
 __all__ = [
@@ -76,8 +77,9 @@ def term_holder(look: GroupView) -> str | None:
 
 
 def checks_of_group(look: GroupView) -> list[Check]:
-    """The checks of the log, of the primary, of automatic failover, of the standbys, of versions, and of clocks."""
-    return [check for each in (_log, _primary, _failover, _standbys, _versions, _clocks) for check in each(look)]
+    """The checks of the log, the primary, automatic failover, the standbys, states, settings, versions, and clocks."""
+    rules = (_log, _primary, _failover, _standbys, _states, _settings, _versions, _clocks)
+    return [check for each in rules for check in each(look)]
 
 
 def checks_of_nodes(look: GroupView) -> list[Check]:
@@ -104,6 +106,19 @@ def _log(look: GroupView) -> Iterator[Check]:
         yield problem("log", f"the log cannot be right: {why}", "`replicator recover` founds it anew")
     else:
         yield ok("log", f"it goes up to {head.position.id}; `replicator certify` reads all of it")
+        yield from _skipped(look, head)
+
+
+def _skipped(look: GroupView, head: Head) -> Iterator[Check]:
+    """The change that was left out last, why, and which nodes do not go on yet."""
+    for skip in head.skipped[-1:]:
+        what = f"{skip.id} was left out by {skip.by} on {_utc(skip.at)}: {skip.reason}"
+        live = (heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive)
+        stalled = [each.node for each in live if each.stalled and each.position.id < skip.id]
+        if stalled:
+            yield warning("skipped", what, f"start {', '.join(stalled)} again")
+        else:
+            yield ok("skipped", what)
 
 
 # --- who leads -------------------------------------------------------------------------------------------------------
@@ -209,7 +224,7 @@ def _standbys(look: GroupView) -> Iterator[Check]:
     holder = term_holder(look)
     live = [heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive]
     others = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.node != holder]
-    able = [p.node for p in live if p.node != holder and p.in_sync and not p.stalled and p.run == look.run]
+    able = [p.node for p in live if p.node != holder and p.in_sync and p.run == look.run and election.is_sound(p)]
     if not look.heartbeats:
         yield warning("standbys", "no node has reported yet", "start one")
     elif not live:
@@ -221,6 +236,37 @@ def _standbys(look: GroupView) -> Iterator[Check]:
         yield problem("standbys", "no standby is left that could take over", "see what is wrong with the others")
     else:
         yield warning("standbys", f"{holder} is the only node, and none could take over", "start another one")
+
+
+def _states(look: GroupView) -> Iterator[Check]:
+    """Whether the nodes had equal states at the newest marker. What they do about it, each node says (`_of_node`)."""
+    found = compared(look)
+    if found is None:
+        return
+    if found.primary_is_odd:
+        what = (
+            f"the state of the primary, {found.primary}, differs at {found.at} from that of {', '.join(found.others)}"
+        )
+        do = (
+            "they agree, so nobody acts by himself: find out which state is right. `replicator switchover` to one of "
+            f"them has {found.primary} rebuilt, `replicator reinit` of each has them rebuilt"
+        )
+        yield problem("states", what, do)
+    elif told := [name for name in found.others if not look.heartbeats[name].diverged]:
+        what = f"the state of {', '.join(told)} differs at {found.at} from that of the primary, {found.primary}"
+        yield warning("states", what, "more is known once all nodes have reported there")
+    elif found.alike:
+        yield ok("states", f"{', '.join([found.primary, *found.alike])} had equal states at {found.at}")
+
+
+def _settings(look: GroupView) -> Iterator[Check]:
+    """Whether what has to be the same on all nodes is. Told of nodes that report: others may come back with another."""
+    live = [heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive]
+    rejects = [heartbeat.node for heartbeat in live if heartbeat.rejects_errors]
+    stalls = [heartbeat.node for heartbeat in live if not heartbeat.rejects_errors]
+    if rejects and stalls:
+        what = f"on_apply_error is reject on {', '.join(rejects)}, and stall on {', '.join(stalls)}"
+        yield warning("settings", what, "make it the same, or they go apart at the next error of apply()")
 
 
 # --- versions --------------------------------------------------------------------------------------------------------
@@ -301,6 +347,12 @@ def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check
         yield problem(name, "it cannot lead, or take anything in", heartbeat.stalled)
     if heartbeat.problem:
         yield problem(name, "it reports a problem", heartbeat.problem)
+    if heartbeat.diverged:
+        what = f"its state differs from the primary's at {heartbeat.diverged}"
+        by_hand = f"by `replicator reinit {heartbeat.node}`"
+        yield problem(name, what, f"it keeps that as a fork and is rebuilt, by itself once an hour, or {by_hand}")
+    elif heartbeat.given_up:
+        yield warning(name, "the next snapshot takes the place of its state", heartbeat.given_up)
     if heartbeat.run != look.run:
         yield warning(name, "it has not reported in the present run of Redis", "if that lasts, restart it")
     if look.head is None:

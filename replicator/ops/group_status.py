@@ -35,7 +35,8 @@ __all__ = [
 class NodeStatus:
     """The node `node`, as it last reported `age_ms` ago. `lag_records` and `lag_ms`: None if not known.
 
-    `version`: that of its code, which reads those from `reads_min` to `reads_max`.
+    `diverged_id`: the marker at which its state was found to differ from the primary's, or None. `version`: that of its
+    code, which reads those from `reads_min` to `reads_max`.
     """
 
     node: str
@@ -49,6 +50,7 @@ class NodeStatus:
     alive: bool
     http: str | None
     problem: str | None
+    diverged_id: str | None
     age_ms: int
     version: int
     reads_min: int
@@ -155,9 +157,16 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
         in_sync=heartbeat.in_sync,
         alive=heartbeat.alive,
         http=heartbeat.http or None,
-        problem=heartbeat.stalled or heartbeat.problem or ("ahead of the log" if ahead and heartbeat.alive else None),
+        problem=heartbeat.stalled or heartbeat.problem or _problem_of(heartbeat, is_ahead=ahead),
+        diverged_id=heartbeat.diverged or None,
         age_ms=heartbeat.age_ms,
         version=heartbeat.version,
         reads_min=heartbeat.reads_min,
         reads_max=heartbeat.reads_max,
     )
+
+
+def _problem_of(heartbeat: Heartbeat, *, is_ahead: bool) -> str | None:
+    if heartbeat.diverged:
+        return f"its state differs from the primary's at {heartbeat.diverged}"
+    return "ahead of the log" if is_ahead and heartbeat.alive else None

@@ -29,6 +29,7 @@ __all__ = [
     "has_claimed",
     "held_back",
     "is_settled",
+    "is_sound",
     "may_found",
     "may_rebase",
     "may_take_over",
@@ -92,8 +93,9 @@ def takes_term(
     beats_in_run: int,
     restart_as_primary: bool = True,
     goes_on: bool = False,
+    gave_up: bool = False,
 ) -> bool:
-    """Whether this node promotes itself now.
+    """Whether this node promotes itself now. `gave_up`: its state is not to become that of the group.
 
     Promote with `expect=look.term`, `run=look.run` and `expected_head`, so that there is no race. There are two cases.
     Its previous boot holds the current term, in which no other node can write: it goes on, in a term of this boot. Or
@@ -102,7 +104,7 @@ def takes_term(
     the log lost and this node lacks; nor may a missing node, unless `goes_on`.
     """
     head = look.head
-    if head is None or holds(view, me, look.run) or not _met_and_whole(view, head):
+    if head is None or gave_up or holds(view, me, look.run) or not _met_and_whole(view, head):
         return False
     if held_back(me.node, look) is not None:
         return False
@@ -304,9 +306,7 @@ def refounds(me: Heartbeat, look: GroupView, *, beats_without_log: int) -> bool:
 def most_advanced_holder(heartbeats: Iterable[Heartbeat], log_id: str) -> str | None:
     """The live node that has most of the log with this identity."""
     able = [
-        heartbeat
-        for heartbeat in heartbeats
-        if heartbeat.alive and not heartbeat.stalled and heartbeat.log_id == log_id
+        heartbeat for heartbeat in heartbeats if heartbeat.alive and is_sound(heartbeat) and heartbeat.log_id == log_id
     ]
     best = max(_by_name(able), key=lambda heartbeat: (heartbeat.changed, heartbeat.position.id), default=None)
     return best.node if best is not None else None
@@ -444,6 +444,8 @@ def _refusal(target: str, look: GroupView) -> Refusal | None:
         return Refusal(f"Redis came back as another run, and {names} {have} not reported since: try again")
     if candidate.stalled:
         return Refusal(f"it stalled: {candidate.stalled}", better)
+    if not is_sound(candidate):
+        return Refusal(_unsound(candidate), better)
     if look.head is None:
         return None
     if candidate.app and look.head.app not in ("", candidate.app):
@@ -457,9 +459,20 @@ def _refusal(target: str, look: GroupView) -> Refusal | None:
     return held_back(target, look)
 
 
+def is_sound(heartbeat: Heartbeat) -> bool:
+    """Whether the node's state may become that of the group."""
+    return not (heartbeat.stalled or heartbeat.diverged or heartbeat.given_up)
+
+
+def _unsound(heartbeat: Heartbeat) -> str:
+    if heartbeat.given_up:
+        return f"it waits for a snapshot in the place of its state: {heartbeat.given_up}"
+    return f"its state differs from the primary's at {heartbeat.diverged}"
+
+
 def _could_lead(heartbeat: Heartbeat, look: GroupView) -> bool:
     return (
         heartbeat.run == look.run
-        and not heartbeat.stalled
+        and is_sound(heartbeat)
         and (look.head is None or _met_and_whole(heartbeat, look.head))
     )

@@ -47,6 +47,9 @@ class Heartbeat(NamedTuple):
 
     `app`: its application; empty: its program knows of none. `version`: that of its code; `reads_min` and `reads_max`:
     the versions of the group that it reads; `group_version`: the one at its position.
+    `rejects_errors`: an exception of `apply` is a rejection there (`on_apply_error="reject"`). `diverged`: the marker
+    at which its state was found to differ from the primary's; empty: it was not. `given_up`: why the next snapshot is
+    to take the place of its state; empty: it is not. `reinitialised`: the newest request for that which it has met.
 
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
@@ -84,6 +87,10 @@ class Heartbeat(NamedTuple):
     reads_min: int = 1
     reads_max: int = 1
     group_version: int = 1
+    rejects_errors: bool = False
+    diverged: str = ""
+    given_up: str = ""
+    reinitialised: str = ""
     age_ms: int = 0
     beaten_at: int = 0
 

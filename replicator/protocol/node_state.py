@@ -142,6 +142,10 @@ class NodeState(NamedTuple):
         """It has sent a heartbeat."""
         return self._replace(beats_in_run=self.beats_in_run + 1)
 
+    def without_state(self) -> NodeState:
+        """Its state is not what it should be: it waits for a snapshot, as after a gap."""
+        return self._replace(view=self.view._replace(in_sync=False))
+
     def refused(self, reply: Reply) -> NodeState:
         """A write or a renewal was refused. This may end its role before the log tells why."""
         if reply.code in (Code.FENCED, Code.LOST):
@@ -162,7 +166,9 @@ class NodeState(NamedTuple):
 
     # --- what it does ---
 
-    def takes_term(self, look: GroupView, *, restart_as_primary: bool = True, goes_on: bool = False) -> bool:
+    def takes_term(
+        self, look: GroupView, *, restart_as_primary: bool = True, goes_on: bool = False, gave_up: bool = False
+    ) -> bool:
         """Whether it promotes itself now. Promote with `expect=look.term`, `run=look.run`, `floor=view.term`."""
         return election.takes_term(
             self.view,
@@ -172,6 +178,7 @@ class NodeState(NamedTuple):
             beats_in_run=self.beats_in_run,
             restart_as_primary=restart_as_primary,
             goes_on=goes_on,
+            gave_up=gave_up,
         )
 
     def election_rank(self, me: Heartbeat, look: GroupView) -> int | None:

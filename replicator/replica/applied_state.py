@@ -11,7 +11,7 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, NamedTuple
 
-from ..errors import ChangeRejected, ReplicatorError, Stalled, StateError, UpgradeNeeded
+from ..errors import ApplyFailed, ChangeRejected, ReplicatorError, Stalled, StateError, UpgradeNeeded
 from ..format.acts import decode_act
 from ..format.codec import decode_changes
 from ..format.ids import RecordId
@@ -26,9 +26,17 @@ from ..state.contract import takes_version
 from .ledger import Ledger, LedgerImage
 from .restore import Failed
 
-__all__ = ["AppliedState", "Marker", "changes_of", "raising"]
+__all__ = ["AppliedState", "Marker", "changes_of", "may_be_rejection", "raising"]
 
 logger = logging.getLogger(__name__)
+
+#: What befalls this node, and not every node at this change: that is no outcome which all nodes share.
+_OF_THIS_NODE = (MemoryError, RecursionError, OSError, StateError)
+
+
+def may_be_rejection(error: BaseException) -> bool:
+    """Whether this, out of `apply`, is a rejection where `on_apply_error` says so."""
+    return isinstance(error, Exception) and not isinstance(error, _OF_THIS_NODE)
 
 
 class Marker(NamedTuple):
@@ -42,15 +50,24 @@ class Marker(NamedTuple):
 class AppliedState:
     """A state and its readers. `node`: whose it is. Whoever moves the state holds `lock`.
 
-    `reads`: the versions of the group at which the application can apply changes and take snapshots.
+    `reads`: the versions of the group at which the application can apply changes and take snapshots. `rejects_errors`:
+    an exception that `apply` did not mean to raise is a rejection, as if it had said no.
     """
 
-    def __init__(self, state: State | ReplicatedState, node: str, *, reads: range = range(1, 2)) -> None:
+    def __init__(
+        self,
+        state: State | ReplicatedState,
+        node: str,
+        *,
+        reads: range = range(1, 2),
+        rejects_errors: bool = False,
+    ) -> None:
         self.state = state
         self.reads = reads
         #: The one that the group is at, at the place of this state.
         self.version = 1
         self._takes_version = takes_version(getattr(state, "apply", None))
+        self.rejects_errors = rejects_errors
         #: The callers that must not wait for this node, and the callbacks of the application.
         self.inside = Inside(node)
         self.application = Application(state, self.inside)
@@ -66,6 +83,8 @@ class AppliedState:
         self.applied_at = 0
         #: The newest marker in the state, if its digest is still to be reported.
         self.markers: deque[Marker] = deque(maxlen=1)
+        #: How often the state was replaced by a snapshot: digests of before say nothing of it.
+        self.replaced = 0
         #: The pieces of the state at a marker.
         self.marked: Callable[[], Iterable[Any]] = self.drawn
 
@@ -94,7 +113,7 @@ class AppliedState:
             self.applied_at = record.at
             return []  # of the group, and not of its application: the view has what comes of it
         results: list[Any] = []
-        apply = self._apply_at(version)
+        apply = self._apply_at(version, record.id)
         with self.inside.of("apply()"):
             for index, change in enumerate(changes):
                 try:
@@ -112,8 +131,21 @@ class AppliedState:
         self.applied_at = record.at
         return results
 
-    def _apply_at(self, version: int) -> Callable[[Any], Any]:
-        return partial(self._apply_one, version=version) if self._takes_version else self._apply_one
+    def _apply_at(self, version: int, id_: RecordId) -> Callable[[Any], Any]:
+        apply = partial(self._apply_one, version=version) if self._takes_version else self._apply_one
+        return partial(self._apply_or_reject, apply, id_) if self.rejects_errors else apply
+
+    def _apply_or_reject(self, apply: Callable[[Any], Any], id_: RecordId, change: Any) -> Any:
+        """Raises `ApplyFailed` for what `apply` did not mean to raise. What it says is the same on every node."""
+        try:
+            return apply(change)
+        except ChangeRejected:
+            raise
+        except BaseException as error:
+            if not may_be_rejection(error):
+                raise
+            logger.error("apply() failed at %s, and rejected the change %.200r", id_, change, exc_info=error)
+            raise ApplyFailed(problem=type(error).__name__) from error
 
     def _apply_one(self, change: Any, **told: int) -> Any:
         result = self.state.apply(change, **told)  # type: ignore[union-attr]
@@ -121,6 +153,11 @@ class AppliedState:
             result.close()
             raise TypeError("apply() gave a coroutine, and did nothing")
         return result
+
+    def was_replaced(self) -> None:
+        """By a snapshot: what was told of the state before does not count any more. The caller holds the lock."""
+        self.markers.clear()
+        self.replaced += 1
 
     @property
     def drawing(self) -> Application:

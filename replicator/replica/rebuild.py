@@ -13,8 +13,8 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-from ..errors import CorruptRecord, SnapshotRefused, Stalled, StateError
-from ..format.ids import ZERO_ID
+from ..errors import ChangeTooLarge, CorruptRecord, NotJSON, SnapshotFailed, SnapshotRefused, Stalled, StateError
+from ..format.ids import ORIGIN, ZERO_ID
 from ..format.records import PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
@@ -23,9 +23,11 @@ from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.log_once import LogOnce
 from ..storage.checkpoint import Step
 from .applied_state import AppliedState
+from .divergence import Divergence
 from .node_state_cell import NodeStateCell
 from .restore import Dropped, Ending, Failed, run
 from .save_queue import SaveQueue
+from .skips import Skips
 
 __all__ = ["Rebuild"]
 
@@ -43,15 +45,21 @@ class Rebuild:
         known: NodeStateCell,
         applied: AppliedState,
         saved: SaveQueue,
+        divergence: Divergence,
+        skips: Skips,
         *,
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
     ) -> None:
+        self._divergence = divergence
+        self.skips = skips
         self.known = known
         self.applied = applied
         self.saved = saved
         self.snapshot_bytes_max = snapshot_bytes_max
         #: The node stops: what is under way is given up.
         self.closed = False
+        #: Where the state was that was given up and kept last.
+        self._kept = ORIGIN
         self._log_once = LogOnce(logger)
 
     def is_closed(self) -> bool:
@@ -99,10 +107,16 @@ class Rebuild:
         except CorruptRecord as problem:
             self.pass_by(last, before, after, problem)
             return
+        self._divergence.over()
         self._log_once.over("snapshot")
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
     def _keep_fork(self, last: PartRecord, before: View, after: NodeState) -> None:
+        if self._divergence.given_up:
+            if self._kept != before.position:  # a snapshot that could not be taken is followed by another one
+                self._keep_state(self._divergence.given_up, before)
+                self._kept = before.position
+            return
         parted_id = after.view.left_behind(before.changed)
         if parted_id is not None and before.changed != ZERO_ID:
             why = f"replaced by the snapshot {last.id} of {last.node}"
@@ -112,6 +126,18 @@ class Rebuild:
                 parted_id,
                 fork,
             )
+
+    def _keep_state(self, why: str, before: View) -> None:
+        """The state itself is kept: its history is the group's, so its changes alone would not tell what differs."""
+        write = partial(self.saved.checkpoint.write_fork, why, before.position.id)
+        try:
+            with self.applied.lock:
+                pieces = self.applied.drawn()
+            fork = write(pieces=pieces)
+        except (StateError, SnapshotFailed, NotJSON, ChangeTooLarge) as problem:
+            logger.warning("the state cannot be drawn (%s); its snapshot and its changes are kept instead", problem)
+            fork = write()
+        logger.warning("the state of this node is replaced by a snapshot (%s): kept as a fork in %s", why, fork)
 
     def pass_by(self, record: Record, before: View, after: NodeState, problem: CorruptRecord) -> None:
         """Go on without what this record carries: the state is what it was, and no more in sync.
@@ -140,6 +166,7 @@ class Rebuild:
         self.saved.save([step])
         with self.applied.lock:
             yield
+            self.applied.was_replaced()
             self.known.adopt(after)
             self.applied.version = after.view.version
             self.applied.applied_at = step.record.at

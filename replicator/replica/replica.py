@@ -29,7 +29,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import CorruptRecord, Stalled, StateError, UpgradeNeeded
+from ..errors import CorruptRecord, LeftOut, Stalled, StateError, UpgradeNeeded
 from ..format.ids import RecordId, Writer
 from ..format.records import PartRecord, Record, TermRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
@@ -42,9 +42,11 @@ from ..storage.checkpoint import Checkpoint, Step
 from ..storage.payload import Whole
 from .applied_state import AppliedState, changes_of
 from .change_updater import ChangeUpdater
+from .divergence import Divergence
 from .node_state_cell import NodeStateCell
 from .rebuild import Rebuild
 from .save_queue import SaveQueue
+from .skips import Skips
 from .state_updater import StateUpdater, Work
 from .write_lock import WriteLock
 
@@ -66,8 +68,8 @@ class Replica:
 
     `me` has a boot that was drawn for this start. The state is rebuilt from the checkpoint here and now.
     `snapshot_bytes_max`: what a snapshot may weigh when it is unpacked (`format/unpacked_size.py`). `updater`:
-    what keeps the state up with the log. `reads`: the versions of the group that the application reads. Raises
-    `UpgradeNeeded` if the checkpoint begins at another one.
+    what keeps the state up with the log. `reads`: the versions of the group that the application reads.
+    `rejects_errors`: see `AppliedState`. Raises `UpgradeNeeded` if the checkpoint begins at another version.
     """
 
     def __init__(
@@ -79,15 +81,25 @@ class Replica:
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
         updater: Callable[[Rebuild], StateUpdater] = ChangeUpdater,
         reads: range = range(1, 2),
+        rejects_errors: bool = False,
     ) -> None:
         self.write_lock = WriteLock()
         self.known = NodeStateCell(NodeState(me=me, view=View()))
-        self.applied = AppliedState(state, me.node, reads=reads)
+        self.applied = AppliedState(state, me.node, reads=reads, rejects_errors=rejects_errors)
         self.saved = SaveQueue(checkpoint, boot=me.boot)
         #: Stale records that were ignored since the start.
         self.rejected = 0
         self._log_once = LogOnce(logger)
-        self._rebuild = Rebuild(self.known, self.applied, self.saved, snapshot_bytes_max=snapshot_bytes_max)
+        self.divergence = Divergence(checkpoint)
+        self.skips = Skips(checkpoint)
+        self._rebuild = Rebuild(
+            self.known,
+            self.applied,
+            self.saved,
+            self.divergence,
+            self.skips,
+            snapshot_bytes_max=snapshot_bytes_max,
+        )
         self._updater = updater(self._rebuild)
         loaded = checkpoint.load()
         if loaded is not None:
@@ -155,6 +167,12 @@ class Replica:
                 self._updater.follow_snapshot(after.view.snapshot)
                 self._tell(step, node_state.view)
                 verdicts.append(verdict)
+                if verdict is Verdict.APPLY and record.id in self.skips:
+                    self._carry_out(work, node_state)
+                    work = []
+                    self._rebuild.pass_by(record, node_state.view, after, LeftOut(id=record.id))
+                    node_state = self.known.to_fold()
+                    continue
                 alone = self._alone(step)
                 if alone is not None:
                     self._carry_out(work, node_state)
@@ -293,6 +311,32 @@ class Replica:
         Raises `StateError`, or `Stalled`.
         """
         self._updater.write_state()
+
+    def give_up_state(self, why: str) -> bool:
+        """Have the next snapshot take the place of the state, which is kept as a fork then; whether it is given up.
+
+        One that holds the term has the state that counts. A node that stalled applies again from that snapshot on.
+        Raises `CheckpointError`: nothing has changed then.
+        """
+        with self.write_lock:
+            node_state = self.known.to_fold()
+            if node_state.holds_term:
+                return False
+            after = self._as_saved(node_state).without_state()
+            self.divergence.gives_up(why)
+            self.saved.save_view(after.view)
+            with self.applied.lock:
+                self.applied.stalled = ""
+                self.known.adopt(after)
+        logger.warning("waiting for a snapshot in the place of the state at %s: %s", after.view.position.id, why)
+        return True
+
+    def _as_saved(self, node_state: NodeState) -> NodeState:
+        """Where the disk is, if the state stalled before what was saved first: what that has must not come again."""
+        loaded = self.saved.checkpoint.load() if self.stalled else None
+        if loaded is None or loaded.view.position.id <= node_state.view.position.id:
+            return node_state
+        return node_state._replace(view=loaded.view)
 
     def flush(self) -> None:
         """Save what was applied and is not on disk yet, and sync what was saved. Raises `CheckpointError`."""

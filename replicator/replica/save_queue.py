@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..errors import CheckpointError
 from ..format.records import ChangeRecord, PartRecord, Record
+from ..protocol.fold import View
 from ..storage.checkpoint import Checkpoint, Step
 
 __all__ = ["STEP_BYTES", "UNSAVED_BYTES_MAX", "SaveQueue"]
@@ -79,6 +80,12 @@ class SaveQueue:
         for _ in waiting:
             self._unsaved.popleft()
         self._saved = self._saved.with_(waiting)
+
+    def save_view(self, view: View) -> None:
+        """Save what waits, and that the node knows this now."""
+        with self._disk:
+            self._save([], synced=False)
+            self.checkpoint.save(view, [], boot=self._boot)
 
     def make_room(self) -> None:
         """To be called before more is read: save what waits, if that is much.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["CheckedState", "KeptState", "ReplicatedState", "SharedState", "State", "TypedResults"]
+__all__ = ["CheckedState", "CheckingState", "KeptState", "ReplicatedState", "SharedState", "State", "TypedResults"]
 
 
 @runtime_checkable
@@ -70,6 +70,28 @@ class State(ReplicatedState, Protocol):
         Must be deterministic: no clock, no random, no set order. `ChangeRejected` is an outcome like any other and
         must leave the state as it was; every other exception is a bug, and stalls the node. Called under the node's
         lock, on the primary after the change is in the log, on a standby after it is on disk.
+        """
+        ...
+
+
+@runtime_checkable
+class CheckingState(State, Protocol):
+    """A state that can say no before a change is written."""
+
+    def check(self, change: Any) -> None:
+        """Raise `ChangeRejected` at a change (decoded JSON, as `apply` will get it) that is not to be written at all.
+
+            def check(self, change):
+                if change["amount"] > self.balance:
+                    raise ChangeRejected("not enough is left", field="amount")
+
+        Called on the primary alone, just before the append, under the node's lock: it sees the state with all changes
+        that were committed earlier, and must not move it. Changes that share a record, whoever submitted them, are all
+        checked against the state *before* that record. So `apply` stays the judge, and checks what must hold: this is
+        for what need not be in the log, and it may use what `apply` must not (a clock, a quota, a table outside).
+        Be quick: nothing is read, applied or written meanwhile.
+
+        Any other exception goes to the caller as `CheckFailed`. Nothing was written then, either, and no node stalls.
         """
         ...
 

@@ -3,6 +3,7 @@
 - `snapshot`: what it raises, at the call or at any piece, is a `SnapshotFailed`, and so is what is no snapshot at all.
   The state is as good as before, so the node goes on without that snapshot.
 - `apply` and `restore` move the state: whoever calls them stalls the node when they raise (`Replica`, `restore.run`).
+- `check` says no before anything is written. What else it raises is a `CheckFailed`, for the caller of that change.
 - `check_pieces` changes nothing, on nobody's node but that of its caller: what it raises passes.
 - `published` is told what has happened already: that it raises changes nothing, and is logged.
 
@@ -16,10 +17,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import CoroutineType
 from typing import Any
 
-from replicator.errors import SnapshotFailed, StateError
+from replicator.errors import ChangeRejected, CheckFailed, SnapshotFailed, StateError
 from replicator.runtime.reentrancy import Inside
 
 from . import CheckedState, KeptState, ReplicatedState
@@ -56,10 +58,37 @@ class Application:
         self._state = state
         self._inside = inside
         self._version = version
+        #: The state's own `check`; None: it has none, and every change is written.
+        self._check: Callable[[Any], Any] | None = getattr(state, "check", None)
 
     def at(self, version: int) -> Application:
         """The same, for snapshots of that version."""
         return Application(self._state, self._inside, version)
+
+    @property
+    def checks(self) -> bool:
+        """Whether changes are to be checked before they are written."""
+        return self._check is not None
+
+    def check(self, change: Any) -> ChangeRejected | CheckFailed | None:
+        """Why the change is not to be written, if it is not. The caller holds the lock of the state."""
+        assert self._check is not None
+        with self._inside.of("check()"):
+            try:
+                given = self._check(change)
+                if type(given) is CoroutineType:  # of a function that only returns one: it was not seen before
+                    given.close()
+                    raise TypeError("check() gave a coroutine, and did nothing")
+            except ChangeRejected as rejected:
+                return rejected
+            except BaseException as error:
+                if asked_to_end(error):
+                    raise
+                logger.exception("check() failed at the change %.200r; it was not written", change)
+                failed = CheckFailed(change=f"{change!r:.200}", problem=said(error))
+                failed.__cause__ = error
+                return failed
+        return None
 
     def snapshot(self) -> Iterator[Any]:
         """The pieces. Raises `SnapshotFailed` or `StateError`, now or with a piece."""

@@ -52,7 +52,7 @@ P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 
 #: What `Commands` has itself: no change can be called that.
-_RESERVED = ("apply", "snapshot", "restore", "check_pieces", "checked", "result_to_json", "result_from_json")
+_RESERVED = ("apply", "check", "snapshot", "restore", "check_pieces", "checked", "result_to_json", "result_from_json")
 
 
 class ChangeMethod(Generic[P, ResultT]):

@@ -21,8 +21,8 @@ __all__ = ["at_version", "check_state", "takes_version"]
 
 #: With how many arguments a node calls each.
 _ARGUMENTS = {
-    "snapshot": 0, "restore": 1, "apply": 1, "check_pieces": 1, "survived": 0, "published": 0, "result_to_json": 2,
-    "result_from_json": 2,
+    "snapshot": 0, "restore": 1, "apply": 1, "check": 1, "check_pieces": 1, "survived": 0, "published": 0,
+    "result_to_json": 2, "result_from_json": 2,
 }  # fmt: skip
 
 _NEEDED = ("snapshot", "restore")
@@ -49,6 +49,8 @@ def _problems(state: object, name: str) -> Iterator[str]:
             yield f"{name} has no {method}(){_hint(state, method)}; see replicator.state"
     for method, arguments in _ARGUMENTS.items():
         found = getattr(state, method, None)
+        if method == "check" and getattr(state, "apply", None) is None:
+            continue  # nobody submits a change to it: it is the application's own
         if found is not None and (problem := _problem_of(found, method, arguments)):
             yield f"{method}() of {name} {problem}"
     if getattr(state, "apply", None) is None and not isinstance(state, KeptState):

@@ -36,7 +36,9 @@ class Bounds(NamedTuple):
     `late`: a request may reach a Redis of a later run than its connection was made in; else connections end with a run.
     `keyed`: all changes are attempts at one, with one key (`keys.py`).
     `expects`: a tool promotes only if the term is still the one that it looked at. `forgeries`: how often somebody else
-    writes numbers into Redis that no script can have come to.
+    writes numbers into Redis that no script can have come to. `drifts`: how often the state of a node that does not
+    lead turns out to be another one than it should be, and is given up. `skips`: how often the last change, which
+    nobody has acknowledged, is left out.
     """
 
     changes: int = 1
@@ -51,6 +53,8 @@ class Bounds(NamedTuple):
     nodes: int = 2
     forgeries: int = 0
     keyed: bool = False
+    drifts: int = 0
+    skips: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,6 +75,8 @@ class Budget(NamedTuple):
     failovers: int
     snapshots: int
     forgeries: int = 0
+    drifts: int = 0
+    skips: int = 0
 
 
 class Disk(NamedTuple):
@@ -107,7 +113,8 @@ class Sending(NamedTuple):
 
 class Node(NamedTuple):
     """A node: what it has in memory, and what would be left of it after a crash. `node_state` is None while it is
-    down. `queued`: changes that wait for their turn."""
+    down. `queued`: changes that wait for their turn. `gave_up`: its state is not what it should be, and the next
+    snapshot is to take its place."""
 
     name: str
     boots: int
@@ -118,6 +125,7 @@ class Node(NamedTuple):
     write: Write | None = None
     sending: Sending | None = None
     queued: str = ""
+    gave_up: bool = False
 
     @property
     def live(self) -> NodeState:

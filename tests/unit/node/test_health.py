@@ -167,6 +167,8 @@ FULL = CheckpointError(path="/data", problem="the disk is full")
         (replace(STANDBY, lag=Lag(BEHIND_RECORDS_MAX + 1, 100)), "behind"),
         (replace(STANDBY, lag=Lag(400, 9000), behind_s=BEHIND_S_MAX), ""),
         (replace(STANDBY, lag=Lag(1, None), behind_s=BEHIND_S_MAX + 1), "behind"),
+        (replace(STANDBY, diverged="1-9"), "diverged"),
+        (replace(STANDBY, diverged="1-9", in_sync=False), "diverged"),
         (replace(STANDBY, stalled="a bug"), "stalled"),
         (replace(STANDBY, failed=ReplicatorError("it ended")), "failed"),
     ],

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from replicator import Node
+from replicator import ApplyFailed, Node
 from replicator.errors import CheckpointError, ConfigError, KeyReused, LeaseLost, LogLost, ReplicatorError
 from replicator.format.codec import digest_of_pieces, encode_change, encode_changes
 from replicator.format.ids import ERA, Position, RecordId
@@ -451,6 +451,17 @@ def test_states_that_differ_at_one_position_are_a_violation(group: Group) -> Non
     with pytest.raises(Violation, match="different states") as raised:
         certify(MemoryLog(group.server, "g"), [a.data_dir, b.data_dir], make_state=not_deterministic)
     assert (raised.value.rule, raised.value.ids) == ("state", (RecordId(1, 2),))
+
+
+def test_an_error_of_apply_is_an_outcome_where_the_nodes_took_it_for_one(group: Group) -> None:
+    a = group.primary("a", on_apply_error="reject")
+    a.submit(push("x"))
+    with pytest.raises(ApplyFailed):
+        a.submit({"unheard of": 1})
+    a.submit(push("y"))
+    saved(a)
+    (node,) = of(group, a).nodes
+    assert node.position == "1-4"
 
 
 def test_a_change_that_was_rejected_is_an_outcome(group: Group) -> None:

@@ -176,6 +176,53 @@ def test_a_candidate_that_goes_on_whoever_is_missing_takes_over_by_itself() -> N
     assert "c takes over by itself" in says(goes_on=True)
 
 
+# --- states that differ ----------------------------------------------------------------------------------------------
+
+AT = RecordId(3, 90)
+
+
+def digested(name: str, digest: str, **more: Any) -> Heartbeat:
+    role = "primary" if name == "a" else "standby"
+    return heartbeat(name, role=role, digest=digest, digest_at=AT, **more)
+
+
+def test_states_that_are_equal_are_said_to_be_and_nothing_is_said_where_nobody_knows() -> None:
+    assert told("states", look(digested("a", "1"), digested("b", "1"))) == (OK, "a, b had equal states at 3-90")
+    for seen in (look(LEADS, digested("b", "1")), look(digested("a", "1"), heartbeat("b"))):
+        assert not [check for check in checks_of_group(seen) if check.check == "states"]
+
+
+def test_a_primary_that_is_the_odd_one_is_a_problem_with_what_to_do() -> None:
+    level, message = told("states", look(digested("a", "1"), digested("b", "2"), digested("c", "2")))
+    assert level == PROBLEM
+    assert message.startswith("the state of the primary, a, differs at 3-90 from that of b, c: they agree")
+    assert "`replicator switchover` to one of them has a rebuilt" in message
+
+
+def test_a_standby_that_differs_is_a_warning_until_it_takes_itself_for_the_odd_one() -> None:
+    seen = look(digested("a", "1"), digested("b", "2"), heartbeat("c"))
+    assert told("states", seen) == (
+        WARNING,
+        "the state of b differs at 3-90 from that of the primary, a: more is known once all nodes have reported there",
+    )
+    seen = look(digested("a", "1"), digested("b", "2", diverged="3-90"))
+    assert not [check for check in checks_of_group(seen) if check.check == "states"]
+    (of_b,) = (check for check in checks_of_nodes(seen) if check.check == "node b")
+    assert of_b.level == PROBLEM
+    assert of_b.message.startswith("its state differs from the primary's at 3-90: it keeps that as a fork")
+    assert "`replicator reinit b`" in of_b.message
+    assert told("standbys", seen)[0] == PROBLEM
+
+
+def test_a_state_that_is_given_up_is_told_with_its_reason() -> None:
+    seen = look(LEADS, heartbeat("b", given_up="asked by ann", in_sync=False))
+    of_b = [check for check in checks_of_nodes(seen) if check.check == "node b"]
+    assert (of_b[0].level, of_b[0].message) == (
+        WARNING,
+        "the next snapshot takes the place of its state: asked by ann",
+    )
+
+
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 OLD: dict[str, Any] = {"version": 1, "reads_min": 1, "reads_max": 1}

@@ -86,6 +86,51 @@ def test_the_divergent_tail_is_what_lies_behind_the_parting(disk: Disk) -> None:
     assert exported(fork) == [("1-4", 0, push("y")), ("1-4", 1, push("z"))]
 
 
+def test_a_state_that_is_not_what_its_changes_come_to_is_kept_itself(pen: Pen, disk: Disk) -> None:
+    """Whatever snapshot and changes the checkpoint has."""
+    disk.fork("1-2")
+    for more in (False, True):
+        if more:
+            pen.snapshot()
+            pen.change("w")
+            disk.fork("1-2")
+        here = disk.view.position.id
+        pieces = [["pushed", ["x", "other"]], ["data", "k", "v" * 300_000]]
+        fork = forks.read(disk.checkpoint.write_fork("it differed", here, pieces=iter(pieces)))
+        assert [line["piece"] for line in forks.export_state(fork)] == pieces
+        assert (fork.divergent_change_count, fork.has_more_in_snapshot) == (0, False)
+        assert (fork.position, fork.parted_id, fork.reason) == (here, here, "it differed")
+        assert exported(fork) == []
+
+
+def test_a_node_can_be_started_on_such_a_fork(disk: Disk, tmp_path: Path) -> None:
+    disk.fork("1-2")
+    path = disk.checkpoint.write_fork("it differed", disk.view.position.id, pieces=[["pushed", ["other"]]])
+    (tmp_path / "s2").mkdir()
+    shutil.copy(path, tmp_path / "s2" / "checkpoint.sqlite")
+    with Checkpoint(tmp_path / "s2", "g", node="s") as checkpoint:
+        pieces = checkpoint.payload()
+        assert pieces is not None
+        assert list(pieces) == [["pushed", ["other"]]]
+        assert list(checkpoint.changes()) == []
+        loaded = checkpoint.load()
+        assert loaded is not None
+        assert loaded.view.position == disk.view.position
+
+
+def test_pieces_that_cannot_be_drawn_leave_no_fork(disk: Disk) -> None:
+    before = set((disk.data_dir / "forks").glob("*")) if disk.fork("1-2") else set()
+
+    def fails() -> Iterator[Any]:
+        yield ["pushed", []]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        disk.checkpoint.write_fork("it differed", disk.view.position.id, pieces=fails())
+    assert set((disk.data_dir / "forks").glob("*-*.sqlite")) == before
+    assert disk.fork("1-2").exists(), "the next one is written all the same"
+
+
 def test_a_history_that_the_group_has_nothing_of_is_all_divergent_tail(disk: Disk) -> None:
     fork = forks.read(disk.fork("0-0"))
     assert [id_ for id_, _, _ in exported(fork)] == ["1-2", "1-4", "1-4"]
