@@ -30,7 +30,9 @@ def a_node_of_flags(node: Node[FlagState]) -> None:
         return "done"
 
     def run(leadership: Leadership) -> None:
-        assert_type(work(leadership), Coroutine[Any, Any, str])
+        given = work(leadership)
+        assert_type(given, Coroutine[Any, Any, str])
+        given.close()
 
     node.every(60, run)
     node.every(60, work)

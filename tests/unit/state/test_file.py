@@ -476,7 +476,7 @@ def test_a_standby_whose_file_is_gone_is_not_equal_and_goes_on(group: Group, tmp
     eventually(
         lambda: a._running.ha_loop.reporter.digest is not None and b._running.ha_loop.reporter.digest is not None
     )
-    assert b._running.ha_loop.reporter.digest == (a.position.id, "none")
+    assert b._running.ha_loop.reporter.digest[:2] == (a.position.id, "none")
     assert a._running.ha_loop.reporter.digest != b._running.ha_loop.reporter.digest
     settled(ours, b"two")
     a.publish()
