@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 from ..errors import ConfigError
 from ..log.memory_redis import MemoryRedis, MemoryState
 from ..node.node import Node
-from ..node.options import NodeKeywords
+from ..node.options import HostedNodeKeywords
 from ..runtime import checks
 from ..runtime.process import Owner
 from ..state import ReplicatedState
@@ -39,7 +39,7 @@ PROMOTE_TIMEOUT_S = 60.0
 class Faults(Generic[StateT]):
     """Of one group. `Cluster` says what it takes."""
 
-    def __init__(self, count: int, factory: Callable[[], StateT], **options: Unpack[NodeKeywords]) -> None:
+    def __init__(self, count: int, factory: Callable[[], StateT], **options: Unpack[HostedNodeKeywords]) -> None:
         checks.whole("count", count, least=1, most=len(ascii_lowercase))
         if not callable(factory):
             raise ConfigError(setting="factory", problem="give what makes a state: a class, or a function")
@@ -57,7 +57,9 @@ class Faults(Generic[StateT]):
             self._end()
             raise
 
-    def _made(self, names: str, factory: Callable[[], StateT], options: NodeKeywords) -> dict[str, Member[StateT]]:
+    def _made(
+        self, names: str, factory: Callable[[], StateT], options: HostedNodeKeywords
+    ) -> dict[str, Member[StateT]]:
         place = Path(self._directory.name)
         return {name: Member(name, self.redis, self._lockstep, place / name, factory, options) for name in names}
 
@@ -86,7 +88,7 @@ class Faults(Generic[StateT]):
         self._quiet()
 
     def restart(
-        self, name: str, factory: Callable[[], StateT] | None = None, **options: Unpack[NodeKeywords]
+        self, name: str, factory: Callable[[], StateT] | None = None, **options: Unpack[HostedNodeKeywords]
     ) -> Node[StateT]:
         """Start a node that was killed or stopped, on the same disk; one that runs is stopped first. The new one.
 

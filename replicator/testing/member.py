@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ..errors import ReplicatorError
 from ..log.memory_redis import MemoryRedis
 from ..node.node import Node
-from ..node.options import NodeKeywords
+from ..node.options import HostedNodeKeywords
 from ..node.scheduler import Scheduler
 from ..state import ReplicatedState
 from .memory_log import MemoryLog
@@ -38,7 +38,7 @@ class Member(Generic[StateT]):
         scheduler: Scheduler,
         data_dir: Path,
         factory: Callable[[], StateT],
-        options: NodeKeywords,
+        options: HostedNodeKeywords,
     ) -> None:
         self.name = name
         self.factory = factory

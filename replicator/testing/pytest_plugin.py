@@ -23,7 +23,7 @@ import pytest
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ..node.options import NodeKeywords
+    from ..node.options import HostedNodeKeywords
     from ..sandbox.redis_server import RedisServer
     from ..state import ReplicatedState
     from .cluster import Cluster
@@ -40,7 +40,9 @@ class ClusterFactory:
     def __init__(self, clusters: ExitStack) -> None:
         self._clusters = clusters
 
-    def __call__(self, count: int, factory: Callable[[], StateT], **options: Unpack[NodeKeywords]) -> Cluster[StateT]:
+    def __call__(
+        self, count: int, factory: Callable[[], StateT], **options: Unpack[HostedNodeKeywords]
+    ) -> Cluster[StateT]:
         from .cluster import Cluster
 
         return self._clusters.enter_context(Cluster(count, factory, **options))

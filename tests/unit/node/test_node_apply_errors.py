@@ -28,9 +28,10 @@ class Failing(KV):
 
 def test_it_is_a_rejection_on_every_node_and_all_go_on(group: Group, caplog: pytest.LogCaptureFixture) -> None:
     a, b = group.primary("a", state=Failing(), **REJECT), group.node("b", state=Failing(), **REJECT)
-    with caplog.at_level(logging.ERROR), pytest.raises(ApplyFailed, match="division by zero") as failed:
+    with caplog.at_level(logging.ERROR), pytest.raises(ApplyFailed, match="ZeroDivisionError") as failed:
         a.submit({"fail": 1})
     assert isinstance(failed.value, ChangeRejected)
+    assert str(failed.value.__cause__) == "division by zero", "what it says itself may differ between nodes"
     first, rejected, last = a.submit_many([push("x"), {"fail": 2}, push("y")])
     assert (first, type(rejected), last) == (1, ApplyFailed, 2)
     in_step(a, b)

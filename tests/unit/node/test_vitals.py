@@ -13,6 +13,7 @@ import pytest
 
 from replicator import ConfigError, Host, LeaseLost, NotPrimary, PromotionRefused, ops
 from replicator.node.acks import Level
+from replicator.node.options import HostedNodeKeywords
 from replicator.node.problems import UNHEALTHY, Problems
 from replicator.node.vitals import Vitals
 from tests.support.kv import (
@@ -270,4 +271,5 @@ class TestTheLoop:
 
 
 def test_a_node_of_a_host_takes_a_watchdog_as_well() -> None:
-    assert "watchdog" in inspect.signature(Host.node).parameters
+    assert "watchdog" in HostedNodeKeywords.__annotations__
+    assert "HostedNodeKeywords" in str(inspect.signature(Host.node).parameters["options"])

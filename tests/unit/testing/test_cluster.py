@@ -358,7 +358,7 @@ def test_a_node_goes_on_with_other_code_after_a_restart() -> None:
 
     with Cluster(2, DictState) as cluster:
         cluster.submit(put("x", 1))
-        assert type(cluster.restart("b", Newer, lease_s=2.0)._setup.state) is Newer
+        assert type(cluster.restart("b", Newer, app="DictState", lease_s=2.0)._setup.state) is Newer
         cluster.settle()
         cluster.check_equal()
         assert cluster["b"]._setup.lease.length_s == 2.0

@@ -17,7 +17,7 @@ PLUGIN = "replicator.testing.pytest_plugin"
 
 def run(place: Path, program: str, *options: str, **environment: str) -> Any:
     (place / "test_it.py").write_text(program)
-    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *options, "-p", PLUGIN]
+    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-p", PLUGIN, *options]
     return subprocess.run(
         [*command, "test_it.py"],
         cwd=place,
