@@ -40,8 +40,8 @@ SMALL = (
     (Bounds(changes=1, promotions=0, failovers=1, snapshots=2, parts=2, resends=0), 10_000),
     (Bounds(changes=1, promotions=1, failovers=1, resends=0, nodes=3), 40_000),
     (Bounds(changes=1, promotions=2, crashes=1, forgeries=1, resends=0), 30_000),
-    (Bounds(changes=2, promotions=1, crashes=1, keyed=True), 10_000),
-    (Bounds(changes=2, promotions=2, resends=0, keyed=True), 10_000),
+    (Bounds(changes=2, promotions=1, crashes=1, keyed=True), 5_000),
+    (Bounds(changes=2, promotions=2, resends=0, keyed=True), 3_000),
     (Bounds(changes=1, promotions=1, crashes=1, drifts=1, resends=0), 10_000),
     (Bounds(changes=2, promotions=1, crashes=1, skips=1, resends=0), 10_000),
 )
