@@ -86,11 +86,12 @@ def test_the_primary_marks_the_log_when_it_wrote_and_not_otherwise(group: Group)
 
 def test_it_does_not_before_its_time_nor_where_it_is_told_not_to(group: Group, tmp_path: Path) -> None:
     a = group.primary("a", lease_s=SHORT_LEASE_S)
-    a.submit(push("x"))
     other = Group(tmp_path / "other")
     never = other.primary("a", lease_s=SHORT_LEASE_S, verify_every_s=0)
-    never.submit(push("x"))
     try:
+        after_beats(2, a, never)  # they lead, and know what there was then
+        a.submit(push("x"))
+        never.submit(push("x"))
         after_beats(4, a, never)
         assert (markers(group), markers(other)) == (0, 0)
     finally:
