@@ -83,7 +83,7 @@ class AppliedState:
         self.applied_at = 0
         #: The newest marker in the state, if its digest is still to be reported.
         self.markers: deque[Marker] = deque(maxlen=1)
-        #: How often the state was replaced by a snapshot: digests of before say nothing of it.
+        #: How often a state that was given up was replaced by a snapshot: digests of before say nothing of the new one.
         self.replaced = 0
         #: The pieces of the state at a marker.
         self.marked: Callable[[], Iterable[Any]] = self.drawn
@@ -155,7 +155,7 @@ class AppliedState:
         return result
 
     def was_replaced(self) -> None:
-        """By a snapshot: what was told of the state before does not count any more. The caller holds the lock."""
+        """It was given up, and this is another one: what was told of that does not count. The caller holds the lock."""
         self.markers.clear()
         self.replaced += 1
 

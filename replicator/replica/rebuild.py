@@ -166,7 +166,8 @@ class Rebuild:
         self.saved.save([step])
         with self.applied.lock:
             yield
-            self.applied.was_replaced()
+            if self._divergence.given_up:
+                self.applied.was_replaced()
             self.known.adopt(after)
             self.applied.version = after.view.version
             self.applied.applied_at = step.record.at

@@ -84,11 +84,13 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         given["promote, recover"] = [run("promote", "a", "--timeout", PATIENCE_S)]
         a.submit({"op": "register", "owner": "x"})
         in_step(a, b)
+        written = run("log")  # with the record of a term, which snapshots cut
         given |= {"snapshot": [run("snapshot")], "verify": [run("verify")]}
         given["reinit"] = [run("reinit", "b", "--timeout", PATIENCE_S)]
         a.submit({"op": "register", "owner": "y"})
         in_step(a, b)
         given |= _looked_at(run)
+        given["log"] = written + given["log"]
         given["certify"] = [run("certify", *dirs)]
         given["promote --dry-run"] = [run("promote", "b", "--dry-run")]
         given["switchover"] = [run("switchover", "--to", "b", "--timeout", PATIENCE_S)]

@@ -29,6 +29,7 @@ from tests.support.kv import (
     pushed,
     put,
 )
+from tests.support.opaque import Text
 
 #: The log is marked with every beat in which something was written.
 OFTEN = {"lease_s": SHORT_LEASE_S, "verify_every_s": 0.001}
@@ -231,6 +232,21 @@ def test_a_file_that_somebody_wrote_to_on_a_standby_is_put_aside_and_written_ane
     a.publish()
     eventually(lambda: theirs.path.read_text() == "2", "it goes on")
     assert ops.verify(group.log(), by="test", timeout_s=PATIENCE_S).equal
+
+
+def test_what_is_published_meanwhile_takes_no_digest_away(group: Group) -> None:
+    """A state that is replicated whole is replaced again and again, and is what it was at the marker all the same."""
+    a, b = group.primary("a", state=Text([b"1"]), **OFTEN), group.node("b", state=Text(), **OFTEN)
+    a.publish()
+    in_step(a, b)
+    told = b._running.ha_loop.reporter
+    a._running.primary.commits.mark()
+    at = a.position.id
+    eventually(lambda: told.digest and told.digest[0] == at, "b has its digest")
+    a._setup.state.pieces = [b"2"]
+    a.publish()
+    in_step(a, b)
+    assert told.heartbeat().digest_at >= at
 
 
 # --- the primary is the odd one --------------------------------------------------------------------------------------
