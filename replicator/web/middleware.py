@@ -213,11 +213,10 @@ class Middleware:
     # --- what goes out ------------------------------------------------------------------------------------------------
 
     def stamps(self, visit: Visit, facts: Facts | None = None) -> list[tuple[bytes, bytes]]:
-        """Headers for an answer that begins now. `facts`: of what it shows, if they are known."""
-        try:
-            facts = facts or Facts.of(self.node)
-        except WrongProcess:  # where the node is another process' there are no facts to stamp
-            return []
+        """Headers for an answer that begins now. `facts`: of what it shows, if they are known. Raises `WrongProcess`:
+        a worker that cannot use the node is to say so at each request, and not to serve half of them.
+        """
+        facts = facts or Facts.of(self.node)
         headers = facts.headers
         if visit.lost is not None:
             headers.append((b"replicator-lost", visit.lost.encode()))
@@ -226,6 +225,13 @@ class Middleware:
         if self._cookie is not None and (cookie := self._cookie_after(visit, facts.position)):
             headers.append((b"set-cookie", cookie.encode()))
         return headers
+
+    def stamps_of_ours(self, visit: Visit, facts: Facts | None = None) -> list[tuple[bytes, bytes]]:
+        """The same for an answer that the middleware gives itself."""
+        try:
+            return self.stamps(visit, facts)
+        except WrongProcess:  # there are no facts to stamp
+            return []
 
     def _cookie_after(self, visit: Visit, position: str) -> str | None:
         cookie = self._cookie

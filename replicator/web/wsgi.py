@@ -158,7 +158,7 @@ class Replicated:
         return self._answered(answer, visit, start_response)
 
     def _answered(self, answer: Answer, visit: Visit, start_response: StartResponse) -> Iterable[bytes]:
-        headers = [*answer.headers, *_as_text(self._middleware.stamps(visit))]
+        headers = [*answer.headers, *_as_text(self._middleware.stamps_of_ours(visit))]
         start_response(_status_line(answer.status), headers)
         return [] if visit.head.method == "HEAD" else [answer.body]
 
