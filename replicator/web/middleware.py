@@ -37,7 +37,7 @@ from .options import Options
 from .redirect import on_the_primary, redirect_of, redirect_to
 from .served_node import Facts, ServedNode
 
-__all__ = ["CURRENT", "Forward", "Middleware", "Pause", "Reach", "Step", "Steps", "Visit", "answer"]
+__all__ = ["CURRENT", "Forward", "Middleware", "Pause", "Reach", "Step", "Steps", "Visit", "answer", "answered"]
 
 #: So long a primary waits for what a cookie says that a standby had.
 AHEAD_S = 1.0
@@ -107,9 +107,11 @@ class Middleware:
         if head.path in (self._health, self._ready):
             yield from self._asked_for(head)
             return self._health_answer(head)
-        visit.is_write = options.is_write(head.method, head.path)
         if self._cookie is not None:
             visit.carried = self._cookie.read(head.cookies)
+        elif options.writes == "local" and head.wait is None:
+            return None
+        visit.is_write = options.is_write(head.method, head.path)
         if visit.is_write and options.writes != "local":
             url = yield from self._primary(head)
             if url is not None:
@@ -264,10 +266,13 @@ def answer(error: Exception) -> tuple[bytes, int, list[tuple[str, str]]]:
 
     They let no exception out to a middleware. The answer is the one that the middleware of this request gives.
     """
-    visit = CURRENT.get()
-    if visit is None:
-        raise error
-    found = visit.middleware.answer(error, visit)
+    found = answered(error)
     if found is None:
         raise error
     return found.body, found.status, found.headers
+
+
+def answered(error: Exception) -> Answer | None:
+    """What an error comes to in the request that is under way; None: it is not ours, or there is no such request."""
+    visit = CURRENT.get()
+    return visit.middleware.answer(error, visit) if visit is not None else None
