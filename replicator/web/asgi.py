@@ -115,7 +115,7 @@ class Replicated:
                 raise
         if not is_in_application:
             await _drop(body, scope)
-        await _answer(what, visit, stamped)
+        await _answer(what, visit, middleware.stamps_of_ours(visit, scope.get(FACTS)), passed)
 
     async def _before(self, visit: Visit) -> Answer | Forward | None:
         steps = self._middleware.before(visit)
@@ -183,9 +183,9 @@ async def _drop(body: _Body, scope: Scope) -> None:
         dropped += len((await body.receive()).get("body", b""))
 
 
-async def _answer(answer: Answer, visit: Visit, send: Send) -> None:
+async def _answer(answer: Answer, visit: Visit, stamps: list[tuple[bytes, bytes]], send: Send) -> None:
     headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.start", "status": answer.status, "headers": [*headers, *stamps]})
     body = b"" if visit.head.method == "HEAD" else answer.body
     await send({"type": "http.response.body", "body": body})
 

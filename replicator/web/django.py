@@ -1,4 +1,4 @@
-"""For Django, which lets no exception out: errors of this package that a view raises become answers here.
+"""For Django, which lets no exception out: errors that a view raises, and that are ours, become answers here.
 
     MIDDLEWARE = ["replicator.web.django.ErrorAnswers", ...]
 
@@ -13,8 +13,7 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponse
 
-from ..errors import ReplicatorError
-from .middleware import answer
+from .middleware import answered
 
 __all__ = ["ErrorAnswers"]
 
@@ -34,7 +33,5 @@ class ErrorAnswers:
         return self._get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if not isinstance(error, ReplicatorError):
-            return None
-        body, status, headers = answer(error)
-        return HttpResponse(body, status=status, headers=dict(headers))
+        found = answered(error)
+        return None if found is None else HttpResponse(found.body, status=found.status, headers=dict(found.headers))

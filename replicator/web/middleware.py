@@ -37,7 +37,7 @@ from .options import Options
 from .redirect import on_the_primary, redirect_of, redirect_to
 from .served_node import Facts, ServedNode
 
-__all__ = ["CURRENT", "Forward", "Middleware", "Pause", "Reach", "Step", "Steps", "Visit", "answer"]
+__all__ = ["CURRENT", "Forward", "Middleware", "Pause", "Reach", "Step", "Steps", "Visit", "answer", "answered"]
 
 #: So long a primary waits for what a cookie says that a standby had.
 AHEAD_S = 1.0
@@ -107,9 +107,11 @@ class Middleware:
         if head.path in (self._health, self._ready):
             yield from self._asked_for(head)
             return self._health_answer(head)
-        visit.is_write = options.is_write(head.method, head.path)
         if self._cookie is not None:
             visit.carried = self._cookie.read(head.cookies)
+        elif options.writes == "local" and head.wait is None:
+            return None
+        visit.is_write = options.is_write(head.method, head.path)
         if visit.is_write and options.writes != "local":
             url = yield from self._primary(head)
             if url is not None:
@@ -213,11 +215,10 @@ class Middleware:
     # --- what goes out ------------------------------------------------------------------------------------------------
 
     def stamps(self, visit: Visit, facts: Facts | None = None) -> list[tuple[bytes, bytes]]:
-        """Headers for an answer that begins now. `facts`: of what it shows, if they are known."""
-        try:
-            facts = facts or Facts.of(self.node)
-        except WrongProcess:  # where the node is another process' there are no facts to stamp
-            return []
+        """Headers for an answer that begins now. `facts`: of what it shows, if they are known. Raises `WrongProcess`:
+        a worker that cannot use the node is to say so at each request, and not to serve half of them.
+        """
+        facts = facts or Facts.of(self.node)
         headers = facts.headers
         if visit.lost is not None:
             headers.append((b"replicator-lost", visit.lost.encode()))
@@ -226,6 +227,13 @@ class Middleware:
         if self._cookie is not None and (cookie := self._cookie_after(visit, facts.position)):
             headers.append((b"set-cookie", cookie.encode()))
         return headers
+
+    def stamps_of_ours(self, visit: Visit, facts: Facts | None = None) -> list[tuple[bytes, bytes]]:
+        """The same for an answer that the middleware gives itself."""
+        try:
+            return self.stamps(visit, facts)
+        except WrongProcess:  # there are no facts to stamp
+            return []
 
     def _cookie_after(self, visit: Visit, position: str) -> str | None:
         cookie = self._cookie
@@ -258,10 +266,13 @@ def answer(error: Exception) -> tuple[bytes, int, list[tuple[str, str]]]:
 
     They let no exception out to a middleware. The answer is the one that the middleware of this request gives.
     """
-    visit = CURRENT.get()
-    if visit is None:
-        raise error
-    found = visit.middleware.answer(error, visit)
+    found = answered(error)
     if found is None:
         raise error
     return found.body, found.status, found.headers
+
+
+def answered(error: Exception) -> Answer | None:
+    """What an error comes to in the request that is under way; None: it is not ours, or there is no such request."""
+    visit = CURRENT.get()
+    return visit.middleware.answer(error, visit) if visit is not None else None

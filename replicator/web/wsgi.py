@@ -5,8 +5,8 @@
 
 WSGI knows no startup. So the node starts here and now, when the application is put together, and stops when the process
 ends (`atexit`) or `close` is called. That has to be in the process that serves: one that forks afterwards (gunicorn
-with --preload, uwsgi without lazy-apps) has children in which every request that needs the node is answered 500,
-`wrong_process`, and told what to do. What the middleware does with requests stands in `middleware.py`; `Options`
+with --preload, uwsgi without lazy-apps) has children in which every request is answered 500, `wrong_process`,
+and told what to do. What the middleware does with requests stands in `middleware.py`; `Options`
 (`options.py`) are keywords here. A request that waits holds its thread for as long.
 """
 
@@ -158,7 +158,7 @@ class Replicated:
         return self._answered(answer, visit, start_response)
 
     def _answered(self, answer: Answer, visit: Visit, start_response: StartResponse) -> Iterable[bytes]:
-        headers = [*answer.headers, *_as_text(self._middleware.stamps(visit))]
+        headers = [*answer.headers, *_as_text(self._middleware.stamps_of_ours(visit))]
         start_response(_status_line(answer.status), headers)
         return [] if visit.head.method == "HEAD" else [answer.body]
 

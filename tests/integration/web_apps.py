@@ -9,6 +9,8 @@ import os
 import time
 from typing import Any
 
+from fastapi import FastAPI, Request
+
 from replicator import Node, ReplicatorError
 from replicator.web import asgi, wsgi
 from tests.support.kv import KV
@@ -39,8 +41,6 @@ def _value(node: Node[KV], key: str) -> Any:
 
 
 def fastapi_app() -> Any:
-    from fastapi import FastAPI, Request
-
     node, app = _node(), FastAPI()
     app.add_middleware(asgi.Replicated, node=node, **_options())
 

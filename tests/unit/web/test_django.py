@@ -15,6 +15,7 @@ from django.urls import path
 
 from replicator.errors import ChangeRejected, NotPrimary
 from replicator.web import asgi, wsgi
+from replicator.web.failures import ANSWERS
 from tests.support.sites import FakeNode
 
 
@@ -49,15 +50,15 @@ def _settings() -> None:
     django.setup()
 
 
-def over_wsgi(node: FakeNode, method: str, url: str) -> httpx.Response:
-    app = wsgi.Replicated(WSGIHandler(), node=node, start=False)
+def over_wsgi(node: FakeNode, method: str, url: str, **options: Any) -> httpx.Response:
+    app = wsgi.Replicated(WSGIHandler(), node=node, start=False, **options)
     with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://site") as client:
         return client.request(method, url)
 
 
-def over_asgi(node: FakeNode, method: str, url: str) -> httpx.Response:
+def over_asgi(node: FakeNode, method: str, url: str, **options: Any) -> httpx.Response:
     async def asked() -> httpx.Response:
-        app = asgi.Replicated(ASGIHandler(), node=node, start=False)
+        app = asgi.Replicated(ASGIHandler(), node=node, start=False, **options)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://site") as client:
             return await client.request(method, url)
 
@@ -84,3 +85,9 @@ def test_other_errors_are_djangos(ask: Any) -> None:
     answer = ask(FakeNode(), "POST", "/fails")
     assert answer.status_code == 500
     assert answer.headers["content-type"] != "application/problem+json"
+
+
+@pytest.mark.parametrize("ask", [over_wsgi, over_asgi])
+def test_errors_that_an_application_adds_are_answered_as_well(ask: Any) -> None:
+    answer = ask(FakeNode(), "POST", "/fails", answers={**ANSWERS, ZeroDivisionError: (400, "by_zero")})
+    assert (answer.status_code, answer.json()["error"]) == (400, "by_zero")

@@ -419,14 +419,23 @@ def test_a_worker_that_has_the_node_of_its_master_is_told_what_to_do(sites: Site
     group = Group(tmp_path)
     site = of_a_real_node(sites, group.primary("a"))
 
-    def asked(*what: str, **more: Any) -> Callable[[], list[Any]]:
+    # and one whose pages do not need the node
+    needless = sites.of(group.nodes[0])
+
+    def asked(*what: str, at: Site = site, **more: Any) -> Callable[[], list[Any]]:
         def ask() -> list[Any]:
-            answer = site.ask(*what, **more)
+            answer = at.ask(*what, **more)
             return [answer.status_code, answer.json()["error"], answer.json()["detail"]]
 
         return ask
 
-    for ask in (asked("GET", "/k"), asked("PUT", "/k"), asked("GET", "/ready"), asked("GET", "/k", **carrying("1-1"))):
+    for ask in (
+        asked("GET", "/k"),
+        asked("PUT", "/k"),
+        asked("GET", "/ready"),
+        asked("GET", "/k", **carrying("1-1")),
+        asked("GET", "/", at=needless),
+    ):
         status, code, detail = in_child(ask)
         assert (status, code) == (500, "wrong_process")
         assert "without --preload" in detail
