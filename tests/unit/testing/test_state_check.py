@@ -297,7 +297,7 @@ def test_a_piece_that_is_not_json() -> None:
         def snapshot(self) -> Iterator[Any]:
             return iter([{1, 2}])
 
-    assert "a piece of the snapshot after it cannot be sent: a piece of a snapshot is not JSON" in refused(Dates)
+    assert "a piece of the snapshot after it cannot be sent: a piece of the snapshot is not JSON" in refused(Dates)
 
 
 # --- what goes through the log ---------------------------------------------------------------------------------------
