@@ -212,7 +212,8 @@ def submit_from_job(target: Submitting, change: Any, *, part: str = "", **option
     that submits several changes gives each a `part` of its own. Raises what `submit` raises: let the job fail with it,
     and a retry gets the first result, if there is one.
     """
-    return target.submit(change, key=job_key(part), **options)
+    key = job_key(part)
+    return target.submit(change, key=key, **options)
 
 
 def job_key(part: str = "") -> str:
