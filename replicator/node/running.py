@@ -108,6 +108,7 @@ class RunningNode:
 
     def begin(self) -> None:
         """Have its duties done from now on. Raises `NoThread`: `end` it then."""
+        self._setup.vitals.look()  # before the first beat, at which a node may take its term again
         self._setup.scheduler.start(self._node_work)
 
     def wake(self) -> None:

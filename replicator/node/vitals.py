@@ -145,8 +145,8 @@ class _WatchdogAnswers:
         self._aside: Aside[object] = Aside("watchdog", most=1)
         self._asked: Question[object] | None = None
         self._silence = _Silence(limit_s)
-        #: By its last answer.
-        self._why = ""
+        #: By its last answer; before the first one, nobody knows.
+        self._why = "its watchdog has not answered yet"
 
     def problem(self) -> str:
         if self._asked is None:

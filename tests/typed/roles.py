@@ -30,8 +30,7 @@ def a_node_of_flags(node: Node[FlagState]) -> None:
         return "done"
 
     def run(leadership: Leadership) -> None:
-        given = work(leadership)
-        assert_type(given, Coroutine[Any, Any, str])
+        given: Coroutine[Any, Any, str] = work(leadership)
         given.close()
 
     node.every(60, run)

@@ -17,7 +17,9 @@ PLUGIN = "replicator.testing.pytest_plugin"
 
 def run(place: Path, program: str, *options: str, **environment: str) -> Any:
     (place / "test_it.py").write_text(program)
-    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-p", PLUGIN, *options]
+    # An installation from before it was there does not bring it by itself.
+    asked = [] if f"no:{PLUGIN}" in options else ["-p", PLUGIN]
+    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", *asked, *options]
     return subprocess.run(
         [*command, "test_it.py"],
         cwd=place,
