@@ -162,7 +162,7 @@ class Watched(Registry):
 def be_primary(pipe: Connection, url: str, group: str, data_dir: Path, document: Path) -> None:
     """The primary: says by which ways it can change, and told one, when it began and which record was the last."""
     state = Registry()
-    with Node(state, group=group, name="a", data_dir=data_dir, redis=url) as node:
+    with Node(state, group=group, app="Registry", name="a", data_dir=data_dir, redis=url) as node:
         node.promote()
         node.replace(pieces_of(orjson.loads(document.read_bytes())))
         ids = list(state.nodes(limit=len(state)))
@@ -206,7 +206,7 @@ def _changes(draw: random.Random, ids: Sequence[int]) -> list[Any]:
 def be_standby(pipe: Connection, url: str, group: str, data_dir: Path, name: str) -> None:
     """A standby: told the number of a record, when it had that, and its processor time since it was told to begin."""
     state = Watched()
-    with Node(state, group=group, name=name, data_dir=data_dir, redis=url) as node:
+    with Node(state, group=group, app="Registry", name=name, data_dir=data_dir, redis=url) as node:
         pipe.send("ready")
         cpu_ns = 0
         while (told := heard(pipe)) is not None:

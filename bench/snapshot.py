@@ -428,7 +428,7 @@ class WatchedLog(RedisLog):
 def be_primary(pipe: Connection, url: str, group: str, data_dir: str, path: str) -> None:
     """The process of the primary: loads the document, and publishes whenever it is told to."""
     state, log = Watched(), WatchedLog(url, group)
-    with Node(state, group=group, name="a", data_dir=data_dir, log=log) as node:
+    with Node(state, group=group, app="Registry", name="a", data_dir=data_dir, log=log) as node:
         node.promote()
         _load(node, path)
         log.clear()
@@ -496,7 +496,7 @@ def _memory_watched() -> Iterator[list[Memory]]:
 def be_standby(pipe: Connection, url: str, group: str, data_dir: str, name: str) -> None:
     """The process of a standby: joins, says so, and then says when it had the state."""
     state = Watched()
-    with Node(state, group=group, name=name, data_dir=data_dir, redis=url) as node:
+    with Node(state, group=group, app="Registry", name=name, data_dir=data_dir, redis=url) as node:
         pipe.send("ready")
         if heard(pipe) is None:
             return
@@ -525,7 +525,7 @@ def be_read_standby(pipe: Connection, url: str, group: str, data_dir: str) -> No
     """The process of a standby that has an old state, if it ever had one, and somebody who reads it."""
     state = Registry()
     bare = memory().resident_mb
-    with Node(state, group=group, name="read", data_dir=data_dir, redis=url) as node:
+    with Node(state, group=group, app="Registry", name="read", data_dir=data_dir, redis=url) as node:
         gc.collect()
 
         def read() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import ChangeRejected, CheckFailed
+from ..format.keyed import change_in
 from ..replica.applied_state import AppliedState
 from .commit_waiters import Waiting
 from .writer import RecordWriter
@@ -38,10 +39,16 @@ class ChangeCheck:
                     waiting.withheld |= self._withheld(waiting, range(start, start + count))
 
     def _withheld(self, waiting: Waiting, call: range) -> dict[int, ChangeRejected | CheckFailed]:
-        """Of the changes of one call: where `check` fails at one, nothing of that call is written."""
+        """Of the changes of one call: where `check` fails at one, nothing of that call is written.
+
+        A repeat is not asked about: it changes nothing, and what came of it the first time is its answer.
+        """
         found: dict[int, ChangeRejected | CheckFailed] = {}
         for index in call:
-            said = self._applied.application.check(waiting.changes[index])
+            change = waiting.changes[index]
+            if self._applied.ledger.knows(change):
+                continue
+            said = self._applied.application.check(change_in(change))
             if isinstance(said, CheckFailed):
                 return dict.fromkeys(call, said)
             if said is not None:

@@ -254,3 +254,32 @@ def test_a_state_without_apply_may_call_anything_so() -> None:
         def check(self) -> None: ...
 
     check_state(Whole())
+
+
+# --- with keys --------------------------------------------------------------------------------------------------------
+
+
+def test_a_repeat_has_its_first_answer_whatever_check_says_of_it_by_now(group: Group) -> None:
+    a = group.primary("a", state=Checked(most=1))
+    first = a.submit(push("x"), key="order-1")
+    assert a.submit(push("x"), key="order-1") == first
+    with pytest.raises(ChangeRejected, match="there are 1"):
+        a.submit(push("y"), key="order-2")
+    assert pushed(a) == ["x"]
+    assert a._running.replica.applied.state.checked == [push("x"), push("y")], "and is told the change, not its entry"
+
+
+@pytest.mark.parametrize("keys", [["1", "2", "3"], ["1", None, "3"], [None, "2", None]])
+def test_what_is_left_of_a_record_keeps_its_keys(group: Group, keys: list[str | None]) -> None:
+    state = Checked()
+    state.in_check = is_bad
+    a, b = group.primary("a", state=state), group.node("b", state=KV())
+    changes = [push("x"), push("bad"), push("y")]
+    first = a.submit_many(changes, keys=keys)
+    assert (first[0], type(first[1]), first[2]) == (1, ChangeRejected, 2)
+    if None not in keys:
+        again = a.submit_many(changes, keys=keys)
+        assert (again[0], type(again[1]), again[2]) == (1, ChangeRejected, 2)
+    in_step(a, b)
+    assert pushed(a) == pushed(b) == ["x", "y"]
+    assert ops.verify(group.log(), by="test", timeout_s=PATIENCE_S).equal

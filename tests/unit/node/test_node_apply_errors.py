@@ -140,3 +140,15 @@ def test_a_node_that_starts_again_with_the_same_code_stalls_at_the_same_place(gr
     assert "1-3" in eventually(lambda: again.stalled, "it stalls again")
     assert again.position == at
     assert pushed(again) == ["x"]
+
+
+def test_a_repeat_of_a_change_that_apply_failed_at_is_rejected_as_the_first_time(group: Group) -> None:
+    a, b = group.primary("a", state=Failing(), **REJECT), group.node("b", state=Failing(), **REJECT)
+    said = []
+    for _ in range(2):
+        with pytest.raises(ApplyFailed) as failed:
+            a.submit({"fail": 1}, key="order-1")
+        said.append(str(failed.value))
+    assert said[0] == said[1]
+    in_step(a, b)
+    assert ops.verify(group.log(), by="test", timeout_s=PATIENCE_S).equal

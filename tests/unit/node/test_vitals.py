@@ -92,7 +92,12 @@ class TestTheWatchdog:
         eventually(has_hung, "it is not content")
         assert asked == [True], "it is asked once at a time"
         go_on.set()
-        eventually(lambda: not unwell(), "it is content")
+
+        def is_well() -> bool:
+            vitals.look()
+            return problems.get(UNHEALTHY) is None
+
+        eventually(is_well, "it is content")
 
     def test_a_primary_that_it_is_not_content_with_is_replaced_and_goes_on_as_a_standby(self, group: Group) -> None:
         unwell: list[str] = []
