@@ -38,7 +38,7 @@ class Two(One):
 
     def __init__(self) -> None:
         super().__init__()
-        #: The version that each change was applied in, and that of each restore.
+        #: The version that each change was applied in, and that of each restore that began.
         self.applied: list[int] = []
         self.restored: list[int] = []
 
@@ -57,8 +57,8 @@ class Two(One):
         return iter([[key, self.numbers.get(key), self.notes.get(key)] for key in keys])
 
     def restore(self, pieces: Iterable[Any], version: int = 1) -> None:
-        rows = [row if version > 1 else [*row, None] for row in pieces]
         self.restored.append(version)
+        rows = [row if version > 1 else [*row, None] for row in pieces]
         self.numbers = {key: number for key, number, _ in rows if number is not None}
         self.notes = {key: note for key, _, note in rows if note is not None}
 
