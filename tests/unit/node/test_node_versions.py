@@ -209,6 +209,8 @@ def test_a_new_node_with_old_code_takes_no_snapshot_of_the_new_version(group: Gr
     eventually(lambda: c.stalled is not None, "that it stops")
     assert "the group is at version 2, and its code reads 1" in str(c.stalled)
     assert (numbers(c), c.in_sync) == ({}, False)
+    with c.reading() as old:
+        assert old.restored == [], "its restore() never sees what it cannot read"
     c = again(c, two, group)
     in_step(a, c)
     with c.reading() as state:
