@@ -82,7 +82,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         a.submit({"op": "register", "owner": "x"})
         in_step(a, b)
         given |= {"snapshot": [run("snapshot")], "verify": [run("verify")]}
-        a.submit({"op": "register", "owner": "y"})
+        a.submit({"op": "register", "owner": "y"}, key="k")
         in_step(a, b)
         given |= _looked_at(run)
         given["certify"] = [run("certify", *dirs)]
