@@ -59,7 +59,7 @@ def test_a_standby_serves_reads(node: NodeInMemory) -> None:
 
 
 def test_a_primary_that_is_deposed_in_the_middle_of_a_write_redirects(client: TestClient, node: NodeInMemory) -> None:
-    def depose(change: Any, *, timeout_s: float = 10.0, term: int | None = None, ack: str | None = None) -> Any:
+    def depose(change: Any, *, ack: str | None = None, key: str | None = None) -> Any:
         node.role, node.term, node.primary_http = "standby", 6, "http://b:7002"
         raise Fenced(5, 6, "b")
 
