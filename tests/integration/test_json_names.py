@@ -86,7 +86,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         written = run("log")  # with the record of a term, which snapshots cut
         given |= {"snapshot": [run("snapshot")], "verify": [run("verify")]}
         given["reinit"] = [run("reinit", "b", "--timeout", PATIENCE_S)]
-        a.submit({"op": "register", "owner": "y"})
+        a.submit({"op": "register", "owner": "y"}, key="k")
         in_step(a, b)
         given |= _looked_at(run)
         given["log"] = written + given["log"]
