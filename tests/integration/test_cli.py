@@ -34,7 +34,7 @@ from tests.support.worlds import promote
 NODE_FIELDS = {
     "node": str, "boot": str, "role": str, "term": int, "position": str, "lag_records": int, "lag_ms": int,
     "in_sync": bool, "alive": bool, "http": (str, type(None)), "problem": (str, type(None)),
-    "age_ms": int,
+    "diverged_id": (str, type(None)), "age_ms": int, "version": int, "reads_min": int, "reads_max": int,
 }  # fmt: skip
 
 STATUS_FIELDS = {
