@@ -467,8 +467,6 @@ def test_a_node_that_starts_while_its_host_is_closed_ends_as_well(redis: RedisSe
 
 def test_a_node_that_was_stopped_is_forgotten(host: Host, tmp_path: Path) -> None:
     node = host.node(KV(), group="g0", name="a", data_dir=tmp_path)
-    node.on_role(lambda event: None)
-    node.while_leading(lambda leadership: None)
     gone = weakref.ref(node)
     node.stop()
     del node
