@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+from examples.running import main
+
+
+def command(port: int) -> list[str]:
+    return ["uvicorn", "examples.links.app:app", "--port", str(port), "--log-level", "warning"]
+
+
+if __name__ == "__main__":
+    main(command, "links", "curl -L -X PUT {url}/docs -d 'https://example.org/docs'")
