@@ -1,4 +1,4 @@
-from __future__ import annotations
+"""python -m examples.flags"""
 
 from examples.running import main
 
@@ -8,4 +8,10 @@ def command(port: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(command, "flags", "curl -L -X PUT {url}/flags/dark-mode -H 'content-type: application/json' -d '{{\"on\": true}}'")
+    main(
+        command,
+        "flags",
+        "curl -L -X PUT $b/flags/dark-mode -H 'content-type: application/json' -d '{\"on\": true}'",
+        "curl $c/flags/dark-mode",
+        "curl -L -X DELETE $c/flags/dark-mode -H 'idempotency-key: 1'",
+    )

@@ -1,44 +1,20 @@
-"""Feature flags, as a web service of three processes: FastAPI, on asyncio. `python -m examples.flags` runs it.
+"""Feature flags: FastAPI, on asyncio. `python -m examples.flags` runs three processes of it.
 
-Every process answers reads from its own memory. A write that comes to a standby is sent on to the primary, and the
-client that made it sees it in whichever process it asks next.
+Every process answers reads from its own memory. A standby redirects writes to the primary; the client that made one
+sees it in whichever process it asks next. A write with an Idempotency-Key may be repeated.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import FastAPI, Header, HTTPException
 from pydantic import BaseModel
 
-from replicator import ChangeRejected, Commands, Node, change
+from examples.flags.state import Flag, FlagState
+from replicator import Node
 from replicator.web.asgi import Replicated
-
-
-@dataclass(frozen=True)
-class Flag:
-    on: bool
-    percent: int = 100
-
-
-@dataclass
-class FlagState(Commands):
-    flags: dict[str, Flag] = field(default_factory=dict)
-
-    @change
-    def set_flag(self, name: str, on: bool, percent: int) -> Flag:
-        if not 0 <= percent <= 100:
-            raise ChangeRejected("percent is from 0 to 100", field="percent")
-        flag = self.flags[name] = Flag(on, percent)
-        return flag
-
-    @change
-    def remove_flag(self, name: str) -> None:
-        if self.flags.pop(name, None) is None:
-            raise ChangeRejected(f"there is no flag {name}", field="name")
-
 
 node = Node(
     FlagState(),
@@ -50,7 +26,7 @@ node = Node(
     auto_promote=True,
 )
 app = FastAPI(title="Flags")
-app.add_middleware(Replicated, node=node)  # type: ignore[arg-type]
+app.add_middleware(Replicated, node=node)
 
 
 class FlagBody(BaseModel):

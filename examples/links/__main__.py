@@ -1,4 +1,4 @@
-from __future__ import annotations
+"""python -m examples.links"""
 
 from examples.running import main
 
@@ -8,4 +8,4 @@ def command(port: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(command, "links", "curl -L -X PUT {url}/docs -d 'https://example.org/docs'")
+    main(command, "links", "curl -L -X PUT $b/docs -d https://example.org/docs", "curl -i $c/docs")

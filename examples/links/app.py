@@ -1,4 +1,4 @@
-"""Short links, kept in a dict: Starlette, and not a class of one's own. `python -m examples.links` runs it."""
+"""Short links, kept in a dict: Starlette, and no class of one's own. `python -m examples.links` runs three processes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ node: Node[DictState[Any]] = Node(
 
 async def follow(request: Request) -> Response:
     target = await node.view(lambda links: links.get(request.path_params["name"]))
-    return RedirectResponse(target) if target else JSONResponse({"error": "no such link"}, 404)
+    return RedirectResponse(target) if target else JSONResponse({"error": "there is no such link"}, 404)
 
 
 async def write(request: Request) -> Response:
-    await node.asubmit(put(request.path_params["name"], (await request.body()).decode()))
+    target = (await request.body()).decode(errors="replace")
+    if not target.startswith(("https://", "http://")):
+        return JSONResponse({"error": "the body is to be a URL"}, 422)
+    await node.asubmit(put(request.path_params["name"], target), key=request.headers.get("idempotency-key"))
     return Response(status_code=204)
 
 
 async def remove(request: Request) -> Response:
-    await node.asubmit(delete(request.path_params["name"]))
+    await node.asubmit(delete(request.path_params["name"]), key=request.headers.get("idempotency-key"))
     return Response(status_code=204)
 
 
