@@ -92,7 +92,7 @@ def main(command: Command, group: str, *tries: str) -> None:
     on_end(lambda number, _: ended.append(number))
     with tempfile.TemporaryDirectory(prefix="replicator-") as directory, running(command, Path(directory)) as service:
         redis, places = service
-        while not ended and not all([place.knows_a_primary() for place in places]):
+        while not ended and not all(place.knows_a_primary() for place in places):
             time.sleep(0.1)
         urls = {place.name: place.url for place in places}
         for place in places:

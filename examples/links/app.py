@@ -1,4 +1,4 @@
-"""Short links, kept in a dict: Starlette, and no class of one's own. `python -m examples.links` runs three processes."""
+"""Short links, kept in a dict: Starlette, and no class of one's own. `python -m examples.links` runs three of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scheduler whose jobs run on the primary only: Flask, on threads. `python -m examples.scheduler` runs three processes.
+"""A scheduler whose jobs run on the primary only: Flask, threads. `python -m examples.scheduler` runs three processes.
 
 Whichever process leads runs what is due, and then notes in the state that it did. So no run is left out because a
 process died. One that died between the two has run a job that is due still: the next primary runs it again.
