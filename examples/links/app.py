@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -14,7 +13,7 @@ from starlette.routing import Route
 from replicator import DictState, Node, delete, put
 from replicator.web.asgi import Replicated
 
-node: Node[DictState[Any]] = Node(
+node = Node(
     DictState(),
     group="links",
     name=os.environ["NAME"],

@@ -26,7 +26,7 @@ node = Node(
     auto_promote=True,
 )
 app = Flask(__name__)
-app.wsgi_app = Replicated(app.wsgi_app, node=node)  # type: ignore[method-assign]
+app.wsgi_app = Replicated(app.wsgi_app, node=node)  # type: ignore[method-assign, assignment]
 app.register_error_handler(ReplicatorError, answer)
 
 

@@ -98,7 +98,7 @@ def client() -> Iterator[httpx.Client]:
 
 
 def succeeds(request: Callable[[], httpx.Response]) -> httpx.Response:
-    """Repeat a request until it has gone well: while nobody leads, or a standby does not know yet who does, it fails."""
+    """Repeat a request until it goes well. It does not while nobody leads, or a standby does not know yet who does."""
 
     def once() -> httpx.Response | None:
         try:
