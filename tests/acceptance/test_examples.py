@@ -179,9 +179,3 @@ def test_what_an_example_says_to_try_works(name: str, tmp_path: Path) -> None:
         assert len(requests) >= 2
         for line in (status, *(f"{line} --fail" for line in requests)):
             patiently(lambda line=line: subprocess.run(["bash", "-c", line], env=environ, check=False).returncode == 0)
-
-
-def test_each_is_small() -> None:
-    for path in (ROOT / "examples").glob("*/app.py"):
-        assert len([line for each in path.parent.glob("*.py") for line in each.read_text().splitlines()]) < 120, path
-        assert len(path.read_text().splitlines()) < 100, path

@@ -52,9 +52,9 @@ def steps(page: str) -> list[tuple[str, str]]:
 
 
 def is_as_shown(said: str, shown: str) -> bool:
-    pattern = ".*?".join(re.escape(part) for part in shown.split("..."))
-    # A line of its own that is nothing but dots stands for no line as well, and other lines may come first and last.
-    return re.search(pattern.replace("\n.*?\n", "\n(?:.*?\n)?"), said, re.DOTALL) is not None
+    """Other lines may come before and after; a line that is nothing but dots stands for any number of lines."""
+    parts = [".*?".join(map(re.escape, part.split("..."))) for part in shown.split("\n...\n")]
+    return re.search("^" + "\n(?:.*?\n)?".join(parts), said, re.DOTALL | re.MULTILINE) is not None
 
 
 class Shell:

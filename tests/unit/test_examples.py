@@ -1,6 +1,9 @@
-"""The states of the examples, tried as docs/testing-your-service.md says."""
+"""The states of the examples, tried as docs/testing-your-service.md says; and what the documents quote of the examples."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -9,6 +12,18 @@ from examples.flags.state import Flag, FlagState
 from examples.scheduler.state import Jobs
 from replicator import ChangeRejected
 from replicator.testing import Cluster, check_state, strategies
+
+ROOT = Path(__file__).parents[2]
+
+#: A link to the file that ends a paragraph, and blocks of it.
+QUOTED = re.compile(r"\]\(\.\./(examples/[\w/.]+\.py)\):\n\n((?:```python\n.*?^```\n\n?)+)", re.MULTILINE | re.DOTALL)
+
+QUOTES = [
+    (page.name, path, block)
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for path, blocks in QUOTED.findall(page.read_text())
+    for block in re.findall(r"```python\n(.*?)^```", blocks, re.MULTILINE | re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("state", [FlagState, Jobs])
@@ -43,3 +58,18 @@ def test_a_run_that_was_noted_is_not_due_again_on_the_next_primary() -> None:
         with primary.reading() as state:
             assert state.due(1000.0) == ["bye"]
             assert state.due(1010.0) == ["hello", "bye"]
+
+
+@pytest.mark.parametrize(("page", "path", "block"), QUOTES, ids=[f"{page}-{n}" for n, (page, *_) in enumerate(QUOTES)])
+def test_what_a_page_quotes_is_in_the_file_that_it_names(page: str, path: str, block: str) -> None:
+    assert block in (ROOT / path).read_text()
+
+
+def test_pages_quote_each_example_that_shows_something_of_its_own() -> None:
+    assert {path for _, path, _ in QUOTES} >= {"examples/flags/app.py", "examples/scheduler/app.py"}
+
+
+def test_each_is_small() -> None:
+    for path in (ROOT / "examples").glob("*/app.py"):
+        assert len([line for each in path.parent.glob("*.py") for line in each.read_text().splitlines()]) < 120, path
+        assert len(path.read_text().splitlines()) < 100, path
