@@ -147,6 +147,10 @@ def test_nothing_is_lost_when_the_primary_is_killed(
         assert service.primary() != primary
 
 
+def runs_noted(client: httpx.Client, url: str) -> int:
+    return int(succeeds(lambda: client.get(f"{url}/jobs")).json()["hello"]["runs"])
+
+
 RUN = re.compile(r"^([abc]) runs hello \(term (\d+)\)$", re.MULTILINE)
 
 
@@ -156,14 +160,13 @@ def test_jobs_go_on_after_a_kill_and_their_terms_never_go_back(tmp_path: Path, c
         one, other = (url for each, url in service.urls.items() if each != primary)
         # given
         succeeds(lambda: client.put(f"{one}/jobs/hello", params={"every_s": 0.1}))
-        patiently(lambda: len(RUN.findall(service.said)) >= 3)
-        noted = client.get(f"{other}/jobs").json()["hello"]["runs"]
+        noted = patiently(lambda: (runs := runs_noted(client, other)) >= 3 and runs)
         # when
         service.kill(primary)
         begun = len(RUN.findall(service.said))
         # then
         patiently(lambda: len(RUN.findall(service.said)) >= begun + 3)
-        runs = client.get(f"{other}/jobs").json()["hello"]["runs"]
+        runs = runs_noted(client, other)
         done = RUN.findall(service.said)
         assert noted <= runs <= len(done)
         terms = [int(term) for _, term in done]
