@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -63,6 +64,14 @@ class Example:
         except httpx.TransportError:
             return False
 
+    def is_there(self, name: str) -> bool:
+        """Whether the process is there."""
+        try:
+            os.kill(int(self.kills[name].rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def kill(self, name: str) -> None:
         subprocess.run(["bash", "-c", self.kills[name]], check=True)
 
@@ -85,6 +94,7 @@ def example(name: str, directory: Path) -> Iterator[Example]:
         yield running
         assert running.ends() == 0, running.said
         assert "Traceback" not in running.said
+        assert not any(running.is_there(name) for name in running.kills)
     finally:
         if running.process.poll() is None:
             running.ends()
