@@ -26,12 +26,10 @@
     ├── Outdated                 the state has changed since the position that the writer had seen
     ├── NotAcknowledged          in the log, but not acknowledged by enough others in time
     ├── CorruptRecord            the log holds something that is not a record
-    │   ├── SnapshotRefused      … or a snapshot that cannot be used
-    │   └── LeftOut              … or a change that the group leaves out, which the node passed by
+    │   └── SnapshotRefused      … or a snapshot that cannot be used
     ├── CheckpointError          the data directory cannot be used
     │   └── DirectoryInUse       … because another node, or another process of this program, is using it
     ├── PromotionRefused         another node is the better one, or nodes are missing that may have more
-    ├── SkipRefused              that record cannot be left out
     ├── ReinitRefused            that node is not to be rebuilt: it is the primary, or does not report
     ├── PositionLost             that position was lost in a failover
     ├── StateError               a state that is kept in a file cannot be read or written
@@ -280,10 +278,6 @@ class SnapshotRefused(CorruptRecord):
     """the snapshot at {id} is not taken: {problem}"""
 
 
-class LeftOut(CorruptRecord):
-    """the change at {id} is left out (`replicator skip`)"""
-
-
 class CheckpointError(ReplicatorError):
     """{path}: {problem}"""
 
@@ -303,12 +297,6 @@ class PromotionRefused(ReplicatorError):
         super().__init__("" if node else "{reason}", node=node, reason=reason + hint)
         self.reason = reason
         self.better = better
-
-
-class SkipRefused(ReplicatorError):
-    """{id} is not left out: {reason}"""
-
-    exit_code = 3
 
 
 class ReinitRefused(ReplicatorError):

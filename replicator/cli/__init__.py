@@ -83,7 +83,6 @@ _COMMANDS = {
     "forget": "operate",
     "finalize": "operate",
     "reinit": "operate",
-    "skip": "operate",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",

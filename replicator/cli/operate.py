@@ -9,7 +9,6 @@ import click
 
 from replicator import ops
 from replicator.errors import ReplicatorError
-from replicator.format.ids import RecordId
 from replicator.runtime.checks import plain
 
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
@@ -23,7 +22,6 @@ __all__ = [
     "recover",
     "reinit",
     "resume",
-    "skip",
     "snapshot",
     "switchover",
     "verify",
@@ -221,21 +219,6 @@ def reinit(settings: Settings, node: str, timeout: float, output: str) -> None:
         show_json(asdict(done))
     else:
         click.echo(f"{node} has the state of {done.primary} as of {done.position} ({done.took_ms:.0f} ms)")
-
-
-@click.command()
-@click.argument("id_", metavar="ID")
-@click.option("--reason", required=True, help="Shown by status and doctor.")
-@output_option
-@click.pass_obj
-def skip(settings: Settings, id_: str, reason: str, output: str) -> None:
-    """Leave the change ID out of the group's history: apply() fails at it on every node, and nobody can lead."""
-    with settings.log() as log:
-        done = ops.skip(log, RecordId.parse(id_), by=operator(), reason=reason)
-    if output == "json":
-        show_json({"id": str(done.id), "by": done.by, "reason": done.reason, "skipped_at": done.at})
-    else:
-        click.echo(f"{done.id} is left out; start the nodes that stalled at it again")
 
 
 @click.command()

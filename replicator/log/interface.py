@@ -13,7 +13,7 @@ from replicator.errors import CorruptRecord
 
 from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record
-from ..protocol.group import Claim, GroupView, Reply, Skip
+from ..protocol.group import Claim, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
 
 __all__ = [
@@ -46,7 +46,7 @@ class GroupRequest(NamedTuple):
     """A message of a node or a tool to the group. It asks for `snapshot`, `digest`, `report` or `prepare`.
 
     Or it announces `term` (one was taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on
-    or off), `skipped` (a change is left out), or `forget` (a node will not come back).
+    or off), or `forget` (a node will not come back).
     """
 
     id: str
@@ -168,13 +168,6 @@ class Log(Protocol):
 
     def pause(self, why: str) -> Reply:
         """Switch automatic failover off for the group; with an empty `why`, on again."""
-        ...
-
-    def skip(self, skips: Sequence[Skip], *, newest: RecordId, changed: RecordId) -> Reply:
-        """Leave changes out of the history: `skips` are all that were so far, `changed` the last change before them.
-
-        Only if `newest` is the newest record.
-        """
         ...
 
     def ack(self, ack: Ack) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ from replicator.format.ids import (
 from replicator.format.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends, with_end
 from replicator.log.interface import Ack, Confirmation, GroupRequest
-from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, Skip, lease_left_ms
+from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
 
 __all__ = ["Entry", "MemoryRedis", "MemoryState"]
@@ -312,16 +312,6 @@ class MemoryRedis:
             return Reply(Code.LOST)
         self._write(head=self.state.head._replace(paused=why, paused_at=int(self.clock_ms()) if why else 0))
         self.request("paused", by=why)
-        return Reply(Code.OK)
-
-    def skip(self, skips: Sequence[Skip], *, newest: RecordId, changed: RecordId) -> Reply:
-        head = self.state.head
-        if head is None:
-            return Reply(Code.LOST)
-        if head.position.id != newest:
-            return Reply(Code.CONFLICT, term=head.term, node=head.node)
-        self._write(head=head._replace(changed=changed, skipped=tuple(skips)))
-        self.request("skipped", by="")
         return Reply(Code.OK)
 
     def ack(self, ack: Ack) -> None:

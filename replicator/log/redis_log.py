@@ -26,7 +26,7 @@ from replicator.log.finders import client_for, finder_for, user_of
 from replicator.log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize, ReadRequest
 from replicator.log.redis_errors import advice, is_forbidden
 from replicator.log.wire import Limit
-from replicator.protocol.group import Claim, GroupView, Reply, Skip, lease_left_ms
+from replicator.protocol.group import Claim, GroupView, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.runtime import checks
 from replicator.runtime.process import Owner
@@ -46,7 +46,6 @@ from .replies import (
     parse_entries,
     reply_of,
     request_of,
-    show_skips,
     wrote_nothing,
 )
 from .scripts import KEY_TYPES, KEYS, load_scripts
@@ -240,9 +239,6 @@ class RedisLog:
 
     def pause(self, why: str) -> Reply:
         return self._run(self._other, "pause", 5, why)
-
-    def skip(self, skips: Sequence[Skip], *, newest: RecordId, changed: RecordId) -> Reply:
-        return self._run(self._other, "skip", 5, str(newest), str(changed), show_skips(skips))
 
     def ack(self, ack: Ack) -> None:
         command = (b"XADD", self._keys[6], "MAXLEN", "~", ACKS_KEPT, "*", "node", ack.node, "at", str(ack.at))

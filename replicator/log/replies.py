@@ -13,10 +13,7 @@ the script's first write, or at that. Redis 6.2 words errors differently within 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
-
-import orjson
 
 from replicator.errors import ConfigError, CorruptRecord, OutcomeUnknown
 from replicator.format.ids import TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId
@@ -24,7 +21,7 @@ from replicator.format.records import Record, parse
 from replicator.format.term_ends import parse_ends
 from replicator.log.interface import Ack, GroupRequest
 from replicator.log.redis_errors import advice
-from replicator.protocol.group import Code, Head, Reply, Skip
+from replicator.protocol.group import Code, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
 
 #: Errors that mean that a question has no answer although Redis is there: the user has no permission, the command was
@@ -165,7 +162,7 @@ def head_of(pairs: dict[bytes, bytes]) -> Head | None:
 #: The fields of the hash in Redis.
 _HEAD_FIELDS = (
     *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
-    *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at", "app", "skipped"),
+    *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at", "app"),
 )
 
 
@@ -194,28 +191,7 @@ def _head_from(texts: dict[str, str]) -> Head:
         whole=texts.get("whole", ""),
         whole_at=_count(texts.get("whole_at", "0")),
         app=texts.get("app", ""),
-        skipped=_skips_of(texts.get("skipped", "")),
     )
-
-
-def show_skips(skips: Sequence[Skip]) -> bytes:
-    """As the head has them."""
-    return orjson.dumps([[str(skip.id), *skip[1:]] for skip in skips])
-
-
-def _skips_of(text: str) -> tuple[Skip, ...]:
-    """Read strictly: a node that took none for one, or the other way round, would have another history."""
-    found = orjson.loads(text) if text else []
-    if not isinstance(found, list):
-        raise ValueError(f"{text!r:.50} is no list of what was left out")
-    return tuple(map(_skip_of, found))
-
-
-def _skip_of(value: object) -> Skip:
-    match value:
-        case [str(id_), str(by), str(reason), int(at)] if 0 <= at <= TERM_MAX:
-            return Skip(RecordId.parse(id_), by, reason, at)
-    raise ValueError(f"{value!r:.50} is nothing that can be left out")
 
 
 def _taken_of(word: str) -> tuple[int, str] | None:

@@ -22,7 +22,7 @@ __all__ = [
     "SCRIPTS",
 ]
 
-SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "skip", "beat", "forget", "look", "probe", "sweep")
+SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "forget", "look", "probe", "sweep")
 
 
 #: The files that scripts include. The fence is put in front of each script that does not say where it wants it.

@@ -107,8 +107,6 @@ class Reader:
             # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
             look = self._log.look()
             check_log_is_mine(self._log, self._replica.node_state.view, look, self._app)
-            if look.head is not None:
-                self._replica.skips.learn(skip.id for skip in look.head.skipped)
         with self._replica.write_lock:
             if self._replica.node_state.holds_term or self._stopping.is_set():
                 return

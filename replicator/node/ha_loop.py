@@ -127,7 +127,7 @@ class HaLoop:
         if request.what == "vacant":
             self.candidate.heard_vacant(request.node)
             self.wake()
-        elif request.what in ("paused", "report", "skipped"):
+        elif request.what in ("paused", "report"):
             self.wake()
         elif request.what == "term":
             # Somebody took a term. If it ends ours, the renewal is refused, and the log tells the rest.
@@ -188,8 +188,6 @@ class HaLoop:
             heartbeat for heartbeat in look.heartbeats.values() if heartbeat.in_sync and heartbeat.node != self._name
         )
         self._parts.acks.hear(Ack(heartbeat.node, heartbeat.synced) for heartbeat in others)
-        if look.head is not None and look.head.skipped:
-            self._replica.skips.learn(skip.id for skip in look.head.skipped)
         self._own_name.check(look, has_beaten=self.reporter.has_beaten)
         self._check_log_is_there(look)
 

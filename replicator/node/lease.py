@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["LEASE_S", "MARGIN", "Lease", "answer_within_s", "renew_every_s"]
+__all__ = ["LEASE_S", "MARGIN", "Lease", "answer_within_s", "nothing", "renew_every_s"]
 
 #: How long a lease is if nobody says so, in seconds.
 LEASE_S = 5.0
@@ -49,7 +49,7 @@ class Lease:
         #: Whether it was refused or given up, and not granted since. One that only ran out is not lost.
         self.is_lost = False
         #: Called after each change of it.
-        self.changed: Callable[[], None] = _nothing
+        self.changed: Callable[[], None] = nothing
 
     @property
     def length_ms(self) -> int:
@@ -100,5 +100,5 @@ class Lease:
         return int(left * 1000) if left > 0 else None
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """For `changed`, if nobody is to be called."""

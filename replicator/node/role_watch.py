@@ -19,7 +19,7 @@ from ..runtime.threads import started
 from .former_leases import FormerLeases
 from .leader_work import AsyncWork, LeaderWork, Pace, Work, runner_of, work_name
 from .leadership import Leadership, Tenure, Writes
-from .lease import Lease
+from .lease import Lease, nothing
 from .problems import Problems
 from .role_callbacks import RoleCallback, RoleCallbacks, RoleEvent
 
@@ -165,6 +165,10 @@ class RoleWatch:
         if thread is not None:
             self.callbacks.tell(self._look())
         self.callbacks.close(CLOSE_TIMEOUT_S)
+        # What has the lease, or the node state, does not keep the node.
+        self._lease.changed = nothing
+        if self._known is not None and self.poke in self._known.turned:
+            self._known.turned.remove(self.poke)
 
     # --- the watch ---------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from ..format.ids import Writer
 from ..log.interface import Log
 from ..replica.change_updater import ChangeUpdater
 from ..replica.replica import Replica
-from ..replica.skips import Skips
 from ..replica.whole_updater import WholeUpdater
 from ..state import ReplicatedState, State
 from ..state.class_name import kind_of
@@ -148,21 +146,12 @@ def joined(setup: NodeSetup) -> RunningNode:
         check_data_is_mine(checkpoint, setup.release.app)
         checkpoint.note("state", kind_of(setup.state))
         checkpoint.note("on_apply_error", setup.options.on_apply_error)
-        if checkpoint.load() is not None:
-            _learn_skips(setup.log, checkpoint)
         running = RunningNode(setup, checkpoint)
         running.join()
     except BaseException:
         checkpoint.close()
         raise
     return running
-
-
-def _learn_skips(log: Log, checkpoint: Checkpoint) -> None:
-    """Before the state is rebuilt from what is on the disk: what the group leaves out is left out there, too."""
-    with suppress(LogUnavailable):
-        if (head := log.look().head) is not None:
-            Skips(checkpoint).learn(skip.id for skip in head.skipped)
 
 
 def _replica_of(setup: NodeSetup, checkpoint: Checkpoint, me: Writer) -> Replica:

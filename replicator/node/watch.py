@@ -68,6 +68,9 @@ class Watch:
             listeners, self._listeners = self._listeners, []
             for listener in listeners:
                 self._tell(listener, None)
+            # As it stands now it stays; and what has this watch does not keep the node.
+            last = self._look()
+            self._look = lambda: last
         self.stir()
 
     def _forget(self, listener: Listener) -> None:

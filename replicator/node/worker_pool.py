@@ -90,6 +90,7 @@ class Team:
 
     def _work(self) -> None:
         me = threading.current_thread()
+        work: Callable[[], None] | None = None
         while not self._is_one_too_many(me):
             try:
                 work = self._take()
@@ -106,6 +107,7 @@ class Team:
                 self._backoff.succeeded()
                 self._log_once.over(self._name)
             finally:
+                work = None  # a thread that waits for the next node does not keep the last one
                 self._since.pop(me, None)
         with self._lock:
             self._threads.discard(me)

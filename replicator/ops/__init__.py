@@ -20,7 +20,6 @@ from .promotion import (
 )
 from .recovery import recover
 from .reinit import Reinit, reinit
-from .skip import skip
 from .verification import DigestReport, snapshot, verify
 from .versions import Finalized, NodeVersions, Versions, finalize, versions, versions_of
 
@@ -50,7 +49,6 @@ __all__ = [
     "reinit",
     "resume",
     "size_of",
-    "skip",
     "snapshot",
     "status",
     "status_of",

@@ -27,7 +27,6 @@ from ..log.interface import Log
 from ..protocol.group import Head
 from ..replica.applied_state import changes_of, may_be_rejection
 from ..replica.ledger import Ledger
-from ..replica.skips import SKIPPED, noted_in
 from ..state import ReplicatedState, State, TypedResults
 from ..state.class_name import are_alike, kind_of
 from ..state.contract import at_version, check_state
@@ -388,10 +387,7 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
         if stored.payload is not None:
             at_version(state.restore, version)(stored.pieces())
         rejects_errors = stored.note("on_apply_error") == "reject"
-        skipped, view = noted_in(stored.note(SKIPPED) or ""), stored.view
         for record in stored.changes():
-            if record.id in skipped and view.left_behind(record.id) is not None:
-                continue  # it was left out, and is not in the history of the state
             apply = partial(_applied, at_version(state.apply, version), rejects_errors=rejects_errors)
             for index, change in enumerate(changes_of(record)):
                 with contextlib.suppress(ChangeRejected):

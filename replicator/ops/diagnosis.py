@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from ..node.health import lag_as_reported
 from ..protocol import election, versions
 from ..protocol.divergence import compared
-from ..protocol.group import GroupView, Head
+from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 
 __all__ = [
@@ -106,19 +106,6 @@ def _log(look: GroupView) -> Iterator[Check]:
         yield problem("log", f"the log cannot be right: {why}", "`replicator recover` founds it anew")
     else:
         yield ok("log", f"it goes up to {head.position.id}; `replicator certify` reads all of it")
-        yield from _skipped(look, head)
-
-
-def _skipped(look: GroupView, head: Head) -> Iterator[Check]:
-    """The change that was left out last, why, and which nodes do not go on yet."""
-    for skip in head.skipped[-1:]:
-        what = f"{skip.id} was left out by {skip.by} on {_utc(skip.at)}: {skip.reason}"
-        live = (heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive)
-        stalled = [each.node for each in live if each.stalled and each.position.id < skip.id]
-        if stalled:
-            yield warning("skipped", what, f"start {', '.join(stalled)} again")
-        else:
-            yield ok("skipped", what)
 
 
 # --- who leads -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ __all__ = [
     "Head",
     "LeaseText",
     "Reply",
-    "Skip",
     "lease_left_ms",
 ]
 
@@ -54,15 +53,6 @@ class Reply(NamedTuple):
     app: str = ""
 
 
-class Skip(NamedTuple):
-    """A change that the group leaves out of its history: who said so, why, and when (unix ms of Redis)."""
-
-    id: RecordId
-    by: str
-    reason: str
-    at: int
-
-
 class Head(NamedTuple):
     """The position of the newest record, and the holder of the term, kept in Redis beside the log and moved with it.
 
@@ -76,7 +66,6 @@ class Head(NamedTuple):
     `applied_min`: the least N of all `applied:N` that were asked for in this log; 0: none was. `whole`: the run in
     which a primary led last, so that the log is whole there; `whole_at` (unix ms of Redis): when it last said so.
     `app`: of which application the log is; empty: no node has said so yet.
-    `skipped`: the changes that were left out of the history (`ops/skip.py`), the newest last.
     """
 
     log_id: str
@@ -97,7 +86,6 @@ class Head(NamedTuple):
     whole: str = ""
     whole_at: int = 0
     app: str = ""
-    skipped: tuple[Skip, ...] = ()
 
     @property
     def writer(self) -> Writer:
@@ -106,9 +94,6 @@ class Head(NamedTuple):
 
 #: How many of the terms that nodes took by themselves the head remembers (the promote script has the same number).
 TAKEN_KEPT = 16
-
-#: How many of the changes that were left out the head remembers.
-SKIPPED_KEPT = 16
 
 #: The digest that a node reports if it cannot digest its state: its snapshot() failed, or its file is gone.
 NO_DIGEST = "none"

@@ -25,7 +25,6 @@ from .applied_state import changes_of
 from .ledger import Ledger
 from .rebuild import Rebuild
 from .restore import Ending, Failed, Restoring, never, run
-from .skips import before, is_last
 from .state_updater import Work
 
 __all__ = ["ChangeUpdater"]
@@ -54,11 +53,7 @@ class ChangeUpdater:
         if pieces is not None:
             self._rebuild.restore_own(pieces, view, version)
             self._applied.ledger = self._ledger_of_snapshot()
-        skips = self._rebuild.skips
         for record in self._checkpoint.changes():
-            if skips.leaves_out(record, view):
-                view = before(record, view) if is_last(record, view) else view
-                continue
             try:
                 if record.version not in (0, *self._applied.reads):
                     raise self._applied.unreadable(record.id, record.version)

@@ -27,7 +27,6 @@ from .divergence import Divergence
 from .node_state_cell import NodeStateCell
 from .restore import Dropped, Ending, Failed, run
 from .save_queue import SaveQueue
-from .skips import Skips
 
 __all__ = ["Rebuild"]
 
@@ -46,12 +45,10 @@ class Rebuild:
         applied: AppliedState,
         saved: SaveQueue,
         divergence: Divergence,
-        skips: Skips,
         *,
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
     ) -> None:
         self._divergence = divergence
-        self.skips = skips
         self.known = known
         self.applied = applied
         self.saved = saved

@@ -29,7 +29,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import CorruptRecord, LeftOut, Stalled, StateError, UpgradeNeeded
+from ..errors import CorruptRecord, Stalled, StateError, UpgradeNeeded
 from ..format.ids import RecordId, Writer
 from ..format.records import PartRecord, Record, TermRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
@@ -46,7 +46,6 @@ from .divergence import Divergence
 from .node_state_cell import NodeStateCell
 from .rebuild import Rebuild
 from .save_queue import SaveQueue
-from .skips import Skips
 from .state_updater import StateUpdater, Work
 from .write_lock import WriteLock
 
@@ -91,14 +90,8 @@ class Replica:
         self.rejected = 0
         self._log_once = LogOnce(logger)
         self.divergence = Divergence(checkpoint)
-        self.skips = Skips(checkpoint)
         self._rebuild = Rebuild(
-            self.known,
-            self.applied,
-            self.saved,
-            self.divergence,
-            self.skips,
-            snapshot_bytes_max=snapshot_bytes_max,
+            self.known, self.applied, self.saved, self.divergence, snapshot_bytes_max=snapshot_bytes_max
         )
         self._updater = updater(self._rebuild)
         loaded = checkpoint.load()
@@ -167,12 +160,6 @@ class Replica:
                 self._updater.follow_snapshot(after.view.snapshot)
                 self._tell(step, node_state.view)
                 verdicts.append(verdict)
-                if verdict is Verdict.APPLY and record.id in self.skips:
-                    self._carry_out(work, node_state)
-                    work = []
-                    self._rebuild.pass_by(record, node_state.view, after, LeftOut(id=record.id))
-                    node_state = self.known.to_fold()
-                    continue
                 alone = self._alone(step)
                 if alone is not None:
                     self._carry_out(work, node_state)

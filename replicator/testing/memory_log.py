@@ -13,14 +13,13 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Sequence
 
 from ..errors import CorruptRecord, LogUnavailable
 from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, parse
 from ..log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize
 from ..log.memory_redis import MemoryRedis, MemoryState
-from ..protocol.group import Claim, GroupView, Reply, Skip
+from ..protocol.group import Claim, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
 from ..runtime import checks
 from ..runtime.process import Owner
@@ -87,10 +86,6 @@ class MemoryLog:
     def pause(self, why: str) -> Reply:
         with self._reach():
             return self.server.pause(why)
-
-    def skip(self, skips: Sequence[Skip], *, newest: RecordId, changed: RecordId) -> Reply:
-        with self._reach():
-            return self.server.skip(skips, newest=newest, changed=changed)
 
     def ack(self, ack: Ack) -> None:
         with self._reach():

@@ -34,13 +34,13 @@ from tests.support.worlds import promote
 NODE_FIELDS = {
     "node": str, "boot": str, "role": str, "term": int, "position": str, "lag_records": int, "lag_ms": int,
     "in_sync": bool, "alive": bool, "http": (str, type(None)), "problem": (str, type(None)),
-    "age_ms": int,
+    "diverged_id": (str, type(None)), "age_ms": int, "version": int, "reads_min": int, "reads_max": int,
 }  # fmt: skip
 
 STATUS_FIELDS = {
     "group": str, "log_id": str, "run": str, "term": int, "holder": str, "last_id": str, "lease_ms": int,
     "record_count": int, "log_bytes": int, "snapshot_bytes": int, "changes_bytes": int, "kept_bytes": int,
-    "nodes": list, "problem": (str, type(None)), "warnings": list,
+    "nodes": list, "problem": (str, type(None)), "warnings": list, "app": str, "version": int,
 }  # fmt: skip
 
 
@@ -105,7 +105,7 @@ class TestStatus:
         assert json.loads(run("status", "--output", "json").stdout) | {"run": ""} == {
             "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
             "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
-            "nodes": [], "problem": None, "warnings": [],
+            "nodes": [], "problem": None, "warnings": [], "app": None, "version": None,
         }  # fmt: skip
 
     @pytest.mark.parametrize("command", [["status"], ["status", "--output", "json"], ["history"], ["doctor"]])

@@ -18,7 +18,6 @@ from click.testing import CliRunner
 import replicator.cli.drill
 from replicator import Node, RecordId
 from replicator.cli import cli
-from replicator.log.redis_log import RedisLog
 from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
 from replicator.sandbox.redis_server import find_server
@@ -30,7 +29,7 @@ from tests.support.json_names import TYPES, documented, names_in, wrong_types
 from tests.support.kv import PATIENCE_S, Group, eventually, in_step
 from tests.support.opaque import KIB, Text, pieces
 from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, with_term
-from tests.support.worlds import RedisWorld, lead
+from tests.support.worlds import RedisWorld
 
 DOCUMENTED = documented()
 
@@ -87,7 +86,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         written = run("log")  # with the record of a term, which snapshots cut
         given |= {"snapshot": [run("snapshot")], "verify": [run("verify")]}
         given["reinit"] = [run("reinit", "b", "--timeout", PATIENCE_S)]
-        a.submit({"op": "register", "owner": "y"})
+        a.submit({"op": "register", "owner": "y"}, key="k")
         in_step(a, b)
         given |= _looked_at(run)
         given["log"] = written + given["log"]
@@ -98,23 +97,13 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
             given["/health"] = [client.get("/health").json()]
             ready = eventually(lambda: [each for each in [client.get("/ready")] if each.status_code == 200])[0]
             given["/ready"] = [ready.json()]
-    given |= _of_forks(directory / "a") | _left_out(world.server.url)
+    given |= _of_forks(directory / "a")
     world.admin.xdel("replicator:{g}:log", "1-4")
     given["certify"].append(run("certify", "--no-verify"))
     with _node(world, directory, "a"):
         world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
         given["promote, recover"].append(run("recover", "--from", "a", "--force"))
     return given
-
-
-def _left_out(url: str) -> Given:
-    """Of a group that nobody leads any more."""
-    log = RedisLog(url, "left")
-    try:
-        lead(log, "a").append()
-        return {"skip": [_run("--redis", url, "--group", "left", "skip", "1-2", "--reason", "x", "--output", "json")]}
-    finally:
-        log.close()
 
 
 def _looked_at(run: Run) -> Given:

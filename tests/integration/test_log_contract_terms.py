@@ -15,7 +15,7 @@ from replicator.format.codec import encode_changes
 from replicator.format.ids import ERA, N_LEAP, TERM_LEAP, TERM_MAX, ZERO_CHAIN, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import TermRecord, seal_change, seal_part
 from replicator.log.interface import Log
-from replicator.protocol.group import TAKEN_KEPT, Code, Reply, Skip
+from replicator.protocol.group import TAKEN_KEPT, Code, Reply
 from tests.support.worlds import CLOCK_ID, LOG_ID, World, head_of, ids, lead, promote
 
 # --- promote ----------------------------------------------------------------------------------------------------------
@@ -463,33 +463,6 @@ def test_a_pause_changes_nothing_else(log: Log) -> None:
     assert 0 <= log.look().now_ms - paused.paused_at < 60_000, "since when, by the clock of Redis"
     log.pause("")
     assert head_of(log) == before
-
-
-# --- what is left out of the history ----------------------------------------------------------------------------------
-
-
-def test_what_is_left_out_stands_in_the_head_and_outlives_terms_and_snapshots(log: Log) -> None:
-    author = lead(log, "a")
-    author.append("x")
-    author.append("y")
-    since, newest = log.newest_request(), author.position.id
-    skips = (Skip(newest, 'ann "✓"', "it divides by zero", 1_700_000_000_000),)
-    before = head_of(log)
-    assert log.skip(skips, newest=newest, changed=RecordId(1, 2)).code is Code.OK
-    assert head_of(log) == before._replace(changed=RecordId(1, 2), skipped=skips)
-    assert [request.what for request in log.read(None, requests_after=since).requests] == ["skipped"]
-    author.append("z")
-    lead(log, "b").snapshot()
-    assert head_of(log).skipped == skips
-
-
-def test_nothing_is_left_out_of_a_log_that_moved_or_is_not_there(world: World, log: Log) -> None:
-    assert log.skip((), newest=RecordId(1, 1), changed=RecordId(0, 0)) == Reply(Code.LOST)
-    author = lead(log, "a")
-    author.append()
-    before = world.contents()
-    assert log.skip((), newest=RecordId(1, 1), changed=RecordId(0, 0)) == Reply(Code.CONFLICT, term=1, node="a")
-    assert world.contents() == before
 
 
 # --- the term key -----------------------------------------------------------------------------------------------------

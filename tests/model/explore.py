@@ -43,7 +43,6 @@ SMALL = (
     (Bounds(changes=2, promotions=1, crashes=1, keyed=True), 5_000),
     (Bounds(changes=2, promotions=2, resends=0, keyed=True), 3_000),
     (Bounds(changes=1, promotions=1, crashes=1, drifts=1, resends=0), 10_000),
-    (Bounds(changes=2, promotions=1, crashes=1, skips=1, resends=0), 10_000),
 )
 
 #: The full bounds. The term that the log was founded with is one more promotion.

@@ -37,8 +37,7 @@ class Bounds(NamedTuple):
     `keyed`: all changes are attempts at one, with one key (`keys.py`).
     `expects`: a tool promotes only if the term is still the one that it looked at. `forgeries`: how often somebody else
     writes numbers into Redis that no script can have come to. `drifts`: how often the state of a node that does not
-    lead turns out to be another one than it should be, and is given up. `skips`: how often the last change, which
-    nobody has acknowledged, is left out.
+    lead turns out to be another one than it should be, and is given up.
     """
 
     changes: int = 1
@@ -54,7 +53,6 @@ class Bounds(NamedTuple):
     forgeries: int = 0
     keyed: bool = False
     drifts: int = 0
-    skips: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,7 +74,6 @@ class Budget(NamedTuple):
     snapshots: int
     forgeries: int = 0
     drifts: int = 0
-    skips: int = 0
 
 
 class Disk(NamedTuple):

@@ -7,7 +7,7 @@ has no switch for any of this.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -18,7 +18,7 @@ from replicator.format.records import ChangeRecord, PartRecord, Record
 from replicator.format.snapshot_parts import Progress
 from replicator.protocol import election, fold, missing_nodes, node_state, saving, write_outcome
 from replicator.protocol.fold import View
-from replicator.protocol.group import Code, GroupView, Head, Reply, Skip
+from replicator.protocol.group import Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.replica.ledger import Ledger
 from replicator.testing import MemoryRedis
@@ -50,13 +50,6 @@ class KnowsItsRun(MemoryRedis):
     def _fence(self, run: str, term: int, boot: str) -> Reply | None:
         refused = super()._fence(run, term, boot)
         return refused or (Reply(Code.NEW_RUN) if self._head().run != self.state.run else None)
-
-
-class LeavesTheHeadAsItIs(MemoryRedis):
-    """What is left out is still the last change that counts."""
-
-    def skip(self, skips: Sequence[Skip], *, newest: RecordId, changed: RecordId) -> Reply:
-        return super().skip(skips, newest=newest, changed=self._head().changed)
 
 
 class NoBootCheck(MemoryRedis):
@@ -371,12 +364,6 @@ REMOVALS = {
         Bounds(changes=0, promotions=1, crashes=1, drifts=1, resends=0),
         patches=((node_state.NodeState, "takes_term", takes_term_with_what_it_has),),
         breaks="G6",
-    ),
-    "left-out": Removal(
-        "the head does not count what was left out: who lacks only that may lead",
-        Bounds(changes=1, promotions=0, crashes=1, skips=1, resends=0),
-        LeavesTheHeadAsItIs,
-        breaks="at rest",
     ),
     "ends-term": Removal(
         "the record of a new term brings the ends of those before it",

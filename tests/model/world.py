@@ -39,15 +39,12 @@ from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, parse, seal_change
 from replicator.log.memory_redis import Entry
-from replicator.ops.skip import change_before
 from replicator.protocol import election, missing_nodes, saving
 from replicator.protocol.fold import Verdict, View
-from replicator.protocol.group import Claim, Code, GroupView, Reply, Skip
+from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.node_state import NodeState
 from replicator.protocol.write_outcome import Next, PendingWrite, WriteOutcome
-from replicator.replica.skips import before as before_it
-from replicator.replica.skips import is_last
 from replicator.testing import MemoryRedis, MemoryState
 
 from .parts import (
@@ -141,8 +138,6 @@ class Machine:
         yield from self._deliveries(world)
         if self.budgets[world.budget].drifts:
             yield from self._drifts(world, self.budgets[world.budget])
-        if self.budgets[world.budget].skips:
-            yield from self._skips(world, self.budgets[world.budget])
         budget_left = self.budgets[world.budget]
         if budget_left.failovers:
             yield from self._failovers(world, budget_left)
@@ -291,12 +286,9 @@ class Machine:
         return server
 
     def _as_copy(self, server: int) -> int:
-        """What a copy of it has: everything but the run. What was left out when makes no difference: see `_skips`."""
+        """What a copy of it has: everything but the run."""
         state = self.servers[server]
-        head = state.head and state.head._replace(whole="")
-        if head and self.bounds.skips:
-            head = head._replace(skipped=(), changed=ZERO_ID)
-        return self.servers(replace(state, run="", head=head))
+        return self.servers(replace(state, run="", head=state.head and state.head._replace(whole="")))
 
     # --- Redis becomes another ---
 
@@ -360,46 +352,12 @@ class Machine:
             after = world.with_node(i, self.nodes(drifted))._replace(budget=left)
             yield f"{node.name} finds that its state is another one, and gives it up", self.tidied(after)
 
-    # --- the last change is left out ---
-
-    def _skips(self, world: World, budget: Budget) -> Iterator[tuple[str, World]]:
-        """As the tool does it (`ops/skip.py`). Which node could apply the change makes no difference: any may or not.
-
-        Not of a change that somebody was told is in: a primary that acknowledged it and is gone is the operator's risk.
-        """
-        look, head = self.look(world.server, world.nodes), self.servers[world.server].head
-        if head is None or any(each.changed >= head.changed for each in look.heartbeats.values() if each.alive):
-            return
-        if any(
-            node.node_state and node.node_state.me == head.writer for node in map(self.nodes.__getitem__, world.nodes)
-        ):
-            return
-        entries = self.servers[world.server].entries
-        log = [_parsed(str(entry.id), entry.header, entry.body) for entry in entries]
-        left_out = {each.id for each in head.skipped}
-        before = change_before(head.changed, log, left_out=left_out)
-        letter = next((r.body.decode() for r in log if r.id == head.changed and isinstance(r, ChangeRecord)), "")
-        if before is None or letter not in LETTERS or self.ghosts[world.ghost].acks[LETTERS.index(letter)]:
-            return
-        self.redis.state = self.servers[world.server]
-        skips = (*head.skipped, Skip(head.changed, "", "", 0))
-        self.redis.skip(skips, newest=head.position.id, changed=before)
-        left = self.budgets(budget._replace(skips=budget.skips - 1))
-        # No record is written, and nobody fails over to a copy from before that: with skips there are no failovers.
-        server = self._keep_server(self.redis.state, self.history[world.server])
-        after = world._replace(server=server, budget=left)
-        yield f"the tool leaves {head.changed} out", self.tidied(after)
-
-    def is_left_out(self, server: int, id: RecordId) -> bool:
-        head = self.servers[server].head
-        return head is not None and id in {each.id for each in head.skipped}
-
     # --- what a node can do by itself ---
 
     def own_options(self, node: int, server: int, budget: int) -> tuple[Option, ...]:
         value, left = self.nodes[node], self.budgets[budget]
         if value.node_state is None:
-            return (Option(f"{value.name} restarts", self.nodes(self._restarted(value, server))),)
+            return (Option(f"{value.name} restarts", self.nodes(self._restarted(value))),)
         return tuple(self._own_options(value, value.node_state, server, left))
 
     def _own_options(self, node: Node, node_state: NodeState, server: int, left: Budget) -> Iterator[Option]:
@@ -628,10 +586,6 @@ class Machine:
     def _read(self, node: Node, server: int) -> tuple[str, Node]:
         record = self.next_record(server, node.live.view.cursor.id)
         assert record is not None
-        if self.is_left_out(server, record.id) and node.live.fold(record)[0] is Verdict.APPLY:
-            view = node.live.view._replace(cursor=record.position, snapshot=None, in_sync=False)
-            passed = node._replace(node_state=node.live._replace(view=view), parts=())
-            return f"{node.name} passes {say_record(record)} by", self._settle(self._tidy(passed))
         verdict, after = self._folded(node, record)
         after = self._tidy(after)
         if not saving.may_be_forgotten(record, verdict, node.live.view, after.live.view):
@@ -687,21 +641,13 @@ class Machine:
         node_state = node.live
         return node._replace(disk=Disk(node_state.view, node.state, node.parts, node_state.me.boot))
 
-    def _restarted(self, node: Node, server: int) -> Node:
+    def _restarted(self, node: Node) -> Node:
         boots = node.boots + 1
         disk = node.disk
-        view, state = self._loaded(disk, server)
-        node_state = self.node_state(me=Writer(node.name, f"{node.name}{boots}"), view=view, previous_boot=disk.boot)
-        return Node(node.name, boots, node_state, state, disk.parts, disk, gave_up=node.gave_up)
-
-    def _loaded(self, disk: Disk, server: int) -> tuple[View, str]:
-        """What it makes of its disk: without a change that is left out, if that is the last thing there."""
-        for entry in self.servers[server].entries:
-            if self.is_left_out(server, entry.id) and entry.id == disk.view.position.id:
-                record = _parsed(str(entry.id), entry.header, entry.body)
-                if isinstance(record, ChangeRecord) and is_last(record, disk.view):
-                    return before_it(record, disk.view), disk.state.removesuffix(record.body.decode())
-        return disk.view, disk.state
+        node_state = self.node_state(
+            me=Writer(node.name, f"{node.name}{boots}"), view=disk.view, previous_boot=disk.boot
+        )
+        return Node(node.name, boots, node_state, disk.state, disk.parts, disk, gave_up=node.gave_up)
 
     def _tidy(self, node: Node) -> Node:
         """Without what makes no difference any more."""
@@ -848,7 +794,7 @@ class Machine:
 _COMPUTED_ONCE = (
     "next_record", "heartbeat", "look", "deliver", "arrive", "own_options", "group_options", "tool_options",
     "newcomer", "hopeless", "settled", "has", "observe", "mark", "check", "check_states", "check_ends",
-    "check_acknowledged", "check_leader", "is_left_out", "check_survives", "told",
+    "check_acknowledged", "check_leader", "check_survives", "told",
 )  # fmt: skip
 
 _EVENTS = {WriteOutcome.COMMITTED: "acknowledged", WriteOutcome.REFUSED: "denied", WriteOutcome.REBASE: "denied"}

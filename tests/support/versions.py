@@ -17,6 +17,8 @@ class One:
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
         self.notes: dict[str, str] = {}
+        #: The version of each restore that began.
+        self.restored: list[int] = []
 
     def apply(self, change: Any) -> Any:
         op, key, value = change
@@ -29,6 +31,7 @@ class One:
         return iter([[key, self.numbers[key]] for key in sorted(self.numbers)])
 
     def restore(self, pieces: Iterable[Any]) -> None:
+        self.restored.append(1)
         numbers = {key: value for key, value in pieces}  # noqa: C416  # two, and no more
         self.numbers = numbers
 
@@ -38,9 +41,8 @@ class Two(One):
 
     def __init__(self) -> None:
         super().__init__()
-        #: The version that each change was applied in, and that of each restore.
+        #: The version that each change was applied in.
         self.applied: list[int] = []
-        self.restored: list[int] = []
 
     def apply(self, change: Any, version: int = 1) -> Any:
         self.applied.append(version)
@@ -57,8 +59,8 @@ class Two(One):
         return iter([[key, self.numbers.get(key), self.notes.get(key)] for key in keys])
 
     def restore(self, pieces: Iterable[Any], version: int = 1) -> None:
-        rows = [row if version > 1 else [*row, None] for row in pieces]
         self.restored.append(version)
+        rows = [row if version > 1 else [*row, None] for row in pieces]
         self.numbers = {key: number for key, number, _ in rows if number is not None}
         self.notes = {key: note for key, _, note in rows if note is not None}
 

@@ -242,7 +242,7 @@ def test_what_is_published_meanwhile_takes_no_digest_away(group: Group) -> None:
     told = b._running.ha_loop.reporter
     a._running.primary.commits.mark()
     at = a.position.id
-    eventually(lambda: told.digest and told.digest[0] == at, "b has its digest")
+    eventually(lambda: told.digest and told.digest[0] >= at, "b has its digest")
     a._setup.state.pieces = [b"2"]
     a.publish()
     in_step(a, b)

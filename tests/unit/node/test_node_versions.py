@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,11 @@ from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ChangeRecord, TermRecord
 from tests.support.kv import PATIENCE_S, Group, eventually, in_step
 from tests.support.versions import ONE, TWO, One, Two
+
+
+def noise(number: int) -> str:
+    """Text of 200 kB that does not compress much."""
+    return random.Random(number).randbytes(100_000).hex()
 
 
 def one(group: Group, name: str, **options: Any) -> Node[One]:
@@ -192,30 +198,39 @@ def test_old_code_does_not_start_on_a_checkpoint_that_begins_past_it(group: Grou
 def test_a_new_node_with_old_code_takes_no_snapshot_of_the_new_version(group: Group) -> None:
     a, b = stopped_before(group)
     b.stop()
+    large = {f"k{n}": noise(n) for n in range(8)}  # a snapshot of several parts, which is decoded as they arrive
+    for key, text in large.items():
+        a.submit(["note", key, text])
     a.publish()
     a.submit(["note", "k", "eight"])
     a.publish()  # it cuts what was before the first one
+    assert sum(entry.body != b"" for entry in group.server.state.entries) > 4
     c = one(group, "c")
     eventually(lambda: c.stalled is not None, "that it stops")
     assert "the group is at version 2, and its code reads 1" in str(c.stalled)
     assert (numbers(c), c.in_sync) == ({}, False)
+    with c.reading() as old:
+        assert old.restored == [], "its restore() never sees what it cannot read"
     c = again(c, two, group)
     in_step(a, c)
     with c.reading() as state:
-        assert (state.notes, state.restored[-1:]) == ({"k": "eight"}, [2])
+        assert (state.notes, state.restored) == (large | {"k": "eight"}, [2])
 
 
 def test_a_node_that_reads_no_old_version_waits_for_a_new_snapshot(group: Group) -> None:
     a = leads(two(group, "a", version=1))
-    a.submit(["add", "k", 1])
+    for n in range(8):
+        a.submit(["add", noise(n), 1])
     a.publish()
     a.submit(["add", "k", 1])
-    a.publish()  # of version 1, and all that is before it is cut
+    a.publish()  # of version 1, and all that is before the one before it is cut
     finalize(group)
     a.submit(["note", "k", "seven"])
     c = group.node("c", state=Two(), app=TWO["app"], version=2)
     eventually(lambda: c.in_sync and notes(c) == {"k": "seven"}, "another snapshot")
     assert c.stalled is None
+    with c.reading() as state:
+        assert set(state.restored) == {2}, "no restore of the old version has begun"
 
 
 # --- what is lost with Redis ------------------------------------------------------------------------------------------

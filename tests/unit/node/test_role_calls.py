@@ -112,6 +112,18 @@ class TestOnRole:
         a.stop()
         assert heard.events[-1].leads is False, "before stop() returned"
 
+    def test_a_node_that_has_stopped_is_kept_by_nobody_who_only_has_its_lease_or_its_node_state(
+        self, group: Group
+    ) -> None:
+        a = group.primary("a")
+        a.on_role(lambda event: None)
+        lease, known, watch = a._setup.lease, a._running.replica.known, a._roles
+        assert watch.poke in known.turned
+        assert lease.changed == watch.poke
+        a.stop()
+        assert watch.poke not in known.turned
+        assert lease.changed != watch.poke
+
     def test_an_error_is_logged_and_the_others_hear_all_the_same(
         self, group: Group, caplog: pytest.LogCaptureFixture
     ) -> None:

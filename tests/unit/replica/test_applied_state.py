@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from replicator.replica.applied_state import AppliedState
+from replicator.format.ids import ORIGIN
+from replicator.replica.applied_state import AppliedState, changes_of
+from tests.support.history import A, act
 from tests.support.kv import KV
 
 
@@ -31,3 +33,10 @@ def test_a_read_takes_the_lock_in_one_step() -> None:
     with applied.reading() as state:
         assert state is applied.state
     assert not applied.lock.lock.locked()  # type: ignore[attr-defined]
+
+
+def test_an_act_is_nothing_to_the_application_and_no_marker() -> None:
+    applied = AppliedState(KV(), "a")
+    record = act(A, 1, ORIGIN, 2)
+    assert applied.apply(record, changes_of(record), 2) == []
+    assert (applied.version, applied.applied_at, list(applied.markers)) == (2, record.at, [])
