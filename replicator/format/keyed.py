@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import orjson
 import xxhash
 
+from replicator.errors import ConfigError
+
 __all__ = [
     "ENTRY_BYTES",
     "KEY_CHARACTERS_MAX",
@@ -72,7 +74,10 @@ class Key(str):
     #: 32 hex digits.
     fingerprint: str
 
-    def __new__(cls, key: str, *, content: bytes) -> Key:
+    def __new__(cls, key: str, *, content: bytes | bytearray) -> Key:
+        """`content`: bytes: the body of a request, or a text's `encode()`. Raises `ConfigError`."""
+        if not isinstance(content, bytes | bytearray):
+            raise ConfigError(setting="content", problem=f"{content!a:.80} is not bytes: encode a text, for example")
         self = super().__new__(cls, key)
         self.fingerprint = digest_of(content)
         return self

@@ -32,7 +32,7 @@ import orjson
 from ..errors import ChangeRejected, ChangeTooLarge, ConfigError, NotJSON
 from ..format.codec import encoded, frame_of
 from ..runtime import checks
-from ..state import State, contract
+from ..state import State, TypedResults, contract
 from .failures import CheckFailed, difference, shown
 
 __all__ = ["check_state"]
@@ -165,7 +165,7 @@ class _Trial:
         except Exception as error:
             advice = "every node stalls at it. Raise ChangeRejected for what is not to be, before anything is changed"
             raise self._failed(number, f"apply() raised {error!r}, and {advice}") from error
-        return _Outcome(False, _json_of(result), f"gives {shown(result)}")
+        return _Outcome(False, _json_of(_told(state, change, result)), f"gives {shown(result)}")
 
     def _check_outcome(self, number: int, one: _Outcome, other: _Outcome, what: str) -> None:
         if (one.rejected, one.said) != (other.rejected, other.said):
@@ -311,6 +311,16 @@ def _pieces(frames: Iterable[bytes]) -> Iterator[Any]:
     """As a node decodes them."""
     for frame in frames:
         yield frame[5:] if frame[:1] == b"r" else orjson.loads(frame[1:])
+
+
+def _told(state: Any, change: Any, result: Any) -> Any:
+    """What is kept of a result, where the state says so itself; else the result."""
+    if not isinstance(state, TypedResults):
+        return result
+    try:
+        return state.result_to_json(change, result)
+    except Exception:  # it is not of the type that it should be, so it is not kept
+        return result
 
 
 def _json_of(result: Any) -> bytes | None:

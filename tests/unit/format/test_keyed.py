@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.errors import ChangeTooLarge, CorruptRecord
+from replicator.errors import ChangeTooLarge, ConfigError, CorruptRecord
 from replicator.format.codec import (
     CHANGE_BYTES_MAX,
     decode_changes,
@@ -124,3 +124,9 @@ def test_a_change_that_is_too_large_with_its_key_is_refused() -> None:
     assert encoded([most])
     with pytest.raises(ChangeTooLarge, match="with its key"):
         encoded_keyed([most], ["k"])
+
+
+def test_the_content_of_a_key_is_bytes() -> None:
+    with pytest.raises(ConfigError, match="content: 'text' is not bytes"):
+        Key("k", content="text")  # type: ignore[arg-type]
+    assert Key("k", content=bytearray(b"x")).fingerprint == Key("k", content=b"x").fingerprint

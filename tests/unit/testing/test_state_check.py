@@ -6,14 +6,14 @@ import datetime
 import enum
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 
-from replicator import ChangeRejected, ConfigError, DictState, delete, put
+from replicator import ChangeRejected, Commands, ConfigError, DictState, change, delete, put
 from replicator.registry.state import Registry
 from replicator.state.file import FileState
 from replicator.testing import CheckFailed, check_state
@@ -421,3 +421,23 @@ def test_a_state_of_bytes_passes() -> None:
 
 def test_our_own_test_state_passes() -> None:
     check_state(KV, [kv_put("x", 1), {"push": 2}, {"reject": "no"}, kv_put("x", [1, 2]), {"push": 3}])
+
+
+@dataclass(frozen=True)
+class Coupon:
+    until: datetime.date | None = None
+
+
+@dataclass
+class Coupons(Commands):
+    coupons: dict[str, Coupon] = field(default_factory=dict)
+
+    @change
+    def add(self, code: str) -> Coupon:
+        coupon = self.coupons[code] = Coupon()
+        return coupon
+
+
+def test_results_are_kept_as_the_state_says(recwarn: pytest.WarningsRecorder) -> None:
+    check_state(Coupons, [Coupons.add("a"), Coupons.add("b")])
+    assert not recwarn.list
