@@ -273,8 +273,8 @@ class Exchange:
     def _would_be_cut_off(self, url: str, left_s: float) -> bool:
         """Where it is known who leads, a write goes there, whatever that node was before."""
         nodes = self._known.nodes
-        guesses = not self._call.is_read and not self._doubt and nodes is not None and not nodes.has_roles
-        return guesses and self._holds_s.get(url, 0.0) >= left_s
+        is_known = nodes is None or nodes.has_roles
+        return not is_known and not self._doubt and self._holds_s.get(url, 0.0) >= left_s
 
     def _headers(self) -> dict[str, str]:
         headers = dict(self._call.headers)
