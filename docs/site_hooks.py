@@ -1,8 +1,8 @@
-"""Some pages of the site lie at the top of the repository, where everybody looks for them: the README, for one.
+"""Some pages of the site lie elsewhere in the repository, where everybody looks for them: the README, for one.
 
 mkdocs wants all pages in one directory. So these are added to those in docs/, under the names in `PAGES`, and the links
 between them follow. The README is the first page of the site; the list of all pages, docs/index.md, has another name
-there.
+there. The files of the examples, to which pages link, are in the site as they are.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "docs/index.md": "contents.md",
+    "examples/README.md": "examples/index.md",
 }
 
-LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.md)")
+#: What pages link to, besides pages.
+EXAMPLES = [path for kind in ("py", "conf") for path in sorted((ROOT / "examples").glob(f"**/*.{kind}"))]
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|conf))")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -31,6 +35,8 @@ def on_files(files: Files, config: Any) -> Files:
         files.remove(file)
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    for path in EXAMPLES:
+        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
 
 

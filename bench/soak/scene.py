@@ -107,7 +107,9 @@ class Scene:
             try:
                 ops.promote(self.registry, NODES[0], by="soak", reason="the first primary", expect=0)
                 return
-            except ReplicatorError:  # it has not reported yet
+            except ReplicatorError:  # it has not reported yet, or another one leads by itself meanwhile
+                if self.registry.look().term > 0:
+                    return
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_S)

@@ -182,6 +182,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
                 running.end()
                 self._roles.close()
         finally:
+            self._threads.close()
             setup.watch.close()
 
     def announce(self, http: str) -> None:

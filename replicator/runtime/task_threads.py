@@ -35,6 +35,13 @@ class TaskThreads:
         self._jobs: deque[_Job[Any]] = deque()
         self._threads = 0
         self._idle = 0
+        self._idle_s = IDLE_S
+
+    def close(self) -> None:
+        """A thread that has nothing to do ends at once from now on; there may still be something to do."""
+        with self._changed:
+            self._idle_s = 0.0
+            self._changed.notify_all()
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` gives, or raises, on one of the threads, in the context of this task.
@@ -68,7 +75,7 @@ class TaskThreads:
         """Wait for something to do; None: there was nothing for long."""
         with self._changed:
             self._idle += 1
-            self._changed.wait_for(lambda: self._jobs, timeout=IDLE_S)
+            self._changed.wait_for(lambda: self._jobs or not self._idle_s, timeout=self._idle_s)
             self._idle -= 1
             if self._jobs:
                 return self._jobs.popleft()

@@ -6,6 +6,7 @@ no moment is missed at which it is the largest. Values are random, so that they 
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.protocol import snapshot_due
 from replicator.protocol.group import Reply
 from replicator.sandbox.redis_server import RedisServer
-from tests.support.kv import PATIENCE_S
+from tests.support.kv import PATIENCE_S, eventually
 
 GROUP = "g"
 VALUE_BYTES = 8 * 1024
@@ -184,8 +185,13 @@ def weight(record: Record) -> int:
     return len(record.header) + len(record.body)
 
 
-def written(url: str, directory: Path, *, keys: int, snapshots: int, beat_every_s: float = 1.0) -> MeasuredLog:
-    """A log after so many snapshots that were due, with changes flowing all the time."""
+def written(
+    url: str, directory: Path, *, keys: int, snapshots: int, beat_every_s: float = 1.0, at_most: float = math.inf
+) -> MeasuredLog:
+    """A log after so many snapshots that were due, with changes flowing all the time.
+
+    `at_most`: with more bytes of changes since the newest one, the writer waits for the next.
+    """
     log = MeasuredLog(url)
     node = Node(
         Values(keys), group=GROUP, name="a", log=log, data_dir=directory, lease_s=30.0, beat_every_s=beat_every_s
@@ -197,6 +203,9 @@ def written(url: str, directory: Path, *, keys: int, snapshots: int, beat_every_
             node.submit([str(number % keys), noise(number, VALUE_BYTES)])
             number += 1
             time.sleep(PACE_S)
+            if log.samples and log.samples[-1].since > at_most:
+                complete = len(log.complete)
+                eventually(lambda complete=complete: len(log.complete) > complete, "the next snapshot")
     return log
 
 
@@ -245,13 +254,15 @@ def test_the_log_stays_bounded_whatever_pause_there_is_between_snapshots(
     # given a writer that is done with what a pause may keep long before it is over
     monkeypatch.setattr(snapshot_due, "PAUSE_S_MIN", 3600.0)
     monkeypatch.setattr(snapshot_due, "OVERDUE_BYTES_MIN", 1024 * 1024)
-    log = written(any_redis.url, tmp_path / "a", keys=96, snapshots=4, beat_every_s=9.0)
+    at_most = snapshot_due.changes_bytes_max(96 * VALUE_BYTES) + 3 * 96 * VALUE_BYTES
+    log = written(any_redis.url, tmp_path / "a", keys=96, snapshots=4, beat_every_s=9.0, at_most=at_most)
+    # then there is a snapshot all the same, and not before the changes are many times as heavy as the one before
     size = max(sample.snapshot for sample in log.samples)
-    most = snapshot_due.changes_bytes_max(size)
     since = [sample.since for sample in log.samples if sample.snapshot]
     print(f"snapshot {size:,}; since the complete one at most {max(since) / size:.2f} snapshots")
-    # noticed a tenth of a second later, and then it takes a moment until it is sent
-    assert most * 0.9 < max(since) < most + 3 * size
+    assert max(since) > snapshot_due.changes_bytes_max(size) * 0.9
+    # without the writer's own waiting: noticed a tenth of a second later, and then it takes a moment until it is sent
+    assert max(since) <= at_most + 2 * CHANGES_A_SAMPLE * 3 * VALUE_BYTES
 
 
 def test_the_size_that_is_told_is_what_all_entries_take_and_no_guess_from_the_first(

@@ -126,8 +126,7 @@ class Service:
     def promote(self, name: str) -> None:
         log = RedisLog(self._redis.url, "g")
         try:
-            # It may answer before its first heartbeat.
-            eventually(lambda: name in log.look().heartbeats, f"{name} reports")
+            eventually(lambda: name in log.look().heartbeats, "it has reported")
             ops.promote(log, name, by="test", timeout_s=PATIENCE_S)
         finally:
             log.close()

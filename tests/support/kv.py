@@ -107,11 +107,11 @@ def pushed(node: Node) -> list[Any]:
         return list(state.pushed)
 
 
-def eventually(holds: Callable[[], Any], what: str = "it") -> Any:
+def eventually(holds: Callable[[], Any], what: str = "it", *, patience_s: float = PATIENCE_S) -> Any:
     """Wait until `holds` gives something true, and give that."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not (found := holds()):
-        assert time.monotonic() < deadline, f"{what} did not come true in {PATIENCE_S} s"
+        assert time.monotonic() < deadline, f"{what} did not come true in {patience_s} s"
         time.sleep(0.005)
     return found
 

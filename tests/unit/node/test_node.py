@@ -179,7 +179,7 @@ class TestOutsideOfItsLife:
         # then it does not start, and nothing of it is left
         with pytest.raises(NotRunning, match="was stopped"):
             started()
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("a-")]
+        eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("a-")])
         group.node("a")
 
 

@@ -10,6 +10,7 @@ import pytest
 from replicator.errors import ConfigError, Fenced, LeaseLost, LogUnavailable, NotAcknowledged, NotPrimary, PositionLost
 from replicator.web.head import Head
 from replicator.web.redirect import on_the_primary
+from tests.support.kv import eventually
 from tests.support.registry_api import DOCUMENT, UNAVAILABLE, WRITES, NodeInMemory, TestClient, client_of, error_of
 
 # --- Standbys ---------------------------------------------------------------------------------------------------------
@@ -151,7 +152,11 @@ def test_a_read_answers_with_the_position_of_the_state_that_it_shows(client: Tes
 
 def test_a_request_waits_for_the_position_that_it_names(client: TestClient, node: NodeInMemory) -> None:
     # given
-    threading.Timer(0.03, node.submit, [{"op": "register", "hostname": "web1"}]).start()
+    def write_once_it_waits() -> None:
+        eventually(lambda: node.waited)
+        node.submit({"op": "register", "hostname": "web1"})
+
+    threading.Thread(target=write_once_it_waits).start()
     # when
     answer = client.get("/v1/nodes/1", headers={"Replicator-Wait": "5-1043"})
     # then

@@ -67,6 +67,16 @@ def test_threads_that_have_nothing_to_do_end(monkeypatch: pytest.MonkeyPatch) ->
     assert asyncio.run(threads.run(lambda: 1)) == 1
 
 
+def test_once_closed_nobody_waits_for_more_and_what_comes_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_threads, "IDLE_S", 3 * PATIENCE_S)
+    threads = TaskThreads("closed", most=2)
+    asyncio.run(threads.run(lambda: None))
+    threads.close()
+    eventually(lambda: "closed" not in {thread.name for thread in threading.enumerate()}, "its end")
+    assert asyncio.run(threads.run(lambda: 7)) == 7
+    eventually(lambda: "closed" not in {thread.name for thread in threading.enumerate()}, "its end")
+
+
 def test_work_of_a_cancelled_task_that_has_not_begun_is_not_begun() -> None:
     threads, free, done = TaskThreads("one", most=1), threading.Event(), []
 

@@ -1,0 +1,60 @@
+"""Feature flags: FastAPI, on asyncio. `python -m examples.flags` runs three processes of it.
+
+Every process answers reads from its own memory. A standby redirects writes to the primary; the client that made one
+sees it in whichever process it asks next. A write with an Idempotency-Key may be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from fastapi import FastAPI, Header, HTTPException
+from pydantic import BaseModel
+
+from examples.flags.state import Flag, FlagState
+from replicator import Node
+from replicator.web.asgi import Replicated
+
+node = Node(
+    FlagState(),
+    group="flags",
+    name=os.environ["NAME"],
+    redis=os.environ["REPLICATOR_REDIS"],
+    data_dir=os.environ["DATA_DIR"],
+    http=os.environ["URL"],
+    auto_promote=True,
+)
+app = FastAPI(title="Flags")
+app.add_middleware(Replicated, node=node)
+
+
+class FlagBody(BaseModel):
+    on: bool
+    percent: int = 100
+
+
+Key = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+@app.get("/flags")
+async def list_flags() -> dict[str, Flag]:
+    return await node.view(lambda state: dict(state.flags))
+
+
+@app.get("/flags/{name}")
+async def read_flag(name: str) -> Flag:
+    flag = await node.view(lambda state: state.flags.get(name))
+    if flag is None:
+        raise HTTPException(404, f"there is no flag {name}")
+    return flag
+
+
+@app.put("/flags/{name}")
+async def write_flag(name: str, body: FlagBody, key: Key = None) -> Flag:
+    return await node.asubmit(FlagState.set_flag(name, body.on, body.percent), key=key)
+
+
+@app.delete("/flags/{name}", status_code=204)
+async def remove_flag(name: str, key: Key = None) -> None:
+    await node.asubmit(FlagState.remove_flag(name), key=key)
