@@ -75,9 +75,11 @@ class AsyncClient:
         self, change: Any, *, key: str | None = None, path: str = CHANGES, timeout_s: float | None = None
     ) -> Any:
         """As `Client.submit`."""
-        response = await self.request("POST", path, json=change, key=key, timeout_s=timeout_s)
+        self._check()
+        outgoing, exchange = self._setup.begin("POST", path, json=change, key=key, timeout_s=timeout_s)
+        response = await self._carried_out(outgoing, exchange)
         raise_for_error(response)
-        return changed(response)
+        return changed(response, outgoing.call.key)
 
     # --- what it knows ---
 

@@ -80,11 +80,14 @@ class Client:
     ) -> Any:
         """Have a change committed, by a service that takes them as they are, as the registry does: `POST /v1/changes`.
 
-        What `apply` returned. Raises what `request` raises, and what the answer stands for: `ChangeRejected`.
+        What `apply` returned. Raises what `request` raises, and what the answer stands for: `ChangeRejected`, say. An
+        answer of 5xx that is none of a node's is `OutcomeUnknown`; any other that has no result, `ConfigError`.
         """
-        response = self.request("POST", path, json=change, key=key, timeout_s=timeout_s)
+        self._setup.check()
+        outgoing, exchange = self._setup.begin("POST", path, json=change, key=key, timeout_s=timeout_s)
+        response = self._carried_out(outgoing, exchange)
         raise_for_error(response)
-        return changed(response)
+        return changed(response, outgoing.call.key)
 
     # --- what it knows ---
 

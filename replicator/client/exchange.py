@@ -15,12 +15,15 @@ Both clients are a loop around that (`client.py`, `async_client.py`). The rules:
 2. An answer about the request (a result, 404, 422) is the caller's. One about the service ("I am not the primary") is
    ours to deal with, until the deadline.
 3. Once an attempt may have landed, the request ends with an answer or with `OutcomeUnknown`, whatever came after it.
+   So no write is begun that a node would hold back for longer than there is time, as it did before: it would be cut
+   off, and nobody could say that nothing was written.
 4. Reads go to standbys, each in its turn, then to the primary, and carry the newest position that this client has
    seen: a node answers once it has that. If the position was lost in a failover, that is told once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -28,7 +31,7 @@ from typing import NamedTuple
 from ..errors import Fenced, NotAcknowledged, NotPrimary, OutcomeUnknown, PositionLost, ReplicatorError
 from ..format.ids import RecordId
 from ..runtime.backoff import Backoff
-from ..web.error_codes import BUSY, WAIT_TIMEOUT
+from ..web.error_codes import BUSY, PRIMARY_UNREACHABLE, WAIT_TIMEOUT
 from .answers import Answer, base_of, error_of
 from .known import Known, Nodes
 
@@ -43,6 +46,9 @@ REDIRECTS_MAX = 3
 
 #: A proxy in between has no answer of a node.
 OF_A_GATEWAY = (502, 503, 504)
+
+#: Nothing was carried out, and nothing is wrong with the request: there, or elsewhere, it may go better in a moment.
+IN_A_MOMENT = (BUSY, PRIMARY_UNREACHABLE)
 
 #: A request is refused for its `Replicator-Term`: this very request wrote nothing.
 OF_THE_TERM = ("stale_term", "unknown_term")
@@ -116,6 +122,10 @@ class Exchange:
         self._at = ""
         self._sent_to: str | None = None
         self._redirects = 0
+        #: When it was sent there. Whether that node knew of nobody who leads; how long each one held it back for that.
+        self._sent_at = 0.0
+        self._was_held = False
+        self._holds_s: dict[str, float] = {}
         #: The position that it asked for.
         self._token: RecordId | None = None
         #: What went wrong last; and why an attempt may have landed, if one may.
@@ -125,6 +135,8 @@ class Exchange:
     def next(self, now: float) -> Step:
         if self._end is not None:
             return self._end
+        if self._was_held:
+            self._was_held, self._holds_s[self._at] = False, now - self._sent_at
         left_s = self.until - now
         if left_s <= self._pause_s:  # nothing would be sent after that pause
             return self._ends(Fail(self._too_late()))
@@ -133,13 +145,13 @@ class Exchange:
             return pause
         if self._must_find or self._known.nodes is None or self._known.is_old(now):
             return Find()
-        url = self._sent_to or self._untried()
+        url = self._sent_to or self._untried(left_s)
         if url is None:
-            if not self._tried:
+            if not self._tried and not self._places():
                 self._problem = self._nobody()
             self._wait()
             return self.next(now)
-        self._at, self._sent_to = url, None
+        self._at, self._sent_at, self._sent_to = url, now, None
         self._tried.add(url)
         return Send(url, self._headers(), self._patience_s(left_s))
 
@@ -185,8 +197,8 @@ class Exchange:
     def _is_about_the_service(self, answer: Answer) -> bool:
         """What the application says of the request is for the caller: 4xx, but for two, and failures of its own."""
         if answer.kind is None:
-            is_gateway = answer.status in OF_A_GATEWAY and not answer.role and self._call.may_be_repeated
-            return is_gateway or answer.code in (BUSY, WAIT_TIMEOUT)
+            is_gateway = answer.status in OF_A_GATEWAY and not answer.role
+            return is_gateway or answer.code in (*IN_A_MOMENT, WAIT_TIMEOUT)
         return answer.status >= 500 or issubclass(answer.kind, Fenced | PositionLost)
 
     def _deal_with(self, answer: Answer) -> None:
@@ -196,11 +208,12 @@ class Exchange:
         elif issubclass(kind, PositionLost):
             self._known.drop(self._token)
             self._fails(error)
-        elif issubclass(kind, OutcomeUnknown):
-            self._may_have_landed(str(error))
+        elif issubclass(kind, OutcomeUnknown) or (kind is ReplicatorError and not self._call.is_read):
+            self._may_have_landed(str(error))  # what failed may have been something after the write
         elif issubclass(kind, Fenced) and "replicator-term" in self._call.headers:
             self._fails(error)  # the caller wanted this term, and no other
         elif answer.status == 503 or issubclass(kind, Fenced):
+            self._was_held = issubclass(kind, NotPrimary)
             self._again(error)  # nothing was written
         elif self._call.is_read and not issubclass(kind, NotAcknowledged) and self._untried() is not None:
             self._again(error)  # this node is broken, and there are others
@@ -210,8 +223,9 @@ class Exchange:
     def _deal_with_no_error_of_ours(self, answer: Answer) -> None:
         if answer.code == WAIT_TIMEOUT:
             self._again(TimeoutError(answer.message))
-        elif answer.code == BUSY:
-            self._again(TimeoutError(answer.message))
+        elif answer.code in IN_A_MOMENT:
+            is_lost = answer.code == PRIMARY_UNREACHABLE and not self._call.is_read
+            self._again(NotPrimary("{hint}", hint=answer.message) if is_lost else TimeoutError(answer.message))
             if self._untried() is None:
                 self._wait()
                 self._pause_s = max(self._pause_s, answer.retry_after_s)
@@ -248,10 +262,19 @@ class Exchange:
         self._must_find = True
         self._pause_s = self._backoff.failed()
 
-    def _untried(self) -> str | None:
-        known = self._known
-        places = known.readers(self._turn) if self._call.is_read else known.writers()
-        return next((url for url in places if url not in self._tried), None)
+    def _places(self) -> list[str]:
+        return self._known.readers(self._turn) if self._call.is_read else self._known.writers()
+
+    def _untried(self, left_s: float = math.inf) -> str | None:
+        """The next one to ask, with so much time left."""
+        places = (url for url in self._places() if url not in self._tried)
+        return next((url for url in places if not self._would_be_cut_off(url, left_s)), None)
+
+    def _would_be_cut_off(self, url: str, left_s: float) -> bool:
+        """Where it is known who leads, a write goes there, whatever that node was before."""
+        nodes = self._known.nodes
+        is_known = nodes is None or nodes.has_roles
+        return not is_known and not self._doubt and self._holds_s.get(url, 0.0) >= left_s
 
     def _headers(self) -> dict[str, str]:
         headers = dict(self._call.headers)

@@ -13,7 +13,7 @@ from weakref import WeakSet
 import httpx
 import orjson
 
-from ..errors import ConfigError, NotJSON
+from ..errors import ConfigError, NotJSON, OutcomeUnknown
 from ..format.ids import RecordId
 from ..format.keyed import KEY_CHARACTERS_MAX
 from ..runtime import checks
@@ -28,8 +28,9 @@ __all__ = ["CHANGES", "NOT_SENT", "ClientOptions", "ClientSetup", "Outgoing", "R
 #: A failover with the default lease takes some 7 s.
 TIMEOUT_S = 20.0
 
-#: How long one node is waited for, where another one may be asked: a node that hangs costs so much.
-ATTEMPT_S = 5.0
+#: How long one node is waited for, where another one may be asked: a node that hangs costs so much. Longer than a node
+#: holds a write back for a primary (`PRIMARY_WITHIN_S`), or every write during a failover would have been cut off.
+ATTEMPT_S = 7.0
 
 #: Shorter than servers keep a connection that nobody uses (uvicorn: 5 s). A request on one that is being closed is
 #: lost, and nobody can tell whether it was received.
@@ -207,13 +208,23 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def changed(response: httpx.Response) -> Any:
-    """What a change came to, as `POST /v1/changes` answers it."""
-    members = orjson.loads(response.content)
-    if not response.is_success or not isinstance(members, dict) or "result" not in members:
-        problem = f"{response.request.url} answers {response.status_code}, and not with the result of a change"
-        raise ConfigError(setting="path", problem=problem)
+def changed(response: httpx.Response, key: str | None) -> Any:
+    """What a change came to, as `POST /v1/changes` answers it. `key`: what it was sent with, for `OutcomeUnknown`."""
+    said = f"{response.request.url} answers {response.status_code}"
+    if response.is_server_error:
+        raise OutcomeUnknown(problem=said, key=key)
+    members = _decoded(response.content) if response.is_success else None
+    if not isinstance(members, dict) or "result" not in members:
+        raise ConfigError(setting="path", problem=f"{said}, and not with the result of a change")
     return members["result"]
+
+
+def _decoded(content: bytes) -> Any:
+    """None: it is no JSON."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _directory(redis: str, group: str, urls: Sequence[str] | None) -> Directory:

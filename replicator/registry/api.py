@@ -19,7 +19,8 @@ Rules for requests:
   position that its sender saw (the `ETag` of a `GET`), or `?force=1`. What was seen is compared under the write lock
   under which the new state is written, so no change comes in between.
 - `Idempotency-Key: "..."` on the write of a change has it land once, however often it is sent (the IETF's draft of
-  that name): each answer is that to the first. What makes it the same is method, path, query and body.
+  that name): each answer is that to the first. What makes it the same is method, path, query and body. `PUT /v1/state`
+  keeps no such promise, and so refuses the header.
 - Times that a change needs and the sender left out are stamped here: the state itself reads no clock.
 - The middleware (`web/asgi.py`) waits for positions, stamps answers, and is the one place where exceptions become
   answers, by the table `REGISTRY_ANSWERS`. Handlers only raise.
@@ -51,6 +52,7 @@ from ..web.answers import ANSWERS, Answers, Refusal, json_answer
 from ..web.envelope import FACTS, WAIT_TIMEOUT_S, application
 from ..web.requests import (
     SENT_KEY,
+    drop_body,
     now,
     parsed,
     parsed_in_slices,
@@ -91,6 +93,12 @@ PAGE_LENGTH_MAX = 1000
 
 #: Ids are exact in every JSON reader.
 ID_MAX = 2**53 - 1
+
+#: Whoever sends a key may rely on it, and send the document again over what others wrote since.
+KEYED_DOCUMENT = (
+    "PUT /v1/state takes no Idempotency-Key: a document that is sent again replaces again; send If-Match with the ETag "
+    "that GET /v1/state gave, or ?force=1, without a key"
+)
 
 T = TypeVar("T")
 
@@ -244,6 +252,9 @@ class RegistryApi:
 
     async def put_state(self, request: Request) -> Response:
         await self._access.refuse_unless_primary(request)
+        if "idempotency-key" in request.headers:
+            await drop_body(request)
+            raise Refusal(400, "invalid_header", KEYED_DOCUMENT, field="Idempotency-Key")
         body = await read_body(request, DOCUMENT_BYTES_MAX)
         asked = _Replacement.asked_for(request)
         return await self._pools.replacements.on_thread(lambda: self._replaced(body, asked))

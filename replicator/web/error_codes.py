@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ..errors import (
     ChangeRejected,
     ChangeTooLarge,
+    CheckFailed,
     CorruptRecord,
     Fenced,
     KeyReused,
@@ -31,12 +32,14 @@ from ..errors import (
     WrongProcess,
 )
 
-__all__ = ["BUSY", "ERROR_CODES", "INVALID_HEADER", "WAIT_TIMEOUT", "Answers"]
+__all__ = ["BUSY", "ERROR_CODES", "INVALID_HEADER", "PRIMARY_UNREACHABLE", "WAIT_TIMEOUT", "Answers"]
 
 Answers = Mapping[type[BaseException], tuple[int, str]]
 
-#: Codes that are no error of this package: there was no place for the request, and the position did not come in time.
+#: Codes that are no error of this package: there was no place for the request, the primary took no connection from the
+#: node that was to forward it, and the position did not come in time.
 BUSY = "busy"
+PRIMARY_UNREACHABLE = "primary_unreachable"
 WAIT_TIMEOUT = "wait_timeout"
 
 #: What came with the request is wrong.
@@ -50,6 +53,7 @@ ERROR_CODES: Answers = {
     ResultNotKept: (409, "result_not_kept"),
     ChangeTooLarge: (413, "change_too_large"),
     NotJSON: (422, "not_json"),
+    CheckFailed: (500, "check_failed"),
     LeaseLost: (503, "lease_lost"),
     NotRunning: (503, "not_running"),
     NotPrimary: (503, "not_primary"),

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
+from .error_codes import BUSY, PRIMARY_UNREACHABLE
 from .failures import Refusal
 from .head import FORWARDED
 from .options import Options
@@ -112,10 +113,10 @@ class _Settings:
     def _refusal(self, error: Exception, url: str) -> Refusal:
         httpx, where = self._httpx, f"the primary at {url.partition('?')[0]}"
         if isinstance(error, httpx.PoolTimeout):
-            return Refusal(503, "busy", f"too many requests are on their way to {where}: try again in a moment")
+            return Refusal(503, BUSY, f"too many requests are on their way to {where}: try again in a moment")
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol | httpx.InvalidURL):
             message = f"{where} does not answer ({error}); nothing was sent: try again in a moment"
-            return Refusal(503, "primary_unreachable", message)
+            return Refusal(503, PRIMARY_UNREACHABLE, message)
         timed_out = isinstance(error, httpx.TimeoutException)
         what = f"did not answer within {self._timeout_s:g} s" if timed_out else f"broke the connection ({error})"
         message = f"{where} {what}: the write may or may not have been carried out; read before you repeat it"

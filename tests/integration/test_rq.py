@@ -170,7 +170,7 @@ class TestJobsInATerm:
     def test_one_whose_term_is_over_does_not_begin_and_is_not_retried(
         self, node: Any, queue: rq.Queue, work: Any, path: Path
     ) -> None:
-        job = enqueue_in_term(queue, node, rq_jobs.bill, str(path), retry=rq.Retry(max=5))
+        job = enqueue_in_term(queue, node, rq_jobs.begin, str(path), retry=rq.Retry(max=5, interval=3600))
         node.promote(timeout_s=PATIENCE_S)
         work()
         assert status(job) is JobStatus.FAILED
@@ -182,7 +182,7 @@ class TestJobsInATerm:
         self, node: Any, queue: rq.Queue, here: Any, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(rq_jobs, "meanwhile", [lambda: node.promote(timeout_s=PATIENCE_S)])
-        job = enqueue_in_term(queue, node, rq_jobs.bill, str(path), retry=rq.Retry(max=5))
+        job = enqueue_in_term(queue, node, rq_jobs.bill, str(path), retry=rq.Retry(max=5, interval=3600))
         here()
         assert status(job) is JobStatus.FAILED
         assert "TermOver" in why(job)

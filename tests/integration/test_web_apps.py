@@ -265,6 +265,11 @@ def test_the_examples_of_the_documentation_run(
             # then
             assert (written.status_code, written.json()) == (200, {"on": True}), written.text
             assert client.get(f"{process.url}/flags/dark").json() == {"on": True}
+            # and a write with a key lands once
+            for on, status in (("false", 200), ("false", 200), ("true", 422)):
+                headers = {"Idempotency-Key": '"8e03978e"'}
+                answer = client.put(f"{process.url}/flags/dark", params={"on": on}, headers=headers)
+                assert answer.status_code == status, answer.text
     finally:
         process.kill()
 

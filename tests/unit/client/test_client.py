@@ -176,6 +176,29 @@ class TestRequests:
         with pytest.raises(ConfigError, match=f"http://a/v1/changes answers {status}, and not with the result"):
             client.submit({"op": "x"})
 
+    def test_an_answer_that_is_no_json_is_told(self, client: Twin, service: Service) -> None:
+        for status in (200, 413):
+            service.nodes["http://a"] = lambda request, status=status: httpx.Response(status, html="<h1>Hello</h1>")
+            with pytest.raises(ConfigError, match=f"answers {status}, and not with the result"):
+                client.submit({"op": "x"})
+
+    def test_a_load_balancer_that_gives_up_does_not_say_what_became_of_a_change(
+        self, make: Make, service: Service
+    ) -> None:
+        service.nodes["http://a"] = lambda request: httpx.Response(504, html="<h1>Gateway Timeout</h1>")
+        client = make(urls=["http://a"], keyed=False, http={"transport": service.transport()})
+        with pytest.raises(OutcomeUnknown, match="answers 504"):
+            client.submit({"op": "x"})
+        assert service.asked == ["a"]
+
+    @pytest.mark.parametrize("key", [None, "order-1"])
+    def test_neither_does_an_application_that_failed(self, client: Twin, service: Service, key: str | None) -> None:
+        service.nodes["http://a"] = refuses("internal", 500)
+        with pytest.raises(OutcomeUnknown, match="http://a/v1/changes answers 500") as raised:
+            client.submit({"op": "x"}, key=key)
+        assert f'"{raised.value.fields["key"]}"' == service.requests[0].headers["idempotency-key"]
+        assert key in (None, raised.value.fields["key"])
+
     def test_every_method_has_a_name(self, client: Twin, service: Service) -> None:
         for method in ("get", "post", "put", "patch", "delete"):
             getattr(client, method)("/x")
@@ -295,6 +318,15 @@ def test_a_standby_that_lacks_it_is_passed_over(make: Make, served: tuple[NodeIn
         assert [answer.json()["hostname"] for answer in answers] == ["db1"] * 3
         assert {answer.headers["replicator-role"] for answer in answers} == {"primary"}
         assert set(behind.waited) == {served[0].position.id}
+
+
+def test_a_whole_state_is_put_with_a_condition_or_without_a_key(make: Make, served: tuple[NodeInMemory, str]) -> None:
+    client = make(urls=[served[1]])
+    seen = client.get("/v1/state", fresh=True)
+    refused = client.put("/v1/state", json=seen.json(), params={"force": 1})
+    assert (refused.status_code, refused.json()["field"]) == (400, "Idempotency-Key")
+    assert client.put("/v1/state", json=seen.json(), headers={"If-Match": seen.headers["ETag"]}).status_code == 200
+    assert client.put("/v1/state", json=seen.json(), params={"force": 1}, keyed=False).status_code == 200
 
 
 class Dripping:

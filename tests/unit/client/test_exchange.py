@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from replicator import (
+    CheckFailed,
     Fenced,
     LogUnavailable,
     NotAcknowledged,
@@ -21,12 +22,13 @@ from replicator import (
     ReplicatorError,
     Stalled,
 )
-from replicator.client import answers, exchange, known
+from replicator.client import answers, exchange, known, setup
 from replicator.client.answers import Answer
 from replicator.client.exchange import Call, Done, Exchange, Fail, Find, Pause, Send
 from replicator.client.known import Known, Nodes
 from replicator.format.ids import RecordId
 from replicator.runtime.backoff import Backoff
+from replicator.web import options
 
 A, B, C = "http://a", "http://b", "http://c"
 GROUP = Nodes(A, (B, C))
@@ -52,8 +54,17 @@ def redirect(to: str) -> Answer:
 
 
 @dataclass
+class After:
+    """An answer that takes its time."""
+
+    seconds: float
+    answer: Answer
+
+
+@dataclass
 class Play:
-    """What a group answers, and what a client does. Each look and each attempt takes no time; a pause does."""
+    """What a group answers, and what a client does. Each look takes no time, and neither does an attempt, unless its
+    answer is an `After`; a pause does."""
 
     known: Known = field(default_factory=Known)
     #: What the looks for the nodes find, in turn; the last one again and again.
@@ -107,6 +118,9 @@ class Play:
         self.sent.append(send)
         waiting = self.replies[send.url] or [answer()]
         reply = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        if isinstance(reply, After):
+            self.now += min(reply.seconds, send.timeout_s)
+            reply = reply.answer if reply.seconds <= send.timeout_s else NO_ANSWER
         if isinstance(reply, Answer):
             exchange.answered(reply)
             return reply
@@ -155,10 +169,21 @@ UNLED = Nodes(None, (B, C))
         (WRITE, [GROUP, Nodes(B, ())], {A: [answer(502, role="")]}, "find a find b", 200),
         (UNKEYED, [GROUP], {A: [NO_ANSWER]}, "find a", OutcomeUnknown),
         (UNKEYED, [GROUP], {A: [answer(504, "outcome_unknown")]}, "find a", OutcomeUnknown),
-        (UNKEYED, [GROUP], {A: [answer(502, role="")]}, "find a", 502),
+        *((UNKEYED, [GROUP], {A: [answer(status, role="")]}, "find a", OutcomeUnknown) for status in (502, 503, 504)),
+        # … and so may one of which the node says that something failed.
+        (WRITE, [GROUP], {A: [answer(500, "failed"), answer()]}, "find a find|pause 0.1|find a", 200),
+        (UNKEYED, [GROUP], {A: [answer(500, "failed")]}, "find a", OutcomeUnknown),
+        # A standby that could not forward it sent nothing: another one is asked, or the same one later.
+        (UNKEYED, [LISTED], {A: [answer(503, "primary_unreachable", role="standby")]}, "find a find b", 200),
+        (UNKEYED, [Nodes(None, (A,), has_roles=False)],
+         {A: [answer(503, "primary_unreachable", role="standby", retry_after_s=1.0), answer(201)]},
+         "find a|pause 1|find a", 201),
+        (READ, [GROUP], {C: [answer(503, "primary_unreachable", role="standby")]}, "find c find b", 200),
         # What is certain ends it.
         (WRITE, [GROUP], {A: [answer(504, "not_acknowledged")]}, "find a", NotAcknowledged),
         (WRITE, [GROUP], {A: [answer(500, "stalled")]}, "find a", Stalled),
+        (WRITE, [GROUP], {A: [answer(500, "check_failed")]}, "find a", CheckFailed),
+        (READ, [Nodes(A, ())], {A: [answer(500, "failed")]}, "find a", ReplicatorError),
         (WRITE, [GROUP], {A: [NO_ANSWER, answer(504, "not_acknowledged")]}, "find a find|pause 0.1|find a",
          NotAcknowledged),
         # … but what is certain of one attempt says nothing of the one before it.
@@ -229,6 +254,19 @@ class TestUntilItIsTooLate:
         assert "ReadTimeout" in str(end)
         assert "'k1'" in str(end)
 
+    @pytest.mark.parametrize("reply", [answer(500, "failed"), answer(502, role=""), answer(504, "", role="", at="")])
+    def test_so_does_one_that_failed_again_and_again(self, reply: Answer) -> None:
+        end = Play().on(A, reply).run(WRITE)
+        assert type(end) is OutcomeUnknown
+        assert end.fields["key"] == "k1"
+
+    def test_one_that_could_not_be_forwarded_was_not_written(self) -> None:
+        play = Play(looks=[Nodes(None, (A,), has_roles=False)])
+        play.on(A, answer(503, "primary_unreachable", role="standby", retry_after_s=1.0))
+        write, read = play.run(UNKEYED), play.run(READ)
+        assert (type(write), str(write)) == (NotPrimary, "because of primary_unreachable")
+        assert (type(read), str(read)) == (TimeoutError, "because of primary_unreachable")
+
     def test_so_does_one_whose_term_was_refused_then(self) -> None:
         call = Call(method="POST", path="/", is_read=False, key="k1", headers={"replicator-term": "5"})
         play = Play(looks=[GROUP, Nodes(B, ())]).on(A, NO_ANSWER).on(B, answer(409, "stale_term"))
@@ -266,6 +304,40 @@ class TestUntilItIsTooLate:
         assert len(play.sent) <= 5 * (pauses + 1)
 
 
+class TestWhileNobodyLeads:
+    """A node holds a write back for so long, in case that somebody does soon, and answers 503 then."""
+
+    HELD = After(2.5, answer(503, "not_primary", role="standby"))
+
+    @pytest.mark.parametrize("call", [WRITE, UNKEYED], ids=["keyed", "unkeyed"])
+    def test_nothing_is_begun_that_would_be_cut_off(self, call: Call) -> None:
+        play = Play(looks=[Nodes(None, (A,), has_roles=False)]).on(A, self.HELD)
+        end = play.run(call, for_s=9.0)
+        assert (type(end), str(end)) == (NotPrimary, "because of not_primary")
+        assert [send.url for send in play.sent] == [A] * 3
+
+    def test_it_ends_there_with_what_another_node_says(self) -> None:
+        play = Play(looks=[Nodes(None, (A, B), has_roles=False)]).on(A, self.HELD, answer(201))
+        play.on(B, answer(503, "not_primary", role="standby"))
+        assert got(play.run(WRITE, for_s=9.0)) == 201
+
+    def test_one_that_leads_by_now_is_sent_it_however_long_it_held_one_back(self) -> None:
+        play = Play(looks=[GROUP]).on(A, self.HELD, answer(201))
+        assert got(play.run(WRITE, for_s=4.0)) == 201
+
+    def test_one_that_was_slow_for_another_reason_is_asked_until_the_end(self) -> None:
+        slow = After(2.5, answer(503, "log_unavailable"))
+        play = Play(looks=[Nodes(None, (A,), has_roles=False)]).on(A, slow, answer(201))
+        assert got(play.run(WRITE, for_s=4.0)) == 201
+
+    def test_one_that_may_have_landed_is_sent_until_the_end(self) -> None:
+        play = Play(looks=[Nodes(None, (A,), has_roles=False)]).on(A, NO_ANSWER, self.HELD, answer(201))
+        assert got(play.run(WRITE, for_s=4.5)) == 201
+
+    def test_an_attempt_is_longer_than_that(self) -> None:
+        assert setup.ATTEMPT_S >= options.PRIMARY_WITHIN_S + 1
+
+
 class TestPatience:
     def test_one_node_is_not_waited_for_until_the_end_where_the_request_may_be_repeated(self) -> None:
         play = Play()
@@ -290,7 +362,7 @@ class TestTheToken:
 
     def test_it_never_goes_back(self) -> None:
         known = Known()
-        for position in ("5-12", "5-11", "4-99", "6-3"):
+        for position in ("5-12", "6-3", "5-99", "6-2"):
             known.saw(RecordId.parse(position))
         assert known.token == RecordId(6, 3)
 

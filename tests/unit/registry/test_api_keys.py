@@ -87,5 +87,15 @@ def test_a_result_that_was_not_kept_is_said(node: NodeInMemory) -> None:
     assert "was committed at 5-1042" in error_of(answer, 409, "result_not_kept")["message"]
 
 
+@pytest.mark.parametrize("more", [{}, {"If-Match": '"5-1042"'}])
+def test_a_whole_state_takes_no_key_and_is_not_written(
+    client: TestClient, node: NodeInMemory, more: dict[str, str]
+) -> None:
+    document, before = client.get("/v1/state").json(), node.position
+    answer = client.put("/v1/state?force=1", json=document, headers={**sent('"k"'), **more})
+    assert "without a key" in error_of(answer, 400, "invalid_header", "Idempotency-Key")["message"]
+    assert node.position == before
+
+
 def test_a_read_takes_no_notice_of_a_key(client: TestClient) -> None:
     assert client.get("/v1/nodes", headers=sent("k")).status_code == 200
