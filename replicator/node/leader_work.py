@@ -21,7 +21,18 @@ from ..runtime.backoff import Backoff
 from ..runtime.threads import started
 from .leadership import Leadership, Tenure
 
-__all__ = ["AsyncWork", "Every", "LeaderWork", "Once", "Pace", "Work", "is_async", "runner_of", "work_name"]
+__all__ = [
+    "AsyncWork",
+    "Every",
+    "LeaderWork",
+    "Once",
+    "Pace",
+    "Work",
+    "is_async",
+    "runner_of",
+    "running_loop",
+    "work_name",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +143,18 @@ class LeaderWork:
             leadership.lost.set()
             self._cancel()
 
+    def forget(self) -> None:
+        """It was taken back. None of its runs begins meanwhile; one that goes on tells of itself at its end."""
+        if not self.runs:
+            self._tell(None)
+        self.end()
+
+    def hand_over(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """For work that was registered where no event loop ran: that is its loop; None: there is none, again."""
+
+    def check_loop(self, problem: str) -> None:
+        """Raises `ConfigError`, with that problem, for work that has no event loop and needs one."""
+
     def tell_if_it_goes_on(self, patience_s: float) -> None:
         """A problem if a run goes on for longer than that after it was told to end."""
         leadership = self._leadership
@@ -210,18 +233,32 @@ class _ThreadWork(LeaderWork):
 
 
 class _TaskWork(LeaderWork):
-    """A coroutine function. It has a task of the event loop while it runs."""
+    """A coroutine function. It has a task of the event loop while it runs: of that in which it was registered, or else
+    of that in which the node is started.
+    """
 
-    def __init__(self, work: AsyncWork, loop: asyncio.AbstractEventLoop, *more: Any) -> None:
+    def __init__(self, work: AsyncWork, setting: str, *more: Any) -> None:
         super().__init__(*more)
         self._work = work
-        self._loop = loop
+        self._setting = setting
+        self._loop = running_loop()
+        self._waits_for_loop = self._loop is None
         self._task: asyncio.Task[None] | None = None
 
+    def hand_over(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if self._waits_for_loop:
+            self._loop = loop
+
+    def check_loop(self, problem: str) -> None:
+        if self._loop is None:
+            name = work_name(self._work)
+            raise ConfigError(setting=self._setting, problem=f"{name} is a coroutine function, and {problem}")
+
     def is_waited_for_by(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> bool:
-        return loop is self._loop or not self._loop.is_running()
+        return self._loop is None or loop is self._loop or not self._loop.is_running()
 
     def _start(self, leadership: Leadership) -> None:
+        assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._create, leadership)
         except RuntimeError:
@@ -232,11 +269,12 @@ class _TaskWork(LeaderWork):
         if leadership.is_over:
             self._is_done()
             return
-        self._task = self._loop.create_task(self._run(leadership), name=self.name)
+        self._task = asyncio.get_running_loop().create_task(self._run(leadership), name=self.name)
         # Not in the task: one that is cancelled before its first step runs nothing of it.
         self._task.add_done_callback(lambda _: self._is_done())
 
     def _cancel(self) -> None:
+        assert self._loop is not None
         with suppress(RuntimeError):  # of a loop that was closed: its tasks are gone
             self._loop.call_soon_threadsafe(self._cancel_here)
 
@@ -255,11 +293,22 @@ class _TaskWork(LeaderWork):
     async def _attempt(self, leadership: Leadership) -> bool:
         try:
             await self._work(leadership)
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            self._failed(leadership, error)  # of something that the work waited for
+            return False
         except Exception as error:
             self._failed(leadership, error)
             return False
         self._succeeded()
         return True
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled the task that runs here."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def runner_of(work: Work | AsyncWork, setting: str, *more: Any) -> LeaderWork:
@@ -268,9 +317,12 @@ def runner_of(work: Work | AsyncWork, setting: str, *more: Any) -> LeaderWork:
         raise ConfigError(setting=setting, problem=f"{work!r:.80} cannot be called: give a function of the leadership")
     if not is_async(work):
         return _ThreadWork(work, *more)
+    return _TaskWork(work, setting, *more)  # type: ignore[arg-type]
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs on this thread."""
     try:
-        loop = asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        problem = f"{work_name(work)} is a coroutine function, and no event loop runs here: register it in a coroutine"
-        raise ConfigError(setting=setting, problem=problem) from None
-    return _TaskWork(work, loop, *more)  # type: ignore[arg-type]
+        return None

@@ -17,7 +17,7 @@ from ..replica.node_state_cell import NodeStateCell
 from ..runtime.process import Owner
 from ..runtime.threads import started
 from .former_leases import FormerLeases
-from .leader_work import AsyncWork, LeaderWork, Pace, Work, runner_of, work_name
+from .leader_work import AsyncWork, LeaderWork, Pace, Work, runner_of, running_loop, work_name
 from .leadership import Leadership, Tenure, Writes
 from .lease import Lease, nothing
 from .problems import Problems
@@ -29,6 +29,12 @@ logger = logging.getLogger(__name__)
 
 #: What nobody tells (a state that stalled) is seen after so long.
 LOOK_EVERY_S = 1.0
+
+#: Why a node is not started.
+NO_LOOP = (
+    "start() has no event loop for it: start the node with `async with node`, in the event loop in which the function "
+    "is to run, or give a function that is no coroutine function"
+)
 
 #: How long a node that stops waits for callbacks and for the watch itself.
 CLOSE_TIMEOUT_S = 10.0
@@ -94,6 +100,8 @@ class RoleWatch:
 
         added = runner_of(work, setting, name, pace, tell, self._one_ended)
         with self._lock:
+            if self._known is not None:
+                added.check_loop("no event loop runs here: register it in a coroutine, or before the node is started")
             self._works.append(added)
         self._want()
         return added
@@ -103,14 +111,27 @@ class RoleWatch:
         with self._lock:
             if work in self._works:
                 self._works.remove(work)
-        work.end()
+            work.forget()
+
+    def hand_over(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """The node is being started in this event loop; None: it was not started. One that runs is left as it is."""
+        with self._lock:
+            if self._known is None:
+                for work in self._works:
+                    work.hand_over(loop)
+
+    def check_loops(self) -> None:
+        """Raises `ConfigError` if there is work that waits for an event loop still, now that the node is started."""
+        for work in self._copy():
+            work.check_loop(NO_LOOP)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     def begin(self, known: NodeStateCell, former: FormerLeases) -> None:
-        """The node was started. Raises `NoThread`."""
+        """The node was started. Raises `NoThread`, and `ConfigError` for work that came while it started."""
         with self._lock:
             self._known, self._former = known, former
+        self.check_loops()
         if self._wanted:
             self._want()
 
@@ -143,7 +164,7 @@ class RoleWatch:
         tenure = self._tenure
         if tenure is not None:
             tenure.end()
-        here, loop = threading.current_thread(), _running_loop()
+        here, loop = threading.current_thread(), running_loop()
         for work in (works := self._copy()):
             work.end()
         self.poke()
@@ -241,10 +262,3 @@ class RoleWatch:
     def _copy(self) -> list[LeaderWork]:
         with self._lock:
             return list(self._works)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
