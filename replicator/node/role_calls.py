@@ -87,7 +87,7 @@ class RoleCalls(NodeFacts):
         Can be used as a decorator; what it gives has `unregister()`. Raises `ConfigError` (no function; a coroutine
         function where no event loop runs, once the node is started), `NotRunning` (the node was stopped), `NoThread`.
         """
-        return self._led(work, Once, "while_leading")
+        return self._led(work, partial(Once, clock=self._setup.lease.now), "while_leading")
 
     @overload
     def every(self, seconds: float) -> Callable[[Callable[[Leadership], R]], Registered[[Leadership], R]]: ...
@@ -103,9 +103,10 @@ class RoleCalls(NodeFacts):
         `@node.every(60)` is a decorator.
         """
         checks.seconds("every", seconds, least=EVERY_S_MIN)
+        pace = partial(Every, seconds, clock=self._setup.lease.now)
         if job is None:
-            return partial(self._led, pace=partial(Every, seconds), setting="every")
-        return self._led(job, partial(Every, seconds), "every")
+            return partial(self._led, pace=pace, setting="every")
+        return self._led(job, pace, "every")
 
     def _led(
         self, work: Callable[[Leadership], R], pace: Callable[[], Pace], setting: str

@@ -61,6 +61,9 @@ class RoleWatch:
         self._look = look
         self.callbacks = RoleCallbacks(f"{writes.name}-role-callbacks")
         self._news = threading.Event()
+        #: Whether the watch waits for news, and until when by the clock of the lease.
+        self._waits = False
+        self.looks_at = 0.0
         self._lock = threading.Lock()
         self._works: list[LeaderWork] = []
         self._numbers: dict[str, int] = {}
@@ -98,7 +101,7 @@ class RoleWatch:
             else:
                 self._problems.report(name, problem)
 
-        added = runner_of(work, setting, name, pace, tell, self._one_ended)
+        added = runner_of(work, setting, name, pace, tell, self._one_ended, self._lease.now)
         with self._lock:
             if self._known is not None:
                 added.check_loop("no event loop runs here: register it in a coroutine, or before the node is started")
@@ -148,6 +151,26 @@ class RoleWatch:
         """Something may have changed. Takes no time, and may be called under any lock."""
         self._news.set()
 
+    def stir(self) -> None:
+        """The clock of the lease was moved: have the watch, and all work that pauses, look at it."""
+        for work in self._copy():
+            work.stir()
+        self.poke()
+
+    @property
+    def watches(self) -> bool:
+        """Whether there is a watch: something of it was registered, the node is started, and not stopped."""
+        return self._thread is not None and not self._closed
+
+    @property
+    def rests(self) -> bool:
+        """Whether the watch has seen all that is new."""
+        return not self._news.is_set() and self._waits
+
+    def works_beside(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> list[LeaderWork]:
+        """All work that can go on while that thread waits, and the event loop that runs in it."""
+        return [work for work in self._copy() if not work.is_waited_for_by(thread, loop)]
+
     def _one_ended(self) -> None:
         with self._idle:
             self._idle.notify_all()
@@ -165,10 +188,10 @@ class RoleWatch:
         if tenure is not None:
             tenure.end()
         here, loop = threading.current_thread(), running_loop()
-        for work in (works := self._copy()):
+        for work in self._copy():
             work.end()
         self.poke()
-        others = [work for work in works if not work.is_waited_for_by(here, loop)]
+        others = self.works_beside(here, loop)
         with self._idle:
             self._idle.wait_for(lambda: not any(work.runs for work in others), max(0.0, until - time.monotonic()))
         for work in others:
@@ -210,7 +233,9 @@ class RoleWatch:
             except Exception:  # the work must not go on unwatched
                 logger.exception("a bug in replicator")
                 self._end_tenure()
+            self.looks_at, self._waits = self._lease.now() + wait_s, True
             self._news.wait(wait_s)
+            self._waits = False  # before there is no news: see `rests`
             self._news.clear()
 
     def _turn(self) -> float:
