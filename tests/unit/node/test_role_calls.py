@@ -784,6 +784,15 @@ class TestEvery:
         assert len(runs) == count
         assert most == [1]
 
+    def test_the_end_comes_also_while_its_job_pauses(self, group: Group) -> None:
+        a, runs = group.primary(), []
+        a.every(3600, lambda leadership: runs.append(leadership.term))
+        (work,) = a._roles._works
+        eventually(lambda: work.due_at is not None)
+        replace_holder(group)
+        eventually(lambda: not work.runs)
+        assert runs == [1]
+
     def test_a_run_that_raises_is_a_problem_until_one_goes_well(self, group: Group) -> None:
         runs: list[int] = []
         mended = threading.Event()

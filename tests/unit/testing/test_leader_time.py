@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from replicator import DictState, Leadership, put
-from replicator.node import watch
+from replicator.node import leader_work, watch
 from replicator.node.events import NodeEvent
 from replicator.testing import Cluster, leader_time
 from tests.support.kv import PATIENCE_S, eventually
@@ -30,15 +30,15 @@ def test_a_job_is_done_at_its_times_by_the_clock_of_the_cluster() -> None:
     with Cluster(3, DictState) as cluster:
         began, ticks = cluster.now, []
 
-        @cluster["a"].every(10)
+        @cluster["a"].every(7.31)  # when nothing else is due
         def job(leadership: Leadership) -> None:
             time.sleep(0.01)  # it takes a while, and the clock waits for it
             leadership.submit(put("ticks", len(ticks)))
             ticks.append(round(cluster.now - began, 3))
 
         cluster.advance(100)
-        assert ticks == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
-        assert cluster.states()["c"] == [{"ticks": 10}]
+        assert ticks == [round(7.31 * count, 3) for count in range(14)]
+        assert cluster.states()["c"] == [{"ticks": 13}]
 
 
 def test_work_is_told_and_has_ended_when_the_group_has_settled() -> None:
@@ -87,10 +87,12 @@ def test_what_failed_is_tried_again_by_the_clock() -> None:
             attempts.append(cluster.now)
             raise ValueError("no disk")
 
-        eventually(lambda: attempts)
+        (work,) = cluster["a"]._roles._works
         for _ in range(10):
-            cluster.advance(60)
-        eventually(lambda: len(attempts) >= 10)
+            eventually(lambda: work.due_at is not None, "it pauses")
+            cluster.advance(leader_work.RETRY_S_MAX)
+        eventually(lambda: len(attempts) > 10)
+        assert attempts == sorted(set(attempts))
         assert "no disk" in cluster["a"].problem
 
 
@@ -128,7 +130,32 @@ def test_tasks_of_another_loop_keep_time_as_well() -> None:
         assert asyncio.run(main(cluster)) == [0, 10, 20, 30, 40, 50]
 
 
-def test_tasks_of_the_loop_that_moves_the_clock_go_on_afterwards() -> None:
+def test_a_task_that_was_cancelled_in_its_pause_is_not_due_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[None] = []
+
+    def moved(self: leader_time.LeaderTime) -> None:
+        moves.append(None)
+        real(self)
+
+    async def main() -> None:
+        @cluster["a"].every(10)
+        async def job(leadership: Leadership) -> None: ...
+
+        await asyncio.to_thread(cluster.advance, 15)
+        cluster.cut("a")
+        await asyncio.to_thread(cluster.settle)
+        await asyncio.to_thread(cluster.advance, 60)
+
+    real = leader_time.LeaderTime.moved
+    monkeypatch.setattr(leader_time.LeaderTime, "moved", moved)
+    with Cluster(2, DictState) as cluster:
+        asyncio.run(main())
+    assert len(moves) < 10_000, "it goes on in steps of a millisecond"
+
+
+def test_tasks_of_the_loop_that_moves_the_clock_go_on_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader_time, "RUN_S", NEVER_S)
+
     async def main(cluster: Cluster[DictState]) -> None:
         ticks: list[float] = []
 
@@ -154,6 +181,7 @@ def test_events_come_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         heard: list[NodeEvent] = []
         cluster["a"]._setup.watch.listen(lambda event: heard.append(event) if event else None)
         assert heard[-1].leads
-        cluster.cut("a")
+        time.sleep(0.1)  # the thread that looks waits now
+        cluster.pause("a")  # so that nothing of it reports anything
         cluster.advance(3700)
         eventually(lambda: not heard[-1].leads)
