@@ -58,6 +58,7 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
 
         def start(self) -> None: ...
         def stop(self) -> None: ...
+        def _hand_over(self, loop: asyncio.AbstractEventLoop | None) -> None: ...
 
     def __init__(self, setup: NodeSetup, *, http: str) -> None:
         super().__init__(setup, http=http)
@@ -66,18 +67,19 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """`start`, on a thread of ours. From now on the running loop has to turn (`watchdog_s`).
+        """`start`, on a thread of ours. From now on the running loop has to turn (`watchdog_s`). It is the loop of all
+        coroutine functions that were registered where none ran (`while_leading`, `every`).
 
         A task that is cancelled meanwhile leaves no node behind that runs: it goes on once that is stopped.
         """
-        start = begun(self.start, name=f"{self.name}-start")
+        loop = asyncio.get_running_loop()
+        self._hand_over(loop)
         try:
-            await asyncio.wait([start])
-        except asyncio.CancelledError:
-            await self._undo(start)
+            await self._start_aside()
+        except BaseException:
+            self._hand_over(None)
             raise
-        start.result()
-        self._setup.vitals.serve(asyncio.get_running_loop())
+        self._setup.vitals.serve(loop)
         return self
 
     async def __aexit__(
@@ -87,6 +89,15 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
         if self._owner.is_here:
             self._setup.vitals.serve(None)
             await waited_out(self._stop_aside())
+
+    async def _start_aside(self) -> None:
+        start = begun(self.start, name=f"{self.name}-start")
+        try:
+            await asyncio.wait([start])
+        except asyncio.CancelledError:
+            await self._undo(start)
+            raise
+        start.result()
 
     async def _undo(self, start: asyncio.Future[None]) -> None:
         """Stop what is started, or was. The task that calls this was cancelled, and is told so by its caller."""

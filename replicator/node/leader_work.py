@@ -21,7 +21,18 @@ from ..runtime.backoff import Backoff
 from ..runtime.threads import started
 from .leadership import Leadership, Tenure
 
-__all__ = ["AsyncWork", "Every", "LeaderWork", "Once", "Pace", "Work", "is_async", "runner_of", "work_name"]
+__all__ = [
+    "AsyncWork",
+    "Every",
+    "LeaderWork",
+    "Once",
+    "Pace",
+    "Work",
+    "is_async",
+    "runner_of",
+    "running_loop",
+    "work_name",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +43,14 @@ AsyncWork = Callable[[Leadership], Coroutine[Any, Any, object]]
 RETRY_S, RETRY_S_MAX = 0.5, 30.0
 
 
+#: A time that is this part of an interval ahead has come: numbers are rounded.
+ROUNDING = 1e-6
+
+
 class Pace(Protocol):
-    """When work is done again in the leadership for which this was made."""
+    """When work is done again in the leadership for which this was made. `recurs`: it ends, and is done again."""
+
+    recurs: bool
 
     def pause_s(self, *, failed: bool) -> float | None:
         """It has just ended: the seconds until it begins again; None: not in this leadership."""
@@ -43,17 +60,20 @@ class Pace(Protocol):
 class Once:
     """Once in a leadership; what failed, again."""
 
-    def __init__(self) -> None:
+    recurs = False
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._backoff = Backoff(RETRY_S, RETRY_S_MAX)
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
 
     def pause_s(self, *, failed: bool) -> float | None:
         if not failed:
             return None
-        if time.monotonic() - self._began > RETRY_S_MAX:
+        if self._clock() - self._began > RETRY_S_MAX:
             self._backoff.succeeded()
         pause_s = self._backoff.failed()
-        self._began = time.monotonic() + pause_s
+        self._began = self._clock() + pause_s
         return pause_s
 
 
@@ -62,6 +82,8 @@ class Every:
     times stay. Those that pass while one runs are skipped.
     """
 
+    recurs = True
+
     def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
@@ -69,7 +91,7 @@ class Every:
 
     def pause_s(self, *, failed: bool) -> float | None:
         passed_s = self._clock() - self._began
-        return (math.floor(passed_s / self._seconds) + 1) * self._seconds - passed_s
+        return (math.floor(passed_s / self._seconds + ROUNDING) + 1) * self._seconds - passed_s
 
 
 def is_async(work: Callable[..., Any]) -> bool:
@@ -84,7 +106,8 @@ def work_name(work: Callable[..., Any]) -> str:
 
 
 class LeaderWork:
-    """One piece of work. `tell`: what is wrong with it, or None; `ended`: a run has come to its end.
+    """One piece of work. `tell`: what is wrong with it, or None; `ended`: a run has come to its end; `clock`: by which
+    it pauses, in seconds.
 
     One thread, the node's watch, calls `begin` and `tell_if_it_goes_on`.
     """
@@ -95,13 +118,20 @@ class LeaderWork:
         pace: Callable[[], Pace],
         tell: Callable[[ReplicatorError | None], None],
         ended: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         self.name = name
         #: The leadership in which it was begun last.
         self.tenure: Tenure | None = None
-        self._pace = pace
+        #: When by the clock its pause is over; None: it does not pause.
+        self.due_at: float | None = None
+        #: Since when, by `time.monotonic`, a run is at what it does: it was begun, or goes on, or was told to end.
+        self.since = 0.0
+        self._new_pace = pace
+        self._pace = pace()
         self._tell = tell
         self._ended = ended
+        self._clock = clock
         self._leadership: Leadership | None = None
         #: Since when a run goes on that was told to end.
         self._told_at: float | None = None
@@ -112,8 +142,17 @@ class LeaderWork:
         """Whether a run of it has not ended."""
         return self._leadership is not None
 
+    @property
+    def is_at_it(self) -> bool:
+        """Whether a run of it is to end, or to come to its next pause: it was told to, or is due, or recurs."""
+        if not self.runs or self._told_at is not None:
+            return self.runs
+        due_at = self.due_at
+        return self._pace.recurs if due_at is None else due_at <= self._clock()
+
     def begin(self, tenure: Tenure, leadership: Leadership) -> None:
         """Begin a run. None may be running."""
+        self._pace, self.since = self._new_pace(), time.monotonic()
         self.tenure, self._leadership, self._told_at = tenure, leadership, None
         self._tell(None)
         try:
@@ -128,9 +167,28 @@ class LeaderWork:
         """Its leadership is over: tell the run."""
         leadership = self._leadership
         if leadership is not None and self._told_at is None:
-            self._told_at = time.monotonic()
+            self._told_at = self.since = time.monotonic()
             leadership.lost.set()
+            self._wake()
             self._cancel()
+
+    def stir(self) -> None:
+        """The clock was moved: have a run that pauses look at it."""
+        if self.due_at is not None:
+            self.since = time.monotonic()
+        self._wake()
+
+    def forget(self) -> None:
+        """It was taken back. None of its runs begins meanwhile; one that goes on tells of itself at its end."""
+        if not self.runs:
+            self._tell(None)
+        self.end()
+
+    def hand_over(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """For work that was registered where no event loop ran: that is its loop; None: there is none, again."""
+
+    def check_loop(self, problem: str) -> None:
+        """Raises `ConfigError`, with that problem, for work that has no event loop and needs one."""
 
     def tell_if_it_goes_on(self, patience_s: float) -> None:
         """A problem if a run goes on for longer than that after it was told to end."""
@@ -148,10 +206,24 @@ class LeaderWork:
     def _start(self, leadership: Leadership) -> None:
         raise NotImplementedError
 
+    def _wake(self) -> None:
+        """Out of its pause."""
+        raise NotImplementedError
+
     def _cancel(self) -> None:
         """Beside that `lost` is set."""
 
     # --- what a run does, on its thread or in its task ---
+
+    def _pauses(self, leadership: Leadership, until: float) -> float:
+        """The seconds that are left of a pause; 0: it is over, or the run is."""
+        left_s = 0.0 if leadership.lost.is_set() else until - self._clock()
+        if left_s > 0:
+            self.due_at = until
+            return left_s
+        if self.due_at is not None:
+            self.since, self.due_at = time.monotonic(), None
+        return 0.0
 
     def _succeeded(self) -> None:
         self._logged = ""
@@ -167,7 +239,7 @@ class LeaderWork:
         self._tell(WorkFailed(work=self.name, problem=f"raised {text[:200]}; it is tried again while this node leads"))
 
     def _is_done(self) -> None:
-        self._leadership = None
+        self._leadership = self.due_at = None
         self._succeeded()  # whatever was wrong with the run, it has ended
         self._ended()
 
@@ -178,6 +250,7 @@ class _ThreadWork(LeaderWork):
     def __init__(self, work: Work, *more: Any) -> None:
         super().__init__(*more)
         self._work = work
+        self._stirred = threading.Event()
         self._thread: threading.Thread | None = None
 
     def is_waited_for_by(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> bool:
@@ -186,15 +259,23 @@ class _ThreadWork(LeaderWork):
     def _start(self, leadership: Leadership) -> None:
         self._thread = started(self._run, leadership, name=self.name)
 
+    def _wake(self) -> None:
+        self._stirred.set()
+
     def _run(self, leadership: Leadership) -> None:
-        pace = self._pace()
         try:
             while not leadership.is_over:
-                pause_s = pace.pause_s(failed=not self._attempt(leadership))
-                if pause_s is None or leadership.lost.wait(pause_s):
+                pause_s = self._pace.pause_s(failed=not self._attempt(leadership))
+                if pause_s is None:
                     return
+                self._pause(leadership, self._clock() + pause_s)
         finally:
             self._is_done()
+
+    def _pause(self, leadership: Leadership, until: float) -> None:
+        while left_s := self._pauses(leadership, until):
+            self._stirred.wait(left_s)
+            self._stirred.clear()
 
     def _attempt(self, leadership: Leadership) -> bool:
         try:
@@ -210,18 +291,33 @@ class _ThreadWork(LeaderWork):
 
 
 class _TaskWork(LeaderWork):
-    """A coroutine function. It has a task of the event loop while it runs."""
+    """A coroutine function. It has a task of the event loop while it runs: of that in which it was registered, or else
+    of that in which the node is started.
+    """
 
-    def __init__(self, work: AsyncWork, loop: asyncio.AbstractEventLoop, *more: Any) -> None:
+    def __init__(self, work: AsyncWork, setting: str, *more: Any) -> None:
         super().__init__(*more)
         self._work = work
-        self._loop = loop
+        self._setting = setting
+        self._loop = running_loop()
+        self._waits_for_loop = self._loop is None
+        self._stirred = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    def hand_over(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if self._waits_for_loop:
+            self._loop = loop
+
+    def check_loop(self, problem: str) -> None:
+        if self._loop is None:
+            name = work_name(self._work)
+            raise ConfigError(setting=self._setting, problem=f"{name} is a coroutine function, and {problem}")
+
     def is_waited_for_by(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> bool:
-        return loop is self._loop or not self._loop.is_running()
+        return self._loop is None or loop is self._loop or not self._loop.is_running()
 
     def _start(self, leadership: Leadership) -> None:
+        assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._create, leadership)
         except RuntimeError:
@@ -232,34 +328,57 @@ class _TaskWork(LeaderWork):
         if leadership.is_over:
             self._is_done()
             return
-        self._task = self._loop.create_task(self._run(leadership), name=self.name)
+        self._task = asyncio.get_running_loop().create_task(self._run(leadership), name=self.name)
         # Not in the task: one that is cancelled before its first step runs nothing of it.
         self._task.add_done_callback(lambda _: self._is_done())
 
     def _cancel(self) -> None:
+        assert self._loop is not None
         with suppress(RuntimeError):  # of a loop that was closed: its tasks are gone
             self._loop.call_soon_threadsafe(self._cancel_here)
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stirred.set)
 
     def _cancel_here(self) -> None:
         if self._task is not None:
             self._task.cancel("the leadership is over")
 
     async def _run(self, leadership: Leadership) -> None:
-        pace = self._pace()
         while not leadership.is_over:
-            pause_s = pace.pause_s(failed=not await self._attempt(leadership))
+            pause_s = self._pace.pause_s(failed=not await self._attempt(leadership))
             if pause_s is None:
                 return
-            await asyncio.sleep(pause_s)
+            await self._pause(leadership, self._clock() + pause_s)
+
+    async def _pause(self, leadership: Leadership, until: float) -> None:
+        while left_s := self._pauses(leadership, until):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._stirred.wait()
+            self._stirred.clear()
 
     async def _attempt(self, leadership: Leadership) -> bool:
         try:
             await self._work(leadership)
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            self._failed(leadership, error)  # of something that the work waited for
+            return False
         except Exception as error:
             self._failed(leadership, error)
             return False
         self._succeeded()
         return True
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled the task that runs here."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def runner_of(work: Work | AsyncWork, setting: str, *more: Any) -> LeaderWork:
@@ -268,9 +387,12 @@ def runner_of(work: Work | AsyncWork, setting: str, *more: Any) -> LeaderWork:
         raise ConfigError(setting=setting, problem=f"{work!r:.80} cannot be called: give a function of the leadership")
     if not is_async(work):
         return _ThreadWork(work, *more)
+    return _TaskWork(work, setting, *more)  # type: ignore[arg-type]
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs on this thread."""
     try:
-        loop = asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        problem = f"{work_name(work)} is a coroutine function, and no event loop runs here: register it in a coroutine"
-        raise ConfigError(setting=setting, problem=problem) from None
-    return _TaskWork(work, loop, *more)  # type: ignore[arg-type]
+        return None

@@ -133,12 +133,13 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         """Lock the data directory, rebuild the state, join the group. Redis may be down: then it joins later.
 
         Raises `CheckpointError` (another process has the directory, or it cannot be read), `ConfigError` (another live
-        node has this name), `LogLost` (Redis has another log than the one that this node knows), `NotRunning` (it was
-        stopped: make another one), `NoThread`.
+        node has this name; work of the leader needs `async with node`), `LogLost` (Redis has another log than the one
+        that this node knows), `NotRunning` (it was stopped: make another one), `NoThread`.
         """
         self._owner.check()
         if self._setup.stopping.is_set():
             raise NotRunning(self.name, stopped=True)
+        self._roles.check_loops()
         running = joined(self._setup)
         try:
             with self._turning:

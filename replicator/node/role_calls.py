@@ -5,6 +5,7 @@ docs/roles.md says what is guaranteed of such work, and what is not.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -78,14 +79,15 @@ class RoleCalls(NodeFacts):
         """Have `work(leadership)` done while this node leads: once in each leadership, never twice at the same time.
 
         A function gets a thread of its own; a coroutine function becomes a task of the event loop in which this is
-        called. Once `leadership.lost` is set, or the task is cancelled, the work has a tenth of the lease to end. Work
-        that returns is not begun again in this leadership. Work that raises is a problem of the node (`status`,
-        `doctor`), and is begun again, later and later.
+        called, or, where none runs, of that of `async with node` (a plain `start` is refused then). Once
+        `leadership.lost` is set, or the task is cancelled, the work has a tenth of the lease to end. Work that returns
+        is not begun again in this leadership. Work that raises is a problem of the node (`status`, `doctor`), and is
+        begun again, later and later.
 
         Can be used as a decorator; what it gives has `unregister()`. Raises `ConfigError` (no function; a coroutine
-        function where no event loop runs), `NotRunning` (the node was stopped), `NoThread`.
+        function where no event loop runs, once the node is started), `NotRunning` (the node was stopped), `NoThread`.
         """
-        return self._led(work, Once, "while_leading")
+        return self._led(work, partial(Once, clock=self._setup.lease.now), "while_leading")
 
     @overload
     def every(self, seconds: float) -> Callable[[Callable[[Leadership], R]], Registered[[Leadership], R]]: ...
@@ -101,9 +103,10 @@ class RoleCalls(NodeFacts):
         `@node.every(60)` is a decorator.
         """
         checks.seconds("every", seconds, least=EVERY_S_MIN)
+        pace = partial(Every, seconds, clock=self._setup.lease.now)
         if job is None:
-            return partial(self._led, pace=partial(Every, seconds), setting="every")
-        return self._led(job, partial(Every, seconds), "every")
+            return partial(self._led, pace=pace, setting="every")
+        return self._led(job, pace, "every")
 
     def _led(
         self, work: Callable[[Leadership], R], pace: Callable[[], Pace], setting: str
@@ -116,6 +119,9 @@ class RoleCalls(NodeFacts):
         self._owner.check()
         if self._setup.stopping.is_set():
             raise NotRunning(self.name, stopped=True)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._roles.hand_over(loop)
 
     def _watch_role(self, running: RunningNode) -> None:
         self._roles.begin(running.replica.known, running.ha_loop.observer.former_leases)

@@ -17,7 +17,7 @@ from ..replica.node_state_cell import NodeStateCell
 from ..runtime.process import Owner
 from ..runtime.threads import started
 from .former_leases import FormerLeases
-from .leader_work import AsyncWork, LeaderWork, Pace, Work, runner_of, work_name
+from .leader_work import AsyncWork, LeaderWork, Pace, Work, runner_of, running_loop, work_name
 from .leadership import Leadership, Tenure, Writes
 from .lease import Lease, nothing
 from .problems import Problems
@@ -29,6 +29,12 @@ logger = logging.getLogger(__name__)
 
 #: What nobody tells (a state that stalled) is seen after so long.
 LOOK_EVERY_S = 1.0
+
+#: Why a node is not started.
+NO_LOOP = (
+    "start() has no event loop for it: start the node with `async with node`, in the event loop in which the function "
+    "is to run, or give a function that is no coroutine function"
+)
 
 #: How long a node that stops waits for callbacks and for the watch itself.
 CLOSE_TIMEOUT_S = 10.0
@@ -55,6 +61,9 @@ class RoleWatch:
         self._look = look
         self.callbacks = RoleCallbacks(f"{writes.name}-role-callbacks")
         self._news = threading.Event()
+        #: Whether the watch waits for news, and until when by the clock of the lease.
+        self._waits = False
+        self.looks_at = 0.0
         self._lock = threading.Lock()
         self._works: list[LeaderWork] = []
         self._numbers: dict[str, int] = {}
@@ -92,8 +101,10 @@ class RoleWatch:
             else:
                 self._problems.report(name, problem)
 
-        added = runner_of(work, setting, name, pace, tell, self._one_ended)
+        added = runner_of(work, setting, name, pace, tell, self._one_ended, self._lease.now)
         with self._lock:
+            if self._known is not None:
+                added.check_loop("no event loop runs here: register it in a coroutine, or before the node is started")
             self._works.append(added)
         self._want()
         return added
@@ -103,14 +114,27 @@ class RoleWatch:
         with self._lock:
             if work in self._works:
                 self._works.remove(work)
-        work.end()
+            work.forget()
+
+    def hand_over(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """The node is being started in this event loop; None: it was not started. One that runs is left as it is."""
+        with self._lock:
+            if self._known is None:
+                for work in self._works:
+                    work.hand_over(loop)
+
+    def check_loops(self) -> None:
+        """Raises `ConfigError` if there is work that waits for an event loop still, now that the node is started."""
+        for work in self._copy():
+            work.check_loop(NO_LOOP)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     def begin(self, known: NodeStateCell, former: FormerLeases) -> None:
-        """The node was started. Raises `NoThread`."""
+        """The node was started. Raises `NoThread`, and `ConfigError` for work that came while it started."""
         with self._lock:
             self._known, self._former = known, former
+        self.check_loops()
         if self._wanted:
             self._want()
 
@@ -126,6 +150,26 @@ class RoleWatch:
     def poke(self) -> None:
         """Something may have changed. Takes no time, and may be called under any lock."""
         self._news.set()
+
+    def stir(self) -> None:
+        """The clock of the lease was moved: have the watch, and all work that pauses, look at it."""
+        for work in self._copy():
+            work.stir()
+        self.poke()
+
+    @property
+    def watches(self) -> bool:
+        """Whether there is a watch: something of it was registered, the node is started, and not stopped."""
+        return self._thread is not None and not self._closed
+
+    @property
+    def rests(self) -> bool:
+        """Whether the watch has seen all that is new."""
+        return not self._news.is_set() and self._waits
+
+    def works_beside(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> list[LeaderWork]:
+        """All work that can go on while that thread waits, and the event loop that runs in it."""
+        return [work for work in self._copy() if not work.is_waited_for_by(thread, loop)]
 
     def _one_ended(self) -> None:
         with self._idle:
@@ -143,11 +187,11 @@ class RoleWatch:
         tenure = self._tenure
         if tenure is not None:
             tenure.end()
-        here, loop = threading.current_thread(), _running_loop()
-        for work in (works := self._copy()):
+        here, loop = threading.current_thread(), running_loop()
+        for work in self._copy():
             work.end()
         self.poke()
-        others = [work for work in works if not work.is_waited_for_by(here, loop)]
+        others = self.works_beside(here, loop)
         with self._idle:
             self._idle.wait_for(lambda: not any(work.runs for work in others), max(0.0, until - time.monotonic()))
         for work in others:
@@ -189,7 +233,9 @@ class RoleWatch:
             except Exception:  # the work must not go on unwatched
                 logger.exception("a bug in replicator")
                 self._end_tenure()
+            self.looks_at, self._waits = self._lease.now() + wait_s, True
             self._news.wait(wait_s)
+            self._waits = False  # before there is no news: see `rests`
             self._news.clear()
 
     def _turn(self) -> float:
@@ -241,10 +287,3 @@ class RoleWatch:
     def _copy(self) -> list[LeaderWork]:
         with self._lock:
             return list(self._works)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -130,13 +130,17 @@ class Cluster(Faults[StateT]):
     # --- what it has -------------------------------------------------------------------------------------------------
 
     @overload
-    def submit(self, change: Change[ResultT], *, term: int | None = None, ack: str | None = None) -> ResultT: ...
+    def submit(
+        self, change: Change[ResultT], *, term: int | None = None, ack: str | None = None, key: str | None = None
+    ) -> ResultT: ...
     @overload
-    def submit(self, change: Any, *, term: int | None = None, ack: str | None = None) -> Any: ...
-    def submit(self, change: Any, *, term: int | None = None, ack: str | None = None) -> Any:
+    def submit(
+        self, change: Any, *, term: int | None = None, ack: str | None = None, key: str | None = None
+    ) -> Any: ...
+    def submit(self, change: Any, *, term: int | None = None, ack: str | None = None, key: str | None = None) -> Any:
         """`Node.submit` on the primary. When it returns, every standby that can has applied it, too."""
         try:
-            return self.primary.submit(change, term=term, ack=ack)
+            return self.primary.submit(change, term=term, ack=ack, key=key)
         finally:
             self._quiet()
 

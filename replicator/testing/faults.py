@@ -20,6 +20,7 @@ from ..node.options import HostedNodeKeywords
 from ..runtime import checks
 from ..runtime.process import Owner
 from ..state import ReplicatedState
+from .leader_time import LeaderTime
 from .lockstep import BEGINNING_S, Lockstep
 from .member import Member
 
@@ -50,7 +51,10 @@ class Faults(Generic[StateT]):
         self._epoch_ms = (time.time() - BEGINNING_S) * 1000
         #: The server in memory. Its whole `state` is one value: keep it, and hand it to `restart_redis`.
         self.redis = MemoryRedis(clock_ms=self._clock_ms)
-        self._lockstep = Lockstep(self.redis, unreachable=lambda name: self._members[name].unreachable)
+        self._members: dict[str, Member[StateT]] = {}
+        leader_time = LeaderTime(lambda: [member.node for member in self._members.values() if member.runs])
+        unreachable = lambda name: self._members[name].unreachable  # noqa: E731
+        self._lockstep = Lockstep(self.redis, unreachable=unreachable, leader_time=leader_time)
         try:
             self._members = self._made(ascii_lowercase[:count], factory, {"auto_promote": True, **options})
         except BaseException:

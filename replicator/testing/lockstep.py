@@ -13,6 +13,7 @@ are in real seconds: this clock is that of leases, heartbeats and looks.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from ..log.memory_redis import MemoryRedis, MemoryState
 from ..node.scheduler import NodeWork
 from ..runtime.threads import started
 from .failures import CheckFailed
+from .leader_time import LeaderTime
 
 __all__ = ["BEGINNING_S", "Lockstep"]
 
@@ -44,7 +46,7 @@ PATIENCE_S = 60.0
 TURNS_MAX = 100_000
 
 #: How often it is looked whether what goes on aside is over: nobody tells.
-ASIDE_S = 0.002
+ASIDE_S = 0.0005
 
 
 @dataclass(eq=False, slots=True)
@@ -69,10 +71,13 @@ class _Turn:
 
 
 class Lockstep:
-    """See `Scheduler`. `unreachable` says of a node, by name, why it does not reach Redis; empty: it does."""
+    """See `Scheduler`. `unreachable` says of a node, by name, why it does not reach Redis; empty: it does.
+    `leader_time`: what its clock is the clock of besides.
+    """
 
-    def __init__(self, server: MemoryRedis, *, unreachable: Callable[[str], str]) -> None:
+    def __init__(self, server: MemoryRedis, *, unreachable: Callable[[str], str], leader_time: LeaderTime) -> None:
         self._server = server
+        self._leader_time = leader_time
         self._unreachable = unreachable
         self._now = BEGINNING_S
         # Whatever is written to the server is told here, so it is the lock of this as well.
@@ -164,16 +169,18 @@ class Lockstep:
         while self.step(until):
             pass
         self._now = until
+        self._leader_time.moved()
         self._kick()
 
     def step(self, until: float) -> bool:
         """Move the clock to the next moment at which something is due, and do that; whether there is one by `until`."""
         self.quiet()
         with self._changed:
-            due = min(map(self._due_at, self._going), default=until)
+            due = min([*map(self._due_at, self._going), self._leaders_due_at], default=until)
             if due >= until:
                 return False
             self._now = max(self._now, due)
+        self._leader_time.moved()
         self._kick()
         return True
 
@@ -224,7 +231,7 @@ class Lockstep:
     def _is_quiet(self) -> bool:
         if self._turn is not None or next(self._ready(), None) is not None:
             return False
-        return not any(tended.work.works_aside() for tended in self._going)
+        return not any(tended.work.works_aside() for tended in self._going) and self._leader_time.rests()
 
     def _ready(self) -> Iterator[_Turn]:
         """What can be done now, in the order in which it is. The caller has the lock."""
@@ -273,6 +280,11 @@ class Lockstep:
         tended.troubled, tended.in_vain = pause_s > 0, None
         return pause_s
 
+    @property
+    def _leaders_due_at(self) -> float:
+        due = self._leader_time.due_at()
+        return math.inf if due is None else max(due, self._now + PAUSE_S_MIN)
+
     def _due_at(self, tended: _Tended) -> float:
         due = [tended.due["hold"], tended.due["keep"]]
         if not tended.work.is_saved():
@@ -283,7 +295,8 @@ class Lockstep:
 
     def _stuck(self) -> CheckFailed:
         if self._turn is None:
-            return CheckFailed("the nodes do not come to rest: a snapshot or a digest is drawn, and that does not end")
+            aside = "a snapshot or a digest is drawn, or work of the leader is to begin"
+            return CheckFailed(f"the nodes do not come to rest: {aside}, and that does not end")
         name, duty = self._turn.tended.work.name, self._turn.duty
         if time.monotonic() - self._turn.began < PATIENCE_S:
             return CheckFailed(f"the nodes do not come to rest: {self._turns} turns so far, and {name} is at {duty!r}")

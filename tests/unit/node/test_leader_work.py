@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from replicator import ConfigError
-from replicator.node import leader_work
 from replicator.node.leader_work import RETRY_S_MAX, Every, Once, is_async, runner_of, work_name
 
 
@@ -43,12 +42,9 @@ def test_a_run_that_ends_right_at_its_time_is_followed_by_the_next_but_one() -> 
     assert pace.pause_s(failed=True) == pytest.approx(60.0)
 
 
-def test_work_that_returned_is_done_and_what_failed_is_begun_again_later_and_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_work_that_returned_is_done_and_what_failed_is_begun_again_later_and_later() -> None:
     clock = Clock()
-    monkeypatch.setattr(leader_work.time, "monotonic", clock)
-    pace = Once()
+    pace = Once(clock=clock)
     assert pace.pause_s(failed=False) is None
     pauses = [pace.pause_s(failed=True) or 0.0 for _ in range(12)]
     assert 0 < pauses[0] <= 0.5

@@ -18,11 +18,13 @@ from replicator import (
     Node,
     NotPrimary,
     NotRunning,
+    ReplicatorError,
     RoleEvent,
     ops,
 )
 from replicator.format.ids import ERA
 from replicator.node import leader_work, role_watch
+from replicator.node import node as node_module
 from replicator.node.lease import MARGIN
 from tests.support.forking import in_child, outcome
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, after_beats, eventually, in_step, push, pushed
@@ -549,14 +551,84 @@ class TestTasks:
 
         asyncio.run(main())
 
-    def test_without_an_event_loop_it_is_refused(self, group: Group) -> None:
-        async def work(leadership: Leadership) -> None: ...
+    def test_without_an_event_loop_it_waits_for_the_one_in_which_the_node_is_started(self, group: Group) -> None:
+        """As in a module of a service."""
+        a, loops = group.new_node("a"), []
+
+        @a.while_leading
+        async def works(leadership: Leadership) -> None:
+            loops.append(asyncio.get_running_loop())
+
+        @a.every(0.01)
+        async def job(leadership: Leadership) -> None:
+            loops.append(asyncio.get_running_loop())
+
+        async def main() -> None:
+            async with a:
+                await asyncio.to_thread(a.promote, timeout_s=PATIENCE_S)
+                await until(lambda: len(loops) >= 4)
+                assert set(loops) == {asyncio.get_running_loop()}
+
+        asyncio.run(main())
+
+    def test_a_plain_start_has_no_event_loop_for_it_and_says_so(self, group: Group) -> None:
+        async def sync_flags(leadership: Leadership) -> None: ...
 
         a = group.new_node("a")
-        with pytest.raises(ConfigError, match="no event loop runs here: register it in a coroutine"):
+        registered = a.every(1, sync_flags)
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=r"^every: .*sync_flags is a coroutine function, .*`async with node`"):
+                a.start()
+        registered.unregister()
+        a.start()
+        assert a.boot
+
+    def test_once_the_node_is_started_it_is_refused_without_an_event_loop(self, group: Group) -> None:
+        async def work(leadership: Leadership) -> None: ...
+
+        a = group.node("a")
+        with pytest.raises(ConfigError, match="no event loop runs here: register it in a coroutine, or before"):
             a.while_leading(work)
         with pytest.raises(ConfigError, match=r"every: .*no event loop runs here"):
             a.every(1, work)
+        assert a._roles._copy() == []
+
+    def test_work_that_comes_while_a_node_starts_is_not_forgotten(
+        self, group: Group, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def work(leadership: Leadership) -> None: ...
+
+        a, watch = group.new_node("a"), Node._watch_role
+        monkeypatch.setattr(Node, "_watch_role", lambda *more: (a.while_leading(work), watch(*more)))
+        with pytest.raises(ConfigError, match="work is a coroutine function"):
+            a.start()
+        assert a.problem == "stopped"
+
+    def test_a_start_that_failed_keeps_no_loop_for_it(self, group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+        a, runs = group.new_node("a"), []
+
+        @a.while_leading
+        async def work(leadership: Leadership) -> None:
+            runs.append(leadership.term)
+
+        async def fails() -> None:
+            with pytest.raises(OSError, match="no disk"):
+                await a.__aenter__()
+
+        with monkeypatch.context() as broken:
+            broken.setattr(node_module, "joined", lambda setup: raises(OSError("no disk")))
+            asyncio.run(fails())
+        with pytest.raises(ConfigError, match="work is a coroutine function"):
+            a.start()
+
+        async def main() -> None:
+            async with a:
+                with pytest.raises(ReplicatorError):
+                    await a.__aenter__()  # it runs: whoever starts it again takes nothing away
+                await asyncio.to_thread(a.promote, timeout_s=PATIENCE_S)
+                await until(lambda: runs)
+
+        asyncio.run(main())
 
     def test_a_task_that_raises_is_a_problem_and_begun_again(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
@@ -576,6 +648,46 @@ class TestTasks:
             await asyncio.to_thread(a.stop)
 
         asyncio.run(main())
+
+    def test_a_cancelled_error_that_nobody_caused_by_cancelling_the_task_is_one_like_any_other(
+        self, group: Group
+    ) -> None:
+        async def main() -> None:
+            a, runs = group.primary(), []
+
+            @a.every(0.01)
+            async def job(leadership: Leadership) -> None:
+                runs.append(leadership.term)
+                if len(runs) < 4:
+                    waited_for = asyncio.get_running_loop().create_future()
+                    waited_for.cancel()  # as a library may do
+                    await waited_for
+
+            problems: list[str] = []
+            await until(lambda: problems.append(a.problem) or len(runs) >= 4)
+            assert any("job raised CancelledError" in problem for problem in problems)
+            await until(lambda: a.problem == "")
+            await asyncio.to_thread(a.stop)
+
+        asyncio.run(main())
+
+    def test_the_end_of_the_loop_ends_a_task_for_good(self, group: Group) -> None:
+        """`asyncio.run` cancels what is left, and waits for it."""
+        a = group.primary()
+
+        async def main() -> None:
+            begun: list[int] = []
+
+            @a.every(0.01)
+            async def job(leadership: Leadership) -> None:
+                begun.append(leadership.term)
+                await asyncio.sleep(NEVER_S)
+
+            await until(lambda: begun)
+
+        asyncio.run(main())
+        eventually(lambda: not a._roles._works[0].runs)
+        assert a.problem == ""
 
     def test_a_stop_on_another_thread_waits_for_the_task(self, group: Group) -> None:
         async def main() -> None:
@@ -620,6 +732,24 @@ class TestTasks:
         eventually(lambda: "the event loop in which it was registered is closed" in a.problem)
         a.stop()
 
+    def test_work_that_is_taken_back_leaves_no_problem(self, group: Group) -> None:
+        async def work(leadership: Leadership) -> None: ...
+
+        async def register() -> Any:
+            return a.while_leading(work)
+
+        a = group.primary("a")
+        registered = asyncio.run(register())
+        eventually(lambda: "register it again" in a.problem)
+        registered.unregister()
+        assert a.problem == ""
+        after_beats(2, a)
+        assert a.problem == ""
+
+
+def raises(error: Exception) -> Any:
+    raise error
+
 
 async def until(holds: Callable[[], Any]) -> None:
     deadline = time.monotonic() + PATIENCE_S
@@ -653,6 +783,15 @@ class TestEvery:
         after_beats(2, a)
         assert len(runs) == count
         assert most == [1]
+
+    def test_the_end_comes_also_while_its_job_pauses(self, group: Group) -> None:
+        a, runs = group.primary(), []
+        a.every(3600, lambda leadership: runs.append(leadership.term))
+        (work,) = a._roles._works
+        eventually(lambda: work.due_at is not None)
+        replace_holder(group)
+        eventually(lambda: not work.runs)
+        assert runs == [1]
 
     def test_a_run_that_raises_is_a_problem_until_one_goes_well(self, group: Group) -> None:
         runs: list[int] = []

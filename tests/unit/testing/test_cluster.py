@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from replicator import ConfigError, DictState, LogUnavailable, NotPrimary, NotRunning, WouldDeadlock, delete, put
+from replicator import (
+    ConfigError,
+    DictState,
+    KeyReused,
+    LogUnavailable,
+    NotPrimary,
+    NotRunning,
+    WouldDeadlock,
+    delete,
+    put,
+)
 from replicator.testing import CheckFailed, Cluster
 from tests.support.flags import FlagState
 from tests.support.kv import PATIENCE_S, in_thread
@@ -375,3 +385,11 @@ def test_one_node_is_a_group_and_typed_changes_give_what_they_give() -> None:
         assert cluster.settle() is cluster["a"]
         with cluster["a"].reading() as state:
             assert state.flags["x"].on
+
+
+def test_a_key_belongs_to_its_change(cluster: Cluster[DictState]) -> None:
+    for _ in range(2):
+        cluster.submit(put("x", 1), key="order-4711")
+    assert str(cluster["a"].position.id) == "1-3"
+    with pytest.raises(KeyReused):
+        cluster.submit(put("y", 1), key="order-4711")
