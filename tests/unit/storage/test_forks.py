@@ -21,10 +21,12 @@ from replicator.errors import CheckpointError, ConfigError
 from replicator.format.codec import SnapshotEncoder, digest_of
 from replicator.format.ids import RecordId
 from replicator.format.records import Record
+from replicator.protocol.group import Code
 from replicator.storage import forks
 from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.storage.checkpoint_file import Run
 from replicator.testing import MemoryRedis
+from tests.support.history import act
 from tests.support.kv import push
 from tests.support.logs import Pen
 
@@ -129,6 +131,15 @@ def test_pieces_that_cannot_be_drawn_leave_no_fork(disk: Disk) -> None:
         disk.checkpoint.write_fork("it differed", disk.view.position.id, pieces=fails())
     assert set((disk.data_dir / "forks").glob("*-*.sqlite")) == before
     assert disk.fork("1-2").exists(), "the next one is written all the same"
+
+
+def test_an_act_is_no_change_of_the_application(pen: Pen, disk: Disk) -> None:
+    node_state = pen.node_state
+    record = act(node_state.me, 1, pen.position, 2)
+    assert pen.log.append(record).code is Code.OK
+    fork = forks.read(disk.fork("1-2"))
+    assert fork.position == record.id
+    assert fork.divergent_change_count == len(list(forks.divergent(fork))) == 2
 
 
 def test_a_history_that_the_group_has_nothing_of_is_all_divergent_tail(disk: Disk) -> None:
