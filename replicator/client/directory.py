@@ -75,18 +75,14 @@ class RedisDirectory:
 
 
 def nodes_of(view: GroupView) -> Nodes:
-    """Who leads, and who can be read from: standbys that live, lack nothing, and apply what they read."""
+    """Who leads, and who can be read from: standbys that live, lack nothing, and whose state is sound."""
     head = view.head
     holder = view.heartbeats.get(head.node) if head else None
     leads = holder is not None and head is not None and holder.boot == head.boot and holder.alive and view.same_run
     others = [
         heartbeat.http.rstrip("/")
         for heartbeat in view.heartbeats.values()
-        if heartbeat is not holder
-        and heartbeat.http
-        and heartbeat.alive
-        and heartbeat.in_sync
-        and not heartbeat.stalled
+        if heartbeat is not holder and heartbeat.http and heartbeat.alive and heartbeat.in_sync and heartbeat.is_sound
     ]
     primary = holder.http.rstrip("/") if holder is not None and leads else ""
     return Nodes(primary or None, tuple(sorted(set(others))))

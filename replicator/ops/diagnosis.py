@@ -211,7 +211,7 @@ def _standbys(look: GroupView) -> Iterator[Check]:
     holder = term_holder(look)
     live = [heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive]
     others = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.node != holder]
-    able = [p.node for p in live if p.node != holder and p.in_sync and p.run == look.run and election.is_sound(p)]
+    able = [p.node for p in live if p.node != holder and p.in_sync and p.run == look.run and p.is_sound]
     if not look.heartbeats:
         yield warning("standbys", "no node has reported yet", "start one")
     elif not live:

@@ -29,7 +29,6 @@ __all__ = [
     "has_claimed",
     "held_back",
     "is_settled",
-    "is_sound",
     "may_found",
     "may_rebase",
     "may_take_over",
@@ -306,7 +305,7 @@ def refounds(me: Heartbeat, look: GroupView, *, beats_without_log: int) -> bool:
 def most_advanced_holder(heartbeats: Iterable[Heartbeat], log_id: str) -> str | None:
     """The live node that has most of the log with this identity."""
     able = [
-        heartbeat for heartbeat in heartbeats if heartbeat.alive and is_sound(heartbeat) and heartbeat.log_id == log_id
+        heartbeat for heartbeat in heartbeats if heartbeat.alive and heartbeat.is_sound and heartbeat.log_id == log_id
     ]
     best = max(_by_name(able), key=lambda heartbeat: (heartbeat.changed, heartbeat.position.id), default=None)
     return best.node if best is not None else None
@@ -444,7 +443,7 @@ def _refusal(target: str, look: GroupView) -> Refusal | None:
         return Refusal(f"Redis came back as another run, and {names} {have} not reported since: try again")
     if candidate.stalled:
         return Refusal(f"it stalled: {candidate.stalled}", better)
-    if not is_sound(candidate):
+    if not candidate.is_sound:
         return Refusal(_unsound(candidate), better)
     if look.head is None:
         return None
@@ -459,11 +458,6 @@ def _refusal(target: str, look: GroupView) -> Refusal | None:
     return held_back(target, look)
 
 
-def is_sound(heartbeat: Heartbeat) -> bool:
-    """Whether the node's state may become that of the group."""
-    return not (heartbeat.stalled or heartbeat.diverged or heartbeat.given_up)
-
-
 def _unsound(heartbeat: Heartbeat) -> str:
     if heartbeat.given_up:
         return f"it waits for a snapshot in the place of its state: {heartbeat.given_up}"
@@ -472,7 +466,5 @@ def _unsound(heartbeat: Heartbeat) -> str:
 
 def _could_lead(heartbeat: Heartbeat, look: GroupView) -> bool:
     return (
-        heartbeat.run == look.run
-        and is_sound(heartbeat)
-        and (look.head is None or _met_and_whole(heartbeat, look.head))
+        heartbeat.run == look.run and heartbeat.is_sound and (look.head is None or _met_and_whole(heartbeat, look.head))
     )

@@ -98,6 +98,11 @@ class Heartbeat(NamedTuple):
     def alive(self) -> bool:
         return not self.left and self.age_ms <= MISSED_BEATS_MAX * self.every_ms
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether its state may become that of the group."""
+        return not (self.stalled or self.diverged or self.given_up)
+
     def to_json(self) -> bytes:
         fields = self._asdict()
         del fields["age_ms"], fields["beaten_at"]

@@ -11,12 +11,12 @@ that is promoted reads it before it leads. Then it does not matter which nodes a
 each heartbeat.
 
 **A node is missing** if it has not reported in the present run; or if it did, had more than the node that is to lead,
-and is now gone or stalled. Not every node that ever was in the group counts, only those that were heard of when the log
-was last whole. Redis loses the newest data: a copy that has a heartbeat of the primary has all that was acknowledged
-before it. What the copy lacks was acknowledged later, by nodes that were there at that time, and their heartbeats in
-the same copy are from about then. So a heartbeat's age is measured against that of the primary, not against the clock:
-however long a partition lasts, a node that it cuts off stays on the list. A node that said goodbye before that
-(`Heartbeat.left`) has nothing that the copy lacks.
+and is now gone, or cannot lead with it: it stalled, or its state differs or is given up. Not every node that ever was
+in the group counts, only those that were heard of when the log was last whole. Redis loses the newest data: a copy that
+has a heartbeat of the primary has all that was acknowledged before it. What the copy lacks was acknowledged later, by
+nodes that were there at that time, and their heartbeats in the same copy are from about then. So a heartbeat's age is
+measured against that of the primary, not against the clock: however long a partition lasts, a node that it cuts off
+stays on the list. A node that said goodbye before that (`Heartbeat.left`) has nothing that the copy lacks.
 
 What a copy cannot tell, the nodes that report may know: which others were there (`Heartbeat.knew`), and what was asked
 for.
@@ -53,7 +53,7 @@ def missing(changed: RecordId, look: GroupView) -> list[str]:
     reported = [heartbeat for heartbeat in look.heartbeats.values() if heartbeat.run == look.run]
     # Without a log, the last report of a node may be from before the log was lost.
     gone = [heartbeat for heartbeat in reported if look.head is None or heartbeat.changed > kept]
-    away = {heartbeat.node for heartbeat in gone if not heartbeat.left and (heartbeat.stalled or not heartbeat.alive)}
+    away = {each.node for each in gone if not each.left and not (each.alive and each.is_sound)}
     return sorted(away | ((heard_of(look) | known_to(reported, look)) - {heartbeat.node for heartbeat in reported}))
 
 

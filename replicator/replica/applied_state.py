@@ -77,6 +77,8 @@ class AppliedState:
         self.ledger = Ledger()
         #: Why this node applies nothing any more, if it does not: a bug in the application.
         self.stalled = ""
+        #: Why it had stalled before it was given up for a snapshot: it lacks some of what the node's view says it has.
+        self.unfit = ""
         #: Why the state is not yet what was published, if it is not: something in its surroundings, which may pass.
         self.unwritten: StateError | None = None
         #: The writer's clock (unix ms) of the newest record in the state; 0: not known.
@@ -156,8 +158,24 @@ class AppliedState:
 
     def was_replaced(self) -> None:
         """It was given up, and this is another one: what was told of that does not count. The caller holds the lock."""
+        self.unfit = ""
         self.markers.clear()
         self.replaced += 1
+
+    def given_up(self) -> None:
+        """It waits for a snapshot. If it had stalled, records are taken again until then. The caller holds the lock."""
+        self.unfit, self.stalled = self.stalled or self.unfit, ""
+
+    def not_to_lead(self, id_: RecordId) -> Stalled:
+        """This node was made the holder by force, with a state that lacks changes: the others must not get that one.
+
+        Its next start makes the state anew from its disk.
+        """
+        known, what = bool(self.stalled), f"its state stalled ({self.unfit}) and lacks changes that are on its disk"
+        self.stalled = f"it was promoted at {id_}, and does not lead: {what}; restart this node, or promote another one"
+        if not known:
+            logger.error("%s", self.stalled)
+        return Stalled(self.stalled)
 
     @property
     def drawing(self) -> Application:

@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import Any
 
 from ..errors import ChangeTooLarge, CorruptRecord, NotJSON, SnapshotFailed, SnapshotRefused, Stalled, StateError
-from ..format.ids import ORIGIN, ZERO_ID
+from ..format.ids import ORIGIN, ZERO_ID, RecordId
 from ..format.records import PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
@@ -22,6 +22,7 @@ from ..protocol.node_state import NodeState
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.log_once import LogOnce
 from ..storage.checkpoint import Step
+from ..storage.fork_writer import StateInFork
 from .applied_state import AppliedState
 from .divergence import Divergence
 from .node_state_cell import NodeStateCell
@@ -109,13 +110,11 @@ class Rebuild:
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
 
     def _keep_fork(self, last: PartRecord, before: View, after: NodeState) -> None:
-        if self._divergence.given_up:
-            if self._kept != before.position:  # a snapshot that could not be taken is followed by another one
-                self._keep_state(self._divergence.given_up, before)
-                self._kept = before.position
-            return
-        parted_id = after.view.left_behind(before.changed)
-        if parted_id is not None and before.changed != ZERO_ID:
+        given_up = self._divergence.given_up
+        if given_up and self._kept == before.position:
+            return  # a snapshot that could not be taken is followed by another one
+        parted_id = after.view.left_behind(before.changed) if before.changed != ZERO_ID else None
+        if parted_id is not None:
             why = f"replaced by the snapshot {last.id} of {last.node}"
             fork = self.saved.checkpoint.write_fork(why, parted_id)
             logger.warning(
@@ -123,14 +122,19 @@ class Rebuild:
                 parted_id,
                 fork,
             )
+        if given_up:
+            self._keep_state(given_up, before.position.id if parted_id is None else parted_id)
+            self._kept = before.position
 
-    def _keep_state(self, why: str, before: View) -> None:
-        """The state itself is kept: its history is the group's, so its changes alone would not tell what differs."""
-        write = partial(self.saved.checkpoint.write_fork, why, before.position.id)
+    def _keep_state(self, why: str, parted_id: RecordId) -> None:
+        """The state itself is kept: the changes of its history alone would not tell what differs."""
+        if self.applied.unfit:
+            why = f"{why}; what is here is of before it stalled: {self.applied.unfit}"
+        write = partial(self.saved.checkpoint.write_fork, why, parted_id)
         try:
             with self.applied.lock:
-                pieces = self.applied.drawn()
-            fork = write(pieces=pieces)
+                pieces, ledger, version = self.applied.drawn(), self.applied.ledger.image(), self.applied.version
+            fork = write(of_state=StateInFork(pieces, ledger.to_bytes(), version, self.snapshot_bytes_max))
         except (StateError, SnapshotFailed, NotJSON, ChangeTooLarge) as problem:
             logger.warning("the state cannot be drawn (%s); its snapshot and its changes are kept instead", problem)
             fork = write()

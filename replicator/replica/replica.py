@@ -97,6 +97,9 @@ class Replica:
         loaded = checkpoint.load()
         if loaded is not None:
             view = self._updater.load(loaded.view)
+            if self.stalled and self.divergence.given_up and loaded.view.version in reads:
+                view = loaded.view  # it waits for a snapshot, as it did before
+                self.applied.given_up()
             self.known.node_state = NodeState(me=me, view=view, previous_boot=loaded.boot)
             self.applied.version = view.version
 
@@ -159,6 +162,9 @@ class Replica:
                     raise self.applied.unreadable(record.id, version)
                 self._updater.follow_snapshot(after.view.snapshot)
                 self._tell(step, node_state.view)
+                if self.applied.unfit and verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE):
+                    self._carry_out(work, node_state)
+                    raise self.applied.not_to_lead(record.id)
                 verdicts.append(verdict)
                 alone = self._alone(step)
                 if alone is not None:
@@ -302,8 +308,9 @@ class Replica:
     def give_up_state(self, why: str) -> bool:
         """Have the next snapshot take the place of the state, which is kept as a fork then; whether it is given up.
 
-        One that holds the term has the state that counts. A node that stalled applies again from that snapshot on.
-        Raises `CheckpointError`: nothing has changed then.
+        One that holds the term has the state that counts. A node that stalled applies again from that snapshot on, and
+        does not lead before, whoever asks: its view is that of its disk, which may have more than the state. Raises
+        `CheckpointError`: nothing has changed then.
         """
         with self.write_lock:
             node_state = self.known.to_fold()
@@ -313,7 +320,7 @@ class Replica:
             self.divergence.gives_up(why)
             self.saved.save_view(after.view)
             with self.applied.lock:
-                self.applied.stalled = ""
+                self.applied.given_up()
                 self.known.adopt(after)
         logger.warning("waiting for a snapshot in the place of the state at %s: %s", after.view.position.id, why)
         return True

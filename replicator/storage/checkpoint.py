@@ -74,7 +74,7 @@ from replicator.storage.checkpoint_file import (
 from replicator.storage.checkpoint_sync import SyncedDatabase
 from replicator.storage.directory_lock import DirectoryLock
 from replicator.storage.disk_errors import translated
-from replicator.storage.fork_writer import StateInFork, write_fork
+from replicator.storage.fork_writer import StateInFork, copy_database, finish_fork
 from replicator.storage.opening import opened_or_begun
 from replicator.storage.save_transaction import SaveTransaction, Step, Weights, weights_of, with_less
 
@@ -297,18 +297,19 @@ class Checkpoint:
             found = self._database.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return found[0] if found is not None and isinstance(found[0], str) else ""
 
-    def write_fork(self, reason: str, parted_id: RecordId, *, pieces: Iterable[Any] | None = None) -> Path:
+    def write_fork(self, reason: str, parted_id: RecordId, *, of_state: StateInFork | None = None) -> Path:
         """Copy the whole checkpoint into `forks/`, with `reason` and `parted_id` in its table `meta`; where it is then.
 
-        `parted_id`: the last record that the group's history has, too. `pieces`: of the state at its position, if that
-        may be another one than the checkpoint comes to: the fork has it in the place of snapshot and changes.
-        On disk when this returns. Raises `CheckpointError`, and what drawing the pieces raises.
+        `parted_id`: the last record that the group's history has, too. `of_state`: the state at its position, if that
+        may be another one than the checkpoint comes to: the fork has it in the place of snapshot and changes. It is
+        drawn while others may save. One thread at a time. On disk when this returns. Raises `CheckpointError`, and what
+        drawing the pieces raises.
         """
         self._owner.check()
-        with self._mutex, translated(self.data_dir / "forks"):
-            of_state = None if pieces is None else StateInFork(self._saved, pieces)
-            at = self._saved.view.position.id if self._saved.view else ZERO_ID
-            return write_fork(self._database.connection, self.data_dir / "forks", at, reason, parted_id, of_state)
+        with translated(self.data_dir / "forks"):
+            with self._mutex:
+                saved, draft = self._saved, copy_database(self._database.connection, self.data_dir / "forks")
+            return finish_fork(draft, saved, reason, parted_id, of_state)
 
     def copy_to(self, place: Path) -> None:
         """Copy the data directory as it is between two saves: what a process leaves that is killed now."""

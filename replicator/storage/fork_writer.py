@@ -13,44 +13,51 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from replicator.format.codec import SnapshotEncoder
-from replicator.format.ids import ZERO_CHAIN, RecordId
+from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId
 from replicator.format.snapshot_parts import Cutter
+from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
 from replicator.storage import disk
 from replicator.storage.checkpoint_file import GIVEN_UP, Payload, Run, Saved, Staged
 from replicator.storage.database_files import create, discard, unused, utc_now
 
-__all__ = ["UNFINISHED", "StateInFork", "write_fork"]
+__all__ = ["UNFINISHED", "StateInFork", "copy_database", "finish_fork"]
 
 #: What a node that was killed while it wrote one may have left.
 UNFINISHED = "new.sqlite"
 
 
 class StateInFork(NamedTuple):
-    """The pieces of a state, at the position of what is `saved`."""
+    """A state, and what the library keeps beside it, both of one moment.
 
-    saved: Saved
+    `pieces`: as a snapshot has them where the group is at `version`. `snapshot_bytes_max`: what they may weigh.
+    """
+
     pieces: Iterable[Any]
+    ledger: bytes = b""
+    version: int = 1
+    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX
 
 
-def write_fork(
-    db: sqlite3.Connection,
-    forks: Path,
-    at: RecordId,
-    reason: str,
-    parted_id: RecordId,
-    of_state: StateInFork | None = None,
-) -> Path:
-    """Copy the database, which is at `at`; the file in which the copy is, on the disk when this returns."""
+def copy_database(db: sqlite3.Connection, forks: Path) -> Path:
+    """Begin a fork: copy the database. There is one at a time."""
     disk.make_directory(forks)
     draft = forks / UNFINISHED
     discard(draft)  # of a process that was killed here
     create(draft)
     db.execute("VACUUM INTO ?", (str(draft),))
+    return draft
+
+
+def finish_fork(
+    draft: Path, saved: Saved, reason: str, parted_id: RecordId, of_state: StateInFork | None = None
+) -> Path:
+    """Make a fork of the copy of what is `saved`; the file in which it is, on the disk when this returns."""
     with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         if of_state is not None:
-            _write_state(copy, of_state)
+            _write_state(copy, saved, of_state)
         _write_reason(copy, reason, parted_id)
-    path = unused(forks / f"{utc_now()}-{at}.sqlite")
+    at = saved.view.position.id if saved.view else ZERO_ID
+    path = unused(draft.with_name(f"{utc_now()}-{at}.sqlite"))
     disk.publish(draft, path)
     return path
 
@@ -60,11 +67,11 @@ def _write_reason(db: sqlite3.Connection, reason: str, parted_id: RecordId) -> N
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [("reason", reason), ("parted_id", str(parted_id))])
 
 
-def _write_state(db: sqlite3.Connection, of_state: StateInFork) -> None:
-    """Put the pieces in the place of the snapshot and the changes that the copy has."""
-    saved = of_state.saved
+def _write_state(db: sqlite3.Connection, saved: Saved, of_state: StateInFork) -> None:
+    """Put the state in the place of the snapshot and the changes that the copy has."""
     assert saved.view is not None
-    number, run, encoder = saved.staged.number + 1, Run(), SnapshotEncoder()
+    encoder = SnapshotEncoder(most=of_state.snapshot_bytes_max, ledger=of_state.ledger)
+    number, run = saved.staged.number + 1, Run()
     db.execute("BEGIN")
     db.execute("DELETE FROM change")
     db.execute("DELETE FROM part")
@@ -72,11 +79,13 @@ def _write_state(db: sqlite3.Connection, of_state: StateInFork) -> None:
     for index, body in enumerate(_bodies(encoder, of_state.pieces)):
         db.execute("INSERT INTO part VALUES (?, ?, ?)", (number, index, body))
         run = run.with_row(str(index), b"", body)
-    view = saved.view
-    payload = Payload(number, run, view.position, view.changed, encoder.codec, encoder.digest, replaces=False)
+    view = saved.view._replace(snapshot=None, version=of_state.version)
+    payload = Payload(
+        number, run, view.position, view.changed, encoder.codec, encoder.digest, replaces=False, version=view.version
+    )
     after = saved._replace(
         save=saved.save + 1,
-        view=view._replace(snapshot=None),
+        view=view,
         base=ZERO_CHAIN,
         changes=Run(),
         staged=Staged(number + 1),

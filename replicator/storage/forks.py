@@ -171,7 +171,7 @@ def read(path: Path) -> Fork:
             parted_id=parted_id,
             changed=view.changed,
             snapshot_changed=in_snapshot,
-            divergent_change_count=sum(record.count for record in stored.changes(parted_id)),
+            divergent_change_count=sum(record.count for record in stored.changes(parted_id) if record.codec != ACT),
             has_more_in_snapshot=in_snapshot > parted_id,
             reason=stored.note("reason") or "",
         )

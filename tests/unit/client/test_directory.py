@@ -39,6 +39,8 @@ def test_the_holder_of_the_term_and_the_others() -> None:
         beat("b", left=True),
         beat("b", in_sync=False),
         beat("b", stalled="apply failed"),
+        beat("b", diverged="3-4"),
+        beat("b", given_up="asked by ann"),
     ],
 )
 def test_a_standby_that_cannot_show_the_state_is_not_read(unfit: Heartbeat) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from replicator import Node, NotAcknowledged, NotPrimary, PromotionRefused, ReinitRefused, ops
-from replicator.errors import Stalled
+from replicator.errors import ReplicatorError, Stalled
 from replicator.format.records import ChangeRecord
 from replicator.node import divergence_watch
 from replicator.replica import divergence
@@ -386,8 +386,8 @@ def test_a_standby_that_stalled_and_ends_before_the_snapshot_comes_is_rebuilt_wh
     assert pushed(again) == ["x", "y"]
 
 
-def test_by_force_it_leads_with_what_it_has_and_has_that_after_a_restart(group: Group) -> None:
-    """The record at which it stalled is on its disk, and is not applied once more beside the snapshot that it sent."""
+def test_one_that_stalled_does_not_lead_by_force_with_less_than_its_disk_has(group: Group) -> None:
+    """Once it is restarted it does, with all of it, and has that after another restart."""
     state = KV()
     a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", state=state, lease_s=SHORT_LEASE_S)
     in_step(a, b)
@@ -402,13 +402,20 @@ def test_by_force_it_leads_with_what_it_has_and_has_that_after_a_restart(group: 
     group.crash(a)
     assert b._running.replica.give_up_state("for a test")
     state.in_apply = lambda change: None
-    b.promote(timeout_s=PATIENCE_S, force=True)
-    b.submit(push("y"), timeout_s=PATIENCE_S)
-    had = pushed(b)
+    with pytest.raises(ReplicatorError):
+        b.promote(timeout_s=1, force=True)
+    eventually(lambda: "restart this node" in (b.stalled or ""), "b says what to do")
+    assert not b.leads
     b.stop()
     again = group.node("b", lease_s=SHORT_LEASE_S)
+    assert again.role == "standby"
+    again.promote(timeout_s=PATIENCE_S, force=True)
+    again.submit(push("y"), timeout_s=PATIENCE_S)
+    assert pushed(again) == ["x", "y"]
+    again.stop()
+    again = group.node("b", lease_s=SHORT_LEASE_S)
     again.wait(role="primary", timeout_s=PATIENCE_S)
-    assert pushed(again) == had
+    assert pushed(again) == ["x", "y"]
 
 
 def test_what_was_given_up_is_given_up_after_a_restart_and_does_not_lead(group: Group) -> None:

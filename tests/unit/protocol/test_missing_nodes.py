@@ -151,7 +151,14 @@ def test_what_somebody_knew_before_it_reported_does_not_count() -> None:
     assert missing_nodes.missing(KEPT, look(silent("a", knew=("x/x1",)), heartbeat("c"))) == ["a"]
 
 
-@pytest.mark.parametrize("facts", [{"age_ms": 60_000}, {"stalled": "apply failed"}], ids=["dead", "stalled"])
+UNSOUND: dict[str, dict[str, object]] = {
+    "stalled": {"stalled": "apply failed"},
+    "diverged": {"diverged": "1-4"},
+    "given up": {"given_up": "asked by ann"},
+}
+
+
+@pytest.mark.parametrize("facts", [{"age_ms": 60_000}, *UNSOUND.values()], ids=["dead", *UNSOUND])
 def test_one_that_reported_more_and_cannot_lead_is_missing_as_well(facts: dict[str, object]) -> None:
     seen = look(heartbeat("a", changed=LOST, **facts), silent("b"), heartbeat("c"))
     assert missing_nodes.missing(KEPT, seen) == ["a", "b"]
@@ -198,6 +205,15 @@ def test_a_lost_log_is_founded_anew_only_with_enough_of_those_who_took_part() ->
     assert refounds("b", heartbeat("c", knew=everybody, applied_min=1), heartbeat("b"))
     assert refounds("c", heartbeat("c", knew=everybody, applied_min=1, goes_on=True))
     assert refounds("c", heartbeat("c", knew=everybody)), "nobody asked for standbys"
+
+
+@pytest.mark.parametrize("facts", UNSOUND.values(), ids=list(UNSOUND))
+def test_a_lost_log_is_not_founded_past_one_that_has_more_and_cannot_lead(facts: dict[str, object]) -> None:
+    everybody = ("a/a1", "b/b1", "c/c1")
+    rest = heartbeat("c", knew=everybody, applied_min=1), heartbeat("a", changed=LOST, age_ms=60_000)
+    assert not refounds("c", heartbeat("b", changed=LOST), *rest), "b is the one"
+    assert not refounds("c", heartbeat("b", changed=LOST, **facts), *rest)
+    assert refounds("b", heartbeat("b", changed=LOST), *rest)
 
 
 def test_a_lost_log_is_founded_by_nobody_if_nobody_knows_who_took_part() -> None:

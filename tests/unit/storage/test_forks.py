@@ -21,10 +21,13 @@ from replicator.errors import CheckpointError, ConfigError
 from replicator.format.codec import SnapshotEncoder, digest_of
 from replicator.format.ids import RecordId
 from replicator.format.records import Record
+from replicator.protocol.group import Code
 from replicator.storage import forks
 from replicator.storage.checkpoint import Checkpoint, Step
 from replicator.storage.checkpoint_file import Run
+from replicator.storage.fork_writer import StateInFork
 from replicator.testing import MemoryRedis
+from tests.support.history import act
 from tests.support.kv import push
 from tests.support.logs import Pen
 
@@ -96,7 +99,7 @@ def test_a_state_that_is_not_what_its_changes_come_to_is_kept_itself(pen: Pen, d
             disk.fork("1-2")
         here = disk.view.position.id
         pieces = [["pushed", ["x", "other"]], ["data", "k", "v" * 300_000]]
-        fork = forks.read(disk.checkpoint.write_fork("it differed", here, pieces=iter(pieces)))
+        fork = forks.read(disk.checkpoint.write_fork("it differed", here, of_state=StateInFork(iter(pieces))))
         assert [line["piece"] for line in forks.export_state(fork)] == pieces
         assert (fork.divergent_change_count, fork.has_more_in_snapshot) == (0, False)
         assert (fork.position, fork.parted_id, fork.reason) == (here, here, "it differed")
@@ -105,7 +108,8 @@ def test_a_state_that_is_not_what_its_changes_come_to_is_kept_itself(pen: Pen, d
 
 def test_a_node_can_be_started_on_such_a_fork(disk: Disk, tmp_path: Path) -> None:
     disk.fork("1-2")
-    path = disk.checkpoint.write_fork("it differed", disk.view.position.id, pieces=[["pushed", ["other"]]])
+    of_state = StateInFork([["pushed", ["other"]]])
+    path = disk.checkpoint.write_fork("it differed", disk.view.position.id, of_state=of_state)
     (tmp_path / "s2").mkdir()
     shutil.copy(path, tmp_path / "s2" / "checkpoint.sqlite")
     with Checkpoint(tmp_path / "s2", "g", node="s") as checkpoint:
@@ -126,9 +130,18 @@ def test_pieces_that_cannot_be_drawn_leave_no_fork(disk: Disk) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        disk.checkpoint.write_fork("it differed", disk.view.position.id, pieces=fails())
+        disk.checkpoint.write_fork("it differed", disk.view.position.id, of_state=StateInFork(fails()))
     assert set((disk.data_dir / "forks").glob("*-*.sqlite")) == before
     assert disk.fork("1-2").exists(), "the next one is written all the same"
+
+
+def test_an_act_is_no_change_of_the_application(pen: Pen, disk: Disk) -> None:
+    node_state = pen.node_state
+    record = act(node_state.me, 1, pen.position, 2)
+    assert pen.log.append(record).code is Code.OK
+    fork = forks.read(disk.fork("1-2"))
+    assert fork.position == record.id
+    assert fork.divergent_change_count == len(list(forks.divergent(fork))) == 2
 
 
 def test_a_history_that_the_group_has_nothing_of_is_all_divergent_tail(disk: Disk) -> None:
