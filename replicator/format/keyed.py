@@ -79,7 +79,7 @@ class Key(str):
         if not isinstance(content, bytes | bytearray):
             raise ConfigError(setting="content", problem=f"{content!a:.80} is not bytes: encode a text, for example")
         self = super().__new__(cls, key)
-        self.fingerprint = digest_of(content)
+        self.fingerprint = digest_of(bytes(content))
         return self
 
 
