@@ -313,6 +313,13 @@ class _TaskWork(LeaderWork):
             name = work_name(self._work)
             raise ConfigError(setting=self._setting, problem=f"{name} is a coroutine function, and {problem}")
 
+    def tell_if_it_goes_on(self, patience_s: float) -> None:
+        if self.runs and self._loop is not None and self._loop.is_closed():  # before the run had begun, or had ended
+            self.tenure = None  # it is to begin again, which says what is wrong
+            self._is_done()
+        else:
+            super().tell_if_it_goes_on(patience_s)
+
     def is_waited_for_by(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop | None) -> bool:
         return self._loop is None or loop is self._loop or not self._loop.is_running()
 

@@ -732,6 +732,20 @@ class TestTasks:
         eventually(lambda: "the event loop in which it was registered is closed" in a.problem)
         a.stop()
 
+    def test_a_loop_that_is_closed_before_a_run_begins_is_a_problem(self, group: Group) -> None:
+        async def work(leadership: Leadership) -> None: ...
+
+        async def register() -> None:
+            a.while_leading(work)
+
+        a = group.node("a")
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(register())
+        a.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: a._roles._works[0].runs)  # it is to begin, and this loop does not turn
+        loop.close()
+        eventually(lambda: "the event loop in which it was registered is closed" in a.problem)
+
     def test_work_that_is_taken_back_leaves_no_problem(self, group: Group) -> None:
         async def work(leadership: Leadership) -> None: ...
 
@@ -739,7 +753,9 @@ class TestTasks:
             return a.while_leading(work)
 
         a = group.primary("a")
-        registered = asyncio.run(register())
+        loop = asyncio.new_event_loop()
+        registered = loop.run_until_complete(register())
+        loop.close()
         eventually(lambda: "register it again" in a.problem)
         registered.unregister()
         assert a.problem == ""
