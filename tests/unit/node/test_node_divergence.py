@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from replicator import Node, NotAcknowledged, NotPrimary, PromotionRefused, ReinitRefused, ops
-from replicator.errors import ReplicatorError, Stalled
+from replicator.errors import Stalled
 from replicator.format.records import ChangeRecord
 from replicator.node import divergence_watch
 from replicator.replica import divergence
@@ -402,7 +402,7 @@ def test_one_that_stalled_does_not_lead_by_force_with_less_than_its_disk_has(gro
     group.crash(a)
     assert b._running.replica.give_up_state("for a test")
     state.in_apply = lambda change: None
-    with pytest.raises(ReplicatorError):
+    with pytest.raises(TimeoutError, match="restart this node"):
         b.promote(timeout_s=1, force=True)
     eventually(lambda: "restart this node" in (b.stalled or ""), "b says what to do")
     assert not b.leads
