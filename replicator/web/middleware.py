@@ -252,7 +252,7 @@ class Middleware:
         redirects = self.options.writes != "forward" and not visit.head.is_forwarded
         try:
             redirect = redirect_of(error, self.node, visit.head) if redirects else None
-        except WrongProcess:
+        except (WrongProcess, Refusal):  # there is no URL to go to
             redirect = None
         failure = redirect or failure_of(error, self.options.answers, request=str(visit.head))
         return self.render(failure) if failure is not None else None

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from replicator import ConfigError
 from replicator.errors import NotPrimary
+from replicator.web import asgi
 from replicator.web.forward import onward, returned
 from replicator.web.server import WebServer
 from replicator.web.wsgi import Replicated
@@ -98,6 +99,30 @@ def test_a_read_that_would_come_too_early_is_forwarded(sites: Sites, primary: Pr
     site = sites.of(standby(primary.server.url), writes="forward")
     assert site.ask("GET", "/", headers={"Cookie": "replicator-position=5-2000"}).text == "of the primary"
     assert primary.asked[0][0] == "GET"
+
+
+def exchanged(port: int, request: bytes) -> bytes:
+    """What a server answers to these very bytes, until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+async def never(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("the application is not asked")
+
+
+@pytest.mark.parametrize("writes", ["forward", "redirect"])
+def test_nothing_goes_to_a_host_that_a_client_names(primary: Primary, writes: str) -> None:
+    # given a primary to which a name and a password would go, were they before an @
+    edge = asgi.Replicated(never, node=standby("http://10.9.9.9:7002"), writes=writes, start=False)
+    target = f"@127.0.0.1:{primary.server.port}/latest/meta-data"
+    request = f"PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with WebServer(edge) as server:
+        answer = exchanged(server.port, request.encode())
+    # then
+    assert (primary.asked, answer.partition(b"\r\n")[0]) == ([], b"HTTP/1.1 400 Bad Request")
+    assert b"location" not in answer.lower()
 
 
 def test_large_bodies_go_through(sites: Sites, primary: Primary) -> None:

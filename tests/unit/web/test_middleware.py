@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,11 +24,12 @@ from replicator.errors import (
     Stalled,
 )
 from replicator.node.health import Unready
+from replicator.web import asgi, wsgi
 from replicator.web.cookie import Cookie
 from replicator.web.failures import ANSWERS, plain
 from tests.support.forking import in_child
 from tests.support.kv import KV, Group
-from tests.support.sites import SITES, FakeNode, Site, Sites, raising, sites_of, standby
+from tests.support.sites import SITES, FakeNode, Site, Sites, WsgiSite, raising, sites_of, standby
 
 COOKIE = "replicator-position"
 
@@ -314,6 +316,32 @@ def test_a_primary_that_is_deposed_in_the_middle_of_a_write_redirects(sites: Sit
     answer = sites.of(node, deposed).ask("POST", "/x?y")
     problem_of(answer, 307, "not_primary")
     assert answer.headers["location"] == "http://b:7002/x?y"
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_a_target_that_cannot_be_sent_on_is_not_when_the_application_loses_the_primary(kind: type[Site]) -> None:
+    seen: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        raise NotPrimary(node="a")
+
+    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+        raise NotPrimary(node="a")
+
+    async def send(message: Any) -> None:
+        seen.append(message.get("status"))
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    if kind is WsgiSite:
+        environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "@evil/", "wsgi.input": None}
+        site = wsgi.Replicated(app, node=standby(), start=False, writes="local")
+        list(site(environ, lambda status, *_: seen.append(int(status[:3]))))  # type: ignore[arg-type, return-value]
+    else:
+        scope = {"type": "http", "method": "POST", "path": "@evil/", "query_string": b"", "headers": []}
+        asyncio.run(asgi.Replicated(asgi_app, node=standby(), start=False, writes="local")(scope, receive, send))
+    assert seen[0] == 503
 
 
 def test_an_application_adds_errors_of_its_own_and_says_how_they_are_written(sites: Sites) -> None:
