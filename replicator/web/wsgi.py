@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeAlias, Unpack, cast
 
 from .cookie import Cookie
-from .failures import Answer
+from .failures import Answer, Refusal
 from .forward import CHUNK_BYTES, Forwarder, onward
 from .head import Head
 from .life import Life, LivingNode
@@ -168,6 +168,8 @@ class Replicated:
         assert self._forwarder is not None
         client, scheme = environ.get("REMOTE_ADDR") or None, environ.get("wsgi.url_scheme", "http")
         head = onward(_headers_of(environ), by=self._node.name, client=client, scheme=scheme)
+        if not _has_known_end(environ):
+            raise Refusal(411, "length_required", "this server does not tell where a body ends: send Content-Length")
         status, reason, headers, body = self._forwarder.forward(url, visit.head.method, head, sent)
         start_response(f"{status} {reason or _reason(status)}", _as_text(headers))
         return body
@@ -228,6 +230,12 @@ def _body_of(environ: Environ) -> Iterator[bytes]:
             return
         left -= len(chunk)
         yield chunk
+
+
+def _has_known_end(environ: Environ) -> bool:
+    """Not if it comes in chunks that the server does not put together: nobody can tell then how much is to be read."""
+    is_chunked = "HTTP_TRANSFER_ENCODING" in environ and not environ.get("CONTENT_LENGTH")
+    return not is_chunked or bool(environ.get("wsgi.input_terminated"))
 
 
 def _as_text(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

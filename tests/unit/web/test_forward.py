@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import io
 import socket
 import sys
 import threading
@@ -245,6 +247,18 @@ def test_headers_of_one_connection_stay_behind() -> None:
     ]
 
 
+def test_connection_names_no_header_of_the_message() -> None:
+    given = [(b"connection", b"Content-Length, host, x-forwarded-proto"), (b"content-length", b"4"), (b"host", b"site")]
+    sent = onward([*given, (b"x-forwarded-proto", b"liar")], by="n", client=None, scheme="https")
+    assert sent.has_body
+    assert sent.headers[:3] == [(b"content-length", b"4"), (b"host", b"site"), (b"x-forwarded-proto", b"https")]
+
+
+def test_cookies_in_several_headers_are_sent_on_in_one() -> None:
+    sent = onward([(b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2")], by="n", client=None, scheme="http")
+    assert [value for name, value in sent.headers if name == b"cookie"] == [b"a=1; b=2"]
+
+
 def test_a_client_cannot_say_that_another_node_sent_its_request() -> None:
     sent = onward([(b"replicator-forwarded", b"liar")], by="n", client="1.2.3.4", scheme="http")
     assert [value for name, value in sent.headers if name == b"replicator-forwarded"] == [b"n"]
@@ -265,6 +279,44 @@ def test_a_body_is_what_the_headers_say(headers: list[Any], has_body: bool, keep
     sent = onward(headers, by="n", client=None, scheme="http")
     assert (sent.has_body, any(name == b"content-length" for name, _ in sent.headers)) == (has_body, keeps_length)
     assert not any(name == b"transfer-encoding" for name, _ in sent.headers)
+
+
+@pytest.mark.parametrize("parts", [[b"order=4711"], [b"order", b"=4711"], [b"", b"order=4711"], [b""]])
+def test_a_body_of_which_no_header_tells_is_forwarded_over_asgi(primary: Primary, parts: list[bytes]) -> None:
+    """HTTP/2 has neither of the two headers."""
+    left = list(parts)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    async def send(message: Any) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
+
+    statuses: list[int] = []
+    app = asgi.Replicated(never, node=standby(primary.server.url), writes="forward", start=False)
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"host", b"site")]}
+    asyncio.run(app(scope, receive, send))
+    assert (statuses, primary.asked[0][3], left) == ([201], b"".join(parts), [])
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+@pytest.mark.parametrize("is_terminated", [True, False])
+def test_a_body_of_which_no_header_tells_is_forwarded_over_wsgi(
+    primary: Primary, is_chunked: bool, is_terminated: bool
+) -> None:
+    statuses: list[str] = []
+    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/", "HTTP_HOST": "x", "wsgi.input": io.BytesIO(b"order=4711")}
+    environ |= {"HTTP_TRANSFER_ENCODING": "chunked"} if is_chunked else {}
+    environ |= {"wsgi.input_terminated": True} if is_terminated else {}
+    app = Replicated(raising(ZeroDivisionError()), node=standby(primary.server.url), start=False, writes="forward")
+    list(app(environ, lambda status, *_: statuses.append(status)))  # type: ignore[arg-type, return-value]
+    if is_terminated:
+        assert (statuses, primary.asked[0][3]) == (["201 Created"], b"order=4711")
+    elif is_chunked:  # there is a body, and the server does not say how to read it
+        assert (statuses, primary.asked) == (["411 Length Required"], [])
+    else:
+        assert (statuses, primary.asked[0][3]) == (["201 Created"], b"")
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_gets_no_answer(primary: Primary) -> None:
