@@ -4,8 +4,8 @@
     app.asgi_app = Replicated(app.asgi_app, node=node)                   # Quart
     application = Replicated(get_asgi_application(), node=node)          # Django
 
-It starts the node before the application's own startup, on a thread, and stops it after its shutdown. What it does
-with requests stands in `middleware.py`; `Options` (`options.py`) are keywords here. It needs no Starlette.
+It enters the node before the application's own startup, as `async with node` does, and leaves it after its shutdown.
+What it does with requests stands in `middleware.py`; `Options` (`options.py`) are keywords here. It needs no Starlette.
 
 What a lifespan is good for depends on the server and the application. An application that knows none (Django) is served
 all the same. A server that sends none starts nothing: then start the node yourself, and stop it.
@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any, TypeAlias, Unpack, cast
 
 import anyio
-import anyio.to_thread
 
 from .cookie import Cookie
 from .failures import Answer
@@ -204,7 +203,7 @@ class _Lifespan:
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         startup = await receive()
         try:
-            await _on_thread(self._life.start)
+            await self._life.enter()
         except Exception as error:
             log.error("the node was not started: %s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -242,8 +241,8 @@ class _Lifespan:
             await self._stop()
 
     async def _alone(self, receive: Receive, send: Send) -> None:
-        await send({"type": "lifespan.startup.complete"})
         try:
+            await send({"type": "lifespan.startup.complete"})
             await receive()
         finally:
             message = await self._ended()
@@ -259,12 +258,8 @@ class _Lifespan:
         return {"type": "lifespan.shutdown.complete"}
 
     async def _stop(self) -> None:
-        with anyio.CancelScope(shield=True):
+        try:
             if self._forwarder is not None:
                 await self._forwarder.close()
-            await _on_thread(self._life.stop)
-
-
-async def _on_thread(call: Callable[[], None]) -> None:
-    # One of its own: those that applications share may all be taken.
-    await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
+        finally:
+            await self._life.leave()

@@ -18,7 +18,7 @@ from quart import Quart
 from starlette.applications import Starlette
 
 from replicator import ConfigError, DirectoryInUse, Node
-from replicator.errors import ChangeRejected, CheckpointError, ReplicatorError
+from replicator.errors import ChangeRejected, CheckpointError, NotRunning, ReplicatorError
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.asgi import Replicated, answer
 from tests.support.kv import KV, PATIENCE_S, eventually
@@ -103,17 +103,30 @@ def test_a_node_that_is_not_to_be_started_is_not() -> None:
     assert node.life == ["app starts", "app stops"]
 
 
-def test_it_starts_and_stops_on_a_thread_and_the_event_loop_goes_on() -> None:
-    class Slow(FakeNode):
-        def start(self) -> None:
-            turned.clear()
-            assert turned.wait(PATIENCE_S), "the event loop stands still"
-            super().start()
+def real_node(data_dir: Path, log: MemoryLog | None = None, **more: Any) -> Node:
+    log = log or MemoryLog(MemoryRedis(), "g")
+    return Node(KV(), group="g", name="a", log=log, data_dir=data_dir, http="http://a:7001", **more)
 
-        def stop(self) -> None:
+
+def around(node: Node) -> Starlette:
+    app = Starlette()
+    app.add_middleware(Replicated, node=node)
+    return app
+
+
+def test_it_starts_and_stops_on_a_thread_and_the_event_loop_goes_on(tmp_path: Path) -> None:
+    class Slow(MemoryLog):
+        def look(self) -> Any:
+            self._waits()
+            return super().look()
+
+        def close(self) -> None:
+            self._waits()
+            super().close()
+
+        def _waits(self) -> None:
             turned.clear()
             assert turned.wait(PATIENCE_S), "the event loop stands still"
-            super().stop()
 
     turned = threading.Event()
 
@@ -125,11 +138,75 @@ def test_it_starts_and_stops_on_a_thread_and_the_event_loop_goes_on() -> None:
 
         turning = asyncio.create_task(turns())
         try:
-            return await Server(starlette_app(Slow())).played()
+            return await Server(around(real_node(tmp_path, Slow(MemoryRedis(), "g")))).played()
         finally:
             turning.cancel()
 
     assert asyncio.run(played()) == COMPLETE
+
+
+def test_an_event_loop_that_is_blocked_keeps_no_lease(tmp_path: Path) -> None:
+    node = real_node(tmp_path, lease_s=1.0, beat_every_s=0.1, watchdog_s=0.5, auto_promote=True)
+
+    async def main() -> None:
+        server = Server(around(node))
+        await server.begins()
+        await asyncio.to_thread(node.promote, timeout_s=PATIENCE_S)
+        # a synchronous driver
+        eventually(lambda: "event loop" in node.problem, "the node says so")
+        await server.ends()
+
+    asyncio.run(main())
+
+
+def test_a_startup_that_is_cancelled_leaves_no_node_behind(tmp_path: Path) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(MemoryLog):
+        def look(self) -> Any:
+            entered.set()
+            go_on.wait(PATIENCE_S)
+            return super().look()
+
+    node = real_node(tmp_path, Slow(MemoryRedis(), "g"))
+
+    async def main() -> None:
+        server = Server(around(node))
+        begins = asyncio.create_task(server.begins())
+        while not entered.is_set():
+            await asyncio.sleep(0.01)
+        server._task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await server._task
+        begins.cancel()
+
+    asyncio.run(main())
+    with pytest.raises(NotRunning, match="was stopped"):
+        node.start()
+
+
+def test_a_second_startup_does_not_serve_a_node_that_was_stopped(tmp_path: Path) -> None:
+    app = around(real_node(tmp_path))
+    assert asyncio.run(Server(app).played()) == COMPLETE
+    begun = asyncio.run(Server(app).begins())
+    assert begun["type"] == "lifespan.startup.failed"
+    assert "no node starts twice: make another one" in begun["message"]
+
+
+def test_a_server_that_is_gone_at_the_startup_leaves_no_node_behind() -> None:
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        raise ConnectionError
+
+    for app in (knows_no_lifespan, ignores_lifespan):
+        node = FakeNode()
+        with pytest.raises(ConnectionError):
+            asyncio.run(Replicated(app, node=node)({"type": "lifespan"}, receive, send))  # type: ignore[arg-type]
+        assert node.life == ["start", "stop"]
 
 
 def test_a_node_that_does_not_start_fails_the_startup_with_its_words() -> None:

@@ -67,6 +67,13 @@ def test_a_second_node_on_the_directory_of_the_first_is_refused(tmp_path: Path) 
     first.close()
 
 
+def test_a_node_that_was_stopped_is_not_served(tmp_path: Path) -> None:
+    node = Node(KV(), group="g", name="a", log=MemoryLog(MemoryRedis()), data_dir=tmp_path, http="http://a")
+    Replicated(hello, node=node).close()
+    with pytest.raises(ConfigError, match="node: a was stopped, and no node starts twice"):
+        Replicated(hello, node=node)
+
+
 def test_a_child_that_puts_the_application_together_around_the_node_of_its_parent_is_refused(tmp_path: Path) -> None:
     node = Node(KV(), group="g", name="a", log=MemoryLog(MemoryRedis()), data_dir=tmp_path, http="http://a")
 
