@@ -109,7 +109,15 @@ class Replicated:
         self, body: Iterable[bytes], stamping: _Stamping, visit: Visit, start_response: StartResponse
     ) -> Iterator[bytes]:
         try:
-            yield from body
+            pieces = iter(body)
+            current = CURRENT.set(visit)
+            try:
+                first = next(pieces, None)
+            finally:
+                CURRENT.reset(current)
+            if first is not None:
+                yield first
+                yield from pieces
         except Exception as error:
             found = None if stamping.has_begun else self._middleware.answer(error, visit)
             if found is None:

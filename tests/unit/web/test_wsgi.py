@@ -14,6 +14,7 @@ from flask import Flask
 
 from replicator import ConfigError, DirectoryInUse, Node
 from replicator.errors import ChangeRejected, NotPrimary, ReplicatorError
+from replicator.runtime.request_writes import CURRENT, NOTED
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.wsgi import Replicated, answer
 from tests.support.forking import in_child
@@ -171,6 +172,18 @@ def test_an_application_that_is_a_generator_is_stamped_and_its_errors_are_answer
     assert (whole.text, whole.headers["replicator-term"]) == ("in parts", "5")
     assert asked(site, "GET", "/fails").json()["error"] == "rejected"
     assert closed == ["/", "/fails"]
+
+
+def test_a_generator_that_has_written_is_not_to_be_made_again() -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        with NOTED:
+            node.role, node.leads, node.primary_http = "standby", False, "http://b:7002"
+        raise NotPrimary(node="a")
+        yield b""
+
+    node = FakeNode()
+    assert asked(Replicated(app, node=node, start=False), "POST", "/").json()["error"] == "outcome_unknown"
+    assert CURRENT.get() is None
 
 
 def test_the_body_of_a_write_that_is_sent_elsewhere_is_read_to_its_end() -> None:
