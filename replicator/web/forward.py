@@ -36,6 +36,9 @@ HOP_BY_HOP = frozenset(
     b"upgrade expect".split()
 )
 
+#: Of an answer: the server that passes it on has its own.
+OF_THE_SERVER = frozenset((b"date", b"server"))
+
 #: These are about the message, and no `Connection` takes them away: its body would be lost, or its end.
 OF_THE_MESSAGE = frozenset((b"content-length", b"host", b"transfer-encoding"))
 
@@ -85,7 +88,7 @@ def onward(headers: Iterable[Header], *, by: str, client: str | None, scheme: st
 def returned(headers: Iterable[Header]) -> list[Header]:
     """The headers of the primary's answer, for the client."""
     given = [(name.lower(), value) for name, value in headers]
-    left_out = HOP_BY_HOP | _named_by_connection(given)
+    left_out = HOP_BY_HOP | _named_by_connection(given) | OF_THE_SERVER
     return [(name, value) for name, value in given if name not in left_out]
 
 

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-__all__ = ["FORWARDED", "POSITION", "Head"]
+__all__ = ["FORWARDED", "POSITION", "Head", "below", "raw_below"]
 
 POSITION = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 
@@ -22,8 +22,24 @@ PATH_SAFE = QUERY_SAFE.replace("?", "")
 DOT_SEGMENTS = frozenset((".", ".."))
 
 
+def below(root: str, path: str) -> str:
+    """The path within an application that is at `root`. Some servers give it with the root, some without."""
+    root = root.rstrip("/")
+    return path[len(root) :] if path == root or path.startswith(f"{root}/") else path
+
+
+def raw_below(root: str, raw_path: bytes) -> bytes:
+    """The same for one as it was sent: the root is in it as it is, or escaped."""
+    path = raw_path.decode("latin-1")
+    cut = below(root, path)
+    return (cut if cut != path else below(quote(root), path)).encode("latin-1")
+
+
 class Head(NamedTuple):
-    """`path` is decoded. `raw_path` and `query` are bytes of the URL; without a `raw_path` it is made of the path."""
+    """`path` is decoded. `raw_path` and `query` are bytes of the URL; without a `raw_path` it is made of the path.
+
+    Both paths are those within the application: what it is mounted at (the root path) is not in them.
+    """
 
     method: str
     path: str

@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeAlias, Unpack, cast
 from .cookie import Cookie
 from .failures import Answer, Refusal
 from .forward import CHUNK_BYTES, Forwarder, onward
-from .head import Head
+from .head import Head, raw_below
 from .life import Life, LivingNode
 from .middleware import CURRENT, Forward, Middleware, Pause, Step, Visit, answer
 from .options import Keywords, Options
@@ -202,9 +202,11 @@ class _Stamping:
 
 def _head_of(environ: Environ) -> Head:
     raw: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
-    path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
+    path, root = (environ.get(name, "").encode("latin-1") for name in ("PATH_INFO", "SCRIPT_NAME"))
     # As the client sent it, where the server tells. A proxy's absolute form is of no use here.
     raw_path = raw.partition("?")[0].encode("latin-1") if raw.startswith("/") else b""
+    if root:
+        raw_path = raw_below(root.decode("utf-8", "replace"), raw_path)
     return Head(
         environ["REQUEST_METHOD"],
         path.decode("utf-8", "replace"),

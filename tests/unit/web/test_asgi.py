@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from replicator import ConfigError, DirectoryInUse, Node
 from replicator.errors import ChangeRejected, CheckpointError, NotRunning, ReplicatorError
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.asgi import Replicated, answer
+from replicator.web.thread_pools import Pool
 from tests.support.kv import KV, PATIENCE_S, eventually
 from tests.support.sites import FakeNode, standby
 
@@ -385,3 +387,74 @@ def test_a_lifespan_that_is_cancelled_stops_the_node() -> None:
     node = FakeNode()
     asyncio.run(played())
     eventually(lambda: node.life == ["start", "stop"])
+
+
+# --- Below a path -----------------------------------------------------------------------------------------------------
+
+
+async def answered(app: Any, method: str, path: str, **more: Any) -> tuple[int, dict[bytes, bytes]]:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    sent: list[Any] = []
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b""}
+    await app({**scope, "headers": [], **more}, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"])
+
+
+@pytest.mark.parametrize("path", ["/api/ready", "/ready"])
+def test_health_is_served_below_a_root_path(path: str) -> None:
+    app = Replicated(knows_no_lifespan, node=FakeNode(), start=False)
+    status, headers = asyncio.run(answered(app, "GET", path, root_path="/api"))
+    assert (status, headers[b"content-type"]) == (200, b"application/json")
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "raw_path", "location"),
+    [
+        ("/api", "/api/flags/a b", b"/api/flags/a%20b", b"/flags/a%20b"),
+        ("/api/", "/api/flags", b"", b"/flags"),
+        ("/a b", "/a b/x", b"/a%20b/x", b"/x"),
+        ("/api", "/apiary", b"/apiary", b"/apiary"),
+        ("/api", "/flags", b"/flags", b"/flags"),
+        ("/api", "/api", b"/api", b""),
+    ],
+)
+def test_a_write_goes_to_the_path_within_the_application(
+    root: str, path: str, raw_path: bytes, location: bytes
+) -> None:
+    asked: list[str] = []
+    app = Replicated(
+        knows_no_lifespan, node=standby(), start=False, is_write=lambda method, path: asked.append(path) or True
+    )
+    _, headers = asyncio.run(answered(app, "PUT", path, raw_path=raw_path, root_path=root))
+    assert headers[b"location"] == b"http://b:7002" + location
+    assert asked == [unquote(location.decode())]
+
+
+# --- Waits ------------------------------------------------------------------------------------------------------------
+
+
+def test_positions_that_never_come_keep_no_write_from_waiting_for_a_primary() -> None:
+    go_on = threading.Event()
+    node = standby(None, meanwhile=lambda: go_on.wait(PATIENCE_S))
+    waits = Pool("requests that wait for a position", places=2, threads=2)
+    app = Replicated(ignores_lifespan, node=node, start=False, primary_within_s=PATIENCE_S, waits=waits)
+
+    async def main() -> int:
+        cookie = {"headers": [(b"cookie", b"replicator-position=9-9")]}
+        strangers = [asyncio.create_task(answered(app, "GET", "/", **cookie)) for _ in range(2)]
+        while len(node.waited) < 2:
+            await asyncio.sleep(0.01)
+        write = asyncio.create_task(answered(app, "POST", "/"))
+        await asyncio.sleep(0.1)
+        node.primary_http = "http://b:7002"  # the failover is over
+        status, _ = await write
+        go_on.set()
+        await asyncio.gather(*strangers, return_exceptions=True)
+        return status
+
+    assert asyncio.run(main()) == 307

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from replicator import ConfigError
 from replicator.errors import NotPrimary
-from replicator.web import asgi
+from replicator.web import asgi, forward
 from replicator.web.forward import onward, returned
 from replicator.web.server import WebServer
 from replicator.web.wsgi import Replicated
@@ -259,6 +259,11 @@ def test_cookies_in_several_headers_are_sent_on_in_one() -> None:
     assert [value for name, value in sent.headers if name == b"cookie"] == [b"a=1; b=2"]
 
 
+def test_an_answer_has_the_date_and_the_server_that_the_next_server_gives_it() -> None:
+    given = [(b"Date", b"today"), (b"Server", b"b"), (b"Last-Modified", b"then")]
+    assert returned(given) == [(b"last-modified", b"then")]
+
+
 def test_a_client_cannot_say_that_another_node_sent_its_request() -> None:
     sent = onward([(b"replicator-forwarded", b"liar")], by="n", client="1.2.3.4", scheme="http")
     assert [value for name, value in sent.headers if name == b"replicator-forwarded"] == [b"n"]
@@ -354,3 +359,49 @@ def test_an_answer_that_breaks_off_is_broken_off(sites: Sites) -> None:
     with pytest.raises(httpx.HTTPError):
         site.ask("POST", "/")
     listener.close()
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_body_that_stops_coming_gives_its_way_to_the_primary_back(
+    primary: Primary, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    """A single way, and a client that sends a byte and nothing more."""
+    monkeypatch.setattr(forward, "CONNECTIONS_MAX", 1)
+
+    async def one(app: Any, parts: list[Any], headers: list[Any]) -> int:
+        async def receive() -> Any:
+            return parts.pop(0) if parts else await asyncio.sleep(3600)
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status"))
+
+        statuses: list[Any] = []
+        scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
+        await app(scope, receive, send)
+        return int(statuses[0])
+
+    async def play() -> list[int]:
+        options: dict[str, Any] = {"writes": "forward", "start": False}
+        impatient = asgi.Replicated(never, node=standby(primary.server.url), forward_timeout_s=0.5, **options)
+        headers = [(b"host", b"x"), *([(b"content-length", b"2")] if is_known else [])]
+        slow = [{"type": "http.request", "body": b"a", "more_body": True}]
+        whole = [{"type": "http.request", "body": b"ab", "more_body": False}]
+        first = await one(impatient, slow, headers)
+        impatient._forwarder._timeout_s = PATIENCE_S  # type: ignore[union-attr]
+        return [first, await one(impatient, whole, headers)]
+
+    assert asyncio.run(play()) == [408, 201]
+
+
+def test_a_body_that_nobody_wants_and_that_stops_coming_is_answered_all_the_same() -> None:
+    async def receive() -> Any:
+        return await asyncio.sleep(3600)
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    statuses: list[Any] = []
+    app = asgi.Replicated(never, node=standby(), start=False, forward_timeout_s=0.1)
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    assert statuses[0] == 307

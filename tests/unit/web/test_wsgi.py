@@ -208,8 +208,12 @@ def test_the_body_of_a_write_that_is_sent_elsewhere_is_read_to_its_end() -> None
     [
         ({"RAW_URI": "/a%2Fb?x=%20"}, "/a%2Fb?x=%20"),
         ({"REQUEST_URI": "/a%2Fb?x=%20"}, "/a%2Fb?x=%20"),
-        ({"RAW_URI": "http://elsewhere/a"}, "/app/a%20b/%C3%A9?x=%20"),
-        ({}, "/app/a%20b/%C3%A9?x=%20"),
+        # the path of the application itself is in the http= of the primary, if it is anywhere
+        ({"REQUEST_URI": "/app/a%2Fb?x=%20"}, "/a%2Fb?x=%20"),
+        ({"REQUEST_URI": "/apple"}, "/apple?x=%20"),
+        ({"SCRIPT_NAME": "/a b", "REQUEST_URI": "/a%20b/c"}, "/c?x=%20"),
+        ({"RAW_URI": "http://elsewhere/a"}, "/a%20b/%C3%A9?x=%20"),
+        ({}, "/a%20b/%C3%A9?x=%20"),
     ],
 )
 def test_the_path_stays_what_it_was_where_the_server_tells(environ: dict[str, str], location: str) -> None:
