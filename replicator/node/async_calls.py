@@ -25,6 +25,7 @@ from ..format.ids import RecordId
 from ..protocol.liveness import Sight
 from ..replica.applied_state import AppliedState
 from ..runtime import checks
+from ..runtime.request_writes import NOTED
 from ..runtime.task_threads import TaskThreads, begun, waited_out
 from ..state.changes import Change
 from .acks import Level
@@ -281,7 +282,8 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
         changes = change_in_json(change, key)
         if level.kind != "appended":
             return result_of((await _acknowledged(running, changes, level, timeout_s=timeout_s, term=term))[0])
-        _, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
+        with NOTED:
+            _, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return result_of(results[0])
 
     async def asubmit_many(
@@ -306,7 +308,9 @@ async def _acknowledged(
     running: RunningNode, changes: Encoded, level: Level, *, timeout_s: float, term: int | None
 ) -> list[Any]:
     deadline = time.monotonic() + timeout_s
-    id_, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
+    writer, wants_acks = running.async_writer, level.standbys
+    with NOTED:
+        id_, results = await writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=wants_acks)
     if level.kind != "appended" and not are_rejected(results):
         await running.acks.awaited(level, id_, deadline - time.monotonic())
     return checked(results)

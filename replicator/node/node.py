@@ -25,6 +25,7 @@ from ..format.ids import RecordId, Writer
 from ..log.redis_log import RedisLog
 from ..protocol.group import GroupView, Reply
 from ..runtime import checks
+from ..runtime.request_writes import NOTED
 from ..state.changes import Change
 from ..state.contract import check_state
 from ..storage.payload import Published
@@ -319,7 +320,8 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         seen = RecordId.parse(expect) if expect is not None else None
         deadline = time.monotonic() + timeout_s
         publisher = running.primary.publisher
-        id_ = publisher.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
+        with NOTED:
+            id_ = publisher.replace(pieces, term=term, expect=seen, wants_acks=level.standbys, until=deadline)
         running.acks.wait(level, id_, deadline - time.monotonic())
 
     def publish(self, *, timeout_s: float = PUBLISH_TIMEOUT_S, ack: str | None = None) -> Published:
@@ -338,7 +340,8 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
             return Published("snapshot", self.position.id)
         running.replica.write_state()
         level = self._level(ack)
-        published = publisher.publish_state(whole, wants_acks=level.standbys, until=deadline)
+        with NOTED:
+            published = publisher.publish_state(whole, wants_acks=level.standbys, until=deadline)
         if published.what != "nothing":
             running.acks.wait(level, published.id, deadline - time.monotonic())
         return published
@@ -410,7 +413,8 @@ def _committed(
 ) -> list[Any]:
     deadline = time.monotonic() + timeout_s
     commits = running.primary.commits
-    id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
+    with NOTED:
+        id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
     if level.kind != "appended" and not are_rejected(results):
         running.acks.wait(level, id_, deadline - time.monotonic())
     return checked(results)

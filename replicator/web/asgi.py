@@ -4,8 +4,8 @@
     app.asgi_app = Replicated(app.asgi_app, node=node)                   # Quart
     application = Replicated(get_asgi_application(), node=node)          # Django
 
-It starts the node before the application's own startup, on a thread, and stops it after its shutdown. What it does
-with requests stands in `middleware.py`; `Options` (`options.py`) are keywords here. It needs no Starlette.
+It enters the node before the application's own startup, as `async with node` does, and leaves it after its shutdown.
+What it does with requests stands in `middleware.py`; `Options` (`options.py`) are keywords here. It needs no Starlette.
 
 What a lifespan is good for depends on the server and the application. An application that knows none (Django) is served
 all the same. A server that sends none starts nothing: then start the node yourself, and stop it.
@@ -13,18 +13,19 @@ all the same. A server that sends none starts nothing: then start the node yours
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias, Unpack, cast
 
 import anyio
-import anyio.to_thread
 
 from .cookie import Cookie
-from .failures import Answer
+from .failures import Answer, Refusal
 from .forward import AsyncForwarder
-from .head import FORWARDED, Head
+from .head import FORWARDED, Head, below, raw_below
 from .life import Life, LivingNode
 from .middleware import CURRENT, Forward, Middleware, Pause, Step, Visit, answer
 from .options import Keywords, Options
@@ -45,6 +46,9 @@ FORWARDED_BYTES = FORWARDED.encode()
 
 #: How much of a body that nobody wants is read and dropped, so that its sender gets to see the answer.
 DROPPED_BYTES_MAX = 1024 * 1024 * 1024
+
+#: Each of them looks for a primary twenty times a second.
+HELD_BACK_MAX = 256
 
 
 class Replicated:
@@ -67,6 +71,9 @@ class Replicated:
         self._middleware = Middleware(node, options)
         self._forwarder = AsyncForwarder(node, options) if options.writes == "forward" else None
         self._waits = waits or Pool("requests that wait for a position", places=256, threads=256)
+        # Places of their own: whoever names positions that never come is not to keep writes from waiting.
+        self._held_back = Pool("writes that wait for a primary", places=HELD_BACK_MAX, threads=1)
+        self._receive_timeout_s = options.forward_timeout_s
         is_sent_writes = options.writes != "local"
         self._life = Life(cast(LivingNode, node), is_sent_writes=is_sent_writes) if start else None
 
@@ -82,7 +89,7 @@ class Replicated:
         middleware = self._middleware
         visit = Visit(_head_of(scope), middleware)
         has_begun = is_in_application = False
-        body = _Body(receive)
+        body = _Body(receive, self._receive_timeout_s)
 
         async def passed(message: Message) -> None:
             nonlocal has_begun
@@ -133,10 +140,11 @@ class Replicated:
             return what
 
     async def _carry_out(self, step: Step) -> None:
-        with self._waits.place():
-            if isinstance(step, Pause):
+        if isinstance(step, Pause):
+            with self._held_back.place():
                 await anyio.sleep(step.seconds)
-            else:
+        else:
+            with self._waits.place():
                 wait = partial(self._node.wait, position=step.position, timeout_s=step.timeout_s)
                 await self._waits.on_thread(wait)
 
@@ -152,21 +160,31 @@ def _head_of(scope: Scope) -> Head:
             wait = value.decode("latin-1") if wait is None else wait
         elif name == FORWARDED_BYTES:
             is_forwarded = True
-    raw_path, query = scope.get("raw_path") or b"", scope["query_string"]
-    return Head(scope["method"], scope["path"], raw_path, query, wait, cookies, is_forwarded)
+    raw_path, path, query = scope.get("raw_path") or b"", scope["path"], scope["query_string"]
+    if root := scope.get("root_path", ""):
+        path, raw_path = below(root, path), raw_below(root, raw_path)
+    return Head(scope["method"], path, raw_path, query, wait, cookies, is_forwarded)
 
 
 class _Body:
     """The body of a request, of which a part may have been read: after its end there is nothing to wait for."""
 
-    __slots__ = ("_receive", "has_ended")
+    __slots__ = ("_receive", "_timeout_s", "has_ended")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, timeout_s: float) -> None:
         self._receive = receive
+        self._timeout_s = timeout_s
         self.has_ended = False
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        """The next part. Raises `Refusal` if it does not come: it has a way to the primary, which others need."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                message = await self._receive()
+        except TimeoutError:
+            self.has_ended = True
+            problem = f"the next part of the body did not come within {self._timeout_s:g} s"
+            raise Refusal(408, "body_timeout", problem) from None
         self.has_ended = not message.get("more_body", False)
         return message
 
@@ -179,8 +197,9 @@ async def _drop(body: _Body, scope: Scope) -> None:
     if any(name == b"expect" for name, _ in scope["headers"]):
         return
     dropped = 0
-    while not body.has_ended and dropped <= DROPPED_BYTES_MAX:
-        dropped += len((await body.receive()).get("body", b""))
+    with suppress(Refusal):
+        while not body.has_ended and dropped <= DROPPED_BYTES_MAX:
+            dropped += len((await body.receive()).get("body", b""))
 
 
 async def _answer(answer: Answer, visit: Visit, stamps: list[tuple[bytes, bytes]], send: Send) -> None:
@@ -204,7 +223,7 @@ class _Lifespan:
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         startup = await receive()
         try:
-            await _on_thread(self._life.start)
+            await self._life.enter()
         except Exception as error:
             log.error("the node was not started: %s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -242,8 +261,8 @@ class _Lifespan:
             await self._stop()
 
     async def _alone(self, receive: Receive, send: Send) -> None:
-        await send({"type": "lifespan.startup.complete"})
         try:
+            await send({"type": "lifespan.startup.complete"})
             await receive()
         finally:
             message = await self._ended()
@@ -259,12 +278,8 @@ class _Lifespan:
         return {"type": "lifespan.shutdown.complete"}
 
     async def _stop(self) -> None:
-        with anyio.CancelScope(shield=True):
+        try:
             if self._forwarder is not None:
                 await self._forwarder.close()
-            await _on_thread(self._life.stop)
-
-
-async def _on_thread(call: Callable[[], None]) -> None:
-    # One of its own: those that applications share may all be taken.
-    await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
+        finally:
+            await self._life.leave()

@@ -28,6 +28,7 @@ __all__ = [
     "Renderer",
     "answer_of",
     "failure_of",
+    "half_done",
     "plain",
     "problem",
 ]
@@ -109,6 +110,12 @@ def failure_of(error: Exception, answers: Answers = ANSWERS, *, request: str = "
         log.error("%s failed: %s", request, error, exc_info=error)
     message = str(error) if kind is not Exception else "something went wrong in this node; its log has the details"
     return Failure(status=status, code=code, message=message, field=getattr(error, "field", None))
+
+
+def half_done(error: Exception) -> Failure:
+    """What an error comes to that says that nothing was written, in a request that had written something before."""
+    message = f"{error}; but the request had written something before: read before you repeat it"
+    return Failure(status=504, code="outcome_unknown", message=message)
 
 
 def plain(failure: Failure) -> tuple[str, bytes]:

@@ -11,9 +11,10 @@ no answer: 504, or 502 if the connection broke, both `outcome_unknown`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import ConfigError
 from .error_codes import BUSY, PRIMARY_UNREACHABLE
@@ -29,10 +30,18 @@ __all__ = ["AsyncForwarder", "Forwarder", "Onward", "onward", "returned"]
 
 Header = tuple[bytes, bytes]
 
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
     b"upgrade expect".split()
 )
+
+#: Of an answer: the server that passes it on has its own.
+OF_THE_SERVER = frozenset((b"date", b"server"))
+
+#: These are about the message, and no `Connection` takes them away: its body would be lost, or its end.
+OF_THE_MESSAGE = frozenset((b"content-length", b"host", b"transfer-encoding"))
 
 #: A node on the same network takes a connection in milliseconds, or is not there.
 CONNECT_TIMEOUT_S = 5.0
@@ -47,7 +56,7 @@ class ClientGone(Exception):
 
 
 class Onward(NamedTuple):
-    """What goes on: the headers, and whether there is a body."""
+    """What goes on: the headers, and whether they say that there is a body. HTTP/2 has bodies of which none says so."""
 
     headers: list[Header]
     has_body: bool
@@ -58,16 +67,19 @@ def onward(headers: Iterable[Header], *, by: str, client: str | None, scheme: st
     given = list(headers)
     names = {name for name, _ in given}
     is_chunked = b"transfer-encoding" in names
-    left_out = HOP_BY_HOP | _named_by_connection(given) | {b"x-forwarded-for", FORWARDED.encode()}
+    left_out = HOP_BY_HOP | _named_by_connection(given) | {b"x-forwarded-for", b"cookie", FORWARDED.encode()}
     if is_chunked:
         left_out |= {b"content-length"}
     kept = [(name, value) for name, value in given if name not in left_out]
+    # HTTP/2 may have several, HTTP/1.1 may not (RFC 9113, 8.2.3).
+    if cookies := [value for name, value in given if name == b"cookie"]:
+        kept.append((b"cookie", b"; ".join(cookies)))
     chain = [value.strip() for name, value in given if name == b"x-forwarded-for"] + (
         [client.encode()] if client else []
     )
     if chain:
         kept.append((b"x-forwarded-for", b", ".join(chain)))
-    if b"x-forwarded-proto" not in names:
+    if not any(name == b"x-forwarded-proto" for name, _ in kept):
         kept.append((b"x-forwarded-proto", scheme.encode()))
     kept.append((FORWARDED.encode(), by.encode()))
     has_body = is_chunked or any(name == b"content-length" and value.strip() != b"0" for name, value in kept)
@@ -77,13 +89,13 @@ def onward(headers: Iterable[Header], *, by: str, client: str | None, scheme: st
 def returned(headers: Iterable[Header]) -> list[Header]:
     """The headers of the primary's answer, for the client."""
     given = [(name.lower(), value) for name, value in headers]
-    left_out = HOP_BY_HOP | _named_by_connection(given)
+    left_out = HOP_BY_HOP | _named_by_connection(given) | OF_THE_SERVER
     return [(name, value) for name, value in given if name not in left_out]
 
 
 def _named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:
     values = b",".join(value for name, value in headers if name == b"connection")
-    return frozenset(name.strip().lower() for name in values.split(b",") if name.strip()) - {b"close"}
+    return frozenset(name.strip().lower() for name in values.split(b",") if name.strip()) - {b"close"} - OF_THE_MESSAGE
 
 
 def _checked_httpx() -> Any:
@@ -133,7 +145,7 @@ class AsyncForwarder(_Settings):
         self,
         url: str,
         scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        receive: Receive,
         send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     ) -> None:
         """Send it on, and the answer back. Raises `Refusal`, before the answer has begun."""
@@ -142,8 +154,8 @@ class AsyncForwarder(_Settings):
         headers, has_body = onward(
             scope["headers"], by=self._node.name, client=host, scheme=scope.get("scheme", "http")
         )
-        body = _body_of(receive) if has_body else None
         try:
+            body = _body_of(receive) if has_body else await _unannounced(receive)
             request = httpx.Request(scope["method"], url, headers=headers, content=body)
             # The timeouts of a client are put into the requests that it builds, and this is not one of them.
             request.extensions["timeout"] = client.timeout.as_dict()
@@ -175,15 +187,28 @@ class AsyncForwarder(_Settings):
             await client.aclose()
 
 
-async def _body_of(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> AsyncIterator[bytes]:
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
+async def _unannounced(receive: Receive) -> AsyncIterator[bytes] | bytes | None:
+    """The body of a request of which no header says that it has one: what comes first tells."""
+    first = await _part_of(receive)
+    return _body_of(receive, first) if first.get("more_body") else first.get("body") or None
+
+
+async def _body_of(receive: Receive, first: MutableMapping[str, Any] | None = None) -> AsyncIterator[bytes]:
+    """The parts of a body, of which the first may have been received already."""
+    message = first or await _part_of(receive)
+    while True:
         if message.get("body"):
             yield message["body"]
-        more = message.get("more_body", False)
+        if not message.get("more_body", False):
+            return
+        message = await _part_of(receive)
+
+
+async def _part_of(receive: Receive) -> MutableMapping[str, Any]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return message
 
 
 class Forwarder(_Settings):
@@ -198,7 +223,8 @@ class Forwarder(_Settings):
         """Send it on; status, reason, headers and body of the answer. Raises `Refusal`."""
         client, httpx = self._made(), self._httpx
         try:
-            request = httpx.Request(method, url, headers=sent.headers, content=chunks if sent.has_body else None)
+            body = chunks if sent.has_body else _unannounced_chunks(chunks)
+            request = httpx.Request(method, url, headers=sent.headers, content=body)
             request.extensions["timeout"] = client.timeout.as_dict()
             answer = client.send(request, stream=True)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -214,6 +240,11 @@ class Forwarder(_Settings):
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+
+def _unannounced_chunks(chunks: Iterator[bytes]) -> Iterator[bytes] | None:
+    first = next(chunks, None)
+    return itertools.chain((first,), chunks) if first else None
 
 
 class _Body:

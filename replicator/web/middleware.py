@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
-from ..errors import NotPrimary, NotRunning, PositionLost, WrongProcess
+from ..errors import NotPrimary, NotRunning, PositionLost, ReplicatorError, WrongProcess
 from ..format.ids import RecordId
-from .failures import Answer, Failure, Full, Refusal, answer_of, failure_of
+from ..runtime.request_writes import CURRENT, Writes
+from .failures import Answer, Failure, Full, Refusal, answer_of, failure_of, half_done
 from .head import POSITION, Head
 from .health import health_of, readiness_of
 from .options import Options
@@ -44,6 +44,10 @@ AHEAD_S = 1.0
 
 #: How often it looks for a primary while there is none.
 LOOK_EVERY_S = 0.05
+
+
+#: A client that gets one of these makes the request again, because nothing came of it.
+NOT_BEGUN = frozenset((307, 503))
 
 
 class Reach(NamedTuple):
@@ -69,12 +73,13 @@ Step: TypeAlias = Reach | Pause
 Steps: TypeAlias = Generator[Step, None, Answer | Forward | None]
 
 
-class Visit:
+class Visit(Writes):
     """One request on its way through."""
 
     __slots__ = ("behind", "carried", "head", "is_write", "lost", "middleware")
 
     def __init__(self, head: Head, middleware: Middleware) -> None:
+        super().__init__()
         self.head = head
         self.middleware = middleware
         self.is_write = False
@@ -83,10 +88,6 @@ class Visit:
         #: The one that a failover lost, and the one that is not reached yet.
         self.lost: str | None = None
         self.behind: str | None = None
-
-
-#: The request that this thread or task is about, while the application has it.
-CURRENT: ContextVar[Visit | None] = ContextVar("replicator_visit", default=None)
 
 
 class Middleware:
@@ -252,9 +253,11 @@ class Middleware:
         redirects = self.options.writes != "forward" and not visit.head.is_forwarded
         try:
             redirect = redirect_of(error, self.node, visit.head) if redirects else None
-        except WrongProcess:
+        except (WrongProcess, Refusal):  # there is no URL to go to
             redirect = None
         failure = redirect or failure_of(error, self.options.answers, request=str(visit.head))
+        if failure is not None and visit.writes and isinstance(error, ReplicatorError) and failure.status in NOT_BEGUN:
+            failure = half_done(error)
         return self.render(failure) if failure is not None else None
 
     def render(self, failure: Failure) -> Answer:
@@ -275,4 +278,4 @@ def answer(error: Exception) -> tuple[bytes, int, list[tuple[str, str]]]:
 def answered(error: Exception) -> Answer | None:
     """What an error comes to in the request that is under way; None: it is not ours, or there is no such request."""
     visit = CURRENT.get()
-    return visit.middleware.answer(error, visit) if visit is not None else None
+    return visit.middleware.answer(error, visit) if isinstance(visit, Visit) else None

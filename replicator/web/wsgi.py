@@ -22,9 +22,9 @@ from types import TracebackType
 from typing import Any, Protocol, TypeAlias, Unpack, cast
 
 from .cookie import Cookie
-from .failures import Answer
+from .failures import Answer, Refusal
 from .forward import CHUNK_BYTES, Forwarder, onward
-from .head import Head
+from .head import Head, raw_below
 from .life import Life, LivingNode
 from .middleware import CURRENT, Forward, Middleware, Pause, Step, Visit, answer
 from .options import Keywords, Options
@@ -109,7 +109,15 @@ class Replicated:
         self, body: Iterable[bytes], stamping: _Stamping, visit: Visit, start_response: StartResponse
     ) -> Iterator[bytes]:
         try:
-            yield from body
+            pieces = iter(body)
+            current = CURRENT.set(visit)
+            try:
+                first = next(pieces, None)
+            finally:
+                CURRENT.reset(current)
+            if first is not None:
+                yield first
+                yield from pieces
         except Exception as error:
             found = None if stamping.has_begun else self._middleware.answer(error, visit)
             if found is None:
@@ -168,6 +176,8 @@ class Replicated:
         assert self._forwarder is not None
         client, scheme = environ.get("REMOTE_ADDR") or None, environ.get("wsgi.url_scheme", "http")
         head = onward(_headers_of(environ), by=self._node.name, client=client, scheme=scheme)
+        if not _has_known_end(environ):
+            raise Refusal(411, "length_required", "this server does not tell where a body ends: send Content-Length")
         status, reason, headers, body = self._forwarder.forward(url, visit.head.method, head, sent)
         start_response(f"{status} {reason or _reason(status)}", _as_text(headers))
         return body
@@ -192,9 +202,11 @@ class _Stamping:
 
 def _head_of(environ: Environ) -> Head:
     raw: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
-    path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
+    path, root = (environ.get(name, "").encode("latin-1") for name in ("PATH_INFO", "SCRIPT_NAME"))
     # As the client sent it, where the server tells. A proxy's absolute form is of no use here.
     raw_path = raw.partition("?")[0].encode("latin-1") if raw.startswith("/") else b""
+    if root:
+        raw_path = raw_below(root.decode("utf-8", "replace"), raw_path)
     return Head(
         environ["REQUEST_METHOD"],
         path.decode("utf-8", "replace"),
@@ -228,6 +240,12 @@ def _body_of(environ: Environ) -> Iterator[bytes]:
             return
         left -= len(chunk)
         yield chunk
+
+
+def _has_known_end(environ: Environ) -> bool:
+    """Not if it comes in chunks that the server does not put together: nobody can tell then how much is to be read."""
+    is_chunked = "HTTP_TRANSFER_ENCODING" in environ and not environ.get("CONTENT_LENGTH")
+    return not is_chunked or bool(environ.get("wsgi.input_terminated"))
 
 
 def _as_text(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -59,6 +59,13 @@ class FakeNode:
     def stop(self) -> None:
         self.life.append("stop")
 
+    async def __aenter__(self) -> FakeNode:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+
     def wait(self, *, position: str, timeout_s: float) -> None:
         if self.life[-1:] == ["stop"]:
             raise NotRunning(self.name, stopped=True)

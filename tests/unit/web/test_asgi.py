@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -18,9 +19,10 @@ from quart import Quart
 from starlette.applications import Starlette
 
 from replicator import ConfigError, DirectoryInUse, Node
-from replicator.errors import ChangeRejected, CheckpointError, ReplicatorError
+from replicator.errors import ChangeRejected, CheckpointError, NotRunning, ReplicatorError
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.asgi import Replicated, answer
+from replicator.web.thread_pools import Pool
 from tests.support.kv import KV, PATIENCE_S, eventually
 from tests.support.sites import FakeNode, standby
 
@@ -103,17 +105,30 @@ def test_a_node_that_is_not_to_be_started_is_not() -> None:
     assert node.life == ["app starts", "app stops"]
 
 
-def test_it_starts_and_stops_on_a_thread_and_the_event_loop_goes_on() -> None:
-    class Slow(FakeNode):
-        def start(self) -> None:
-            turned.clear()
-            assert turned.wait(PATIENCE_S), "the event loop stands still"
-            super().start()
+def real_node(data_dir: Path, log: MemoryLog | None = None, **more: Any) -> Node:
+    log = log or MemoryLog(MemoryRedis(), "g")
+    return Node(KV(), group="g", name="a", log=log, data_dir=data_dir, http="http://a:7001", **more)
 
-        def stop(self) -> None:
+
+def around(node: Node) -> Starlette:
+    app = Starlette()
+    app.add_middleware(Replicated, node=node)
+    return app
+
+
+def test_it_starts_and_stops_on_a_thread_and_the_event_loop_goes_on(tmp_path: Path) -> None:
+    class Slow(MemoryLog):
+        def look(self) -> Any:
+            self._waits()
+            return super().look()
+
+        def close(self) -> None:
+            self._waits()
+            super().close()
+
+        def _waits(self) -> None:
             turned.clear()
             assert turned.wait(PATIENCE_S), "the event loop stands still"
-            super().stop()
 
     turned = threading.Event()
 
@@ -125,11 +140,75 @@ def test_it_starts_and_stops_on_a_thread_and_the_event_loop_goes_on() -> None:
 
         turning = asyncio.create_task(turns())
         try:
-            return await Server(starlette_app(Slow())).played()
+            return await Server(around(real_node(tmp_path, Slow(MemoryRedis(), "g")))).played()
         finally:
             turning.cancel()
 
     assert asyncio.run(played()) == COMPLETE
+
+
+def test_an_event_loop_that_is_blocked_keeps_no_lease(tmp_path: Path) -> None:
+    node = real_node(tmp_path, lease_s=1.0, beat_every_s=0.1, watchdog_s=0.5, auto_promote=True)
+
+    async def main() -> None:
+        server = Server(around(node))
+        await server.begins()
+        await asyncio.to_thread(node.promote, timeout_s=PATIENCE_S)
+        # a synchronous driver
+        eventually(lambda: "event loop" in node.problem, "the node says so")
+        await server.ends()
+
+    asyncio.run(main())
+
+
+def test_a_startup_that_is_cancelled_leaves_no_node_behind(tmp_path: Path) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(MemoryLog):
+        def look(self) -> Any:
+            entered.set()
+            go_on.wait(PATIENCE_S)
+            return super().look()
+
+    node = real_node(tmp_path, Slow(MemoryRedis(), "g"))
+
+    async def main() -> None:
+        server = Server(around(node))
+        begins = asyncio.create_task(server.begins())
+        while not entered.is_set():
+            await asyncio.sleep(0.01)
+        server._task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await server._task
+        begins.cancel()
+
+    asyncio.run(main())
+    with pytest.raises(NotRunning, match="was stopped"):
+        node.start()
+
+
+def test_a_second_startup_does_not_serve_a_node_that_was_stopped(tmp_path: Path) -> None:
+    app = around(real_node(tmp_path))
+    assert asyncio.run(Server(app).played()) == COMPLETE
+    begun = asyncio.run(Server(app).begins())
+    assert begun["type"] == "lifespan.startup.failed"
+    assert "no node starts twice: make another one" in begun["message"]
+
+
+def test_a_server_that_is_gone_at_the_startup_leaves_no_node_behind() -> None:
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        raise ConnectionError
+
+    for app in (knows_no_lifespan, ignores_lifespan):
+        node = FakeNode()
+        with pytest.raises(ConnectionError):
+            asyncio.run(Replicated(app, node=node)({"type": "lifespan"}, receive, send))  # type: ignore[arg-type]
+        assert node.life == ["start", "stop"]
 
 
 def test_a_node_that_does_not_start_fails_the_startup_with_its_words() -> None:
@@ -308,3 +387,74 @@ def test_a_lifespan_that_is_cancelled_stops_the_node() -> None:
     node = FakeNode()
     asyncio.run(played())
     eventually(lambda: node.life == ["start", "stop"])
+
+
+# --- Below a path -----------------------------------------------------------------------------------------------------
+
+
+async def answered(app: Any, method: str, path: str, **more: Any) -> tuple[int, dict[bytes, bytes]]:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    sent: list[Any] = []
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b""}
+    await app({**scope, "headers": [], **more}, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"])
+
+
+@pytest.mark.parametrize("path", ["/api/ready", "/ready"])
+def test_health_is_served_below_a_root_path(path: str) -> None:
+    app = Replicated(knows_no_lifespan, node=FakeNode(), start=False)
+    status, headers = asyncio.run(answered(app, "GET", path, root_path="/api"))
+    assert (status, headers[b"content-type"]) == (200, b"application/json")
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "raw_path", "location"),
+    [
+        ("/api", "/api/flags/a b", b"/api/flags/a%20b", b"/flags/a%20b"),
+        ("/api/", "/api/flags", b"", b"/flags"),
+        ("/a b", "/a b/x", b"/a%20b/x", b"/x"),
+        ("/api", "/apiary", b"/apiary", b"/apiary"),
+        ("/api", "/flags", b"/flags", b"/flags"),
+        ("/api", "/api", b"/api", b""),
+    ],
+)
+def test_a_write_goes_to_the_path_within_the_application(
+    root: str, path: str, raw_path: bytes, location: bytes
+) -> None:
+    asked: list[str] = []
+    app = Replicated(
+        knows_no_lifespan, node=standby(), start=False, is_write=lambda method, path: asked.append(path) or True
+    )
+    _, headers = asyncio.run(answered(app, "PUT", path, raw_path=raw_path, root_path=root))
+    assert headers[b"location"] == b"http://b:7002" + location
+    assert asked == [unquote(location.decode())]
+
+
+# --- Waits ------------------------------------------------------------------------------------------------------------
+
+
+def test_positions_that_never_come_keep_no_write_from_waiting_for_a_primary() -> None:
+    go_on = threading.Event()
+    node = standby(None, meanwhile=lambda: go_on.wait(PATIENCE_S))
+    waits = Pool("requests that wait for a position", places=2, threads=2)
+    app = Replicated(ignores_lifespan, node=node, start=False, primary_within_s=PATIENCE_S, waits=waits)
+
+    async def main() -> int:
+        cookie = {"headers": [(b"cookie", b"replicator-position=9-9")]}
+        strangers = [asyncio.create_task(answered(app, "GET", "/", **cookie)) for _ in range(2)]
+        while len(node.waited) < 2:
+            await asyncio.sleep(0.01)
+        write = asyncio.create_task(answered(app, "POST", "/"))
+        await asyncio.sleep(0.1)
+        node.primary_http = "http://b:7002"  # the failover is over
+        status, _ = await write
+        go_on.set()
+        await asyncio.gather(*strangers, return_exceptions=True)
+        return status
+
+    assert asyncio.run(main()) == 307

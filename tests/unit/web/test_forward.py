@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import io
 import socket
 import sys
 import threading
@@ -18,6 +20,7 @@ from starlette.routing import Route
 
 from replicator import ConfigError
 from replicator.errors import NotPrimary
+from replicator.web import asgi, forward
 from replicator.web.forward import onward, returned
 from replicator.web.server import WebServer
 from replicator.web.wsgi import Replicated
@@ -98,6 +101,30 @@ def test_a_read_that_would_come_too_early_is_forwarded(sites: Sites, primary: Pr
     site = sites.of(standby(primary.server.url), writes="forward")
     assert site.ask("GET", "/", headers={"Cookie": "replicator-position=5-2000"}).text == "of the primary"
     assert primary.asked[0][0] == "GET"
+
+
+def exchanged(port: int, request: bytes) -> bytes:
+    """What a server answers to these very bytes, until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+async def never(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("the application is not asked")
+
+
+@pytest.mark.parametrize("writes", ["forward", "redirect"])
+def test_nothing_goes_to_a_host_that_a_client_names(primary: Primary, writes: str) -> None:
+    # given a primary to which a name and a password would go, were they before an @
+    edge = asgi.Replicated(never, node=standby("http://10.9.9.9:7002"), writes=writes, start=False)
+    target = f"@127.0.0.1:{primary.server.port}/latest/meta-data"
+    request = f"PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with WebServer(edge) as server:
+        answer = exchanged(server.port, request.encode())
+    # then
+    assert (primary.asked, answer.partition(b"\r\n")[0]) == ([], b"HTTP/1.1 400 Bad Request")
+    assert b"location" not in answer.lower()
 
 
 def test_large_bodies_go_through(sites: Sites, primary: Primary) -> None:
@@ -220,6 +247,23 @@ def test_headers_of_one_connection_stay_behind() -> None:
     ]
 
 
+def test_connection_names_no_header_of_the_message() -> None:
+    given = [(b"connection", b"Content-Length, host, x-forwarded-proto"), (b"content-length", b"4"), (b"host", b"site")]
+    sent = onward([*given, (b"x-forwarded-proto", b"liar")], by="n", client=None, scheme="https")
+    assert sent.has_body
+    assert sent.headers[:3] == [(b"content-length", b"4"), (b"host", b"site"), (b"x-forwarded-proto", b"https")]
+
+
+def test_cookies_in_several_headers_are_sent_on_in_one() -> None:
+    sent = onward([(b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2")], by="n", client=None, scheme="http")
+    assert [value for name, value in sent.headers if name == b"cookie"] == [b"a=1; b=2"]
+
+
+def test_an_answer_has_the_date_and_the_server_that_the_next_server_gives_it() -> None:
+    given = [(b"Date", b"today"), (b"Server", b"b"), (b"Last-Modified", b"then")]
+    assert returned(given) == [(b"last-modified", b"then")]
+
+
 def test_a_client_cannot_say_that_another_node_sent_its_request() -> None:
     sent = onward([(b"replicator-forwarded", b"liar")], by="n", client="1.2.3.4", scheme="http")
     assert [value for name, value in sent.headers if name == b"replicator-forwarded"] == [b"n"]
@@ -240,6 +284,44 @@ def test_a_body_is_what_the_headers_say(headers: list[Any], has_body: bool, keep
     sent = onward(headers, by="n", client=None, scheme="http")
     assert (sent.has_body, any(name == b"content-length" for name, _ in sent.headers)) == (has_body, keeps_length)
     assert not any(name == b"transfer-encoding" for name, _ in sent.headers)
+
+
+@pytest.mark.parametrize("parts", [[b"order=4711"], [b"order", b"=4711"], [b"", b"order=4711"], [b""]])
+def test_a_body_of_which_no_header_tells_is_forwarded_over_asgi(primary: Primary, parts: list[bytes]) -> None:
+    """HTTP/2 has neither of the two headers."""
+    left = list(parts)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    async def send(message: Any) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
+
+    statuses: list[int] = []
+    app = asgi.Replicated(never, node=standby(primary.server.url), writes="forward", start=False)
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"host", b"site")]}
+    asyncio.run(app(scope, receive, send))
+    assert (statuses, primary.asked[0][3], left) == ([201], b"".join(parts), [])
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+@pytest.mark.parametrize("is_terminated", [True, False])
+def test_a_body_of_which_no_header_tells_is_forwarded_over_wsgi(
+    primary: Primary, is_chunked: bool, is_terminated: bool
+) -> None:
+    statuses: list[str] = []
+    environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/", "HTTP_HOST": "x", "wsgi.input": io.BytesIO(b"order=4711")}
+    environ |= {"HTTP_TRANSFER_ENCODING": "chunked"} if is_chunked else {}
+    environ |= {"wsgi.input_terminated": True} if is_terminated else {}
+    app = Replicated(raising(ZeroDivisionError()), node=standby(primary.server.url), start=False, writes="forward")
+    list(app(environ, lambda status, *_: statuses.append(status)))  # type: ignore[arg-type, return-value]
+    if is_terminated:
+        assert (statuses, primary.asked[0][3]) == (["201 Created"], b"order=4711")
+    elif is_chunked:  # there is a body, and the server does not say how to read it
+        assert (statuses, primary.asked) == (["411 Length Required"], [])
+    else:
+        assert (statuses, primary.asked[0][3]) == (["201 Created"], b"")
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_gets_no_answer(primary: Primary) -> None:
@@ -277,3 +359,49 @@ def test_an_answer_that_breaks_off_is_broken_off(sites: Sites) -> None:
     with pytest.raises(httpx.HTTPError):
         site.ask("POST", "/")
     listener.close()
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_body_that_stops_coming_gives_its_way_to_the_primary_back(
+    primary: Primary, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    """A single way, and a client that sends a byte and nothing more."""
+    monkeypatch.setattr(forward, "CONNECTIONS_MAX", 1)
+
+    async def one(app: Any, parts: list[Any], headers: list[Any]) -> int:
+        async def receive() -> Any:
+            return parts.pop(0) if parts else await asyncio.sleep(3600)
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status"))
+
+        statuses: list[Any] = []
+        scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
+        await app(scope, receive, send)
+        return int(statuses[0])
+
+    async def play() -> list[int]:
+        options: dict[str, Any] = {"writes": "forward", "start": False}
+        impatient = asgi.Replicated(never, node=standby(primary.server.url), forward_timeout_s=0.5, **options)
+        headers = [(b"host", b"x"), *([(b"content-length", b"2")] if is_known else [])]
+        slow = [{"type": "http.request", "body": b"a", "more_body": True}]
+        whole = [{"type": "http.request", "body": b"ab", "more_body": False}]
+        first = await one(impatient, slow, headers)
+        impatient._forwarder._timeout_s = PATIENCE_S  # type: ignore[union-attr]
+        return [first, await one(impatient, whole, headers)]
+
+    assert asyncio.run(play()) == [408, 201]
+
+
+def test_a_body_that_nobody_wants_and_that_stops_coming_is_answered_all_the_same() -> None:
+    async def receive() -> Any:
+        return await asyncio.sleep(3600)
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    statuses: list[Any] = []
+    app = asgi.Replicated(never, node=standby(), start=False, forward_timeout_s=0.1)
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": []}
+    asyncio.run(app(scope, receive, send))
+    assert statuses[0] == 307

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,11 +24,13 @@ from replicator.errors import (
     Stalled,
 )
 from replicator.node.health import Unready
+from replicator.runtime.request_writes import NOTED
+from replicator.web import asgi, wsgi
 from replicator.web.cookie import Cookie
 from replicator.web.failures import ANSWERS, plain
 from tests.support.forking import in_child
-from tests.support.kv import KV, Group
-from tests.support.sites import SITES, FakeNode, Site, Sites, raising, sites_of, standby
+from tests.support.kv import KV, PATIENCE_S, Group
+from tests.support.sites import SITES, FakeNode, Site, Sites, WsgiSite, raising, sites_of, standby
 
 COOKIE = "replicator-position"
 
@@ -314,6 +317,83 @@ def test_a_primary_that_is_deposed_in_the_middle_of_a_write_redirects(sites: Sit
     answer = sites.of(node, deposed).ask("POST", "/x?y")
     problem_of(answer, 307, "not_primary")
     assert answer.headers["location"] == "http://b:7002/x?y"
+
+
+@pytest.mark.parametrize("writes", ["redirect", "forward", "local"])
+@pytest.mark.parametrize("error", [NotPrimary(node="a"), LeaseLost(node="a"), LogUnavailable(url="r", problem="away")])
+def test_a_request_that_has_written_is_not_to_be_made_again(sites: Sites, writes: str, error: Exception) -> None:
+    # given a handler with two changes; the term ends between them
+    node = FakeNode()
+
+    def transfers(*_: Any) -> tuple[int, bytes]:
+        with NOTED:
+            node.moves_to(5, 1043)
+        node.role, node.leads, node.primary_http = "standby", False, "http://b:7002"
+        with NOTED:
+            raise error
+
+    # then
+    answer = sites.of(node, transfers, writes=writes).ask("POST", "/transfer")
+    assert "had written something before" in problem_of(answer, 504, "outcome_unknown")["detail"]
+    assert "location" not in answer.headers
+
+
+def test_an_error_of_the_application_is_not_changed_by_what_it_has_written(sites: Sites) -> None:
+    class PaymentsAreDown(Exception):
+        pass
+
+    def handler(*_: Any) -> tuple[int, bytes]:
+        with NOTED:
+            pass
+        raise PaymentsAreDown("try later")
+
+    answers = {**ANSWERS, PaymentsAreDown: (503, "payments_are_down")}
+    problem_of(sites.of(FakeNode(), handler, answers=answers).ask("POST", "/"), 503, "payments_are_down")
+
+
+def test_a_term_that_ends_between_two_changes_of_a_request(sites: Sites, tmp_path: Any) -> None:
+    group = Group(tmp_path)
+    a, b = group.primary("a"), group.node("b")
+    b.announce("http://b:7002")
+
+    def transfers(*_: Any) -> tuple[int, bytes]:
+        a.submit({"set": ["from", 1]})
+        b.promote(timeout_s=PATIENCE_S)
+        a.wait(role="standby", timeout_s=PATIENCE_S)
+        a.submit({"set": ["to", 1]})
+        return 200, b""
+
+    problem_of(sites.of(a, transfers).ask("POST", "/transfer"), 504, "outcome_unknown")
+    # and one that writes nothing before is redirected
+    assert sites.of(a, lambda *_: a.submit({"set": ["x", 1]})).ask("POST", "/").status_code == 307
+    for node in group.nodes:
+        node.stop()
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_a_target_that_cannot_be_sent_on_is_not_when_the_application_loses_the_primary(kind: type[Site]) -> None:
+    seen: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        raise NotPrimary(node="a")
+
+    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+        raise NotPrimary(node="a")
+
+    async def send(message: Any) -> None:
+        seen.append(message.get("status"))
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    if kind is WsgiSite:
+        environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "@evil/", "wsgi.input": None}
+        site = wsgi.Replicated(app, node=standby(), start=False, writes="local")
+        list(site(environ, lambda status, *_: seen.append(int(status[:3]))))  # type: ignore[arg-type, return-value]
+    else:
+        scope = {"type": "http", "method": "POST", "path": "@evil/", "query_string": b"", "headers": []}
+        asyncio.run(asgi.Replicated(asgi_app, node=standby(), start=False, writes="local")(scope, receive, send))
+    assert seen[0] == 503
 
 
 def test_an_application_adds_errors_of_its_own_and_says_how_they_are_written(sites: Sites) -> None:

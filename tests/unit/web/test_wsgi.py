@@ -14,6 +14,7 @@ from flask import Flask
 
 from replicator import ConfigError, DirectoryInUse, Node
 from replicator.errors import ChangeRejected, NotPrimary, ReplicatorError
+from replicator.runtime.request_writes import CURRENT, NOTED
 from replicator.testing import MemoryLog, MemoryRedis
 from replicator.web.wsgi import Replicated, answer
 from tests.support.forking import in_child
@@ -65,6 +66,13 @@ def test_a_second_node_on_the_directory_of_the_first_is_refused(tmp_path: Path) 
     with pytest.raises(ConfigError, match="a node is one process"):
         app()
     first.close()
+
+
+def test_a_node_that_was_stopped_is_not_served(tmp_path: Path) -> None:
+    node = Node(KV(), group="g", name="a", log=MemoryLog(MemoryRedis()), data_dir=tmp_path, http="http://a")
+    Replicated(hello, node=node).close()
+    with pytest.raises(ConfigError, match="node: a was stopped, and no node starts twice"):
+        Replicated(hello, node=node)
 
 
 def test_a_child_that_puts_the_application_together_around_the_node_of_its_parent_is_refused(tmp_path: Path) -> None:
@@ -166,6 +174,18 @@ def test_an_application_that_is_a_generator_is_stamped_and_its_errors_are_answer
     assert closed == ["/", "/fails"]
 
 
+def test_a_generator_that_has_written_is_not_to_be_made_again() -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        with NOTED:
+            node.role, node.leads, node.primary_http = "standby", False, "http://b:7002"
+        raise NotPrimary(node="a")
+        yield b""
+
+    node = FakeNode()
+    assert asked(Replicated(app, node=node, start=False), "POST", "/").json()["error"] == "outcome_unknown"
+    assert CURRENT.get() is None
+
+
 def test_the_body_of_a_write_that_is_sent_elsewhere_is_read_to_its_end() -> None:
     class Body:
         def __init__(self) -> None:
@@ -188,8 +208,12 @@ def test_the_body_of_a_write_that_is_sent_elsewhere_is_read_to_its_end() -> None
     [
         ({"RAW_URI": "/a%2Fb?x=%20"}, "/a%2Fb?x=%20"),
         ({"REQUEST_URI": "/a%2Fb?x=%20"}, "/a%2Fb?x=%20"),
-        ({"RAW_URI": "http://elsewhere/a"}, "/app/a%20b/%C3%A9?x=%20"),
-        ({}, "/app/a%20b/%C3%A9?x=%20"),
+        # the path of the application itself is in the http= of the primary, if it is anywhere
+        ({"REQUEST_URI": "/app/a%2Fb?x=%20"}, "/a%2Fb?x=%20"),
+        ({"REQUEST_URI": "/apple"}, "/apple?x=%20"),
+        ({"SCRIPT_NAME": "/a b", "REQUEST_URI": "/a%20b/c"}, "/c?x=%20"),
+        ({"RAW_URI": "http://elsewhere/a"}, "/a%20b/%C3%A9?x=%20"),
+        ({}, "/a%20b/%C3%A9?x=%20"),
     ],
 )
 def test_the_path_stays_what_it_was_where_the_server_tells(environ: dict[str, str], location: str) -> None:
