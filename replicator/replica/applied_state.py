@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import ApplyFailed, ChangeRejected, ReplicatorError, Stalled, StateError, UpgradeNeeded
 from ..format.acts import decode_act
 from ..format.codec import decode_changes
-from ..format.ids import RecordId
+from ..format.ids import ORIGIN, RecordId
 from ..format.keyed import change_in
 from ..format.records import ACT, ChangeRecord, Record
 from ..protocol.fold import View
@@ -172,8 +172,11 @@ class AppliedState:
             return raising(error)
 
     def checked(self, version: int, view: View) -> int:
-        """The version that a checkpoint begins at, which has to be one that this node reads (`UpgradeNeeded`)."""
-        if version not in self.reads:
+        """The version that a checkpoint begins at, which has to be one that this node reads (`UpgradeNeeded`).
+
+        One of a node that has nothing yet begins at none.
+        """
+        if version not in self.reads and view.position != ORIGIN:
             raise self.unreadable(view.position.id, version)
         return version
 
