@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,8 +31,9 @@ __all__ = ["AppliedState", "Marker", "changes_of", "may_be_rejection", "raising"
 
 logger = logging.getLogger(__name__)
 
-#: What befalls this node, and not every node at this change: that is no outcome which all nodes share.
-_OF_THIS_NODE = (MemoryError, RecursionError, OSError, StateError)
+#: What befalls this node, and not every node at this change: that is no outcome which all nodes share. What programs
+#: raise in such a case besides (the errors of a driver, for example) nobody can list.
+_OF_THIS_NODE = (MemoryError, RecursionError, OSError, StateError, ImportError, sqlite3.OperationalError)
 
 
 def may_be_rejection(error: BaseException) -> bool:
@@ -160,14 +162,14 @@ class AppliedState:
         self.replaced += 1
 
     @property
-    def drawing(self) -> Application:
-        """The application, for a snapshot of the state as it is now."""
+    def as_now(self) -> Application:
+        """The application at the version of the state as it is now, for a snapshot of it or a check against it."""
         return self.application.at(self.version)
 
     def drawn(self) -> Iterable[Any]:
         """The state as it is now. What is wrong with it is for whoever draws the pieces: no record is to blame."""
         try:
-            return self.drawing.snapshot()
+            return self.as_now.snapshot()
         except ReplicatorError as error:
             return raising(error)
 

@@ -176,7 +176,7 @@ class ChangeUpdater:
         return True
 
     def pieces(self) -> Iterable[Any]:
-        return self._applied.drawing.snapshot()
+        return self._applied.as_now.snapshot()
 
     def follow(self) -> None:
         """The state has nothing besides what the group has."""

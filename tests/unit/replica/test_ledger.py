@@ -160,7 +160,7 @@ class TestOnce:
         with pytest.raises(kind):
             ledger.once(keyed("k"), AT, 0, rejects)
         for again in (ledger, read_again(ledger)):
-            with pytest.raises(ChangeRejected, match="^pen: 0 left$") as raised:
+            with pytest.raises(ChangeRejected, match=r"^pen: 0 left$") as raised:
                 again.once(keyed("k"), AT, 1, never)
             assert raised.value.fields == {"left": 0}
             assert isinstance(raised.value, kind) == (kind is MadeOfTwo)
