@@ -44,11 +44,12 @@ class ChangeCheck:
         A repeat is not asked about: it changes nothing, and what came of it the first time is its answer.
         """
         found: dict[int, ChangeRejected | CheckFailed] = {}
+        application = self._applied.as_now
         for index in call:
             change = waiting.changes[index]
             if self._applied.ledger.knows(change):
                 continue
-            said = self._applied.application.check(change_in(change))
+            said = application.check(change_in(change))
             if isinstance(said, CheckFailed):
                 return dict.fromkeys(call, said)
             if said is not None:

@@ -50,7 +50,7 @@ class Digester:
         digest = NO_DIGEST
         try:
             with HeldCollector(freezes=False) as collector:
-                digest = digest_of_pieces(Turns().over(collector.drawing(pieces)), ledger=ledger.to_bytes())
+                digest = digest_of_pieces(Turns().over(collector.drawing(pieces)), ledger=ledger.compared())
             self._problems.solved(SNAPSHOT)
             self._log_once.over("digest")
         except StateError as error:

@@ -150,7 +150,7 @@ class Publisher:
     def _check(self, whole: _Encoded) -> None:
         # As the others will have them: JSON has lists where a program may have given tuples.
         decoder = SnapshotDecoder(whole.codec, whole.digest, id_="new", most=self._replica.snapshot_bytes_max)
-        self._replica.applied.application.check_pieces(decoder.pieces(whole.bodies))
+        self._replica.applied.as_now.check_pieces(decoder.pieces(whole.bodies))
 
     def _replace(
         self,
@@ -205,7 +205,7 @@ class Publisher:
 
     def _snapshot_of_now(self, until: float) -> Iterable[Any]:
         with self._writer.held(self._replica.applied.lock, until):
-            return self._replica.applied.drawing.snapshot()
+            return self._replica.applied.as_now.snapshot()
 
     def _send_patch(self, bodies: list[bytes], term: int, *, wants_acks: int, until: float) -> Published:
         for body in bodies:

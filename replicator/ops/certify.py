@@ -393,7 +393,7 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
                 with contextlib.suppress(ChangeRejected):
                     ledger.applied(change, record.id, index, apply, typed)
             version = record.version or version
-        return digest_of_pieces(at_version(state.snapshot, version)(), ledger=ledger.image().to_bytes())
+        return digest_of_pieces(at_version(state.snapshot, version)(), ledger=ledger.image().compared())
     except CheckpointError:
         raise
     except Exception as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..format.ids import ORIGIN, TERM_LEAP, ZERO_ID, RecordId, Writer, era_of, is_beyond
-from . import missing_nodes
+from . import missing_nodes, versions
 from .fold import View, holds
 from .group import Code, GroupView, Head, Reply
 from .heartbeat import Heartbeat
@@ -449,6 +449,10 @@ def _refusal(target: str, look: GroupView) -> Refusal | None:
         return None
     if candidate.app and look.head.app not in ("", candidate.app):
         return Refusal(f"the log is of `{look.head.app}`, and it is of `{candidate.app}`", better)
+    if (current := versions.too_old_for(candidate, look)) is not None:
+        reads = versions.in_words(candidate.reads_min, candidate.reads_max)
+        problem = f"the group is at version {current}, and its code reads {reads}: start it with code that reads both"
+        return Refusal(problem, better)
     ahead = most_advanced(heartbeat for heartbeat in live if not heartbeat.stalled)
     if _lacks_what_the_log_lost(candidate.changed, look.head, ahead):
         assert ahead is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import PromotionRefused
 from ..format.ids import Writer
-from . import election
+from . import election, versions
 from .fold import View
 from .group import Claim, GroupView
 from .heartbeat import Heartbeat
@@ -15,10 +15,12 @@ __all__ = ["check", "next_claim"]
 def check(node: str, look: GroupView, *, force: bool = False) -> None:
     """Raises `PromotionRefused` if another node should lead (see `election.refusal`).
 
-    `force` goes past it, but not past a node that has never reported.
+    `force` goes past it, but not past a node that has never reported, or that reads no version as old as the group's.
     """
     refusal = election.refusal(node, look)
-    if refusal is not None and (not force or node not in look.heartbeats):
+    heartbeat = look.heartbeats.get(node)
+    forced = force and heartbeat is not None and versions.too_old_for(heartbeat, look) is None
+    if refusal is not None and not forced:
         raise PromotionRefused(node, refusal.reason, better=refusal.better)
 
 

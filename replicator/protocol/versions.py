@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..format.ids import ORIGIN
+from .fold import Verdict, View
 from .group import GroupView
 from .heartbeat import Heartbeat
 
@@ -17,9 +18,11 @@ __all__ = [
     "FINALIZE",
     "REPORTED_WITHIN_MS",
     "begins_at",
+    "in_an_older_one",
     "in_words",
     "next_version",
     "reporting",
+    "too_old_for",
     "unreading",
     "version_of",
     "why_not",
@@ -71,6 +74,37 @@ def next_version(current: int, heartbeats: Iterable[Heartbeat]) -> int:
 def begins_at(heartbeat: Heartbeat) -> int:
     """The version of a log that this node founds: that of what it has, or if it has nothing, that of its code."""
     return heartbeat.version if heartbeat.position == ORIGIN else heartbeat.group_version
+
+
+def in_an_older_one(verdict: Verdict, before: View, after: View) -> tuple[Verdict, View]:
+    """What a record comes to for a node that follows it, and reads no version as old as that of `after`.
+
+    It passes the record by, and waits for a snapshot of a version that it reads: nothing of an older one is in its
+    state, not even that there was nothing yet. So it is one of those that lack something when a primary is chosen.
+    """
+    if verdict not in _FOLLOWING or not after.in_sync:
+        return verdict, after
+    place = before._replace(cursor=after.cursor, in_sync=False)
+    told = place._replace(log_id=after.log_id, term=after.term, holder=after.holder, snapshot=after.snapshot)
+    return _PASSED_BY.get(verdict, verdict), told
+
+
+#: The verdicts with which a node that does not lead goes on from its position.
+_FOLLOWING = (Verdict.APPLY, Verdict.SKIP, Verdict.FOLLOW, Verdict.STEP_DOWN)
+
+#: What they come to for what is passed by. Terms count all the same.
+_PASSED_BY = {Verdict.APPLY: Verdict.NEED_SNAPSHOT, Verdict.SKIP: Verdict.NEED_SNAPSHOT}
+
+
+def too_old_for(node: Heartbeat, look: GroupView) -> int | None:
+    """The version of the group, if this node reads none as old as that, and so cannot lead it; None: it may.
+
+    One that has a state of a version that it reads may, by force, take the group to that.
+    """
+    if look.head is None:
+        return None
+    current = node.group_version if node.position != ORIGIN else version_of(look)
+    return current if current is not None and current < node.reads_min else None
 
 
 def in_words(first: int, last: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from ..errors import ApplyFailed, ChangeRejected, ReplicatorError, Stalled, StateError, UpgradeNeeded
 from ..format.acts import decode_act
 from ..format.codec import decode_changes
-from ..format.ids import RecordId
+from ..format.ids import ORIGIN, RecordId
 from ..format.keyed import change_in
 from ..format.records import ACT, ChangeRecord, Record
 from ..protocol.fold import View
@@ -30,8 +31,9 @@ __all__ = ["AppliedState", "Marker", "changes_of", "may_be_rejection", "raising"
 
 logger = logging.getLogger(__name__)
 
-#: What befalls this node, and not every node at this change: that is no outcome which all nodes share.
-_OF_THIS_NODE = (MemoryError, RecursionError, OSError, StateError)
+#: What befalls this node, and not every node at this change: that is no outcome which all nodes share. What programs
+#: raise in such a case besides (the errors of a driver, for example) nobody can list.
+_OF_THIS_NODE = (MemoryError, RecursionError, OSError, StateError, ImportError, sqlite3.OperationalError)
 
 
 def may_be_rejection(error: BaseException) -> bool:
@@ -178,20 +180,23 @@ class AppliedState:
         return Stalled(self.stalled)
 
     @property
-    def drawing(self) -> Application:
-        """The application, for a snapshot of the state as it is now."""
+    def as_now(self) -> Application:
+        """The application at the version of the state as it is now, for a snapshot of it or a check against it."""
         return self.application.at(self.version)
 
     def drawn(self) -> Iterable[Any]:
         """The state as it is now. What is wrong with it is for whoever draws the pieces: no record is to blame."""
         try:
-            return self.drawing.snapshot()
+            return self.as_now.snapshot()
         except ReplicatorError as error:
             return raising(error)
 
     def checked(self, version: int, view: View) -> int:
-        """The version that a checkpoint begins at, which has to be one that this node reads (`UpgradeNeeded`)."""
-        if version not in self.reads:
+        """The version that a checkpoint begins at, which has to be one that this node reads (`UpgradeNeeded`).
+
+        One of a node that has nothing yet begins at none.
+        """
+        if version not in self.reads and view.position != ORIGIN:
             raise self.unreadable(view.position.id, version)
         return version
 

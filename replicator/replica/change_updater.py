@@ -55,7 +55,7 @@ class ChangeUpdater:
             self._applied.ledger = self._ledger_of_snapshot()
         for record in self._checkpoint.changes():
             try:
-                if record.version not in (0, *self._applied.reads):
+                if record.version and record.version not in self._applied.reads:
                     raise self._applied.unreadable(record.id, record.version)
                 self._applied.apply(record, changes_of(record), version)
                 version = record.version or version
@@ -176,7 +176,7 @@ class ChangeUpdater:
         return True
 
     def pieces(self) -> Iterable[Any]:
-        return self._applied.drawing.snapshot()
+        return self._applied.as_now.snapshot()
 
     def follow(self) -> None:
         """The state has nothing besides what the group has."""

@@ -24,6 +24,9 @@ An entry is kept as the line of JSON that it is in a snapshot, cut in two: its k
 **Results** are kept if JSON gives back what it was given, in at most RESULT_BYTES_MAX; of a state that has its results
 in JSON and back (`TypedResults`), what it makes of them. Others are not, and whoever repeats such a change is told so
 (`ResultNotKept`).
+
+**What is compared** between nodes is all of it but the words of a rejection: its class and its `field` count. Words are
+for people, and new code may have better ones, or another version of a library that is asked what is wrong.
 """
 
 from __future__ import annotations
@@ -54,6 +57,12 @@ _PLAIN = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | or
 _AT = re.compile(r"\d{1,16}-\d{1,16}")
 _DIGEST = re.compile("[0-9a-f]{32}")
 
+#: The rest of the line of a change that was rejected, up to what became of it.
+_REJECTED = re.compile(rb'"\d+-\d+",\d+,"[0-9a-f]{32}",(?=\{"rejected":)')
+
+#: Instead of what a rejection says, where that cannot be kept.
+_TOO_MUCH = "it was rejected, with more to say than is kept"
+
 #: What belongs to an entry besides its two halves: brackets, a comma, a newline.
 _AROUND = 4
 
@@ -66,10 +75,17 @@ class LedgerImage(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """As a snapshot has it; empty if there is nothing in it."""
+        return self._lines(self.entries)
+
+    def compared(self) -> bytes:
+        """What nodes that are equal have in common; empty if there is nothing in it."""
+        return self._lines(map(_compared, self.entries))
+
+    def _lines(self, entries: Iterable[bytes]) -> bytes:
         if not self.keys:
             return b""
         head = orjson.dumps({"keys": len(self.keys)}) + b"\n"
-        pairs = Turns().over(zip(self.keys, self.entries, strict=True))
+        pairs = Turns().over(zip(self.keys, entries, strict=True))
         return head + b"".join([b"[%b,%b]\n" % pair for pair in pairs])
 
 
@@ -162,10 +178,19 @@ class Ledger:
         return ledger
 
 
+def _compared(entry: bytes) -> bytes:
+    begins = _REJECTED.match(entry)
+    if begins is None:
+        return entry
+    name, _, told = orjson.loads(entry[begins.end() :])["rejected"]
+    return begins[0] + orjson.dumps({"rejected": [name, told.get("field")]})
+
+
 def _read(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     for line in lines:
         match orjson.loads(line):
-            case [str() as key, str() as at, int() as index, str() as digest, dict()] if is_key(key):
+            case [str() as key, str() as at, int() as index, str() as digest, dict() as outcome] if is_key(key):
+                _check_outcome(outcome)
                 if _AT.fullmatch(at) is None or index < 0 or _DIGEST.fullmatch(digest) is None:
                     raise ValueError(f"the entry of {key!r:.80} is none")
                 in_json = orjson.dumps(key)
@@ -175,6 +200,14 @@ def _read(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
                 yield in_json, line[1 + len(in_json) + 1 : -1]
             case _:
                 raise ValueError("one of its entries is none")
+
+
+def _check_outcome(outcome: dict[str, Any]) -> None:
+    match outcome:
+        case {"rejected": [str(), str(), dict()]} | {"result": _} if len(outcome) == 1:
+            return
+    if outcome:
+        raise ValueError(f"what became of a change is none that is known: {outcome!r:.80}")
 
 
 # --- what became of a change ------------------------------------------------------------------------------------------
@@ -200,12 +233,19 @@ def _result(keyed: Keyed, result: Any, typed: TypedResults | None) -> bytes:
 
 
 def _rejection(rejected: ChangeRejected) -> bytes:
-    """What is kept of a rejection: its class, what it says, its fields; of one that is too long, that it was one."""
-    name, message = type(rejected).__name__, str(rejected)
-    for told in ([name, message, vars(rejected)], [name, message, {}]):
-        if (in_json := _kept({"rejected": told})) is not None:
+    """What is kept of a rejection: its class, what it says, what it has; of one that is too long, that it was one."""
+    name, message, field = type(rejected).__name__, _message(rejected), {"field": rejected.__dict__.get("field")}
+    for told in ([message, vars(rejected)], [message, field], [_TOO_MUCH, field]):
+        if (in_json := _kept({"rejected": [name, *told]})) is not None:
             return in_json
-    return orjson.dumps({"rejected": [name, "it was rejected, with more to say than is kept", {}]})
+    return orjson.dumps({"rejected": [name, _TOO_MUCH, {}]})
+
+
+def _message(rejected: ChangeRejected) -> str:
+    try:
+        return str(rejected)
+    except Exception:  # of a class that says it in its own way
+        return _TOO_MUCH
 
 
 def _first_outcome(keyed: Keyed, entry: bytes, typed: TypedResults | None) -> Any:
@@ -226,7 +266,11 @@ def _first_outcome(keyed: Keyed, entry: bytes, typed: TypedResults | None) -> An
 def _rejected_as(name: str, message: str, told: dict[str, Any]) -> ChangeRejected:
     """A rejection like that of the first time: of the same class, if this program has it."""
     kind = next((each for each in _rejections(ChangeRejected) if each.__name__ == name), ChangeRejected)
-    rejected = kind.__new__(kind, message)
+    try:
+        # Not what the class has for this: it may ask for arguments that are not here.
+        rejected: ChangeRejected = Exception.__new__(kind, message)
+    except TypeError:  # it is an exception of another kind as well, which is laid out in its own way
+        rejected = Exception.__new__(ChangeRejected, message)
     rejected.__dict__ |= {"field": None, "fields": {}} | told
     return rejected
 

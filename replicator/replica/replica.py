@@ -36,6 +36,7 @@ from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..protocol.saving import may_be_forgotten
+from ..protocol.versions import in_an_older_one
 from ..runtime.log_once import LogOnce
 from ..state import ReplicatedState, State
 from ..storage.checkpoint import Checkpoint, Step
@@ -157,9 +158,12 @@ class Replica:
                 if not node_state.takes(record):
                     raise CorruptRecord.beyond(record.id, node_state.view.cursor.id)
                 verdict, after = node_state.fold(record)
+                if after.view.version < self.applied.reads[0]:
+                    verdict, view = in_an_older_one(verdict, node_state.view, after.view)
+                    after = after._replace(view=view)
                 step = Step(record, verdict, after.view)
-                if (version := self._meets(step)) > self.applied.reads[-1]:
-                    raise self.applied.unreadable(record.id, version)
+                if not self._reads(step):
+                    raise self.applied.unreadable(record.id, self._meets(step))
                 self._updater.follow_snapshot(after.view.snapshot)
                 self._tell(step, node_state.view)
                 if self.applied.unfit and verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE):
@@ -185,6 +189,13 @@ class Replica:
             raise
         self._carry_out(work, node_state)
         return verdicts
+
+    def _reads(self, step: Step) -> bool:
+        """Whether the application reads what this record leads to. One that it is too new for is followed by a snapshot
+        of a newer version, unless this node itself is to lead: then there is none to wait for.
+        """
+        first, last, version = self.applied.reads[0], self.applied.reads[-1], self._meets(step)
+        return version <= last and (version >= first or step.verdict not in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE))
 
     def _meets(self, step: Step) -> int:
         """The version that this node has to read to go by this record: that of its state, or of one that may follow."""

@@ -51,7 +51,8 @@ def said(error: BaseException) -> str:
 class Application:
     """A state behind its callbacks. While one runs, its thread is `inside`.
 
-    `version`: the one that the group is at where a snapshot is drawn, or was where the one was drawn that is restored.
+    `version`: the one that the group is at where a snapshot is drawn or a change checked, or was where the pieces were
+    drawn that are restored.
     """
 
     def __init__(self, state: ReplicatedState, inside: Inside, version: int = 1) -> None:
@@ -59,10 +60,11 @@ class Application:
         self._inside = inside
         self._version = version
         #: The state's own `check`; None: it has none, and every change is written.
-        self._check: Callable[[Any], Any] | None = getattr(state, "check", None)
+        check: Callable[[Any], Any] | None = getattr(state, "check", None)
+        self._check = None if check is None else at_version(check, version)
 
     def at(self, version: int) -> Application:
-        """The same, for snapshots of that version."""
+        """The same, for snapshots and changes of that version."""
         return Application(self._state, self._inside, version)
 
     @property
@@ -110,7 +112,7 @@ class Application:
         """Raises what the state says of these pieces, if it says anything."""
         if isinstance(self._state, CheckedState):
             with self._inside.of("check_pieces()"):
-                self._state.check_pieces(pieces)
+                at_version(self._state.check_pieces, self._version)(pieces)
 
     def survived(self) -> bool:
         with self._inside.of("survived()"):

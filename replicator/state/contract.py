@@ -28,7 +28,7 @@ _ARGUMENTS = {
 _NEEDED = ("snapshot", "restore")
 
 #: Those that are given the version of the group, if they have a parameter of that name.
-_VERSIONED = ("snapshot", "restore", "apply")
+_VERSIONED = ("snapshot", "restore", "apply", "check", "check_pieces")
 
 #: A name as alike as this to the one that is missing is that one misspelt: `aply`, `Apply`, `restor`; not `supply`.
 _ALIKE = 0.8
@@ -85,9 +85,9 @@ def _problem_of(found: Any, method: str, arguments: int) -> str:
 
 
 def takes_version(found: Any) -> bool:
-    """Whether this `snapshot`, `restore` or `apply` is to be told the group's version: it has a parameter `version`.
+    """Whether this callback (`_VERSIONED`) is to be told the group's version: it has a parameter `version`.
 
-    The first parameter of the last two is not it: that is the pieces, or the change.
+    The first parameter is not it, but of `snapshot`: that is the pieces, or the change.
     """
     try:
         parameters = list(inspect.signature(found).parameters.values())
@@ -99,7 +99,7 @@ def takes_version(found: Any) -> bool:
 
 
 def at_version(found: Callable[..., Any], version: int) -> Callable[..., Any]:
-    """This `snapshot`, `restore` or `apply`, which is told the version if it wants to know."""
+    """This callback (`_VERSIONED`), which is told the version if it wants to know."""
     return partial(found, version=version) if takes_version(found) else found
 
 

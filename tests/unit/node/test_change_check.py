@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from replicator.node.change_check import ChangeCheck
 from replicator.node.commit_waiters import Sleeper
 from replicator.state.contract import check_state
 from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, in_thread, push, pushed
+from tests.support.versions import APP, TWO, Two
 
 
 class Checked(KV):
@@ -283,3 +284,32 @@ def test_what_is_left_of_a_record_keeps_its_keys(group: Group, keys: list[str | 
     in_step(a, b)
     assert pushed(a) == pushed(b) == ["x", "y"]
     assert ops.verify(group.log(), by="test", timeout_s=PATIENCE_S).equal
+
+
+class Versioned(Two):
+    def check(self, change: Any, version: int = 1) -> None:
+        if change[0] == "note" and version < 2:
+            raise ChangeRejected("not before version 2")
+
+    def check_pieces(self, pieces: Iterable[Any], *, version: int) -> None:
+        for piece in pieces:
+            if len(piece) != version + 1:
+                raise ChangeRejected(f"not of version {version}")
+
+
+def test_it_is_told_the_version_as_apply_is(group: Group) -> None:
+    a = group.node("a", state=Versioned(), app=APP, version=1, reads=range(1, 3))
+    a.promote(timeout_s=PATIENCE_S)
+    with pytest.raises(ChangeRejected, match="not before version 2"):
+        a.submit(["note", "k", "seven"])
+    with pytest.raises(ChangeRejected, match="not of version 1"):
+        a.replace([["k", 1, None]])
+    a.stop()
+    a = group.node("a", **{**TWO, "state": Versioned()})
+    eventually(lambda: a.leads, "that it goes on")
+    group.wake()
+    ops.finalize(group.log(), 2, by="ann", timeout_s=PATIENCE_S)
+    a.submit(["note", "k", "seven"])
+    a.replace([["k", 1, None]])
+    with pytest.raises(ChangeRejected, match="not of version 2"):
+        a.replace([["k", 1]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from typing import Any
 
 import pytest
@@ -55,7 +56,17 @@ def test_a_restart_comes_to_the_same(group: Group) -> None:
     assert pushed(again) == ["x", "y"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), OSError("no space"), SystemExit(1)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RecursionError(),
+        OSError("no space"),
+        SystemExit(1),
+        ImportError("not installed here"),
+        sqlite3.OperationalError("database or disk is full"),
+    ],
+)
 def test_what_befalls_one_node_and_not_all_of_them_stalls_it_all_the_same(group: Group, error: BaseException) -> None:
     a, b = group.primary("a", state=Failing(), **REJECT), group.node("b", state=Failing(error), **REJECT)
     with pytest.raises(ApplyFailed):

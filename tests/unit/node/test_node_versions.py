@@ -233,6 +233,23 @@ def test_a_node_that_reads_no_old_version_waits_for_a_new_snapshot(group: Group)
         assert set(state.restored) == {2}, "no restore of the old version has begun"
 
 
+def test_a_node_that_reads_no_old_version_does_not_lead_a_group_at_it(group: Group) -> None:
+    a = leads(two(group, "a", version=1))
+    a.submit(["add", "k", 1])
+    b = group.node("b", state=Two(), app=TWO["app"], version=2)
+    eventually(lambda: "b" in group.server.look().heartbeats)
+    eventually(lambda: not b.in_sync, "that it waits")
+    a.stop()
+    for force in (False, True):
+        with pytest.raises(PromotionRefused, match="at version 1, and its code reads 2: start it with code"):
+            b.promote(timeout_s=PATIENCE_S, force=force)
+        with pytest.raises(PromotionRefused, match="at version 1, and its code reads 2: start it with code"):
+            ops.promote(group.log(), "b", by="ann", force=force)
+    assert not b.leads
+    with b.reading() as state:
+        assert (state.applied, state.restored) == ([], [])
+
+
 # --- what is lost with Redis ------------------------------------------------------------------------------------------
 
 

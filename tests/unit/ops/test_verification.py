@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from replicator import NotPrimary, RecordId, ops
+from replicator import ChangeRejected, NotPrimary, RecordId, ops
 from replicator.protocol.heartbeat import Heartbeat
-from tests.support.kv import PATIENCE_S, Group, eventually, in_step, in_thread, push
+from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, in_thread, push
 from tests.support.paper import Paper
 
 
@@ -93,3 +95,21 @@ class TestVerify:
             places.append(report.position)
         assert places == ["1-3", "1-5", "1-7"]
         in_step(a, b)
+
+
+def test_a_rolling_upgrade_with_other_words_of_a_rejection_leaves_the_nodes_equal(group: Group) -> None:
+    class Words(KV):
+        def __init__(self, words: str) -> None:
+            super().__init__()
+            self.words = words
+
+        def apply(self, change: Any) -> Any:
+            raise ChangeRejected(self.words, field="stock")
+
+    a = group.primary("a", state=Words("none left"), app="shop")
+    b = group.node("b", state=Words("out of stock"), app="shop")  # new code
+    for _ in range(2):
+        with pytest.raises(ChangeRejected):
+            a.submit(push("x"), key="order-1")
+    in_step(a, b)
+    assert ops.verify(group.log(), by="test", timeout_s=PATIENCE_S).equal

@@ -39,6 +39,34 @@ def keyed(key: str, change: Any = 1) -> Keyed:
     return entry
 
 
+class MadeOfTwo(ChangeRejected):
+    def __new__(cls, item: str, *, left: int) -> MadeOfTwo:
+        return super().__new__(cls, item)
+
+    def __init__(self, item: str, *, left: int) -> None:
+        super().__init__("{item}: {left} left", item=item, left=left)
+        del self.fields["item"]
+
+
+class AlsoAnOSError(ChangeRejected, OSError):
+    def __init__(self, item: str, *, left: int) -> None:
+        super().__init__("{item}: {left} left", item=item, left=left)
+        self.args = (f"{item}: {left} left",)
+        self.fields = {"left": left}
+
+
+def rejecting(rejected: ChangeRejected) -> Ledger:
+    """A ledger in which one change was rejected so."""
+
+    def apply(change: Any) -> Any:
+        raise rejected
+
+    ledger = Ledger()
+    with pytest.raises(ChangeRejected):
+        ledger.once(keyed("k"), AT, 0, apply)
+    return ledger
+
+
 def never(change: Any) -> Any:
     raise AssertionError(f"{change} is applied again")
 
@@ -49,6 +77,33 @@ def gives(result: Any) -> Callable[[Any], Any]:
 
 def read_again(ledger: Ledger) -> Ledger:
     return Ledger.of(ledger.image().to_bytes(), id_="1-1")
+
+
+class TestCompared:
+    """What nodes that are equal have in common."""
+
+    def test_nothing_of_an_empty_one(self) -> None:
+        assert LedgerImage().compared() == b""
+
+    def test_other_words_are_the_same(self) -> None:
+        ways = (
+            ChangeRejected("none left", field="item"),
+            ChangeRejected("out of {what}", field="item", what="stock"),
+            ChangeRejected("no " * 5000, field="item"),
+            ChangeRejected("{odd}", field="item", odd=object()),
+        )
+        assert len({rejecting(each).image().to_bytes() for each in ways}) == len(ways)
+        assert len({rejecting(each).image().compared() for each in ways}) == 1
+
+    def test_another_class_another_field_and_another_result_are_not(self) -> None:
+        ledgers = [
+            rejecting(each) for each in (ChangeRejected("no"), ChangeRejected("no", field="x"), InvalidChange("no"))
+        ]
+        for result in (1, 2, {"rejected": ["ChangeRejected", None]}, {"rejected": ["a", "b", {}]}):
+            ledgers.append(Ledger())
+            ledgers[-1].once(keyed("k"), AT, 0, gives(result))
+        assert len({each.image().compared() for each in ledgers}) == len(ledgers)
+        assert all(each.image().compared() == each.image().to_bytes() for each in ledgers[3:])
 
 
 class TestOnce:
@@ -95,6 +150,35 @@ class TestOnce:
             ledger.once(keyed("1000", 1000), AT, 0, never)
         with pytest.raises(ChangeRejected, match="more to say than is kept"):
             ledger.once(keyed("2000", 2000), AT, 0, never)
+
+    @pytest.mark.parametrize("kind", [MadeOfTwo, AlsoAnOSError])
+    def test_a_rejection_whose_class_cannot_be_made_again_is_one_all_the_same(self, kind: type[ChangeRejected]) -> None:
+        def rejects(change: Any) -> Any:
+            raise kind("pen", left=0)
+
+        ledger = Ledger()
+        with pytest.raises(kind):
+            ledger.once(keyed("k"), AT, 0, rejects)
+        for again in (ledger, read_again(ledger)):
+            with pytest.raises(ChangeRejected, match=r"^pen: 0 left$") as raised:
+                again.once(keyed("k"), AT, 1, never)
+            assert raised.value.fields == {"left": 0}
+            assert isinstance(raised.value, kind) == (kind is MadeOfTwo)
+
+    def test_a_rejection_that_cannot_say_what_it_is_is_kept_without(self) -> None:
+        class Silent(ChangeRejected):
+            def __str__(self) -> str:
+                raise KeyError("words")
+
+        def rejects(change: Any) -> Any:
+            raise Silent(field="item")
+
+        ledger = Ledger()
+        with pytest.raises(Silent):
+            ledger.once(keyed("k"), AT, 0, rejects)
+        with pytest.raises(Silent) as raised:
+            ledger.once(keyed("k"), AT, 1, never)
+        assert raised.value.field == "item"
 
     def test_what_fails_otherwise_leaves_no_key(self) -> None:
         def fails(change: Any) -> Any:
@@ -208,7 +292,10 @@ class TestInASnapshot:
          b'{"keys":1}\n["k","1-1",0,"' + b"0" * 32 + b'",{}]', b'{"keys":1}\n["k","1-1",0,"00",{}]\n',
          b'{"keys":1}\n["k","x",0,"' + b"0" * 32 + b'",{}]\n', b'{"keys":1}\n["k","1-1",-1,"' + b"0" * 32 + b'",{}]\n',
          b'{"keys":1,"more":1}\n["k","1-1",0,"' + b"0" * 32 + b'",{}]\n', b'{"keys":1}\n[]\n',
-         b'{"keys":2}\n' + (b'["k","1-1",0,"' + b"0" * 32 + b'",{}]\n') * 2],
+         b'{"keys":2}\n' + (b'["k","1-1",0,"' + b"0" * 32 + b'",{}]\n') * 2,
+         *(b'{"keys":1}\n["k","1-1",0,"' + b"0" * 32 + b'",' + outcome + b"]\n" for outcome in (
+             b'{"rejected":5}', b'{"rejected":["A","no"]}', b'{"rejected":["A",5,{}]}', b'{"rejected":["A","no",[]]}',
+             b'{"rejected":["A","no",{}],"result":1}', b'{"result":1,"x":1}', b'{"x":1}'))],
     )  # fmt: skip
     def test_another_form_is_refused(self, data: bytes) -> None:
         with pytest.raises(SnapshotRefused):
