@@ -514,6 +514,9 @@ class TestWhileLeading:
 
         assert in_child(misuse) == ["WrongProcess"] * 3
         work.begun[0].check()
+        replace_holder(group)
+        eventually(lambda: work.ended)
+        assert in_child(misuse) == ["WrongProcess"] * 3, "and not that it is over, which it found in the other one"
 
     def test_a_stalled_node_does_not_lead(self, group: Group, work: Work) -> None:
         a = leading(group, work)
