@@ -128,11 +128,15 @@ class Sleeper(Waiting):
 
 
 def finish(batch: Sequence[Waiting], id_: RecordId, results: list[Any], error: ReplicatorError | None) -> None:
-    """Tell all whose changes went into one record: its id, and each its own of the results, or the error."""
+    """Tell all whose changes went into one record: its id, and each its own of the results, or the error.
+
+    Of whom nothing was to be written, the error says nothing: that is answered.
+    """
     start = 0
     for waiting in batch:
         end = start + waiting.count
-        waiting.id, waiting.error = id_, error
-        waiting.results = waiting.with_withheld(results[start:end]) if error is None else []
+        answered = bool(waiting.withheld) and not waiting.count
+        waiting.id, waiting.error = id_, None if answered else error
+        waiting.results = waiting.with_withheld(results[start:end]) if waiting.error is None else []
         waiting.finish()
         start = end

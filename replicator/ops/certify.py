@@ -392,7 +392,7 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
             for index, change in enumerate(changes_of(record)):
                 with contextlib.suppress(ChangeRejected):
                     ledger.applied(change, record.id, index, apply, typed)
-            version = record.version or version
+            version = max(record.version, version)
         return digest_of_pieces(at_version(state.snapshot, version)(), ledger=ledger.image().compared())
     except CheckpointError:
         raise

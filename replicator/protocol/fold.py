@@ -186,7 +186,7 @@ def _changed(view: View, record: Record) -> View:
     # A marker carries no change, so it does not make a node more advanced.
     assert isinstance(record, ChangeRecord)
     place = record.position
-    version = record.version or view.version
+    version = max(record.version, view.version)
     return view._replace(
         position=place, cursor=place, changed=last_change_after(record) or view.changed, version=version
     )
@@ -307,7 +307,7 @@ def _after_next_change(view: View, record: ChangeRecord) -> View:
     place = Position(record.id, record.chain)
     changed = record.id if record.count else view.changed
     snapshot = view.snapshot if record.prev == view.cursor.chain else None
-    version = record.version or view.version
+    version = max(record.version, view.version)
     return View(view.log_id, view.term, view.holder, place, changed, True, view.ends, place, snapshot, version)
 
 

@@ -58,7 +58,7 @@ class ChangeUpdater:
                 if record.version and record.version not in self._applied.reads:
                     raise self._applied.unreadable(record.id, record.version)
                 self._applied.apply(record, changes_of(record), version)
-                version = record.version or version
+                version = max(record.version, version)
             except Stalled:
                 # It keeps its place, which is before this record, and says so. Before a change of a term there is
                 # another record of that term, at the least the one that opens it.

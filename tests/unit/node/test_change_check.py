@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from replicator import ChangeRejected, CheckFailed, CheckingState, ConfigError, DictState, NotAcknowledged, ops, put
-from replicator.errors import WouldDeadlock
+from replicator.errors import LogUnavailable, WouldDeadlock
 from replicator.format.codec import encoded
+from replicator.format.ids import RecordId
 from replicator.format.records import ChangeRecord
 from replicator.node.change_check import ChangeCheck
-from replicator.node.commit_waiters import Sleeper
+from replicator.node.commit_waiters import Sleeper, finish
 from replicator.state.contract import check_state
 from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, in_thread, push, pushed
 from tests.support.versions import APP, TWO, Two
@@ -195,6 +196,16 @@ def test_what_waits_on_is_looked_at_again(group: Group) -> None:
     state.most, state.in_check = 1, lambda change: is_bad(push("bad") if change == push("y") else change)
     check.look_through([waiting], math.inf)
     assert (sorted(waiting.withheld), waiting.count) == ([1], 1)
+
+
+def test_whose_changes_were_all_refused_has_the_answer_whatever_becomes_of_the_others() -> None:
+    refused, written = (Sleeper(encoded([push("x")]), None, wants_acks=0, deadline=math.inf) for _ in range(2))
+    rejected = ChangeRejected("no")
+    refused.withheld = {0: rejected}
+    finish([refused, written], RecordId(1, 2), [], LogUnavailable("gone"))
+    assert refused.outcome == (RecordId(1, 2), [rejected])
+    with pytest.raises(LogUnavailable):
+        _ = written.outcome
 
 
 def test_nobody_is_waited_for_if_nothing_was_written(group: Group) -> None:

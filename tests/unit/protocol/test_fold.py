@@ -357,6 +357,12 @@ def test_an_act_raises_the_version_and_nothing_else_does() -> None:
     assert step(after, term_record(B, 4, after.position, v=2, version=7), B)[1].version == 2, "that founds no log"
 
 
+def test_no_act_lowers_the_version() -> None:
+    at_seven = IN_SYNC._replace(version=7)
+    for fold_one in (step, by_table):
+        assert fold_one(at_seven, act(A, 3, HERE, 2), B)[1].version == 7
+
+
 def test_a_log_begins_at_the_version_of_the_record_that_founds_it() -> None:
     record = term_record(A, 1, v=2, version=3)
     for me in (A, B):
