@@ -163,6 +163,7 @@ def test_a_cache_from_before_the_last_patches_is_brought_up_to_date(group: Group
     b = group.node("b", state=Text())
     a.publish()
     has(b, a._setup.state.pieces)
+    eventually((b.data_dir / "payload").exists)
     before = (b.data_dir / "payload").read_bytes()
     for at in range(2):
         a._setup.state.pieces[at] = b"changed"

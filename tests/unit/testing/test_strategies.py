@@ -102,7 +102,7 @@ def test_changes_meet() -> None:
                 raise KeyError("a bug that only a drop of what is there shows")
 
     with pytest.raises(CheckFailed, match=r"change 2 of 2, \{'drop_flag'"):
-        check_state(Wrong, strategies.commands(Wrong))
+        check_state(Wrong, strategies.commands(Wrong), examples=2_000)
 
 
 @given(strategies.commands(FlagState, name=st.just("only"), percent=st.integers(0, 5)))
