@@ -157,9 +157,9 @@ class Ticks(NamedTuple):
     took_ns: list[int]
 
     def worst_ms(self, since_ns: int, until_ns: int) -> float:
-        """The longest that was under way in that time."""
+        """The longest that was under way in that time; 0 if nothing was."""
         each = zip(self.ended_ns, self.took_ns, strict=True)
-        return max(took for ended, took in each if ended >= since_ns and ended - took <= until_ns) / 1e6
+        return max((took for ended, took in each if ended >= since_ns and ended - took <= until_ns), default=0) / 1e6
 
 
 class Felt(NamedTuple):

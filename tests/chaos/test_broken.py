@@ -15,16 +15,26 @@ from .broken import VARIANTS
 from .scenarios import SCENARIOS, play
 
 
+#: A rule that is not there is found in one of them.
+PLAYS_MAX = 3
+
+
 def test_every_variant_has_a_scenario() -> None:
     assert VARIANTS.keys() == SCENARIOS.keys()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_group_without_the_rule_breaks_a_promise(name: str, tmp_path: Path) -> None:
-    # when every node lacks the rule
-    verdict = play(name, tmp_path, breaks=name)
+    # when every node lacks the rule, in a story that a busy machine may tell in another order
+    found: set[str] = set()
+    for number in range(PLAYS_MAX):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        found |= {violation.rule for violation in play(name, directory, breaks=name).violations}
+        if VARIANTS[name].caught_by in found:
+            break
     # then the checker says which promise was broken
-    assert VARIANTS[name].caught_by in {violation.rule for violation in verdict.violations}
+    assert VARIANTS[name].caught_by in found
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
