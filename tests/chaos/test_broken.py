@@ -14,7 +14,6 @@ import pytest
 from .broken import VARIANTS
 from .scenarios import SCENARIOS, play
 
-
 #: A rule that is not there is found in one of them.
 PLAYS_MAX = 3
 
