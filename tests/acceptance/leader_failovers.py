@@ -48,24 +48,26 @@ POLL_S = 0.01
 
 
 class Line(NamedTuple):
-    """What a job wrote. `at_ns`: the monotonic clock, before it asked whether it may; `what`: `effect` or `end:WHY`."""
+    """What a job wrote. `number`: of this run of it, in its process. `at_ns`: the monotonic clock, before it asked whether
+    it may. `what`: `effect` or `end:WHY`.
+    """
 
     term: int
     pid: int
-    leadership: str
+    number: int
     at_ns: int
     what: str
 
     @property
-    def job(self) -> tuple[int, str]:
+    def job(self) -> tuple[int, int]:
         """The run of a job that wrote it."""
-        return self.pid, self.leadership
+        return self.pid, self.number
 
 
 def lines_of(text: str) -> list[Line]:
     """Of a file of a job. A kill does not leave half a line: it was written in one call."""
     words = [line.split(" ") for line in text.splitlines()]
-    return [Line(int(term), int(pid), leadership, int(at), what) for term, pid, leadership, at, what in words]
+    return [Line(int(term), int(pid), int(number), int(at), what) for term, pid, number, at, what in words]
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Judgement:
 def judge(lines: Sequence[Line]) -> Judgement:
     """What a file says."""
     found = Judgement()
-    begun: dict[tuple[int, str], int] = {}
+    begun: dict[tuple[int, int], int] = {}
     newest: Line | None = None  # the first effect of the newest job
     for line in lines:
         if line.what != "effect":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import logging
 import os
 import sys
@@ -20,6 +21,9 @@ from pathlib import Path
 
 from replicator import Leadership, LeadershipLost, Node
 from tests.support.kv import KV
+
+#: Each run of a job has a number of its own in its process. The address of its leadership is used again.
+JOBS = itertools.count(1)
 
 #: Between two effects.
 EFFECT_EVERY_S = 0.005
@@ -31,42 +35,42 @@ class Out:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def effect(self, leadership: Leadership) -> None:
+    def effect(self, leadership: Leadership, job: int) -> None:
         """Something that is seen outside, if the leadership is not over. The time is taken before it is asked."""
         now = time.monotonic_ns()
         leadership.check()
-        self._line("effect", leadership, now)
+        self._line("effect", leadership, job, now)
 
-    def end(self, leadership: Leadership, why: str) -> None:
-        self._line(f"end:{why}", leadership, time.monotonic_ns())
+    def end(self, leadership: Leadership, job: int, why: str) -> None:
+        self._line(f"end:{why}", leadership, job, time.monotonic_ns())
 
-    def _line(self, what: str, leadership: Leadership, at_ns: int) -> None:
-        os.write(self._file, f"{leadership.term} {os.getpid()} {id(leadership)} {at_ns} {what}\n".encode())
+    def _line(self, what: str, leadership: Leadership, job: int, at_ns: int) -> None:
+        os.write(self._file, f"{leadership.term} {os.getpid()} {job} {at_ns} {what}\n".encode())
 
 
 def thread_job(out: Out, leadership: Leadership) -> None:
-    why = "lost"
+    job, why = next(JOBS), "lost"
     try:
         while not leadership.lost.wait(EFFECT_EVERY_S):
-            out.effect(leadership)
+            out.effect(leadership, job)
     except LeadershipLost:
         why = "check"
         raise
     finally:
-        out.end(leadership, why)
+        out.end(leadership, job, why)
 
 
 async def task_job(out: Out, leadership: Leadership) -> None:
-    why = "lost"
+    job, why = next(JOBS), "lost"
     try:
         while True:
-            out.effect(leadership)
+            out.effect(leadership, job)
             await asyncio.sleep(EFFECT_EVERY_S)
     except LeadershipLost:
         why = "check"
         raise
     finally:
-        out.end(leadership, why)
+        out.end(leadership, job, why)
 
 
 async def main() -> None:

@@ -13,7 +13,7 @@ SECOND = 1_000_000_000
 
 
 def line(term: int, pid: int, at_s: float, what: str = "effect") -> Line:
-    return Line(term, pid, "x", int(at_s * SECOND), what)
+    return Line(term, pid, 1, int(at_s * SECOND), what)
 
 
 @pytest.mark.timeout(900)
