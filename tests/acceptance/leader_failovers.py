@@ -48,8 +48,8 @@ POLL_S = 0.01
 
 
 class Line(NamedTuple):
-    """What a job wrote. `number`: of this run of it, in its process. `at_ns`: the monotonic clock, before it asked whether
-    it may. `what`: `effect` or `end:WHY`.
+    """What a job wrote. `number`: of this run of it, in its process. `at_ns`: the monotonic clock, before it asked
+    whether it may. `what`: `effect` or `end:WHY`.
     """
 
     term: int
