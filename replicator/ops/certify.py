@@ -14,18 +14,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import ApplyFailed, ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
+from ..errors import ChangeRejected, CheckpointError, ConfigError, LogLost, ReplicatorError
 from ..format.codec import digest_of_pieces
 from ..format.ids import ORIGIN, ZERO_ID, Position, RecordId
 from ..format.records import ChangeRecord, PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
 from ..protocol.group import Head
-from ..replica.applied_state import changes_of, may_be_rejection
+from ..replica.applied_state import changes_of, rejecting
 from ..replica.ledger import Ledger
 from ..state import ReplicatedState, State, TypedResults
 from ..state.class_name import are_alike, kind_of
@@ -388,7 +387,8 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
             at_version(state.restore, version)(stored.pieces())
         rejects_errors = stored.note("on_apply_error") == "reject"
         for record in stored.changes():
-            apply = partial(_applied, at_version(state.apply, version), rejects_errors=rejects_errors)
+            apply = at_version(state.apply, version)
+            apply = rejecting(apply) if rejects_errors else apply
             for index, change in enumerate(changes_of(record)):
                 with contextlib.suppress(ChangeRejected):
                     ledger.applied(change, record.id, index, apply, typed)
@@ -398,18 +398,6 @@ def _digest(stored: CheckpointReader, state: Any) -> str:
         raise
     except Exception as error:
         raise CannotRebuild(node=stored.node, problem=repr(error)) from error
-
-
-def _applied(apply: Callable[[Any], Any], change: Any, *, rejects_errors: bool) -> Any:
-    """As the node that had the checkpoint did."""
-    try:
-        return apply(change)
-    except ChangeRejected:
-        raise
-    except Exception as error:
-        if not (rejects_errors and may_be_rejection(error)):
-            raise
-        raise ApplyFailed(problem=type(error).__name__) from error
 
 
 def _equal(nodes: Sequence[Compared], told: Sequence[NodeFacts]) -> list[list[str]]:

@@ -16,7 +16,7 @@ from ..errors import ApplyFailed, ChangeRejected, ReplicatorError, Stalled, Stat
 from ..format.acts import decode_act
 from ..format.codec import decode_changes
 from ..format.ids import ORIGIN, RecordId
-from ..format.keyed import change_in
+from ..format.keyed import Keyed, change_in
 from ..format.records import ACT, ChangeRecord, Record
 from ..protocol.fold import View
 from ..protocol.versions import in_words
@@ -27,7 +27,7 @@ from ..state.contract import takes_version
 from .ledger import Ledger, LedgerImage
 from .restore import Failed
 
-__all__ = ["AppliedState", "Marker", "changes_of", "may_be_rejection", "raising"]
+__all__ = ["AppliedState", "Marker", "changes_of", "raising", "rejecting"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,28 @@ logger = logging.getLogger(__name__)
 _OF_THIS_NODE = (MemoryError, RecursionError, OSError, StateError, ImportError, sqlite3.OperationalError)
 
 
-def may_be_rejection(error: BaseException) -> bool:
+def _may_be_rejection(error: BaseException) -> bool:
     """Whether this, out of `apply`, is a rejection where `on_apply_error` says so."""
     return isinstance(error, Exception) and not isinstance(error, _OF_THIS_NODE)
+
+
+def rejecting(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Where `on_apply_error` says so: an `apply` that raises `ApplyFailed` for what it did not mean to raise.
+
+    What that says is the same on every node; the error itself is its cause.
+    """
+
+    def apply_or_reject(change: Any, **told: int) -> Any:
+        try:
+            return apply(change, **told)
+        except ChangeRejected:
+            raise
+        except BaseException as error:
+            if not _may_be_rejection(error):
+                raise
+            raise ApplyFailed(problem=type(error).__name__) from error
+
+    return apply_or_reject
 
 
 class Marker(NamedTuple):
@@ -69,6 +88,7 @@ class AppliedState:
         #: The one that the group is at, at the place of this state.
         self.version = 1
         self._takes_version = takes_version(getattr(state, "apply", None))
+        self._apply: Callable[..., Any] = rejecting(self._apply_one) if rejects_errors else self._apply_one
         self.rejects_errors = rejects_errors
         #: The callers that must not wait for this node, and the callbacks of the application.
         self.inside = Inside(node)
@@ -117,12 +137,17 @@ class AppliedState:
             self.applied_at = record.at
             return []  # of the group, and not of its application: the view has what comes of it
         results: list[Any] = []
-        apply = self._apply_at(version, record.id)
+        apply, once, typed = self._apply_at(version), self.ledger.once, self._typed
         with self.inside.of("apply()"):
             for index, change in enumerate(changes):
                 try:
-                    results.append(self.ledger.applied(change, record.id, index, apply, self._typed))
+                    # As `Ledger.applied` does, without a call for each change that has no key.
+                    result = once(change, record.id, index, apply, typed) if type(change) is Keyed else apply(change)
+                    results.append(result)
                 except ChangeRejected as rejected:
+                    if isinstance(rejected, ApplyFailed) and rejected.__cause__ is not None:
+                        what = "apply() failed at %s, and rejected the change %.200r"
+                        logger.error(what, record.id, change_in(change), exc_info=rejected.__cause__)
                     results.append(rejected)
                 except BaseException as error:
                     logger.exception("apply() failed at %s, at the change %.200r", record.id, change_in(change))
@@ -135,21 +160,9 @@ class AppliedState:
         self.applied_at = record.at
         return results
 
-    def _apply_at(self, version: int, id_: RecordId) -> Callable[[Any], Any]:
-        apply = partial(self._apply_one, version=version) if self._takes_version else self._apply_one
-        return partial(self._apply_or_reject, apply, id_) if self.rejects_errors else apply
-
-    def _apply_or_reject(self, apply: Callable[[Any], Any], id_: RecordId, change: Any) -> Any:
-        """Raises `ApplyFailed` for what `apply` did not mean to raise. What it says is the same on every node."""
-        try:
-            return apply(change)
-        except ChangeRejected:
-            raise
-        except BaseException as error:
-            if not may_be_rejection(error):
-                raise
-            logger.error("apply() failed at %s, and rejected the change %.200r", id_, change, exc_info=error)
-            raise ApplyFailed(problem=type(error).__name__) from error
+    def _apply_at(self, version: int) -> Callable[[Any], Any]:
+        """The application's own, at that version, as far as it asks for one."""
+        return partial(self._apply, version=version) if self._takes_version else self._apply
 
     def _apply_one(self, change: Any, **told: int) -> Any:
         result = self.state.apply(change, **told)  # type: ignore[union-attr]

@@ -150,7 +150,7 @@ class Replica:
             raise Stalled(self.stalled)
         work: list[Work] = []
         verdicts: list[Verdict] = []
-        node_state = self.known.to_fold()
+        node_state, reads = self.known.to_fold(), self.applied.reads
         try:
             for record in records:
                 if record.id <= node_state.view.cursor.id:
@@ -158,7 +158,7 @@ class Replica:
                 if not node_state.takes(record):
                     raise CorruptRecord.beyond(record.id, node_state.view.cursor.id)
                 verdict, after = node_state.fold(record)
-                if after.view.version < self.applied.reads[0]:
+                if after.view.version < reads[0]:
                     verdict, view = in_an_older_one(verdict, node_state.view, after.view)
                     after = after._replace(view=view)
                 step = Step(record, verdict, after.view)
