@@ -201,26 +201,7 @@ def test_keyed_writes_of_tasks_land_once(group: Group) -> None:
 
 def patient(work: Callable[[], Any]) -> Callable[[], Any]:
     """On a thread that may take as long as all the faults together."""
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append((work(), None))
-        except BaseException as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-
-    def result() -> Any:
-        thread.join(DEADLINE_S)
-        assert outcome, "the thread did not end"
-        value, error = outcome[0]
-        if error is not None:
-            raise error
-        return value
-
-    return result
+    return in_thread(work, patience_s=DEADLINE_S)
 
 
 def test_reads_are_from_standbys_and_writes_go_to_the_primary(group: Group) -> None:

@@ -116,7 +116,7 @@ def eventually(holds: Callable[[], Any], what: str = "it", *, patience_s: float 
     return found
 
 
-def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
+def in_thread(work: Callable[[], Any], *, patience_s: float = PATIENCE_S) -> Callable[[], Any]:
     """Start `work` on a thread; calling what this gives waits for its result, or raises what it raised."""
     outcome: list[Any] = []
 
@@ -130,7 +130,7 @@ def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
     thread.start()
 
     def result() -> Any:
-        thread.join(PATIENCE_S)
+        thread.join(patience_s)
         assert outcome, "the thread did not end"
         value, error = outcome[0]
         if error is not None:
