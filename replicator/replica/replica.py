@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CorruptRecord, Stalled, StateError, UpgradeNeeded
 from ..format.ids import RecordId, Writer
-from ..format.records import PartRecord, Record, TermRecord
+from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
@@ -150,7 +150,8 @@ class Replica:
             raise Stalled(self.stalled)
         work: list[Work] = []
         verdicts: list[Verdict] = []
-        node_state, reads = self.known.to_fold(), self.applied.reads
+        node_state = self.known.to_fold()
+        first, last = self.applied.reads[0], self.applied.reads[-1]
         try:
             for record in records:
                 if record.id <= node_state.view.cursor.id:
@@ -158,11 +159,12 @@ class Replica:
                 if not node_state.takes(record):
                     raise CorruptRecord.beyond(record.id, node_state.view.cursor.id)
                 verdict, after = node_state.fold(record)
-                if after.view.version < reads[0]:
+                if after.view.version < first:
                     verdict, view = in_an_older_one(verdict, node_state.view, after.view)
                     after = after._replace(view=view)
                 step = Step(record, verdict, after.view)
-                if not self._reads(step):
+                is_plain = type(record) is ChangeRecord and first <= step.view.version <= last  # nearly every record is
+                if not is_plain and not self._reads(step):
                     raise self.applied.unreadable(record.id, self._meets(step))
                 self._updater.follow_snapshot(after.view.snapshot)
                 self._tell(step, node_state.view)
