@@ -34,9 +34,9 @@ When the primary is killed, nobody can write until its lease is over, and some 1
 
 | what you do | what you get | beside it |
 | --- | --- | --- |
-| `Node.submit`, one thread, 200 bytes | 6,561 a second, p50 136 us | redis-py `XADD`: 10,858 a second, 89 us |
-| `Node.asubmit`, 100 tasks | 93,328 a second, p50 0.95 ms | `XADD` by 100 tasks: 23,759 a second, 4.1 ms |
-| `Node.submit_many`, 100 changes a call | 330,543 a second | pipeline of 100 `XADD`: 131,570 a second |
+| `Node.submit`, one thread, 200 bytes | 5,204 a second, p50 169 us | redis-py `XADD`: 9,625 a second, 95 us |
+| `Node.asubmit`, 100 tasks | 72,432 a second, p50 1.2 ms | `XADD` by 100 tasks: 20,451 a second, 4.7 ms |
+| `Node.submit_many`, 100 changes a call | 247,847 a second | pipeline of 100 `XADD`: 110,613 a second |
 | `Node.submit`, until a standby has applied it | p50 0.50 ms, p99 1.1 ms | `XADD` to `XREAD`: 0.32 and 0.69 ms |
 | one change of a state of 1,000,000 records | 126 us, 407 bytes in the log | of 1,000 records: 120 us, 407 bytes |
 | publish 82 MB of state, until a standby has rebuilt it | 1.3 s | the same in one process, without a log: 1.3 s |
