@@ -22,7 +22,8 @@ import redis
 from redis.sentinel import Sentinel
 
 from bench.harness import Child, heard, now_ns, plain_client
-from replicator.sandbox.redis_server import Directives, RedisServer, find_server, free_port
+from replicator.sandbox.free_ports import free_port
+from replicator.sandbox.redis_server import Directives, RedisServer, find_server
 
 __all__ = ["SENTINEL_DOWN_AFTER_MS", "SentinelGroup", "SyncObjGroup", "syncobj_version"]
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from string import Template
 
 from replicator.runtime.signals import on_end
-from replicator.sandbox.redis_server import RedisServer, free_port
+from replicator.sandbox.free_ports import free_port
+from replicator.sandbox.redis_server import RedisServer
 
 #: What starts one process: from its port to the arguments of `python -m`.
 Command = Callable[[int], Sequence[str]]

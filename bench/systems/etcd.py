@@ -21,7 +21,7 @@ from bench.inbox import Inbox, received_aside
 from bench.peers import wait_until
 from bench.systems.base import AsyncSender, Running, System, running
 from bench.systems.servers import started
-from replicator.sandbox.redis_server import free_port
+from replicator.sandbox.free_ports import free_port
 
 __all__ = ["ONE", "THREE", "EtcdSender", "field", "fields"]
 

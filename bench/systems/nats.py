@@ -16,7 +16,7 @@ from bench.harness import Setting
 from bench.inbox import Inbox, received_aside
 from bench.systems.base import AsyncSender, Running, System, running
 from bench.systems.servers import is_listening, started
-from replicator.sandbox.redis_server import free_port
+from replicator.sandbox.free_ports import free_port
 
 __all__ = ["JETSTREAM", "NatsSender"]
 

@@ -38,8 +38,9 @@ from urllib.parse import quote
 from ..errors import ConfigError, LogUnavailable
 from ..runtime.process import Owner
 from ..storage import disk
+from .free_ports import free_port
 
-__all__ = ["RedisServer", "ServerBinary", "command_line", "find_server", "free_port", "inspect_server", "wheel_server"]
+__all__ = ["RedisServer", "ServerBinary", "command_line", "find_server", "inspect_server", "wheel_server"]
 
 #: The setting that names the server to use, before any other.
 SERVER_VARIABLE = "REPLICATOR_REDIS_SERVER"
@@ -204,14 +205,6 @@ def command_line(
         arguments = [str(value)] if isinstance(value, str | int) else list(value)
         argv += [f"--{name}", *arguments]
     return argv
-
-
-def free_port() -> int:
-    """Give a loopback port that is free now. Another process may take it before you do."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class RedisServer:

@@ -44,6 +44,7 @@ from ..runtime import checks
 from ..runtime.process import Owner
 from ..runtime.signals import ending
 from ..storage import disk
+from .free_ports import free_ports
 from .marked_processes import LEFTOVER_TIMEOUT_S, TOKEN_VARIABLE, end_processes
 from .redis_server import SERVER_VARIABLE
 from .requirements import check_installed
@@ -97,7 +98,7 @@ class DevStack:
     ) -> None:
         self.directory = Path(directory).resolve()
         self.socket_dir = _socket_dir(self.directory)
-        self.ports = dict(zip(NODES, range(port, port + len(NODES)) if port else _free_ports(len(NODES)), strict=True))
+        self.ports = dict(zip(NODES, range(port, port + len(NODES)) if port else free_ports(len(NODES)), strict=True))
         self.group = checks.name("group", group)
         self._owner = Owner(f"the stack in {self.directory}")
         self.redis_url = redis_url or f"unix://{quote(str(self.socket_dir / 'redis.sock'))}"
@@ -427,15 +428,6 @@ def _make_private(path: Path) -> None:
     found = path.lstat()
     if not path.is_dir() or path.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise ConfigError(setting="TMPDIR", problem=f"{path} exists and is not a private directory of yours; remove it")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Give different loopback ports that are free now."""
-    with contextlib.ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in sockets]
 
 
 def _answers_http(port: int) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.sandbox.redis_server import free_port
+from replicator.sandbox.free_ports import free_port
 
 PAGE = (Path(__file__).parents[2] / "docs/tutorial.md").read_text()
 

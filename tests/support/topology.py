@@ -22,7 +22,8 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from replicator.sandbox.redis_server import Directives, RedisServer, ServerBinary, free_port
+from replicator.sandbox.free_ports import free_port
+from replicator.sandbox.redis_server import Directives, RedisServer, ServerBinary
 
 #: What the sentinels call the master.
 SERVICE = "main"

@@ -19,7 +19,6 @@ from replicator.sandbox.redis_server import (
     ServerBinary,
     command_line,
     find_server,
-    free_port,
     inspect_server,
     wheel_server,
 )
@@ -325,8 +324,3 @@ def test_stop_and_kill_of_a_server_that_never_ran_do_nothing(tmp_path: Path) -> 
 
     with pytest.raises(ConfigError, match="never started"):
         _ = server.pid
-
-
-def test_a_free_port_can_be_listened_on() -> None:
-    with socket.create_server(("127.0.0.1", free_port())):
-        pass

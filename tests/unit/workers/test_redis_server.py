@@ -12,7 +12,8 @@ import redis
 from replicator.workers.redis_server import listening_place
 
 from replicator.errors import ConfigError
-from replicator.sandbox.redis_server import find_server, free_port
+from replicator.sandbox.free_ports import free_port
+from replicator.sandbox.redis_server import find_server
 
 
 @pytest.mark.parametrize(
