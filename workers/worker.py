@@ -29,8 +29,19 @@ PAUSE_S_MIN = 0.2
 PAUSE_S_MAX = 10.0
 
 
+#: How long a worker waits for a job, or for Redis, before it looks again whether it was asked to end.
+WAIT_S = 5
+
+
 class Worker(rq.Worker):
-    """A worker that knows whether it was asked to end, even before it began."""
+    """A worker that knows whether it was asked to end, even before it began.
+
+    RQ ends a worker that waits by an exception out of the signal's handler. Wherever that comes up, it may be taken for
+    something else: `__del__` drops it, and what the handler asks of Redis may fail first. So a worker that was asked is
+    ended at its next turn, too.
+    """
+
+    max_connection_wait_time = float(WAIT_S)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -46,6 +57,18 @@ class Worker(rq.Worker):
         on_end(self.request_stop)
         if self.asked.is_set():
             self._stop_requested = True
+
+    @property
+    def dequeue_timeout(self) -> int:
+        """For how many seconds Redis is asked for a job before the next turn."""
+        return WAIT_S
+
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        """Whether they are due. RQ asks at each turn, before it fetches a job: so nothing that was fetched is lost."""
+        if self.asked.is_set():
+            raise StopRequested
+        return bool(super().should_run_maintenance_tasks)
 
     def setup_work_horse_signals(self) -> None:
         """In the process of a job: ignore signals that a terminal sends to all processes. The worker handles them."""

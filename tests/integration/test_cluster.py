@@ -109,8 +109,9 @@ def test_while_the_slot_is_on_its_way_nothing_is_written(cluster: ClusterTopolog
 
 
 def test_nodes_work_in_a_cluster_and_go_on_when_their_slot_has_moved(cluster: ClusterTopology, tmp_path: Path) -> None:
+    # A connection has to be there within a third of the lease.
     nodes = [
-        Node(KV(), group=GROUP, name=name, redis=cluster.url, data_dir=tmp_path / name, lease_s=1) for name in "ab"
+        Node(KV(), group=GROUP, name=name, redis=cluster.url, data_dir=tmp_path / name, lease_s=5) for name in "ab"
     ]
     try:
         a, b = nodes
@@ -120,8 +121,8 @@ def test_nodes_work_in_a_cluster_and_go_on_when_their_slot_has_moved(cluster: Cl
         a.submit(put("before", 1))
         in_step(a, b)
         cluster.migrate(KEY, others(cluster)[0])
-        wait_until(lambda: a.position.id.term > ERA, 10)
-        a.wait(role="primary", timeout_s=10)
+        wait_until(lambda: a.position.id.term > ERA, 60)
+        a.wait(role="primary", timeout_s=60)
         a.submit(put("after", 1))
         in_step(a, b)
         assert b.position == a.position

@@ -328,6 +328,32 @@ def test_a_worker_ends_in_order_whether_redis_is_there_or_not(
     assert workers_of(any_redis.url) == []  # it took its leave
 
 
+@pytest.mark.parametrize(
+    "what_the_handler_does",
+    [
+        pytest.param("_shutdown = lambda self: None", id="its exception is dropped"),
+        pytest.param("get_state = refused", id="Redis refuses its question"),
+    ],
+)
+def test_a_worker_whose_handler_does_not_get_through_ends_all_the_same(
+    any_redis: RedisServer, tmp_path: Path, what_the_handler_does: str
+) -> None:
+    program = f"""
+import redis, rq
+from replicator.workers import jobs
+def refused(self):
+    raise redis.ConnectionError("refused")
+rq.worker.BaseWorker.{what_the_handler_does}
+jobs.main()
+"""
+    working = start_worker(any_redis.url, tmp_path, "-c", program)
+    log = tmp_path / "worker.log"
+    eventually(lambda: "Listening on" in log.read_text())
+    working.send_signal(signal.SIGTERM)
+    assert working.wait(PATIENCE_S) == 0, log.read_text()
+    assert workers_of(any_redis.url) == []  # it took its leave
+
+
 def test_a_worker_that_was_thrown_out_by_a_failover_begins_anew(redis_factory: RedisFactory, tmp_path: Path) -> None:
     server = redis_factory()
     process = start_worker(server.url, tmp_path)
@@ -341,11 +367,14 @@ def test_a_worker_that_was_thrown_out_by_a_failover_begins_anew(redis_factory: R
     assert process.wait(PATIENCE_S) == 0
 
 
-def start_worker(url: str, tmp_path: Path) -> subprocess.Popen[bytes]:
+def start_worker(url: str, tmp_path: Path, *program: str) -> subprocess.Popen[bytes]:
     env = {**os.environ, "REPLICATOR_REDIS": url, "REPLICATOR_GROUP": "g"}
     with (tmp_path / "worker.log").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "replicator.workers.jobs"], env=env, stderr=log, start_new_session=True
+            [sys.executable, *(program or ("-m", "replicator.workers.jobs"))],
+            env=env,
+            stderr=log,
+            start_new_session=True,
         )
 
 

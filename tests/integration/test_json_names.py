@@ -69,7 +69,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
 def _node(world: RedisWorld, directory: Path, name: str) -> Node:
     data_dir = directory / name
     url = world.server.url
-    return Node(Registry(), group="g", name=name, redis=url, data_dir=data_dir, lease_s=1.0, on_restart="standby")
+    return Node(Registry(), group="g", name=name, redis=url, data_dir=data_dir, lease_s=5.0, on_restart="standby")
 
 
 def _of_a_group(world: RedisWorld, directory: Path) -> Given:
