@@ -222,7 +222,11 @@ class NodeState(NamedTuple):
         )
 
     def begin_snapshot(self, *, replaces: bool = False) -> Snapshot:
-        """Begin a snapshot of the state as it is now. Only while it holds the term."""
+        """Begin a snapshot of the state as it is now. Only while it holds the term.
+
+        Where the group goes on without a change (`skip.py`) it is one that `replaces` the history: nothing in that has
+        this state.
+        """
         assert self.holds_term
         view = self.view
         ends = ends_before(view, view.term)
@@ -232,7 +236,7 @@ class NodeState(NamedTuple):
             view.changed,
             ends,
             rebase=not view.in_sync,
-            replaces=replaces,
+            replaces=replaces or view.skipped != ZERO_ID,
             version=view.version,
         )
 
