@@ -12,7 +12,7 @@ from ..format.records import ChangeRecord, Record
 from ..log.interface import Log
 from ..node.promotion import not_promoted
 from ..protocol.group import Claim, Code, GroupView
-from ..protocol.skip import applied_by, obstacle
+from ..protocol.skip import applied_by, expected_head, obstacle
 from ..runtime import checks
 from .common import GRACE_S, LEASE_MS, check_call, check_is_known
 from .log_history import records
@@ -110,10 +110,8 @@ def skip(
 
 
 def _claim(look: GroupView, change: RecordId, node: str, *, by: str, reason: str, lease_ms: int) -> Claim:
-    """It depends on the newest record: whatever is written after this look may be of a node that has the change."""
-    assert look.head is not None
     claim = claim_of(look.heartbeats[node], look, lease_ms=lease_ms, by=by, reason=reason)
-    return replace(claim, expect_head=look.head.position.id, skip=change)
+    return replace(claim, expect_head=expected_head(look), skip=change)
 
 
 def _records_from(log: Log, change: RecordId) -> list[Record]:

@@ -26,7 +26,7 @@ from . import election
 from .group import GroupView
 from .heartbeat import Heartbeat
 
-__all__ = ["Found", "LookAhead", "applied_by", "obstacle"]
+__all__ = ["Found", "LookAhead", "applied_by", "expected_head", "obstacle"]
 
 
 class Found(Enum):
@@ -77,7 +77,8 @@ def obstacle(change: RecordId, node: str, look: GroupView, after: Iterable[Recor
         if isinstance(record, ChangeRecord) or (isinstance(record, PartRecord) and record.as_of.id >= change):
             return f"{record.node} has applied {change}: it wrote {record.id} after it"
     if not force and (having := applied_by(change, look)):
-        return f"{' and '.join(having)} {'has' if len(having) == 1 else 'have'} applied {change}"
+        has, it = ("has", "it") if len(having) == 1 else ("have", "one of them")
+        return f"{' and '.join(having)} {has} applied {change}, or would lead without it: start or promote {it}"
     if coming := [beat.node for beat in _live(look) if beat.node != node and _comes_to(change, beat)]:
         return f"{' and '.join(sorted(coming))} {'has' if len(coming) == 1 else 'have'} not come to {change} yet"
     candidate = look.heartbeats.get(node)
@@ -88,6 +89,11 @@ def obstacle(change: RecordId, node: str, look: GroupView, after: Iterable[Recor
             return f"{node} stalled at another {change}, which the log had before: start it again"
     refusal = election.refusal(node, _as_if_it_had(change, node, look))
     return refusal.reason if refusal is not None else ""
+
+
+def expected_head(look: GroupView) -> RecordId | None:
+    """The newest record that the promotion has to depend on: a later one may be of a node that has the change."""
+    return look.head.position.id if look.head is not None else None
 
 
 def _live(look: GroupView) -> list[Heartbeat]:

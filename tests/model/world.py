@@ -37,7 +37,7 @@ from typing import cast
 
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
-from replicator.format.records import ChangeRecord, PartRecord, Record, parse, seal_change
+from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
 from replicator.log.memory_redis import Entry
 from replicator.protocol import election, missing_nodes, saving, skip
 from replicator.protocol.fold import Verdict, View
@@ -606,13 +606,12 @@ class Machine:
         if skip.obstacle(change, target, look, after, force=self.bounds.forced):
             return None
         heartbeat = look.heartbeats[target]
-        newest = look.head.position.id if self.bounds.expects else None
         return Promote(
             Writer(heartbeat.node, heartbeat.boot),
             election.newest_term(look),
             look.run,
             look.term,
-            newest,
+            skip.expected_head(look),
             skip=change,
         )
 
@@ -878,8 +877,7 @@ class Machine:
 
     def _keep_ends(self, before: Position, record: Record) -> None:
         if record.prev != before.chain:  # it restores what replaced the history; its author counts
-            assert isinstance(record, PartRecord)
-            assert record.replaces
+            assert isinstance(record, PartRecord | TermRecord)
             ends = record.ends
             assert self.ends_at.setdefault(record.position, (*ends, record.id)) == (*ends, record.id)
             return
