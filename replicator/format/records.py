@@ -95,8 +95,8 @@ class TermRecord(Record):
     """Opens a term: from here on only `node`, in this boot, writes.
 
     `ends`: the last records of the terms before it (see `term_ends.py`). `app`: of which application the log is; empty:
-    whoever wrote it knew of none. `version`: that at which a log begins that this record founds. `skip`: the last change
-    before it, if the term is taken to go on without that (`protocol/skip.py`); 0-0: it is not.
+    whoever wrote it knew of none. `version`: that at which a log begins that this record founds. `skip`: the last
+    change before it, if the term is taken to go on without that (`protocol/skip.py`); 0-0: it is not.
     """
 
     log_id: str

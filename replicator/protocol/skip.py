@@ -26,7 +26,7 @@ from . import election
 from .group import GroupView
 from .heartbeat import Heartbeat
 
-__all__ = ["Found", "LookAhead", "applied_by", "expected_head", "obstacle"]
+__all__ = ["Found", "LookAhead", "applied_by", "expected_head", "obstacle", "suggested"]
 
 
 class Found(Enum):
@@ -40,7 +40,7 @@ class Found(Enum):
 
 
 class LookAhead(NamedTuple):
-    """What a node that stalled at a change has seen in the log after it. `term`: in which the group went on; 0: none."""
+    """What a node that stalled at a change has seen in the log after it. `term`: that in which the group went on."""
 
     stalled_at: RecordId
     term: int = 0
@@ -89,6 +89,20 @@ def obstacle(change: RecordId, node: str, look: GroupView, after: Iterable[Recor
             return f"{node} stalled at another {change}, which the log had before: start it again"
     refusal = election.refusal(node, _as_if_it_had(change, node, look))
     return refusal.reason if refusal is not None else ""
+
+
+def suggested(look: GroupView) -> tuple[RecordId, str] | None:
+    """A change that the group could go on without, and the node to lead then, as far as one look tells.
+
+    That is so if every live node stalled at the last change.
+    """
+    if look.head is None or not look.same_run or not (live := _live(look)):
+        return None
+    change = look.head.changed
+    if any(beat.stalled_at != change for beat in live) or applied_by(change, look):
+        return None
+    able = [beat.node for beat in live if not election.refusal(beat.node, _as_if_it_had(change, beat.node, look))]
+    return (change, min(able)) if able else None
 
 
 def expected_head(look: GroupView) -> RecordId | None:

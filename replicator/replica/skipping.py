@@ -67,7 +67,7 @@ class Skipping:
         return Found.NOTHING
 
     def _goes_on(self, record: Record) -> bool:
-        """This is the record of its own term: it leads from the place before the change, once its state is in the log."""
+        """This is the record of its own term: it leads from before the change, once its state is in the log."""
         verdict, after = self._known.to_fold().fold(record)
         if verdict is not Verdict.LEAD_AFTER_REBASE:
             return False
@@ -88,7 +88,7 @@ class Skipping:
 
 
 class Beginning:
-    """The state that a node began with, kept for as long as its disk has no snapshot. `version`: in which to draw it."""
+    """The state that a node began with, for as long as its disk has no snapshot. `version`: the one to draw it in."""
 
     def __init__(self, applied: AppliedState, version: int, *, most: int) -> None:
         self.version = version
