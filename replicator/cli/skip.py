@@ -42,7 +42,7 @@ def skip(
         show_json(asdict(done))
     else:
         click.echo(
-            f"{done.primary} leads in term {done.term}, from {done.first_id} on, without {done.skipped} "
+            f"{done.primary} leads in term {done.term}, from {done.first_id} on, without {done.skipped_id} "
             f"({_changes(done.change_count)}; {done.took_ms:.0f} ms)"
         )
 
@@ -62,9 +62,9 @@ def _show_preview(preview: ops.SkipPreview, output: str) -> None:
         click.echo(f"lost: {'nothing that the log has' if count is None else _changes(count)}")
         click.echo(f"rebuilt without it: {', '.join(preview.applied_by) or 'no node that has applied it is known'}")
     if preview.refusal is not None:
-        raise SkipRefused(change=preview.skipped, node=preview.node, reason=preview.refusal)
+        raise SkipRefused(change=preview.skipped_id, node=preview.node, reason=preview.refusal)
     if output == "table":
-        click.echo(f"would go on without {preview.skipped}, on {preview.node}")
+        click.echo(f"would go on without {preview.skipped_id}, on {preview.node}")
 
 
 def _changes(count: int) -> str:

@@ -28,7 +28,7 @@ from ..errors import (
     Stalled,
 )
 from ..format.ids import RecordId
-from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
+from ..format.records import ChangeRecord, PartRecord, Record
 from ..log.interface import Log
 from ..protocol.election import NOBODY
 from ..protocol.group import Code, Reply
@@ -98,12 +98,7 @@ class RecordWriter:
 
     def rejecting(self, ledger: LedgerImage, skipped: RecordId) -> LedgerImage:
         """That ledger, in which the keys of a change are rejected that the group goes on without."""
-        log = self._log
-        change, reason = log.find(skipped), ""
-        after = skipped
-        while records := log.read(after).records:
-            terms = [record for record in records if isinstance(record, TermRecord) and record.skip == skipped]
-            reason, after = terms[-1].reason if terms else reason, records[-1].id
+        change, reason = self._log.find(skipped), self._replica.skipping.reason
         return with_rejections(ledger, change, reason) if isinstance(change, ChangeRecord) else ledger
 
     def sweep(self, until: float) -> None:

@@ -23,10 +23,10 @@ __all__ = ["Skip", "SkipPreview", "preview_skip", "skip"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skip:
-    """What a skip did. `skipped`: the record; `change_count`: the changes in it; `primary`: the node that leads;
+    """What a skip did. `skipped_id`: the record; `change_count`: the changes in it; `primary`: the node that leads;
     `first_id`: the record that opens its term. `took_ms`: from the request until the node said that it leads."""
 
-    skipped: str
+    skipped_id: str
     change_count: int
     primary: str
     term: int
@@ -39,7 +39,7 @@ class SkipPreview:
     """What a skip would do. `refusal`: why it is refused. `change_count`: the changes that would be left out; None: the
     log does not have them. `applied_by`: the nodes that have applied them, and would be rebuilt without."""
 
-    skipped: str
+    skipped_id: str
     node: str
     refusal: str | None
     change_count: int | None
@@ -54,7 +54,7 @@ def preview_skip(log: Log, change: RecordId, node: str, *, force: bool = False) 
     checks.name("node", node)
     look, after = log.look(), _records_from(log, change)
     return SkipPreview(
-        skipped=str(change),
+        skipped_id=str(change),
         node=node,
         refusal=obstacle(change, node, look, after, force=force) or None,
         change_count=_count(after),
@@ -100,7 +100,7 @@ def skip(
             continue  # the boot that got the term is gone; if its successor does not go on with it, it stalls again
         took_ms = round((time.monotonic() - started) * 1000, 1)
         return Skip(
-            skipped=str(change),
+            skipped_id=str(change),
             change_count=_count(after) or 0,
             primary=node,
             term=reply.term,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from ..errors import ReplicatorError, Stalled
 from ..format.codec import SnapshotDecoder, SnapshotEncoder
 from ..format.ids import ZERO_ID, RecordId
-from ..format.records import Record
+from ..format.records import Record, TermRecord
 from ..protocol.fold import Verdict, View
 from ..protocol.skip import Found, LookAhead
 from ..storage.checkpoint import Step
@@ -24,6 +24,9 @@ from .save_queue import SaveQueue
 __all__ = ["Beginning", "Skipping"]
 
 logger = logging.getLogger(__name__)
+
+#: Beside what is saved: a node that is started again before its state is in the log says it then.
+_REASON = "skipped_because"
 
 
 class Skipping:
@@ -49,6 +52,11 @@ class Skipping:
             self._ahead, self._read_upto = LookAhead(at), at
         return self._read_upto
 
+    @property
+    def reason(self) -> str:
+        """Why the group goes on without the change that this node has skipped last."""
+        return self._saved.checkpoint.noted(_REASON)
+
     def look_at(self, records: Iterable[Record]) -> Found:
         """See whether these records, which come after the change, mean anything to it. The caller has the write lock.
 
@@ -72,6 +80,8 @@ class Skipping:
         if verdict is not Verdict.LEAD_AFTER_REBASE:
             return False
         at = self._applied.stalled_at
+        assert isinstance(record, TermRecord)
+        self._saved.checkpoint.note(_REASON, record.reason)
         self._saved.save([Step(record, verdict, after.view)])
         with self._applied.lock:
             self._applied.stalled, self._applied.stalled_at = "", ZERO_ID

@@ -52,7 +52,7 @@ def test_all_go_on_without_it(group: Group, on: str, ack: dict[str, Any], snapsh
         first.stop()
     nodes, change = stalled_group(group, **ack)
     done = skip(group, change, on)
-    assert (done.skipped, done.primary, done.change_count) == (str(change), on, 1)
+    assert (done.skipped_id, done.primary, done.change_count) == (str(change), on, 1)
     leader = next(node for node in nodes if node.name == on)
     leader.submit(push("y"), ack="applied:2", timeout_s=PATIENCE_S)
     in_step(*nodes)
@@ -61,7 +61,7 @@ def test_all_go_on_without_it(group: Group, on: str, ack: dict[str, Any], snapsh
     assert [node.stalled for node in nodes] == [None] * 3
     assert ops.verify(group.log(), by="test", timeout_s=PATIENCE_S).equal
     term = next(each for each in ops.history(group.log()) if each.term == done.term)
-    assert (term.reason, term.by) == ("it is poison", "test")
+    assert (term.reason, term.by, term.skipped_id) == ("it is poison", "test", str(change))
 
 
 def test_a_repeat_with_its_key_is_rejected_by_whoever_leads(group: Group) -> None:
@@ -135,7 +135,7 @@ def test_a_node_that_had_applied_it_keeps_that_as_a_fork_and_is_rebuilt(group: G
     in_step(again, b)
     assert (pushed(again), pushed(b)) == (["x", "y"], ["x", "y"])
     (_, changes) = fork_of(again)
-    assert changes == [POISON]
+    assert changes == [push("x"), POISON]
 
 
 def test_a_node_that_leads_by_force_is_fenced_and_rebuilt(group: Group) -> None:
