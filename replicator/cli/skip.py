@@ -60,7 +60,7 @@ def _show_preview(preview: ops.SkipPreview, output: str) -> None:
     else:
         count = preview.change_count
         click.echo(f"lost: {'nothing that the log has' if count is None else _changes(count)}")
-        click.echo(f"rebuilt without it: {', '.join(preview.applied_by) or 'no node that has applied it is known'}")
+        click.echo(f"rebuilt without it: {', '.join(preview.applied_nodes) or 'no node that has applied it is known'}")
     if preview.refusal is not None:
         raise SkipRefused(change=preview.skipped_id, node=preview.node, reason=preview.refusal)
     if output == "table":

@@ -37,13 +37,13 @@ class Skip:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkipPreview:
     """What a skip would do. `refusal`: why it is refused. `change_count`: the changes that would be left out; None: the
-    log does not have them. `applied_by`: the nodes that have applied them, and would be rebuilt without."""
+    log does not have them. `applied_nodes`: the nodes that have applied them, and would be rebuilt without."""
 
     skipped_id: str
     node: str
     refusal: str | None
     change_count: int | None
-    applied_by: list[str]
+    applied_nodes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,7 +58,7 @@ def preview_skip(log: Log, change: RecordId, node: str, *, force: bool = False) 
         node=node,
         refusal=obstacle(change, node, look, after, force=force) or None,
         change_count=_count(after),
-        applied_by=applied_by(change, look),
+        applied_nodes=applied_by(change, look),
     )
 
 

@@ -277,7 +277,7 @@ TABLE: tuple[Row, ...] = (
     Row(3, TERM, "names me, follows my position, in sync", _all(_names_me, _follows), Verdict.LEAD,
         "term, holder, position", _led),
     Row(4, TERM, "names me", _names_me, Verdict.LEAD_AFTER_REBASE,
-        "term, holder; out of sync until my snapshot is in the log", _led_after_rebase),
+        "term, holder, changed if it skips one; out of sync until my snapshot is in the log", _led_after_rebase),
     Row(5, TERM, "I held the term before", _held_by_me, Verdict.STEP_DOWN,
         "term, holder, position; out of sync if it does not follow", _followed),
     Row(6, TERM, "otherwise", _always, Verdict.FOLLOW,

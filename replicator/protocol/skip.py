@@ -99,7 +99,7 @@ def suggested(look: GroupView) -> tuple[RecordId, str] | None:
     if look.head is None or not look.same_run or not (live := _live(look)):
         return None
     change = look.head.changed
-    if any(beat.stalled_at != change for beat in live) or applied_by(change, look):
+    if change == ZERO_ID or any(beat.stalled_at != change for beat in live) or applied_by(change, look):
         return None
     able = [beat.node for beat in live if not election.refusal(beat.node, _as_if_it_had(change, beat.node, look))]
     return (change, min(able)) if able else None

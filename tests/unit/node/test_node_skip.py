@@ -121,14 +121,14 @@ def test_a_node_that_had_applied_it_keeps_that_as_a_fork_and_is_rebuilt(group: G
     a, b = group.primary("a", state=KV()), group.node("b", state=Failing())
     a.submit(push("x"), ack="applied:1", timeout_s=PATIENCE_S)
     a.submit(POISON)
-    eventually(lambda: b.stalled)
+    eventually(lambda: at_one_change(group, "b"))
     change = a.position.id
     eventually(lambda: group.server.look().heartbeats["a"].changed == change)
     a.stop()
     with pytest.raises(SkipRefused, match=f"a has applied {change}, or would lead without it: start or promote it"):
         skip(group, change, "b")
     preview = ops.preview_skip(group.log(), change, "b", force=True)
-    assert (preview.refusal, preview.applied_by, preview.change_count) == (None, ["a"], 1)
+    assert (preview.refusal, preview.applied_nodes, preview.change_count) == (None, ["a"], 1)
     skip(group, change, "b", force=True)
     b.submit(push("y"))
     again = group.node("a", state=KV())
@@ -141,9 +141,8 @@ def test_a_node_that_had_applied_it_keeps_that_as_a_fork_and_is_rebuilt(group: G
 def test_a_node_that_leads_by_force_is_fenced_and_rebuilt(group: Group) -> None:
     a, b = group.primary("a", state=KV()), group.node("b", state=Failing())
     a.submit(POISON)
-    eventually(lambda: b.stalled)
     change = a.position.id
-    eventually(lambda: at_one_change(group, "b"))
+    eventually(lambda: at_one_change(group, "b") and group.server.look().heartbeats["a"].changed == change)
     skip(group, change, "b", force=True)
     b.submit(push("y"))
     in_step(a, b)
