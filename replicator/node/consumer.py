@@ -118,9 +118,7 @@ class Reader:
                 verdicts = self._replica.take(records)
                 self._follow()
         if found is Found.GIVES_UP:
-            self._replica.give_up_state(
-                f"the group went on without {self._replica.applied.stalled_at}, at which it stalled"
-            )
+            self._replica.give_up_state(self._replica.skipping.give_way())
         elif self._replica.stalled:
             raise Stalled(self._replica.stalled)
         if found is Found.LEADS:

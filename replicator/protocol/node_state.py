@@ -146,6 +146,10 @@ class NodeState(NamedTuple):
         """Its state is not what it should be: it waits for a snapshot, as after a gap."""
         return self._replace(view=self.view._replace(in_sync=False))
 
+    def knows_over(self, term: int) -> NodeState:
+        """It knows from elsewhere that this term, and all before it, are over: their records may be still to come."""
+        return self._replace(over=max(self.over, term))
+
     def refused(self, reply: Reply) -> NodeState:
         """A write or a renewal was refused. This may end its role before the log tells why."""
         if reply.code in (Code.FENCED, Code.LOST):

@@ -172,7 +172,8 @@ class Replica:
                     raise self.applied.unreadable(record.id, self._meets(step))
                 self._updater.follow_snapshot(after.view.snapshot)
                 self._tell(step, node_state.view)
-                if self.applied.unfit and verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE):
+                leads = verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and after.view.term > after.over
+                if self.applied.unfit and leads:
                     self._carry_out(work, node_state)
                     raise self.applied.not_to_lead(record.id)
                 verdicts.append(verdict)

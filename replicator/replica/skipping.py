@@ -57,12 +57,19 @@ class Skipping:
         """Why the group goes on without the change that this node has skipped last."""
         return self._saved.checkpoint.noted(_REASON)
 
+    def give_way(self) -> str:
+        """The group went on without the change: its own terms of before then are over. Why its state is given up."""
+        self._known.knows_over(self._ahead.term - 1)
+        return f"the group went on without {self._ahead.stalled_at}, at which it stalled"
+
     def look_at(self, records: Iterable[Record]) -> Found:
         """See whether these records, which come after the change, mean anything to it. The caller has the write lock.
 
         Raises `Stalled` or `CheckpointError`.
         """
         me = self._known.node_state.me
+        if self._applied.stalled_at == ZERO_ID:
+            return Found.NOTHING  # it stalled for another reason
         for record in records:
             if record.id <= self.cursor:
                 continue

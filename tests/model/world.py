@@ -469,7 +469,9 @@ class Machine:
                 yield Option(text, self.nodes(self.saved_first(self._tidy(leads))))
                 return
             if found is skip.Found.GIVES_UP:
-                yield Option(f"{node.name} gives its state up for {record.id}", self.nodes(self.given_up(node)))
+                gives_way = node._replace(node_state=node.live.knows_over(ahead.term - 1))
+                text = f"{node.name} gives its state up for {record.id}"
+                yield Option(text, self.nodes(self.given_up(gives_way)))
                 return
 
     def given_up(self, node: Node) -> Node:
@@ -691,7 +693,7 @@ class Machine:
             raise Breach(f"G2: {node.name} goes back from term {before.view.term} to {node_state.view.term}")
         if verdict is Verdict.APPLY and node.fails_at and record.body.decode() == node.fails_at:
             return verdict, node._replace(stalled_at=record.id, sending=None)
-        if node.unfit and verdict in _LEADS:
+        if node.unfit and verdict in _LEADS and node_state.view.term > node_state.over:
             return verdict, node._replace(stalled_at=record.id, sending=None)
         if node_state.view.position == record.position:
             if before.view.position == record.position:

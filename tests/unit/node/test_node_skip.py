@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from replicator import ChangeRejected, LogUnavailable, Node, SkipRefused, Stalled, ops
-from replicator.format.ids import RecordId
-from tests.support.kv import KV, PATIENCE_S, Group, eventually, fork_of, in_step, push, pushed
+from replicator.format.ids import RecordId, Writer
+from replicator.protocol.group import Claim
+from tests.support.kv import KV, PATIENCE_S, Group, eventually, fork_of, in_step, push, pushed, put
 
 POISON = push("poison")
 
@@ -180,3 +181,45 @@ def at_one_change(group: Group, *names: str) -> RecordId | None:
     assert look.head is not None
     beats = [beat for name, beat in look.heartbeats.items() if not names or name in names]
     return look.head.changed if {beat.stalled_at for beat in beats} == {look.head.changed} else None
+
+
+def test_nodes_that_were_started_again_and_stalled_again_go_on(group: Group) -> None:
+    """Their disks have the change, and their states do not: they do not say that they have it."""
+    nodes, change = stalled_group(group, ack="applied:2", timeout_s=PATIENCE_S)
+    for node in nodes:
+        node.stop()
+    nodes = [group.node(name, state=Failing()) for name in "abc"]
+    assert eventually(lambda: at_one_change(group)) == change
+    skip(group, change, "c")
+    nodes[2].submit(push("y"))
+    in_step(*nodes)
+    assert [pushed(node) for node in nodes] == [["x", "y"]] * 3
+
+
+def test_of_several_changes_in_the_record_none_is_left(group: Group) -> None:
+    a, b = group.primary("a", state=Failing()), group.node("b", state=Failing())
+    a.submit(put("k", 1))
+    with pytest.raises(Stalled):
+        a.submit_many([push("before"), POISON, push("after")])
+    change = eventually(lambda: at_one_change(group))
+    assert skip(group, change, "b").change_count == 3
+    b.submit(push("y"))
+    in_step(a, b)
+    assert (pushed(a), pushed(b)) == (["y"], ["y"])
+
+
+def test_a_node_that_took_a_term_before_it_came_to_the_change_is_rebuilt_like_the_others(group: Group) -> None:
+    """Its own term record comes after the change, and is over by then."""
+    a, b = group.primary("a", state=Failing()), group.node("b", state=Failing())
+    a.submit(push("x"), ack="applied:1", timeout_s=PATIENCE_S)
+    with b._running.replica.write_lock:
+        with pytest.raises(Stalled):
+            a.submit(POISON)
+        look = group.server.look()
+        claim = Claim(writer=Writer("b", b.boot), floor=0, lease_ms=60_000, by="test", reason="", expect=look.term)
+        assert group.log().promote(claim).term == 2
+    change = eventually(lambda: at_one_change(group))
+    skip(group, change, "a")
+    a.submit(push("y"))
+    in_step(a, b)
+    assert (pushed(a), pushed(b), b.stalled) == (["x", "y"], ["x", "y"], None)
