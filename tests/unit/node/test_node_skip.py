@@ -106,6 +106,7 @@ def test_its_holder_that_is_started_again_before_its_state_is_in_the_log_goes_on
         ops.skip(group.log(), change, "b", by="test", reason="it is poison", timeout_s=1.0)
     assert b.stalled is None, "it has read its term"
     assert b.role == "standby"
+    eventually(lambda: all(node._running.replica.skipping._ahead.term == 2 for node in (a, c)), "they have seen it")
     assert a.stalled, "nobody gives its state up before there is another one"
     b.stop()
     again = group.node("b", state=Failing())
@@ -223,3 +224,29 @@ def test_a_node_that_took_a_term_before_it_came_to_the_change_is_rebuilt_like_th
     a.submit(push("y"))
     in_step(a, b)
     assert (pushed(a), pushed(b), b.stalled) == (["x", "y"], ["x", "y"], None)
+
+
+def test_a_node_whose_first_state_could_not_be_drawn_is_to_be_started_again(group: Group) -> None:
+    class Frail(Failing):
+        fails = True
+
+        def snapshot(self) -> Any:
+            if self.fails:
+                raise ZeroDivisionError("division by zero")
+            return super().snapshot()
+
+    state = Frail()
+    a = group.primary("a", state=state)
+    state.fails = False
+    a.submit(push("x"))
+    with pytest.raises(Stalled):
+        a.submit(POISON)
+    change = eventually(lambda: at_one_change(group))
+    with pytest.raises(TimeoutError, match="does not lead yet"):
+        ops.skip(group.log(), change, "a", by="test", reason="it is poison", timeout_s=2.0)
+    told = f"could not be drawn; it is to lead without {change}: start it again"
+    assert eventually(lambda: told in (a.stalled or ""))
+    a.stop()
+    again = group.node("a", state=Failing())
+    again.wait(role="primary", timeout_s=PATIENCE_S)
+    assert pushed(again) == ["x"]
