@@ -145,6 +145,7 @@ def _row(term: ops.Term) -> dict[str, Any]:
         "last": term.last_id,
         "changes": term.change_count,
         "snapshots": term.snapshot_count,
+        "reason": f"without {term.skipped_id}: {term.reason}" if term.skipped_id else term.reason,
     }
 
 
@@ -169,7 +170,8 @@ def _record_dict(record: Record) -> dict[str, Any]:
         "prev": record.prev, "chain": record.chain, "written_at": record.at, "body_bytes": len(record.body),
     }  # fmt: skip
     if isinstance(record, TermRecord):
-        of_log = {"log_id": record.log_id, "app": record.app or None}
+        skipped_id = str(record.skip) if record.skip != ZERO_ID else None
+        of_log = {"log_id": record.log_id, "app": record.app or None, "skipped_id": skipped_id}
         return fields | of_log | {"run": record.run, "by": record.by, "reason": record.reason}
     if isinstance(record, ChangeRecord):
         fields |= {"codec": record.codec, "digest": record.digest, "version": record.version or None}
@@ -182,7 +184,8 @@ def _record_dict(record: Record) -> dict[str, Any]:
 def _record_text(record: Record) -> str:
     line = f"{when(record.at)}  {str(record.id).ljust(14)} {record.kind.ljust(6)} {plain(record.node)}"
     if isinstance(record, TermRecord):
-        return f"{line}  opens term {record.id.term}: {plain(record.reason)}, by {plain(record.by)}"
+        without = f" without {record.skip}" if record.skip != ZERO_ID else ""
+        return f"{line}  opens term {record.id.term}{without}: {plain(record.reason)}, by {plain(record.by)}"
     if isinstance(record, ChangeRecord):
         if record.version:
             return f"{line}  the group is at version {record.version}"

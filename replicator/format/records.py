@@ -25,7 +25,7 @@ import orjson
 
 from replicator.errors import ChangeTooLarge, ConfigError, CorruptRecord
 
-from .ids import TERM_MAX, Position, RecordId, Writer, extend_chain
+from .ids import TERM_MAX, ZERO_ID, Position, RecordId, Writer, extend_chain
 from .term_ends import parse_ends, show_ends
 
 __all__ = [
@@ -95,7 +95,8 @@ class TermRecord(Record):
     """Opens a term: from here on only `node`, in this boot, writes.
 
     `ends`: the last records of the terms before it (see `term_ends.py`). `app`: of which application the log is; empty:
-    whoever wrote it knew of none. `version`: that at which a log begins that this record founds.
+    whoever wrote it knew of none. `version`: that at which a log begins that this record founds. `skip`: the last
+    change before it, if the term is taken to go on without that (`protocol/skip.py`); 0-0: it is not.
     """
 
     log_id: str
@@ -105,6 +106,7 @@ class TermRecord(Record):
     ends: tuple[RecordId, ...] = ()
     app: str = ""
     version: int = 1
+    skip: RecordId = ZERO_ID
 
     kind = "term"
 
@@ -373,6 +375,7 @@ def _read_term(id_: RecordId, fields: dict[str, Any], header: bytes, body: bytes
         ends=_ends(fields),
         app=_take({"app": ""} | fields, "app", str),
         version=_version(fields, 1),
+        skip=_in_range(RecordId.parse(_take({"skip": "0-0"} | fields, "skip", str))),
     )
 
 

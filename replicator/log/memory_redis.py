@@ -453,4 +453,6 @@ def _term_header(claim: Claim, head: Head | None, *, run: str, now_ms: float) ->
         fields["app"] = claim.app
     if head is None and claim.version > 1:
         fields |= {"v": 2, "version": claim.version}
+    if claim.skip != ZERO_ID:
+        fields["skip"] = str(claim.skip)
     return orjson.dumps(fields)

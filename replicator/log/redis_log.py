@@ -18,7 +18,7 @@ from urllib.parse import quote
 import redis
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
-from replicator.format.ids import RecordId, Writer
+from replicator.format.ids import ZERO_ID, RecordId, Writer
 from replicator.format.records import ChangeRecord, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends
 from replicator.log.connection import Asking, Link, follow, shown
@@ -204,6 +204,7 @@ class RedisLog:
             claim.expired,
             claim.app,
             claim.version,
+            "" if claim.skip == ZERO_ID else str(claim.skip),
         )
         return self._run(self._other, "promote", 8, *args)
 

@@ -16,6 +16,7 @@ from ..errors import LogUnavailable, Stalled
 from ..format.records import ChangeRecord, Record
 from ..log.interface import Ack, Batch, GroupRequest, ReadRequest
 from ..protocol.fold import Verdict
+from ..protocol.skip import Found
 from .components import Components
 from .identity import check_log_is_mine
 
@@ -82,7 +83,7 @@ class Reader:
         if node_state.holds_term:
             return ReadRequest(None, self._requests_after, self._acks_after, RECORDS_AT_ONCE)
         most = PARTS_AT_ONCE if node_state.view.follows_snapshot else RECORDS_AT_ONCE
-        return ReadRequest(node_state.view.cursor.id, self._requests_after, most=most)
+        return ReadRequest(self._replica.skipping.cursor, self._requests_after, most=most)
 
     def received(self, batch: Batch) -> Iterator[GroupRequest | Learnt]:
         """Take in what came of it, and give what is to be acted on before the rest is taken in.
@@ -107,11 +108,21 @@ class Reader:
             # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
             look = self._log.look()
             check_log_is_mine(self._log, self._replica.node_state.view, look, self._app)
+        found, verdicts = Found.NOTHING, list[Verdict]()
         with self._replica.write_lock:
             if self._replica.node_state.holds_term or self._stopping.is_set():
                 return
-            verdicts = self._replica.take(records)
-            self._follow()
+            if self._replica.stalled:
+                found = self._replica.skipping.look_at(records)
+            else:
+                verdicts = self._replica.take(records)
+                self._follow()
+        if found is Found.GIVES_UP:
+            self._replica.give_up_state(self._replica.skipping.give_way())
+        elif self._replica.stalled:
+            raise Stalled(self._replica.stalled)
+        if found is Found.LEADS:
+            yield Learnt.LEADS
         if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
             yield Learnt.LEADS
         elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:

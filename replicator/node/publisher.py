@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import Outdated
 from ..format.codec import SnapshotDecoder, SnapshotEncoder, digest_of, with_ledger
-from ..format.ids import RecordId
+from ..format.ids import ZERO_ID, RecordId
 from ..format.patch import CODEC, cut
 from ..format.records import PartRecord
 from ..format.snapshot_parts import Cutter
@@ -107,6 +107,8 @@ class Publisher:
             with self._writer.held(replica.applied.lock, until):
                 snapshot = node_state.begin_snapshot()
                 pieces, ledger = replica.pieces(), replica.applied.ledger.image()
+        if node_state.view.skipped != ZERO_ID:
+            ledger = self._writer.rejecting(ledger, node_state.view.skipped)
         parts = _Parts(pieces, replica.snapshot_bytes_max, ledger)
         for index, body in enumerate(parts):
             with self._writer.held(replica.write_lock, until):

@@ -79,6 +79,7 @@ class Reporter:
             kept_bytes=self._replica.saved.kept_bytes,
             applied_at=self._replica.applied.applied_at,
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
+            stalled_at=self._replica.applied.stalled_at,
             problem="; ".join(self._problems.others),
             candidate=self._policy.auto_promote,
             prepares=self._handover.is_offered,

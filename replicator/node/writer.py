@@ -27,12 +27,15 @@ from ..errors import (
     ReplicatorError,
     Stalled,
 )
+from ..format.ids import RecordId
 from ..format.records import ChangeRecord, PartRecord, Record
 from ..log.interface import Log
 from ..protocol.election import NOBODY
 from ..protocol.group import Code, Reply
 from ..protocol.node_state import NodeState
 from ..protocol.write_outcome import Next, PendingWrite, WriteOutcome
+from ..replica.ledger import LedgerImage
+from ..replica.rejections import with_rejections
 from ..replica.replica import Prepared, Replica
 from ..replica.write_lock import WriteLock
 from ..runtime.backoff import Backoff
@@ -92,6 +95,11 @@ class RecordWriter:
     def url(self) -> str:
         """Of the log."""
         return self._log.url
+
+    def rejecting(self, ledger: LedgerImage, skipped: RecordId) -> LedgerImage:
+        """That ledger, in which the keys of a change are rejected that the group goes on without."""
+        change, reason = self._log.find(skipped), self._replica.skipping.reason
+        return with_rejections(ledger, change, reason) if isinstance(change, ChangeRecord) else ledger
 
     def sweep(self, until: float) -> None:
         """Have the log delete what a snapshot cut, a slice at a time.

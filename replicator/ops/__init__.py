@@ -20,6 +20,7 @@ from .promotion import (
 )
 from .recovery import recover
 from .reinit import Reinit, reinit
+from .skip import Skip, SkipPreview, preview_skip, skip
 from .verification import DigestReport, snapshot, verify
 from .versions import Finalized, NodeVersions, Versions, finalize, versions, versions_of
 
@@ -31,6 +32,8 @@ __all__ = [
     "Promotion",
     "PromotionPreview",
     "Reinit",
+    "Skip",
+    "SkipPreview",
     "Status",
     "Switchover",
     "Term",
@@ -43,12 +46,14 @@ __all__ = [
     "looked",
     "pause",
     "preview",
+    "preview_skip",
     "promote",
     "records",
     "recover",
     "reinit",
     "resume",
     "size_of",
+    "skip",
     "snapshot",
     "status",
     "status_of",

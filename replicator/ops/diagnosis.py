@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from ..node.health import lag_as_reported
-from ..protocol import election, versions
+from ..protocol import election, skip, versions
 from ..protocol.divergence import compared
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
@@ -116,7 +116,14 @@ def _primary(look: GroupView) -> Iterator[Check]:
     head = look.head
     if head is None:
         return
-    if not look.same_run:
+    if (found := skip.suggested(look)) is not None:
+        change, node = found
+        do = (
+            f"start them with code that can apply it, or `replicator skip {change} --on {node} --reason TEXT` has the "
+            "group go on without it"
+        )
+        yield problem("primary", f"nobody leads, because every live node stalled at the change {change}", do)
+    elif not look.same_run:
         what = "Redis came back as another run, in which no node leads until one takes a term"
         yield problem("primary", what, _who_takes_over(look))
     elif head.writer == election.NOBODY:

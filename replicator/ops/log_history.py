@@ -40,7 +40,7 @@ class Term:
     """One term, as its own record and those after it show it. `holder`: the node that took it.
 
     `first_id`: the oldest of its records that the log still has, written at `first_written_at` (unix ms); `last_id`:
-    its newest. `change_count`, `snapshot_count`: how many it has.
+    its newest. `change_count`, `snapshot_count`: how many it has. `skipped_id`: the change that it goes on without.
     """
 
     term: int
@@ -54,6 +54,7 @@ class Term:
     last_id: str
     change_count: int
     snapshot_count: int
+    skipped_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,6 +88,7 @@ def _opened(record: Record) -> Term:
         last_id=str(record.id),
         change_count=0,
         snapshot_count=0,
+        skipped_id=str(opens.skip) if opens and opens.skip != ZERO_ID else None,
     )
 
 

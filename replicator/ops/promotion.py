@@ -90,7 +90,7 @@ def promote(
         look, reply = take_term(log, node, log.look, claimed, until=until, force=force, expect=expect)
         try:
             wait_until_it_leads(log, node, look.heartbeats[node].boot, reply.term, until)
-        except _RestartedMeanwhile:
+        except RestartedMeanwhile:
             continue  # the boot that got the term is gone; its successor gets the next one
         took_ms = (time.monotonic() - started) * 1000
         return Promotion(primary=node, term=reply.term, first_id=str(reply.id), took_ms=round(took_ms, 1))
@@ -128,7 +128,7 @@ def demote(log: Log, *, by: str, reason: str = "asked by an operator") -> int:
     return reply.term
 
 
-class _RestartedMeanwhile(Exception):
+class RestartedMeanwhile(Exception):
     pass
 
 
@@ -137,7 +137,7 @@ def wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: flo
         look = log.look()
         heartbeat = look.heartbeats.get(node)
         if heartbeat is not None and heartbeat.boot != boot:
-            raise _RestartedMeanwhile
+            raise RestartedMeanwhile
         if look.term > term:
             raise replaced(node, by=look.head.node if look.head else "", term=look.term)
         if heartbeat is not None and heartbeat.term == term and heartbeat.role == "primary":

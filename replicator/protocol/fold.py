@@ -98,6 +98,12 @@ class View(NamedTuple):
         """Where the history in the state diverged from the one with `id`; None: it has `id`, or may still get it."""
         return left_behind(id, self.ends, self.position.id, self.term)
 
+    @property
+    def skipped(self) -> RecordId:
+        """The last change that the group has, if this node goes on without it (`skip.py`); 0-0: it has that."""
+        parted = self.left_behind(self.changed)  # in its own term, or it is only too old to tell
+        return self.changed if parted is not None and parted.term == self.changed.term else ZERO_ID
+
     def is_unchanged_since(self, id: RecordId) -> bool:
         """Whether the state is still what it was at `id`: a place in its history after which there was no change.
 
@@ -149,6 +155,10 @@ def _follows_my_rebase(view: View, record: Record, me: Writer) -> bool:
 
 def _completes(view: View, record: Record, me: Writer) -> bool:
     return view.snapshot is not None and view.snapshot.complete
+
+
+def _follows_all_the_same(view: View, record: Record, me: Writer) -> bool:
+    return _follows(view, record, me) or _follows_my_rebase(view, record, me)
 
 
 def _replaces(view: View, record: Record, me: Writer) -> bool:
@@ -209,7 +219,9 @@ def _led(view: View, record: Record) -> View:
 
 
 def _led_after_rebase(view: View, record: Record) -> View:
-    return _term_taken(view, record)._replace(in_sync=False, cursor=record.position)
+    assert isinstance(record, TermRecord)
+    changed = max(record.skip, view.changed)  # what it goes on without is decided: it lacks nothing up to there
+    return _term_taken(view, record)._replace(in_sync=False, cursor=record.position, changed=changed)
 
 
 def _followed(view: View, record: Record) -> View:
@@ -265,14 +277,14 @@ TABLE: tuple[Row, ...] = (
     Row(3, TERM, "names me, follows my position, in sync", _all(_names_me, _follows), Verdict.LEAD,
         "term, holder, position", _led),
     Row(4, TERM, "names me", _names_me, Verdict.LEAD_AFTER_REBASE,
-        "term, holder; out of sync until my snapshot is in the log", _led_after_rebase),
+        "term, holder, changed if it skips one; out of sync until my snapshot is in the log", _led_after_rebase),
     Row(5, TERM, "I held the term before", _held_by_me, Verdict.STEP_DOWN,
         "term, holder, position; out of sync if it does not follow", _followed),
     Row(6, TERM, "otherwise", _always, Verdict.FOLLOW,
         "term, holder, position; out of sync if it does not follow", _followed),
     Row(7, CHANGE, "follows my position, in sync", _follows, Verdict.APPLY, "position, changed, version", _changed),
-    Row(8, PART, "follows, and completes a snapshot that replaces the history", _all(_follows, _completes, _replaces),
-        Verdict.RESTORE, "position, changed, version", _restored),
+    Row(8, PART, "follows, also if I am rebasing, and completes a snapshot that replaces the history",
+        _all(_follows_all_the_same, _completes, _replaces), Verdict.RESTORE, "position, changed, version", _restored),
     Row(9, PART, "follows my position, in sync", _follows, Verdict.SKIP, "position", _moved),
     Row(10, PART, "follows my position, I am rebasing, and it completes my snapshot",
         _all(_follows_my_rebase, _completes), Verdict.LEAD, "position, in sync", _rebased),

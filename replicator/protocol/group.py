@@ -172,7 +172,7 @@ class Claim:
     broken one. `unfollowed`: with `anew`, the newest record, which no node accepts, of a log that looks whole.
     `applied_min`: the least `applied:N` that, as far as the claimant knows, was asked for; the head remembers it.
     `app`: the application of the writer, which has to be that of the log; empty: it has none. `version`: the one at
-    which a log begins that is founded.
+    which a log begins that is founded. `skip`: the change that the writer is to go on without (`skip.py`); 0-0: none.
     """
 
     writer: Writer
@@ -191,3 +191,4 @@ class Claim:
     applied_min: int = 0
     app: str = ""
     version: int = 1
+    skip: RecordId = ZERO_ID

@@ -26,6 +26,8 @@ __all__ = [
     "Heartbeat",
 ]
 
+_IDS = ("changed", "cursor", "digest_at", "synced")
+
 #: A node that missed this many heartbeats in a row counts as dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
 
@@ -33,7 +35,8 @@ MISSED_BEATS_MAX = 3
 class Heartbeat(NamedTuple):
     """A node as it last described itself, and how long ago that was (see `seen`).
 
-    `every_ms`: how often it sends one. `stalled`: why it applies nothing any more, or cannot lead. `problem`: what is
+    `every_ms`: how often it sends one. `stalled`: why it applies nothing any more, or cannot lead; `stalled_at`: the
+    change at which `apply` failed, if that is why, and it has all before it; 0-0: it is not. `problem`: what is
     wrong with the log or around the node, or what the node does without. `candidate`: it takes over by itself when the
     lease is gone. `log_id`: the log that it follows. `synced`: the newest record whose effect is on its disk for good.
 
@@ -67,6 +70,7 @@ class Heartbeat(NamedTuple):
     http: str = ""
     applied_at: int = 0
     stalled: str = ""
+    stalled_at: RecordId = ZERO_ID
     digest: str = ""
     digest_at: RecordId = ZERO_ID
     candidate: bool = False
@@ -106,7 +110,7 @@ class Heartbeat(NamedTuple):
     def to_json(self) -> bytes:
         fields = self._asdict()
         del fields["age_ms"], fields["beaten_at"]
-        fields.update({name: str(fields[name]) for name in ("position", "changed", "cursor", "digest_at", "synced")})
+        fields.update({name: str(fields[name]) for name in ("position", *_IDS, "stalled_at")})
         return orjson.dumps(fields)
 
     @classmethod
@@ -132,7 +136,8 @@ class Heartbeat(NamedTuple):
             known = {name: fields[name] for name in cls._fields if name in fields}
             known["position"] = Position.parse(fields["position"])
             known["knew"] = _names(fields.get("knew", []))
-            known.update({name: RecordId.parse(fields[name]) for name in ("changed", "cursor", "digest_at", "synced")})
+            known.update({name: RecordId.parse(fields[name]) for name in _IDS})
+            known["stalled_at"] = RecordId.parse(fields.get("stalled_at", "0-0"))
             heartbeat = cls(**known | {"age_ms": age_ms, "beaten_at": 0})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None

@@ -146,6 +146,10 @@ class NodeState(NamedTuple):
         """Its state is not what it should be: it waits for a snapshot, as after a gap."""
         return self._replace(view=self.view._replace(in_sync=False))
 
+    def knows_over(self, term: int) -> NodeState:
+        """It knows from elsewhere that this term, and all before it, are over: their records may be still to come."""
+        return self._replace(over=max(self.over, term))
+
     def refused(self, reply: Reply) -> NodeState:
         """A write or a renewal was refused. This may end its role before the log tells why."""
         if reply.code in (Code.FENCED, Code.LOST):
@@ -222,7 +226,11 @@ class NodeState(NamedTuple):
         )
 
     def begin_snapshot(self, *, replaces: bool = False) -> Snapshot:
-        """Begin a snapshot of the state as it is now. Only while it holds the term."""
+        """Begin a snapshot of the state as it is now. Only while it holds the term.
+
+        Where the group goes on without a change (`skip.py`) it is one that `replaces` the history: nothing in that has
+        this state.
+        """
         assert self.holds_term
         view = self.view
         ends = ends_before(view, view.term)
@@ -232,7 +240,7 @@ class NodeState(NamedTuple):
             view.changed,
             ends,
             rebase=not view.in_sync,
-            replaces=replaces,
+            replaces=replaces or view.skipped != ZERO_ID,
             version=view.version,
         )
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..errors import ApplyFailed, ChangeRejected, ReplicatorError, Stalled, StateError, UpgradeNeeded
 from ..format.acts import decode_act
 from ..format.codec import decode_changes
-from ..format.ids import ORIGIN, RecordId
+from ..format.ids import ORIGIN, ZERO_ID, RecordId
 from ..format.keyed import Keyed, change_in
 from ..format.records import ACT, ChangeRecord, Record
 from ..protocol.fold import View
@@ -99,6 +99,8 @@ class AppliedState:
         self.ledger = Ledger()
         #: Why this node applies nothing any more, if it does not: a bug in the application.
         self.stalled = ""
+        #: The change at which `apply` failed, if that is why: the node has all before it. 0-0: it is not.
+        self.stalled_at = ZERO_ID
         #: Why it had stalled before it was given up for a snapshot: it lacks some of what the node's view says it has.
         self.unfit = ""
         #: Why the state is not yet what was published, if it is not: something in its surroundings, which may pass.
@@ -152,6 +154,7 @@ class AppliedState:
                 except BaseException as error:
                     logger.exception("apply() failed at %s, at the change %.200r", record.id, change_in(change))
                     stalled = self._stall(record.id, error)
+                    self.stalled_at = ZERO_ID if asked_to_end(error) else record.id
                     if asked_to_end(error):
                         raise  # what it left of the state nobody knows
                     raise stalled from error
@@ -180,6 +183,7 @@ class AppliedState:
     def given_up(self) -> None:
         """It waits for a snapshot. If it had stalled, records are taken again until then. The caller holds the lock."""
         self.unfit, self.stalled = self.stalled or self.unfit, ""
+        self.stalled_at = ZERO_ID
 
     def not_to_lead(self, id_: RecordId) -> Stalled:
         """This node was made the holder by force, with a state that lacks changes: the others must not get that one.

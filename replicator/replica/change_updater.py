@@ -14,8 +14,8 @@ from typing import Any
 
 from ..errors import CheckpointError, NoThread, SnapshotRefused, Stalled
 from ..format.codec import SnapshotDecoder
-from ..format.ids import Position, RecordId
-from ..format.records import PartRecord
+from ..format.ids import ZERO_ID, Position, RecordId
+from ..format.records import PartRecord, last_change_after
 from ..format.snapshot_parts import Progress
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
@@ -25,6 +25,7 @@ from .applied_state import changes_of
 from .ledger import Ledger
 from .rebuild import Rebuild
 from .restore import Ending, Failed, Restoring, never, run
+from .skipping import Beginning
 from .state_updater import Work
 
 __all__ = ["ChangeUpdater"]
@@ -45,25 +46,40 @@ class ChangeUpdater:
         #: What is built of the snapshot that passes by, if this node needs it, or the newest that was dropped.
         self._restoring: Restoring | None = None
         self._restores: Progress | None = None
+        #: What `load` begins with if the state is not that any more.
+        self._beginning: Beginning | None = None
+        if self._checkpoint.snapshot is None:
+            most = rebuild.snapshot_bytes_max
+            self._beginning = Beginning(self._applied, self._applied.reads[-1], most=most)
 
-    def load(self, view: View) -> View:
-        """Of the newest snapshot and the changes since."""
+    def load(self, view: View, *, again: bool = False) -> View:
+        """Of the newest snapshot and the changes since; without the one that the group went on without, if there is."""
         version = self._applied.checked(self._checkpoint.base_version, view)
         pieces = self._checkpoint.payload(snapshot_bytes_max=self._rebuild.snapshot_bytes_max)
         if pieces is not None:
             self._rebuild.restore_own(pieces, view, version)
             self._applied.ledger = self._ledger_of_snapshot()
+        elif again:
+            assert self._beginning is not None
+            self._rebuild.restore_own(self._beginning.pieces(), view, self._beginning.version)
+            self._applied.ledger = Ledger()
+        payload = self._checkpoint.snapshot
+        changed = payload.last_change if payload is not None else ZERO_ID
         for record in self._checkpoint.changes():
+            if record.id == view.skipped:
+                continue
             try:
                 if record.version and record.version not in self._applied.reads:
                     raise self._applied.unreadable(record.id, record.version)
                 self._applied.apply(record, changes_of(record), version)
                 version = max(record.version, version)
+                changed = last_change_after(record) or changed
             except Stalled:
                 # It keeps its place, which is before this record, and says so. Before a change of a term there is
                 # another record of that term, at the least the one that opens it.
                 place = Position(RecordId(record.id.term, record.id.n - 1), record.prev)
-                return view._replace(position=place, cursor=place, version=version)
+                ends = tuple(end for end in view.ends if end.term < place.id.term)
+                return view._replace(position=place, cursor=place, changed=changed, ends=ends, version=version)
         return view
 
     def _ledger_of_snapshot(self) -> Ledger:

@@ -50,6 +50,11 @@ class NodeStateCell:
         with self.moved:
             self._become(self.node_state.beaten())
 
+    def knows_over(self, term: int) -> None:
+        """This term, and all before it, are over."""
+        with self.moved:
+            self._become(self.node_state.knows_over(term))
+
     def refused(self, reply: Reply) -> None:
         """A write or a renewal was refused."""
         with self.moved:

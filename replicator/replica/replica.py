@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import CorruptRecord, Stalled, StateError, UpgradeNeeded
@@ -47,6 +48,7 @@ from .divergence import Divergence
 from .node_state_cell import NodeStateCell
 from .rebuild import Rebuild
 from .save_queue import SaveQueue
+from .skipping import Skipping
 from .state_updater import StateUpdater, Work
 from .write_lock import WriteLock
 
@@ -95,6 +97,8 @@ class Replica:
             self.known, self.applied, self.saved, self.divergence, snapshot_bytes_max=snapshot_bytes_max
         )
         self._updater = updater(self._rebuild)
+        #: What it does after it stalled at a change.
+        self.skipping = Skipping(self.known, self.applied, self.saved, partial(self._updater.load, again=True))
         loaded = checkpoint.load()
         if loaded is not None:
             view = self._updater.load(loaded.view)
@@ -168,7 +172,8 @@ class Replica:
                     raise self.applied.unreadable(record.id, self._meets(step))
                 self._updater.follow_snapshot(after.view.snapshot)
                 self._tell(step, node_state.view)
-                if self.applied.unfit and verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE):
+                leads = verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and after.view.term > after.over
+                if self.applied.unfit and leads:
                     self._carry_out(work, node_state)
                     raise self.applied.not_to_lead(record.id)
                 verdicts.append(verdict)

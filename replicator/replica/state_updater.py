@@ -31,8 +31,8 @@ class StateUpdater(Protocol):
     def whole(self) -> Whole | None:
         """What was published of the state, if it is replicated whole."""
 
-    def load(self, view: View) -> View:
-        """At the start: make the state what it was as of this view; its own view."""
+    def load(self, view: View, *, again: bool = False) -> View:
+        """Make the state what it was as of this view, at the start, or `again` at any time; its own view."""
 
     def alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
         """What takes a record that is not saved and applied together with others, given the view before it.

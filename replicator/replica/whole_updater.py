@@ -68,7 +68,7 @@ class WholeUpdater:
 
     # --- start -------------------------------------------------------------------------------------------------------
 
-    def load(self, view: View) -> View:
+    def load(self, view: View, *, again: bool = False) -> View:
         """What was published, as of the last save. The state is made that, unless it may be ahead of it."""
         whole, version = self.whole, self._applied.checked(view.version, view)
         try:

@@ -147,8 +147,9 @@ class Payload(NamedTuple):
         """The newest change that is in it. One that replaced the state is a change itself, at its last part."""
         if not self.replaces:
             return self.changed
-        # Nothing comes between such parts, and their writer led when it began them: `as_of` is in their term.
-        return RecordId(self.as_of.id.term, self.as_of.id.n + self.run.rows)
+        # Older programs wrote down the change before it. Nothing came between such parts, and their writer led when it
+        # began them: `as_of` was in their term.
+        return max(self.changed, RecordId(self.as_of.id.term, self.as_of.id.n + self.run.rows))
 
     def pieces(self, bodies: Iterable[bytes], *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Any]:
         """The pieces of the state. Raises `CorruptRecord` if its writer made it wrong, or heavier than that."""

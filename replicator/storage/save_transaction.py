@@ -9,7 +9,7 @@ import sqlite3
 from typing import NamedTuple
 
 from replicator.format.ids import ZERO_CHAIN, ZERO_ID, RecordId
-from replicator.format.records import PartRecord, Record
+from replicator.format.records import PartRecord, Record, last_change_after
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.snapshot_due import changes_bytes_max
 from replicator.storage.checkpoint_file import GIVEN_UP, Leavings, Payload, Run, Saved, Staged, parts_under_way
@@ -119,9 +119,8 @@ class SaveTransaction:
         number, run = self._staged
         if self._payload is not None:
             self.left = self.left._replace(parts=True)
-        self._payload = Payload(
-            number, run, last.as_of, last.changed, last.codec, last.digest, last.replaces, last.version
-        )
+        changed = last_change_after(last, rebase=True) or last.changed
+        self._payload = Payload(number, run, last.as_of, changed, last.codec, last.digest, last.replaces, last.version)
         self._staged = Staged(number + 1)
         self._flush()
         before = self._changes.size + self.headers

@@ -265,6 +265,7 @@ class TestOperating:
             {
                 "term": int, "holder": str, "boot": str, "run": str, "by": str, "reason": str,
                 "first_written_at": int, "first_id": str, "last_id": str, "change_count": int, "snapshot_count": int,
+                "skipped_id": type(None),
             },
         )  # fmt: skip
         assert (first["term"], first["change_count"], second["holder"], second["reason"]) == (1, 1, "b", "maintenance")

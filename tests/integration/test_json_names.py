@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 import replicator.cli.drill
-from replicator import Node, RecordId
+from replicator import Node, RecordId, Stalled
 from replicator.cli import cli
 from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
@@ -26,7 +26,7 @@ from replicator.web.envelope import health_app
 from replicator.web.failures import Failure, problem
 from replicator.web.redirect import redirect_to
 from tests.support.json_names import TYPES, documented, names_in, wrong_types
-from tests.support.kv import PATIENCE_S, Group, eventually, in_step
+from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, put
 from tests.support.opaque import KIB, Text, pieces
 from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, with_term
 from tests.support.worlds import RedisWorld
@@ -59,6 +59,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     given: Given = {}
     try:
         given |= _of_a_group(world, directory)
+        given |= _of_a_skip(world, tmp_path_factory.mktemp("skip"))
     finally:
         world.close()
     given |= _of_a_drill() | _over_http()
@@ -104,6 +105,26 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
         given["promote, recover"].append(run("recover", "--from", "a", "--force"))
     return given
+
+
+class _Failing(KV):
+    def apply(self, change: Any) -> Any:
+        raise ZeroDivisionError("division by zero")
+
+
+def _of_a_skip(world: RedisWorld, directory: Path) -> Given:
+    def run(*args: object) -> Any:
+        return _run("--redis", world.server.url, "--group", "s", *args, "--output", "json")
+
+    url = world.server.url
+    with Node(_Failing(), group="s", name="a", redis=url, data_dir=directory / "a", lease_s=1.0) as a:
+        a.promote()
+        with pytest.raises(Stalled):
+            a.submit(put("k", 1))
+        skip = ("skip", "1-2", "--on", "a", "--reason", "poison")
+        previews = [eventually(lambda: [each for each in [run(*skip, "--dry-run")] if not each["refusal"]])[0]]
+        previews.append(run("skip", "1-1", "--on", "a", "--reason", "poison", "--dry-run"))
+        return {"skip": [run(*skip, "--timeout", PATIENCE_S)], "skip --dry-run": previews}
 
 
 def _looked_at(run: Run) -> Given:

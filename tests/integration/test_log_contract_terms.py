@@ -49,6 +49,22 @@ def test_a_promotion_moves_the_head_and_the_holder_together(log: Log) -> None:
     assert look.term == 1
 
 
+def test_a_promotion_says_which_change_the_group_goes_on_without(log: Log) -> None:
+    author = lead(log, "a")
+    author.append()
+    assert promote(log, "b", skip=RecordId(1, 2)).code is Code.OK
+    record = log.find(RecordId(2, 3))
+    assert isinstance(record, TermRecord)
+    assert record.skip == RecordId(1, 2)
+    promote(log, "b")
+    record = log.find(RecordId(3, 4))
+    assert isinstance(record, TermRecord)
+    assert (record.skip, b"skip" in record.header) == (ZERO_ID, False), "older programs wrote no such thing"
+    head = log.look().head
+    assert head is not None
+    assert head.changed == RecordId(1, 2), "until the state without it is in the log"
+
+
 def test_the_next_term_follows_the_history_of_the_one_before(log: Log) -> None:
     first = lead(log, "a")
     first.append()

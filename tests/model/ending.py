@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from replicator.format.ids import ZERO_ID
+
 from .parts import Breach, Budget, World
 from .world import Machine
 
@@ -62,7 +64,13 @@ class Ending:
     def _next(self, world: World) -> Step | None:
         if world.bag:
             return Step(*self._machine.delivery(world, world.bag[0]))
-        return self._next_of_a_node(world) or self._next_promotion(world) or self._probe(world)
+        return (
+            self._next_of_a_node(world)
+            or self._next_promotion(world)
+            or self._next_skip(world)
+            or self._next_reinit(world)
+            or self._probe(world)
+        )
 
     def _next_of_a_node(self, world: World) -> Step | None:
         machine = self._machine
@@ -81,10 +89,10 @@ class Ending:
         nodes = [machine.nodes[node] for node in world.nodes]
         if (recovery := self._recovery(world)) is not None:
             return recovery
-        if any(node.live.is_primary or node.live.must_rebase for node in nodes):
+        if self._somebody_leads(world):
             return None
         look = machine.look(world.server, world.nodes)
-        promotions = [machine.own_promotion(node.live, look) for node in nodes]
+        promotions = [machine.own_promotion(node.live, look) for node in nodes if node.stalled_at == ZERO_ID]
         for heartbeat in sorted(look.heartbeats.values(), key=lambda heartbeat: heartbeat.changed, reverse=True):
             promotions.append(machine.tool_promotion(look, heartbeat.node))
         promote = next((promote for promote in promotions if promote), None)
@@ -92,6 +100,38 @@ class Ending:
             return None
         request = machine.requests(promote)
         return Step(f"promote {promote.writer} is sent", world._replace(bag=(request,)))
+
+    def _somebody_leads(self, world: World) -> bool:
+        """Or is to, once its state is in the log."""
+        nodes = (self._machine.nodes[node] for node in world.nodes)
+        return any((node.live.is_primary or node.live.must_rebase) and node.stalled_at == ZERO_ID for node in nodes)
+
+    def _next_skip(self, world: World) -> Step | None:
+        """Every node that could lead stalls at the last change."""
+        machine = self._machine
+        if self._somebody_leads(world):
+            return None
+        skips = (machine.tool_skip(world.server, world.nodes, name) for name in machine.bounds.names)
+        promote = next((each for each in skips if each), None)
+        if promote is None:
+            return None
+        return Step(f"skip with {promote.writer} is sent", world._replace(bag=(machine.requests(promote),)))
+
+    def _next_reinit(self, world: World) -> Step | None:
+        """Snapshots after the change at which a node stalled help that node, once they are all that the log has."""
+        machine = self._machine
+        for i, number in enumerate(world.nodes):
+            node = machine.nodes[number]
+            if node.stalled_at == ZERO_ID:
+                continue
+            if node.unfit or machine.entry(world.server, node.stalled_at) is None:
+                started = machine.nodes(machine.restarted(node))
+                return Step(f"{node.name} is started again", machine.tidied(world.with_node(i, started)))
+            for j, other in enumerate(world.nodes):
+                if machine.nodes[other].live.is_primary and machine.nodes[other].stalled_at == ZERO_ID:
+                    begun = machine.nodes(machine.begun(other))
+                    return Step("somebody asks for a snapshot", machine.tidied(world.with_node(j, begun)))
+        return None
 
     def _recovery(self, world: World) -> Step | None:
         machine = self._machine
@@ -105,7 +145,7 @@ class Ending:
         machine = self._machine
         for i, node in enumerate(world.nodes):
             value = machine.nodes[node]
-            if value.live.is_primary and PROBE not in value.state:
+            if value.live.is_primary and value.stalled_at == ZERO_ID and PROBE not in value.state:
                 option = machine.submitted(node, world.server, PROBE)
                 return Step(option.text, machine.taken(world, i, option))
         return None
@@ -114,12 +154,13 @@ class Ending:
         machine = self._machine
         nodes = [machine.nodes[node] for node in world.nodes]
         head = machine.servers[world.server].head
-        newcomer = machine.newcomer(world.server)
+        fail_at = {node.fails_at for node in nodes if node.fails_at not in nodes[0].state}  # else only a snapshot helps
+        newcomers = [machine.newcomer(world.server, fails_at) for fails_at in sorted({"", *fail_at})]
         assert head is not None
-        leaders = [node.name for node in nodes if node.live.is_primary]
+        leaders = [node.name for node in nodes if node.live.is_primary and node.stalled_at == ZERO_ID]
         if len(leaders) != 1:
             raise Breach(f"at rest, {' and '.join(leaders) or 'nobody'} leads")
-        for node in (*nodes, newcomer):
+        for node in (*nodes, *newcomers):
             view = node.live.view
             if not view.in_sync or view.position.chain != head.position.chain:
                 raise Breach(f"at rest, {node.name} is at {view.position.id}, the log at {head.position.id}")

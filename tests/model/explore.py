@@ -43,6 +43,11 @@ SMALL = (
     (Bounds(changes=2, promotions=1, crashes=1, keyed=True), 5_000),
     (Bounds(changes=2, promotions=2, resends=0, keyed=True), 3_000),
     (Bounds(changes=1, promotions=1, crashes=1, drifts=1, resends=0), 10_000),
+    (Bounds(changes=2, promotions=1, crashes=1, resends=0, poison=3, skips=1, cures=1), 20_000),
+    (Bounds(changes=1, promotions=1, failovers=1, resends=0, parts=2, poison=3, skips=1), 40_000),
+    (Bounds(changes=2, promotions=0, crashes=2, resends=0, parts=2, poison=3, skips=1), 8_000),
+    (Bounds(changes=2, promotions=1, crashes=1, resends=0, poison=2, skips=1, forced=True), 15_000),
+    (Bounds(changes=2, promotions=1, crashes=1, resends=0, poison=3, skips=1, nodes=3), 25_000),
 )
 
 #: The full bounds. The term that the log was founded with is one more promotion.
@@ -57,6 +62,11 @@ LARGE = (
     Bounds(changes=1, promotions=2, failovers=1, resends=0, nodes=3),
     Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0, nodes=3),
     Bounds(changes=1, promotions=1, failovers=1, forgeries=1, resends=0),
+    Bounds(changes=1, promotions=1, crashes=1, failovers=1, resends=0, poison=3, skips=1),
+    Bounds(changes=1, promotions=1, failovers=1, resends=0, poison=3, skips=2, cures=1),
+    Bounds(changes=2, promotions=1, crashes=1, resends=0, parts=2, poison=3, skips=2, cures=1),
+    Bounds(changes=1, promotions=1, crashes=1, snapshots=1, parts=2, resends=0, poison=3, skips=1, cures=1),
+    Bounds(changes=2, promotions=1, crashes=1, resends=0, poison=6, skips=1, nodes=3),
 )
 
 

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable
 from typing import Generic, NamedTuple, TypeVar
 
-from replicator.format.ids import RecordId, Writer
+from replicator.format.ids import ZERO_ID, RecordId, Writer
 from replicator.format.records import PartRecord, Record, TermRecord
 from replicator.protocol.fold import View
 from replicator.protocol.group import Code, Reply
@@ -37,7 +37,9 @@ class Bounds(NamedTuple):
     `keyed`: all changes are attempts at one, with one key (`keys.py`).
     `expects`: a tool promotes only if the term is still the one that it looked at. `forgeries`: how often somebody else
     writes numbers into Redis that no script can have come to. `drifts`: how often the state of a node that does not
-    lead turns out to be another one than it should be, and is given up.
+    lead turns out to be another one than it should be, and is given up. `poison`: the nodes whose code fails at the
+    first change, as bits (1: a, 2: b, 4: c); `cures`: how often one of them restarts with code that can apply it;
+    `skips`: how often the tool has the group go on without it; `forced`: also if a node has applied it.
     """
 
     changes: int = 1
@@ -53,6 +55,10 @@ class Bounds(NamedTuple):
     forgeries: int = 0
     keyed: bool = False
     drifts: int = 0
+    poison: int = 0
+    cures: int = 0
+    skips: int = 0
+    forced: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,6 +80,8 @@ class Budget(NamedTuple):
     snapshots: int
     forgeries: int = 0
     drifts: int = 0
+    cures: int = 0
+    skips: int = 0
 
 
 class Disk(NamedTuple):
@@ -111,7 +119,8 @@ class Sending(NamedTuple):
 class Node(NamedTuple):
     """A node: what it has in memory, and what would be left of it after a crash. `node_state` is None while it is
     down. `queued`: changes that wait for their turn. `gave_up`: its state is not what it should be, and the next
-    snapshot is to take its place."""
+    snapshot is to take its place. `fails_at`: the change at which its code fails; `stalled_at`: at which record it
+    stalled; `unfit`: it had stalled when it gave its state up."""
 
     name: str
     boots: int
@@ -123,6 +132,9 @@ class Node(NamedTuple):
     sending: Sending | None = None
     queued: str = ""
     gave_up: bool = False
+    fails_at: str = ""
+    stalled_at: RecordId = ZERO_ID
+    unfit: bool = False
 
     @property
     def live(self) -> NodeState:
@@ -140,7 +152,8 @@ class Send(NamedTuple):
 
 
 class Promote(NamedTuple):
-    """A promotion on its way. `expect` is None if a tool sent it. `anew`: it mends a log that is broken."""
+    """A promotion on its way. `expect` is None if a tool sent it. `anew`: it mends a log that is broken.
+    `skip`: the change that the group goes on without."""
 
     writer: Writer
     floor: int
@@ -148,6 +161,7 @@ class Promote(NamedTuple):
     expect: int | None
     head: RecordId | None
     anew: bool = False
+    skip: RecordId = ZERO_ID
 
 
 Request = Send | Promote
@@ -168,12 +182,14 @@ class Ack(NamedTuple):
 
 class Ghost(NamedTuple):
     """What only the explorer remembers. `denied`: changes whose client was told that they are not in.
-    `taken`: who took which term, ever. `answers`: what clients with one key were told."""
+    `taken`: who took which term, ever. `answers`: what clients with one key were told.
+    `skipped`: the group went on without the first change."""
 
     acks: tuple[Ack | None, ...]
     denied: frozenset[str]
     taken: frozenset[tuple[int, str, str]]
     answers: frozenset[str] = frozenset()
+    skipped: bool = False
 
 
 class World(NamedTuple):
@@ -243,6 +259,8 @@ def say_record(record: Record) -> str:
 
 def say(request: Request) -> str:
     if isinstance(request, Promote):
+        if request.skip != ZERO_ID:
+            return f"skip {request.skip} with {request.writer} in {request.run}, expecting term {request.expect}"
         expected = "" if request.expect is None else f", expecting term {request.expect}"
         return f"{'recover from' if request.anew else 'promote'} {request.writer} in {request.run}{expected}"
     kind = "part" if isinstance(request.record, PartRecord) else "append"

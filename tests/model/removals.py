@@ -14,9 +14,9 @@ from unittest import mock
 import replicator.log.memory_redis
 from replicator.format.ids import ORIGIN, ZERO_ID, Position, RecordId, Writer, era_of
 from replicator.format.keyed import Keyed
-from replicator.format.records import ChangeRecord, PartRecord, Record
+from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord
 from replicator.format.snapshot_parts import Progress
-from replicator.protocol import election, fold, missing_nodes, node_state, saving, write_outcome
+from replicator.protocol import election, fold, missing_nodes, node_state, saving, skip, write_outcome
 from replicator.protocol.fold import View
 from replicator.protocol.group import Code, GroupView, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
@@ -206,9 +206,33 @@ def _no_ends_from(*numbers: int) -> tuple[tuple[Any, str, Any], ...]:
     return ((fold, "TABLE", table),)
 
 
+def leads_at_once(view: View, record: Record) -> View:
+    """Who goes on without a change takes its term record for one that follows."""
+    assert isinstance(record, TermRecord)
+    return fold._led(view, record) if record.skip != ZERO_ID else fold._led_after_rebase(view, record)
+
+
+def takes_the_term_alone(view: View, record: Record) -> View:
+    return fold._led_after_rebase(view, record)._replace(changed=view.changed)
+
+
+def _with_row_4(become: Any) -> tuple[tuple[Any, str, Any], ...]:
+    table = tuple(row._replace(become=become) if row.number == 4 else row for row in fold.TABLE)
+    return ((fold, "TABLE", table),)
+
+
+_begin_snapshot = node_state.NodeState.begin_snapshot
+
+
+def begins_as_of_its_position(me: node_state.NodeState) -> node_state.Snapshot:
+    return _begin_snapshot(me)._replace(replaces=False)
+
+
 FAILOVER = Bounds(changes=1, promotions=1, failovers=1)
 CRASH = Bounds(changes=1, promotions=1, crashes=1)
 THREE = Bounds(changes=1, promotions=1, failovers=1, resends=0, nodes=3)
+SKIP = Bounds(changes=1, promotions=1, crashes=1, resends=0, poison=3, skips=1)
+FORCED_SKIP = Bounds(changes=2, promotions=0, resends=0, poison=2, skips=1, forced=True)
 
 REMOVALS = {
     "rebase": Removal(
@@ -406,6 +430,30 @@ REMOVALS = {
         Bounds(changes=2, promotions=1, resends=0, keyed=True),
         patches=((KeyedMachine, "looks_first", True), (Ledger, "once", applies_whatever_is_known)),
         breaks="G10",
+    ),
+    "skip-publishes-first": Removal(
+        "who goes on without a change leads once the log has its state, and not at its term record",
+        FORCED_SKIP,
+        patches=_with_row_4(leads_at_once),
+        breaks="G6",
+    ),
+    "skip-replaces": Removal(
+        "what it publishes takes the place of the history, and is not the state at a place in that",
+        SKIP,
+        patches=((node_state.NodeState, "begin_snapshot", begins_as_of_its_position),),
+        breaks="G6",
+    ),
+    "skip-is-decided": Removal(
+        "it lacks nothing up to that change, once its term says so: its next boot goes on",
+        SKIP._replace(nodes=1, poison=1),
+        patches=_with_row_4(takes_the_term_alone),
+        breaks="at rest, nobody leads",
+    ),
+    "skip-newest": Removal(
+        "a group goes on without a change over the newest record that was seen, or not at all",
+        FORCED_SKIP,
+        patches=((skip, "expected_head", lambda _: None),),
+        breaks="G4",
     ),
     "left-behind": Removal(
         "a change that is not in a history whose term for it is over is left behind",

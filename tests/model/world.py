@@ -37,9 +37,9 @@ from typing import cast
 
 from replicator.errors import LogUnavailable
 from replicator.format.ids import ORIGIN, TERM_MAX, ZERO_ID, Position, RecordId, Writer
-from replicator.format.records import ChangeRecord, PartRecord, Record, parse, seal_change
+from replicator.format.records import ChangeRecord, PartRecord, Record, TermRecord, parse, seal_change
 from replicator.log.memory_redis import Entry
-from replicator.protocol import election, missing_nodes, saving
+from replicator.protocol import election, missing_nodes, saving, skip
 from replicator.protocol.fold import Verdict, View
 from replicator.protocol.group import Claim, Code, GroupView, Reply
 from replicator.protocol.heartbeat import Heartbeat
@@ -50,6 +50,7 @@ from replicator.testing import MemoryRedis, MemoryState
 from .parts import (
     FORGED,
     LETTERS,
+    NAMES,
     Ack,
     Bounds,
     Breach,
@@ -73,6 +74,11 @@ from .parts import (
 
 #: What a state has that is another one than it should be.
 DRIFTED = "~"
+
+#: What a state has in which the first change is rejected: its key, if it had one.
+REJECTED = "0"
+
+_LEADS = (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE)
 
 #: After these a state is not the one that was given up, or counts all the same.
 _SETTLES = (Verdict.RESTORE, Verdict.LEAD, Verdict.LEAD_AFTER_REBASE)
@@ -122,7 +128,8 @@ class Machine:
 
     def _born(self, name: str) -> Node:
         node_state = self.node_state(me=Writer(name, f"{name}1"), view=View(), run="run-1")
-        return Node(name, 1, node_state, "", (), Disk(node_state.view, "", (), f"{name}1"))
+        fails_at = LETTERS[0] if self.bounds.poison & 1 << NAMES.index(name) else ""
+        return Node(name, 1, node_state, "", (), Disk(node_state.view, "", (), f"{name}1"), fails_at=fails_at)
 
     # --- all steps of a world ---
 
@@ -230,6 +237,7 @@ class Machine:
                 expect_head=value.head,
                 new_log_id="L" if value.anew else "",
                 anew=value.anew,
+                skip=value.skip,
             )
             reply = self._promoted(claim)
         elif self.redis.state.wrong_key:
@@ -275,14 +283,16 @@ class Machine:
                 raise Breach(f"G3: term {term} was taken twice, by {boot} and {taken[1]}")
             if in_run != run and reply.term <= term:
                 raise Breach(f"G3: term {reply.term} of {run} is not above term {term} of {in_run}")
-        return self.ghosts(known._replace(taken=known.taken | {taken}))
+        skipped = known.skipped or request.skip != ZERO_ID
+        return self.ghosts(known._replace(taken=known.taken | {taken}, skipped=skipped))
 
     def _keep_server(self, state: MemoryState, history: tuple[int, ...]) -> int:
         _check_log(state)
         server = self.servers(replace(state, requests=(), lease=None, beats=()))
         if history and history[-1] == self._as_copy(server):
             return server
-        assert self.history.setdefault(server, history) == history
+        # What a skip replaced and two snapshots cut off is not told by the log any more.
+        assert self.history.setdefault(server, history) == history or self.bounds.skips
         return server
 
     def _as_copy(self, server: int) -> int:
@@ -357,7 +367,13 @@ class Machine:
     def own_options(self, node: int, server: int, budget: int) -> tuple[Option, ...]:
         value, left = self.nodes[node], self.budgets[budget]
         if value.node_state is None:
-            return (Option(f"{value.name} restarts", self.nodes(self._restarted(value))),)
+            restarted = self.restarted(value)
+            again = Option(f"{value.name} restarts", self.nodes(restarted))
+            if not value.fails_at or not left.cures:
+                return (again,)
+            spent = self.budgets(left._replace(cures=left.cures - 1))
+            cured = self.nodes(restarted._replace(fails_at=""))
+            return again, Option(f"{value.name} restarts with other code", cured, budget=spent)
         return tuple(self._own_options(value, value.node_state, server, left))
 
     def _own_options(self, node: Node, node_state: NodeState, server: int, left: Budget) -> Iterator[Option]:
@@ -371,7 +387,9 @@ class Machine:
             if renewed is not node:
                 yield Option(f"{name} is refused a renewal", self.nodes(renewed))
         record = self.next_record(server, node_state.view.cursor.id)
-        if record is not None and node_state.takes(record) and _reads(node):
+        if node.stalled_at != ZERO_ID:
+            yield from self._looks_ahead(node, server)
+        elif record is not None and node_state.takes(record) and _reads(node):
             text, read = self._read(node, server)
             yield Option(text, self.nodes(read))
         if left.crashes:
@@ -390,6 +408,8 @@ class Machine:
                 yield self._sent_again(node, node.write, state.run)
             if not node_state.holds_term:
                 yield Option(f"{node.name} gives its write up", self.nodes(node._replace(write=None, sending=None)))
+            return
+        if node.stalled_at != ZERO_ID:
             return
         runs = sorted({node_state.run, state.run}) if self.bounds.late else [state.run]
         if node_state.is_primary:
@@ -433,9 +453,44 @@ class Machine:
         )
         return record, sending.snapshot.rebase
 
+    def _looks_ahead(self, node: Node, server: int) -> Iterator[Option]:
+        """A node that stalled, and what it finds in the log after the change at which it did."""
+        if node.write is not None or node.live.holds_term or node.live.view.cursor.id > node.stalled_at:
+            return
+        ahead = skip.LookAhead(node.stalled_at)
+        for entry in self.servers[server].entries:
+            if entry.id <= node.stalled_at:
+                continue
+            record = _parsed(str(entry.id), entry.header, entry.body)
+            found, ahead = ahead.sees(record, node.live.me)
+            if found is skip.Found.LEADS and node.live.fold(record)[0] is Verdict.LEAD_AFTER_REBASE:
+                verdict, leads = self._folded(node._replace(stalled_at=ZERO_ID), record)
+                text = f"{node.name} goes on without {node.stalled_at}: {verdict.value}"
+                yield Option(text, self.nodes(self.saved_first(self._tidy(leads))))
+                return
+            if found is skip.Found.GIVES_UP:
+                gives_way = node._replace(node_state=node.live.knows_over(ahead.term - 1))
+                text = f"{node.name} gives its state up for {record.id}"
+                yield Option(text, self.nodes(self.given_up(gives_way)))
+                return
+
+    def given_up(self, node: Node) -> Node:
+        """It waits for a snapshot. One that stalled lacks some of what its view says that it has, perhaps."""
+        unfit = node.unfit or node.stalled_at != ZERO_ID
+        after = node._replace(node_state=node.live.without_state(), gave_up=True, stalled_at=ZERO_ID, unfit=unfit)
+        return self._settle(after)
+
+    def begun(self, node: int) -> Node:
+        """A snapshot that somebody asks for."""
+        value = self.nodes[node]
+        return self._begun(value, value.live)
+
     def _begun(self, node: Node, node_state: NodeState) -> Node:
-        cuts = [i * len(node.state) // self.bounds.parts for i in range(self.bounds.parts + 1)]
-        bodies = tuple(node.state[i:j].encode() for i, j in itertools.pairwise(cuts))
+        state = node.state
+        if node_state.view.skipped != ZERO_ID:
+            state += REJECTED
+        cuts = [i * len(state) // self.bounds.parts for i in range(self.bounds.parts + 1)]
+        bodies = tuple(state[i:j].encode() for i, j in itertools.pairwise(cuts))
         return node._replace(sending=Sending(node_state.begin_snapshot(), bodies, 0))
 
     def _sent(self, node: Node, record: Record, rebase: bool, run: str, budget: int = -1) -> Option:
@@ -470,18 +525,22 @@ class Machine:
         node = node._replace(node_state=node.live.refused(reply), write=None, sending=sending)
         if pending.next is Next.FOLD:
             verdict, node = self._folded(node, write.record)
-            text += f", {verdict.value}"
+            text += f", {verdict.value}" if node.stalled_at == ZERO_ID else ", and stalls"
         event = _EVENTS.get(outcome) if is_change else None
-        known = (event, told, write.record.id) if event and letter in LETTERS else None
+        stalls = node.stalled_at != ZERO_ID
+        known = (event, told, write.record.id) if event and letter in LETTERS and not stalls else None
         return Option(text, self.nodes(self._tidy(node)), event=known)
 
     def _settled(self, pending: PendingWrite, state: MemoryState) -> PendingWrite:
         if pending.next is not Next.LOOK:
             return pending
         self.redis.state = state
-        entry = next((entry for entry in state.entries if entry.id == pending.record.id), None)
+        entry = _entry(state, pending.record.id)
         there = _parsed(str(entry.id), entry.header, entry.body) if entry else None
         return pending.looked(there, self._looked())
+
+    def entry(self, server: int, id: RecordId) -> Entry | None:
+        return _entry(self.servers[server], id)
 
     def renewed(self, node: Node, server: int) -> Node:
         """After it tried to renew its lease."""
@@ -502,6 +561,8 @@ class Machine:
     def _group_options(
         self, node: Node, node_state: NodeState, i: int, nodes: tuple[int, ...], server: int, left: Budget
     ) -> Iterator[Option]:
+        if node.stalled_at != ZERO_ID:
+            return
         look = self.look(server, nodes)
         if node.write is None and node.sending is None and node_state.owes_snapshot(look.heartbeats.values()):
             begun = self._begun(node, node_state)
@@ -527,6 +588,36 @@ class Machine:
 
     def tool_options(self, nodes: tuple[int, ...], server: int, budget: int) -> tuple[tuple[str, int, int], ...]:
         left = self.budgets[budget]
+        return (*self._promotions(nodes, server, left), *self._skips(nodes, server, left))
+
+    def _skips(self, nodes: tuple[int, ...], server: int, left: Budget) -> tuple[tuple[str, int, int], ...]:
+        if not left.skips:
+            return ()
+        spent = self.budgets(left._replace(skips=left.skips - 1))
+        skips = [self.tool_skip(server, nodes, name) for name in self.bounds.names]
+        return tuple((f"the tool sends {say(each)}", self.requests(each), spent) for each in skips if each)
+
+    def tool_skip(self, server: int, nodes: tuple[int, ...], target: str) -> Promote | None:
+        """What the tool sends to have the group go on without its last change, if it does not refuse."""
+        look = self.look(server, nodes)
+        if look.head is None:
+            return None
+        change = look.head.changed
+        records = [_parsed(str(entry.id), entry.header, entry.body) for entry in self.servers[server].entries]
+        after = [record for record in records if record.id >= change]
+        if skip.obstacle(change, target, look, after, force=self.bounds.forced):
+            return None
+        heartbeat = look.heartbeats[target]
+        return Promote(
+            Writer(heartbeat.node, heartbeat.boot),
+            election.newest_term(look),
+            look.run,
+            look.term,
+            skip.expected_head(look),
+            skip=change,
+        )
+
+    def _promotions(self, nodes: tuple[int, ...], server: int, left: Budget) -> tuple[tuple[str, int, int], ...]:
         if not left.promotions:
             return ()
         spent = self.budgets(left._replace(promotions=left.promotions - 1))
@@ -573,7 +664,9 @@ class Machine:
             return Heartbeat(value.name, "", age_ms=SILENT_MS)
         if value.node_state is None:
             return None
-        return value.node_state.heartbeat()._replace(given_up="it drifted" if value.gave_up else "")
+        given_up, stalled_at = "it drifted" if value.gave_up else "", value.stalled_at
+        stalled = f"at {stalled_at}" if stalled_at != ZERO_ID else ""
+        return value.node_state.heartbeat()._replace(given_up=given_up, stalled=stalled, stalled_at=stalled_at)
 
     # --- a node and a record ---
 
@@ -598,6 +691,10 @@ class Machine:
         verdict, node_state = before.fold(record)
         if node_state.view.term < before.view.term:
             raise Breach(f"G2: {node.name} goes back from term {before.view.term} to {node_state.view.term}")
+        if verdict is Verdict.APPLY and node.fails_at and record.body.decode() == node.fails_at:
+            return verdict, node._replace(stalled_at=record.id, sending=None)
+        if node.unfit and verdict in _LEADS and node_state.view.term > node_state.over:
+            return verdict, node._replace(stalled_at=record.id, sending=None)
         if node_state.view.position == record.position:
             if before.view.position == record.position:
                 raise Breach(f"G7: {node.name} reads {record.id} once more, which is in its state")
@@ -615,7 +712,8 @@ class Machine:
         parts = () if view.snapshot and view.snapshot.complete else parts
         # What leads counts, whatever it was; and a snapshot took the place of what was restored.
         gave_up = node.gave_up and verdict not in _SETTLES
-        return verdict, node._replace(node_state=node_state, state=state, parts=parts, gave_up=gave_up)
+        unfit = node.unfit and verdict is not Verdict.RESTORE
+        return verdict, node._replace(node_state=node_state, state=state, parts=parts, gave_up=gave_up, unfit=unfit)
 
     def outcome(self, state: str, letter: str) -> tuple[str, str]:
         """What a change makes of a state, and what its client is told."""
@@ -641,13 +739,16 @@ class Machine:
         node_state = node.live
         return node._replace(disk=Disk(node_state.view, node.state, node.parts, node_state.me.boot))
 
-    def _restarted(self, node: Node) -> Node:
+    def restarted(self, node: Node) -> Node:
         boots = node.boots + 1
         disk = node.disk
         node_state = self.node_state(
             me=Writer(node.name, f"{node.name}{boots}"), view=disk.view, previous_boot=disk.boot
         )
-        return Node(node.name, boots, node_state, disk.state, disk.parts, disk, gave_up=node.gave_up)
+        fails_at, gave_up, unfit = node.fails_at, node.gave_up, node.unfit
+        return Node(
+            node.name, boots, node_state, disk.state, disk.parts, disk, gave_up=gave_up, fails_at=fails_at, unfit=unfit
+        )
 
     def _tidy(self, node: Node) -> Node:
         """Without what makes no difference any more."""
@@ -660,11 +761,16 @@ class Machine:
 
     # --- what must hold ---
 
-    def newcomer(self, server: int) -> Node:
+    def newcomer(self, server: int, fails_at: str) -> Node:
         """G8: what a node that has nothing makes of the log alone."""
-        node = Node("z", 1, self.node_state(me=Writer("z", "z1"), view=View()), "", (), Disk(View(), "", (), "z1"))
+        node_state = self.node_state(me=Writer("z", "z1"), view=View())
+        node = Node("z", 1, node_state, "", (), Disk(View(), "", (), "z1"), fails_at=fails_at)
         while self.next_record(server, node.live.view.cursor.id) is not None:
-            node = self._read(node, server)[1]
+            if node.stalled_at == ZERO_ID:
+                node = self._read(node, server)[1]
+                continue
+            ahead = next(self._looks_ahead(node, server), None)
+            node = self.nodes[ahead.node] if ahead else self.given_up(node)  # somebody rebuilds it
         return node
 
     def has(self, server: int, letter: str) -> RecordId | None:
@@ -721,6 +827,8 @@ class Machine:
         if not self.bounds.waits or value.node_state is None or not value.node_state.is_primary:
             return
         for letter, ack in zip(LETTERS, self.ghosts[ghost].acks, strict=False):
+            if letter == LETTERS[0] and self.ghosts[ghost].skipped:
+                continue
             lacks = ack and ack.held and letter not in value.state and _is_later(value.node_state.view, ack)
             having = [
                 node.name
@@ -770,7 +878,11 @@ class Machine:
         return [value.disk.view, *([value.node_state.view] if value.node_state else [])]
 
     def _keep_ends(self, before: Position, record: Record) -> None:
-        assert record.prev == before.chain
+        if record.prev != before.chain:  # it restores what replaced the history; its author counts
+            assert isinstance(record, PartRecord | TermRecord)
+            ends = record.ends
+            assert self.ends_at.setdefault(record.position, (*ends, record.id)) == (*ends, record.id)
+            return
         ends = tuple(end for end in self.ends_at[before] if 0 < end.term < record.id.term)
         assert self.ends_at.setdefault(record.position, (*ends, record.id)) == (*ends, record.id)
 
@@ -780,6 +892,8 @@ class Machine:
         if value.node_state is None or not value.node_state.is_primary:
             return
         for letter, ack in zip(LETTERS, known.acks, strict=False):
+            if letter == LETTERS[0] and known.skipped:
+                continue  # an operator has had the group go on without it
             must = ack and (ack.logged or (ack.held and not self.bounds.waits))
             if ack and must and letter not in value.state and _is_later(value.node_state.view, ack):
                 which = "G4" if ack.logged else "G5"
@@ -812,6 +926,10 @@ def _check_log(state: MemoryState) -> None:
         raise Breach(f"G8: the log begins at {first}, and has all since {say_ids(at.id for at in complete) or 'none'}")
 
 
+def _entry(state: MemoryState, id: RecordId) -> Entry | None:
+    return next((entry for entry in state.entries if entry.id == id), None)
+
+
 def _have_first(parts: list[PartRecord], last: PartRecord) -> bool:
     """A trim cuts a prefix: if the first part of its snapshot is there, so are the others."""
     return any(part.part == 0 and part.as_of == last.as_of and part.writer == last.writer for part in parts)
@@ -840,7 +958,9 @@ def _is_later(view: View, ack: Ack) -> bool:
 def _crashed(node: Node) -> Node:
     if node.disk.view.term < node.live.view.term:
         raise Breach(f"G2: the disk of {node.name} has term {node.disk.view.term}, it has seen {node.live.view.term}")
-    return Node(node.name, node.boots, None, "", (), node.disk, gave_up=node.gave_up)
+    # What had stalled is made anew from the disk at the next start: but for what it says, that is as good as before.
+    fails_at, unfit = node.fails_at, node.unfit and node.gave_up
+    return Node(node.name, node.boots, None, "", (), node.disk, gave_up=node.gave_up, fails_at=fails_at, unfit=unfit)
 
 
 def _next_part(sending: Sending | None, outcome: WriteOutcome) -> Sending | None:

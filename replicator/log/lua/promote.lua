@@ -27,6 +27,7 @@
 -- ARGV[17]  app          the application of the node, which has to be that of the log; empty: it has none. A log that
 --                        knows no application yet takes this one
 -- ARGV[18]  version      the version of the application at which a log begins that is founded
+-- ARGV[19]  skip         the last change, which the node goes on without; empty: it does not
 --
 -- Answers
 --   ok TERM ID RUN       (node, boot) holds TERM, in RUN; ID is the term record
@@ -160,6 +161,9 @@ if app ~= '' then
 end
 if not head.id and tonumber(ARGV[18]) > 1 then
   opens.v, opens.version = 2, tonumber(ARGV[18]) -- a program that knows no versions must not read on
+end
+if ARGV[19] ~= '' then
+  opens.skip = ARGV[19]
 end
 local header = cjson.encode(opens)
 if ARGV[1] == '' or ARGV[2] == '' or #header > HEADER_BYTES_MAX then

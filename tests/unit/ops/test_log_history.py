@@ -25,11 +25,13 @@ class TestHistory:
             "term": 1, "holder": "a", "boot": a.boot, "run": "run-1", "by": "a's application",
             "reason": "asked by the application",
             "first_written_at": 0, "first_id": "1-1", "last_id": "1-4", "change_count": 2, "snapshot_count": 1,
+            "skipped_id": None,
         }  # fmt: skip
         assert second["first_written_at"] >= first["first_written_at"] > 1_600_000_000_000
         assert second | {"first_written_at": 0} == {
             "term": 2, "holder": "b", "boot": b.boot, "run": "run-1", "by": "ops", "reason": "maintenance",
             "first_written_at": 0, "first_id": "2-5", "last_id": "2-6", "change_count": 1, "snapshot_count": 0,
+            "skipped_id": None,
         }  # fmt: skip
 
     def test_of_a_term_whose_own_record_is_trimmed_nobody_knows_why_it_was_taken(self, group: Group) -> None:
