@@ -91,6 +91,7 @@ class Heartbeat(NamedTuple):
     diverged: str = ""
     given_up: str = ""
     reinitialised: str = ""
+    behind_ms: int = 0
     age_ms: int = 0
     beaten_at: int = 0
 
