@@ -88,6 +88,7 @@ _COMMANDS = {
     "forks": "forks",
     "certify": "certify",
     "load": "load",
+    "supervisord": "supervisord",
 }
 
 

@@ -110,9 +110,13 @@ def shown(url: str) -> str:
     A malformed URL may have them anywhere, so rather too much is hidden than too little.
     """
     secrets = [_secret_of_user(match) for match in _USER_PASSWORD.finditer(url)]
-    secrets += [match.span(2) for match in _OPTION.finditer(url) if "password" in unquote(match[1]).lower()]
+    secrets += [match.span(2) for match in _OPTION.finditer(url) if _is_secret(unquote(match[1]).lower())]
     hidden = {place for start, end in secrets for place in range(start, end)}
     return re.sub("\0+", "***", "".join("\0" if place in hidden else sign for place, sign in enumerate(url)))
+
+
+def _is_secret(option: str) -> bool:
+    return "password" in option and option != "password_file"
 
 
 # Up to the last @: one within the password may not have been encoded.
