@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from supervisor.datatypes import RestartUnconditionally
 from supervisor.options import ServerOptions
 
 from replicator.cli import cli
@@ -40,7 +42,8 @@ def test_each_node_has_a_program_with_settings_of_its_own(tmp_path: Path) -> Non
         "REPLICATOR_DATA_DIR": str(tmp_path / "data" / "b"),
         "REPLICATOR_HTTP": "10.0.0.1:8002",
     }
-    assert (found["votes-a"].stopsignal, found["votes-a"].stopwaitsecs, found["votes-a"].autorestart) == (15, 30, True)
+    assert (found["votes-a"].stopsignal, found["votes-a"].stopwaitsecs) == (signal.SIGTERM, 30)
+    assert found["votes-a"].autorestart is RestartUnconditionally
 
 
 def test_a_program_is_found_where_it_is_now(tmp_path: Path) -> None:
