@@ -47,8 +47,9 @@ def idempotency_key(
     """The key of a request, 1 to 256 characters; None: it has none.
 
     `headers`: of the request, or the text of this header if the framework has found it already. `required`: a request
-    without one is refused. `content`: bytes that a repeat has to have in common with the first attempt, the body for
-    example, for a change that holds what is new with each attempt (a time): gives a `Key`. Raises `InvalidHeader`.
+    without one is refused. `content`: bytes that a repeat has to have in common with the first attempt, for a change
+    that holds what is new with each attempt (a time): what it is to do, and to what, from path and body. Gives a `Key`.
+    Raises `InvalidHeader`.
     """
     texts = _sent(headers)
     if not texts:
