@@ -11,7 +11,7 @@ import pytest
 
 from replicator import ConfigError, DictState, Node
 from replicator.cli import cli
-from replicator.cli.environment import check_environment
+from replicator.cli.environment import _OTHERS, _options, check_environment
 from replicator.node.environment import VARIABLES, settings_of, variable
 from replicator.node.options import NodeOptions
 from replicator.testing import MemoryLog, MemoryRedis
@@ -170,12 +170,13 @@ def test_what_was_given_in_the_program_is_refused_by_its_own_name(tmp_path: Path
     assert refused({}, tmp_path, http="nowhere")[0] == "http"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["REPLICATOR_HTTP_A", "REPLICATOR_NODE_LEASE_S", "REPLICATOR_DEV_AUTO_PROMOTE", "REPLICATOR_REDIS_1",
-     "REPLICATOR_REDIS_SERVER", "REPLICATOR_NODE", "REPLICATOR_ROLE", "REPLICATOR_TERM", "REPLICATOR_STATUS_OUTPUT",
-     "REPLICATOR_SERVICE_HOST", "REPLICATOR_PORT", "REPLICATOR_REDIS_PORT_6379_TCP_ADDR", "REPLICATOR_LOG_LEVEL",
-     "REPLICATOR_DEV_DIR"],
-)  # fmt: skip
-def test_names_for_other_programs_are_let_through(name: str) -> None:
+def test_names_for_the_command_line_and_other_programs_of_ours_are_let_through() -> None:
+    names = {*dict(_options(cli)), *_OTHERS} - {*VARIABLES}  # type: ignore[arg-type]
+    assert {"REPLICATOR_HTTP_A", "REPLICATOR_NODE_LEASE_S", "REPLICATOR_ON_STANDBY", "REPLICATOR_LOG_LEVEL"} <= names
+    for name in names:
+        assert "redis" in settings({name: "x"}), name
+
+
+@pytest.mark.parametrize("name", ["REPLICATOR_SERVICE_HOST", "REPLICATOR_PORT", "REPLICATOR_REDIS_PORT_6379_TCP_ADDR"])
+def test_names_of_kubernetes_are_let_through(name: str) -> None:
     assert "redis" in settings({name: "x"})
