@@ -61,13 +61,13 @@ class TestStatus:
             "node": "a", "boot": a.boot, "role": "primary", "term": 1, "position": "1-2", "lag_records": 0,
             "lag_ms": 0, "in_sync": True, "alive": True, "http": "http://a", "problem": None,
             "version": 1, "reads_min": 1, "reads_max": 1,
-            "diverged_id": None,
+            "diverged_id": None, "behind_ms": 0,
         }  # fmt: skip
         assert told["nodes"][1] | {"boot": ""} == {
             "node": "b", "boot": "", "role": "standby", "term": 1, "position": "1-2", "lag_records": 0,
             "lag_ms": 0, "in_sync": True, "alive": True, "http": None, "problem": None,
             "version": 1, "reads_min": 1, "reads_max": 1,
-            "diverged_id": None,
+            "diverged_id": None, "behind_ms": 0,
         }  # fmt: skip
 
     def test_of_a_group_that_is_not_there_yet(self, paper: Paper) -> None:
