@@ -2,7 +2,7 @@
 
     python -m examples.flags
 
-Each process is told by its environment who it is: NAME, URL, DATA_DIR and REPLICATOR_REDIS. In production something
+Each process is told by its environment who it is, as `Node.from_env` reads it (docs/deploy.md). In production something
 else does what this does: supervisord, systemd, Kubernetes.
 """
 
@@ -84,7 +84,8 @@ def running(command: Command, directory: Path) -> Iterator[tuple[str, list[Place
 def _start(command: Command, name: str, data_dir: Path, redis: str) -> Place:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    env = {**os.environ, "NAME": name, "URL": url, "DATA_DIR": str(data_dir), "REPLICATOR_REDIS": redis}
+    settings = {"NAME": name, "ADVERTISE": url, "DATA_DIR": str(data_dir), "REDIS": redis}
+    env = {**os.environ, **{f"REPLICATOR_{setting}": value for setting, value in settings.items()}}
     # A session of its own: a Ctrl-C at the terminal is for us, and we end the processes in our own order.
     process = subprocess.Popen([sys.executable, "-m", *command(port)], env=env, start_new_session=True)
     return Place(name, url, process)

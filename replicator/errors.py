@@ -2,6 +2,7 @@
 
     ReplicatorError
     ├── ConfigError              a setting is wrong; nothing was started
+    │   └── InvalidHeader        … or a header of a request
     ├── UnknownGroup             no node ever reported to a group of that name
     ├── NotPrimary               this node does not accept writes now
     │   ├── LeaseLost            it is the primary, but could not renew its lease in time
@@ -44,7 +45,8 @@
     └── Stalled                  apply() or restore() failed; the node keeps its place
         └── UpgradeNeeded        … the group is at a version that the node does not read
 
-The docstring of each class is its message: what happened, and what to do. Its fields are attributes, for programs.
+The docstring of each class is its message: what happened, and what to do. Its fields are attributes, for programs; so
+is what it comes to over HTTP (`status`, `code`) and on the command line (`exit_code`).
 """
 
 from __future__ import annotations
@@ -56,6 +58,11 @@ from typing import Any
 
 class ReplicatorError(Exception):
     """Something went wrong in replicator."""
+
+    #: What it is over HTTP: a status, and a code for programs (docs/http.md lists them). An error of your own that is a
+    #: `ChangeRejected` may say both: `status, code = 404, "no_such_flag"`.
+    status: int = 500
+    code: str = "failed"
 
     #: Exit code of the command line when this error ends it (docs/cli.md lists them).
     exit_code = 1
@@ -71,6 +78,17 @@ class ConfigError(ReplicatorError):
     """{setting}: {problem}"""
 
     exit_code = 2
+
+
+class InvalidHeader(ConfigError):
+    """{setting} {problem}"""
+
+    status, code = 400, "invalid_header"
+
+    def __init__(self, header: str, problem: str) -> None:
+        super().__init__(setting=header, problem=problem)
+        #: The name of the header.
+        self.field = header
 
 
 class UnknownGroup(ReplicatorError):
@@ -93,6 +111,7 @@ class UnknownGroup(ReplicatorError):
 class NotPrimary(ReplicatorError):
     """{node} is not the primary and takes no writes; {hint}"""
 
+    status, code = 503, "not_primary"
     exit_code = 3
 
     def __init__(
@@ -107,6 +126,8 @@ class NotPrimary(ReplicatorError):
 class LeaseLost(NotPrimary):
     """{node} could not renew its lease in time: Redis, the network or this machine is slow. Nothing was written;
     try again in a moment."""
+
+    status, code = 503, "lease_lost"
 
     def __init__(self, *, node: str = "this node") -> None:
         super().__init__((LeaseLost.__doc__ or "").strip(), node=node)
@@ -125,6 +146,8 @@ class LeadershipLost(NotPrimary):
 class NotRunning(NotPrimary):
     """The node was not started, or was stopped: nothing can be asked of it."""
 
+    status, code = 503, "not_running"
+
     def __init__(self, node: str, *, stopped: bool = False) -> None:
         hint = "was stopped: make another one" if stopped else "was not started: call start(), or use it in a `with`"
         super().__init__("{node} " + hint, node=node)
@@ -133,6 +156,8 @@ class NotRunning(NotPrimary):
 class WrongProcess(ReplicatorError):
     """{what} belongs to process {owner}, and this is process {here}: make one after the fork (gunicorn:
     without --preload; uwsgi: lazy-apps)"""
+
+    status, code = 500, "wrong_process"
 
 
 class WouldDeadlock(ReplicatorError):
@@ -147,6 +172,7 @@ class ReadSuspended(ReplicatorError):
 class Fenced(ReplicatorError):
     """term {term} is over, {primary} holds term {current_term}; nothing was written"""
 
+    status, code = 409, "fenced"
     exit_code = 5
 
     def __init__(self, term: int, current_term: int, primary: str | None) -> None:
@@ -159,6 +185,7 @@ class Fenced(ReplicatorError):
 class ChangeRejected(ReplicatorError):
     """The application rejected the change. Raise it in apply() before anything is changed: it must be deterministic."""
 
+    status, code = 422, "rejected"
     exit_code = 3
 
     def __init__(self, message: str = "", *, field: str | None = None, **fields: Any) -> None:
@@ -174,10 +201,14 @@ class InvalidChange(ChangeRejected):
 class KeyReused(ChangeRejected):
     """the key {key!r} is that of another change, at {id}: nothing was changed; give every change a key of its own"""
 
+    status, code = 422, "key_reused"
+
 
 class ResultNotKept(ReplicatorError):
     """the change with the key {key!r} was committed at {id}, when it was sent first, and the repeat changed nothing.
     What it gave then is not kept, because it was no plain JSON or more than 4 KiB: read the state"""
+
+    status, code = 409, "result_not_kept"
 
 
 class ApplyFailed(ChangeRejected):
@@ -187,6 +218,8 @@ class ApplyFailed(ChangeRejected):
 
 class CheckFailed(ReplicatorError):
     """check() failed at the change {change}, which is a bug in it ({problem}); nothing was written"""
+
+    status, code = 500, "check_failed"
 
 
 class NotSubmitted(ReplicatorError):
@@ -199,18 +232,21 @@ class NotSubmitted(ReplicatorError):
 class ChangeTooLarge(ReplicatorError):
     """the change cannot be a record: {problem}"""
 
+    status, code = 413, "change_too_large"
     exit_code = 2
 
 
 class NotJSON(ReplicatorError):
     """{what} is not JSON: {problem}"""
 
+    status, code = 422, "not_json"
     exit_code = 2
 
 
 class LogUnavailable(ReplicatorError):
     """Redis at {url} is not available: {problem}"""
 
+    status, code = 503, "log_unavailable"
     exit_code = 6
 
     #: Whether Redis answered, and refused.
@@ -238,6 +274,7 @@ class LogUnavailable(ReplicatorError):
 class OutcomeUnknown(LogUnavailable):
     """Nobody knows what became of a write ({problem}). It may be in the log: read before you repeat it."""
 
+    status, code = 504, "outcome_unknown"
     exit_code = 4
 
 
@@ -246,21 +283,27 @@ class LogLost(ReplicatorError):
     (its dump, its AOF, maxmemory-policy noeviction). If it is lost, `replicator recover` founds the log anew
     from the most advanced node."""
 
+    status, code = 503, "log_lost"
+
 
 class Outdated(ReplicatorError):
     """the state has changed since {expect}, it is at {position} now: nothing was written; look at it again"""
 
+    status, code = 412, "outdated"
     exit_code = 3
 
 
 class NotAcknowledged(ReplicatorError):
     """the change is in the log at {id}, but was not acknowledged as asked for: {problem}"""
 
+    status, code = 504, "not_acknowledged"
     exit_code = 4
 
 
 class CorruptRecord(ReplicatorError):
     """the log has something at {id} that is not a record: {problem}"""
+
+    status, code = 503, "corrupt_record"
 
     @classmethod
     def stray(cls, id: object) -> CorruptRecord:
@@ -316,6 +359,7 @@ class ReinitRefused(ReplicatorError):
 class PositionLost(ReplicatorError):
     """term {term} ended at {term_end}; {position} was lost in the failover to term {next_term}"""
 
+    status, code = 409, "position_lost"
     exit_code = 3
 
     def __init__(self, position: object, *, term: int, term_end: object, next_term: int) -> None:
@@ -348,6 +392,8 @@ class WorkFailed(ProgramError):
 class SnapshotFailed(ReplicatorError):
     """the application's snapshot() failed, which is a bug in it ({problem}); the node goes on without that snapshot"""
 
+    status, code = 500, "snapshot_failed"
+
 
 class NoThread(ReplicatorError):
     """the system starts no thread for {what} ({problem}): raise the limit on this process (ulimit -u, pids.max)"""
@@ -356,6 +402,8 @@ class NoThread(ReplicatorError):
 class Stalled(ReplicatorError):
     """the application failed at {id}, which is a bug in it ({problem}). The node keeps its place:
     fix the application and restart the node."""
+
+    status, code = 500, "stalled"
 
 
 class UpgradeNeeded(Stalled):

@@ -13,5 +13,5 @@ if __name__ == "__main__":
         "flags",
         "curl -L -X PUT $b/flags/dark-mode -H 'content-type: application/json' -d '{\"on\": true}'",
         "curl $c/flags/dark-mode",
-        "curl -L -X DELETE $c/flags/dark-mode -H 'idempotency-key: 1'",
+        "curl -L -X DELETE $c/flags/dark-mode -H 'idempotency-key: \"1\"'",
     )

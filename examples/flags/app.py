@@ -6,25 +6,17 @@ sees it in whichever process it asks next. A write with an Idempotency-Key may b
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
-from fastapi import FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import BaseModel
 
 from examples.flags.state import Flag, FlagState
 from replicator import Node
 from replicator.web.asgi import Replicated
+from replicator.web.idempotency import idempotency_key
 
-node = Node(
-    FlagState(),
-    group="flags",
-    name=os.environ["NAME"],
-    redis=os.environ["REPLICATOR_REDIS"],
-    data_dir=os.environ["DATA_DIR"],
-    http=os.environ["URL"],
-    auto_promote=True,
-)
+node = Node.from_env(FlagState(), group="flags", auto_promote=True)
 app = FastAPI(title="Flags")
 app.add_middleware(Replicated, node=node)
 
@@ -34,7 +26,11 @@ class FlagBody(BaseModel):
     percent: int = 100
 
 
-Key = Annotated[str | None, Header(alias="Idempotency-Key")]
+def sent_key(request: Request) -> str | None:
+    return idempotency_key(request.headers)
+
+
+Key = Annotated[str | None, Depends(sent_key)]
 
 
 @app.get("/flags")
@@ -51,10 +47,10 @@ async def read_flag(name: str) -> Flag:
 
 
 @app.put("/flags/{name}")
-async def write_flag(name: str, body: FlagBody, key: Key = None) -> Flag:
+async def write_flag(name: str, body: FlagBody, key: Key) -> Flag:
     return await node.asubmit(FlagState.set_flag(name, body.on, body.percent), key=key)
 
 
 @app.delete("/flags/{name}", status_code=204)
-async def remove_flag(name: str, key: Key = None) -> None:
+async def remove_flag(name: str, key: Key) -> None:
     await node.asubmit(FlagState.remove_flag(name), key=key)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -12,16 +10,9 @@ from starlette.routing import Route
 
 from replicator import DictState, Node, delete, put
 from replicator.web.asgi import Replicated
+from replicator.web.idempotency import idempotency_key
 
-node = Node(
-    DictState(),
-    group="links",
-    name=os.environ["NAME"],
-    redis=os.environ["REPLICATOR_REDIS"],
-    data_dir=os.environ["DATA_DIR"],
-    http=os.environ["URL"],
-    auto_promote=True,
-)
+node = Node.from_env(DictState(), group="links", auto_promote=True)
 
 
 async def follow(request: Request) -> Response:
@@ -33,12 +24,12 @@ async def write(request: Request) -> Response:
     target = (await request.body()).decode(errors="replace")
     if not target.startswith(("https://", "http://")):
         return JSONResponse({"error": "the body is to be a URL"}, 422)
-    await node.asubmit(put(request.path_params["name"], target), key=request.headers.get("idempotency-key"))
+    await node.asubmit(put(request.path_params["name"], target), key=idempotency_key(request.headers))
     return Response(status_code=204)
 
 
 async def remove(request: Request) -> Response:
-    await node.asubmit(delete(request.path_params["name"]), key=request.headers.get("idempotency-key"))
+    await node.asubmit(delete(request.path_params["name"]), key=idempotency_key(request.headers))
     return Response(status_code=204)
 
 

@@ -6,7 +6,6 @@ process died. One that died between the two has run a job that is due still: the
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -14,17 +13,10 @@ from flask import Flask, request
 
 from examples.scheduler.state import Jobs
 from replicator import Leadership, Node, ReplicatorError
+from replicator.web.idempotency import idempotency_key
 from replicator.web.wsgi import Replicated, answer
 
-node = Node(
-    Jobs(),
-    group="scheduler",
-    name=os.environ["NAME"],
-    redis=os.environ["REPLICATOR_REDIS"],
-    data_dir=os.environ["DATA_DIR"],
-    http=os.environ["URL"],
-    auto_promote=True,
-)
+node = Node.from_env(Jobs(), group="scheduler", auto_promote=True)
 app = Flask(__name__)
 app.wsgi_app = Replicated(app.wsgi_app, node=node)  # type: ignore[method-assign, assignment]
 app.register_error_handler(ReplicatorError, answer)
@@ -49,5 +41,5 @@ def list_jobs() -> dict[str, Any]:
 @app.put("/jobs/<name>")
 def add_job(name: str) -> dict[str, Any]:
     every_s = request.args.get("every_s", 0.0, type=float)
-    job = node.submit(Jobs.add(name, every_s, time.time()), key=request.headers.get("Idempotency-Key"))
+    job = node.submit(Jobs.add(name, every_s, time.time()), key=idempotency_key(request.headers))
     return {name: job}

@@ -89,6 +89,7 @@ _COMMANDS = {
     "forks": "forks",
     "certify": "certify",
     "load": "load",
+    "supervisord": "supervisord",
 }
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import click
 
 from replicator.errors import ConfigError
+from replicator.node.environment import VARIABLES
 from replicator.sandbox.marked_processes import TOKEN_VARIABLE
 from replicator.sandbox.redis_server import SERVER_VARIABLE
 from replicator.sandbox.stack import NODES
@@ -23,7 +24,7 @@ __all__ = ["check_environment"]
 PREFIX = "REPLICATOR"
 
 #: Names that are not options: those of the dev stack, the drill and the benchmarks, and those that a command run by
-#: `--on-primary` gets.
+#: `--on-primary` gets. (`VARIABLES` are of a node in a service of one's own.)
 _OTHERS = frozenset(
     {
         SERVER_VARIABLE,
@@ -53,7 +54,7 @@ def check_environment(root: click.Group, command: str = "", environment: Mapping
             raise ConfigError(setting=name, problem="it is set, but empty; unset it, or give it a value")
     if strange := sorted(given.keys() - here.keys() - _OTHERS):
         # Loading all commands takes a moment, so it is done only if the name is not one of this command's.
-        known = {*dict(_options(root)), *_OTHERS}
+        known = {*dict(_options(root)), *VARIABLES, *_OTHERS}
         for name in strange:
             if name not in known and not _OF_KUBERNETES.fullmatch(name):
                 raise ConfigError(setting=name, problem=f"no setting has this name{_near(name, known)}")

@@ -5,6 +5,8 @@
     redis+sentinel://[USER:PASSWORD@]HOST[:26379],HOST…/SERVICE[/DB][?sentinel_username=…&sentinel_password=…]
     redis+cluster://[USER:PASSWORD@]HOST[:6379],HOST…
 
+`?password_file=FILE` takes the password from a file, as it is, on one line: a URL without a secret in it.
+
 With rediss instead of redis, connections use TLS (those to sentinels, too), and `?ssl_ca_certs=FILE` and redis-py's
 other options for TLS are allowed. Within a part, any of `/?#@:%` has to be percent-encoded.
 
@@ -36,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
+
+#: A password is a line. A larger file is something else.
+PASSWORD_BYTES_MAX = 4096
 
 #: Up to six digits: more databases than any Redis has. A longer number is a slip of the finger.
 _DATABASE = re.compile("[0-9]{1,6}")
@@ -105,9 +110,13 @@ def shown(url: str) -> str:
     A malformed URL may have them anywhere, so rather too much is hidden than too little.
     """
     secrets = [_secret_of_user(match) for match in _USER_PASSWORD.finditer(url)]
-    secrets += [match.span(2) for match in _OPTION.finditer(url) if "password" in unquote(match[1]).lower()]
+    secrets += [match.span(2) for match in _OPTION.finditer(url) if _is_secret(unquote(match[1]).lower())]
     hidden = {place for start, end in secrets for place in range(start, end)}
     return re.sub("\0+", "***", "".join("\0" if place in hidden else sign for place, sign in enumerate(url)))
+
+
+def _is_secret(option: str) -> bool:
+    return "password" in option and option != "password_file"
 
 
 # Up to the last @: one within the password may not have been encoded.
@@ -146,6 +155,10 @@ def _parsed(url: str) -> Place:
     scheme, kind, user, hosts, path, query = match.groups()
     tls = scheme == "rediss"
     options = _user_of(user or "") | _options_of(query or "", url, tls=tls, kind=kind)
+    if (in_file := options.pop("password_file", None)) is not None:
+        if "password" in options:
+            raise _Wrong("it has a password, and the file of another one")
+        options["password"] = in_file
     if scheme == "unix":
         return Place("", options | _socket_of(kind, hosts, path or ""))
     if kind is None:
@@ -236,6 +249,18 @@ def _file(text: str) -> str:
     return text
 
 
+def _password_in(text: str) -> str:
+    try:
+        with open(text, "rb") as file:
+            data = file.read(PASSWORD_BYTES_MAX + 1)
+        password = data.decode().removesuffix("\n").removesuffix("\r")
+    except (OSError, ValueError) as error:
+        raise _Wrong(f"{text!a}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
+    if not password or "\n" in password or len(data) > PASSWORD_BYTES_MAX:
+        raise _Wrong(f"{text!a} is to have the password on one line, and nothing else")
+    return password
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in words:
@@ -263,6 +288,7 @@ _USED: Mapping[str, Callable[[str], Any]] = {
     "db": _database,
     "username": str,
     "password": str,
+    "password_file": _password_in,
     "sentinel_username": str,
     "sentinel_password": str,
     "ssl_keyfile": _file,

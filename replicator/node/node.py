@@ -12,9 +12,10 @@ threads that submit them (`writer.py`). Nothing here decides: it asks its `NodeS
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Self, Unpack, overload
@@ -32,11 +33,12 @@ from ..storage.payload import Published
 from .acks import Level
 from .async_calls import AsyncCalls
 from .calls import ResultT, StateT, are_rejected, check_fits, checked, result_of
+from .environment import named_by_variable, settings_of
 from .fresh_read import catch_up
 from .handover import Handover
 from .keyed_changes import change_in_json, changes_in_json
 from .lease import Lease, answer_within_s
-from .options import NodeArguments, NodeKeywords, NodeOptions
+from .options import NodeArguments, NodeKeywords, NodeOptions, NodeSettings
 from .position_waits import has_reached
 from .problems import Problems
 from .promotion import replaced, take_term
@@ -119,6 +121,19 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         super().__init__(setup, http=http)
         #: Held while it begins to run, and while it begins to stop. A signal may stop it on the thread that starts it.
         self._turning = threading.RLock()
+
+    @classmethod
+    def from_env(cls, state: StateT, *, environ: Mapping[str, str] = os.environ, **given: Unpack[NodeSettings]) -> Self:
+        """A node whose settings are in its environment, but for those that are `given` here.
+
+        REPLICATOR_GROUP and REPLICATOR_NAME have to be there. REPLICATOR_REDIS (redis://localhost:6379/0),
+        REPLICATOR_DATA_DIR (data/NAME) and REPLICATOR_APP are as for `replicator node`, and so is each option:
+        REPLICATOR_LEASE_S, REPLICATOR_AUTO_PROMOTE and so on. `http` is REPLICATOR_ADVERTISE, or else follows from
+        REPLICATOR_HTTP, the HOST:PORT at which the process serves. Raises `ConfigError`, which names the variable, and
+        what `Node` raises.
+        """
+        with named_by_variable(given):
+            return cls(state, **settings_of(given, environ))
 
     # --- life --------------------------------------------------------------------------------------------------------
 

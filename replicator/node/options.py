@@ -7,6 +7,7 @@ command line; whatever lies between hands a `NodeOptions` on.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TypedDict, cast
 
 from ..format.ids import TERM_MAX
@@ -32,6 +33,7 @@ __all__ = [
     "NodeArguments",
     "NodeKeywords",
     "NodeOptions",
+    "NodeSettings",
 ]
 
 #: The time of a few round trips.
@@ -80,6 +82,16 @@ class NodeArguments(HostedNodeKeywords, total=False):
 
     log: Log | None
     scheduler: Scheduler | None
+
+
+class NodeSettings(NodeArguments, total=False):
+    """And what else `Node` takes, where all of it may come from elsewhere: see `environment.py`."""
+
+    group: str
+    name: str
+    redis: str
+    data_dir: str | Path
+    http: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -69,6 +69,7 @@ class Reporter:
     def heartbeat(self) -> Heartbeat:
         """What this node says of itself now."""
         digest_at, digest = self._digest
+        behind_s = self._observer.trail.behind_s(self._replica.node_state.view.position.id, self._observer.now())
         diverged = self._replica.divergence.at
         return self._replica.node_state.heartbeat()._replace(
             every_ms=int(self._policy.beat_every_s * 1000),
@@ -95,6 +96,7 @@ class Reporter:
             diverged=str(diverged) if diverged != ZERO_ID else "",
             given_up=self._replica.divergence.given_up,
             reinitialised=self.reinitialised,
+            behind_ms=int(behind_s * 1000),
             digest=digest,
             digest_at=digest_at,
         )

@@ -35,8 +35,9 @@ __all__ = [
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
-#: The lag of a standby above which a warning is due: a takeover would take at least as long.
-LAG_MS_MAX = 5000
+#: For how long a standby may lack what the log has before a warning is due: a takeover would take at least as long. Not
+#: how old its newest record is: after an hour without a write that is an hour, for a moment, at the first one.
+BEHIND_MS_MAX = 5000
 
 #: How far the clock of a writer may be ahead of that of Redis before a warning is due.
 CLOCK_AHEAD_MS_MAX = 1000
@@ -143,7 +144,11 @@ def _holder(look: GroupView, heartbeat: Heartbeat | None, node: str, boot: str) 
     elif not heartbeat.alive:
         yield problem("primary", f"{holds}, and has not reported for {_seconds(heartbeat)}", _who_takes_over(look))
     elif heartbeat.boot == boot and heartbeat.term < look.term and look.lease_ms is not None and not heartbeat.stalled:
-        yield warning("primary", f"{node} was given term {look.term} a moment ago", "it leads once it has read the log")
+        what, then = f"{node} was given term {look.term} a moment ago", "leads once it has read the log"
+        if _has_not_reported_since_it_took_the_term(heartbeat, look):
+            yield ok("primary", f"{what}, and {then}")
+        else:
+            yield warning("primary", what, f"it {then}")
     elif (heartbeat.boot, heartbeat.role) != (boot, "primary"):
         restarted = "" if heartbeat.boot == boot else ": it was restarted"
         yield problem("primary", f"{holds}, and does not lead{restarted}", heartbeat.stalled or _who_takes_over(look))
@@ -152,6 +157,12 @@ def _holder(look: GroupView, heartbeat: Heartbeat | None, node: str, boot: str) 
         yield warning("primary", what, "see whether it reaches Redis, and may write to it")
     else:
         yield ok("primary", f"{node} leads in term {look.term}")
+
+
+def _has_not_reported_since_it_took_the_term(heartbeat: Heartbeat, look: GroupView) -> bool:
+    """Whether it took the term by itself, and had no time yet to say that it leads. Both stamps are of Redis' clock."""
+    taken = look.head.taken if look.head is not None else ()
+    return any(name == heartbeat.node and heartbeat.beaten_at <= at <= look.now_ms for at, name in taken)
 
 
 def _who_takes_over(look: GroupView) -> str:
@@ -210,7 +221,7 @@ def _failover(look: GroupView) -> Iterator[Check]:
         if left_ms := election.cool_down_ms(name, look):
             times, wait_s = election.FLAPS_MAX, left_ms / 1000
             what = f"{name} took the term {times} times within a minute, and waits {wait_s:.0f} s more"
-            yield warning("failover", what, "find out why it loses it")
+            yield warning("failover", what, "find out why it loses it, unless you restarted it")
 
 
 def _standbys(look: GroupView) -> Iterator[Check]:
@@ -325,10 +336,8 @@ def _node(heartbeat: Heartbeat, look: GroupView) -> list[Check]:
 def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check]:
     """What is wrong with a node. If it does not report, nothing else of its last heartbeat matters."""
     if not heartbeat.alive:
-        do = (
-            f"it is down, or cannot reach this Redis or write to it; if it is gone for good, "
-            f"`replicator forget {heartbeat.node}`"
-        )
+        why = "start it again" if heartbeat.left else "it is down, or cannot reach this Redis or write to it"
+        do = f"{why}; if it is gone for good, `replicator forget {heartbeat.node}`"
         of_log = look.head.app if look.head is not None else ""
         if heartbeat.app and of_log not in ("", heartbeat.app):
             what = f"it is of another application (`{heartbeat.app}`) than the log (`{of_log}`), and was refused"
@@ -357,8 +366,8 @@ def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check
         what = "it is ahead of the log, which lost something"
         yield warning(name, what, "promote it, or what only it has becomes a fork")
     lag = lag_as_reported(heartbeat, look)
-    if lag.records and (lag.ms or 0) > LAG_MS_MAX:
-        what = f"it is {lag.records} records behind, at what was written {(lag.ms or 0) / 1000:.0f} s ago"
+    if lag.records and heartbeat.behind_ms > BEHIND_MS_MAX:
+        what = f"it is {lag.records} records behind, and has been for {heartbeat.behind_ms / 1000:.0f} s"
         yield warning(name, what, "see to its machine, its disk and its network")
 
 

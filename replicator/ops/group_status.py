@@ -33,7 +33,8 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeStatus:
-    """The node `node`, as it last reported `age_ms` ago. `lag_records` and `lag_ms`: None if not known.
+    """The node `node`, as it last reported `age_ms` ago. `lag_records` and `lag_ms` (the age of the newest record that
+    it has applied): None if not known. `behind_ms`: for how long the log has had what it lacks, as far as it saw.
 
     `diverged_id`: the marker at which its state was found to differ from the primary's, or None. `version`: that of its
     code, which reads those from `reads_min` to `reads_max`.
@@ -55,6 +56,7 @@ class NodeStatus:
     version: int
     reads_min: int
     reads_max: int
+    behind_ms: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,6 +165,7 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
         version=heartbeat.version,
         reads_min=heartbeat.reads_min,
         reads_max=heartbeat.reads_max,
+        behind_ms=heartbeat.behind_ms,
     )
 
 

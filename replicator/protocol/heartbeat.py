@@ -53,6 +53,7 @@ class Heartbeat(NamedTuple):
     `rejects_errors`: an exception of `apply` is a rejection there (`on_apply_error="reject"`). `diverged`: the marker
     at which its state was found to differ from the primary's; empty: it was not. `given_up`: why the next snapshot is
     to take the place of its state; empty: it is not. `reinitialised`: the newest request for that which it has met.
+    `behind_ms`: for how long the log has had what the node lacks, as far as it saw; 0: it lacked nothing.
 
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
@@ -95,6 +96,7 @@ class Heartbeat(NamedTuple):
     diverged: str = ""
     given_up: str = ""
     reinitialised: str = ""
+    behind_ms: int = 0
     age_ms: int = 0
     beaten_at: int = 0
 

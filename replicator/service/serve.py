@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..log.own_address import own_address
+from ..node.environment import address_of, reachable
 from ..node.node import Node
 from ..node.options import NodeOptions
 from ..registry.state import Registry
@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: How often a node that failed for good is noticed.
 LOOK_EVERY_S = 0.2
-
-#: Looked at here, because a node that has joined its group should not end for that.
-PORT_MAX = 65535
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +72,7 @@ def serve(
     except ImportError as missing:
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
         raise ConfigError(setting="http", problem=problem) from None
-    host, port = _address(http)
+    host, port = address_of(http, setting="http")
     advertised = checks.url("advertise", advertise.rstrip("/"))
     beside = _state_beside(program)
     state = beside or Registry()
@@ -113,16 +110,8 @@ def _reachable(url: str, host: str, port: int, redis: str) -> str:
     """What the others are told. All addresses of this machine are none: to another one they mean itself."""
     if not checks.is_anywhere(host):
         return url
-    address = own_address(redis, ipv6=":" in host)
-    told = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    told = reachable(host, port, redis)
     logger.warning(
         "it serves all addresses of this machine, and the others are told %s; --advertise says another", told
     )
     return told
-
-
-def _address(http: str) -> tuple[str, int]:
-    host, colon, port = http.rpartition(":")
-    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > PORT_MAX:
-        raise ConfigError(setting="http", problem=f"{http!r} is not HOST:PORT, for example 127.0.0.1:8001")
-    return host.strip("[]"), int(port)

@@ -45,28 +45,31 @@ WAIT_TIMEOUT = "wait_timeout"
 #: What came with the request is wrong.
 INVALID_HEADER = "invalid_header"
 
-#: Error -> status and code; the entry of the nearest base class counts. An application adds the errors of its own.
-#: NotPrimary and Fenced are redirected where that can be (`redirect.py`).
+#: Error -> status and code, as the classes have them; the entry of the nearest base class counts. An application adds
+#: the errors of its own. NotPrimary and Fenced are redirected where that can be (`redirect.py`).
 ERROR_CODES: Answers = {
-    ChangeRejected: (422, "rejected"),
-    KeyReused: (422, "key_reused"),
-    ResultNotKept: (409, "result_not_kept"),
-    ChangeTooLarge: (413, "change_too_large"),
-    NotJSON: (422, "not_json"),
-    CheckFailed: (500, "check_failed"),
-    LeaseLost: (503, "lease_lost"),
-    NotRunning: (503, "not_running"),
-    NotPrimary: (503, "not_primary"),
-    Fenced: (409, "fenced"),
-    Outdated: (412, "outdated"),
-    OutcomeUnknown: (504, "outcome_unknown"),
-    NotAcknowledged: (504, "not_acknowledged"),
-    LogUnavailable: (503, "log_unavailable"),
-    LogLost: (503, "log_lost"),
-    CorruptRecord: (503, "corrupt_record"),
-    PositionLost: (409, "position_lost"),
-    Stalled: (500, "stalled"),
-    SnapshotFailed: (500, "snapshot_failed"),
-    WrongProcess: (500, "wrong_process"),
-    ReplicatorError: (500, "failed"),
+    kind: (kind.status, kind.code)
+    for kind in (
+        ChangeRejected,
+        KeyReused,
+        ResultNotKept,
+        ChangeTooLarge,
+        NotJSON,
+        CheckFailed,
+        LeaseLost,
+        NotRunning,
+        NotPrimary,
+        Fenced,
+        Outdated,
+        OutcomeUnknown,
+        NotAcknowledged,
+        LogUnavailable,
+        LogLost,
+        CorruptRecord,
+        PositionLost,
+        Stalled,
+        SnapshotFailed,
+        WrongProcess,
+        ReplicatorError,
+    )
 }

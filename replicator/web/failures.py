@@ -1,7 +1,8 @@
 """What an error comes to over HTTP: a status, a code, and a body, whatever server and framework there is.
 
-`failure_of` says what is answered, by the table `ANSWERS`; a renderer says how it is written down. `problem` gives
-problem details (RFC 9457), `plain` the errors of the registry's own API.
+`failure_of` says what is answered, by the table `ANSWERS`, or by what an error of the application says of itself
+(`status`, `code`); a renderer says how it is written down. `problem` gives problem details (RFC 9457), `plain` the
+errors of the registry's own API.
 """
 
 from __future__ import annotations
@@ -106,10 +107,18 @@ def failure_of(error: Exception, answers: Answers = ANSWERS, *, request: str = "
     if kind is None:
         return None
     status, code = answers[kind]
-    if kind in LOGGED:
+    if isinstance(error, ReplicatorError) and _says_itself(type(error), kind):
+        status, code = error.status, error.code
+    elif kind in LOGGED:
         log.error("%s failed: %s", request, error, exc_info=error)
     message = str(error) if kind is not Exception else "something went wrong in this node; its log has the details"
     return Failure(status=status, code=code, message=message, field=getattr(error, "field", None))
+
+
+def _says_itself(kind: type[BaseException], known: type[BaseException]) -> bool:
+    """Whether a class of this kind has a status or a code that the one in the table has not."""
+    nearer = kind.__mro__[: kind.__mro__.index(known)]
+    return any(name in vars(each) for each in nearer for name in ("status", "code"))
 
 
 def half_done(error: Exception) -> Failure:

@@ -11,10 +11,11 @@ import orjson
 from starlette.requests import Request
 
 from ..format import large_json
-from ..format.keyed import Key, is_key
+from ..format.keyed import Key
 from ..runtime.gil import Turns
 from .failures import Refusal
 from .head import POSITION
+from .idempotency import idempotency_key
 
 __all__ = [
     "SENT_KEY",
@@ -40,9 +41,6 @@ DROPPED_BYTES_MAX = 1024 * 1024 * 1024
 
 INTEGER = re.compile(r"[0-9]{1,16}")
 ACK = re.compile(r"[a-z]{1,16}(:[0-9]{1,16})?")
-
-#: A string of RFC 8941: printable ASCII, in which a backslash comes before a quote and before itself.
-KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
 #: An entity tag of ours. Some proxies weaken what they compress.
 TAG = re.compile(rf'(?:W/)?"({POSITION.pattern})"|({POSITION.pattern})')
@@ -148,20 +146,12 @@ def sent_tag(request: Request) -> str | None:
 
 
 def sent_key(request: Request, body: bytes | bytearray) -> Key | None:
-    """The `Idempotency-Key` of a write: a string as RFC 8941 writes it down, in quotes.
+    """The `Idempotency-Key` of a write.
 
     A repeat has to be of the same method, path, query and body: not of the same change, for in that may be the time.
     """
-    found = request.headers.getlist("idempotency-key")
-    if not found:
-        return None
-    text = KEY.fullmatch(found[0].strip()) if len(found) == 1 else None
-    key = re.sub(r"\\(.)", r"\1", text[1]) if text is not None else ""
-    if not is_key(key):
-        message = 'Idempotency-Key must be a string in double quotes, of 1 to 256 characters, like "8e03978e-40d5-43e8"'
-        raise Refusal(400, "invalid_header", message, field="Idempotency-Key")
     target = (request.method, request.scope["path"], request.scope["query_string"].decode("latin-1"))
-    return Key(key, content=orjson.dumps(target) + body)
+    return idempotency_key(request.headers, content=orjson.dumps(target) + body)
 
 
 def sent_ack(request: Request) -> str | None:

@@ -122,7 +122,7 @@ def succeeds(request: Callable[[], httpx.Response]) -> httpx.Response:
 
 
 def put_flag(client: httpx.Client, url: str, name: str) -> None:
-    succeeds(lambda: client.put(f"{url}/flags/{name}", json={"on": True}, headers={"Idempotency-Key": name}))
+    succeeds(lambda: client.put(f"{url}/flags/{name}", json={"on": True}, headers={"Idempotency-Key": f'"{name}"'}))
 
 
 def has_flag(client: httpx.Client, url: str, name: str) -> bool:

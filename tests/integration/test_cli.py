@@ -35,6 +35,7 @@ NODE_FIELDS = {
     "node": str, "boot": str, "role": str, "term": int, "position": str, "lag_records": int, "lag_ms": int,
     "in_sync": bool, "alive": bool, "http": (str, type(None)), "problem": (str, type(None)),
     "diverged_id": (str, type(None)), "age_ms": int, "version": int, "reads_min": int, "reads_max": int,
+    "behind_ms": int,
 }  # fmt: skip
 
 STATUS_FIELDS = {

@@ -15,11 +15,18 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 BLOCKS = BLOCK.findall((ROOT / "docs/testing-your-service.md").read_text())
 
-EXAMPLES = [program for language, program in BLOCKS if language == "python"]
+FILE = re.compile(r"# (\w+\.py)\n")
+
+#: Modules that the tests after them import, by the names that they have in their first lines.
+FILES = {named[1]: program for language, program in BLOCKS if language == "python" and (named := FILE.match(program))}
+
+EXAMPLES = [program for language, program in BLOCKS if language == "python" and program not in FILES.values()]
 
 
 def run(place: Path, program: str) -> str:
     (place / "flags.py").write_text(EXAMPLES[0])
+    for name, text in FILES.items():
+        (place / name).write_text(text)
     (place / "test_it.py").write_text(program)
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "replicator.testing.pytest_plugin"]
     done = subprocess.run(

@@ -253,19 +253,50 @@ def test_a_server_that_sends_no_lifespan_says_that_nobody_started_the_node(servi
     assert (answer.status_code, answer.json()["error"]) == (503, "not_running")
 
 
-EXAMPLE = re.compile(r"^```python\n# (\w+)\.py: NAME=a PORT=8001 (.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs/web.md").read_text()
+
+EXAMPLE = re.compile(r"^```python\n# (\w+)\.py: (.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+#: Of the project in Django: each with its path in the first line.
+FILE = re.compile(r"^```python\n# (service/\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(("module", "command", "program"), EXAMPLE.findall((ROOT / "docs/web.md").read_text()))
+@pytest.mark.parametrize(("module", "command", "program"), EXAMPLE.findall(PAGE))
 def test_the_examples_of_the_documentation_run(
     any_redis: RedisServer, tmp_path: Path, module: str, command: str, program: str
 ) -> None:
     # given
     (tmp_path / f"{module}.py").write_text(program)
     port = free_port()
-    environ = {"NAME": "a", "PORT": str(port), "REDIS": any_redis.url}
-    words = command.replace("8001", str(port)).split()
-    process = Process(words, port, environ, tmp_path / "out", directory=tmp_path)
+    it_serves_flags(any_redis, tmp_path, port, command.replace("8001", str(port)).split())
+
+
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+def test_the_project_in_django_of_the_documentation_runs(
+    any_redis: RedisServer, tmp_path: Path, interface: str
+) -> None:
+    subprocess.run([sys.executable, "-m", "django", "startproject", "service", "."], cwd=tmp_path, check=True)
+    files = dict(FILE.findall(PAGE))
+    assert list(files) == [f"service/{name}.py" for name in ("replication", "asgi", "settings", "urls")]
+    for name, program in files.items():
+        before = (tmp_path / name).read_text() if name.endswith("settings.py") else ""
+        (tmp_path / name).write_text(before + program)
+    # as the page says
+    over_wsgi = files["service/asgi.py"].replace("get_asgi_application", "get_wsgi_application")
+    (tmp_path / "service/wsgi.py").write_text(
+        over_wsgi.replace("django.core.asgi", "django.core.wsgi").replace("replicator.web.asgi", "replicator.web.wsgi")
+    )
+    commands = dict(re.findall(r"`((?:uvicorn|gunicorn) service\.(asgi|wsgi).*?)`", PAGE)[::1])
+    command = next(each for each, kind in commands.items() if kind == interface)
+    port = free_port()
+    at = ["--port", str(port)] if interface == "asgi" else ["--bind", f"127.0.0.1:{port}"]
+    it_serves_flags(any_redis, tmp_path, port, [*command.split(), *at])
+
+
+def it_serves_flags(redis: RedisServer, directory: Path, port: int, command: list[str]) -> None:
+    settings = {"NAME": "a", "HTTP": f"127.0.0.1:{port}", "REDIS": redis.url}
+    environ = {f"REPLICATOR_{name}": value for name, value in settings.items()}
+    process = Process(command, port, environ, directory / "out", directory=directory)
     try:
         eventually(lambda: (process.answers() or {}).get("leads"))
         # when
@@ -279,6 +310,12 @@ def test_the_examples_of_the_documentation_run(
                 headers = {"Idempotency-Key": '"8e03978e"'}
                 answer = client.put(f"{process.url}/flags/dark", params={"on": on}, headers=headers)
                 assert answer.status_code == status, answer.text
+            # and one that is malformed is refused
+            answer = client.put(
+                f"{process.url}/flags/dark", params={"on": "true"}, headers={"Idempotency-Key": "8e03978e"}
+            )
+            assert (answer.status_code, answer.json()["error"]) == (400, "invalid_header"), answer.text
+            assert (process.answers() or {})["primary_http"] == process.url
     finally:
         process.kill()
 

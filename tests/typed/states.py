@@ -52,6 +52,10 @@ def a_mapping(node: Node[DictState]) -> None:
 def what_a_node_is_made_of(host: Host) -> None:
     assert_type(Node(FlagState(), group="g", name="a", redis="redis://r", data_dir="a"), Node[FlagState])
     assert_type(Node(FileState("f"), group="g", name="a", redis="redis://r", data_dir="a"), Node[FileState])
+    assert_type(Node.from_env(FlagState()), Node[FlagState])
+    assert_type(Node.from_env(DictState(), lease_s=1.0, data_dir="a"), Node[DictState])
+    Node.from_env(FlagState(), lease="1")  # type: ignore[call-arg]
+    Node.from_env({})  # type: ignore[type-var]
     assert_type(host.node(DictState(), group="g", name="a", data_dir="a"), Node[DictState])
     Node({}, group="g", name="a", redis="redis://r", data_dir="a")  # type: ignore[type-var]
 

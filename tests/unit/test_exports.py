@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,8 @@ import pytest
 
 import replicator
 from replicator import errors
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_list_is_sorted_and_has_no_name_twice() -> None:
@@ -35,7 +38,7 @@ def test_a_name_that_is_not_in_it_is_not_there() -> None:
 
 
 def test_the_version_is_that_of_pyproject() -> None:
-    told = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert replicator.__version__ == told["project"]["version"]
 
 
@@ -58,3 +61,11 @@ def test_every_error_is_a_replicator_error_with_a_message_of_its_own() -> None:
             assert issubclass(error, errors.ReplicatorError), name
             assert error.__doc__, name
             assert 1 <= error.exit_code <= 6, name
+
+
+def test_what_every_error_is_over_http_is_on_the_page_of_codes() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| (.*?) \|", (ROOT / "docs/http.md").read_text(), re.MULTILINE)
+    told = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    for name, error in vars(errors).items():
+        if inspect.isclass(error) and issubclass(error, errors.ReplicatorError):
+            assert (error.status, error.code) in told, name

@@ -148,3 +148,22 @@ def test_whatever_it_is_it_is_read_or_refused(text: str) -> None:
         with suppress(ConfigError):
             place_of(url)
         assert str(wrong(url, "")).isprintable()
+
+
+@pytest.mark.parametrize("text", ["p%40ss: @/w\n", "p%40ss: @/w\r\n", "p%40ss: @/w"])
+def test_a_password_in_a_file_is_taken_as_it_is(tmp_path: Path, text: str) -> None:
+    (tmp_path / "password").write_bytes(text.encode())
+    for url in ("redis://ann@h/0", "redis+sentinel://ann@h/main", "redis+cluster://ann@h", "unix://ann@/tmp/x.sock"):
+        options = place_of(f"{url}?password_file={tmp_path}/password").options
+        assert (options["username"], options["password"]) == ("ann", "p%40ss: @/w")
+        assert "password_file" not in options
+
+
+def test_a_file_that_has_no_password_is_told_by_its_name(tmp_path: Path) -> None:
+    for name, data in {"empty": b"", "lines": b"a\nb\n", "odd": b"\xff", "large": b"x" * 5000}.items():
+        (tmp_path / name).write_bytes(data)
+        assert name in why_not(f"redis://h?password_file={tmp_path}/{name}")
+    assert "No such file" in why_not(f"redis://h?password_file={tmp_path}/none")
+    (tmp_path / "password").write_text("x")
+    for url in ("redis://:pw@h?", "redis://h?password=pw&"):
+        assert "and the file of another one" in why_not(f"{url}password_file={tmp_path}/password")

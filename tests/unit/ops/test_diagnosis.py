@@ -92,6 +92,18 @@ PRIMARY: list[tuple[str, GroupView, str, str]] = [
     ),
     ("forgotten", look(heartbeat("b")), PROBLEM, "a holds term 3, and has no heartbeat"),
     ("on its way", look(heartbeat("a", term=2)), WARNING, "a was given term 3 a moment ago"),
+    (
+        "on its way, and had no time to say so",
+        look(heartbeat("a", term=2, beaten_at=NOW_MS - 400), head=HEAD._replace(taken=((NOW_MS - 300, "a"),))),
+        OK,
+        "a was given term 3 a moment ago, and leads once it has read the log",
+    ),
+    (
+        "on its way for longer than a beat",
+        look(heartbeat("a", term=2, beaten_at=NOW_MS - 200), head=HEAD._replace(taken=((NOW_MS - 300, "a"),))),
+        WARNING,
+        "a was given term 3 a moment ago: it leads once it has read the log",
+    ),
     ("never on its way", look(heartbeat("a", term=2), lease_ms=None), PROBLEM, "a holds term 3, and does not lead"),
     ("without a lease", look(LEADS, lease_ms=None), WARNING, "its lease has run out"),
     ("leading", look(LEADS), "ok", "a leads in term 3"),
@@ -282,3 +294,32 @@ def test_a_silent_node_of_another_application_was_refused() -> None:
     (check,) = [check for check in checks_of_nodes(seen) if check.check == "node b"]
     assert check.level == WARNING
     assert "of another application (`Flags`) than the log (`Registry`)" in check.message
+
+
+# --- how far behind a node is -----------------------------------------------------------------------------------------
+
+JUST_BEFORE = Position(RecordId(3, 99), ZERO_CHAIN)
+
+
+def of_b(**more: Any) -> tuple[str, str]:
+    (check,) = checks_of_nodes(look(heartbeat("b", **{"position": JUST_BEFORE} | more)))
+    return check.level, check.message
+
+
+def test_the_first_write_after_an_hour_leaves_no_standby_behind() -> None:
+    """It reports once a second, and its newest record is an hour old until then."""
+    assert of_b(applied_at=NOW_MS - 3_600_000)[0] == OK
+
+
+def test_one_that_lacks_for_long_what_the_log_has_is_behind() -> None:
+    assert of_b(behind_ms=5000)[0] == OK
+    assert of_b(behind_ms=7000) == (
+        WARNING,
+        "it is 1 records behind, and has been for 7 s: see to its machine, its disk and its network",
+    )
+    assert of_b(behind_ms=7000, position=HERE)[0] == OK, "it has reported that, and caught up since"
+
+
+def test_one_that_stopped_in_order_is_to_be_started_again_and_one_that_is_silent_may_be_cut_off() -> None:
+    assert "stopped in order, and has not reported for 0.4 s: start it again;" in of_b(left=True, age_ms=400)[1]
+    assert "it is down, or cannot reach this Redis" in of_b(age_ms=9000)[1]

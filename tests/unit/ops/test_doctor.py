@@ -189,7 +189,8 @@ def test_a_node_that_flaps_is_named() -> None:
     taken = tuple((NOW_MS - 1000 * i, "b") for i in (5, 10, 15))
     told = [check.message for check in checks(facts(seen=look(head=HEAD._replace(taken=taken))))
             if check.level == "warning"]  # fmt: skip
-    assert told == ["b took the term 3 times within a minute, and waits 45 s more: find out why it loses it"]
+    (line,) = told
+    assert line.startswith("b took the term 3 times within a minute, and waits 45 s more: find out why it loses it")
 
 
 def test_a_writers_clock_ahead_of_redis_is_told_and_one_that_is_a_little_ahead_is_not() -> None:
@@ -220,7 +221,7 @@ NODES: list[tuple[dict[str, Any], str, str]] = [
     ({"in_sync": False}, "warning", "out of sync"),
     ({"position": Position(RecordId(ERA, 200), ZERO_CHAIN)}, "warning", "ahead of the log"),
     (
-        {"position": Position(RecordId(3, 40), ZERO_CHAIN), "applied_at": NOW_MS - 60_000},
+        {"position": Position(RecordId(3, 40), ZERO_CHAIN), "behind_ms": 60_000},
         "warning",
         "60 records behind",
     ),

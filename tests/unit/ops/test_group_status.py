@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from replicator import RecordId, ops
+import pytest
+
+from replicator import DictState, RecordId, ops, put
 from replicator.log.interface import LogSize
+from replicator.ops import diagnosis
+from replicator.testing import Cluster, MemoryLog
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, in_step, push
 from tests.support.paper import Paper, at
 
@@ -57,13 +61,13 @@ class TestStatus:
             "node": "a", "boot": a.boot, "role": "primary", "term": 1, "position": "1-2", "lag_records": 0,
             "lag_ms": 0, "in_sync": True, "alive": True, "http": "http://a", "problem": None,
             "version": 1, "reads_min": 1, "reads_max": 1,
-            "diverged_id": None,
+            "diverged_id": None, "behind_ms": 0,
         }  # fmt: skip
         assert told["nodes"][1] | {"boot": ""} == {
             "node": "b", "boot": "", "role": "standby", "term": 1, "position": "1-2", "lag_records": 0,
             "lag_ms": 0, "in_sync": True, "alive": True, "http": None, "problem": None,
             "version": 1, "reads_min": 1, "reads_max": 1,
-            "diverged_id": None,
+            "diverged_id": None, "behind_ms": 0,
         }  # fmt: skip
 
     def test_of_a_group_that_is_not_there_yet(self, paper: Paper) -> None:
@@ -143,3 +147,31 @@ class TestStatus:
         state = paper.server.state
         paper.server.state = replace(state, beats=(*state.beats, ("z", paper.now_ms, b"not json")))
         assert [node.node for node in ops.status(paper.log).nodes] == ["a"]
+
+
+def test_nothing_is_said_of_a_group_that_was_idle_and_writes_again_or_was_restarted() -> None:
+    """The first write after a while, and the first look after it: the standbys have not reported since."""
+    with Cluster(3, DictState) as cluster:
+        log = MemoryLog(cluster.redis, cluster.primary.group)
+        cluster.advance(600)
+        cluster.submit(put("x", 1))
+        assert ops.status(log).warnings == []
+        # when the primary is restarted, and writes at once
+        cluster.advance(600)
+        cluster.kill("a")
+        cluster.restart("a")
+        cluster.settle().submit(put("x", 2))
+        assert ops.status(log).warnings == []
+
+
+def test_a_standby_that_reads_nothing_any_more_is_told_by_itself(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "BEHIND_MS_MAX", 200)
+    log = group.faulty_log()
+    a, b = group.primary("a"), group.node("b", log=log, lease_s=SHORT_LEASE_S)
+    in_step(a, b)
+    log.deaf = True
+    a.submit(push("x"))
+    warned = eventually(lambda: [line for line in ops.status(group.log()).warnings if "records behind" in line])
+    assert warned[0].startswith("node b: it is 1 records behind, and has been for")
+    log.deaf = False
+    eventually(lambda: not any("records behind" in line for line in ops.status(group.log()).warnings))

@@ -14,6 +14,7 @@ from replicator.errors import (
     ChangeRejected,
     ConfigError,
     Fenced,
+    InvalidHeader,
     LeaseLost,
     LogUnavailable,
     NotAcknowledged,
@@ -403,6 +404,34 @@ def test_an_application_adds_errors_of_its_own_and_says_how_they_are_written(sit
     answers = {**ANSWERS, NoSuchFlag: (404, "no_such_flag")}
     answer = sites.of(FakeNode(), raising(NoSuchFlag("x")), answers=answers, errors=plain).ask("GET", "/")
     assert (answer.status_code, answer.json()) == (404, {"error": "no_such_flag", "field": None, "message": "x"})
+
+
+class NoSuchCoupon(ChangeRejected):
+    status, code = 404, "no_such_coupon"
+
+
+class SoldOut(NoSuchCoupon):
+    status = 409
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (NoSuchCoupon("there is none"), 404, "no_such_coupon"),
+        (SoldOut("none left"), 409, "no_such_coupon"),
+        (InvalidHeader("Idempotency-Key", "is missing"), 400, "invalid_header"),
+        (ChangeRejected("no"), 422, "rejected"),
+    ],
+)
+def test_an_error_that_says_itself_what_it_is_is_answered_so(
+    sites: Sites, error: ReplicatorError, status: int, code: str
+) -> None:
+    problem_of(sites.of(FakeNode(), raising(error)).ask("POST", "/"), status, code)
+
+
+def test_what_an_application_says_of_an_error_counts_for_it(sites: Sites) -> None:
+    answers = {**ANSWERS, SoldOut: (410, "gone")}
+    problem_of(sites.of(FakeNode(), raising(SoldOut("none left")), answers=answers).ask("POST", "/"), 410, "gone")
 
 
 def test_an_answer_to_head_has_no_body(sites: Sites) -> None:
