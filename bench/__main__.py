@@ -33,6 +33,7 @@ from bench import (
     one_percent,
     patch,
     plots,
+    probes,
     snapshot,
     soak,
     standbys,
@@ -60,6 +61,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "groups": groups,
     "http": http,
     "middleware": middleware,
+    "probes": probes,
     "soak": soak,
 }
 

@@ -30,6 +30,7 @@
     ├── CheckpointError          the data directory cannot be used
     │   └── DirectoryInUse       … because another node, or another process of this program, is using it
     ├── PromotionRefused         another node is the better one, or nodes are missing that may have more
+    ├── StillRuns                the lease of a node that runs is not given back for it
     ├── ReinitRefused            that node is not to be rebuilt: it is the primary, or does not report
     ├── PositionLost             that position was lost in a failover
     ├── StateError               a state that is kept in a file cannot be read or written
@@ -297,6 +298,12 @@ class PromotionRefused(ReplicatorError):
         super().__init__("" if node else "{reason}", node=node, reason=reason + hint)
         self.reason = reason
         self.better = better
+
+
+class StillRuns(ReplicatorError):
+    """{path}: {who} is using it, so its lease is not given back: that is for a node which has ended"""
+
+    exit_code = 3
 
 
 class ReinitRefused(ReplicatorError):

@@ -83,6 +83,7 @@ _COMMANDS = {
     "forget": "operate",
     "finalize": "operate",
     "reinit": "operate",
+    "release": "release",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",

@@ -20,6 +20,7 @@ from .promotion import (
 )
 from .recovery import recover
 from .reinit import Reinit, reinit
+from .release import Released, release
 from .verification import DigestReport, snapshot, verify
 from .versions import Finalized, NodeVersions, Versions, finalize, versions, versions_of
 
@@ -31,6 +32,7 @@ __all__ = [
     "Promotion",
     "PromotionPreview",
     "Reinit",
+    "Released",
     "Status",
     "Switchover",
     "Term",
@@ -47,6 +49,7 @@ __all__ = [
     "records",
     "recover",
     "reinit",
+    "release",
     "resume",
     "size_of",
     "snapshot",

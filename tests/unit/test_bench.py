@@ -37,6 +37,7 @@ from bench import (
     patch,
     peers,
     plots,
+    probes,
     results,
     snapshot,
     standbys,
@@ -358,6 +359,12 @@ def test_one_per_cent_changed(setting: Setting) -> None:
     assert 10 * 100 < figures["submit bytes"] < figures["publish bytes"]
     assert figures["submit bytes share"] == figures["submit bytes"] / figures["publish bytes"]
     assert min(figures[f"{way} {what}"] for way in ("publish", "submit") for what in ("time", "apply")) > 0
+
+
+def test_probes(setting: Setting) -> None:
+    figures = _figures("probes", probes.measure(setting, probes.Sizes(rounds=1, seconds=0.2)))
+    for case in (probes.ALONE, probes.HANGS, probes.PACED, probes.CLOSED, probes.INSIDE, probes.INSIDE_HANGS):
+        assert 0 < figures[f"{case} p50 ms"] <= figures[f"{case} p99 ms"]
 
 
 def test_middleware(setting: Setting) -> None:
