@@ -29,6 +29,7 @@ from bench import (
     http,
     idle,
     keys,
+    lease_release,
     middleware,
     one_percent,
     patch,
@@ -62,6 +63,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "http": http,
     "middleware": middleware,
     "probes": probes,
+    "lease-release": lease_release,
     "soak": soak,
 }
 

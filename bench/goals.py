@@ -372,6 +372,14 @@ GOALS: Sequence[Goal] = (
         for kind in ("ASGI", "WSGI")
     ),
     Goal(
+        name="kill -9 of a leader to the first write by another node, lease 5 s, under supervisord with the listener",
+        gives="A process that dies costs a blink, and no lease.",
+        of="lease-release",
+        figure="event listener ms",
+        at_most=150,
+        unit="ms",
+    ),
+    Goal(
         name="/primary with 200 idle connections and 50 that probe ten times a second each: p99",
         gives="Load balancers may probe as often as they like, and see a primary that is gone at once.",
         of="probes",

@@ -31,6 +31,7 @@ from bench import (
     idle,
     install_peers,
     keys,
+    lease_release,
     loads,
     middleware,
     one_percent,
@@ -359,6 +360,13 @@ def test_one_per_cent_changed(setting: Setting) -> None:
     assert 10 * 100 < figures["submit bytes"] < figures["publish bytes"]
     assert figures["submit bytes share"] == figures["submit bytes"] / figures["publish bytes"]
     assert min(figures[f"{way} {what}"] for way in ("publish", "submit") for what in ("time", "apply")) > 0
+
+
+def test_a_leader_is_killed(setting: Setting) -> None:
+    sizes = lease_release.Sizes(rounds={lease_release.LISTENER: 1, lease_release.COMMAND: 1})
+    figures = _figures("lease-release", lease_release.measure(setting, sizes))
+    assert figures["event listener ms"] > 0
+    assert figures["command afterwards ms"] > 0
 
 
 def test_probes(setting: Setting) -> None:
