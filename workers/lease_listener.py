@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(error.exit_code)
     with suppress(ReplicatorError):
         log.look()  # the connections are there when they are needed
-    listener = LeaseListener(directories, lambda data_dir: ops.release(log, data_dir))
+    listener = LeaseListener(directories, lambda data_dir: ops.release(log, data_dir, by="its supervisord"))
     for program, pid in _running().items():
         listener.runs(program, pid)
     try:

@@ -13,23 +13,34 @@ from pathlib import Path
 import click
 
 from replicator import ops
-from replicator.errors import ConfigError, ReplicatorError, StillRuns
+from replicator.errors import ReplicatorError, StillRuns
 from replicator.log.redis_log import RedisLog
 from replicator.runtime.process_group import left_of
 from replicator.runtime.signals import on_end
 
-from .context import Settings, data_dirs_option
+from .context import Settings
 
 __all__ = ["release"]
 
 log = logging.getLogger(__name__)
+
+#: Who says in the history that the node has ended.
+BY = "replicator release"
 
 #: Of a command that is not there, or cannot be run, as shells have it.
 NOT_FOUND, NOT_RUN = 127, 126
 
 
 @click.command()
-@data_dirs_option
+@click.option(
+    "--data-dir",
+    "data_dirs",
+    multiple=True,
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar=["REPLICATOR_DATA_DIR", "REPLICATOR_NODE_DATA_DIR"],
+    help="The data directory of the node; may be repeated.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def release(settings: Settings, data_dirs: tuple[Path, ...], command: tuple[str, ...]) -> None:
@@ -39,15 +50,13 @@ def release(settings: Settings, data_dirs: tuple[Path, ...], command: tuple[str,
     3), or for a lease that is another one's by now. With a COMMAND (after `--`) it runs that, passes signals on to it,
     gives the lease back when it has ended, and ends with its exit code.
     """
-    if not data_dirs:
-        raise ConfigError(setting="data-dir", problem="give the data directory of the node")
     with settings.log() as redis_log:
         if command:
             sys.exit(_after(command, redis_log, data_dirs))
         refused: StillRuns | None = None
         for data_dir in data_dirs:
             try:
-                click.echo(str(ops.release(redis_log, data_dir)))
+                click.echo(str(ops.release(redis_log, data_dir, by=BY)))
             except StillRuns as error:
                 refused = refused or error
         if refused is not None:
@@ -86,6 +95,6 @@ def _give_back(redis_log: RedisLog, data_dirs: Sequence[Path]) -> None:
     """What fails here is for the log: the exit code is the command's, and the lease runs out by itself."""
     for data_dir in data_dirs:
         try:
-            log.info("%s", ops.release(redis_log, data_dir))
+            log.info("%s", ops.release(redis_log, data_dir, by=BY))
         except ReplicatorError as error:
             log.warning("%s", error)

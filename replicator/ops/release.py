@@ -24,6 +24,7 @@ from ..errors import ConfigError, DirectoryInUse, StillRuns
 from ..format.ids import Writer
 from ..log.interface import Log
 from ..protocol.group import LeaseText
+from ..runtime import checks
 from ..storage.directory_lock import ended_boot
 
 __all__ = ["Released", "release"]
@@ -48,11 +49,12 @@ class Released:
         return f"{self.data_dir}: the node that ran here has no lease to give back"
 
 
-def release(log: Log, data_dir: Path) -> Released:
-    """Give back the lease of the node that ran in this data directory.
+def release(log: Log, data_dir: Path, *, by: str) -> Released:
+    """Give back the lease of the node that ran in this data directory. `by`: who saw it end, for the history.
 
     Raises `StillRuns` if a process uses it, `ConfigError` if no node ever did, `LogUnavailable`.
     """
+    checks.line("by", by)
     try:
         boot = ended_boot(data_dir)
     except DirectoryInUse as error:
@@ -67,5 +69,5 @@ def release(log: Log, data_dir: Path) -> Released:
     term, node, holder = lease.holder.split(" ")
     if holder != boot:
         return released
-    log.give_back(Writer(node, boot), int(term))
+    log.give_back(Writer(node, boot), int(term), by=by)
     return Released(data_dir=data_dir, boot=boot, node=node, term=int(term))

@@ -52,15 +52,17 @@ def crashed(group: Group, **options: object) -> tuple[Node, Path]:
 def test_the_lease_of_a_node_that_was_killed_is_given_back_and_another_one_leads(group: Group) -> None:
     a, data_dir = crashed(group)
     b = group.node("b", lease_s=LEASE_S, auto_promote=True)
-    released = ops.release(group.log(), data_dir)
+    released = ops.release(group.log(), data_dir, by="test")
     assert (released.node, released.term, released.boot) == ("a", 1, a.boot)
     eventually(lambda: b.leads, "another leader")
+    # and the history does not say that it stopped in order
+    assert ops.history(group.log())[-1].reason == "a ended, as test saw, which gave its lease back"
 
 
 def test_the_lease_of_a_node_that_runs_is_left_alone(group: Group) -> None:
     a = group.primary("a", lease_s=LEASE_S)
     with pytest.raises(StillRuns, match="is using it, so its lease is not given back") as refused:
-        ops.release(group.log(), a.data_dir)
+        ops.release(group.log(), a.data_dir, by="test")
     assert refused.value.exit_code == 3
     assert holder(group) == f"a {a.boot}"
 
@@ -78,10 +80,10 @@ def test_a_process_that_lives_on_behind_one_that_died_keeps_its_lease(group: Gro
         assert process.stdout is not None
         assert process.stdout.readline() == b"has it\n"
         with pytest.raises(StillRuns, match=f"process {process.pid} is using it"):
-            ops.release(group.log(), data_dir)
+            ops.release(group.log(), data_dir, by="test")
         assert holder(group) == held
         process.communicate()
-    assert ops.release(group.log(), data_dir).node == "a"
+    assert ops.release(group.log(), data_dir, by="test").node == "a"
 
 
 def test_whoever_comes_late_leaves_the_successor_its_lease(group: Group, tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_whoever_comes_late_leaves_the_successor_its_lease(group: Group, tmp_pat
     _, data_dir = crashed(group)
     group.log().give_back(*_held_by(group))
     successor = group.primary("a", data_dir=tmp_path / "elsewhere", lease_s=LEASE_S)
-    released = ops.release(group.log(), data_dir)
+    released = ops.release(group.log(), data_dir, by="test")
     assert released.node is None
     assert holder(group) == f"a {successor.boot}"
     assert successor.leads
@@ -100,7 +102,7 @@ def test_a_successor_in_the_same_directory_keeps_its_lease(group: Group) -> None
     successor = group.node("a", lease_s=LEASE_S)
     eventually(lambda: successor.leads, "it takes the term again")
     with pytest.raises(StillRuns):
-        ops.release(group.log(), data_dir)
+        ops.release(group.log(), data_dir, by="test")
     assert holder(group) == f"a {successor.boot}"
 
 
@@ -113,28 +115,28 @@ def test_a_lease_that_is_taken_between_the_look_and_the_end_of_it_is_left_alone(
     seen = log.look()
     b.promote(force=True, timeout_s=PATIENCE_S)
     monkeypatch.setattr(log, "look", lambda: seen)
-    ops.release(log, data_dir)
+    ops.release(log, data_dir, by="test")
     assert holder(group) == f"b {b.boot}"
 
 
 def test_a_copy_of_a_directory_says_nothing_of_the_node_that_it_is_a_copy_of(group: Group, tmp_path: Path) -> None:
     a = group.primary("a", lease_s=LEASE_S)
     shutil.copytree(a.data_dir, tmp_path / "copy")
-    assert ops.release(group.log(), tmp_path / "copy") == Released(data_dir=tmp_path / "copy", boot="")
+    assert ops.release(group.log(), tmp_path / "copy", by="test") == Released(data_dir=tmp_path / "copy", boot="")
     assert holder(group) == f"a {a.boot}"
 
 
 def test_a_node_that_stopped_in_order_has_nothing_to_give_back(group: Group) -> None:
     a = group.primary("a", lease_s=LEASE_S)
     a.stop()
-    released = ops.release(group.log(), a.data_dir)
+    released = ops.release(group.log(), a.data_dir, by="test")
     assert (released.boot, released.node) == (a.boot, None)
     assert "has no lease to give back" in str(released)
 
 
 def test_what_is_no_data_directory_is_named(group: Group, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere is no data directory of a node"):
-        ops.release(group.log(), tmp_path / "nowhere")
+        ops.release(group.log(), tmp_path / "nowhere", by="test")
 
 
 def test_while_redis_is_away_nothing_is_given_back_and_that_is_said(group: Group) -> None:
@@ -142,7 +144,7 @@ def test_while_redis_is_away_nothing_is_given_back_and_that_is_said(group: Group
     log = group.log()
     log.down = "away"
     with pytest.raises(LogUnavailable):
-        ops.release(log, data_dir)
+        ops.release(log, data_dir, by="test")
 
 
 def test_a_node_that_starts_while_somebody_asks_starts_all_the_same(tmp_path: Path) -> None:
