@@ -110,13 +110,13 @@ class LeaseListener:
         if hasattr(os, "pidfd_open"):
             with suppress(OSError):  # it has ended: there will be an event
                 # Whoever has the number by now, if it is another one: its end only has us look.
-                self.selector.register(os.pidfd_open(pid), selectors.EVENT_READ, program)
+                self.selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (program, pid))
 
-    def died(self, descriptor: int, program: str) -> None:
+    def died(self, descriptor: int, program: str, pid: int) -> None:
         """The process behind a pidfd has ended."""
         self.selector.unregister(descriptor)
         os.close(descriptor)
-        self.ended(program)
+        self.ended(program, pid)
 
     def heard(self, event: Event) -> None:
         if event.program not in self._directories:
@@ -127,9 +127,12 @@ class LeaseListener:
             self.ended(event.program, event.pid)
 
     def ended(self, program: str, pid: int = 0) -> None:
-        """The process of a program may have ended: give its lease back, if it is dead. Nothing here raises."""
-        known = {each for each in (pid, self._pids.pop(program, 0)) if each}
-        if left := [each for leader in known for each in left_of(leader)]:
+        """This process of a program may have ended: give its lease back, if it is dead. Nothing here raises.
+
+        `pid`: 0 if the event does not say; then it is the one that was running last.
+        """
+        leader = pid or self._pids.get(program, 0)
+        if leader and (left := left_of(leader)):
             logger.warning("%s has ended, and processes that it started live on: %s", program, left)
             return
         try:
@@ -150,7 +153,7 @@ def serve(listener: LeaseListener, stdin: int = 0, stdout: int = 1) -> None:
     while True:
         for key, _ in selector.select():
             if key.fd != stdin:
-                listener.died(key.fd, key.data)
+                listener.died(key.fd, *key.data)
                 continue
             data = os.read(stdin, 65536)
             if not data:

@@ -85,9 +85,27 @@ def test_a_process_that_it_watches_is_seen_to_die_before_supervisord_says_so() -
     process = subprocess.Popen([sys.executable, "-c", "pass"], process_group=0)
     listener.runs("node", process.pid)
     ((key, _),) = listener.selector.select(60)  # it has ended, and nobody has waited for it
-    listener.died(key.fd, key.data)
+    listener.died(key.fd, *key.data)
     assert asked.directories == [Path("/d")]
     process.wait()
+
+
+def test_the_end_of_an_earlier_process_is_not_taken_for_that_of_the_present_one() -> None:
+    # the listener was late: by now the program runs again
+    asked = Asked()
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    earlier = subprocess.Popen([sys.executable, "-c", "pass"], process_group=0)
+    earlier.wait()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as present:
+        listener = LeaseListener({"node": Path("/d")}, asked)
+        listener.runs("node", earlier.pid)
+        listener.runs("node", present.pid)
+        listener.ended("node", earlier.pid)
+        assert asked.directories == [Path("/d")], "the lock decides"
+        # and what is left of the present one counts when it is its turn
+        listener.ended("node")
+        assert len(asked.directories) == 1
+        present.communicate()
 
 
 @pytest.mark.parametrize(
