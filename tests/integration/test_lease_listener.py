@@ -99,7 +99,7 @@ class Stack:
         eventually(lambda: len(self.log.look().heartbeats) == 2, "both report")
         look = self.log.look()
         if look.head is None or look.head.node != "a" or look.lease_ms is None:
-            ops.promote(self.log, "a", by="test", timeout_s=PATIENCE_S, force=True)
+            ops.promote(self.log, "a", by="test", timeout_s=PATIENCE_S, force=True, lease_ms=LEASE_S * 1000)
         eventually(lambda: self.leads("a"), "a leads")
 
     def leads(self, name: str) -> bool:
@@ -212,7 +212,7 @@ def test_a_node_in_a_wrapper_of_ours_gives_its_lease_back_without_a_supervisor(s
         )
     try:
         eventually(lambda: stack.log.look().heartbeats["a"].alive, "a is back", patience_s=60)
-        ops.promote(stack.log, "a", by="test", timeout_s=PATIENCE_S, force=True)
+        ops.promote(stack.log, "a", by="test", timeout_s=PATIENCE_S, force=True, lease_ms=LEASE_S * 1000)
         eventually(lambda: stack.holder() == "a", "a leads")
         (child,) = [int(pid) for pid in Path(f"/proc/{wrapper.pid}/task/{wrapper.pid}/children").read_text().split()]
         # when
