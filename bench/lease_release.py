@@ -54,7 +54,7 @@ class Sizes:
     rounds: Mapping[str, int]
 
 
-FULL = Sizes(rounds={LISTENER: 20, WRAPPER: 10, COMMAND: 10, NOBODY: 5})
+FULL = Sizes(rounds={LISTENER: 20, WRAPPER: 10, COMMAND: 5, NOBODY: 3})
 QUICK = Sizes(rounds={LISTENER: 2, WRAPPER: 2, COMMAND: 2, NOBODY: 1})
 
 
