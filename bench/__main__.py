@@ -29,10 +29,12 @@ from bench import (
     http,
     idle,
     keys,
+    lease_release,
     middleware,
     one_percent,
     patch,
     plots,
+    probes,
     snapshot,
     soak,
     standbys,
@@ -60,6 +62,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "groups": groups,
     "http": http,
     "middleware": middleware,
+    "probes": probes,
+    "lease-release": lease_release,
     "soak": soak,
 }
 

@@ -372,6 +372,30 @@ GOALS: Sequence[Goal] = (
         for kind in ("ASGI", "WSGI")
     ),
     Goal(
+        name="kill -9 of a leader to the first write by another node, lease 5 s, under supervisord with the listener",
+        gives="A process that dies costs a blink, and no lease.",
+        of="lease-release",
+        figure="event listener ms",
+        at_most=150,
+        unit="ms",
+    ),
+    Goal(
+        name="/primary with 200 idle connections and 50 that probe ten times a second each: p99",
+        gives="Load balancers may probe as often as they like, and see a primary that is gone at once.",
+        of="probes",
+        figure="200 idle, 50 that probe 10 times a second each p99 ms",
+        at_most=5,
+        unit="ms",
+    ),
+    Goal(
+        name="what /health takes in a node whose Redis hangs: p99",
+        gives="A node that is in trouble says so at once, and no probe hangs with it.",
+        of="probes",
+        figure="in the node, Redis hangs p99 ms",
+        at_most=1,
+        unit="ms",
+    ),
+    Goal(
         name="how long a read waits for other threads of its node while something large goes on: the worst",
         gives="No page is late because the node restores, publishes, verifies or takes in 80 MB.",
         of="http",

@@ -32,6 +32,7 @@
     │   └── DirectoryInUse       … because another node, or another process of this program, is using it
     ├── PromotionRefused         another node is the better one, or nodes are missing that may have more
     ├── SkipRefused              the group is not to go on without that change, or not with that node
+    ├── StillRuns                the lease of a node that runs is not given back for it
     ├── ReinitRefused            that node is not to be rebuilt: it is the primary, or does not report
     ├── PositionLost             that position was lost in a failover
     ├── StateError               a state that is kept in a file cannot be read or written
@@ -346,6 +347,12 @@ class PromotionRefused(ReplicatorError):
 class SkipRefused(ReplicatorError):
     """the group does not go on without {change} on {node}: {reason}; `replicator status` says what is wrong with each
     node"""
+
+    exit_code = 3
+
+
+class StillRuns(ReplicatorError):
+    """{path}: {who} is using it, so its lease is not given back: that is for a node which has ended"""
 
     exit_code = 3
 

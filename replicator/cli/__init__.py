@@ -84,6 +84,7 @@ _COMMANDS = {
     "finalize": "operate",
     "reinit": "operate",
     "skip": "skip",
+    "release": "release",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",

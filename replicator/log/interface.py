@@ -152,8 +152,8 @@ class Log(Protocol):
         """Extend the holder's lease."""
         ...
 
-    def give_back(self, writer: Writer, term: int) -> None:
-        """End the holder's lease, at a clean stop."""
+    def give_back(self, writer: Writer, term: int, *, by: str = "") -> None:
+        """End the lease of this boot, if it has one: at a clean stop; or, `by` somebody, because it has ended."""
         ...
 
     def confirm(

@@ -297,10 +297,10 @@ class MemoryRedis:
         self._write(lease=_lease(writer, term, lease_ms, self.clock_ms()))
         return Reply(Code.OK)
 
-    def give_back(self, writer: Writer, term: int) -> None:
+    def give_back(self, writer: Writer, term: int, *, by: str = "") -> None:
         if self.state.lease and self.state.lease.text.holder == _holder_of(writer, term):
             self._write(lease=None)
-            self.request("vacant", by=writer.node, node=writer.node)
+            self.request("vacant", by=by or writer.node, node=writer.node)
 
     def confirm(self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool) -> Confirmation:
         """The attributes `replicas` and `fsyncs` decide what is confirmed."""

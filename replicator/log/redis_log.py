@@ -213,8 +213,8 @@ class RedisLog:
         hurried = self._within(time.monotonic() + self._limit.answer_s)
         return hurried._run(self._renew, "renew", 4, term, writer.boot, writer.node, lease_ms)
 
-    def give_back(self, writer: Writer, term: int) -> None:
-        self._run(self._renew, "yield", 5, term, writer.boot, writer.node)
+    def give_back(self, writer: Writer, term: int, *, by: str = "") -> None:
+        self._run(self._renew, "yield", 5, term, writer.boot, writer.node, by or writer.node)
 
     def confirm(
         self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int

@@ -51,8 +51,8 @@ class Candidate:
         #: Since when nobody holds the term.
         self._vacant_since: float | None = None
         self._held_back_for = ""
-        #: Who was heard to give its lease back, and in which term.
-        self._gave_back = "", 0
+        #: Whose lease was heard to be given back, in which term, and by whom.
+        self._gave_back = "", 0, ""
         self._log = log
         self._replica = replica
         self._policy = policy
@@ -66,9 +66,9 @@ class Candidate:
     def _name(self) -> str:
         return self._replica.node_state.me.node
 
-    def heard_vacant(self, node: str) -> None:
-        """The holder of the term stops in order."""
-        self._gave_back = node, self._replica.node_state.view.term
+    def heard_vacant(self, node: str, *, by: str) -> None:
+        """The holder of the term stops in order; or `by` somebody else, it has ended."""
+        self._gave_back = node, self._replica.node_state.view.term, by
 
     def claims(self, node_state: NodeState, look: GroupView, me: Callable[[], Heartbeat]) -> bool:
         """Claim the term, if this node is to take it now, by `look` and `me`, its own heartbeat; whether it did."""
@@ -83,8 +83,8 @@ class Candidate:
             self.claim(reason_to_go_on(look), look)
             return True
         if self._is_its_turn(node_state, look, me):
-            node, term = self._gave_back
-            gone = reason_to_take_over(look, gave_back=node if term == look.term else "")
+            node, term, by = self._gave_back
+            gone = reason_to_take_over(look, gave_back=node if term == look.term else "", by=by)
             self.claim(gone, look, unleased=look.same_run)
             return True
         return False
@@ -123,6 +123,7 @@ class Candidate:
 
     def _is_its_turn(self, node_state: NodeState, look: GroupView, me: Callable[[], Heartbeat]) -> bool:
         """Whether nobody holds the term, and this candidate is the one to claim it now."""
+        look = self._without_who_gave_back(look)
         rank = node_state.election_rank(me(), look) if self._policy.auto_promote else None
         if rank is None:
             self._vacant_since = self.claim_at = None
@@ -131,6 +132,14 @@ class Candidate:
             self._vacant_since = self._lease.now()
         self.claim_at = self._vacant_since + rank * (CLAIM_EVERY_S if look.same_run else self._policy.beat_every_s)
         return self._lease.now() >= self.claim_at
+
+    def _without_who_gave_back(self, look: GroupView) -> GroupView:
+        """The boot whose lease was given back stops, or has ended: nobody waits for its turn, whatever it last said."""
+        node, term, _ = self._gave_back
+        head, heartbeat = look.head, look.heartbeats.get(node)
+        if head is None or heartbeat is None or term != look.term or head.writer != (heartbeat.node, heartbeat.boot):
+            return look
+        return look._replace(heartbeats={**look.heartbeats, node: heartbeat._replace(candidate=False)})
 
     def _tell_if_held_back(self, look: GroupView) -> None:
         held = election.held_back(self._name, look)

@@ -5,6 +5,7 @@ Before `start` these are the facts of a standby that has nothing, after `stop` t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ReplicatorError
@@ -15,6 +16,9 @@ from ..protocol.node_state import NodeState
 from ..runtime.process import Owner
 from . import health
 from .health import Condition, Lag, Standing, Unready, standing_of
+from .led_terms import LedTerm
+from .members import GroupAsSeen, Member, members_of
+from .release import Release
 from .running import NodeSetup, RunningNode
 
 __all__ = ["NodeFacts"]
@@ -151,6 +155,62 @@ class NodeFacts:
             fresh_ms=MISSED_BEATS_MAX * running.policy.beat_every_s * 1000,
             of_what_there_is=of_what_there_is,
         )
+
+    @property
+    def stale_s(self) -> float | None:
+        """For how long, at most, the state may lack what was committed; None: not known. 0 on a node that leads.
+
+        Unlike `lag` this is a promise: the state has all that was committed so many seconds ago. It grows while Redis
+        does not answer and while nobody leads; on a standby that follows it moves between 0 and a beat.
+        """
+        running = self._begun
+        if running is None or not self.in_sync:
+            return None
+        if self.leads:
+            return 0.0
+        # The clock is read last: what is said is at least as old as it is.
+        as_of = running.ha_loop.observer.freshness.as_of(self.position.id)
+        return None if as_of is None else max(0.0, self._setup.lease.now() - as_of)
+
+    @property
+    def heartbeat_age_ms(self) -> int | None:
+        """How long ago this node reported last; None: it has not yet."""
+        running = self._begun
+        at = running.ha_loop.reporter.beaten_at if running else None
+        return None if at is None else max(0, round((self._setup.lease.now() - at) * 1000))
+
+    @property
+    def release(self) -> Release:
+        """Which application this node runs, in which version, and which versions of the group that reads."""
+        return self._setup.release
+
+    @property
+    def members(self) -> GroupAsSeen:
+        """All members of the group, as this node knows them."""
+        running = self._begun
+        seen = running.ha_loop.observer.seen if running else None
+        seen_ms = None if seen is None else max(0, round(self._setup.lease.now() * 1000 - seen.asked_at_ms))
+        me = Member(
+            node=self.name,
+            role=self.role,
+            alive=running is not None and not self._setup.stopping.is_set(),
+            term=self.term,
+            position=str(self.position.id),
+            in_sync=self.in_sync,
+            lag_records=self.lag.records,
+            lag_ms=self.lag.ms,
+            http=self.http or None,
+            problem=self.state_problem or self.problem or None,
+            version=self.release.version,
+            age_ms=self.heartbeat_age_ms,
+        )
+        return members_of(me, seen.look if seen is not None else None, term=self.term, seen_ms=seen_ms)
+
+    @property
+    def terms(self) -> Sequence[LedTerm]:
+        """Who led when, as far as this node can tell, oldest first."""
+        running = self._begun
+        return running.terms.terms() if running else []
 
     @property
     def stalled(self) -> str | None:

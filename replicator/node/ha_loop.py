@@ -125,7 +125,7 @@ class HaLoop:
     def _hear_request(self, request: GroupRequest) -> None:
         node_state = self._replica.node_state
         if request.what == "vacant":
-            self.candidate.heard_vacant(request.node)
+            self.candidate.heard_vacant(request.node, by=request.by)
             self.wake()
         elif request.what in ("paused", "report"):
             self.wake()

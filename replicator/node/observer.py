@@ -18,6 +18,7 @@ from ..protocol import election, missing_nodes
 from ..protocol.group import GroupView
 from ..protocol.liveness import Sight, Sightings
 from .former_leases import FormerLeases
+from .freshness import Freshness
 from .health import Trail
 
 __all__ = ["LOOK_AGAIN_S", "Observer"]
@@ -49,6 +50,7 @@ class Observer:
         #: The same, with how long it may be relied on.
         self.seen: Sight | None = None
         self.trail = Trail()
+        self.freshness = Freshness()
         self.former_leases = FormerLeases(me, lease_s)
         self.applied_min = applied_min
         #: What this node remembers of the group as it was when the log was whole: see `protocol/missing_nodes.py`.
@@ -82,6 +84,8 @@ class Observer:
         self.former_leases.saw(look, self.looked_at)
         if look.head is not None:
             self.trail.saw(self.looked_at, look.head.position.id)
+            if look.same_run and sight.lease_until_ms is not None:
+                self.freshness.saw(sight.asked_at_ms / 1000, look.head.position.id)
         self.applied_min = missing_nodes.applied_min(look, self._own_applied_min)
         if look.is_whole:
             self.knew = missing_nodes.took_part(look)

@@ -42,6 +42,8 @@ class Reporter:
         #: The request to rebuild this node that was carried out last.
         self.reinitialised = ""
         self.has_beaten = False
+        #: When this node reported last, by the clock of the node.
+        self.beaten_at: float | None = None
         self._log = log
         self._replica = replica
         self._policy = policy
@@ -61,6 +63,7 @@ class Reporter:
                 return
             self._log.beat(self.heartbeat())
         self.has_beaten, now = True, self._observer.now()
+        self.beaten_at = now
         # The others had the time of whole beats to say something, however often this node was woken meanwhile.
         if now - self._counted_at >= self._policy.beat_every_s * 0.9:
             self._counted_at = now

@@ -20,6 +20,7 @@ from .promotion import (
 )
 from .recovery import recover
 from .reinit import Reinit, reinit
+from .release import Released, release
 from .skip import Skip, SkipPreview, preview_skip, skip
 from .verification import DigestReport, snapshot, verify
 from .versions import Finalized, NodeVersions, Versions, finalize, versions, versions_of
@@ -32,6 +33,7 @@ __all__ = [
     "Promotion",
     "PromotionPreview",
     "Reinit",
+    "Released",
     "Skip",
     "SkipPreview",
     "Status",
@@ -51,6 +53,7 @@ __all__ = [
     "records",
     "recover",
     "reinit",
+    "release",
     "resume",
     "size_of",
     "skip",

@@ -19,14 +19,16 @@ def reason_to_go_on(look: GroupView) -> str:
     return "Redis came back as another run, and it held the term before"
 
 
-def reason_to_take_over(look: GroupView, *, gave_back: str = "") -> str:
-    """Why a candidate takes over. `gave_back`: the node that announced that it gave back the lease of this term."""
+def reason_to_take_over(look: GroupView, *, gave_back: str = "", by: str = "") -> str:
+    """Why a candidate takes over. `gave_back`: the node whose lease of this term was given back; `by`: by whom."""
     head = look.head
     if head is None:
         return "the group has no log yet"
     if not look.same_run:
         return f"Redis came back as another run, in which nobody leads; {head.node} held the term before"
     holder = look.heartbeats.get(head.node)
+    if head.node == gave_back and by not in ("", gave_back):
+        return f"{head.node} ended, as {by} saw, which gave its lease back"
     if head.node == gave_back or (holder is not None and holder.left and holder.boot == head.boot):
         return f"{head.node} stopped in order"
     if holder is None:

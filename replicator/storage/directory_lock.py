@@ -6,13 +6,19 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from pathlib import Path
 
 from replicator.errors import DirectoryInUse
 from replicator.storage import disk
 from replicator.storage.file_identity import place_of
 
-__all__ = ["DirectoryLock"]
+__all__ = ["DirectoryLock", "ended_boot"]
+
+#: Whoever asks which boot has ended (`ended_boot`) holds the lock for a moment: a node that starts in that moment tries
+#: again.
+TRIES = 5
+TRY_AGAIN_S = 0.02
 
 
 class DirectoryLock:
@@ -22,51 +28,81 @@ class DirectoryLock:
     elsewhere (`file_identity.py`), and the boot may still be at work. Here it has ended, for it had the lock.
     """
 
-    _TEXT = re.compile(rb"pid +(\d+)\nsave (\d{20})\n")
-    _RAN = re.compile(rb"boot (\S+) (\S+)\n")
-
     def __init__(self, data_dir: Path) -> None:
         self._file = disk.open_lock(data_dir / "lock")
         try:
             self._take(data_dir)
-            found = self._found()
+            found = _found(self._file)
             #: 0 where nothing can be said: no file, or one that a power cut emptied.
             self.marked = int(found[2]) if found else 0
-            ran = self._RAN.match(os.pread(self._file, 512, len(self._text(0))))
-            self.ended = ran[1].decode() if ran and ran[2] == place_of(self._file).encode() else ""
-            os.pwrite(self._file, self._text(self.marked), 0)
+            self.ended = _ran_here(self._file)
+            os.pwrite(self._file, _text(self.marked), 0)
         except BaseException:
             self.release()
             raise
 
     def _take(self, data_dir: Path) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            found = self._found()
-            who = f"process {int(found[1])}" if found else "another process"
-            raise DirectoryInUse(path=data_dir, who=who) from None
-
-    def _found(self) -> re.Match[bytes] | None:
-        return self._TEXT.match(os.pread(self._file, 64, 0))
+        for _ in range(TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(TRY_AGAIN_S)
+        raise _in_use(self._file, data_dir)
 
     def mark(self, save: int) -> None:
         # The save has happened. Without its mark it only cannot be missed if the disk forgets it.
         with contextlib.suppress(OSError):
-            os.pwrite(self._file, self._text(save), 0)
+            os.pwrite(self._file, _text(save), 0)
 
     def runs(self, boot: str) -> None:
         # Without it the next start here takes a few heartbeats longer, if it comes that soon.
         text = f"boot {boot} {place_of(self._file)}\n".encode()
         with contextlib.suppress(OSError):
-            os.pwrite(self._file, text, len(self._text(0)))
-            os.ftruncate(self._file, len(self._text(0)) + len(text))
+            os.pwrite(self._file, text, len(_text(0)))
+            os.ftruncate(self._file, len(_text(0)) + len(text))
 
     def release(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
-    @staticmethod
-    def _text(save: int) -> bytes:
-        return b"pid %10d\nsave %020d\n" % (os.getpid(), save)
+
+_TEXT = re.compile(rb"pid +(\d+)\nsave (\d{20})\n")
+_RAN = re.compile(rb"boot (\S+) (\S+)\n")
+
+
+def ended_boot(data_dir: Path) -> str:
+    """The boot that ran in this data directory last, which has ended; empty: none is known.
+
+    The proof is the lock, which a node holds for as long as any part of its process is there, and which the system
+    takes back with it. A process id proves nothing: it may be that of a wrapper, or another one's by now. A boot that
+    has ended never comes back. Raises `DirectoryInUse` if a process holds the lock, and `OSError` if there is none.
+    """
+    file = os.open(data_dir / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        # Shared: two that ask do not get in each other's way. A node's own lock is exclusive.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return _ran_here(file)
+    except BlockingIOError:
+        raise _in_use(file, data_dir) from None
+    finally:
+        os.close(file)
+
+
+def _ran_here(file: int) -> str:
+    """The boot that its file names; empty if the file is a copy of that, which says nothing of the original's boot."""
+    ran = _RAN.match(os.pread(file, 512, len(_text(0))))
+    return ran[1].decode() if ran and ran[2] == place_of(file).encode() else ""
+
+
+def _found(file: int) -> re.Match[bytes] | None:
+    return _TEXT.match(os.pread(file, 64, 0))
+
+
+def _in_use(file: int, data_dir: Path) -> DirectoryInUse:
+    found = _found(file)
+    return DirectoryInUse(path=data_dir, who=f"process {int(found[1])}" if found else "another process")
+
+
+def _text(save: int) -> bytes:
+    return b"pid %10d\nsave %020d\n" % (os.getpid(), save)

@@ -73,9 +73,9 @@ class MemoryLog:
         with self._reach():
             return self.server.renew(writer, term, lease_ms)
 
-    def give_back(self, writer: Writer, term: int) -> None:
+    def give_back(self, writer: Writer, term: int, *, by: str = "") -> None:
         with self._reach():
-            self.server.give_back(writer, term)
+            self.server.give_back(writer, term, by=by)
 
     def confirm(
         self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int

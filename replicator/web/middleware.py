@@ -1,6 +1,6 @@
 """What is done with a request before and after the application, for every server and framework.
 
-    before:  answer it here (health, a redirect, a refusal), or forward it, or let the application have it
+    before:  answer it here (a probe, a redirect, a refusal), or forward it, or let the application have it
     after:   stamps and the cookie on whatever goes out; an error of this package becomes an answer
 
 `Middleware` decides. It holds no socket and waits for nobody: what there is to wait for it yields, as a `Reach` or a
@@ -30,10 +30,10 @@ import orjson
 from ..errors import NotPrimary, NotRunning, PositionLost, ReplicatorError, WrongProcess
 from ..format.ids import RecordId
 from ..runtime.request_writes import CURRENT, Writes
-from .failures import Answer, Failure, Full, Refusal, answer_of, failure_of, half_done
+from .failures import Answer, Failure, Full, Refusal, answer_of, failure_of, half_done, problem
 from .head import POSITION, Head
-from .health import health_of, readiness_of
 from .options import Options
+from .probes import METHODS, PROBES, PROBLEM_DETAILS
 from .redirect import on_the_primary, redirect_of, redirect_to
 from .served_node import Facts, ServedNode
 
@@ -48,6 +48,9 @@ LOOK_EVERY_S = 0.05
 
 #: A client that gets one of these makes the request again, because nothing came of it.
 NOT_BEGUN = frozenset((307, 503))
+
+
+ALLOW = ("Allow", ", ".join(METHODS))
 
 
 class Reach(NamedTuple):
@@ -97,17 +100,16 @@ class Middleware:
         self.node = node
         self.options = options
         self._cookie = options.cookie
-        self._health = options.health_path
-        self._ready = options.ready_path
+        self._probes = options.probe_paths
 
     # --- before the application ---------------------------------------------------------------------------------------
 
     def before(self, visit: Visit) -> Steps:
         """Raises what comes to an answer by `answer`: `Refusal`, and what nodes raise."""
         head, options = visit.head, self.options
-        if head.path in (self._health, self._ready):
+        if head.path in self._probes:
             yield from self._asked_for(head)
-            return self._health_answer(head)
+            return self._probed(head)
         if self._cookie is not None:
             visit.carried = self._cookie.read(head.cookies)
         elif options.writes == "local" and head.wait is None:
@@ -200,18 +202,21 @@ class Middleware:
     def _to(self, url: str, message: str) -> Answer | Forward:
         return Forward(url) if self.options.writes == "forward" else self.render(redirect_to(url, message))
 
-    # --- health -------------------------------------------------------------------------------------------------------
+    # --- probes -------------------------------------------------------------------------------------------------------
 
-    def _health_answer(self, head: Head) -> Answer:
-        if head.method not in ("GET", "HEAD"):
-            failure = Failure(status=405, code="wrong_method", message="not with this method")
-            answer = self.render(failure)
-            return answer._replace(headers=[*answer.headers, ("Allow", "GET, HEAD")])
-        found = health_of(self.node) if head.path == self._health else readiness_of(self.node)
+    def _probed(self, head: Head) -> Answer:
+        name = self._probes[head.path]
+        render = problem if name in PROBLEM_DETAILS else self.options.errors
+        if head.method not in METHODS:
+            answer = answer_of(Failure(status=405, code="wrong_method", message="not with this method"), render)
+            return answer._replace(headers=[*answer.headers, ALLOW])
+        found = PROBES[name](self.node, head.query)
         if isinstance(found, Failure):
-            return self.render(found)
-        body = orjson.dumps(found)
-        return Answer(200, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))], body)
+            answer = answer_of(found, render)
+        else:
+            body = orjson.dumps(found)
+            answer = Answer(200, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))], body)
+        return answer if head.method != "OPTIONS" else _without_body(answer)
 
     # --- what goes out ------------------------------------------------------------------------------------------------
 
@@ -262,6 +267,11 @@ class Middleware:
 
     def render(self, failure: Failure) -> Answer:
         return answer_of(failure, self.options.errors)
+
+
+def _without_body(answer: Answer) -> Answer:
+    kept = [header for header in answer.headers if header[0] not in ("Content-Type", "Content-Length")]
+    return Answer(answer.status, [*kept, ALLOW, ("Content-Length", "0")], b"")
 
 
 def answer(error: Exception) -> tuple[bytes, int, list[tuple[str, str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..runtime import checks
 from .cookie import Cookie
 from .failures import ANSWERS, Answers, Renderer, problem
+from .probes import PROBES
 
 __all__ = ["WAIT_TIMEOUT_S", "Keywords", "Options"]
 
@@ -35,6 +36,7 @@ class Keywords(TypedDict, total=False):
     is_write: Callable[[str, str], bool]
     cookie: Cookie | None
     health: str | None
+    probes: Collection[str]
     wait_timeout_s: float
     primary_within_s: float
     forward_timeout_s: float
@@ -51,8 +53,10 @@ class Options:
     """`writes`: where those go that come to a standby. `"redirect"`: 307 to the primary. `"forward"`: the middleware
     sends them on itself, and needs httpx. `"local"`: the application decides; the `NotPrimary` that it raises is a
     redirect. `is_write(method, path)`: which ones these are, if not all but GET, HEAD, OPTIONS and TRACE. `cookie`:
-    None for none. `health`: what is before `/health` and `/ready`; None: they are not served. `wait_timeout_s`: how
-    long a request may wait for a position. `primary_within_s`: how long a write waits for a primary while nobody leads.
+    None for none. `health`: what is before `/health`, `/ready`, `/primary` and the like; None: they are not served.
+    `probes`: which of them are, if not all (`probes.py`): `("health", "ready")` for an application that has a
+    `/history` of its own. `wait_timeout_s`: how long a request may wait for a position. `primary_within_s`: how long a
+    write waits for a primary while nobody leads.
     `forward_timeout_s`: for the primary to answer what was forwarded. `answers`: what errors come to, by class.
     `errors`: how that is written down; `failures.plain` for `{"error", "field", "message"}`. Raises `ConfigError`.
     """
@@ -61,6 +65,7 @@ class Options:
     is_write: Callable[[str, str], bool] = _is_write
     cookie: Cookie | None = field(default_factory=Cookie)
     health: str | None = ""
+    probes: Collection[str] = tuple(PROBES)
     wait_timeout_s: float = WAIT_TIMEOUT_S
     primary_within_s: float = PRIMARY_WITHIN_S
     forward_timeout_s: float = FORWARD_TIMEOUT_S
@@ -73,6 +78,8 @@ class Options:
             checks.seconds(setting, getattr(self, setting))
         if self.cookie is not None and not isinstance(self.cookie, Cookie):
             raise ConfigError(setting="cookie", problem="give a Cookie(...), or None for none")
+        if isinstance(self.probes, str) or not set(self.probes) <= set(PROBES):
+            raise ConfigError(setting="probes", problem=f"give some of {', '.join(PROBES)}, as a tuple")
         for setting in ("is_write", "errors"):
             if not callable(getattr(self, setting)):
                 raise ConfigError(setting=setting, problem="is not a function")
@@ -80,9 +87,6 @@ class Options:
             raise ConfigError(setting="health", problem=f"{self.health!a} is not the beginning of a path: /internal")
 
     @property
-    def health_path(self) -> str | None:
-        return None if self.health is None else f"{self.health.rstrip('/')}/health"
-
-    @property
-    def ready_path(self) -> str | None:
-        return None if self.health is None else f"{self.health.rstrip('/')}/ready"
+    def probe_paths(self) -> Mapping[str, str]:
+        """The probes that are served, by their paths."""
+        return {} if self.health is None else {f"{self.health.rstrip('/')}/{name}": name for name in self.probes}

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["FACTS", "Facts", "ServedLag", "ServedNode", "ServedPosition", "ServedUnready"]
+__all__ = [
+    "FACTS",
+    "Facts",
+    "ServedLag",
+    "ServedMembers",
+    "ServedNode",
+    "ServedPosition",
+    "ServedRelease",
+    "ServedTerm",
+    "ServedUnready",
+]
 
 StateT = TypeVar("StateT", covariant=True)
 
@@ -32,6 +42,25 @@ class ServedUnready(Protocol):
     def code(self) -> str: ...
     @property
     def message(self) -> str: ...
+
+
+class ServedRelease(Protocol):
+    """`version`: that of the code. `reads`: the versions of the group that it reads."""
+
+    @property
+    def app(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def reads(self) -> range: ...
+
+
+class ServedMembers(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class ServedTerm(Protocol):
+    def _asdict(self) -> dict[str, Any]: ...
 
 
 class ServedNode(Protocol[StateT]):
@@ -64,6 +93,27 @@ class ServedNode(Protocol[StateT]):
     def in_sync(self) -> bool: ...
     @property
     def lag(self) -> ServedLag: ...
+    @property
+    def stale_s(self) -> float | None:
+        """For how long, at most, the state may lack what was committed; None: not known."""
+        ...
+
+    @property
+    def heartbeat_age_ms(self) -> int | None: ...
+    @property
+    def release(self) -> ServedRelease: ...
+    @property
+    def version(self) -> int:
+        """That of the group, at this position."""
+        ...
+
+    @property
+    def members(self) -> ServedMembers: ...
+    @property
+    def terms(self) -> Sequence[ServedTerm]:
+        """Who led when, as far as it knows."""
+        ...
+
     @property
     def state_problem(self) -> str | None:
         """Why the state does not become what it should be, if so."""

@@ -136,6 +136,32 @@ def test_the_modules_that_containers_run_exist(compose: dict[str, Any]) -> None:
     assert all(module_path(module).is_file() for module in modules)
 
 
+def test_nodes_that_give_their_lease_back_are_the_same_nodes_in_a_wrapper(compose: dict[str, Any]) -> None:
+    result = run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker/compose.release.yaml")
+    assert result.returncode == 0, result.stdout + result.stderr
+    wrapped = yaml.safe_load((DOCKER / "compose.release.yaml").read_text())
+    assert wrapped["name"] == compose["name"]
+    assert set(wrapped["services"]) == {name for name in compose["services"] if name.startswith("node-")}
+    (command,) = {tuple(service["command"]) for service in wrapped["services"].values()}
+    assert command == ("replicator", "release", "--", "replicator", "node")
+
+
+# supervisord-node.conf
+
+
+def test_the_node_of_a_host_has_a_listener_that_knows_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_HOME", str(tmp_path))
+    monkeypatch.setenv("NODE_PYTHON", "/opt/my python/bin/python")
+    options = ServerOptions()
+    options.realize(["-n", "-c", str(DOCKER / "supervisord-node.conf")])
+    found = {program.name: program for program in programs(options)}
+    assert set(found) == {"node", "leases"}
+    data_dir = found["node"].environment["REPLICATOR_DATA_DIR"]
+    command = shlex.split(found["leases"].command)
+    assert command[-1] == f"node={data_dir}"
+    assert [module_path(module).is_file() for module in modules_run(command)] == [True]
+
+
 # supervisord.conf
 
 

@@ -98,6 +98,9 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
             given["/health"] = [client.get("/health").json()]
             ready = eventually(lambda: [each for each in [client.get("/ready")] if each.status_code == 200])[0]
             given["/ready"] = [ready.json()]
+            for path in ("/live", "/cluster", "/history"):
+                given[path] = [client.get(path).json()]
+            given["/primary, /standby, /read-only"] = [client.get("/primary").json(), client.get("/read-only").json()]
     given |= _of_forks(directory / "a")
     world.admin.xdel("replicator:{g}:log", "1-4")
     given["certify"].append(run("certify", "--no-verify"))

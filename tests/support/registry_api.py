@@ -20,6 +20,9 @@ from replicator.errors import Outdated, ReplicatorError
 from replicator.format.codec import encoded_keyed
 from replicator.format.ids import RecordId
 from replicator.node.health import Unready
+from replicator.node.led_terms import LedTerm
+from replicator.node.members import GroupAsSeen, Member, members_of
+from replicator.node.release import Release
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.replica.ledger import Ledger
@@ -50,7 +53,26 @@ class Lag:
 
 
 @dataclass
-class NodeInMemory:
+class Known:
+    """What a node in memory, which knows of no other one, tells of itself and of its group."""
+
+    stale_s: float | None = 0.0
+    heartbeat_age_ms: int | None = 10
+    release: Release = field(default_factory=lambda: Release(app="kv", version=2, reads=range(1, 3)))
+    version: int = 1
+    terms: list[LedTerm] = field(default_factory=lambda: [LedTerm(5, "a", "boot", 1_700_000_000_000, "5-1042")])
+
+    @property
+    def members(self) -> GroupAsSeen:
+        me = Member(
+            node="a", role="primary", alive=True, term=5, position="5-1042", in_sync=True, lag_records=0, lag_ms=0,
+            http=None, problem=None, version=2, age_ms=10,
+        )  # fmt: skip
+        return members_of(me, None, term=5, seen_ms=None)
+
+
+@dataclass
+class NodeInMemory(Known):
     """A node that is all of its group: it counts its records and applies them at once."""
 
     name: str = "a"

@@ -15,14 +15,14 @@ import httpx
 from replicator.errors import NotRunning, PositionLost
 from replicator.node.health import Unready
 from replicator.web import asgi, wsgi
-from tests.support.registry_api import Lag, Position
+from tests.support.registry_api import Known, Lag, Position
 
 #: What the application does with a request: method, path and body. Its answer's status and body, or it raises.
 Handler = Callable[[str, str, bytes], tuple[int, bytes]]
 
 
 @dataclass
-class FakeNode:
+class FakeNode(Known):
     """A node at a position, in a role."""
 
     name: str = "a"

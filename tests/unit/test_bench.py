@@ -31,12 +31,14 @@ from bench import (
     idle,
     install_peers,
     keys,
+    lease_release,
     loads,
     middleware,
     one_percent,
     patch,
     peers,
     plots,
+    probes,
     results,
     snapshot,
     standbys,
@@ -358,6 +360,19 @@ def test_one_per_cent_changed(setting: Setting) -> None:
     assert 10 * 100 < figures["submit bytes"] < figures["publish bytes"]
     assert figures["submit bytes share"] == figures["submit bytes"] / figures["publish bytes"]
     assert min(figures[f"{way} {what}"] for way in ("publish", "submit") for what in ("time", "apply")) > 0
+
+
+def test_a_leader_is_killed(setting: Setting) -> None:
+    sizes = lease_release.Sizes(rounds={lease_release.LISTENER: 1, lease_release.COMMAND: 1})
+    figures = _figures("lease-release", lease_release.measure(setting, sizes))
+    assert figures["event listener ms"] > 0
+    assert figures["command afterwards ms"] > 0
+
+
+def test_probes(setting: Setting) -> None:
+    figures = _figures("probes", probes.measure(setting, probes.Sizes(rounds=1, seconds=0.2)))
+    for case in (probes.ALONE, probes.HANGS, probes.PACED, probes.CLOSED, probes.INSIDE, probes.INSIDE_HANGS):
+        assert 0 < figures[f"{case} p50 ms"] <= figures[f"{case} p99 ms"]
 
 
 def test_middleware(setting: Setting) -> None:

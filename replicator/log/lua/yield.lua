@@ -1,17 +1,19 @@
--- Give the lease back at a clean stop, so that no node has to wait until it runs out. Only the holder's own lease.
+-- Give the lease back at a clean stop, or for a node that has ended, so that no node has to wait until it runs out.
+-- Only the lease of that very boot.
 --
 -- KEYS[4]  lease     string
 -- KEYS[5]  requests  stream of requests; the one appended here wakes the nodes that may take over
 -- ARGV[1]  term
 -- ARGV[2]  boot
 -- ARGV[3]  node
+-- ARGV[4]  who asks for it: the node itself, or who saw it end
 --
 -- Answers: ok, whether there was a lease or not; halfway WHY: it is given back, but the request could not be appended.
 
 local mine = ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. ARGV[2] .. ' '
 if string.sub(redis.call('GET', KEYS[4]) or '', 1, #mine) == mine then
   redis.call('DEL', KEYS[4])
-  local request = { 'request', 'vacant', 'node', ARGV[3], 'by', ARGV[3] }
+  local request = { 'request', 'vacant', 'node', ARGV[3], 'by', ARGV[4] }
   return also('XADD', KEYS[5], 'MAXLEN', '~', 1000, '*', unpack(request)) or { 'ok' }
 end
 return { 'ok' }

@@ -13,6 +13,7 @@ import httpx
 import orjson
 import pytest
 
+import replicator
 from bench.registry_data import generate
 from replicator.errors import (
     ChangeTooLarge,
@@ -423,11 +424,19 @@ def test_health_says_where_the_node_is_and_is_200_whatever_it_says(client: TestC
         "in_sync": False,
         "lag_records": None,
         "lag_ms": None,
+        "stale_ms": 0,
         "lease_ms": None,
         "state_problem": "a bug",
         "ready": False,
         "problem": "a bug",
         "primary_http": None,
+        "heartbeat_age_ms": 10,
+        "app": "kv",
+        "version": 2,
+        "reads_min": 1,
+        "reads_max": 2,
+        "group_version": 1,
+        "library_version": replicator.__version__,
     }
 
 

@@ -1,0 +1,39 @@
+"""What is left of a process that ended, by its process group: what it started, and did not put elsewhere."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["left_of"]
+
+PROC = Path("/proc")
+
+#: Ended, and not yet waited for.
+DEAD = ("Z", "X", "x")
+
+
+def left_of(leader: int) -> list[int]:
+    """The live processes of the group that this process leads, or led. Its number is not used again meanwhile.
+
+    Without a /proc nobody tells a process from its remains: then these count as alive until somebody waits for them.
+    """
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return []
+    except PermissionError:
+        pass
+    if not (PROC / "self" / "stat").exists():
+        return [leader]
+    pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if _is_live_in(leader, pid)]
+
+
+def _is_live_in(group: int, pid: int) -> bool:
+    with suppress(OSError, IndexError, ValueError):
+        # After the name of the command, which may have anything in it: state, parent, group.
+        state, _, its_group = (PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
+        return int(its_group) == group and state not in DEAD
+    return False
