@@ -223,7 +223,8 @@ class _Batch(Waiting):
 
     def __init__(self, loop: _Loop, asked: _Asked) -> None:
         timeout_s, term, wants_acks = self.asked = asked
-        super().__init__(Encoded(b"", []), term, wants_acks=wants_acks, deadline=time.monotonic() + timeout_s)
+        now = time.monotonic()
+        super().__init__(Encoded(b"", []), term, wants_acks=wants_acks, deadline=now + timeout_s, since=now)
         self._loop = loop
         self._encoded: list[Encoded] = []
         #: The future of each task, with the number of its changes.

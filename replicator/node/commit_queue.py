@@ -55,6 +55,7 @@ class CommitQueue:
         self._writer = writer
         self._check = ChangeCheck(writer, applied)
         self._write_lock = writer.write_lock
+        self._counters = writer.counters
         self._queue: deque[Waiting] = deque()
 
     def submit(
@@ -64,8 +65,9 @@ class CommitQueue:
 
         See `Node.submit` for what it raises.
         """
-        deadline = time.monotonic() + timeout_s
-        waiting = Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline)
+        now = time.monotonic()
+        deadline = now + timeout_s
+        waiting = Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline, since=now)
         if self._takes_lock(waiting, is_queued=False):  # nobody else writes, so it never sleeps
             return waiting.outcome
         waiting.may_sleep()
@@ -160,12 +162,16 @@ class CommitQueue:
 
     def give_up(self, waiting: Waiting) -> ReplicatorError:
         """Take it out of the queue; what to tell its submitter, which cannot wait any longer."""
+        error: ReplicatorError
         try:
             self._queue.remove(waiting)
+            problem = "earlier writes are still waiting; nothing was written"
+            error = LogUnavailable(url=self._writer.url, problem=problem)
         except ValueError:
             # It is on its way, or done: whoever has it will say.
-            return OutcomeUnknown(url=self._writer.url, problem="the answer to an earlier write is still due")
-        return LogUnavailable(url=self._writer.url, problem="earlier writes are still waiting; nothing was written")
+            error = OutcomeUnknown(url=self._writer.url, problem="the answer to an earlier write is still due")
+        self._counters.failed(error, 1)
+        return error
 
     def _commit_queued(self, until: float = math.inf) -> None:
         """Commit what goes into one record. The caller holds the write lock, and has no longer than `until`."""
@@ -215,6 +221,8 @@ class CommitQueue:
         return [waiting for waiting in batch if waiting.deadline <= now]
 
     def _finish(self, batch: list[Waiting], results: list[Any], error: ReplicatorError | None) -> None:
+        if error is not None and batch:
+            self._counters.failed(error, len(batch))
         finish(batch, self._writer.node_state.view.position.id, results, error)
 
     def _of_this_term(self, batch: list[Waiting], term: int) -> list[Waiting]:
@@ -265,4 +273,6 @@ class CommitQueue:
             at=now_ms(),
             wants_acks=wants_acks,
         )
+        if (timings := self._counters.timings) is not None and batch:
+            timings.queued([waiting.since for waiting in batch], len(changes))
         return self._writer.write(record, until=until, changes=changes)

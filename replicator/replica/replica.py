@@ -26,6 +26,7 @@ cost a node the same: its last moment, at the border of a record, and no term.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from ..errors import CorruptRecord, Stalled, StateError, UpgradeNeeded
 from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
+from ..metrics.counters import Counters
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..protocol.saving import may_be_forgotten
@@ -84,20 +86,23 @@ class Replica:
         rejects_errors: bool = False,
     ) -> None:
         self.write_lock = WriteLock()
+        self.counters = Counters()
         self.known = NodeStateCell(NodeState(me=me, view=View()))
         self.applied = AppliedState(state, me.node, reads=reads, rejects_errors=rejects_errors)
-        self.saved = SaveQueue(checkpoint, boot=me.boot)
+        self.saved = SaveQueue(checkpoint, boot=me.boot, counters=self.counters)
         #: Stale records that were ignored since the start.
         self.rejected = 0
         self._log_once = LogOnce(logger)
         self.divergence = Divergence(checkpoint)
         self._rebuild = Rebuild(
-            self.known, self.applied, self.saved, self.divergence, snapshot_bytes_max=snapshot_bytes_max
+            self.known, self.applied, self.saved, self.divergence, self.counters, snapshot_bytes_max=snapshot_bytes_max
         )
         self._updater = updater(self._rebuild)
         loaded = checkpoint.load()
         if loaded is not None:
+            began = time.monotonic()
             view = self._updater.load(loaded.view)
+            self.counters.load_s = time.monotonic() - began
             if self.stalled and self.divergence.given_up and loaded.view.version in reads:
                 view = loaded.view  # it waits for a snapshot, as it did before
                 self.applied.given_up()
@@ -220,6 +225,7 @@ class Replica:
         saves_first = not forgets or any(map(self._updater.saves_first, steps))
         if saves_first:
             self.saved.save(steps, synced=not forgets)
+        timings, began = self.counters.timings, time.monotonic()
         with self.applied.lock:
             for step, changes in work:
                 if step.verdict is Verdict.APPLY:
@@ -234,6 +240,8 @@ class Replica:
                 before = step.view
             self.known.adopt(node_state)
             self.applied.version = node_state.view.version
+        if timings is not None and (written := _stamps(steps)):
+            timings.followed(len(steps), time.monotonic() - began, written)
         self._updater.build(work)
 
     def _tell(self, step: Step, before: View) -> None:
@@ -353,3 +361,8 @@ class Replica:
         """The node stops: a restore that is under way is given up, and done at the next start."""
         self._rebuild.closed = True
         self._updater.close()
+
+
+def _stamps(steps: Sequence[Step]) -> list[int]:
+    """When the changes that were applied had been written (unix ms)."""
+    return [step.record.at for step in steps if step.verdict is Verdict.APPLY and isinstance(step.record, ChangeRecord)]

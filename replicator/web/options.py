@@ -35,6 +35,7 @@ class Keywords(TypedDict, total=False):
     is_write: Callable[[str, str], bool]
     cookie: Cookie | None
     health: str | None
+    metrics: bool
     wait_timeout_s: float
     primary_within_s: float
     forward_timeout_s: float
@@ -51,7 +52,9 @@ class Options:
     """`writes`: where those go that come to a standby. `"redirect"`: 307 to the primary. `"forward"`: the middleware
     sends them on itself, and needs httpx. `"local"`: the application decides; the `NotPrimary` that it raises is a
     redirect. `is_write(method, path)`: which ones these are, if not all but GET, HEAD, OPTIONS and TRACE. `cookie`:
-    None for none. `health`: what is before `/health` and `/ready`; None: they are not served. `wait_timeout_s`: how
+    None for none. `health`: what is before `/health` and `/ready`; None: they are not served. `metrics`: whether
+    `/metrics` is served beside them (`replicator.metrics`); an application that has its own says False, and registers a
+    `NodeCollector`. `wait_timeout_s`: how
     long a request may wait for a position. `primary_within_s`: how long a write waits for a primary while nobody leads.
     `forward_timeout_s`: for the primary to answer what was forwarded. `answers`: what errors come to, by class.
     `errors`: how that is written down; `failures.plain` for `{"error", "field", "message"}`. Raises `ConfigError`.
@@ -61,6 +64,7 @@ class Options:
     is_write: Callable[[str, str], bool] = _is_write
     cookie: Cookie | None = field(default_factory=Cookie)
     health: str | None = ""
+    metrics: bool = True
     wait_timeout_s: float = WAIT_TIMEOUT_S
     primary_within_s: float = PRIMARY_WITHIN_S
     forward_timeout_s: float = FORWARD_TIMEOUT_S
@@ -76,6 +80,7 @@ class Options:
         for setting in ("is_write", "errors"):
             if not callable(getattr(self, setting)):
                 raise ConfigError(setting=setting, problem="is not a function")
+        checks.flag("metrics", self.metrics)
         if self.health is not None and self.health and not checks.line("health", self.health).startswith("/"):
             raise ConfigError(setting="health", problem=f"{self.health!a} is not the beginning of a path: /internal")
 
@@ -86,3 +91,7 @@ class Options:
     @property
     def ready_path(self) -> str | None:
         return None if self.health is None else f"{self.health.rstrip('/')}/ready"
+
+    @property
+    def metrics_path(self) -> str | None:
+        return None if self.health is None or not self.metrics else f"{self.health.rstrip('/')}/metrics"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+
+from ..metrics.node_metrics import NodeMetrics
 
 __all__ = ["FACTS", "Facts", "ServedLag", "ServedNode", "ServedPosition", "ServedUnready"]
 
@@ -86,6 +88,10 @@ class ServedNode(Protocol[StateT]):
 
     @property
     def lease_ms(self) -> int | None: ...
+
+    def metrics(self) -> Sequence[NodeMetrics]:
+        """What it tells Prometheus, at once."""
+        ...
 
     async def asubmit(
         self,
