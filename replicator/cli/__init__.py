@@ -87,6 +87,7 @@ _COMMANDS = {
     "verify": "operate",
     "forks": "forks",
     "certify": "certify",
+    "metrics": "metrics",
     "load": "load",
 }
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ChangeRejected, ChangeTooLarge, CheckFailed, ConfigError, NotRunning, ResultNotKept
+from ..metrics.node_metrics import NodeMetrics
 from ..state import ReplicatedState
 from .acks import Level
 from .commit_queue import BATCH_CHANGES_MAX
 from .facts import NodeFacts
+from .measuring import metrics_of
 from .running import NodeSetup, RunningNode
 
 __all__ = ["NodeCalls", "ResultT", "StateT", "are_rejected", "check_fits", "checked", "result_of"]
@@ -35,6 +37,15 @@ class NodeCalls(NodeFacts):
     def __init__(self, setup: NodeSetup, *, http: str) -> None:
         super().__init__(setup, http=http)
         self._ack = setup.options.level
+
+    def metrics(self) -> list[NodeMetrics]:
+        """What it tells Prometheus (`replicator.metrics`), and what the other nodes of its host do."""
+        host = getattr(self._setup.scheduler, "metrics", None)
+        return host() if host is not None and self._begun is not None else [self.own_metrics()]
+
+    def own_metrics(self) -> NodeMetrics:
+        """Of this node alone."""
+        return metrics_of(self, self._setup, self._begun)
 
     def _started(self) -> RunningNode:
         running = self._begun

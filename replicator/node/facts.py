@@ -9,14 +9,12 @@ from pathlib import Path
 
 from ..errors import ReplicatorError
 from ..format.ids import ORIGIN, ZERO_ID, Position, Writer
-from ..metrics.node_metrics import NodeMetrics
 from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
 from ..protocol.node_state import NodeState
 from ..runtime.process import Owner
 from . import health
 from .health import Condition, Lag, Standing, Unready, standing_of
-from .measuring import metrics_of
 from .running import NodeSetup, RunningNode
 
 __all__ = ["NodeFacts"]
@@ -193,15 +191,6 @@ class NodeFacts:
         """Stale records that were ignored since the start."""
         running = self._begun
         return running.replica.rejected if running else 0
-
-    def metrics(self) -> list[NodeMetrics]:
-        """What it tells Prometheus (`replicator.metrics`), and what the other nodes of its host do."""
-        host = getattr(self._setup.scheduler, "metrics", None)
-        return host() if host is not None and self._begun is not None else [self.own_metrics()]
-
-    def own_metrics(self) -> NodeMetrics:
-        """Of this node alone."""
-        return metrics_of(self, self._setup, self._begun)
 
     @property
     def primary_http(self) -> str | None:

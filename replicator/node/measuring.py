@@ -6,7 +6,6 @@ It reads what the node has in memory, and asks neither Redis nor the disk: a scr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from ..errors import (
     CheckpointError,
@@ -26,11 +25,9 @@ from ..metrics.node_metrics import NodeMetrics, Value
 from ..protocol import election
 from ..protocol.election import NOBODY
 from ..protocol.group import GroupView
+from .facts import NodeFacts
 from .problems import SNAPSHOT, THREADS, CannotLead, Unhealthy
 from .running import NodeSetup, RunningNode
-
-if TYPE_CHECKING:
-    from .facts import NodeFacts
 
 __all__ = ["metrics_of"]
 
@@ -50,6 +47,9 @@ _KINDS: tuple[tuple[type[ReplicatorError], str], ...] = (
     (NoThread, "threads"),
     (ProgramError, "program"),
 )
+
+#: Errors that are there from the beginning: what begins with its first one has no increase by it.
+_ERRORS = ("fenced", "lease_lost", "log_unavailable", "not_primary", "outcome_unknown", "stalled")
 
 _BY_PART = {SNAPSHOT: "snapshot", THREADS: "threads", "passed by": "passed_by"}
 
@@ -147,7 +147,7 @@ def _counted(counters: Counters) -> Values:
         "replicator_fenced_total",
         {place: float(counters.fenced[place]) for place in ("append", "renew", "submit", "lease")},
     )
-    yield "replicator_submit_errors_total", {error: float(count) for error, count in counters.errors.copy().items()}
+    yield "replicator_submit_errors_total", dict.fromkeys(_ERRORS, 0.0) | counters.errors
     yield "replicator_snapshots_total", counters.snapshots
     yield "replicator_snapshot_failures_total", counters.snapshot_failures
     phases = ("begin", "draw", "send", "sweep")
