@@ -170,8 +170,8 @@ class Host:
         """What all of its nodes tell Prometheus (`replicator.metrics`), by group."""
         self._owner.check()
         with self._lock:
-            nodes = list(self._nodes)
-        return sorted(node.own_metrics() for node in nodes)
+            nodes = [node for node in self._nodes if not node._setup.stopping.is_set()]
+        return [node.own_metrics() for node in sorted(nodes, key=lambda each: (each.group, each.name))]
 
     def _check_open(self) -> None:
         if self._closing:

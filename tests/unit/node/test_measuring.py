@@ -13,6 +13,7 @@ from replicator.log.interface import Memory
 from replicator.metrics.catalogue import METRICS, PROBLEM_KINDS
 from replicator.node.memory_watch import MemoryWatch
 from replicator.testing import MemoryLog, MemoryRedis
+from tests.support.forking import in_child
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, forks, in_step, push, put
 from tests.support.nodes import replace_holder
 from tests.support.worlds import promote
@@ -262,6 +263,12 @@ def test_a_fork_is_counted_and_found_again_at_the_next_start(group: Group) -> No
     third = group.node("a", on_restart="standby")
     assert values(third)["forks"] == 1
     assert values(third)["fork_timestamp_seconds"] == pytest.approx(at, abs=60)
+
+
+def test_in_a_forked_child_there_are_none(group: Group) -> None:
+    a = group.primary("a")
+    with pytest.raises(AssertionError, match="WrongProcess"):
+        in_child(lambda: len(a.metrics()))
 
 
 def test_another_run_of_redis_is_counted(group: Group) -> None:

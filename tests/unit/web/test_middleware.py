@@ -541,6 +541,7 @@ def test_a_worker_that_has_the_node_of_its_master_is_told_what_to_do(sites: Site
         asked("GET", "/k"),
         asked("PUT", "/k"),
         asked("GET", "/ready"),
+        asked("GET", "/metrics"),
         asked("GET", "/k", **carrying("1-1")),
         asked("GET", "/", at=needless),
     ):
