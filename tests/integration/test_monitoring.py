@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 from click.testing import CliRunner
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -250,3 +251,37 @@ def _shows(prometheus: Prometheus) -> None:
     for query in queries():
         prometheus.ask("query", query=query)
     assert prometheus.value('replicator_may_write{group=~".*"} == 1') == {"b": 1}
+
+
+# --- How full Redis is ------------------------------------------------------------------------------------------------
+
+
+def test_redis_says_how_full_it_is(redis_factory: Any) -> None:
+    server = redis_factory(config={"maxmemory": "64mb"})
+    log = RedisLog(server.url, "g")
+    memory = log.memory()
+    assert memory is not None
+    assert memory.most == 64 * 1024 * 1024
+    assert 100_000 < memory.used < memory.most
+    log.close()
+
+
+def test_a_redis_without_a_limit_says_0(any_redis: RedisServer) -> None:
+    log = RedisLog(any_redis.url, "g")
+    memory = log.memory()
+    assert memory is not None
+    assert memory.most == 0
+    log.close()
+
+
+def test_a_user_that_may_not_ask_is_told_nothing(redis_factory: Any) -> None:
+    log = RedisLog(redis_factory().url, "g")
+    asked: list[bytes] = []
+
+    def refused(*command: Any, **_: Any) -> Any:
+        asked.append(command[0])
+        raise redis.exceptions.NoPermissionError("this user has no permissions to run the 'info' command")
+
+    log._other.call = refused  # a node of such a user finds no master at all, and says so elsewhere
+    assert (log.memory(), asked) == (None, [b"INFO"])
+    log.close()
