@@ -148,6 +148,17 @@ def test_it_answers_while_redis_does_not_and_says_so(group: Group) -> None:
     eventually(lambda: values(a)["problem"]["log_unavailable"] == 0 and values(a)["may_write"] == 1)
 
 
+def test_a_lease_that_was_seen_counts_for_as_long_as_it_can_have_run(group: Group) -> None:
+    log = group.log()
+    a, b = group.primary("a", lease_s=SHORT_LEASE_S), group.node("b", log=log, lease_s=SHORT_LEASE_S)
+    in_step(a, b)
+    eventually(lambda: values(b)["leader_seen"] == 1)
+    log.down = "it hangs"
+    eventually(lambda: values(b)["leader_seen"] == 0, "its newest look says that a lease runs, and is too old")
+    log.down = ""
+    eventually(lambda: values(b)["leader_seen"] == 1)
+
+
 class TestFenced:
     def test_by_redis_at_a_record(self, group: Group) -> None:
         a = group.primary("a", lease_s=60.0)
