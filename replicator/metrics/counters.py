@@ -1,11 +1,10 @@
 """What one node counts: `Counters`, whole numbers and seconds, and `Timings`, histograms of what its work takes.
 
-Each entry is moved by whoever does that work, under a lock that it has for the work itself (the write lock, that of the
-queue of saves), so counting takes no lock of its own; a sync, which several threads may do, is the exception. Whoever
-reads may see one entry a moment before another.
+A number is moved by whoever does that work, under a lock that it has for the work itself (the write lock, that of the
+queue of saves), so counting takes no lock of its own. Whoever reads may see one a moment before another.
 
-A time costs a clock and a bucket, some 0.3 us each. So times are taken only once somebody has asked for them (`watch`):
-a histogram begins with the first scrape, as all rates do.
+Times are taken only once somebody has asked for them (`watch`): a histogram begins with the first scrape, as all rates
+do. A thread that writes only notes what its clock said; buckets are for the thread that saves, or that scrapes.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from .histogram import BATCH_BOUNDS, Histogram
 
@@ -23,6 +23,14 @@ __all__ = ["STAGES", "Counters", "Timings", "code_of", "phase"]
 
 #: In the order in which a change goes through them.
 STAGES = ("queue", "append", "apply", "standby", "save", "sync")
+
+
+#: So many writes are noted at the most: what a fast primary does in half a second.
+NOTED_MAX = 4096
+
+#: Of one record: since when its callers have waited (empty: nobody did), how many changes it has, when it was sent,
+#: when Redis had answered, and when it was applied (`time.monotonic`).
+Write: TypeAlias = tuple[Sequence[float], int, float, float, float]
 
 
 class Timings:
@@ -34,38 +42,44 @@ class Timings:
     `save`: a transaction of the checkpoint that is not synced; `sync`: one that is, or an fsync.
     """
 
-    __slots__ = ("_syncing", "batch", "by_stage")
+    __slots__ = ("_adding", "_writes", "batch", "by_stage")
 
     def __init__(self) -> None:
         self.by_stage = {stage: Histogram() for stage in STAGES}
         self.batch = Histogram(BATCH_BOUNDS)
-        self._syncing = threading.Lock()
+        self._adding = threading.Lock()
+        self._writes: deque[Write] = deque()
 
-    def queued(self, since: Iterable[float], changes: int) -> None:
-        """A record goes out, with these changes of callers that came `since` then (`time.monotonic`)."""
-        now, add = time.monotonic(), self.by_stage["queue"].add
-        for each in since:
-            add(max(0.0, now - each))
-        self.batch.add(changes)
+    def wrote(self, write: Write) -> None:
+        """A primary had changes appended, and applied them. The caller has the write lock."""
+        self._writes.append(write)
+        if len(self._writes) >= NOTED_MAX:  # the disk hangs, so nobody saves, and nobody scrapes
+            self.settle()
 
-    def wrote(self, append_s: float, apply_s: float) -> None:
-        """A primary had a change appended, and applied it."""
-        self.by_stage["append"].add(append_s)
-        self.by_stage["apply"].add(apply_s)
+    def settle(self) -> None:
+        """Put what was noted into buckets."""
+        queue, append, apply = (self.by_stage[stage].add for stage in ("queue", "append", "apply"))
+        with self._adding:
+            for _ in range(len(self._writes)):
+                since, changes, began, there, done = self._writes.popleft()
+                for each in since:
+                    queue(began - each)
+                if since:
+                    self.batch.add(changes)
+                append(there - began)
+                apply(done - there)
 
     def followed(self, records: int, took_s: float, written_ms: Iterable[int]) -> None:
         """A standby applied records in that time; `written_ms`: the stamps of the changes among them (unix)."""
-        self.by_stage["apply"].add(took_s / records, records)
         now_ms, add = time.time() * 1000, self.by_stage["standby"].add
-        for at in written_ms:
-            add(max(0.0, now_ms - at) / 1000)
+        with self._adding:
+            self.by_stage["apply"].add(took_s / records, records)
+            for at in written_ms:
+                add(max(0.0, now_ms - at) / 1000)
 
     def saved(self, took_s: float, *, synced: bool) -> None:
-        if not synced:
-            self.by_stage["save"].add(took_s)
-            return
-        with self._syncing:
-            self.by_stage["sync"].add(took_s)
+        with self._adding:
+            self.by_stage["sync" if synced else "save"].add(took_s)
 
 
 class Counters:
@@ -96,9 +110,10 @@ class Counters:
         self.newest_fork_at = 0.0
 
     def watch(self) -> None:
-        """Take times from now on."""
+        """Take times from now on, and have in their buckets what was noted."""
         if self.timings is None:
             self.timings = Timings()
+        self.timings.settle()
 
     def appended(self, changes: int | None, size: int) -> None:
         """A record is in the log, and applied: of so many changes, or (None) a part of a snapshot.

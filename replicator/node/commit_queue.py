@@ -273,6 +273,5 @@ class CommitQueue:
             at=now_ms(),
             wants_acks=wants_acks,
         )
-        if (timings := self._counters.timings) is not None and batch:
-            timings.queued([waiting.since for waiting in batch], len(changes))
-        return self._writer.write(record, until=until, changes=changes)
+        since = [waiting.since for waiting in batch] if self._counters.timings is not None else ()
+        return self._writer.write(record, until=until, changes=changes, since=since)

@@ -198,8 +198,11 @@ class RecordWriter:
         rebase: bool = False,
         changes: list[Any] | None = None,
         bodies: Sequence[bytes] = (),
+        since: Sequence[float] = (),
     ) -> list[Any]:
-        """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`."""
+        """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`. `since`: when
+        those whose changes it has had submitted them.
+        """
         sent = Sent(record, rebase)
         if (timings := self.counters.timings) is None:
             prepared = self._send(sent, uncertain=False, until=until)
@@ -209,7 +212,7 @@ class RecordWriter:
         there = time.monotonic()
         results = self._fold(sent, prepared, changes=changes, bodies=bodies)
         if isinstance(record, ChangeRecord):
-            timings.wrote(there - began, time.monotonic() - there)
+            timings.wrote((since, record.count, began, there, time.monotonic()))
         return results
 
     def _fold(

@@ -114,6 +114,8 @@ class SaveQueue:
     def flush(self) -> None:
         """Save what was applied and is not on disk yet, and sync what was saved."""
         self.save([], synced=False)
+        if self._counters.timings is not None:
+            self._counters.timings.settle()
         began, had_all = time.monotonic(), self.checkpoint.is_synced
         self.checkpoint.sync()
         if had_all:

@@ -173,7 +173,7 @@ def test_fenced_append(setting: Setting) -> None:
 
 
 def test_metrics(setting: Setting) -> None:
-    sizes = metrics.Sizes(rounds=2, seconds=0.05, scrapes=2, groups=2)
+    sizes = metrics.Sizes(rounds=2, calls=5, seconds=0.05, scrapes=2, groups=2)
     figures = _figures("metrics", metrics.measure(setting, sizes))
     for how in ("one thread", "tasks"):
         for name in (metrics.BARE, metrics.COUNTED, metrics.SCRAPED):

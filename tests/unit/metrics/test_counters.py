@@ -7,7 +7,7 @@ import time
 import pytest
 
 from replicator.errors import LogUnavailable, OutcomeUnknown, ReplicatorError
-from replicator.metrics.counters import STAGES, Counters, Timings, code_of, phase
+from replicator.metrics.counters import NOTED_MAX, STAGES, Counters, Timings, code_of, phase
 
 
 def test_times_are_taken_only_once_somebody_asks() -> None:
@@ -86,13 +86,31 @@ def test_a_clock_that_is_behind_the_writers_makes_no_negative_time() -> None:
     assert timings.by_stage["standby"].sum == 0.0
 
 
-def test_every_call_of_a_record_has_waited() -> None:
+def test_what_a_write_took_is_in_its_buckets_once_somebody_has_the_time() -> None:
     timings = Timings()
-    now = time.monotonic()
-    timings.queued([now - 1.0, now], changes=5)
-    assert timings.by_stage["queue"].count == 2
-    assert timings.by_stage["queue"].sum >= 1.0
+    timings.wrote(([7.0, 8.5], 5, 9.0, 9.25, 9.75))
+    assert timings.by_stage["append"].count == 0
+    timings.settle()
+    timings.settle()
+    told = {stage: (each.count, each.sum) for stage, each in timings.by_stage.items() if each.count}
+    assert told == {"queue": (2, 2.5), "append": (1, 0.25), "apply": (1, 0.5)}
     assert (timings.batch.count, timings.batch.sum) == (1, 5)
+
+
+def test_a_record_for_which_nobody_waits_has_no_queue_and_is_no_batch() -> None:
+    timings = Timings()
+    timings.wrote(((), 0, 9.0, 9.25, 9.75))
+    timings.settle()
+    assert (timings.by_stage["append"].count, timings.batch.count) == (1, 0)
+
+
+def test_what_is_noted_does_not_grow_for_ever() -> None:
+    timings = Timings()
+    for _ in range(3 * NOTED_MAX):
+        timings.wrote(((), 1, 0.0, 0.0, 0.0))
+    assert len(timings._writes) < NOTED_MAX
+    timings.settle()
+    assert timings.by_stage["append"].count == 3 * NOTED_MAX
 
 
 def test_a_save_that_is_synced_is_a_sync() -> None:
