@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from .. import tracing
 from ..format.codec import CHANGE_BYTES_MAX, Encoded, jsons_of
 from ..format.ids import RecordId
 from ..format.keyed import ENTRY_BYTES
@@ -246,6 +247,8 @@ class _Batch(Waiting):
         self._size += len(json) + 1
         self.changes += changes
         self._futures.append((future, len(changes)))
+        if tracing.active is not None:
+            self.traced += tracing.active.carried()
         if keyed:
             self.keyed = True
         else:

@@ -11,9 +11,10 @@ import logging
 import math
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
+from .. import tracing
 from ..errors import LogUnavailable, OutcomeUnknown, ReplicatorError
 from ..format.acts import encode_version
 from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes, jsons_of
@@ -29,6 +30,9 @@ from .writer import RecordWriter, now_ms
 __all__ = ["BATCH_CHANGES_MAX", "CommitQueue"]
 
 logger = logging.getLogger(__name__)
+
+#: What most records are written in.
+NOT_TRACED = nullcontext()
 
 #: One record carries at most this many changes, so that no standby works on one for long.
 BATCH_CHANGES_MAX = 1000
@@ -68,6 +72,8 @@ class CommitQueue:
         now = time.monotonic()
         deadline = now + timeout_s
         waiting = Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline, since=now)
+        if tracing.active is not None:
+            waiting.traced = tracing.active.carried()
         if self._takes_lock(waiting, is_queued=False):  # nobody else writes, so it never sleeps
             return waiting.outcome
         waiting.may_sleep()
@@ -265,6 +271,7 @@ class CommitQueue:
         changes = written[0].changes if len(written) == 1 else [each for some in written for each in some.changes]
         jsons = jsons_of(written, keyed=keyed)
         codec, body, digest = encode_changes(jsons, "keyed") if keyed else encode_changes(jsons)
+        append = self._traced(batch, len(changes)) if tracing.active is not None else None
         record = node_state.change(
             codec=codec,
             body=body,
@@ -272,6 +279,16 @@ class CommitQueue:
             count=len(changes),
             at=now_ms(),
             wants_acks=wants_acks,
+            trace="" if append is None else append.header,
         )
         since = [waiting.since for waiting in batch] if self._counters.timings is not None else ()
-        return self._writer.write(record, until=until, changes=changes, since=since)
+        with append.of(record.id) if append is not None else NOT_TRACED:
+            return self._writer.write(record, until=until, changes=changes, since=since)
+
+    def _traced(self, batch: list[Waiting], changes: int) -> tracing.Append | None:
+        """The span of a record with the changes of this batch, if any of its callers is traced."""
+        callers, active = [each for waiting in batch for each in waiting.traced], tracing.active
+        if active is None or not callers:
+            return None
+        node_state = self._writer.node_state
+        return active.append(callers, group=self._writer.group, node=node_state.me.node, changes=changes)

@@ -35,7 +35,18 @@ class Waiting:
     """Changes in the queue that go into one record, and what became of them."""
 
     __slots__ = (
-        "changes", "deadline", "done", "error", "id", "json", "keyed", "results", "since", "term", "wants_acks",
+        "changes",
+        "deadline",
+        "done",
+        "error",
+        "id",
+        "json",
+        "keyed",
+        "results",
+        "since",
+        "term",
+        "traced",
+        "wants_acks",
         "withheld",
     )  # fmt: skip
 
@@ -45,6 +56,8 @@ class Waiting:
         self.json, self.changes, self.keyed = encoded
         #: When they were submitted (`time.monotonic`).
         self.since = since
+        #: In which spans they were (`tracing.Tracing.carried`).
+        self.traced: tuple[Any, ...] = ()
         #: When their submitter wants to be told (`time.monotonic`), whatever became of them.
         self.deadline = deadline
         #: For so many standbys they wait.

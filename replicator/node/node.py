@@ -31,7 +31,7 @@ from ..state.contract import check_state
 from ..storage.payload import Published
 from .acks import Level
 from .async_calls import AsyncCalls
-from .calls import ResultT, StateT, are_rejected, check_fits, checked, result_of
+from .calls import ResultT, StateT, are_rejected, check_fits, checked, noting, result_of
 from .fresh_read import catch_up
 from .handover import Handover
 from .keyed_changes import change_in_json, changes_in_json
@@ -413,7 +413,7 @@ def _committed(
 ) -> list[Any]:
     deadline = time.monotonic() + timeout_s
     commits = running.primary.commits
-    with NOTED:
+    with noting(running):
         id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
     if level.kind != "appended" and not are_rejected(results):
         running.acks.wait(level, id_, deadline - time.monotonic())

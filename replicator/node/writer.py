@@ -94,6 +94,11 @@ class RecordWriter:
         """Of the log."""
         return self._log.url
 
+    @property
+    def group(self) -> str:
+        """Whose node this is."""
+        return self._replica.group
+
     def sweep(self, until: float) -> None:
         """Have the log delete what a snapshot cut, a slice at a time.
 

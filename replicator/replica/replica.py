@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from .. import tracing
 from ..errors import CorruptRecord, Stalled, StateError, UpgradeNeeded
 from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
@@ -115,6 +116,11 @@ class Replica:
     def node_state(self) -> NodeState:
         """This node as the protocol sees it."""
         return self.known.node_state
+
+    @property
+    def group(self) -> str:
+        """Whose state it is."""
+        return self.saved.checkpoint.group
 
     @property
     def snapshot_bytes_max(self) -> int:
@@ -226,6 +232,8 @@ class Replica:
         if saves_first:
             self.saved.save(steps, synced=not forgets)
         timings, began = self.counters.timings, time.monotonic()
+        traced = tracing.active
+        began_ns = time.time_ns() if traced is not None else 0
         with self.applied.lock:
             for step, changes in work:
                 if step.verdict is Verdict.APPLY:
@@ -242,6 +250,8 @@ class Replica:
             self.applied.version = node_state.view.version
         if timings is not None and (written := _stamps(steps)):
             timings.followed(len(steps), time.monotonic() - began, written)
+        if traced is not None:
+            self._trace(traced, steps, began_ns)
         self._updater.build(work)
 
     def _tell(self, step: Step, before: View) -> None:
@@ -259,6 +269,12 @@ class Replica:
             logger.warning("term %d: %s leads (%s, asked by %s)", record.id.term, record.node, record.reason, record.by)
         if before.in_sync and not step.view.in_sync:
             logger.warning("out of sync after %s, at %s; waiting for a snapshot", before.position.id, record)
+
+    def _trace(self, traced: tracing.Tracing, steps: Sequence[Step], began_ns: int) -> None:
+        for record, verdict, _ in steps:
+            if isinstance(record, ChangeRecord) and record.trace and verdict is Verdict.APPLY:
+                node = self.node_state.me.node
+                traced.applied(record.trace, group=self.group, node=node, position=record.id, began_ns=began_ns)
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
@@ -292,6 +308,8 @@ class Replica:
         if verdict is Verdict.APPLY and changes is None:
             changes = changes_of(record)
         results: list[Any] = []
+        traced = tracing.active
+        began_ns = time.time_ns() if traced is not None else 0
         with self.applied.lock:
             try:
                 if verdict is Verdict.APPLY:
@@ -304,6 +322,8 @@ class Replica:
                 if verdict is Verdict.APPLY and self.node_state.view.position != step.view.position:
                     self.applied.interrupted(record.id, interrupt)
                 raise
+        if traced is not None:
+            self._trace(traced, [step], began_ns)
         return results
 
     # --- its state ---------------------------------------------------------------------------------------------------

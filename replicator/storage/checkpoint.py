@@ -214,6 +214,11 @@ class Checkpoint:
         return self._saved.payload.run.size if self._saved.payload else 0
 
     @property
+    def group(self) -> str:
+        """Of whose node it is."""
+        return self._saved.group
+
+    @property
     def file_bytes(self) -> int:
         """Bytes of the file and of its WAL. It asks the disk, which may hang."""
         wal = self.path.with_name(f"{self.path.name}-wal")
