@@ -1,16 +1,13 @@
-"""How a node is, whatever its state is: `/health` says all of it, `/ready` is 200 or 503 for a load balancer, and
-`/metrics` is for Prometheus."""
+"""How a node is, whatever its state is: `/health` says all of it, `/ready` is 200 or 503 for a load balancer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ConfigError
-from ..metrics.exposition import exposed
 from .failures import Failure
 from .served_node import ServedNode
 
-__all__ = ["health_of", "metrics_of", "readiness_of"]
+__all__ = ["health_of", "readiness_of"]
 
 
 def health_of(node: ServedNode[Any]) -> dict[str, Any]:
@@ -38,11 +35,3 @@ def readiness_of(node: ServedNode[Any]) -> dict[str, Any] | Failure:
     if unready is not None:
         return Failure(status=503, code=unready.code, message=unready.message)
     return {"ready": True, "role": node.role}
-
-
-def metrics_of(node: ServedNode[Any]) -> tuple[str, bytes] | Failure:
-    """Their media type and text."""
-    try:
-        return exposed(node)
-    except ConfigError as missing:
-        return Failure(status=501, code="extra_missing", message=str(missing))

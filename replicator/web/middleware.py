@@ -32,7 +32,8 @@ from ..format.ids import RecordId
 from ..runtime.request_writes import CURRENT, Writes
 from .failures import Answer, Failure, Full, Refusal, answer_of, failure_of, half_done
 from .head import POSITION, Head
-from .health import health_of, metrics_of, readiness_of
+from .health import health_of, readiness_of
+from .metrics import metrics_answer
 from .options import Options
 from .redirect import on_the_primary, redirect_of, redirect_to
 from .served_node import Facts, ServedNode
@@ -96,21 +97,21 @@ class Middleware:
     def __init__(self, node: ServedNode[Any], options: Options) -> None:
         self.node = node
         self.options = options
+        self._metrics = options.metrics_path
         self._cookie = options.cookie
         self._health = options.health_path
         self._ready = options.ready_path
-        self._metrics = options.metrics_path
 
     # --- before the application ---------------------------------------------------------------------------------------
 
     def before(self, visit: Visit) -> Steps:
         """Raises what comes to an answer by `answer`: `Refusal`, and what nodes raise."""
         head, options = visit.head, self.options
+        if head.path == self._metrics:
+            return metrics_answer(self.node, head.method, self.render)
         if head.path in (self._health, self._ready):
             yield from self._asked_for(head)
             return self._health_answer(head)
-        if head.path == self._metrics:
-            return self._metrics_answer(head)
         if self._cookie is not None:
             visit.carried = self._cookie.read(head.cookies)
         elif options.writes == "local" and head.wait is None:
@@ -205,22 +206,11 @@ class Middleware:
 
     # --- health -------------------------------------------------------------------------------------------------------
 
-    def _wrong_method(self) -> Answer:
-        answer = self.render(Failure(status=405, code="wrong_method", message="not with this method"))
-        return answer._replace(headers=[*answer.headers, ("Allow", "GET, HEAD")])
-
-    def _metrics_answer(self, head: Head) -> Answer:
-        if head.method not in ("GET", "HEAD"):
-            return self._wrong_method()
-        found = metrics_of(self.node)
-        if isinstance(found, Failure):
-            return self.render(found)
-        media_type, body = found
-        return Answer(200, [("Content-Type", media_type), ("Content-Length", str(len(body)))], body)
-
     def _health_answer(self, head: Head) -> Answer:
         if head.method not in ("GET", "HEAD"):
-            return self._wrong_method()
+            failure = Failure(status=405, code="wrong_method", message="not with this method")
+            answer = self.render(failure)
+            return answer._replace(headers=[*answer.headers, ("Allow", "GET, HEAD")])
         found = health_of(self.node) if head.path == self._health else readiness_of(self.node)
         if isinstance(found, Failure):
             return self.render(found)
