@@ -95,6 +95,8 @@ class Counters:
         self.fenced: Counter[str] = Counter()
         #: Calls that ended in an error, by its code.
         self.errors: Counter[str] = Counter()
+        #: Those that give up have no lock.
+        self._failing = threading.Lock()
         #: Snapshots sent, those that failed, and the seconds of their phases.
         self.snapshots = self.snapshot_failures = 0
         self.snapshot_s: defaultdict[str, float] = defaultdict(float)
@@ -130,7 +132,8 @@ class Counters:
 
     def failed(self, error: Exception, calls: int) -> None:
         """So many calls were told this."""
-        self.errors[code_of(error)] += calls
+        with self._failing:
+            self.errors[code_of(error)] += calls
 
     def forked(self) -> None:
         """A fork was kept."""
