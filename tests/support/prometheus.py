@@ -61,11 +61,11 @@ class Prometheus:
 
 @contextlib.contextmanager
 def running(directory: Path, targets: Sequence[str], rules: Path) -> Iterator[Prometheus]:
-    """It scrapes these HOST:PORT twice a second, and evaluates the rules as often."""
+    """It scrapes these HOST:PORT once a second, and evaluates the rules as often."""
     path = shutil.which("prometheus")
     needs(path is not None, "prometheus")
     directory.mkdir()
-    often = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
+    often = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     config = {
         "global": often,
         "rule_files": [str(rules)],
