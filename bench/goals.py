@@ -113,6 +113,23 @@ GOALS: Sequence[Goal] = (
         unit="x",
     ),
     Goal(
+        name="a scrape of a node over HTTP, every 10 s: processor time, of one core",
+        gives="A node that is watched costs what one costs that is not.",
+        of="metrics",
+        figure="over HTTP, with the client share",
+        at_most=0.001,
+        unit="%",
+    ),
+    Goal(
+        name="submit of a node that is scraped, against one that counts nothing: processor time",
+        gives="No write feels that it is counted, and timed.",
+        of="metrics",
+        figure="one thread, scraped cpu us",
+        against="one thread, nothing counted cpu us",
+        at_most=1.05,
+        unit="x",
+    ),
+    Goal(
         name="memory of 65,536 keys with results of 140 bytes",
         gives="A node remembers the newest 65,536 writes, and hardly grows.",
         of="keys",

@@ -89,6 +89,7 @@ _COMMANDS = {
     "verify": "operate",
     "forks": "forks",
     "certify": "certify",
+    "metrics": "metrics",
     "load": "load",
     "supervisord": "supervisord",
 }

@@ -62,6 +62,9 @@ HEADER_BYTES_MAX = 16 * 1024
 
 _is_chain = re.compile("[0-9a-f]{32}").fullmatch
 
+#: Version 00 of W3C's Trace Context, with ids that are none of zeros.
+_is_trace = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
@@ -117,6 +120,7 @@ class ChangeRecord(Record):
 
     `wants_acks`: how many standbys a caller waits for, so they acknowledge the record once it is on their disks; 0: no
     caller waits. `version`: the one that the group is at from here on, if this is an act that says so (`acts.py`).
+    `trace`: the span in which it was appended (`tracing.py`), as W3C's traceparent; empty: none.
     """
 
     codec: str
@@ -124,6 +128,7 @@ class ChangeRecord(Record):
     count: int
     wants_acks: int = 0
     version: int = 0
+    trace: str = ""
 
     kind = "change"
 
@@ -168,6 +173,7 @@ def seal_change(
     body: bytes,
     wants_acks: int = 0,
     version: int = 0,
+    trace: str = "",
 ) -> ChangeRecord:
     """Make the change record that follows `after`. Raises `ChangeTooLarge` if the body does not fit."""
     fields: dict[str, Any] = {
@@ -185,6 +191,8 @@ def seal_change(
         fields["acks"] = int(wants_acks)
     if version:
         fields |= {"v": FORMAT_WITH_VERSION, "version": version}
+    if trace:
+        fields["trace"] = trace
     id_ = RecordId(term, after.id.n + 1)
     node, boot = writer
     header = _sealed_header(id_, fields, body)
@@ -203,6 +211,7 @@ def seal_change(
         count=count,
         wants_acks=int(wants_acks),
         version=version,
+        trace=trace,
     )
 
 
@@ -406,6 +415,7 @@ def _read_change(id_: RecordId, fields: dict[str, Any], header: bytes, body: byt
         count=count,
         wants_acks=_wants_acks(fields) if "acks" in fields else 0,
         version=version,
+        trace=_trace(fields["trace"]) if "trace" in fields else "",
     )
 
 
@@ -440,6 +450,11 @@ _READERS = {"term": _read_term, "change": _read_change, "part": _read_part}
 def _wants_acks(fields: dict[str, Any]) -> int:
     acks = fields.get("acks")
     return int(acks) if isinstance(acks, int) and 0 < acks <= TERM_MAX else 0
+
+
+def _trace(value: Any) -> str:
+    # It decides nothing: what is none is none.
+    return value if isinstance(value, str) and _is_trace(value) else ""
 
 
 def _version(fields: dict[str, Any], default: int) -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "GroupRequest",
     "Log",
     "LogSize",
+    "Memory",
     "ReadRequest",
 ]
 
@@ -40,6 +41,13 @@ class LogSize(NamedTuple):
 
     records: int | None
     bytes: int | None
+
+
+class Memory(NamedTuple):
+    """How much memory Redis uses, in bytes, and how much it may use at the most; 0: as much as there is."""
+
+    used: int
+    most: int
 
 
 class GroupRequest(NamedTuple):
@@ -228,6 +236,10 @@ class Log(Protocol):
 
     def size(self) -> LogSize:
         """How many records the log has, and how much of Redis' memory they take."""
+        ...
+
+    def memory(self) -> Memory | None:
+        """How full Redis is; None: not known, because the Redis user may not ask, or it has no memory of its own."""
         ...
 
     def newest_request(self) -> str:

@@ -23,7 +23,7 @@ from replicator.format.records import ChangeRecord, PartRecord, Record, last_cha
 from replicator.format.term_ends import show_ends
 from replicator.log.connection import Asking, Link, follow, shown
 from replicator.log.finders import client_for, finder_for, user_of
-from replicator.log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize, ReadRequest
+from replicator.log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize, Memory, ReadRequest
 from replicator.log.redis_errors import advice, is_forbidden
 from replicator.log.wire import Limit
 from replicator.protocol.group import Claim, GroupView, Reply, lease_left_ms
@@ -49,7 +49,7 @@ from .replies import (
     wrote_nothing,
 )
 from .scripts import KEY_TYPES, KEYS, load_scripts
-from .server import Server, server_by
+from .server import Server, memory_in, server_by
 
 __all__ = [
     "Connections",
@@ -393,6 +393,9 @@ class RedisLog:
         # parts of a snapshot, and the others mostly changes, a thousandth of their size. Looking at all of 12,000
         # entries takes it 1 ms.
         return LogSize(records, self._permitted(b"MEMORY", b"USAGE", self._keys[1], b"SAMPLES", 0))
+
+    def memory(self) -> Memory | None:
+        return memory_in(self._permitted(b"INFO", b"memory"))
 
     def server(self) -> Server:
         """What its Redis says of itself."""

@@ -25,11 +25,10 @@ from ..format.ids import RecordId
 from ..protocol.liveness import Sight
 from ..replica.applied_state import AppliedState
 from ..runtime import checks
-from ..runtime.request_writes import NOTED
 from ..runtime.task_threads import TaskThreads, begun, waited_out
 from ..state.changes import Change
 from .acks import Level
-from .calls import NodeCalls, ResultT, StateT, are_rejected, check_fits, checked, result_of
+from .calls import NodeCalls, ResultT, StateT, are_rejected, check_fits, checked, noting, result_of
 from .events import EventQueue, NodeEvent, Outlook
 from .fresh_read import caught_up
 from .keyed_changes import change_in_json, changes_in_json
@@ -282,7 +281,7 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
         changes = change_in_json(change, key)
         if level.kind != "appended":
             return result_of((await _acknowledged(running, changes, level, timeout_s=timeout_s, term=term))[0])
-        with NOTED:
+        with noting(running):
             _, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return result_of(results[0])
 
@@ -309,7 +308,7 @@ async def _acknowledged(
 ) -> list[Any]:
     deadline = time.monotonic() + timeout_s
     writer, wants_acks = running.async_writer, level.standbys
-    with NOTED:
+    with noting(running):
         id_, results = await writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=wants_acks)
     if level.kind != "appended" and not are_rejected(results):
         await running.acks.awaited(level, id_, deadline - time.monotonic())

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from .. import tracing
 from ..format.codec import CHANGE_BYTES_MAX, Encoded, jsons_of
 from ..format.ids import RecordId
 from ..format.keyed import ENTRY_BYTES
@@ -223,7 +224,8 @@ class _Batch(Waiting):
 
     def __init__(self, loop: _Loop, asked: _Asked) -> None:
         timeout_s, term, wants_acks = self.asked = asked
-        super().__init__(Encoded(b"", []), term, wants_acks=wants_acks, deadline=time.monotonic() + timeout_s)
+        now = time.monotonic()
+        super().__init__(Encoded(b"", []), term, wants_acks=wants_acks, deadline=now + timeout_s, since=now)
         self._loop = loop
         self._encoded: list[Encoded] = []
         #: The future of each task, with the number of its changes.
@@ -245,6 +247,8 @@ class _Batch(Waiting):
         self._size += len(json) + 1
         self.changes += changes
         self._futures.append((future, len(changes)))
+        if tracing.active is not None:
+            self.traced += tracing.active.carried()
         if keyed:
             self.keyed = True
         else:

@@ -6,16 +6,21 @@ The bases of `Node` that bring calls of one kind have this one in common (`async
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .. import tracing
 from ..errors import ChangeRejected, ChangeTooLarge, CheckFailed, ConfigError, NotRunning, ResultNotKept
+from ..metrics.node_metrics import NodeMetrics
+from ..runtime.request_writes import NOTED
 from ..state import ReplicatedState
 from .acks import Level
 from .commit_queue import BATCH_CHANGES_MAX
 from .facts import NodeFacts
+from .measuring import metrics_of
 from .running import NodeSetup, RunningNode
 
-__all__ = ["NodeCalls", "ResultT", "StateT", "are_rejected", "check_fits", "checked", "result_of"]
+__all__ = ["NodeCalls", "ResultT", "StateT", "are_rejected", "check_fits", "checked", "noting", "result_of"]
 
 #: What `apply` gives for a change that says so (`state/changes.py`).
 ResultT = TypeVar("ResultT")
@@ -35,6 +40,15 @@ class NodeCalls(NodeFacts):
     def __init__(self, setup: NodeSetup, *, http: str) -> None:
         super().__init__(setup, http=http)
         self._ack = setup.options.level
+
+    def metrics(self) -> list[NodeMetrics]:
+        """What it tells Prometheus (`replicator.metrics`), and what the other nodes of its host do."""
+        host = getattr(self._setup.scheduler, "metrics", None)
+        return host() if host is not None and self._begun is not None else [self.own_metrics()]
+
+    def own_metrics(self) -> NodeMetrics:
+        """Of this node alone."""
+        return metrics_of(self, self._setup, self._begun)
 
     def _started(self) -> RunningNode:
         running = self._begun
@@ -111,3 +125,11 @@ def checked(results: list[Any]) -> list[Any]:
 def check_fits(changes: Sequence[Any]) -> None:
     if len(changes) > BATCH_CHANGES_MAX:
         raise ChangeTooLarge(problem=f"there are {len(changes)}, a record takes {BATCH_CHANGES_MAX}")
+
+
+def noting(running: RunningNode) -> AbstractContextManager[object]:
+    """What changes are submitted in: the request that is under way knows of them, and they are traced if that is on."""
+    active = tracing.active
+    if active is None:
+        return NOTED
+    return active.submitting(running.replica.group, running.replica.node_state.me.node, NOTED)

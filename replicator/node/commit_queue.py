@@ -11,9 +11,10 @@ import logging
 import math
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
+from .. import tracing
 from ..errors import LogUnavailable, OutcomeUnknown, ReplicatorError
 from ..format.acts import encode_version
 from ..format.codec import CHANGE_BYTES_MAX, Encoded, encode_changes, jsons_of
@@ -29,6 +30,9 @@ from .writer import RecordWriter, now_ms
 __all__ = ["BATCH_CHANGES_MAX", "CommitQueue"]
 
 logger = logging.getLogger(__name__)
+
+#: What most records are written in.
+NOT_TRACED = nullcontext()
 
 #: One record carries at most this many changes, so that no standby works on one for long.
 BATCH_CHANGES_MAX = 1000
@@ -55,6 +59,7 @@ class CommitQueue:
         self._writer = writer
         self._check = ChangeCheck(writer, applied)
         self._write_lock = writer.write_lock
+        self._counters = writer.counters
         self._queue: deque[Waiting] = deque()
 
     def submit(
@@ -64,8 +69,11 @@ class CommitQueue:
 
         See `Node.submit` for what it raises.
         """
-        deadline = time.monotonic() + timeout_s
-        waiting = Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline)
+        now = time.monotonic()
+        deadline = now + timeout_s
+        waiting = Sleeper(encoded, term, wants_acks=wants_acks, deadline=deadline, since=now)
+        if tracing.active is not None:
+            waiting.traced = tracing.active.carried()
         if self._takes_lock(waiting, is_queued=False):  # nobody else writes, so it never sleeps
             return waiting.outcome
         waiting.may_sleep()
@@ -160,12 +168,16 @@ class CommitQueue:
 
     def give_up(self, waiting: Waiting) -> ReplicatorError:
         """Take it out of the queue; what to tell its submitter, which cannot wait any longer."""
+        error: ReplicatorError
         try:
             self._queue.remove(waiting)
+            problem = "earlier writes are still waiting; nothing was written"
+            error = LogUnavailable(url=self._writer.url, problem=problem)
         except ValueError:
             # It is on its way, or done: whoever has it will say.
-            return OutcomeUnknown(url=self._writer.url, problem="the answer to an earlier write is still due")
-        return LogUnavailable(url=self._writer.url, problem="earlier writes are still waiting; nothing was written")
+            error = OutcomeUnknown(url=self._writer.url, problem="the answer to an earlier write is still due")
+        self._counters.failed(error, 1)
+        return error
 
     def _commit_queued(self, until: float = math.inf) -> None:
         """Commit what goes into one record. The caller holds the write lock, and has no longer than `until`."""
@@ -215,6 +227,8 @@ class CommitQueue:
         return [waiting for waiting in batch if waiting.deadline <= now]
 
     def _finish(self, batch: list[Waiting], results: list[Any], error: ReplicatorError | None) -> None:
+        if error is not None and batch:
+            self._counters.failed(error, len(batch))
         finish(batch, self._writer.node_state.view.position.id, results, error)
 
     def _of_this_term(self, batch: list[Waiting], term: int) -> list[Waiting]:
@@ -257,6 +271,7 @@ class CommitQueue:
         changes = written[0].changes if len(written) == 1 else [each for some in written for each in some.changes]
         jsons = jsons_of(written, keyed=keyed)
         codec, body, digest = encode_changes(jsons, "keyed") if keyed else encode_changes(jsons)
+        append = self._traced(batch, len(changes)) if tracing.active is not None else None
         record = node_state.change(
             codec=codec,
             body=body,
@@ -264,5 +279,16 @@ class CommitQueue:
             count=len(changes),
             at=now_ms(),
             wants_acks=wants_acks,
+            trace="" if append is None else append.header,
         )
-        return self._writer.write(record, until=until, changes=changes)
+        since = [waiting.since for waiting in batch] if self._counters.timings is not None else ()
+        with append.of(record.id) if append is not None else NOT_TRACED:
+            return self._writer.write(record, until=until, changes=changes, since=since)
+
+    def _traced(self, batch: list[Waiting], changes: int) -> tracing.Append | None:
+        """The span of a record with the changes of this batch, if any of its callers is traced."""
+        callers, active = [each for waiting in batch for each in waiting.traced], tracing.active
+        if active is None or not callers:
+            return None
+        node_state = self._writer.node_state
+        return active.append(callers, group=self._writer.group, node=node_state.me.node, changes=changes)

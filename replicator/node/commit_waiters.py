@@ -35,11 +35,29 @@ class Waiting:
     """Changes in the queue that go into one record, and what became of them."""
 
     __slots__ = (
-        "changes", "deadline", "done", "error", "id", "json", "keyed", "results", "term", "wants_acks", "withheld",
+        "changes",
+        "deadline",
+        "done",
+        "error",
+        "id",
+        "json",
+        "keyed",
+        "results",
+        "since",
+        "term",
+        "traced",
+        "wants_acks",
+        "withheld",
     )  # fmt: skip
 
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float = math.inf) -> None:
+    def __init__(
+        self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float = math.inf, since: float = 0.0
+    ) -> None:
         self.json, self.changes, self.keyed = encoded
+        #: When they were submitted (`time.monotonic`).
+        self.since = since
+        #: In which spans they were (`tracing.Tracing.carried`).
+        self.traced: tuple[Any, ...] = ()
         #: When their submitter wants to be told (`time.monotonic`), whatever became of them.
         self.deadline = deadline
         #: For so many standbys they wait.
@@ -100,8 +118,10 @@ class Sleeper(Waiting):
 
     __slots__ = ("_asleep", "has_lock")
 
-    def __init__(self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float) -> None:
-        super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline)
+    def __init__(
+        self, encoded: Encoded, term: int | None, *, wants_acks: int, deadline: float, since: float = 0.0
+    ) -> None:
+        super().__init__(encoded, term, wants_acks=wants_acks, deadline=deadline, since=since)
         #: It commits for all, and is awake.
         self.has_lock = False
         #: None: it does not sleep.

@@ -27,6 +27,7 @@ from .handover import Handover
 from .identity import Name, check_log_is_mine
 from .lease_keeper import LeaseKeeper
 from .marker_schedule import MarkerSchedule
+from .memory_watch import MemoryWatch
 from .observer import Observer
 from .problems import UNHEALTHY
 from .reporter import Reporter
@@ -80,6 +81,9 @@ class HaLoop:
         self._state_writer = StateWriter(replica, problems, name=self._name)
         self._markers = MarkerSchedule(parts.primary.commits, problems, every_s=policy.verify_every_s, name=self._name)
         self._divergence = DivergenceWatch(replica, self.reporter.heartbeat, wake=wake)
+        self.memory_watch = MemoryWatch(
+            log, is_wanted=lambda: replica.counters.timings is not None, now=self.observer.now
+        )
         self._log_once = LogOnce(logger)
         #: When it asked for a snapshot.
         self._asked_at = float("-inf")
@@ -177,6 +181,7 @@ class HaLoop:
         self._replica.flush()  # whether a snapshot is due is asked of what is on disk
         self._watch_states()
         self._do_what_it_owes()
+        self.memory_watch.keep()
         return self._pause_s(started)
 
     def join(self) -> None:

@@ -41,6 +41,7 @@ from typing import Unpack
 from ..errors import ConfigError, NoThread
 from ..log.finders import is_cluster
 from ..log.redis_log import Connections, RedisLog
+from ..metrics.node_metrics import NodeMetrics
 from ..runtime import checks
 from ..runtime.process import Owner
 from ..runtime.threads import started
@@ -164,6 +165,13 @@ class Host:
             node.stop()
             raise
         return node
+
+    def metrics(self) -> list[NodeMetrics]:
+        """What all of its nodes tell Prometheus (`replicator.metrics`), by group."""
+        self._owner.check()
+        with self._lock:
+            nodes = [node for node in self._nodes if not node._setup.stopping.is_set()]
+        return [node.own_metrics() for node in sorted(nodes, key=lambda each: (each.group, each.name))]
 
     def _check_open(self) -> None:
         if self._closing:

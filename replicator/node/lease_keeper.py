@@ -105,6 +105,8 @@ class LeaseKeeper:
                 self._replica.known.moved.notify_all()
             return
         self._lease.lost()
+        if reply.code is Code.FENCED:
+            self._replica.counters.fenced["renew"] += 1
         if self._is_over(node_state, reply):
             self._replica.known.refused(reply)
             what = f"the lease was refused ({reply.code.value}): {reply.node} holds term {reply.term}"

@@ -32,7 +32,7 @@ from ..state.contract import check_state
 from ..storage.payload import Published
 from .acks import Level
 from .async_calls import AsyncCalls
-from .calls import ResultT, StateT, are_rejected, check_fits, checked, result_of
+from .calls import ResultT, StateT, are_rejected, check_fits, checked, noting, result_of
 from .environment import named_by_variable, settings_of
 from .fresh_read import catch_up
 from .handover import Handover
@@ -428,7 +428,7 @@ def _committed(
 ) -> list[Any]:
     deadline = time.monotonic() + timeout_s
     commits = running.primary.commits
-    with NOTED:
+    with noting(running):
         id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
     if level.kind != "appended" and not are_rejected(results):
         running.acks.wait(level, id_, deadline - time.monotonic())

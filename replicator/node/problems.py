@@ -78,6 +78,11 @@ class Problems:
         known = self._known.copy().items()
         return {REDIS if isinstance(problem, LogUnavailable) else name: str(problem) for name, problem in known}
 
+    @property
+    def known(self) -> dict[str, ReplicatorError]:
+        """All of them, by the part that found each."""
+        return self._known.copy()
+
     def get(self, name: str) -> ReplicatorError | None:
         return self._known.get(name)
 

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from ..format.ids import ZERO_ID, RecordId
 from ..format.patch import CODEC, cut
 from ..format.records import PartRecord
 from ..format.snapshot_parts import Cutter
+from ..metrics.counters import phase
 from ..protocol.node_state import NodeState, Snapshot
 from ..protocol.snapshot_due import NEVER, snapshot_is_due
 from ..replica.ledger import LedgerImage
@@ -71,13 +73,25 @@ class Publisher:
                 if max(replica.saved.snapshot_bytes, replica.saved.changes_bytes) >= HOLD_COLLECTOR_FROM_BYTES:
                     collector.hold()
                 backoff = Backoff(RESEND_S, RESEND_S_MAX)
-                while not self._publish_once(collector, until):
+                while not self._counted(collector, until):
                     self._log_once.tell("snapshot", logging.WARNING, "the snapshot was interrupted; it begins anew")
                     time.sleep(max(0.0, min(backoff.failed(), until - time.monotonic())))
                 self._log_once.over("snapshot")
             self._published_at = time.monotonic()
             self._published_in_s = self._published_at - began
-        self._writer.sweep(until)
+        with phase(self._replica.counters.snapshot_s, "sweep"):
+            self._writer.sweep(until)
+
+    def _counted(self, collector: HeldCollector, until: float) -> bool:
+        counters, sent = self._replica.counters, False
+        try:
+            sent = self._publish_once(collector, until)
+        finally:
+            if sent:
+                counters.snapshots += 1
+            else:
+                counters.snapshot_failures += 1
+        return sent
 
     def rehearse(self) -> None:
         """Draw a snapshot and send nothing. Raises what drawing it raises.
@@ -101,17 +115,19 @@ class Publisher:
         )
 
     def _publish_once(self, collector: HeldCollector, until: float) -> bool:
-        replica, began = self._replica, time.monotonic()
+        replica, began, seconds = self._replica, time.monotonic(), self._replica.counters.snapshot_s
         with self._writer.held(replica.write_lock, until):
             node_state = self._writer.check_holds(until)
-            with self._writer.held(replica.applied.lock, until):
+            with self._writer.held(replica.applied.lock, until), phase(seconds, "begin"):
                 snapshot = node_state.begin_snapshot()
                 pieces, ledger = replica.pieces(), replica.applied.ledger.image()
         if node_state.view.skipped != ZERO_ID:
             ledger = self._writer.rejecting(ledger, node_state.view.skipped)
         parts = _Parts(pieces, replica.snapshot_bytes_max, ledger)
-        for index, body in enumerate(parts):
-            with self._writer.held(replica.write_lock, until):
+        bodies = enumerate(parts)
+        while (drawn := _next(bodies, seconds)) is not None:
+            index, body = drawn
+            with self._writer.held(replica.write_lock, until), phase(seconds, "send"):
                 node_state = self._writer.check_holds(until, snapshot.term)
                 try:
                     part = self._part(node_state, snapshot, parts, index, body)
@@ -247,6 +263,12 @@ class Publisher:
             at=now_ms(),
             wants_acks=wants_acks if count else 0,
         )
+
+
+def _next(bodies: Iterator[tuple[int, bytes]], seconds: defaultdict[str, float]) -> tuple[int, bytes] | None:
+    """The next part of a snapshot and its number; None: that was all. The time counts as that of drawing it."""
+    with phase(seconds, "draw"):
+        return next(bodies, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ class RecordWriter:
     """
 
     def __init__(self, log: Log, replica: Replica, lease: Lease, *, patience_s: float) -> None:
+        self.counters = replica.counters
         self._log = log
         self._replica = replica
         self._lease = lease
@@ -101,6 +102,11 @@ class RecordWriter:
         change, reason = self._log.find(skipped), self._replica.skipping.reason
         return with_rejections(ledger, change, reason) if isinstance(change, ChangeRecord) else ledger
 
+    @property
+    def group(self) -> str:
+        """Whose node this is."""
+        return self._replica.group
+
     def sweep(self, until: float) -> None:
         """Have the log delete what a snapshot cut, a slice at a time.
 
@@ -123,6 +129,7 @@ class RecordWriter:
             raise NotPrimary("{node} holds the term, but the log does not have its state yet; try again soon",
                              node=node_state.me.node)  # fmt: skip
         if not self._lease.held:
+            self.counters.fenced["lease"] += 1
             raise LeaseLost(node=node_state.me.node)
         return node_state
 
@@ -140,6 +147,7 @@ class RecordWriter:
     def other_term(self, meant: int | None) -> Fenced:
         """For what was meant for another term than the present one."""
         node_state = self._replica.node_state
+        self.counters.fenced["submit"] += 1
         return Fenced(meant or 0, node_state.view.term, node_state.me.node)
 
     @contextmanager
@@ -203,11 +211,22 @@ class RecordWriter:
         rebase: bool = False,
         changes: list[Any] | None = None,
         bodies: Sequence[bytes] = (),
+        since: Sequence[float] = (),
     ) -> list[Any]:
-        """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`."""
+        """Send a record, and fold it once it is in the log. `changes`, `bodies`: see `Replica.commit`. `since`: when
+        those whose changes it has had submitted them.
+        """
         sent = Sent(record, rebase)
+        if (timings := self.counters.timings) is None:
+            prepared = self._send(sent, uncertain=False, until=until)
+            return self._fold(sent, prepared, changes=changes, bodies=bodies)
+        began = time.monotonic()
         prepared = self._send(sent, uncertain=False, until=until)
-        return self._fold(sent, prepared, changes=changes, bodies=bodies)
+        there = time.monotonic()
+        results = self._fold(sent, prepared, changes=changes, bodies=bodies)
+        if isinstance(record, ChangeRecord):
+            timings.wrote((since, record.count, began, there, time.monotonic()))
+        return results
 
     def _fold(
         self,
@@ -217,8 +236,12 @@ class RecordWriter:
         changes: list[Any] | None = None,
         bodies: Sequence[bytes] = (),
     ) -> list[Any]:
+        record = sent.record
         try:
-            return self._replica.commit(sent.record, prepared=prepared, changes=changes, bodies=bodies)
+            results = self._replica.commit(record, prepared=prepared, changes=changes, bodies=bodies)
+            size = len(record.header) + len(record.body)
+            self.counters.appended(record.count if isinstance(record, ChangeRecord) else None, size)
+            return results
         except CheckpointError:
             # It is in the log, and not here yet: that comes before anything else that is written.
             self.unresolved = sent
@@ -292,6 +315,8 @@ class RecordWriter:
         assert reply is not None
         assert outcome is not None
         self._replica.known.refused(reply)
+        if reply.code is Code.FENCED:
+            self.counters.fenced["append"] += 1
         if write.next is Next.FOLD:
             return
         kind = f"{outcome.value} ({reply.code.value})"

@@ -205,11 +205,20 @@ class NodeState(NamedTuple):
         return self.is_primary and election.owes_snapshot(self.view, heartbeats, self.snapshot_end)
 
     def change(
-        self, *, codec: str, digest: str, count: int, body: bytes, at: int, wants_acks: int = 0, version: int = 0
+        self,
+        *,
+        codec: str,
+        digest: str,
+        count: int,
+        body: bytes,
+        at: int,
+        wants_acks: int = 0,
+        version: int = 0,
+        trace: str = "",
     ) -> ChangeRecord:
         """Make the record that carries these changes, right after its position. Only of a primary.
 
-        `version`: the one to which it raises the group; 0: it does not.
+        `version`: the one to which it raises the group; 0: it does not. `trace`: see `ChangeRecord`.
         """
         assert self.is_primary
         return seal_change(
@@ -223,6 +232,7 @@ class NodeState(NamedTuple):
             body=body,
             wants_acks=wants_acks,
             version=version,
+            trace=trace,
         )
 
     def begin_snapshot(self, *, replaces: bool = False) -> Snapshot:

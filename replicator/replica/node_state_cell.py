@@ -26,6 +26,9 @@ class NodeStateCell:
         self.before_it_leads: Callable[[], None] | None = None
         #: Called under `moved`, after another term, holder, role or sync. They take no time.
         self.turned: list[Callable[[], None]] = []
+        #: How often Redis was found to be in another run, and the one that it was in last.
+        self.run_changes = 0
+        self._run = node_state.run
         #: Whether a refusal put it out of sync since somebody began to fold.
         self._lost_sync = False
         #: What that somebody folds into.
@@ -43,6 +46,9 @@ class NodeStateCell:
     def talks_to(self, run: str, *, log_lost: bool = False) -> None:
         """Redis is in this run, and has the log or not."""
         with self.moved:
+            if run:
+                self.run_changes += self._run not in ("", run)
+                self._run = run
             self._become(self.node_state.talks_to(run, log_lost=log_lost))
 
     def beaten(self) -> None:

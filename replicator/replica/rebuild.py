@@ -17,12 +17,13 @@ from ..errors import ChangeTooLarge, CorruptRecord, NotJSON, SnapshotFailed, Sna
 from ..format.ids import ORIGIN, ZERO_ID, RecordId
 from ..format.records import PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
+from ..metrics.counters import Counters, phase
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.log_once import LogOnce
 from ..storage.checkpoint import Step
-from ..storage.fork_writer import StateInFork
+from ..storage.fork_writer import StateInFork, forks_in
 from .applied_state import AppliedState
 from .divergence import Divergence
 from .node_state_cell import NodeStateCell
@@ -46,10 +47,13 @@ class Rebuild:
         applied: AppliedState,
         saved: SaveQueue,
         divergence: Divergence,
+        counters: Counters,
         *,
         snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
     ) -> None:
         self._divergence = divergence
+        self._counters = counters
+        counters.forks, counters.newest_fork_at = forks_in(saved.checkpoint.data_dir)
         self.known = known
         self.applied = applied
         self.saved = saved
@@ -96,15 +100,18 @@ class Rebuild:
             self.pass_by(last, before, after, SnapshotRefused(id=last.id, problem=problem))
             return
         self.saved.flush()  # what this node wrote last, while it led, belongs into a fork as well
-        self._keep_fork(last, before, after)
+        with phase(self._counters.restore_s, "fork"):
+            self._keep_fork(last, before, after)
         try:
-            rebuild(last, partial(self.saved_and_swapped, step, after))
+            with self._counters.restoring():
+                rebuild(last, partial(self.saved_and_swapped, step, after))
         except Dropped:
             logger.info("stopping before the snapshot of %s that ends at %s was restored", last.node, last.id)
             return
         except CorruptRecord as problem:
             self.pass_by(last, before, after, problem)
             return
+        self._counters.restores += 1
         self._divergence.over()
         self._log_once.over("snapshot")
         logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
@@ -117,6 +124,7 @@ class Rebuild:
         if parted_id is not None:
             why = f"replaced by the snapshot {last.id} of {last.node}"
             fork = self.saved.checkpoint.write_fork(why, parted_id)
+            self._counters.forked()
             logger.warning(
                 "this node had changes after %s that the group's history has not: kept as a fork in %s",
                 parted_id,
@@ -138,6 +146,7 @@ class Rebuild:
         except (StateError, SnapshotFailed, NotJSON, ChangeTooLarge) as problem:
             logger.warning("the state cannot be drawn (%s); its snapshot and its changes are kept instead", problem)
             fork = write()
+        self._counters.forked()
         logger.warning("the state of this node is replaced by a snapshot (%s): kept as a fork in %s", why, fork)
 
     def pass_by(self, record: Record, before: View, after: NodeState, problem: CorruptRecord) -> None:
@@ -145,6 +154,7 @@ class Rebuild:
 
         Out of sync after the record, this node will get a snapshot.
         """
+        self._counters.restores_passed_by += 1
         text = f"{problem}; waiting for another snapshot"
         self._log_once.tell("snapshot", logging.ERROR, text, kind="passed by")
         view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
@@ -164,8 +174,9 @@ class Rebuild:
 
         Saved when the pieces proved right, and before the state swaps them in: a disk that refuses leaves it as it was.
         """
-        self.saved.save([step])
-        with self.applied.lock:
+        with phase(self._counters.restore_s, "save"):
+            self.saved.save([step])
+        with self.applied.lock, phase(self._counters.restore_s, "swap"):
             yield
             if self._divergence.given_up:
                 self.applied.was_replaced()

@@ -26,14 +26,17 @@ cost a node the same: its last moment, at the border of a record, and no term.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from .. import tracing
 from ..errors import CorruptRecord, Stalled, StateError, UpgradeNeeded
 from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, TermRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
+from ..metrics.counters import Counters
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..protocol.saving import may_be_forgotten
@@ -86,22 +89,25 @@ class Replica:
         rejects_errors: bool = False,
     ) -> None:
         self.write_lock = WriteLock()
+        self.counters = Counters()
         self.known = NodeStateCell(NodeState(me=me, view=View()))
         self.applied = AppliedState(state, me.node, reads=reads, rejects_errors=rejects_errors)
-        self.saved = SaveQueue(checkpoint, boot=me.boot)
+        self.saved = SaveQueue(checkpoint, boot=me.boot, counters=self.counters)
         #: Stale records that were ignored since the start.
         self.rejected = 0
         self._log_once = LogOnce(logger)
         self.divergence = Divergence(checkpoint)
         self._rebuild = Rebuild(
-            self.known, self.applied, self.saved, self.divergence, snapshot_bytes_max=snapshot_bytes_max
+            self.known, self.applied, self.saved, self.divergence, self.counters, snapshot_bytes_max=snapshot_bytes_max
         )
         self._updater = updater(self._rebuild)
         #: What it does after it stalled at a change.
         self.skipping = Skipping(self.known, self.applied, self.saved, partial(self._updater.load, again=True))
         loaded = checkpoint.load()
         if loaded is not None:
+            began = time.monotonic()
             view = self._updater.load(loaded.view)
+            self.counters.load_s = time.monotonic() - began
             if self.stalled and self.divergence.given_up and loaded.view.version in reads:
                 view = loaded.view  # it waits for a snapshot, as it did before
                 self.applied.given_up()
@@ -114,6 +120,11 @@ class Replica:
     def node_state(self) -> NodeState:
         """This node as the protocol sees it."""
         return self.known.node_state
+
+    @property
+    def group(self) -> str:
+        """Whose state it is."""
+        return self.saved.checkpoint.group
 
     @property
     def snapshot_bytes_max(self) -> int:
@@ -225,6 +236,9 @@ class Replica:
         saves_first = not forgets or any(map(self._updater.saves_first, steps))
         if saves_first:
             self.saved.save(steps, synced=not forgets)
+        timings, began = self.counters.timings, time.monotonic()
+        traced = tracing.active
+        began_ns = time.time_ns() if traced is not None else 0
         with self.applied.lock:
             for step, changes in work:
                 if step.verdict is Verdict.APPLY:
@@ -239,6 +253,10 @@ class Replica:
                 before = step.view
             self.known.adopt(node_state)
             self.applied.version = node_state.view.version
+        if timings is not None and (written := _stamps(steps)):
+            timings.followed(len(steps), time.monotonic() - began, written)
+        if traced is not None:
+            self._trace(traced, steps, began_ns)
         self._updater.build(work)
 
     def _tell(self, step: Step, before: View) -> None:
@@ -256,6 +274,12 @@ class Replica:
             logger.warning("term %d: %s leads (%s, asked by %s)", record.id.term, record.node, record.reason, record.by)
         if before.in_sync and not step.view.in_sync:
             logger.warning("out of sync after %s, at %s; waiting for a snapshot", before.position.id, record)
+
+    def _trace(self, traced: tracing.Tracing, steps: Sequence[Step], began_ns: int) -> None:
+        for record, verdict, _ in steps:
+            if isinstance(record, ChangeRecord) and record.trace and verdict is Verdict.APPLY:
+                node = self.node_state.me.node
+                traced.applied(record.trace, group=self.group, node=node, position=record.id, began_ns=began_ns)
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
@@ -289,6 +313,8 @@ class Replica:
         if verdict is Verdict.APPLY and changes is None:
             changes = changes_of(record)
         results: list[Any] = []
+        traced = tracing.active
+        began_ns = time.time_ns() if traced is not None else 0
         with self.applied.lock:
             try:
                 if verdict is Verdict.APPLY:
@@ -301,6 +327,8 @@ class Replica:
                 if verdict is Verdict.APPLY and self.node_state.view.position != step.view.position:
                     self.applied.interrupted(record.id, interrupt)
                 raise
+        if traced is not None:
+            self._trace(traced, [step], began_ns)
         return results
 
     # --- its state ---------------------------------------------------------------------------------------------------
@@ -358,3 +386,8 @@ class Replica:
         """The node stops: a restore that is under way is given up, and done at the next start."""
         self._rebuild.closed = True
         self._updater.close()
+
+
+def _stamps(steps: Sequence[Step]) -> list[int]:
+    """When the changes that were applied had been written (unix ms)."""
+    return [step.record.at for step in steps if step.verdict is Verdict.APPLY and isinstance(step.record, ChangeRecord)]

@@ -7,6 +7,7 @@ goes to the disk together, in one transaction. What must not be forgotten takes 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from ..errors import CheckpointError
 from ..format.records import ChangeRecord, PartRecord, Record
+from ..metrics.counters import Counters
 from ..protocol.fold import View
 from ..storage.checkpoint import Checkpoint, Step
 
@@ -48,11 +50,13 @@ class _Weight(NamedTuple):
 class SaveQueue:
     """A checkpoint, and the steps that wait for it. Saves happen in the order of the folds, under a lock of their own.
 
-    `boot`: whose the checkpoint is from now on.
+    `boot`: whose the checkpoint is from now on. `counters`: of the node.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, boot: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, boot: str, counters: Counters | None = None) -> None:
         self.checkpoint = checkpoint
+        self._counters = counters or Counters()
+        self._counters.checkpoint_bytes = checkpoint.file_bytes
         self._boot = boot
         self._disk = threading.Lock()
         self._unsaved: deque[Step] = deque()
@@ -75,7 +79,10 @@ class SaveQueue:
         every = [*waiting, *steps]
         if not every:
             return
+        began = time.monotonic()
         self.checkpoint.save(every[-1].view, every, boot=self._boot, synced=synced)
+        if (timings := self._counters.timings) is not None:
+            timings.saved(time.monotonic() - began, synced=synced)
         # Not before: what is applied stays here until it is saved, and nothing that comes after it is saved without it.
         for _ in waiting:
             self._unsaved.popleft()
@@ -107,7 +114,15 @@ class SaveQueue:
     def flush(self) -> None:
         """Save what was applied and is not on disk yet, and sync what was saved."""
         self.save([], synced=False)
+        if self._counters.timings is not None:
+            self._counters.timings.settle()
+        began, had_all = time.monotonic(), self.checkpoint.is_synced
         self.checkpoint.sync()
+        if had_all:
+            return
+        if (timings := self._counters.timings) is not None:
+            timings.saved(time.monotonic() - began, synced=True)
+        self._counters.checkpoint_bytes = self.checkpoint.file_bytes
 
     @property
     def is_flushed(self) -> bool:

@@ -213,6 +213,17 @@ class Checkpoint:
         """Bytes of the bodies of the payload's parts."""
         return self._saved.payload.run.size if self._saved.payload else 0
 
+    @property
+    def group(self) -> str:
+        """Of whose node it is."""
+        return self._saved.group
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file and of its WAL. It asks the disk, which may hang."""
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        return sum(disk.size_of(path) for path in (self.path, wal))
+
     # --- writing ---
 
     def save(self, view: View, steps: Sequence[Step] = (), *, boot: str, synced: bool = True) -> None:

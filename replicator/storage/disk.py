@@ -24,6 +24,7 @@ __all__ = [
     "open_lock",
     "opener",
     "publish",
+    "size_of",
     "sync",
     "sync_descriptor",
     "take_after",
@@ -97,6 +98,14 @@ def publish(draft: Path, path: Path) -> None:
     sync(draft)
     os.replace(draft, path)
     sync(path.parent)
+
+
+def size_of(path: Path) -> int:
+    """In bytes; 0 if it is not there, or cannot be seen."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -20,7 +20,7 @@ from replicator.storage import disk
 from replicator.storage.checkpoint_file import GIVEN_UP, Payload, Run, Saved, Staged
 from replicator.storage.database_files import create, discard, unused, utc_now
 
-__all__ = ["UNFINISHED", "StateInFork", "copy_database", "finish_fork"]
+__all__ = ["UNFINISHED", "StateInFork", "copy_database", "finish_fork", "forks_in"]
 
 #: What a node that was killed while it wrote one may have left.
 UNFINISHED = "new.sqlite"
@@ -46,6 +46,14 @@ def copy_database(db: sqlite3.Connection, forks: Path) -> Path:
     create(draft)
     db.execute("VACUUM INTO ?", (str(draft),))
     return draft
+
+
+def forks_in(data_dir: Path) -> tuple[int, float]:
+    """How many forks a node has on its disk, and when the newest was written (unix s); 0 if there is none."""
+    with contextlib.suppress(OSError):  # it is for people: no start fails for that
+        found = [path for path in (data_dir / "forks").glob("*.sqlite") if path.name != UNFINISHED]
+        return len(found), max((path.stat().st_mtime for path in found), default=0.0)
+    return 0, 0.0
 
 
 def finish_fork(

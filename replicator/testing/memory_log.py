@@ -17,7 +17,7 @@ import time
 from ..errors import CorruptRecord, LogUnavailable
 from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, parse
-from ..log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize
+from ..log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize, Memory
 from ..log.memory_redis import MemoryRedis, MemoryState
 from ..protocol.group import Claim, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
@@ -144,6 +144,9 @@ class MemoryLog:
         with self._reach():
             entries = self.server.state.entries
             return LogSize(len(entries), sum(len(entry.header or b"") + len(entry.body or b"") for entry in entries))
+
+    def memory(self) -> Memory | None:
+        return None
 
     def newest_request(self) -> str:
         with self._reach():

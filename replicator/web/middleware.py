@@ -32,6 +32,7 @@ from ..format.ids import RecordId
 from ..runtime.request_writes import CURRENT, Writes
 from .failures import Answer, Failure, Full, Refusal, answer_of, failure_of, half_done, problem
 from .head import POSITION, Head
+from .metrics import metrics_answer
 from .options import Options
 from .probes import METHODS, PROBES, PROBLEM_DETAILS
 from .redirect import on_the_primary, redirect_of, redirect_to
@@ -99,6 +100,7 @@ class Middleware:
     def __init__(self, node: ServedNode[Any], options: Options) -> None:
         self.node = node
         self.options = options
+        self._metrics = options.metrics_path
         self._cookie = options.cookie
         self._probes = options.probe_paths
 
@@ -107,6 +109,8 @@ class Middleware:
     def before(self, visit: Visit) -> Steps:
         """Raises what comes to an answer by `answer`: `Refusal`, and what nodes raise."""
         head, options = visit.head, self.options
+        if head.path == self._metrics:
+            return metrics_answer(self.node, head.method, self.render)
         if head.path in self._probes:
             yield from self._asked_for(head)
             return self._probed(head)

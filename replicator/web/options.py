@@ -37,6 +37,7 @@ class Keywords(TypedDict, total=False):
     cookie: Cookie | None
     health: str | None
     probes: Collection[str]
+    metrics: bool
     wait_timeout_s: float
     primary_within_s: float
     forward_timeout_s: float
@@ -55,8 +56,9 @@ class Options:
     redirect. `is_write(method, path)`: which ones these are, if not all but GET, HEAD, OPTIONS and TRACE. `cookie`:
     None for none. `health`: what is before `/health`, `/ready`, `/primary` and the like; None: they are not served.
     `probes`: which of them are, if not all (`probes.py`): `("health", "ready")` for an application that has a
-    `/history` of its own. `wait_timeout_s`: how long a request may wait for a position. `primary_within_s`: how long a
-    write waits for a primary while nobody leads.
+    `/history` of its own. `metrics`: whether `/metrics` is served beside them (`replicator.metrics`); an
+    application that has its own says False, and registers a `NodeCollector`. `wait_timeout_s`: how long a request may
+    wait for a position. `primary_within_s`: how long a write waits for a primary while nobody leads.
     `forward_timeout_s`: for the primary to answer what was forwarded. `answers`: what errors come to, by class.
     `errors`: how that is written down; `failures.plain` for `{"error", "field", "message"}`. Raises `ConfigError`.
     """
@@ -66,6 +68,7 @@ class Options:
     cookie: Cookie | None = field(default_factory=Cookie)
     health: str | None = ""
     probes: Collection[str] = tuple(PROBES)
+    metrics: bool = True
     wait_timeout_s: float = WAIT_TIMEOUT_S
     primary_within_s: float = PRIMARY_WITHIN_S
     forward_timeout_s: float = FORWARD_TIMEOUT_S
@@ -83,6 +86,7 @@ class Options:
         for setting in ("is_write", "errors"):
             if not callable(getattr(self, setting)):
                 raise ConfigError(setting=setting, problem="is not a function")
+        checks.flag("metrics", self.metrics)
         if self.health is not None and self.health and not checks.line("health", self.health).startswith("/"):
             raise ConfigError(setting="health", problem=f"{self.health!a} is not the beginning of a path: /internal")
 
@@ -90,3 +94,7 @@ class Options:
     def probe_paths(self) -> Mapping[str, str]:
         """The probes that are served, by their paths."""
         return {} if self.health is None else {f"{self.health.rstrip('/')}/{name}": name for name in self.probes}
+
+    @property
+    def metrics_path(self) -> str | None:
+        return None if self.health is None or not self.metrics else f"{self.health.rstrip('/')}/metrics"

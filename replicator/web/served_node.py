@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from ..metrics.node_metrics import NodeMetrics
+
 __all__ = [
     "FACTS",
     "Facts",
@@ -18,6 +20,7 @@ __all__ = [
     "ServedTerm",
     "ServedUnready",
 ]
+
 
 StateT = TypeVar("StateT", covariant=True)
 
@@ -136,6 +139,10 @@ class ServedNode(Protocol[StateT]):
 
     @property
     def lease_ms(self) -> int | None: ...
+
+    def metrics(self) -> Sequence[NodeMetrics]:
+        """What it tells Prometheus, at once."""
+        ...
 
     async def asubmit(
         self,

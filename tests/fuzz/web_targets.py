@@ -408,6 +408,8 @@ _EXPECTED_ERRORS = {(503, "not_primary"), (504, "wait_timeout")}
 def _check_answer(request: _Request, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
     assert headers.get(b"content-type") == b"application/json", (status, headers, body[:200])
     assert {b"replicator-position", b"replicator-role", b"replicator-term"} <= headers.keys()
+    if request.method == "HEAD" and not body:
+        return  # what the middleware answers itself leaves it out; of what an application gives, a server does
     answer = orjson.loads(body)
     if status >= 300:
         assert answer.keys() >= {"error", "field", "message"}

@@ -24,6 +24,7 @@ from replicator.format.ids import ERA
 from replicator.log.finders import client_for
 from replicator.log.interface import ReadRequest
 from replicator.log.redis_log import Connections, RedisLog
+from replicator.metrics import exposed
 from replicator.node.host import Host
 from replicator.node.scheduler import NodeWork
 from replicator.node.worker_pool import Team
@@ -565,3 +566,17 @@ class TestNoThreads:
         monkeypatch.setattr(threading.Thread, "start", refuse)
         host.close()
         assert node.problem == "stopped"
+
+
+def test_one_scrape_has_all_of_its_groups(host: Host, tmp_path: Path) -> None:
+    nodes = led(nodes_of(host, "a", tmp_path))
+    found = {each.group: each.values for each in host.metrics()}
+    assert set(found) == set(GROUPS)
+    assert all(values["replicator_may_write"] == 1 for values in found.values())
+    _, text = exposed(nodes[GROUPS[3]])  # that of any of them is that of the host
+    assert {f'replicator_may_write{{group="{group}",node="a"}} 1.0' for group in GROUPS} <= set(
+        text.decode().split("\n")
+    )
+    nodes[GROUPS[0]].stop()
+    left = {each.group for each in host.metrics()}
+    assert left == set(GROUPS[1:]), "one that was stopped has left"

@@ -19,6 +19,7 @@ import orjson
 from replicator.errors import Outdated, ReplicatorError
 from replicator.format.codec import encoded_keyed
 from replicator.format.ids import RecordId
+from replicator.metrics import NodeMetrics
 from replicator.node.health import Unready
 from replicator.node.led_terms import LedTerm
 from replicator.node.members import GroupAsSeen, Member, members_of
@@ -89,6 +90,9 @@ class NodeInMemory(Known):
     unready: Unready | None = None
     #: What the next write raises instead.
     failure: Exception | None = None
+
+    def metrics(self) -> list[NodeMetrics]:
+        return []
 
     def __post_init__(self) -> None:
         self.registry = Registry()

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from replicator.errors import NotRunning, PositionLost
+from replicator.metrics import NodeMetrics
 from replicator.node.health import Unready
 from replicator.web import asgi, wsgi
 from tests.support.registry_api import Known, Lag, Position
@@ -49,6 +50,12 @@ class FakeNode(Known):
     waited: list[tuple[str, float]] = field(default_factory=list)
     #: What happens while it waits.
     meanwhile: Callable[[], object] = lambda: None
+
+    #: What it tells Prometheus.
+    found: list[NodeMetrics] = field(default_factory=list)
+
+    def metrics(self) -> list[NodeMetrics]:
+        return self.found
 
     def start(self) -> None:
         if self.refuses_to_start is not None:

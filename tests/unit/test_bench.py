@@ -33,6 +33,7 @@ from bench import (
     keys,
     lease_release,
     loads,
+    metrics,
     middleware,
     one_percent,
     patch,
@@ -171,6 +172,16 @@ def test_fenced_append(setting: Setting) -> None:
     for case in (append.BARE, append.FENCED, append.SUBMIT):
         assert figures[f"{case} per second"] > 0
         assert 0 < figures[f"{case} p50 us"] <= figures[f"{case} p99 us"]
+
+
+def test_metrics(setting: Setting) -> None:
+    sizes = metrics.Sizes(rounds=2, calls=5, seconds=0.05, scrapes=2, groups=2)
+    figures = _figures("metrics", metrics.measure(setting, sizes))
+    for how in ("one thread", "tasks"):
+        for name in (metrics.BARE, metrics.COUNTED, metrics.SCRAPED):
+            assert figures[f"{how}, {name} cpu us"] > 0
+    for name in ("the text", "over HTTP, with the client", "the text of 2 groups"):
+        assert figures[f"{name} ms"] > 0
 
 
 def test_keys(setting: Setting) -> None:

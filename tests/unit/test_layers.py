@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 #: Lowest first. A module may import those of the rows above its own, and within its own package.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("runtime", "format"),
+    ("runtime", "format", "metrics", "tracing"),
     ("protocol", "web"),
     ("log", "storage"),
     ("state", "testing.memory_log", "client"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from replicator.errors import (
     ReplicatorError,
     Stalled,
 )
+from replicator.metrics import NodeMetrics
 from replicator.node.health import Unready
 from replicator.runtime.request_writes import NOTED
 from replicator.web import asgi, wsgi
@@ -462,6 +464,31 @@ def test_health_may_be_elsewhere_or_nowhere(sites: Sites) -> None:
     assert [nowhere.ask("GET", path).text for path in ("/ready", "/health")] == ["here", "here"]
 
 
+def test_metrics_are_served_beside_health(sites: Sites) -> None:
+    node = FakeNode(found=[NodeMetrics("g", "a", {"replicator_term": 5})])
+    answer = sites.of(node).ask("GET", "/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert 'replicator_term{group="g",node="a"} 5.0' in answer.text.splitlines()
+    assert problem_of(sites.of(node).ask("POST", "/metrics"), 405, "wrong_method")
+    assert sites.of(node).ask("HEAD", "/metrics").content == b""
+    assert sites.of(node, health="/internal").ask("GET", "/internal/metrics").text == answer.text
+    assert sites.served == []
+
+
+def test_metrics_may_be_left_to_the_application(sites: Sites) -> None:
+    own = sites.of(FakeNode(), metrics=False)
+    assert own.ask("GET", "/metrics").text == "here"
+    assert own.ask("GET", "/health").json()["position"] == "5-1042"
+    assert sites.of(FakeNode(), health=None).ask("GET", "/metrics").text == "here"
+
+
+def test_without_the_extra_the_answer_names_it(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
+    told = problem_of(sites.of(FakeNode()).ask("GET", "/metrics"), 501, "extra_missing")
+    assert "pip install 'replicator[metrics]'" in told["detail"]
+
+
 # --- Settings ---------------------------------------------------------------------------------------------------------
 
 
@@ -473,6 +500,7 @@ def test_health_may_be_elsewhere_or_nowhere(sites: Sites) -> None:
         {"is_write": "POST"},
         {"cookie": "position"},
         {"health": "internal"},
+        {"metrics": "/metrics"},
         {"wait_timeout_s": "10"},
         {"primary_within_s": -1},
         {"forward_timeout_s": float("inf")},
@@ -542,6 +570,7 @@ def test_a_worker_that_has_the_node_of_its_master_is_told_what_to_do(sites: Site
         asked("GET", "/k"),
         asked("PUT", "/k"),
         asked("GET", "/ready"),
+        asked("GET", "/metrics"),
         asked("GET", "/k", **carrying("1-1")),
         asked("GET", "/", at=needless),
     ):
