@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from replicator.errors import LogUnavailable
+from replicator.format.acts import decode_act
 from replicator.format.ids import (
     N_LEAP,
     ORIGIN,
@@ -29,11 +30,13 @@ from replicator.format.ids import (
     extend_chain,
     next_term,
 )
-from replicator.format.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after
+from replicator.format.records import ACT, HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends, with_end
 from replicator.log.interface import Ack, Confirmation, GroupRequest
+from replicator.log.memory_history import MemoryHistory, Stamp, ending_of
 from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
+from replicator.protocol.history import HistoryEntry
 
 __all__ = ["Entry", "MemoryRedis", "MemoryState"]
 
@@ -68,6 +71,7 @@ class MemoryState:
     beats: tuple[tuple[str, float, bytes], ...] = ()
     requests: tuple[GroupRequest, ...] = field(default=())
     acks: tuple[Ack, ...] = field(default=())
+    history: MemoryHistory = field(default=MemoryHistory(), compare=False)
 
     @property
     def effective_term(self) -> int:
@@ -197,6 +201,9 @@ class MemoryRedis:
         changed = last_change_after(record) or head.changed
         least = _least(head.applied_min, record.wants_acks)
         self._write(head=head._replace(position=record.position, changed=changed, applied_min=least))
+        if record.codec == ACT:
+            act = decode_act(record.body, record.digest, record.version, id_=str(record.id))
+            self._tell("finalize", node=head.node, by=act["by"], version=record.version, id=str(record.id))
         return Reply(Code.OK)
 
     def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
@@ -240,6 +247,7 @@ class MemoryRedis:
         if app and claim.app and claim.app != app:
             return Reply(Code.OTHER_APP, app=app)
         claim = replace(claim, app=app or claim.app, applied_min=least)
+        before = None if state.wrong_head else head
         if anew:
             head, exists = None, False
         if (not exists or head is None) and not (not exists and head is None and claim.new_log_id):
@@ -260,9 +268,20 @@ class MemoryRedis:
         if not claim.writer.node or not claim.writer.boot or len(header) > HEADER_BYTES_MAX:
             problem = "BADRECORD a term record names a node and a boot, and its reason is short"
             raise LogUnavailable(url="memory:", problem=problem)
+        history, now_ms = self._notes, int(self.clock_ms())
+        lease = state.running_lease(now_ms)
+        ended = ending_of(before, claim, history, run=state.run, lease=lease, now_ms=now_ms, anew=anew)
         if anew:
             self._write(head=None, entries=(), last_id=ZERO_ID, exists=False)
-        return self._take_term(claim, head, term, header)
+        reply = self._take_term(claim, head, term, header)
+        if reply.code is Code.OK:
+            by_itself = "takeover" if claim.by == claim.writer.node else "promote"
+            what = claim.what or ("found" if head is None else by_itself)
+            self._write(history=history)
+            of_claim = {"by": claim.by, "reason": claim.reason, "forced": claim.forced, "run": state.run}
+            self._tell(what, **of_claim, **claim.writer._asdict(), **ended, id=str(reply.id))
+            self._write(history=replace(self.state.history, since=self._newest_stamp))
+        return reply
 
     def _take_term(self, claim: Claim, head: Head | None, term: int, header: bytes) -> Reply:
         """The writes of the promote script: term record, head, term key, lease, and the announcement."""
@@ -301,17 +320,21 @@ class MemoryRedis:
         if self.state.lease and self.state.lease.text.holder == _holder_of(writer, term):
             self._write(lease=None)
             self.request("vacant", by=writer.node, node=writer.node)
+            if self.state.head and self.state.head.term == term:
+                self._tell("stop", **writer._asdict(), by=writer.node, reason="it stopped in order")
+                self._write(history=replace(self.state.history, left=self._newest_stamp))
 
     def confirm(self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool) -> Confirmation:
         """The attributes `replicas` and `fsyncs` decide what is confirmed."""
         reply = self.renew(writer, term, lease_ms)
         return Confirmation(reply, (1 if self.fsyncs else 0) if fsynced else min(replicas, self.replicas))
 
-    def pause(self, why: str) -> Reply:
+    def pause(self, why: str, *, by: str = "", reason: str = "") -> Reply:
         if self.state.head is None:
             return Reply(Code.LOST)
         self._write(head=self.state.head._replace(paused=why, paused_at=int(self.clock_ms()) if why else 0))
         self.request("paused", by=why)
+        self._tell("pause" if why else "resume", by=by, reason=reason)
         return Reply(Code.OK)
 
     def ack(self, ack: Ack) -> None:
@@ -332,9 +355,23 @@ class MemoryRedis:
         if head and leads and heartbeat.run == self.state.run:
             self._write(head=head._replace(whole=heartbeat.run, whole_at=int(self.clock_ms())))
 
-    def forget(self, node: str, *, by: str) -> None:
+    def forget(self, node: str, *, by: str, reason: str = "") -> None:
         self._write(beats=tuple(beat for beat in self.state.beats if beat[0] != node))
         self.request("forget", by=by, node=node)
+        self._tell("forget", node=node, by=by, reason=reason)
+
+    def reinit(self, node: str, *, by: str) -> str:
+        id_ = self.request("reinit", by=by, node=node)
+        self._tell("reinit", node=node, by=by)
+        return id_
+
+    def refill_history(self, entries: Sequence[HistoryEntry], *, end: str, node: str) -> str | None:
+        """`refill.lua`."""
+        history = self.state.history
+        if history.end != end:
+            return None
+        self._write(history=history.refilled(entries, node=node))
+        return self.state.history.end
 
     def request(self, what: str, *, by: str, node: str = "") -> str:
         id_ = f"{len(self.state.requests) + 1}-0"
@@ -349,6 +386,8 @@ class MemoryRedis:
         lease = state.running_lease(now_ms)
         marred = state.marred
         head = state.head if state.exists and not state.wrong_head else None
+        if head is not None:
+            head = head._replace(history_count=state.history.count, since=state.history.since.of(head.term))
         look = GroupView(
             run=state.run,
             term=state.effective_term,
@@ -391,6 +430,24 @@ class MemoryRedis:
     def _head(self) -> Head:
         assert self.state.head is not None
         return self.state.head
+
+    @property
+    def _notes(self) -> MemoryHistory:
+        """`read_notes` in history.lua: what the head says of the history goes with it."""
+        return self.state.history if self.state.head is not None else self.state.history.without_head()
+
+    @property
+    def _newest_stamp(self) -> Stamp:
+        entry = self.state.history.entries[-1].entry
+        return Stamp(entry.term, entry.at or 0)
+
+    def _tell(self, what: str, **fields: Any) -> None:
+        """`tell` in history.lua."""
+        head = self.state.head
+        told = self._notes.told(
+            what, term=head.term if head else 0, at=int(self.clock_ms()), counts=head is not None, **fields
+        )
+        self._write(history=told)
 
     def _fence(self, run: str, term: int, boot: str) -> Reply | None:
         return self.state.fence(run, term, boot)
