@@ -139,8 +139,8 @@ class History:
         """`entries`: in order. `count`, `term`: those of the head, 0 if there is none."""
         entries = _with_lost_logs(entries)
         told = [each for each in entries if not each.from_log]
-        last_term = next((each.term for each in reversed(told) if each.takes_term), 0)
-        if not told or last_term != term or max(each.number for each in told if each.term == told[-1].term) < count:
+        newest = max((each.number for each in told if each.term == term), default=0)
+        if not told or told[-1].term != term or newest < count:
             return cls(complete=False, complete_since_at=None, entries=entries)
         gaps = [i for i, (earlier, later) in enumerate(pairwise(told), 1) if _is_gap(earlier, later)]
         begins = max([0, *gaps, *_unknown_terms(told)])
@@ -186,6 +186,7 @@ def _unknown_terms(entries: Sequence[HistoryEntry]) -> Iterator[int]:
     """The entries before which a program that writes no history took a term."""
     last = 0
     for i, entry in enumerate(entries):
-        if last and entry.ended_term not in (None, last):
+        before = entry.ended_term if entry.takes_term else entry.term
+        if last and before and before != last:
             yield i
-        last = entry.term if entry.takes_term else last
+        last = entry.term or last
