@@ -74,7 +74,8 @@ local function how_it_ends(head, run, lease, what, notes)
   end
   local since = tonumber(stamp_of(notes.since, head.term) or '0')
   local whole = redis.call('HMGET', KEYS[3], 'whole', 'whole_at')
-  local seen = whole[1] == head.run and (tonumber(whole[2] or '') or 0) >= since and whole[2] or ''
+  local heard = string.match(whole[2] or '', '^%d+$')
+  local seen = heard and whole[1] == head.run and tonumber(heard) >= since and heard or ''
   if head.run ~= run then
     return 'run changed', seen
   end
