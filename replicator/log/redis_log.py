@@ -29,7 +29,7 @@ from replicator.log.finders import client_for, finder_for, user_of
 from replicator.log.interface import Ack, Appending, Batch, Confirmation, HistoryPage, Log, LogSize, ReadRequest
 from replicator.log.redis_errors import advice, is_forbidden
 from replicator.log.wire import Limit
-from replicator.protocol.group import Claim, GroupView, Reply, lease_left_ms
+from replicator.protocol.group import Claim, Code, GroupView, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.history import HistoryEntry
 from replicator.runtime import checks
@@ -276,11 +276,8 @@ class RedisLog:
 
     def refill_history(self, entries: Sequence[HistoryEntry], *, end: str, node: str) -> str | None:
         texts = [orjson.dumps(replace(entry, restored_by=None).to_fields()) for entry in entries]
-        script = self._scripts["refill"]
-        code, newest = self._answered(
-            lambda: self._other.script(script, self._keys[:8], end, node, *texts, limit=self._limit)
-        )
-        return str(newest, "ascii") if code == b"ok" else None
+        reply = self._run(self._other, "refill", 8, end or "0-0", node, *texts)
+        return str(reply.id) if reply.code is Code.OK else None
 
     def request(self, what: str, *, by: str, node: str = "") -> str:
         command = (b"XADD", self._keys[4], "MAXLEN", "~", REQUESTS_KEPT, "*", "request", what, "node", node, "by", by)
@@ -288,11 +285,7 @@ class RedisLog:
         return str(answer, "ascii")
 
     def reinit(self, node: str, *, by: str) -> str:
-        script = self._scripts["ask"]
-        _, id_ = self._answered(
-            lambda: self._other.script(script, self._keys[:8], "reinit", node, by, limit=self._limit)
-        )
-        return str(id_, "ascii")
+        return str(self._run(self._other, "ask", 8, "reinit", node, by).id)
 
     def check_rights(self) -> None:
         if self._rights.seen:

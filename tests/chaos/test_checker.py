@@ -133,10 +133,11 @@ def test_the_history_has_the_terms_that_were_seen_and_no_others(told: list[Term]
 
 
 def test_a_redis_that_lost_something_may_have_lost_what_was_told_before() -> None:
-    flaws = {"events": [happened("failover", 5)], "written": [], "sightings": [seen(0, 1, role="primary")]}
+    sightings = [seen(0, 1, role="primary")]
+    flaws: dict[str, Any] = {"events": [happened("failover", 5)], "written": [], "sightings": sightings}
     assert check(run(told=[], **flaws)).ok
     assert check(run(told=[A1, Term(term=7, node="b", boot="b1")], **flaws)).ok, "nobody saw it before it was lost"
-    later = [*flaws["sightings"], seen(9, 2, node="b", boot="b1", role="primary")]
+    later = [*sightings, seen(9, 2, node="b", boot="b1", role="primary")]
     assert broken(check(run(told=[A1], **flaws | {"sightings": later}))) == ["told"]
 
 

@@ -2,7 +2,7 @@
 -- sends depends on that: if somebody else put some back meanwhile, nothing is written.
 --
 -- KEYS[8]  history   see history.lua
--- ARGV[1]  newest    the id of the newest entry in Redis when the node looked, or empty
+-- ARGV[1]  newest    the id of the newest entry in Redis when the node looked; 0-0: there was none
 -- ARGV[2]  node      which node it is; the entries say so
 -- ARGV[3+] entries   each a JSON object of texts
 --
@@ -13,7 +13,7 @@
 -- include history.lua
 
 local found = redis.call('XREVRANGE', KEYS[8], '+', '-', 'COUNT', 1)[1]
-local newest = found and found[1] or ''
+local newest = found and found[1] or '0-0'
 if newest ~= ARGV[1] then
   return { 'behind', newest }
 end
