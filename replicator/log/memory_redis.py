@@ -387,7 +387,9 @@ class MemoryRedis:
         marred = state.marred
         head = state.head if state.exists and not state.wrong_head else None
         if head is not None:
-            head = head._replace(history_count=state.history.count, since=state.history.since.of(head.term))
+            told = state.history
+            since, left = told.since.of(head.term), told.left.of(head.term)
+            head = head._replace(history_count=told.count, since=since, left=left)
         look = GroupView(
             run=state.run,
             term=state.effective_term,

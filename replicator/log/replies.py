@@ -174,19 +174,8 @@ def head_of(pairs: dict[bytes, bytes]) -> Head | None:
 #: The fields of the hash in Redis.
 _HEAD_FIELDS = (
     *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
-    *(
-        "part_next",
-        "ends",
-        "taken",
-        "paused",
-        "paused_at",
-        "applied_min",
-        "whole",
-        "whole_at",
-        "app",
-        "history",
-        "since",
-    ),
+    *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at", "app"),
+    *("history", "since", "left"),
 )
 
 
@@ -216,7 +205,8 @@ def _head_from(texts: dict[str, str]) -> Head:
         whole_at=_count(texts.get("whole_at", "0")),
         app=texts.get("app", ""),
         history_count=_told(texts.get("history", "")),
-        since=_since(texts.get("since", ""), texts["term"]),
+        since=_stamp(texts.get("since", ""), texts["term"]),
+        left=_stamp(texts.get("left", ""), texts["term"]),
     )
 
 
@@ -225,7 +215,7 @@ def _told(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
-def _since(note: str, term: str) -> int:
+def _stamp(note: str, term: str) -> int:
     of, _, at = note.partition(" ")
     return _told(at) if of == term else 0
 

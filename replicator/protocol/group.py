@@ -68,7 +68,7 @@ class Head(NamedTuple):
     `app`: of which application the log is; empty: no node has said so yet.
 
     For people: `history_count`: how many entries the history has; `since`: when the newest term was taken (unix ms of
-    Redis), 0 if that is not known.
+    Redis), 0 if that is not known; `left`: when its holder gave the lease back, 0 if it did not.
     """
 
     log_id: str
@@ -91,6 +91,7 @@ class Head(NamedTuple):
     app: str = ""
     history_count: int = 0
     since: int = 0
+    left: int = 0
 
     @property
     def writer(self) -> Writer:

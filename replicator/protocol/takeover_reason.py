@@ -27,7 +27,7 @@ def reason_to_take_over(look: GroupView, *, gave_back: str = "") -> str:
     if not look.same_run:
         return f"Redis came back as another run, in which nobody leads; {head.node} held the term before"
     holder = look.heartbeats.get(head.node)
-    if head.node == gave_back or (holder is not None and holder.left and holder.boot == head.boot):
+    if head.left or head.node == gave_back or (holder is not None and holder.left and holder.boot == head.boot):
         return f"{head.node} stopped in order"
     if holder is None:
         return f"the lease of {head.node} ran out, and nothing is known of it"

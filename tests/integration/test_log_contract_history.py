@@ -159,6 +159,7 @@ def test_a_holder_that_gave_its_lease_back_stopped(world: World, log: Log) -> No
     author = lead(log, "a")
     log.give_back(author.writer, 1)
     stopped_at = last(log).at
+    assert head_of(log).left == stopped_at
     world.fail_over(world.copy())  # whatever comes then
     lead(world.log(), "b")
     entry = last(world.log())
