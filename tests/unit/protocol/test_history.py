@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from replicator import protocol
+from replicator.log.memory_history import MemoryHistory
+from replicator.log.memory_redis import MemoryState
 from replicator.protocol.history import History, HistoryEntry, in_order, merged
 
 FOUND = HistoryEntry(what="found", term=1, number=1, at=10, node="a", boot="a1")
@@ -128,3 +133,26 @@ def test_a_part_of_it_says_the_same_of_the_whole() -> None:
     assert [each.what for each in found.newest(9).entries] == ["found", "pause", "resume"]
     assert [each.what for each in found.since(20).entries] == ["pause", "resume"]
     assert found.newest(1).complete
+
+
+# --- it decides nothing -----------------------------------------------------------------------------------------------
+
+#: What it is, where the head has it, and the words in which a node says why it takes over.
+FOR_PEOPLE = {"history.py", "group.py", "takeover_reason.py"}
+
+
+def test_no_rule_reads_it() -> None:
+    rules = [path for path in Path(protocol.__file__).parent.glob("*.py") if path.name not in FOR_PEOPLE]
+    assert len(rules) > 10
+    for path in rules:
+        for node in ast.walk(ast.parse(path.read_text())):
+            read = node.attr if isinstance(node, ast.Attribute) else ""
+            taken = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+            assert read not in ("history_count", "since"), path.name
+            assert not taken.endswith("history"), path.name
+
+
+def test_the_explorer_tells_no_two_states_apart_by_it() -> None:
+    told = MemoryHistory().told("pause", term=1, at=1)
+    assert MemoryState(history=told) == MemoryState()
+    assert hash(MemoryState(history=told)) == hash(MemoryState())
