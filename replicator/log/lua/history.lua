@@ -24,16 +24,21 @@ local function write_history(fields)
   return redis.pcall('XADD', KEYS[8], 'MAXLEN', '=', HISTORY_KEPT, '*', unpack(fields))
 end
 
+-- A text that is a count, or unix ms; nil: somebody wrote something else.
+local function digits(text)
+  return #(text or '') < 16 and string.match(text or '', '^%d+$')
+end
+
 -- The stamp in a note "TERM UNIX_MS", if that is of this term; or nil.
 local function stamp_of(note, term)
   local of, at = string.match(note or '', '^(%d+) (%d+)$')
-  return of == term and at or nil
+  return of == term and digits(at) or nil
 end
 
 -- What the head says of the history: the count of its entries, and the notes `since` and `left`.
 local function read_notes()
   local values = redis.pcall('HMGET', KEYS[3], 'history', 'since', 'left', 'term') -- an error has none of them
-  local count = string.match(values[1] or '', '^%d+$') and #values[1] < 16 and tonumber(values[1]) or 0
+  local count = tonumber(digits(values[1]) or '0')
   return { count = count, since = values[2], left = values[3], term = values[4] }
 end
 

@@ -74,7 +74,7 @@ local function how_it_ends(head, run, lease, what, notes)
   end
   local since = tonumber(stamp_of(notes.since, head.term) or '0')
   local whole = redis.call('HMGET', KEYS[3], 'whole', 'whole_at')
-  local heard = string.match(whole[2] or '', '^%d+$')
+  local heard = digits(whole[2])
   local seen = heard and whole[1] == head.run and tonumber(heard) >= since and heard or ''
   if head.run ~= run then
     return 'run changed', seen
