@@ -306,10 +306,10 @@ class Cluster:
         finals = {name: self._values(name) for name in self.names if self._status_now(name)}
         for node in self.nodes.values():
             node.stop()
+        self.redis.finish()
         self._loops.stop()
         self.log.once()  # when one stopped, another one may have taken a last term
         told = self._history(every)
-        self.redis.finish()
         finals |= {f"the disk of {name}": self._values_on_disk(name) for name in finals}
         every += [problem for process in (*self._clients, *self.nodes.values()) for problem in process.problems]
         return Run(
