@@ -58,8 +58,9 @@ def _show_status(now: ops.Status, output: str) -> None:
 
 def _status_text(now: ops.Status) -> str:
     lease = f"{now.lease_ms} ms" if now.lease_ms is not None else "none"
-    facts = {"group": now.group, "term": now.term, "holder": now.holder or "nobody", "head": now.last_id or "-"}
+    facts: dict[str, Any] = {"group": now.group, "term": now.term, "holder": now.holder or "nobody"}
     facts |= {"since": f"{when(now.since_at)} UTC"} if now.since_at is not None and now.holder else {}
+    facts |= {"head": now.last_id or "-"}
     of_app = {name: value for name, value in (("app", now.app), ("version", now.version)) if value is not None}
     lines = ["   ".join(f"{name} {plain(str(value))}" for name, value in (facts | {"lease": lease} | of_app).items())]
     if now.last_id is not None:
