@@ -71,7 +71,7 @@ _COMMANDS = {
     "node": "node",
     "status": "inspect",
     "versions": "inspect",
-    "history": "inspect",
+    "history": "history",
     "log": "inspect",
     "doctor": "doctor",
     "promote": "operate",

@@ -1,4 +1,4 @@
-"""Commands that only look: status, versions, history, log."""
+"""Commands that only look: status, versions, log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from replicator.runtime.checks import plain
 
 from .context import Settings, output_option, show_json, size_text, table, when
 
-__all__ = ["history", "log", "status", "versions"]
+__all__ = ["log", "status", "versions"]
 
 WATCH_EVERY_S = 0.5
 
@@ -58,7 +58,9 @@ def _show_status(now: ops.Status, output: str) -> None:
 
 def _status_text(now: ops.Status) -> str:
     lease = f"{now.lease_ms} ms" if now.lease_ms is not None else "none"
-    facts = {"group": now.group, "term": now.term, "holder": now.holder or "nobody", "head": now.last_id or "-"}
+    facts: dict[str, Any] = {"group": now.group, "term": now.term, "holder": now.holder or "nobody"}
+    facts |= {"since": f"{when(now.since_at)} UTC"} if now.since_at is not None and now.holder else {}
+    facts |= {"head": now.last_id or "-"}
     of_app = {name: value for name, value in (("app", now.app), ("version", now.version)) if value is not None}
     lines = ["   ".join(f"{name} {plain(str(value))}" for name, value in (facts | {"lease": lease} | of_app).items())]
     if now.last_id is not None:
@@ -121,33 +123,6 @@ def _versions_row(node: ops.NodeVersions) -> dict[str, Any]:
     reads = f"{node.reads_min}" if node.reads_min == node.reads_max else f"{node.reads_min}-{node.reads_max}"
     facts = {name: getattr(node, name) for name in ("node", "app", "alive", "problem")}
     return facts | {"code": node.version, "reads": reads}
-
-
-@click.command()
-@output_option
-@click.pass_obj
-def history(settings: Settings, output: str) -> None:
-    """The terms of which the log still has records: who held them, since when, who asked for them and why."""
-    with settings.log() as log:
-        terms = ops.history(log)
-        if not terms:
-            ops.check_is_known(log, ops.looked(log))
-    if output == "json":
-        show_json([term.to_dict() for term in terms])
-        return
-    headings = ("term", "holder", "since", "first", "last", "changes", "snapshots", "by", "reason")
-    click.echo(table(headings, [_row(term) for term in terms]))
-
-
-def _row(term: ops.Term) -> dict[str, Any]:
-    return term.to_dict() | {
-        "since": when(term.first_written_at),
-        "first": term.first_id,
-        "last": term.last_id,
-        "changes": term.change_count,
-        "snapshots": term.snapshot_count,
-        "reason": f"without {term.skipped_id}: {term.reason}" if term.skipped_id else term.reason,
-    }
 
 
 @click.command()

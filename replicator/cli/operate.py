@@ -137,11 +137,12 @@ def pause(settings: Settings, reason: str) -> None:
 
 
 @click.command()
+@click.option("--reason", default="", help="For the history.")
 @click.pass_obj
-def resume(settings: Settings) -> None:
+def resume(settings: Settings, reason: str) -> None:
     """Switch automatic failover on again, on the nodes that have it."""
     with settings.log() as log:
-        ops.resume(log)
+        ops.resume(log, by=operator(), reason=reason)
     click.echo("automatic failover is on again, on the nodes that have --auto-promote")
 
 
@@ -175,11 +176,12 @@ def recover(settings: Settings, node: str | None, force: bool, reason: str, time
 
 @click.command()
 @click.argument("node")
+@click.option("--reason", default="", help="For the history.")
 @click.pass_obj
-def forget(settings: Settings, node: str) -> None:
+def forget(settings: Settings, node: str, reason: str) -> None:
     """Declare that NODE will not come back: no node waits for it, nor for what only it may have."""
     with settings.log() as log:
-        ops.forget(log, node, by=operator())
+        ops.forget(log, node, by=operator(), reason=reason)
     click.echo(f"{node} is forgotten; if it comes back, it is a node of the group again")
 
 

@@ -15,6 +15,7 @@ from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record
 from ..protocol.group import Claim, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
+from ..protocol.history import HistoryEntry
 
 __all__ = [
     "Ack",
@@ -22,6 +23,7 @@ __all__ = [
     "Batch",
     "Confirmation",
     "GroupRequest",
+    "HistoryPage",
     "Log",
     "LogSize",
     "Memory",
@@ -68,6 +70,13 @@ class Ack(NamedTuple):
 
     node: str
     at: RecordId
+
+
+class HistoryPage(NamedTuple):
+    """Entries of the history, as they were written, and the place of the last one; empty: there is none."""
+
+    entries: list[HistoryEntry]
+    end: str
 
 
 class ReadRequest(NamedTuple):
@@ -174,8 +183,11 @@ class Log(Protocol):
         """
         ...
 
-    def pause(self, why: str) -> Reply:
-        """Switch automatic failover off for the group; with an empty `why`, on again."""
+    def pause(self, why: str, *, by: str = "", reason: str = "") -> Reply:
+        """Switch automatic failover off for the group; with an empty `why`, on again.
+
+        `by`, `reason`: for the history.
+        """
         ...
 
     def ack(self, ack: Ack) -> None:
@@ -222,12 +234,30 @@ class Log(Protocol):
         """
         ...
 
-    def forget(self, node: str, *, by: str) -> None:
+    def forget(self, node: str, *, by: str, reason: str = "") -> None:
         """Remove the heartbeat of a node that will not come back, and tell the others."""
+        ...
+
+    def history(self, after: str = "", *, count: int = 1000) -> HistoryPage:
+        """At most `count` entries of the history, those written after the place `after`; from the oldest one if empty.
+
+        No entries: there are no more.
+        """
+        ...
+
+    def refill_history(self, entries: Sequence[HistoryEntry], *, end: str, node: str) -> str | None:
+        """Put entries back that Redis lost, as `node` does; the place of the last one. Few at a time.
+
+        None: nothing was written, since `end` is not the place of the last entry (any more).
+        """
         ...
 
     def request(self, what: str, *, by: str, node: str = "") -> str:
         """Ask something of the group. Return the id of the request."""
+        ...
+
+    def reinit(self, node: str, *, by: str) -> str:
+        """Ask a node to be rebuilt. Return the id of the request."""
         ...
 
     def groups(self) -> list[str] | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from replicator.errors import LogUnavailable
+from replicator.format.acts import decode_act
 from replicator.format.ids import (
     N_LEAP,
     ORIGIN,
@@ -29,11 +30,13 @@ from replicator.format.ids import (
     extend_chain,
     next_term,
 )
-from replicator.format.records import HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after
+from replicator.format.records import ACT, HEADER_BYTES_MAX, ChangeRecord, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends, with_end
 from replicator.log.interface import Ack, Confirmation, GroupRequest
+from replicator.log.memory_history import MemoryHistory, Stamp, ending_of
 from replicator.protocol.group import TAKEN_KEPT, Claim, Code, GroupView, Head, LeaseText, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
+from replicator.protocol.history import HistoryEntry
 
 __all__ = ["Entry", "MemoryRedis", "MemoryState"]
 
@@ -68,6 +71,7 @@ class MemoryState:
     beats: tuple[tuple[str, float, bytes], ...] = ()
     requests: tuple[GroupRequest, ...] = field(default=())
     acks: tuple[Ack, ...] = field(default=())
+    history: MemoryHistory = field(default=MemoryHistory(), compare=False)
 
     @property
     def effective_term(self) -> int:
@@ -197,6 +201,9 @@ class MemoryRedis:
         changed = last_change_after(record) or head.changed
         least = _least(head.applied_min, record.wants_acks)
         self._write(head=head._replace(position=record.position, changed=changed, applied_min=least))
+        if record.codec == ACT:
+            act = decode_act(record.body, record.digest, record.version, id_=str(record.id))
+            self._tell("finalize", node=head.node, by=act["by"], version=record.version, id=str(record.id))
         return Reply(Code.OK)
 
     def part(self, run: str, record: PartRecord, *, rebase: bool = False) -> Reply:
@@ -240,6 +247,7 @@ class MemoryRedis:
         if app and claim.app and claim.app != app:
             return Reply(Code.OTHER_APP, app=app)
         claim = replace(claim, app=app or claim.app, applied_min=least)
+        before = None if state.wrong_head else head
         if anew:
             head, exists = None, False
         if (not exists or head is None) and not (not exists and head is None and claim.new_log_id):
@@ -260,9 +268,22 @@ class MemoryRedis:
         if not claim.writer.node or not claim.writer.boot or len(header) > HEADER_BYTES_MAX:
             problem = "BADRECORD a term record names a node and a boot, and its reason is short"
             raise LogUnavailable(url="memory:", problem=problem)
+        history, now_ms = self._notes, int(self.clock_ms())
+        lease = state.running_lease(now_ms)
+        ended = ending_of(before, claim, history, run=state.run, lease=lease, now_ms=now_ms, anew=anew)
         if anew:
             self._write(head=None, entries=(), last_id=ZERO_ID, exists=False)
-        return self._take_term(claim, head, term, header)
+        reply = self._take_term(claim, head, term, header)
+        if reply.code is Code.OK:
+            by_itself = "takeover" if claim.by == claim.writer.node else "promote"
+            what = claim.what or ("found" if head is None else by_itself)
+            self._write(history=history)
+            of_claim = {"by": claim.by, "reason": claim.reason, "forced": claim.forced, "run": state.run}
+            self._tell(
+                what, **of_claim, **claim.writer._asdict(), **ended, id=str(reply.id), skipped_id=_skipped(claim)
+            )
+            self._write(history=replace(self.state.history, since=self._newest_stamp))
+        return reply
 
     def _take_term(self, claim: Claim, head: Head | None, term: int, header: bytes) -> Reply:
         """The writes of the promote script: term record, head, term key, lease, and the announcement."""
@@ -300,18 +321,26 @@ class MemoryRedis:
     def give_back(self, writer: Writer, term: int, *, by: str = "") -> None:
         if self.state.lease and self.state.lease.text.holder == _holder_of(writer, term):
             self._write(lease=None)
-            self.request("vacant", by=by or writer.node, node=writer.node)
+            by = by or writer.node
+            self.request("vacant", by=by, node=writer.node)
+            if self.state.head and self.state.head.term == term:
+                itself = by == writer.node
+                reason = "it stopped in order" if itself else "its process has ended"
+                self._tell("stop" if itself else "release", **writer._asdict(), by=by, reason=reason)
+                stamp: dict[str, Any] = {"left" if itself else "gone": self._newest_stamp}
+                self._write(history=replace(self.state.history, **stamp))
 
     def confirm(self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool) -> Confirmation:
         """The attributes `replicas` and `fsyncs` decide what is confirmed."""
         reply = self.renew(writer, term, lease_ms)
         return Confirmation(reply, (1 if self.fsyncs else 0) if fsynced else min(replicas, self.replicas))
 
-    def pause(self, why: str) -> Reply:
+    def pause(self, why: str, *, by: str = "", reason: str = "") -> Reply:
         if self.state.head is None:
             return Reply(Code.LOST)
         self._write(head=self.state.head._replace(paused=why, paused_at=int(self.clock_ms()) if why else 0))
         self.request("paused", by=why)
+        self._tell("pause" if why else "resume", by=by, reason=reason)
         return Reply(Code.OK)
 
     def ack(self, ack: Ack) -> None:
@@ -332,9 +361,23 @@ class MemoryRedis:
         if head and leads and heartbeat.run == self.state.run:
             self._write(head=head._replace(whole=heartbeat.run, whole_at=int(self.clock_ms())))
 
-    def forget(self, node: str, *, by: str) -> None:
+    def forget(self, node: str, *, by: str, reason: str = "") -> None:
         self._write(beats=tuple(beat for beat in self.state.beats if beat[0] != node))
         self.request("forget", by=by, node=node)
+        self._tell("forget", node=node, by=by, reason=reason)
+
+    def reinit(self, node: str, *, by: str) -> str:
+        id_ = self.request("reinit", by=by, node=node)
+        self._tell("reinit", node=node, by=by)
+        return id_
+
+    def refill_history(self, entries: Sequence[HistoryEntry], *, end: str, node: str) -> str | None:
+        """`refill.lua`."""
+        history = self.state.history
+        if history.end != end:
+            return None
+        self._write(history=history.refilled(entries, node=node))
+        return self.state.history.end
 
     def request(self, what: str, *, by: str, node: str = "") -> str:
         id_ = f"{len(self.state.requests) + 1}-0"
@@ -349,6 +392,10 @@ class MemoryRedis:
         lease = state.running_lease(now_ms)
         marred = state.marred
         head = state.head if state.exists and not state.wrong_head else None
+        if head is not None:
+            told = state.history
+            since, left = told.since.of(head.term), told.left.of(head.term)
+            head = head._replace(history_count=told.count, since=since, left=left)
         look = GroupView(
             run=state.run,
             term=state.effective_term,
@@ -392,6 +439,24 @@ class MemoryRedis:
         assert self.state.head is not None
         return self.state.head
 
+    @property
+    def _notes(self) -> MemoryHistory:
+        """`read_notes` in history.lua: what the head says of the history goes with it."""
+        return self.state.history if self.state.head is not None else self.state.history.without_head()
+
+    @property
+    def _newest_stamp(self) -> Stamp:
+        entry = self.state.history.entries[-1].entry
+        return Stamp(entry.term, entry.at or 0)
+
+    def _tell(self, what: str, **fields: Any) -> None:
+        """`tell` in history.lua."""
+        head = self.state.head
+        told = self._notes.told(
+            what, term=head.term if head else 0, at=int(self.clock_ms()), counts=head is not None, **fields
+        )
+        self._write(history=told)
+
     def _fence(self, run: str, term: int, boot: str) -> Reply | None:
         return self.state.fence(run, term, boot)
 
@@ -421,6 +486,10 @@ class MemoryRedis:
 def _least(one: int, other: int) -> int:
     """The lesser one of two counts. 0 does not count."""
     return min(one, other) if one and other else one or other
+
+
+def _skipped(claim: Claim) -> str:
+    return "" if claim.skip == ZERO_ID else str(claim.skip)
 
 
 def _ends_after(head: Head | None) -> tuple[RecordId, ...]:
@@ -454,5 +523,5 @@ def _term_header(claim: Claim, head: Head | None, *, run: str, now_ms: float) ->
     if head is None and claim.version > 1:
         fields |= {"v": 2, "version": claim.version}
     if claim.skip != ZERO_ID:
-        fields["skip"] = str(claim.skip)
+        fields["skip"] = _skipped(claim)
     return orjson.dumps(fields)

@@ -12,22 +12,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 import redis
 
 from replicator.errors import ConfigError, LogUnavailable, OutcomeUnknown
+from replicator.format.acts import decode_act
 from replicator.format.ids import ZERO_ID, RecordId, Writer
-from replicator.format.records import ChangeRecord, PartRecord, Record, last_change_after
+from replicator.format.records import ACT, ChangeRecord, PartRecord, Record, last_change_after
 from replicator.format.term_ends import show_ends
 from replicator.log.connection import Asking, Link, follow, shown
 from replicator.log.finders import client_for, finder_for, user_of
-from replicator.log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize, Memory, ReadRequest
+from replicator.log.interface import Ack, Appending, Batch, Confirmation, HistoryPage, Log, LogSize, Memory, ReadRequest
 from replicator.log.redis_errors import advice, is_forbidden
 from replicator.log.wire import Limit
-from replicator.protocol.group import Claim, GroupView, Reply, lease_left_ms
+from replicator.protocol.group import Claim, Code, GroupView, Reply, lease_left_ms
 from replicator.protocol.heartbeat import Heartbeat
+from replicator.protocol.history import HistoryEntry
 from replicator.runtime import checks
 from replicator.runtime.process import Owner
 from replicator.runtime.sharing import Flights
@@ -40,6 +44,7 @@ from .replies import (
     append_args,
     head_of,
     heartbeat_of,
+    history_of,
     id_of,
     missing_right,
     pairs_of,
@@ -204,9 +209,12 @@ class RedisLog:
             claim.expired,
             claim.app,
             claim.version,
+            claim.what,
+            int(claim.forced),
+            claim.ended,
             "" if claim.skip == ZERO_ID else str(claim.skip),
         )
-        return self._run(self._other, "promote", 8, *args)
+        return self._run(self._other, "promote", 9, *args)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
         # All steps together get the time of one: a lease that is not renewed in time is renewed on a new connection.
@@ -214,7 +222,7 @@ class RedisLog:
         return hurried._run(self._renew, "renew", 4, term, writer.boot, writer.node, lease_ms)
 
     def give_back(self, writer: Writer, term: int, *, by: str = "") -> None:
-        self._run(self._renew, "yield", 5, term, writer.boot, writer.node, by or writer.node)
+        self._run(self._renew, "yield", 8, term, writer.boot, writer.node, by or writer.node)
 
     def confirm(
         self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
@@ -238,8 +246,8 @@ class RedisLog:
             raise LogUnavailable(url=self.url, problem=advice(error)) from None
         return Confirmation(reply_of(answer, self.url), int((count[0] if fsynced else count) or 0) if count else 0)
 
-    def pause(self, why: str) -> Reply:
-        return self._run(self._other, "pause", 5, why)
+    def pause(self, why: str, *, by: str = "", reason: str = "") -> Reply:
+        return self._run(self._other, "pause", 8, why, by, reason)
 
     def ack(self, ack: Ack) -> None:
         command = (b"XADD", self._keys[6], "MAXLEN", "~", ACKS_KEPT, "*", "node", ack.node, "at", str(ack.at))
@@ -259,13 +267,26 @@ class RedisLog:
             heartbeat.boot,
         )
 
-    def forget(self, node: str, *, by: str) -> None:
-        self._run(self._other, "forget", 6, node, by)
+    def forget(self, node: str, *, by: str, reason: str = "") -> None:
+        self._run(self._other, "forget", 8, node, by, reason)
+
+    def history(self, after: str = "", *, count: int = 1000) -> HistoryPage:
+        command = (b"XRANGE", self._keys[7], f"({after}" if after else "-", "+", b"COUNT", count)
+        entries = self._asked(lambda: self._other.call(*command, limit=self._limit))
+        return HistoryPage(history_of(entries), str(entries[-1][0], "ascii") if entries else after)
+
+    def refill_history(self, entries: Sequence[HistoryEntry], *, end: str, node: str) -> str | None:
+        texts = [orjson.dumps(replace(entry, restored_by=None).to_fields()) for entry in entries]
+        reply = self._run(self._other, "refill", 8, end or "0-0", node, *texts)
+        return str(reply.id) if reply.code is Code.OK else None
 
     def request(self, what: str, *, by: str, node: str = "") -> str:
         command = (b"XADD", self._keys[4], "MAXLEN", "~", REQUESTS_KEPT, "*", "request", what, "node", node, "by", by)
         answer = self._answered(lambda: self._other.call(*command, limit=self._limit))
         return str(answer, "ascii")
+
+    def reinit(self, node: str, *, by: str) -> str:
+        return str(self._run(self._other, "ask", 8, "reinit", node, by).id)
 
     def check_rights(self) -> None:
         if self._rights.seen:
@@ -495,8 +516,12 @@ class _Appending(Asking):
     __slots__ = ("_log",)
 
     def __init__(self, log: RedisLog, link: Link, record: ChangeRecord, limit: Limit) -> None:
-        args = (*append_args(record), b"1" if record.count else b"0", record.wants_acks)
-        Asking.__init__(self, link, *log._append, args, in_run=True, limit=limit)
+        args: tuple[Any, ...] = (*append_args(record), b"1" if record.count else b"0", record.wants_acks)
+        script, keys = log._append
+        if record.codec == ACT:
+            act = decode_act(record.body, record.digest, record.version, id_=str(record.id))
+            args, keys = (*args, record.version, act["by"]), log._keys[:8]
+        Asking.__init__(self, link, script, keys, args, in_run=True, limit=limit)
         self._log = log
 
     def receive(self) -> Reply:

@@ -23,6 +23,7 @@ from replicator.log.interface import Ack, GroupRequest
 from replicator.log.redis_errors import advice
 from replicator.protocol.group import Code, Head, Reply
 from replicator.protocol.heartbeat import Heartbeat
+from replicator.protocol.history import HistoryEntry
 
 #: Errors that mean that a question has no answer although Redis is there: the user has no permission, the command was
 #: renamed, or the key holds something else.
@@ -135,6 +136,17 @@ def ack_of(entry: Any) -> Ack | None:
         return None
 
 
+def history_of(entries: list[Any]) -> list[HistoryEntry]:
+    """The entries of the history that our scripts wrote."""
+    found = (HistoryEntry.from_fields(_texts_of(fields or [])) for _, fields in entries)
+    return [entry for entry in found if entry is not None]
+
+
+def _texts_of(flat: list[Any]) -> dict[str, str]:
+    texts = [each.decode("utf-8", "replace") for each in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
 def id_of(pairs: dict[bytes, bytes]) -> RecordId:
     """The id of the newest record as named by a head that cannot be used otherwise."""
     try:
@@ -163,6 +175,7 @@ def head_of(pairs: dict[bytes, bytes]) -> Head | None:
 _HEAD_FIELDS = (
     *("log_id", "run", "term", "node", "boot", "id", "chain", "changed", "snapshot_at", "previous_snapshot_at"),
     *("part_next", "ends", "taken", "paused", "paused_at", "applied_min", "whole", "whole_at", "app"),
+    *("history", "since", "left"),
 )
 
 
@@ -191,7 +204,20 @@ def _head_from(texts: dict[str, str]) -> Head:
         whole=texts.get("whole", ""),
         whole_at=_count(texts.get("whole_at", "0")),
         app=texts.get("app", ""),
+        history_count=_told(texts.get("history", "")),
+        since=_stamp(texts.get("since", ""), texts["term"]),
+        left=_stamp(texts.get("left", ""), texts["term"]),
     )
+
+
+def _told(text: str) -> int:
+    # Like what follows it is for people, and must not make the group unreadable.
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+
+
+def _stamp(note: str, term: str) -> int:
+    of, _, at = note.partition(" ")
+    return _told(at) if of == term else 0
 
 
 def _taken_of(word: str) -> tuple[int, str] | None:

@@ -22,15 +22,18 @@ __all__ = [
     "SCRIPTS",
 ]
 
-SCRIPTS = ("append", "part", "promote", "renew", "yield", "pause", "beat", "forget", "look", "probe", "sweep")
+SCRIPTS = (
+    *("append", "part", "promote", "renew", "yield", "pause", "beat", "forget", "look", "probe", "sweep", "ask"),
+    "refill",
+)
 
 
 #: The files that scripts include. The fence is put in front of each script that does not say where it wants it.
-INCLUDED = ("fence", "rights", "trim")
+INCLUDED = ("fence", "rights", "trim", "history")
 
 
 #: The keys of a group, in the order in which the scripts number them.
-KEYS = ("term", "log", "head", "lease", "requests", "nodes", "acks", "probe")
+KEYS = ("term", "log", "head", "lease", "requests", "nodes", "acks", "history", "probe")
 
 
 class _Script:
@@ -57,4 +60,4 @@ def load_scripts() -> dict[str, _Script]:
 
 
 #: The types of these keys, in the same order; the probe has none.
-KEY_TYPES = ("string", "stream", "hash", "string", "stream", "hash", "stream")
+KEY_TYPES = ("string", "stream", "hash", "string", "stream", "hash", "stream", "stream")

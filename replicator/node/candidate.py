@@ -101,6 +101,7 @@ class Candidate:
     def claim(self, reason: str, look: GroupView, *, unleased: bool = False, new_log_id: str = "") -> None:
         """Take the term unasked. That another one was faster is no problem."""
         claim = self._new_claim(reason, look, guarded=True, unleased=unleased, new_log_id=new_log_id)
+        claim = replace(claim, what="recover" if new_log_id else "")
         reply = self._lease_keeper.claim(claim)
         if reply is None:
             return

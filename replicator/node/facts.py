@@ -12,6 +12,7 @@ from ..errors import ReplicatorError
 from ..format.ids import ORIGIN, ZERO_ID, Position, Writer
 from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
+from ..protocol.history import History
 from ..protocol.node_state import NodeState
 from ..runtime.process import Owner
 from . import health
@@ -251,6 +252,16 @@ class NodeFacts:
         """Stale records that were ignored since the start."""
         running = self._begun
         return running.replica.rejected if running else 0
+
+    def history(self) -> History:
+        """What was done to the group, as of the last heartbeat: the newest 1,000 entries (docs/history.md).
+
+        Oldest first, and from memory, so it waits for nobody. `complete` and `complete_since_at` are about these.
+        """
+        running = self._begun
+        if running is None:
+            return History(complete=False, complete_since_at=None, entries=())
+        return running.ha_loop.history.shown(running.ha_loop.observer.look)
 
     @property
     def primary_http(self) -> str | None:

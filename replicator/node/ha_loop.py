@@ -24,6 +24,7 @@ from .digester import Digester
 from .divergence_watch import DivergenceWatch
 from .ha_policy import HaPolicy
 from .handover import Handover
+from .history_keeper import HistoryKeeper
 from .identity import Name, check_log_is_mine
 from .lease_keeper import LeaseKeeper
 from .marker_schedule import MarkerSchedule
@@ -70,6 +71,7 @@ class HaLoop:
         self.lease_keeper = LeaseKeeper(log, replica, parts.lease, problems, self.observer)
         self.candidate = Candidate(log, replica, policy, parts.lease, self.observer, self.lease_keeper, parts.release)
         self.publisher = SnapshotPublisher(parts, self.lease_keeper, beat_every_s=policy.beat_every_s, wake=wake)
+        self.history = HistoryKeeper(log, replica)
         self._parts = parts
         self._log = log
         self._replica = replica
@@ -182,6 +184,7 @@ class HaLoop:
         self._watch_states()
         self._do_what_it_owes()
         self.memory_watch.keep()
+        self._keep_history()
         return self._pause_s(started)
 
     def join(self) -> None:
@@ -242,6 +245,10 @@ class HaLoop:
             self.candidate.claim_at = None  # it has no turn
         elif not self.candidate.claims(node_state, look, self.reporter.heartbeat):
             self.publisher.keep(node_state, look)
+
+    def _keep_history(self) -> None:
+        if self.observer.look is not None:
+            self.history.keep(self.observer.look)
 
     def _ask_for_snapshot(self) -> None:
         now = self.observer.now()

@@ -5,7 +5,7 @@ None of them needs a node of its own. They look, ask, and look again; only `reco
 
 from .common import check_is_known, looked
 from .group_status import NodeStatus, Status, size_of, status, status_of
-from .log_history import Term, history, records
+from .log_history import history, records
 from .promotion import (
     Promotion,
     PromotionPreview,
@@ -38,7 +38,6 @@ __all__ = [
     "SkipPreview",
     "Status",
     "Switchover",
-    "Term",
     "Versions",
     "check_is_known",
     "demote",

@@ -67,7 +67,8 @@ class Status:
     that of the newest snapshot, as it was sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes in
     the log. None: not known.
     `problem`: what is wrong with the group, in one line, or None; `warnings`: what is worth a look.
-    `app`: of which application its log is; `version`: the one that it is at. None: not known.
+    `app`: of which application its log is; `version`: the one that it is at. `since_at`: when the term was taken (unix
+    ms, by the clock of Redis). None: not known.
     """
 
     group: str
@@ -87,6 +88,7 @@ class Status:
     warnings: list[str]
     app: str | None
     version: int | None
+    since_at: int | None
 
     @property
     def well(self) -> bool:
@@ -134,6 +136,7 @@ def status_of(group: str, look: GroupView, size: LogSize) -> Status:
         warnings=[check.message for check in found if check.level == WARNING and check != paused] + of_nodes,
         app=(head.app or None) if head else None,
         version=version_of(look),
+        since_at=(head.since or None) if head else None,
     )
 
 

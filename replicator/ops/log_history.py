@@ -1,25 +1,22 @@
-"""Reads the log for people: its records (`replicator log`), and which node held which term and why (`history`).
+"""Reads for people what there was: the history of a group (`history`), and the records of its log (`replicator log`).
 
-Both read the log in order from its oldest record, and nothing else: no node has to be there. The log is trimmed, so
-what is older than the oldest snapshot that it keeps cannot be told; of a term whose own record is gone, only what its
-later records say is known.
+No node has to be there. The history tells of everything that was done to the group. A group that was there before the
+history has one from the first act on that a script told; of the terms before it, what the log still has of them is
+told, as `from_log`. The log is trimmed: of a term whose own record is gone, only its number and its holder are known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from ..format.ids import ZERO_ID, RecordId
-from ..format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord
+from ..format.records import Record, TermRecord
 from ..log.interface import Log
+from ..protocol.election import NOBODY
+from ..protocol.history import History, HistoryEntry, merged
+from .common import looked
 
-__all__ = [
-    "Term",
-    "history",
-    "records",
-]
+__all__ = ["history", "records"]
 
 
 def records(log: Log, *, after: RecordId = ZERO_ID, follow: bool = False) -> Iterator[Record]:
@@ -35,69 +32,50 @@ def records(log: Log, *, after: RecordId = ZERO_ID, follow: bool = False) -> Ite
             return
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Term:
-    """One term, as its own record and those after it show it. `holder`: the node that took it.
-
-    `first_id`: the oldest of its records that the log still has, written at `first_written_at` (unix ms); `last_id`:
-    its newest. `change_count`, `snapshot_count`: how many it has. `skipped_id`: the change that it goes on without.
-    """
-
-    term: int
-    holder: str
-    boot: str
-    run: str | None
-    by: str | None
-    reason: str | None
-    first_written_at: int
-    first_id: str
-    last_id: str
-    change_count: int
-    snapshot_count: int
-    skipped_id: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+def history(log: Log) -> History:
+    """All that was done to the group, oldest first. Raises `LogUnavailable`, `CorruptRecord`."""
+    look, entries = looked(log), merged(_told(log))
+    head = look.head
+    found = History.of(entries, count=head.history_count if head else 0, term=head.term if head else 0)
+    if found.complete or head is None:
+        return found
+    # It reads the whole log, so only if there may be something in it.
+    known = {entry.term for entry in entries if entry.takes_term}
+    of_log = [entry for entry in _terms_of_log(log) if entry.term not in known]
+    return History.of(merged(entries, of_log), count=head.history_count, term=head.term)
 
 
-def history(log: Log) -> list[Term]:
-    """The terms of which the log still has records, oldest first.
+def _told(log: Log) -> Iterator[HistoryEntry]:
+    page = log.history()
+    while page.entries:
+        yield from page.entries
+        page = log.history(page.end)
 
-    If the record of a term itself was trimmed away, `run`, `by` and `reason` are None: not known.
-    """
-    terms: list[Term] = []
+
+def _terms_of_log(log: Log) -> Iterator[HistoryEntry]:
+    """The terms of which the log still has records."""
+    last = 0
     for record in records(log):
-        if not terms or terms[-1].term != record.id.term:
-            terms.append(_opened(record))
-        terms[-1] = _with(terms[-1], record)
-    return terms
+        if record.id.term != last:
+            last = record.id.term
+            yield _term_of(record)
 
 
-def _opened(record: Record) -> Term:
+def _term_of(record: Record) -> HistoryEntry:
     """The term of `record`, which is the first one of it that the log has."""
-    opens = record if isinstance(record, TermRecord) else None
-    return Term(
-        term=record.id.term,
-        holder=record.node,
-        boot=record.boot,
-        run=opens.run if opens else None,
-        by=opens.by if opens else None,
-        reason=opens.reason if opens else None,
-        first_written_at=record.at,
-        first_id=str(record.id),
-        last_id=str(record.id),
-        change_count=0,
-        snapshot_count=0,
-        skipped_id=str(opens.skip) if opens and opens.skip != ZERO_ID else None,
-    )
-
-
-def _with(term: Term, record: Record) -> Term:
-    changes = record.count if isinstance(record, ChangeRecord) and record.codec != ACT else 0
-    ends = isinstance(record, PartRecord) and record.is_last
-    return replace(
-        term,
-        last_id=str(record.id),
-        change_count=term.change_count + changes,
-        snapshot_count=term.snapshot_count + (1 if ends else 0),
+    term, node, boot = record.id.term, record.node, record.boot
+    if not isinstance(record, TermRecord):
+        return HistoryEntry(what="promote", term=term, node=node, boot=boot, from_log=True)
+    what = "demote" if node == NOBODY.node else "takeover" if record.by == node else "promote"
+    return HistoryEntry(
+        what=what,
+        term=term,
+        at=record.at,
+        node=node,
+        boot=boot,
+        by=record.by,
+        reason=record.reason,
+        run=record.run,
+        id=str(record.id),
+        from_log=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import (
@@ -70,11 +70,13 @@ def promote(
     force: bool = False,
     lease_ms: int = LEASE_MS,
     timeout_s: float = 10.0,
+    what: str = "",
 ) -> Promotion:
     """Give the next term to `node`, and wait until it leads.
 
-    Raises `PromotionRefused` (see `election.refusal`; `force` goes past it, but not past a node that has never
-    reported), `LogLost`, `LogUnavailable`, `TimeoutError` (it has the term, and does not lead yet).
+    `what`: what the history calls it, if no promotion. Raises `PromotionRefused` (see `election.refusal`; `force` goes
+    past it, but not past a node that has never reported), `LogLost`, `LogUnavailable`, `TimeoutError` (it has the
+    term, and does not lead yet).
     """
     check_call(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     checks.flag("force", force)
@@ -84,7 +86,7 @@ def promote(
 
     def claimed(look: GroupView) -> Reply:
         claim = claim_of(look.heartbeats[node], look, lease_ms=lease_ms, by=by, reason=reason, guarded=not force)
-        return log.promote(claim)
+        return log.promote(replace(claim, what=what))
 
     while True:
         look, reply = take_term(log, node, log.look, claimed, until=until, force=force, expect=expect)
@@ -121,7 +123,16 @@ def demote(log: Log, *, by: str, reason: str = "asked by an operator") -> int:
     look = log.look()
     if term_holder(look) is None:
         raise NotPrimary("nobody holds the term; there is nothing to demote")
-    claim = Claim(writer=NOBODY, floor=look.term, lease_ms=1, by=by, reason=reason, expect=look.term, run=look.run)
+    claim = Claim(
+        writer=NOBODY,
+        floor=look.term,
+        lease_ms=1,
+        by=by,
+        reason=reason,
+        expect=look.term,
+        run=look.run,
+        what="demote",
+    )
     reply = log.promote(claim)
     if reply.code is not Code.OK:
         raise not_promoted("nobody", reply, log)
@@ -260,7 +271,16 @@ def switchover(
         log = unlimited.within(deadline + GRACE_S)
         _wait_until_it_keeps_up(log, node, led_head(log).position.id, deadline, progress)
     left_s = max(0.0, deadline - time.monotonic())
-    done = promote(log, node, by=by, reason=reason, expect=before.term, lease_ms=lease_ms, timeout_s=left_s)
+    done = promote(
+        log,
+        node,
+        by=by,
+        reason=reason,
+        expect=before.term,
+        lease_ms=lease_ms,
+        timeout_s=left_s,
+        what="switchover",
+    )
     gap_ms = (time.monotonic() - started) * 1000
     follows = _follows(log, before, done.term, deadline)
     return Switchover(
@@ -321,23 +341,25 @@ def _follows(log: Log, before: Head, term: int, deadline: float) -> bool:
 def pause(log: Log, *, by: str, reason: str = "") -> None:
     """Switch automatic failover off: no node takes over by itself until `resume`. Promotions by hand go on."""
     check_call(by=by, reason=reason)
-    switched(log, log.pause(f"by {by}: {reason}" if reason else f"by {by}"))
+    switched(log, log.pause(f"by {by}: {reason}" if reason else f"by {by}", by=by, reason=reason))
 
 
-def resume(log: Log) -> None:
-    """Switch automatic failover on again, on the nodes that have it."""
-    switched(log, log.pause(""))
+def resume(log: Log, *, by: str = "", reason: str = "") -> None:
+    """Switch automatic failover on again, on the nodes that have it. `by`, `reason`: for the history."""
+    check_call(by=by, reason=reason)
+    switched(log, log.pause("", by=by, reason=reason))
 
 
-def forget(log: Log, node: str, *, by: str) -> None:
+def forget(log: Log, node: str, *, by: str, reason: str = "") -> None:
     """Say that a node will not come back: nobody waits for it any more, nor for what only it may have.
 
     Raises `ConfigError` for one that nobody knows, or that reports.
     """
+    check_call(by=by, reason=reason)
     look = looked(log)
     heartbeat = look.heartbeats.get(node)
     if heartbeat is None and node not in missing_nodes.known_to(look.heartbeats.values(), look):
         raise ConfigError(setting="node", problem=f"no node {node} has reported; `replicator status` lists them")
     if heartbeat is not None and heartbeat.alive:
         raise ConfigError(setting="node", problem=f"{node} reports; stop it first, if it is not to come back")
-    log.forget(node, by=by)
+    log.forget(node, by=by, reason=reason)

@@ -59,6 +59,7 @@ def recover(
         raise PromotionRefused(heartbeat.node, election.missed(heartbeat, look))
     claim = claim_of(heartbeat, look, lease_ms=lease_ms, by=by, reason=reason, guarded=_goes_on(look))
     claim = replace(claim, floor=election.floor_of(heartbeat, look), new_log_id=heartbeat.log_id)
+    claim = replace(claim, what="recover", forced=force)
     reply = log.promote(replace(claim, anew=True, unfollowed=election.unfollowed(look)))
     if reply.code is not Code.OK:
         raise not_promoted(heartbeat.node, reply, log)

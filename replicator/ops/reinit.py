@@ -41,7 +41,7 @@ def reinit(log: Log, node: str, *, by: str, timeout_s: float = 120.0, progress: 
     look = log.look()
     check_is_known(log, look)
     primary = _check(node, look)
-    id_ = log.request("reinit", by=by, node=node)
+    id_ = log.reinit(node, by=by)
     progress(f"asked {node} to give its state up")
     told = False
     while time.monotonic() < deadline:

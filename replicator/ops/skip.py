@@ -111,7 +111,7 @@ def skip(
 
 def _claim(look: GroupView, change: RecordId, node: str, *, by: str, reason: str, lease_ms: int) -> Claim:
     claim = claim_of(look.heartbeats[node], look, lease_ms=lease_ms, by=by, reason=reason)
-    return replace(claim, expect_head=expected_head(look), skip=change)
+    return replace(claim, expect_head=expected_head(look), skip=change, what="skip")
 
 
 def _records_from(log: Log, change: RecordId) -> list[Record]:

@@ -66,6 +66,9 @@ class Head(NamedTuple):
     `applied_min`: the least N of all `applied:N` that were asked for in this log; 0: none was. `whole`: the run in
     which a primary led last, so that the log is whole there; `whole_at` (unix ms of Redis): when it last said so.
     `app`: of which application the log is; empty: no node has said so yet.
+
+    For people: `history_count`: how many entries the history has; `since`: when the newest term was taken (unix ms of
+    Redis), 0 if that is not known; `left`: when its holder gave the lease back, 0 if it did not.
     """
 
     log_id: str
@@ -86,6 +89,9 @@ class Head(NamedTuple):
     whole: str = ""
     whole_at: int = 0
     app: str = ""
+    history_count: int = 0
+    since: int = 0
+    left: int = 0
 
     @property
     def writer(self) -> Writer:
@@ -173,6 +179,9 @@ class Claim:
     `applied_min`: the least `applied:N` that, as far as the claimant knows, was asked for; the head remembers it.
     `app`: the application of the writer, which has to be that of the log; empty: it has none. `version`: the one at
     which a log begins that is founded. `skip`: the change that the writer is to go on without (`skip.py`); 0-0: none.
+
+    For the history: `what` this promotion is (empty: what the log sees), whether it is `forced`, and how the term
+    before `ended` if no lease runs (empty: nothing more is known).
     """
 
     writer: Writer
@@ -192,3 +201,6 @@ class Claim:
     app: str = ""
     version: int = 1
     skip: RecordId = ZERO_ID
+    what: str = ""
+    forced: bool = False
+    ended: str = ""

@@ -8,6 +8,7 @@ from . import election, versions
 from .fold import View
 from .group import Claim, GroupView
 from .heartbeat import Heartbeat
+from .takeover_reason import how_it_ended
 
 __all__ = ["check", "next_claim"]
 
@@ -58,4 +59,6 @@ def next_claim(
         applied_min=applied_min,
         app=app,
         version=version,
+        forced=not guarded,
+        ended=how_it_ended(look),
     )

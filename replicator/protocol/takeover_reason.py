@@ -9,7 +9,7 @@ from __future__ import annotations
 from .group import GroupView
 from .heartbeat import Heartbeat
 
-__all__ = ["reason_to_go_on", "reason_to_take_over"]
+__all__ = ["how_it_ended", "reason_to_go_on", "reason_to_take_over"]
 
 
 def reason_to_go_on(look: GroupView) -> str:
@@ -29,11 +29,22 @@ def reason_to_take_over(look: GroupView, *, gave_back: str = "", by: str = "") -
     holder = look.heartbeats.get(head.node)
     if head.node == gave_back and by not in ("", gave_back):
         return f"{head.node} ended, as {by} saw, which gave its lease back"
-    if head.node == gave_back or (holder is not None and holder.left and holder.boot == head.boot):
+    if head.left or head.node == gave_back or (holder is not None and holder.left and holder.boot == head.boot):
         return f"{head.node} stopped in order"
     if holder is None:
         return f"the lease of {head.node} ran out, and nothing is known of it"
     return f"the lease of {head.node} ran out: {_why(holder, head.boot)}"
+
+
+def how_it_ended(look: GroupView) -> str:
+    """How the newest term ended, if its holder has no lease any more, for the history; empty: nothing more is known."""
+    head = look.head
+    holder = look.heartbeats.get(head.node) if head else None
+    if head is None or holder is None or not look.same_run:
+        return ""
+    if holder.boot != head.boot:
+        return "crashed"  # and it was started again
+    return "stepped down" if holder.alive and holder.age_ms <= 2 * holder.every_ms else ""
 
 
 def _why(holder: Heartbeat, boot: str) -> str:

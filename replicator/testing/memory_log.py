@@ -13,14 +13,16 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections.abc import Sequence
 
 from ..errors import CorruptRecord, LogUnavailable
 from ..format.ids import RecordId, Writer
 from ..format.records import ChangeRecord, PartRecord, Record, parse
-from ..log.interface import Ack, Appending, Batch, Confirmation, Log, LogSize, Memory
+from ..log.interface import Ack, Appending, Batch, Confirmation, HistoryPage, Log, LogSize, Memory
 from ..log.memory_redis import MemoryRedis, MemoryState
 from ..protocol.group import Claim, GroupView, Reply
 from ..protocol.heartbeat import Heartbeat
+from ..protocol.history import HistoryEntry
 from ..runtime import checks
 from ..runtime.process import Owner
 
@@ -83,9 +85,9 @@ class MemoryLog:
         with self._reach():
             return self.server.confirm(writer, term, lease_ms, replicas=replicas, fsynced=fsynced)
 
-    def pause(self, why: str) -> Reply:
+    def pause(self, why: str, *, by: str = "", reason: str = "") -> Reply:
         with self._reach():
-            return self.server.pause(why)
+            return self.server.pause(why, by=by, reason=reason)
 
     def ack(self, ack: Ack) -> None:
         with self._reach():
@@ -162,13 +164,27 @@ class MemoryLog:
         with self._reach():
             self.server.beat(heartbeat)
 
-    def forget(self, node: str, *, by: str) -> None:
+    def forget(self, node: str, *, by: str, reason: str = "") -> None:
         with self._reach():
-            self.server.forget(node, by=by)
+            self.server.forget(node, by=by, reason=reason)
+
+    def history(self, after: str = "", *, count: int = 1000) -> HistoryPage:
+        with self._reach():
+            entries, place = self.server.state.history.entries, _sequence_of(after or "0-0")
+            found = [each for each in entries if each.place > place][:count]
+            return HistoryPage([each.entry for each in found], f"{found[-1].place}-0" if found else after)
+
+    def refill_history(self, entries: Sequence[HistoryEntry], *, end: str, node: str) -> str | None:
+        with self._reach():
+            return self.server.refill_history(entries, end=end, node=node)
 
     def request(self, what: str, *, by: str, node: str = "") -> str:
         with self._reach():
             return self.server.request(what, by=by, node=node)
+
+    def reinit(self, node: str, *, by: str) -> str:
+        with self._reach():
+            return self.server.reinit(node, by=by)
 
     def disconnect(self) -> None:
         """Break the connection: the next call makes a new one, which learns the run anew."""

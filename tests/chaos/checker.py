@@ -32,6 +32,8 @@ The rules, each with its name:
   node was killed within two seconds.
 - *position*: no place is called lost where nothing was lost.
 - *equal*: all nodes end with the same state.
+- *told*: the history of the group has every term that was seen, with its holder, and no other; where Redis lost
+  something, every one that was seen after that.
 - *settled*: once all faults are over, one node leads, the others follow, and none has given up.
 """
 
@@ -48,7 +50,7 @@ from operator import itemgetter
 from .history import Operation
 from .values import digests
 
-__all__ = ["Event", "Fork", "Run", "Setting", "Sighting", "Verdict", "Violation", "Written", "check"]
+__all__ = ["Event", "Fork", "Run", "Setting", "Sighting", "Term", "Verdict", "Violation", "Written", "check"]
 
 SECOND = 1_000_000_000
 
@@ -106,6 +108,15 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Term:
+    """A term and who took it."""
+
+    term: int
+    node: str
+    boot: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Fork:
     """What a node kept of a history that lost: all values of that history."""
 
@@ -117,7 +128,8 @@ class Fork:
 class Run:
     """All that was noted of a run.
 
-    `finals`: the state of each node at the end. `problems`: what kept the group from settling.
+    `finals`: the state of each node at the end. `told`: the terms in the history of the group; None: it was not asked.
+    `problems`: what kept the group from settling.
     """
 
     setting: Setting = field(default_factory=Setting)
@@ -127,6 +139,7 @@ class Run:
     written: Sequence[Written] = ()
     finals: Mapping[str, Sequence[str]] = field(default_factory=dict)
     forks: Sequence[Fork] = ()
+    told: Sequence[Term] | None = None
     problems: Sequence[str] = ()
 
 
@@ -424,6 +437,33 @@ def _equal(facts: _Facts) -> Iterator[str]:
         )
 
 
+def _told(facts: _Facts) -> Iterator[str]:
+    if facts.run.told is None:
+        return
+    told = {each.term: each for each in facts.run.told}
+    lost_at = max((loss.until for loss in facts.losses if loss.event.kind != "force"), default=None)
+    seen = [(0, Term(term=each.term, node=each.node, boot=each.boot)) for each in facts.run.written]
+    seen += [
+        (each.at, Term(term=each.term, node=each.node, boot=each.boot))
+        for each in facts.run.sightings
+        if each.role == "primary"
+    ]
+    for each in sorted(
+        {each for at, each in seen if lost_at is None or at > lost_at or each.term in told}, key=_number
+    ):
+        if told.get(each.term) != each:
+            other = told.get(each.term)
+            says = f"{other.node}/{other.boot[:6]} took it" if other else "nothing"
+            yield f"{each.node}/{each.boot[:6]} had term {each.term}, and the history says {says}"
+    if lost_at is None:
+        for term in sorted(told.keys() - {each.term for _, each in seen}):
+            yield f"the history has term {term} of {told[term].node}, which nobody saw"
+
+
+def _number(term: Term) -> tuple[int, str, str]:
+    return term.term, term.node, term.boot
+
+
 def _settled(facts: _Facts) -> Iterator[str]:
     yield from facts.run.problems
 
@@ -444,6 +484,7 @@ _RULES: dict[str, Callable[[_Facts], Iterator[str]]] = {
     "history": _of_one_history,
     "position": _positions_stay,
     "equal": _equal,
+    "told": _told,
     "settled": _settled,
 }
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from replicator import ops
+from replicator.errors import ReplicatorError
 from replicator.replica.applied_state import changes_of
 from replicator.replica.ledger import Ledger
 from replicator.storage.checkpoint import Checkpoint
 
-from .checker import Event, Fork, Run
+from .checker import Event, Fork, Run, Term
 from .history import Notes, Recorder, load
 from .processes import Process
 from .redises import GROUP, Redis
@@ -306,6 +308,8 @@ class Cluster:
             node.stop()
         self.redis.finish()
         self._loops.stop()
+        self.log.once()  # when one stopped, another one may have taken a last term
+        told = self._history(every)
         finals |= {f"the disk of {name}": self._values_on_disk(name) for name in finals}
         every += [problem for process in (*self._clients, *self.nodes.values()) for problem in process.problems]
         return Run(
@@ -316,8 +320,22 @@ class Cluster:
             written=self.log.written,
             finals=finals,
             forks=[fork for name in self.names for fork in self._forks(name)],
+            told=told,
             problems=every,
         )
+
+    def _history(self, problems: list[str]) -> list[Term] | None:
+        """The terms in the history of the group, asked of Redis past every fault."""
+        log = self.redis.open_log()
+        try:
+            entries = ops.history(log).entries
+        except ReplicatorError as error:
+            problems.append(f"the history: {error}")
+            return None
+        finally:
+            log.close()
+        taken = (entry for entry in entries if entry.takes_term and not entry.from_log)
+        return [Term(term=each.term, node=each.node or "", boot=each.boot or "") for each in taken]
 
     def _complaints(self) -> Iterator[str]:
         for name in self.names:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .checker import _RULES, SECOND, TOLD_MAX, Event, Fork, Run, Setting, Sighting, Verdict, Written, check
+from .checker import _RULES, SECOND, TOLD_MAX, Event, Fork, Run, Setting, Sighting, Term, Verdict, Written, check
 from .history import Operation
 from .values import digests
 
@@ -84,6 +84,7 @@ BREAKS = {
     "history": run(operations=[*written(), shown("read", 5, ("v0", "x"), value="v0", index=0, found="v0")]),
     "position": run(operations=[*written(), shown("read", 5, (), outcome="lost", value="v0", index=0)]),
     "equal": run(finals={"a": VALUES, "b": VALUES[:3]}),
+    "told": run(told=[]),
     "settled": run(problems=["nobody leads"]),
 }
 
@@ -112,6 +113,32 @@ def test_every_rule_has_a_run_that_breaks_it() -> None:
 @pytest.mark.parametrize("rule", BREAKS)
 def test_a_run_that_breaks_one_rule_is_told_so(rule: str) -> None:
     assert broken(check(BREAKS[rule])) == [rule]
+
+
+A1 = Term(term=1, node="a", boot="a1")
+
+
+@pytest.mark.parametrize(
+    ("told", "holds"),
+    [
+        ([A1], True),
+        ([], False),
+        ([replace(A1, boot="a2")], False),
+        ([replace(A1, node="b")], False),
+        ([A1, Term(term=2, node="b", boot="b1")], False),
+    ],
+)
+def test_the_history_has_the_terms_that_were_seen_and_no_others(told: list[Term], holds: bool) -> None:
+    assert check(run(told=told)).ok is holds
+
+
+def test_a_redis_that_lost_something_may_have_lost_what_was_told_before() -> None:
+    sightings = [seen(0, 1, role="primary")]
+    flaws: dict[str, Any] = {"events": [happened("failover", 5)], "written": [], "sightings": sightings}
+    assert check(run(told=[], **flaws)).ok
+    assert check(run(told=[A1, Term(term=7, node="b", boot="b1")], **flaws)).ok, "nobody saw it before it was lost"
+    later = [*sightings, seen(9, 2, node="b", boot="b1", role="primary")]
+    assert broken(check(run(told=[A1], **flaws | {"sightings": later}))) == ["told"]
 
 
 def test_an_empty_run_passes() -> None:

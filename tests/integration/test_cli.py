@@ -260,17 +260,24 @@ class TestOperating:
     def test_history_and_log_tell_what_happened(self, run: Callable[..., Result], pair: tuple[Node, Node]) -> None:
         register(pair[0])
         assert run("promote", "b", "--reason", "maintenance").exit_code == 0
-        first, second = json.loads(run("history", "--output", "json").stdout)
-        has_fields(
-            second,
-            {
-                "term": int, "holder": str, "boot": str, "run": str, "by": str, "reason": str,
-                "first_written_at": int, "first_id": str, "last_id": str, "change_count": int, "snapshot_count": int,
-                "skipped_id": type(None),
-            },
-        )  # fmt: skip
-        assert (first["term"], first["change_count"], second["holder"], second["reason"]) == (1, 1, "b", "maintenance")
-        assert "maintenance" in run("history").stdout
+        told = json.loads(run("history", "--output", "json").stdout)
+        has_fields(told, {"complete": bool, "complete_since_at": int, "entries": list})
+        first, second = told["entries"]
+        assert (first["what"], first["term"], first["node"], told["complete"]) == ("found", 1, "a", True)
+        assert (second["what"], second["node"], second["reason"]) == ("promote", "b", "maintenance")
+        assert (second["ended_term"], second["ended_node"], second["ended"]) == (1, "a", "fenced")
+        lines = run("history").stdout.splitlines()
+        assert lines[0].split() == ["TIME", "(UTC)", "AGO", "WHAT", "NODE", "TERM", "BY", "BEFORE", "REASON"]
+        assert "a in 1: fenced after " in lines[2]
+        assert lines[2].endswith("maintenance")
+        assert lines[-1] == "complete since the founding"
+        assert f"since {lines[2][:19]}" in run("status").stdout
+        newest = json.loads(run("history", "--limit", "1", "--output", "json").stdout)
+        assert [each["term"] for each in newest["entries"]] == [2]
+        assert len(json.loads(run("history", "--since", "1h", "--output", "json").stdout)["entries"]) == 2
+        assert json.loads(run("history", "--since", "2100-01-31", "--output", "json").stdout)["entries"] == []
+        refused = run("history", "--since", "yesterday")
+        assert (refused.exit_code, "15m, 2h, 7d" in refused.stderr) == (2, True)
         records = [json.loads(line) for line in run("log", "--output", "json").stdout.splitlines()]
         assert [(record["id"], record["kind"], record["node"]) for record in records] == [
             ("1-1", "term", "a"), ("1-2", "change", "a"), ("2-3", "term", "b"),

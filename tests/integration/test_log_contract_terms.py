@@ -475,10 +475,10 @@ def test_a_pause_changes_nothing_else(log: Log) -> None:
     before = head_of(log)
     log.pause("by ann")
     paused = head_of(log)
-    assert paused == before._replace(paused="by ann", paused_at=paused.paused_at)
+    assert paused == before._replace(paused="by ann", paused_at=paused.paused_at, history_count=2)
     assert 0 <= log.look().now_ms - paused.paused_at < 60_000, "since when, by the clock of Redis"
     log.pause("")
-    assert head_of(log) == before
+    assert head_of(log) == before._replace(history_count=3)
 
 
 # --- the term key -----------------------------------------------------------------------------------------------------

@@ -59,11 +59,13 @@ WRITES: dict[str, Callable[[Log, Author], Any]] = {
     "give_back": lambda log, author: log.give_back(author.writer, 1),
     "beat": lambda log, author: log.beat(Heartbeat("a", "1")),
     "request": lambda log, author: log.request("snapshot", by="ann"),
+    "reinit": lambda log, author: log.reinit("b", by="ann"),
 }
 READS: dict[str, Callable[[Log, Author], Any]] = {
     "look": lambda log, author: log.look(),
     "read": lambda log, author: log.read(ZERO_ID, requests_after="0-0"),
     "find": lambda log, author: log.find(RecordId(1, 1)),
+    "history": lambda log, author: log.history(),
     # It deletes what counts no more, and may be done again: no outcome is unknown.
     "sweep": lambda log, author: log.sweep(),
 }

@@ -4,7 +4,7 @@
 -- KEYS[1]  term    string   the newest term, moved by INCR
 -- KEYS[2]  log     stream   the records
 -- KEYS[3]  head    hash     log_id run term node boot id chain changed snapshot_at previous_snapshot_at part_next
---                          ends taken paused paused_at applied_min whole whole_at app
+--                          ends taken paused paused_at applied_min whole whole_at app history since left
 --
 -- The effective term is the greater one of the key's and the head's: an evicted or deleted key does no harm, and an
 -- INCR by hand fences every node. Numbers are doubles here, so terms stay below 2^53; ids are compared and stored as

@@ -2,7 +2,7 @@
 -- right shows then, and not in a write that stops in the middle.
 --
 -- KEYS     all keys of the group, so that a user who may not use one of them is refused here
--- KEYS[8]  probe  means nothing, see rights.lua
+-- KEYS[9]  probe  means nothing, see rights.lua
 --
 -- Answers: ok, and the names of the forbidden commands.
 
@@ -10,7 +10,7 @@
 
 local answer = { 'ok' }
 for _, commands in ipairs({ WRITES, READS }) do
-  for _, name in ipairs(forbidden_of(KEYS[8], commands)) do
+  for _, name in ipairs(forbidden_of(KEYS[9], commands)) do
     answer[#answer + 1] = name
   end
 end

@@ -4,7 +4,8 @@
 -- KEYS      term log head
 -- KEYS[4]   lease     string with PX, see fence.lua; shows the others that the holder is alive
 -- KEYS[5]   requests  stream of requests; the one appended here wakes the holder that was replaced
--- KEYS[8]   probe     means nothing, see rights.lua
+-- KEYS[8]   history   see history.lua
+-- KEYS[9]   probe     means nothing, see rights.lua
 -- ARGV[1]   node         the node to promote
 -- ARGV[2]   boot         its boot
 -- ARGV[3]   floor        the highest term that the node has on disk
@@ -27,7 +28,10 @@
 -- ARGV[17]  app          the application of the node, which has to be that of the log; empty: it has none. A log that
 --                        knows no application yet takes this one
 -- ARGV[18]  version      the version of the application at which a log begins that is founded
--- ARGV[19]  skip         the last change, which the node goes on without; empty: it does not
+-- ARGV[19]  what         for the history: what this promotion is; empty: what the script sees
+-- ARGV[20]  forced       for the history: 1: it goes past what forbids it
+-- ARGV[21]  ended        for the history: how the term before ended, if no lease runs, as the caller saw it
+-- ARGV[22]  skip         the last change, which the node goes on without; empty: it does not
 --
 -- Answers
 --   ok TERM ID RUN       (node, boot) holds TERM, in RUN; ID is the term record
@@ -40,6 +44,7 @@
 --   halfway WHY          the term was taken, but not all is done: it may have to be taken once more
 
 -- include rights.lua
+-- include history.lua
 
 local ERA = 1048576
 
@@ -59,6 +64,57 @@ local function last_words(text, count)
     words[#words + 1] = word
   end
   return table.concat(words, ' ', math.max(1, #words - count + 1))
+end
+
+-- How the term of `head` ends by this promotion, and when; or when its holder was last heard of, or ''. `lease`: the one
+-- that runs, or ''. Each case is known for certain, but for the last one, where the caller knows more (docs/history.md).
+local function how_it_ends(head, run, lease, what, notes)
+  local left = stamp_of(notes.left, head.term)
+  if left then
+    return 'stopped', left
+  end
+  local gone = stamp_of(notes.gone, head.term)
+  if gone then
+    return 'crashed', gone
+  end
+  local since = tonumber(stamp_of(notes.since, head.term) or '0')
+  local whole = redis.call('HMGET', KEYS[3], 'whole', 'whole_at')
+  local heard = digits(whole[2])
+  local seen = heard and whole[1] == head.run and tonumber(heard) >= since and heard or ''
+  if head.run ~= run then
+    return 'run changed', seen
+  end
+  local mine = head.term .. ' ' .. head.node .. ' ' .. head.boot .. ' '
+  local ran = string.sub(lease, 1, #mine) == mine and lease ~= ARGV[16]
+  if what == 'switchover' or what == 'demote' or (ARGV[1] == head.node and ARGV[2] == head.boot) then
+    return 'stepped down', ran and now_ms() or seen
+  end
+  if ARGV[1] == head.node then
+    return 'crashed', seen -- its next boot does not find that it stopped
+  end
+  if ran then
+    return 'fenced', now_ms()
+  end
+  return ARGV[21] ~= '' and ARGV[21] or 'lease ran out', seen
+end
+
+-- The fields of an entry that say how the term before ended; none, if nobody held one.
+local function ending(head, run, lease, what, notes, anew)
+  if not head.term or head.node == 'nobody' then -- NOBODY in protocol/election.py
+    return {}
+  end
+  local how, at
+  if anew then
+    how, at = 'log lost', ''
+  else
+    how, at = how_it_ends(head, run, lease, what, notes)
+  end
+  local fields = { 'ended', how, 'ended_term', head.term, 'ended_node', head.node, 'ended_at', at }
+  local since = stamp_of(notes.since, head.term)
+  if since and at ~= '' and tonumber(at) >= tonumber(since) then
+    set(fields, 'lasted_ms', as_text(at - since))
+  end
+  return fields
 end
 
 local run = server_run()
@@ -97,6 +153,7 @@ if app == '' then
 elseif ARGV[17] ~= '' and ARGV[17] ~= app then
   return { 'otherapp', app }
 end
+local before = wrong_head and {} or head
 if anew then
   head, exists = {}, false
 end
@@ -162,9 +219,19 @@ end
 if not head.id and tonumber(ARGV[18]) > 1 then
   opens.v, opens.version = 2, tonumber(ARGV[18]) -- a program that knows no versions must not read on
 end
-if ARGV[19] ~= '' then
-  opens.skip = ARGV[19]
+if ARGV[22] ~= '' then
+  opens.skip = ARGV[22]
 end
+local notes = read_notes()
+local what = ARGV[19] ~= '' and ARGV[19] or founds and 'found' or ARGV[8] == ARGV[1] and 'takeover' or 'promote'
+local told = ending(before, run, running or '', what, notes, anew)
+for _, each in ipairs({
+  { 'node', ARGV[1] }, { 'boot', ARGV[2] }, { 'by', ARGV[8] }, { 'reason', ARGV[9] }, { 'run', run }, { 'id', id },
+  { 'forced', ARGV[20] == '1' and '1' or '' }, { 'skipped_id', ARGV[22] },
+}) do
+  set(told, each[1], each[2])
+end
+notes.term = term
 local header = cjson.encode(opens)
 if ARGV[1] == '' or ARGV[2] == '' or #header > HEADER_BYTES_MAX then
   return redis.error_reply('BADRECORD a term record names a node and a boot, and its reason is short')
@@ -190,7 +257,7 @@ local writes = {
 -- What follows must not stop in the middle: a log without a head would be no log. So the rights that it needs are tried
 -- first. Then XADD is the first write: if memory is short, or the id is refused, nothing has changed. Founding anew
 -- begins with a DEL of what is of no use any more; an XADD after that is not refused for lack of memory.
-local forbidden, unwritable = forbidden_of(KEYS[8], WRITES)
+local forbidden, unwritable = forbidden_of(KEYS[9], WRITES)
 if #forbidden > 0 then
   return redis.error_reply('NOPERM this user may not use ' .. table.concat(forbidden, ', '))
 end
@@ -210,4 +277,5 @@ for _, write in ipairs(writes) do
     return failed
   end
 end
+tell(notes, what, term, told, { 'since', term .. ' ' .. now_ms() })
 return { 'ok', term, id, run }

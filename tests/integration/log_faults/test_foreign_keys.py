@@ -12,6 +12,7 @@ from replicator.log.interface import Ack
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code, Reply
 from replicator.protocol.heartbeat import Heartbeat
+from replicator.protocol.history import History, HistoryEntry
 from tests.support.log_calls import CALLS, refused
 from tests.support.worlds import LEASE_MS, LOG_ID, RedisWorld, lead, promote
 
@@ -33,6 +34,54 @@ def test_a_key_of_the_wrong_type_is_named_and_left_alone(key: str, world: RedisW
     world.admin.rpush(world.key(key), "something else")
     says = re.escape(f"WRONGTYPE {world.key(key)} holds something else than a ")
     refused(world, {name: CALLS[name] for name in USES[key]}, log, author, says)
+
+
+def test_whatever_holds_the_place_of_the_history_keeps_nobody_from_anything(world: RedisWorld, log: RedisLog) -> None:
+    """It decides nothing. That entries are missing shows by the count in the head."""
+    author = lead(log)
+    world.admin.delete(world.key("history"))
+    world.admin.set(world.key("history"), "something else")
+    assert log.pause("by ann", by="ann").code is Code.OK
+    log.forget("z", by="ann")
+    assert promote(log, "b", forced=True).code is Code.OK
+    log.give_back(author.writer._replace(node="b"), 2)
+    says = re.escape(f"WRONGTYPE {world.key('history')} holds something else than a stream")
+    with pytest.raises(LogUnavailable, match=says):
+        log.history()
+    with pytest.raises(LogUnavailable, match=says):
+        log.refill_history([HistoryEntry(what="pause", term=1)], end="", node="a")
+    assert world.admin.get(world.key("history")) == b"something else"
+    world.admin.delete(world.key("history"))
+    assert promote(log, "a", boot="2").code is Code.OK
+    entries, _ = log.history()
+    assert [(entry.what, entry.number) for entry in entries] == [("promote", 6)]
+    head = log.look().head
+    assert head is not None
+    assert not History.of(entries, count=head.history_count, term=head.term).complete
+
+
+@pytest.mark.parametrize("field", ["history", "since", "left", "whole_at"])
+@pytest.mark.parametrize("value", ["", "x", "-1", "1 x", "9" * 400, "1 " + "9" * 400, "²"])
+def test_what_the_head_says_of_the_history_keeps_nobody_from_anything(
+    field: str, value: str, world: RedisWorld, log: RedisLog
+) -> None:
+    lead(log)
+    world.admin.hset(world.key("head"), field, value)
+    if field != "whole_at":
+        assert log.look().head is not None
+    assert promote(log, "b", boot="2").code is Code.OK
+    assert log.pause("by ann", by="ann").code is Code.OK
+    assert [entry.what for entry in log.history().entries] == ["found", "promote", "pause"]
+
+
+@pytest.mark.parametrize("fields", [{"a": "b"}, {"what": "stop"}, {"what": "stop", "term": "\xff"}])
+def test_an_entry_of_the_history_that_somebody_else_wrote_is_passed_over(
+    fields: dict[str, str], world: RedisWorld, log: RedisLog
+) -> None:
+    lead(log)
+    world.admin.xadd(world.key("history"), fields)
+    promote(log, "b")
+    assert [entry.what for entry in log.history().entries] == ["found", "promote"]
 
 
 @pytest.mark.parametrize("value", ["seven", "", "-1", "1.5", "007", "1e3"])

@@ -14,7 +14,9 @@ import pytest
 import redis
 
 from replicator.errors import LogUnavailable, OutcomeUnknown
+from replicator.format.acts import encode_version
 from replicator.format.ids import Position, RecordId, Writer
+from replicator.format.records import seal_change
 from replicator.log.redis_log import RedisLog
 from replicator.protocol.group import Code, Reply
 from replicator.sandbox.redis_server import ServerBinary
@@ -242,6 +244,26 @@ def test_an_append_that_stops_in_the_middle_has_an_unknown_outcome_and_a_repeat_
     head = log.look().head
     assert head is not None
     assert (head.position, head.changed) == (author.position, RecordId(1, 4))
+
+
+def test_an_act_of_which_the_script_stopped_in_the_middle_is_told_once_it_is_done(
+    world: RedisWorld, steward: Steward
+) -> None:
+    log = steward.log()
+    author = lead(log)
+    codec, body, digest = encode_version(2, before=1, by="ann")
+    record = seal_change(
+        writer=author.writer, term=1, after=author.position, at=0, codec=codec, digest=digest, count=1, body=body,
+        version=2,
+    )  # fmt: skip
+    steward.take("hset")
+    with pytest.raises(OutcomeUnknown):
+        log.append(record)
+    steward.give(*RIGHTS)
+    assert [entry.what for entry in log.history().entries] == ["found"]
+    assert log.append(record).code is Code.OK
+    assert log.append(record).code is Code.DUPLICATE
+    assert [(entry.what, entry.number) for entry in log.history().entries] == [("found", 1), ("finalize", 2)]
 
 
 def test_a_part_that_stops_in_the_middle_has_an_unknown_outcome_and_a_repeat_ends_it(

@@ -11,7 +11,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.log.scripts import INCLUDED, SCRIPTS
 
 LUA = resources.files("replicator.log") / "lua"
-KEYS = ("term", "log", "head", "lease", "requests", "nodes", "acks", "probe")
+KEYS = ("term", "log", "head", "lease", "requests", "nodes", "acks", "history", "probe")
 
 
 def source(name: str) -> str:

@@ -27,7 +27,7 @@ class TestAutomaticFailover:
         b.wait(role="primary", timeout_s=PATIENCE_S)
         assert b.submit(push("x")) == 1
         assert b.term == 2
-        (_, record) = ops.history(group.log())
+        (_, record) = ops.history(group.log()).entries
         assert (record.by, record.reason) == ("b", "the lease of z ran out, and nothing is known of it")
 
     def test_the_history_tells_an_end_in_order_from_a_crash_and_from_another_redis(self, group: Group) -> None:
@@ -45,7 +45,9 @@ class TestAutomaticFailover:
         b._setup.log.down = "cut off"
         c.wait(role="primary", timeout_s=PATIENCE_S)
         # then each term says why it was taken
-        _, second, third, fourth = (term.reason for term in ops.history(group.log()))
+        entries = [each for each in ops.history(group.log()).entries if each.takes_term]
+        assert [each.ended for each in entries] == [None, "stopped", "run changed", "lease ran out"]
+        _, second, third, fourth = (each.reason or "" for each in entries)
         assert second == "a stopped in order"
         assert third == "Redis came back as another run, and it held the term before"
         assert fourth.startswith("the lease of b ran out: it has not reported for")
@@ -58,7 +60,7 @@ class TestAutomaticFailover:
         in_step(*nodes)
         after_beats(2, *nodes)
         assert sorted(node.role for node in nodes) == ["primary", "standby", "standby"]
-        assert [term.holder for term in ops.history(group.log())][:-1] == ["z"], "one term was taken"
+        assert [each.node for each in ops.history(group.log()).entries][:-1] == ["z"], "one term was taken"
 
     def test_candidates_that_claim_at_the_same_moment_do_no_harm(
         self, group: Group, monkeypatch: pytest.MonkeyPatch
@@ -249,7 +251,7 @@ class TestAutomaticFailover:
         nodes = [group.node(name, auto_promote=True) for name in "abc"]
         eventually(lambda: any(node.role == "primary" for node in nodes))
         in_step(*nodes)
-        assert [term.term for term in ops.history(group.log())] == [1]
+        assert [each.term for each in ops.history(group.log()).entries] == [1]
         assert sorted(node.role for node in nodes) == ["primary", "standby", "standby"]
 
     def test_a_group_that_lost_its_log_elects_nobody(self, group: Group) -> None:

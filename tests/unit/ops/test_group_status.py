@@ -30,8 +30,10 @@ class TestStatus:
         assert list(told) == [
             "group", "log_id", "run", "term", "holder", "last_id", "lease_ms", "record_count", "log_bytes",
             "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem", "warnings", "app", "version",
+            "since_at",
         ]  # fmt: skip
-        sizes = {"log_bytes": 1, "changes_bytes": 1, "kept_bytes": 1}
+        assert told["since_at"] == ops.history(group.log()).entries[0].at
+        sizes = {"log_bytes": 1, "changes_bytes": 1, "kept_bytes": 1, "since_at": 1}
         assert told | {"nodes": [], "log_id": "", "lease_ms": 1} | sizes == {
             "group": "memory",
             "log_id": "",
@@ -76,6 +78,7 @@ class TestStatus:
             "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
             "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
             "nodes": [], "problem": None, "warnings": [], "app": None, "version": None,
+            "since_at": None,
         }  # fmt: skip
 
     def test_what_snapshots_and_changes_weigh_is_what_a_live_primary_says(self, paper: Paper) -> None:

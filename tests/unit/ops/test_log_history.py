@@ -2,49 +2,120 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 
 from replicator import RecordId, ReplicatorError, ops
 from replicator.format.records import ChangeRecord, PartRecord, TermRecord
+from replicator.log.memory_history import MemoryHistory
+from replicator.protocol.history import History
 from tests.support.kv import Group, in_thread, push
 from tests.support.paper import Paper
 
 
-class TestHistory:
-    def test_it_tells_of_each_term_who_why_and_how_much(self, group: Group) -> None:
-        a, b = group.primary("a"), group.node("b")
-        a.submit(push("x"))
-        a.submit(push("y"))
-        a.publish()
-        ops.promote(group.log(), "b", by="ops", reason="maintenance")
-        b.submit(push("z"))
-        first, second = (term.to_dict() for term in ops.history(group.log()))
-        assert first | {"first_written_at": 0} == {
-            "term": 1, "holder": "a", "boot": a.boot, "run": "run-1", "by": "a's application",
-            "reason": "asked by the application",
-            "first_written_at": 0, "first_id": "1-1", "last_id": "1-4", "change_count": 2, "snapshot_count": 1,
-            "skipped_id": None,
-        }  # fmt: skip
-        assert second["first_written_at"] >= first["first_written_at"] > 1_600_000_000_000
-        assert second | {"first_written_at": 0} == {
-            "term": 2, "holder": "b", "boot": b.boot, "run": "run-1", "by": "ops", "reason": "maintenance",
-            "first_written_at": 0, "first_id": "2-5", "last_id": "2-6", "change_count": 1, "snapshot_count": 0,
-            "skipped_id": None,
-        }  # fmt: skip
+def as_if_old(group: Group) -> None:
+    """The group was there before there was a history."""
+    with group.server.changed:
+        group.server.state = replace(group.server.state, history=MemoryHistory())
 
-    def test_of_a_term_whose_own_record_is_trimmed_nobody_knows_why_it_was_taken(self, group: Group) -> None:
+
+class TestHistory:
+    def test_it_tells_of_each_term_who_took_it_why_and_how_the_one_before_ended(self, group: Group) -> None:
+        a, b = group.primary("a"), group.node("b")
+        ops.promote(group.log(), "b", by="ops", reason="maintenance")
+        found = ops.history(group.log())
+        first, second = (entry.to_dict() for entry in found.entries)
+        of_both = {"forced": False, "version": None, "restored_by": None, "from_log": False, "run": "run-1"}
+        of_none = dict.fromkeys(("ended", "ended_term", "ended_node", "ended_at", "lasted_ms"))
+        assert first == of_both | of_none | {
+            "what": "found", "term": 1, "number": 1, "at": first["at"], "node": "a", "boot": a.boot,
+            "by": "a's application", "reason": "asked by the application", "id": "1-1",
+        }  # fmt: skip
+        assert second == of_both | {
+            "what": "promote", "term": 2, "number": 2, "at": second["at"], "node": "b", "boot": b.boot, "by": "ops",
+            "reason": "maintenance", "id": "2-2", "ended": "fenced", "ended_term": 1, "ended_node": "a",
+            "ended_at": second["ended_at"], "lasted_ms": second["ended_at"] - first["at"],
+        }  # fmt: skip
+        assert second["at"] >= first["at"] > 1_600_000_000_000
+        assert (found.complete, found.complete_since_at) == (True, first["at"])
+
+    def test_after_a_trim_since_when_who_and_why_are_what_they_were(self, group: Group) -> None:
         a = group.primary("a")
+        before = ops.history(group.log())
+        since_at = ops.status(group.log()).since_at
         a.submit(push("x"))
         a.publish()
         a.publish()
-        (term,) = ops.history(group.log())
-        assert (term.holder, term.run, term.by, term.reason) == ("a", None, None, None)
-        assert term.first_id != "1-1"
+        assert group.log().find(RecordId(1, 1)) is None
+        assert ops.history(group.log()) == before
+        assert ops.status(group.log()).since_at == since_at == before.entries[0].at
+
+    def test_acts_of_an_operator_are_told(self, group: Group) -> None:
+        group.primary("a")
+        ops.pause(group.log(), by="ann", reason="moving")
+        ops.resume(group.log(), by="bob")
+        ops.demote(group.log(), by="ann", reason="enough")
+        entries = ops.history(group.log()).entries[1:]
+        assert [(each.what, each.by, each.reason) for each in entries] == [
+            ("pause", "ann", "moving"), ("resume", "bob", None), ("demote", "ann", "enough"),
+        ]  # fmt: skip
+        assert ops.status(group.log()).holder is None
 
     def test_of_a_group_without_a_log_it_is_empty(self, paper: Paper) -> None:
-        assert ops.history(paper.log) == []
+        assert ops.history(paper.log) == History(complete=False, complete_since_at=None, entries=[])
+
+
+class TestAGroupThatWasThereBefore:
+    def test_the_log_tells_of_its_terms(self, group: Group) -> None:
+        group.primary("a")
+        as_if_old(group)
+        (entry,) = ops.history(group.log()).entries
+        assert (entry.what, entry.term, entry.node, entry.by, entry.from_log) == (
+            "promote",
+            1,
+            "a",
+            "a's application",
+            True,
+        )
+        assert entry.reason == "asked by the application"
+        assert ops.status(group.log()).since_at is None, "not known, and no guess"
+
+    def test_of_a_term_whose_own_record_is_trimmed_nobody_knows_when_and_why_it_was_taken(self, group: Group) -> None:
+        a = group.primary("a")
+        as_if_old(group)
+        a.submit(push("x"))
+        a.publish()
+        a.publish()
+        found = ops.history(group.log())
+        (entry,) = found.entries
+        assert (entry.node, entry.at, entry.by, entry.reason) == ("a", None, None, None)
+        assert (found.complete, found.complete_since_at) == (False, None)
+
+    def test_it_is_complete_since_the_first_act_that_was_told(self, group: Group) -> None:
+        group.primary("a")
+        as_if_old(group)
+        group.node("b")
+        ops.promote(group.log(), "b", by="ops")
+        found = ops.history(group.log())
+        assert [(entry.term, entry.from_log) for entry in found.entries] == [(1, True), (2, False)]
+        assert (found.complete, found.complete_since_at) == (False, found.entries[1].at)
+        assert (found.entries[1].ended_term, found.entries[1].lasted_ms) == (1, None)
+
+    def test_a_term_that_an_older_program_took_is_filled_in_from_the_log(self, group: Group) -> None:
+        group.primary("a")
+        group.node("b")
+        state = group.server.state
+        ops.promote(group.log(), "b", by="ops")
+        with group.server.changed:
+            group.server.state = replace(group.server.state, history=state.history)
+        assert [(entry.term, entry.from_log) for entry in ops.history(group.log()).entries] == [(1, False), (2, True)]
+        assert ops.status(group.log()).since_at is None
+        ops.demote(group.log(), by="ops")
+        found = ops.history(group.log())
+        assert [(entry.term, entry.from_log) for entry in found.entries] == [(1, False), (2, True), (3, False)]
+        assert (found.complete, found.complete_since_at) == (False, found.entries[2].at)
 
 
 class TestRecords:

@@ -27,8 +27,8 @@ class TestPromote:
         assert (done.primary, done.term, done.first_id) == ("b", 2, "2-2")
         assert done.took_ms > 0
         assert group.nodes[1].role == "primary"
-        term = ops.history(group.log())[-1]
-        assert (term.by, term.reason, term.holder) == ("ops", "maintenance", "b")
+        term = ops.history(group.log()).entries[-1]
+        assert (term.what, term.by, term.reason, term.node) == ("promote", "ops", "maintenance", "b")
 
     def test_the_first_promotion_founds_the_log(self, group: Group) -> None:
         group.node("a")
@@ -381,8 +381,9 @@ class TestSwitchover:
         )
         assert done.gap_ms > 0
         assert (a.role, b.role) == ("standby", "primary")
-        term = ops.history(group.log())[-1]
-        assert (term.by, term.reason) == ("ops", "new disk")
+        term = ops.history(group.log()).entries[-1]
+        assert (term.what, term.by, term.reason) == ("switchover", "ops", "new disk")
+        assert (term.ended, term.ended_node) == ("stepped down", "a")
 
     def test_under_a_writer_nothing_is_lost_or_written_twice(self, group: Group) -> None:
         a, b = group.primary("a"), group.node("b")

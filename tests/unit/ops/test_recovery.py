@@ -76,8 +76,8 @@ class TestRecover:
         assert (head.node, head.boot, head.term, head.log_id) == ("b", "b-1", ERA + 1, "ours")
         assert head.position.id == RecordId(ERA + 1, 1)
         assert "b has changes up to 1-4" in told
-        (term,) = ops.history(paper.log)
-        assert (term.by, term.reason) == ("ann", "the log was lost")
+        term = ops.history(paper.log).entries[-1]
+        assert (term.what, term.by, term.reason) == ("recover", "ann", "the log was lost")
 
     def test_it_is_founded_from_the_one_that_is_named(self, paper: Paper) -> None:
         self.group_of(paper)
