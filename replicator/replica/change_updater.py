@@ -6,7 +6,6 @@ when the snapshot breaks off. A node in sync decodes none, but for one that repl
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from ..format.records import PartRecord
 from ..format.snapshot_parts import Progress
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
+from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HeldCollector
 from ..storage.checkpoint import Step
 from .applied_state import changes_of
@@ -29,7 +29,7 @@ from .state_updater import Work
 
 __all__ = ["ChangeUpdater"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 
 class ChangeUpdater:
@@ -96,7 +96,7 @@ class ChangeUpdater:
                         self._begin(record, key)
                 except NoThread as problem:
                     # With the next part, perhaps; with the last one it is restored here, from what is saved.
-                    logger.warning("the snapshot is not decoded while it arrives: %s", problem)
+                    logger.warning("snapshot.decoded_late", "the snapshot is not decoded while it arrives: %s", problem)
                     return
                 assert self._restoring is not None
                 self._restoring.feed(record)

@@ -6,16 +6,16 @@ unless it is loaded from a snapshot that came after the place where that was fou
 
 from __future__ import annotations
 
-import logging
 import time
 
 from ..errors import ConfigError
 from ..format.ids import ZERO_ID, RecordId
+from ..runtime.event_log import EventLogger
 from ..storage.checkpoint import Checkpoint
 
 __all__ = ["REBUILD_EVERY_S", "Divergence"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: A node whose state differs again within this time is not rebuilt by itself: it would differ once more.
 REBUILD_EVERY_S = 3600.0
@@ -45,7 +45,7 @@ class Divergence:
         """The state differs from that of `primary` at this marker."""
         if at == self.at:
             return
-        logger.error("the state of this node differs from that of %s at %s", primary, at)
+        logger.error("state.differs", "the state of this node differs from that of %s at %s", primary, at)
         self._checkpoint.note(_AT, str(at))
         self.at = at
 
@@ -55,7 +55,9 @@ class Divergence:
             self._checkpoint.note(_WHY, "")
             self.given_up = ""
         if self.at != ZERO_ID:
-            logger.warning("the state of this node no longer differs from the primary's as it did at %s", self.at)
+            logger.info(
+                "state.agrees", "the state of this node no longer differs from the primary's as it did at %s", self.at
+            )
             self._checkpoint.note(_AT, "")
             self.at = ZERO_ID
 

@@ -19,8 +19,9 @@ from ..format.records import PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
+from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from ..runtime.log_once import LogOnce
+from ..runtime.log_once import Lasting, LogOnce
 from ..storage.checkpoint import Step
 from ..storage.fork_writer import StateInFork
 from .applied_state import AppliedState
@@ -31,7 +32,9 @@ from .save_queue import SaveQueue
 
 __all__ = ["Rebuild"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_UNUSABLE = Lasting("snapshot.unusable", "snapshot.usable", "a snapshot could be restored", logging.ERROR)
 
 
 class Rebuild:
@@ -100,14 +103,18 @@ class Rebuild:
         try:
             rebuild(last, partial(self.saved_and_swapped, step, after))
         except Dropped:
-            logger.info("stopping before the snapshot of %s that ends at %s was restored", last.node, last.id)
+            logger.info(
+                "snapshot.left", "stopping before the snapshot of %s that ends at %s was restored", last.node, last.id
+            )
             return
         except CorruptRecord as problem:
             self.pass_by(last, before, after, problem)
             return
         self._divergence.over()
         self._log_once.over("snapshot")
-        logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
+        logger.info(
+            "snapshot.restored", "rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id
+        )
 
     def _keep_fork(self, last: PartRecord, before: View, after: NodeState) -> None:
         given_up = self._divergence.given_up
@@ -118,6 +125,7 @@ class Rebuild:
             why = f"replaced by the snapshot {last.id} of {last.node}"
             fork = self.saved.checkpoint.write_fork(why, parted_id)
             logger.warning(
+                "fork.kept",
                 "this node had changes after %s that the group's history has not: kept as a fork in %s",
                 parted_id,
                 fork,
@@ -136,9 +144,15 @@ class Rebuild:
                 pieces, ledger, version = self.applied.drawn(), self.applied.ledger.image(), self.applied.version
             fork = write(of_state=StateInFork(pieces, ledger.to_bytes(), version, self.snapshot_bytes_max))
         except (StateError, SnapshotFailed, NotJSON, ChangeTooLarge) as problem:
-            logger.warning("the state cannot be drawn (%s); its snapshot and its changes are kept instead", problem)
+            logger.warning(
+                "fork.without_state",
+                "the state cannot be drawn (%s); its snapshot and its changes are kept instead",
+                problem,
+            )
             fork = write()
-        logger.warning("the state of this node is replaced by a snapshot (%s): kept as a fork in %s", why, fork)
+        logger.warning(
+            "fork.kept", "the state of this node is replaced by a snapshot (%s): kept as a fork in %s", why, fork
+        )
 
     def pass_by(self, record: Record, before: View, after: NodeState, problem: CorruptRecord) -> None:
         """Go on without what this record carries: the state is what it was, and no more in sync.
@@ -146,7 +160,7 @@ class Rebuild:
         Out of sync after the record, this node will get a snapshot.
         """
         text = f"{problem}; waiting for another snapshot"
-        self._log_once.tell("snapshot", logging.ERROR, text, kind="passed by")
+        self._log_once.tell("snapshot", _UNUSABLE, text, kind="passed by")
         view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
         self.save_and_adopt(Step(record, Verdict.NEED_SNAPSHOT, view), after._replace(view=view))
         self.known.passed_by = problem

@@ -37,7 +37,8 @@ from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..protocol.saving import may_be_forgotten
 from ..protocol.versions import in_an_older_one
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 from ..state import ReplicatedState, State
 from ..storage.checkpoint import Checkpoint, Step
 from ..storage.payload import Whole
@@ -52,7 +53,11 @@ from .write_lock import WriteLock
 
 __all__ = ["Prepared", "Replica"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_STALE = Lasting("record.stale", "record.current", "records of the present term are read again")
+_CONFLICT = Lasting("record.conflict", "record.agrees", "records of the term's holder are read again", logging.ERROR)
+_OUT_OF_SYNC = Lasting("sync.lost", "sync.back", "in sync again")
 
 
 class Prepared(NamedTuple):
@@ -190,6 +195,8 @@ class Replica:
             self._carry_out(work, node_state)
             raise
         self._carry_out(work, node_state)
+        if self.node_state.in_sync:
+            self._log_once.over("sync")
         return verdicts
 
     def _reads(self, step: Step) -> bool:
@@ -241,16 +248,22 @@ class Replica:
         if verdict is Verdict.REJECT_STALE:
             self.rejected += 1
             over = f"term {record.id.term} is over, the term is {before.term}"
-            self._log_once.tell("record", logging.WARNING, f"ignored {record}: {over}", kind=f"stale {record.kind}")
+            self._log_once.tell("record", _STALE, f"ignored {record}: {over}", kind=f"stale {record.kind}")
         elif verdict is Verdict.CONFLICT:
             what = f"{record} was not written by the holder of its term, {before.holder.node}"
-            self._log_once.tell("record", logging.ERROR, what, kind=f"conflict {record.kind}")
+            self._log_once.tell("record", _CONFLICT, what, kind=f"conflict {record.kind}")
         else:
             self._log_once.over("record")
         if isinstance(record, TermRecord) and verdict not in (Verdict.REJECT_STALE, Verdict.CONFLICT):
-            logger.warning("term %d: %s leads (%s, asked by %s)", record.id.term, record.node, record.reason, record.by)
+            self._tell_term(record)
         if before.in_sync and not step.view.in_sync:
-            logger.warning("out of sync after %s, at %s; waiting for a snapshot", before.position.id, record)
+            what = f"out of sync after {before.position.id}, at {record}; waiting for a snapshot"
+            self._log_once.tell("sync", _OUT_OF_SYNC, what)
+
+    def _tell_term(self, record: TermRecord) -> None:
+        text = "term %d: %s leads (%s, asked by %s)"
+        told = record.id.term, record.node, record.reason, record.by
+        logger.info("term.began", text, *told, term=record.id.term, holder=record.node)
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 
@@ -335,7 +348,9 @@ class Replica:
             with self.applied.lock:
                 self.applied.given_up()
                 self.known.adopt(after)
-        logger.warning("waiting for a snapshot in the place of the state at %s: %s", after.view.position.id, why)
+        logger.warning(
+            "state.given_up", "waiting for a snapshot in the place of the state at %s: %s", after.view.position.id, why
+        )
         return True
 
     def _as_saved(self, node_state: NodeState) -> NodeState:
