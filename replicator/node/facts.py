@@ -111,7 +111,7 @@ class NodeFacts:
 
     @property
     def speaker(self) -> Speaker:
-        """Whose lines in the log are this node's: for what is logged on its behalf elsewhere (`runtime/event_log.py`)."""
+        """Whose lines in the log are this node's, for what others log for it (`runtime/event_log.py`)."""
         return self._setup.speaker
 
     @property

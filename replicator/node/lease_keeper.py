@@ -26,7 +26,7 @@ __all__ = ["LeaseKeeper"]
 
 logger = EventLogger(__name__)
 
-_LOST = Lasting("lease.lost", "lease.held", "the lease is held again, and writes are taken")
+_LOST = Lasting("lease.lost", "lease.held", "takes writes again")
 
 #: A holder that has to bring its state into the log first, and gets nowhere for so long, and for a lease, lets others
 #: try. Even a busy machine begins within that.
@@ -88,9 +88,17 @@ class LeaseKeeper:
             led_s = self._lease.now() - self._led_since
             self._log_once.forget("lease")
             text = "stands by for %s, which holds term %d; led in term %d for %s"
-            logger.info("node.stands_by", text, view.holder.node, view.term, self._led_in, duration(led_s))
+            logger.info(
+                "node.stands_by",
+                text,
+                view.holder.node,
+                view.term,
+                self._led_in,
+                duration(led_s),
+                holder=view.holder.node,
+            )
             self._led_in = 0
-        elif self._led_in and holds_term and not self._lease.held:
+        elif view.term == self._led_in and holds_term and not self._lease.held:
             self._log_once.tell("lease", _LOST, f"takes no writes: {self._why_lost}", kind="lost")
 
     @property
@@ -98,8 +106,8 @@ class LeaseKeeper:
         given_up = self._problems.get("lead") or self._problems.get(UNHEALTHY)
         if given_up is not None:
             return f"the lease was given up: {given_up}"
-        known = self._problems.by_part.get("redis")
-        why = known or "this process was held up, or Redis did not answer"
+        away = "redis" in self._problems.by_part
+        why = "Redis did not answer" if away else "this process was held up, or Redis did not answer"
         return f"the lease of {self._lease.length_s:g} s ran out and was not renewed ({why})"
 
     def end(self, before: Callable[[], None]) -> None:

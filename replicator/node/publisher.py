@@ -121,7 +121,13 @@ class Publisher:
             self._commits.let_in()
             if time.monotonic() - began > HOLD_COLLECTOR_FOR_S:
                 collector.release()
-        logger.info("snapshot.published", "published the state as of %s in %d parts", snapshot.as_of.id, parts.count)
+        logger.info(
+            "snapshot.published",
+            "published the state as of %s in %d parts",
+            snapshot.as_of.id,
+            parts.count,
+            parts=parts.count,
+        )
         return True
 
     def replace(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LogUnavailable
-from ..format.ids import Writer
+from ..format.ids import ORIGIN, Writer
 from ..log.interface import Log
 from ..replica.change_updater import ChangeUpdater
 from ..replica.replica import Replica
@@ -118,10 +118,9 @@ class RunningNode:
     def begin(self) -> None:
         """Have its duties done from now on. Raises `NoThread`: `end` it then."""
         self._setup.vitals.look()  # before the first beat, at which a node may take its term again
-        node_state = self.replica.node_state
-        view = node_state.view
-        text = "started at %s; the term that it knows is %d"
-        logger.info("node.started", text, view.position.id, view.term)
+        view = self.replica.node_state.view
+        has = f"what its disk has, up to {view.position.id}" if view.position != ORIGIN else "an empty data directory"
+        logger.info("node.started", "started with %s", has)
         self._setup.scheduler.start(self._node_work)
 
     def wake(self) -> None:

@@ -151,7 +151,11 @@ class AppliedState:
                     results.append(rejected)
                 except BaseException as error:
                     logger.exception(
-                        "apply.failed", "apply() failed at %s, at the change %.200r", record.id, change_in(change)
+                        "apply.failed",
+                        "apply() failed at %s, at the change %.200r",
+                        record.id,
+                        change_in(change),
+                        record=str(record.id),
                     )
                     stalled = self._stall(record.id, error)
                     if asked_to_end(error):

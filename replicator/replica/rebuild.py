@@ -129,6 +129,7 @@ class Rebuild:
                 "this node had changes after %s that the group's history has not: kept as a fork in %s",
                 parted_id,
                 fork,
+                path=str(fork),
             )
         if given_up:
             self._keep_state(given_up, before.position.id if parted_id is None else parted_id)
@@ -151,7 +152,11 @@ class Rebuild:
             )
             fork = write()
         logger.warning(
-            "fork.kept", "the state of this node is replaced by a snapshot (%s): kept as a fork in %s", why, fork
+            "fork.kept",
+            "the state of this node is replaced by a snapshot (%s): kept as a fork in %s",
+            why,
+            fork,
+            path=str(fork),
         )
 
     def pass_by(self, record: Record, before: View, after: NodeState, problem: CorruptRecord) -> None:

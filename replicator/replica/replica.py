@@ -261,9 +261,11 @@ class Replica:
             self._log_once.tell("sync", _OUT_OF_SYNC, what)
 
     def _tell_term(self, record: TermRecord) -> None:
+        # An election is the ordinary course of things; somebody who intervenes is not.
+        level = logging.INFO if record.by == record.node else logging.WARNING
         text = "term %d: %s leads (%s, asked by %s)"
         told = record.id.term, record.node, record.reason, record.by
-        logger.info("term.began", text, *told, term=record.id.term, holder=record.node)
+        logger.at(level, "term.began", text, *told, term=record.id.term, holder=record.node, by=record.by)
 
     # --- what a node wrote -------------------------------------------------------------------------------------------
 

@@ -76,13 +76,14 @@ def formatter_for(wanted: str, stream: TextIO, *, otherwise: str = "console") ->
             return _OneLine(PLAIN_FORMAT)
         problem = 'structlog is not installed: pip install "replicator[logs]"'
         raise ConfigError(setting="log_format", problem=problem) from None
-    before = [
+    before: list[Any] = [
         _sentence_apart,
         structlog.stdlib.ExtraAdder(),
         _say_who,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
+    after: list[Any]
     if chosen == "json":
         after = [structlog.processors.format_exc_info, _as_object, structlog.processors.JSONRenderer(serializer=_json)]
     else:
@@ -106,6 +107,7 @@ class _OneLine(logging.Formatter):
 def _sentence_apart(_: Any, __: str, told: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """structlog calls the sentence `event`; ours is the name of one."""
     told["message"] = told.pop("event")
+    told["_record"].__dict__.pop("color_message", None)  # uvicorn's, of the same sentence
     told["logger"] = told["_record"].name
     return told
 

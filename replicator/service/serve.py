@@ -93,7 +93,7 @@ def serve(
     node.http = advertised or _reachable(server.url, host, server.port, redis)
     try:
         with node, server, sidecar:
-            logger.info("service.started", "node %s of group %s serves %s", name, group, server.url)
+            logger.info("service.started", "node %s of group %s serves %s", name, group, server.url, url=server.url)
             while not stopping.wait(LOOK_EVERY_S) and node.failed is None:
                 pass
     finally:

@@ -34,7 +34,13 @@ def opened_or_begun(path: Path, lock: DirectoryLock, group: str, node: str) -> t
         aside = put_aside(path)
         hint = "The node rebuilds itself from the log."
         _logger.error(
-            "checkpoint.damaged", "%s is damaged (%s) and was set aside as %s. %s", path, problem, aside, hint
+            "checkpoint.damaged",
+            "%s is damaged (%s) and was set aside as %s. %s",
+            path,
+            problem,
+            aside,
+            hint,
+            path=str(path),
         )
         return _begun(path, lock, group, node), Leavings(), aside
     _check_owner(path, saved, group, node)

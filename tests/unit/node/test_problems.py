@@ -42,8 +42,8 @@ def test_a_redis_that_is_away_is_told_once_whoever_meets_it_and_once_when_it_is_
         assert len(caplog.records) == 1, "the keeper has not met it again"
         problems.solved("ha-loop")
         problems.solved("ha-loop")
-    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
-    assert caplog.records[-1].getMessage().startswith("over: ")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert caplog.records[-1].getMessage().startswith("Redis is back after ")
 
 
 def test_a_problem_that_only_counts_on_is_the_same(caplog: pytest.LogCaptureFixture) -> None:
@@ -61,7 +61,7 @@ def test_an_outcome_that_nobody_waits_for_is_just_a_redis_that_is_away() -> None
 
 def test_a_node_that_stops_complains_no_more(caplog: pytest.LogCaptureFixture) -> None:
     problems = Problems()
-    problems.quiet = True
+    problems.be_quiet()
     with caplog.at_level(logging.ERROR):
         problems.report("reader", away("closed"))
     assert caplog.records == []
