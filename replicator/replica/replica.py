@@ -262,9 +262,10 @@ class Replica:
 
     def _tell_term(self, record: TermRecord) -> None:
         # An election is the ordinary course of things; somebody who intervenes is not.
-        level = logging.INFO if record.by == record.node else logging.WARNING
-        text = "term %d: %s leads (%s, asked by %s)"
-        told = record.id.term, record.node, record.reason, record.by
+        by_itself = record.by == record.node
+        level = logging.INFO if by_itself else logging.WARNING
+        text = "term %d: %s leads (%s%s)"
+        told = record.id.term, record.node, record.reason, "" if by_itself else f", asked by {record.by}"
         logger.at(level, "term.began", text, *told, term=record.id.term, holder=record.node, by=record.by)
 
     # --- what a node wrote -------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 DOCUMENT = ROOT / "docs" / "logs.md"
 
+#: Name, levels, fields, meaning, what to do.
+COLUMNS = 5
+
 METHODS = ("debug", "info", "warning", "error", "critical", "exception", "at")
 
 #: They hand on events that others named.
@@ -94,9 +97,11 @@ def in_the_document() -> dict[str, Event]:
     """The rows of its table: name, level, fields, meaning, what to do."""
     events: dict[str, Event] = {}
     for line in DOCUMENT.read_text().splitlines():
-        row = re.fullmatch(r"\| `([a-z_]+(?:\.[a-z_]+)?)` \| ([A-Z, ]+) \| (.*?) \| (.+) \| (.+) \|", line)
-        if row is not None:
-            name, levels, fields, *_ = row.groups()
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == COLUMNS + 2 and cells[1].startswith("`"):
+            name, levels, fields, means, to_do = cells[1].strip("`"), *cells[2:-1]
             assert name not in events, f"{name} has two rows"
+            assert means, name
+            assert to_do, name
             events[name] = Event(frozenset(re.findall("[A-Z]+", levels)), frozenset(re.findall(r"`(\w+)`", fields)))
     return events
