@@ -130,7 +130,7 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
 
         Raises what `reading` raises, and `TimeoutError` if others have the state for all of `timeout_s`.
         """
-        return LoopRead(self.name, partial(self._readable, fresh=fresh), timeout_s=timeout_s)
+        return LoopRead(self.name, partial(self._readable, fresh=fresh), timeout_s=timeout_s, speaker=self.speaker)
 
     async def view(
         self,

@@ -20,7 +20,7 @@ from typing import Generic
 from ..errors import ReadSuspended
 from ..replica.applied_state import AppliedState
 from ..runtime.await_site import Block
-from ..runtime.event_log import EventLogger
+from ..runtime.event_log import EventLogger, Speaker, speaking
 from .calls import StateT
 
 __all__ = ["LoopRead"]
@@ -35,8 +35,16 @@ ASK_AGAIN_S, ASK_AGAIN_S_MAX = 0.0002, 0.005
 class LoopRead(Generic[StateT]):
     """One read, for one `async with`. `ready`: waits, at most until then, for what the state is to have."""
 
-    def __init__(self, node: str, ready: Callable[[float], Awaitable[AppliedState]], *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        node: str,
+        ready: Callable[[float], Awaitable[AppliedState]],
+        *,
+        timeout_s: float,
+        speaker: Speaker | None = None,
+    ) -> None:
         self._node = node
+        self._speaker = speaker
         self._ready = ready
         self._timeout_s = timeout_s
         self._reading: AbstractContextManager[StateT] | None = None
@@ -85,7 +93,8 @@ class LoopRead(Generic[StateT]):
         assert self._block is not None
         self._broken = ReadSuspended(node=self._node, where=self._block.suspended_at())
         self._end()
-        logger.error("read.suspended", "%s", self._broken)
+        with speaking(self._speaker):
+            logger.error("read.suspended", "%s", self._broken)
 
     def _end(self) -> None:
         reading, self._reading, self._block = self._reading, None, None

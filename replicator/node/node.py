@@ -98,8 +98,9 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`). It has the node,
         #: and the duties have it: a node that runs stays, whoever has forgotten it.
         self.handover = Handover(self._wake)
-        watch = Watch(name, self._outlook, lambda: lease.left_ms)
         shared = scheduler.shared
+        speaker = NodeSpeaker(group, name, shared.crowd if shared is not None else None)
+        watch = Watch(name, self._outlook, lambda: lease.left_ms, speaker)
         problems = Problems(shared.outage if shared is not None else None)
         problems.stir = watch.stir
         limit_s = options.watchdog_s or lease.length_s
@@ -118,7 +119,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
             vitals=Vitals(problems, watchdog, limit_s=limit_s, watches_loop=options.watchdog_s != 0),
             watch=watch,
             stopping=threading.Event(),
-            speaker=NodeSpeaker(group, name, shared.crowd if shared is not None else None),
+            speaker=speaker,
         )
         super().__init__(setup, http=http)
         #: Held while it begins to run, and while it begins to stop. A signal may stop it on the thread that starts it.

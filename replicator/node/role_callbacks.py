@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from ..errors import NoThread
-from ..runtime.event_log import EventLogger, in_this_context
+from ..runtime.event_log import EventLogger, Speaker, in_this_context
 from ..runtime.threads import started
 
 __all__ = ["RoleCallbacks", "RoleEvent"]
@@ -33,7 +33,8 @@ RoleCallback = Callable[[RoleEvent], object]
 class RoleCallbacks:
     """Of one node. `name`: of the thread, which is there once there is something to tell."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, speaker: Speaker | None = None) -> None:
+        self._speaker = speaker
         self._name = name
         self._lock = threading.Lock()
         self._all: dict[object, RoleCallback] = {}
@@ -77,7 +78,7 @@ class RoleCallbacks:
 
     def _begin(self) -> None:
         if self._thread is None:
-            self._thread = started(in_this_context(self._call_all), name=self._name)
+            self._thread = started(in_this_context(self._call_all, speaker=self._speaker), name=self._name)
 
     def _call_all(self) -> None:
         while (due := self._due.get()) is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import ReplicatorError
 from ..replica.node_state_cell import NodeStateCell
-from ..runtime.event_log import EventLogger, in_this_context
+from ..runtime.event_log import EventLogger, Speaker, in_this_context
 from ..runtime.process import Owner
 from ..runtime.threads import started
 from .former_leases import FormerLeases
@@ -52,6 +52,7 @@ class RoleWatch:
         problems: Problems,
         stopping: threading.Event,
         look: Callable[[], RoleEvent],
+        speaker: Speaker | None = None,
     ) -> None:
         self._writes = writes
         self._owner = owner
@@ -59,7 +60,8 @@ class RoleWatch:
         self._problems = problems
         self._stopping = stopping
         self._look = look
-        self.callbacks = RoleCallbacks(f"{writes.name}-role-callbacks")
+        self._speaker = speaker
+        self.callbacks = RoleCallbacks(f"{writes.name}-role-callbacks", speaker)
         self._news = threading.Event()
         #: Whether the watch waits for news, and until when by the clock of the lease.
         self._waits = False
@@ -142,7 +144,9 @@ class RoleWatch:
         with self._lock:
             self._wanted = True
             if self._known is not None and self._thread is None and not self._closed:
-                self._thread = started(in_this_context(self._watch), name=f"{self._writes.name}-role-watch")
+                self._thread = started(
+                    in_this_context(self._watch, speaker=self._speaker), name=f"{self._writes.name}-role-watch"
+                )
                 self._known.turned.append(self.poke)
                 self._lease.changed = self.poke
         self.poke()

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import LogUnavailable
@@ -30,6 +30,9 @@ CROWD_MIN = 10
 #: What nobody has said for so long is summed up, and at the latest after so long.
 QUIET_S = 1.0
 SUM_UP_AFTER_S = 10.0
+
+#: What was summed up once is only summed up, until nobody has said it for so long.
+CROWDED_FOR_S = 60.0
 
 #: Groups that a summary names.
 NAMED_MAX = 5
@@ -77,6 +80,7 @@ class _Said:
     #: How many more groups said so, and some of them.
     more: int = 0
     groups: list[str] = field(default_factory=list)
+    crowded: bool = False
 
 
 class _Host:
@@ -112,6 +116,8 @@ class Crowd:
             if said is None:
                 self._said[key] = _Said(level, event, text, now, now)
                 return True
+            if not said.more:
+                said.since = now
             said.more += 1
             said.last = now
             if len(said.groups) < NAMED_MAX:
@@ -125,20 +131,19 @@ class Crowd:
         now, due = self._clock(), []
         with self._lock:
             for key, said in list(self._said.items()):
-                if at_once or now - said.last >= QUIET_S:
+                quiet_s = now - said.last
+                if said.more and (at_once or quiet_s >= QUIET_S or now - said.since >= SUM_UP_AFTER_S):
+                    self._said[key] = replace(said, since=now, more=0, groups=[], crowded=True)
+                    due.append(said)
+                elif not said.more and quiet_s >= (CROWDED_FOR_S if said.crowded else QUIET_S):
                     del self._said[key]
-                    due.append(said)
-                elif now - said.since >= SUM_UP_AFTER_S:
-                    self._said[key] = _Said(said.level, said.event, said.text, now, now)
-                    due.append(said)
         for said in due:
-            if said.more:
-                self._tell(said)
+            self._tell(said)
 
     def _tell(self, said: _Said) -> None:
         with speaking(self.speaker):
             such_as = ", ".join(said.groups)
-            text = "the same in %d more groups (%s%s): %s"
+            text = "the same in %d more " + ("group" if said.more == 1 else "groups") + " (%s%s): %s"
             dots = ", ..." if said.more > len(said.groups) else ""
             logger.at(said.level, said.event, text, said.more, such_as, dots, said.text, groups=said.more)
 

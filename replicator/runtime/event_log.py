@@ -50,9 +50,11 @@ def speaking(speaker: Speaker | None) -> Iterator[None]:
         SPEAKER.reset(token)
 
 
-def in_this_context(work: Callable[..., Any]) -> Callable[..., Any]:
-    """`work`, for another thread, which speaks for whom this one does."""
+def in_this_context(work: Callable[..., Any], *, speaker: Speaker | None = None) -> Callable[..., Any]:
+    """`work`, for another thread, which speaks for `speaker`, or else for whom this one does."""
     context = contextvars.copy_context()
+    if speaker is not None:
+        context.run(SPEAKER.set, speaker)
 
     def carried(*arguments: Any) -> Any:
         return context.run(work, *arguments)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.support.log_events import DOCUMENT as DOCUMENT_PATH
 from tests.support.log_events import ROOT, Event, events_of, in_the_code, in_the_document
 
 CODE, DOCUMENT = in_the_code(), in_the_document()
@@ -30,6 +32,17 @@ def test_the_document_has_its_levels_and_fields(name: str) -> None:
 def test_no_field_has_a_name_that_means_something_else() -> None:
     fields = frozenset().union(*(event.fields for event in CODE.values()))
     assert not fields & (TAKEN | OF_THE_SPEAKER | {"event", "level", "time", "logger", "exception"})
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", DOCUMENT_PATH.read_text(), re.DOTALL))
+def test_its_formatters_show_the_sentence_and_the_fields(block: str) -> None:
+    names: dict[str, logging.Formatter] = {}
+    exec(block, names)
+    record = logging.makeLogRecord({"msg": "leads in term %d", "args": (6,), "name": "replicator", "levelname": "INFO"})
+    record.__dict__ |= {"event": "node.leads", "group": "g", "node": "a"}
+    line = names["formatter"].format(record)
+    assert "leads in term 6" in line
+    assert '"event": "node.leads"' in line or "g/a" in line
 
 
 def loggers_besides() -> list[Path]:

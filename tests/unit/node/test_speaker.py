@@ -7,7 +7,16 @@ import logging
 import pytest
 
 from replicator.errors import LogUnavailable
-from replicator.node.speaker import CROWD_MIN, QUIET_S, SUM_UP_AFTER_S, Crowd, NodeSpeaker, Outage, Shared
+from replicator.node.speaker import (
+    CROWD_MIN,
+    CROWDED_FOR_S,
+    QUIET_S,
+    SUM_UP_AFTER_S,
+    Crowd,
+    NodeSpeaker,
+    Outage,
+    Shared,
+)
 from replicator.runtime.event_log import EventLogger, speaking
 
 logger = EventLogger("replicator.test")
@@ -78,6 +87,24 @@ def test_a_few_nodes_all_have_their_say(clock: Clock, caplog: pytest.LogCaptureF
     clock.now += QUIET_S
     crowd.sum_up()
     assert len(caplog.records) == CROWD_MIN
+
+
+def test_what_was_summed_up_is_only_summed_up_until_it_is_quiet_for_long(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    crowd = Crowd(lambda: 1000, clock=clock)
+    for n in range(3):
+        say(crowd, f"g{n}", "x")
+    clock.now += QUIET_S
+    crowd.sum_up()
+    say(crowd, "g7", "x")
+    clock.now += QUIET_S
+    crowd.sum_up()
+    assert caplog.messages == ["x", "the same in 2 more groups (g1, g2): x", "the same in 1 more group (g7): x"]
+    clock.now += CROWDED_FOR_S
+    crowd.sum_up()
+    say(crowd, "g8", "x")
+    assert caplog.messages[3:] == ["x"]
 
 
 def test_what_is_said_again_later_is_told_again(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
