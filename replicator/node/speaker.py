@@ -34,6 +34,9 @@ SUM_UP_AFTER_S = 10.0
 #: What was summed up once is only summed up, until nobody has said it for so long.
 CROWDED_FOR_S = 60.0
 
+#: A node whose turn comes late finds only then that its connection broke: that is no second time that Redis was away.
+STRAGGLERS_S = 3.0
+
 #: Groups that a summary names.
 NAMED_MAX = 5
 
@@ -151,11 +154,17 @@ class Crowd:
 class Outage:
     """That Redis is away: told once for all who share a connection to it, and once when nobody misses it any more."""
 
-    def __init__(self, speaker: Speaker | None = None) -> None:
+    def __init__(
+        self,
+        speaker: Speaker | None = None,
+        *,
+        patience_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._speaker = speaker
         self._lock = threading.Lock()
         self._without: set[int] = set()
-        self._log_once = LogOnce(logger)
+        self._log_once = LogOnce(logger, patience_s=patience_s, clock=clock)
 
     def missed(self, by: object, problem: LogUnavailable) -> bool:
         """That one has no Redis for now. False: Redis is there, and refuses for good."""
@@ -189,6 +198,6 @@ class Outage:
 class Shared:
     """What the nodes of one process share, of which `size` says how many there are."""
 
-    def __init__(self, size: Callable[[], int]) -> None:
-        self.crowd = Crowd(size)
-        self.outage = Outage(self.crowd.speaker)
+    def __init__(self, size: Callable[[], int], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.crowd = Crowd(size, clock=clock)
+        self.outage = Outage(self.crowd.speaker, patience_s=STRAGGLERS_S, clock=clock)

@@ -68,10 +68,16 @@ class _Told:
 
 
 class LogOnce:
-    """What was told to `logger`, and is not over. Thread-safe."""
+    """What was told to `logger`, and is not over. Thread-safe.
 
-    def __init__(self, logger: EventLogger, *, clock: Callable[[], float] = time.monotonic) -> None:
+    `patience_s`: so long something has to be gone for, the first time, before it is called over.
+    """
+
+    def __init__(
+        self, logger: EventLogger, *, patience_s: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._logger = logger
+        self._least_s = patience_s
         self._clock = clock
         self._lock = threading.Lock()
         self._told: dict[tuple[str, str], _Told] = {}
@@ -135,5 +141,5 @@ class LogOnce:
         now = self._clock()
         self._past = {each: past for each, past in self._past.items() if now - past[0] < SOON_S + past[1]}
         if key not in self._past:
-            return 0.0
-        return min(PATIENCE_S_MAX, max(PATIENCE_S, 2 * self._past[key][1]))
+            return self._least_s
+        return min(PATIENCE_S_MAX, max(PATIENCE_S, self._least_s, 2 * self._past[key][1]))

@@ -11,6 +11,7 @@ from replicator.node.speaker import (
     CROWD_MIN,
     CROWDED_FOR_S,
     QUIET_S,
+    STRAGGLERS_S,
     SUM_UP_AFTER_S,
     Crowd,
     NodeSpeaker,
@@ -125,17 +126,25 @@ def away(problem: str = "refused") -> LogUnavailable:
     return LogUnavailable(url="url", problem=problem)
 
 
-def test_that_a_shared_redis_is_away_is_two_lines_however_many_miss_it(caplog: pytest.LogCaptureFixture) -> None:
-    shared, nodes = Shared(lambda: 1000), [object() for _ in range(1000)]
+def test_that_a_shared_redis_is_away_is_two_lines_however_many_miss_it(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared, nodes = Shared(lambda: 1000, clock=clock), [object() for _ in range(1000)]
     for problem in ("refused", "reset", "timed out"):
         for node in nodes:
             assert shared.outage.missed(node, away(problem))
     for node in nodes:
         assert len(caplog.records) == 1, "it is back once nobody misses it"
         shared.outage.found(node)
+    # one whose turn comes late finds a connection that broke
+    clock.now += STRAGGLERS_S / 2
+    shared.outage.missed(nodes[7], away("broken pipe"))
+    shared.outage.found(nodes[7])
+    clock.now += STRAGGLERS_S
+    shared.outage.found(nodes[7])
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert [vars(record)["groups"] for record in caplog.records] == [1000, 1000]
-    assert caplog.messages[1].startswith("Redis is back after ")
+    assert caplog.messages[1] == "Redis is back after 1.5 s", "the time for stragglers is none of it"
 
 
 def test_a_node_that_ends_while_redis_is_away_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
