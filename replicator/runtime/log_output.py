@@ -63,8 +63,11 @@ def configure(level: str, wanted: str = "auto", *, otherwise: str = "console", s
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def formatter_for(wanted: str, stream: TextIO, *, otherwise: str = "console") -> logging.Formatter:
-    """For a handler that writes to `stream`. Raises `ConfigError`, as `configure`."""
+def formatter_for(
+    wanted: str = "auto", stream: TextIO | None = None, *, otherwise: str = "console"
+) -> logging.Formatter:
+    """For a handler that writes to `stream`, or to stderr. Raises `ConfigError`, as `configure`."""
+    stream = stream or sys.stderr
     terminal = stream.isatty()
     chosen = ("console" if terminal else otherwise) if wanted == "auto" else wanted
     if chosen not in FORMATS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,32 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.send_signal(signal.SIGTERM)
     for process in processes:
         assert process.wait(PATIENCE_S) in (0, 6)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["uvicorn", "--log-config"], ["gunicorn", "--worker-class", "asgi", "--log-config-json"]],
+    ids=lambda c: c[0],
+)
+def test_servers_write_the_same_lines_with_the_file_of_the_document(command: list[str], tmp_path: Path) -> None:
+    # given the file that the document shows
+    text = (Path(__file__).parents[2] / "docs" / "logs.md").read_text()
+    [config] = re.findall(r"```json\n(\{\n.*?)```", text, re.DOTALL)
+    (tmp_path / "log.json").write_text(config)
+    (tmp_path / "service.py").write_text("async def app(scope, receive, send):\n    raise NotImplementedError\n")
+    # when a server runs with it
+    [port] = free_ports(1)
+    bind = ["--port", str(port)] if command[0] == "uvicorn" else ["--bind", f"127.0.0.1:{port}"]
+    path = tmp_path / "server.log"
+    with path.open("w") as log:
+        words = [sys.executable, "-m", *command, "log.json", *bind, "service:app"]
+        process = subprocess.Popen(words, cwd=tmp_path, stderr=log, stdout=log)
+    eventually(lambda: path.read_text().count("\n") >= 3 or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    process.wait(PATIENCE_S)
+    # then every line of it is an object
+    loggers = {line["logger"] for line in lines(path)}
+    assert loggers & {"uvicorn.error", "gunicorn.error"}, path.read_text()
 
 
 def with_password(redis: RedisServer, password: str) -> str:
