@@ -90,8 +90,8 @@ def formatter_for(
     if chosen == "json":
         after = [structlog.processors.format_exc_info, _as_object, structlog.processors.JSONRenderer(serializer=_json)]
     else:
-        render = structlog.dev.ConsoleRenderer(
-            colors=terminal, timestamp_key="time", event_key="message", pad_event_to=_WIDTH, sort_keys=False
+        render = structlog.dev.ConsoleRenderer(  # the name of the first one changed between its versions
+            _WIDTH, colors=terminal, timestamp_key="time", event_key="message", sort_keys=False
         )
         after = [_for_people, render]
     return structlog.stdlib.ProcessorFormatter(
