@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from replicator.node.speaker import (
     Shared,
 )
 from replicator.runtime.event_log import EventLogger, speaking
+from tests.support.kv import Group, eventually
 
 logger = EventLogger("replicator.test")
 
@@ -182,3 +184,21 @@ def test_a_redis_that_loads_after_it_was_away_is_the_same_story(caplog: pytest.L
     outage.missed(node, LogUnavailable.refuses("url", "LOADING Redis is loading the dataset in memory"))
     outage.found(node)
     assert len(caplog.records) == 2
+
+
+def test_what_fails_for_a_node_is_told_as_its_own_whoever_registered_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("seven")
+
+    group = Group(tmp_path)
+    try:
+        a = group.primary("a")
+        a.on_role(fail)
+        eventually(lambda: "a callback of on_role failed" in caplog.text)
+    finally:
+        group.close()
+    told = [vars(record) for record in caplog.records if vars(record)["event"] == "callback.failed"]
+    assert {(record["node"], record["term"]) for record in told} == {("a", 1)}
+    assert all("boot" in vars(record) for record in caplog.records)
