@@ -87,7 +87,7 @@ class LeaseKeeper:
         elif self._led_in and view.holder.node != self._replica.node_state.me.node:
             led_s = self._lease.now() - self._led_since
             self._log_once.forget("lease")
-            text = "stands by for %s, which holds term %d; led in term %d for %s"
+            text = "leads no more: %s holds term %d; led in term %d for %s"
             logger.info(
                 "node.stands_by",
                 text,

@@ -65,5 +65,5 @@ def test_a_primary_that_hands_over_says_for_whom_and_has_lost_no_lease(
     b.promote(force=True, timeout_s=PATIENCE_S)
     eventually(lambda: told("b") == [("node.leads", "INFO")])
     eventually(lambda: told("a")[-1] == ("node.stands_by", "INFO"))
-    assert "stands by for b, which holds term 2; led in term 1 for" in caplog.text
+    assert "leads no more: b holds term 2; led in term 1 for" in caplog.text
     assert [event for event, _ in told("a")] == ["node.leads", "node.stands_by"]
