@@ -10,7 +10,6 @@ imported, run or sent, and a job that asks for more fails (`OwnJob`).
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import zlib
@@ -29,6 +28,8 @@ from replicator.errors import ConfigError, ReplicatorError
 from replicator.log.redis_log import RedisLog, client_for
 from replicator.ops.jobs import queue_name
 from replicator.runtime import checks
+from replicator.runtime.event_log import SPEAKER
+from replicator.runtime.log_output import FORMATS, GroupSpeaker, configure
 
 from .worker import Worker, work
 
@@ -138,7 +139,8 @@ def _check_small(data: bytes) -> None:
 
 def main() -> None:
     try:
-        logging.basicConfig(level=_log_level())
+        configure(_log_level(), _log_format(), otherwise="json")
+        SPEAKER.set(GroupSpeaker(os.environ.get("REPLICATOR_GROUP", "")))
         check_environment(cli)
         url, group = _setting("REPLICATOR_REDIS"), _setting("REPLICATOR_GROUP")
         work(lambda: _worker(url, group))
@@ -161,6 +163,10 @@ def _worker(url: str, group: str) -> Worker:
 
 def _log_level() -> str:
     return checks.choice("REPLICATOR_LOG_LEVEL", os.environ.get("REPLICATOR_LOG_LEVEL", "INFO").upper(), LEVELS)
+
+
+def _log_format() -> str:
+    return checks.choice("REPLICATOR_LOG_FORMAT", os.environ.get("REPLICATOR_LOG_FORMAT", "auto").lower(), FORMATS)
 
 
 def _check_redis() -> None:

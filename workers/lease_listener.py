@@ -31,12 +31,13 @@ from pathlib import Path
 from replicator import ops
 from replicator.errors import ConfigError, ReplicatorError, StillRuns
 from replicator.log.redis_log import RedisLog
+from replicator.runtime.event_log import EventLogger
 from replicator.runtime.process_group import left_of
 from replicator.sandbox.supervisord import Control
 
 __all__ = ["Event", "Events", "LeaseListener", "directories_of"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 READY = b"READY\n"
 OK = b"RESULT 2\nOK"
@@ -133,16 +134,23 @@ class LeaseListener:
         """
         leader = pid or self._pids.get(program, 0)
         if leader and (left := left_of(leader)):
-            logger.warning("%s has ended, and processes that it started live on: %s", program, left)
+            logger.warning(
+                "lease.children_live", "%s has ended, and processes that it started live on: %s", program, left
+            )
             return
         try:
-            logger.info("%s: %s", program, self._give_back(self._directories[program]))
+            logger.info("lease.given_back_for", "%s: %s", program, self._give_back(self._directories[program]))
         except StillRuns as error:
-            logger.info("%s: %s", program, error)
+            logger.info("lease.not_given_back_for", "%s: %s", program, error)
         except ReplicatorError as error:
-            logger.warning("%s: nothing was given back, and its lease runs out by itself: %s", program, error)
+            logger.warning(
+                "lease.not_given_back_for",
+                "%s: nothing was given back, and its lease runs out by itself: %s",
+                program,
+                error,
+            )
         except Exception:
-            logger.exception("%s: a bug in replicator", program)
+            logger.exception("bug", "%s: a bug in replicator", program)
 
 
 def serve(listener: LeaseListener, stdin: int = 0, stdout: int = 1) -> None:
@@ -184,7 +192,7 @@ def _running() -> dict[str, int]:
     try:
         programs = Control(Path(url.removeprefix("unix://"))).programs()
     except ReplicatorError as error:
-        logger.warning("what runs already is not known: %s", error)
+        logger.warning("programs.not_known", "what runs already is not known: %s", error)
         return {}
     return {name: info["pid"] for name, info in programs.items() if info["state"] == STATE_RUNNING}
 

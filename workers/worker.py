@@ -6,7 +6,6 @@ worker that was not asked to end is started anew, with a back-off.
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -18,11 +17,15 @@ import rq
 from rq.exceptions import StopRequested
 
 from replicator.errors import LogUnavailable
+from replicator.runtime.event_log import EventLogger
+from replicator.runtime.log_once import Lasting, LogOnce
 from replicator.runtime.signals import on_end
 
 __all__ = ["Worker", "work"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_WAITS = Lasting("worker.waits", "worker.works", "works again")
 
 #: The pause between two attempts: the first, and the longest.
 PAUSE_S_MIN = 0.2
@@ -83,24 +86,23 @@ def work(make: Callable[[], Worker]) -> None:
     Raises anything else that `make` raises.
     """
     asked = threading.Event()
-    pause_s, told = PAUSE_S_MIN, ""
+    pause_s, log_once = PAUSE_S_MIN, LogOnce(logger)
     while not asked.is_set():
         on_end(lambda *_: asked.set())
         problem = ""
         try:
             worker = make()
-            pause_s, told = PAUSE_S_MIN, ""
+            pause_s = PAUSE_S_MIN
+            log_once.over("worker")
             problem = _worked(worker, asked)
         except LogUnavailable as error:
             problem = str(error)
         if asked.is_set():
             break
-        if problem != told:
-            logger.warning("%s; trying again until it is there", problem)
-            told = problem
+        log_once.tell("worker", _WAITS, f"{problem}; trying again until it is there")
         asked.wait(pause_s)
         pause_s = min(2 * pause_s, PAUSE_S_MAX)
-    logger.info("ended")
+    logger.info("worker.ended", "ended")
 
 
 def _worked(worker: Worker, asked: threading.Event) -> str:

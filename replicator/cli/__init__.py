@@ -6,7 +6,6 @@ stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 outcome unknown, 5 f
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,20 +16,15 @@ import click
 from replicator.cli.config import load_settings
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.runtime.checks import plain
+from replicator.runtime.log_output import FORMATS, configure
 
 from .context import NAME, Settings
 from .environment import check_environment
 
 __all__ = ["main"]
 
-LOG_FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
-
-
-class _OneLine(logging.Formatter):
-    """Escapes control characters in log lines: they may quote what others wrote."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return plain(super().formatMessage(record))
+#: Commands that run until they are told to end: under a supervisor, programs read what they log.
+_RUNS_ON = ("node",)
 
 
 class _Group(click.Group):
@@ -97,6 +91,7 @@ _COMMANDS = {
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LEVEL = click.Choice(LEVELS, case_sensitive=False)
+FORMAT = click.Choice(FORMATS, case_sensitive=False)
 
 
 @click.group(cls=_Group, context_settings={"auto_envvar_prefix": "REPLICATOR", "help_option_names": ["-h", "--help"]})
@@ -115,9 +110,17 @@ LEVEL = click.Choice(LEVELS, case_sensitive=False)
     envvar="REPLICATOR_LOG_LEVEL",
     help="What is logged, to stderr.",
 )
+@click.option(
+    "--log-format",
+    type=FORMAT,
+    default="auto",
+    show_default=True,
+    envvar="REPLICATOR_LOG_FORMAT",
+    help="How: `console` for people, `json` for programs; `auto`: `json` for a node without a terminal.",
+)
 @click.version_option(package_name="replicator", prog_name="replicator")
 @click.pass_context
-def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_level: str) -> None:
+def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_level: str, log_format: str) -> None:
     """Warm standbys through a Redis stream, and failover without a split brain."""
     assert isinstance(ctx.command, click.Group)
     check_environment(ctx.command, ctx.invoked_subcommand or "")
@@ -126,17 +129,17 @@ def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_lev
         ctx.default_map = settings | _of_command(ctx, settings, config)
         redis = _from_file(ctx, settings, "redis", redis)
         group = _from_file(ctx, settings, "group", group)
-        level = _from_file(ctx, settings, "log_level", log_level)
-        log_level = ctx.params["log_level"] = _level(level, ctx)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine(LOG_FORMAT))
-    logging.basicConfig(level=log_level.upper(), handlers=[handler])
+        for name, given in (("log_level", log_level), ("log_format", log_format)):
+            ctx.params[name] = _choice(name, _from_file(ctx, settings, name, given), ctx)
+        log_level, log_format = ctx.params["log_level"], ctx.params["log_format"]
+    runs_on = ctx.invoked_subcommand in _RUNS_ON
+    configure(log_level, log_format.lower(), otherwise="json" if runs_on else "console")
     ctx.obj = Settings(redis=redis, group=group)
 
 
-def _level(text: str, ctx: click.Context) -> str:
-    option = next(option for option in ctx.command.params if option.name == "log_level")
-    return LEVEL.convert(text, option, ctx)
+def _choice(name: str, text: str, ctx: click.Context) -> str:
+    option = next(option for option in ctx.command.params if option.name == name)
+    return str(option.type.convert(text, option, ctx))
 
 
 def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
@@ -144,7 +147,7 @@ def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
     for name, value in settings.items():
         if name in _COMMANDS and not isinstance(value, dict):
             raise ConfigError(setting=str(config), problem=f"{name} is a command, its settings are a table: [{name}]")
-        if name not in _COMMANDS and name not in ("redis", "group", "log_level"):
+        if name not in _COMMANDS and name not in ("redis", "group", "log_level", "log_format"):
             raise ConfigError(setting=str(config), problem=f"{name} is not a setting")
     return settings
 

@@ -56,6 +56,7 @@ def dev(ctx: click.Context, directory: Path, port: int, lease_s: float, auto_pro
         group=settings.group,
         environment={
             "REPLICATOR_LOG_LEVEL": ctx.find_root().params["log_level"],
+            "REPLICATOR_LOG_FORMAT": ctx.find_root().params["log_format"],
             "REPLICATOR_LEASE_S": str(lease_s),
             "REPLICATOR_AUTO_PROMOTE": str(int(auto_promote)),
         },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import click
 from replicator import ops
 from replicator.errors import ReplicatorError, StillRuns
 from replicator.log.redis_log import RedisLog
+from replicator.runtime.event_log import EventLogger
 from replicator.runtime.process_group import left_of
 from replicator.runtime.signals import on_end
 
@@ -22,7 +22,7 @@ from .context import Settings
 
 __all__ = ["release"]
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 #: Who says in the history that the node has ended.
 BY = "replicator release"
@@ -85,7 +85,7 @@ def _after(command: Sequence[str], redis_log: RedisLog, data_dirs: Sequence[Path
     code = process.wait()
     if left := left_of(process.pid):
         what = "%s has ended, and processes that it started live on (%s), so its lease runs out by itself"
-        log.warning(what, command[0], ", ".join(map(str, left)))
+        log.warning("lease.children_live", what, command[0], ", ".join(map(str, left)))
     else:
         _give_back(redis_log, data_dirs)
     return code if code >= 0 else 128 + signal.Signals(-code)
@@ -95,6 +95,6 @@ def _give_back(redis_log: RedisLog, data_dirs: Sequence[Path]) -> None:
     """What fails here is for the log: the exit code is the command's, and the lease runs out by itself."""
     for data_dir in data_dirs:
         try:
-            log.info("%s", ops.release(redis_log, data_dir, by=BY))
+            log.info("lease.given_back_for", "%s", ops.release(redis_log, data_dir, by=BY))
         except ReplicatorError as error:
-            log.warning("%s", error)
+            log.warning("lease.not_given_back_for", "%s", error)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import logging
 import os
 import re
 import ssl
@@ -32,9 +31,11 @@ from urllib.parse import unquote, unquote_plus
 
 from replicator.errors import ConfigError
 
+from ..runtime.event_log import EventLogger
+
 __all__ = ["Address", "Place", "place_of", "shown", "wrong"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
@@ -362,4 +363,8 @@ def _unknown(name: str) -> str:
 @functools.cache
 def _tell_of_unused(names: tuple[str, ...]) -> None:
     if names:
-        logger.warning("the URL of Redis has %s, which is not used: replicator knows what it needs", ", ".join(names))
+        logger.warning(
+            "redis.options_unused",
+            "the URL of Redis has %s, which is not used: replicator knows what it needs",
+            ", ".join(names),
+        )

@@ -11,7 +11,6 @@ What has to block does so on threads of ours, a few for each node (`runtime/task
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from ..format.ids import RecordId
 from ..protocol.liveness import Sight
 from ..replica.applied_state import AppliedState
 from ..runtime import checks
+from ..runtime.event_log import EventLogger
 from ..runtime.task_threads import TaskThreads, begun, waited_out
 from ..state.changes import Change
 from .acks import Level
@@ -38,7 +38,7 @@ from .viewing import check_function, viewed
 
 __all__ = ["AsyncCalls"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: Threads of a node for what its tasks cannot do on their loop: a look at Redis, a view of a state that is in use.
 TASK_THREADS_MAX = 8
@@ -107,7 +107,7 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
             except (asyncio.CancelledError, NotRunning):
                 pass
             except Exception as error:
-                logger.warning("%s was cancelled while it started: %s", self.name, error)
+                logger.warning("node.start_cancelled", "%s was cancelled while it started: %s", self.name, error)
 
     def _stop_aside(self) -> asyncio.Future[None]:
         try:
@@ -129,7 +129,7 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
 
         Raises what `reading` raises, and `TimeoutError` if others have the state for all of `timeout_s`.
         """
-        return LoopRead(self.name, partial(self._readable, fresh=fresh), timeout_s=timeout_s)
+        return LoopRead(self.name, partial(self._readable, fresh=fresh), timeout_s=timeout_s, speaker=self.speaker)
 
     async def view(
         self,

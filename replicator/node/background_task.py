@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from ..errors import NoThread
+from ..runtime.event_log import in_this_context
 from ..runtime.threads import started
 from .problems import THREADS, Problems
 
@@ -27,7 +28,7 @@ class Aside:
     def begin(self, work: Callable[[], None]) -> bool:
         """Whether it was begun. If there is no thread for it, what is due then is still due with the next beat."""
         try:
-            self._thread = started(work, name=self._name)
+            self._thread = started(in_this_context(work), name=self._name)
         except NoThread as problem:
             self._thread = None
             self._problems.report(THREADS, problem)

@@ -18,7 +18,8 @@ from ..protocol.heartbeat import Heartbeat
 from ..protocol.node_state import NodeState
 from ..protocol.takeover_reason import reason_to_go_on, reason_to_take_over
 from ..replica.replica import Replica
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 from .ha_policy import HaPolicy
 from .lease import Lease
 from .lease_keeper import LeaseKeeper
@@ -27,7 +28,11 @@ from .release import Release
 
 __all__ = ["Candidate"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_FOUNDING = Lasting("log.refounding", "log.refounded", "the log was founded anew")
+_NOT_TAKEN = Lasting("term.not_taken", "term.taken", "took the term", logging.INFO)
+_HELD_BACK = Lasting("term.held_back", "term.free_to_take", "nothing holds this node back any more")
 
 #: Candidates claim the term one after the other, this far apart, should the first one be dead, too.
 CLAIM_EVERY_S = 0.05
@@ -50,7 +55,6 @@ class Candidate:
         self.claim_at: float | None = None
         #: Since when nobody holds the term.
         self._vacant_since: float | None = None
-        self._held_back_for = ""
         #: Whose lease was heard to be given back, in which term, and by whom.
         self._gave_back = "", 0, ""
         self._log = log
@@ -95,7 +99,7 @@ class Candidate:
             return
         view = self._replica.node_state.view
         what = f"founding the log of group {self._log.group} anew from {view.position.id}"
-        self._log_once.tell("found", logging.WARNING, what)
+        self._log_once.tell("found", _FOUNDING, what)
         self.claim("the log was lost", look, new_log_id=view.log_id)
 
     def claim(self, reason: str, look: GroupView, *, unleased: bool = False, new_log_id: str = "") -> None:
@@ -114,7 +118,7 @@ class Candidate:
             self._log_once.over("found")
         else:
             what = f"did not get the term ({reply.code.value}): {reply.node} holds term {reply.term}"
-            self._log_once.tell("claim", logging.INFO, what)
+            self._log_once.tell("claim", _NOT_TAKEN, what)
 
     def take_term(self, reason: str, look: GroupView, *, until: float, guarded: bool = False) -> Reply:
         """Take it because the application says so. OK, too, if this node has just taken it unasked."""
@@ -145,9 +149,9 @@ class Candidate:
     def _tell_if_held_back(self, look: GroupView) -> None:
         held = election.held_back(self._name, look)
         better = (held.better or "") if held else ""
-        if held and better != self._held_back_for:
-            logger.warning("held back in favour of %s: %s", better, held.reason)
-        self._held_back_for = better
+        if held:
+            self._log_once.tell("held back", _HELD_BACK, f"held back in favour of {better}: {held.reason}", kind=better)
+        self._log_once.over("held back", but=better)
 
     def _new_claim(
         self, reason: str, look: GroupView, *, guarded: bool, unleased: bool = False, new_log_id: str = "", by: str = ""

@@ -7,7 +7,6 @@ first of those that came meanwhile takes the lock. Alone, a submitter waits for 
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from ..format.ids import RecordId
 from ..format.keyed import ENTRY_BYTES
 from ..protocol.node_state import NodeState
 from ..replica.applied_state import AppliedState
+from ..runtime.event_log import SPEAKER, EventLogger, Speaker
 from ..runtime.gil import let_others_run
 from .change_check import ChangeCheck
 from .commit_waiters import Sleeper, Waiting, finish
@@ -29,7 +29,7 @@ from .writer import RecordWriter, now_ms
 
 __all__ = ["BATCH_CHANGES_MAX", "CommitQueue"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: What most records are written in.
 NOT_TRACED = nullcontext()
@@ -55,7 +55,8 @@ NEARLY_S = 0.02
 class CommitQueue:
     """The changes that wait, and the rule that says which thread commits them next."""
 
-    def __init__(self, writer: RecordWriter, applied: AppliedState) -> None:
+    def __init__(self, writer: RecordWriter, applied: AppliedState, speaker: Speaker | None) -> None:
+        self._speaker = speaker
         self._writer = writer
         self._check = ChangeCheck(writer, applied)
         self._write_lock = writer.write_lock
@@ -184,6 +185,7 @@ class CommitQueue:
         batch = self._next_batch()
         results: list[Any] = []
         error: ReplicatorError | None = None
+        token = SPEAKER.set(self._speaker)
         try:
             node_state = self._writer.check_may_write(until)
             batch = self._of_this_term(batch, node_state.view.term)
@@ -197,13 +199,15 @@ class CommitQueue:
             error = problem
         except Exception as bug:
             # Whoever waits for one of these would wait for ever.
-            logger.exception("a bug in replicator")
+            logger.exception("bug", "a bug in replicator")
             error = ReplicatorError(f"a bug in replicator: {bug!r}")
         except BaseException:
             # A Ctrl-C in the thread that writes for all of them. Nobody else will tell the others.
             unknown = OutcomeUnknown(url=self._writer.url, problem="the writing thread was interrupted")
             self._finish(batch, [], unknown)
             raise
+        finally:
+            SPEAKER.reset(token)
         self._finish(batch, results, error)
 
     def _checked(self, batch: list[Waiting], until: float) -> list[Waiting]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from ..errors import ReplicatorError, StateError
@@ -10,15 +9,18 @@ from ..format.codec import digest_of_pieces
 from ..format.ids import RecordId
 from ..protocol.group import NO_DIGEST
 from ..replica.replica import Replica
+from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HeldCollector
 from ..runtime.gil import Turns
-from ..runtime.log_once import LogOnce
+from ..runtime.log_once import Lasting, LogOnce
 from .background_task import Aside
 from .problems import SNAPSHOT, Problems
 
 __all__ = ["Digester"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_UNREADABLE = Lasting("state.not_compared", "state.compared", "the state can be compared again")
 
 
 class Digester:
@@ -55,7 +57,7 @@ class Digester:
             self._log_once.over("digest")
         except StateError as error:
             # A file that is gone, or that somebody writes to: it is not what the others have.
-            self._log_once.tell("digest", logging.ERROR, str(error))
+            self._log_once.tell("digest", _UNREADABLE, str(error))
         except ReplicatorError as error:
             self._problems.report(SNAPSHOT, error)
         self._done(at, digest, replaced)

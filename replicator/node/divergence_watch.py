@@ -17,11 +17,20 @@ from ..protocol.divergence import Comparison, compared
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
 from ..replica.replica import Replica
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 
 __all__ = ["AWAITED_FOR_S", "DivergenceWatch"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_ODD = Lasting(
+    "state.primary_differs",
+    "state.primary_agrees",
+    "the primary's state no longer differs from all others",
+    logging.ERROR,
+)
+_AGAIN = Lasting("state.differs_again", "state.rebuilt_again", "the state is rebuilt again", logging.ERROR)
 
 #: How long a standby that differs waits for what the others say, before it takes itself for the odd one: a large state
 #: is digested for seconds, and on a busy machine for longer.
@@ -81,7 +90,7 @@ class DivergenceWatch:
             return
         what = f"the state of the primary, {comparison.primary}, differs at {comparison.at} from that of all others"
         names = ", ".join(comparison.others)
-        self._log_once.tell("odd", logging.ERROR, f"{what} ({names}), which agree: nobody acts by himself")
+        self._log_once.tell("odd", _ODD, f"{what} ({names}), which agree: nobody acts by himself")
 
     def _rebuild(self, log_id: str, *, in_sync: bool) -> None:
         known = self._replica.divergence
@@ -94,7 +103,7 @@ class DivergenceWatch:
             why = f"its state differed from the primary's at {known.at}"
             if not known.may_rebuild(log_id):
                 what = f"{why}, again within an hour: it is not rebuilt again by itself"
-                self._log_once.tell("again", logging.ERROR, f"{what}; find out why, then `replicator reinit`")
+                self._log_once.tell("again", _AGAIN, f"{what}; find out why, then `replicator reinit`")
                 return
             self._log_once.over("again")
             known.rebuilds(log_id)

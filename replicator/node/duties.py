@@ -6,7 +6,6 @@ node's problems, and it is tried again, later and later. What cannot pass ends t
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from ..format.ids import RecordId
 from ..log.interface import Batch, ReadRequest
 from ..protocol.node_state import NodeState
 from ..runtime.backoff import Backoff
+from ..runtime.event_log import SPEAKER, EventLogger, Speaker
 from .components import Components
 from .consumer import Reader
 from .ha_loop import HaLoop
@@ -23,7 +23,7 @@ from .scheduler import NodeWork
 
 __all__ = ["SAVE_EVERY_S", "Duties"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: What a node applied is on its own disk after so long.
 SAVE_EVERY_S = 0.1
@@ -40,7 +40,14 @@ class Duties:
     """Of one node. `stopping`: the node ends."""
 
     def __init__(
-        self, parts: Components, ha_loop: HaLoop, reader: Reader, *, beat_every_s: float, stopping: threading.Event
+        self,
+        parts: Components,
+        ha_loop: HaLoop,
+        reader: Reader,
+        *,
+        beat_every_s: float,
+        stopping: threading.Event,
+        speaker: Speaker,
     ) -> None:
         #: What ended this node's part in the group, if something did.
         self.failed: ReplicatorError | None = None
@@ -52,6 +59,7 @@ class Duties:
         self._ha_loop = ha_loop
         self._reader = reader
         self._stopping = stopping
+        self._speaker = speaker
         # A lease is renewed, and a heartbeat sent, after a beat at the latest.
         beat_s = min(RETRY_S_MAX, beat_every_s)
         most_s = {"holder": beat_s, "ha-loop": beat_s, "saver": RETRY_S_MAX, "reader": RETRY_S_MAX}
@@ -77,6 +85,7 @@ class Duties:
 
     def _done(self, name: str, work: Callable[[], float | None]) -> float:
         """Do one of them; the seconds until it is to be done again. What is in its way is a problem of the node."""
+        token = SPEAKER.set(self._speaker)
         try:
             pause_s = work()
             self._problems.solved(name)
@@ -88,14 +97,16 @@ class Duties:
             self._problems.report(name, error)
         except BaseException as error:  # no less than all: the thread is needed, and the lease would go on without it
             self._fail_by(error)
+        finally:
+            SPEAKER.reset(token)
         return self._backoffs[name].failed()
 
     def _fail_by(self, bug: BaseException) -> None:
-        logger.error("a bug in replicator", exc_info=bug)
+        logger.error("bug", "a bug in replicator", exc_info=bug)
         self._fail(ReplicatorError(f"a bug in replicator: {bug!r}"))
 
     def _fail(self, error: ReplicatorError) -> None:
-        logger.critical("this node takes no part any more: %s", error)
+        logger.critical("node.failed", "this node takes no part any more: %s", error)
         self._lease.lost()
         self.failed = error
         with self._replica.known.moved:
@@ -129,12 +140,15 @@ class Duties:
         return self._reader.pause_s
 
     def _wants(self) -> ReadRequest | None:
+        token = SPEAKER.set(self._speaker)
         try:
             return self._reader.wants()
         except ReplicatorError as error:
             self._problems.report("reader", error)
         except Exception as error:  # whoever asks reads for others as well
             self._fail_by(error)
+        finally:
+            SPEAKER.reset(token)
         return None
 
     def _received(self, batch: Batch | ReplicatorError) -> None:

@@ -14,6 +14,7 @@ from ..protocol.fold import View
 from ..protocol.heartbeat import MISSED_BEATS_MAX
 from ..protocol.history import History
 from ..protocol.node_state import NodeState
+from ..runtime.event_log import Speaker
 from ..runtime.process import Owner
 from . import health
 from .health import Condition, Lag, Standing, Unready, standing_of
@@ -112,6 +113,11 @@ class NodeFacts:
     def boot(self) -> str:
         """What this life of the node is called; empty before it is started."""
         return self._node_state.me.boot
+
+    @property
+    def speaker(self) -> Speaker:
+        """Whose lines in the log are this node's, for what others log for it (`runtime/event_log.py`)."""
+        return self._setup.speaker
 
     @property
     def app(self) -> str:

@@ -7,7 +7,6 @@ Each of these is a thing of its own, and the loop puts them in their order: `obs
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,7 +15,8 @@ from ..format.ids import RecordId
 from ..log.interface import Ack, GroupRequest
 from ..protocol import versions
 from ..protocol.group import GroupView
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 from .candidate import Candidate
 from .components import Components
 from .consumer import Learnt
@@ -37,10 +37,12 @@ from .state_writer import StateWriter
 
 __all__ = ["HaLoop"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: Under which name it is known what was wrong with a snapshot that this node needed.
 PASSED_BY = "passed by"
+
+_AWAITED = Lasting("snapshot.awaited", "snapshot.came", "what is left of the log can be read again")
 
 #: A primary that did not hear it may have been replaced; one that did takes a while.
 ASK_AGAIN_AFTER_BEATS = 10
@@ -163,7 +165,7 @@ class HaLoop:
         me = self.reporter.heartbeat()
         others = [each for each in versions.reporting(look) if each.node != me.node]
         if (why := versions.why_not(version, current, [me, *others])) is not None:
-            logger.warning("the group stays at version %d: %s", current, why)
+            logger.warning("version.stays", "the group stays at version %d: %s", current, why)
             return
         with suppress(LogLost):  # the next beat reports it
             self._parts.primary.commits.raise_version(version, by=request.by[:_BY_CHARACTERS_MAX])
@@ -255,7 +257,7 @@ class HaLoop:
         if now - self._asked_at > ASK_AGAIN_AFTER_BEATS * self._policy.beat_every_s:
             self._asked_at = now
             what = "nothing of the log is left to be read: asking for a snapshot"
-            self._log_once.tell("gone", logging.WARNING, what)
+            self._log_once.tell("gone", _AWAITED, what)
             self._log.request("snapshot", by=self._name)
 
     def _pause_s(self, started: float) -> float:

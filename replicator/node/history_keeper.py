@@ -8,7 +8,6 @@ next beat, and keeps the node from nothing.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,11 +20,14 @@ from ..log.interface import Log
 from ..protocol.group import GroupView
 from ..protocol.history import History, HistoryEntry, merged
 from ..replica.replica import Replica
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 
 __all__ = ["HistoryKeeper"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_BEHIND = Lasting("history.behind", "history.current", "the history of the group is up to date here again")
 
 #: How many entries a node keeps, in so many bytes of JSON: some 250 bytes an entry.
 KEPT, KEPT_BYTES_MAX = 1000, 256 * 1024
@@ -79,7 +81,7 @@ class HistoryKeeper:
             self._save()
             self._log_once.over("history")
         except (LogUnavailable, CheckpointError) as error:
-            self._log_once.tell("history", logging.WARNING, f"the history of the group is not up to date here: {error}")
+            self._log_once.tell("history", _BEHIND, f"the history of the group is not up to date here: {error}")
 
     def _follow(self, now: _Seen) -> None:
         before = self._seen
@@ -114,7 +116,7 @@ class HistoryKeeper:
                 return False
             self._end = end
         if lost:
-            logger.warning("put %d entries of the history back that Redis had lost", len(lost))
+            logger.warning("history.restored", "put %d entries of the history back that Redis had lost", len(lost))
         return True
 
     def _take(self, entries: Sequence[HistoryEntry]) -> None:

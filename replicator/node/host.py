@@ -23,7 +23,6 @@ groups a longer lease: a beat of each is a few round trips, whether anything hap
 
 from __future__ import annotations
 
-import logging
 import resource
 import threading
 import time
@@ -53,13 +52,12 @@ from .lease import LEASE_S, answer_within_s
 from .node import Node
 from .options import HostedNodeKeywords, NodeArguments
 from .scheduler import NodeWork
+from .speaker import Shared
 from .worker_pool import RETRY_S_MAX, TEAM_MAX, WATCH_EVERY_S, Team, submitted
 
 __all__ = [
     "Host",
 ]
-
-logger = logging.getLogger(__name__)
 
 #: Each has connections of its own, and they mostly wait.
 HA_LOOPS_MAX = 256
@@ -102,6 +100,7 @@ class Host:
         self._keeping = Plan("keep", self._lock)
         self._holding = Plan("hold", self._lock)
         self._groups = count()
+        self.shared = Shared(lambda: len(self._tended))
         self._reader = GroupReader(first, self._tended, self._lock)
         self._unsaved: deque[HostedNode] = deque()
         self._saving = threading.Lock()
@@ -211,6 +210,8 @@ class Host:
         while not self._watching.wait(WATCH_EVERY_S):
             for team in self._teams:
                 team.relieve()
+            self.shared.crowd.sum_up()
+        self.shared.crowd.sum_up(at_once=True)
 
     # --- a scheduler -------------------------------------------------------------------------------------------------
 

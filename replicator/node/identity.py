@@ -10,7 +10,6 @@ that this boot has ended, and starts at once. Any other node waits to see whethe
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 
@@ -20,11 +19,12 @@ from ..log.interface import Log
 from ..protocol.fold import View
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import MISSED_BEATS_MAX, Heartbeat
+from ..runtime.event_log import EventLogger
 from ..storage.checkpoint import Checkpoint
 
 __all__ = ["Name", "check_data_is_mine", "check_log_is_mine"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: How often it looks whether the other one has sent a heartbeat.
 LOOK_EVERY_S = 0.1
@@ -65,12 +65,20 @@ class Name:
         if other is None or not other.alive or other.boot == self._checkpoint.lock.ended:
             return
         wait_s = MISSED_BEATS_MAX * other.every_ms / 1000 - other.age_ms / 1000
-        logger.warning("another boot of %s reported %d ms ago: waiting to see if it lives", other.node, other.age_ms)
+        logger.info(
+            "name.contested",
+            "another boot of %s reported %d ms ago: waiting for %.1f s to see if it lives",
+            other.node,
+            other.age_ms,
+            wait_s,
+        )
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline and not self._stopping.wait(LOOK_EVERY_S):
             again = self._log.look().heartbeats.get(self._me.node)
             if again is not None and again.beaten_at != other.beaten_at:
                 raise self._taken(again)
+        if not self._stopping.is_set():
+            logger.info("name.free", "the other boot of %s is silent: this one goes by the name", other.node)
 
     def _check_is_mine(self, look: GroupView) -> None:
         """Two nodes that started at the same moment did not see each other then. The one with the lower boot yields."""

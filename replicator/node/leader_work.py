@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import math
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError, Fenced, LeadershipLost, NoThread, NotPrimary, ReplicatorError, WorkFailed
 from ..runtime.backoff import Backoff
+from ..runtime.event_log import EventLogger, in_this_context
 from ..runtime.threads import started
 from .leadership import Leadership, Tenure
 
@@ -34,7 +34,7 @@ __all__ = [
     "work_name",
 ]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 Work = Callable[[Leadership], object]
 AsyncWork = Callable[[Leadership], Coroutine[Any, Any, object]]
@@ -234,7 +234,7 @@ class LeaderWork:
             return  # as it should
         text = repr(error)
         if text != self._logged:
-            logger.error("%s failed", self.name, exc_info=error)
+            logger.error("work.failed", "%s failed", self.name, exc_info=error)
         self._logged = text
         self._tell(WorkFailed(work=self.name, problem=f"raised {text[:200]}; it is tried again while this node leads"))
 
@@ -257,7 +257,7 @@ class _ThreadWork(LeaderWork):
         return self._thread is thread
 
     def _start(self, leadership: Leadership) -> None:
-        self._thread = started(self._run, leadership, name=self.name)
+        self._thread = started(in_this_context(self._run), leadership, name=self.name)
 
     def _wake(self) -> None:
         self._stirred.set()

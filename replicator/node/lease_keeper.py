@@ -6,7 +6,6 @@ nor does one whose application is not alive (`vitals.py`), so that others can ta
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
@@ -17,14 +16,17 @@ from ..protocol import election
 from ..protocol.group import Claim, Code, GroupView, Reply
 from ..protocol.node_state import NodeState
 from ..replica.replica import Replica
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce, duration
 from .lease import Lease
 from .observer import Observer
 from .problems import UNHEALTHY, CannotLead, Problems
 
 __all__ = ["LeaseKeeper"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_LOST = Lasting("lease.lost", "lease.held", "takes writes again")
 
 #: A holder that has to bring its state into the log first, and gets nowhere for so long, and for a lease, lets others
 #: try. Even a busy machine begins within that.
@@ -43,6 +45,9 @@ class LeaseKeeper:
         self._problems = problems
         self._observer = observer
         self._log_once = LogOnce(logger)
+        #: The term in which it said that it leads, and when; 0: it does not.
+        self._led_in = 0
+        self._led_since = 0.0
         #: Where this node was, and when, as it last got on with what it does as holder of the term.
         self._got_on: tuple[Position, float] | None = None
         #: Held while this node takes or renews its lease, or ends its part: after the end it has none.
@@ -65,7 +70,45 @@ class LeaseKeeper:
     def renew(self) -> None:
         """Keep the lease, if there is one to keep."""
         with self._leasing:
-            self._renew()
+            self._tell()  # a lease that ran out while nobody looked may be refused now, which is another story
+            try:
+                self._renew()
+            finally:
+                self._tell()
+
+    def _tell(self) -> None:
+        """Say that this node leads, that its lease ran out or was given up, and that another node leads."""
+        view, holds_term = self._replica.node_state.view, self._replica.node_state.holds_term
+        if self._replica.node_state.is_primary and self._lease.held:
+            self._log_once.over("lease")
+            if view.term != self._led_in:
+                self._led_in, self._led_since = view.term, self._lease.now()
+                logger.info("node.leads", "leads in term %d, and takes writes", view.term, term=view.term)
+        elif self._led_in and view.holder.node != self._replica.node_state.me.node:
+            led_s = self._lease.now() - self._led_since
+            self._log_once.forget("lease")
+            text = "leads no more: %s holds term %d; led in term %d for %s"
+            logger.info(
+                "node.stands_by",
+                text,
+                view.holder.node,
+                view.term,
+                self._led_in,
+                duration(led_s),
+                holder=view.holder.node,
+            )
+            self._led_in = 0
+        elif view.term == self._led_in and holds_term and not self._lease.held:
+            self._log_once.tell("lease", _LOST, f"takes no writes: {self._why_lost}", kind="lost")
+
+    @property
+    def _why_lost(self) -> str:
+        given_up = self._problems.get("lead") or self._problems.get(UNHEALTHY)
+        if given_up is not None:
+            return f"the lease was given up: {given_up}"
+        away = "redis" in self._problems.by_part
+        why = "Redis did not answer" if away else "this process was held up, or Redis did not answer"
+        return f"the lease of {self._lease.length_s:g} s ran out and was not renewed ({why})"
 
     def end(self, before: Callable[[], None]) -> None:
         """Give the lease back, and never have one again. Who looks after other nodes as well may be in a round.
@@ -80,7 +123,9 @@ class LeaseKeeper:
                 if node_state.holds_term and self._lease.held:
                     self._log.give_back(node_state.me, node_state.view.term)
             except LogUnavailable as unavailable:
-                logger.warning("the lease was not given back and runs out by itself: %s", unavailable)
+                logger.warning(
+                    "lease.not_returned", "the lease was not given back and runs out by itself: %s", unavailable
+                )
             self._lease.lost()
 
     def _renew(self) -> None:
@@ -100,7 +145,6 @@ class LeaseKeeper:
         reply = self._log.renew(node_state.me, node_state.view.term, self._lease.length_ms)
         if reply.code is Code.OK:
             self._lease.renewed(asked_at)
-            self._log_once.over("lease")
             with self._replica.known.moved:
                 self._replica.known.moved.notify_all()
             return
@@ -109,8 +153,8 @@ class LeaseKeeper:
             self._replica.counters.fenced["renew"] += 1
         if self._is_over(node_state, reply):
             self._replica.known.refused(reply)
-            what = f"the lease was refused ({reply.code.value}): {reply.node} holds term {reply.term}"
-            self._log_once.tell("lease", logging.WARNING, what)
+            text = "the lease was refused (%s): %s holds term %d"
+            logger.debug("lease.refused", text, reply.code.value, reply.node, reply.term)
 
     def _see_who_replaced_it(self, node_state: NodeState) -> None:
         """A holder that does not renew is refused by nobody, and reads nothing: it has to see that its term is over."""

@@ -10,7 +10,6 @@ gave control back to its loop. Then the read ends at once, so nobody waits for i
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -21,11 +20,12 @@ from typing import Generic
 from ..errors import ReadSuspended
 from ..replica.applied_state import AppliedState
 from ..runtime.await_site import Block
+from ..runtime.event_log import EventLogger, Speaker, speaking
 from .calls import StateT
 
 __all__ = ["LoopRead"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: A state that is in use is asked for again so soon, at first and at the most. A change holds it for microseconds.
 #: Nobody waits for it on a thread, and hands it over: it would be held until the loop turns, however long that takes.
@@ -35,8 +35,16 @@ ASK_AGAIN_S, ASK_AGAIN_S_MAX = 0.0002, 0.005
 class LoopRead(Generic[StateT]):
     """One read, for one `async with`. `ready`: waits, at most until then, for what the state is to have."""
 
-    def __init__(self, node: str, ready: Callable[[float], Awaitable[AppliedState]], *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        node: str,
+        ready: Callable[[float], Awaitable[AppliedState]],
+        *,
+        timeout_s: float,
+        speaker: Speaker | None = None,
+    ) -> None:
         self._node = node
+        self._speaker = speaker
         self._ready = ready
         self._timeout_s = timeout_s
         self._reading: AbstractContextManager[StateT] | None = None
@@ -85,7 +93,8 @@ class LoopRead(Generic[StateT]):
         assert self._block is not None
         self._broken = ReadSuspended(node=self._node, where=self._block.suspended_at())
         self._end()
-        logger.error("%s", self._broken)
+        with speaking(self._speaker):
+            logger.error("read.suspended", "%s", self._broken)
 
     def _end(self) -> None:
         reading, self._reading, self._block = self._reading, None, None

@@ -26,6 +26,7 @@ from ..format.ids import RecordId, Writer
 from ..log.redis_log import RedisLog
 from ..protocol.group import GroupView, Reply
 from ..runtime import checks
+from ..runtime.event_log import speaking
 from ..runtime.request_writes import NOTED
 from ..state.changes import Change
 from ..state.contract import check_state
@@ -46,6 +47,7 @@ from .release import Release
 from .role_calls import RoleCalls
 from .running import NodeSetup, RunningNode, joined
 from .scheduler import OwnThreads
+from .speaker import NodeSpeaker
 from .vitals import Vitals, check_watchdog
 from .watch import Watch
 
@@ -98,8 +100,10 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         #: What is to be done before a switchover, by somebody beside this node (`service/sidecar.py`). It has the node,
         #: and the duties have it: a node that runs stays, whoever has forgotten it.
         self.handover = Handover(self._wake)
-        watch = Watch(name, self._outlook, lambda: lease.left_ms)
-        problems = Problems()
+        shared = scheduler.shared
+        speaker = NodeSpeaker(group, name, shared.crowd if shared is not None else None)
+        watch = Watch(name, self._outlook, lambda: lease.left_ms, speaker)
+        problems = Problems(shared.outage if shared is not None else None)
         problems.stir = watch.stir
         limit_s = options.watchdog_s or lease.length_s
         setup = NodeSetup(
@@ -117,6 +121,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
             vitals=Vitals(problems, watchdog, limit_s=limit_s, watches_loop=options.watchdog_s != 0),
             watch=watch,
             stopping=threading.Event(),
+            speaker=speaker,
         )
         super().__init__(setup, http=http)
         #: Held while it begins to run, and while it begins to stop. A signal may stop it on the thread that starts it.
@@ -156,6 +161,10 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         if self._setup.stopping.is_set():
             raise NotRunning(self.name, stopped=True)
         self._roles.check_loops()
+        with speaking(self._setup.speaker):
+            self._start()
+
+    def _start(self) -> None:
         running = joined(self._setup)
         try:
             with self._turning:
@@ -188,7 +197,12 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
                 return
             setup.stopping.set()
             running = self._running
-        setup.problems.quiet = True
+        setup.problems.be_quiet()
+        with speaking(setup.speaker):
+            self._stop(running)
+
+    def _stop(self, running: RunningNode | None) -> None:
+        setup = self._setup
         try:
             if running is None:  # it was not started, or could not be
                 setup.log.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..log.interface import Log
 from ..replica.replica import Replica
+from ..runtime.event_log import Speaker
 from .commit_queue import CommitQueue
 from .lease import Lease
 from .publisher import Publisher
@@ -15,7 +16,9 @@ __all__ = ["Primary"]
 class Primary:
     """Its parts, put together. `patience_s`: how long a lost answer is waited for."""
 
-    def __init__(self, log: Log, replica: Replica, lease: Lease, *, patience_s: float) -> None:
+    def __init__(
+        self, log: Log, replica: Replica, lease: Lease, *, patience_s: float, speaker: Speaker | None = None
+    ) -> None:
         self.writer = RecordWriter(log, replica, lease, patience_s=patience_s)
-        self.commits = CommitQueue(self.writer, replica.applied)
+        self.commits = CommitQueue(self.writer, replica.applied, speaker)
         self.publisher = Publisher(self.writer, replica, self.commits)

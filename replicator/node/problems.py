@@ -11,11 +11,14 @@ import logging
 from collections.abc import Callable
 
 from ..errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ProgramError, ReplicatorError, StateInUse
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
+from .problem_events import event_of
+from .speaker import Outage
 
 __all__ = ["SNAPSHOT", "THREADS", "UNHEALTHY", "CannotLead", "Problems", "Unhealthy"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: The name under which it is logged that Redis is away, whichever part found it.
 REDIS = "redis"
@@ -28,6 +31,9 @@ _DOES_WITHOUT = (SNAPSHOT, THREADS)
 #: The name of the problem that the application is not alive (`vitals.py`).
 UNHEALTHY = "vitals"
 
+_CANNOT_LEAD = Lasting("lead.blocked", "lead.free", "nothing is in the way of leading any more", logging.ERROR)
+_UNHEALTHY = Lasting("app.unhealthy", "app.healthy", "the application is well again", logging.ERROR)
+
 
 class CannotLead(ReplicatorError):
     """it holds term {term} and can write nothing, so it lets others take over: {problem}"""
@@ -38,9 +44,10 @@ class Unhealthy(ReplicatorError):
 
 
 class Problems:
-    """Thread-safe: each method reads or writes one entry."""
+    """Thread-safe: each method reads or writes one entry. `outage`: of the Redis, if others share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, outage: Outage | None = None) -> None:
+        self._outage = outage or Outage()
         self._known: dict[str, ReplicatorError] = {}
         self._log_once = LogOnce(logger)
         #: Whether nothing is logged any more, because the node stops.
@@ -58,19 +65,27 @@ class Problems:
             return
         if isinstance(problem, LogUnavailable):
             # Several threads find that Redis is away, in many words; it is news only once.
-            self._log_once.tell(REDIS, logging.ERROR, str(problem), kind=REDIS if _is_over(problem) else "")
+            if not self._outage.missed(self, problem):
+                self._log_once.tell(REDIS, _event_of(problem), str(problem))
         else:
-            self._log_once.tell(name, logging.ERROR, str(problem))
+            self._log_once.tell(name, _event_of(problem), str(problem))
 
     def solved(self, name: str) -> None:
         """The part `name` has no problem any more. Redis is back once no part misses it."""
-        if self._known.pop(name, None) is not None:
+        known = self._known.pop(name, None)
+        if known is not None:
             self.stir()
         if self.quiet:
             return
         self._log_once.over(name)
         if not any(isinstance(problem, LogUnavailable) for problem in list(self._known.values())):
             self._log_once.over(REDIS)
+            self._outage.found(self)
+
+    def be_quiet(self) -> None:
+        """The node stops: nothing is logged any more."""
+        self.quiet = True
+        self._outage.forget(self)
 
     @property
     def by_part(self) -> dict[str, str]:
@@ -113,6 +128,12 @@ class Problems:
 
 def _nothing() -> None:
     pass
+
+
+def _event_of(problem: ReplicatorError) -> Lasting:
+    if isinstance(problem, CannotLead):
+        return _CANNOT_LEAD
+    return _UNHEALTHY if isinstance(problem, Unhealthy) else event_of(problem)
 
 
 def _is_over(problem: ReplicatorError) -> bool:

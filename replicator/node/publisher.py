@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -24,15 +23,18 @@ from ..protocol.snapshot_due import NEVER, snapshot_is_due
 from ..replica.ledger import LedgerImage
 from ..replica.replica import Replica
 from ..runtime.backoff import Backoff
+from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from ..runtime.log_once import LogOnce
+from ..runtime.log_once import Lasting, LogOnce
 from ..storage.payload import Made, Published, Whole
 from .commit_queue import CommitQueue
 from .writer import RESEND_S, RESEND_S_MAX, RecordWriter, SnapshotBroken, now_ms
 
 __all__ = ["Publisher"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_INTERRUPTED = Lasting("snapshot.interrupted", "snapshot.complete", "the snapshot is complete")
 
 #: What the library keeps beside a state, if that is nothing.
 NO_KEYS = LedgerImage()
@@ -74,7 +76,7 @@ class Publisher:
                     collector.hold()
                 backoff = Backoff(RESEND_S, RESEND_S_MAX)
                 while not self._counted(collector, until):
-                    self._log_once.tell("snapshot", logging.WARNING, "the snapshot was interrupted; it begins anew")
+                    self._log_once.tell("snapshot", _INTERRUPTED, "the snapshot was interrupted; it begins anew")
                     time.sleep(max(0.0, min(backoff.failed(), until - time.monotonic())))
                 self._log_once.over("snapshot")
             self._published_at = time.monotonic()
@@ -137,7 +139,13 @@ class Publisher:
             self._commits.let_in()
             if time.monotonic() - began > HOLD_COLLECTOR_FOR_S:
                 collector.release()
-        logger.info("published the state as of %s in %d parts", snapshot.as_of.id, parts.count)
+        logger.info(
+            "snapshot.published",
+            "published the state as of %s in %d parts",
+            snapshot.as_of.id,
+            parts.count,
+            parts=parts.count,
+        )
         return True
 
     def replace(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from ..errors import LogUnavailable
@@ -11,6 +10,7 @@ from ..log.interface import Log
 from ..protocol.heartbeat import Heartbeat
 from ..protocol.node_state import NodeState
 from ..replica.replica import Replica
+from ..runtime.event_log import EventLogger
 from .ha_policy import HaPolicy
 from .handover import Handover
 from .observer import Observer
@@ -19,7 +19,7 @@ from .release import Release
 
 __all__ = ["Reporter"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 
 class Reporter:
@@ -132,7 +132,7 @@ class Reporter:
         try:
             self._log.beat(self.heartbeat()._replace(left=True, role="standby"))
         except LogUnavailable as unavailable:
-            logger.warning("the others were not told that this node stops: %s", unavailable)
+            logger.warning("node.goodbye_lost", "the others were not told that this node stops: %s", unavailable)
 
 
 def _is_of(node_state: NodeState, heartbeat: Heartbeat | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,11 +9,12 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from ..errors import NoThread
+from ..runtime.event_log import EventLogger, Speaker, in_this_context
 from ..runtime.threads import started
 
 __all__ = ["RoleCallbacks", "RoleEvent"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 
 class RoleEvent(NamedTuple):
@@ -33,7 +33,8 @@ RoleCallback = Callable[[RoleEvent], object]
 class RoleCallbacks:
     """Of one node. `name`: of the thread, which is there once there is something to tell."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, speaker: Speaker | None = None) -> None:
+        self._speaker = speaker
         self._name = name
         self._lock = threading.Lock()
         self._all: dict[object, RoleCallback] = {}
@@ -77,7 +78,7 @@ class RoleCallbacks:
 
     def _begin(self) -> None:
         if self._thread is None:
-            self._thread = started(self._call_all, name=self._name)
+            self._thread = started(in_this_context(self._call_all, speaker=self._speaker), name=self._name)
 
     def _call_all(self) -> None:
         while (due := self._due.get()) is not None:
@@ -87,4 +88,4 @@ class RoleCallbacks:
                 try:
                     callback(event)
                 except BaseException:  # no less than all: the others want to hear of it
-                    logger.exception("a callback of on_role failed at %s", event)
+                    logger.exception("callback.failed", "a callback of on_role failed at %s", event)

@@ -55,6 +55,7 @@ class RoleCalls(NodeFacts):
             problems=setup.problems,
             stopping=setup.stopping,
             look=self._role_event,
+            speaker=setup.speaker,
         )
 
     def on_role(self, callback: Callable[[RoleEvent], R]) -> Registered[[RoleEvent], R]:

@@ -7,13 +7,13 @@ the work is told in time: neither the connection to Redis, nor a disk, nor the b
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from ..errors import ReplicatorError
 from ..replica.node_state_cell import NodeStateCell
+from ..runtime.event_log import EventLogger, Speaker, in_this_context
 from ..runtime.process import Owner
 from ..runtime.threads import started
 from .former_leases import FormerLeases
@@ -25,7 +25,7 @@ from .role_callbacks import RoleCallback, RoleCallbacks, RoleEvent
 
 __all__ = ["RoleWatch"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: What nobody tells (a state that stalled) is seen after so long.
 LOOK_EVERY_S = 1.0
@@ -52,6 +52,7 @@ class RoleWatch:
         problems: Problems,
         stopping: threading.Event,
         look: Callable[[], RoleEvent],
+        speaker: Speaker | None = None,
     ) -> None:
         self._writes = writes
         self._owner = owner
@@ -59,7 +60,8 @@ class RoleWatch:
         self._problems = problems
         self._stopping = stopping
         self._look = look
-        self.callbacks = RoleCallbacks(f"{writes.name}-role-callbacks")
+        self._speaker = speaker
+        self.callbacks = RoleCallbacks(f"{writes.name}-role-callbacks", speaker)
         self._news = threading.Event()
         #: Whether the watch waits for news, and until when by the clock of the lease.
         self._waits = False
@@ -142,7 +144,9 @@ class RoleWatch:
         with self._lock:
             self._wanted = True
             if self._known is not None and self._thread is None and not self._closed:
-                self._thread = started(self._watch, name=f"{self._writes.name}-role-watch")
+                self._thread = started(
+                    in_this_context(self._watch, speaker=self._speaker), name=f"{self._writes.name}-role-watch"
+                )
                 self._known.turned.append(self.poke)
                 self._lease.changed = self.poke
         self.poke()
@@ -196,7 +200,7 @@ class RoleWatch:
             self._idle.wait_for(lambda: not any(work.runs for work in others), max(0.0, until - time.monotonic()))
         for work in others:
             if work.runs:
-                logger.error("%s goes on although this node stops", work.name)
+                logger.error("work.outlives_node", "%s goes on although this node stops", work.name)
 
     def close(self) -> None:
         """The node has stopped: tell that, and no more."""
@@ -231,7 +235,7 @@ class RoleWatch:
             try:
                 wait_s = min(wait_s, self._turn())
             except Exception:  # the work must not go on unwatched
-                logger.exception("a bug in replicator")
+                logger.exception("bug", "a bug in replicator")
                 self._end_tenure()
             self.looks_at, self._waits = self._lease.now() + wait_s, True
             self._news.wait(wait_s)

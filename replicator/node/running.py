@@ -6,18 +6,18 @@ what it was given (`NodeSetup`).
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LogUnavailable
-from ..format.ids import Writer
+from ..format.ids import ORIGIN, Writer
 from ..log.interface import Log
 from ..replica.change_updater import ChangeUpdater
 from ..replica.replica import Replica
 from ..replica.whole_updater import WholeUpdater
+from ..runtime.event_log import EventLogger
 from ..state import ReplicatedState, State
 from ..state.class_name import kind_of
 from ..storage.checkpoint import Checkpoint
@@ -37,12 +37,13 @@ from .primary import Primary
 from .problems import Problems
 from .release import Release
 from .scheduler import Scheduler
+from .speaker import NodeSpeaker
 from .vitals import Vitals
 from .watch import Watch
 
 __all__ = ["NodeSetup", "RunningNode", "joined"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +64,7 @@ class NodeSetup:
     vitals: Vitals
     watch: Watch
     stopping: threading.Event
+    speaker: NodeSpeaker
 
 
 class RunningNode:
@@ -71,9 +73,11 @@ class RunningNode:
     def __init__(self, setup: NodeSetup, checkpoint: Checkpoint) -> None:
         log, lease, policy = setup.log, setup.lease, setup.options.policy
         me = Writer(setup.name, secrets.token_hex(16))
+        setup.speaker.boot = me.boot
         self.checkpoint = checkpoint
         self.replica = _replica_of(setup, checkpoint, me)
-        self.primary = Primary(log, self.replica, lease, patience_s=lease.length_s)
+        setup.speaker.known = self.replica.known
+        self.primary = Primary(log, self.replica, lease, patience_s=lease.length_s, speaker=setup.speaker)
         self.async_writer = AsyncWriter(self.primary.commits, name=setup.name, soon=setup.scheduler.soon)
         self.acks = Acks(log, self.replica, lease)
         self.position_waits = PositionWaits(self.replica.known, name=setup.name)
@@ -97,7 +101,14 @@ class RunningNode:
         own_name = Name(log, me, checkpoint, previous_boot=boot, stopping=setup.stopping)
         self.ha_loop = HaLoop(parts, policy, own_name, setup.handover, wake=self.wake)
         reader = Reader(parts, stopping=setup.stopping)
-        self.duties = Duties(parts, self.ha_loop, reader, beat_every_s=policy.beat_every_s, stopping=setup.stopping)
+        self.duties = Duties(
+            parts,
+            self.ha_loop,
+            reader,
+            beat_every_s=policy.beat_every_s,
+            stopping=setup.stopping,
+            speaker=setup.speaker,
+        )
         self.policy = policy
         self._setup = setup
         self._node_work = self.duties.work(setup.name)
@@ -107,11 +118,14 @@ class RunningNode:
         try:
             self.ha_loop.join()
         except LogUnavailable as unavailable:
-            logger.warning("%s; starting as a standby with what the checkpoint has", unavailable)
+            logger.warning("node.started_alone", "%s; starting as a standby with what the checkpoint has", unavailable)
 
     def begin(self) -> None:
         """Have its duties done from now on. Raises `NoThread`: `end` it then."""
         self._setup.vitals.look()  # before the first beat, at which a node may take its term again
+        view = self.replica.node_state.view
+        has = f"what its disk has, up to {view.position.id}" if view.position != ORIGIN else "an empty data directory"
+        logger.info("node.started", "started with %s", has)
         self._setup.scheduler.start(self._node_work)
 
     def wake(self) -> None:
@@ -138,7 +152,7 @@ class RunningNode:
             self.replica.flush()
         finally:
             self.checkpoint.close()
-        logger.info("stopped at %s", self.replica.node_state.view.position.id)
+        logger.info("node.stopped", "stopped at %s", self.replica.node_state.view.position.id)
 
 
 def joined(setup: NodeSetup) -> RunningNode:

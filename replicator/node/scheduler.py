@@ -15,6 +15,7 @@ from typing import Protocol
 from ..errors import ReplicatorError
 from ..log.interface import Batch, Log, ReadRequest
 from ..runtime.threads import started
+from .speaker import Shared
 
 __all__ = ["NodeWork", "OwnThreads", "Scheduler"]
 
@@ -68,6 +69,11 @@ class Scheduler(Protocol):
         """Has something done soon, for asyncio tasks that write. None: a node has a thread of its own for that."""
         ...
 
+    @property
+    def shared(self) -> Shared | None:
+        """What its nodes say together in the log. None: each speaks for itself."""
+        ...
+
 
 class OwnThreads:
     """Four threads for one node."""
@@ -97,6 +103,10 @@ class OwnThreads:
 
     @property
     def soon(self) -> None:
+        return None
+
+    @property
+    def shared(self) -> None:
         return None
 
     def _read(self, node_work: NodeWork) -> None:

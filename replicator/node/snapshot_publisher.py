@@ -24,7 +24,8 @@ from ..protocol.heartbeat import Heartbeat
 from ..protocol.node_state import NodeState
 from ..protocol.snapshot_on_demand import Need
 from ..runtime.backoff import Backoff
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 from .background_task import Aside
 from .components import Components
 from .lease_keeper import LeaseKeeper
@@ -32,7 +33,10 @@ from .problems import SNAPSHOT
 
 __all__ = ["SnapshotPublisher"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_UNPUBLISHED = Lasting("snapshot.delayed", "snapshot.sent", "the snapshot was published")
+_REFUSED = Lasting("snapshot.not_sent", "snapshot.sent", "the snapshot was published", logging.ERROR)
 
 #: How soon snapshot() is called again after it failed: at first, and at the most.
 DRAW_AGAIN_S, DRAW_AGAIN_S_MAX = 1.0, 30.0
@@ -102,7 +106,7 @@ class SnapshotPublisher:
         if self._now() < self._failed_at + self._pause_s:
             return False
         if self._publishing.is_fresh and self._drawing.is_fresh:
-            logger.info("publishing a snapshot: %s", reason)
+            logger.info("snapshot.begins", "publishing a snapshot: %s", reason)
         return self._aside.begin(self._publish)
 
     @property
@@ -130,5 +134,5 @@ class SnapshotPublisher:
         except ReplicatorError as error:
             self._lease_keeper.why_not_led = str(error)
             self._failed_at, self._again_s = self._now(), self._publishing.failed()
-            level = logging.WARNING if isinstance(error, LogUnavailable | NotPrimary | Stalled) else logging.ERROR
-            self._log_once.tell("publish", level, f"the snapshot was not published: {error}")
+            what = _UNPUBLISHED if isinstance(error, LogUnavailable | NotPrimary | Stalled) else _REFUSED
+            self._log_once.tell("publish", what, f"the snapshot was not published: {error}")

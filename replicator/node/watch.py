@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
+from ..runtime.event_log import EventLogger, Speaker, in_this_context
 from ..runtime.threads import started
 from .events import NodeEvent, Outlook, events_between, now
 
 __all__ = ["Listener", "Watch"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: It is stirred when something changes; what nobody tells it is looked at this often. A lease is gained that way.
 LOOK_EVERY_S = 1.0
@@ -27,7 +27,14 @@ Listener = Callable[[NodeEvent | None], None]
 class Watch:
     """Of one node. `look`: how it stands now. `lease_ms`: what is left of its lease."""
 
-    def __init__(self, name: str, look: Callable[[], Outlook], lease_ms: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        look: Callable[[], Outlook],
+        lease_ms: Callable[[], int | None],
+        speaker: Speaker | None = None,
+    ) -> None:
+        self._speaker = speaker
         self._name = name
         self._look = look
         self._lease_ms = lease_ms
@@ -52,7 +59,7 @@ class Watch:
                 self._seen = self._look()
             assert self._seen is not None
             if not self._closed and self._thread is None:
-                self._thread = started(self._run, name=f"{self._name}-watch")
+                self._thread = started(in_this_context(self._run, speaker=self._speaker), name=f"{self._name}-watch")
             listener(now(self._seen))
             if self._closed:
                 listener(None)
@@ -111,4 +118,4 @@ class Watch:
         try:
             listener(event)
         except Exception:
-            logger.exception("a listener failed at %s", event)
+            logger.exception("callback.failed", "a listener failed at %s", event)

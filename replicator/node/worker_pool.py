@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from ..errors import NoThread
 from ..runtime.backoff import Backoff
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import BUG, Lasting, LogOnce
 from ..runtime.threads import started
 
 __all__ = [
@@ -23,7 +23,9 @@ __all__ = [
     "submitted",
 ]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_TOO_FEW = Lasting("threads.missing", "threads.enough", "there are enough threads again")
 
 
 #: How soon Redis is tried again after it did not answer: at first, and at the most.
@@ -71,7 +73,7 @@ class Team:
                     self._add()
                 self._log_once.over("threads")
             except NoThread as problem:  # those that are there go on, and the next look tries again
-                self._log_once.tell("threads", logging.WARNING, f"nodes wait for one another: {problem}")
+                self._log_once.tell("threads", _TOO_FEW, f"nodes wait for one another: {problem}")
 
     def join(self, timeout_s: float) -> None:
         with self._lock:
@@ -100,8 +102,7 @@ class Team:
                 work()
             except BaseException as error:
                 # Of one node, perhaps: the others need this thread.
-                if self._log_once.tell(self._name, logging.ERROR, f"a bug in replicator: {error!r}"):
-                    logger.exception("it happened here")
+                self._log_once.tell(self._name, BUG, f"a bug in replicator: {error!r}", exc_info=True)
                 time.sleep(self._backoff.failed())
             else:
                 self._backoff.succeeded()

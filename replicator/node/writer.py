@@ -7,7 +7,6 @@ lets it land once, whichever attempt it was. Only the caller who cannot wait for
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -39,13 +38,16 @@ from ..replica.rejections import with_rejections
 from ..replica.replica import Prepared, Replica
 from ..replica.write_lock import WriteLock
 from ..runtime.backoff import Backoff
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 from .commit_waiters import Waiting, finish
 from .lease import Lease
 
 __all__ = ["RESEND_S", "RESEND_S_MAX", "RecordWriter", "Sent", "SnapshotBroken", "now_ms"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_REFUSED = Lasting("write.refused", "write.accepted", "writes are accepted again")
 
 #: How soon an append whose answer was lost is sent again: at first, and at the most. The same for a snapshot of which
 #: the parts did not follow each other.
@@ -320,7 +322,7 @@ class RecordWriter:
         if write.next is Next.FOLD:
             return
         kind = f"{outcome.value} ({reply.code.value})"
-        self._log_once.tell("write", logging.WARNING, f"{write.record}: {kind}", kind=kind)
+        self._log_once.tell("write", _REFUSED, f"{write.record}: {kind}", kind=kind)
         raise self._error(outcome, reply, write.record)
 
     def _error(self, outcome: WriteOutcome, reply: Reply, record: Record) -> Exception:

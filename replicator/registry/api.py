@@ -34,7 +34,6 @@ each (`web/thread_pools.py`): none of them fills that of another, and a request 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -46,6 +45,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import Outdated
+from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..web.access import Access
 from ..web.answers import ANSWERS, Answers, Refusal, json_answer
@@ -80,7 +80,7 @@ from .state import Registry
 
 __all__ = ["registry_app"]
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 #: A change must fit into a record of the log, which is far smaller; this only bounds what is read.
 BODY_BYTES_MAX = 1024 * 1024
@@ -275,7 +275,7 @@ class RegistryApi:
         term, current = term_of(document), self._node.term
         verdict = "load" if asked.any_term else document_verdict(term, current)
         if verdict == "stale":
-            log.warning("a document of term %d was not loaded: the current term is %d", term, current)
+            log.warning("document.stale", "a document of term %d was not loaded: the current term is %d", term, current)
             message = f"term {term} is over, the current one is {current}; ?any_term=1 loads the document all the same"
             return json_answer({"applied": False, "term": current, "message": message})
         if verdict == "future":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 from collections import deque
@@ -20,6 +19,7 @@ from ..format.keyed import Keyed, change_in
 from ..format.records import ACT, ChangeRecord, Record
 from ..protocol.fold import View
 from ..protocol.versions import in_words
+from ..runtime.event_log import EventLogger
 from ..runtime.reentrancy import READING, Inside
 from ..state import ReplicatedState, State, TypedResults
 from ..state.callbacks import Application, asked_to_end, said
@@ -29,7 +29,7 @@ from .restore import Failed
 
 __all__ = ["AppliedState", "Marker", "changes_of", "raising", "rejecting"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: What befalls this node, and not every node at this change: that is no outcome which all nodes share. What programs
 #: raise in such a case besides (the errors of a driver, for example) nobody can list.
@@ -149,10 +149,16 @@ class AppliedState:
                 except ChangeRejected as rejected:
                     if isinstance(rejected, ApplyFailed) and rejected.__cause__ is not None:
                         what = "apply() failed at %s, and rejected the change %.200r"
-                        logger.error(what, record.id, change_in(change), exc_info=rejected.__cause__)
+                        logger.error("apply.rejected", what, record.id, change_in(change), exc_info=rejected.__cause__)
                     results.append(rejected)
                 except BaseException as error:
-                    logger.exception("apply() failed at %s, at the change %.200r", record.id, change_in(change))
+                    logger.exception(
+                        "apply.failed",
+                        "apply() failed at %s, at the change %.200r",
+                        record.id,
+                        change_in(change),
+                        record=str(record.id),
+                    )
                     stalled = self._stall(record.id, error)
                     self.stalled_at = ZERO_ID if asked_to_end(error) else record.id
                     if asked_to_end(error):
@@ -193,7 +199,7 @@ class AppliedState:
         known, what = bool(self.stalled), f"its state stalled ({self.unfit}) and lacks changes that are on its disk"
         self.stalled = f"it was promoted at {id_}, and does not lead: {what}; restart this node, or promote another one"
         if not known:
-            logger.error("%s", self.stalled)
+            logger.error("lead.unfit", "%s", self.stalled)
         return Stalled(self.stalled)
 
     @property
@@ -221,19 +227,19 @@ class AppliedState:
         """From this place on the group is at a version that this node does not read: nothing is applied any more."""
         unreadable = UpgradeNeeded(id=id_, version=version, reads=in_words(self.reads[0], self.reads[-1]))
         if not self.stalled:
-            logger.error("%s", unreadable)
+            logger.error("version.unreadable", "%s", unreadable)
         self.stalled = str(unreadable)
         return unreadable
 
     def interrupted(self, id_: RecordId, interrupt: BaseException) -> None:
         """A Ctrl-C came while this record was applied: whether its changes are in the state nobody knows."""
         if not self.stalled:
-            logger.error("interrupted while %s was applied", id_, exc_info=interrupt)
+            logger.error("apply.interrupted", "interrupted while %s was applied", id_, exc_info=interrupt)
             self._stall(id_, interrupt)
 
     def fail(self, id_: RecordId, failed: Failed) -> Stalled:
         """`restore` failed at this record: nothing is applied from here on."""
-        logger.error("restore() failed at %s", id_, exc_info=failed.__cause__ or failed)
+        logger.error("restore.failed", "restore() failed at %s", id_, exc_info=failed.__cause__ or failed)
         return self._stall(id_, failed)
 
     def _stall(self, id_: RecordId, error: BaseException) -> Stalled:

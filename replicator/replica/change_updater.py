@@ -6,7 +6,6 @@ when the snapshot breaks off. A node in sync decodes none, but for one that repl
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +18,9 @@ from ..format.records import PartRecord, last_change_after
 from ..format.snapshot_parts import Progress
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
+from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HeldCollector
+from ..runtime.log_once import Lasting, LogOnce
 from ..storage.checkpoint import Step
 from .applied_state import changes_of
 from .ledger import Ledger
@@ -30,7 +31,9 @@ from .state_updater import Work
 
 __all__ = ["ChangeUpdater"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_LATE = Lasting("snapshot.decoded_late", "snapshot.decoded_early", "snapshots are decoded while they arrive again")
 
 
 class ChangeUpdater:
@@ -43,6 +46,7 @@ class ChangeUpdater:
         self._applied = rebuild.applied
         self._saved = rebuild.saved
         self._checkpoint = rebuild.saved.checkpoint
+        self._log_once = LogOnce(logger)
         #: What is built of the snapshot that passes by, if this node needs it, or the newest that was dropped.
         self._restoring: Restoring | None = None
         self._restores: Progress | None = None
@@ -110,9 +114,11 @@ class ChangeUpdater:
                 try:
                     if self._restores is None:
                         self._begin(record, key)
+                        self._log_once.over("decoding")
                 except NoThread as problem:
                     # With the next part, perhaps; with the last one it is restored here, from what is saved.
-                    logger.warning("the snapshot is not decoded while it arrives: %s", problem)
+                    what = f"the snapshot is not decoded while it arrives: {problem}"
+                    self._log_once.tell("decoding", _LATE, what)
                     return
                 assert self._restoring is not None
                 self._restoring.feed(record)

@@ -6,16 +6,17 @@ unless it is loaded from a snapshot that came after the place where that was fou
 
 from __future__ import annotations
 
-import logging
 import time
 
 from ..errors import ConfigError
 from ..format.ids import ZERO_ID, RecordId
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import duration
 from ..storage.checkpoint import Checkpoint
 
 __all__ = ["REBUILD_EVERY_S", "Divergence"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: A node whose state differs again within this time is not rebuilt by itself: it would differ once more.
 REBUILD_EVERY_S = 3600.0
@@ -32,6 +33,8 @@ class Divergence:
         self.at = _id_of(checkpoint.noted(_AT))
         #: Why the state is to be replaced by a snapshot, if it is.
         self.given_up = checkpoint.noted(_WHY)
+        #: When that was found; a start counts, too.
+        self._found_at = time.monotonic()
         payload = checkpoint.snapshot
         if self.at != ZERO_ID and payload is not None and payload.as_of.id >= self.at:
             self.over()
@@ -45,9 +48,11 @@ class Divergence:
         """The state differs from that of `primary` at this marker."""
         if at == self.at:
             return
-        logger.error("the state of this node differs from that of %s at %s", primary, at)
+        logger.error(
+            "state.differs", "the state of this node differs from that of %s at %s", primary, at, marker=str(at)
+        )
         self._checkpoint.note(_AT, str(at))
-        self.at = at
+        self.at, self._found_at = at, time.monotonic()
 
     def over(self) -> None:
         """It does not, or it is the one that counts, or there is another one."""
@@ -55,7 +60,8 @@ class Divergence:
             self._checkpoint.note(_WHY, "")
             self.given_up = ""
         if self.at != ZERO_ID:
-            logger.warning("the state of this node no longer differs from the primary's as it did at %s", self.at)
+            text = "the state of this node no longer differs from the primary's as it did at %s, after %s"
+            logger.info("state.agrees", text, self.at, duration(time.monotonic() - self._found_at))
             self._checkpoint.note(_AT, "")
             self.at = ZERO_ID
 

@@ -20,8 +20,9 @@ from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..metrics.counters import Counters, phase
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
+from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
-from ..runtime.log_once import LogOnce
+from ..runtime.log_once import Lasting, LogOnce
 from ..storage.checkpoint import Step
 from ..storage.fork_writer import StateInFork, forks_in
 from .applied_state import AppliedState
@@ -32,7 +33,9 @@ from .save_queue import SaveQueue
 
 __all__ = ["Rebuild"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_UNUSABLE = Lasting("snapshot.unusable", "snapshot.usable", "a snapshot could be restored", logging.ERROR)
 
 
 class Rebuild:
@@ -106,7 +109,9 @@ class Rebuild:
             with self._counters.restoring():
                 rebuild(last, partial(self.saved_and_swapped, step, after))
         except Dropped:
-            logger.info("stopping before the snapshot of %s that ends at %s was restored", last.node, last.id)
+            logger.info(
+                "snapshot.left", "stopping before the snapshot of %s that ends at %s was restored", last.node, last.id
+            )
             return
         except CorruptRecord as problem:
             self.pass_by(last, before, after, problem)
@@ -114,7 +119,9 @@ class Rebuild:
         self._counters.restores += 1
         self._divergence.over()
         self._log_once.over("snapshot")
-        logger.info("rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id)
+        logger.info(
+            "snapshot.restored", "rebuilt the state from the snapshot of %s that ends at %s", last.node, last.id
+        )
 
     def _keep_fork(self, last: PartRecord, before: View, after: NodeState) -> None:
         given_up = self._divergence.given_up
@@ -126,9 +133,11 @@ class Rebuild:
             fork = self.saved.checkpoint.write_fork(why, parted_id)
             self._counters.forked()
             logger.warning(
+                "fork.kept",
                 "this node had changes after %s that the group's history has not: kept as a fork in %s",
                 parted_id,
                 fork,
+                path=str(fork),
             )
         if given_up:
             self._keep_state(given_up, before.position.id if parted_id is None else parted_id)
@@ -144,10 +153,20 @@ class Rebuild:
                 pieces, ledger, version = self.applied.drawn(), self.applied.ledger.image(), self.applied.version
             fork = write(of_state=StateInFork(pieces, ledger.to_bytes(), version, self.snapshot_bytes_max))
         except (StateError, SnapshotFailed, NotJSON, ChangeTooLarge) as problem:
-            logger.warning("the state cannot be drawn (%s); its snapshot and its changes are kept instead", problem)
+            logger.warning(
+                "fork.without_state",
+                "the state cannot be drawn (%s); its snapshot and its changes are kept instead",
+                problem,
+            )
             fork = write()
         self._counters.forked()
-        logger.warning("the state of this node is replaced by a snapshot (%s): kept as a fork in %s", why, fork)
+        logger.warning(
+            "fork.kept",
+            "the state of this node is replaced by a snapshot (%s): kept as a fork in %s",
+            why,
+            fork,
+            path=str(fork),
+        )
 
     def pass_by(self, record: Record, before: View, after: NodeState, problem: CorruptRecord) -> None:
         """Go on without what this record carries: the state is what it was, and no more in sync.
@@ -156,7 +175,7 @@ class Rebuild:
         """
         self._counters.restores_passed_by += 1
         text = f"{problem}; waiting for another snapshot"
-        self._log_once.tell("snapshot", logging.ERROR, text, kind="passed by")
+        self._log_once.tell("snapshot", _UNUSABLE, text, kind="passed by")
         view = before._replace(cursor=record.position, snapshot=None, in_sync=False)
         self.save_and_adopt(Step(record, Verdict.NEED_SNAPSHOT, view), after._replace(view=view))
         self.known.passed_by = problem

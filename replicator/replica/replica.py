@@ -41,7 +41,8 @@ from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..protocol.saving import may_be_forgotten
 from ..protocol.versions import in_an_older_one
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 from ..state import ReplicatedState, State
 from ..storage.checkpoint import Checkpoint, Step
 from ..storage.payload import Whole
@@ -57,7 +58,11 @@ from .write_lock import WriteLock
 
 __all__ = ["Prepared", "Replica"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_STALE = Lasting("record.stale", "record.current", "records of the present term are read again")
+_CONFLICT = Lasting("record.conflict", "record.agrees", "records of the term's holder are read again", logging.ERROR)
+_OUT_OF_SYNC = Lasting("sync.lost", "sync.back", "in sync again")
 
 
 class Prepared(NamedTuple):
@@ -206,6 +211,8 @@ class Replica:
             self._carry_out(work, node_state)
             raise
         self._carry_out(work, node_state)
+        if self.node_state.in_sync:
+            self._log_once.over("sync")
         return verdicts
 
     def _reads(self, step: Step) -> bool:
@@ -264,16 +271,25 @@ class Replica:
         if verdict is Verdict.REJECT_STALE:
             self.rejected += 1
             over = f"term {record.id.term} is over, the term is {before.term}"
-            self._log_once.tell("record", logging.WARNING, f"ignored {record}: {over}", kind=f"stale {record.kind}")
+            self._log_once.tell("record", _STALE, f"ignored {record}: {over}", kind=f"stale {record.kind}")
         elif verdict is Verdict.CONFLICT:
             what = f"{record} was not written by the holder of its term, {before.holder.node}"
-            self._log_once.tell("record", logging.ERROR, what, kind=f"conflict {record.kind}")
+            self._log_once.tell("record", _CONFLICT, what, kind=f"conflict {record.kind}")
         else:
             self._log_once.over("record")
         if isinstance(record, TermRecord) and verdict not in (Verdict.REJECT_STALE, Verdict.CONFLICT):
-            logger.warning("term %d: %s leads (%s, asked by %s)", record.id.term, record.node, record.reason, record.by)
+            self._tell_term(record)
         if before.in_sync and not step.view.in_sync:
-            logger.warning("out of sync after %s, at %s; waiting for a snapshot", before.position.id, record)
+            what = f"out of sync after {before.position.id}, at {record}; waiting for a snapshot"
+            self._log_once.tell("sync", _OUT_OF_SYNC, what)
+
+    def _tell_term(self, record: TermRecord) -> None:
+        # An election is the ordinary course of things; somebody who intervenes is not.
+        by_itself = record.by == record.node
+        level = logging.INFO if by_itself else logging.WARNING
+        text = "term %d: %s leads (%s%s)"
+        told = record.id.term, record.node, record.reason, "" if by_itself else f", asked by {record.by}"
+        logger.at(level, "term.began", text, *told, term=record.id.term, holder=record.node, by=record.by)
 
     def _trace(self, traced: tracing.Tracing, steps: Sequence[Step], began_ns: int) -> None:
         for record, verdict, _ in steps:
@@ -368,7 +384,9 @@ class Replica:
             with self.applied.lock:
                 self.applied.given_up()
                 self.known.adopt(after)
-        logger.warning("waiting for a snapshot in the place of the state at %s: %s", after.view.position.id, why)
+        logger.warning(
+            "state.given_up", "waiting for a snapshot in the place of the state at %s: %s", after.view.position.id, why
+        )
         return True
 
     def _as_saved(self, node_state: NodeState) -> NodeState:

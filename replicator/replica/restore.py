@@ -30,6 +30,7 @@ from typing import Any
 from ..format.codec import SnapshotDecoder
 from ..format.records import PartRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
+from ..runtime.event_log import in_this_context
 from ..runtime.gc_pause import HOLD_COLLECTOR_FOR_S, HeldCollector
 from ..runtime.gil import Turns
 from ..runtime.threads import started
@@ -184,7 +185,7 @@ class Restoring:
         self._ending: Ending | None = None
         self._dropped = False
         self._error: BaseException | None = None
-        self._thread = started(self._work, name=f"restore-{first.as_of.id}")
+        self._thread = started(in_this_context(self._work), name=f"restore-{first.as_of.id}")
 
     def feed(self, part: PartRecord) -> None:
         """A part, and all before it, are saved."""

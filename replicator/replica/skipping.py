@@ -7,7 +7,6 @@ change, which it passes over from then on; a node that had nothing on its disk y
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 
 from ..errors import ReplicatorError, Stalled
@@ -16,6 +15,7 @@ from ..format.ids import ZERO_ID, RecordId
 from ..format.records import Record, TermRecord
 from ..protocol.fold import Verdict, View
 from ..protocol.skip import Found, LookAhead
+from ..runtime.event_log import EventLogger
 from ..storage.checkpoint import Step
 from .applied_state import AppliedState
 from .node_state_cell import NodeStateCell
@@ -23,7 +23,7 @@ from .save_queue import SaveQueue
 
 __all__ = ["Beginning", "Skipping"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: Beside what is saved: a node that is started again before its state is in the log says it then.
 _REASON = "skipped_because"
@@ -100,7 +100,7 @@ class Skipping:
             self._applied.version = after.view.version
         if self._applied.stalled:
             raise Stalled(self._applied.stalled)
-        logger.warning("going on without %s, as record %s says", at, record.id)
+        logger.warning("change.skipped", "going on without %s, as record %s says", at, record.id)
         return True
 
 
@@ -120,7 +120,7 @@ class Beginning:
             self._codec, self._digest = encoder.codec, encoder.digest
         except ReplicatorError as problem:
             # Without it this node has to be started again where it would be needed, and nothing else is amiss.
-            logger.debug("the state that this node begins with is not kept: %s", problem)
+            logger.debug("state.beginning_not_kept", "the state that this node begins with is not kept: %s", problem)
 
     def pieces(self) -> Iterable[object]:
         """Raises `Stalled` if it could not be drawn."""

@@ -15,7 +15,6 @@ disk: it would not be counted among those that have it when the next primary is 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from ..format.records import ACT, ChangeRecord, PartRecord, Record
 from ..format.snapshot_parts import Progress
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
+from ..runtime.event_log import EventLogger
 from ..state import SharedState
 from ..state.callbacks import Application
 from ..storage.checkpoint import Step
@@ -40,7 +40,7 @@ from .state_updater import Work
 
 __all__ = ["WholeUpdater"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: How long the end of the node waits for whoever writes the state: he stops at the next piece.
 CLOSE_WITHIN_S = 5.0
@@ -119,7 +119,7 @@ class WholeUpdater:
             ending = partial(self._rebuild.saved_and_swapped, step, after)
             self._restore_to(record, pieces, ending, taken=True, given_up=self._rebuild.is_closed)
         except Dropped:
-            logger.info("stopping before the patch that ends at %s was taken in", record.id)
+            logger.info("patch.left", "stopping before the patch that ends at %s was taken in", record.id)
         except CorruptRecord as problem:
             self.whole.gatherer.forget()
             self._rebuild.pass_by(record, before, after, problem)

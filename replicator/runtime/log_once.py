@@ -1,7 +1,8 @@
 """Log lines about what goes on for long: one when it begins, and one when it is over, however often it is noticed.
 
-What comes and goes is told less and less: each time that it is back soon, it has to be gone for twice as long before it
-is called over. Numbers do not make another problem of it: a position or a count may move while it lasts.
+The second one says how long it lasted. What comes and goes is told less and less: each time that it is back soon, it
+has to be gone for twice as long before it is called over. Numbers do not make another problem of it: a position or a
+count may move while it lasts.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["LogOnce"]
+from .event_log import EventLogger
+
+__all__ = ["BUG", "Lasting", "LogOnce", "duration"]
 
 #: What is back within this time is the same again.
 SOON_S = 60.0
@@ -23,27 +27,64 @@ PATIENCE_S = 1.0
 PATIENCE_S_MAX = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What goes on for a while: the event that it begins, at `level`, and the one that it is over, at INFO.
+
+    `over`: a sentence to which "after 12 s" can be added.
+    """
+
+    begins: str
+    ends: str
+    over: str
+    level: int = logging.WARNING
+
+
+#: Of something that is done again and again.
+BUG = Lasting("bug", "bug.over", "it works again", logging.ERROR)
+
+
+def duration(seconds: float) -> str:
+    """In words: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 3 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 @dataclass(slots=True)
 class _Told:
-    text: str
+    what: Lasting
+    since: float
     #: So long it has to be gone for.
     patience_s: float
     #: Since when it is gone; None: it is not.
     gone_at: float | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 class LogOnce:
-    """What was told to `logger`, and is not over. Thread-safe."""
+    """What was told to `logger`, and is not over. Thread-safe.
 
-    def __init__(self, logger: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+    `patience_s`: so long something has to be gone for, the first time, before it is called over.
+    """
+
+    def __init__(
+        self, logger: EventLogger, *, patience_s: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._logger = logger
+        self._least_s = patience_s
         self._clock = clock
         self._lock = threading.Lock()
         self._told: dict[tuple[str, str], _Told] = {}
         #: When something was over, and how patient one was with it.
         self._past: dict[tuple[str, str], tuple[float, float]] = {}
 
-    def tell(self, name: str, level: int, text: str, *, kind: str = "") -> bool:
+    def tell(self, name: str, what: Lasting, text: str, *, kind: str = "", **fields: Any) -> bool:
         """Log it, unless it is known: by `name`, and by `kind`, or else by its text. Whether it was news."""
         key = name, kind or re.sub(r"\d+", "0", text)
         with self._lock:
@@ -54,11 +95,16 @@ class LogOnce:
                 return False
             if known is not None:  # nobody said so since
                 self._past[key] = self._clock(), known.patience_s
-            self._told[key] = _Told(text, self._patience_s(key))
+            self._told[key] = _Told(what, self._clock(), self._patience_s(key), fields={**fields, "exc_info": None})
         if known is not None:
-            self._logger.info("over: %s", known.text)
-        self._logger.log(level, "%s", text)
+            self._tell_over(known)
+        self._logger.at(what.level, what.begins, "%s", text, **fields)
         return True
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was told that is not over."""
+        return not self._told
 
     def _is_gone(self, told: _Told) -> bool:
         return told.gone_at is not None and self._clock() - told.gone_at >= told.patience_s
@@ -76,13 +122,24 @@ class LogOnce:
                 if self._is_gone(told):
                     del self._told[key]
                     self._past[key] = now, told.patience_s
-                    ended.append(told.text)
-        for text in ended:
-            self._logger.info("over: %s", text)
+                    ended.append(told)
+        for told in ended:
+            self._tell_over(told)
+
+    def forget(self, name: str) -> float | None:
+        """It is over, which another line says; how long it lasted, in seconds, if it was told."""
+        with self._lock:
+            ended = [self._told.pop(key) for key in list(self._told) if key[0] == name]
+        return self._clock() - min(told.since for told in ended) if ended else None
+
+    def _tell_over(self, told: _Told) -> None:
+        lasted_s = (told.gone_at if told.gone_at is not None else self._clock()) - told.since
+        fields = {**told.fields, "lasted_s": round(lasted_s, 1)}
+        self._logger.info(told.what.ends, "%s after %s", told.what.over, duration(lasted_s), **fields)
 
     def _patience_s(self, key: tuple[str, str]) -> float:
         now = self._clock()
         self._past = {each: past for each, past in self._past.items() if now - past[0] < SOON_S + past[1]}
         if key not in self._past:
-            return 0.0
-        return min(PATIENCE_S_MAX, max(PATIENCE_S, 2 * self._past[key][1]))
+            return self._least_s
+        return min(PATIENCE_S_MAX, max(PATIENCE_S, self._least_s, 2 * self._past[key][1]))

@@ -18,7 +18,6 @@ it in the child, would remove the log under the parent. `os.fork`, multiprocessi
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import threading
 import time
@@ -27,10 +26,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import WrongProcess
+from .event_log import EventLogger
 
 __all__ = ["Owner", "keep_for_ever", "let_go_in_child", "quiet_before_fork"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ def _after_in_child() -> None:
         try:
             let_go(thing)
         except Exception:  # the others are to be let go, too
-            logger.exception("a bug in replicator")
+            logger.exception("bug", "a bug in replicator")
     _inherited.clear()
     _registering.release()
 

@@ -7,7 +7,6 @@ node that does not lead any more. What a command leaves running when it ends by 
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import signal
@@ -17,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from ..errors import ConfigError, ProgramError
+from ..runtime.event_log import EventLogger
 
 __all__ = ["Commands", "command"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: Between SIGTERM and SIGKILL.
 GRACE_S = 2.0
@@ -67,7 +67,7 @@ class Commands:
         if not words:
             return
         environment = os.environ | {f"REPLICATOR_{name}": value for name, value in about.items()}
-        logger.info("%s in term %s: running %s", role, about["TERM"], shlex.join(words))
+        logger.info("command.begins", "%s in term %s: running %s", role, about["TERM"], shlex.join(words))
         self._limit_s, self._until = limit_s, time.monotonic() + limit_s
         try:
             self._process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -98,7 +98,11 @@ class Commands:
         """End it now: its role is over."""
         process = self._process
         if process is not None:
-            logger.warning("%s was cut short: this node has another role now", shlex.join(self._lines[self._role]))
+            logger.warning(
+                "command.cut_short",
+                "%s was cut short: this node has another role now",
+                shlex.join(self._lines[self._role]),
+            )
             self._end(process)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,6 @@ What `replicator node` and `workers/node.py` run. An application of your own has
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..node.node import Node
 from ..node.options import NodeOptions
 from ..registry.state import Registry
 from ..runtime import checks
+from ..runtime.event_log import SPEAKER, EventLogger
 from ..runtime.signals import on_end
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
@@ -24,7 +24,7 @@ from .sidecar import Sidecar
 
 __all__ = ["Program", "serve"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: How often a node that failed for good is noticed.
 LOOK_EVERY_S = 0.2
@@ -85,11 +85,12 @@ def serve(
         publish_every_s=program.publish_every_s,
     )
     server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
+    SPEAKER.set(node.speaker)  # of whatever else is logged in this process
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
     node.http = advertised or _reachable(server.url, host, server.port, redis)
     try:
         with node, server, sidecar:
-            logger.info("node %s of group %s serves %s", name, group, server.url)
+            logger.info("service.started", "node %s of group %s serves %s", name, group, server.url, url=server.url)
             while not stopping.wait(LOOK_EVERY_S) and node.failed is None:
                 pass
     finally:
@@ -112,6 +113,8 @@ def _reachable(url: str, host: str, port: int, redis: str) -> str:
         return url
     told = reachable(host, port, redis)
     logger.warning(
-        "it serves all addresses of this machine, and the others are told %s; --advertise says another", told
+        "service.address",
+        "it serves all addresses of this machine, and the others are told %s; --advertise says another",
+        told,
     )
     return told

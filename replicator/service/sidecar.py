@@ -31,7 +31,8 @@ from ..errors import LogUnavailable, NotPrimary, ProgramError, ReplicatorError
 from ..node.node import Node
 from ..runtime import checks
 from ..runtime.backoff import Backoff
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger, in_this_context
+from ..runtime.log_once import BUG, Lasting, LogOnce
 from ..runtime.process import Owner
 from ..runtime.threads import started
 from ..state.file import FileState
@@ -40,7 +41,9 @@ from .role_commands import Commands, command
 
 __all__ = ["Sidecar"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_WAITS = Lasting("publish.waits", "publish.goes_on", "published again", logging.INFO)
 
 #: How soon a new role is told.
 LOOK_EVERY_S = 0.1
@@ -105,7 +108,7 @@ class Sidecar:
         for name, (once, every_s) in loops.items():
             if name == "publisher" and self._state is None:
                 continue
-            self._threads.append(started(self._loop, once, every_s, name=name))
+            self._threads.append(started(in_this_context(self._loop), once, every_s, name=name))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -131,8 +134,7 @@ class Sidecar:
             try:
                 once()
             except Exception as error:
-                if self._log_once.tell(name, logging.ERROR, f"a bug in replicator: {error!r}"):
-                    logger.exception("it happened here")
+                self._log_once.tell(name, BUG, f"a bug in replicator: {error!r}", exc_info=True)
                 pause_s = backoff.failed()
             else:
                 self._log_once.over(name)
@@ -203,7 +205,7 @@ class Sidecar:
             done = node.publish()
         except (NotPrimary, LogUnavailable) as error:
             # The node says so, too, and it is tried again.
-            self._log_once.tell("publish", logging.INFO, f"not published: {error}", kind="redis")
+            self._log_once.tell("publish", _WAITS, f"not published: {error}", kind="redis")
             return str(error)
         except ReplicatorError as error:
             node.report("publisher", ProgramError(what="not published:", problem=str(error)))
@@ -213,5 +215,5 @@ class Sidecar:
         node.report("publisher", None)
         self._log_once.over("publish")
         if done.what != "nothing":
-            logger.info("published %s as a %s of %d bytes", done.id, done.what, done.bytes)
+            logger.info("publish.done", "published %s as a %s of %d bytes", done.id, done.what, done.bytes)
         return ""

@@ -15,7 +15,6 @@ be somebody's Ctrl-C, or the `sys.exit` of a signal handler, which comes up wher
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import CoroutineType
@@ -24,12 +23,13 @@ from typing import Any
 from replicator.errors import ChangeRejected, CheckFailed, SnapshotFailed, StateError
 from replicator.runtime.reentrancy import Inside
 
+from ..runtime.event_log import EventLogger
 from . import CheckedState, KeptState, ReplicatedState
 from .contract import at_version
 
 __all__ = ["Application", "asked_to_end", "said"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: What can be iterated over and is one piece: a `return` where a list was meant.
 _ONE_PIECE = (str, bytes, bytearray, memoryview, dict)
@@ -86,7 +86,7 @@ class Application:
             except BaseException as error:
                 if asked_to_end(error):
                     raise
-                logger.exception("check() failed at the change %.200r; it was not written", change)
+                logger.exception("check.failed", "check() failed at the change %.200r; it was not written", change)
                 failed = CheckFailed(change=f"{change!r:.200}", problem=said(error))
                 failed.__cause__ = error
                 return failed
@@ -127,7 +127,9 @@ class Application:
             except BaseException as error:
                 if asked_to_end(error):
                     raise
-                logger.exception("the application's published() failed, which is a bug in it; it is published")
+                logger.exception(
+                    "published.failed", "the application's published() failed, which is a bug in it; it is published"
+                )
 
 
 def _iterator_of(pieces: Any) -> Iterator[Any]:

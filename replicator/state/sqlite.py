@@ -35,7 +35,6 @@ restored nor what was published, is copied to `PATH.replaced-<UTC time>`, once. 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sqlite3
 import threading
@@ -51,12 +50,13 @@ import xxhash
 from replicator.errors import StateError, StateInUse
 from replicator.storage import disk
 
+from ..runtime.event_log import EventLogger
 from .file_stamps import Watch
 from .replaced_files import draft_of, explained, is_kept, stat_of, survived, unused
 
 __all__ = ["SQLiteState"]
 
-_logger = logging.getLogger(__name__)
+_logger = EventLogger(__name__)
 
 PIECE_BYTES = 1024 * 1024
 
@@ -288,7 +288,9 @@ class SQLiteState:
                 finally:
                     os.close(descriptor)
                 disk.publish(draft, self.path)
-        _logger.warning("%s was replaced while a program reads it: that one has to open it anew", self.path)
+        _logger.warning(
+            "state.replaced_in_use", "%s was replaced while a program reads it: that one has to open it anew", self.path
+        )
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -43,7 +43,6 @@ up its copy of the lock at once, or the directory would stay locked for as long 
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sqlite3
 import threading
@@ -79,8 +78,6 @@ from replicator.storage.opening import opened_or_begun
 from replicator.storage.save_transaction import SaveTransaction, Step, Weights, weights_of, with_less
 
 __all__ = ["Checkpoint", "Loaded", "Step"]
-
-_logger = logging.getLogger(__name__)
 
 
 #: A primary under load saves a thousand steps at once, on another thread. In between a writer gets the interpreter.

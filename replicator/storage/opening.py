@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from replicator.errors import CheckpointError
@@ -11,9 +10,11 @@ from replicator.storage.checkpoint_file import Damaged, Leavings, Saved, inspect
 from replicator.storage.database_files import NEW, begin, check_writable, discard, exists, put_aside
 from replicator.storage.directory_lock import DirectoryLock
 
+from ..runtime.event_log import EventLogger
+
 __all__ = ["opened_or_begun"]
 
-_logger = logging.getLogger(__name__)
+_logger = EventLogger(__name__)
 
 
 def opened_or_begun(path: Path, lock: DirectoryLock, group: str, node: str) -> tuple[Saved, Leavings, Path | None]:
@@ -32,7 +33,15 @@ def opened_or_begun(path: Path, lock: DirectoryLock, group: str, node: str) -> t
     except Damaged as problem:
         aside = put_aside(path)
         hint = "The node rebuilds itself from the log."
-        _logger.error("%s is damaged (%s) and was set aside as %s. %s", path, problem, aside, hint)
+        _logger.error(
+            "checkpoint.damaged",
+            "%s is damaged (%s) and was set aside as %s. %s",
+            path,
+            problem,
+            aside,
+            hint,
+            path=str(path),
+        )
         return _begun(path, lock, group, node), Leavings(), aside
     _check_owner(path, saved, group, node)
     return saved, left, None

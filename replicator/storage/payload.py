@@ -20,7 +20,6 @@ A draft takes the place of the file by its name. A reader of the old one goes on
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -40,13 +39,14 @@ from ..format.ids import RecordId
 from ..format.patch import EMPTY_DIGEST, PATCH_BYTES_MAX, Gatherer, Maker, PatchHead, rebuild
 from ..format.records import ACT, ChangeRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
+from ..runtime.event_log import EventLogger
 from . import disk
 from .checkpoint_file import Payload
 from .checkpoint_reader import CheckpointReader
 
 __all__ = ["Made", "Published", "Whole", "rebuilt_from"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
 
 #: What is read of a payload in one go.
 _CHUNK = 1024 * 1024
@@ -264,7 +264,7 @@ class Whole:
             file.becomes(self.path)
         except CheckpointError as problem:
             # It is here, and can be read; only the next start has more to do.
-            logger.warning("%s", problem)
+            logger.warning("payload.misplaced", "%s", problem)
 
     def _begun(self) -> _File:
         if self._next is not None:

@@ -117,6 +117,10 @@ class Lockstep:
     def soon(self) -> None:
         return None
 
+    @property
+    def shared(self) -> None:
+        return None
+
     # --- for the cluster ---
 
     def begin(self) -> None:

@@ -14,7 +14,6 @@ all the same. A server that sends none starts nothing: then start the node yours
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any, TypeAlias, Unpack, cast
 
 import anyio
 
+from ..runtime.event_log import EventLogger
 from .cookie import Cookie
 from .failures import Answer, Refusal
 from .forward import AsyncForwarder
@@ -34,7 +34,7 @@ from .thread_pools import Pool
 
 __all__ = ["Cookie", "Replicated", "answer"]
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -225,7 +225,7 @@ class _Lifespan:
         try:
             await self._life.enter()
         except Exception as error:
-            log.error("the node was not started: %s", error)
+            log.error("node.start_failed", "the node was not started: %s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         pending = [startup]
@@ -250,7 +250,7 @@ class _Lifespan:
                 await self._stop()
                 raise
             # It knows no lifespan. Whatever it raised, a server would take it for that, too.
-            log.info("the application takes part in no lifespan: %s", error)
+            log.info("http.no_lifespan", "the application takes part in no lifespan: %s", error)
             await self._alone(receive, send)
         except BaseException:
             await self._stop()
@@ -273,7 +273,7 @@ class _Lifespan:
         try:
             await self._stop()
         except Exception as error:
-            log.exception("the node did not stop in order")
+            log.exception("node.stop_failed", "the node did not stop in order")
             return {"type": "lifespan.shutdown.failed", "message": str(error)}
         return {"type": "lifespan.shutdown.complete"}
 

@@ -7,7 +7,6 @@ errors of the registry's own API.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as a_field
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from ..errors import ConfigError, ReplicatorError
+from ..runtime.event_log import EventLogger
 from .error_codes import BUSY, ERROR_CODES, INVALID_HEADER, Answers
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "problem",
 ]
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 #: A client that comes back sooner finds the same: renewals and promotions take about this long.
 RETRY_AFTER_S = 1
@@ -110,7 +110,7 @@ def failure_of(error: Exception, answers: Answers = ANSWERS, *, request: str = "
     if isinstance(error, ReplicatorError) and _says_itself(type(error), kind):
         status, code = error.status, error.code
     elif kind in LOGGED:
-        log.error("%s failed: %s", request, error, exc_info=error)
+        log.error("http.failed", "%s failed: %s", request, error, exc_info=error)
     message = str(error) if kind is not Exception else "something went wrong in this node; its log has the details"
     return Failure(status=status, code=code, message=message, field=getattr(error, "field", None))
 

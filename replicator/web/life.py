@@ -5,18 +5,18 @@ What was running before is left running: somebody else started it, and will stop
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
 from ..errors import ConfigError, DirectoryInUse, WrongProcess
+from ..runtime.event_log import EventLogger
 from .served_node import ServedNode
 
 __all__ = ["Life", "LivingNode"]
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 ONE_WORKER = (
     "a node is one process. If this server was told to start several workers, or to reload: one worker for each node "
@@ -101,7 +101,9 @@ class Life:
     def _mention_url(self) -> None:
         if self._is_sent_writes and getattr(self._node, "http", None) == "":
             name = self._node.name
-            log.warning("%s tells no URL of its own (give Node http=...): no other node can send it writes", name)
+            log.warning(
+                "http.no_url", "%s tells no URL of its own (give Node http=...): no other node can send it writes", name
+            )
 
 
 @contextmanager

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 from types import TracebackType
@@ -24,9 +23,11 @@ from replicator.errors import ConfigError
 from replicator.runtime.process import Owner, let_go_in_child
 from replicator.runtime.threads import started
 
+from ..runtime.event_log import EventLogger, in_this_context
+
 __all__ = ["WebServer"]
 
-log = logging.getLogger(__name__)
+log = EventLogger(__name__)
 
 #: How long requests may take to finish once the server is told to stop. uvicorn takes whole seconds.
 STOP_WITHIN_S = 2
@@ -78,7 +79,7 @@ class WebServer:
         self.listen()
         listener = self._listener
         self._server = _Announcing(_config(self._app))
-        self._thread = started(_serve, self._server, listener, name=f"http-{self.port}")
+        self._thread = started(in_this_context(_serve), self._server, listener, name=f"http-{self.port}")
         self._server.settled.wait(START_WITHIN_S)
         if not self._server.started:
             self.stop()
@@ -95,7 +96,9 @@ class WebServer:
         self._thread.join(STOP_WITHIN_S + STOP_MARGIN_S)
         if self._thread.is_alive():
             self._server.force_exit = True
-            log.warning("the HTTP server on port %d did not stop in time and was left behind", self.port)
+            log.warning(
+                "http.left_behind", "the HTTP server on port %d did not stop in time and was left behind", self.port
+            )
 
     def __enter__(self) -> WebServer:
         self.start()
@@ -138,7 +141,7 @@ def _serve(server: _Announcing, listener: socket.socket) -> None:
     try:
         asyncio.run(server.serve(sockets=[listener]))
     except Exception:
-        log.exception("the HTTP server on port %d ended", server.config.port)
+        log.exception("http.ended", "the HTTP server on port %d ended", server.config.port)
     finally:
         listener.close()
         server.settled.set()

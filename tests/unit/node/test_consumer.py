@@ -17,6 +17,7 @@ class ByHand:
     """A scheduler that does nothing by itself."""
 
     soon = None
+    shared = None
     clock = staticmethod(time.monotonic)
     node_work: NodeWork
 

@@ -541,7 +541,7 @@ class TestWhatIsTriedAgain:
     WATCH_S = 2.0
 
     def _told(self, caplog: pytest.LogCaptureFixture, text: str) -> int:
-        return sum(text in record.getMessage() and "over:" not in record.getMessage() for record in caplog.records)
+        return sum(text in record.getMessage() for record in caplog.records)
 
     def test_a_snapshot_that_redis_has_no_room_for(
         self, group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -565,7 +565,7 @@ class TestWhatIsTriedAgain:
             monkeypatch.setattr(
                 replicator.node.publisher, "snapshot_is_due", lambda *args, **more: log.asked["part"] < 100
             )
-            eventually(lambda: "over: the snapshot was not published" in caplog.text)
+            eventually(lambda: "the snapshot was published after" in caplog.text)
 
     def test_a_snapshot_that_does_not_help_the_one_who_needs_it(
         self, group: Group, caplog: pytest.LogCaptureFixture
@@ -596,7 +596,7 @@ class TestWhatIsTriedAgain:
             assert self._told(caplog, "unplugged") == 1
             log.down = ""
             eventually(lambda: a.problem == "")
-            eventually(lambda: "over: Redis at memory: is not available: it was unplugged" in caplog.text)
+            eventually(lambda: "Redis is back after" in caplog.text)
         a.wait(role="standby", timeout_s=PATIENCE_S)
 
     def test_a_fresh_read_that_waits_for_somebody_to_lead(self, group: Group) -> None:

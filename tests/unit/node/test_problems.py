@@ -6,8 +6,18 @@ import logging
 
 import pytest
 
-from replicator.errors import CheckpointError, LogLost, LogUnavailable, OutcomeUnknown
-from replicator.node.problems import Problems
+from replicator.errors import (
+    CheckpointError,
+    LogLost,
+    LogUnavailable,
+    NoThread,
+    OutcomeUnknown,
+    ReplicatorError,
+    Stalled,
+    StateInUse,
+    UpgradeNeeded,
+)
+from replicator.node.problems import Problems, Unhealthy
 
 
 def away(problem: str) -> LogUnavailable:
@@ -42,8 +52,8 @@ def test_a_redis_that_is_away_is_told_once_whoever_meets_it_and_once_when_it_is_
         assert len(caplog.records) == 1, "the keeper has not met it again"
         problems.solved("ha-loop")
         problems.solved("ha-loop")
-    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
-    assert caplog.records[-1].getMessage().startswith("over: ")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert caplog.records[-1].getMessage().startswith("Redis is back after ")
 
 
 def test_a_problem_that_only_counts_on_is_the_same(caplog: pytest.LogCaptureFixture) -> None:
@@ -61,7 +71,7 @@ def test_an_outcome_that_nobody_waits_for_is_just_a_redis_that_is_away() -> None
 
 def test_a_node_that_stops_complains_no_more(caplog: pytest.LogCaptureFixture) -> None:
     problems = Problems()
-    problems.quiet = True
+    problems.be_quiet()
     with caplog.at_level(logging.ERROR):
         problems.report("reader", away("closed"))
     assert caplog.records == []
@@ -99,3 +109,38 @@ def test_one_problem_that_several_met_is_told_once() -> None:
         problems.report(who, CheckpointError(path="p", problem="disk full"))
     assert problems.of_the_node == ["p: disk full"]
     assert str(problems) == "p: disk full"
+
+
+@pytest.mark.parametrize(
+    ("problem", "begins", "level", "ends", "over"),
+    [
+        (CheckpointError(path="p", problem="full"), "disk.failed", "ERROR", "disk.works", "the disk is writable again"),
+        (Stalled(id="1-2", problem="x"), "apply.stalled", "ERROR", "apply.resumed", "applies again"),
+        (LogLost(what="gone"), "log.lost", "ERROR", "log.found", "the log is there again"),
+        (StateInUse(path="p"), "state.in_use", "WARNING", "state.free", "the state is free again"),
+        (NoThread(what="t", problem="x"), "threads.missing", "WARNING", "threads.enough", "there are enough threads"),
+        (away("refused"), "redis.unavailable", "WARNING", "redis.back", "Redis is back"),
+        (LogUnavailable.refuses("url", "NOAUTH"), "redis.refuses", "ERROR", "redis.accepts", "Redis does what it is"),
+        (Unhealthy(problem="x"), "app.unhealthy", "ERROR", "app.healthy", "the application is well again"),
+        (
+            UpgradeNeeded(id="1-2", version=2, reads="1"),
+            "version.unreadable",
+            "ERROR",
+            "version.readable",
+            "the group's",
+        ),
+        (ReplicatorError("x"), "problem.found", "ERROR", "problem.solved", "a problem is solved"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_begins_is_seen_to_end_and_only_what_needs_somebody_is_an_error(
+    problem: ReplicatorError, begins: str, level: str, ends: str, over: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    problems = Problems()
+    with caplog.at_level(logging.INFO):
+        problems.report("part", problem)
+        problems.solved("part")
+    first, last = caplog.records
+    assert (vars(first)["event"], first.levelname, vars(last)["event"]) == (begins, level, ends)
+    assert last.getMessage().startswith(over)
+    assert last.getMessage().endswith(" after 0.0 s")

@@ -1,0 +1,147 @@
+"""What a process of ours writes to stderr: one line an event, for people or for programs.
+
+    configure("INFO", "json")
+
+`console` is a sentence, then key=value, in colour on a terminal. `json` is an object a line. `auto` is `console` on a
+terminal, and otherwise what the caller says: a process that runs for long under a supervisor writes JSON. What other
+libraries log in the process (uvicorn, gunicorn, RQ) comes out in the same form, with the node that it was logged for.
+
+An application that has a node in it needs none of this: its own handlers get our records.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO
+
+import orjson
+
+from ..errors import ConfigError
+from .checks import plain
+from .event_log import SPEAKER
+
+__all__ = ["FORMATS", "GroupSpeaker", "configure", "formatter_for"]
+
+FORMATS = ("auto", "console", "json")
+
+#: Without structlog, for a command that somebody types.
+PLAIN_FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
+
+#: A boot is a random id: so much of it tells two of a node apart, where people read.
+BOOT_SHOWN = 8
+
+#: First in every line, in this order; then what an event has besides.
+_FIRST = ("group", "node", "boot", "term", "position")
+
+#: How wide a sentence is made, so that what follows it stands in a column.
+_WIDTH = 64
+
+
+class GroupSpeaker:
+    """A process that works for a group and is no node of it."""
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+
+    def fields(self) -> dict[str, Any]:
+        return {"group": self._group}
+
+    def admits(self, level: int, event: str, text: str) -> bool:
+        return True
+
+
+def configure(level: str, wanted: str = "auto", *, otherwise: str = "console", stream: TextIO | None = None) -> None:
+    """Have all that is logged in this process written to stderr. `otherwise`: what `auto` is where no terminal is.
+
+    Raises `ConfigError` if a format is wanted by its name and structlog is missing.
+    """
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter_for(wanted, stream, otherwise=otherwise))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def formatter_for(
+    wanted: str = "auto", stream: TextIO | None = None, *, otherwise: str = "console"
+) -> logging.Formatter:
+    """For a handler that writes to `stream`, or to stderr. Raises `ConfigError`, as `configure`."""
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    chosen = ("console" if terminal else otherwise) if wanted == "auto" else wanted
+    if chosen not in FORMATS:
+        raise ConfigError(setting="log_format", problem=f"{chosen!r} is none of {', '.join(FORMATS)}")
+    try:
+        import structlog
+    except ImportError:
+        if wanted == "auto":
+            return _OneLine(PLAIN_FORMAT)
+        problem = 'structlog is not installed: pip install "replicator[logs]"'
+        raise ConfigError(setting="log_format", problem=problem) from None
+    before: list[Any] = [
+        _sentence_apart,
+        structlog.stdlib.ExtraAdder(),
+        _say_who,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]
+    after: list[Any]
+    if chosen == "json":
+        after = [structlog.processors.format_exc_info, _as_object, structlog.processors.JSONRenderer(serializer=_json)]
+    else:
+        render = structlog.dev.ConsoleRenderer(  # the name of the first one changed between its versions
+            _WIDTH, colors=terminal, timestamp_key="time", event_key="message", sort_keys=False
+        )
+        after = [_for_people, render]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=before,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *after],
+    )
+
+
+class _OneLine(logging.Formatter):
+    """Escapes control characters in log lines: they may quote what others wrote."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return plain(super().formatMessage(record))
+
+
+def _sentence_apart(_: Any, __: str, told: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """structlog calls the sentence `event`; ours is the name of one."""
+    told["message"] = told.pop("event")
+    told["_record"].__dict__.pop("color_message", None)  # uvicorn's, of the same sentence
+    told["logger"] = told["_record"].name
+    return told
+
+
+def _say_who(_: Any, __: str, told: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What another library logs is of whoever it was called for."""
+    speaker = SPEAKER.get()
+    for name, value in (speaker.fields() if speaker is not None else {}).items():
+        told.setdefault(name, value)
+    return told
+
+
+def _as_object(_: Any, __: str, told: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    first = ("time", "level", "event", "message", *_FIRST)
+    ordered = {name: told[name] for name in first if told.get(name, "") != ""}
+    return {**ordered, **{name: told[name] for name in told if name not in first}}
+
+
+def _json(told: Any, **_: Any) -> str:
+    return orjson.dumps(told, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _for_people(_: Any, __: str, told: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Time of day, level, sentence, then the fields; what others wrote must not control the terminal."""
+    shown: dict[str, Any] = {"time": told["time"][11:23], "level": told["level"], "message": plain(told["message"])}
+    for name in ("event", *_FIRST, *told):
+        value = told.get(name, "")
+        if name != "logger" and value != "":
+            shown.setdefault(name, plain(value) if isinstance(value, str) and name != "exc_info" else value)
+    if "boot" in shown:
+        shown["boot"] = str(shown["boot"])[:BOOT_SHOWN]
+    if "event" not in shown:  # of another library
+        shown["logger"] = told["logger"]
+    return shown
