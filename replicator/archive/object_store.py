@@ -6,8 +6,8 @@ There is no rename there, and none is needed: an object appears whole, with one 
   (some stores give one that lacks the newest objects) is only a beginning: each number after the last that it has is
   asked for by name, until one is not there.
 - **A PUT is conditional** (`If-None-Match: *`): of two archivers that make the same number one fails, and ends. Whoever
-  repeats a PUT whose answer was lost finds its own bytes there, and goes on. At the start an archiver also looks whether
-  another one is at work: whether `archiver.json` moves. That is a courtesy, and the PUT is the fence.
+  repeats a PUT whose answer was lost finds its own bytes there, and goes on. At the start an archiver also looks
+  whether another one is at work: whether `archiver.json` moves. That is a courtesy, and the PUT is the fence.
 
 The address and the credentials are those of the store's own settings (for S3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and
 so on, or the files in ~/.aws).

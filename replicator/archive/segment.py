@@ -73,7 +73,7 @@ class Parent(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A complete snapshot: the position whose state it is, its first and its last part. `at`: when that was written, unix ms."""
+    """A complete snapshot: the position whose state it is, its first part and its last. `at`: the stamp of the last."""
 
     as_of: str
     first: str
@@ -205,7 +205,7 @@ class Builder:
     def finish(self) -> bytes:
         """The whole file. The same again if it is called again: what could not be published is tried again."""
         self._pack()
-        footer = orjson.dumps({"format": 1, **asdict(self.footer)})
+        footer = orjson.dumps({"format": 1, **asdict(self.footer)}, default=list)
         hashed = bytes(self._out[len(_MAGIC) :]) + footer
         return bytes(self._out) + footer + _TAIL.pack(len(footer), xxhash.xxh3_128_digest(hashed), _END)
 
@@ -214,7 +214,7 @@ class Builder:
 
 
 def footer_of(name: str, tail: bytes) -> Footer | int:
-    """The footer, from the last bytes of a file; a number: how many of the last bytes it takes. Raises `ArchiveDamaged`."""
+    """The footer, from the last bytes of a file; a number: it takes so many of them. Raises `ArchiveDamaged`."""
     length = _tail_of(name, tail)[0]
     needs = _TAIL.size + length
     return needs if len(tail) < needs else _footer(name, tail[-needs : -_TAIL.size])

@@ -26,8 +26,8 @@ SILENT_PERIODS = 5
 @dataclass(kw_only=True, slots=True)
 class Status:
     """`position`: the newest record in the archive; `head_id`: in the log. `complete_at`: all that the log had at that
-    moment (unix ms, by the clock of Redis) is in the archive; 0: not known. `at`: when this was written (by the clock of
-    the archiver's machine). `ended`: it stopped in order. `every_ms`: how often it is written, at least.
+    moment (unix ms, by the clock of Redis) is in the archive; 0: not known. `at`: when this was written, by the clock
+    of the archiver's machine. `ended`: it stopped in order. `every_ms`: how often it is written, at least.
     """
 
     group: str

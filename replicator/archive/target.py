@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, *, now_ms: int | None = None) -> Wanted:
-        """`5-1042`, `10s` (ago; also m, h, d), `2026-01-31T12:00:00Z` (without a zone: UTC), `latest`. `ConfigError`."""
+        """`5-1042`, `10s` (ago; also m, h, d), `2026-01-31T12:00:00Z` (UTC without a zone), `latest`. `ConfigError`."""
         if text == LATEST:
             return cls()
         if re.fullmatch("[0-9]+-[0-9]+", text):

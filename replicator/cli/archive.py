@@ -30,7 +30,7 @@ DAY_S = 86_400.0
     type=Seconds(0.1),
     default=5.0,
     show_default=True,
-    help="A segment is published when its first record is as old as that: so much may be lost with Redis and all nodes.",
+    help="A segment is published when its first record is so old: so much may be lost with Redis and all nodes.",
 )
 @click.option(
     "--segment-bytes",

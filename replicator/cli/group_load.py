@@ -47,7 +47,7 @@ def give_to_group(
     by: str,
     snapshot_bytes_max: int,
 ) -> None:
-    """Raises `ConfigError` (another application; its class is not known; nobody said what may be lost), `NotPrimary`."""
+    """Raises `ConfigError` (another application, an unknown class, nothing said of what may be lost), `NotPrimary`."""
     seen = RecordId.parse(expect) if expect is not None else None
     with settings.log() as log:
         look = log.look()
@@ -55,7 +55,8 @@ def give_to_group(
         now = ops.status(log)
     changed = look.head.changed if look.head is not None else RecordId(0, 0)
     if seen is None and not force and changed > RecordId(0, 0):
-        problem = f"the group has a state: --expect {changed} replaces it if it does not change meanwhile, --force in any case"
+        hint = f"--expect {changed} replaces it if it does not change meanwhile, --force in any case"
+        problem = f"the group has a state: {hint}"
         raise ConfigError(setting="expect", problem=problem)
     primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
     if primary is None:
@@ -72,7 +73,8 @@ def give_to_group(
             setting="state", problem="which class the state is of is not known: give --state MODULE:CLASS"
         )
     publish_by_node(
-        settings.redis, settings.group, pieces, make_state=None if kind == WHOLE else state_class(kind), version=version,
+        settings.redis, settings.group, pieces,
+        make_state=None if kind == WHOLE else state_class(kind), version=version,
         by=by, reason=reason, expect=seen, timeout_s=timeout_s, snapshot_bytes_max=snapshot_bytes_max,
         progress=lambda text: click.echo(text, err=True),
     )  # fmt: skip

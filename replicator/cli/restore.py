@@ -17,11 +17,13 @@ from replicator.archive.data_dir import write_data_dir
 from replicator.archive.difference import differences
 from replicator.archive.documents import document
 from replicator.archive.folding import Folded, fold
+from replicator.archive.target import Wanted
 from replicator.errors import ConfigError
 from replicator.format.codec import decode_changes
+from replicator.format.ids import ZERO_ID
 from replicator.format.keyed import change_in, key_of
 from replicator.format.patch import CODEC
-from replicator.format.records import ACT, ChangeRecord
+from replicator.format.records import ACT, ChangeRecord, PartRecord, Record
 from replicator.runtime.checks import plain
 from replicator.state.class_name import WHOLE
 from replicator.storage import disk
@@ -174,18 +176,29 @@ def _show_archive(opened: Opened, output: str) -> None:
 
 def _show_changes(opened: Opened, since: str, at: str, timeline: int | None, output: str) -> None:
     upto = opened.target(at, timeline)
-    begin = opened.target(since, upto.lineage.timeline)
-    for record in upto.lineage.records(upto.lineage.index_of(begin.id), after=begin.id):
+    lineage = upto.lineage
+    wanted = Wanted.parse(since)
+    if wanted.at is not None and wanted.at < lineage.footer(0).first_at:
+        click.echo(f"the archive begins with {lineage.footer(0).first}: this is all since then", err=True)
+        segment, after = 0, ZERO_ID
+    else:
+        begin = opened.target(since, lineage.timeline)
+        segment, after = begin.segment, begin.id
+    for record in lineage.records(segment, after=after):
         if record.id > upto.id:
             return
-        if isinstance(record, ChangeRecord):
-            for line in _changes(record):
-                _show_change(line, output)
+        for line in _changes(record):
+            _show_change(line, output)
 
 
-def _changes(record: ChangeRecord) -> Iterator[dict[str, Any]]:
+def _changes(record: Record) -> Iterator[dict[str, Any]]:
+    """What a record changed, line by line: the changes in it, or that it is the last part of another state."""
     told = {"id": str(record.id), "written_at": record.at, "node": record.node}
-    if record.codec == CODEC or record.codec == ACT:
+    if isinstance(record, PartRecord) and record.is_last and record.replaces:
+        yield told | {"index": 0, "change": {"replaces": str(record.as_of.id)}, "key": None}
+    if not isinstance(record, ChangeRecord):
+        return
+    if record.codec in (CODEC, ACT):
         yield told | {"index": 0, "change": {"codec": record.codec, "body_bytes": len(record.body)}, "key": None}
         return
     changes = decode_changes(record.codec, record.body, record.digest, record.count, id_=str(record.id))
@@ -249,8 +262,12 @@ def diff(
 @archive_option
 @at_option
 @timeline_option
-@click.option("--to", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Write the state's own document: "
-              "what `load` takes, the file or database, or a piece a line.")  # fmt: skip
+@click.option(
+    "--to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Write the state's own document: what `load` takes, the file or database, or a piece a line.",
+)
 @click.option(
     "--backup", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Write a file for `import`."
 )
