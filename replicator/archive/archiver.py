@@ -16,6 +16,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -29,7 +30,7 @@ from ..runtime.backoff import Backoff
 from ..runtime.log_once import LogOnce
 from .catalog import Catalog
 from .checking import check
-from .continuation import Break, Tail, break_before
+from .continuation import Break, Tail, break_before, rebases
 from .errors import ArchiveInUse, ArchiveUnavailable, StoppedBefore
 from .places import Place, Taken
 from .retention import removable
@@ -77,9 +78,12 @@ class Settings:
 
 
 class Archiver:
-    """Of one group, at one place. `log` is closed by the caller."""
+    """Of one group, at one place: `run` it. `log` is closed by the caller."""
 
-    def __init__(self, log: Log, place: Place, settings: Settings) -> None:
+    def __init__(
+        self, log: Log, place: Place, settings: Settings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._log = log
         self._place = place
         self._settings = settings
@@ -93,13 +97,16 @@ class Archiver:
         self._tail = Tail()
         #: The last entry that was read, whether it was archived or not: reading goes on after it.
         self._after: RecordId | None = None
+        #: The record at which the log was last read anew: it is not read anew for the same one again.
+        self._broke_at: RecordId | None = None
         self._opened_at = 0.0
         self._looked_at = self._tidied_at = self._asked_at = -1e9
         #: What the log had at a look (the head, and the clock of Redis), which is not all published yet.
         self._pending: tuple[RecordId, int] | None = None
         self._at_once = RECORDS_AT_ONCE
-        #: The newest complete snapshot: when that was seen; and whether there were changes since.
+        #: The newest complete snapshot: when that was seen, and of which record; and whether there were changes since.
         self._snapshot_at: float | None = None
+        self._snapshot_id = ZERO_ID
         self._has_changes = False
 
     def run(self, stopping: threading.Event) -> None:
@@ -108,16 +115,17 @@ class Archiver:
         Raises `ArchiveInUse`, `ArchiveDamaged`, and `ArchiveUnavailable` if it cannot even begin.
         """
         with self._place.held():
-            self._begin()
+            self.begin()
             try:
                 while not stopping.is_set():
-                    stopping.wait(self._turn())
+                    stopping.wait(self.turn())
             finally:
-                self._end()
+                self.end()
 
     # --- beginning and ending ---
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Check what is there, and find out where it ends. The caller holds the place. Raises what `run` raises."""
         self._catalog = Catalog(self._place)
         report = check(self._catalog, contents=self._settings.check_contents, group=self._log.group)
         newest = self._catalog.newest
@@ -164,10 +172,12 @@ class Archiver:
         lineage = self._catalog.lineage(max(self._catalog.timelines))
         for index in reversed(range(len(lineage))):
             if snapshots := lineage.snapshots(index):
-                return time.monotonic() - max(0.0, time.time() - snapshots[-1].at / 1000)
+                self._snapshot_id = snapshots[-1].position.id
+                return self._clock() - max(0.0, time.time() - snapshots[-1].at / 1000)
         return None
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Publish what was read."""
         try:
             self._publish()
             self.status.ended = True
@@ -177,7 +187,7 @@ class Archiver:
 
     # --- one turn ---
 
-    def _turn(self) -> float:
+    def turn(self) -> float:
         """Do what is to be done now; the seconds until the next turn."""
         try:
             self._publish_if_due()
@@ -199,11 +209,11 @@ class Archiver:
 
     def _look_if_due(self) -> bool:
         """Whether there is a log to read."""
-        if time.monotonic() < self._looked_at + LOOK_EVERY_S:
+        if self._clock() < self._looked_at + LOOK_EVERY_S:
             return self._after is not None
         look = self._log.look()
         head = look.head
-        self._looked_at = time.monotonic()
+        self._looked_at = self._clock()
         if head is None:
             self._say_where(look, "there is no log to archive")
             return False
@@ -277,25 +287,30 @@ class Archiver:
         if end is not None and is_beyond(record.id, end.id.term, end.id.n):
             raise StoppedBefore(problem=f"{record.id} cannot come after {end.id}: it was written by hand")
         found = break_before(record, self._tail)
-        if found is not None and not self._break(found):
+        if found is not None and not self._break(found, record):
             return False
         if self._builder.is_empty:
-            self._opened_at = time.monotonic()
+            self._opened_at = self._clock()
         self._builder.add(record, self._after or ZERO_ID)
         if isinstance(record, TermRecord):
             self._tail = self._tail._replace(run=record.run, log_id=record.log_id)
             self._builder.footer.run, self._builder.footer.log_id = record.run, record.log_id
         elif isinstance(record, PartRecord):
             if record.is_last:
-                self._snapshot_at, self._has_changes = time.monotonic(), False
+                self._snapshot_at, self._snapshot_id, self._has_changes = self._clock(), record.as_of.id, False
         else:
             self._has_changes = True
         self._tail = self._tail._replace(position=record.position)
         self._after = record.id
         return True
 
-    def _break(self, found: Break) -> bool:
-        """Begin another timeline; whether the record that was read is its first one. If not, the log is read anew."""
+    def _break(self, found: Break, record: Record | None = None) -> bool:
+        """Begin another timeline; whether the record that was read is its first one. If not, the log is read anew.
+
+        A rebase has all that it needs after it. Otherwise the log may have more that was not read, from where it begins.
+        """
+        if record is not None and record.id == self._broke_at:
+            raise StoppedBefore(problem=f"{record.id} does not follow what is before it in the log")
         self._publish()
         timeline = self._parent_of(found.parent)
         first, last = self._footer(max(self._catalog.timelines, default=0) + 1, 1), self._builder.footer
@@ -305,9 +320,11 @@ class Archiver:
             if found.parent is not None:
                 first.reason += f"; the archive has not {found.parent.id}, so this is a gap"
             logger.error("%s: timeline %d begins, and nothing before it is known", first.reason, first.timeline)
-            self._builder, self._after, self._snapshot_at = Builder(first), None, None
-            self._tail = Tail()
-            self._looked_at = -1e9
+            self._builder, self._snapshot_at, self._tail = Builder(first), None, Tail(None, last.run, last.log_id)
+            if record is not None and rebases(record):
+                return True
+            self._broke_at = record.id if record is not None else None
+            self._tail, self._after, self._looked_at = Tail(), None, -1e9
             return False
         logger.warning("%s: timeline %d begins after %s", first.reason, first.timeline, found.parent.id)
         first.parent = Parent(timeline, str(found.parent))
@@ -336,7 +353,7 @@ class Archiver:
         return self._builder.footer.records_bytes >= self._settings.segment_bytes
 
     def _publish_if_due(self) -> None:
-        old = time.monotonic() - self._opened_at >= self._settings.segment_every_s
+        old = self._clock() - self._opened_at >= self._settings.segment_every_s
         if not self._builder.is_empty and (old or self._is_full):
             self._publish()
 
@@ -361,18 +378,17 @@ class Archiver:
 
     def _ask_for_snapshot(self, head: Head) -> None:
         every_s = self._settings.snapshot_every_s
-        if not every_s or not self._has_changes or time.monotonic() < self._asked_at + ASK_AGAIN_S:
+        if not every_s or not self._has_changes or self._clock() < self._asked_at + ASK_AGAIN_S:
             return
-        if self._builder.footer.begun is None and (
-            self._snapshot_at is None or time.monotonic() >= self._snapshot_at + every_s
-        ):
-            self._asked_at = time.monotonic()
+        comes = head.part_next > 0 or head.snapshot_at > self._snapshot_id  # it was not read yet
+        if not comes and (self._snapshot_at is None or self._clock() >= self._snapshot_at + every_s):
+            self._asked_at = self._clock()
             self._log.request("snapshot", by="archive")
 
     def _tidy(self) -> None:
-        if time.monotonic() < self._tidied_at + TIDY_EVERY_S:
+        if self._clock() < self._tidied_at + TIDY_EVERY_S:
             return
-        self._tidied_at = time.monotonic()
+        self._tidied_at = self._clock()
         settings = self._settings
         for footer in removable(
             self._catalog,

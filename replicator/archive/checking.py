@@ -16,6 +16,7 @@ from ..format.records import PartRecord, Record, TermRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..ops.log_check import LogVerifier
 from .catalog import Catalog, name_of
+from .continuation import rebases
 from .errors import ArchiveDamaged
 from .segment import Footer, records_of
 
@@ -160,8 +161,7 @@ def _check_rules(catalog: Catalog, snapshot_bytes_max: int, progress: Progress) 
 
 
 def _goes_on(record: Record, last: Position) -> bool:
-    rebases = isinstance(record, PartRecord) and record.part == 0 and record.as_of.chain == record.prev
-    return record.prev == last.chain or (rebases and record.id.term == last.id.term)
+    return record.prev == last.chain or (rebases(record) and record.id.term == last.id.term)
 
 
 def _may_begin(record: Record) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..format.ids import Position
 from ..format.records import PartRecord, Record, TermRecord
 
-__all__ = ["Break", "Tail", "break_before"]
+__all__ = ["Break", "Tail", "break_before", "rebases"]
 
 
 class Tail(NamedTuple):
@@ -30,6 +30,13 @@ class Break(NamedTuple):
     parent: Position | None = None
 
 
+def rebases(record: Record) -> bool:
+    """Whether it is the first part of a rebase: of a state that its writer had before it took its term."""
+    if not isinstance(record, PartRecord) or record.part:
+        return False
+    return record.as_of.chain == record.prev and record.as_of.id.term < record.id.term
+
+
 def break_before(record: Record, tail: Tail) -> Break | None:
     """What breaks the timeline before this record; None: it goes on."""
     if isinstance(record, TermRecord) and tail.log_id and record.log_id != tail.log_id:
@@ -41,7 +48,8 @@ def break_before(record: Record, tail: Tail) -> Break | None:
             return Break(f"Redis was in another run when term {record.id.term} was taken", tail.position)
         return None
     end = tail.position.id
-    if isinstance(record, PartRecord) and record.part == 0 and record.as_of.chain == record.prev:
+    if rebases(record):
+        assert isinstance(record, PartRecord)
         return Break(f"{record.node} went on from {record.as_of.id}, which Redis had lost (a rebase)", record.as_of)
     if isinstance(record, TermRecord) and record.ends:
         came_from = Position(record.ends[-1], record.prev)
