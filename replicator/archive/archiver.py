@@ -307,7 +307,7 @@ class Archiver:
     def _break(self, found: Break, record: Record | None = None) -> bool:
         """Begin another timeline; whether the record that was read is its first one. If not, the log is read anew.
 
-        A rebase has all that it needs after it. Otherwise the log may have more that was not read, from where it begins.
+        A rebase has all that it needs after it. Otherwise the log may have more from where it begins.
         """
         if record is not None and record.id == self._broke_at:
             raise StoppedBefore(problem=f"{record.id} does not follow what is before it in the log")

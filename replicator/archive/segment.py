@@ -24,8 +24,10 @@ import xxhash
 
 from ..errors import ConfigError, CorruptRecord
 from ..format.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId
+from ..format.patch import CODEC
 from ..format.records import BODY_BYTES_MAX, ChangeRecord, PartRecord, Record, parse
 from ..format.snapshot_parts import Progress, follow
+from ..state.class_name import WHOLE
 from .errors import ArchiveDamaged
 
 if sys.version_info >= (3, 14):
@@ -170,6 +172,8 @@ class Builder:
         if isinstance(record, ChangeRecord):
             footer.change_count += record.count
             footer.version = max(footer.version, record.version)
+            if record.codec == CODEC:
+                footer.state = footer.state or WHOLE
         self._follow(record, before)
         if len(self._held) >= _BLOCK_BYTES:
             self._pack()

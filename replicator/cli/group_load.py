@@ -69,9 +69,8 @@ def give_to_group(
             put_document(primary.http, file, expect, any_term=True, force=force)
         return
     if not kind:
-        raise ConfigError(
-            setting="state", problem="which class the state is of is not known: give --state MODULE:CLASS"
-        )
+        hint = "give --state MODULE:CLASS, or --state whole for a file, a database, or another state without apply()"
+        raise ConfigError(setting="state", problem=f"which class the state is of is not known: {hint}")
     publish_by_node(
         settings.redis, settings.group, pieces,
         make_state=None if kind == WHOLE else state_class(kind), version=version,

@@ -246,7 +246,10 @@ def test_a_segment_is_on_the_disk_before_it_has_its_name(scene: Scene, monkeypat
 
 def test_two_archivers_at_one_place_are_refused(scene: Scene) -> None:
     scene.restart()
-    with pytest.raises(ArchiveInUse, match=f"process {os.getpid()} is archiving there"), Directory(scene.place.path).held():
+    with (
+        pytest.raises(ArchiveInUse, match=f"process {os.getpid()} is archiving there"),
+        Directory(scene.place.path).held(),
+    ):
         pass
 
 
@@ -335,7 +338,7 @@ def test_a_segment_that_is_missing_is_named_at_the_start(scene: Scene) -> None:
         scene.pen.change(number)
         scene.turns(2)
     scene.place.remove("000001/0000000002.segment")
-    with pytest.raises(ArchiveDamaged, match="000001/0000000002.segment: it is missing"):
+    with pytest.raises(ArchiveDamaged, match=r"000001/0000000002\.segment: it is missing"):
         scene.restart()
 
 
