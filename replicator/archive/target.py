@@ -90,9 +90,19 @@ def _by_id(catalog: Catalog, id_: RecordId, candidates: list[int]) -> Target:
         record = lineage.record(id_)
         if record is not None:
             return Target(lineage, id_, record.at, lineage.index_of(id_))
+        if (found := _first_snapshot(lineage, id_)) is not None:
+            return found
     lineage = catalog.lineage(candidates[0])
     begins, ends = lineage.footer(0).first_id, lineage.end(len(lineage) - 1).id
     raise NotInArchive(target=id_, problem=f"no record has that id; its newest history goes from {begins} to {ends}")
+
+
+def _first_snapshot(lineage: Lineage, id_: RecordId) -> Target | None:
+    """A history whose beginning is gone begins with a snapshot, of a record that is gone, too: that can be had."""
+    for segment in range(len(lineage)):
+        for each in lineage.snapshots(segment):
+            return Target(lineage, id_, each.at, segment) if each.position.id == id_ else None
+    return None
 
 
 def _by_time(catalog: Catalog, text: str, at: int, candidates: list[int], status: Status | None) -> Target:
