@@ -113,6 +113,23 @@ GOALS: Sequence[Goal] = (
         unit="x",
     ),
     Goal(
+        name="an archiver at 1,000 changes a second",
+        gives="Keeping every earlier state costs next to nothing.",
+        of="archive",
+        figure="archiver share",
+        at_most=0.05,
+        unit="%",
+    ),
+    Goal(
+        name="submit with an archiver, against one without",
+        gives="Writers do not notice an archiver.",
+        of="archive",
+        figure="submit, and an archiver p50 us",
+        against="submit p50 us",
+        at_most=1.1,
+        unit="x",
+    ),
+    Goal(
         name="memory of 65,536 keys with results of 140 bytes",
         gives="A node remembers the newest 65,536 writes, and hardly grows.",
         of="keys",

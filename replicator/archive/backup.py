@@ -72,7 +72,8 @@ class Facts:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Its names are a contract."""
         told = asdict(self)
-        return told | {"position": str(self.id)}
+        del told["at"], told["changed"]
+        return told | {"position": str(self.id), "written_at": self.at, "app": self.app or None}
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

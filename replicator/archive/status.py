@@ -55,7 +55,9 @@ class Status:
         return max(0, now - self.complete_at) if self.complete_at else None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The JSON form. Its names are a contract."""
+        told = asdict(self)
+        return told | {"written_at": told.pop("at"), "problem": self.problem or None}
 
 
 def read_status(place: Place) -> Status | None:

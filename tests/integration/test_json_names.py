@@ -17,7 +17,11 @@ from click.testing import CliRunner
 
 import replicator.cli.drill
 from replicator import Node, RecordId
+from replicator.archive.archiver import Archiver
+from replicator.archive.archiver import Settings as ArchiverSettings
+from replicator.archive.places import Directory as ArchiveDirectory
 from replicator.cli import cli
+from replicator.log.redis_log import RedisLog
 from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
 from replicator.sandbox.redis_server import find_server
@@ -91,6 +95,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         given |= _looked_at(run)
         given["log"] = written + given["log"]
         given["certify"] = [run("certify", *dirs)]
+        given |= _of_an_archive(world, directory, run)
         given["promote --dry-run"] = [run("promote", "b", "--dry-run")]
         given["switchover"] = [run("switchover", "--to", "b", "--timeout", PATIENCE_S)]
         with TestClient(health_app(b)) as client:
@@ -103,6 +108,31 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
     with _node(world, directory, "a"):
         world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
         given["promote, recover"].append(run("recover", "--from", "a", "--force"))
+    return given
+
+
+def _of_an_archive(world: RedisWorld, directory: Path, run: Run) -> Given:
+    """Of an archive of what the log has, and of a backup."""
+    log = RedisLog(world.server.url, "g")
+    archive = directory / "archive"
+    archiver = Archiver(log, ArchiveDirectory(archive), ArchiverSettings())
+    with ArchiveDirectory(archive).held():
+        archiver.begin()
+        archiver.turn()
+        archiver.end()
+    log.close()
+    given: Given = {}
+    place = ("--archive", archive)
+    given["certify --archive"] = [run("certify", *place)]
+    given["show"] = [run("show", *place)]
+    ids = [change["id"] for change in run("show", *place, "--since", "1d")]
+    given["show --since"] = run("show", *place, "--since", "1d")
+    given["diff"] = [run("diff", ids[0], "latest", *place)]
+    given["show --at, restore"] = [
+        run("show", "--at", "latest", *place), run("restore", *place, "--to", directory / "restored")
+    ]  # fmt: skip
+    file = directory / "backup"
+    given["backup, import"] = [run("backup", file), run("import", file, "--check")]
     return given
 
 
@@ -186,7 +216,7 @@ def _run(*args: object) -> Any:
     """The JSON that a command gives: one value, or a list of those that it gives one a line."""
     told = CliRunner().invoke(cli, [*map(str, args)])
     assert told.stdout, told.stderr
-    return _lines_of(told.stdout) if "log" in args else json.loads(told.stdout)
+    return _lines_of(told.stdout) if "log" in args or "--since" in args else json.loads(told.stdout)
 
 
 def _lines(*args: object) -> list[Any]:
