@@ -1,4 +1,4 @@
-"""Where an archive is: a directory of this machine, here, or an object store (`object_store.py`). `place_of` chooses.
+"""Where an archive is: a directory of this machine, here, or an object store (`object_store.py`).
 
 Nothing in a place is ever changed: a segment comes to be whole, under a name that nothing had before, or not at all.
 The only other thing there is `archiver.json`, in which an archiver says what it does.
@@ -15,11 +15,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import ConfigError
 from ..storage import disk
 from .errors import ArchiveInUse, ArchiveUnavailable
 
-__all__ = ["SEGMENT", "STATUS", "Directory", "Place", "Taken", "place_of"]
+__all__ = ["SEGMENT", "STATUS", "Directory", "Place", "Taken"]
 
 #: What an archiver says of itself (`status.py`).
 STATUS = "archiver.json"
@@ -63,18 +62,6 @@ class Place(Protocol):
     def held(self) -> AbstractContextManager[None]:
         """A context: this process archives here, and no other does. Raises `ArchiveInUse`."""
         ...
-
-
-def place_of(where: str, *, make: bool = False) -> Place:
-    """The place of this path or URL. `make`: a directory that is not there is made. Raises `ConfigError`."""
-    if "://" in where and not where.startswith("file://"):
-        from .object_store import ObjectStore
-
-        return ObjectStore(where)
-    path = Path(where.removeprefix("file://"))
-    if not make and not path.is_dir():
-        raise ConfigError(setting="archive", problem=f"there is no directory {path}")
-    return Directory(path)
 
 
 class Directory:

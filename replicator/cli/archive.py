@@ -8,7 +8,7 @@ import click
 
 from replicator.archive.archiver import Archiver
 from replicator.archive.archiver import Settings as ArchiverSettings
-from replicator.archive.places import place_of
+from replicator.archive.opening import place_of
 from replicator.runtime.signals import on_end
 
 from .context import Seconds, Settings

@@ -11,7 +11,7 @@ import click
 
 from replicator.archive.catalog import Catalog
 from replicator.archive.checking import ArchiveFacts, TimelineFacts, check
-from replicator.archive.places import place_of
+from replicator.archive.opening import place_of
 from replicator.archive.segment import Footer
 from replicator.archive.status import Status, read_status
 from replicator.archive.target import Target, Wanted, resolve

@@ -82,6 +82,9 @@ class Group:
         answer = httpx.get(f"http://127.0.0.1:{self.ports[name]}/v1/state", timeout=PATIENCE_S).json()
         return [node["hostname"] for node in answer["nodes"].values()]
 
+    def segments(self) -> int:
+        return len(self.place.names()) if self.place.path.is_dir() else 0
+
     def has_archived(self, after_ms: float) -> bool:
         status = read_status(self.place)
         return status is not None and status.complete_at > after_ms
@@ -136,10 +139,14 @@ def test_an_archiver_that_is_killed_leaves_an_archive_that_is_whole(group: Group
     written = 0
     for attempt in range(6):
         process = group.archive("--segment-bytes", 2000)
-        until = time.monotonic() + 1.5 + 0.13 * attempt
+        before, deadline = group.segments(), time.monotonic() + 3 * PATIENCE_S
+        until = deadline
         while time.monotonic() < until:
             group.register(f"db{written}")
             written += 1
+            if until == deadline and group.segments() > before + 2:
+                until = time.monotonic() + 0.07 * attempt  # at any moment of its turns
+        assert group.segments() > before
         process.send_signal(signal.SIGKILL)
         process.wait()
         check(Catalog(group.place), rules=True)

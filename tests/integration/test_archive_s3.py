@@ -16,7 +16,8 @@ from replicator.archive.checking import check
 from replicator.archive.errors import ArchiveInUse, ArchiveUnavailable
 from replicator.archive.folding import fold
 from replicator.archive.object_store import ObjectStore
-from replicator.archive.places import Place, Taken, place_of
+from replicator.archive.opening import place_of
+from replicator.archive.places import Place, Taken
 from replicator.archive.status import Status, read_status, write_status
 from replicator.archive.target import Wanted, resolve
 from replicator.cli import cli

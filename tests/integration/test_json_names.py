@@ -95,14 +95,13 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         given |= _looked_at(run)
         given["log"] = written + given["log"]
         given["certify"] = [run("certify", *dirs)]
-        given |= _of_an_archive(world, directory, run)
         given["promote --dry-run"] = [run("promote", "b", "--dry-run")]
         given["switchover"] = [run("switchover", "--to", "b", "--timeout", PATIENCE_S)]
         with TestClient(health_app(b)) as client:
             given["/health"] = [client.get("/health").json()]
             ready = eventually(lambda: [each for each in [client.get("/ready")] if each.status_code == 200])[0]
             given["/ready"] = [ready.json()]
-    given |= _of_forks(directory / "a")
+    given |= _of_forks(directory / "a") | _of_an_archive(world, directory, run)
     world.admin.xdel("replicator:{g}:log", "1-4")
     given["certify"].append(run("certify", "--no-verify"))
     with _node(world, directory, "a"):
@@ -125,9 +124,9 @@ def _of_an_archive(world: RedisWorld, directory: Path, run: Run) -> Given:
     place = ("--archive", archive)
     given["certify --archive"] = [run("certify", *place)]
     given["show"] = [run("show", *place)]
-    ids = [change["id"] for change in run("show", *place, "--since", "1d")]
+    first_id = given["show"][0]["archive"]["timelines"][0]["first_id"]
     given["show --since"] = run("show", *place, "--since", "1d")
-    given["diff"] = [run("diff", ids[0], "latest", *place)]
+    given["diff"] = [run("diff", first_id, "latest", *place)]
     given["show --at, restore"] = [
         run("show", "--at", "latest", *place), run("restore", *place, "--to", directory / "restored")
     ]  # fmt: skip
