@@ -58,14 +58,13 @@ def backup(
 
 
 def _newest(log: RedisLog, timeout_s: float) -> RecordId:
-    try:
+    if any(node.role == "primary" and node.alive for node in ops.status(log).nodes):
         return RecordId.parse(ops.snapshot(log, by=operator(), timeout_s=timeout_s))
-    except NotPrimary:
-        head = log.look().head
-        if head is None or head.snapshot_at == ZERO_ID:
-            raise
-        click.echo(f"no node leads: this is the newest snapshot in the log, of {head.snapshot_at}", err=True)
-        return head.snapshot_at
+    head = log.look().head
+    if head is None or head.snapshot_at == ZERO_ID:
+        raise NotPrimary("no node leads, and the log has no snapshot: `replicator promote NODE`")
+    click.echo(f"no node leads: this is the newest snapshot in the log, of {head.snapshot_at}", err=True)
+    return head.snapshot_at
 
 
 def _class(given: str, group: str, app: str, data_dirs: tuple[Path, ...]) -> str:
