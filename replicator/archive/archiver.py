@@ -188,7 +188,11 @@ class Archiver:
     # --- one turn ---
 
     def turn(self) -> float:
-        """Do what is to be done now; the seconds until the next turn."""
+        """Do what is to be done now; the seconds until the next turn.
+
+        An archiver that has much to catch up on rests for as long as it worked: others need Redis and the processor.
+        """
+        began = time.monotonic()
         try:
             self._publish_if_due()
             more = self._read() if self._look_if_due() else False
@@ -199,7 +203,7 @@ class Archiver:
             return self._backoff.failed()
         self._backoff.succeeded()
         self._log_once.over("trouble")
-        return 0.0 if more else READ_EVERY_S
+        return time.monotonic() - began if more else READ_EVERY_S
 
     def _trouble(self, problem: str) -> None:
         self._log_once.tell("trouble", logging.ERROR, f"{problem}; trying again")
