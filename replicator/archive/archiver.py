@@ -53,7 +53,7 @@ PARTS_AT_ONCE = 8
 _LARGE_BYTES = 16 * 1024
 
 #: How often retention is looked after, and how soon a snapshot is asked for again.
-TIDY_EVERY_S = 60.0
+TIDY_EVERY_S = 600.0
 ASK_AGAIN_S = 60.0
 
 AGAIN_S, AGAIN_S_MAX = 0.5, 30.0
