@@ -128,7 +128,8 @@ def _steady(setting: Setting, group: str, send: Callable[[], None], seconds: flo
     footers = [footer for timeline in catalog.timelines for footer in catalog.footers(timeline)]
     written = sum(path.stat().st_size for path in place.rglob("*.segment"))
     raw = sum(footer.records_bytes for footer in footers)
-    cpu_us = (after.user + after.system - before.user - before.system) * 1e6 / sent
+    spent_s = (after.user + after.system) - (before.user + before.system)
+    cpu_us = max(0.0, spent_s) * 1e6 / sent
     return _Steady(sent / took_s, cpu_us, memory_mb, raw / 1e6, written / 1e6, len(footers))
 
 
