@@ -38,7 +38,7 @@ class _Group(click.Group):
         if where is None:
             return None
         module = __import__(f"replicator.cli.{where}", fromlist=[name])
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, _FUNCTIONS.get(name, name))
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -86,7 +86,16 @@ _COMMANDS = {
     "metrics": "metrics",
     "load": "load",
     "supervisord": "supervisord",
+    "archive": "archive",
+    "show": "restore",
+    "diff": "restore",
+    "restore": "restore",
+    "backup": "backup",
+    "import": "backup",
 }
+
+#: Of commands whose names are words of the language.
+_FUNCTIONS = {"import": "import_"}
 
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +10,13 @@ import click
 from click.core import ParameterSource
 
 from replicator import ops
-from replicator.errors import ConfigError, NotPrimary
+from replicator.errors import NotPrimary
 from replicator.log.redis_log import RedisLog
 from replicator.ops.certify import Certificate, NodeFacts
 from replicator.ops.certify import certify as checked
 from replicator.ops.log_check import Violation
-from replicator.state import ReplicatedState
 
+from .archive_shown import certify_archive
 from .context import (
     Seconds,
     Settings,
@@ -31,6 +27,7 @@ from .context import (
     snapshot_bytes_max_option,
     table,
 )
+from .state_option import REGISTRY, state_class
 
 __all__ = ["certify"]
 
@@ -41,9 +38,15 @@ HEADINGS = ("node", "position", "place", "common", "trimmed", "divergent", "dige
 @data_dirs_option
 @click.option(
     "--state",
-    default="replicator.registry.state:Registry",
+    default=REGISTRY,
     show_default=True,
     help="The class of the state, MODULE:CLASS, made without arguments. `whole`: any state without apply().",
+)
+@click.option(
+    "--archive",
+    default="",
+    envvar="REPLICATOR_ARCHIVE",
+    help="Check this archive instead (a directory or a URL): every segment, and the rules of a log. Needs no Redis.",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Also compare the live nodes' states.")
 @click.option("--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds to wait for the live nodes.")
@@ -54,13 +57,17 @@ def certify(
     settings: Settings,
     data_dirs: tuple[Path, ...],
     state: str,
+    archive: str,
     verify: bool,
     timeout: float,
     snapshot_bytes_max: int,
     output: str,
 ) -> None:
     """Check the whole log, and what nodes have of it on their disks. Exit code 1 at the first violation."""
-    make_state = _state_class(state)
+    if archive:
+        certify_archive(archive, output=output, snapshot_bytes_max=snapshot_bytes_max, say=_say)
+        return
+    make_state = state_class(state)
     found: Certificate | None = None
     live: ops.DigestReport | None = None
     try:
@@ -113,36 +120,8 @@ def _verified(log: RedisLog, timeout_s: float) -> ops.DigestReport | None:
     return report
 
 
-class _Whole:
-    """Stands for any state without `apply`: what is compared of those is the payload that was published."""
-
-    def snapshot(self) -> Iterable[Any]:
-        return ()
-
-    def restore(self, pieces: Iterable[Any]) -> None:
-        pass
-
-
 def _is_default(option: str) -> bool:
     return click.get_current_context().get_parameter_source(option) is ParameterSource.DEFAULT
-
-
-def _state_class(name: str) -> Callable[[], ReplicatedState]:
-    """Import the class. The working directory comes first, as the application is most likely there."""
-    if name == "whole":
-        return _Whole
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(setting="state", problem=f"{name!r} is not MODULE:CLASS ({error})") from None
-    finally:
-        del sys.path[0]
-    if not callable(found):
-        raise ConfigError(setting="state", problem=f"{name!r} is not a class")
-    make: Callable[[], ReplicatedState] = found
-    return make
 
 
 def _text(found: Certificate) -> str:

@@ -17,7 +17,7 @@ from replicator.format.ids import RecordId
 
 from .context import Settings
 
-__all__ = ["load"]
+__all__ = ["load", "put_document"]
 
 #: Reading, checking and sending 80 MB takes seconds.
 TIMEOUT_S = 600
@@ -70,12 +70,17 @@ def load(settings: Settings, file: Path, any_term: bool, expect: str | None, for
     primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
     if primary is None or primary.http is None:
         raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")
+    put_document(primary.http, file, expect, any_term=any_term, force=force)
+    click.echo(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
+
+
+def put_document(http: str, file: Path, expect: str | None, *, any_term: bool, force: bool) -> None:
+    """Give the document to the primary that serves there. Raises `LoadRefused`, and what says that it is not known."""
     query = urlencode({name: 1 for name, asked in (("any_term", any_term), ("force", force)) if asked})
-    answer = _put(f"{primary.http}/v1/state" + (f"?{query}" if query else ""), file, expect)
+    answer = _put(f"{http}/v1/state" + (f"?{query}" if query else ""), file, expect)
     if answer.get("applied") is False:
         problem = f"its term is over (the term is {answer.get('term')}); --any-term loads it all the same"
-        raise LoadRefused(url=primary.http, file=file, problem=problem)
-    click.echo(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
+        raise LoadRefused(url=http, file=file, problem=problem)
 
 
 def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+
 import pytest
 
 from replicator.log.interface import Log
@@ -11,3 +14,10 @@ from tests.support.worlds import World
 @pytest.fixture
 def log(world: World) -> Log:
     return world.log()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What is kept until the end of the test."""
+    with ExitStack() as stack:
+        yield stack

@@ -89,7 +89,7 @@ def test_every_service_that_another_depends_on_exists_and_has_a_health_check(com
     services = compose["services"]
     dependencies = {name: settings.get("depends_on", {}) for name, settings in services.items()}
 
-    assert set(dependencies) == {"redis", "node-a", "node-b", "node-c", "worker"}
+    assert set(dependencies) == {"redis", "node-a", "node-b", "node-c", "worker", "archive"}
     for needed in dependencies.values():
         for name, how in needed.items():
             assert name in services
@@ -132,7 +132,7 @@ def test_each_node_has_its_own_name_and_listens_where_the_others_find_it(compose
 def test_the_modules_that_containers_run_exist(compose: dict[str, Any]) -> None:
     modules = [module for service in compose["services"].values() for module in modules_run(service.get("command", []))]
 
-    assert modules == ["replicator.workers.jobs"]
+    assert modules == ["replicator.workers.jobs", "replicator.workers.archive"]
     assert all(module_path(module).is_file() for module in modules)
 
 
@@ -165,12 +165,17 @@ def test_the_node_of_a_host_has_a_listener_that_knows_its_data(tmp_path: Path, m
 # supervisord.conf
 
 
-def test_supervisord_reads_the_file_and_finds_the_five_programs(options: ServerOptions) -> None:
+def test_supervisord_reads_the_file_and_finds_the_programs(options: ServerOptions) -> None:
     groups = {
         group.name: [program.name for program in group.process_configs] for group in options.process_group_configs
     }
 
-    assert groups == {"redis": ["redis"], "nodes": ["node-a", "node-b", "node-c"], "jobs": ["jobs"]}
+    nodes = ["node-a", "node-b", "node-c"]
+    assert groups == {"redis": ["redis"], "nodes": nodes, "jobs": ["jobs"], "archive": ["archive"]}
+
+
+def test_the_archiver_alone_waits_for_somebody_to_start_it(options: ServerOptions) -> None:
+    assert [program.name for program in programs(options) if not program.autostart] == ["archive"]
 
 
 def test_redis_is_started_first_and_ended_last(options: ServerOptions) -> None:
@@ -204,7 +209,8 @@ def test_the_three_nodes_differ_only_in_name_directory_and_port(options: ServerO
 def test_the_modules_that_programs_run_exist(options: ServerOptions) -> None:
     modules = {module for program in programs(options) for module in modules_run(shlex.split(program.command))}
 
-    assert modules == {"replicator.workers.redis_server", "replicator.workers.node", "replicator.workers.jobs"}
+    names = ("redis_server", "node", "jobs", "archive")
+    assert modules == {f"replicator.workers.{name}" for name in names}
     assert {module for module in modules if not module_path(module).is_file()} == set()
 
 

@@ -17,7 +17,11 @@ from click.testing import CliRunner
 
 import replicator.cli.drill
 from replicator import Node, RecordId, Stalled
+from replicator.archive.archiver import Archiver
+from replicator.archive.archiver import Settings as ArchiverSettings
+from replicator.archive.places import Directory as ArchiveDirectory
 from replicator.cli import cli
+from replicator.log.redis_log import RedisLog
 from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
 from replicator.sandbox.redis_server import find_server
@@ -101,7 +105,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
             for path in ("/live", "/cluster", "/history"):
                 given[path] = [client.get(path).json()]
             given["/primary, /standby, /read-only"] = [client.get("/primary").json(), client.get("/read-only").json()]
-    given |= _of_forks(directory / "a")
+    given |= _of_forks(directory / "a") | _of_an_archive(world, directory, run)
     world.admin.xdel("replicator:{g}:log", "1-4")
     given["certify"].append(run("certify", "--no-verify"))
     with _node(world, directory, "a"):
@@ -128,6 +132,31 @@ def _of_a_skip(world: RedisWorld, directory: Path) -> Given:
         previews = [eventually(lambda: [each for each in [run(*skip, "--dry-run")] if not each["refusal"]])[0]]
         previews.append(run("skip", "1-1", "--on", "a", "--reason", "poison", "--dry-run"))
         return {"skip": [run(*skip, "--timeout", PATIENCE_S)], "skip --dry-run": previews}
+
+
+def _of_an_archive(world: RedisWorld, directory: Path, run: Run) -> Given:
+    """Of an archive of what the log has, and of a backup."""
+    log = RedisLog(world.server.url, "g")
+    archive = directory / "archive"
+    archiver = Archiver(log, ArchiveDirectory(archive), ArchiverSettings())
+    with ArchiveDirectory(archive).held():
+        archiver.begin()
+        archiver.turn()
+        archiver.end()
+    log.close()
+    given: Given = {}
+    place = ("--archive", archive)
+    given["certify --archive"] = [run("certify", *place)]
+    given["show"] = [run("show", *place)]
+    first_id = given["show"][0]["archive"]["timelines"][0]["first_id"]
+    given["show --since"] = run("show", *place, "--since", "1d")
+    given["diff"] = [run("diff", first_id, "latest", *place)]
+    given["show --at, restore"] = [
+        run("show", "--at", "latest", *place), run("restore", *place, "--to", directory / "restored")
+    ]  # fmt: skip
+    file = directory / "backup"
+    given["backup, import"] = [run("backup", file), run("import", file, "--check")]
+    return given
 
 
 def _looked_at(run: Run) -> Given:
@@ -210,7 +239,7 @@ def _run(*args: object) -> Any:
     """The JSON that a command gives: one value, or a list of those that it gives one a line."""
     told = CliRunner().invoke(cli, [*map(str, args)])
     assert told.stdout, told.stderr
-    return _lines_of(told.stdout) if "log" in args else json.loads(told.stdout)
+    return _lines_of(told.stdout) if "log" in args or "--since" in args else json.loads(told.stdout)
 
 
 def _lines(*args: object) -> list[Any]:

@@ -34,6 +34,8 @@ class Pen:
         self.server, self.log = server, MemoryLog(server)
         self.node_state = NodeState(me=Writer(name, boot or f"{name}-1"), view=View())
         self.pushed: list[Any] = []
+        #: The stamp of what it writes.
+        self.at = 1_767_225_600_000
         #: What it folded, as a checkpoint takes it.
         self.steps: list[Step] = []
         self.read()
@@ -55,7 +57,7 @@ class Pen:
         """Push these values; none: a marker. `key`: of one that nobody had before."""
         json, _, keyed = encoded_keyed([push(value) for value in values], [key] * len(values))
         codec, body, digest = encode_changes([json], "keyed" if keyed else "json")
-        record = self.node_state.change(codec=codec, digest=digest, count=len(values), body=body, at=1_767_225_600_000)
+        record = self.node_state.change(codec=codec, digest=digest, count=len(values), body=body, at=self.at)
         assert self.log.append(record).code is Code.OK
         self._fold(record)
         return record
@@ -75,7 +77,7 @@ class Pen:
     def _part(self, begun: Snapshot, part: int, last: bool, encoder: SnapshotEncoder, body: bytes) -> PartRecord:
         parts = part + 1 if last else 0
         record = self.node_state.part(
-            begun, part=part, parts=parts, codec=encoder.codec, digest=encoder.digest, body=body, at=1_767_225_600_000
+            begun, part=part, parts=parts, codec=encoder.codec, digest=encoder.digest, body=body, at=self.at
         )
         assert self.log.part(record, rebase=begun.rebase).code is Code.OK
         self._fold(record)

@@ -20,6 +20,7 @@ from bench import (
     against_peers,
     append,
     applied,
+    archive,
     bare,
     binaries,
     failover,
@@ -192,6 +193,15 @@ def test_keys(setting: Setting) -> None:
     assert figures["results of 4 kB, keys"] < KEYS_MAX
     # counted, not timed: it is the same on every machine
     assert max(figures[f"{name}, MB"] for name in keys.RESULTS) < 40
+
+
+def test_archive(setting: Setting) -> None:
+    sizes = archive.Sizes(rounds=1, seconds=0.05, steady_s=0.5)
+    figures = _figures("archive", archive.measure(setting, sizes))
+    for case in (archive.WITHOUT, archive.WITH):
+        assert figures[f"{case} per second"] > 0
+    assert figures["archiver share"] >= 0
+    assert figures["archiver MB"] > 0
 
 
 def test_a_bare_socket_says_what_the_server_answers(setting: Setting) -> None:

@@ -25,7 +25,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("replica", "registry", "rq"),
     ("node",),
     ("ops",),
-    ("service", "sandbox"),
+    ("service", "sandbox", "archive"),
     ("testing",),
     ("cli", "__init__"),
 )

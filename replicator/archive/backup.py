@@ -1,0 +1,252 @@
+"""A state in one file that says what it is: of which application, at which position, and whether it is whole.
+
+    "RPLBAK1\\n"   8 bytes
+    body          a snapshot as the log has it (docs/log-format.md), its parts one after the other
+    facts         JSON
+    tail          the length of the facts (4 bytes), xxh3-128 of body and facts (16 bytes), "RPLBAKZ\\n"
+
+It is read to its end before anything is done with it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import xxhash
+
+from ..errors import ConfigError, CorruptRecord, LogLost
+from ..format.codec import SnapshotDecoder, SnapshotEncoder
+from ..format.ids import Position, RecordId
+from ..format.records import PartRecord
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
+from ..log.interface import Log
+from ..replica.ledger import Ledger
+from ..storage import disk
+from .errors import ArchiveUnavailable, BackupDamaged
+from .folding import Folded
+
+__all__ = ["Backup", "Facts", "from_folded", "from_log", "opened"]
+
+_MAGIC, _END = b"RPLBAK1\n", b"RPLBAKZ\n"
+_TAIL = struct.Struct(">I16s8s")
+_FACTS_BYTES_MAX = 1024 * 1024
+_CHUNK = 256 * 1024
+
+#: How often reading a snapshot from the log is begun anew: another one may have cut it meanwhile.
+_READS_MAX = 5
+_PARTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a backup is of. `state`: the class of the state; `whole`: it has no `apply`; empty: not known.
+
+    `at`: the stamp of the newest record in it, `made_at`: of the file (unix ms). `codec`, `digest`: of the body.
+    """
+
+    group: str
+    app: str
+    state: str
+    version: int
+    log_id: str
+    position: str
+    changed: str
+    at: int
+    made_at: int
+    codec: str = ""
+    digest: str = ""
+    body_bytes: int = 0
+
+    @property
+    def id(self) -> RecordId:
+        return Position.parse(self.position).id
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form. Its names are a contract."""
+        told = asdict(self)
+        del told["at"], told["changed"]
+        return told | {"position": str(self.id), "written_at": self.at, "app": self.app or None}
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def from_folded(path: Path, folded: Folded, *, state: str, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Facts:
+    """Write a state of an archive to a file, whole or not at all. Raises `ArchiveUnavailable` (the disk refuses)."""
+    footer = folded.target.lineage.footer(folded.target.segment)
+    facts = Facts(
+        group=footer.group,
+        app=footer.app,
+        state=state,
+        version=folded.view.version,
+        log_id=footer.log_id,
+        position=str(folded.view.position),
+        changed=str(folded.view.changed),
+        at=folded.target.at,
+        made_at=int(time.time() * 1000),
+    )
+    encoder = SnapshotEncoder(most=snapshot_bytes_max, ledger=folded.ledger)
+
+    def body() -> Iterator[bytes]:
+        for piece in folded.pieces():
+            yield encoder.feed(piece)
+        yield encoder.finish()
+
+    return _written(path, body(), lambda: facts, lambda: (encoder.codec, encoder.digest))
+
+
+def from_log(path: Path, log: Log, *, as_of: RecordId, state: str) -> Facts:
+    """Write the snapshot that the log has as of this record. Raises `LogLost` if it is not there any more."""
+    for _ in range(_READS_MAX):
+        parts = _parts(log, as_of)
+        if parts:
+            break
+    else:
+        raise LogLost(what=f"the snapshot of {as_of} was cut from the log {_READS_MAX} times while it was read")
+    last = parts[-1]
+    look = log.look()
+    head = look.head
+    place = last.position if last.replaces else last.as_of
+    facts = Facts(
+        group=log.group,
+        app=head.app if head is not None else "",
+        state=state,
+        version=last.version,
+        log_id=head.log_id if head is not None else "",
+        position=str(place),
+        changed=str(place.id if last.replaces else last.changed),
+        at=parts[0].at,
+        made_at=int(time.time() * 1000),
+    )
+    return _written(path, (part.body for part in parts), lambda: facts, lambda: (last.codec, last.digest))
+
+
+def _parts(log: Log, as_of: RecordId) -> list[PartRecord]:
+    """The parts of the snapshot of that record; none: it is not whole there, or not there any more."""
+    parts: list[PartRecord] = []
+    after = as_of
+    while True:
+        batch = log.read(after, count=_PARTS_AT_ONCE)
+        for record in batch.records:
+            if isinstance(record, PartRecord) and record.as_of.id == as_of:
+                parts = [record] if record.part == 0 else [*parts, record]
+                if record.is_last:
+                    return parts if record.parts == len(parts) else []
+            after = record.id
+        if not batch.records:
+            return []
+
+
+def _written(
+    path: Path, body: Iterable[bytes], facts: Callable[[], Facts], codec: Callable[[], tuple[str, str]]
+) -> Facts:
+    draft = path.with_name(f".{path.name}.new")
+    size, hashed = 0, xxhash.xxh3_128()
+    try:
+        draft.unlink(missing_ok=True)  # of a process that was killed here
+        with open(disk.create(draft), "wb") as file:
+            file.write(_MAGIC)
+            for chunk in body:
+                size += len(chunk)
+                hashed.update(chunk)
+                file.write(chunk)
+            name, digest = codec()
+            done = replace(facts(), codec=name, digest=digest, body_bytes=size)
+            told = orjson.dumps({"format": 1, **asdict(done)})
+            hashed.update(told)
+            file.write(told + _TAIL.pack(len(told), hashed.digest(), _END))
+        disk.publish(draft, path)
+    except OSError as error:
+        raise ArchiveUnavailable(place=path, problem=error.strerror or str(error)) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return done
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class Backup:
+    """A backup that was read to its end, and is whole: `opened` gives it."""
+
+    def __init__(self, path: Path, file: IO[bytes], facts: Facts, snapshot_bytes_max: int) -> None:
+        self.path = path
+        self.facts = facts
+        self._file = file
+        self._most = snapshot_bytes_max
+
+    def pieces(self) -> Iterator[Any]:
+        """See `State.snapshot`. Raises `BackupDamaged`."""
+        facts = self.facts
+        decoder = SnapshotDecoder(facts.codec, facts.digest, id_=str(facts.id), most=self._most)
+        try:
+            yield from decoder.pieces(_body(self._file, facts.body_bytes))
+            Ledger.of(decoder.ledger, id_=str(facts.id))
+        except CorruptRecord as problem:
+            raise BackupDamaged(path=self.path, problem=problem) from None
+
+
+@contextmanager
+def opened(path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Iterator[Backup]:
+    """The backup in that file, once all of it was read and is right. Raises `BackupDamaged`, `ConfigError`."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ConfigError(setting="FILE", problem=f"{path} cannot be read: {error.strerror}") from None
+    with file:
+        backup = Backup(path, file, _facts(path, file), snapshot_bytes_max)
+        for _ in backup.pieces():
+            pass
+        yield backup
+
+
+def _facts(path: Path, file: IO[bytes]) -> Facts:
+    size = os.fstat(file.fileno()).st_size
+    if file.read(len(_MAGIC)) != _MAGIC or size < len(_MAGIC) + _TAIL.size:
+        raise BackupDamaged(path=path, problem="it does not begin as one does")
+    file.seek(size - _TAIL.size)
+    length, digest, end = _TAIL.unpack(file.read(_TAIL.size))
+    body_bytes = size - _TAIL.size - length - len(_MAGIC)
+    if end != _END or length > _FACTS_BYTES_MAX or body_bytes < 0:
+        raise BackupDamaged(path=path, problem="it does not end as one does: it was cut short")
+    hashed = xxhash.xxh3_128()
+    for chunk in _body(file, body_bytes):
+        hashed.update(chunk)
+    told = file.read(length)
+    hashed.update(told)
+    if hashed.digest() != digest:
+        raise BackupDamaged(path=path, problem="its hash does not fit its bytes")
+    return _facts_of(path, told, body_bytes)
+
+
+def _facts_of(path: Path, told: bytes, body_bytes: int) -> Facts:
+    try:
+        fields = orjson.loads(told)
+        if fields.pop("format") != 1:
+            raise BackupDamaged(path=path, problem="its format is a later one: update replicator")
+        facts = Facts(**{name: fields[name] for name in Facts.__dataclass_fields__})
+        Position.parse(facts.position)
+    except (ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
+        raise BackupDamaged(path=path, problem=f"what it says of itself cannot be read ({error})") from None
+    if facts.body_bytes != body_bytes:
+        raise BackupDamaged(path=path, problem="it has not the bytes that it says")
+    return facts
+
+
+def _body(file: IO[bytes], size: int) -> Iterator[bytes]:
+    file.seek(len(_MAGIC))
+    left = size
+    while left:
+        chunk = file.read(min(_CHUNK, left))
+        if not chunk:
+            return
+        left -= len(chunk)
+        yield chunk

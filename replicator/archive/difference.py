@@ -1,0 +1,75 @@
+"""What is different between two states: entry by entry, as far as their pieces show what an entry is.
+
+A piece that is an object has entries: `nodes.3` for {"nodes": {"3": ...}}, `next_node` for {"next_node": 4}, and of a
+list each item. Where states are divided into pieces does not matter. Of bytes only the size and the digest are told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import orjson
+import xxhash
+
+__all__ = ["Difference", "differences"]
+
+
+class Difference(NamedTuple):
+    """An entry. `before`, `after`: its value as JSON; None: it is not there."""
+
+    entry: str
+    before: bytes | None
+    after: bytes | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form. Its names are a contract."""
+        before, after = (orjson.loads(value) if value is not None else None for value in (self.before, self.after))
+        what = "added" if self.before is None else "removed" if self.after is None else "changed"
+        return {"entry": self.entry, "kind": what, "before": before, "after": after}
+
+
+def differences(before: Iterable[Any], after: Iterable[Any]) -> Iterator[Difference]:
+    """By entry, in the order of the older state, what is new last."""
+    old, new = _entries(before), _entries(after)
+    for entry, value in old.items():
+        other = new.pop(entry, None)
+        if other != value:
+            yield Difference(entry, value, other)
+    for entry, value in new.items():
+        yield Difference(entry, None, value)
+
+
+def _entries(pieces: Iterable[Any]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    seen: Counter[str] = Counter()
+    raw, size = xxhash.xxh3_128(), 0
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            raw.update(piece)
+            size += len(piece)
+        elif isinstance(piece, dict):
+            for name, value in piece.items():
+                found |= _below(name, value, seen)
+        else:
+            found |= _item("", piece, seen)
+    if size:
+        found["bytes"] = orjson.dumps({"bytes": size, "digest": raw.hexdigest()})
+    return found
+
+
+def _below(name: str, value: Any, seen: Counter[str]) -> dict[str, bytes]:
+    if isinstance(value, dict):
+        return {f"{name}.{key}": orjson.dumps(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return {entry: json for each in value for entry, json in _item(name, each, seen).items()}
+    return {name: orjson.dumps(value)}
+
+
+def _item(name: str, value: Any, seen: Counter[str]) -> dict[str, bytes]:
+    """An item of a list is told by its value, and by how often that was there."""
+    json = orjson.dumps(value)
+    entry = f"{name}[{json.decode()}]"
+    seen[entry] += 1
+    return {entry if seen[entry] == 1 else f"{entry}#{seen[entry]}": json}

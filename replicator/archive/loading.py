@@ -1,0 +1,156 @@
+"""Gives a group an earlier state: a primary publishes it, at one record, so that all of its nodes have it.
+
+The registry takes it over HTTP, from the node that leads. Of any other application a node is put into the group, for
+as long as it takes: it follows, is made the primary, replaces the state, and hands over to the node that led before.
+That node needs the application's class, because nothing may be a primary that could not send a snapshot.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from .. import ops
+from ..errors import ConfigError, NotPrimary, Outdated, ReplicatorError
+from ..format.ids import RecordId
+from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
+from ..log.redis_log import RedisLog
+from ..node.node import Node
+from ..protocol.group import GroupView
+from ..state import ReplicatedState, State
+
+__all__ = ["check_app", "publish_by_node"]
+
+_POLL_S = 0.05
+
+Progress = Callable[[str], None]
+
+
+def check_app(look: GroupView, app: str, group: str) -> None:
+    """Raises `ConfigError` if the group is of another application."""
+    head = look.head
+    if head is not None and app and head.app not in ("", app):
+        raise ConfigError(setting="app", problem=f"this is a state of `{app}`, and group {group} is of `{head.app}`")
+
+
+class _Held:
+    """A state without `apply`, which is what it is to be."""
+
+    def __init__(self, pieces: Callable[[], Iterable[Any]]) -> None:
+        self._pieces = pieces
+
+    def snapshot(self) -> Iterator[Any]:
+        return iter(self._pieces())
+
+    def restore(self, pieces: Iterable[Any]) -> None:
+        for _ in pieces:
+            pass
+
+
+def publish_by_node(
+    redis: str,
+    group: str,
+    pieces: Callable[[], Iterable[Any]],
+    *,
+    make_state: Callable[[], ReplicatedState] | None,
+    version: int,
+    by: str,
+    reason: str,
+    expect: RecordId | None = None,
+    timeout_s: float = 120.0,
+    snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX,
+    progress: Progress = lambda _: None,
+) -> str:
+    """Make `pieces` the state of the group, and give the lease back to whoever led. The position that has it.
+
+    `make_state`: None: of a state without `apply`. Raises `NotPrimary` (nobody leads), `Outdated`, `TimeoutError`, and
+    what a node raises.
+    """
+    deadline = time.monotonic() + timeout_s
+    log = RedisLog(redis, group)
+    name = f"import-{secrets.token_hex(3)}"
+    try:
+        led = _leader(log)
+        head = log.look().head
+        app, rejects = (head.app if head is not None else "") or None, _rejects_errors(log, led)
+        state: Any = make_state() if make_state is not None else _Held(pieces)
+        if make_state is not None and not isinstance(state, State):
+            state = _Held(pieces)
+        with TemporaryDirectory(prefix="replicator-") as directory:
+            node: Node[Any] = Node(
+                state, group=group, name=name, redis=redis, data_dir=directory, app=app, version=version,
+                on_apply_error="reject" if rejects else "stall", verify_every_s=0,
+                snapshot_bytes_max=snapshot_bytes_max,
+            )  # fmt: skip
+            with node:
+                position = _published(
+                    node, log, led, pieces, expect, isinstance(state, State), by, reason, deadline, progress
+                )
+        return position
+    finally:
+        with suppress(ReplicatorError):
+            ops.forget(log, name, by=by)
+        log.close()
+
+
+def _leader(log: RedisLog) -> str:
+    leads = next((node.node for node in ops.status(log).nodes if node.role == "primary" and node.alive), None)
+    if leads is None:
+        raise NotPrimary("no node leads, so nobody can be given the state: `replicator promote NODE`")
+    return leads
+
+
+def _rejects_errors(log: RedisLog, node: str) -> bool:
+    heartbeat = log.look().heartbeats.get(node)
+    return heartbeat is not None and heartbeat.rejects_errors
+
+
+def _published(
+    node: Node[Any],
+    log: RedisLog,
+    led: str,
+    pieces: Callable[[], Iterable[Any]],
+    expect: RecordId | None,
+    has_apply: bool,
+    by: str,
+    reason: str,
+    deadline: float,
+    progress: Progress,
+) -> str:
+    progress(f"{node.name} follows the group")
+    _wait(lambda: node.in_sync, deadline, f"{node.name} did not catch up with the log")
+    _check_unchanged(log, expect)
+    ops.switchover(log, node.name, by=by, reason=reason, timeout_s=_left(deadline))
+    try:
+        _wait(lambda: node.leads, deadline, f"{node.name} does not lead")
+        _check_unchanged(log, expect)
+        if has_apply:
+            node.replace(pieces(), timeout_s=_left(deadline), expect=str(expect) if expect is not None else None)
+        else:
+            node.publish(timeout_s=_left(deadline))
+        position = str(node.position.id)
+        progress(f"the log has the state at {position}")
+    finally:
+        ops.switchover(log, led, by=by, reason=f"{reason}: done", timeout_s=max(10.0, _left(deadline)))
+    return position
+
+
+def _check_unchanged(log: RedisLog, expect: RecordId | None) -> None:
+    head = log.look().head
+    if expect is not None and head is not None and head.changed > expect:
+        raise Outdated(expect=expect, position=head.position.id)
+
+
+def _left(deadline: float) -> float:
+    return max(0.1, deadline - time.monotonic())
+
+
+def _wait(done: Callable[[], bool], deadline: float, problem: str) -> None:
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(problem)
+        time.sleep(_POLL_S)

@@ -1,0 +1,79 @@
+"""What an archiver says of itself, in `archiver.json` beside the segments: where it is, and how far behind.
+
+    status = read_status(place_of("/backups/registry"))
+    status.lag_ms()     # None: nobody archives
+
+It is a file, and not a heartbeat in Redis: an archiver is no node, and whoever restores from an archive may have no
+Redis to ask.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from .places import STATUS, Place
+
+__all__ = ["Status", "read_status", "write_status"]
+
+#: A status that is older than so many periods is of an archiver that was killed, or hangs.
+SILENT_PERIODS = 5
+
+
+@dataclass(kw_only=True, slots=True)
+class Status:
+    """`position`: the newest record in the archive; `head_id`: in the log. `complete_at`: all that the log had at that
+    moment (unix ms, by the clock of Redis) is in the archive; 0: not known. `at`: when this was written, by the clock
+    of the archiver's machine. `ended`: it stopped in order. `every_ms`: how often it is written, at least.
+    """
+
+    group: str
+    host: str = ""
+    pid: int = 0
+    timeline: int = 0
+    segment_count: int = 0
+    position: str = "0-0"
+    head_id: str = "0-0"
+    lag_records: int = 0
+    complete_at: int = 0
+    at: int = 0
+    every_ms: int = 1000
+    problem: str = ""
+    ended: bool = False
+
+    def alive(self, now_ms: int | None = None) -> bool:
+        """Whether the archiver is at work, by the clock of this machine."""
+        now = _now_ms() if now_ms is None else now_ms
+        return not self.ended and now - self.at <= SILENT_PERIODS * self.every_ms
+
+    def lag_ms(self, now_ms: int | None = None) -> int | None:
+        """How long ago the archive had all of the log; None: not known."""
+        now = _now_ms() if now_ms is None else now_ms
+        return max(0, now - self.complete_at) if self.complete_at else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form. Its names are a contract."""
+        told = asdict(self)
+        return told | {"written_at": told.pop("at"), "problem": self.problem or None}
+
+
+def read_status(place: Place) -> Status | None:
+    """What the archiver there said last; None: nothing that can be read. Raises `ArchiveUnavailable`."""
+    try:
+        told = orjson.loads(place.read(STATUS))
+        return Status(**{name: told[name] for name in Status.__dataclass_fields__ if name in told})
+    except (ValueError, TypeError):
+        return None
+
+
+def write_status(place: Place, status: Status) -> None:
+    """Raises `ArchiveUnavailable`."""
+    status.at = _now_ms()
+    place.write_status(orjson.dumps(asdict(status)))
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

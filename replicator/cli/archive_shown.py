@@ -1,0 +1,139 @@
+"""What the commands that read an archive share: their options, finding the class of the state, and what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from replicator.archive.catalog import Catalog
+from replicator.archive.checking import ArchiveFacts, TimelineFacts, check
+from replicator.archive.opening import place_of
+from replicator.archive.segment import Footer
+from replicator.archive.status import Status, read_status
+from replicator.archive.target import Target, Wanted, resolve
+from replicator.errors import CheckpointError, ConfigError
+from replicator.ops.certify import copied
+from replicator.ops.log_check import Violation
+from replicator.state import ReplicatedState
+from replicator.state.class_name import WHOLE, are_alike
+
+from .context import show_json, table, when
+from .state_option import REGISTRY, state_class
+
+__all__ = [
+    "Opened",
+    "archive_option",
+    "at_option",
+    "certify_archive",
+    "class_of",
+    "state_option",
+    "timeline_option",
+    "timelines_text",
+]
+
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+archive_option: Option = click.option(
+    "--archive", "where", required=True, envvar="REPLICATOR_ARCHIVE", help="The archive: a directory or a URL."
+)
+
+AT = "An id (5-1042), a time (2026-01-31T12:00:00Z), or how long ago (10s, 5m, 2h, 1d)."
+
+at_option: Option = click.option("--at", default="latest", show_default=True, help=AT)
+
+timeline_option: Option = click.option(
+    "--timeline", type=int, default=None, help="In the history of this timeline.  [default: the newest that has it]"
+)
+
+state_option: Option = click.option(
+    "--state",
+    default="",
+    help="The class of the state, MODULE:CLASS, made without arguments.  [default: as archived, or in a checkpoint]",
+)
+
+#: The name under which a node of the registry says what it is, unless told otherwise.
+_APP_OF_REGISTRY = "Registry"
+
+
+class Opened:
+    """An archive to read from."""
+
+    def __init__(self, where: str) -> None:
+        self.place = place_of(where)
+        self.catalog = Catalog(self.place)
+
+    def status(self) -> Status | None:
+        return read_status(self.place)
+
+    def target(self, at: str, timeline: int | None) -> Target:
+        return resolve(self.catalog, Wanted.parse(at), status=self.status(), timeline=timeline)
+
+
+def class_of(given: str, footer: Footer, data_dirs: tuple[Any, ...] = ()) -> str:
+    """The class of the state: as given, as the archive or a checkpoint of the group says; empty: nobody knows.
+
+    Raises `ConfigError` if what is given is not what they say.
+    """
+    known = footer.state or _in_checkpoints(footer.group, data_dirs)
+    if given and known and not are_alike(known, given):
+        raise ConfigError(setting="state", problem=f"the state is of {known}, not of {given}: give --state {known}")
+    return given or known or (REGISTRY if footer.app == _APP_OF_REGISTRY else "")
+
+
+def _in_checkpoints(group: str, data_dirs: tuple[Any, ...]) -> str:
+    for data_dir in data_dirs:
+        with suppress(CheckpointError), copied(data_dir) as stored:
+            if stored.group == group and (found := stored.note("state")):
+                return found
+    return ""
+
+
+def maker(name: str) -> Callable[[], ReplicatedState] | None:
+    """What makes an empty state; None: the class is not known, or there are no changes to apply."""
+    return None if name in ("", WHOLE) else state_class(name)
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+_HEADINGS = ("timeline", "from", "to", "begins", "ends", "segments", "changes", "snapshots", "follows", "reason")
+
+
+def timelines_text(facts: ArchiveFacts) -> str:
+    return table(_HEADINGS, [_row(each) for each in facts.timelines])
+
+
+def _row(each: TimelineFacts) -> dict[str, Any]:
+    follows = f"{each.parent_timeline} at {each.parent_id}" if each.parent_timeline is not None else None
+    return {
+        "timeline": each.timeline,
+        "from": f"{each.first_id} (older ones removed)" if each.trimmed else each.first_id,
+        "to": each.last_id,
+        "begins": when(each.first_at),
+        "ends": when(each.last_at),
+        "segments": each.segment_count,
+        "changes": each.change_count,
+        "snapshots": each.snapshot_count,
+        "follows": follows,
+        "reason": each.reason,
+    }
+
+
+def certify_archive(where: str, *, output: str, snapshot_bytes_max: int, say: Callable[[str], None]) -> None:
+    """`certify --archive`. Raises `ArchiveDamaged`, `Violation`."""
+    opened = Opened(where)
+    try:
+        facts = check(opened.catalog, rules=True, progress=say, snapshot_bytes_max=snapshot_bytes_max)
+    except Violation as violation:
+        if output == "json":
+            show_json({"certified": False, "violation": violation.to_dict(), "archive": None})
+        raise
+    if output == "json":
+        show_json({"certified": True, "violation": None, "archive": asdict(facts)})
+        return
+    click.echo(timelines_text(facts))
+    click.echo(f"{facts.segment_count} segments, {facts.record_count} records, {facts.records_bytes} bytes")
+    click.echo("certified")

@@ -1,0 +1,79 @@
+"""Making a state that of a running group: `restore --load` and `import`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replicator import ops
+from replicator.archive.loading import check_app, publish_by_node
+from replicator.errors import ConfigError, NotPrimary
+from replicator.format.ids import RecordId
+from replicator.registry.document import document_of
+from replicator.state.class_name import WHOLE
+
+from .context import Seconds, Settings
+from .load import put_document
+from .state_option import REGISTRY, state_class
+
+__all__ = ["give_to_group", "load_options"]
+
+
+def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `load` has, too."""
+    expect = click.option(
+        "--expect", metavar="POSITION", default=None, help="Only if the state of the group has not changed since."
+    )
+    force = click.option("--force", is_flag=True, help="Whatever the state of the group is; what that has is lost.")
+    timeout = click.option("--timeout", type=Seconds(), default=120.0, show_default=True, help="Seconds to wait.")
+    return expect(force(timeout(command)))
+
+
+def give_to_group(
+    settings: Settings,
+    pieces: Callable[[], Iterable[Any]],
+    *,
+    kind: str,
+    app: str,
+    version: int,
+    expect: str | None,
+    force: bool,
+    timeout_s: float,
+    reason: str,
+    by: str,
+    snapshot_bytes_max: int,
+) -> None:
+    """Raises `ConfigError` (another application, an unknown class, nothing said of what may be lost), `NotPrimary`."""
+    seen = RecordId.parse(expect) if expect is not None else None
+    with settings.log() as log:
+        look = log.look()
+        check_app(look, app, settings.group)
+        now = ops.status(log)
+    changed = look.head.changed if look.head is not None else RecordId(0, 0)
+    if seen is None and not force and changed > RecordId(0, 0):
+        hint = f"--expect {changed} replaces it if it does not change meanwhile, --force in any case"
+        problem = f"the group has a state: {hint}"
+        raise ConfigError(setting="expect", problem=problem)
+    primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
+    if primary is None:
+        raise NotPrimary("no node leads, so nobody can take the state: `replicator promote NODE`")
+    if kind == REGISTRY and primary.http is not None:
+        with tempfile.TemporaryDirectory(prefix="replicator-") as directory:
+            file = Path(directory) / "state.json"
+            with file.open("wb") as out:
+                out.writelines(document_of(pieces(), 0))
+            put_document(primary.http, file, expect, any_term=True, force=force)
+        return
+    if not kind:
+        hint = "give --state MODULE:CLASS, or --state whole for a file, a database, or another state without apply()"
+        raise ConfigError(setting="state", problem=f"which class the state is of is not known: {hint}")
+    publish_by_node(
+        settings.redis, settings.group, pieces,
+        make_state=None if kind == WHOLE else state_class(kind), version=version,
+        by=by, reason=reason, expect=seen, timeout_s=timeout_s, snapshot_bytes_max=snapshot_bytes_max,
+        progress=lambda text: click.echo(text, err=True),
+    )  # fmt: skip

@@ -1,0 +1,244 @@
+"""An archive over a real Redis, with nodes of every kind of state: what is archived can be had again, everywhere."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from replicator import Node, ops
+from replicator.archive.archiver import Archiver, Settings
+from replicator.archive.places import Directory
+from replicator.archive.status import read_status
+from replicator.cli import cli
+from replicator.log.redis_log import RedisLog
+from replicator.sandbox.redis_server import find_server
+from tests.support.kv import KV as State
+from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, document, eventually, in_step, push
+from tests.support.opaque import Text
+from tests.support.worlds import RedisWorld
+
+Run = Callable[..., Result]
+
+KV = "tests.support.kv:KV"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[RedisWorld]:
+    (tmp_path / "redis").mkdir()
+    world = RedisWorld(find_server(), tmp_path / "redis")
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Directory:
+    return Directory(tmp_path / "archive")
+
+
+@pytest.fixture
+def run(world: RedisWorld, place: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("REPLICATOR_ARCHIVE", str(place.path))
+
+    def run(*args: object, code: int = 0) -> Result:
+        words = ["--redis", world.server.url, "--group", "g", *map(str, args)]
+        result = CliRunner().invoke(cli, words)
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+Start = Callable[..., Node[Any]]
+
+
+@pytest.fixture
+def start(world: RedisWorld, tmp_path: Path) -> Iterator[Start]:
+    started: list[Node[Any]] = []
+
+    def start(name: str, state: Any, **more: Any) -> Node[Any]:
+        more = {"lease_s": SHORT_LEASE_S, "on_restart": "standby", "data_dir": tmp_path / name} | more
+        node = Node(state, group="g", name=name, redis=world.server.url, **more)
+        started.append(node)
+        node.start()
+        return node
+
+    yield start
+    for node in started:
+        node.stop()
+
+
+@contextmanager
+def archiving(world: RedisWorld, place: Directory, **settings: Any) -> Iterator[Callable[[], None]]:
+    """An archiver on a thread; what this gives waits until all that the log has is in the archive."""
+    log, stopping = RedisLog(world.server.url, "g"), threading.Event()
+    archiver = Archiver(log, place, Settings(**({"segment_every_s": 0.1, "snapshot_every_s": 0.0} | settings)))
+    thread = threading.Thread(target=archiver.run, args=(stopping,))
+    thread.start()
+
+    def catch_up() -> None:
+        head = log.look().head
+        assert head is not None
+
+        def has_all() -> bool:
+            status = read_status(place)
+            return status is not None and status.position == str(head.position.id)
+
+        eventually(has_all)
+
+    try:
+        yield catch_up
+    finally:
+        stopping.set()
+        thread.join(PATIENCE_S)
+        log.close()
+
+
+def test_any_application_has_an_earlier_state_back_on_all_nodes(
+    world: RedisWorld, place: Directory, start: Start, run: Run
+) -> None:
+    a, b = start("a", State()), start("b", State())
+    a.promote(timeout_s=PATIENCE_S)
+    with archiving(world, place) as catch_up:
+        a.submit(push(1))
+        a.submit(push(2), key="k")
+        good = a.position.id
+        wanted = document(a)
+        a.submit(push("a mistake"))
+        catch_up()
+        in_step(a, b)
+        run("restore", "--at", good, "--load", "--force", "--state", KV, "--timeout", 3 * PATIENCE_S)
+        eventually(lambda: document(a) == wanted and document(b) == wanted)
+        eventually(lambda: a.leads)
+        assert a.submit(push(3)) == 3
+        with _log(world) as log:
+            assert ops.verify(log, by="test", timeout_s=PATIENCE_S).equal
+            names = {node.node for node in ops.status(log).nodes}
+        assert names == {"a", "b"}, "the node that brought it is forgotten"
+
+
+@contextmanager
+def _log(world: RedisWorld) -> Iterator[RedisLog]:
+    log = RedisLog(world.server.url, "g")
+    yield log
+    log.close()
+
+
+def test_a_state_without_apply_needs_no_class(world: RedisWorld, place: Directory, start: Start, run: Run) -> None:
+    text, other = Text([b"one" * 1000]), Text()
+    a, b = start("a", text, app="files"), start("b", other, app="files")
+    a.promote(timeout_s=PATIENCE_S)
+    with archiving(world, place) as catch_up:
+        a.publish()
+        text.pieces = [b"one" * 999 + b"two"]
+        a.publish()
+        good = a.position.id
+        text.pieces = [b"a mistake"]
+        a.publish()
+        catch_up()
+        run("restore", "--at", good, "--to", place.path.parent / "out")
+        assert (place.path.parent / "out").read_bytes() == b"one" * 999 + b"two"
+        load = ("restore", "--at", good, "--load", "--force", "--timeout", 3 * PATIENCE_S)
+        run(*load, "--state", "whole")
+        eventually(lambda: text.pieces == other.pieces == [b"one" * 999 + b"two"])
+        in_step(a, b)
+
+
+def test_without_a_class_only_snapshots_can_be_restored_and_that_is_said(
+    world: RedisWorld, place: Directory, start: Start, run: Run, tmp_path: Path
+) -> None:
+    a = start("a", State())
+    a.promote(timeout_s=PATIENCE_S)
+    with archiving(world, place) as catch_up:
+        a.submit(push(1))
+        a.publish()
+        at = ops_snapshot_id(world)
+        a.submit(push(2))
+        catch_up()
+    said = run("show", "--at", "latest", "--data-dir", tmp_path / "redis", code=3).output
+    assert f"1 changes come after the snapshot of {at}" in said
+    assert f"--at {at}" in said
+    shown = json.loads(run("show", "--at", at, "--data-dir", tmp_path / "redis", "--output", "json").output)
+    assert (shown["change_count"], shown["snapshot_id"]) == (0, at)
+    # A checkpoint knows the class.
+    named = json.loads(run("show", "--at", "latest", "--data-dir", tmp_path / "a", "--output", "json").output)
+    assert named["change_count"] == 1
+    wrong = run("show", "--at", "latest", "--data-dir", tmp_path / "a", "--state", "x:Other", code=2).output
+    assert "tests.support.kv:KV" in wrong
+
+
+def ops_snapshot_id(world: RedisWorld) -> str:
+    with _log(world) as log:
+        head = log.look().head
+        assert head is not None
+        return str(head.snapshot_at)
+
+
+def test_a_data_directory_of_the_past_founds_a_group_anew(
+    world: RedisWorld, place: Directory, start: Start, run: Run, tmp_path: Path
+) -> None:
+    a = start("a", State())
+    a.promote(timeout_s=PATIENCE_S)
+    with archiving(world, place) as catch_up:
+        a.submit(push(1), key="k")
+        a.publish()
+        a.submit(push(2))
+        good, wanted = a.position.id, document(a)
+        a.submit(push("a mistake"))
+        catch_up()
+    a.stop()
+    world.flush()  # Redis, and every node, are gone
+    new = tmp_path / "new"
+    run("restore", "--at", good, "--to-data-dir", new, "--name", "n")
+    assert "is not empty" in run("restore", "--at", good, "--to-data-dir", new, "--name", "n", code=2).output
+    n = start("n", State(), data_dir=new)
+    assert document(n) == wanted
+    with _log(world) as log:
+        ops.recover(log, "n", force=True, by="test", timeout_s=PATIENCE_S)
+    eventually(lambda: n.leads)
+    assert n.submit(push(1), key="k") == 1, "the table of keys is there, too"
+    assert n.submit(push(3)) == 3
+
+
+def test_a_backup_is_checked_whole_before_anything_changes(
+    world: RedisWorld, start: Start, run: Run, tmp_path: Path
+) -> None:
+    a = start("a", State())
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(push(1))
+    wanted = document(a)
+    file = tmp_path / "state.backup"
+    told = json.loads(run("backup", file, "--data-dir", tmp_path / "a", "--output", "json").output)
+    assert (told["app"], told["state"], told["group"]) == ("KV", KV, "g")
+    a.submit(push("a mistake"))
+    data = file.read_bytes()
+    before = a.position
+    for at in (2, 30, len(data) // 2, len(data) - 20, len(data) - 2):
+        file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        assert "is no backup, or is damaged" in run("import", file, "--force", code=1).output
+    assert a.position == before
+    file.write_bytes(data)
+    assert "--expect" in run("import", file, code=2).output
+    assert "has changed since" in run("import", file, "--expect", told["position"], code=3).output
+    run("import", file, "--force", "--timeout", 3 * PATIENCE_S)
+    eventually(lambda: document(a) == wanted)
+
+
+def test_the_file_of_another_application_is_refused(world: RedisWorld, start: Start, run: Run, tmp_path: Path) -> None:
+    a = start("a", State())
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(push(1))
+    file = tmp_path / "state.backup"
+    run("backup", file, "--data-dir", tmp_path / "a")
+    a.stop()
+    world.flush()
+    b = start("b", State(), app="Other")
+    b.promote(timeout_s=PATIENCE_S)
+    said = run("import", file, "--force", code=2).output
+    assert "this is a state of `KV`, and group g is of `Other`" in said
