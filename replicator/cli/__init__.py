@@ -70,6 +70,7 @@ _COMMANDS = {
     "drill": "drill",
     "node": "node",
     "status": "inspect",
+    "why": "why",
     "versions": "inspect",
     "history": "inspect",
     "log": "inspect",

@@ -66,13 +66,31 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
 
 NAME = _Name()
 
-output_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="A table for people, or JSON for programs.",
-)
+_JSON = "replicator.json"
+
+
+def _asks_for_json(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    ctx.meta[_JSON] = given
+
+
+def _form(ctx: click.Context, _: click.Parameter, given: str) -> str:
+    return "json" if ctx.meta.get(_JSON) else given
+
+
+def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--output table|json`, and `--json`, which is short for the latter."""
+    as_json = click.option(
+        "--json", is_flag=True, is_eager=True, expose_value=False, callback=_asks_for_json, help="Short: --output json."
+    )
+    form = click.option(
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        callback=_form,
+        help="A table for people, or JSON for programs.",
+    )
+    return form(as_json(command))
 
 
 #: Where `replicator node` has its data by default: data/NAME.

@@ -34,7 +34,7 @@ def status(settings: Settings, output: str, watch: bool) -> None:
                 _watch(log, output)
             return
         look = ops.looked(log)
-        now = ops.status_of(log.group, look, ops.size_of(log, look))
+        now = ops.status_at(log, look)
         _show_status(now, output)
         ops.check_is_known(log, look)
     if not now.well:
@@ -70,8 +70,14 @@ def _status_text(now: ops.Status) -> str:
         lines.append("no node has reported yet")
         return "\n".join(lines)
     headings = ("node", "role", "alive", "in_sync", "term", "position", "lag", "reported", "http", "problem")
-    rows = [vars_of(node) | {"lag": _lag_text(node), "reported": f"{_age(node)} ago"} for node in now.nodes]
+    rows = [vars_of(node) | _node_cells(node) for node in now.nodes]
     return "\n".join([*lines, "", table(headings, rows)])
+
+
+def _node_cells(node: ops.NodeStatus) -> dict[str, Any]:
+    # What has no words of its own is a code, and `replicator why` explains it.
+    problem = node.problem or ", ".join(node.reasons)
+    return {"lag": _lag_text(node), "reported": f"{_age(node)} ago", "problem": problem}
 
 
 def _log_text(now: ops.Status) -> str:

@@ -85,7 +85,7 @@ def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
             click.echo(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
     if preview.refusal is not None:
         hint = f"; {preview.better_node} is the better one" if preview.better_node else ""
-        raise _WouldBeRefused(f"would be refused: {preview.refusal}{hint}")
+        raise _WouldBeRefused(f"would be refused ({preview.code}): {preview.refusal}{hint}")
     if output == "table":
         click.echo(f"would promote {preview.node}")
 

@@ -21,6 +21,9 @@ __all__ = ["Reporter"]
 
 logger = logging.getLogger(__name__)
 
+#: How much of its newest error a node tells the others: its own log has the rest.
+ERROR_CHARACTERS_MAX = 500
+
 
 class Reporter:
     """Of one node. `handover`: what others are told of a switchover from it. `release`: what application it runs."""
@@ -80,6 +83,8 @@ class Reporter:
             applied_at=self._replica.applied.applied_at,
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
             problem="; ".join(self._problems.others),
+            last_error=self._problems.last[0][:ERROR_CHARACTERS_MAX],
+            last_error_at=self._problems.last[1],
             candidate=self._policy.auto_promote,
             prepares=self._handover.is_offered,
             prepared=self._handover.answer,

@@ -4,7 +4,7 @@ None of them needs a node of its own. They look, ask, and look again; only `reco
 """
 
 from .common import check_is_known, looked
-from .group_status import NodeStatus, Status, size_of, status, status_of
+from .group_status import NodeStatus, Status, size_of, status, status_at, status_of
 from .log_history import Term, history, records
 from .promotion import (
     Promotion,
@@ -22,8 +22,10 @@ from .recovery import recover
 from .reinit import Reinit, reinit
 from .verification import DigestReport, snapshot, verify
 from .versions import Finalized, NodeVersions, Versions, finalize, versions, versions_of
+from .why import Answer, Why, why
 
 __all__ = [
+    "Answer",
     "DigestReport",
     "Finalized",
     "NodeStatus",
@@ -35,6 +37,7 @@ __all__ = [
     "Switchover",
     "Term",
     "Versions",
+    "Why",
     "check_is_known",
     "demote",
     "finalize",
@@ -51,9 +54,11 @@ __all__ = [
     "size_of",
     "snapshot",
     "status",
+    "status_at",
     "status_of",
     "switchover",
     "verify",
     "versions",
     "versions_of",
+    "why",
 ]

@@ -109,7 +109,9 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
 def _looked_at(run: Run) -> Given:
     eventually(lambda: all(node["lag_records"] == 0 for node in run("status")["nodes"]))
     return {
-        "status": [run("status")], "history": [run("history")], "log": run("log"), "doctor": [run("doctor")],
+        "status": [run("status")],
+        "why": [run("why", "b")],
+        "history": [run("history")], "log": run("log"), "doctor": [run("doctor")],
         "versions": [run("versions")], "finalize": [run("finalize", 1)],
     }  # fmt: skip
 
@@ -238,7 +240,7 @@ ENDINGS = {
     "_index": "integer", "_id": "text", "_problem": "text",
 }  # fmt: skip
 
-PLURALS = ("list of texts", "list of lists", "list", "object of texts")
+PLURALS = ("list of texts", "list of lists", "list", "object of texts", "object of values")
 
 
 def names_of_ours() -> Iterator[tuple[str, str]]:
