@@ -43,7 +43,9 @@ def why(settings: Settings, node: str, output: str) -> None:
 def _reason_text(each: ops.Answer) -> str:
     facts = "  ".join(f"{name}={_fact(fact)}" for name, fact in each.facts.items())
     lines = [f"  {each.code.value}{'  ' + plain(facts) if facts else ''}"]
-    lines += textwrap.wrap(plain(each.message), WIDTH, initial_indent="    ", subsequent_indent="    ")
+    lines += textwrap.wrap(
+        plain(each.message), WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+    )
     return "\n".join(lines)
 
 

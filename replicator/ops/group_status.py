@@ -42,7 +42,7 @@ class NodeStatus:
 
     `diverged_id`: the marker at which its state was found to differ from the primary's, or None. `version`: that of its
     code, which reads those from `reads_min` to `reads_max`. `leads`: it takes writes; `ready`: it can do its role's
-    work; `reasons`: the codes why not (`why.py`). `candidate`: it takes over by itself. `last_error`: the newest
+    work; `codes`: those why not (`why.py`). `candidate`: it takes over by itself. `last_error`: the newest
     problem of its boot, which may be over, since `last_error_at` (unix ms by its clock); None: it had none.
     """
 
@@ -64,7 +64,7 @@ class NodeStatus:
     reads_max: int
     leads: bool
     ready: bool
-    reasons: list[str]
+    codes: list[str]
     candidate: bool
     last_error: str | None
     last_error_at: int | None
@@ -78,6 +78,7 @@ class Status:
     that of the newest snapshot, as it was sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes in
     the log. None: not known.
     `problem`: what is wrong with the group, in one line, or None; `warnings`: what is worth a look.
+    `codes`: those of those among both that have one (docs/reasons.md).
     `app`: of which application its log is; `version`: the one that it is at; `since_at`: when the term began, unix ms
     by the clock of who took it. None: not known.
     """
@@ -100,6 +101,7 @@ class Status:
     app: str | None
     version: int | None
     since_at: int | None
+    codes: list[str]
 
     @property
     def well(self) -> bool:
@@ -165,6 +167,7 @@ def status_of(group: str, look: GroupView, size: LogSize, *, since_at: int | Non
         app=(head.app or None) if head else None,
         version=version_of(look),
         since_at=since_at,
+        codes=list(dict.fromkeys(check.code.value for check in found if check.code is not None)),
     )
 
 
@@ -199,7 +202,7 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
         reads_max=heartbeat.reads_max,
         leads=why.leads,
         ready=why.ready,
-        reasons=[each.code.value for each in why.reasons if each.question == "ready"],
+        codes=[each.code.value for each in why.reasons if each.question == "ready"],
         candidate=heartbeat.candidate,
         last_error=heartbeat.last_error or None,
         last_error_at=heartbeat.last_error_at or None,

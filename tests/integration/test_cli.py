@@ -35,7 +35,7 @@ NODE_FIELDS = {
     "node": str, "boot": str, "role": str, "term": int, "position": str, "lag_records": int, "lag_ms": int,
     "in_sync": bool, "alive": bool, "http": (str, type(None)), "problem": (str, type(None)),
     "diverged_id": (str, type(None)), "age_ms": int, "version": int, "reads_min": int, "reads_max": int,
-    "leads": bool, "ready": bool, "reasons": list, "candidate": bool, "last_error": (str, type(None)),
+    "leads": bool, "ready": bool, "codes": list, "candidate": bool, "last_error": (str, type(None)),
     "last_error_at": (int, type(None)),
 }  # fmt: skip
 
@@ -43,6 +43,7 @@ STATUS_FIELDS = {
     "group": str, "log_id": str, "run": str, "term": int, "holder": str, "last_id": str, "lease_ms": int,
     "record_count": int, "log_bytes": int, "snapshot_bytes": int, "changes_bytes": int, "kept_bytes": int,
     "nodes": list, "problem": (str, type(None)), "warnings": list, "app": str, "version": int, "since_at": int,
+    "codes": list,
 }  # fmt: skip
 
 
@@ -107,7 +108,7 @@ class TestStatus:
         assert json.loads(run("status", "--output", "json").stdout) | {"run": ""} == {
             "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
             "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
-            "nodes": [], "problem": None, "warnings": [], "app": None, "version": None, "since_at": None,
+            "nodes": [], "problem": None, "warnings": [], "app": None, "version": None, "since_at": None, "codes": [],
         }  # fmt: skip
 
     @pytest.mark.parametrize("command", [["status"], ["status", "--output", "json"], ["history"], ["doctor"]])
@@ -121,13 +122,11 @@ class TestStatus:
     def test_one_that_is_watched_ends_quietly_at_ctrl_c(
         self, run: Callable[..., Result], pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        clears = iter([None])
+        def interrupted(*_: Any) -> Iterator[Any]:
+            yield []
+            raise KeyboardInterrupt
 
-        def clear() -> None:
-            if next(clears, KeyboardInterrupt) is KeyboardInterrupt:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr("click.clear", clear)
+        monkeypatch.setattr("replicator.cli.watch._looks", interrupted)
         result = run("status", "--watch")
         assert (result.exit_code, result.stderr) == (0, "")
         assert "holder a" in result.stdout

@@ -16,8 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 import replicator.cli.drill
-from replicator import Node, RecordId
+from replicator import Node, RecordId, ops
 from replicator.cli import cli
+from replicator.cli.watch import away_as_json
+from replicator.cli.watching import Watch, asked_over_http
+from replicator.log.redis_log import RedisLog
 from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
 from replicator.sandbox.redis_server import find_server
@@ -97,6 +100,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
             given["/health"] = [client.get("/health").json()]
             ready = eventually(lambda: [each for each in [client.get("/ready")] if each.status_code == 200])[0]
             given["/ready"] = [ready.json()]
+    given["status --watch"] = [_while_redis_is_away(world)]
     given |= _of_forks(directory / "a")
     world.admin.xdel("replicator:{g}:log", "1-4")
     given["certify"].append(run("certify", "--no-verify"))
@@ -104,6 +108,14 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
         given["promote, recover"].append(run("recover", "--from", "a", "--force"))
     return given
+
+
+def _while_redis_is_away(world: RedisWorld) -> Any:
+    log = RedisLog(world.server.url, "g")
+    watch = Watch.begun(ops.status(log), 0.0)
+    log.close()
+    watch.missed("it is away", asked_over_http(watch.status), 1.0)
+    return away_as_json(watch)
 
 
 def _looked_at(run: Run) -> Given:

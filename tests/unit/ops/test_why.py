@@ -139,7 +139,7 @@ def test_status_and_doctor_tell_the_same_of_every_node(story: str, seen: GroupVi
     for node in told.nodes:
         answer = why_of("g", node.node, seen)
         assert (node.leads, node.ready) == (answer.leads, answer.ready)
-        assert node.reasons == codes(node.node, seen, "ready")
+        assert node.codes == codes(node.node, seen, "ready")
     of_doctor = {check.code for check in (*checks_of_group(seen), *checks_of_nodes(seen))}
     own = {"other_leads", "lease_runs", "not_candidate", "other_first", "nobody_leads", "lag_unknown", "leads"}
     of_promotions = {"not_all_reported", "lacks_changes", "not_yet", "missing_nodes"}
