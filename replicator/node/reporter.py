@@ -88,6 +88,7 @@ class Reporter:
             candidate=self._policy.auto_promote,
             prepares=self._handover.is_offered,
             prepared=self._handover.answer,
+            process=self._handover.process.run_by,
             goes_on=self._policy.goes_on,
             applied_min=self._observer.applied_min,
             knew=self._observer.knew,

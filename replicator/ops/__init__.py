@@ -5,7 +5,9 @@ None of them needs a node of its own. They look, ask, and look again; only `reco
 
 from .common import check_is_known, looked
 from .group_status import NodeStatus, Status, size_of, status, status_at, status_of
+from .groups import GroupSummary, groups
 from .log_history import Term, history, records
+from .process import Restart, Shutdown, restart, shutdown
 from .promotion import (
     Promotion,
     PromotionPreview,
@@ -28,11 +30,14 @@ __all__ = [
     "Answer",
     "DigestReport",
     "Finalized",
+    "GroupSummary",
     "NodeStatus",
     "NodeVersions",
     "Promotion",
     "PromotionPreview",
     "Reinit",
+    "Restart",
+    "Shutdown",
     "Status",
     "Switchover",
     "Term",
@@ -42,6 +47,7 @@ __all__ = [
     "demote",
     "finalize",
     "forget",
+    "groups",
     "history",
     "looked",
     "pause",
@@ -50,7 +56,9 @@ __all__ = [
     "records",
     "recover",
     "reinit",
+    "restart",
     "resume",
+    "shutdown",
     "size_of",
     "snapshot",
     "status",

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -29,6 +27,7 @@ from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import RedisServer
 from replicator.web.server import WebServer
 from tests.support.kv import PATIENCE_S, eventually, in_step
+from tests.support.node_process import NodeProcess
 from tests.support.worlds import promote
 
 NODE_FIELDS = {
@@ -600,29 +599,6 @@ class TestDev:
             result = CliRunner().invoke(cli, ["dev", "--dir", str(tmp_path / "dev"), "--port", str(port)])
         assert result.exit_code in (1, 2)
         assert str(port) in result.stderr
-
-
-class NodeProcess:
-    """`replicator node` as a process. Its log is read on a thread, so that nothing blocks it."""
-
-    def __init__(self, url: str, directory: Path, *args: str, module: str = "replicator") -> None:
-        self.args = args
-        command = (
-            [sys.executable, "-m", "replicator.workers.node"]
-            if module == "workers"
-            else [sys.executable, "-c", "from replicator.cli import main; main()", "--group", "g", "node"]
-        )
-        env = {**os.environ, "REPLICATOR_REDIS": url, "REPLICATOR_GROUP": "g", "REPLICATOR_LEASE_S": "1.0"}
-        self.process = subprocess.Popen(
-            [*command, "--name", "a", "--data-dir", str(directory), *args],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def end(self, number: int | None = signal.SIGTERM) -> tuple[int, str, str]:
-        if number is not None:
-            self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=PATIENCE_S)
-        return self.process.returncode, out, err
 
 
 @pytest.fixture

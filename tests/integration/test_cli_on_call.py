@@ -19,11 +19,13 @@ from click.testing import CliRunner, Result
 from replicator import Node, ops
 from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
+from replicator.node.process_asks import Ask
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import RedisServer
 from replicator.web.server import WebServer
 from tests.support.kv import PATIENCE_S, eventually
+from tests.support.node_process import NodeProcess
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +105,105 @@ class TestWhy:
         assert told.exit_code == 3
         assert (json.loads(told.stdout)["code"], json.loads(told.stdout)["facts"]) == ("never_reported", {})
         assert "would be refused (never_reported): no node of that name" in told.stderr
+
+
+class TestGroups:
+    def test_each_group_with_its_leader_and_what_is_wrong(
+        self, run: Callable[..., Result], pair: tuple[Node, Node], any_redis: RedisServer, tmp_path: Path
+    ) -> None:
+        told = run("groups")
+        assert (told.exit_code, told.stderr) == (0, "")
+        assert [line.split()[:4] for line in told.stdout.splitlines()[1:]] == [["g", "Registry", "a", "1"]]
+        with Node(Registry(), group="other", name="z", redis=any_redis.url, data_dir=tmp_path / "z"):
+            eventually(lambda: len(json.loads(run("groups", "--json").stdout)) == 2)
+        run("demote")
+        told = run("groups", "--json")
+        assert told.exit_code == 1
+        g, other = json.loads(told.stdout)
+        assert (g["group"], g["primary"], g["node_count"], g["live_count"]) == ("g", None, 2, 2)
+        assert "the primary was demoted" in g["problem"]
+        assert (other["group"], other["record_count"], other["term"]) == ("other", None, 0)
+
+    def test_of_an_empty_redis(self, run: Callable[..., Result]) -> None:
+        told = run("groups")
+        assert (told.exit_code, told.stdout) == (0, "there is no group in this Redis\n")
+
+
+class TestProcesses:
+    @pytest.fixture
+    def node(self, any_redis: RedisServer, tmp_path: Path) -> Iterator[NodeProcess]:
+        node = NodeProcess(any_redis.url, tmp_path / "a")
+        yield node
+        if node.process.poll() is None:
+            node.end(signal.SIGKILL)
+
+    @pytest.fixture
+    def log(self, any_redis: RedisServer) -> Iterator[RedisLog]:
+        log = RedisLog(any_redis.url, "g")
+        yield log
+        log.close()
+
+    def test_a_restart_is_another_boot_of_the_same_process(
+        self, run: Callable[..., Result], log: RedisLog, node: NodeProcess
+    ) -> None:
+        eventually(lambda: "a" in log.look().heartbeats)
+        ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+        before = log.look().heartbeats["a"]
+        told = json.loads(run("restart", "a", "--json", "--timeout", str(PATIENCE_S)).stdout)
+        assert told["previous_boot"] == before.boot
+        assert told["boot"] == log.look().heartbeats["a"].boot != before.boot
+        assert node.process.poll() is None
+        eventually(lambda: ops.status(log).nodes[0].leads, "it takes the term again that it gave back")
+
+    def test_an_ask_is_carried_out_once_though_it_is_read_again_after_the_restart(
+        self, run: Callable[..., Result], log: RedisLog, node: NodeProcess
+    ) -> None:
+        eventually(lambda: "a" in log.look().heartbeats)
+        look = log.look()
+        ask = str(Ask("restart", look.heartbeats["a"].boot, look.now_ms + 3_600_000))
+        log.request(ask, by="test", node="a")
+        second = eventually(lambda: _another_boot(log, look.heartbeats["a"].boot))
+        log.request(ask, by="test", node="a")
+        log.request("report", by="test", node="a")
+        eventually(lambda: log.look().heartbeats["a"].beaten_at > second.beaten_at + 2 * second.every_ms)
+        assert log.look().heartbeats["a"].boot == second.boot
+        code, _, err = node.end()
+        assert code == 0
+        assert err.count("asked for a restart") == 2
+        assert "which is not done: it is for another boot" in err
+
+    def test_a_node_that_is_shut_down_ends_in_order_with_0(
+        self, run: Callable[..., Result], log: RedisLog, any_redis: RedisServer, tmp_path: Path
+    ) -> None:
+        node = NodeProcess(any_redis.url, tmp_path / "a")
+        try:
+            eventually(lambda: "a" in log.look().heartbeats)
+            ops.promote(log, "a", by="test", timeout_s=PATIENCE_S)
+            eventually(lambda: ops.status(log).nodes[0].leads)
+            refused = run("shutdown", "a")
+            assert refused.exit_code == 3
+            assert "it leads" in refused.stderr
+            told = run("shutdown", "a", "--force", "--timeout", str(PATIENCE_S))
+            assert (told.exit_code, told.stderr) == (0, "asked a to end\n")
+            assert node.end(None)[0] == 0
+            assert ops.status(log).lease_ms is None
+        finally:
+            if node.process.poll() is None:
+                node.end(signal.SIGKILL)
+
+    def test_a_node_that_is_part_of_another_program_is_not_asked(
+        self, run: Callable[..., Result], pair: tuple[Node, Node]
+    ) -> None:
+        for command in ("restart", "shutdown"):
+            told = run(command, "b")
+            assert told.exit_code == 3
+            assert "it is part of another program" in told.stderr
+        assert run("restart", "zz").exit_code == 3
+
+
+def _another_boot(log: RedisLog, boot: str) -> Any:
+    now = log.look().heartbeats["a"]
+    return now if now.alive and now.boot != boot else None
 
 
 class Watching:

@@ -30,6 +30,7 @@ from replicator.web.failures import Failure, problem
 from replicator.web.redirect import redirect_to
 from tests.support.json_names import TYPES, documented, names_in, wrong_types
 from tests.support.kv import PATIENCE_S, Group, eventually, in_step
+from tests.support.node_process import NodeProcess
 from tests.support.opaque import KIB, Text, pieces
 from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, with_term
 from tests.support.worlds import RedisWorld
@@ -100,6 +101,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
             given["/health"] = [client.get("/health").json()]
             ready = eventually(lambda: [each for each in [client.get("/ready")] if each.status_code == 200])[0]
             given["/ready"] = [ready.json()]
+    given |= _of_processes(run, world, directory)
     given["status --watch"] = [_while_redis_is_away(world)]
     given |= _of_forks(directory / "a")
     world.admin.xdel("replicator:{g}:log", "1-4")
@@ -108,6 +110,19 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
         given["promote, recover"].append(run("recover", "--from", "a", "--force"))
     return given
+
+
+def _of_processes(run: Run, world: RedisWorld, directory: Path) -> Given:
+    process = NodeProcess(world.server.url, directory / "process", REPLICATOR_GROUP="processes")
+    try:
+        eventually(lambda: run("--group", "processes", "status")["nodes"])
+        return {
+            "groups": [run("groups")],
+            "restart": [run("--group", "processes", "restart", "a", "--timeout", PATIENCE_S)],
+            "shutdown": [run("--group", "processes", "shutdown", "a", "--timeout", PATIENCE_S)],
+        }
+    finally:
+        process.end()
 
 
 def _while_redis_is_away(world: RedisWorld) -> Any:

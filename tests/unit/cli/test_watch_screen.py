@@ -11,8 +11,7 @@ from rich.console import Console
 
 from replicator.cli.watch_screen import WIDTH, screen, sparkline
 from replicator.cli.watching import Health, Watch
-
-from .test_watching import WELL, A, B
+from tests.support.statuses import WELL, A, B
 
 #: 1970-01-01 01:02:03 UTC
 NOW = 3723.0
