@@ -15,7 +15,7 @@ from replicator import ops
 from replicator.errors import NotPrimary, ReplicatorError
 from replicator.format.ids import RecordId
 
-from .context import Settings
+from .context import Settings, output_option, show_json
 
 __all__ = ["load"]
 
@@ -57,8 +57,9 @@ UNKNOWN = ("outcome_unknown", "not_acknowledged")
     help="Load it if the state has not changed since: the ETag, or Replicator-Position, that came with FILE.",
 )
 @click.option("--force", is_flag=True, help="Load it whatever the state is; what that has is lost.")
+@output_option
 @click.pass_obj
-def load(settings: Settings, file: Path, any_term: bool, expect: str | None, force: bool) -> None:
+def load(settings: Settings, file: Path, any_term: bool, expect: str | None, force: bool, output: str) -> None:
     """Make FILE, a registry document (registry.json), the whole state. A file without a term is of term 0.
 
     If the state is not empty, say which one FILE replaces (--expect), or that it does not matter (--force).
@@ -75,6 +76,9 @@ def load(settings: Settings, file: Path, any_term: bool, expect: str | None, for
     if answer.get("applied") is False:
         problem = f"its term is over (the term is {answer.get('term')}); --any-term loads it all the same"
         raise LoadRefused(url=primary.http, file=file, problem=problem)
+    if output == "json":
+        show_json({"primary": primary.node, "document_bytes": file.stat().st_size, "term": answer.get("term")})
+        return
     click.echo(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
 
 

@@ -118,30 +118,42 @@ def switchover(settings: Settings, node: str, reason: str, timeout: float, outpu
 
 @click.command()
 @click.option("--reason", default="asked by an operator", help="For the history.")
+@output_option
 @click.pass_obj
-def demote(settings: Settings, reason: str) -> None:
+def demote(settings: Settings, reason: str, output: str) -> None:
     """Have the primary step down. No node accepts writes until one is promoted."""
     with settings.log() as log:
         term = ops.demote(log, by=operator(), reason=reason)
+    if output == "json":
+        show_json({"term": term})
+        return
     click.echo(f"no node holds term {term}; `replicator promote NODE` makes a primary")
 
 
 @click.command()
 @click.option("--reason", default="", help="Shown by status.")
+@output_option
 @click.pass_obj
-def pause(settings: Settings, reason: str) -> None:
+def pause(settings: Settings, reason: str, output: str) -> None:
     """Switch automatic failover off: no node takes over by itself until `resume`."""
     with settings.log() as log:
         ops.pause(log, by=operator(), reason=reason)
+    if output == "json":
+        show_json({"paused": True})
+        return
     click.echo("automatic failover is paused; `replicator resume` ends that. `replicator promote` works meanwhile")
 
 
 @click.command()
+@output_option
 @click.pass_obj
-def resume(settings: Settings) -> None:
+def resume(settings: Settings, output: str) -> None:
     """Switch automatic failover on again, on the nodes that have it."""
     with settings.log() as log:
         ops.resume(log)
+    if output == "json":
+        show_json({"paused": False})
+        return
     click.echo("automatic failover is on again, on the nodes that have --auto-promote")
 
 
@@ -175,11 +187,15 @@ def recover(settings: Settings, node: str | None, force: bool, reason: str, time
 
 @click.command()
 @click.argument("node")
+@output_option
 @click.pass_obj
-def forget(settings: Settings, node: str) -> None:
+def forget(settings: Settings, node: str, output: str) -> None:
     """Declare that NODE will not come back: no node waits for it, nor for what only it may have."""
     with settings.log() as log:
         ops.forget(log, node, by=operator())
+    if output == "json":
+        show_json({"node": node})
+        return
     click.echo(f"{node} is forgotten; if it comes back, it is a node of the group again")
 
 

@@ -114,12 +114,23 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
 
 def _of_processes(run: Run, world: RedisWorld, directory: Path) -> Given:
     process = NodeProcess(world.server.url, directory / "process", REPLICATOR_GROUP="processes")
+    file = directory / "document.json"
+    file.write_bytes(DOCUMENT)
+
+    def of_it(*args: object) -> list[Any]:
+        return [run("--group", "processes", *args)]
+
     try:
-        eventually(lambda: run("--group", "processes", "status")["nodes"])
+        eventually(lambda: of_it("status")[0]["nodes"])
+        of_it("promote", "a", "--timeout", PATIENCE_S)
         return {
             "groups": [run("groups")],
-            "restart": [run("--group", "processes", "restart", "a", "--timeout", PATIENCE_S)],
-            "shutdown": [run("--group", "processes", "shutdown", "a", "--timeout", PATIENCE_S)],
+            "load": of_it("load", file, "--force"),
+            "pause, resume": [*of_it("pause"), *of_it("resume")],
+            "demote": of_it("demote"),
+            "restart": of_it("restart", "a", "--timeout", PATIENCE_S),
+            "shutdown": of_it("shutdown", "a", "--timeout", PATIENCE_S),
+            "forget": of_it("forget", "a"),
         }
     finally:
         process.end()
