@@ -41,7 +41,7 @@ def test_the_current_directory_comes_before_the_users_settings(here: Path) -> No
 
 def test_a_file_that_is_found_and_that_anybody_may_write_is_refused(here: Path) -> None:
     path = written(here / "replicator.toml", "", 0o602)
-    with pytest.raises(ConfigError, match="replicator.toml: it was found, and anybody may write it"):
+    with pytest.raises(ConfigError, match=r"replicator\.toml: it was found, and anybody may write it"):
         found_settings()
     path.chmod(0o664)
     assert found_settings() is not None, "many systems make files writable for a group that has one member"
