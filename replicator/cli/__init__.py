@@ -93,6 +93,7 @@ _COMMANDS = {
     "forks": "forks",
     "certify": "certify",
     "load": "load",
+    "config": "config_show",
 }
 
 

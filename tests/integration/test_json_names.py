@@ -128,6 +128,7 @@ def _of_processes(run: Run, world: RedisWorld, directory: Path) -> Given:
             "load": of_it("load", file, "--force"),
             "pause, resume": [*of_it("pause"), *of_it("resume")],
             "demote": of_it("demote"),
+            "config show": of_it("config", "show"),
             "restart": of_it("restart", "a", "--timeout", PATIENCE_S),
             "shutdown": of_it("shutdown", "a", "--timeout", PATIENCE_S),
             "forget": of_it("forget", "a"),

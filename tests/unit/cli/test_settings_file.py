@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -109,3 +110,25 @@ def test_of_a_node_as_well(here: Path) -> None:
     result = CliRunner().invoke(cli, ["node"])
     assert result.exit_code == 2
     assert "replicator.toml: lease_s in [node] cannot be 'long': 'long' is not a number of seconds" in result.stderr
+
+
+def test_config_show_says_where_each_setting_comes_from(here: Path) -> None:
+    written(here / "replicator.toml", "group = 'f'\n[node]\nack = 'applied:1'\nname = 'a'\n[promote]\ntimeout = 3\n")
+    environment = {"REPLICATOR_REDIS": "redis://u:secret@h:1/0", "REPLICATOR_LEASE_S": "7", "REPLICATOR_NAME": "b"}
+    told = CliRunner().invoke(cli, ["--log-level", "error", "config", "show", "--json"], env=environment)
+    assert (told.exit_code, told.stderr) == (0, "")
+    assert "secret" not in told.stdout
+    found = {(each.pop("command"), each.pop("setting")): tuple(each.values()) for each in json.loads(told.stdout)}
+    assert found[None, "redis"] == ("redis://u:***@h:1/0", "environment", "REPLICATOR_REDIS")
+    assert found[None, "group"] == ("f", "file", "replicator.toml")
+    assert found[None, "log-level"] == ("ERROR", "option", None)
+    assert found["node", "lease-s"] == ("7", "environment", "REPLICATOR_LEASE_S")
+    assert found["node", "name"] == ("b", "environment", "REPLICATOR_NAME")
+    assert found["node", "ack"] == ("applied:1", "file", "replicator.toml")
+    assert found["node", "auto-promote"] == ("false", "default", None)
+    assert found["node", "file"] == (None, "default", None)
+    lines = CliRunner().invoke(cli, ["config", "show", "promote"]).stdout.splitlines()
+    assert next(line.split() for line in lines if "timeout" in line) == [
+        "promote.timeout", "3", "file", "replicator.toml",
+    ]  # fmt: skip
+    assert CliRunner().invoke(cli, ["config", "show", "forks"]).exit_code == 2
