@@ -87,6 +87,8 @@ def _of_command(
         names = [text.removeprefix("--") for text in option.opts if text.startswith("--")]
         keys = [each for each in (text.replace("-", "_") for text in names) if each in table]
         variables = [each for each in _variables(option, name) if each in environment]
+        value: str | None
+        origin: str | None
         if variables:
             value, source, origin = environment[variables[0]], ENVIRONMENT, variables[0]
         elif keys:

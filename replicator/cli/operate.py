@@ -9,8 +9,10 @@ import click
 
 from replicator import ops
 from replicator.errors import ReplicatorError
+from replicator.ops import risks
 from replicator.runtime.checks import plain
 
+from .confirm import confirm, yes_option
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
 
 __all__ = [
@@ -47,6 +49,7 @@ class _WouldBeRefused(ReplicatorError):
 @click.option(
     "--force", is_flag=True, help="Even if another node is the better one, or missing. What only others have is lost."
 )
+@yes_option
 @click.option("--reason", default="asked by an operator", help="For the history.")
 @click.option(
     "--timeout", type=Seconds(), default=10.0, show_default=True, help="Seconds to wait until the node leads."
@@ -59,6 +62,7 @@ def promote(
     expect_term: int | None,
     dry_run: bool,
     force: bool,
+    yes: bool,
     reason: str,
     timeout: float,
     output: str,
@@ -68,6 +72,8 @@ def promote(
         if dry_run:
             _show_preview(ops.preview(log, node), output)
             return
+        if force:
+            confirm(f"promote {node} all the same?", risks.of_promotion(log, node), yes=yes)
         done = ops.promote(log, node, by=operator(), reason=reason, expect=expect_term, force=force, timeout_s=timeout)
     if output == "json":
         show_json(asdict(done))
@@ -168,16 +174,21 @@ def resume(settings: Settings, output: str) -> None:
 @click.option(
     "--force", is_flag=True, help="Even if nodes are missing that may have more. What only they have is lost."
 )
+@yes_option
 @click.option("--reason", default="the log was lost", help="For the history.")
 @click.option(
     "--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds to wait until the node leads."
 )
 @output_option
 @click.pass_obj
-def recover(settings: Settings, node: str | None, force: bool, reason: str, timeout: float, output: str) -> None:
+def recover(
+    settings: Settings, node: str | None, force: bool, yes: bool, reason: str, timeout: float, output: str
+) -> None:
     """Found a log anew that Redis lost, or that is broken, from the most advanced live node."""
     with settings.log() as log:
         forced = {"force": True} if force else {}
+        if force:
+            confirm("found the log anew all the same?", risks.of_recovery(log, node), yes=yes)
         done = ops.recover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say, **forced)
     if output == "json":
         show_json(asdict(done))
@@ -187,11 +198,13 @@ def recover(settings: Settings, node: str | None, force: bool, reason: str, time
 
 @click.command()
 @click.argument("node")
+@yes_option
 @output_option
 @click.pass_obj
-def forget(settings: Settings, node: str, output: str) -> None:
+def forget(settings: Settings, node: str, yes: bool, output: str) -> None:
     """Declare that NODE will not come back: no node waits for it, nor for what only it may have."""
     with settings.log() as log:
+        confirm(f"forget {node}?", risks.of_forget(log, node), yes=yes)
         ops.forget(log, node, by=operator())
     if output == "json":
         show_json({"node": node})

@@ -515,7 +515,10 @@ class TestLoad:
         with pair[0].reading() as registry:
             assert len(registry) == 2
         assert run("load", "--expect", str(pair[0].position.id), self.document(tmp_path)).exit_code == 0
-        assert run("load", "--force", self.document(tmp_path)).exit_code == 0
+        refused = run("load", "--force", self.document(tmp_path))
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "is replaced; there is no terminal to ask at, so say --yes" in refused.stderr
+        assert run("load", "--force", "--yes", self.document(tmp_path)).exit_code == 0
         assert run("load", "--expect", "now", self.document(tmp_path)).exit_code == 2
 
     @pytest.mark.parametrize("text", ["{}", '{"hostname": "db1"}', '{"version": 1, "nodes": {}}'])
@@ -524,7 +527,7 @@ class TestLoad:
     ) -> None:
         pair[0].submit({"op": "register", "hostname": "kept"})
         (tmp_path / "x.json").write_text(text)
-        result = run("load", "--force", str(tmp_path / "x.json"))
+        result = run("load", "--force", "--yes", str(tmp_path / "x.json"))
         assert (result.exit_code, result.stdout) == (3, "")
         assert "the document has no " in result.stderr
         with pair[0].reading() as registry:

@@ -108,7 +108,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
     given["certify"].append(run("certify", "--no-verify"))
     with _node(world, directory, "a"):
         world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
-        given["promote, recover"].append(run("recover", "--from", "a", "--force"))
+        given["promote, recover"].append(run("recover", "--from", "a", "--force", "--yes"))
     return given
 
 
