@@ -94,6 +94,7 @@ _COMMANDS = {
     "certify": "certify",
     "load": "load",
     "config": "config_show",
+    "completion": "completion",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import orjson
+from click.shell_completion import CompletionItem
 
 from replicator.errors import ConfigError
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
@@ -43,6 +44,11 @@ class _Name(click.ParamType):  # type: ignore[type-arg]
             return checks.name(str(param.name if param else "name"), value)
         except ConfigError as error:
             self.fail(error.fields["problem"], param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from .completion import names_in_redis
+
+        return names_in_redis(ctx, param, incomplete)
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]

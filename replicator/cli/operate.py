@@ -197,7 +197,7 @@ def recover(
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", shell_complete=NAME.shell_complete)
 @yes_option
 @output_option
 @click.pass_obj

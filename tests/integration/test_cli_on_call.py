@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 from replicator import Node, ops
@@ -127,6 +128,21 @@ class TestGroups:
     def test_of_an_empty_redis(self, run: Callable[..., Result]) -> None:
         told = run("groups")
         assert (told.exit_code, told.stdout) == (0, "there is no group in this Redis\n")
+
+
+class TestCompletion:
+    @pytest.mark.parametrize(
+        ("line", "offered"),
+        [("why ", ["a", "b"]), ("promote b", ["b"]), ("switchover --to ", ["a", "b"]), ("forget a", ["a"])],
+    )
+    def test_nodes_are_completed_from_redis(
+        self, any_redis: RedisServer, pair: tuple[Node, Node], line: str, offered: list[str]
+    ) -> None:
+        *words, incomplete = line.split(" ")
+        shell = ShellComplete(cli, {}, "replicator", "_REPLICATOR_COMPLETE")
+        before = ["--redis", any_redis.url, "--group", "g"]
+        assert [item.value for item in shell.get_completions([*before, *words], incomplete)] == offered
+        assert [item.value for item in shell.get_completions(["--redis", any_redis.url, "--group"], "")] == ["g"]
 
 
 class TestProcesses:

@@ -8,12 +8,10 @@ from tests.support.kv import Group, push
 from tests.support.paper import Paper, at
 
 
-def of_three(paper: Paper, **more: int) -> None:
-    """Redis came back as another run: b has reported in it, c has more, and does not report."""
+def of_three(paper: Paper) -> None:
+    """A group of three that is well; a holds the term."""
     for name in "abc":
-        paper.beat(
-            name, term=1, log_id="log-1", position=at(1, 1), changed=RecordId(1, 1), cursor=RecordId(1, 1), **more
-        )
+        paper.beat(name, term=1, log_id="log-1", position=at(1, 1), changed=RecordId(1, 1), cursor=RecordId(1, 1))
     paper.take_term()
 
 
