@@ -53,7 +53,7 @@ is what it comes to over HTTP (`status`, `code`) and on the command line (`exit_
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -336,12 +336,23 @@ class PromotionRefused(ReplicatorError):
 
     exit_code = 3
 
-    def __init__(self, node: str, reason: str, *, better: str | None = None) -> None:
+    def __init__(
+        self,
+        node: str,
+        reason: str,
+        *,
+        better: str | None = None,
+        code: str = "",
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         hint = f"; {better} is the better one" if better else ""
         # Without a node, the reason says all: no node is to be promoted.
         super().__init__("" if node else "{reason}", node=node, reason=reason + hint)
         self.reason = reason
         self.better = better
+        #: The reason as a code, and the facts behind it (docs/reasons.md); empty: it is none of those.
+        self.code = code
+        self.facts = dict(facts or {})
 
 
 class SkipRefused(ReplicatorError):

@@ -27,7 +27,8 @@ from ..format.snapshot_parts import Progress, follow
 from ..log.interface import Batch, Log
 from ..protocol.group import GroupView, Head
 from ..runtime.backoff import Backoff
-from ..runtime.log_once import LogOnce
+from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 from .catalog import Catalog
 from .checking import check
 from .continuation import Break, Tail, break_before, rebases
@@ -39,7 +40,10 @@ from .status import Status, write_status
 
 __all__ = ["Archiver", "Settings"]
 
-logger = logging.getLogger(__name__)
+logger = EventLogger(__name__)
+
+_TROUBLE = Lasting("archive.blocked", "archive.goes_on", "the archive can be written again", logging.ERROR)
+_BEHIND_THE_LOG = Lasting("archive.no_log", "archive.follows", "the archiver follows the log again")
 
 #: How often the log is read. Each read costs a round trip, so fewer reads cost less, and an archive need not be newer.
 READ_EVERY_S = 0.2
@@ -140,7 +144,9 @@ class Archiver:
             self.status.position, self.status.timeline = str(newest.end.id), newest.timeline
         self.status.segment_count = report.segment_count
         where = f"goes on after {newest.end.id}" if newest else "is new"
-        logger.info("the archive at %s %s: %d segments, whole", self._place.name, where, report.segment_count)
+        logger.info(
+            "archive.begins", "the archive at %s %s: %d segments, whole", self._place.name, where, report.segment_count
+        )
 
     def _footer(self, timeline: int, number: int) -> Footer:
         return Footer(group=self._log.group, timeline=timeline, number=number, state=self._settings.state)
@@ -183,7 +189,7 @@ class Archiver:
             self.status.ended = True
             write_status(self._place, self.status)
         except ArchiveUnavailable as error:
-            logger.warning("%s; what was not published is read again at the next start", error)
+            logger.warning("archive.ended_early", "%s; what was not published is read again at the next start", error)
 
     # --- one turn ---
 
@@ -206,7 +212,7 @@ class Archiver:
         return time.monotonic() - began if more else READ_EVERY_S
 
     def _trouble(self, problem: str) -> None:
-        self._log_once.tell("trouble", logging.ERROR, f"{problem}; trying again")
+        self._log_once.tell("trouble", _TROUBLE, f"{problem}; trying again")
         self.status.problem = problem
         with suppress(ArchiveUnavailable):  # the very place that has no room for a segment
             write_status(self._place, self.status)
@@ -260,7 +266,7 @@ class Archiver:
                 status.complete_at, self._pending = look.now_ms, None
         status.problem = problem
         if problem:
-            self._log_once.tell("log", logging.WARNING, problem)
+            self._log_once.tell("log", _BEHIND_THE_LOG, problem)
         else:
             self._log_once.over("log")
         write_status(self._place, status)
@@ -323,14 +329,18 @@ class Archiver:
         if timeline is None or found.parent is None:
             if found.parent is not None:
                 first.reason += f"; the archive has not {found.parent.id}, so this is a gap"
-            logger.error("%s: timeline %d begins, and nothing before it is known", first.reason, first.timeline)
+            logger.error(
+                "archive.gap", "%s: timeline %d begins, and nothing before it is known", first.reason, first.timeline
+            )
             self._builder, self._snapshot_at, self._tail = Builder(first), None, Tail(None, last.run, last.log_id)
             if record is not None and rebases(record):
                 return True
             self._broke_at = record.id if record is not None else None
             self._tail, self._after, self._looked_at = Tail(), None, -1e9
             return False
-        logger.warning("%s: timeline %d begins after %s", first.reason, first.timeline, found.parent.id)
+        logger.warning(
+            "archive.timeline", "%s: timeline %d begins after %s", first.reason, first.timeline, found.parent.id
+        )
         first.parent = Parent(timeline, str(found.parent))
         first.log_id, first.version = last.log_id, last.version
         first.max_at_before = first.max_at = self._max_at(timeline, found.parent)
@@ -403,4 +413,4 @@ class Archiver:
             self._place.remove(footer.name)
             self._catalog.remove(footer)
             self.status.segment_count -= 1
-            logger.info("removed %s, which ends at %s", footer.name, footer.end.id)
+            logger.info("archive.removed", "removed %s, which ends at %s", footer.name, footer.end.id)

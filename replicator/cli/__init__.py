@@ -7,7 +7,7 @@ stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 outcome unknown, 5 f
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from replicator.runtime.log_output import FORMATS, configure
 
 from .context import NAME, Settings
 from .environment import check_environment
+from .settings_file import check_trusted, found_settings
 
 __all__ = ["main"]
 
@@ -64,6 +65,8 @@ _COMMANDS = {
     "drill": "drill",
     "node": "node",
     "status": "inspect",
+    "why": "why",
+    "groups": "groups",
     "versions": "inspect",
     "history": "history",
     "log": "inspect",
@@ -79,6 +82,8 @@ _COMMANDS = {
     "reinit": "operate",
     "skip": "skip",
     "release": "release",
+    "restart": "process",
+    "shutdown": "process",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",
@@ -92,6 +97,8 @@ _COMMANDS = {
     "restore": "restore",
     "backup": "backup",
     "import": "backup",
+    "config": "config_show",
+    "completion": "completion",
 }
 
 #: Of commands whose names are words of the language.
@@ -110,7 +117,12 @@ FORMAT = click.Choice(FORMATS, case_sensitive=False)
 @click.option(
     "--group", type=NAME, default="registry", show_default=True, envvar="REPLICATOR_GROUP", help="Name of the group."
 )
-@click.option("--config", type=click.Path(path_type=Path), envvar="REPLICATOR_CONFIG", help="Settings, a TOML file.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="REPLICATOR_CONFIG",
+    help="Settings, a TOML file.  [default: ./replicator.toml, or that in ~/.config/replicator]",
+)
 @click.option(
     "--log-level",
     type=LEVEL,
@@ -133,8 +145,10 @@ def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_lev
     """Warm standbys through a Redis stream, and failover without a split brain."""
     assert isinstance(ctx.command, click.Group)
     check_environment(ctx.command, ctx.invoked_subcommand or "")
+    config = ctx.params["config"] = config or found_settings()
     if config is not None:
         settings = _checked(load_settings(config), config)
+        check_trusted(config, settings)
         ctx.default_map = settings | _of_command(ctx, settings, config)
         redis = _from_file(ctx, settings, "redis", redis)
         group = _from_file(ctx, settings, "group", group)
@@ -149,6 +163,12 @@ def cli(ctx: click.Context, redis: str, group: str, config: Path | None, log_lev
 def _choice(name: str, text: str, ctx: click.Context) -> str:
     option = next(option for option in ctx.command.params if option.name == name)
     return str(option.type.convert(text, option, ctx))
+
+
+def _level(text: str, ctx: click.Context) -> str:
+    # It may be from a file.
+    option = next(option for option in ctx.command.params if option.name == "log_level")
+    return LEVEL.convert(text, option, ctx)
 
 
 def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
@@ -175,11 +195,23 @@ def _of_command(ctx: click.Context, settings: dict[str, Any], config: Path) -> d
         return {}
     below = command.commands if isinstance(command, click.Group) else {}
     options = {each: _options(of) for each, of in (below or {name: command}).items()}
+    _check_values(table, options.values(), f"[{name}]", config)
     for setting in table:
         if not any(setting in known for known in options.values()):
             raise ConfigError(setting=str(config), problem=f"{setting} in [{name}] is not an option of {name}")
     found = {each: _by_parameter(table, known) for each, known in options.items()}
     return {name: found} if below else found
+
+
+def _check_values(table: dict[str, str], known: Iterable[dict[str, click.Option]], where: str, config: Path) -> None:
+    """A value of a wrong type is told with its file and name: an option of that name was not typed."""
+    for setting, text in table.items():
+        for option in (options[setting] for options in known if setting in options):
+            try:
+                option.type(text, option, click.get_current_context())
+            except click.BadParameter as error:
+                problem = f"{setting} in {where} cannot be {text!r}: {error.message}"
+                raise ConfigError(setting=str(config), problem=problem) from None
 
 
 def _options(command: click.Command) -> dict[str, click.Option]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import orjson
+from click.shell_completion import CompletionItem
 
 from replicator.errors import ConfigError
 from replicator.format.unpacked_size import SNAPSHOT_BYTES_MAX
@@ -44,6 +45,11 @@ class _Name(click.ParamType):  # type: ignore[type-arg]
         except ConfigError as error:
             self.fail(error.fields["problem"], param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from .completion import names_in_redis
+
+        return names_in_redis(ctx, param, incomplete)
+
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]
     """A number of seconds, neither infinite nor NaN."""
@@ -66,13 +72,31 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
 
 NAME = _Name()
 
-output_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="A table for people, or JSON for programs.",
-)
+_JSON = "replicator.json"
+
+
+def _asks_for_json(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    ctx.meta[_JSON] = given
+
+
+def _form(ctx: click.Context, _: click.Parameter, given: str) -> str:
+    return "json" if ctx.meta.get(_JSON) else given
+
+
+def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--output table|json`, and `--json`, which is short for the latter."""
+    as_json = click.option(
+        "--json", is_flag=True, is_eager=True, expose_value=False, callback=_asks_for_json, help="Short: --output json."
+    )
+    form = click.option(
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        callback=_form,
+        help="A table for people, or JSON for programs.",
+    )
+    return form(as_json(command))
 
 
 #: Where `replicator node` has its data by default: data/NAME.

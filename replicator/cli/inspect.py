@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -12,41 +11,31 @@ import click
 from replicator import ops
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord
-from replicator.log.interface import Log
 from replicator.runtime.checks import plain
 
 from .context import Settings, output_option, show_json, size_text, table, when
+from .watch import watched
 
 __all__ = ["log", "status", "versions"]
-
-WATCH_EVERY_S = 0.5
 
 
 @click.command()
 @output_option
-@click.option("--watch", is_flag=True, help="Refresh it every half second, until interrupted.")
+@click.option("--watch", is_flag=True, help="Go on until interrupted; on a terminal as a screen.")
 @click.pass_obj
 def status(settings: Settings, output: str, watch: bool) -> None:
     """Who leads the group, and where every node is. Exit code 1 if something is wrong, 3 for an unknown group."""
     with settings.log() as log:
         if watch:
             with suppress(KeyboardInterrupt):  # the way to end it
-                _watch(log, output)
+                watched(log, output, _status_text)
             return
         look = ops.looked(log)
-        now = ops.status_of(log.group, look, ops.size_of(log, look))
+        now = ops.status_at(log, look)
         _show_status(now, output)
         ops.check_is_known(log, look)
     if not now.well:
         sys.exit(1)  # without a message: the problem is shown above
-
-
-def _watch(log: Log, output: str) -> None:
-    while True:
-        now = ops.status(log)
-        click.clear()
-        _show_status(now, output)
-        time.sleep(WATCH_EVERY_S)
 
 
 def _show_status(now: ops.Status, output: str) -> None:
@@ -72,8 +61,14 @@ def _status_text(now: ops.Status) -> str:
         lines.append("no node has reported yet")
         return "\n".join(lines)
     headings = ("node", "role", "alive", "in_sync", "term", "position", "lag", "reported", "http", "problem")
-    rows = [vars_of(node) | {"lag": _lag_text(node), "reported": f"{_age(node)} ago"} for node in now.nodes]
+    rows = [vars_of(node) | _node_cells(node) for node in now.nodes]
     return "\n".join([*lines, "", table(headings, rows)])
+
+
+def _node_cells(node: ops.NodeStatus) -> dict[str, Any]:
+    # What has no words of its own is a code, and `replicator why` explains it.
+    problem = node.problem or ", ".join(node.codes)
+    return {"lag": _lag_text(node), "reported": f"{_age(node)} ago", "problem": problem}
 
 
 def _log_text(now: ops.Status) -> str:

@@ -14,8 +14,10 @@ import orjson
 from replicator import ops
 from replicator.errors import NotPrimary, ReplicatorError
 from replicator.format.ids import RecordId
+from replicator.ops import risks
 
-from .context import Settings
+from .confirm import confirm, yes_option
+from .context import Settings, output_option
 
 __all__ = ["load", "put_document"]
 
@@ -57,8 +59,12 @@ UNKNOWN = ("outcome_unknown", "not_acknowledged")
     help="Load it if the state has not changed since: the ETag, or Replicator-Position, that came with FILE.",
 )
 @click.option("--force", is_flag=True, help="Load it whatever the state is; what that has is lost.")
+@yes_option
+@output_option
 @click.pass_obj
-def load(settings: Settings, file: Path, any_term: bool, expect: str | None, force: bool) -> None:
+def load(
+    settings: Settings, file: Path, any_term: bool, expect: str | None, force: bool, yes: bool, output: str
+) -> None:
     """Make FILE, a registry document (registry.json), the whole state. A file without a term is of term 0.
 
     If the state is not empty, say which one FILE replaces (--expect), or that it does not matter (--force).
@@ -67,6 +73,8 @@ def load(settings: Settings, file: Path, any_term: bool, expect: str | None, for
         RecordId.parse(expect)
     with settings.log() as log:
         now = ops.status(log)
+        if force:
+            confirm(f"load {file} all the same?", risks.of_load(log), yes=yes)
     primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
     if primary is None or primary.http is None:
         raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")

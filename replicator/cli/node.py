@@ -98,9 +98,10 @@ def node(
     **given: Any,
 ) -> None:
     """Run a node until it is told to end (SIGTERM, Ctrl-C): of the registry, or beside a program (--file, --sqlite)."""
+    from replicator.runtime.process import begin_anew
     from replicator.service.serve import Program, serve
 
-    serve(
+    asked = serve(
         name=name,
         group=settings.group,
         redis=settings.redis,
@@ -111,6 +112,8 @@ def node(
         options=NodeOptions(**_those_of(NodeOptions, given)),
         program=Program(**_those_of(Program, given)),
     )
+    if asked == "restart":
+        begin_anew()
 
 
 def _those_of(kind: Any, given: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import click
 
 from replicator import ops
 from replicator.errors import ReplicatorError
+from replicator.ops import risks
 from replicator.runtime.checks import plain
 
+from .confirm import confirm, yes_option
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
 
 __all__ = [
@@ -47,6 +49,7 @@ class _WouldBeRefused(ReplicatorError):
 @click.option(
     "--force", is_flag=True, help="Even if another node is the better one, or missing. What only others have is lost."
 )
+@yes_option
 @click.option("--reason", default="asked by an operator", help="For the history.")
 @click.option(
     "--timeout", type=Seconds(), default=10.0, show_default=True, help="Seconds to wait until the node leads."
@@ -59,6 +62,7 @@ def promote(
     expect_term: int | None,
     dry_run: bool,
     force: bool,
+    yes: bool,
     reason: str,
     timeout: float,
     output: str,
@@ -68,6 +72,8 @@ def promote(
         if dry_run:
             _show_preview(ops.preview(log, node), output)
             return
+        if force:
+            confirm(f"promote {node} all the same?", risks.of_promotion(log, node), yes=yes)
         done = ops.promote(log, node, by=operator(), reason=reason, expect=expect_term, force=force, timeout_s=timeout)
     if output == "json":
         show_json(asdict(done))
@@ -85,7 +91,7 @@ def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
             click.echo(f"{heading}: {'; '.join(lines) if lines else 'nothing'}")
     if preview.refusal is not None:
         hint = f"; {preview.better_node} is the better one" if preview.better_node else ""
-        raise _WouldBeRefused(f"would be refused: {preview.refusal}{hint}")
+        raise _WouldBeRefused(f"would be refused ({preview.code}): {preview.refusal}{hint}")
     if output == "table":
         click.echo(f"would promote {preview.node}")
 
@@ -118,31 +124,43 @@ def switchover(settings: Settings, node: str, reason: str, timeout: float, outpu
 
 @click.command()
 @click.option("--reason", default="asked by an operator", help="For the history.")
+@output_option
 @click.pass_obj
-def demote(settings: Settings, reason: str) -> None:
+def demote(settings: Settings, reason: str, output: str) -> None:
     """Have the primary step down. No node accepts writes until one is promoted."""
     with settings.log() as log:
         term = ops.demote(log, by=operator(), reason=reason)
+    if output == "json":
+        show_json({"term": term})
+        return
     click.echo(f"no node holds term {term}; `replicator promote NODE` makes a primary")
 
 
 @click.command()
 @click.option("--reason", default="", help="Shown by status.")
+@output_option
 @click.pass_obj
-def pause(settings: Settings, reason: str) -> None:
+def pause(settings: Settings, reason: str, output: str) -> None:
     """Switch automatic failover off: no node takes over by itself until `resume`."""
     with settings.log() as log:
         ops.pause(log, by=operator(), reason=reason)
+    if output == "json":
+        show_json({"paused": True})
+        return
     click.echo("automatic failover is paused; `replicator resume` ends that. `replicator promote` works meanwhile")
 
 
 @click.command()
 @click.option("--reason", default="", help="For the history.")
+@output_option
 @click.pass_obj
-def resume(settings: Settings, reason: str) -> None:
+def resume(settings: Settings, reason: str, output: str) -> None:
     """Switch automatic failover on again, on the nodes that have it."""
     with settings.log() as log:
         ops.resume(log, by=operator(), reason=reason)
+    if output == "json":
+        show_json({"paused": False})
+        return
     click.echo("automatic failover is on again, on the nodes that have --auto-promote")
 
 
@@ -157,16 +175,21 @@ def resume(settings: Settings, reason: str) -> None:
 @click.option(
     "--force", is_flag=True, help="Even if nodes are missing that may have more. What only they have is lost."
 )
+@yes_option
 @click.option("--reason", default="the log was lost", help="For the history.")
 @click.option(
     "--timeout", type=Seconds(), default=60.0, show_default=True, help="Seconds to wait until the node leads."
 )
 @output_option
 @click.pass_obj
-def recover(settings: Settings, node: str | None, force: bool, reason: str, timeout: float, output: str) -> None:
+def recover(
+    settings: Settings, node: str | None, force: bool, yes: bool, reason: str, timeout: float, output: str
+) -> None:
     """Found a log anew that Redis lost, or that is broken, from the most advanced live node."""
     with settings.log() as log:
         forced = {"force": True} if force else {}
+        if force:
+            confirm("found the log anew all the same?", risks.of_recovery(log, node), yes=yes)
         done = ops.recover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say, **forced)
     if output == "json":
         show_json(asdict(done))
@@ -175,13 +198,19 @@ def recover(settings: Settings, node: str | None, force: bool, reason: str, time
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", shell_complete=NAME.shell_complete)
 @click.option("--reason", default="", help="For the history.")
+@yes_option
+@output_option
 @click.pass_obj
-def forget(settings: Settings, node: str, reason: str) -> None:
+def forget(settings: Settings, node: str, reason: str, yes: bool, output: str) -> None:
     """Declare that NODE will not come back: no node waits for it, nor for what only it may have."""
     with settings.log() as log:
+        confirm(f"forget {node}?", risks.of_forget(log, node), yes=yes)
         ops.forget(log, node, by=operator(), reason=reason)
+    if output == "json":
+        show_json({"node": node})
+        return
     click.echo(f"{node} is forgotten; if it comes back, it is a node of the group again")
 
 

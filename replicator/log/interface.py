@@ -53,7 +53,8 @@ class Memory(NamedTuple):
 
 
 class GroupRequest(NamedTuple):
-    """A message of a node or a tool to the group. It asks for `snapshot`, `digest`, `report` or `prepare`.
+    """A message of a node or a tool to the group. It asks for `snapshot`, `digest`, `report`, `prepare` or `reinit`, or
+    for the end of a process (`node/process_asks.py`).
 
     Or it announces `term` (one was taken), `vacant` (the holder stopped), `paused` (automatic failover was switched on
     or off), or `forget` (a node will not come back).

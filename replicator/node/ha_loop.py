@@ -31,6 +31,7 @@ from .marker_schedule import MarkerSchedule
 from .memory_watch import MemoryWatch
 from .observer import Observer
 from .problems import UNHEALTHY
+from .process_asks import Ask
 from .reporter import Reporter
 from .snapshot_publisher import SnapshotPublisher
 from .state_writer import StateWriter
@@ -154,8 +155,21 @@ class HaLoop:
             with suppress(LogLost):  # the next beat reports it
                 self._parts.primary.commits.mark()
             self.wake()
+        elif request.node == self._name and (ask := Ask.parse(request.what)) is not None:
+            self._hear_ask(ask, request)
         elif request.what.startswith(versions.FINALIZE) and node_state.is_primary:
             self._raise_version(request)
+
+    def _hear_ask(self, ask: Ask, request: GroupRequest) -> None:
+        boot = self._replica.node_state.me.boot
+        why_not = self._handover.process.heard(ask, boot=boot, now_ms=self._log.look().now_ms)
+        by = request.by[:_BY_CHARACTERS_MAX]
+        if why_not:
+            logger.warning(
+                "ask.refused", "%s asked for a %s (%s), which is not done: %s", by, ask.what, request.id, why_not
+            )
+        else:
+            logger.info("ask.heard", "%s asked for a %s (%s)", by, ask.what, request.id)
 
     def _raise_version(self, request: GroupRequest) -> None:
         """An operator wants the group to be at another version. Whoever asked looks whether it is."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .process_asks import ProcessAsks
+
 __all__ = ["Handover"]
 
 
@@ -22,6 +24,8 @@ class Handover:
         self.asked = ""
         #: That id once all is done; `ID: why` if it cannot be done.
         self.answer = ""
+        #: What the process of this node is asked to do: for whoever is beside the node, too.
+        self.process = ProcessAsks()
         self._wake = wake
 
     def ask(self, id_: str) -> None:

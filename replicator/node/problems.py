@@ -8,6 +8,7 @@ problem of the log can still lead.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from ..errors import CorruptRecord, LogLost, LogUnavailable, OutcomeUnknown, ProgramError, ReplicatorError, StateInUse
@@ -49,6 +50,8 @@ class Problems:
     def __init__(self, outage: Outage | None = None) -> None:
         self._outage = outage or Outage()
         self._known: dict[str, ReplicatorError] = {}
+        #: The newest one, and since when (unix ms), whether it is over or not.
+        self.last: tuple[str, int] = ("", 0)
         self._log_once = LogOnce(logger)
         #: Whether nothing is logged any more, because the node stops.
         self.quiet = False
@@ -59,6 +62,8 @@ class Problems:
         """The part `name` has this problem. It is logged if it is new."""
         if isinstance(problem, OutcomeUnknown):
             problem = LogUnavailable(**problem.fields)  # the node's own request: it repeats it, and no caller waits
+        if str(problem) != self.last[0]:
+            self.last = str(problem), int(time.time() * 1000)
         self._known[name] = problem
         self.stir()
         if self.quiet:

@@ -13,6 +13,7 @@ from ..errors import CorruptRecord, LogLost, PromotionRefused, ReplicatorError
 from ..log.interface import Log
 from ..protocol import promotion
 from ..protocol.group import Code, GroupView, Reply
+from ..protocol.reasons import ReasonCode, reason
 
 __all__ = ["not_promoted", "replaced", "take_term"]
 
@@ -52,13 +53,16 @@ def not_promoted(node: str, reply: Reply, log: Log) -> ReplicatorError:
     """Why that answer to its claim is none that another attempt could help."""
     if reply.code is Code.CONFLICT:
         holder = reply.node or "nobody"
-        return PromotionRefused(node, f"the term is {reply.term}, held by {holder}, and not the expected one")
+        words = f"the term is {reply.term}, held by {holder}, and not the expected one"
+        return _term_changed(node, words, holder=holder, term=reply.term)
     if reply.code is Code.STRAY:
         return CorruptRecord.stray(reply.id)
     if reply.code is Code.LOST:
         return LogLost(what=f"the log of group {log.group} is gone from {log.url}")
     if reply.code is Code.OTHER_APP:
-        return PromotionRefused(node, f"the log is of `{reply.app}`, and that node of another application")
+        return PromotionRefused(
+            node, f"the log is of `{reply.app}`, and that node of another application", code=ReasonCode.OTHER_APP.value
+        )
     if reply.code is Code.WHOLE:
         return PromotionRefused(node, "the log is whole, there is nothing to recover; `replicator promote` is for this")
     return PromotionRefused(node, reply.code.value)
@@ -66,4 +70,9 @@ def not_promoted(node: str, reply: Reply, log: Log) -> ReplicatorError:
 
 def replaced(node: str, *, by: str, term: int) -> PromotionRefused:
     """It got a term, and another one has taken `term` since, before it led."""
-    return PromotionRefused(node, f"{by or 'another'} took term {term} meanwhile")
+    return _term_changed(node, f"{by or 'another'} took term {term} meanwhile", holder=by or None, term=term)
+
+
+def _term_changed(node: str, words: str, *, holder: str | None, term: int) -> PromotionRefused:
+    told = reason(ReasonCode.TERM_CHANGED, words, {"holder": holder, "term": term})
+    return PromotionRefused(node, words, code=told.code.value, facts=told.facts)

@@ -21,6 +21,9 @@ __all__ = ["Reporter"]
 
 logger = EventLogger(__name__)
 
+#: How much of its newest error a node tells the others: its own log has the rest.
+ERROR_CHARACTERS_MAX = 500
+
 
 class Reporter:
     """Of one node. `handover`: what others are told of a switchover from it. `release`: what application it runs."""
@@ -85,9 +88,12 @@ class Reporter:
             stalled=self._replica.stalled or "; ".join(self._problems.of_the_node),
             stalled_at=self._replica.applied.stalled_at,
             problem="; ".join(self._problems.others),
+            last_error=self._problems.last[0][:ERROR_CHARACTERS_MAX],
+            last_error_at=self._problems.last[1],
             candidate=self._policy.auto_promote,
             prepares=self._handover.is_offered,
             prepared=self._handover.answer,
+            process=self._handover.process.run_by,
             goes_on=self._policy.goes_on,
             applied_min=self._observer.applied_min,
             knew=self._observer.knew,

@@ -4,8 +4,10 @@ None of them needs a node of its own. They look, ask, and look again; only `reco
 """
 
 from .common import check_is_known, looked
-from .group_status import NodeStatus, Status, size_of, status, status_of
+from .group_status import NodeStatus, Status, size_of, status, status_at, status_of
+from .groups import GroupSummary, groups
 from .log_history import history, records
+from .process import Restart, Shutdown, restart, shutdown
 from .promotion import (
     Promotion,
     PromotionPreview,
@@ -24,25 +26,32 @@ from .release import Released, release
 from .skip import Skip, SkipPreview, preview_skip, skip
 from .verification import DigestReport, snapshot, verify
 from .versions import Finalized, NodeVersions, Versions, finalize, versions, versions_of
+from .why import Answer, Why, why
 
 __all__ = [
+    "Answer",
     "DigestReport",
     "Finalized",
+    "GroupSummary",
     "NodeStatus",
     "NodeVersions",
     "Promotion",
     "PromotionPreview",
     "Reinit",
     "Released",
+    "Restart",
+    "Shutdown",
     "Skip",
     "SkipPreview",
     "Status",
     "Switchover",
     "Versions",
+    "Why",
     "check_is_known",
     "demote",
     "finalize",
     "forget",
+    "groups",
     "history",
     "looked",
     "pause",
@@ -53,14 +62,18 @@ __all__ = [
     "recover",
     "reinit",
     "release",
+    "restart",
     "resume",
+    "shutdown",
     "size_of",
     "skip",
     "snapshot",
     "status",
+    "status_at",
     "status_of",
     "switchover",
     "verify",
     "versions",
     "versions_of",
+    "why",
 ]

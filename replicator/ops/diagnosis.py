@@ -8,7 +8,7 @@ more, and nothing is changed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from ..node.health import lag_as_reported
@@ -16,6 +16,7 @@ from ..protocol import election, skip, versions
 from ..protocol.divergence import compared
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
+from ..protocol.reasons import Facts, ReasonCode, reason
 
 __all__ = [
     "OK",
@@ -23,7 +24,9 @@ __all__ = [
     "WARNING",
     "Check",
     "checks_of_group",
+    "checks_of_node",
     "checks_of_nodes",
+    "coded",
     "is_known",
     "next_step",
     "ok",
@@ -45,11 +48,16 @@ CLOCK_AHEAD_MS_MAX = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One thing that was looked at. `level`: ok, warning, problem or not known."""
+    """One thing that was looked at. `level`: ok, warning, problem or not known.
+
+    `code` and `facts`: where what was found is a reason why a node does not do its work; None: it is none.
+    """
 
     check: str
     level: str
     message: str
+    code: ReasonCode | None = None
+    facts: Facts = field(default_factory=dict)
 
 
 def ok(check: str, message: str) -> Check:
@@ -62,6 +70,12 @@ def warning(check: str, what: str, do: str) -> Check:
 
 def problem(check: str, what: str, do: str) -> Check:
     return replace(warning(check, what, do), level=PROBLEM)
+
+
+def coded(check: Check, code: ReasonCode, facts: Facts | None = None) -> Check:
+    """The check, with the reason that it is."""
+    told = reason(code, check.message, facts)
+    return replace(check, code=told.code, facts=told.facts)
 
 
 def is_known(look: GroupView) -> bool:
@@ -85,7 +99,7 @@ def checks_of_group(look: GroupView) -> list[Check]:
 
 def checks_of_nodes(look: GroupView) -> list[Check]:
     """The checks of each node, by name."""
-    return [check for _, heartbeat in sorted(look.heartbeats.items()) for check in _node(heartbeat, look)]
+    return [check for _, heartbeat in sorted(look.heartbeats.items()) for check in checks_of_node(heartbeat, look)]
 
 
 # --- the log ---------------------------------------------------------------------------------------------------------
@@ -93,18 +107,23 @@ def checks_of_nodes(look: GroupView) -> list[Check]:
 
 def _log(look: GroupView) -> Iterator[Check]:
     """Whether there is a log, and nodes can write to it."""
-    head = look.head
+    head, last_id = look.head, str(look.last_id)
     if look.marred:
-        yield problem("log", look.marred, "`replicator recover` mends it, if this is the right database")
+        found = problem("log", look.marred, "`replicator recover` mends it, if this is the right database")
+        yield coded(found, ReasonCode.LOG_BROKEN, {"last_id": last_id})
     elif head is None and (look.term > 0 or any(heartbeat.log_id for heartbeat in look.heartbeats.values())):
-        yield problem("log", "Redis lost the log", "`replicator recover` founds it anew")
+        found = problem("log", "Redis lost the log", "`replicator recover` founds it anew")
+        yield coded(found, ReasonCode.LOG_LOST, {"term": look.term})
     elif head is None:
-        yield warning("log", "there is none yet", "`replicator promote NODE` founds it, or a candidate does")
+        found = warning("log", "there is none yet", "`replicator promote NODE` founds it, or a candidate does")
+        yield coded(found, ReasonCode.NO_LOG)
     elif look.last_id != head.position.id:
         what = f"something that is not a record is in the log, at {look.last_id}"
-        yield problem("log", what, "`replicator recover` founds it anew; find out who writes there")
+        found = problem("log", what, "`replicator recover` founds it anew; find out who writes there")
+        yield coded(found, ReasonCode.LOG_BROKEN, {"last_id": last_id})
     elif why := election.broken(look):
-        yield problem("log", f"the log cannot be right: {why}", "`replicator recover` founds it anew")
+        found = problem("log", f"the log cannot be right: {why}", "`replicator recover` founds it anew")
+        yield coded(found, ReasonCode.LOG_BROKEN, {"last_id": last_id})
     else:
         yield ok("log", f"it goes up to {head.position.id}; `replicator certify` reads all of it")
 
@@ -117,8 +136,8 @@ def _primary(look: GroupView) -> Iterator[Check]:
     head = look.head
     if head is None:
         return
-    if (found := skip.suggested(look)) is not None:
-        change, node = found
+    if (stuck := skip.suggested(look)) is not None:
+        change, node = stuck
         do = (
             f"start them with code that can apply it, or `replicator skip {change} --on {node} --reason TEXT` has the "
             "group go on without it"
@@ -126,37 +145,51 @@ def _primary(look: GroupView) -> Iterator[Check]:
         yield problem("primary", f"nobody leads, because every live node stalled at the change {change}", do)
     elif not look.same_run:
         what = "Redis came back as another run, in which no node leads until one takes a term"
-        yield problem("primary", what, _who_takes_over(look))
+        found = problem("primary", what, _who_takes_over(look))
+        yield coded(found, ReasonCode.NEW_RUN, {"run": look.run, "log_run": head.run})
     elif head.writer == election.NOBODY:
         what = "nobody holds the term: the primary was demoted, and no node takes over by itself until one is promoted"
-        yield problem("primary", what, _by_hand(look))
+        yield coded(problem("primary", what, _by_hand(look)), ReasonCode.DEMOTED, {"term": look.term})
     elif head.term != look.term:
-        yield problem("primary", "nobody holds the term", _by_hand(look))
+        yield coded(problem("primary", "nobody holds the term", _by_hand(look)), ReasonCode.UNHELD, {"term": look.term})
     else:
-        yield from _holder(look, look.heartbeats.get(head.node), head.node, head.boot)
+        yield _holder(look, look.heartbeats.get(head.node), head.node, head.boot)
 
 
-def _holder(look: GroupView, heartbeat: Heartbeat | None, node: str, boot: str) -> Iterator[Check]:
+def _holder(look: GroupView, heartbeat: Heartbeat | None, node: str, boot: str) -> Check:
     """Whether the holder of the term leads. A node that was promoted a moment ago does not lead yet: no problem."""
     holds = f"{node} holds term {look.term}"
+    held: Facts = {"holder": node, "term": look.term}
     if heartbeat is None:
-        yield problem("primary", f"{holds}, and has no heartbeat", _who_takes_over(look))
-    elif not heartbeat.alive:
-        yield problem("primary", f"{holds}, and has not reported for {_seconds(heartbeat)}", _who_takes_over(look))
-    elif heartbeat.boot == boot and heartbeat.term < look.term and look.lease_ms is not None and not heartbeat.stalled:
+        found = problem("primary", f"{holds}, and has no heartbeat", _who_takes_over(look))
+        return coded(found, ReasonCode.DOES_NOT_LEAD, held)
+    if not heartbeat.alive:
+        what = f"{holds}, and has not reported for {_seconds(heartbeat)}"
+        return _silent(problem("primary", what, _who_takes_over(look)), heartbeat)
+    same = heartbeat.boot == boot
+    if same and heartbeat.term < look.term and look.lease_ms is not None and not heartbeat.stalled:
         what, then = f"{node} was given term {look.term} a moment ago", "leads once it has read the log"
         if _has_not_reported_since_it_took_the_term(heartbeat, look):
-            yield ok("primary", f"{what}, and {then}")
-        else:
-            yield warning("primary", what, f"it {then}")
-    elif (heartbeat.boot, heartbeat.role) != (boot, "primary"):
-        restarted = "" if heartbeat.boot == boot else ": it was restarted"
-        yield problem("primary", f"{holds}, and does not lead{restarted}", heartbeat.stalled or _who_takes_over(look))
-    elif look.lease_ms is None:
+            return ok("primary", f"{what}, and {then}")
+        found = warning("primary", what, f"it {then}")
+        places = {"position": str(heartbeat.position.id), "last_id": str(look.last_id)}
+        return coded(found, ReasonCode.READS_FIRST, {**held, **places})
+    if not same or heartbeat.role != "primary":
+        what = f"{holds}, and does not lead{'' if same else ': it was restarted'}"
+        found = problem("primary", what, heartbeat.stalled or _who_takes_over(look))
+        return coded(found, ReasonCode.DOES_NOT_LEAD if same else ReasonCode.RESTARTED, held)
+    if look.lease_ms is None:
         what = f"{node} leads in term {look.term}, and its lease has run out"
-        yield warning("primary", what, "see whether it reaches Redis, and may write to it")
-    else:
-        yield ok("primary", f"{node} leads in term {look.term}")
+        found = warning("primary", what, "see whether it reaches Redis, and may write to it")
+        return coded(found, ReasonCode.LEASE_EXPIRED, held)
+    return ok("primary", f"{node} leads in term {look.term}")
+
+
+def _silent(check: Check, heartbeat: Heartbeat) -> Check:
+    told: Facts = {"node": heartbeat.node, "age_ms": heartbeat.age_ms}
+    if heartbeat.left:
+        return coded(check, ReasonCode.STOPPED, told)
+    return coded(check, ReasonCode.NOT_REPORTING, {**told, "beat_ms": heartbeat.every_ms})
 
 
 def _has_not_reported_since_it_took_the_term(heartbeat: Heartbeat, look: GroupView) -> bool:
@@ -198,7 +231,9 @@ def pause_of(look: GroupView) -> Check | None:
     if head is None or not head.paused:
         return None
     since = f" since {_utc(head.paused_at)}" if head.paused_at else ""
-    return warning("failover", f"automatic failover is paused ({head.paused}){since}", "`replicator resume` ends that")
+    what = f"automatic failover is paused ({head.paused}){since}"
+    found = warning("failover", what, "`replicator resume` ends that")
+    return coded(found, ReasonCode.PAUSED, {"paused_at": head.paused_at or None})
 
 
 def _failover(look: GroupView) -> Iterator[Check]:
@@ -221,7 +256,14 @@ def _failover(look: GroupView) -> Iterator[Check]:
         if left_ms := election.cool_down_ms(name, look):
             times, wait_s = election.FLAPS_MAX, left_ms / 1000
             what = f"{name} took the term {times} times within a minute, and waits {wait_s:.0f} s more"
-            yield warning("failover", what, "find out why it loses it, unless you restarted it")
+            facts: Facts = {
+                "node": name,
+                "taken_count": times,
+                "window_ms": election.FLAP_WINDOW_MS,
+                "left_ms": left_ms,
+            }
+            found = warning("failover", what, "find out why it loses it, unless you restarted it")
+            yield coded(found, ReasonCode.FLAPPING, facts)
 
 
 def _standbys(look: GroupView) -> Iterator[Check]:
@@ -328,7 +370,8 @@ def _clocks(look: GroupView) -> Iterator[Check]:
 # --- each node -------------------------------------------------------------------------------------------------------
 
 
-def _node(heartbeat: Heartbeat, look: GroupView) -> list[Check]:
+def checks_of_node(heartbeat: Heartbeat, look: GroupView) -> list[Check]:
+    """The checks of one node."""
     found = list(_of_node(f"node {heartbeat.node}", heartbeat, look))
     return found or [ok(f"node {heartbeat.node}", f"a {heartbeat.role}, at {heartbeat.position.id}")]
 
@@ -341,34 +384,50 @@ def _of_node(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check
         of_log = look.head.app if look.head is not None else ""
         if heartbeat.app and of_log not in ("", heartbeat.app):
             what = f"it is of another application (`{heartbeat.app}`) than the log (`{of_log}`), and was refused"
-            yield warning(name, what, f"`replicator forget {heartbeat.node}`, and give that one a group of its own")
+            found = warning(name, what, f"`replicator forget {heartbeat.node}`, and give that one a group of its own")
+            yield coded(found, ReasonCode.OTHER_APP, {"app": heartbeat.app, "log_app": of_log})
             return
         stopped = "it stopped in order, and " if heartbeat.left else "it "
-        yield warning(name, f"{stopped}has not reported for {_seconds(heartbeat)}", do)
+        yield _silent(warning(name, f"{stopped}has not reported for {_seconds(heartbeat)}", do), heartbeat)
         return
+    yield from _of_its_state(name, heartbeat)
+    if heartbeat.run != look.run:
+        found = warning(name, "it has not reported in the present run of Redis", "if that lasts, restart it")
+        yield coded(found, ReasonCode.OTHER_RUN, {"run": look.run, "log_run": heartbeat.run})
+    yield from _of_its_place(name, heartbeat, look)
+
+
+def _of_its_state(name: str, heartbeat: Heartbeat) -> Iterator[Check]:
     if heartbeat.stalled:
-        yield problem(name, "it cannot lead, or take anything in", heartbeat.stalled)
+        yield coded(problem(name, "it cannot lead, or take anything in", heartbeat.stalled), ReasonCode.STALLED)
     if heartbeat.problem:
-        yield problem(name, "it reports a problem", heartbeat.problem)
+        yield coded(problem(name, "it reports a problem", heartbeat.problem), ReasonCode.PROBLEM)
     if heartbeat.diverged:
         what = f"its state differs from the primary's at {heartbeat.diverged}"
         by_hand = f"by `replicator reinit {heartbeat.node}`"
-        yield problem(name, what, f"it keeps that as a fork and is rebuilt, by itself once an hour, or {by_hand}")
+        do = f"it keeps that as a fork and is rebuilt, by itself once an hour, or {by_hand}"
+        yield coded(problem(name, what, do), ReasonCode.DIVERGED, {"diverged_id": heartbeat.diverged})
     elif heartbeat.given_up:
-        yield warning(name, "the next snapshot takes the place of its state", heartbeat.given_up)
-    if heartbeat.run != look.run:
-        yield warning(name, "it has not reported in the present run of Redis", "if that lasts, restart it")
+        found = warning(name, "the next snapshot takes the place of its state", heartbeat.given_up)
+        yield coded(found, ReasonCode.GIVEN_UP)
+
+
+def _of_its_place(name: str, heartbeat: Heartbeat, look: GroupView) -> Iterator[Check]:
     if look.head is None:
         return
+    places = {"position": str(heartbeat.position.id), "last_id": str(look.head.position.id)}
     if not heartbeat.in_sync:
-        yield warning(name, "it is out of sync, and waits for a snapshot", "if that lasts, see whether anybody leads")
+        found = warning(name, "it is out of sync, and waits for a snapshot", "if that lasts, see whether anybody leads")
+        yield coded(found, ReasonCode.OUT_OF_SYNC, places)
     if heartbeat.position.id > look.head.position.id:
         what = "it is ahead of the log, which lost something"
-        yield warning(name, what, "promote it, or what only it has becomes a fork")
+        found = warning(name, what, "promote it, or what only it has becomes a fork")
+        yield coded(found, ReasonCode.AHEAD_OF_LOG, places)
     lag = lag_as_reported(heartbeat, look)
     if lag.records and heartbeat.behind_ms > BEHIND_MS_MAX:
         what = f"it is {lag.records} records behind, and has been for {heartbeat.behind_ms / 1000:.0f} s"
-        yield warning(name, what, "see to its machine, its disk and its network")
+        found = warning(name, what, "see to its machine, its disk and its network")
+        yield coded(found, ReasonCode.BEHIND, {"lag_records": lag.records, "behind_ms": heartbeat.behind_ms})
 
 
 def _seconds(heartbeat: Heartbeat) -> str:

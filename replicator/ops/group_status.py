@@ -14,6 +14,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..errors import ConfigError, CorruptRecord
+from ..format.ids import RecordId
+from ..format.records import TermRecord
 from ..log.interface import Log, LogSize
 from ..node.health import lag_as_reported
 from ..protocol.group import GroupView
@@ -21,12 +24,14 @@ from ..protocol.heartbeat import Heartbeat
 from ..protocol.versions import version_of
 from .common import looked
 from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
+from .why import why_of
 
 __all__ = [
     "NodeStatus",
     "Status",
     "size_of",
     "status",
+    "status_at",
     "status_of",
 ]
 
@@ -37,7 +42,9 @@ class NodeStatus:
     it has applied): None if not known. `behind_ms`: for how long the log has had what it lacks, as far as it saw.
 
     `diverged_id`: the marker at which its state was found to differ from the primary's, or None. `version`: that of its
-    code, which reads those from `reads_min` to `reads_max`.
+    code, which reads those from `reads_min` to `reads_max`. `leads`: it takes writes; `ready`: it can do its role's
+    work; `codes`: those why not (`why.py`). `candidate`: it takes over by itself. `last_error`: the newest
+    problem of its boot, which may be over, since `last_error_at` (unix ms by its clock); None: it had none.
     """
 
     node: str
@@ -57,6 +64,12 @@ class NodeStatus:
     reads_min: int
     reads_max: int
     behind_ms: int
+    leads: bool
+    ready: bool
+    codes: list[str]
+    candidate: bool
+    last_error: str | None
+    last_error_at: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +80,7 @@ class Status:
     that of the newest snapshot, as it was sent; `changes_bytes`: of the changes since; `kept_bytes`: of all changes in
     the log. None: not known.
     `problem`: what is wrong with the group, in one line, or None; `warnings`: what is worth a look.
+    `codes`: those of those among both that have one (docs/reasons.md).
     `app`: of which application its log is; `version`: the one that it is at. `since_at`: when the term was taken (unix
     ms, by the clock of Redis). None: not known.
     """
@@ -89,6 +103,7 @@ class Status:
     app: str | None
     version: int | None
     since_at: int | None
+    codes: list[str]
 
     @property
     def well(self) -> bool:
@@ -102,8 +117,12 @@ class Status:
 
 def status(log: Log) -> Status:
     """The group as Redis and the heartbeats show it. Raises `LogUnavailable`."""
-    look = looked(log)
-    return status_of(log.group, look, size_of(log, look))
+    return status_at(log, looked(log))
+
+
+def status_at(log: Log, look: GroupView) -> Status:
+    """The group as of this look, with what only the log itself tells. Raises `LogUnavailable`."""
+    return status_of(log.group, look, size_of(log, look), since_at=_since(log, look))
 
 
 def size_of(log: Log, look: GroupView) -> LogSize:
@@ -111,7 +130,20 @@ def size_of(log: Log, look: GroupView) -> LogSize:
     return log.size() if look.head else LogSize(None, None)
 
 
-def status_of(group: str, look: GroupView, size: LogSize) -> Status:
+def _since(log: Log, look: GroupView) -> int | None:
+    """When the term began, by its record; None: that is trimmed, or there is none."""
+    head = look.head
+    if head is None:
+        return None
+    before = head.ends[-1].n if head.ends else 0
+    try:
+        record = log.find(RecordId(head.term, before + 1))
+    except (CorruptRecord, ConfigError):
+        return None
+    return record.at if isinstance(record, TermRecord) else None
+
+
+def status_of(group: str, look: GroupView, size: LogSize, *, since_at: int | None = None) -> Status:
     """The status that follows from a look and the size of the log."""
     head = look.head
     found, paused = checks_of_group(look) if is_known(look) else [], pause_of(look)
@@ -137,6 +169,7 @@ def status_of(group: str, look: GroupView, size: LogSize) -> Status:
         app=(head.app or None) if head else None,
         version=version_of(look),
         since_at=(head.since or None) if head else None,
+        codes=list(dict.fromkeys(check.code.value for check in found if check.code is not None)),
     )
 
 
@@ -151,6 +184,7 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
     ahead = head is not None and heartbeat.position.id > head.position.id
     holds = head is not None and (heartbeat.node, heartbeat.boot) == (term_holder(look), head.boot)
     lag = lag_as_reported(heartbeat, look)
+    why = why_of("", heartbeat.node, look)
     return NodeStatus(
         node=heartbeat.node,
         boot=heartbeat.boot,
@@ -169,6 +203,12 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
         reads_min=heartbeat.reads_min,
         reads_max=heartbeat.reads_max,
         behind_ms=heartbeat.behind_ms,
+        leads=why.leads,
+        ready=why.ready,
+        codes=[each.code.value for each in why.reasons if each.question == "ready"],
+        candidate=heartbeat.candidate,
+        last_error=heartbeat.last_error or None,
+        last_error_at=heartbeat.last_error_at or None,
     )
 
 

@@ -19,6 +19,7 @@ from ..protocol import election, missing_nodes, promotion, versions
 from ..protocol.election import NOBODY
 from ..protocol.group import Claim, Code, GroupView, Head, Reply
 from ..protocol.heartbeat import Heartbeat
+from ..protocol.reasons import Facts
 from ..runtime import checks
 from .common import GRACE_S, LEASE_MS, POLL_EVERY_S, Progress, check_call, led_head, looked, silent, switched
 from .diagnosis import term_holder
@@ -164,12 +165,15 @@ def wait_until_it_leads(log: Log, node: str, boot: str, term: int, deadline: flo
 class PromotionPreview:
     """What a promotion of `node` would lose. `lag_records`: what it reads before it leads; None: not known.
 
-    `refusal`: why the tools refuse it; `better_node`: the one to promote instead. `losses`: what others have and would
-    be left with, as forks. `unknowns`: what nobody can say now.
+    `refusal`: why the tools refuse it, and `code` and `facts`, the same for programs (docs/reasons.md); `better_node`:
+    the one to promote instead. `losses`: what others have and would be left with, as forks. `unknowns`: what nobody can
+    say now.
     """
 
     node: str
     refusal: str | None
+    code: str | None
+    facts: Facts
     better_node: str | None
     lag_records: int | None
     losses: list[str]
@@ -188,6 +192,8 @@ def preview(log: Log, node: str) -> PromotionPreview:
     return PromotionPreview(
         node=node,
         refusal=refusal.reason if refusal else None,
+        code=refusal.code.value if refusal else None,
+        facts=refusal.facts if refusal else {},
         better_node=refusal.better if refusal else None,
         lag_records=node_status(candidate, look).lag_records if candidate else None,
         losses=_lost_with(candidate, look) if candidate else [],

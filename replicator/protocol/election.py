@@ -16,6 +16,7 @@ from .fold import View, holds
 from .group import Code, GroupView, Head, Reply
 from .heartbeat import Heartbeat
 from .missing_nodes import RECENT_MS
+from .reasons import Facts, ReasonCode, reason
 
 __all__ = [
     "NOBODY",
@@ -214,8 +215,9 @@ def held_back(node: str, look: GroupView) -> Refusal | None:
     best = most_advanced(able)
     if best is None:
         return None
-    reason = f"it took the term {FLAPS_MAX} times in {FLAP_WINDOW_MS // 1000} s and lost it again; it may in"
-    return Refusal(f"{reason} {left_ms / 1000:.0f} s", best.node)
+    flaps = f"it took the term {FLAPS_MAX} times in {FLAP_WINDOW_MS // 1000} s and lost it again; it may in"
+    facts: Facts = {"node": node, "taken_count": FLAPS_MAX, "window_ms": FLAP_WINDOW_MS, "left_ms": left_ms}
+    return _refusal_of(ReasonCode.FLAPPING, f"{flaps} {left_ms / 1000:.0f} s", best.node, facts)
 
 
 def _loses_nothing(heartbeat: Heartbeat, look: GroupView) -> bool:
@@ -395,10 +397,17 @@ def owes_snapshot(view: View, heartbeats: Iterable[Heartbeat], last_snapshot_end
 
 
 class Refusal(NamedTuple):
-    """Why a node should not be promoted, and which one should, if any."""
+    """Why a node should not be promoted, in words, as a code and with its facts; and which one should, if any."""
 
     reason: str
-    better: str | None = None
+    better: str | None
+    code: ReasonCode
+    facts: Facts
+
+
+def _refusal_of(code: ReasonCode, words: str, better: str | None = None, facts: Facts | None = None) -> Refusal:
+    told = reason(code, words, facts)
+    return Refusal(told.message, better, told.code, told.facts)
 
 
 def refusal(target: str, look: GroupView) -> Refusal | None:
@@ -411,7 +420,12 @@ def refusal(target: str, look: GroupView) -> Refusal | None:
     refused = _refusal(target, look)
     if refused is not None or look.head is None or missing_nodes.are_enough(look.heartbeats[target], look):
         return refused
-    return Refusal(missed(look.heartbeats[target], look))
+    node = look.heartbeats[target]
+    facts: Facts = {
+        "nodes": tuple(missing_nodes.missing(node.changed, look)),
+        "applied_min": missing_nodes.applied_min(look),
+    }
+    return _refusal_of(ReasonCode.MISSING_NODES, missed(node, look), None, facts)
 
 
 def missed(node: Heartbeat, look: GroupView) -> str:
@@ -433,39 +447,69 @@ def _refusal(target: str, look: GroupView) -> Refusal | None:
     best = most_advanced(heartbeat for heartbeat in live if _could_lead(heartbeat, look))
     better = best.node if best is not None and best.node != target else None
     if candidate is None:
-        return Refusal("no node of that name has reported; `replicator status` lists them", better)
+        words = "no node of that name has reported; `replicator status` lists them"
+        return _refusal_of(ReasonCode.NEVER_REPORTED, words, better)
     if not candidate.alive:
-        return Refusal(f"it has not reported for {candidate.age_ms / 1000:.1f} s", better)
+        return _absent(candidate, better)
     missing = sorted(heartbeat.node for heartbeat in live if heartbeat.run != look.run)
     if missing:
         have = "has" if len(missing) == 1 else "have"
-        names = missing_nodes.named(missing)
-        return Refusal(f"Redis came back as another run, and {names} {have} not reported since: try again")
+        words = (
+            f"Redis came back as another run, and {missing_nodes.named(missing)} {have} not reported since: try again"
+        )
+        return _refusal_of(ReasonCode.NOT_ALL_REPORTED, words, None, {"nodes": tuple(missing)})
+    return _refusal_of_state(candidate, look, better) or _refusal_of_history(candidate, look, live, better)
+
+
+def _absent(candidate: Heartbeat, better: str | None) -> Refusal:
+    told: Facts = {"node": candidate.node, "age_ms": candidate.age_ms}
+    words = f"it has not reported for {candidate.age_ms / 1000:.1f} s"
+    if candidate.left:
+        return _refusal_of(ReasonCode.STOPPED, f"it stopped in order, and {words.removeprefix('it ')}", better, told)
+    return _refusal_of(ReasonCode.NOT_REPORTING, words, better, {**told, "beat_ms": candidate.every_ms})
+
+
+def _refusal_of_state(candidate: Heartbeat, look: GroupView, better: str | None) -> Refusal | None:
+    """Why what the node has, or runs, may not become what the group has."""
     if candidate.stalled:
-        return Refusal(f"it stalled: {candidate.stalled}", better)
-    if not candidate.is_sound:
-        return Refusal(_unsound(candidate), better)
+        return _refusal_of(ReasonCode.STALLED, f"it stalled: {candidate.stalled}", better)
+    if candidate.given_up:
+        words = f"it waits for a snapshot in the place of its state: {candidate.given_up}"
+        return _refusal_of(ReasonCode.GIVEN_UP, words, better)
+    if candidate.diverged:
+        words = f"its state differs from the primary's at {candidate.diverged}"
+        return _refusal_of(ReasonCode.DIVERGED, words, better, {"diverged_id": candidate.diverged})
     if look.head is None:
         return None
     if candidate.app and look.head.app not in ("", candidate.app):
-        return Refusal(f"the log is of `{look.head.app}`, and it is of `{candidate.app}`", better)
+        words = f"the log is of `{look.head.app}`, and it is of `{candidate.app}`"
+        return _refusal_of(ReasonCode.OTHER_APP, words, better, {"app": candidate.app, "log_app": look.head.app})
     if (current := versions.too_old_for(candidate, look)) is not None:
         reads = versions.in_words(candidate.reads_min, candidate.reads_max)
-        problem = f"the group is at version {current}, and its code reads {reads}: start it with code that reads both"
-        return Refusal(problem, better)
+        words = f"the group is at version {current}, and its code reads {reads}: start it with code that reads both"
+        facts: Facts = {"version": current, "reads_min": candidate.reads_min, "reads_max": candidate.reads_max}
+        return _refusal_of(ReasonCode.OTHER_VERSION, words, better, facts)
+    return None
+
+
+def _refusal_of_history(
+    candidate: Heartbeat, look: GroupView, live: Iterable[Heartbeat], better: str | None
+) -> Refusal | None:
+    """Why others have more of the group's history, or why it is not this node's turn."""
+    head = look.head
+    if head is None:
+        return None
     ahead = most_advanced(heartbeat for heartbeat in live if not heartbeat.stalled)
-    if _lacks_what_the_log_lost(candidate.changed, look.head, ahead):
+    if _lacks_what_the_log_lost(candidate.changed, head, ahead):
         assert ahead is not None
-        return Refusal(f"it lacks changes up to {ahead.changed}, which the log lost and {ahead.node} has", ahead.node)
+        words = f"it lacks changes up to {ahead.changed}, which the log lost and {ahead.node} has"
+        changed = {"changed_id": str(candidate.changed), "other_changed_id": str(ahead.changed)}
+        return _refusal_of(ReasonCode.LACKS_CHANGES, words, ahead.node, {"node": ahead.node} | changed)
     if not _could_lead(candidate, look):
-        return Refusal("it is out of sync, or has not read into the present era of the log yet: try again", better)
-    return held_back(target, look)
-
-
-def _unsound(heartbeat: Heartbeat) -> str:
-    if heartbeat.given_up:
-        return f"it waits for a snapshot in the place of its state: {heartbeat.given_up}"
-    return f"its state differs from the primary's at {heartbeat.diverged}"
+        words = "it is out of sync, or has not read into the present era of the log yet: try again"
+        facts: Facts = {"position": str(candidate.position.id), "term": candidate.term, "log_term": head.term}
+        return _refusal_of(ReasonCode.NOT_YET, words, better, facts)
+    return held_back(candidate.node, look)
 
 
 def _could_lead(heartbeat: Heartbeat, look: GroupView) -> bool:

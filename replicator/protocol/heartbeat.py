@@ -50,6 +50,10 @@ class Heartbeat(NamedTuple):
 
     `app`: its application; empty: its program knows of none. `version`: that of its code; `reads_min` and `reads_max`:
     the versions of the group that it reads; `group_version`: the one at its position.
+    `last_error`: the newest problem that it had, whether it still has it or not, since `last_error_at` (unix ms of its
+    own clock); empty: this boot had none.
+    `process`: what runs the process of this node and would start it again, if that can be asked to end
+    (`node/process_asks.py`); empty: it cannot.
     `rejects_errors`: an exception of `apply` is a rejection there (`on_apply_error="reject"`). `diverged`: the marker
     at which its state was found to differ from the primary's; empty: it was not. `given_up`: why the next snapshot is
     to take the place of its state; empty: it is not. `reinitialised`: the newest request for that which it has met.
@@ -97,6 +101,9 @@ class Heartbeat(NamedTuple):
     given_up: str = ""
     reinitialised: str = ""
     behind_ms: int = 0
+    process: str = ""
+    last_error: str = ""
+    last_error_at: int = 0
     age_ms: int = 0
     beaten_at: int = 0
 

@@ -22,7 +22,9 @@ def check(node: str, look: GroupView, *, force: bool = False) -> None:
     heartbeat = look.heartbeats.get(node)
     forced = force and heartbeat is not None and versions.too_old_for(heartbeat, look) is None
     if refusal is not None and not forced:
-        raise PromotionRefused(node, refusal.reason, better=refusal.better)
+        raise PromotionRefused(
+            node, refusal.reason, better=refusal.better, code=refusal.code.value, facts=refusal.facts
+        )
 
 
 def next_claim(

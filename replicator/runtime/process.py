@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ..errors import WrongProcess
 from .event_log import EventLogger
 
-__all__ = ["Owner", "keep_for_ever", "let_go_in_child", "quiet_before_fork"]
+__all__ = ["Owner", "begin_anew", "keep_for_ever", "let_go_in_child", "quiet_before_fork"]
 
 logger = EventLogger(__name__)
 
@@ -64,6 +65,13 @@ _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 _registering = threading.Lock()
 #: What was taken for the fork that is under way.
 _taken: list[Any] = []
+
+
+def begin_anew() -> NoReturn:
+    """Replace this process by one that was started in the same way: the same id, so whoever watches it sees no end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def let_go_in_child(thing: T, let_go: Callable[[T], None]) -> None:

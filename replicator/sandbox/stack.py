@@ -103,7 +103,10 @@ class DevStack:
         self._owner = Owner(f"the stack in {self.directory}")
         self.redis_url = redis_url or f"unix://{quote(str(self.socket_dir / 'redis.sock'))}"
         self._given_conf = conf
-        self._environment = {"REPLICATOR_LOG_LEVEL": "INFO", "REPLICATOR_LOG_FORMAT": "auto", **(environment or {})}
+        # A settings file of the user is about other nodes than these, unless he names it.
+        own = {"REPLICATOR_LOG_LEVEL": "INFO", "REPLICATOR_LOG_FORMAT": "auto"}
+        own["REPLICATOR_CONFIG"] = os.environ.get("REPLICATOR_CONFIG", os.devnull)
+        self._environment = own | dict(environment or {})
         self._lock: IO[str] | None = None
         self._token = ""
         self._guard: subprocess.Popen[bytes] | None = None

@@ -5,7 +5,9 @@ What `replicator node` and `workers/node.py` run. An application of your own has
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +58,10 @@ def serve(
     app: str | None = None,
     options: NodeOptions,
     program: Program,
-) -> None:
-    """Run until a signal ends it (`runtime/signals.py`). `http`: HOST:PORT to listen on, port 0 for any.
+) -> str:
+    """Run until a signal ends it (`runtime/signals.py`), or somebody asks for it: what was asked, or an empty text.
+
+    `http`: HOST:PORT to listen on, port 0 for any.
 
     `advertise`: the URL that the others are told, where it is not that. `app`: as for `Node`. Raises what `Node` does,
     and what ended it.
@@ -87,16 +91,26 @@ def serve(
     server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
     SPEAKER.set(node.speaker)  # of whatever else is logged in this process
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
+    asks = node.handover.process
+    asks.run_by = run_by(os.environ)
     node.http = advertised or _reachable(server.url, host, server.port, redis)
     try:
         with node, server, sidecar:
             logger.info("service.started", "node %s of group %s serves %s", name, group, server.url, url=server.url)
-            while not stopping.wait(LOOK_EVERY_S) and node.failed is None:
+            while not (stopping.wait(LOOK_EVERY_S) or node.failed is not None or asks.asked):
                 pass
     finally:
         server.stop()
     if node.failed is not None:
         raise node.failed
+    return "" if stopping.is_set() else asks.asked
+
+
+def run_by(environment: Mapping[str, str]) -> str:
+    """What runs this process, and would start it again: supervisord and systemd tell their children."""
+    if "SUPERVISOR_ENABLED" in environment:
+        return f"supervisord ({environment.get('SUPERVISOR_GROUP_NAME')}:{environment.get('SUPERVISOR_PROCESS_NAME')})"
+    return "systemd" if "INVOCATION_ID" in environment else "nobody"
 
 
 def _state_beside(program: Program) -> FileState | SQLiteState | None:

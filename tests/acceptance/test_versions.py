@@ -222,7 +222,7 @@ def test_a_group_is_upgraded_node_by_node_and_loses_nothing(site: Site) -> None:
 
     # A crash right after it, and a snapshot of the new version.
     site.nodes.pop("b").kill()
-    site.command("promote", "c", "--force", "--timeout", str(PATIENCE_S))
+    site.command("promote", "c", "--force", "--yes", "--timeout", str(PATIENCE_S))
     site.note("c", "more", "after a crash")
     site.command("snapshot")
     site.start(2, "b")

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -29,6 +27,7 @@ from replicator.registry.state import Registry
 from replicator.sandbox.redis_server import RedisServer
 from replicator.web.server import WebServer
 from tests.support.kv import PATIENCE_S, eventually, in_step
+from tests.support.node_process import NodeProcess
 from tests.support.worlds import promote
 
 NODE_FIELDS = {
@@ -36,12 +35,15 @@ NODE_FIELDS = {
     "in_sync": bool, "alive": bool, "http": (str, type(None)), "problem": (str, type(None)),
     "diverged_id": (str, type(None)), "age_ms": int, "version": int, "reads_min": int, "reads_max": int,
     "behind_ms": int,
+    "leads": bool, "ready": bool, "codes": list, "candidate": bool, "last_error": (str, type(None)),
+    "last_error_at": (int, type(None)),
 }  # fmt: skip
 
 STATUS_FIELDS = {
     "group": str, "log_id": str, "run": str, "term": int, "holder": str, "last_id": str, "lease_ms": int,
     "record_count": int, "log_bytes": int, "snapshot_bytes": int, "changes_bytes": int, "kept_bytes": int,
-    "nodes": list, "problem": (str, type(None)), "warnings": list, "app": str, "version": int,
+    "nodes": list, "problem": (str, type(None)), "warnings": list, "app": str, "version": int, "since_at": int,
+    "codes": list,
 }  # fmt: skip
 
 
@@ -106,7 +108,7 @@ class TestStatus:
         assert json.loads(run("status", "--output", "json").stdout) | {"run": ""} == {
             "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
             "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
-            "nodes": [], "problem": None, "warnings": [], "app": None, "version": None,
+            "nodes": [], "problem": None, "warnings": [], "app": None, "version": None, "since_at": None, "codes": [],
         }  # fmt: skip
 
     @pytest.mark.parametrize("command", [["status"], ["status", "--output", "json"], ["history"], ["doctor"]])
@@ -120,13 +122,11 @@ class TestStatus:
     def test_one_that_is_watched_ends_quietly_at_ctrl_c(
         self, run: Callable[..., Result], pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        clears = iter([None])
+        def interrupted(*_: Any) -> Iterator[Any]:
+            yield []
+            raise KeyboardInterrupt
 
-        def clear() -> None:
-            if next(clears, KeyboardInterrupt) is KeyboardInterrupt:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr("click.clear", clear)
+        monkeypatch.setattr("replicator.cli.watch._looks", interrupted)
         result = run("status", "--watch")
         assert (result.exit_code, result.stderr) == (0, "")
         assert "holder a" in result.stdout
@@ -524,7 +524,10 @@ class TestLoad:
         with pair[0].reading() as registry:
             assert len(registry) == 2
         assert run("load", "--expect", str(pair[0].position.id), self.document(tmp_path)).exit_code == 0
-        assert run("load", "--force", self.document(tmp_path)).exit_code == 0
+        refused = run("load", "--force", self.document(tmp_path))
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "is replaced; there is no terminal to ask at, so say --yes" in refused.stderr
+        assert run("load", "--force", "--yes", self.document(tmp_path)).exit_code == 0
         assert run("load", "--expect", "now", self.document(tmp_path)).exit_code == 2
 
     @pytest.mark.parametrize("text", ["{}", '{"hostname": "db1"}', '{"version": 1, "nodes": {}}'])
@@ -533,7 +536,7 @@ class TestLoad:
     ) -> None:
         pair[0].submit({"op": "register", "hostname": "kept"})
         (tmp_path / "x.json").write_text(text)
-        result = run("load", "--force", str(tmp_path / "x.json"))
+        result = run("load", "--force", "--yes", str(tmp_path / "x.json"))
         assert (result.exit_code, result.stdout) == (3, "")
         assert "the document has no " in result.stderr
         with pair[0].reading() as registry:
@@ -608,29 +611,6 @@ class TestDev:
             result = CliRunner().invoke(cli, ["dev", "--dir", str(tmp_path / "dev"), "--port", str(port)])
         assert result.exit_code in (1, 2)
         assert str(port) in result.stderr
-
-
-class NodeProcess:
-    """`replicator node` as a process. Its log is read on a thread, so that nothing blocks it."""
-
-    def __init__(self, url: str, directory: Path, *args: str, module: str = "replicator") -> None:
-        self.args = args
-        command = (
-            [sys.executable, "-m", "replicator.workers.node"]
-            if module == "workers"
-            else [sys.executable, "-c", "from replicator.cli import main; main()", "--group", "g", "node"]
-        )
-        env = {**os.environ, "REPLICATOR_REDIS": url, "REPLICATOR_GROUP": "g", "REPLICATOR_LEASE_S": "1.0"}
-        self.process = subprocess.Popen(
-            [*command, "--name", "a", "--data-dir", str(directory), *args],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def end(self, number: int | None = signal.SIGTERM) -> tuple[int, str, str]:
-        if number is not None:
-            self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=PATIENCE_S)
-        return self.process.returncode, out, err
 
 
 @pytest.fixture

@@ -16,11 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 import replicator.cli.drill
-from replicator import Node, RecordId, Stalled
+from replicator import Node, RecordId, Stalled, ops
 from replicator.archive.archiver import Archiver
 from replicator.archive.archiver import Settings as ArchiverSettings
 from replicator.archive.places import Directory as ArchiveDirectory
 from replicator.cli import cli
+from replicator.cli.watch import away_as_json
+from replicator.cli.watching import Watch, asked_over_http
 from replicator.log.redis_log import RedisLog
 from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
@@ -31,6 +33,7 @@ from replicator.web.failures import Failure, problem
 from replicator.web.redirect import redirect_to
 from tests.support.json_names import TYPES, documented, names_in, wrong_types
 from tests.support.kv import KV, PATIENCE_S, Group, eventually, in_step, put
+from tests.support.node_process import NodeProcess
 from tests.support.opaque import KIB, Text, pieces
 from tests.support.registry_api import DOCUMENT, NodeInMemory, TestClient, client_of, with_term
 from tests.support.worlds import RedisWorld
@@ -105,12 +108,14 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
             for path in ("/live", "/cluster", "/history"):
                 given[path] = [client.get(path).json()]
             given["/primary, /standby, /read-only"] = [client.get("/primary").json(), client.get("/read-only").json()]
+    given |= _of_processes(run, world, directory)
+    given["status --watch"] = [_while_redis_is_away(world)]
     given |= _of_forks(directory / "a") | _of_an_archive(world, directory, run)
     world.admin.xdel("replicator:{g}:log", "1-4")
     given["certify"].append(run("certify", "--no-verify"))
     with _node(world, directory, "a"):
         world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
-        given["promote, recover"].append(run("recover", "--from", "a", "--force"))
+        given["promote, recover"].append(run("recover", "--from", "a", "--force", "--yes"))
     return given
 
 
@@ -159,10 +164,45 @@ def _of_an_archive(world: RedisWorld, directory: Path, run: Run) -> Given:
     return given
 
 
+def _of_processes(run: Run, world: RedisWorld, directory: Path) -> Given:
+    process = NodeProcess(world.server.url, directory / "process", REPLICATOR_GROUP="processes")
+    file = directory / "document.json"
+    file.write_bytes(DOCUMENT)
+
+    def of_it(*args: object) -> list[Any]:
+        return [run("--group", "processes", *args)]
+
+    try:
+        eventually(lambda: of_it("status")[0]["nodes"])
+        of_it("promote", "a", "--timeout", PATIENCE_S)
+        return {
+            "groups": [run("groups")],
+            "load": of_it("load", file, "--force"),
+            "pause, resume": [*of_it("pause"), *of_it("resume")],
+            "demote": of_it("demote"),
+            "config show": of_it("config", "show"),
+            "restart": of_it("restart", "a", "--timeout", PATIENCE_S),
+            "shutdown": of_it("shutdown", "a", "--timeout", PATIENCE_S),
+            "forget": of_it("forget", "a"),
+        }
+    finally:
+        process.end()
+
+
+def _while_redis_is_away(world: RedisWorld) -> Any:
+    log = RedisLog(world.server.url, "g")
+    watch = Watch.begun(ops.status(log), 0.0)
+    log.close()
+    watch.missed("it is away", asked_over_http(watch.status), 1.0)
+    return away_as_json(watch)
+
+
 def _looked_at(run: Run) -> Given:
     eventually(lambda: all(node["lag_records"] == 0 for node in run("status")["nodes"]))
     return {
-        "status": [run("status")], "history": [run("history")], "log": run("log"), "doctor": [run("doctor")],
+        "status": [run("status")],
+        "why": [run("why", "b")],
+        "history": [run("history")], "log": run("log"), "doctor": [run("doctor")],
         "versions": [run("versions")], "finalize": [run("finalize", 1)],
     }  # fmt: skip
 
@@ -291,7 +331,7 @@ ENDINGS = {
     "_index": "integer", "_id": "text", "_problem": "text",
 }  # fmt: skip
 
-PLURALS = ("list of texts", "list of lists", "list", "object of texts")
+PLURALS = ("list of texts", "list of lists", "list", "object of texts", "object of values")
 
 
 def names_of_ours() -> Iterator[tuple[str, str]]:

@@ -34,11 +34,12 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "number": lambda value: _is_integer(value) or isinstance(value, float),
     "object": lambda value: isinstance(value, dict),
     "object of texts": lambda value: isinstance(value, dict) and all(isinstance(each, str) for each in value.values()),
+    "object of values": lambda value: isinstance(value, dict) and not any(isinstance(e, dict) for e in value.values()),
     "text": lambda value: isinstance(value, str),
 }
 
 #: What is in a value of these types is no name of ours: names of nodes, or the application's.
-_CLOSED = ("any", "list of objects", "object of texts")
+_CLOSED = ("any", "list of objects", "object of texts", "object of values")
 
 
 def is_of_type(value: Any, kind: str) -> bool:

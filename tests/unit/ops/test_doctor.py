@@ -242,4 +242,4 @@ def test_a_report_counts_and_has_the_fields_that_programs_rely_on() -> None:
     told = report.to_dict()
     assert list(told) == ["group", "problem_count", "warning_count", "checks"]
     assert (told["problem_count"], told["warning_count"]) == (1, 1)
-    assert list(told["checks"][0]) == ["check", "level", "message"]
+    assert list(told["checks"][0]) == ["check", "level", "message", "code", "facts"]

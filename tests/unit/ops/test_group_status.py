@@ -30,7 +30,7 @@ class TestStatus:
         assert list(told) == [
             "group", "log_id", "run", "term", "holder", "last_id", "lease_ms", "record_count", "log_bytes",
             "snapshot_bytes", "changes_bytes", "kept_bytes", "nodes", "problem", "warnings", "app", "version",
-            "since_at",
+            "since_at", "codes",
         ]  # fmt: skip
         assert told["since_at"] == ops.history(group.log()).entries[0].at
         sizes = {"log_bytes": 1, "changes_bytes": 1, "kept_bytes": 1, "since_at": 1}
@@ -50,6 +50,8 @@ class TestStatus:
             "warnings": [],
             "app": "kv",
             "version": 1,
+            "since_at": 1,
+            "codes": [],
         }
         (change,) = (entry for entry in group.server.state.entries if str(entry.id) == "1-2")
         weight = len(change.header or b"") + len(change.body or b"")
@@ -63,13 +65,17 @@ class TestStatus:
             "node": "a", "boot": a.boot, "role": "primary", "term": 1, "position": "1-2", "lag_records": 0,
             "lag_ms": 0, "in_sync": True, "alive": True, "http": "http://a", "problem": None,
             "version": 1, "reads_min": 1, "reads_max": 1,
-            "diverged_id": None, "behind_ms": 0,
+            "behind_ms": 0,
+            "diverged_id": None, "leads": True, "ready": True, "codes": [], "candidate": False, "last_error": None,
+            "last_error_at": None,
         }  # fmt: skip
         assert told["nodes"][1] | {"boot": ""} == {
             "node": "b", "boot": "", "role": "standby", "term": 1, "position": "1-2", "lag_records": 0,
             "lag_ms": 0, "in_sync": True, "alive": True, "http": None, "problem": None,
             "version": 1, "reads_min": 1, "reads_max": 1,
-            "diverged_id": None, "behind_ms": 0,
+            "behind_ms": 0,
+            "diverged_id": None, "leads": False, "ready": True, "codes": [], "candidate": False, "last_error": None,
+            "last_error_at": None,
         }  # fmt: skip
 
     def test_of_a_group_that_is_not_there_yet(self, paper: Paper) -> None:
@@ -77,8 +83,7 @@ class TestStatus:
         assert told == {
             "group": "g", "log_id": None, "run": "run-1", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
             "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
-            "nodes": [], "problem": None, "warnings": [], "app": None, "version": None,
-            "since_at": None,
+            "nodes": [], "problem": None, "warnings": [], "app": None, "version": None, "since_at": None, "codes": [],
         }  # fmt: skip
 
     def test_what_snapshots_and_changes_weigh_is_what_a_live_primary_says(self, paper: Paper) -> None:

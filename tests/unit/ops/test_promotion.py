@@ -258,6 +258,7 @@ class TestBudget:
             paper.beat(name, term=1, position=place)
         assert ops.preview(paper.log, "b").to_dict() == {
             "node": "b", "refusal": None, "better_node": None, "lag_records": 0, "losses": [], "unknowns": [],
+            "code": None, "facts": {},
         }  # fmt: skip
 
     def test_what_it_reads_first_is_its_lag_and_no_loss(self, paper: Paper) -> None:

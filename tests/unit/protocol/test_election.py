@@ -350,7 +350,8 @@ def test_without_a_log_nobody_flaps() -> None:
 
 def test_a_node_that_flaps_is_held_back_for_one_that_does_not() -> None:
     held = election.held_back("a", flapping(able("a"), able("b")))
-    assert held == ("it took the term 3 times in 60 s and lost it again; it may in 10 s", "b")
+    assert held is not None
+    assert held[:2] == ("it took the term 3 times in 60 s and lost it again; it may in 10 s", "b")
     assert election.held_back("b", flapping(able("a"), able("b"))) is None
     assert election.held_back("a", flapping(able("a"), able("b"), ago_ms=(30_000, 10_000))) is None
 
@@ -667,7 +668,8 @@ def test_a_look_that_fails_leaves_a_write_that_is_sent_again() -> None:
 
 
 def refusal(target: str, seen: GroupView) -> tuple[str, str | None] | None:
-    return election.refusal(target, seen)
+    told = election.refusal(target, seen)
+    return told[:2] if told is not None else None
 
 
 def test_lag_is_no_reason_while_the_log_is_whole() -> None:
