@@ -54,7 +54,7 @@ class Sizes:
     rounds: Mapping[str, int]
 
 
-FULL = Sizes(rounds={LISTENER: 20, WRAPPER: 10, COMMAND: 5, NOBODY: 3})
+FULL = Sizes(rounds={LISTENER: 20, WRAPPER: 5, COMMAND: 3, NOBODY: 2})
 QUICK = Sizes(rounds={LISTENER: 2, WRAPPER: 2, COMMAND: 2, NOBODY: 1})
 
 

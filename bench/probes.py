@@ -54,7 +54,7 @@ class Sizes:
     seconds: float
 
 
-FULL = Sizes(rounds=7, seconds=5.0)
+FULL = Sizes(rounds=5, seconds=3.0)
 QUICK = Sizes(rounds=2, seconds=0.3)
 
 PROSE = """\

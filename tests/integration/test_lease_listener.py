@@ -221,5 +221,5 @@ def test_a_node_in_a_wrapper_of_ours_gives_its_lease_back_without_a_supervisor(s
         eventually(lambda: stack.leads("b"), "b leads", patience_s=60)
         assert wrapper.wait(60) == 128 + signal.SIGKILL
     finally:
-        wrapper.kill()
-        wrapper.wait()
+        wrapper.terminate()  # which it passes on: killed, it would leave the node behind
+        wrapper.wait(60)
