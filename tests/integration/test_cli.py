@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -41,6 +42,7 @@ STATUS_FIELDS = {
     "group": str, "log_id": str, "run": str, "term": int, "holder": str, "last_id": str, "lease_ms": int,
     "record_count": int, "log_bytes": int, "snapshot_bytes": int, "changes_bytes": int, "kept_bytes": int,
     "nodes": list, "problem": (str, type(None)), "warnings": list, "app": str, "version": int,
+    "since_at": int,
 }  # fmt: skip
 
 
@@ -106,6 +108,7 @@ class TestStatus:
             "group": "g", "log_id": None, "run": "", "term": 0, "holder": None, "last_id": None, "lease_ms": None,
             "record_count": None, "log_bytes": None, "snapshot_bytes": None, "changes_bytes": None, "kept_bytes": None,
             "nodes": [], "problem": None, "warnings": [], "app": None, "version": None,
+            "since_at": None,
         }  # fmt: skip
 
     @pytest.mark.parametrize("command", [["status"], ["status", "--output", "json"], ["history"], ["doctor"]])
@@ -155,7 +158,7 @@ class TestStatus:
         result = run("status")
         assert result.exit_code == 0
         lines = result.stdout.splitlines()
-        assert lines[0].startswith("group g   term 1   holder a   head 1-1   lease ")
+        assert re.match(r"group g   term 1   holder a   since [-0-9]{10} [:.0-9]{12} UTC   head 1-1   lease ", lines[0])
         assert lines[1].startswith("log 1 records, ")
         assert " B in Redis   snapshot 0 B   changes since 0 B, in the log 0 B" in lines[1]
         assert lines[3].split() == [
