@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -156,7 +157,7 @@ class TestStatus:
         result = run("status")
         assert result.exit_code == 0
         lines = result.stdout.splitlines()
-        assert lines[0].startswith("group g   term 1   holder a   head 1-1   lease ")
+        assert re.match(r"group g   term 1   holder a   since [-0-9]{10} [:.0-9]{12} UTC   head 1-1   lease ", lines[0])
         assert lines[1].startswith("log 1 records, ")
         assert " B in Redis   snapshot 0 B   changes since 0 B, in the log 0 B" in lines[1]
         assert lines[3].split() == [
