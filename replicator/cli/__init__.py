@@ -74,6 +74,7 @@ _COMMANDS = {
     "history": "inspect",
     "log": "inspect",
     "doctor": "doctor",
+    "ui": "ui",
     "promote": "operate",
     "switchover": "operate",
     "demote": "operate",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..log.own_address import own_address
+from ..log.redis_log import RedisLog
 from ..node.node import Node
 from ..node.options import NodeOptions
 from ..registry.state import Registry
@@ -70,6 +71,7 @@ def serve(
     on_end(lambda *_: stopping.set())
     try:
         from ..registry.api import registry_app
+        from ..ui import Feed, ui_routes
         from ..web.envelope import health_app
         from ..web.server import WebServer
     except ImportError as missing:
@@ -87,7 +89,10 @@ def serve(
         on_standby=program.on_standby,
         publish_every_s=program.publish_every_s,
     )
-    server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
+    feed = Feed(lambda: RedisLog(redis, group), told_by=f"node {name}")
+    page = ui_routes(feed)
+    served = health_app(node, routes=page) if beside else registry_app(node, routes=page)
+    server = WebServer(served, host=host, port=port)
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
     node.http = advertised or _reachable(server.url, host, server.port, redis)
     try:
@@ -96,6 +101,7 @@ def serve(
             while not stopping.wait(LOOK_EVERY_S) and node.failed is None:
                 pass
     finally:
+        feed.close()
         server.stop()
     if node.failed is not None:
         raise node.failed

@@ -25,6 +25,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("replica", "registry", "rq"),
     ("node",),
     ("ops",),
+    ("ui",),
     ("service", "sandbox"),
     ("testing",),
     ("cli", "__init__"),
