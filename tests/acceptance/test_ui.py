@@ -57,7 +57,7 @@ class Group:
             "REPLICATOR_HTTP": f"127.0.0.1:{self.ports[name]}",
             "REPLICATOR_AUTO_PROMOTE": "true",
             "REPLICATOR_ON_RESTART": "standby",
-            "REPLICATOR_LEASE_S": "3",
+            "REPLICATOR_LEASE_S": "10",
         }
         command = [sys.executable, "-m", "replicator.workers.node", "--name", name]
         with (self._directory / f"{name}.out").open("ab") as out:
@@ -139,7 +139,7 @@ def test_a_failover_is_seen_as_it_happens(group: Group, browser: Any) -> None:
     page.sees("#lanes tbody tr:has(th:text('a'))", "the application|test")
     page.sees(f"#lanes tbody tr:has(th:text('{leader}'))", "● leads")
     page.sees("#nodes tbody tr:has(th:text('a'))", "✖ silent")
-    page.sees("#records tbody", r"opens term 2")
+    page.sees("#records tbody", "opens term")
     # and when it is back, all is well
     group.start("a")
     page.headline(f"^✔ {leader} may write")
@@ -156,7 +156,7 @@ def test_while_nobody_leads_it_says_so_and_promotes(group: Group, browser: Any) 
     page.page.get_by_role("button", name="Promote c").click()
     page.sees("dialog[open]", "Nothing is lost")
     page.page.locator("#dialog-do").click()
-    page.sees("#dialog-outcome", "c leads in term 3")
+    page.sees("#dialog-outcome", r"c leads in term \d+")
     page.page.keyboard.press("Escape")
     page.headline("^✔ c may write")
     page.sees("#lanes tbody", "nobody")
@@ -166,6 +166,7 @@ def test_while_nobody_leads_it_says_so_and_promotes(group: Group, browser: Any) 
 def test_a_switchover_by_keyboard_alone(group: Group, browser: Any) -> None:
     page = Page(browser, group.url)
     page.headline("^✔ a may write")
+    before = ops.status(group.log).term
     button = page.page.get_by_role("button", name="Switch over to b")
     playwright.expect(button).to_be_visible()
     assert "token" not in page.page.url, "it does not stay where people copy it from"
@@ -178,7 +179,7 @@ def test_a_switchover_by_keyboard_alone(group: Group, browser: Any) -> None:
     # it is a question: nothing was done, and Escape takes it back
     page.page.keyboard.press("Escape")
     playwright.expect(page.page.locator("dialog[open]")).to_have_count(0)
-    assert ops.status(group.log).term == 1
+    assert ops.status(group.log).term == before
     # and the focus is where it was, though the page was drawn anew meanwhile
     playwright.expect(button).to_be_focused()
     page.page.keyboard.press("Enter")
@@ -186,7 +187,7 @@ def test_a_switchover_by_keyboard_alone(group: Group, browser: Any) -> None:
     page.page.keyboard.press("Tab")
     page.page.keyboard.press("Tab")
     page.page.keyboard.press("Enter")
-    page.sees("#dialog-outcome", "b leads in term 2; nobody led for")
+    page.sees("#dialog-outcome", f"b leads in term {before + 1}; nobody led for")
     page.page.keyboard.press("Escape")
     page.headline("b may write")
     page.sees("#lanes tbody tr:has(th:text('b'))", "a new kernel")

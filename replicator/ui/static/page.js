@@ -239,7 +239,12 @@ function open(title, text, verb, { reason = true, force = false }, act) {
       button.disabled = false;
     }
   };
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open) {
+    const from = document.activeElement?.dataset?.key;
+    dialog.showModal();
+    // The button that opened it may have been drawn anew meanwhile.
+    dialog.addEventListener("close", () => from && document.querySelector(`[data-key="${CSS.escape(from)}"]`)?.focus(), { once: true });
+  }
 }
 const given = (reason) => (reason ? { reason } : {});
 
