@@ -71,6 +71,7 @@ _COMMANDS = {
     "history": "history",
     "log": "inspect",
     "doctor": "doctor",
+    "ui": "ui",
     "promote": "operate",
     "switchover": "operate",
     "demote": "operate",

@@ -34,7 +34,7 @@ each (`web/thread_pools.py`): none of them fills that of another, and a request 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -377,8 +377,12 @@ def _networks_without_tokens(registry: Registry, *, after: int, limit: int) -> d
     return {one: {name: value for name, value in record.items() if name != "token"} for one, record in found.items()}
 
 
-def registry_app(node: ServedNode[Registry], *, wait_timeout_s: float = WAIT_TIMEOUT_S) -> Starlette:
-    """The application that serves `node`, whose state is a Registry."""
+def registry_app(
+    node: ServedNode[Registry], *, wait_timeout_s: float = WAIT_TIMEOUT_S, routes: Sequence[Route] = ()
+) -> Starlette:
+    """The application that serves `node`, whose state is a Registry. `routes`: what else it serves."""
     pools = Pools()
     api = RegistryApi(node, wait_timeout_s=wait_timeout_s, pools=pools)
-    return application(node, api.routes(), pools=pools, wait_timeout_s=wait_timeout_s, answers=REGISTRY_ANSWERS)
+    return application(
+        node, [*api.routes(), *routes], pools=pools, wait_timeout_s=wait_timeout_s, answers=REGISTRY_ANSWERS
+    )

@@ -9,6 +9,7 @@ is shown as Python writes it down in ASCII, so that nothing in it can disturb a 
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import re
@@ -140,6 +141,14 @@ def is_anywhere(host: str) -> bool:
     except (OSError, ValueError):
         return not host
     return not any(packed) or packed == _ANY_IPV4
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it. A name is one if it is `localhost`; others are not asked for."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _wrong(setting: str, value: object, problem: str) -> ConfigError:

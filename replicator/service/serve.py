@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..log.redis_log import RedisLog
 from ..node.environment import address_of, reachable
 from ..node.node import Node
 from ..node.options import NodeOptions
@@ -71,6 +72,7 @@ def serve(
     on_end(lambda *_: stopping.set())
     try:
         from ..registry.api import registry_app
+        from ..ui import Feed, ui_routes
         from ..web.envelope import health_app
         from ..web.server import WebServer
     except ImportError as missing:
@@ -88,7 +90,10 @@ def serve(
         on_standby=program.on_standby,
         publish_every_s=program.publish_every_s,
     )
-    server = WebServer(health_app(node) if beside else registry_app(node), host=host, port=port)
+    feed = Feed(lambda: RedisLog(redis, group), told_by=f"node {name}")
+    page = ui_routes(feed)
+    served = health_app(node, routes=page) if beside else registry_app(node, routes=page)
+    server = WebServer(served, host=host, port=port)
     SPEAKER.set(node.speaker)  # of whatever else is logged in this process
     server.listen()  # before the node starts: a port that is taken must not cost the group a term
     asks = node.handover.process
@@ -100,6 +105,7 @@ def serve(
             while not (stopping.wait(LOOK_EVERY_S) or node.failed is not None or asks.asked):
                 pass
     finally:
+        feed.close()
         server.stop()
     if node.failed is not None:
         raise node.failed

@@ -60,6 +60,8 @@ def application(
     return app
 
 
-def health_app(node: ServedNode[Any], *, wait_timeout_s: float = WAIT_TIMEOUT_S) -> Starlette:
-    """The application of a node of which only health is served, and nothing of its state."""
-    return application(node, [], pools=Pools(), wait_timeout_s=wait_timeout_s)
+def health_app(
+    node: ServedNode[Any], *, wait_timeout_s: float = WAIT_TIMEOUT_S, routes: Sequence[Route] = ()
+) -> Starlette:
+    """The application of a node of which only health is served, and nothing of its state. `routes`: what else is."""
+    return application(node, routes, pools=Pools(), wait_timeout_s=wait_timeout_s)

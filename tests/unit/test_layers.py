@@ -25,6 +25,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("replica", "registry", "rq"),
     ("node",),
     ("ops",),
+    ("ui",),
     ("service", "sandbox", "archive"),
     ("testing",),
     ("cli", "__init__"),

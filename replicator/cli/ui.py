@@ -1,0 +1,53 @@
+"""`replicator ui`: the page of a group, on the operator's own machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+import webbrowser
+
+import click
+
+from replicator.errors import ConfigError
+from replicator.runtime.signals import on_end
+
+from .context import Settings, operator
+
+__all__ = ["ui"]
+
+
+@click.command()
+@click.option(
+    "--http",
+    default="127.0.0.1:0",
+    show_default=True,
+    envvar="REPLICATOR_UI_HTTP",
+    help="HOST:PORT to serve, on loopback.",
+)
+@click.option("--open/--no-open", "opens", default=True, help="Open it in the browser, where there is one.")
+@click.option("--read-only", is_flag=True, help="Without the actions: promote, switchover, pause and resume.")
+@click.pass_obj
+def ui(settings: Settings, http: str, opens: bool, read_only: bool) -> None:
+    """The group on a page, live, with promote, switchover and pause. Until Ctrl-C."""
+    ended = threading.Event()
+    on_end(lambda *_: ended.set())
+    try:
+        from ..ui.serve import serving
+    except ImportError as missing:
+        problem = f'{missing.name} is not installed: pip install "replicator[web]"'
+        raise ConfigError(setting="ui", problem=problem) from None
+    token = "" if read_only else secrets.token_urlsafe(24)
+    with serving(settings.redis, settings.group, http=http, by=operator(), token=token) as url:
+        whole = f"{url}/ui" if read_only else f"{url}/ui#token={token}"
+        click.echo(whole)
+        if opens and _has_browser():
+            webbrowser.open(whole)
+        ended.wait()
+
+
+def _has_browser() -> bool:
+    """Whether one can be opened beside this terminal: not one that would take the terminal."""
+    shows = sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    return shows and sys.stdout.isatty()

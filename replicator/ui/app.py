@@ -1,0 +1,155 @@
+"""The routes of the page. Plain files and server-sent events; the actions only for who has the token.
+
+- Nothing comes from elsewhere, and nothing is framed (`POLICY`).
+- What is shown is no secret among those who reach the port: no payloads, passwords or tokens are in it.
+- An action is a POST of JSON with the token in a header. A page of another origin cannot send that: the browser asks
+  first, and nobody here answers it. One that has a name of this address (DNS rebinding) lacks the token, and a foreign
+  `Host` or `Origin` is refused besides.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Mapping
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ..errors import NoThread, ReplicatorError
+from ..web.answers import error_answer, json_answer
+from ..web.failures import Refusal
+from ..web.requests import read_body
+from ..web.routes import Endpoint
+from .actions import Actions
+from .feed import Feed, FullHouse
+
+__all__ = ["ui_routes"]
+
+#: A reason and a few names.
+BODY_BYTES_MAX = 8192
+
+POLICY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+FILES: Mapping[str, tuple[str, str]] = {
+    "": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+
+#: A browser that lost its connection tries again after so long.
+AGAIN_MS = 1000
+
+
+def ui_routes(feed: Feed, actions: Actions | None = None, *, token: str = "", at: str = "/ui") -> list[Route]:
+    """`actions`: for who sends the token; without, the page is to look at. `at`: its path."""
+    routes = [Route(at + path, _file(*found), methods=["GET"]) for path, found in FILES.items()]
+    routes.append(Route(at + "/", _to(at), methods=["GET"]))
+    routes.append(Route(at + "/events", _events(feed), methods=["GET"]))
+    if actions is not None:
+        routes.append(Route(at + "/preview", _guarded(token, _preview(actions)), methods=["POST"]))
+        routes.append(Route(at + "/do/{action}", _guarded(token, _act(actions, feed)), methods=["POST"]))
+    return routes
+
+
+def _to(at: str) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return RedirectResponse(at, 308)
+
+    return endpoint
+
+
+def _file(name: str, media_type: str) -> Endpoint:
+    content = resources.files(__package__).joinpath("static", name).read_bytes()
+
+    async def endpoint(request: Request) -> Response:
+        return Response(content, headers=POLICY, media_type=media_type)
+
+    return endpoint
+
+
+def _events(feed: Feed) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        pictures = feed.pictures()
+        try:
+            first = await anext(pictures)
+        except (FullHouse, StopAsyncIteration, NoThread):
+            return error_answer(503, "busy", "as many watch as can be served; try again later")
+        headers = {**POLICY, "X-Accel-Buffering": "no"}  # nginx is not to hold events back
+        return StreamingResponse(_told(first, pictures), headers=headers, media_type="text/event-stream")
+
+    return endpoint
+
+
+async def _told(first: Any, pictures: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    yield b"retry: %d\n\n" % AGAIN_MS
+    yield _event(first)
+    async for picture in pictures:
+        yield _event(picture)
+
+
+def _event(picture: Any) -> bytes:
+    return b"data: " + orjson.dumps(picture) + b"\n\n"
+
+
+def _guarded(token: str, endpoint: Endpoint) -> Endpoint:
+    async def guarded(request: Request) -> Response:
+        sent = request.headers.get("authorization", "")
+        if not token or not hmac.compare_digest(sent.encode(), f"Bearer {token}".encode()):
+            return error_answer(401, "no_token", "open the page by the URL that `replicator ui` printed")
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            return error_answer(403, "foreign_origin", "actions are for the page itself")
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            return error_answer(415, "not_json", "send application/json")
+        try:
+            return await endpoint(request)
+        except Refusal as refusal:
+            return error_answer(refusal.status, refusal.code, str(refusal))
+        except ReplicatorError as error:
+            return error_answer(409, "refused", str(error))
+        except TimeoutError as error:
+            return error_answer(504, "timeout", str(error))
+
+    return guarded
+
+
+async def _asked(request: Request) -> dict[str, Any]:
+    try:
+        asked = orjson.loads(await read_body(request, BODY_BYTES_MAX))
+    except orjson.JSONDecodeError:
+        asked = None
+    if not isinstance(asked, dict):
+        raise Refusal(400, "invalid_body", "send a JSON object", field="body")
+    return asked
+
+
+def _preview(actions: Actions) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        asked = await _asked(request)
+        return json_answer(await run_in_threadpool(actions.preview, str(asked.get("node", ""))), headers=dict(POLICY))
+
+    return endpoint
+
+
+def _act(actions: Actions, feed: Feed) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        asked = await _asked(request)
+        try:
+            done = await run_in_threadpool(actions.do, request.path_params["action"], asked)
+        finally:
+            feed.look_now()
+        return json_answer(done, headers=dict(POLICY))
+
+    return endpoint

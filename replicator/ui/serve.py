@@ -1,0 +1,53 @@
+"""Serves the page of a group that is somewhere else: all it needs is its Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from ..errors import ConfigError
+from ..log.redis_log import RedisLog
+from ..runtime import checks
+from ..web.server import WebServer
+from .actions import Actions
+from .app import ui_routes
+from .feed import Feed
+
+__all__ = ["serving"]
+
+
+@contextmanager
+def serving(redis: str, group: str, *, http: str, by: str, token: str) -> Iterator[str]:
+    """Serve it, and give its URL. `by`: who acts, for the history. `token`: for the actions; empty: there are none."""
+    host, port = _loopback(http)
+
+    def log() -> RedisLog:
+        return RedisLog(redis, group)
+
+    feed = Feed(log, told_by="replicator ui", may_act=bool(token))
+    actions = Actions(log, by=by) if token else None
+    # Whoever comes by another name was sent here by a page that has the name.
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
+    app = Starlette(routes=ui_routes(feed, actions, token=token), middleware=[hosts])
+    server = WebServer(app, host=host, port=port)
+    try:
+        server.start()
+        yield server.url
+    finally:
+        feed.close()
+        server.stop()
+
+
+def _loopback(http: str) -> tuple[str, int]:
+    host, colon, port = http.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()):
+        raise ConfigError(setting="http", problem=f"{http!r} is not HOST:PORT, for example 127.0.0.1:8080")
+    host = host.strip("[]")
+    if not checks.is_loopback(host):
+        problem = f"{host} is no loopback address, and the page can promote nodes; elsewhere, use ssh -L"
+        raise ConfigError(setting="http", problem=problem)
+    return host, int(port)

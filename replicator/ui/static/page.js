@@ -1,0 +1,306 @@
+"use strict";
+// The page of a group. Each event is a whole picture (picture.py); everything is drawn from it, and nothing is kept but
+// the points of the plots. Text comes from others: it is only ever set as text.
+
+const PLOT_POINTS = 180;
+const at = (id) => document.getElementById(id);
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElementNS(SVG.has(tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml", tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+const SVG = new Set(["svg", "path", "line", "title", "desc"]);
+
+/** Replace what is in `place`, unless it is the same: focus and selection stay where they are. */
+function shown(place, ...children) {
+  const box = document.createElement("div");
+  box.append(...children);
+  if (place.dataset.shown === box.innerHTML) return;
+  place.dataset.shown = box.innerHTML;
+  const focused = place.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  place.replaceChildren(...box.childNodes);
+  if (focused) place.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+}
+
+/** Text in which `backticks` are commands. */
+function prose(text) {
+  return text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part));
+}
+
+const two = (number) => String(number).padStart(2, "0");
+function clock(ms) {
+  const time = new Date(ms);
+  return `${two(time.getUTCHours())}:${two(time.getUTCMinutes())}:${two(time.getUTCSeconds())}`;
+}
+const day = (ms) => new Date(ms).toISOString().slice(0, 10);
+function span(ms) {
+  if (ms < 0) return "0 s";
+  if (ms < 10000) return `${(ms / 1000).toFixed(1)} s`;
+  const seconds = Math.round(ms / 1000);
+  if (seconds < 120) return `${seconds} s`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+}
+function bytes(count) {
+  if (count === null || count === undefined) return "not known";
+  return count < 1e4 ? `${count} B` : count < 1e7 ? `${(count / 1e3).toFixed(1)} kB` : `${(count / 1e6).toFixed(1)} MB`;
+}
+const MARKS = { ok: "✔", warning: "▲", problem: "✖" };
+
+// --- what is now ----------------------------------------------------------------------------------------------------
+
+function drawNow(picture) {
+  const { status, headline } = picture;
+  document.title = `${MARKS[headline.level]} ${status.group}: ${headline.text}`;
+  at("group").textContent = status.group;
+  at("told").textContent = `told by ${picture.told_by}`;
+  at("now").dataset.level = headline.level;
+  const text = `${MARKS[headline.level]} ${headline.text}`;
+  if (at("headline").textContent !== text) at("headline").textContent = text;
+  const facts = {
+    term: status.term,
+    lease: status.lease_ms === null || status.lease_ms === undefined ? "none runs" : `${(status.lease_ms / 1000).toFixed(1)} s left`,
+    head: status.last_id ?? "–",
+    log: status.record_count === null || status.record_count === undefined ? "not known" : `${status.record_count} records, ${bytes(status.log_bytes)}`,
+    app: status.app ?? "–",
+    version: status.version ?? "–",
+  };
+  if (picture.redis_problem !== null) facts.Redis = `away for ${span(picture.redis_away_ms)}; what is shown is as old as that`;
+  shown(at("facts"), ...Object.entries(facts).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
+}
+
+function drawProblems(picture) {
+  const found = picture.checks.filter((check) => check.level !== "ok");
+  if (picture.redis_problem !== null) found.unshift({ check: "Redis", level: "problem", message: picture.redis_problem });
+  const rank = { problem: 0, warning: 1 };
+  found.sort((one, other) => (rank[one.level] ?? 2) - (rank[other.level] ?? 2));
+  const items = found.map((check) =>
+    element("li", { "data-level": check.level }, element("strong", {}, `${MARKS[check.level] ?? "?"} ${check.level}, ${check.check}`), ...prose(check.message)));
+  shown(at("problems"), ...(items.length ? items : [element("li", { "data-level": "ok" }, "✔ None. ", ...standby(picture))]));
+}
+const standby = (picture) => picture.checks.filter((check) => check.check === "standbys").map((check) => `${check.message}.`);
+
+function drawNodes(picture) {
+  const rows = picture.status.nodes.map((node) => {
+    const leads = node.role === "primary" && node.node === picture.status.holder;
+    const level = !node.alive || node.problem ? "problem" : node.in_sync ? "ok" : "warning";
+    const state = !node.alive ? "silent" : node.role;
+    const lag = node.lag_records === null ? "not known" : node.lag_records === 0 ? "none" : `${node.lag_records} records${node.lag_ms ? `, ${span(node.lag_ms)}` : ""}`;
+    const cells = {
+      Role: element("span", { class: `mark ${level}` }, `${MARKS[level]} ${state}`),
+      Position: node.position,
+      Lag: leads ? "–" : lag,
+      Reported: `${span(node.age_ms)} ago`,
+      Version: node.reads_min === node.reads_max ? String(node.version) : `${node.version} (reads ${node.reads_min}–${node.reads_max})`,
+      Problem: node.problem ? element("span", {}, ...prose(node.problem)) : "",
+    };
+    return element("tr", {}, element("th", { scope: "row" }, node.node),
+      ...Object.entries(cells).map(([label, value]) => element("td", { "data-label": label, class: label === "Problem" ? "long" : null }, value)),
+      element("td", { class: "act" }, ...actionsOf(node, leads, picture)));
+  });
+  shown(document.querySelector("#nodes tbody"), ...rows);
+}
+
+function actionsOf(node, leads, picture) {
+  if (!picture.may_act || leads || !node.alive) return [];
+  const orderly = picture.status.holder !== null && picture.status.nodes.some((each) => each.node === picture.status.holder && each.alive);
+  const what = orderly ? "switchover" : "promote";
+  return [element("button", { type: "button", "data-key": `${what}-${node.node}`, "data-act": what, "data-node": node.node },
+    orderly ? `Switch over to ${node.node} …` : `Promote ${node.node} …`)];
+}
+
+// --- terms ----------------------------------------------------------------------------------------------------------
+
+function drawTerms(picture) {
+  const terms = picture.terms;
+  if (!terms.length) return shown(at("lanes"), element("p", {}, "The log has no terms yet."));
+  const lanes = [...new Set([...picture.status.nodes.map((node) => node.node), ...terms.map((term) => term.holder || "nobody")])].sort();
+  const newest = terms.length - 1;
+  const head = element("tr", {}, element("td"), ...terms.map((term, index) =>
+    element("th", { scope: "col" }, element("b", {}, `term ${term.term}`), ` ${term.began_at ? since(term.began_at, terms[index - 1]?.began_at) : ""}`)));
+  const rows = lanes.map((lane) => element("tr", {}, element("th", { scope: "row" }, lane),
+    ...terms.map((term, index) => element("td", {}, (term.holder || "nobody") === lane ? ledBlock(term, index === newest ? null : terms[index + 1], picture) : ""))));
+  const scroller = at("lanes");
+  const wasAtEnd = scroller.scrollLeft + scroller.clientWidth >= scroller.scrollWidth - 20 || !scroller.dataset.shown;
+  shown(scroller, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
+  if (wasAtEnd) scroller.scrollLeft = scroller.scrollWidth;
+}
+const since = (ms, before) => (before && day(before) === day(ms) ? clock(ms) : `${day(ms)} ${clock(ms)}`);
+
+function ledBlock(term, next, picture) {
+  const lasted = term.lasted_ms === null ? "" : `${span(term.lasted_ms)}, `;
+  const current = !next && picture.status.holder === term.holder;
+  const how = [term.what, term.by && `by ${term.by}`].filter(Boolean).join(", ");
+  return element("div", { class: current ? "led current" : "led" },
+    element("b", {}, current ? "● leads" : `■ ${lasted}${term.ended ?? (next ? "ended" : "held it last")}`),
+    term.reason ? `${how}: ${term.reason}` : how || "how it began is not known");
+}
+
+// --- plots ----------------------------------------------------------------------------------------------------------
+
+const plots = [
+  { title: "Records a second", unit: "/s", values: (picture) => ({ written: picture.record_rate }) },
+  { title: "Lag of each standby", unit: " records", values: (picture) => Object.fromEntries(picture.status.nodes.filter((node) => node.node !== picture.status.holder).map((node) => [node.node, node.alive ? node.lag_records : null])) },
+  { title: "Redis answers in", unit: " ms", values: (picture) => ({ look: picture.look_ms }) },
+];
+const points = [];
+
+function drawPlots(picture) {
+  points.push(plots.map((plot) => plot.values(picture)));
+  if (points.length > PLOT_POINTS) points.shift();
+  shown(at("plots"), ...plots.map((plot, index) => figure(plot, points.map((each) => each[index]))));
+}
+
+function figure(plot, history) {
+  const names = [...new Set(history.flatMap((each) => Object.keys(each)))].sort();
+  const top = Math.max(1e-9, ...history.flatMap((each) => Object.values(each).filter((value) => value !== null)));
+  const newest = history[history.length - 1];
+  const told = names.map((name) => `${names.length > 1 || name !== "written" && name !== "look" ? `${name} ` : ""}${newest[name] === null || newest[name] === undefined ? "not known" : round(newest[name]) + plot.unit}`).join(", ");
+  const lines = names.map((name, ink) => element("path", { class: `line ink-${ink % 4}`, d: path(history.map((each) => each[name] ?? null), top) }));
+  const legend = names.length > 1 ? element("p", { class: "legend" }, ...names.map((name, ink) => element("span", { class: `ink-${ink % 4}` }, `━ ${name}  `))) : null;
+  return element("figure", {},
+    element("figcaption", {}, element("span", {}, plot.title), element("b", {}, told || "no standby")),
+    element("svg", { viewBox: "0 0 180 60", preserveAspectRatio: "none", role: "img", "aria-label": `${plot.title}, last ${history.length} s: now ${told}, at most ${round(top)}${plot.unit}` },
+      element("line", { class: "axis", x1: 0, x2: 180, y1: 59, y2: 59 }), ...lines),
+    element("p", { class: "legend" }, `highest ${top > 1e-8 ? round(top) : 0}${plot.unit}`), legend);
+}
+const round = (value) => (value >= 100 ? Math.round(value) : Math.round(value * 10) / 10);
+
+function path(values, top) {
+  let drawn = "", pen = false;
+  values.forEach((value, index) => {
+    if (value === null) { pen = false; return; }
+    const x = 180 - (values.length - 1 - index), y = 58 - (value / top) * 54;
+    drawn += `${pen ? "L" : "M"}${x} ${y.toFixed(1)}`;
+    pen = true;
+  });
+  return drawn;
+}
+
+// --- records --------------------------------------------------------------------------------------------------------
+
+const hash = (text) => element("code", { title: text || null }, (text || "–").slice(0, 8));
+
+function drawRecords(picture) {
+  shown(document.querySelector("#records tbody"), ...picture.records.map((record) => element("tr", {},
+    element("th", { scope: "row" }, record.id),
+    element("td", {}, clock(record.written_at)), element("td", {}, record.node), element("td", { class: "long" }, record.what),
+    element("td", {}, bytes(record.body_bytes)), element("td", {}, hash(record.prev)), element("td", {}, hash(record.chain)))));
+}
+
+// --- actions --------------------------------------------------------------------------------------------------------
+
+// In the fragment, which no server sees; kept for a reload.
+const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("token") ?? "";
+if (location.hash.includes("token=")) {
+  sessionStorage.setItem("token", token);
+  history.replaceState(null, "", location.pathname);
+}
+
+async function ask(what, content) {
+  const answer = await fetch(`/ui/${what}`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+    body: JSON.stringify(content),
+  });
+  const found = await answer.json();
+  if (!answer.ok) throw new Error(found.message ?? `${answer.status}`);
+  return found;
+}
+
+function open(title, text, verb, { reason = true, force = false }, act) {
+  const dialog = at("dialog"), button = at("dialog-do"), form = dialog.querySelector("form");
+  form.reset();
+  at("dialog-title").textContent = title;
+  at("dialog-text").replaceChildren(...text);
+  at("dialog-outcome").textContent = "";
+  at("dialog-reason").hidden = !reason;
+  at("dialog-force").hidden = !force;
+  button.textContent = verb;
+  button.disabled = force;
+  button.hidden = false;
+  form.elements.force.onchange = () => { button.disabled = force && !form.elements.force.checked; };
+  form.onsubmit = (event) => { if (event.submitter?.value !== "cancel") event.preventDefault(); };
+  button.onclick = async () => {
+    button.disabled = true;
+    at("dialog-outcome").textContent = "under way …";
+    try {
+      const done = await act({ reason: form.elements.reason.value.trim(), force: form.elements.force.checked });
+      at("dialog-outcome").textContent = `✔ ${done.done}`;
+      button.hidden = true;
+    } catch (error) {
+      at("dialog-outcome").textContent = `✖ ${error.message}`;
+      button.disabled = false;
+    }
+  };
+  if (!dialog.open) {
+    const from = document.activeElement?.dataset?.key;
+    dialog.showModal();
+    // The button that opened it may have been drawn anew meanwhile.
+    dialog.addEventListener("close", () => from && document.querySelector(`[data-key="${CSS.escape(from)}"]`)?.focus(), { once: true });
+  }
+}
+const given = (reason) => (reason ? { reason } : {});
+
+async function act(what, node) {
+  let preview;
+  try {
+    preview = await ask("preview", { node });
+  } catch (error) {
+    return open(`${node}`, [element("p", {}, `✖ ${error.message}`)], "", {}, async () => ({})) ?? (at("dialog-do").hidden = true);
+  }
+  const lost = [...preview.losses, ...preview.unknowns.map((each) => `not known: ${each}`)];
+  const refused = preview.refusal !== null;
+  const text = [element("p", {}, ...prose(refused ? `Refused: ${preview.refusal}${preview.better_node ? `; ${preview.better_node} is the better one` : ""}` :
+    lost.length ? "This would be lost, or may be:" : `Nothing is lost. ${node} lacks ${preview.lag_records ?? "an unknown number of"} records, which it reads first.`)),
+    ...(lost.length ? [element("ul", {}, ...lost.map((each) => element("li", {}, each)))] : [])];
+  if (what === "switchover") {
+    return open(`Switch over to ${node}?`, text, "Switch over", {}, ({ reason }) => ask("do/switchover", { node, ...given(reason) }));
+  }
+  open(`Promote ${node}?`, text, "Promote", { force: refused }, ({ reason, force }) => ask("do/promote", { node, force, expect: preview.term, ...given(reason) }));
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.("[data-act]");
+  if (button) act(button.dataset.act, button.dataset.node);
+});
+
+function drawButtons(picture) {
+  const may = picture.may_act && token !== "";
+  document.body.classList.toggle("acts", may);
+  at("buttons").hidden = !may;
+  const paused = picture.checks.some((check) => check.check === "failover" && check.message.includes("`replicator resume`"));
+  const button = at("pause");
+  button.textContent = paused ? "Resume failover …" : "Pause failover …";
+  button.onclick = () => paused
+    ? open("Resume automatic failover?", [element("p", {}, "Nodes that are told to take over by themselves do so again.")], "Resume", { reason: false }, () => ask("do/resume", {}))
+    : open("Pause automatic failover?", [element("p", {}, "No node takes over by itself until it is resumed, not even if the primary dies.")], "Pause", {}, ({ reason }) => ask("do/pause", given(reason)));
+}
+
+// --- events ---------------------------------------------------------------------------------------------------------
+
+let last = 0;
+const drawers = [drawNow, drawProblems, drawNodes, drawTerms, drawPlots, drawRecords, drawButtons];
+const events = new EventSource("/ui/events");
+events.onmessage = (event) => {
+  const picture = JSON.parse(event.data);
+  last = Date.now();
+  for (const draw of drawers) draw(picture);
+};
+
+setInterval(() => {
+  const silent = last ? Date.now() - last : 0;
+  at("clock").textContent = `${clock(Date.now())} UTC`;
+  if (silent > 5000) {
+    at("now").dataset.level = "problem";
+    const text = `✖ This page has heard nothing for ${span(silent)}: the process that serves it is gone, or hangs.`;
+    at("headline").textContent = text;
+    document.title = text;
+  }
+}, 1000);

@@ -1,0 +1,118 @@
+"""The routes of the page: what is served to whom, and who may act."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from replicator.ui import Feed, ui_routes
+from replicator.ui.actions import Actions
+from replicator.ui.app import FILES
+from tests.support.kv import Group, eventually, in_step
+
+TOKEN = "t0ken"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def feed(group: Group) -> Iterator[Feed]:
+    feed = Feed(group.log, told_by="test")
+    yield feed
+    feed.close()
+
+
+@pytest.fixture
+def client(group: Group, feed: Feed) -> TestClient:
+    actions = Actions(group.log, by="tester")
+    return TestClient(Starlette(routes=ui_routes(feed, actions, token=TOKEN)))
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_the_page_is_whole_and_asks_nobody_else(client: TestClient, path: str) -> None:
+    answer = client.get(f"/ui{path}")
+    assert answer.status_code == 200
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert not re.search(r"""(src|href|url\(|fetch\()\s*=?\s*["'`]?(https?:)?//""", answer.text)
+    for there in re.findall(r'(?:href|src)="(/[^"]*)"', answer.text):
+        assert client.get(there).status_code == 200
+    assert client.get("/ui/", follow_redirects=False).headers["location"] == "/ui"
+
+
+def test_without_actions_there_is_nothing_to_act_with(feed: Feed) -> None:
+    client = TestClient(Starlette(routes=ui_routes(feed)))
+    assert client.post("/ui/do/pause", json={}, headers=BEARER).status_code == 404
+    assert client.post("/ui/preview", json={"node": "a"}, headers=BEARER).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/ui/do/pause", "/ui/do/promote", "/ui/preview"])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        pytest.param({}, 401, id="no token"),
+        pytest.param({"Authorization": "Bearer "}, 401, id="an empty one"),
+        pytest.param({"Authorization": "Bearer wrong"}, 401, id="a wrong one"),
+        pytest.param({**BEARER, "Origin": "https://elsewhere.example"}, 403, id="a page of elsewhere"),
+        pytest.param({**BEARER, "Origin": "null"}, 403, id="a page of nowhere"),
+        pytest.param({**BEARER, "Content-Type": "text/plain"}, 415, id="what a form may send"),
+    ],
+)
+def test_who_may_not_act(client: TestClient, group: Group, path: str, headers: dict[str, str], status: int) -> None:
+    answer = client.post(path, content=b'{"node": "a"}', headers={"Content-Type": "application/json", **headers})
+    assert answer.status_code == status
+    assert group.log().look().head is None
+
+
+def test_an_empty_token_is_nobodys(group: Group, feed: Feed) -> None:
+    client = TestClient(Starlette(routes=ui_routes(feed, Actions(group.log, by="x"), token="")))
+    assert client.post("/ui/do/pause", json={}, headers={"Authorization": "Bearer "}).status_code == 401
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b"\xff"])
+def test_what_is_no_question(client: TestClient, body: bytes) -> None:
+    headers = {**BEARER, "Content-Type": "application/json"}
+    assert client.post("/ui/do/pause", content=body, headers=headers).status_code == 400
+    assert client.post("/ui/do/pause", content=b" " * 10_000, headers=headers).status_code == 413
+
+
+def act(client: TestClient, what: str, **asked: Any) -> Any:
+    return client.post(f"/ui/do/{what}", json=asked, headers={**BEARER, "Origin": "http://testserver"})
+
+
+def test_a_promotion_is_of_the_term_that_its_preview_was_of(client: TestClient, group: Group) -> None:
+    a, b = group.primary("a"), group.node("b")
+    in_step(a, b)
+    preview = client.post("/ui/preview", json={"node": "b"}, headers=BEARER).json()
+    assert (preview["term"], preview["losses"], preview["refusal"]) == (1, [], None)
+    assert act(client, "promote", node="b").status_code == 409, "it says of no term"
+    answer = act(client, "promote", node="b", expect=preview["term"], reason="try")
+    assert answer.json()["done"] == "b leads in term 2"
+    again = act(client, "promote", node="a", expect=preview["term"])
+    assert again.status_code == 409
+    eventually(lambda: b.leads)
+
+
+def test_a_switchover_and_what_is_refused(client: TestClient, group: Group) -> None:
+    a, b = group.primary("a"), group.node("b")
+    in_step(a, b)
+    assert act(client, "switchover", node="b").json()["primary"] == "b"
+    refused = act(client, "switchover", node="b")
+    assert (refused.status_code, "leads already" in refused.json()["message"]) == (409, True)
+    assert act(client, "switchover").status_code == 409
+    assert act(client, "explode").status_code == 409
+
+
+def test_pause_and_resume(client: TestClient, group: Group) -> None:
+    group.primary("a")
+    assert act(client, "pause", reason="an upgrade").status_code == 200
+    head = group.log().look().head
+    assert head is not None
+    assert head.paused == "by tester: an upgrade"
+    assert act(client, "resume").status_code == 200
+    head = group.log().look().head
+    assert head is not None
+    assert not head.paused
