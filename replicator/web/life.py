@@ -102,7 +102,10 @@ class Life:
         if self._is_sent_writes and getattr(self._node, "http", None) == "":
             name = self._node.name
             log.warning(
-                "http.no_url", "%s tells no URL of its own (give Node http=...): no other node can send it writes", name
+                "http.no_url",
+                "%s tells no URL of its own, so no other node can send it writes: give Node http=..., or set "
+                "REPLICATOR_HTTP for Node.from_env",
+                name,
             )
 
 

@@ -56,7 +56,7 @@ def test_a_server_that_wants_a_password(redis_factory: RedisFactory, redis_binar
     for call in CALLS.values():
         with pytest.raises(LogUnavailable, match="put it into the URL"):
             call(log, author)
-    with pytest.raises(LogUnavailable, match="the password in the URL is wrong"):
+    with pytest.raises(LogUnavailable, match="the password, of the URL or its file, is wrong"):
         RedisLog(f"{server.url}?password=guess", GROUP).look()
     with pytest.raises(LogUnavailable) as caught:
         RedisLog(f"{server.url}?password=guess", GROUP).look()
