@@ -14,6 +14,7 @@ import pytest
 
 from replicator import ops
 from replicator.errors import ConfigError, LogUnavailable, StillRuns
+from replicator.format.ids import Writer
 from replicator.node.node import Node
 from replicator.ops.release import Released
 from replicator.protocol.group import LeaseText
@@ -158,7 +159,7 @@ def test_a_node_that_starts_while_somebody_asks_starts_all_the_same(tmp_path: Pa
         DirectoryLock(tmp_path).release()
 
 
-def _held_by(group: Group) -> tuple[object, int]:
+def _held_by(group: Group) -> tuple[Writer, int]:
     look = group.log().look()
     assert look.head is not None
     return look.head.writer, look.term
