@@ -50,7 +50,8 @@ def break_before(record: Record, tail: Tail) -> Break | None:
     end = tail.position.id
     if rebases(record):
         assert isinstance(record, PartRecord)
-        return Break(f"{record.node} went on from {record.as_of.id}, which Redis had lost (a rebase)", record.as_of)
+        place = record.as_of
+        return Break(f"{record.node} went on from {place.id}, and not from where the log was (a rebase)", place)
     if isinstance(record, TermRecord) and record.ends:
         came_from = Position(record.ends[-1], record.prev)
         return Break(f"Redis lost what came after {came_from.id}: the archive has it up to {end}", came_from)

@@ -67,8 +67,9 @@ def _term_of(record: Record) -> HistoryEntry:
     if not isinstance(record, TermRecord):
         return HistoryEntry(what="promote", term=term, node=node, boot=boot, from_log=True)
     what = "demote" if node == NOBODY.node else "takeover" if record.by == node else "promote"
+    skips = record.skip != ZERO_ID
     return HistoryEntry(
-        what=what,
+        what="skip" if skips else what,
         term=term,
         at=record.at,
         node=node,
@@ -77,5 +78,6 @@ def _term_of(record: Record) -> HistoryEntry:
         reason=record.reason,
         run=record.run,
         id=str(record.id),
+        skipped_id=str(record.skip) if skips else None,
         from_log=True,
     )

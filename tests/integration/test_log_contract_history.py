@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from replicator.format.acts import encode_version
 from replicator.format.ids import RecordId
@@ -167,6 +170,73 @@ def test_a_holder_that_gave_its_lease_back_stopped(world: World, log: Log) -> No
     assert entry.lasted_ms is not None
     assert entry.ended_at is not None
     assert 0 <= entry.lasted_ms < 60_000
+
+
+def test_a_lease_that_somebody_gave_back_for_a_dead_holder_is_told_once_and_as_that(log: Log) -> None:
+    author = lead(log, "a", boot="a1")
+    since = log.newest_request()
+    log.give_back(author.writer, 1, by="its supervisord")
+    log.give_back(author.writer, 1, by="its supervisord")
+    log.give_back(author.writer, 1)
+    _, entry = told(log)
+    assert entry == HistoryEntry(
+        what="release", term=1, number=2, at=entry.at, node="a", boot="a1", by="its supervisord",
+        reason="its process has ended",
+    )  # fmt: skip
+    assert (head_of(log).left, head_of(log).history_count) == (0, 2), "it did not stop in order"
+    (request,) = log.read(None, requests_after=since).requests
+    assert (request.what, request.node, request.by) == ("vacant", "a", "its supervisord")
+
+
+@pytest.mark.parametrize(
+    ("node", "claim"),
+    [("b", {}), ("b", {"what": "switchover"}), ("a", {"boot": "2"}), ("b", {"ended": "stepped down"})],
+    ids=["another node", "a switchover", "its next boot", "a caller that saw something else"],
+)
+def test_a_holder_whose_lease_was_given_back_for_it_crashed_then(log: Log, node: str, claim: dict[str, Any]) -> None:
+    author = lead(log, "a", boot="1")
+    log.give_back(author.writer, 1, by="ann")
+    gone_at = last(log).at
+    lead(log, node, **claim)
+    entry = last(log)
+    assert (entry.ended, entry.ended_term, entry.ended_node, entry.ended_at) == ("crashed", 1, "a", gone_at)
+    assert entry.lasted_ms is not None
+    assert 0 <= entry.lasted_ms < 60_000
+
+
+def test_it_crashed_whatever_becomes_of_redis_then(world: World, log: Log) -> None:
+    author = lead(log, "a")
+    log.give_back(author.writer, 1, by="ann")
+    gone_at = last(log).at
+    world.fail_over(world.copy())
+    lead(world.log(), "b")
+    assert (*ended(world.log()), last(world.log()).ended_at) == ("crashed", 1, "a", gone_at)
+
+
+def test_a_demotion_of_a_holder_that_is_dead_says_that_it_crashed(log: Log) -> None:
+    author = lead(log, "a")
+    log.give_back(author.writer, 1, by="ann")
+    demote(log)
+    assert ended(log) == ("crashed", 1, "a")
+
+
+def test_a_lease_that_was_given_back_in_an_older_term_says_nothing_of_a_newer_one(log: Log) -> None:
+    author = lead(log, "a")
+    log.give_back(author.writer, 1, by="ann")
+    author = lead(log, "b")
+    lead(log, "a")
+    assert ended(log) == ("fenced", 2, "b")
+    log.give_back(author.writer, 2, by="ann")  # late
+    assert len(told(log)) == 4
+    lead(log, "b")
+    assert ended(log) == ("fenced", 3, "a")
+
+
+def test_a_lease_that_outlived_its_head_is_given_back_and_not_told(world: World, log: Log) -> None:
+    author = lead(log, "a")
+    world.drop("head")
+    log.give_back(author.writer, 1, by="ann")
+    assert [each.what for each in told(log)] == ["found"]
 
 
 def test_a_holder_whose_lease_runs_is_fenced(log: Log) -> None:

@@ -8,8 +8,10 @@ from itertools import islice
 import pytest
 
 from replicator import RecordId, ReplicatorError, ops
+from replicator.format.ids import Writer
 from replicator.format.records import ChangeRecord, PartRecord, TermRecord
 from replicator.log.memory_history import MemoryHistory
+from replicator.protocol.group import Claim
 from replicator.protocol.history import History
 from tests.support.kv import Group, in_thread, push
 from tests.support.paper import Paper
@@ -27,7 +29,14 @@ class TestHistory:
         ops.promote(group.log(), "b", by="ops", reason="maintenance")
         found = ops.history(group.log())
         first, second = (entry.to_dict() for entry in found.entries)
-        of_both = {"forced": False, "version": None, "restored_by": None, "from_log": False, "run": "run-1"}
+        of_both = {
+            "forced": False,
+            "version": None,
+            "restored_by": None,
+            "from_log": False,
+            "run": "run-1",
+            "skipped_id": None,
+        }
         of_none = dict.fromkeys(("ended", "ended_term", "ended_node", "ended_at", "lasted_ms"))
         assert first == of_both | of_none | {
             "what": "found", "term": 1, "number": 1, "at": first["at"], "node": "a", "boot": a.boot,
@@ -68,6 +77,15 @@ class TestHistory:
 
 
 class TestAGroupThatWasThereBefore:
+    def test_the_log_tells_of_a_change_that_it_went_on_without(self, group: Group) -> None:
+        a = group.primary("a")
+        a.submit(push("x"))
+        claim = Claim(writer=Writer("b", "1"), floor=0, lease_ms=1, by="ann", reason="poison", skip=a.position.id)
+        group.log().promote(claim)
+        as_if_old(group)
+        entry = ops.history(group.log()).entries[-1]
+        assert (entry.what, entry.skipped_id, entry.from_log) == ("skip", str(claim.skip), True)
+
     def test_the_log_tells_of_its_terms(self, group: Group) -> None:
         group.primary("a")
         as_if_old(group)

@@ -14,6 +14,7 @@ import pytest
 
 from replicator import ops
 from replicator.errors import ConfigError, LogUnavailable, StillRuns
+from replicator.format.ids import Writer
 from replicator.node.node import Node
 from replicator.ops.release import Released
 from replicator.protocol.group import LeaseText
@@ -56,7 +57,10 @@ def test_the_lease_of_a_node_that_was_killed_is_given_back_and_another_one_leads
     assert (released.node, released.term, released.boot) == ("a", 1, a.boot)
     eventually(lambda: b.leads, "another leader")
     # and the history does not say that it stopped in order
-    assert ops.history(group.log())[-1].reason == "a ended, as test saw, which gave its lease back"
+    gave_back, takeover = ops.history(group.log()).entries[-2:]
+    assert (gave_back.what, gave_back.node, gave_back.by) == ("release", "a", "test")
+    assert (takeover.what, takeover.ended, takeover.ended_at) == ("takeover", "crashed", gave_back.at)
+    assert takeover.reason == "a ended, as test saw, which gave its lease back"
 
 
 def test_the_lease_of_a_node_that_runs_is_left_alone(group: Group) -> None:
@@ -155,7 +159,7 @@ def test_a_node_that_starts_while_somebody_asks_starts_all_the_same(tmp_path: Pa
         DirectoryLock(tmp_path).release()
 
 
-def _held_by(group: Group) -> tuple[object, int]:
+def _held_by(group: Group) -> tuple[Writer, int]:
     look = group.log().look()
     assert look.head is not None
     return look.head.writer, look.term
