@@ -50,7 +50,8 @@ def break_before(record: Record, tail: Tail) -> Break | None:
     end = tail.position.id
     if rebases(record):
         assert isinstance(record, PartRecord)
-        return Break(f"{record.node} went on from {record.as_of.id}, which Redis had lost (a rebase)", record.as_of)
+        why = "Redis had lost that, or a change after it was skipped"
+        return Break(f"{record.node} went on from {record.as_of.id} (a rebase: {why})", record.as_of)
     if isinstance(record, TermRecord) and record.ends:
         came_from = Position(record.ends[-1], record.prev)
         return Break(f"Redis lost what came after {came_from.id}: the archive has it up to {end}", came_from)
