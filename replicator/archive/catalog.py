@@ -119,12 +119,12 @@ class Catalog:
         return bisect_left(numbers, True, key=lambda number: self.footer(timeline, number).first_id > upto.id)
 
     def find(self, position: Position) -> int | None:
-        """A timeline that has this position, the newest of them; None: none has."""
+        """The timeline that has this position in a segment of its own; None: none has."""
         for timeline in sorted(self.timelines, reverse=True):
             lineage = self.lineage(timeline)
             record = lineage.record(position.id)
             if record is not None and record.position == position:
-                return timeline
+                return lineage.footer(lineage.index_of(position.id)).timeline
         return None
 
 

@@ -113,6 +113,11 @@ def _check_parent(catalog: Catalog, first: Footer) -> None:
     if first.prev != position.chain:
         problem = f"it says that it follows {position.id}, whose chain is {position.chain}, and it follows {first.prev}"
         raise ArchiveDamaged(name=first.name, problem=problem)
+    # What is left of a timeline is always its end, so if there is anything of it, that position is.
+    numbers = catalog.timelines.get(first.parent.timeline)
+    if numbers and catalog.footer(first.parent.timeline, numbers[-1]).end.id < position.id:
+        missing = name_of(first.parent.timeline, numbers[-1] + 1)
+        raise ArchiveDamaged(name=missing, problem=f"it is missing, and {first.name} follows {position.id}")
 
 
 def _facts(footers: list[Footer]) -> TimelineFacts:

@@ -19,6 +19,9 @@ __all__ = ["write_data_dir"]
 #: Records per transaction.
 _STEPS_AT_ONCE = 256
 
+#: Where it is made, in the data directory, which may be a mount of its own.
+_DRAFT = ".restoring"
+
 #: The boot that the checkpoint names as its writer.
 _BOOT = "archive"
 
@@ -34,7 +37,9 @@ def write_data_dir(target: Target, data_dir: Path, *, node: str, state: str, rej
         )
     footer = target.lineage.footer(target.segment)
     view, held = View(), list[Step]()
-    with Checkpoint(data_dir, footer.group, node=node) as checkpoint:
+    # No node starts from half of it: it is a checkpoint there once it is whole.
+    draft = data_dir / _DRAFT
+    with Checkpoint(draft, footer.group, node=node) as checkpoint:
         for record, verdict, after, _ in steps_to(target):
             view = after._replace(log_id=footer.log_id)
             held.append(Step(record, verdict, view))
@@ -46,4 +51,7 @@ def write_data_dir(target: Target, data_dir: Path, *, node: str, state: str, rej
         if state:
             checkpoint.note("state", state)
         checkpoint.note("on_apply_error", "reject" if rejects_errors else "stall")
+    for path in sorted(draft.iterdir(), key=lambda path: path.name == "checkpoint.sqlite"):
+        path.rename(data_dir / path.name)
+    draft.rmdir()
     return view

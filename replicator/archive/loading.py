@@ -20,10 +20,11 @@ from ..format.ids import RecordId
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.redis_log import RedisLog
 from ..node.node import Node
+from ..protocol import versions
 from ..protocol.group import GroupView
 from ..state import ReplicatedState, State
 
-__all__ = ["check_app", "publish_by_node"]
+__all__ = ["check_app", "check_version", "publish_by_node"]
 
 _POLL_S = 0.05
 
@@ -35,6 +36,14 @@ def check_app(look: GroupView, app: str, group: str) -> None:
     head = look.head
     if head is not None and app and head.app not in ("", app):
         raise ConfigError(setting="app", problem=f"this is a state of `{app}`, and group {group} is of `{head.app}`")
+
+
+def check_version(look: GroupView, version: int, group: str) -> None:
+    """Raises `ConfigError` if the group is at another version: every node would take the state for one of that."""
+    current = versions.version_of(look)
+    if current is not None and current != version:
+        problem = f"this is a state of version {version}, and group {group} is at version {current}: each reads its own"
+        raise ConfigError(setting="version", problem=problem)
 
 
 class _Held:
@@ -124,8 +133,8 @@ def _published(
     progress(f"{node.name} follows the group")
     _wait(lambda: node.in_sync, deadline, f"{node.name} did not catch up with the log")
     _check_unchanged(log, expect)
-    ops.switchover(log, node.name, by=by, reason=reason, timeout_s=_left(deadline))
     try:
+        ops.switchover(log, node.name, by=by, reason=reason, timeout_s=_left(deadline))
         _wait(lambda: node.leads, deadline, f"{node.name} does not lead")
         _check_unchanged(log, expect)
         if has_apply:
@@ -135,7 +144,9 @@ def _published(
         position = str(node.position.id)
         progress(f"the log has the state at {position}")
     finally:
-        ops.switchover(log, led, by=by, reason=f"{reason}: done", timeout_s=max(10.0, _left(deadline)))
+        head = log.look().head
+        if head is not None and head.node == node.name:
+            ops.switchover(log, led, by=by, reason=f"{reason}: done", timeout_s=max(10.0, _left(deadline)))
     return position
 
 

@@ -100,10 +100,14 @@ class Directory:
     def publish(self, name: str, data: bytes) -> None:
         path = self.path / name
         with self._translated():
-            if path.exists():
-                raise Taken
             disk.make_directory(path.parent)
-            disk.write_private(path, data)
+            if not path.exists():
+                disk.write_private(path, data)
+            elif path.read_bytes() == data:  # of an earlier attempt, which failed after the file had its name
+                disk.sync(path)
+                disk.sync(path.parent)
+            else:
+                raise Taken
 
     def remove(self, name: str) -> None:
         path = self.path / name

@@ -45,7 +45,9 @@ def _needed_from(lineage: Lineage, since: int | None, keep_snapshots: int | None
     )
     if base is None:
         return 0
-    return lineage.index_of(RecordId(base.position.id.term, base.position.id.n + 1))
+    # Its parts come after the state that they are of; if they replace the history, that state is where they end.
+    after = RecordId(base.position.id.term, base.position.id.n + 1)
+    return lineage.index_of(min(after, RecordId.parse(base.first)))
 
 
 def _by_age(snapshots: list[Snapshot], since: int | None) -> Snapshot | None:

@@ -4,11 +4,13 @@
     blocks        one zstd frame each. In it, for each record: term and n (8 bytes each), the lengths of header and
                   body (4 bytes each), big-endian; then the header and the body, to the byte (docs/log-format.md)
     footer        JSON: which records these are, of which log, what they follow, and where the blocks are
-    tail          the length of the footer (4 bytes), xxh3-128 of the blocks and the footer (16 bytes), "RPLSEGZ\\n"
+    tail          the length of the footer (4 bytes), xxh3-128 of the footer (16 bytes), of the blocks and the footer
+                  (16 bytes), "RPLSEGZ\\n"
 
 The chain says whether the records are what was in the log, in that order: it begins with `prev`, the chain before the
-first one, and ends with `last`. The hash in the tail says it faster, and for the footer as well. Nothing in here acts:
-bytes in, values out.
+first one, and ends with `last`. The hashes in the tail say it faster; that of the footer alone is for those who read
+nothing else of a segment: what a footer tells decides which segments are read. Nothing in here acts: bytes in, values
+out.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ __all__ = ["TAIL_BYTES", "Block", "Builder", "Footer", "Parent", "Snapshot", "fo
 
 _MAGIC, _END = b"RPLSEG1\n", b"RPLSEGZ\n"
 _ENTRY = struct.Struct(">QQII")
-_TAIL = struct.Struct(">I16s8s")
+_TAIL = struct.Struct(">I16s16s8s")
 
 #: What a reader asks for first: it has the footer of nearly all segments.
 TAIL_BYTES = 16 * 1024
@@ -211,7 +213,8 @@ class Builder:
         self._pack()
         footer = orjson.dumps({"format": 1, **asdict(self.footer)}, default=list)
         hashed = bytes(self._out[len(_MAGIC) :]) + footer
-        return bytes(self._out) + footer + _TAIL.pack(len(footer), xxhash.xxh3_128_digest(hashed), _END)
+        digests = xxhash.xxh3_128_digest(footer), xxhash.xxh3_128_digest(hashed)
+        return bytes(self._out) + footer + _TAIL.pack(len(footer), *digests, _END)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -219,21 +222,24 @@ class Builder:
 
 def footer_of(name: str, tail: bytes) -> Footer | int:
     """The footer, from the last bytes of a file; a number: it takes so many of them. Raises `ArchiveDamaged`."""
-    length = _tail_of(name, tail)[0]
+    length, digest, _ = _tail_of(name, tail)
     needs = _TAIL.size + length
-    return needs if len(tail) < needs else _footer(name, tail[-needs : -_TAIL.size])
+    return needs if len(tail) < needs else _footer(name, tail[-needs : -_TAIL.size], digest)
 
 
-def _tail_of(name: str, tail: bytes) -> tuple[int, bytes]:
+def _tail_of(name: str, tail: bytes) -> tuple[int, bytes, bytes]:
+    # The length of the footer, its digest, and that of the whole.
     if len(tail) < _TAIL.size:
         raise ArchiveDamaged(name=name, problem="it has no end: it is not a segment, or was cut short")
-    length, digest, end = _TAIL.unpack(tail[-_TAIL.size :])
+    length, footer, whole, end = _TAIL.unpack(tail[-_TAIL.size :])
     if end != _END or length > _FOOTER_BYTES_MAX:
         raise ArchiveDamaged(name=name, problem="it does not end as a segment does: it was cut short, or damaged")
-    return length, digest
+    return length, footer, whole
 
 
-def _footer(name: str, data: bytes) -> Footer:
+def _footer(name: str, data: bytes, digest: bytes) -> Footer:
+    if xxhash.xxh3_128_digest(data) != digest:
+        raise ArchiveDamaged(name=name, problem="the hash of its footer does not fit: it was damaged")
     try:
         fields = orjson.loads(data)
         if fields.pop("format") != 1:
@@ -252,19 +258,21 @@ def _footer(name: str, data: bytes) -> Footer:
 
 def _check_places(footer: Footer) -> None:
     RecordId.parse(footer.first)
+    if footer.parent is not None and footer.parent.timeline >= footer.timeline:
+        raise ValueError(f"timeline {footer.timeline} does not continue timeline {footer.parent.timeline}")
     for each in (footer.last, *(one.as_of for one in footer.snapshots)):
         Position.parse(each)
 
 
 def verified(name: str, data: bytes) -> Footer:
     """The footer of a whole file, once its hash is right. Raises `ArchiveDamaged`."""
-    length, digest = _tail_of(name, data)
+    length, footer, digest = _tail_of(name, data)
     at = len(data) - _TAIL.size - length
     if not data.startswith(_MAGIC) or at < len(_MAGIC):
         raise ArchiveDamaged(name=name, problem="it does not begin as a segment does")
     if xxhash.xxh3_128_digest(memoryview(data)[len(_MAGIC) : -_TAIL.size]) != digest:
         raise ArchiveDamaged(name=name, problem="its hash does not fit its bytes: it was damaged")
-    return _footer(name, data[at : -_TAIL.size])
+    return _footer(name, data[at : -_TAIL.size], footer)
 
 
 def records_of(footer: Footer, data: bytes, *, after: RecordId = ZERO_ID) -> Iterator[Record]:

@@ -15,12 +15,16 @@ from typing import Any
 
 import orjson
 
+from ..ops.diagnosis import Check, ok, problem, warning
 from .places import STATUS, Place
 
-__all__ = ["Status", "read_status", "write_status"]
+__all__ = ["Status", "check_of", "read_status", "write_status"]
 
 #: A status that is older than so many periods is of an archiver that was killed, or hangs.
 SILENT_PERIODS = 5
+
+#: An archive that is further behind is worth a look. One whose segments are a minute long is up to two minutes behind.
+LAG_MS_MAX = 300_000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,6 +71,27 @@ def read_status(place: Place) -> Status | None:
         return Status(**{name: told[name] for name in Status.__dataclass_fields__ if name in told})
     except (ValueError, TypeError):
         return None
+
+
+def check_of(status: Status | None, group: str, *, now_ms: int | None = None) -> Check:
+    """Whether the archive of a group keeps up, as `doctor` says it. `status`: None: nothing is known of an archiver."""
+    start = "start it (`replicator archive`): what it has not archived is lost with Redis and all nodes"
+    if status is None:
+        return problem("archive", "nothing is known of an archiver there", start)
+    if status.group != group:
+        return problem("archive", f"the archive is of group {status.group}", f"name the archive of group {group}")
+    if not status.alive(now_ms):
+        says = "has ended" if status.ended else "does not report"
+        return problem("archive", f"the archiver on {status.host} {says}", start)
+    if status.problem:
+        return problem("archive", f"the archiver on {status.host} reports: {status.problem}", "see its log")
+    lag_ms = status.lag_ms(now_ms)
+    if lag_ms is None:
+        return warning("archive", "the archiver has not yet had all of the log", "look again in a moment")
+    behind = f"it had all of the log {lag_ms / 1000:.1f} s ago"
+    if lag_ms > LAG_MS_MAX:
+        return warning("archive", f"{behind} ({status.lag_records} records)", "see its log, and how busy its disk is")
+    return ok("archive", behind)
 
 
 def write_status(place: Place, status: Status) -> None:

@@ -45,7 +45,6 @@ HEADINGS = ("node", "position", "place", "common", "trimmed", "divergent", "dige
 @click.option(
     "--archive",
     default="",
-    envvar="REPLICATOR_ARCHIVE",
     help="Check this archive instead (a directory or a URL): every segment, and the rules of a log. Needs no Redis.",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Also compare the live nodes' states.")

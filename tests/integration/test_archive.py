@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from replicator.sandbox.redis_server import find_server
 from tests.support.kv import KV as State
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, document, eventually, in_step, push
 from tests.support.opaque import Text
+from tests.support.versions import APP, Two
 from tests.support.worlds import RedisWorld
 
 Run = Callable[..., Result]
@@ -113,7 +116,7 @@ def test_any_application_has_an_earlier_state_back_on_all_nodes(
         a.submit(push("a mistake"))
         catch_up()
         in_step(a, b)
-        run("restore", "--at", good, "--load", "--force", "--state", KV, "--timeout", 3 * PATIENCE_S)
+        run("restore", "--at", good, "--load", "--force", "--yes", "--state", KV, "--timeout", 3 * PATIENCE_S)
         eventually(lambda: document(a) == wanted and document(b) == wanted)
         eventually(lambda: a.leads)
         assert a.submit(push(3)) == 3
@@ -144,7 +147,7 @@ def test_a_state_without_apply_needs_no_class(world: RedisWorld, place: Director
         catch_up()
         run("restore", "--at", good, "--to", place.path.parent / "out")
         assert (place.path.parent / "out").read_bytes() == b"one" * 999 + b"two"
-        load = ("restore", "--at", good, "--load", "--force", "--timeout", 3 * PATIENCE_S)
+        load = ("restore", "--at", good, "--load", "--force", "--yes", "--timeout", 3 * PATIENCE_S)
         run(*load, "--state", "whole")
         eventually(lambda: text.pieces == other.pieces == [b"one" * 999 + b"two"])
         in_step(a, b)
@@ -221,13 +224,74 @@ def test_a_backup_is_checked_whole_before_anything_changes(
     before = a.position
     for at in (2, 30, len(data) // 2, len(data) - 20, len(data) - 2):
         file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        assert "is no backup, or is damaged" in run("import", file, "--force", code=1).output
+        assert "is no backup, or is damaged" in run("import", file, "--force", "--yes", code=1).output
     assert a.position == before
     file.write_bytes(data)
     assert "--expect" in run("import", file, code=2).output
     assert "has changed since" in run("import", file, "--expect", told["position"], code=3).output
-    run("import", file, "--force", "--timeout", 3 * PATIENCE_S)
+    run("import", file, "--force", "--yes", "--timeout", 3 * PATIENCE_S)
     eventually(lambda: document(a) == wanted)
+
+
+def test_what_replaces_a_state_by_force_asks_first(world: RedisWorld, start: Start, run: Run, tmp_path: Path) -> None:
+    a = start("a", State())
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(push(1))
+    file = tmp_path / "state.backup"
+    run("backup", file, "--data-dir", tmp_path / "a")
+    a.submit(push(2))
+    before, wanted = a.position, document(a)
+    said = run("import", file, "--force", code=2).output
+    assert f"the whole state of the group, with its changes up to {before.id}, is replaced" in said
+    assert "--yes" in said
+    assert (a.position, document(a)) == (before, wanted)
+
+
+def test_a_state_of_another_version_than_the_groups_is_refused(
+    world: RedisWorld, place: Directory, start: Start, run: Run, tmp_path: Path
+) -> None:
+    a = start("a", Two(), app=APP, version=2, reads=range(1, 3))
+    b = start("b", Two(), app=APP, version=1, reads=range(1, 3))
+    b.promote(timeout_s=PATIENCE_S)
+    b.submit(["add", "k", 1])
+    file = tmp_path / "state.backup"
+    run("backup", file, "--data-dir", tmp_path / "b")
+    b.stop()
+    a.promote(timeout_s=PATIENCE_S)
+    with _log(world) as log:
+        ops.forget(log, "b", by="test")
+        ops.finalize(log, 2, by="test", timeout_s=PATIENCE_S)
+    before = a.position
+    said = run("import", file, "--force", "--yes", code=2).output
+    assert "this is a state of version 1, and group g is at version 2" in said
+    assert a.position == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_load_that_is_ended_gives_the_lease_back(
+    world: RedisWorld, start: Start, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    a = start("a", State())
+    a.promote(timeout_s=PATIENCE_S)
+    a.submit(push(1))
+    file = tmp_path / "state.backup"
+    run("backup", file, "--data-dir", tmp_path / "a")
+    wanted = document(a)
+
+    def ended(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Node, "replace", ended)
+    before = signal.getsignal(number)
+    signal.signal(number, lambda *_: None)  # unless it is heeded, nothing happens
+    try:
+        assert "Abort" in run("import", file, "--force", "--yes", code=1).output
+    finally:
+        signal.signal(number, before)
+    eventually(lambda: a.leads)
+    assert document(a) == wanted
+    with _log(world) as log:
+        assert {node.node for node in ops.status(log).nodes} == {"a"}
 
 
 def test_the_file_of_another_application_is_refused(world: RedisWorld, start: Start, run: Run, tmp_path: Path) -> None:
@@ -240,5 +304,5 @@ def test_the_file_of_another_application_is_refused(world: RedisWorld, start: St
     world.flush()
     b = start("b", State(), app="Other")
     b.promote(timeout_s=PATIENCE_S)
-    said = run("import", file, "--force", code=2).output
+    said = run("import", file, "--force", "--yes", code=2).output
     assert "this is a state of `KV`, and group g is of `Other`" in said

@@ -6,16 +6,26 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from click.testing import CliRunner, Result
 
+from replicator import Node
+from replicator.archive.archiver import Archiver, Settings
+from replicator.archive.catalog import Catalog
+from replicator.archive.checking import check
+from replicator.archive.places import Directory
+from replicator.archive.status import read_status
 from replicator.cli import cli
+from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.kv import PATIENCE_S, eventually, push
+from tests.support.skip_child import Failing
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,3 +135,50 @@ def test_a_node_that_is_killed_while_it_goes_on_without_it_does_so_at_its_next_s
     eventually(leads, "b leads")
     assert processes["b"].submit(push("y")) == 2
     assert eventually(lambda: [each for each in [run("verify")] if each.exit_code == 0])
+
+
+def test_an_archive_has_the_states_of_before_and_after_a_skipped_change(
+    processes: dict[str, Process], run: Callable[..., Result], any_redis: RedisServer, tmp_path: Path
+) -> None:
+    log, place, stopping = RedisLog(any_redis.url, "g"), Directory(tmp_path / "archive"), threading.Event()
+    archiver = Archiver(log, place, Settings(segment_every_s=0.1, snapshot_every_s=0.0))
+    thread = threading.Thread(target=archiver.run, args=(stopping,))
+    thread.start()
+    try:
+        assert run("promote", "a", "--timeout", str(PATIENCE_S)).exit_code == 0
+        assert processes["a"].submit(push("x")) == 1
+        assert processes["a"].submit(push("poison")) == "Stalled"
+        found = eventually(lambda: re.search(r"`replicator skip (\S+) --on a ", run("status").stdout), "the command")
+        skipped = found[1]
+        assert run("skip", skipped, "--on", "a", "--reason", "negative price").exit_code == 0
+        assert eventually(lambda: processes["a"].submit(push("y"))) == 2
+        head = log.look().head
+        assert head is not None
+
+        def has_all() -> bool:
+            status = read_status(place)
+            return status is not None and status.position == str(head.position.id)
+
+        eventually(has_all)
+    finally:
+        stopping.set()
+        thread.join(PATIENCE_S)
+        log.close()
+    catalog = Catalog(place)
+    check(catalog, rules=True)
+    assert "a change after it was skipped" in catalog.footer(2, 1).reason
+    words = ("--archive", str(place.path), "--state", "tests.support.skip_child:Failing")
+    before = f"1-{int(skipped.split('-')[1]) - 1}"
+    for at, wanted in ((before, ["x"]), ("latest", ["x", "y"])):
+        assert json.loads(run("show", *words, "--at", at, "--document").stdout) == ["pushed", wanted]
+    assert run("show", *words, "--at", skipped).exit_code == 1, "no node has such a state"
+    # And a group is founded anew from there.
+    for each in processes.values():
+        each.end()
+    new = tmp_path / "new"
+    assert run("restore", *words, "--to-data-dir", str(new), "--name", "n").exit_code == 0
+    with redis.Redis.from_url(any_redis.url) as admin:
+        admin.flushall()
+    with Node(Failing(), group="g", name="n", redis=any_redis.url, data_dir=new) as node:
+        assert run("recover", "--from", "n", "--force", "--yes", "--timeout", str(PATIENCE_S)).exit_code == 0
+        assert node.submit(push("z"), timeout_s=PATIENCE_S) == 3

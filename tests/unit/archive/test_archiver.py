@@ -190,6 +190,31 @@ def test_a_rebase_over_what_was_never_archived_is_a_gap(scene: Scene) -> None:
     check(scene.catalog, rules=True)
 
 
+def test_what_goes_on_from_before_an_earlier_loss_has_its_own_history(scene: Scene) -> None:
+    scene.restart()
+    scene.pen.change(1)
+    early = scene.server.state
+    c = Pen(scene.server, "c")
+    c.pushed = [1]
+    scene.pen.change(2)
+    later = scene.server.state
+    b = Pen(scene.server, "b")
+    scene.pen.change(3)
+    scene.turns()
+    scene.server.fail_over(later, run="run-2")
+    b.promote()
+    b.change(4)
+    scene.turns()
+    scene.server.fail_over(early, run="run-3")
+    c.promote(floor=b.node_state.view.term)
+    new = c.change(5).id
+    scene.turns()
+    assert list(scene.catalog.timelines) == [1, 2, 3]
+    assert scene.pushed(new) == [1, 5]
+    assert scene.pushed("latest", timeline=2) == [1, 2, 4]
+    check(scene.catalog, rules=True)
+
+
 def test_another_log_begins_a_timeline_of_its_own(scene: Scene) -> None:
     scene.restart()
     old = scene.pen.change(1).id
@@ -288,6 +313,26 @@ def test_a_full_disk_is_said_and_tried_again(scene: Scene, monkeypatch: pytest.M
     assert told.problem == ""
 
 
+def test_a_segment_that_has_its_name_but_was_not_synced_is_the_archivers_own(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.restart()
+    id_ = scene.pen.change(1).id
+    sync, failed = disk.sync, list[Path]()
+
+    def fails_once(path: Path) -> None:
+        if path.is_dir() and path.name == "000001" and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        sync(path)
+
+    monkeypatch.setattr(disk, "sync", fails_once)
+    scene.turns(5)
+    assert failed
+    assert scene.archiver.status.position == str(id_)
+    assert scene.pushed("latest") == [1]
+
+
 def test_it_says_what_it_lags_behind(scene: Scene) -> None:
     scene.restart(segment_every_s=1000.0)
     scene.pen.change(1)
@@ -341,6 +386,21 @@ def test_a_segment_that_is_missing_is_named_at_the_start(scene: Scene) -> None:
     scene.place.remove("000001/0000000002.segment")
     with pytest.raises(ArchiveDamaged, match=r"000001/0000000002\.segment: it is missing"):
         scene.restart()
+
+
+def test_the_end_of_a_timeline_that_another_one_continues_is_missed(scene: Scene) -> None:
+    scene.restart()
+    for value in range(3):
+        scene.pen.change(value)
+        scene.turns(2)
+    scene.server.fail_over(scene.server.state, run="run-2")
+    scene.pen.promote()
+    scene.turns()
+    assert list(scene.catalog.timelines) == [1, 2]
+    last = scene.catalog.footer(1, 3).name
+    scene.place.remove(last)
+    with pytest.raises(ArchiveDamaged, match=f"{last}: it is missing"):
+        check(scene.catalog, contents=False)
 
 
 def test_a_flipped_bit_is_found_at_the_start(scene: Scene) -> None:

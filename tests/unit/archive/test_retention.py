@@ -102,3 +102,18 @@ def test_the_archiver_removes_what_may_go(scene: Scene) -> None:
     scene.turns(2, seconds=100.0)
     assert len(scene.catalog.timelines[1]) < before
     check(scene.catalog, rules=True)
+
+
+@pytest.mark.parametrize("replaces", [False, True], ids=["a snapshot", "a state that was loaded"])
+@pytest.mark.parametrize("bound", [{"keep_snapshots": 1}, {"keep_s": 86_400.0, "now_ms": AT + 2 * DAY_MS}], ids=str)
+def test_all_parts_of_the_snapshot_that_is_needed_are_kept(
+    scene: Scene, replaces: bool, bound: dict[str, object]
+) -> None:
+    grown(scene, 1)
+    for _ in scene.pen.parts(10, replaces=replaces):
+        scene.turns(2)
+    id_ = scene.pen.change("new").id
+    scene.turns(2)
+    assert removed(scene, **bound)
+    assert scene.pushed(id_) == [0, 1, "new"]
+    check(scene.catalog, rules=True)

@@ -60,6 +60,17 @@ def test_every_flipped_byte_is_found() -> None:
             verified("s", flipped)
 
 
+def test_every_flipped_byte_of_a_footer_is_found_by_those_who_read_nothing_else() -> None:
+    data = built(changes(3))
+    needs = footer_of("s", data[-60:])
+    assert isinstance(needs, int)
+    tail = data[-needs:]
+    for at in range(len(tail) - 44):
+        flipped = tail[:at] + bytes([tail[at] ^ 0x01]) + tail[at + 1 :]
+        with pytest.raises(ArchiveDamaged, match="the hash of its footer"):
+            footer_of("s", flipped)
+
+
 def test_every_cut_is_found() -> None:
     data = built(changes(3))
     for size in range(len(data)):
