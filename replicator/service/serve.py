@@ -102,8 +102,11 @@ def serve(
     try:
         with node, server, sidecar:
             logger.info("service.started", "node %s of group %s serves %s", name, group, server.url, url=server.url)
-            while not (stopping.wait(LOOK_EVERY_S) or node.failed is not None or asks.asked):
-                pass
+            try:
+                while not (stopping.wait(LOOK_EVERY_S) or node.failed is not None or asks.asked):
+                    pass
+            finally:
+                feed.end()  # or the server would wait for whoever watches, and the node with its lease for the server
     finally:
         feed.close()
         server.stop()

@@ -81,15 +81,19 @@ class Feed:
         """Something was done: do not wait for the next second."""
         self._wake.set()
 
-    def close(self) -> None:
-        """End it. Whoever watches sees the end."""
-        with self._lock:
-            self._closed = True
-            thread = self._thread
+    def end(self) -> None:
+        """Whoever watches sees the end; waits for nobody. Before the server stops: it waits for those who watch."""
+        self._closed = True
         self._wake.set()
+        self._tell()
+
+    def close(self) -> None:
+        """`end`, and have the connection closed."""
+        self.end()
+        with self._lock:
+            thread = self._thread
         if thread is not None:
             thread.join(CLOSES_WITHIN_S)
-        self._tell()
 
     def _watch(self, news: asyncio.Event) -> None:
         with self._lock:
