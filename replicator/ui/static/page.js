@@ -38,7 +38,8 @@ function clock(ms) {
   const time = new Date(ms);
   return `${two(time.getUTCHours())}:${two(time.getUTCMinutes())}:${two(time.getUTCSeconds())}`;
 }
-const day = (ms) => new Date(ms).toISOString().slice(0, 10);
+const LAST_DAY_MS = 8.64e15; // what a Date can be
+const day = (ms) => (Math.abs(ms) <= LAST_DAY_MS ? new Date(ms).toISOString().slice(0, 10) : "?");
 function span(ms) {
   if (ms < 0) return "0 s";
   if (ms < 10000) return `${(ms / 1000).toFixed(1)} s`;
