@@ -79,7 +79,7 @@ def serve(
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
         raise ConfigError(setting="http", problem=problem) from None
     host, port = address_of(http, setting="http")
-    advertised = checks.url("advertise", advertise.rstrip("/"))
+    advertised = checks.public_url("advertise", advertise.rstrip("/"))
     beside = _state_beside(program)
     state = beside or Registry()
     node: Node = Node(state, group=group, name=name, redis=redis, data_dir=data_dir, app=app, **options.keywords)
