@@ -210,7 +210,7 @@ class _Looks:
             return []
         of = (look.head.log_id, look.term)
         if of != self._terms_of:
-            self._terms = terms_shown(history(self._log), TERMS_SHOWN)
+            self._terms = terms_shown(history(self._log, reads_log=False), TERMS_SHOWN)
             self._terms_of = of
         return self._terms
 

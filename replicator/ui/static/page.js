@@ -120,7 +120,7 @@ function actionsOf(node, leads, picture) {
 
 function drawTerms(picture) {
   const terms = picture.terms;
-  if (!terms.length) return shown(at("lanes"), element("p", {}, "The log has no terms yet."));
+  if (!terms.length) return shown(at("lanes"), element("p", {}, "The history of the group has no terms."));
   const lanes = [...new Set([...picture.status.nodes.map((node) => node.node), ...terms.map((term) => term.holder || "nobody")])].sort();
   const newest = terms.length - 1;
   const head = element("tr", {}, element("td"), ...terms.map((term, index) =>
