@@ -5,7 +5,6 @@ Before `start` these are the facts of a standby that has nothing, after `stop` t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ReplicatorError
@@ -18,7 +17,6 @@ from ..runtime.event_log import Speaker
 from ..runtime.process import Owner
 from . import health
 from .health import Condition, Lag, Standing, Unready, standing_of
-from .led_terms import LedTerm
 from .members import GroupAsSeen, Member, members_of
 from .release import Release
 from .running import NodeSetup, RunningNode
@@ -212,12 +210,6 @@ class NodeFacts:
             age_ms=self.heartbeat_age_ms,
         )
         return members_of(me, seen.look if seen is not None else None, term=self.term, seen_ms=seen_ms)
-
-    @property
-    def terms(self) -> Sequence[LedTerm]:
-        """Who led when, as far as this node can tell, oldest first."""
-        running = self._begun
-        return running.terms.terms() if running else []
 
     @property
     def stalled(self) -> str | None:

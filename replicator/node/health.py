@@ -160,7 +160,8 @@ class Condition:
 def why_unready(now: Condition) -> Unready | None:
     """Why a node cannot do its role's work: a primary, take writes; a standby, follow the log closely. None: it can.
 
-    What is only in the way of a primary's own disk keeps it from no write.
+    What is only in the way of a primary's own disk keeps it from no write. What makes a state unfit to be shown comes
+    first: a Redis that is away as well is not to hide it (`/standby`).
     """
     if now.failed is not None:
         return Unready("failed", str(now.failed))
@@ -169,18 +170,21 @@ def why_unready(now: Condition) -> Unready | None:
     if now.stalled:
         return Unready("stalled", now.stalled)
     for problem in now.problems:
+        if isinstance(problem, Unhealthy):
+            return Unready("unhealthy", str(problem))
+    if now.diverged and not now.standing.is_primary:
+        return Unready("diverged", f"the state of this standby differs from the primary's at {now.diverged}")
+    for problem in now.problems:
         if not now.standing.is_primary or isinstance(problem, _IN_THE_WAY_OF_WRITES):
             return Unready(_code_of(problem), str(problem))
     return _primary_unready(now) if now.standing.is_primary else _standby_unready(now)
 
 
 #: What keeps a primary from writing.
-_IN_THE_WAY_OF_WRITES = (LogUnavailable, LogLost, CorruptRecord, Unhealthy)
+_IN_THE_WAY_OF_WRITES = (LogUnavailable, LogLost, CorruptRecord)
 
 
 def _code_of(problem: ReplicatorError) -> str:
-    if isinstance(problem, Unhealthy):
-        return "unhealthy"
     if isinstance(problem, LogUnavailable):
         return "log_unavailable"
     return "log_lost" if isinstance(problem, LogLost) else "problem"
@@ -193,8 +197,6 @@ def _primary_unready(now: Condition) -> Unready | None:
 
 
 def _standby_unready(now: Condition) -> Unready | None:
-    if now.diverged:
-        return Unready("diverged", f"the state of this standby differs from the primary's at {now.diverged}")
     if not now.in_sync:
         what = (
             "lacks something of the log and waits for a snapshot" if now.has_read else "has read nothing of the log yet"

@@ -92,7 +92,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         checks.name("name", name)
         checks.name("group", group)
         directory = checks.directory("data_dir", data_dir)
-        checks.url("http", http)
+        checks.public_url("http", http)
         check_state(state)
         options, release = NodeOptions(**keywords), Release.of(state, app=app, version=version, reads=reads)
         scheduler = scheduler or OwnThreads()
@@ -219,7 +219,7 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
     def announce(self, http: str) -> None:
         """Tell the others the URL at which this node is reached, if it was not known at the start."""
         self._owner.check()
-        self.http = checks.url("http", http)
+        self.http = checks.public_url("http", http)
         if self._running is not None:
             self._running.ha_loop.reporter.http = self.http
             self._wake()

@@ -30,7 +30,6 @@ from .ha_loop import HaLoop
 from .handover import Handover
 from .identity import Name, check_data_is_mine
 from .lease import Lease
-from .led_terms import LedTerms, TermSource
 from .options import NodeOptions
 from .position_waits import PositionWaits
 from .primary import Primary
@@ -82,10 +81,6 @@ class RunningNode:
         self.acks = Acks(log, self.replica, lease)
         self.position_waits = PositionWaits(self.replica.known, name=setup.name)
         self.replica.known.turned.append(setup.watch.stir)
-        seen = LedTerms(lambda: self.replica.node_state.view)
-        self.replica.known.turned.append(seen.turned)
-        #: Who led when: what tells more than this node's memory goes in its place.
-        self.terms: TermSource = seen
         setup.vitals.watch_reads(self.replica.applied.inside)
         parts = Components(
             log=log,

@@ -32,14 +32,16 @@ def records(log: Log, *, after: RecordId = ZERO_ID, follow: bool = False) -> Ite
             return
 
 
-def history(log: Log) -> History:
-    """All that was done to the group, oldest first. Raises `LogUnavailable`, `CorruptRecord`."""
+def history(log: Log, *, reads_log: bool = True) -> History:
+    """All that was done to the group, oldest first. Raises `LogUnavailable`, `CorruptRecord`.
+
+    `reads_log`: if something is missing, read the whole log for the terms of which it still has records.
+    """
     look, entries = looked(log), merged(_told(log))
     head = look.head
     found = History.of(entries, count=head.history_count if head else 0, term=head.term if head else 0)
-    if found.complete or head is None:
+    if found.complete or head is None or not reads_log:
         return found
-    # It reads the whole log, so only if there may be something in it.
     known = {entry.term for entry in entries if entry.takes_term}
     of_log = [entry for entry in _terms_of_log(log) if entry.term not in known]
     return History.of(merged(entries, of_log), count=head.history_count, term=head.term)

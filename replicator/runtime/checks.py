@@ -20,7 +20,10 @@ from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 
-__all__ = ["choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "seconds", "url", "whole"]
+__all__ = [
+    "choice", "directory", "flag", "is_anywhere", "is_name", "line", "name", "plain", "public_url", "seconds", "url",
+    "whole",
+]  # fmt: skip
 
 #: Of nodes and groups. They stand in keys of Redis, in texts whose fields spaces part, in names of directories, in URLs
 #: and on terminals: what means nothing to any of these is enough for a name.
@@ -127,6 +130,15 @@ def url(setting: str, value: object) -> str:
         raise _wrong(setting, value, "is not a URL: http://HOST:PORT")
     if is_anywhere(host):
         raise _wrong(setting, value, "means every address of this machine; give one at which others reach it")
+    return text
+
+
+def public_url(setting: str, value: object) -> str:
+    """`url`, of a node that tells it to everybody: without a user or a password."""
+    text = url(setting, value)
+    if "@" in urlsplit(text).netloc:
+        problem = "has a user or a password in it, and everybody is told this URL: give http://HOST:PORT"
+        raise ConfigError(setting=setting, problem=problem)
     return text
 
 

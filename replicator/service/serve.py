@@ -79,7 +79,7 @@ def serve(
         problem = f'{missing.name} is not installed: pip install "replicator[web]"'
         raise ConfigError(setting="http", problem=problem) from None
     host, port = address_of(http, setting="http")
-    advertised = checks.url("advertise", advertise.rstrip("/"))
+    advertised = checks.public_url("advertise", advertise.rstrip("/"))
     beside = _state_beside(program)
     state = beside or Registry()
     node: Node = Node(state, group=group, name=name, redis=redis, data_dir=data_dir, app=app, **options.keywords)
@@ -102,8 +102,11 @@ def serve(
     try:
         with node, server, sidecar:
             logger.info("service.started", "node %s of group %s serves %s", name, group, server.url, url=server.url)
-            while not (stopping.wait(LOOK_EVERY_S) or node.failed is not None or asks.asked):
-                pass
+            try:
+                while not (stopping.wait(LOOK_EVERY_S) or node.failed is not None or asks.asked):
+                    pass
+            finally:
+                feed.end()  # or the server would wait for whoever watches, and the node with its lease for the server
     finally:
         feed.close()
         server.stop()

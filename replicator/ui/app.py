@@ -81,12 +81,14 @@ def _file(name: str, media_type: str) -> Endpoint:
 
 def _events(feed: Feed) -> Endpoint:
     async def endpoint(request: Request) -> Response:
+        headers = {**POLICY, "X-Accel-Buffering": "no"}  # nginx is not to hold events back
+        if request.method == "HEAD":  # whoever asks for no body is not to wait for its end
+            return Response(headers=headers, media_type="text/event-stream")
         pictures = feed.pictures()
         try:
             first = await anext(pictures)
         except (FullHouse, StopAsyncIteration, NoThread):
             return error_answer(503, "busy", "as many watch as can be served; try again later")
-        headers = {**POLICY, "X-Accel-Buffering": "no"}  # nginx is not to hold events back
         return StreamingResponse(_told(first, pictures), headers=headers, media_type="text/event-stream")
 
     return endpoint

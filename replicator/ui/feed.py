@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import CorruptRecord, ReplicatorError
 from ..format.ids import RecordId
 from ..format.records import Record
-from ..log.interface import Log
+from ..log.interface import Log, LogSize
 from ..ops import history, looked, size_of
 from ..protocol.group import GroupView
 from ..runtime.event_log import EventLogger
@@ -28,6 +28,9 @@ __all__ = ["Feed", "FullHouse"]
 logger = EventLogger(__name__)
 
 EVERY_S = 1.0
+
+#: Redis goes through all of a log to say what it takes, and does nothing else meanwhile: 0.1 s for a million records.
+SIZE_EVERY_S = 30.0
 
 #: Events to everybody each second; a monitor on every desk is fine, and a loop that opens pages is not.
 WATCHERS_MAX = 64
@@ -81,15 +84,19 @@ class Feed:
         """Something was done: do not wait for the next second."""
         self._wake.set()
 
-    def close(self) -> None:
-        """End it. Whoever watches sees the end."""
-        with self._lock:
-            self._closed = True
-            thread = self._thread
+    def end(self) -> None:
+        """Whoever watches sees the end; waits for nobody. Before the server stops: it waits for those who watch."""
+        self._closed = True
         self._wake.set()
+        self._tell()
+
+    def close(self) -> None:
+        """`end`, and have the connection closed."""
+        self.end()
+        with self._lock:
+            thread = self._thread
         if thread is not None:
             thread.join(CLOSES_WITHIN_S)
-        self._tell()
 
     def _watch(self, news: asyncio.Event) -> None:
         with self._lock:
@@ -153,6 +160,8 @@ class _Looks:
         self._before: GroupView | None = None
         self._last: Picture | None = None
         self._last_at = time.monotonic()
+        self._size: LogSize | None = None
+        self._size_at = 0.0
         self._records: list[Record] = []
         self._terms_of: tuple[str, int] | None = None
         self._terms: list[dict[str, Any]] = []
@@ -172,10 +181,16 @@ class _Looks:
         look_ms = (time.monotonic() - began) * 1000
         self._read_on(look)
         seen = Seen(
-            look=look, size=size_of(self._log, look), look_ms=look_ms, terms=self._of_terms(look), records=self._records
+            look=look, size=self._size_of(look), look_ms=look_ms, terms=self._of_terms(look), records=self._records
         )
         before, self._before = self._before, look
         return picture_of(self._log.group, seen, before, taken_at=now, told_by=self._told_by, may_act=self._may_act)
+
+    def _size_of(self, look: GroupView) -> LogSize:
+        now = time.monotonic()
+        if self._size is None or self._size.records is None or now - self._size_at >= SIZE_EVERY_S:
+            self._size, self._size_at = size_of(self._log, look), now
+        return self._size
 
     def _without_redis(self, problem: str, now: int) -> Picture:
         away_ms = round((time.monotonic() - self._last_at) * 1000)
@@ -206,7 +221,7 @@ class _Looks:
             return []
         of = (look.head.log_id, look.term)
         if of != self._terms_of:
-            self._terms = terms_shown(history(self._log), TERMS_SHOWN)
+            self._terms = terms_shown(history(self._log, reads_log=False), TERMS_SHOWN)
             self._terms_of = of
         return self._terms
 

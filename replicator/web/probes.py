@@ -7,7 +7,7 @@
     /ready       200: it can do its role's work now
     /health      200, with all that it knows of itself
     /cluster     all members, as it knows them
-    /history     who led when, as far as it knows
+    /history     what was done to the group: who led when, by whom and why
 
 Everything is derived when it is asked for, from what is in the node's memory: nobody asks Redis, waits, or takes a lock
 that somebody holds for long. Whatever is no 200 is 503 and says why; a query that cannot be meant is 400. OPTIONS, with
@@ -86,7 +86,7 @@ def cluster(node: ServedNode[Any], _: bytes = b"") -> Found:
 
 
 def history(node: ServedNode[Any], _: bytes = b"") -> Found:
-    return {"group": node.group, "seen_by": node.name, "terms": [each._asdict() for each in node.terms]}
+    return {"group": node.group, "seen_by": node.name, **node.history().to_dict()}
 
 
 def ready(node: ServedNode[Any], _: bytes = b"") -> Found:

@@ -12,12 +12,12 @@ from ..metrics.node_metrics import NodeMetrics
 __all__ = [
     "FACTS",
     "Facts",
+    "ServedHistory",
     "ServedLag",
     "ServedMembers",
     "ServedNode",
     "ServedPosition",
     "ServedRelease",
-    "ServedTerm",
     "ServedUnready",
 ]
 
@@ -62,8 +62,8 @@ class ServedMembers(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-class ServedTerm(Protocol):
-    def _asdict(self) -> dict[str, Any]: ...
+class ServedHistory(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 class ServedNode(Protocol[StateT]):
@@ -113,11 +113,6 @@ class ServedNode(Protocol[StateT]):
     @property
     def members(self) -> ServedMembers: ...
     @property
-    def terms(self) -> Sequence[ServedTerm]:
-        """Who led when, as far as it knows."""
-        ...
-
-    @property
     def state_problem(self) -> str | None:
         """Why the state does not become what it should be, if so."""
         ...
@@ -139,6 +134,10 @@ class ServedNode(Protocol[StateT]):
 
     @property
     def lease_ms(self) -> int | None: ...
+
+    def history(self) -> ServedHistory:
+        """What was done to the group, as far as it knows, at once."""
+        ...
 
     def metrics(self) -> Sequence[NodeMetrics]:
         """What it tells Prometheus, at once."""

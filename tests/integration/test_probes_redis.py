@@ -85,16 +85,25 @@ def test_probes_are_answered_and_promises_withdrawn_while_redis_hangs(
     eventually(lambda: b.status("/standby?lag_s=60&lag=0") == 200, "a standby that follows again")
 
 
-def test_the_members_and_the_terms_are_told_by_every_node(group: tuple[Served, Served]) -> None:
+def test_the_members_and_the_history_are_told_by_every_node(group: tuple[Served, Served]) -> None:
     a, b = group
 
     def roles(of: Served) -> dict[str, Any]:
         return {each["node"]: each["role"] for each in of.ask("/cluster").json()["nodes"]}
 
+    def told_by(of: Served) -> dict[str, Any]:
+        found: dict[str, Any] = of.ask("/history").json()
+        assert (found["group"], found["seen_by"]) == ("g", of.node.name)
+        return found
+
     for each in (a, b):
         eventually(lambda each=each: roles(each) == {"a": "primary", "b": "standby"}, "all members")
-        (term,) = each.ask("/history").json()["terms"]
-        assert (term["term"], term["holder"], term["boot"]) == (1, "a", a.node.boot)
-    b.node.promote(timeout_s=PATIENCE_S)
-    eventually(lambda: [each["holder"] for each in a.ask("/history").json()["terms"]] == ["a", "b"], "another leader")
+        told = eventually(lambda each=each: told_by(each)["entries"], "a history")[0]
+        assert (told["what"], told["term"], told["node"], told["boot"]) == ("found", 1, "a", a.node.boot)
+    b.node.promote(timeout_s=PATIENCE_S, reason="a drill")
+    for each in (a, b):
+        newest = lambda each=each: told_by(each)["entries"][-1]  # noqa: E731
+        eventually(lambda newest=newest: (newest()["node"], newest()["reason"]) == ("b", "a drill"), "another leader")
+        assert (newest()["ended_node"], newest()["ended_term"]) == ("a", 1)
+        assert told_by(each)["complete"] is True
     eventually(lambda: roles(a) == {"a": "standby", "b": "primary"}, "the old primary sees the new one")

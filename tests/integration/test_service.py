@@ -126,6 +126,32 @@ def test_a_log_that_is_gone_does_not_end_it(any_redis: RedisServer, tmp_path: Pa
     assert list(seen[1][1]["nodes"]) == ["1"]
 
 
+def test_who_watches_the_page_sees_the_end_in_order_and_holds_nothing_up(
+    any_redis: RedisServer, tmp_path: Path, log: RedisLog
+) -> None:
+    seen: list[bytes] = []
+    watching = threading.Event()
+
+    def watch() -> None:
+        node = eventually(lambda: [n for n in ops.status(log).nodes if n.http])[0]
+        try:
+            with urllib.request.urlopen(f"{node.http}/ui/events", timeout=PATIENCE_S) as events:
+                seen.append(events.readline())
+                watching.set()
+                seen.append(events.read())  # cut off, it lacks the last chunk: IncompleteRead
+        finally:
+            watching.set()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    thread = meanwhile(lambda: watching.wait(PATIENCE_S))
+    serve(**settings(any_redis, tmp_path))
+    thread.join()
+    watcher.join(PATIENCE_S)
+    assert len(seen) == 2
+    assert seen[1].endswith(b"\n\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM])
 def test_every_signal_that_ends_it_gives_the_lease_back(
     any_redis: RedisServer, tmp_path: Path, log: RedisLog, number: signal.Signals

@@ -21,9 +21,9 @@ from replicator.format.codec import encoded_keyed
 from replicator.format.ids import RecordId
 from replicator.metrics import NodeMetrics
 from replicator.node.health import Unready
-from replicator.node.led_terms import LedTerm
 from replicator.node.members import GroupAsSeen, Member, members_of
 from replicator.node.release import Release
+from replicator.protocol.history import History, HistoryEntry
 from replicator.registry.api import registry_app
 from replicator.registry.state import Registry
 from replicator.replica.ledger import Ledger
@@ -61,7 +61,6 @@ class Known:
     heartbeat_age_ms: int | None = 10
     release: Release = field(default_factory=lambda: Release(app="kv", version=2, reads=range(1, 3)))
     version: int = 1
-    terms: list[LedTerm] = field(default_factory=lambda: [LedTerm(5, "a", "boot", 1_700_000_000_000, "5-1042")])
 
     @property
     def members(self) -> GroupAsSeen:
@@ -70,6 +69,10 @@ class Known:
             http=None, problem=None, version=2, age_ms=10,
         )  # fmt: skip
         return members_of(me, None, term=5, seen_ms=None)
+
+    def history(self) -> History:
+        found = HistoryEntry(what="found", term=5, number=1, at=1_700_000_000_000, node="a", by="ann", id="5-1")
+        return History.of([found], count=1, term=5)
 
 
 @dataclass

@@ -38,7 +38,8 @@ function clock(ms) {
   const time = new Date(ms);
   return `${two(time.getUTCHours())}:${two(time.getUTCMinutes())}:${two(time.getUTCSeconds())}`;
 }
-const day = (ms) => new Date(ms).toISOString().slice(0, 10);
+const LAST_DAY_MS = 8.64e15; // what a Date can be
+const day = (ms) => (Math.abs(ms) <= LAST_DAY_MS ? new Date(ms).toISOString().slice(0, 10) : "?");
 function span(ms) {
   if (ms < 0) return "0 s";
   if (ms < 10000) return `${(ms / 1000).toFixed(1)} s`;
@@ -119,7 +120,7 @@ function actionsOf(node, leads, picture) {
 
 function drawTerms(picture) {
   const terms = picture.terms;
-  if (!terms.length) return shown(at("lanes"), element("p", {}, "The log has no terms yet."));
+  if (!terms.length) return shown(at("lanes"), element("p", {}, "The history of the group has no terms."));
   const lanes = [...new Set([...picture.status.nodes.map((node) => node.node), ...terms.map((term) => term.holder || "nobody")])].sort();
   const newest = terms.length - 1;
   const head = element("tr", {}, element("td"), ...terms.map((term, index) =>

@@ -20,6 +20,7 @@ from replicator.node.health import (
     lag_of,
     why_unready,
 )
+from replicator.node.problems import Unhealthy
 from replicator.protocol.group import GroupView, Head
 from replicator.protocol.heartbeat import Heartbeat
 from replicator.protocol.liveness import Sight
@@ -144,6 +145,7 @@ PRIMARY = Condition(
 STANDBY = replace(PRIMARY, standing=Standing(False, leads=False), lag=Lag(0, 0))
 AWAY = LogUnavailable(url="r", problem="cut off")
 FULL = CheckpointError(path="/data", problem="the disk is full")
+HUNG = Unhealthy(problem="the event loop hangs")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +170,12 @@ FULL = CheckpointError(path="/data", problem="the disk is full")
         (replace(STANDBY, lag=Lag(400, 9000), behind_s=BEHIND_S_MAX), ""),
         (replace(STANDBY, lag=Lag(1, None), behind_s=BEHIND_S_MAX + 1), "behind"),
         (replace(STANDBY, diverged="1-9"), "diverged"),
+        # what makes its state unfit to be shown is not hidden by what only keeps it from following
+        (replace(STANDBY, diverged="1-9", problems=[AWAY]), "diverged"),
+        (replace(STANDBY, diverged="1-9", problems=[FULL]), "diverged"),
+        (replace(STANDBY, problems=[AWAY, HUNG]), "unhealthy"),
+        (replace(STANDBY, problems=[FULL, HUNG], diverged="1-9"), "unhealthy"),
+        (replace(PRIMARY, problems=[FULL, AWAY, HUNG]), "unhealthy"),
         (replace(STANDBY, diverged="1-9", in_sync=False), "diverged"),
         (replace(STANDBY, stalled="a bug"), "stalled"),
         (replace(STANDBY, failed=ReplicatorError("it ended")), "failed"),

@@ -36,6 +36,7 @@ def test_an_entry_is_what_it_was_after_it_was_written() -> None:
     full = HistoryEntry(
         what="promote", term=2, number=3, at=4, node="n", boot="b", by="ann", reason="✓", forced=True, run="r",
         id="2-5", version=6, ended="fenced", ended_term=1, ended_node="m", ended_at=7, lasted_ms=0, restored_by="o",
+        skipped_id="1-5",
     )  # fmt: skip
     assert HistoryEntry.from_fields(full.to_fields()) == full
     assert HistoryEntry.from_fields(FOUND.to_fields()) == FOUND

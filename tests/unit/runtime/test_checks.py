@@ -125,6 +125,14 @@ def test_anything_else_is_no_url(url: object) -> None:
     refused(lambda: checks.url("it", url))
 
 
+@pytest.mark.parametrize("url", ["http://u:s3cret@a:8000", "https://u@a", "http://:s3cret@a", "http://@a"])
+def test_a_url_that_everybody_is_told_has_no_password(url: str) -> None:
+    told = refused(lambda: checks.public_url("it", url))
+    assert "everybody is told" in told
+    assert "s3cret" not in told
+    assert checks.public_url("it", "http://a:8000/@x") == "http://a:8000/@x"
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "0", "0.0", "0x0", "[::]", "[0:0:0:0:0:0:0:0]", "[::ffff:0.0.0.0]"])
 def test_a_url_of_every_address_leads_nowhere(host: str) -> None:
     assert "give one at which others reach it" in refused(lambda: checks.url("it", f"http://{host}:8000"))

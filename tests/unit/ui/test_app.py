@@ -43,6 +43,13 @@ def test_the_page_is_whole_and_asks_nobody_else(client: TestClient, path: str) -
     assert client.get("/ui/", follow_redirects=False).headers["location"] == "/ui"
 
 
+def test_who_asks_for_no_body_does_not_watch(client: TestClient, feed: Feed) -> None:
+    feed.end()
+    assert client.get("/ui/events").status_code == 503
+    answer = client.head("/ui/events")
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+
+
 def test_without_actions_there_is_nothing_to_act_with(feed: Feed) -> None:
     client = TestClient(Starlette(routes=ui_routes(feed)))
     assert client.post("/ui/do/pause", json={}, headers=BEARER).status_code == 404

@@ -127,6 +127,62 @@ def test_a_redis_that_was_never_there_is_said_too(group: Group, opened: Opened) 
     feed.close()
 
 
+def test_it_does_not_have_redis_go_through_the_log_at_each_look(
+    group: Group, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = group.primary("a")
+    sizes: list[int] = []
+    size_of = module.size_of
+
+    def counted(*of: Any) -> Any:
+        sizes.append(1)
+        return size_of(*of)
+
+    monkeypatch.setattr(module, "size_of", counted)
+    feed = Feed(opened, told_by="test", every_s=0.01)
+
+    async def watched() -> None:
+        await until(feed, lambda picture: picture.status["holder"] == "a")
+        a.submit(push("new"))
+        await until(feed, lambda picture: picture.records[0]["id"] == "1-2")
+
+    async def while_another_does() -> None:
+        async with aclosing(feed.pictures()) as pictures:
+            await anext(pictures)
+            await watched()
+
+    asyncio.run(while_another_does())
+    feed.close()
+    assert len(sizes) == 1
+
+
+def test_a_history_with_a_gap_does_not_make_it_read_the_log(
+    group: Group, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = group.primary("a")
+    for value in range(100):
+        a.submit(push(value))
+    reads: list[int] = []
+
+    def open_log() -> MemoryLog:
+        log = opened()
+        read, told = log.read, log.history
+
+        def reading(after: Any, **more: Any) -> Any:
+            reads.append(after.n)
+            return read(after, **more)
+
+        monkeypatch.setattr(log, "read", reading)
+        monkeypatch.setattr(log, "history", lambda end="": told(end)._replace(entries=[]))
+        return log
+
+    feed = Feed(open_log, told_by="test", every_s=0.01)
+    picture = asyncio.run(until(feed, lambda picture: picture.status["holder"] == "a"))
+    assert (picture.redis_problem, picture.terms) == (None, [])
+    assert min(reads) >= 100 - module.RECORDS_SHOWN
+    feed.close()
+
+
 def test_so_many_may_watch_and_no_more(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WATCHERS_MAX", 1)
     feed = Feed(opened, told_by="test", every_s=0.01)

@@ -110,8 +110,15 @@ def test_the_others_are_told_of_the_group_and_its_history(served: Callable[[Any]
     assert ask("GET", "/live").json() == {"alive": True}
     group = ask("GET", "/cluster").json()
     assert (group["group"], group["seen_by"], [each["node"] for each in group["nodes"]]) == ("g", "a", ["a"])
-    (term,) = ask("GET", "/history").json()["terms"]
-    assert (term["term"], term["holder"], term["last_id"]) == (5, "a", "5-1042")
+    told = ask("GET", "/history").json()
+    assert (told["group"], told["seen_by"], told["complete"], told["complete_since_at"]) == (
+        "g",
+        "a",
+        True,
+        1_700_000_000_000,
+    )
+    (entry,) = told["entries"]
+    assert (entry["what"], entry["term"], entry["node"], entry["by"]) == ("found", 5, "a", "ann")
 
 
 def test_health_has_the_heartbeat_and_the_versions(served: Callable[[Any], Ask]) -> None:
