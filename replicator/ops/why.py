@@ -150,6 +150,7 @@ _NOBODY_LEADS = frozenset(
         ReasonCode.NO_LOG,
         ReasonCode.LOG_LOST,
         ReasonCode.LOG_BROKEN,
+        ReasonCode.ALL_STALLED,
         ReasonCode.NEW_RUN,
         ReasonCode.DEMOTED,
         ReasonCode.UNHELD,
@@ -172,7 +173,7 @@ def _why_it_does_not_take_over(heartbeat: Heartbeat, look: GroupView) -> list[Re
     if (paused := pause_of(look)) is not None and (told := _as_reason(paused)) is not None:
         found.append(told)
     if not heartbeat.candidate:
-        words = "it does not take over by itself (--auto-promote is off): `replicator promote` makes it"
+        words = "it does not take over by itself (--auto-promote is off): `replicator promote` has it lead"
         found.append(reason(ReasonCode.NOT_CANDIDATE, words))
     if (refused := election.refusal(heartbeat.node, look)) is not None:
         found.append(_as_told(refused))

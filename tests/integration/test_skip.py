@@ -80,6 +80,9 @@ def test_a_group_that_stalled_goes_on_by_the_command_that_status_and_doctor_name
     (command,) = eventually(named, "the command that helps")
     assert command == "replicator skip 1-3 --on a --reason"
     assert command in run("doctor").stdout
+    reasons = json.loads(run("why", "b", "--output", "json").stdout)["reasons"]
+    told = next(each for each in reasons if each["question"] == "leads")
+    assert (told["code"], told["facts"]) == ("all_stalled", {"change_id": "1-3", "node": "a"})
 
     _, *args = command.split()
     refused = run(*args, "nobody can apply it", "--dry-run")
@@ -95,7 +98,7 @@ def test_a_group_that_stalled_goes_on_by_the_command_that_status_and_doctor_name
     assert processes["b"].submit(push("y")) == 2
     verified = eventually(lambda: [each for each in [run("verify", "--output", "json")] if each.exit_code == 0])[0]
     assert len(json.loads(verified.stdout)["digests"]) == 3
-    assert "without 1-3: nobody can apply it" in run("history").stdout
+    assert "nobody can apply it; without 1-3" in run("history").stdout
     state = ("--state", "tests.support.skip_child:Failing")
     certified = run("certify", *state, *(f"--data-dir={tmp_path / name}" for name in "abc"))
     assert certified.exit_code == 0, certified.stdout + certified.stderr

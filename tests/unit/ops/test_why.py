@@ -55,6 +55,9 @@ def test_a_group_that_is_well() -> None:
     )  # fmt: skip
 
 
+BEFORE = Position(RecordId(3, 99), ZERO_CHAIN)
+POISONED = {"stalled": "oops", "stalled_at": HERE.id, "changed": BEFORE.id, "position": BEFORE, "cursor": BEFORE.id}
+
 NOT_LEADING: list[tuple[str, GroupView, list[str]]] = [
     ("it is not there", look(LEADS, B._replace(age_ms=9000)), ["not_reporting", "other_leads"]),
     ("it stopped", look(LEADS, B._replace(left=True)), ["stopped", "other_leads"]),
@@ -67,6 +70,11 @@ NOT_LEADING: list[tuple[str, GroupView, list[str]]] = [
         ["not_reporting", "paused"],
     ),
     ("it stalled", look(DEAD, B._replace(stalled="oops"), lease_ms=None), ["not_reporting", "stalled"]),
+    (
+        "all stalled at the last change",
+        look(DEAD._replace(**POISONED), heartbeat("b", **POISONED), lease_ms=None),
+        ["all_stalled", "not_candidate", "stalled"],
+    ),
     ("there is no log", look(B, head=None, term=0, last_id=RecordId(0, 0), lease_ms=None), ["log_lost"]),
     ("Redis came back", look(LEADS, B, run="run-2", lease_ms=None), ["new_run", "not_all_reported"]),
     ("its term key was moved", look(LEADS, B, term=9, lease_ms=None), ["unheld"]),
@@ -109,7 +117,7 @@ FOLLOWING: list[tuple[str, GroupView, list[str]]] = [
     ("it is out of sync", look(LEADS, B._replace(in_sync=False)), ["out_of_sync"]),
     (
         "it is slow",
-        look(LEADS, B._replace(position=Position(RecordId(3, 1), ZERO_CHAIN), applied_at=NOW_MS - 9000)),
+        look(LEADS, B._replace(position=Position(RecordId(3, 1), ZERO_CHAIN), behind_ms=9000)),
         ["behind"],
     ),
 ]
