@@ -91,6 +91,7 @@ def import_(
     only_check: bool,
     expect: str | None,
     force: bool,
+    yes: bool,
     timeout: float,
     state: str,
     snapshot_bytes_max: int,
@@ -106,7 +107,7 @@ def import_(
         if not only_check:
             give_to_group(
                 settings, found.pieces, kind=_kind(state, facts), app=facts.app, version=facts.version, expect=expect,
-                force=force, timeout_s=timeout, reason=f"imported {file.name}, of {facts.id}", by=operator(),
+                force=force, yes=yes, timeout_s=timeout, reason=f"imported {file.name}, of {facts.id}", by=operator(),
                 snapshot_bytes_max=snapshot_bytes_max,
             )  # fmt: skip
     if output == "json":

@@ -13,9 +13,11 @@ from replicator import ops
 from replicator.archive.loading import check_app, publish_by_node
 from replicator.errors import ConfigError, NotPrimary
 from replicator.format.ids import RecordId
+from replicator.ops import risks
 from replicator.registry.document import document_of
 from replicator.state.class_name import WHOLE
 
+from .confirm import confirm, yes_option
 from .context import Seconds, Settings
 from .load import put_document
 from .state_option import REGISTRY, state_class
@@ -30,7 +32,7 @@ def load_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     force = click.option("--force", is_flag=True, help="Whatever the state of the group is; what that has is lost.")
     timeout = click.option("--timeout", type=Seconds(), default=120.0, show_default=True, help="Seconds to wait.")
-    return expect(force(timeout(command)))
+    return expect(force(yes_option(timeout(command))))
 
 
 def give_to_group(
@@ -42,6 +44,7 @@ def give_to_group(
     version: int,
     expect: str | None,
     force: bool,
+    yes: bool,
     timeout_s: float,
     reason: str,
     by: str,
@@ -53,6 +56,8 @@ def give_to_group(
         look = log.look()
         check_app(look, app, settings.group)
         now = ops.status(log)
+        if force:
+            confirm("replace it all the same?", risks.of_load(log), yes=yes)
     changed = look.head.changed if look.head is not None else RecordId(0, 0)
     if seen is None and not force and changed > RecordId(0, 0):
         hint = f"--expect {changed} replaces it if it does not change meanwhile, --force in any case"

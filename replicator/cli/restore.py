@@ -292,6 +292,7 @@ def restore(
     load: bool,
     expect: str | None,
     force: bool,
+    yes: bool,
     timeout: float,
     state: str,
     data_dirs: tuple[Path, ...],
@@ -320,7 +321,7 @@ def restore(
         if load:
             give_to_group(
                 settings, folded.pieces, kind=kind, app=footer.app, version=folded.view.version, expect=expect,
-                force=force, timeout_s=timeout, reason=f"restored from {folded.target.id}", by=operator(),
+                force=force, yes=yes, timeout_s=timeout, reason=f"restored from {folded.target.id}", by=operator(),
                 snapshot_bytes_max=snapshot_bytes_max,
             )  # fmt: skip
         _tell(_facts(folded), [str(each) for each in (to, backup) if each], load, output)

@@ -114,7 +114,7 @@ def test_the_state_of_before_a_mistake_is_back_on_all_nodes_with_two_commands(gr
     # An operator empties the registry by mistake.
     empty = group.directory / "empty.json"
     empty.write_text(json.dumps({"version": 1, "nodes": {}, "networks": {}, "trust_pairs": []}))
-    group.run("load", empty, "--force", "--any-term")
+    group.run("load", empty, "--force", "--yes", "--any-term")
     assert group.hostnames("a") == []
     mistake = now_ms()
     eventually(lambda: group.has_archived(mistake))
@@ -125,7 +125,7 @@ def test_the_state_of_before_a_mistake_is_back_on_all_nodes_with_two_commands(gr
     assert "replaces" in changes[-1]["change"]
     # And back, by a time: that of a moment before.
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(changes[-1]["written_at"] / 1000 - 0.5))
-    group.run("restore", "--archive", group.place.path, "--at", at, "--load", "--force")
+    group.run("restore", "--archive", group.place.path, "--at", at, "--load", "--force", "--yes")
     wanted = [f"db{number}" for number in range(20)]
     for name in NAMES:
         eventually(lambda name=name: group.hostnames(name) == wanted, f"the state of {name}")

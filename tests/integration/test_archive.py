@@ -113,7 +113,7 @@ def test_any_application_has_an_earlier_state_back_on_all_nodes(
         a.submit(push("a mistake"))
         catch_up()
         in_step(a, b)
-        run("restore", "--at", good, "--load", "--force", "--state", KV, "--timeout", 3 * PATIENCE_S)
+        run("restore", "--at", good, "--load", "--force", "--yes", "--state", KV, "--timeout", 3 * PATIENCE_S)
         eventually(lambda: document(a) == wanted and document(b) == wanted)
         eventually(lambda: a.leads)
         assert a.submit(push(3)) == 3
@@ -144,7 +144,7 @@ def test_a_state_without_apply_needs_no_class(world: RedisWorld, place: Director
         catch_up()
         run("restore", "--at", good, "--to", place.path.parent / "out")
         assert (place.path.parent / "out").read_bytes() == b"one" * 999 + b"two"
-        load = ("restore", "--at", good, "--load", "--force", "--timeout", 3 * PATIENCE_S)
+        load = ("restore", "--at", good, "--load", "--force", "--yes", "--timeout", 3 * PATIENCE_S)
         run(*load, "--state", "whole")
         eventually(lambda: text.pieces == other.pieces == [b"one" * 999 + b"two"])
         in_step(a, b)
@@ -226,7 +226,7 @@ def test_a_backup_is_checked_whole_before_anything_changes(
     file.write_bytes(data)
     assert "--expect" in run("import", file, code=2).output
     assert "has changed since" in run("import", file, "--expect", told["position"], code=3).output
-    run("import", file, "--force", "--timeout", 3 * PATIENCE_S)
+    run("import", file, "--force", "--yes", "--timeout", 3 * PATIENCE_S)
     eventually(lambda: document(a) == wanted)
 
 
