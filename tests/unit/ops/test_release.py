@@ -56,7 +56,7 @@ def test_the_lease_of_a_node_that_was_killed_is_given_back_and_another_one_leads
     assert (released.node, released.term, released.boot) == ("a", 1, a.boot)
     eventually(lambda: b.leads, "another leader")
     # and the history does not say that it stopped in order
-    assert ops.history(group.log())[-1].reason == "a ended, as test saw, which gave its lease back"
+    assert ops.history(group.log()).entries[-1].reason == "a ended, as test saw, which gave its lease back"
 
 
 def test_the_lease_of_a_node_that_runs_is_left_alone(group: Group) -> None:
