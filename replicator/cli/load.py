@@ -17,7 +17,7 @@ from replicator.format.ids import RecordId
 from replicator.ops import risks
 
 from .confirm import confirm, yes_option
-from .context import Settings, output_option
+from .context import Settings, output_option, show_json
 
 __all__ = ["load", "put_document"]
 
@@ -78,17 +78,23 @@ def load(
     primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
     if primary is None or primary.http is None:
         raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")
-    put_document(primary.http, file, expect, any_term=any_term, force=force)
+    answer = put_document(primary.http, file, expect, any_term=any_term, force=force)
+    if output == "json":
+        show_json({"primary": primary.node, "document_bytes": file.stat().st_size, "term": answer.get("term")})
+        return
     click.echo(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
 
 
-def put_document(http: str, file: Path, expect: str | None, *, any_term: bool, force: bool) -> None:
-    """Give the document to the primary that serves there. Raises `LoadRefused`, and what says that it is not known."""
+def put_document(http: str, file: Path, expect: str | None, *, any_term: bool, force: bool) -> dict[str, object]:
+    """Give the document to the primary that serves there; its answer. Raises `LoadRefused`, or what says that it is not
+    known.
+    """
     query = urlencode({name: 1 for name, asked in (("any_term", any_term), ("force", force)) if asked})
     answer = _put(f"{http}/v1/state" + (f"?{query}" if query else ""), file, expect)
     if answer.get("applied") is False:
         problem = f"its term is over (the term is {answer.get('term')}); --any-term loads it all the same"
         raise LoadRefused(url=http, file=file, problem=problem)
+    return answer
 
 
 def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:
