@@ -18,6 +18,7 @@ from replicator.ops import risks
 
 from .confirm import confirm, yes_option
 from .context import Settings, output_option, show_json
+from .progress import Counted, progress_of
 
 __all__ = ["load", "put_document"]
 
@@ -99,11 +100,11 @@ def put_document(http: str, file: Path, expect: str | None, *, any_term: bool, f
 
 def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:
     """Send the file. Once it may have arrived, an error leaves the outcome unknown, unless the primary tells it."""
-    with file.open("rb") as body:
-        length = str(file.stat().st_size)
-        headers = {"Content-Type": "application/json", "Content-Length": length}
+    size = file.stat().st_size
+    with file.open("rb") as opened, progress_of("load", lines=False) as tell:
+        headers = {"Content-Type": "application/json", "Content-Length": str(size)}
         headers |= {"If-Match": f'"{expect}"'} if expect is not None else {}
-        request = urllib.request.Request(url, data=body, method="PUT", headers=headers)
+        request = urllib.request.Request(url, data=Counted(opened, size, tell), method="PUT", headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                 return dict(orjson.loads(answer.read()))
