@@ -80,7 +80,8 @@ def _check_is_broken(look: GroupView) -> None:
     if look.lease_ms is not None and not (holder is not None and holder.problem):
         raise PromotionRefused("", "the log is whole, there is nothing to recover")
     why = f" ({holder.node}: {holder.problem})" if holder is not None and holder.problem else ""
-    reason = f"there is nothing to recover in the log, but nobody leads{why}: `replicator promote NODE`"
+    do = "`replicator promote NODE`" if why else "`replicator status` says what to do"
+    reason = f"there is nothing to recover in the log, but nobody leads{why}: {do}"
     raise PromotionRefused("", reason)
 
 

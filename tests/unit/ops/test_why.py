@@ -58,6 +58,14 @@ def test_a_group_that_is_well() -> None:
 BEFORE = Position(RecordId(3, 99), ZERO_CHAIN)
 POISONED = {"stalled": "oops", "stalled_at": HERE.id, "changed": BEFORE.id, "position": BEFORE, "cursor": BEFORE.id}
 
+
+def test_its_role_is_the_one_that_status_shows() -> None:
+    seen = look(LEADS, B, lease_ms=None)
+    shown = status_of("g", seen, LogSize(None, None)).nodes
+    assert [why_of("g", each.node, seen).role for each in shown] == [each.role for each in shown]
+    assert shown[0].role == "primary"
+
+
 NOT_LEADING: list[tuple[str, GroupView, list[str]]] = [
     ("it is not there", look(LEADS, B._replace(age_ms=9000)), ["not_reporting", "other_leads"]),
     ("it stopped", look(LEADS, B._replace(left=True)), ["stopped", "other_leads"]),
