@@ -255,7 +255,7 @@ def _lag(heartbeat: Heartbeat, look: GroupView) -> list[Reason]:
         return [reason(ReasonCode.LAG_UNKNOWN, words)]
     if lag.records > BEHIND_RECORDS_MAX:
         words = f"it is {lag.records} records behind"
-        return [reason(ReasonCode.BEHIND, words, {"lag_records": lag.records, "lag_ms": lag.ms})]
+        return [reason(ReasonCode.BEHIND, words, {"lag_records": lag.records, "behind_ms": heartbeat.behind_ms})]
     return []
 
 

@@ -9,6 +9,7 @@ import pytest
 from replicator.errors import PromotionRefused, UnknownGroup
 from replicator.format.ids import ZERO_CHAIN, Position, RecordId
 from replicator.log.interface import LogSize
+from replicator.node.health import BEHIND_RECORDS_MAX
 from replicator.ops.diagnosis import checks_of_group, checks_of_nodes
 from replicator.ops.group_status import status_of
 from replicator.ops.promotion import preview, promote
@@ -64,6 +65,14 @@ def test_its_role_is_the_one_that_status_shows() -> None:
     shown = status_of("g", seen, LogSize(None, None)).nodes
     assert [why_of("g", each.node, seen).role for each in shown] == [each.role for each in shown]
     assert shown[0].role == "primary"
+
+
+def test_a_node_that_is_far_behind_is_not_ready_and_status_says_so() -> None:
+    far = Position(RecordId(3, 100 + BEHIND_RECORDS_MAX + 1), ZERO_CHAIN)
+    seen = look(LEADS._replace(position=far), B, head=HEAD._replace(position=far), last_id=far.id)
+    (told,) = [each for each in why_of("g", "b", seen).reasons if each.question == "ready"]
+    assert (told.code, dict(told.facts)) == ("behind", {"lag_records": BEHIND_RECORDS_MAX + 1, "behind_ms": 0})
+    assert status_of("g", seen, LogSize(None, None)).nodes[1].codes == ["behind"]
 
 
 NOT_LEADING: list[tuple[str, GroupView, list[str]]] = [
