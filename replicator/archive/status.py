@@ -61,7 +61,7 @@ class Status:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form. Its names are a contract."""
         told = asdict(self)
-        return told | {"written_at": told.pop("at"), "problem": self.problem or None}
+        return told | {"written_at": told.pop("at"), "stopped": told.pop("ended"), "problem": self.problem or None}
 
 
 def read_status(place: Place) -> Status | None:

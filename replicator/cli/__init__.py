@@ -166,12 +166,6 @@ def _choice(name: str, text: str, ctx: click.Context) -> str:
     return str(option.type.convert(text, option, ctx))
 
 
-def _level(text: str, ctx: click.Context) -> str:
-    # It may be from a file.
-    option = next(option for option in ctx.command.params if option.name == "log_level")
-    return LEVEL.convert(text, option, ctx)
-
-
 def _checked(settings: dict[str, Any], config: Path) -> dict[str, Any]:
     """Refuse unknown names: a slip that was ignored could start the wrong group."""
     for name, value in settings.items():

@@ -22,6 +22,7 @@ from replicator.state import ReplicatedState
 from replicator.state.class_name import WHOLE, are_alike
 
 from .context import show_json, table, when
+from .progress import progress_of
 from .state_option import REGISTRY, state_class
 
 __all__ = [
@@ -122,11 +123,12 @@ def _row(each: TimelineFacts) -> dict[str, Any]:
     }
 
 
-def certify_archive(where: str, *, output: str, snapshot_bytes_max: int, say: Callable[[str], None]) -> None:
+def certify_archive(where: str, *, output: str, snapshot_bytes_max: int) -> None:
     """`certify --archive`. Raises `ArchiveDamaged`, `Violation`."""
     opened = Opened(where)
     try:
-        facts = check(opened.catalog, rules=True, progress=say, snapshot_bytes_max=snapshot_bytes_max)
+        with progress_of("certify") as say:
+            facts = check(opened.catalog, rules=True, progress=say, snapshot_bytes_max=snapshot_bytes_max)
     except Violation as violation:
         if output == "json":
             show_json({"certified": False, "violation": violation.to_dict(), "archive": None})

@@ -27,6 +27,7 @@ from .context import (
     snapshot_bytes_max_option,
     table,
 )
+from .progress import progress_of
 from .state_option import REGISTRY, state_class
 
 __all__ = ["certify"]
@@ -64,21 +65,22 @@ def certify(
 ) -> None:
     """Check the whole log, and what nodes have of it on their disks. Exit code 1 at the first violation."""
     if archive:
-        certify_archive(archive, output=output, snapshot_bytes_max=snapshot_bytes_max, say=_say)
+        certify_archive(archive, output=output, snapshot_bytes_max=snapshot_bytes_max)
         return
     make_state = state_class(state)
     found: Certificate | None = None
     live: ops.DigestReport | None = None
     try:
         with settings.log() as log:
-            found = checked(
-                log,
-                data_dirs,
-                make_state=make_state,
-                assumed=_is_default("state"),
-                progress=_say,
-                snapshot_bytes_max=snapshot_bytes_max,
-            )
+            with progress_of("certify") as say:
+                found = checked(
+                    log,
+                    data_dirs,
+                    make_state=make_state,
+                    assumed=_is_default("state"),
+                    progress=say,
+                    snapshot_bytes_max=snapshot_bytes_max,
+                )
             if output == "table":
                 click.echo(_text(found))
             live = _verified(log, timeout) if verify else None
@@ -108,7 +110,8 @@ def _result(found: Certificate | None, live: ops.DigestReport | None, violation:
 def _verified(log: RedisLog, timeout_s: float) -> ops.DigestReport | None:
     """Compare the live nodes' states. Nodes that do not report are named, but are no violation."""
     try:
-        report = ops.verify(log, by=operator(), timeout_s=timeout_s, progress=_say)
+        with progress_of("verify") as say:
+            report = ops.verify(log, by=operator(), timeout_s=timeout_s, progress=say)
     except NotPrimary:
         _say("no node leads, so the states of the live nodes were not compared")
         return None

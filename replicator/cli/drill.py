@@ -11,9 +11,11 @@ import click
 
 from replicator.errors import ReplicatorError
 from replicator.node.options import LEASE_S_MIN
+from replicator.ops import Step
 from replicator.sandbox.drill import FAULTS, FaultReport, Report, run
 
 from .context import Seconds, Settings, output_option, show_json, table
+from .progress import progress_of
 
 __all__ = ["drill"]
 
@@ -65,16 +67,21 @@ def drill(
     """
     settings: Settings = ctx.obj
     started = time.monotonic()
-    report = run(
-        faults or list(FAULTS),
-        directory=directory,
-        keep=keep,
-        group=settings.group,
-        lease_s=lease_s,
-        seconds_per_fault=seconds_per_fault,
-        log_level=ctx.find_root().params["log_level"],
-        say=lambda text: click.echo(f"{time.monotonic() - started:6.1f} s  {text}", err=True),
-    )
+    with progress_of("drill") as tell:
+
+        def say(text: str) -> None:
+            tell(text if isinstance(text, Step) else f"{time.monotonic() - started:6.1f} s  {text}")
+
+        report = run(
+            faults or list(FAULTS),
+            directory=directory,
+            keep=keep,
+            group=settings.group,
+            lease_s=lease_s,
+            seconds_per_fault=seconds_per_fault,
+            log_level=ctx.find_root().params["log_level"],
+            say=say,
+        )
     if report is None:
         click.echo("interrupted; nothing runs any more", err=True)
         sys.exit(1)

@@ -127,8 +127,10 @@ def _versions_row(node: ops.NodeVersions) -> dict[str, Any]:
 @click.pass_obj
 def log(settings: Settings, output: str, after: str, follow: bool) -> None:
     """The records of the log, one per line."""
+    begin = RecordId.parse(after)
     with settings.log() as group_log:
-        for record in ops.records(group_log, after=RecordId.parse(after), follow=follow):
+        ops.check_is_known(group_log, ops.looked(group_log))
+        for record in ops.records(group_log, after=begin, follow=follow):
             if output == "json":
                 show_json(_record_dict(record), a_line=True)
             else:

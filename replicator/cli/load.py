@@ -17,7 +17,8 @@ from replicator.format.ids import RecordId
 from replicator.ops import risks
 
 from .confirm import confirm, yes_option
-from .context import Settings, output_option
+from .context import Settings, output_option, show_json
+from .progress import Counted, progress_of
 
 __all__ = ["load", "put_document"]
 
@@ -78,26 +79,32 @@ def load(
     primary = next((node for node in now.nodes if node.role == "primary" and node.alive), None)
     if primary is None or primary.http is None:
         raise NotPrimary("no node leads and serves HTTP, so nobody can take the file: `replicator promote NODE`")
-    put_document(primary.http, file, expect, any_term=any_term, force=force)
+    answer = put_document(primary.http, file, expect, any_term=any_term, force=force)
+    if output == "json":
+        show_json({"primary": primary.node, "document_bytes": file.stat().st_size, "term": answer.get("term")})
+        return
     click.echo(f"{primary.node} loaded {file} ({file.stat().st_size} bytes)")
 
 
-def put_document(http: str, file: Path, expect: str | None, *, any_term: bool, force: bool) -> None:
-    """Give the document to the primary that serves there. Raises `LoadRefused`, and what says that it is not known."""
+def put_document(http: str, file: Path, expect: str | None, *, any_term: bool, force: bool) -> dict[str, object]:
+    """Give the document to the primary that serves there; its answer. Raises `LoadRefused`, or what says that it is not
+    known.
+    """
     query = urlencode({name: 1 for name, asked in (("any_term", any_term), ("force", force)) if asked})
     answer = _put(f"{http}/v1/state" + (f"?{query}" if query else ""), file, expect)
     if answer.get("applied") is False:
         problem = f"its term is over (the term is {answer.get('term')}); --any-term loads it all the same"
         raise LoadRefused(url=http, file=file, problem=problem)
+    return answer
 
 
 def _put(url: str, file: Path, expect: str | None) -> dict[str, object]:
     """Send the file. Once it may have arrived, an error leaves the outcome unknown, unless the primary tells it."""
-    with file.open("rb") as body:
-        length = str(file.stat().st_size)
-        headers = {"Content-Type": "application/json", "Content-Length": length}
+    size = file.stat().st_size
+    with file.open("rb") as opened, progress_of("load", lines=False) as tell:
+        headers = {"Content-Type": "application/json", "Content-Length": str(size)}
         headers |= {"If-Match": f'"{expect}"'} if expect is not None else {}
-        request = urllib.request.Request(url, data=body, method="PUT", headers=headers)
+        request = urllib.request.Request(url, data=Counted(opened, size, tell), method="PUT", headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
                 return dict(orjson.loads(answer.read()))

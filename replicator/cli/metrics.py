@@ -7,7 +7,7 @@ import click
 from replicator.metrics import files
 from replicator.metrics.catalogue import METRICS
 
-from .context import table
+from .context import output_option, show_json, table
 
 __all__ = ["metrics"]
 
@@ -30,6 +30,11 @@ def dashboard() -> None:
 
 
 @metrics.command(name="list")
-def list_() -> None:
+@output_option
+def list_(output: str) -> None:
     """All metrics, and what they mean."""
-    click.echo(table(("name", "kind", "label", "help"), [each._asdict() for each in METRICS.values()]))
+    found = [each._asdict() for each in METRICS.values()]
+    if output == "json":
+        show_json(found)
+        return
+    click.echo(table(("name", "kind", "label", "help"), found))

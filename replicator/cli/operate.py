@@ -14,6 +14,7 @@ from replicator.runtime.checks import plain
 
 from .confirm import confirm, yes_option
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
+from .progress import progress_of
 
 __all__ = [
     "demote",
@@ -259,11 +260,12 @@ def reinit(settings: Settings, node: str, timeout: float, output: str) -> None:
 @click.pass_obj
 def snapshot(settings: Settings, queue: bool, timeout: float, output: str) -> None:
     """Have the primary put a snapshot of its state into the log."""
-    if queue:
-        result = _queued(settings, "snapshot", timeout)
-    else:
-        with settings.log() as log:
-            result = {"as_of": ops.snapshot(log, by=operator(), timeout_s=timeout, progress=_say)}
+    with progress_of("snapshot") as say:
+        if queue:
+            result = _queued(settings, "snapshot", timeout, say)
+        else:
+            with settings.log() as log:
+                result = {"as_of": ops.snapshot(log, by=operator(), timeout_s=timeout, progress=say)}
     if output == "json":
         show_json(result)
     else:
@@ -277,11 +279,12 @@ def snapshot(settings: Settings, queue: bool, timeout: float, output: str) -> No
 @click.pass_obj
 def verify(settings: Settings, queue: bool, timeout: float, output: str) -> None:
     """Compare the states of all nodes at one position. Exit code 1 if they differ, or if a node is missing."""
-    if queue:
-        result = _queued(settings, "verify", timeout)
-    else:
-        with settings.log() as log:
-            result = ops.verify(log, by=operator(), timeout_s=timeout, progress=_say).to_dict()
+    with progress_of("verify") as say:
+        if queue:
+            result = _queued(settings, "verify", timeout, say)
+        else:
+            with settings.log() as log:
+                result = ops.verify(log, by=operator(), timeout_s=timeout, progress=say).to_dict()
     report = ops.DigestReport(**{name: result[name] for name in ("position", "digests", "late_nodes", "silent_nodes")})
     if output == "json":
         show_json(result)
@@ -298,10 +301,10 @@ def verify(settings: Settings, queue: bool, timeout: float, output: str) -> None
         click.echo(report.verdict)
 
 
-def _queued(settings: Settings, name: str, timeout: float) -> Any:
+def _queued(settings: Settings, name: str, timeout: float, say: ops.Progress) -> Any:
     from replicator.ops.jobs import run_in_queue
 
-    return run_in_queue(settings.redis, settings.group, name, wait_s=timeout, progress=_say)
+    return run_in_queue(settings.redis, settings.group, name, wait_s=timeout, progress=say)
 
 
 def _say(text: str) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -14,11 +15,12 @@ import click
 from replicator import ops
 from replicator.errors import ReplicatorError, StillRuns
 from replicator.log.redis_log import RedisLog
+from replicator.runtime.checks import plain
 from replicator.runtime.event_log import EventLogger
 from replicator.runtime.process_group import left_of
 from replicator.runtime.signals import on_end
 
-from .context import Settings
+from .context import Settings, output_option, show_json
 
 __all__ = ["release"]
 
@@ -42,8 +44,9 @@ NOT_FOUND, NOT_RUN = 127, 126
     help="The data directory of the node; may be repeated.",
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@output_option
 @click.pass_obj
-def release(settings: Settings, data_dirs: tuple[Path, ...], command: tuple[str, ...]) -> None:
+def release(settings: Settings, data_dirs: tuple[Path, ...], command: tuple[str, ...], output: str) -> None:
     """Give back the lease of a node that has ended, so that another one takes over at once.
 
     For what sees a node end: `ExecStopPost=` of systemd, or a wrapper. Nothing is done for a node that runs (exit code
@@ -54,11 +57,17 @@ def release(settings: Settings, data_dirs: tuple[Path, ...], command: tuple[str,
         if command:
             sys.exit(_after(command, redis_log, data_dirs))
         refused: StillRuns | None = None
+        released: list[ops.Released] = []
         for data_dir in data_dirs:
             try:
-                click.echo(str(ops.release(redis_log, data_dir, by=BY)))
+                released.append(ops.release(redis_log, data_dir, by=BY))
             except StillRuns as error:
                 refused = refused or error
+                continue
+            if output == "table":
+                click.echo(plain(str(released[-1])))
+        if output == "json":
+            show_json([asdict(each) | {"data_dir": str(each.data_dir)} for each in released])
         if refused is not None:
             raise refused
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator.errors import ConfigError
+from replicator.log.urls import shown
 
 __all__ = ["check_trusted", "found_settings", "has_password", "masked"]
 
@@ -25,6 +26,8 @@ NAME = "replicator.toml"
 
 #: The password in a URL: `//user:PASSWORD@host`, and `password=PASSWORD` after the question mark.
 _IN_URL = re.compile(r"(://[^/?#@\s]*:)[^/?#@\s]+(?=@)|((?:^|[?&])[a-z_]*password=)[^&\s]+")
+#: Nothing but a URL. (Of a command only what is certainly a password is hidden.)
+_URL = re.compile(r"[a-z0-9+.]+://\S+\Z", re.IGNORECASE)
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -66,11 +69,13 @@ def _texts(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def has_password(name: str, text: str) -> bool:
     """Whether this is a secret, or a URL with one."""
-    return "password" in name or _IN_URL.search(text) is not None
+    return masked(name, text) != text
 
 
 def masked(name: str, text: str) -> str:
     """The same, to be shown: without a secret."""
     if "password" in name:
         return "***"
+    if name == "redis" or _URL.match(text):
+        text = shown(text)  # also what is secret in a URL that is malformed
     return _IN_URL.sub(lambda found: f"{found.group(1) or found.group(2)}***", text)

@@ -9,7 +9,9 @@ import click
 from replicator import ops
 from replicator.errors import ConfigError, SkipRefused
 from replicator.format.ids import RecordId
+from replicator.ops import risks
 
+from .confirm import confirm, yes_option
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
 
 __all__ = ["skip"]
@@ -23,13 +25,22 @@ __all__ = ["skip"]
 @click.option(
     "--force", is_flag=True, help="Even if a node has applied ID, and may have acknowledged it: it is rebuilt without."
 )
+@yes_option
 @click.option(
     "--timeout", type=Seconds(), default=30.0, show_default=True, help="Seconds to wait until the node leads."
 )
 @output_option
 @click.pass_obj
 def skip(
-    settings: Settings, change: str, node: str, reason: str, dry_run: bool, force: bool, timeout: float, output: str
+    settings: Settings,
+    change: str,
+    node: str,
+    reason: str,
+    dry_run: bool,
+    force: bool,
+    yes: bool,
+    timeout: float,
+    output: str,
 ) -> None:
     """Have a group go on without its last change, ID, at which every node stalls. NODE leads from then on."""
     id_ = _id_of(change)
@@ -37,6 +48,8 @@ def skip(
         if dry_run:
             _show_preview(ops.preview_skip(log, id_, node, force=force), output)
             return
+        if force:
+            confirm(f"go on without {id_} all the same?", risks.of_skip(log, id_), yes=yes)
         done = ops.skip(log, id_, node, by=operator(), reason=reason, force=force, timeout_s=timeout)
     if output == "json":
         show_json(asdict(done))

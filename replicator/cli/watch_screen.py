@@ -111,7 +111,8 @@ def _state(node: NodeStatus) -> tuple[str, str]:
 def _lag(node: NodeStatus) -> str:
     if node.lag_records is None:
         return "-"
-    age = f" {node.lag_ms / 1000:.1f}s" if node.lag_records and node.lag_ms is not None else ""
+    # As `status` tells it: for how long it has been behind, not how old its newest record is.
+    age = f" {node.behind_ms / 1000:.1f}s" if node.lag_records and node.behind_ms else ""
     return f"{node.lag_records}{age}"
 
 

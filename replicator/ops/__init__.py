@@ -3,7 +3,7 @@
 None of them needs a node of its own. They look, ask, and look again; only `records` with `follow` blocks in Redis.
 """
 
-from .common import check_is_known, looked
+from .common import Progress, Step, check_is_known, looked
 from .group_status import NodeStatus, Status, size_of, status, status_at, status_of
 from .groups import GroupSummary, groups
 from .log_history import history, records
@@ -35,6 +35,7 @@ __all__ = [
     "GroupSummary",
     "NodeStatus",
     "NodeVersions",
+    "Progress",
     "Promotion",
     "PromotionPreview",
     "Reinit",
@@ -44,6 +45,7 @@ __all__ = [
     "Skip",
     "SkipPreview",
     "Status",
+    "Step",
     "Switchover",
     "Versions",
     "Why",

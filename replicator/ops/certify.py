@@ -32,6 +32,7 @@ from ..state.contract import at_version, check_state
 from ..storage.checkpoint_reader import CheckpointReader, DamagedCheckpoint
 from ..storage.payload import rebuilt_from
 from ..storage.untrusted_sqlite import check_is_file, head_of
+from .common import Step
 from .log_check import LogFacts, LogVerifier, Violation, as_violation
 
 __all__ = ["CannotRebuild", "Certificate", "Compared", "NodeFacts", "certify", "copied"]
@@ -329,6 +330,7 @@ def _walk(log: Log, head: Head, walk: LogVerifier, nodes: Sequence[Compared], pr
     """Feed all records up to the head to the verifier and to each checkpoint."""
     # What was cut is deleted a slice at a time, also under the reader: it counts no more.
     after, upto, told = head.previous_snapshot_at, head.position.id, 0
+    first = after.n
     while after < upto:
         batch = log.read(after, count=RECORDS_AT_ONCE)
         for record in batch.records:
@@ -346,7 +348,8 @@ def _walk(log: Log, head: Head, walk: LogVerifier, nodes: Sequence[Compared], pr
         after = batch.records[-1].id
         if walk.facts.record_count // RECORDS_A_REPORT > told:
             told = walk.facts.record_count // RECORDS_A_REPORT
-            progress(f"{walk.facts.record_count} records are good, up to {after} of {upto}")
+            text = f"{walk.facts.record_count} records are good, up to {after} of {upto}"
+            progress(Step(text, after.n - first, upto.n - first))
 
 
 def _check_sources(log: Log, walk: LogVerifier) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "LEASE_MS",
     "POLL_EVERY_S",
     "Progress",
+    "Step",
     "check_is_known",
     "looked",
 ]
@@ -45,6 +46,18 @@ GRACE_S = 0.05
 
 
 Progress = Callable[[str], None]
+
+
+class Step(str):
+    """What is told of a work of which one knows how much there is: `done` of `total`."""
+
+    done: int
+    total: int
+
+    def __new__(cls, text: str, done: int, total: int) -> Step:
+        step = super().__new__(cls, text)
+        step.done, step.total = done, total
+        return step
 
 
 def silent(_: str) -> None:

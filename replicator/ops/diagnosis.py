@@ -142,7 +142,8 @@ def _primary(look: GroupView) -> Iterator[Check]:
             f"start them with code that can apply it, or `replicator skip {change} --on {node} --reason TEXT` has the "
             "group go on without it"
         )
-        yield problem("primary", f"nobody leads, because every live node stalled at the change {change}", do)
+        found = problem("primary", f"nobody leads, because every live node stalled at the change {change}", do)
+        yield coded(found, ReasonCode.ALL_STALLED, {"change_id": str(change), "node": node})
     elif not look.same_run:
         what = "Redis came back as another run, in which no node leads until one takes a term"
         found = problem("primary", what, _who_takes_over(look))

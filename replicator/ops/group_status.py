@@ -24,7 +24,7 @@ from ..protocol.heartbeat import Heartbeat
 from ..protocol.versions import version_of
 from .common import looked
 from .diagnosis import PROBLEM, WARNING, checks_of_group, checks_of_nodes, is_known, pause_of, term_holder
-from .why import why_of
+from .why import role_of, why_of
 
 __all__ = [
     "NodeStatus",
@@ -182,13 +182,12 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
     """One node. It is shown as primary only while it is alive and holds the term: a stale heartbeat may claim more."""
     head = look.head
     ahead = head is not None and heartbeat.position.id > head.position.id
-    holds = head is not None and (heartbeat.node, heartbeat.boot) == (term_holder(look), head.boot)
     lag = lag_as_reported(heartbeat, look)
     why = why_of("", heartbeat.node, look)
     return NodeStatus(
         node=heartbeat.node,
         boot=heartbeat.boot,
-        role=heartbeat.role if heartbeat.alive and holds else "standby",
+        role=role_of(heartbeat, look),
         term=heartbeat.term,
         position=str(heartbeat.position.id),
         lag_records=lag.records,

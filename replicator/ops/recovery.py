@@ -13,7 +13,7 @@ from ..node.promotion import not_promoted
 from ..protocol import election, missing_nodes
 from ..protocol.group import Code, GroupView
 from ..protocol.heartbeat import Heartbeat
-from .common import GRACE_S, LEASE_MS, Progress, check_call, looked, silent
+from .common import GRACE_S, LEASE_MS, Progress, check_call, check_is_known, looked, silent
 from .diagnosis import term_holder
 from .promotion import Promotion, claim_of, wait_until_it_leads
 
@@ -45,6 +45,7 @@ def recover(
     check_call(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     started = time.monotonic()
     look = looked(log.within(started + timeout_s + GRACE_S))
+    check_is_known(log, look)
     _check_is_broken(look)
     reporting_s = election.time_to_report_ms(look.heartbeats.values()) / 1000
     log = log.within(started + reporting_s + timeout_s + GRACE_S)
@@ -79,7 +80,8 @@ def _check_is_broken(look: GroupView) -> None:
     if look.lease_ms is not None and not (holder is not None and holder.problem):
         raise PromotionRefused("", "the log is whole, there is nothing to recover")
     why = f" ({holder.node}: {holder.problem})" if holder is not None and holder.problem else ""
-    reason = f"there is nothing to recover in the log, but nobody leads{why}: `replicator promote NODE`"
+    do = "`replicator promote NODE`" if why else "`replicator status` says what to do"
+    reason = f"there is nothing to recover in the log, but nobody leads{why}: {do}"
     raise PromotionRefused("", reason)
 
 
@@ -98,7 +100,9 @@ def _to_recover_from(look: GroupView, node: str | None) -> Heartbeat:
         node = holder.node
     if node is None:
         node = election.most_advanced_holder(look.heartbeats.values(), *logs) if logs else None
-    heartbeat = look.heartbeats.get(node or "")
+    if node is None:
+        raise PromotionRefused("", "no live node has the log, so nobody can found it; start one on its data first")
+    heartbeat = look.heartbeats.get(node)
     if heartbeat is None or not heartbeat.alive or not heartbeat.log_id:
-        raise PromotionRefused(node or "no node", "no live node of that name has the log; start one on its data first")
+        raise PromotionRefused(node, "no live node of that name has the log; start one on its data first")
     return heartbeat

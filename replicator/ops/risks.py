@@ -6,14 +6,15 @@ by the rules that refuse the same operation without force.
 
 from __future__ import annotations
 
-from ..format.ids import ZERO_ID
+from ..format.ids import ZERO_ID, RecordId
 from ..log.interface import Log
 from ..protocol import missing_nodes
 from ..protocol.group import GroupView
+from ..protocol.skip import applied_by
 from .common import looked
 from .promotion import preview
 
-__all__ = ["of_forget", "of_load", "of_promotion", "of_recovery"]
+__all__ = ["of_forget", "of_load", "of_promotion", "of_recovery", "of_skip"]
 
 
 def of_promotion(log: Log, node: str) -> list[str]:
@@ -29,6 +30,11 @@ def of_recovery(log: Log, node: str | None) -> list[str]:
     live = [each for name, each in look.heartbeats.items() if each.alive and node in (None, name)]
     changed = max((each.changed for each in live), default=ZERO_ID)
     return [f"what only {name} has is lost" for name in missing_nodes.missing(changed, look)]
+
+
+def of_skip(log: Log, change: RecordId) -> list[str]:
+    """Of going on without a change although a node has applied it. What no node has applied nobody was told of."""
+    return [f"{name} has applied {change}, and may have acknowledged it" for name in applied_by(change, looked(log))]
 
 
 def of_load(log: Log) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from ..format.ids import ZERO_ID
 from ..log.interface import Log
 from ..protocol.group import NO_DIGEST
-from .common import GRACE_S, POLL_EVERY_S, Progress, check_call, led_head, silent
+from .common import GRACE_S, POLL_EVERY_S, Progress, Step, check_call, led_head, silent
 
 __all__ = [
     "DigestReport",
@@ -119,7 +119,7 @@ def verify(log: Log, *, by: str, timeout_s: float = 60.0, progress: Progress = s
             late = sorted(set(live) - set(digests))
             if len(digests) > told:
                 told = len(digests)
-                progress(f"{told} of {len(live)} nodes reported at {at}")
+                progress(Step(f"{told} of {len(live)} nodes reported at {at}", told, len(live)))
             if not late or time.monotonic() > deadline:
                 known = {name for name, heartbeat in look.heartbeats.items() if not heartbeat.left}
                 silent = sorted(known - set(live) - set(digests))

@@ -23,7 +23,7 @@ from ..protocol.reasons import Facts, Reason, ReasonCode, reason
 from .common import check_call, check_is_known, looked
 from .diagnosis import OK, Check, checks_of_group, checks_of_node, pause_of, term_holder
 
-__all__ = ["QUESTIONS", "Answer", "UnknownNode", "Why", "leader_of", "leads", "why", "why_of"]
+__all__ = ["QUESTIONS", "Answer", "UnknownNode", "Why", "leader_of", "leads", "role_of", "why", "why_of"]
 
 #: In the order in which they are answered.
 QUESTIONS = ("leads", "follows", "promotable", "ready")
@@ -88,7 +88,7 @@ def why_of(group: str, node: str, look: GroupView) -> Why:
     return Why(
         group=group,
         node=node,
-        role="primary" if leads(heartbeat, look) else "standby",
+        role=role_of(heartbeat, look),
         term=heartbeat.term,
         position=str(heartbeat.position.id),
         age_ms=heartbeat.age_ms,
@@ -110,6 +110,13 @@ def leads(heartbeat: Heartbeat, look: GroupView) -> bool:
     holds = head is not None and (heartbeat.node, heartbeat.boot) == (term_holder(look), head.boot)
     may = heartbeat.alive and not heartbeat.stalled and look.lease_ms is not None
     return holds and may and (heartbeat.role, heartbeat.term) == ("primary", look.term)
+
+
+def role_of(heartbeat: Heartbeat, look: GroupView) -> str:
+    """What it is, as far as the group shows: primary only while it is alive and holds the term, whatever it says."""
+    head = look.head
+    holds = head is not None and (heartbeat.node, heartbeat.boot) == (term_holder(look), head.boot)
+    return heartbeat.role if heartbeat.alive and holds else "standby"
 
 
 def leader_of(look: GroupView) -> Heartbeat | None:
@@ -150,6 +157,7 @@ _NOBODY_LEADS = frozenset(
         ReasonCode.NO_LOG,
         ReasonCode.LOG_LOST,
         ReasonCode.LOG_BROKEN,
+        ReasonCode.ALL_STALLED,
         ReasonCode.NEW_RUN,
         ReasonCode.DEMOTED,
         ReasonCode.UNHELD,
@@ -172,7 +180,7 @@ def _why_it_does_not_take_over(heartbeat: Heartbeat, look: GroupView) -> list[Re
     if (paused := pause_of(look)) is not None and (told := _as_reason(paused)) is not None:
         found.append(told)
     if not heartbeat.candidate:
-        words = "it does not take over by itself (--auto-promote is off): `replicator promote` makes it"
+        words = "it does not take over by itself (--auto-promote is off): `replicator promote` has it lead"
         found.append(reason(ReasonCode.NOT_CANDIDATE, words))
     if (refused := election.refusal(heartbeat.node, look)) is not None:
         found.append(_as_told(refused))
@@ -247,7 +255,7 @@ def _lag(heartbeat: Heartbeat, look: GroupView) -> list[Reason]:
         return [reason(ReasonCode.LAG_UNKNOWN, words)]
     if lag.records > BEHIND_RECORDS_MAX:
         words = f"it is {lag.records} records behind"
-        return [reason(ReasonCode.BEHIND, words, {"lag_records": lag.records, "lag_ms": lag.ms})]
+        return [reason(ReasonCode.BEHIND, words, {"lag_records": lag.records, "behind_ms": heartbeat.behind_ms})]
     return []
 
 

@@ -46,6 +46,7 @@ class ReasonCode(StrEnum):
     NOBODY_LEADS = "nobody_leads"
     DEMOTED = "demoted"
     UNHELD = "unheld"
+    ALL_STALLED = "all_stalled"
     NEW_RUN = "new_run"
     NO_LOG = "no_log"
     LOG_LOST = "log_lost"
@@ -88,6 +89,7 @@ FACTS: Mapping[ReasonCode, tuple[str, ...]] = {
     ReasonCode.NOBODY_LEADS: ("term",),
     ReasonCode.DEMOTED: ("term",),
     ReasonCode.UNHELD: ("term",),
+    ReasonCode.ALL_STALLED: ("change_id", "node"),
     ReasonCode.NEW_RUN: ("run", "log_run"),
     ReasonCode.NO_LOG: (),
     ReasonCode.LOG_LOST: ("term",),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
@@ -91,7 +92,12 @@ def formatter_for(
         after = [structlog.processors.format_exc_info, _as_object, structlog.processors.JSONRenderer(serializer=_json)]
     else:
         render = structlog.dev.ConsoleRenderer(  # the name of the first one changed between its versions
-            _WIDTH, colors=terminal, timestamp_key="time", event_key="message", sort_keys=False
+            _WIDTH,
+            colors=terminal,
+            timestamp_key="time",
+            event_key="message",
+            sort_keys=False,
+            exception_formatter=_traceback,
         )
         after = [_for_people, render]
     return structlog.stdlib.ProcessorFormatter(
@@ -129,8 +135,17 @@ def _as_object(_: Any, __: str, told: MutableMapping[str, Any]) -> Mapping[str, 
     return {**ordered, **{name: told[name] for name in told if name not in first}}
 
 
-def _json(told: Any, **_: Any) -> str:
-    return orjson.dumps(told, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+def _json(told: MutableMapping[str, Any], **_: Any) -> str:
+    try:
+        return orjson.dumps(told, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # a path that is not UTF-8, or an integer of more than 64 bits: the line is told all the same
+        return orjson.dumps({plain(str(name)): plain(str(value)) for name, value in told.items()}).decode()
+
+
+def _traceback(stream: TextIO, exc_info: Any) -> None:
+    """As Python prints it. (structlog's own has the values of variables in it, and so secrets.)"""
+    for line in "".join(traceback.format_exception(*exc_info)).rstrip("\n").split("\n"):
+        stream.write(f"\n{plain(line)}")
 
 
 def _for_people(_: Any, __: str, told: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -109,6 +109,8 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
                 given[path] = [client.get(path).json()]
             given["/primary, /standby, /read-only"] = [client.get("/primary").json(), client.get("/read-only").json()]
     given |= _of_processes(run, world, directory)
+    given["release"] = run("release", "--data-dir", directory / "a")
+    given["metrics list"] = run("metrics", "list")
     given["status --watch"] = [_while_redis_is_away(world)]
     given |= _of_forks(directory / "a") | _of_an_archive(world, directory, run)
     world.admin.xdel("replicator:{g}:log", "1-4")
@@ -177,7 +179,7 @@ def _of_processes(run: Run, world: RedisWorld, directory: Path) -> Given:
         of_it("promote", "a", "--timeout", PATIENCE_S)
         return {
             "groups": [run("groups")],
-            "load": of_it("load", file, "--force"),
+            "load": of_it("load", file, "--force", "--yes"),
             "pause, resume": [*of_it("pause"), *of_it("resume")],
             "demote": of_it("demote"),
             "config show": of_it("config", "show"),

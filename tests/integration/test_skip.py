@@ -90,6 +90,9 @@ def test_a_group_that_stalled_goes_on_by_the_command_that_status_and_doctor_name
     (command,) = eventually(named, "the command that helps")
     assert command == "replicator skip 1-3 --on a --reason"
     assert command in run("doctor").stdout
+    reasons = json.loads(run("why", "b", "--output", "json").stdout)["reasons"]
+    told = next(each for each in reasons if each["question"] == "leads")
+    assert (told["code"], told["facts"]) == ("all_stalled", {"change_id": "1-3", "node": "a"})
 
     _, *args = command.split()
     refused = run(*args, "nobody can apply it", "--dry-run")

@@ -9,7 +9,7 @@ from replicator.ops import NodeStatus, Status
 A = NodeStatus(
     node="a", boot="a1", role="primary", term=3, position="3-9", lag_records=0, lag_ms=0, in_sync=True, alive=True,
     http="http://a", problem=None, diverged_id=None, age_ms=100, version=1, reads_min=1, reads_max=1, leads=True,
-    ready=True, codes=[], candidate=True, last_error=None, last_error_at=None,
+    behind_ms=0, ready=True, codes=[], candidate=True, last_error=None, last_error_at=None,
 )  # fmt: skip
 B = replace(A, node="b", boot="b1", role="standby", leads=False)
 WELL = Status(

@@ -123,6 +123,7 @@ class _Drill:
         with Load(list(scene.stack.urls().values()), token=self._token, patience_s=patience_s) as load:
             self._warm_up(load, head)
             for name in faults:
+                self._say(ops.Step(f"{name}, fault {len(reports) + 1} of {len(faults)}", len(reports), len(faults)))
                 reports.append(self._play(name, load))
                 if reports[-1].problem is not None:
                     break

@@ -76,6 +76,20 @@ def test_what_is_shown_has_no_password_in_it() -> None:
     assert not has_password("name", "a")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://u:se/cret@h:1/0", "redis://u:se?cret@h", "redis://u:se#cret@h", "redis://:se@cret@h",
+        "redis://h?PASSWORD=secret", "redis://h?pass%77ord=secret", "u:secret@h",
+    ],
+)  # fmt: skip
+def test_a_password_in_a_malformed_url_is_a_password(url: str) -> None:
+    assert has_password("redis", url)
+    assert "cret" not in masked("redis", url)
+    if "://" in url:
+        assert "cret" not in masked("archive", url)
+
+
 def run(*args: str, **environment: str) -> str:
     """Where the command looked for a Redis: there is none."""
     told = CliRunner().invoke(cli, [*args, "status"], env=environment)
@@ -122,6 +136,7 @@ def test_config_show_says_where_each_setting_comes_from(here: Path) -> None:
     assert found[None, "redis"] == ("redis://u:***@h:1/0", "environment", "REPLICATOR_REDIS")
     assert found[None, "group"] == ("f", "file", "replicator.toml")
     assert found[None, "log-level"] == ("ERROR", "option", None)
+    assert found[None, "log-format"] == ("auto", "default", None)
     assert found["node", "lease-s"] == ("7", "environment", "REPLICATOR_LEASE_S")
     assert found["node", "name"] == ("b", "environment", "REPLICATOR_NAME")
     assert found["node", "ack"] == ("applied:1", "file", "replicator.toml")

@@ -49,6 +49,15 @@ def test_after_redis_came_back_a_node_that_does_not_report_may_have_what_only_it
     assert risks.of_recovery(paper.log, "b") == ["what only c has is lost"]
 
 
+def test_a_change_that_a_node_has_applied_may_have_been_acknowledged() -> None:
+    paper = Paper()
+    of_three(paper)
+    log_id = paper.log.look().head.log_id
+    paper.beat("a", term=1, log_id=log_id, position=at(1, 2), changed=RecordId(1, 2), cursor=RecordId(1, 2))
+    assert risks.of_skip(paper.log, RecordId(1, 3)) == []
+    assert risks.of_skip(paper.log, RecordId(1, 2)) == ["a has applied 1-2, and may have acknowledged it"]
+
+
 def test_a_document_replaces_the_state_if_there_is_one(group: Group) -> None:
     a = group.primary("a")
     assert risks.of_load(group.log()) == []

@@ -9,6 +9,7 @@ import pytest
 from replicator.errors import PromotionRefused, UnknownGroup
 from replicator.format.ids import ZERO_CHAIN, Position, RecordId
 from replicator.log.interface import LogSize
+from replicator.node.health import BEHIND_RECORDS_MAX
 from replicator.ops.diagnosis import checks_of_group, checks_of_nodes
 from replicator.ops.group_status import status_of
 from replicator.ops.promotion import preview, promote
@@ -55,6 +56,25 @@ def test_a_group_that_is_well() -> None:
     )  # fmt: skip
 
 
+BEFORE = Position(RecordId(3, 99), ZERO_CHAIN)
+POISONED = {"stalled": "oops", "stalled_at": HERE.id, "changed": BEFORE.id, "position": BEFORE, "cursor": BEFORE.id}
+
+
+def test_its_role_is_the_one_that_status_shows() -> None:
+    seen = look(LEADS, B, lease_ms=None)
+    shown = status_of("g", seen, LogSize(None, None)).nodes
+    assert [why_of("g", each.node, seen).role for each in shown] == [each.role for each in shown]
+    assert shown[0].role == "primary"
+
+
+def test_a_node_that_is_far_behind_is_not_ready_and_status_says_so() -> None:
+    far = Position(RecordId(3, 100 + BEHIND_RECORDS_MAX + 1), ZERO_CHAIN)
+    seen = look(LEADS._replace(position=far), B, head=HEAD._replace(position=far), last_id=far.id)
+    (told,) = [each for each in why_of("g", "b", seen).reasons if each.question == "ready"]
+    assert (told.code, dict(told.facts)) == ("behind", {"lag_records": BEHIND_RECORDS_MAX + 1, "behind_ms": 0})
+    assert status_of("g", seen, LogSize(None, None)).nodes[1].codes == ["behind"]
+
+
 NOT_LEADING: list[tuple[str, GroupView, list[str]]] = [
     ("it is not there", look(LEADS, B._replace(age_ms=9000)), ["not_reporting", "other_leads"]),
     ("it stopped", look(LEADS, B._replace(left=True)), ["stopped", "other_leads"]),
@@ -67,6 +87,11 @@ NOT_LEADING: list[tuple[str, GroupView, list[str]]] = [
         ["not_reporting", "paused"],
     ),
     ("it stalled", look(DEAD, B._replace(stalled="oops"), lease_ms=None), ["not_reporting", "stalled"]),
+    (
+        "all stalled at the last change",
+        look(DEAD._replace(**POISONED), heartbeat("b", **POISONED), lease_ms=None),
+        ["all_stalled", "not_candidate", "stalled"],
+    ),
     ("there is no log", look(B, head=None, term=0, last_id=RecordId(0, 0), lease_ms=None), ["log_lost"]),
     ("Redis came back", look(LEADS, B, run="run-2", lease_ms=None), ["new_run", "not_all_reported"]),
     ("its term key was moved", look(LEADS, B, term=9, lease_ms=None), ["unheld"]),
@@ -109,7 +134,7 @@ FOLLOWING: list[tuple[str, GroupView, list[str]]] = [
     ("it is out of sync", look(LEADS, B._replace(in_sync=False)), ["out_of_sync"]),
     (
         "it is slow",
-        look(LEADS, B._replace(position=Position(RecordId(3, 1), ZERO_CHAIN), applied_at=NOW_MS - 9000)),
+        look(LEADS, B._replace(position=Position(RecordId(3, 1), ZERO_CHAIN), behind_ms=9000)),
         ["behind"],
     ),
 ]

@@ -127,6 +127,28 @@ def test_a_traceback_follows(lines: Lines) -> None:
     assert lines("console", fail)[-1] == "ValueError: seven"
 
 
+def test_a_traceback_has_no_values_of_variables_in_it_and_does_not_control_the_terminal(lines: Lines) -> None:
+    def fail() -> None:
+        secret = "hunter" + str(2)
+        try:
+            raise ValueError(f"a text of {len(secret)}: \x1b[2J")
+        except ValueError:
+            logger.exception("bug", "a bug")
+
+    for wanted in ("console", "json"):
+        text = "\n".join(lines(wanted, fail))
+        assert "ValueError: a text of 7" in text
+        assert "hunter2" not in text
+        assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("odd", ["a\udcff", 2**70])
+def test_what_json_cannot_have_does_not_lose_the_line(lines: Lines, odd: object) -> None:
+    told = orjson.loads(lines("json", lambda: logger.warning("x", "it says %s", odd, odd=odd))[0])
+    assert (told["event"], told["node"]) == ("x", "a")
+    assert told["odd"] in ("a\\udcff", str(2**70))
+
+
 def test_what_is_no_json_is_told_in_words(lines: Lines) -> None:
     assert orjson.loads(lines("json", lambda: logger.warning("x", "x", what=ValueError("seven")))[0])["what"] == "seven"
 
