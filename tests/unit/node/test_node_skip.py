@@ -61,7 +61,7 @@ def test_all_go_on_without_it(group: Group, on: str, ack: dict[str, Any], snapsh
     assert [pushed(node) for node in nodes] == [expected] * 3, "nothing is left of half a change either"
     assert [node.stalled for node in nodes] == [None] * 3
     assert ops.verify(group.log(), by="test", timeout_s=PATIENCE_S).equal
-    term = next(each for each in ops.history(group.log()) if each.term == done.term)
+    term = next(each for each in ops.history(group.log()).entries if each.term == done.term)
     assert (term.reason, term.by, term.skipped_id) == ("it is poison", "test", str(change))
 
 
