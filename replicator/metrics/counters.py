@@ -87,7 +87,8 @@ class Counters:
 
     def __init__(self) -> None:
         self.timings: Timings | None = None
-        #: Records of changes that this node appended: how many, with how many changes, of how many bytes.
+        #: Records of changes that this node appended and applied: how many, with how many changes, of how many bytes.
+        #: `RecordWriter` counts them, with the write lock.
         self.appends = self.changes = self.append_bytes = 0
         #: Parts of snapshots that it appended, and their bytes.
         self.parts = self.part_bytes = 0
@@ -116,19 +117,6 @@ class Counters:
         if self.timings is None:
             self.timings = Timings()
         self.timings.settle()
-
-    def appended(self, changes: int | None, size: int) -> None:
-        """A record is in the log, and applied: of so many changes, or (None) a part of a snapshot.
-
-        The caller has the write lock.
-        """
-        if changes is None:
-            self.parts += 1
-            self.part_bytes += size
-            return
-        self.appends += 1
-        self.changes += changes
-        self.append_bytes += size
 
     def failed(self, error: Exception, calls: int) -> None:
         """So many calls were told this."""

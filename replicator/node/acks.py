@@ -60,6 +60,8 @@ class Acks:
         with self._lock:
             for ack in acks:
                 self._places[ack.node] = max(ack.at, self._places.get(ack.node, ack.at))
+            if not self._waiting:  # as nearly always on a standby
+                return
             over = [waiter for waiters in self._waiting.values() for waiter in waiters.take_while(self._is_over)]
             for others in [others for others, waiters in self._waiting.items() if not len(waiters)]:
                 del self._waiting[others]

@@ -18,6 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
+from .. import tracing
 from ..errors import NoThread, NotRunning
 from ..format.codec import Encoded
 from ..format.ids import RecordId
@@ -25,6 +26,7 @@ from ..protocol.liveness import Sight
 from ..replica.applied_state import AppliedState
 from ..runtime import checks
 from ..runtime.event_log import EventLogger
+from ..runtime.request_writes import NOTED
 from ..runtime.task_threads import TaskThreads, begun, waited_out
 from ..state.changes import Change
 from .acks import Level
@@ -281,7 +283,7 @@ class AsyncCalls(NodeCalls, Generic[StateT]):
         changes = change_in_json(change, key)
         if level.kind != "appended":
             return result_of((await _acknowledged(running, changes, level, timeout_s=timeout_s, term=term))[0])
-        with noting(running):
+        with NOTED if tracing.active is None else noting(running):
             _, results = await running.async_writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=0)
         return result_of(results[0])
 
@@ -308,7 +310,7 @@ async def _acknowledged(
 ) -> list[Any]:
     deadline = time.monotonic() + timeout_s
     writer, wants_acks = running.async_writer, level.standbys
-    with noting(running):
+    with NOTED if tracing.active is None else noting(running):
         id_, results = await writer.submit(changes, timeout_s=timeout_s, term=term, wants_acks=wants_acks)
     if level.kind != "appended" and not are_rejected(results):
         await running.acks.awaited(level, id_, deadline - time.monotonic())

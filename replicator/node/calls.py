@@ -128,7 +128,10 @@ def check_fits(changes: Sequence[Any]) -> None:
 
 
 def noting(running: RunningNode) -> AbstractContextManager[object]:
-    """What changes are submitted in: the request that is under way knows of them, and they are traced if that is on."""
+    """What changes are submitted in while tracing is on: they are traced, and the request that is under way knows them.
+
+    Without tracing that is `NOTED`, which callers take by themselves: that saves a call for each change.
+    """
     active = tracing.active
     if active is None:
         return NOTED

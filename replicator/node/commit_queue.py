@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 from .. import tracing
@@ -30,9 +30,6 @@ from .writer import RecordWriter, now_ms
 __all__ = ["BATCH_CHANGES_MAX", "CommitQueue"]
 
 logger = EventLogger(__name__)
-
-#: What most records are written in.
-NOT_TRACED = nullcontext()
 
 #: One record carries at most this many changes, so that no standby works on one for long.
 BATCH_CHANGES_MAX = 1000
@@ -101,7 +98,8 @@ class CommitQueue:
         finally:
             waiting.has_lock = False
             write_lock.release()
-        self._pass_on()
+        if self._queue or self._writer.unresolved is not None:
+            self._pass_on()
         if not waiting.done:
             raise self.give_up(waiting)
         return True
@@ -237,11 +235,13 @@ class CommitQueue:
 
     def _of_this_term(self, batch: list[Waiting], term: int) -> list[Waiting]:
         """Refuse what was meant for another term: the lock keeps this one until the record is in the log."""
-        others = [waiting for waiting in batch if waiting.term is not None and waiting.term != term]
-        for waiting in others:
-            waiting.error = self._writer.other_term(waiting.term)
-            waiting.finish()
-        return [waiting for waiting in batch if not waiting.done] if others else batch
+        refused = False
+        for waiting in batch:
+            if waiting.term is not None and waiting.term != term:
+                refused = True
+                waiting.error = self._writer.other_term(waiting.term)
+                waiting.finish()
+        return [waiting for waiting in batch if not waiting.done] if refused else batch
 
     def _next_batch(self) -> list[Waiting]:
         batch: list[Waiting] = []
@@ -265,15 +265,15 @@ class CommitQueue:
         return batch
 
     def _commit_batch(self, node_state: NodeState, batch: list[Waiting], until: float) -> list[Any]:
-        if len(batch) == 1:  # the same as below, for one that is alone
+        if len(batch) == 1 and not batch[0].withheld:  # the same as below, for one that is alone
             (one,) = batch
-            written, wants_acks, keyed = [one.to_write], one.wants_acks, one.keyed
+            changes, jsons, wants_acks, keyed = one.changes, [one.json], one.wants_acks, one.keyed
         else:
             written = [waiting.to_write for waiting in batch]
             keyed = any(waiting.keyed for waiting in batch)
             wants_acks = min((waiting.wants_acks for waiting in batch if waiting.wants_acks), default=0)
-        changes = written[0].changes if len(written) == 1 else [each for some in written for each in some.changes]
-        jsons = jsons_of(written, keyed=keyed)
+            changes = [each for some in written for each in some.changes]
+            jsons = jsons_of(written, keyed=keyed)
         codec, body, digest = encode_changes(jsons, "keyed") if keyed else encode_changes(jsons)
         append = self._traced(batch, len(changes)) if tracing.active is not None else None
         record = node_state.change(
@@ -286,7 +286,9 @@ class CommitQueue:
             trace="" if append is None else append.header,
         )
         since = [waiting.since for waiting in batch] if self._counters.timings is not None else ()
-        with append.of(record.id) if append is not None else NOT_TRACED:
+        if append is None:
+            return self._writer.write(record, until=until, changes=changes, since=since)
+        with append.of(record.id):
             return self._writer.write(record, until=until, changes=changes, since=since)
 
     def _traced(self, batch: list[Waiting], changes: int) -> tracing.Append | None:

@@ -154,9 +154,10 @@ def finish(batch: Sequence[Waiting], id_: RecordId, results: list[Any], error: R
     """
     start = 0
     for waiting in batch:
-        end = start + waiting.count
-        answered = bool(waiting.withheld) and not waiting.count
+        end = start + (count := len(waiting.changes) - len(waiting.withheld))
+        answered = bool(waiting.withheld) and not count
         waiting.id, waiting.error = id_, None if answered else error
-        waiting.results = waiting.with_withheld(results[start:end]) if waiting.error is None else []
+        own = results[start:end] if waiting.error is None else []
+        waiting.results = waiting.with_withheld(own) if waiting.withheld and waiting.error is None else own
         waiting.finish()
         start = end

@@ -104,7 +104,8 @@ class Reader:
     def _take(self, records: list[Record]) -> Iterator[Learnt]:
         # Not under the lock of writes: a disk that hangs is not to be in the way of the end of the node.
         self._replica.saved.make_room()
-        if any(record.id.term > self._replica.node_state.view.term for record in records):
+        term, applied = self._replica.node_state.view.term, self._replica.applied
+        if any(record.id.term > term for record in records):
             # Records do not say whose they are, and the HA loop may not have looked yet since the connection was made.
             look = self._log.look()
             check_log_is_mine(self._log, self._replica.node_state.view, look, self._app)
@@ -112,22 +113,22 @@ class Reader:
         with self._replica.write_lock:
             if self._replica.node_state.holds_term or self._stopping.is_set():
                 return
-            if self._replica.stalled:
+            if applied.stalled:
                 found = self._replica.skipping.look_at(records)
             else:
                 verdicts = self._replica.take(records)
                 self._follow()
         if found is Found.GIVES_UP:
             self._replica.give_up_state(self._replica.skipping.give_way())
-        elif self._replica.stalled:
-            raise Stalled(self._replica.stalled)
+        elif applied.stalled:
+            raise Stalled(applied.stalled)
         if found is Found.LEADS:
             yield Learnt.LEADS
         if Verdict.LEAD in verdicts or Verdict.LEAD_AFTER_REBASE in verdicts:
             yield Learnt.LEADS
         elif Verdict.FOLLOW in verdicts or Verdict.STEP_DOWN in verdicts:
             yield Learnt.NEWS  # to learn where the new primary is reached, and to report
-        if self._replica.applied.markers:
+        if applied.markers:
             yield Learnt.NEWS
         if Verdict.RESTORE in verdicts or any(isinstance(r, ChangeRecord) and r.wants_acks for r in records):
             self._acknowledge()

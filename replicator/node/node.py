@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Self, Unpack, overload
 
+from .. import tracing
 from ..errors import ConfigError, NotRunning, ReplicatorError
 from ..format.codec import Encoded
 from ..format.ids import RecordId, Writer
@@ -442,7 +443,7 @@ def _committed(
 ) -> list[Any]:
     deadline = time.monotonic() + timeout_s
     commits = running.primary.commits
-    with noting(running):
+    with NOTED if tracing.active is None else noting(running):
         id_, results = commits.submit(changes, timeout_s=timeout_s, term=term, wants_acks=level.standbys)
     if level.kind != "appended" and not are_rejected(results):
         running.acks.wait(level, id_, deadline - time.monotonic())

@@ -92,7 +92,7 @@ class RecordWriter:
     @property
     def node_state(self) -> NodeState:
         """This node as the protocol sees it."""
-        return self._replica.node_state
+        return self._replica.known.node_state
 
     @property
     def url(self) -> str:
@@ -140,8 +140,8 @@ class RecordWriter:
         if self.unresolved is not None:
             self._resolve(until)
         node_state = self._replica.known.node_state
-        if self._replica.stalled:
-            raise Stalled(self._replica.stalled)
+        if stalled := self._replica.applied.stalled:
+            raise Stalled(stalled)
         if not node_state.holds_term or (term is not None and term != node_state.view.term):
             raise _not_primary(node_state)
         return node_state
@@ -241,8 +241,14 @@ class RecordWriter:
         record = sent.record
         try:
             results = self._replica.commit(record, prepared=prepared, changes=changes, bodies=bodies)
-            size = len(record.header) + len(record.body)
-            self.counters.appended(record.count if isinstance(record, ChangeRecord) else None, size)
+            counters, size = self.counters, len(record.header) + len(record.body)
+            if type(record) is ChangeRecord:  # counted here: a call would cost more than all that it does
+                counters.appends += 1
+                counters.changes += record.count
+                counters.append_bytes += size
+            else:
+                counters.parts += 1
+                counters.part_bytes += size
             return results
         except CheckpointError:
             # It is in the log, and not here yet: that comes before anything else that is written.

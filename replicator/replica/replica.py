@@ -166,8 +166,8 @@ class Replica:
         over. Raises `CorruptRecord`, `CheckpointError` or `Stalled`; what came before the record at fault is done by
         then, and the node keeps its place.
         """
-        if self.stalled:
-            raise Stalled(self.stalled)
+        if stalled := self.applied.stalled:
+            raise Stalled(stalled)
         work: list[Work] = []
         verdicts: list[Verdict] = []
         node_state = self.known.to_fold()
@@ -187,13 +187,14 @@ class Replica:
                 if not is_plain and not self._reads(step):
                     raise self.applied.unreadable(record.id, self._meets(step))
                 self._updater.follow_snapshot(after.view.snapshot)
-                self._tell(step, node_state.view)
+                if verdict is not Verdict.APPLY or not self._log_once.is_silent:
+                    self._tell(step, node_state.view)
                 leads = verdict in (Verdict.LEAD, Verdict.LEAD_AFTER_REBASE) and after.view.term > after.over
                 if self.applied.unfit and leads:
                     self._carry_out(work, node_state)
                     raise self.applied.not_to_lead(record.id)
                 verdicts.append(verdict)
-                alone = self._alone(step)
+                alone = self._restore if verdict is Verdict.RESTORE else self._updater.alone(step)
                 if alone is not None:
                     self._carry_out(work, node_state)
                     work = []
@@ -211,7 +212,7 @@ class Replica:
             self._carry_out(work, node_state)
             raise
         self._carry_out(work, node_state)
-        if self.node_state.in_sync:
+        if not self._log_once.is_silent and self.node_state.in_sync:
             self._log_once.over("sync")
         return verdicts
 
@@ -229,9 +230,6 @@ class Replica:
             return max(record.version, step.view.version)
         return step.view.version
 
-    def _alone(self, step: Step) -> Callable[[Step, View, NodeState], None] | None:
-        return self._restore if step.verdict is Verdict.RESTORE else self._updater.alone(step)
-
     def _restore(self, step: Step, before: View, after: NodeState) -> None:
         self._rebuild.take(step, before, after, self._updater.rebuild)
 
@@ -243,7 +241,8 @@ class Replica:
         saves_first = not forgets or any(map(self._updater.saves_first, steps))
         if saves_first:
             self.saved.save(steps, synced=not forgets)
-        timings, began = self.counters.timings, time.monotonic()
+        timings = self.counters.timings
+        began = time.monotonic() if timings is not None else 0.0
         traced = tracing.active
         began_ns = time.time_ns() if traced is not None else 0
         with self.applied.lock:

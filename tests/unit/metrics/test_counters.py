@@ -21,14 +21,6 @@ def test_times_are_taken_only_once_somebody_asks() -> None:
     assert tuple(timings.by_stage) == STAGES
 
 
-def test_records_of_changes_and_parts_of_snapshots_are_counted_apart() -> None:
-    counters = Counters()
-    counters.appended(3, 100)
-    counters.appended(None, 5000)
-    assert (counters.appends, counters.changes, counters.append_bytes) == (1, 3, 100)
-    assert (counters.parts, counters.part_bytes) == (1, 5000)
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [
