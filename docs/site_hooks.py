@@ -27,7 +27,7 @@ PAGES = {
 #: What pages link to, besides pages.
 EXAMPLES = [path for kind in ("py", "conf") for path in sorted((ROOT / "examples").glob(f"**/*.{kind}"))]
 
-LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|conf))")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|conf|png))")
 
 
 def on_files(files: Files, config: Any) -> Files:

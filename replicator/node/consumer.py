@@ -98,6 +98,8 @@ class Reader:
         if batch.records:
             yield from self._take(batch.records)
             self._acks.hear()
+        elif (stalled := self._replica.applied.stalled) and not self._replica.node_state.holds_term:
+            raise Stalled(stalled)  # it reads on, and that it finds nothing does not mend it
         if batch.corrupt is not None and not self._replica.node_state.holds_term:
             raise batch.corrupt
 

@@ -142,7 +142,7 @@ def _check_is_no_slip(name: str) -> None:
     if not name.startswith(PREFIX) or name in VARIABLES or _OF_ONE_OF_SEVERAL.fullmatch(name):
         return
     told, known = name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in VARIABLES]
-    if any(told.endswith(f"_{each}") for each in known):  # of a command: REPLICATOR_DRILL_LEASE_S
+    if any(told.endswith((f"_{each}", f"_{each}S")) for each in known):  # of a command: REPLICATOR_DRILL_LEASE_S
         return
     if near := difflib.get_close_matches(told, known, 1, _NEAR):
         raise ConfigError(setting=name, problem=f"no setting has this name; did you mean {PREFIX}{near[0]}?")

@@ -179,7 +179,7 @@ def test_metrics(setting: Setting) -> None:
     sizes = metrics.Sizes(rounds=2, calls=5, seconds=0.05, scrapes=2, groups=2)
     figures = _figures("metrics", metrics.measure(setting, sizes))
     for how in ("one thread", "tasks"):
-        for name in (metrics.BARE, metrics.COUNTED, metrics.SCRAPED):
+        for name in (metrics.COUNTED, metrics.SCRAPED):
             assert figures[f"{how}, {name} cpu us"] > 0
     for name in ("the text", "over HTTP, with the client", "the text of 2 groups"):
         assert figures[f"{name} ms"] > 0
