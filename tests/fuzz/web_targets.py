@@ -29,6 +29,7 @@ from replicator.registry.state import Registry
 from tests.fuzz.core_targets import whole
 from tests.fuzz.engine import MIB, Target
 from tests.fuzz.mutate import NASTY_TEXTS, Choices, edit_bytes, edits, json_near
+from tests.support.registry_api import Known
 
 __all__ = ["TARGETS"]
 
@@ -177,7 +178,7 @@ class _Lag:
 
 
 @dataclass
-class _Node:
+class _Node(Known):
     """A node alone. Changes and documents go through the real codec: what it does not take, a real node does not."""
 
     name: str = "a"

@@ -380,7 +380,10 @@ REMOVALS = {
     "sound": Removal(
         "nobody leads whose state is given up for a snapshot, though it lacks no change",
         Bounds(changes=1, promotions=1, drifts=1, resends=0),
-        patches=((Heartbeat, "is_sound", property(lambda _: True)),),
+        patches=(
+            (Heartbeat, "is_sound", property(lambda _: True)),
+            (election, "_refusal_of_state", lambda *_: None),
+        ),
         breaks="G6",
     ),
     "sound-again": Removal(

@@ -22,9 +22,15 @@ local function as_text(number)
 end
 
 -- The clock of Redis, unix ms.
+local known_ms
+
+-- Of a script, which is one step: the same wherever it is asked for.
 local function now_ms()
-  local time = redis.call('TIME')
-  return as_text(time[1] * 1000 + math.floor(time[2] / 1000))
+  if not known_ms then
+    local time = redis.call('TIME')
+    known_ms = as_text(time[1] * 1000 + math.floor(time[2] / 1000))
+  end
+  return known_ms
 end
 
 -- The text of the lease: "TERM NODE BOOT LENGTH_MS GRANTED_MS" (LeaseText in protocol/group.py says why).
