@@ -45,13 +45,13 @@ def recover(
     check_call(by=by, reason=reason, node=node, lease_ms=lease_ms, timeout_s=timeout_s)
     started = time.monotonic()
     look = looked(log.within(started + timeout_s + GRACE_S))
-    check_is_known(log, look)
     _check_is_broken(look)
     reporting_s = election.time_to_report_ms(look.heartbeats.values()) / 1000
     log = log.within(started + reporting_s + timeout_s + GRACE_S)
     progress(f"the nodes report for {reporting_s:.0f} s")
     time.sleep(reporting_s)
     look = looked(log)
+    check_is_known(log, look)  # not before: a Redis that lost everything knows of the nodes once they have reported
     _check_is_broken(look)
     heartbeat = _to_recover_from(look, node)
     for name, other in sorted(look.heartbeats.items()):

@@ -75,6 +75,7 @@ def _apply_before_append() -> None:
         rebase: bool = False,
         changes: list[Any] | None = None,
         bodies: Sequence[bytes] = (),
+        since: Sequence[float] = (),
     ) -> list[Any]:
         sent = Sent(record, rebase)
         results = writer._fold(sent, changes=changes, bodies=bodies)

@@ -11,8 +11,8 @@ from replicator import ops
 from replicator.archive.checking import check
 from replicator.ops.certify import CannotRebuild
 from tests.support.kv import PATIENCE_S, Group, push
+from tests.support.stalled_group import Failing, skip, stalled_group
 from tests.unit.archive.conftest import Scene
-from tests.unit.node.test_node_skip import Failing, skip, stalled_group
 
 
 @pytest.fixture
