@@ -56,10 +56,13 @@ def watched(log: Log, output: str, show: Show) -> None:
 
 def _looks(log: Log, watch: Watch) -> Iterator[list[Event]]:
     """Look again and again; what happened since the look before."""
+    sizes = ops.RecentSize()
     while True:
         time.sleep(WATCH_EVERY_S)
         try:
-            status = ops.status(log.within(time.monotonic() + LOOK_WITHIN_S))
+            hurried = log.within(time.monotonic() + LOOK_WITHIN_S)
+            look = ops.looked(hurried)
+            status = ops.status_of(log.group, look, sizes.of(hurried, look))
         except LogUnavailable as unavailable:
             yield watch.missed(str(unavailable), asked_over_http(watch.status), time.time())
         else:

@@ -4,7 +4,7 @@ None of them needs a node of its own. They look, ask, and look again; only `reco
 """
 
 from .common import Progress, Step, check_is_known, looked
-from .group_status import NodeStatus, Status, size_of, status, status_at, status_of
+from .group_status import NodeStatus, RecentSize, Status, size_of, status, status_at, status_of
 from .groups import GroupSummary, groups
 from .log_history import history, records
 from .process import Restart, Shutdown, restart, shutdown
@@ -38,6 +38,7 @@ __all__ = [
     "Progress",
     "Promotion",
     "PromotionPreview",
+    "RecentSize",
     "Reinit",
     "Released",
     "Restart",

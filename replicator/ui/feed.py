@@ -16,8 +16,8 @@ from typing import Any
 from ..errors import CorruptRecord, ReplicatorError
 from ..format.ids import RecordId
 from ..format.records import Record
-from ..log.interface import Log, LogSize
-from ..ops import history, looked, size_of
+from ..log.interface import Log
+from ..ops import RecentSize, history, looked
 from ..protocol.group import GroupView
 from ..runtime.event_log import EventLogger
 from ..runtime.threads import started
@@ -28,9 +28,6 @@ __all__ = ["Feed", "FullHouse"]
 logger = EventLogger(__name__)
 
 EVERY_S = 1.0
-
-#: Redis goes through all of a log to say what it takes, and does nothing else meanwhile: 0.1 s for a million records.
-SIZE_EVERY_S = 30.0
 
 #: Events to everybody each second; a monitor on every desk is fine, and a loop that opens pages is not.
 WATCHERS_MAX = 64
@@ -160,8 +157,7 @@ class _Looks:
         self._before: GroupView | None = None
         self._last: Picture | None = None
         self._last_at = time.monotonic()
-        self._size: LogSize | None = None
-        self._size_at = 0.0
+        self._sizes = RecentSize()
         self._records: list[Record] = []
         self._terms_of: tuple[str, int] | None = None
         self._terms: list[dict[str, Any]] = []
@@ -181,16 +177,14 @@ class _Looks:
         look_ms = (time.monotonic() - began) * 1000
         self._read_on(look)
         seen = Seen(
-            look=look, size=self._size_of(look), look_ms=look_ms, terms=self._of_terms(look), records=self._records
+            look=look,
+            size=self._sizes.of(self._log, look),
+            look_ms=look_ms,
+            terms=self._of_terms(look),
+            records=self._records,
         )
         before, self._before = self._before, look
         return picture_of(self._log.group, seen, before, taken_at=now, told_by=self._told_by, may_act=self._may_act)
-
-    def _size_of(self, look: GroupView) -> LogSize:
-        now = time.monotonic()
-        if self._size is None or self._size.records is None or now - self._size_at >= SIZE_EVERY_S:
-            self._size, self._size_at = size_of(self._log, look), now
-        return self._size
 
     def _without_redis(self, problem: str, now: int) -> Picture:
         away_ms = round((time.monotonic() - self._last_at) * 1000)

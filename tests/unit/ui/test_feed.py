@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from replicator.errors import LogUnavailable
+from replicator.ops import group_status
 from replicator.testing import MemoryLog
 from replicator.ui import feed as module
 from replicator.ui.feed import Feed, FullHouse
@@ -132,13 +133,13 @@ def test_it_does_not_have_redis_go_through_the_log_at_each_look(
 ) -> None:
     a = group.primary("a")
     sizes: list[int] = []
-    size_of = module.size_of
+    size_of = group_status.size_of
 
     def counted(*of: Any) -> Any:
         sizes.append(1)
         return size_of(*of)
 
-    monkeypatch.setattr(module, "size_of", counted)
+    monkeypatch.setattr(group_status, "size_of", counted)
     feed = Feed(opened, told_by="test", every_s=0.01)
 
     async def watched() -> None:
