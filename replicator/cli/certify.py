@@ -27,7 +27,7 @@ from .context import (
     snapshot_bytes_max_option,
     table,
 )
-from .progress import progress_of
+from .progress import progress_of, say_line
 from .state_option import REGISTRY, state_class
 
 __all__ = ["certify"]
@@ -113,12 +113,12 @@ def _verified(log: RedisLog, timeout_s: float) -> ops.DigestReport | None:
         with progress_of("verify") as say:
             report = ops.verify(log, by=operator(), timeout_s=timeout_s, progress=say)
     except NotPrimary:
-        _say("no node leads, so the states of the live nodes were not compared")
+        say_line("no node leads, so the states of the live nodes were not compared")
         return None
     if report.differ or report.late_nodes or report.undrawn:
         raise Violation("state", report.verdict)
     if report.silent_nodes:
-        _say(f"{', '.join(report.silent_nodes)} does not report, so its state was not compared")
+        say_line(f"{', '.join(report.silent_nodes)} does not report, so its state was not compared")
     return report
 
 
@@ -153,7 +153,3 @@ def _row(node: NodeFacts) -> dict[str, Any]:
         "trimmed": node.trimmed_record_count,
         "divergent": node.divergent_record_count,
     }
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

@@ -10,11 +10,10 @@ import click
 from replicator import ops
 from replicator.errors import ReplicatorError
 from replicator.ops import risks
-from replicator.runtime.checks import plain
 
 from .confirm import confirm, yes_option
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
-from .progress import progress_of
+from .progress import progress_of, say_line
 
 __all__ = [
     "demote",
@@ -110,7 +109,7 @@ def _show_preview(preview: ops.PromotionPreview, output: str) -> None:
 def switchover(settings: Settings, node: str, reason: str, timeout: float, output: str) -> None:
     """Move the primary to another node. Nothing is lost; the time without a primary is printed."""
     with settings.log() as log:
-        done = ops.switchover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say)
+        done = ops.switchover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=say_line)
     if output == "json":
         show_json(asdict(done))
         return
@@ -191,7 +190,7 @@ def recover(
         forced = {"force": True} if force else {}
         if force:
             confirm("found the log anew all the same?", risks.of_recovery(log, node), yes=yes)
-        done = ops.recover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=_say, **forced)
+        done = ops.recover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=say_line, **forced)
     if output == "json":
         show_json(asdict(done))
     else:
@@ -225,7 +224,7 @@ def forget(settings: Settings, node: str, reason: str, yes: bool, output: str) -
 def finalize(settings: Settings, version: int, timeout: float, output: str) -> None:
     """Raise the group to VERSION, once all of its nodes read that. There is no way back."""
     with settings.log() as log:
-        done = ops.finalize(log, version, by=operator(), timeout_s=timeout, progress=_say)
+        done = ops.finalize(log, version, by=operator(), timeout_s=timeout, progress=say_line)
     if output == "json":
         show_json(asdict(done))
     elif done.previous_version == version:
@@ -246,7 +245,7 @@ wait_option = click.option("--timeout", type=Seconds(), default=120.0, show_defa
 def reinit(settings: Settings, node: str, timeout: float, output: str) -> None:
     """Rebuild NODE, a standby, from a snapshot of the primary. What it has is kept as a fork on its disk."""
     with settings.log() as log:
-        done = ops.reinit(log, node, by=operator(), timeout_s=timeout, progress=_say)
+        done = ops.reinit(log, node, by=operator(), timeout_s=timeout, progress=say_line)
     if output == "json":
         show_json(asdict(done))
     else:
@@ -305,7 +304,3 @@ def _queued(settings: Settings, name: str, timeout: float, say: ops.Progress) ->
     from replicator.ops.jobs import run_in_queue
 
     return run_in_queue(settings.redis, settings.group, name, wait_s=timeout, progress=say)
-
-
-def _say(text: str) -> None:
-    click.echo(plain(text), err=True)

@@ -8,9 +8,9 @@ import click
 
 from replicator import ops
 from replicator.errors import ReplicatorError
-from replicator.runtime.checks import plain
 
 from .context import NAME, Seconds, Settings, operator, output_option, show_json
+from .progress import say_line
 
 __all__ = ["restart", "shutdown"]
 
@@ -32,7 +32,7 @@ wait_option = click.option(
 def restart(settings: Settings, node: str, timeout: float, output: str) -> None:
     """Have the process of NODE stop in order and begin anew. A primary takes the next term when it is there again."""
     with settings.log() as log:
-        done = ops.restart(log, node, by=operator(), timeout_s=timeout, progress=_say)
+        done = ops.restart(log, node, by=operator(), timeout_s=timeout, progress=say_line)
     if output == "json":
         show_json(asdict(done))
     else:
@@ -48,7 +48,7 @@ def restart(settings: Settings, node: str, timeout: float, output: str) -> None:
 def shutdown(settings: Settings, node: str, force: bool, timeout: float, output: str) -> None:
     """Have the process of NODE stop in order. Exit code 1 if a supervisor starts it again."""
     with settings.log() as log:
-        done = ops.shutdown(log, node, by=operator(), force=force, timeout_s=timeout, progress=_say)
+        done = ops.shutdown(log, node, by=operator(), force=force, timeout_s=timeout, progress=say_line)
     if output == "json":
         show_json(asdict(done))
     elif done.stays_down:
@@ -62,7 +62,3 @@ def _how_to_stop(run_by: str) -> str:
     if run_by.startswith("supervisord"):
         return f"`supervisorctl stop {run_by.partition('(')[2].rstrip(')')}`"
     return "`systemctl stop` its unit" if run_by == "systemd" else "with what runs it"
-
-
-def _say(text: str) -> None:
-    click.echo(plain(text), err=True)

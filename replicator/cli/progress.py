@@ -17,7 +17,7 @@ import click
 from replicator.ops import Progress, Step
 from replicator.runtime.checks import plain
 
-__all__ = ["Counted", "progress_of"]
+__all__ = ["Counted", "progress_of", "say_line"]
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def progress_of(what: str, *, lines: bool = True) -> Iterator[Progress]:
     """
     bar = _bar()
     if bar is None:
-        yield _say if lines else lambda _: None
+        yield say_line if lines else lambda _: None
         return
     # Without an end at first: then the bar only shows that it goes on.
     with bar:
@@ -42,7 +42,8 @@ def progress_of(what: str, *, lines: bool = True) -> Iterator[Progress]:
         yield tell
 
 
-def _say(text: str) -> None:
+def say_line(text: str) -> None:
+    """For people, on stderr."""
     click.echo(plain(text), err=True)
 
 
