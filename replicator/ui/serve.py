@@ -11,6 +11,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ..errors import ConfigError
 from ..log.redis_log import RedisLog
+from ..node.environment import address_of
 from ..runtime import checks
 from ..web.server import WebServer
 from .actions import Actions
@@ -43,11 +44,8 @@ def serving(redis: str, group: str, *, http: str, by: str, token: str) -> Iterat
 
 
 def _loopback(http: str) -> tuple[str, int]:
-    host, colon, port = http.rpartition(":")
-    if not colon or not (port.isascii() and port.isdecimal()):
-        raise ConfigError(setting="http", problem=f"{http!r} is not HOST:PORT, for example 127.0.0.1:8080")
-    host = host.strip("[]")
+    host, port = address_of(http, setting="http")
     if not checks.is_loopback(host):
         problem = f"{host} is no loopback address, and the page can promote nodes; elsewhere, use ssh -L"
         raise ConfigError(setting="http", problem=problem)
-    return host, int(port)
+    return host, port
