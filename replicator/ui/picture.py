@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..format.ids import ZERO_ID
 from ..format.records import ACT, ChangeRecord, PartRecord, Record, TermRecord
 from ..log.interface import LogSize
 from ..ops import status_of
@@ -126,7 +127,8 @@ def record_shown(record: Record) -> dict[str, Any]:
 
 def _what(record: Record) -> str:
     if isinstance(record, TermRecord):
-        return f"opens term {record.id.term}: {record.reason}, by {record.by}"
+        without = f" without {record.skip}" if record.skip != ZERO_ID else ""
+        return f"opens term {record.id.term}{without}: {record.reason}, by {record.by}"
     if isinstance(record, ChangeRecord):
         if record.version:
             return f"the group is at version {record.version}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from replicator import ops
+from replicator import RecordId, ops
+from replicator.format.ids import ZERO_ID
 from replicator.log.interface import LogSize
-from replicator.ui.picture import Picture, Seen, picture_of, terms_shown, with_redis_away
+from replicator.ui.picture import Picture, Seen, picture_of, record_shown, terms_shown, with_redis_away
 from tests.support.paper import Paper, at
 
 
@@ -89,3 +90,11 @@ def test_each_term_says_how_it_ended_which_the_next_one_tells(paper: Paper) -> N
     assert nobody["ended"] is None, "nobody held it"
     assert (third["what"], third["holder"], third["by"], third["ended"]) == ("takeover", "b", "b", None)
     assert [each["term"] for each in terms_shown(ops.history(paper.log), 2)] == [2, 3]
+
+
+def test_a_term_that_goes_on_without_a_change_says_so(paper: Paper) -> None:
+    paper.take_term("a")
+    paper.take_term("b", floor=1, by="ann", reason="poison", skip=RecordId(1, 1))
+    first, second = paper.log.read(ZERO_ID).records
+    assert record_shown(first)["what"] == "opens term 1: , by test"
+    assert record_shown(second)["what"] == "opens term 2 without 1-1: poison, by ann"
