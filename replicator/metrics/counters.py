@@ -15,7 +15,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from .histogram import BATCH_BOUNDS, Histogram
 
@@ -82,6 +82,14 @@ class Timings:
             self.by_stage["sync" if synced else "save"].add(took_s)
 
 
+class Forks(NamedTuple):
+    """How many are kept; of the newest, when it was written (unix s), and its last record. 0 and 0-0: there is none."""
+
+    kept: int
+    newest_at: float
+    newest_id: str
+
+
 class Counters:
     """Since the node was made. `timings`: None as long as nobody has asked for them."""
 
@@ -108,9 +116,8 @@ class Counters:
         self.load_s = 0.0
         #: Of the checkpoint on the disk, as it was when it was synced last.
         self.checkpoint_bytes = 0
-        #: Forks on the disk, and when the newest was made (unix s); as of the start, and of the newest one since.
-        self.forks = 0
-        self.newest_fork_at = 0.0
+        #: Forks on the disk, as of the start, and of the newest one since.
+        self.forks = Forks(0, 0.0, "0-0")
 
     def watch(self) -> None:
         """Take times from now on, and have in their buckets what was noted."""
@@ -123,10 +130,9 @@ class Counters:
         with self._failing:
             self.errors[code_of(error)] += calls
 
-    def forked(self) -> None:
-        """A fork was kept."""
-        self.forks += 1
-        self.newest_fork_at = time.time()
+    def forked(self, id: str) -> None:
+        """A fork was kept, of a history up to this record."""
+        self.forks = Forks(self.forks.kept + 1, time.time(), id)
 
     @contextmanager
     def restoring(self) -> Iterator[None]:

@@ -160,9 +160,9 @@ def _counted(counters: Counters) -> Values:
     yield "replicator_restore_seconds_total", {phase: counters.restore_s.get(phase, 0.0) for phase in phases}
     yield "replicator_load_seconds", counters.load_s
     yield "replicator_checkpoint_bytes", counters.checkpoint_bytes
-    yield "replicator_forks", counters.forks
-    if counters.newest_fork_at:
-        yield "replicator_fork_timestamp_seconds", counters.newest_fork_at
+    yield "replicator_forks", counters.forks.kept
+    if counters.forks.newest_at:
+        yield "replicator_fork_timestamp_seconds", counters.forks.newest_at
     if counters.timings is not None:
         yield "replicator_batch_changes", counters.timings.batch
         by_stage = counters.timings.by_stage

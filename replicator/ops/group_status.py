@@ -47,6 +47,8 @@ class NodeStatus:
     code, which reads those from `reads_min` to `reads_max`. `leads`: it takes writes; `ready`: it can do its role's
     work; `codes`: those why not (`why.py`). `candidate`: it takes over by itself. `last_error`: the newest
     problem of its boot, which may be over, since `last_error_at` (unix ms by its clock); None: it had none.
+    `fork_count`: the forks on its disk; `fork_id`: the last record in the newest, or None. `stale_count`: the
+    records of terms that were over which its boot has found in the log, and ignored.
     """
 
     node: str
@@ -72,6 +74,9 @@ class NodeStatus:
     candidate: bool
     last_error: str | None
     last_error_at: int | None
+    fork_count: int
+    fork_id: str | None
+    stale_count: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,6 +218,9 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
         candidate=heartbeat.candidate,
         last_error=heartbeat.last_error or None,
         last_error_at=heartbeat.last_error_at or None,
+        fork_count=heartbeat.fork_count,
+        fork_id=str(heartbeat.fork_id) if heartbeat.fork_count else None,
+        stale_count=heartbeat.stale_count,
     )
 
 

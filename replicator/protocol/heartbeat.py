@@ -28,6 +28,9 @@ __all__ = [
 
 _IDS = ("changed", "cursor", "digest_at", "synced")
 
+#: Those that older versions do not write.
+_LATER_IDS = ("stalled_at", "fork_id")
+
 #: A node that missed this many heartbeats in a row counts as dead. No rule of safety depends on it.
 MISSED_BEATS_MAX = 3
 
@@ -58,6 +61,8 @@ class Heartbeat(NamedTuple):
     at which its state was found to differ from the primary's; empty: it was not. `given_up`: why the next snapshot is
     to take the place of its state; empty: it is not. `reinitialised`: the newest request for that which it has met.
     `behind_ms`: for how long the log has had what the node lacks, as far as it saw; 0: it lacked nothing.
+    `fork_count`: the forks on its disk; `fork_id`: up to where the history goes that is in the newest. `stale_count`:
+    how many records of terms that were over this boot has found in the log and ignored.
 
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
@@ -104,6 +109,9 @@ class Heartbeat(NamedTuple):
     process: str = ""
     last_error: str = ""
     last_error_at: int = 0
+    fork_count: int = 0
+    fork_id: RecordId = ZERO_ID
+    stale_count: int = 0
     age_ms: int = 0
     beaten_at: int = 0
 
@@ -119,7 +127,7 @@ class Heartbeat(NamedTuple):
     def to_json(self) -> bytes:
         fields = self._asdict()
         del fields["age_ms"], fields["beaten_at"]
-        fields.update({name: str(fields[name]) for name in ("position", *_IDS, "stalled_at")})
+        fields.update({name: str(fields[name]) for name in ("position", *_IDS, *_LATER_IDS)})
         return orjson.dumps(fields)
 
     @classmethod
@@ -146,7 +154,7 @@ class Heartbeat(NamedTuple):
             known["position"] = Position.parse(fields["position"])
             known["knew"] = _names(fields.get("knew", []))
             known.update({name: RecordId.parse(fields[name]) for name in _IDS})
-            known["stalled_at"] = RecordId.parse(fields.get("stalled_at", "0-0"))
+            known.update({name: RecordId.parse(fields.get(name, "0-0")) for name in _LATER_IDS})
             heartbeat = cls(**known | {"age_ms": age_ms, "beaten_at": 0})
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError):
             return None

@@ -17,14 +17,14 @@ from ..errors import ChangeTooLarge, CorruptRecord, NotJSON, SnapshotFailed, Sna
 from ..format.ids import ORIGIN, ZERO_ID, RecordId
 from ..format.records import PartRecord, Record
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
-from ..metrics.counters import Counters, phase
+from ..metrics.counters import Counters, Forks, phase
 from ..protocol.fold import Verdict, View
 from ..protocol.node_state import NodeState
 from ..runtime.event_log import EventLogger
 from ..runtime.gc_pause import HOLD_COLLECTOR_FROM_BYTES, HeldCollector
 from ..runtime.log_once import Lasting, LogOnce
 from ..storage.checkpoint import Step
-from ..storage.fork_writer import StateInFork, forks_in
+from ..storage.fork_writer import StateInFork, forks_in, id_in
 from .applied_state import AppliedState
 from .divergence import Divergence
 from .node_state_cell import NodeStateCell
@@ -56,7 +56,7 @@ class Rebuild:
     ) -> None:
         self._divergence = divergence
         self._counters = counters
-        counters.forks, counters.newest_fork_at = forks_in(saved.checkpoint.data_dir)
+        counters.forks = Forks(*forks_in(saved.checkpoint.data_dir))
         self.known = known
         self.applied = applied
         self.saved = saved
@@ -131,7 +131,7 @@ class Rebuild:
         if parted_id is not None:
             why = f"replaced by the snapshot {last.id} of {last.node}"
             fork = self.saved.checkpoint.write_fork(why, parted_id)
-            self._counters.forked()
+            self._counters.forked(id_in(fork))
             logger.warning(
                 "fork.kept",
                 "this node had changes after %s that the group's history has not: kept as a fork in %s",
@@ -159,7 +159,7 @@ class Rebuild:
                 problem,
             )
             fork = write()
-        self._counters.forked()
+        self._counters.forked(id_in(fork))
         logger.warning(
             "fork.kept",
             "the state of this node is replaced by a snapshot (%s): kept as a fork in %s",

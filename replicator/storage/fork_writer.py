@@ -7,6 +7,7 @@ would be the same changes once more. So a fork may have the state itself, as a s
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,10 +21,13 @@ from replicator.storage import disk
 from replicator.storage.checkpoint_file import GIVEN_UP, Payload, Run, Saved, Staged
 from replicator.storage.database_files import create, discard, unused, utc_now
 
-__all__ = ["UNFINISHED", "StateInFork", "copy_database", "finish_fork", "forks_in"]
+__all__ = ["UNFINISHED", "StateInFork", "copy_database", "finish_fork", "forks_in", "id_in"]
 
 #: What a node that was killed while it wrote one may have left.
 UNFINISHED = "new.sqlite"
+
+#: When it was written, and up to where its history goes, in the name of a fork: 20261130T181213Z-5-1042.sqlite.
+_NAME = re.compile(r"\d{8}T\d{6}Z-(\d+-\d+)(?:-\d+)?")
 
 
 class StateInFork(NamedTuple):
@@ -48,12 +52,24 @@ def copy_database(db: sqlite3.Connection, forks: Path) -> Path:
     return draft
 
 
-def forks_in(data_dir: Path) -> tuple[int, float]:
-    """How many forks a node has on its disk, and when the newest was written (unix s); 0 if there is none."""
+def forks_in(data_dir: Path) -> tuple[int, float, str]:
+    """How many forks a node has on its disk; of the newest, when it was written (unix s), and up to where it goes.
+
+    0 and 0-0: there is none.
+    """
     with contextlib.suppress(OSError):  # it is for people: no start fails for that
         found = [path for path in (data_dir / "forks").glob("*.sqlite") if path.name != UNFINISHED]
-        return len(found), max((path.stat().st_mtime for path in found), default=0.0)
-    return 0, 0.0
+        written = {path: path.stat().st_mtime for path in found}
+        if written:
+            newest = max(written, key=lambda path: written[path])
+            return len(written), written[newest], id_in(newest)
+    return 0, 0.0, "0-0"
+
+
+def id_in(path: Path) -> str:
+    """The last record of the history in a fork, as `finish_fork` named it; 0-0: somebody gave it another name."""
+    found = _NAME.fullmatch(path.stem)
+    return found[1] if found else "0-0"
 
 
 def finish_fork(

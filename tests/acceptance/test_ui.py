@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from replicator import ops
+from replicator.format.ids import ZERO_CHAIN, Position, RecordId
 from replicator.log.redis_log import RedisLog
+from replicator.protocol.heartbeat import Heartbeat
 from replicator.sandbox.free_ports import free_ports
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.kv import PATIENCE_S, eventually
@@ -144,6 +146,11 @@ def test_a_failover_is_seen_as_it_happens(group: Group, browser: Any) -> None:
     group.start("a")
     page.headline(f"^✔ {leader} may write")
     page.sees("#problems", "None")
+    # and what a node says of forks and of records that came too late is in its lane
+    told = Heartbeat("d", "d1", position=Position(RecordId(1, 1), ZERO_CHAIN), fork_count=2, fork_id=RecordId(1, 3))
+    group.log.beat(told._replace(stale_count=4))
+    page.sees("#lanes tbody tr:has(th:text('d')) th", "ignored 4 stale records")
+    page.sees("#lanes tbody tr:has(th:text('d'))", "✂ keeps 2 forks, the newest up to 1-3")
     assert page.errors == []
 
 

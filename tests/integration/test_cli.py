@@ -38,6 +38,9 @@ NODE_FIELDS = {
     "behind_ms": int,
     "leads": bool, "ready": bool, "codes": list, "candidate": bool, "last_error": (str, type(None)),
     "last_error_at": (int, type(None)),
+    "fork_count": int,
+    "fork_id": (str, type(None)),
+    "stale_count": int,
 }  # fmt: skip
 
 STATUS_FIELDS = {

@@ -125,14 +125,31 @@ function drawTerms(picture) {
   const newest = terms.length - 1;
   const head = element("tr", {}, element("td"), ...terms.map((term, index) =>
     element("th", { scope: "col" }, element("b", {}, `term ${term.term}`), ` ${term.began_at ? since(term.began_at, terms[index - 1]?.began_at) : ""}`)));
-  const rows = lanes.map((lane) => element("tr", {}, element("th", { scope: "row" }, lane),
-    ...terms.map((term, index) => element("td", {}, (term.holder || "nobody") === lane ? ledBlock(term, index === newest ? null : terms[index + 1], picture) : ""))));
+  const nodes = new Map(picture.status.nodes.map((node) => [node.node, node]));
+  const rows = lanes.map((lane) => element("tr", {}, laneHead(lane, nodes.get(lane)),
+    ...terms.map((term, index) => element("td", {},
+      (term.holder || "nobody") === lane ? ledBlock(term, index === newest ? null : terms[index + 1], picture) : "",
+      forkMark(term, nodes.get(lane))))));
   const scroller = at("lanes");
   const wasAtEnd = scroller.scrollLeft + scroller.clientWidth >= scroller.scrollWidth - 20 || !scroller.dataset.shown;
   shown(scroller, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
   if (wasAtEnd) scroller.scrollLeft = scroller.scrollWidth;
 }
 const since = (ms, before) => (before && day(before) === day(ms) ? clock(ms) : `${day(ms)} ${clock(ms)}`);
+
+/** A node, and what it has seen of terms that were over. */
+function laneHead(lane, node) {
+  const stale = node?.stale_count ? element("small", {}, ` ⊘ ignored ${counted(node.stale_count, "stale record")}`) : null;
+  return element("th", { scope: "row" }, lane, stale);
+}
+
+/** In the column of the term in which the history ends that its newest fork has. */
+function forkMark(term, node) {
+  if (!node?.fork_count || Number(node.fork_id.split("-")[0]) !== term.term) return null;
+  const kept = node.fork_count > 1 ? `keeps ${node.fork_count} forks, the newest` : "keeps a fork";
+  return element("div", { class: "fork" }, element("b", {}, `✂ ${kept} up to ${node.fork_id}`), element("code", {}, "replicator forks list"));
+}
+const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
 function ledBlock(term, next, picture) {
   const lasted = term.lasted_ms === null ? "" : `${span(term.lasted_ms)}, `;

@@ -12,6 +12,7 @@ from replicator.errors import Fenced, LeaseLost, LogUnavailable, NotPrimary, Rep
 from replicator.log.interface import Memory
 from replicator.metrics.catalogue import METRICS, PROBLEM_KINDS
 from replicator.node.memory_watch import MemoryWatch
+from replicator.storage import forks as fork_files
 from replicator.testing import MemoryLog, MemoryRedis
 from tests.support.forking import in_child
 from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually, forks, in_step, push, put
@@ -274,6 +275,12 @@ def test_a_fork_is_counted_and_found_again_at_the_next_start(group: Group) -> No
     third = group.node("a", on_restart="standby")
     assert values(third)["forks"] == 1
     assert values(third)["fork_timestamp_seconds"] == pytest.approx(at, abs=60)
+    # and the others are told of it
+    (kept,) = forks(third)
+    told = eventually(
+        lambda: [each for each in ops.status(group.log()).nodes if each.boot == third.boot and each.fork_count]
+    )
+    assert (told[0].fork_count, told[0].fork_id) == (1, str(fork_files.read(kept).position))
 
 
 def test_in_a_forked_child_there_are_none(group: Group) -> None:
