@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import click
 
 from replicator.archive.archiver import Archiver
 from replicator.archive.archiver import Settings as ArchiverSettings
+from replicator.archive.metrics import serving
 from replicator.archive.opening import place_of
 from replicator.runtime.signals import on_end
 
@@ -53,6 +55,7 @@ DAY_S = 86_400.0
     default=None,
     help="Remove what is older than the newest so many snapshots; with --keep-days whichever keeps more.",
 )
+@click.option("--metrics", default="", envvar="REPLICATOR_ARCHIVE_METRICS", help="HOST:PORT to serve /metrics at.")
 @click.option("--state", default="", help="The class of the state, MODULE:CLASS, noted for whoever restores.")
 @click.option(
     "--check-contents/--check-links",
@@ -69,6 +72,7 @@ def archive(
     snapshot_every_s: float,
     keep_days: float | None,
     keep_snapshots: int | None,
+    metrics: str,
     state: str,
     check_contents: bool,
 ) -> None:
@@ -86,4 +90,6 @@ def archive(
     )
     place = place_of(to, make=True)
     with settings.log() as log:
-        Archiver(log, place, wanted).run(stopping)
+        archiver = Archiver(log, place, wanted)
+        with serving(archiver.status, metrics) if metrics else nullcontext():
+            archiver.run(stopping)

@@ -155,6 +155,22 @@ replicator_redis_memory_used_bytes gauge
     Memory that Redis uses (used_memory), asked for twice a minute once somebody scrapes; missing: not known.
 replicator_redis_memory_max_bytes gauge
     Its maxmemory; missing: there is none, or it is not known.
+
+== Archive
+replicator_archive_up gauge
+    1 if the archiver runs. These are served by `replicator archive --metrics`; their label node is its host.
+replicator_archive_behind_seconds gauge
+    How long ago the archive had all of the log; missing: it has not had it yet.
+replicator_archive_lag_records gauge
+    How many records of the log it lacks.
+replicator_archive_archived_n gauge
+    The number of the newest record in it.
+replicator_archive_segments gauge
+    The segments in it.
+replicator_archive_timeline gauge
+    The timeline that it is in. It grows where the log was cut before it was archived, or has lost what was.
+replicator_archive_problem gauge
+    1 while something is in its way: its log and archiver.json say what.
 """
 
 

@@ -27,7 +27,7 @@ __all__ = ["UNFINISHED", "StateInFork", "copy_database", "finish_fork", "forks_i
 UNFINISHED = "new.sqlite"
 
 #: When it was written, and up to where its history goes, in the name of a fork: 20261130T181213Z-5-1042.sqlite.
-_NAME = re.compile(r"\d{8}T\d{6}Z-(\d+-\d+)(?:-\d+)?")
+_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-([0-9]{1,20}-[0-9]{1,20})(?:-[0-9]+)?")
 
 
 class StateInFork(NamedTuple):

@@ -37,13 +37,13 @@ def test_every_value_is_of_a_metric_that_the_catalogue_has_and_of_its_kind(group
         metric = METRICS[name]
         assert (metric.kind == "histogram") == ("histogram" in repr(value).lower()), name
         assert bool(metric.label) == isinstance(value, dict), name
-    redis_alone = {name for name in METRICS if name.startswith("replicator_redis_")}
+    others = {name for name in METRICS if name.startswith(("replicator_redis_", "replicator_archive_"))}
     sometimes = {
         "replicator_unready",
         "replicator_failover_paused_timestamp_seconds",
         "replicator_fork_timestamp_seconds",
     }
-    assert {name for name, _ in found} == set(METRICS) - redis_alone - sometimes
+    assert {name for name, _ in found} == set(METRICS) - others - sometimes
 
 
 def test_before_its_start_and_after_its_stop_it_is_not_up(group: Group) -> None:
