@@ -75,6 +75,11 @@ class ReplicatorError(Exception):
         self.fields = fields
 
 
+def name_of(error: Exception) -> str:
+    """The name of its class, for programs: `LogUnavailable` -> `log_unavailable`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
+
+
 class ConfigError(ReplicatorError):
     """{setting}: {problem}"""
 

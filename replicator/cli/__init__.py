@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 
 from replicator.cli.config import load_settings
-from replicator.errors import ConfigError, ReplicatorError
+from replicator.errors import ConfigError, ReplicatorError, name_of
 from replicator.runtime.checks import plain
 from replicator.runtime.log_output import FORMATS, configure
 
-from .context import NAME, Settings
+from .context import NAME, Settings, wants_json
 from .environment import check_environment
 from .settings_file import check_trusted, found_settings
 
@@ -46,14 +47,18 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ReplicatorError as error:
-            _tell(error)
+            _tell(ctx, error, error.exit_code)
             sys.exit(error.exit_code)
         except TimeoutError as error:
-            _tell(error)
+            _tell(ctx, error, 1)
             sys.exit(1)
 
 
-def _tell(error: Exception) -> None:
+def _tell(ctx: click.Context, error: Exception, exit_code: int) -> None:
+    if wants_json(ctx):
+        told = {"error": name_of(error), "message": str(error), "exit_code": exit_code}
+        click.echo(orjson.dumps(told).decode(), err=True)
+        return
     # An error may have several lines, such as the end of a log. Each is escaped: what others wrote must not control the
     # terminal.
     for number, line in enumerate(str(error).split("\n")):

@@ -30,6 +30,7 @@ __all__ = [
     "size_text",
     "snapshot_bytes_max_option",
     "table",
+    "wants_json",
     "when",
 ]
 
@@ -80,7 +81,14 @@ def _asks_for_json(ctx: click.Context, _: click.Parameter, given: bool) -> None:
 
 
 def _form(ctx: click.Context, _: click.Parameter, given: str) -> str:
-    return "json" if ctx.meta.get(_JSON) else given
+    form = "json" if ctx.meta.get(_JSON) else given
+    ctx.meta[_JSON] = form == "json"
+    return form
+
+
+def wants_json(ctx: click.Context) -> bool:
+    """Whether the command that runs was asked for JSON."""
+    return bool(ctx.meta.get(_JSON))
 
 
 def output_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,6 @@ do. A thread that writes only notes what its clock said; buckets are for the thr
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -17,9 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
+from ..errors import name_of
 from .histogram import BATCH_BOUNDS, Histogram
 
-__all__ = ["STAGES", "Counters", "Timings", "code_of", "phase"]
+__all__ = ["STAGES", "Counters", "Timings", "phase"]
 
 #: In the order in which a change goes through them.
 STAGES = ("queue", "append", "apply", "standby", "save", "sync")
@@ -128,7 +128,7 @@ class Counters:
     def failed(self, error: Exception, calls: int) -> None:
         """So many calls were told this."""
         with self._failing:
-            self.errors[code_of(error)] += calls
+            self.errors[name_of(error)] += calls
 
     def forked(self, id: str) -> None:
         """A fork was kept, of a history up to this record."""
@@ -144,11 +144,6 @@ class Counters:
         finally:
             others_s = seconds["save"] + seconds["swap"] - others_s
             seconds["build"] += max(0.0, time.monotonic() - began - others_s)
-
-
-def code_of(error: Exception) -> str:
-    """The name of its class as a label: `LogUnavailable` -> `log_unavailable`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
 
 
 @contextmanager

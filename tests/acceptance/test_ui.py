@@ -147,10 +147,10 @@ def test_a_failover_is_seen_as_it_happens(group: Group, browser: Any) -> None:
     page.headline(f"^✔ {leader} may write")
     page.sees("#problems", "None")
     # and what a node says of forks and of records that came too late is in its lane
-    told = Heartbeat("d", "d1", position=Position(RecordId(1, 1), ZERO_CHAIN), fork_count=2, fork_id=RecordId(1, 3))
+    told = Heartbeat("x", "x1", position=Position(RecordId(1, 1), ZERO_CHAIN), fork_count=2, fork_id=RecordId(1, 3))
     group.log.beat(told._replace(stale_count=4))
-    page.sees("#lanes tbody tr:has(th:text('d')) th", "ignored 4 stale records")
-    page.sees("#lanes tbody tr:has(th:text('d'))", "✂ keeps 2 forks, the newest up to 1-3")
+    page.sees("#lanes tbody tr:has(th:text('x')) th", "ignored 4 stale records")
+    page.sees("#lanes tbody tr:has(th:text('x'))", "✂ keeps 2 forks, the newest up to 1-3")
     assert page.errors == []
 
 

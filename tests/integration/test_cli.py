@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from replicator import Fenced, LogUnavailable, Node, OutcomeUnknown, ops
 from replicator.cli import cli
+from replicator.errors import name_of
 from replicator.format.ids import RecordId
 from replicator.log.finders import client_for
 from replicator.log.redis_log import RedisLog
@@ -121,7 +122,7 @@ class TestStatus:
     ) -> None:
         result = run("--group", "typo", *command)
         assert result.exit_code == 3
-        assert result.stderr.endswith("the groups there are: g\n")
+        assert "the groups there are: g" in result.stderr.splitlines()[-1]
 
     def test_one_that_is_watched_ends_quietly_at_ctrl_c(
         self, run: Callable[..., Result], pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
@@ -311,6 +312,12 @@ class TestExitCodes:
         result = run("promote", "b")
         assert (result.exit_code, result.stdout) == (code, "")
         assert result.stderr == f"Error: {error}\n"
+        # and for programs
+        for as_json in (["--json"], ["--output", "json"]):
+            result = run("promote", "b", *as_json)
+            assert (result.exit_code, result.stdout) == (code, "")
+            told = json.loads(result.stderr)
+            assert told == {"error": name_of(error), "message": str(error), "exit_code": code}
 
     @pytest.mark.parametrize("command", [["status"], ["promote", "a"], ["demote"], ["history"], ["log"], ["verify"]])
     def test_without_redis_it_is_6(self, tmp_path: Path, command: list[str]) -> None:

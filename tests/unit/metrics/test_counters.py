@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from replicator.errors import LogUnavailable, OutcomeUnknown, ReplicatorError
-from replicator.metrics.counters import NOTED_MAX, STAGES, Counters, Timings, code_of, phase
+from replicator.errors import LogUnavailable, OutcomeUnknown, ReplicatorError, name_of
+from replicator.metrics.counters import NOTED_MAX, STAGES, Counters, Timings, phase
 
 
 def test_times_are_taken_only_once_somebody_asks() -> None:
@@ -33,7 +33,7 @@ def test_errors_are_counted_by_a_code(error: ReplicatorError, code: str) -> None
     counters = Counters()
     counters.failed(error, 2)
     assert counters.errors == {code: 2}
-    assert code_of(error) == code
+    assert name_of(error) == code
 
 
 def test_a_phase_counts_what_failed_in_it_as_well() -> None:
