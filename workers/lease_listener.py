@@ -32,7 +32,7 @@ from replicator import ops
 from replicator.errors import ConfigError, ReplicatorError, StillRuns
 from replicator.log.redis_log import RedisLog
 from replicator.runtime.event_log import EventLogger
-from replicator.runtime.process_group import left_of
+from replicator.runtime.process_group import ENDS_WITHIN_S, left_after
 from replicator.sandbox.supervisord import Control
 
 __all__ = ["Event", "Events", "LeaseListener", "directories_of"]
@@ -133,7 +133,7 @@ class LeaseListener:
         `pid`: 0 if the event does not say; then it is the one that was running last.
         """
         leader = pid or self._pids.get(program, 0)
-        if leader and (left := left_of(leader)):
+        if leader and (left := left_after(leader, ENDS_WITHIN_S)):
             logger.warning(
                 "lease.children_live", "%s has ended, and processes that it started live on: %s", program, left
             )

@@ -85,6 +85,35 @@ def _octal(_: click.Context, __: click.Parameter, value: str) -> int:
     "--on-primary", default="", envvar="REPLICATOR_ON_PRIMARY", help="A command to run when this node is the primary."
 )
 @click.option("--on-standby", default="", envvar="REPLICATOR_ON_STANDBY", help="A command to run when it is a standby.")
+@click.option(
+    "--run",
+    default="",
+    envvar="REPLICATOR_RUN",
+    help="A program to run while this node leads, and only then, instead of the two commands.",
+)
+@click.option(
+    "--check",
+    default="",
+    envvar="REPLICATOR_CHECK",
+    help="Whether it answers: a command that ends with 0, or a URL. If it does not, it is started again; if that does "
+    "not help, the node gives up its lease.",
+)
+@click.option(
+    "--check-every-s",
+    type=Seconds(0.1),
+    default=5.0,
+    show_default=True,
+    envvar="REPLICATOR_CHECK_EVERY_S",
+    help="How often that is asked.",
+)
+@click.option(
+    "--run-stop-s",
+    type=Seconds(),
+    default=10.0,
+    show_default=True,
+    envvar="REPLICATOR_RUN_STOP_S",
+    help="Between SIGTERM and SIGKILL, where the lease leaves the time.",
+)
 @snapshot_bytes_max_option
 @click.pass_obj
 def node(

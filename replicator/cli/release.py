@@ -17,7 +17,7 @@ from replicator.errors import ReplicatorError, StillRuns
 from replicator.log.redis_log import RedisLog
 from replicator.runtime.checks import plain
 from replicator.runtime.event_log import EventLogger
-from replicator.runtime.process_group import left_of
+from replicator.runtime.process_group import ENDS_WITHIN_S, left_after
 from replicator.runtime.signals import on_end
 
 from .context import Settings, output_option, show_json
@@ -92,7 +92,7 @@ def _after(command: Sequence[str], redis_log: RedisLog, data_dirs: Sequence[Path
     for number in asked:  # one that came before it was there
         process.send_signal(number)
     code = process.wait()
-    if left := left_of(process.pid):
+    if left := left_after(process.pid, ENDS_WITHIN_S):
         what = "%s has ended, and processes that it started live on (%s), so its lease runs out by itself"
         log.warning("lease.children_live", what, command[0], ", ".join(map(str, left)))
     else:

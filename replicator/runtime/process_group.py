@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["left_of"]
+__all__ = ["ENDS_WITHIN_S", "left_after", "left_of"]
 
 PROC = Path("/proc")
+
+POLL_S = 0.005
+
+#: The keeper of a program ends it when its node is gone (`service/run/keeper.py`). What lives for longer, lives on.
+ENDS_WITHIN_S = 1.0
 
 #: Ended, and not yet waited for.
 DEAD = ("Z", "X", "x")
@@ -29,6 +35,14 @@ def left_of(leader: int) -> list[int]:
         return [leader]
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
     return [pid for pid in pids if _is_live_in(leader, pid)]
+
+
+def left_after(leader: int, within_s: float) -> list[int]:
+    """`left_of`, once nothing is left or so much time has passed: what sees to their end needs a moment for it."""
+    deadline = time.monotonic() + within_s
+    while (left := left_of(leader)) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return left
 
 
 def _is_live_in(group: int, pid: int) -> bool:

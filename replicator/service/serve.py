@@ -23,6 +23,7 @@ from ..runtime.signals import on_end
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
 from ..storage import disk
+from .run import RunOptions, RunProgram
 from .sidecar import Sidecar
 
 __all__ = ["Program", "serve"]
@@ -37,7 +38,8 @@ LOOK_EVERY_S = 0.2
 class Program:
     """What is beside the node. `file`, `sqlite`: what is replicated, instead of a registry; then only health is served.
 
-    `file_mode`: of one that is not there yet. The rest is for `Sidecar`.
+    `file_mode`: of one that is not there yet. `on_primary`, `on_standby`, `publish_every_s`: for `Sidecar`. `run`: a
+    program that the node runs while it leads, and the rest how that is looked after (`RunOptions`).
     """
 
     file: Path | None = None
@@ -46,6 +48,10 @@ class Program:
     on_primary: str = ""
     on_standby: str = ""
     publish_every_s: float = 1.0
+    run: str = ""
+    check: str = ""
+    check_every_s: float = 5.0
+    run_stop_s: float = 10.0
 
 
 def serve(
@@ -82,12 +88,19 @@ def serve(
     advertised = checks.public_url("advertise", advertise.rstrip("/"))
     beside = _state_beside(program)
     state = beside or Registry()
-    node: Node = Node(state, group=group, name=name, redis=redis, data_dir=data_dir, app=app, **options.keywords)
+    run = _run_of(program, options.lease_s)
+    node: Node = Node(
+        state, group=group, name=name, redis=redis, data_dir=data_dir, app=app, watchdog=run.unfit if run else None,
+        **options.keywords,
+    )  # fmt: skip
+    if run is not None:
+        run.attach(node)
     sidecar = Sidecar(
         node,
         beside,
         on_primary=program.on_primary,
         on_standby=program.on_standby,
+        run=run,
         publish_every_s=program.publish_every_s,
     )
     feed = Feed(lambda: RedisLog(redis, group), told_by=f"node {name}")
@@ -120,6 +133,17 @@ def run_by(environment: Mapping[str, str]) -> str:
     if "SUPERVISOR_ENABLED" in environment:
         return f"supervisord ({environment.get('SUPERVISOR_GROUP_NAME')}:{environment.get('SUPERVISOR_PROCESS_NAME')})"
     return "systemd" if "INVOCATION_ID" in environment else "nobody"
+
+
+def _run_of(program: Program, lease_s: float) -> RunProgram | None:
+    if not program.run:
+        if program.check:
+            raise ConfigError(setting="check", problem="is asked of what --run runs, and there is none")
+        return None
+    options = RunOptions(
+        command=program.run, check=program.check, check_every_s=program.check_every_s, stop_s=program.run_stop_s
+    )
+    return RunProgram(options, lease_s=lease_s)
 
 
 def _state_beside(program: Program) -> FileState | SQLiteState | None:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
-from ..errors import LogUnavailable, NotPrimary, ProgramError, ReplicatorError
+from ..errors import ConfigError, LogUnavailable, NotPrimary, ProgramError, ReplicatorError
 from ..node.node import Node
 from ..runtime import checks
 from ..runtime.backoff import Backoff
@@ -38,6 +38,7 @@ from ..runtime.threads import started
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
 from .role_commands import Commands, command
+from .run import RunProgram
 
 __all__ = ["Sidecar"]
 
@@ -72,7 +73,10 @@ class _HandingOver(NamedTuple):
 
 
 class Sidecar:
-    """Start it after the node, and stop it before (`with node, beside`). `state` is the node's; None: no file."""
+    """Start it after the node, and stop it before (`with node, beside`). `state` is the node's; None: no file.
+
+    `run`: the program, where the node runs it itself, instead of the two commands. Raises `ConfigError`.
+    """
 
     def __init__(
         self,
@@ -81,15 +85,20 @@ class Sidecar:
         *,
         on_primary: str = "",
         on_standby: str = "",
+        run: RunProgram | None = None,
         publish_every_s: float = 1.0,
     ) -> None:
+        if run is not None and (on_primary or on_standby):
+            problem = "runs the program itself: --on-primary and --on-standby are for one that something else runs"
+            raise ConfigError(setting="run", problem=problem)
         checks.seconds("publish-every-s", publish_every_s, least=PUBLISH_EVERY_S_MIN)
         self._owner = Owner("what watches beside a node")
         self._node = node
         self._state = state
         lines = {"primary": command("on-primary", on_primary), "standby": command("on-standby", on_standby)}
-        self._commands = Commands(lines, report=lambda problem: node.report("command", problem))
-        self._hands_over = state is not None or bool(lines["standby"])
+        self._run = run
+        self._commands = run or Commands(lines, report=lambda problem: node.report("command", problem))
+        self._hands_over = state is not None or run is not None or bool(lines["standby"])
         self._handing_over: _HandingOver | None = None
         self._answered = ""
         self._publish_every_s = publish_every_s
@@ -146,7 +155,7 @@ class Sidecar:
     def _tell(self) -> None:
         commands = self._commands
         commands.look()
-        leads = self._node.leads
+        leads = self._node.leads and (self._run is None or self._run.may_run)
         self._look_at_handover(leads=leads)
         now = ("primary", self._node.term) if leads and self._handing_over is None else ("standby", 0)
         if now != self._told:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from replicator import ops
 from replicator.cli import cli
 from replicator.log.redis_log import RedisLog
 from replicator.sandbox.redis_server import RedisServer
+from tests.support.beacon import beacon, signs
 from tests.support.kv import PATIENCE_S, eventually
 from tests.support.role_commands import lines, telling
 
@@ -221,6 +223,89 @@ def test_a_new_file_has_the_mode_that_was_asked_for(processes: Processes, log: R
     done = CliRunner().invoke(cli, ["--group", "g", "node", "--name", "d", "--file-mode", "rw"])
     assert done.exit_code == 2
     assert "'rw' is not a mode like 600" in done.output
+
+
+def test_a_program_runs_beside_the_primary_alone_whatever_becomes_of_that(
+    processes: Processes, log: RedisLog, tmp_path: Path
+) -> None:
+    path = tmp_path / "signs"
+    options = ("--run", beacon(path, "rude", "child"), "--auto-promote", "--lease-s", "3", "--run-stop-s", "1")
+    options += ("--on-restart", "standby")
+    nodes = {"a": processes.start("a", *options)}
+    eventually(
+        lambda: len(of_node(path, "a")) == 2, "a's program, and what that has started", patience_s=2 * PATIENCE_S
+    )
+    nodes["b"] = processes.start("b", *options)
+    alive(log, "a", "b")
+    # when the node is stopped, and another one is promoted at once
+    nodes["a"].send_signal(signal.SIGSTOP)
+    ops.promote(log, "b", by="test", force=True, timeout_s=PATIENCE_S)
+    eventually(lambda: len(of_node(path, "b")) == 2, "b's program", patience_s=3 * PATIENCE_S)
+    # then its program has ended before, without it
+    assert max(sign.at for sign in signs(path) if sign.node == "a") < first_of(path, "b")
+    nodes["a"].send_signal(signal.SIGCONT)
+    eventually(lambda: {node.node for node in ops.status(log).nodes if node.alive and node.ready} == {"a", "b"})
+    # and when the node is killed, its program is
+    nodes["b"].kill()
+    nodes["b"].wait()
+    before = len(signs(path))
+    eventually(lambda: any(sign.what == "start" and sign.node == "a" for sign in signs(path)[before:]))
+    again = min(sign.at for sign in signs(path)[before:] if sign.what == "start")
+    assert max(sign.at for sign in signs(path) if sign.node == "b") < again
+    # and when the node is told to end, it ends with the program
+    nodes["a"].terminate()
+    assert nodes["a"].wait(PATIENCE_S) == 0
+    assert "program.ended" in processes.said("a")
+    seen = len(signs(path))
+    time.sleep(0.2)
+    assert len(signs(path)) == seen
+
+
+def of_node(path: Path, name: str) -> set[int]:
+    return {sign.pid for sign in signs(path) if sign.node == name}
+
+
+def first_of(path: Path, name: str) -> float:
+    return min(sign.at for sign in signs(path) if sign.node == name)
+
+
+#: Writes a file anew all the time, and once more when it is told to end.
+WRITER = """
+import os, signal, sys, time
+path, count, over = sys.argv[1], 0, []
+signal.signal(signal.SIGTERM, lambda *_: over.append(1))
+while True:
+    ends = bool(over)
+    with open(path + ".new", "w") as file:
+        file.write(f"{'last of' if ends else 'some'} {os.environ['REPLICATOR_NODE']}, {count}")
+    os.replace(path + ".new", path)
+    if ends:
+        break
+    count += 1
+    time.sleep(0.01)
+"""
+
+
+def test_a_switchover_leaves_nothing_of_what_the_program_wrote_behind(
+    processes: Processes, log: RedisLog, tmp_path: Path, any_redis: RedisServer
+) -> None:
+    script = tmp_path / "writer.py"
+    script.write_text(WRITER)
+    paths = {name: tmp_path / f"of-{name}" for name in "ab"}
+    for name, path in paths.items():
+        program = f"'{sys.executable}' '{script}' '{path}'"
+        processes.start(name, "--file", str(path), "--run", program, "--lease-s", "3", "--publish-every-s", "30")
+    alive(log, "a", "b")
+    promote(log, "a")
+    eventually(lambda: paths["a"].exists() and paths["a"].read_text().startswith("some a"))
+    args = ["--redis", any_redis.url, "--group", "g", "switchover", "--to", "b", "--json"]
+    result = CliRunner().invoke(cli, args)
+    assert result.exit_code == 0, result.output
+    # what it wrote last was published before b led, and that is what b's program began with
+    assert paths["a"].read_text().startswith("last of a")
+    assert paths["b"].read_text() == paths["a"].read_text()
+    assert not list(tmp_path.glob("*.replaced-*"))
+    eventually(lambda: paths["b"].read_text().startswith("some b"), patience_s=3 * PATIENCE_S)
 
 
 def test_a_file_and_a_database_are_refused_together(any_redis: RedisServer, tmp_path: Path) -> None:

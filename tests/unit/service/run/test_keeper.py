@@ -1,0 +1,154 @@
+"""The keeper of a program ends it, and all that it has started: in time, when asked, and when the node is gone."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.service.run.program import KEEPER
+from tests.support.beacon import beacon, signs
+from tests.support.kv import PATIENCE_S, eventually
+from tests.support.needs import needs
+
+LONG_S = 1000.0
+
+
+class Kept:
+    """A program with its keeper, and the node's end of their socket."""
+
+    def __init__(self, command: str, *, until_s: float, grace_s: float) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(PATIENCE_S)
+        arguments = [str(theirs.fileno()), repr(time.monotonic() + until_s), repr(grace_s), *shlex.split(command)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(KEEPER), *arguments], pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL
+        )
+        theirs.close()
+        self._unread = b""
+        self.pid = int(self.hears("started"))
+
+    def hears(self, word: str) -> str:
+        while b"\n" not in self._unread:
+            data = self.socket.recv(4096)
+            assert data, f"it ended without {word}"
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        said, _, rest = line.decode().partition(" ")
+        assert said == word
+        return rest
+
+    def says(self, line: str) -> None:
+        self.socket.sendall(f"{line}\n".encode())
+
+
+Keep = Callable[..., Kept]
+
+
+@pytest.fixture
+def keep() -> Iterator[Keep]:
+    kept: list[Kept] = []
+
+    def keep(command: str, *, until_s: float = LONG_S, grace_s: float = 0.1) -> Kept:
+        kept.append(Kept(command, until_s=until_s, grace_s=grace_s))
+        return kept[-1]
+
+    yield keep
+    for each in kept:
+        each.socket.close()
+        each.process.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "signs"
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
+
+
+def pids(path: Path) -> set[int]:
+    return {sign.pid for sign in signs(path)}
+
+
+def test_one_that_is_asked_to_end_ends_in_order(keep: Keep, path: Path) -> None:
+    kept = keep(beacon(path))
+    eventually(lambda: pids(path) == {kept.pid})
+    kept.says(f"end {LONG_S}")
+    assert kept.hears("ended") == "0 asked"
+    assert signs(path)[-1].what == "stop"
+
+
+def test_who_ignores_that_is_killed_with_all_that_it_started(keep: Keep, path: Path) -> None:
+    kept = keep(beacon(path, "rude", "child"))
+    eventually(lambda: len(pids(path)) == 2)
+    kept.says("end 0.1")
+    assert kept.hears("ended") == "-9 asked"
+    assert not any(map(lives, pids(path)))
+
+
+def test_when_the_time_is_over_it_ends_though_nobody_says_so(keep: Keep, path: Path) -> None:
+    kept = keep(beacon(path, "rude"), until_s=2.0)
+    eventually(lambda: pids(path))
+    assert kept.hears("ended") == "-9 lease"
+    polite = keep(beacon(path), until_s=LONG_S, grace_s=LONG_S - 0.5)
+    # A machine that is busy may not have it ready for a SIGTERM yet.
+    assert polite.hears("ended") in ("0 lease", "-15 lease"), "SIGTERM comes before the end of the time"
+
+
+def test_it_goes_on_when_the_lease_is_renewed(keep: Keep, path: Path) -> None:
+    kept = keep(beacon(path), until_s=1.5, grace_s=0.1)
+    first = time.monotonic() + 1.5
+    kept.says(f"until {time.monotonic() + LONG_S!r}")
+    kept.says(f"until {time.monotonic()!r}")  # a time that was given stays given
+    eventually(lambda: signs(path) and signs(path)[-1].at > first + 0.1)
+    assert lives(kept.pid)
+
+
+def test_when_the_node_is_gone_nothing_is_left(keep: Keep, path: Path) -> None:
+    kept = keep(beacon(path, "rude", "child"))
+    eventually(lambda: len(pids(path)) == 2)
+    kept.socket.close()
+    assert kept.process.wait(PATIENCE_S) == 0
+    assert not any(map(lives, pids(path)))
+
+
+def test_when_it_is_killed_itself_the_system_kills_the_program(keep: Keep, path: Path) -> None:
+    needs(sys.platform == "linux", "Linux")
+    kept = keep(beacon(path, "rude"))
+    eventually(lambda: pids(path))
+    os.kill(kept.process.pid, signal.SIGKILL)
+    eventually(lambda: not lives(kept.pid))
+
+
+def test_what_a_program_leaves_behind_ends_with_it(keep: Keep, path: Path) -> None:
+    kept = keep(beacon(path, "ends", "child"))
+    assert kept.hears("ended") == "3 exit"
+    assert not any(map(lives, pids(path)))
+
+
+def test_signals_of_a_terminal_do_not_end_it(keep: Keep, path: Path) -> None:
+    kept = keep(beacon(path))
+    eventually(lambda: pids(path))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        kept.process.send_signal(number)
+    seen = len(signs(path))
+    eventually(lambda: len(signs(path)) > seen + 3)
+    assert kept.process.poll() is None
+
+
+@pytest.mark.parametrize(("command", "status"), [("/no/such/program", 127), ("/dev/null", 126)])
+def test_a_program_that_cannot_be_started_ends_as_in_a_shell(keep: Keep, command: str, status: int) -> None:
+    assert keep(command).hears("ended") == f"{status} exit"

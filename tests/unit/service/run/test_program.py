@@ -1,0 +1,184 @@
+"""The program of a node runs where the node leads, and nowhere else; one that is not well costs the node its lease."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import pytest
+
+from replicator import ConfigError, Node
+from replicator.service.run import RunOptions, RunProgram, program
+from replicator.service.sidecar import Sidecar
+from tests.support.beacon import beacon, signs
+from tests.support.kv import PATIENCE_S, SHORT_LEASE_S, Group, eventually
+
+LEASE_S = 2.0
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    group = Group(tmp_path / "nodes")
+    yield group
+    group.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "signs"
+
+
+Beside = Callable[..., Node]
+
+
+@pytest.fixture
+def beside(group: Group) -> Iterator[Beside]:
+    """A node that runs a program, and what looks after that."""
+    with ExitStack() as stack:
+
+        def beside(name: str, command: str, *, check: str = "", **more: object) -> Node:
+            options = RunOptions(command=command, check=check, check_every_s=0.1, stop_s=5.0)
+            run = RunProgram(options, lease_s=LEASE_S)
+            node = group.new_node(name, lease_s=LEASE_S, watchdog=run.unfit, **more)
+            run.attach(node)
+            node.start()
+            stack.enter_context(Sidecar(node, run=run))
+            return node
+
+        yield beside
+
+
+def terms(path: Path) -> list[tuple[int, str]]:
+    return [(sign.term, sign.node) for sign in signs(path) if sign.what == "start"]
+
+
+def runs(path: Path, node: Node) -> bool:
+    return bool(signs(path)) and (signs(path)[-1].node, signs(path)[-1].what) == (node.name, "lives")
+
+
+def assert_one_at_a_time(path: Path) -> None:
+    """No two runs overlap: each has ended before the next one is seen."""
+    by_run = [list(each) for _, each in groupby(signs(path), lambda sign: sign.pid)]
+    assert len({each[0].pid for each in by_run}) == len(by_run), "one began while another still lived"
+    assert all(one[-1].at <= other[0].at for one, other in pairwise(by_run))
+
+
+def test_it_runs_where_the_node_leads_and_nowhere_else(beside: Beside, path: Path) -> None:
+    a, b = beside("a", beacon(path)), beside("b", beacon(path))
+    a.promote(timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
+    b.promote(timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, b), patience_s=3 * PATIENCE_S)
+    a.promote(timeout_s=PATIENCE_S)
+    eventually(lambda: len(terms(path)) == 3, patience_s=3 * PATIENCE_S)
+    assert terms(path) == [(1, "a"), (2, "b"), (3, "a")]
+    assert_one_at_a_time(path)
+
+
+def test_it_ends_with_the_lease_and_begins_again_with_the_next(group: Group, beside: Beside, path: Path) -> None:
+    log = group.faulty_log()
+    a = beside("a", beacon(path, "rude"), log=log)
+    a.promote(timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
+    log.renewals_fail = True
+    eventually(lambda: not a.leads)
+    seen = eventually(lambda: [len(signs(path))] if not runs_on(path) else [])[0]
+    log.renewals_fail = False
+    eventually(lambda: len(terms(path)) == 2, patience_s=3 * PATIENCE_S)
+    assert len(signs(path)) > seen
+    assert_one_at_a_time(path)
+
+
+def runs_on(path: Path) -> bool:
+    pid = signs(path)[-1].pid
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
+
+
+def test_when_the_node_stops_it_ends_in_order_first(group: Group, path: Path) -> None:
+    run = RunProgram(RunOptions(command=beacon(path)), lease_s=LEASE_S)
+    a = group.new_node("a", lease_s=LEASE_S, watchdog=run.unfit)
+    run.attach(a)
+    with a, Sidecar(a, run=run):
+        a.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
+    assert signs(path)[-1].what == "stop"
+
+
+def test_a_program_that_was_killed_is_started_again(beside: Beside, path: Path) -> None:
+    a = beside("a", beacon(path))
+    a.promote(timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
+    os.kill(signs(path)[-1].pid, signal.SIGKILL)
+    eventually(lambda: len(terms(path)) == 2, patience_s=3 * PATIENCE_S)
+    assert terms(path) == [(1, "a")] * 2
+    assert a.leads
+
+
+@pytest.mark.parametrize(
+    ("kinds", "check", "says"),
+    [
+        (["ends"], "", "ended with exit code 3"),
+        ([], "false", "does not answer: --check false ended with 1"),
+        ([], "http://127.0.0.1:1/", "does not answer: http://127.0.0.1:1/ does not answer"),
+    ],
+    ids=["ends", "command", "url"],
+)
+def test_one_that_is_not_well_costs_the_node_its_lease(
+    beside: Beside, path: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str], check: str, says: str
+) -> None:
+    monkeypatch.setattr("replicator.service.run.checking.START_S", 0.5)
+    monkeypatch.setattr(program, "AGAIN_S_MAX", 0.2)
+    a = beside("a", beacon(path, *kinds), check=check)
+    well = beacon(path.with_name("well"))
+    a.promote(timeout_s=PATIENCE_S)
+    b = beside("b", well, auto_promote=True)
+    eventually(lambda: b.leads, patience_s=5 * PATIENCE_S)
+    eventually(lambda: runs(path.with_name("well"), b), patience_s=3 * PATIENCE_S)
+    assert terms(path) == [(1, "a")] * (1 + program.RESTARTS_MAX)
+    assert says in str(a.problem)
+
+
+def test_one_that_answers_is_well(beside: Beside, path: Path) -> None:
+    a = beside("a", beacon(path), check="true")
+    a.promote(timeout_s=PATIENCE_S)
+    eventually(lambda: runs(path, a), patience_s=3 * PATIENCE_S)
+    seen = len(signs(path))
+    eventually(lambda: len(signs(path)) > seen + 50)
+    assert (terms(path), a.problem) == ([(1, "a")], "")
+
+
+def test_what_it_writes_is_in_the_log(beside: Beside, caplog: pytest.LogCaptureFixture) -> None:
+    script = "import sys; print('to stdout'); print('to stderr', file=sys.stderr); sys.stdout.flush()"
+    with caplog.at_level("INFO"):
+        a = beside("a", f'{sys.executable} -c "{script}; import time; time.sleep(1000)"')
+        a.promote(timeout_s=PATIENCE_S)
+        eventually(lambda: {"to stdout", "to stderr"} <= set(caplog.messages), patience_s=3 * PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"command": ""}, "run: is empty"),
+        ({"command": "'"}, "run: .* is not a command"),
+        ({"command": "true", "check": " "}, "check: is empty"),
+        ({"command": "true", "check_every_s": 0.0}, "check-every-s"),
+        ({"command": "true", "stop_s": -1.0}, "run-stop-s"),
+    ],
+)
+def test_options_that_are_none_are_refused(options: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        RunProgram(RunOptions(**options), lease_s=SHORT_LEASE_S)  # type: ignore[arg-type]
+
+
+def test_a_program_and_commands_are_refused_together(group: Group) -> None:
+    run = RunProgram(RunOptions(command="true"), lease_s=LEASE_S)
+    with pytest.raises(ConfigError, match=r"run.*--on-primary"):
+        Sidecar(group.node("a"), run=run, on_standby="true")
