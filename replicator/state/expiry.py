@@ -31,9 +31,9 @@ from .conversion import converter_of, hints_of
 from .converters import Dict
 from .until import NotATime, is_over, is_surely_over
 
-__all__ = ["Expiry", "ExpiryChange", "Key", "Leader", "expiry"]
+__all__ = ["EntryKey", "Expiry", "ExpiryChange", "Leader", "expiry"]
 
-Key: TypeAlias = str | int
+EntryKey: TypeAlias = str | int
 
 #: So many entries are looked at before others may have the state: some 0.1 ms, or a few ms of large ones.
 LOOK_AT = 256
@@ -91,10 +91,10 @@ class Expiry:
     def is_over(self, entry: Any, now: float) -> bool:
         return is_over(entry, self._until, now)
 
-    def change(self, keys: list[Key], now: float) -> Any:
+    def change(self, keys: list[EntryKey], now: float) -> Any:
         return self._change(keys, now)
 
-    def what(self, key: Key) -> str:
+    def what(self, key: EntryKey) -> str:
         """An entry, for people."""
         member = f".{self._until}" if self._until else ""
         return f"{self._of or 'entry'}[{key!r:.80}]{member}"
@@ -117,7 +117,7 @@ class Run:
         if self._odd is not None:
             raise self._odd
 
-    def _over(self) -> Iterator[Key]:
+    def _over(self) -> Iterator[EntryKey]:
         """Their keys. The state is held for a moment only, again and again."""
         with self._leadership.reading() as state:
             keys = iter(list(self._expiry.entries(state)))
@@ -125,12 +125,12 @@ class Run:
             self._leadership.check()
             yield from self._over_of(some)
 
-    def _over_of(self, keys: list[Key]) -> list[Key]:
+    def _over_of(self, keys: list[EntryKey]) -> list[EntryKey]:
         with self._leadership.reading() as state:
             entries = self._expiry.entries(state)
             return [key for key in keys if key in entries and self._is_over(key, entries[key])]
 
-    def _is_over(self, key: Key, entry: Any) -> bool:
+    def _is_over(self, key: EntryKey, entry: Any) -> bool:
         try:
             return self._expiry.is_over(entry, self._now)
         except NotATime as error:
@@ -138,9 +138,9 @@ class Run:
             return False
 
 
-def batches(keys: Iterable[Key]) -> Iterator[list[Key]]:
+def batches(keys: Iterable[EntryKey]) -> Iterator[list[EntryKey]]:
     """They in lists that a change can have."""
-    batch: list[Key] = []
+    batch: list[EntryKey] = []
     weight = 0
     for key in keys:
         weighs = len(key.encode()) if isinstance(key, str) else 8
@@ -153,7 +153,7 @@ def batches(keys: Iterable[Key]) -> Iterator[list[Key]]:
         yield batch
 
 
-class ExpiryChange(ChangeMethod[[list[Key], float], int]):
+class ExpiryChange(ChangeMethod[[list[EntryKey], float], int]):
     """The change of a `Commands` class that takes entries out of one of its fields: of those that `keys` names, the
     ones that are over at `now`. Submitting it gives how many. Its name is that of the attribute.
     """
@@ -180,7 +180,7 @@ class ExpiryChange(ChangeMethod[[list[Key], float], int]):
     @overload
     def __get__(self, instance: None, owner: type[Any]) -> Self: ...
     @overload
-    def __get__(self, instance: object, owner: type[Any]) -> Callable[[list[Key], float], int]: ...
+    def __get__(self, instance: object, owner: type[Any]) -> Callable[[list[EntryKey], float], int]: ...
     def __get__(self, instance: object, owner: type[Any]) -> Any:
         return super().__get__(instance, owner)
 
