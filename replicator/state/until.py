@@ -41,7 +41,5 @@ def _ends_at(entry: Any, until: str | None) -> float | None:
     if isinstance(value, datetime) and value.tzinfo is not None:  # without an offset it is another time on each machine
         return value.timestamp()
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise NotATime(
-            f"{value!r:.80} is no time: a number (Unix time, in seconds), a datetime with an offset, or None"
-        )
+        raise NotATime(f"{value!r:.80} is no time: a number of Unix seconds, a datetime with its offset, or None")
     return value
