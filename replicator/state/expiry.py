@@ -128,7 +128,11 @@ class Run:
     def _over_of(self, keys: list[EntryKey]) -> list[EntryKey]:
         with self._leadership.reading() as state:
             entries = self._expiry.entries(state)
-            return [key for key in keys if key in entries and self._is_over(key, entries[key])]
+            there = [key for key in keys if key in entries]
+            try:
+                return [key for key in there if self._expiry.is_over(entries[key], self._now)]
+            except NotATime:
+                return [key for key in there if self._is_over(key, entries[key])]
 
     def _is_over(self, key: EntryKey, entry: Any) -> bool:
         try:

@@ -6,7 +6,6 @@ is never over. Anything else is no time: such an entry stays on every node, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -19,9 +18,14 @@ class NotATime(ValueError):
 
 def is_over(entry: Any, until: str | None, now: float) -> bool:
     """Whether an entry is over at `now` (Unix time, in seconds). `until`: the name of its attribute, or of its member
-    if it is a mapping; None: the entry itself is the time. Raises `NotATime`.
+    if it is a dict; None: the entry itself is the time. Raises `NotATime`.
     """
-    ends_at = _ends_at(entry, until)
+    value = entry
+    if until is not None:
+        value = entry.get(until) if isinstance(entry, dict) else getattr(entry, until, None)
+    if type(value) is float or type(value) is int:  # nearly all of them, of a million perhaps
+        return value <= now
+    ends_at = _ends_at(value)
     return ends_at is not None and ends_at <= now
 
 
@@ -33,11 +37,7 @@ def is_surely_over(entry: Any, until: str | None, now: float) -> bool:
         return False
 
 
-def _ends_at(entry: Any, until: str | None) -> float | None:
-    if until is None:
-        value = entry
-    else:
-        value = entry.get(until) if isinstance(entry, Mapping) else getattr(entry, until, None)
+def _ends_at(value: Any) -> float | None:
     if isinstance(value, datetime) and value.tzinfo is not None:  # without an offset it is another time on each machine
         return value.timestamp()
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
