@@ -73,11 +73,11 @@ def configure_unless_done(level: str, wanted: str) -> None:
     """The same for a process that somebody else's program runs in: not if it has set up handlers itself. What uvicorn
     and gunicorn log comes out in this form, too. Raises `ConfigError`, as `configure`.
     """
-    if logging.getLogger().handlers:
+    if logging.root.handlers:
         return
     configure(level, wanted, otherwise="json")
     for name in _SERVERS:
-        logger = logging.getLogger(name)
+        logger = logging.root.getChild(name)
         if logger.handlers:
             logger.handlers.clear()
             logger.propagate = True
