@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .state import CheckedState, CheckingState, KeptState, ReplicatedState, SharedState, State, TypedResults
     from .state.changes import Change
     from .state.commands import Commands, change
+    from .state.expiry import expiry
     from .state.mapping import DictState, delete, put, put_many
     from .storage.payload import Published
 
@@ -143,6 +144,7 @@ __all__ = [
     "WrongProcess",
     "change",
     "delete",
+    "expiry",
     "put",
     "put_many",
 ]
@@ -169,6 +171,7 @@ _ELSEWHERE = {
     "TypedResults": "state",
     "change": "state.commands",
     "delete": "state.mapping",
+    "expiry": "state.expiry",
     "put": "state.mapping",
     "put_many": "state.mapping",
 }

@@ -62,13 +62,17 @@ def supervisord(
     replicator --group votes supervisord --nodes a,b -- uvicorn service:app --port {port}
     """
     settings: Settings = ctx.obj
-    if settings.group == DEFAULT_GROUP and ctx.find_root().get_parameter_source("group") is ParameterSource.DEFAULT:
+    root = ctx.find_root()
+    if settings.group == DEFAULT_GROUP and root.get_parameter_source("group") is ParameterSource.DEFAULT:
         raise ConfigError(setting="group", problem="say of which group: replicator --group NAME supervisord ...")
     shared = {"group": settings.group, "redis": settings.redis} | {
         name: _text(value)
         for name, value in given.items()
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
+    for name in ("log_level", "log_format"):
+        if root.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            shared[name] = str(root.params[name])
     place_of(settings.redis)
     if shown(settings.redis) != settings.redis:
         del shared["redis"]  # a secret

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 import xxhash
 
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, KeyReused
 
 __all__ = [
     "ENTRY_BYTES",
@@ -22,6 +22,7 @@ __all__ = [
     "Key",
     "Keyed",
     "NotKeyed",
+    "RequestKey",
     "as_keyed",
     "change_in",
     "entries_of",
@@ -81,6 +82,33 @@ class Key(str):
         self = super().__new__(cls, key)
         self.fingerprint = digest_of(bytes(content))
         return self
+
+
+class RequestKey(Key):
+    """The key of a request, which goes by what was sent. It is for one change.
+
+    Of a second change with the same key and fingerprint the table would say that it is a repeat, and nothing of it
+    would be done. So it remembers which change it was given to.
+    """
+
+    def __new__(cls, key: str, *, fingerprint: str) -> RequestKey:
+        """`fingerprint`: 32 hex digits."""
+        self = str.__new__(cls, key)
+        self.fingerprint = fingerprint
+        self._given_to = None
+        return self
+
+    _given_to: tuple[Any] | None
+
+    def give_to(self, change: Any) -> None:
+        """Raises `KeyReused` if it was given to another one."""
+        given = self._given_to = self._given_to or (change,)
+        if given != (change,):
+            raise KeyReused(
+                "the key {key!r} of this request was given to another change already: nothing was changed; "
+                'a request that makes several gives each a key of its own: idempotency_key(headers, part="2")',
+                key=str(self),
+            )
 
 
 class Keyed(NamedTuple):

@@ -22,9 +22,10 @@ from typing import Any
 from ..errors import ConfigError
 from ..log.own_address import own_address
 from ..runtime import checks
+from ..runtime.log_output import FORMATS, LEVELS, configure_unless_done
 from .options import NodeOptions
 
-__all__ = ["VARIABLES", "address_of", "named_by_variable", "reachable", "settings_of", "variable"]
+__all__ = ["VARIABLES", "address_of", "named_by_variable", "reachable", "set_up_logging", "settings_of", "variable"]
 
 PREFIX = "REPLICATOR_"
 
@@ -116,6 +117,23 @@ def settings_of(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
     if "http" not in given:
         found["http"] = _http(found.get("redis", ""), environ)
     return found
+
+
+def set_up_logging(environ: Mapping[str, str]) -> None:
+    """Have what is logged in this process written to stderr, if REPLICATOR_LOG_LEVEL or REPLICATOR_LOG_FORMAT asks for
+    it, and the application has set up no handler itself. Raises `ConfigError`, which names the variable.
+    """
+    level, wanted = _text("log_level", environ), _text("log_format", environ)
+    if level is None and wanted is None:
+        return
+    level, wanted = level or "INFO", wanted or "auto"
+    for setting, chosen, choices in (("log_level", level.upper(), LEVELS), ("log_format", wanted.lower(), FORMATS)):
+        if chosen not in choices:
+            raise ConfigError(setting=variable(setting), problem=f"{chosen!a:.80} is none of {', '.join(choices)}")
+    try:
+        configure_unless_done(level, wanted.lower())
+    except ConfigError as error:
+        raise ConfigError(setting=variable("log_format"), problem=error.fields["problem"]) from None
 
 
 @contextmanager

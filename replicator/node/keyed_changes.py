@@ -7,17 +7,17 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..format.codec import Encoded, encoded, encoded_keyed
-from ..format.keyed import KEY_CHARACTERS_MAX, is_key
+from ..format.keyed import KEY_CHARACTERS_MAX, RequestKey, change_in, is_key
 
 __all__ = ["change_in_json", "changes_in_json"]
 
 
 def change_in_json(change: Any, key: str | None) -> Encoded:
-    """One change. Raises `ConfigError` for what is no key, and what `encoded` raises."""
+    """One change. Raises `ConfigError` for what is no key, `KeyReused`, and what `encoded` raises."""
     if key is None:
         return encoded([change])
     _check_key("key", key)
-    return encoded_keyed([change], [key])
+    return _given(encoded_keyed([change], [key]), [key])
 
 
 def changes_in_json(changes: Sequence[Any], keys: Sequence[str | None] | None) -> Encoded:
@@ -33,7 +33,14 @@ def changes_in_json(changes: Sequence[Any], keys: Sequence[str | None] | None) -
     for key in keys:
         if key is not None:
             _check_key("keys", key)
-    return encoded_keyed(changes, keys)
+    return _given(encoded_keyed(changes, keys), keys)
+
+
+def _given(changes: Encoded, keys: Sequence[str | None]) -> Encoded:
+    for entry, key in zip(changes.changes, keys, strict=True):
+        if isinstance(key, RequestKey):
+            key.give_to(change_in(entry))
+    return changes
 
 
 def _check_key(setting: str, key: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from ..errors import LeadershipLost
@@ -43,6 +44,8 @@ class Writes(Protocol):
     """What a leadership needs of its node."""
 
     name: str
+
+    def reading(self) -> AbstractContextManager[Any]: ...
 
     def submit(self, change: Any, *, term: int | None, **options: Unpack[ChangeOptions]) -> Any: ...
 
@@ -109,6 +112,10 @@ class Leadership:
         """
         if self.is_over:
             raise LeadershipLost(node=self._writes.name, term=self.term)
+
+    def reading(self) -> AbstractContextManager[Any]:
+        """`Node.reading` of its node: work need not know it otherwise."""
+        return self._writes.reading()
 
     @overload
     def submit(self, change: Change[ResultT], **options: Unpack[ChangeOptions]) -> ResultT: ...

@@ -35,7 +35,7 @@ from ..storage.payload import Published
 from .acks import Level
 from .async_calls import AsyncCalls
 from .calls import ResultT, StateT, are_rejected, check_fits, checked, noting, result_of
-from .environment import named_by_variable, settings_of
+from .environment import named_by_variable, set_up_logging, settings_of
 from .fresh_read import catch_up
 from .handover import Handover
 from .keyed_changes import change_in_json, changes_in_json
@@ -135,9 +135,11 @@ class Node(AsyncCalls[StateT], RoleCalls, Generic[StateT]):
         REPLICATOR_GROUP and REPLICATOR_NAME have to be there. REPLICATOR_REDIS (redis://localhost:6379/0),
         REPLICATOR_DATA_DIR (data/NAME) and REPLICATOR_APP are as for `replicator node`, and so is each option:
         REPLICATOR_LEASE_S, REPLICATOR_AUTO_PROMOTE and so on. `http` is REPLICATOR_ADVERTISE, or else follows from
-        REPLICATOR_HTTP, the HOST:PORT at which the process serves. Raises `ConfigError`, which names the variable, and
-        what `Node` raises.
+        REPLICATOR_HTTP, the HOST:PORT at which the process serves. With REPLICATOR_LOG_LEVEL or REPLICATOR_LOG_FORMAT,
+        what is logged is written to stderr, unless the application has set up a handler before. Raises `ConfigError`,
+        which names the variable, and what `Node` raises.
         """
+        set_up_logging(environ)
         with named_by_variable(given):
             return cls(state, **settings_of(given, environ))
 

@@ -6,7 +6,8 @@
 terminal, and otherwise what the caller says: a process that runs for long under a supervisor writes JSON. What other
 libraries log in the process (uvicorn, gunicorn, RQ) comes out in the same form, with the node that it was logged for.
 
-An application that has a node in it needs none of this: its own handlers get our records.
+An application that has a node in it needs none of this: its own handlers get our records. One that has none may have
+it by its environment (`Node.from_env`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from ..errors import ConfigError
 from .checks import plain
 from .event_log import SPEAKER
 
-__all__ = ["FORMATS", "GroupSpeaker", "configure", "formatter_for"]
+__all__ = ["FORMATS", "LEVELS", "GroupSpeaker", "configure", "configure_unless_done", "formatter_for"]
 
 FORMATS = ("auto", "console", "json")
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 #: Without structlog, for a command that somebody types.
 PLAIN_FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
@@ -38,6 +40,9 @@ _FIRST = ("group", "node", "boot", "term", "position")
 
 #: How wide a sentence is made, so that what follows it stands in a column.
 _WIDTH = 64
+
+#: Servers that have set up handlers of their own before they load an application.
+_SERVERS = ("uvicorn", "uvicorn.access", "gunicorn.error", "gunicorn.access")
 
 
 class GroupSpeaker:
@@ -62,6 +67,20 @@ def configure(level: str, wanted: str = "auto", *, otherwise: str = "console", s
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter_for(wanted, stream, otherwise=otherwise))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def configure_unless_done(level: str, wanted: str) -> None:
+    """The same for a process that somebody else's program runs in: not if it has set up handlers itself. What uvicorn
+    and gunicorn log comes out in this form, too. Raises `ConfigError`, as `configure`.
+    """
+    if logging.root.handlers:
+        return
+    configure(level, wanted, otherwise="json")
+    for name in _SERVERS:
+        logger = logging.root.getChild(name)
+        if logger.handlers:
+            logger.handlers.clear()
+            logger.propagate = True
 
 
 def formatter_for(

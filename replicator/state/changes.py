@@ -5,6 +5,7 @@ A change is a JSON object with one member. Its name is that of the change, its v
     {"set_flag": {"name": "dark-mode", "on": true, "percent": 100}}     Commands: an object, all arguments by name
     {"put": {"dark-mode": true}}                                        DictState
     {"delete": ["dark-mode", "beta"]}
+    {"expire": {"keys": ["s1", "s2"], "until": "until", "now": 1764500000.5}}
 """
 
 from __future__ import annotations

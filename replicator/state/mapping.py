@@ -11,6 +11,7 @@
 - **A change costs what it weighs**, and all of it is done, or nothing.
 - **A snapshot shares what is there**, and decodes and cuts it later (`segments.py`; 64 KiB a piece). What changes
   meanwhile is changed in copies of 512 keys.
+- **What is over goes** by a change of the primary's, `expire` (`expiry.py`).
 - **Order is part of the state**: keys stand in the order in which they first came, on every node.
 
 In the log: `changes.py` has the form. A piece of a snapshot is an object of keys and values, so
@@ -19,7 +20,7 @@ In the log: `changes.py` has the form. A piece of a snapshot is an object of key
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -28,8 +29,9 @@ from ..errors import InvalidChange, NotJSON
 from .changes import Change, checked_change, named
 from .segments import Segments
 from .slices import slices
+from .until import is_surely_over
 
-__all__ = ["DictState", "delete", "put", "put_many"]
+__all__ = ["DictState", "delete", "expire", "put", "put_many"]
 
 #: JSON values that nobody can change in place. They are held as they are; others as `bytes`, their JSON.
 _ATOMS = frozenset({str, int, float, bool, type(None)})
@@ -51,6 +53,13 @@ def put_many(entries: Mapping[str, Any]) -> Change[None]:
 def delete(*keys: str) -> Change[int]:
     """The change that takes keys away; submitting it gives how many of them were there."""
     return checked_change("delete", [_checked_key(key) for key in keys])
+
+
+def expire(keys: Sequence[str], until: str | None, now: float) -> Change[int]:
+    """The change that takes away those of the keys that are over at `now`; submitting it gives how many. `until`: the
+    member of an entry that says until when it is good (`until.py`). Raises what `put` raises.
+    """
+    return checked_change("expire", {"keys": [_checked_key(key) for key in keys], "until": until, "now": now})
 
 
 def _checked_key(key: Any) -> str:
@@ -90,13 +99,15 @@ class DictState(Mapping[str, Any]):
     # --- as a state ---
 
     def apply(self, change: Any) -> Any:
-        """Carry out `put` (gives None) or `delete` (gives how many keys were there). Raises `InvalidChange`."""
+        """Carry out `put` (gives None), `delete` or `expire` (how many keys went). Raises `InvalidChange`."""
         name, arguments = named(change)
         if name == "put":
             return self._put(arguments)
         if name == "delete":
             return self._delete(arguments)
-        raise InvalidChange("there is no change {name!r}, only put and delete", name=name)
+        if name == "expire":
+            return self._expire(arguments)
+        raise InvalidChange("there is no change {name!r}, only put, delete and expire", name=name)
 
     def _put(self, entries: Any) -> None:
         if not isinstance(entries, dict):
@@ -107,6 +118,13 @@ class DictState(Mapping[str, Any]):
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise InvalidChange("delete must have a list of keys", field="delete")
         return sum(map(self._held.discard, keys))
+
+    def _expire(self, arguments: Any) -> int:
+        match arguments:
+            case {"keys": list(keys), "until": str() | None as until, "now": int() | float() as now}:
+                entries = (key for key in keys if isinstance(key, str) and key in self._held)
+                return sum(self._held.discard(key) for key in entries if is_surely_over(self[key], until, now))
+        raise InvalidChange("expire must have keys, the member until, and a time now", field="expire")
 
     def snapshot(self) -> Iterator[dict[str, Any]]:
         """See `State`: keys and their values, some at a time. An empty state is one empty piece."""

@@ -24,7 +24,7 @@ from ..errors import ChangeTooLarge, ConfigError, InvalidChange, NotJSON
 from ..state.changes import Change
 from ..state.commands import ChangeMethod, Commands
 from ..state.conversion import hints_of
-from ..state.mapping import delete, put, put_many
+from ..state.mapping import delete, expire, put, put_many
 
 try:
     from hypothesis import strategies as st
@@ -69,13 +69,14 @@ def json_values() -> SearchStrategy[Any]:
 def dict_changes(
     keys: SearchStrategy[str] | None = None, values: SearchStrategy[Any] | None = None
 ) -> SearchStrategy[Change[Any]]:
-    """A change of a `DictState`: `put`, `put_many` or `delete`."""
+    """A change of a `DictState`: `put`, `put_many`, `delete` or `expire`."""
     keys = _texts() if keys is None else keys
     values = json_values() if values is None else values
     return st.one_of(
         st.builds(put, keys, values),
         st.builds(put_many, st.dictionaries(keys, values, max_size=ITEMS_MAX)),
         st.lists(keys, max_size=ITEMS_MAX).map(lambda gone: delete(*gone)),
+        st.builds(expire, st.lists(keys, max_size=ITEMS_MAX), st.none() | _texts(), _floats()),
     )
 
 

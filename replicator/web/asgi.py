@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, Unpack, cast
 import anyio
 
 from ..runtime.event_log import EventLogger
+from .content import Content
 from .cookie import Cookie
 from .failures import Answer, Refusal
 from .forward import AsyncForwarder
@@ -43,6 +44,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[Any]]
 
 FORWARDED_BYTES = FORWARDED.encode()
+KEY_BYTES = b"idempotency-key"
 
 #: How much of a body that nobody wants is read and dropped, so that its sender gets to see the answer.
 DROPPED_BYTES_MAX = 1024 * 1024 * 1024
@@ -108,7 +110,7 @@ class Replicated:
                 is_in_application = True
                 current = CURRENT.set(visit)
                 try:
-                    await self._app(scope, receive, stamped)
+                    await self._app(scope, _heard(scope, receive, visit), stamped)
                 finally:
                     CURRENT.reset(current)
                 return
@@ -164,6 +166,21 @@ def _head_of(scope: Scope) -> Head:
     if root := scope.get("root_path", ""):
         path, raw_path = below(root, path), raw_below(root, raw_path)
     return Head(scope["method"], path, raw_path, query, wait, cookies, is_forwarded)
+
+
+def _heard(scope: Scope, receive: Receive, visit: Visit) -> Receive:
+    """`receive` for the application, which notes what a key goes by, if one was sent."""
+    if not any(name == KEY_BYTES for name, _ in scope["headers"]):
+        return receive
+    content = visit.content = Content(visit.head)
+
+    async def heard() -> Message:
+        message = await receive()
+        if message["type"] == "http.request":
+            content.takes(message.get("body", b""), is_last=not message.get("more_body", False))
+        return message
+
+    return heard
 
 
 class _Body:

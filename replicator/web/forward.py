@@ -108,7 +108,10 @@ def _checked_httpx() -> Any:
 
 
 class _Settings:
-    """How clients of httpx are made, and what their errors mean. Raises `ConfigError` if there is no httpx."""
+    """How transports of httpx are made, and what their errors mean. Raises `ConfigError` if there is no httpx.
+
+    Transports, and no clients: those would log a line at INFO for each request, keep cookies, and follow redirects.
+    """
 
     def __init__(self, node: ServedNode[Any], options: Options) -> None:
         self._httpx = _checked_httpx()
@@ -116,11 +119,16 @@ class _Settings:
         self._timeout_s = options.forward_timeout_s
 
     def _keywords(self) -> dict[str, Any]:
-        connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
-        timeout = self._httpx.Timeout(self._timeout_s, connect=connect_s, pool=connect_s)
         limits = self._httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=32)
         # Of the environment nothing: a proxy for the way out is none for the way to a node.
-        return {"timeout": timeout, "limits": limits, "trust_env": False, "follow_redirects": False}
+        return {"limits": limits, "trust_env": False}
+
+    def _request(self, method: str, url: str, headers: list[Header], body: Any) -> httpx.Request:
+        connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
+        timeout = self._httpx.Timeout(self._timeout_s, connect=connect_s, pool=connect_s)
+        extensions = {"timeout": timeout.as_dict()}
+        request: httpx.Request = self._httpx.Request(method, url, headers=headers, content=body, extensions=extensions)
+        return request
 
     def _refusal(self, error: Exception, url: str) -> Refusal:
         httpx, where = self._httpx, f"the primary at {url.partition('?')[0]}"
@@ -136,9 +144,9 @@ class _Settings:
 
 
 class AsyncForwarder(_Settings):
-    """For ASGI. A client belongs to the event loop that made it: another loop gets another one."""
+    """For ASGI. A transport belongs to the event loop that made it: another loop gets another one."""
 
-    _client: httpx.AsyncClient | None = None
+    _transport: httpx.AsyncHTTPTransport | None = None
     _loop: asyncio.AbstractEventLoop | None = None
 
     async def forward(
@@ -149,17 +157,14 @@ class AsyncForwarder(_Settings):
         send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     ) -> None:
         """Send it on, and the answer back. Raises `Refusal`, before the answer has begun."""
-        client, httpx = self._of_this_loop(), self._httpx
+        transport, httpx = self._of_this_loop(), self._httpx
         host = scope["client"][0] if scope.get("client") else None
         headers, has_body = onward(
             scope["headers"], by=self._node.name, client=host, scheme=scope.get("scheme", "http")
         )
         try:
             body = _body_of(receive) if has_body else await _unannounced(receive)
-            request = httpx.Request(scope["method"], url, headers=headers, content=body)
-            # The timeouts of a client are put into the requests that it builds, and this is not one of them.
-            request.extensions["timeout"] = client.timeout.as_dict()
-            answer = await client.send(request, stream=True)
+            answer = await transport.handle_async_request(self._request(scope["method"], url, headers, body))
         except ClientGone:
             return
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -173,18 +178,18 @@ class AsyncForwarder(_Settings):
         finally:
             await answer.aclose()
 
-    def _of_this_loop(self) -> httpx.AsyncClient:
+    def _of_this_loop(self) -> httpx.AsyncHTTPTransport:
         loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            self._client, self._loop = self._httpx.AsyncClient(**self._keywords()), loop
-        client = self._client
-        assert client is not None
-        return client
+        if self._transport is None or self._loop is not loop:
+            self._transport, self._loop = self._httpx.AsyncHTTPTransport(**self._keywords()), loop
+        transport = self._transport
+        assert transport is not None
+        return transport
 
     async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None and self._loop is asyncio.get_running_loop():
-            await client.aclose()
+        transport, self._transport = self._transport, None
+        if transport is not None and self._loop is asyncio.get_running_loop():
+            await transport.aclose()
 
 
 async def _unannounced(receive: Receive) -> AsyncIterator[bytes] | bytes | None:
@@ -212,34 +217,32 @@ async def _part_of(receive: Receive) -> MutableMapping[str, Any]:
 
 
 class Forwarder(_Settings):
-    """For WSGI: one client for all threads."""
+    """For WSGI: one transport for all threads."""
 
-    _client: httpx.Client | None = None
+    _transport: httpx.HTTPTransport | None = None
     _making = threading.Lock()
 
     def forward(
         self, url: str, method: str, sent: Onward, chunks: Iterator[bytes]
     ) -> tuple[int, str, list[Header], Iterator[bytes]]:
         """Send it on; status, reason, headers and body of the answer. Raises `Refusal`."""
-        client, httpx = self._made(), self._httpx
+        transport, httpx = self._made(), self._httpx
         try:
             body = chunks if sent.has_body else _unannounced_chunks(chunks)
-            request = httpx.Request(method, url, headers=sent.headers, content=body)
-            request.extensions["timeout"] = client.timeout.as_dict()
-            answer = client.send(request, stream=True)
+            answer = transport.handle_request(self._request(method, url, sent.headers, body))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._refusal(error, url) from error
         return answer.status_code, answer.reason_phrase, returned(answer.headers.raw), _Body(answer)
 
-    def _made(self) -> httpx.Client:
+    def _made(self) -> httpx.HTTPTransport:
         with self._making:
-            client = self._client = self._client or self._httpx.Client(**self._keywords())
-        return client
+            transport = self._transport = self._transport or self._httpx.HTTPTransport(**self._keywords())
+        return transport
 
     def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
 
 
 def _unannounced_chunks(chunks: Iterator[bytes]) -> Iterator[bytes] | None:

@@ -5,6 +5,9 @@
 It is a string as RFC 8941 writes it down, in double quotes, as everywhere in this package; the quotes are no part of
 the key. What is said wrongly raises `InvalidHeader`, which the middleware answers with 400 and says what to send. It
 needs no framework: whatever has the headers of a request will do.
+
+In a request that the middleware serves, the key goes by what was sent, as the IETF's draft suggests: a repeat is of the
+same method, path, query and body (`content.py`). So the change may have in it what is new with each attempt.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Literal, Protocol, overload
 
 from ..errors import InvalidHeader
 from ..format.keyed import Key, is_key
+from .middleware import CURRENT, Visit
 
 __all__ = ["Headers", "idempotency_key"]
 
@@ -32,23 +36,27 @@ class Headers(Protocol):
 
 
 @overload
-def idempotency_key(headers: Headers | str | None, *, required: Literal[True]) -> str: ...
-@overload
-def idempotency_key(headers: Headers | str | None, *, content: bytes | bytearray, required: Literal[True]) -> Key: ...
+def idempotency_key(headers: Headers | str | None, *, part: str = "", required: Literal[True]) -> str: ...
 @overload
 def idempotency_key(
-    headers: Headers | str | None, *, content: bytes | bytearray, required: bool = False
+    headers: Headers | str | None, *, content: bytes | bytearray, part: str = "", required: Literal[True]
+) -> Key: ...
+@overload
+def idempotency_key(
+    headers: Headers | str | None, *, content: bytes | bytearray, part: str = "", required: bool = False
 ) -> Key | None: ...
 @overload
-def idempotency_key(headers: Headers | str | None, *, required: bool = False) -> str | None: ...
+def idempotency_key(headers: Headers | str | None, *, part: str = "", required: bool = False) -> str | None: ...
 def idempotency_key(
-    headers: Headers | str | None, *, content: bytes | bytearray | None = None, required: bool = False
+    headers: Headers | str | None, *, content: bytes | bytearray | None = None, part: str = "", required: bool = False
 ) -> str | None:
     """The key of a request, 1 to 256 characters; None: it has none.
 
     `headers`: of the request, or the text of this header if the framework has found it already. `required`: a request
-    without one is refused. `content`: bytes that a repeat has to have in common with the first attempt, for a change
-    that holds what is new with each attempt (a time): what it is to do, and to what, from path and body. Gives a `Key`.
+    without one is refused. `part`: of a request that makes several changes, which one this is for: it is added to the
+    key. `content`: bytes that a repeat has to have in common with the first attempt; gives a `Key`. Without, that is
+    method, path, query and body of the request that the middleware (`Replicated`) has under way here; of a body as far
+    as the application has read it, if that is to its end. Where there is none, the key goes by its change.
     Raises `InvalidHeader`.
     """
     texts = _sent(headers)
@@ -60,7 +68,19 @@ def idempotency_key(
     key = re.sub(r"\\(.)", r"\1", found[1]) if found is not None else ""
     if not is_key(key):
         raise InvalidHeader(HEADER, HOW)
-    return key if content is None else Key(key, content=content)
+    if part:
+        key = _with_part(key, part)
+    if content is not None:
+        return Key(key, content=content)
+    visit = CURRENT.get()
+    return visit.content.key(key) if isinstance(visit, Visit) and visit.content is not None else key
+
+
+def _with_part(key: str, part: str) -> str:
+    key = f"{key}/{part}"
+    if not is_key(key):
+        raise InvalidHeader(HEADER, f"is too long here: {HOW}, less the {len(part) + 1} that are added to it")
+    return key
 
 
 def _sent(headers: Headers | str | None) -> list[str]:

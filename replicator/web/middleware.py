@@ -30,6 +30,7 @@ import orjson
 from ..errors import NotPrimary, NotRunning, PositionLost, ReplicatorError, WrongProcess
 from ..format.ids import RecordId
 from ..runtime.request_writes import CURRENT, Writes
+from .content import Content
 from .failures import Answer, Failure, Full, Refusal, answer_of, failure_of, half_done, problem
 from .head import POSITION, Head
 from .metrics import metrics_answer
@@ -80,13 +81,15 @@ Steps: TypeAlias = Generator[Step, None, Answer | Forward | None]
 class Visit(Writes):
     """One request on its way through."""
 
-    __slots__ = ("behind", "carried", "head", "is_write", "lost", "middleware")
+    __slots__ = ("behind", "carried", "content", "head", "is_write", "lost", "middleware")
 
     def __init__(self, head: Head, middleware: Middleware) -> None:
         super().__init__()
         self.head = head
         self.middleware = middleware
         self.is_write = False
+        #: What its key goes by, if it has an `Idempotency-Key`.
+        self.content: Content | None = None
         #: The position that its cookie carries.
         self.carried: RecordId | None = None
         #: The one that a failover lost, and the one that is not reached yet.

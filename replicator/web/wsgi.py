@@ -21,6 +21,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, Unpack, cast
 
+from .content import Content, Heard
 from .cookie import Cookie
 from .failures import Answer, Refusal
 from .forward import CHUNK_BYTES, Forwarder, onward
@@ -90,6 +91,7 @@ class Replicated:
             if isinstance(what, Forward):
                 return self._forwarded(what.url, environ, sent, visit, start_response)
             is_in_application = True
+            _hear(environ, visit)
             current = CURRENT.set(visit)
             try:
                 body = self._app(environ, stamping)
@@ -216,6 +218,15 @@ def _head_of(environ: Environ) -> Head:
         environ.get("HTTP_COOKIE", ""),
         "HTTP_REPLICATOR_FORWARDED" in environ,
     )
+
+
+def _hear(environ: Environ, visit: Visit) -> None:
+    """Have noted what a key goes by, if one was sent."""
+    if "HTTP_IDEMPOTENCY_KEY" in environ:
+        visit.content = Content(visit.head)
+        length = environ.get("CONTENT_LENGTH") or ""
+        known = int(length) if length.isascii() and length.isdecimal() else None
+        environ["wsgi.input"] = Heard(environ["wsgi.input"], visit.content, known)
 
 
 def _headers_of(environ: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:

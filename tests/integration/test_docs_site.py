@@ -21,7 +21,7 @@ REFERENCE = {
     "node": "node.node.Node node.node.Node.on_role node.node.Node.asubmit node.options.NodeOptions",
     "states": "state.State state.KeptState state.SharedState state.CheckedState state.CheckingState state.TypedResults "
     "state.mapping.DictState state.mapping.put state.mapping.put_many state.mapping.delete state.commands.Commands "
-    "state.commands.change",
+    "state.commands.change state.expiry.expiry state.expiry.Expiry.job",
     "keys": "format.keyed.Key",
     "roles": "node.leadership.Leadership node.leadership.Leadership.check node.role_callbacks.RoleEvent",
     "events": "node.events.NodeEvent",

@@ -75,6 +75,38 @@ def test_servers_write_the_same_lines_with_the_file_of_the_document(command: lis
     assert loggers & {"uvicorn.error", "gunicorn.error"}, path.read_text()
 
 
+SERVICE = """
+from replicator import DictState, Node
+from replicator.testing import MemoryLog, MemoryRedis
+from replicator.web.asgi import Replicated
+
+async def nothing(scope, receive, send):
+    raise NotImplementedError
+
+node = Node.from_env(DictState(), log=MemoryLog(MemoryRedis(), "g"), auto_promote=True)
+app = Replicated(nothing, node=node)
+"""
+
+
+def test_a_service_that_says_nothing_of_logging_writes_what_its_environment_asks_for(tmp_path: Path) -> None:
+    # given a service of ours without a line about logging
+    (tmp_path / "service.py").write_text(SERVICE)
+    path, [port] = tmp_path / "server.log", free_ports(1)
+    settings = {"REPLICATOR_NAME": "a", "REPLICATOR_GROUP": "g", "REPLICATOR_LOG_FORMAT": "json"}
+    # when uvicorn runs it
+    with path.open("w") as log:
+        words = [sys.executable, "-m", "uvicorn", "--port", str(port), "service:app"]
+        environment = {**os.environ, **settings}
+        process = subprocess.Popen(words, cwd=tmp_path, stderr=log, stdout=log, env=environment)
+    eventually(lambda: "node.leads" in path.read_text() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    process.wait(PATIENCE_S)
+    # then every line is an object, of the node and of uvicorn
+    told = lines(path)
+    assert "uvicorn.error" in {line["logger"] for line in told}
+    assert "node.leads" in {line.get("event") for line in told}
+
+
 def with_password(redis: RedisServer, password: str) -> str:
     scheme, _, rest = redis.url.partition("://")
     return f"{scheme}://:{password}@{rest}"

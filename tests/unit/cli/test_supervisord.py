@@ -52,6 +52,12 @@ def test_a_program_is_found_where_it_is_now(tmp_path: Path) -> None:
     assert found["votes-a"].command == str(path)
 
 
+def test_how_nodes_are_to_log_goes_into_their_environment(tmp_path: Path) -> None:
+    found = programs(tmp_path, "--", "/bin/true", before=["--log-format", "console", *AT], REPLICATOR_LOG_LEVEL="debug")
+    of_node = found["votes-a"].environment
+    assert (of_node["REPLICATOR_LOG_FORMAT"], of_node["REPLICATOR_LOG_LEVEL"]) == ("console", "DEBUG")
+
+
 def test_options_of_a_node_go_into_its_environment_and_defaults_do_not(tmp_path: Path) -> None:
     found = programs(tmp_path, "--auto-promote", "--lease-s", "2.5", "--", "/bin/true", REPLICATOR_ACK="applied:1")
     of_node = found["votes-a"].environment

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 from replicator import ConfigError, DictState, Node
 from replicator.cli import cli
 from replicator.cli.environment import _OTHERS, _options, check_environment
-from replicator.node.environment import VARIABLES, settings_of, variable
+from replicator.node.environment import VARIABLES, set_up_logging, settings_of, variable
 from replicator.node.options import NodeOptions
 from replicator.testing import MemoryLog, MemoryRedis
 
@@ -28,6 +31,46 @@ def refused(environ: dict[str, str], tmp_path: Path, **given: Any) -> tuple[str,
     with pytest.raises(ConfigError) as raised:
         Node.from_env(DictState(), environ=WHO | environ, **{"data_dir": tmp_path} | given)
     return raised.value.fields["setting"], raised.value.fields["problem"]
+
+
+@contextmanager
+def root_logger(*handlers: logging.Handler) -> Iterator[logging.Logger]:
+    """With these handlers and no others: pytest has some of its own, which a process of a user has not."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers[:] = handlers
+    try:
+        yield root
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+
+
+def test_what_is_logged_is_written_if_the_environment_says_how() -> None:
+    with root_logger() as root:
+        set_up_logging(WHO)
+        assert root.handlers == []
+        uvicorn = logging.getLogger("uvicorn.access")
+        uvicorn.addHandler(logging.NullHandler())
+        set_up_logging({"REPLICATOR_LOG_LEVEL": "debug"})
+        assert (len(root.handlers), root.level) == (1, logging.DEBUG)
+        assert (uvicorn.handlers, uvicorn.propagate) == ([], True)
+
+
+def test_an_application_that_has_set_up_logging_is_left_alone() -> None:
+    own = logging.NullHandler()
+    with root_logger(own) as root:
+        level = root.level
+        set_up_logging({"REPLICATOR_LOG_LEVEL": "DEBUG", "REPLICATOR_LOG_FORMAT": "json"})
+        assert (root.handlers, root.level) == ([own], level)
+
+
+@pytest.mark.parametrize("name", ["REPLICATOR_LOG_LEVEL", "REPLICATOR_LOG_FORMAT"])
+@pytest.mark.parametrize(("text", "problem"), [("9", "'9' is none of"), ("", "it is set, but empty")])
+def test_a_way_of_logging_that_is_none_is_refused(tmp_path: Path, name: str, text: str, problem: str) -> None:
+    setting, told = refused({name: text}, tmp_path)
+    assert setting == name
+    assert problem in told
 
 
 def test_a_node_has_what_its_environment_says(tmp_path: Path) -> None:

@@ -91,6 +91,15 @@ def test_a_write_goes_to_the_primary_and_its_answer_comes_back(sites: Sites, pri
     assert sites.served == []
 
 
+def test_nothing_is_logged_of_a_request_that_goes_well(
+    sites: Sites, primary: Primary, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = sites.of(standby(primary.server.url), writes="forward")
+    with caplog.at_level("INFO"):
+        assert site.ask("POST", "/").status_code == 201
+    assert [record.getMessage() for record in caplog.records if primary.server.url in record.getMessage()] == []
+
+
 def test_reads_stay_here_and_so_do_writes_of_the_primary(sites: Sites, primary: Primary) -> None:
     assert sites.of(standby(primary.server.url), writes="forward").ask("GET", "/").text == "here"
     assert sites.of(FakeNode(primary_http=primary.server.url), writes="forward").ask("POST", "/").text == "here"
