@@ -11,8 +11,10 @@ import orjson
 
 from replicator.errors import CheckpointError
 from replicator.runtime.checks import plain
+from replicator.service.kept_files import kept_in
 from replicator.storage import forks as files
 
+from . import kept_files
 from .context import data_dirs_option, output_option, show_json, snapshot_bytes_max_option, table, when
 
 __all__ = ["forks"]
@@ -31,6 +33,10 @@ def _given(data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
     return data_dirs
 
 
+for _each in (kept_files.files, kept_files.diff, kept_files.restore):
+    forks.add_command(_each)
+
+
 @forks.command("list")
 @data_dirs_option
 @output_option
@@ -45,6 +51,8 @@ def list_(data_dirs: tuple[Path, ...], output: str) -> None:
         click.echo(table(HEADINGS, [_row(fork) for fork in found]))
     elif not paths:
         click.echo("no forks")
+    if output != "json" and (aside := kept_in(data_dirs)):
+        click.echo(f"{len(aside)} files were put aside as well: `replicator forks files`")
     for problem in problems:
         click.echo(f"Error: {plain(str(problem))}", err=True)
     if problems:

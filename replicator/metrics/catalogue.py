@@ -147,6 +147,8 @@ replicator_checkpoint_bytes gauge
     Its checkpoint on its disk, with the WAL, as of the newest sync.
 replicator_forks gauge
     Forks on its disk, as of its start and of the newest fork since.
+replicator_kept_files gauge
+    Files that were put aside for the one in which its state is kept (PATH.replaced-...).
 replicator_fork_timestamp_seconds gauge
     When the newest was kept, if there is one.
 

@@ -109,6 +109,7 @@ def _of_its_place(facts: NodeFacts, running: RunningNode) -> Values:
         yield "replicator_lag_seconds", lag.ms / 1000
     yield "replicator_behind_seconds", max(0.0, observer.trail.behind_s(position, observer.now()))
     yield "replicator_stale_records_total", running.replica.rejected
+    yield "replicator_kept_files", running.replica.applied.kept_count
     yield "replicator_run_changes_total", running.replica.known.run_changes
 
 

@@ -93,6 +93,7 @@ class Reporter:
             fork_count=self._replica.counters.forks.kept,
             fork_id=RecordId.parse(self._replica.counters.forks.newest_id),
             stale_count=self._replica.rejected,
+            kept_count=self._replica.applied.kept_count,
             candidate=self._policy.auto_promote,
             prepares=self._handover.is_offered,
             prepared=self._handover.answer,

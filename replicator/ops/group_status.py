@@ -48,7 +48,8 @@ class NodeStatus:
     work; `codes`: those why not (`why.py`). `candidate`: it takes over by itself. `last_error`: the newest
     problem of its boot, which may be over, since `last_error_at` (unix ms by its clock); None: it had none.
     `fork_count`: the forks on its disk; `fork_id`: the last record in the newest, or None. `stale_count`: the
-    records of terms that were over which its boot has found in the log, and ignored.
+    records of terms that were over which its boot has found in the log, and ignored. `kept_count`: the files
+    that were put aside for the one in which its state is kept.
     """
 
     node: str
@@ -77,6 +78,7 @@ class NodeStatus:
     fork_count: int
     fork_id: str | None
     stale_count: int
+    kept_count: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,6 +223,7 @@ def node_status(heartbeat: Heartbeat, look: GroupView) -> NodeStatus:
         fork_count=heartbeat.fork_count,
         fork_id=str(heartbeat.fork_id) if heartbeat.fork_count else None,
         stale_count=heartbeat.stale_count,
+        kept_count=heartbeat.kept_count,
     )
 
 

@@ -62,7 +62,8 @@ class Heartbeat(NamedTuple):
     to take the place of its state; empty: it is not. `reinitialised`: the newest request for that which it has met.
     `behind_ms`: for how long the log has had what the node lacks, as far as it saw; 0: it lacked nothing.
     `fork_count`: the forks on its disk; `fork_id`: up to where the history goes that is in the newest. `stale_count`:
-    how many records of terms that were over this boot has found in the log and ignored.
+    how many records of terms that were over this boot has found in the log and ignored. `kept_count`: the files
+    that were put aside for the one in which its state is kept.
 
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
@@ -112,6 +113,7 @@ class Heartbeat(NamedTuple):
     fork_count: int = 0
     fork_id: RecordId = ZERO_ID
     stale_count: int = 0
+    kept_count: int = 0
     age_ms: int = 0
     beaten_at: int = 0
 

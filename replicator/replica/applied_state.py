@@ -24,6 +24,7 @@ from ..runtime.reentrancy import READING, Inside
 from ..state import ReplicatedState, State, TypedResults
 from ..state.callbacks import Application, asked_to_end, said
 from ..state.contract import takes_version
+from ..state.replaced_files import Kept
 from .ledger import Ledger, LedgerImage
 from .restore import Failed
 
@@ -201,6 +202,12 @@ class AppliedState:
         if not known:
             logger.error("lead.unfit", "%s", self.stalled)
         return Stalled(self.stalled)
+
+    @property
+    def kept_count(self) -> int:
+        """How many files were put aside for the one in which the state is kept, if it is in one."""
+        kept = getattr(self.state, "kept", None)
+        return kept.count() if isinstance(kept, Kept) else 0
 
     @property
     def as_now(self) -> Application:

@@ -23,6 +23,7 @@ from ..runtime.signals import on_end
 from ..state.file import FileState
 from ..state.sqlite import SQLiteState
 from ..storage import disk
+from .kept_files import KeptFiles
 from .run import RunOptions, RunProgram
 from .sidecar import Sidecar
 
@@ -88,6 +89,10 @@ def serve(
     advertised = checks.public_url("advertise", advertise.rstrip("/"))
     beside = _state_beside(program)
     state = beside or Registry()
+    if beside is not None:
+        kept = KeptFiles(data_dir, beside.path, name)
+        kept.begin()
+        beside.kept.told = kept.note
     run = _run_of(program, options.lease_s)
     node: Node = Node(
         state, group=group, name=name, redis=redis, data_dir=data_dir, app=app, watchdog=run.unfit if run else None,

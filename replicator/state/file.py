@@ -37,7 +37,7 @@ from replicator.errors import StateChanged, StateError
 from replicator.storage import disk
 
 from .file_stamps import Seen, Stamp, Watch
-from .replaced_files import asides, copied, draft_of, explained, is_kept, stat_of, survived, unused
+from .replaced_files import Kept, asides, copied, draft_of, explained, is_kept, stat_of, survived, unused
 
 __all__ = ["FileState"]
 
@@ -67,6 +67,8 @@ class FileState:
         self._drawn: tuple[Seen, str] | None = None
         #: It was overwritten in place, and not to the end: what is there is nobody's.
         self._is_torn = False
+        #: What is put aside for it.
+        self.kept = Kept(self.path)
 
     def seen(self) -> object:
         """Something that is another one once the file was written. Raises `StateError` if it cannot be said."""
@@ -81,7 +83,7 @@ class FileState:
 
     def published(self) -> None:
         """What the last snapshot gave is published."""
-        self._known = self._drawn
+        self._known, self.kept.has_published = self._drawn, True
 
     def snapshot(self) -> Iterator[bytes]:
         """The file as it is when the pieces are drawn, at least a piece. They end with `StateChanged` if it changed."""
@@ -167,11 +169,12 @@ class FileState:
                 # Whatever happens from here on, it need not be kept again.
                 self._known = there, content
                 if content == digest:
-                    self._is_torn = False
+                    self._is_torn = self.kept.has_published = False
                     return
             self._put(draft, target)
             there = self._look(target)
             self._known = (there, digest) if there is not None else None
+            self.kept.has_published = False
 
     def _look(self, target: Path) -> Seen | None:
         found = stat_of(target)
@@ -188,6 +191,7 @@ class FileState:
             aside.unlink(missing_ok=True)
             copied(target, aside)
         disk.sync(target.parent)
+        self.kept.keep(aside, at_the_start=self._known is None)
 
     def _put(self, draft: Path, target: Path) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,16 +13,69 @@ from pathlib import Path
 from replicator.errors import StateError
 from replicator.storage import disk
 
-__all__ = ["asides", "copied", "draft_of", "explained", "is_kept", "stat_of", "survived", "unused"]
+__all__ = [
+    "Kept",
+    "asides",
+    "copied",
+    "draft_of",
+    "explained",
+    "is_kept",
+    "stat_of",
+    "survived",
+    "unused",
+]
 
 _CHUNK = 1024 * 1024
+
+#: What SQLite has beside a database is a part of it.
+_OF_A_DATABASE = ("-journal", "-wal", "-shm")
+
+#: Why a file is put aside, in words.
+_AT_THE_START = "it was there when the node started, and is not what the group has"
+_UNPUBLISHED = "it was written after the last publication of this node, which leads no more"
+_ON_A_STANDBY = "it was written while this node was a standby"
+
+#: How old the count may be.
+COUNT_EVERY_S = 10.0
+
+
+class Kept:
+    """What is put aside for one file: how many there are, and who is to be told of each, and why."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._counted: tuple[float, int] | None = None
+        #: Called with the file that was put aside, and why.
+        self.told: Callable[[Path, str], None] = _nobody
+        #: What was published last is from here, and not from the group: this node leads, or did so just now.
+        self.has_published = False
+
+    def count(self) -> int:
+        """How many there are, as of some seconds ago."""
+        now = self._clock()
+        if self._counted is None or now - self._counted[0] >= COUNT_EVERY_S:
+            try:
+                self._counted = now, len(asides(self._path))
+            except OSError:
+                self._counted = now, 0
+        return self._counted[1]
+
+    def keep(self, aside: Path, *, at_the_start: bool) -> None:
+        """This file was put aside."""
+        self._counted = None
+        self.told(aside, _AT_THE_START if at_the_start else _UNPUBLISHED if self.has_published else _ON_A_STANDBY)
+
+
+def _nobody(path: Path, reason: str) -> None:
+    """Where nobody is to be told."""
 
 
 def draft_of(path: Path, what: str = "new") -> Path:
     """A name in the same directory, so that it can be renamed. One that was left by a process of old is removed."""
     draft = path.with_name(f".{path.name}.{what}")
     with explained(draft):
-        for suffix in ("", "-journal", "-wal", "-shm"):
+        for suffix in ("", *_OF_A_DATABASE):
             draft.with_name(draft.name + suffix).unlink(missing_ok=True)
     return draft
 
@@ -55,7 +109,8 @@ def survived(path: Path) -> bool:
 def asides(path: Path) -> list[Path]:
     """What was put aside for this file, by whatever process."""
     prefix = f"{path.name}.replaced-"
-    return sorted(found for found in path.parent.iterdir() if found.name.startswith(prefix))
+    names = (found for found in path.parent.iterdir() if found.name.startswith(prefix))
+    return sorted(found for found in names if not found.name.endswith(_OF_A_DATABASE))
 
 
 def is_kept(path: Path, size: int, digest: str, digest_of: Callable[[Path], str]) -> bool:

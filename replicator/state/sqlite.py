@@ -52,7 +52,7 @@ from replicator.storage import disk
 
 from ..runtime.event_log import EventLogger
 from .file_stamps import Watch
-from .replaced_files import draft_of, explained, is_kept, stat_of, survived, unused
+from .replaced_files import Kept, draft_of, explained, is_kept, stat_of, survived, unused
 
 __all__ = ["SQLiteState"]
 
@@ -98,6 +98,8 @@ class SQLiteState:
         self._known: tuple[object, str] | None = None
         self._drawn: tuple[object, str] | None = None
         self._copying = threading.Lock()
+        #: What is put aside for it.
+        self.kept = Kept(self.path)
 
     def seen(self) -> object:
         """Something that is another one once a transaction was committed. Raises `StateError` if it cannot be said."""
@@ -117,7 +119,7 @@ class SQLiteState:
 
     def published(self) -> None:
         """What the last snapshot gave is published."""
-        self._known = self._drawn
+        self._known, self.kept.has_published = self._drawn, True
 
     def snapshot(self) -> Iterator[bytes]:
         """The database as it is when the first piece is drawn."""
@@ -201,6 +203,7 @@ class SQLiteState:
                     self._keep(kept, content)
                 swap(draft)
             self._known = (self.seen(), digest) if self.survived() else None
+            self.kept.has_published = False
         finally:
             _discard(draft)
             _discard(kept)
@@ -231,7 +234,9 @@ class SQLiteState:
                     disk.take_after(descriptor, self.path.stat())
                 finally:
                     os.close(descriptor)
-                disk.publish(kept, unused(self.path))
+                aside = unused(self.path)
+                disk.publish(kept, aside)
+                self.kept.keep(aside, at_the_start=self._known is None)
         # Whatever happens from here on, it need not be kept again.
         self._known = seen, content
 
@@ -242,6 +247,7 @@ class SQLiteState:
             for suffix in _SUFFIXES:
                 with suppress(FileNotFoundError):
                     os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
+        self.kept.keep(aside, at_the_start=self._known is None)
 
     def _write(self, draft: Path, pieces: Iterable[Any]) -> str | None:
         digest = xxhash.xxh3_128()

@@ -42,6 +42,7 @@ NODE_FIELDS = {
     "fork_count": int,
     "fork_id": (str, type(None)),
     "stale_count": int,
+    "kept_count": int,
 }  # fmt: skip
 
 STATUS_FIELDS = {

@@ -27,6 +27,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
 from replicator.sandbox.redis_server import find_server
+from replicator.service.kept_files import KeptFiles
 from replicator.storage.checkpoint import Checkpoint
 from replicator.web.envelope import health_app
 from replicator.web.failures import Failure, problem
@@ -217,7 +218,13 @@ def _of_forks(data_dir: Path) -> Given:
     dirs = ("--data-dir", data_dir)
     shown = [_run("forks", "list", *dirs, "--output", "json"), _run("forks", "show", name, *dirs, "--output", "json")]
     exported = [*_lines("forks", "export", name, *dirs), *_lines("forks", "export", name, "--state", *dirs)]
-    return {"forks list, forks show": shown, "forks export": exported}
+    of = data_dir.with_name("flags.json")
+    of.write_text("now")
+    kept = of.with_name("flags.json.replaced-20260113T101500Z")
+    kept.write_text("before")
+    KeptFiles(data_dir, of, "a").note(kept, "it was written while this node was a standby")
+    files = _run("forks", "files", *dirs, "--output", "json")
+    return {"forks list, forks show": shown, "forks export": exported, "forks files": files}
 
 
 def _of_whole_states(directory: Path, given: Given) -> Given:

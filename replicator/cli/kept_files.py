@@ -1,0 +1,171 @@
+"""`replicator forks files|diff|restore`: files that were put aside for the one beside a node."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from replicator.errors import ReplicatorError
+from replicator.ops.diagnosis import term_holder
+from replicator.runtime.checks import plain
+from replicator.service.kept_files import KeptFile, find, kept_in
+from replicator.state.replaced_files import copied, draft_of, explained, unused
+from replicator.storage import disk
+
+from .context import Settings, data_dirs_option, output_option, show_json, size_text, table, when
+
+__all__ = ["diff", "files", "restore"]
+
+#: What a database begins with.
+_SQLITE = b"SQLite format 3\0"
+
+#: A text that is larger is not compared line by line.
+TEXT_BYTES_MAX = 16 * 1024 * 1024
+
+
+class NotTheLeader(ReplicatorError):
+    """{node} does not lead ({who}), and what is written there is put aside again: restore it where the group's file is,
+    or `replicator switchover --to {node}` first"""
+
+    exit_code = 3
+
+
+@click.command("files")
+@data_dirs_option
+@output_option
+def files(data_dirs: tuple[Path, ...], output: str) -> None:
+    """List the files that were put aside (PATH.replaced-...) for the file or database beside a node."""
+    found = kept_in(_given(data_dirs))
+    if output == "json":
+        show_json([file.to_dict() for file in found])
+    elif found:
+        click.echo(table(("file", "when", "size", "reason"), [_row(file) for file in found]))
+    else:
+        click.echo("no files were put aside")
+
+
+def _row(file: KeptFile) -> dict[str, object]:
+    moment = when(file.kept_at).partition(".")[0] if file.kept_at is not None else None
+    return file.to_dict() | {"when": moment, "size": size_text(file.bytes)}
+
+
+@click.command("diff")
+@click.argument("name")
+@data_dirs_option
+def diff(name: str, data_dirs: tuple[Path, ...]) -> None:
+    """Show what is different between the file NAME that was put aside, and the one in its place now.
+
+    Lines of a text, or rows of an SQLite database: those with - are in the file now, those with + in NAME alone.
+    """
+    file = find(name, _given(data_dirs))
+    some = False
+    for line in _differences(file):
+        some = True
+        click.echo(plain(line))
+    if not some:
+        click.echo("no difference")
+
+
+@click.command("restore")
+@click.argument("name")
+@data_dirs_option
+@click.pass_obj
+def restore(settings: Settings, name: str, data_dirs: tuple[Path, ...]) -> None:
+    """Put the file NAME that was put aside into the place of the present one, which is put aside instead.
+
+    On the node that leads: it publishes the file then, as if a program had written it. Stop the program meanwhile.
+    """
+    file = find(name, _given(data_dirs))
+    _check_leads(settings, file.node)
+    aside = unused(file.of)
+    with explained(file.of):
+        if file.of.exists():
+            _copy(file.of, aside)
+        _put(file)
+        disk.sync(file.of.parent)
+    click.echo(f"{plain(str(file.of))} is what {plain(file.name)} was; what was there is kept as {plain(aside.name)}")
+
+
+def _given(data_dirs: tuple[Path, ...]) -> tuple[Path, ...]:
+    if not data_dirs:
+        raise click.UsageError("give the data directory of a node with --data-dir, or of several")
+    return data_dirs
+
+
+def _check_leads(settings: Settings, node: str) -> None:
+    with settings.log() as log:
+        holder = term_holder(log.look())
+    if holder != node:
+        raise NotTheLeader(node=node, who=f"{holder} does" if holder else "nobody does")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if _is_database(source):
+        with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as live:
+            os.close(disk.create(target))
+            with closing(sqlite3.connect(target)) as copy:
+                live.backup(copy)
+        return
+    copied(source, target)
+
+
+def _put(file: KeptFile) -> None:
+    """A database is written as a transaction, since a program may have it open; any other file is renamed over."""
+    if _is_database(file.path) and file.of.exists():
+        with (
+            closing(sqlite3.connect(f"file:{file.path}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(file.of)) as target,
+        ):
+            source.backup(target)
+        return
+    draft = draft_of(file.of, "restored")
+    copied(file.path, draft)
+    os.replace(draft, file.of)
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE
+
+
+def _differences(file: KeptFile) -> Iterator[str]:
+    with explained(file.of):
+        if not file.of.exists():
+            yield f"there is no {file.of} now"
+            return
+        if _is_database(file.path) and _is_database(file.of):
+            yield from _rows(file)
+            return
+        sizes = file.bytes, file.of.stat().st_size
+        if max(sizes) <= TEXT_BYTES_MAX:
+            try:
+                now, kept = file.of.read_text("utf-8"), file.path.read_text("utf-8")
+            except UnicodeDecodeError:
+                pass
+            else:
+                names = str(file.of), file.name
+                yield from difflib.unified_diff(now.splitlines(), kept.splitlines(), *names, lineterm="")
+                return
+        if file.of.read_bytes() != file.path.read_bytes():
+            yield f"they differ, and are no text: {sizes[1]} bytes now, {sizes[0]} bytes in {file.name}"
+
+
+def _rows(file: KeptFile) -> Iterator[str]:
+    with closing(sqlite3.connect(f"file:{file.of}?mode=ro", uri=True)) as db:
+        db.execute("ATTACH ? AS kept", (f"file:{file.path}?mode=ro",))
+        listed = "SELECT name, sql FROM {}.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        now, kept = (dict(db.execute(listed.format(which))) for which in ("main", "kept"))
+        for name in sorted(now.keys() | kept.keys()):
+            if now.get(name) != kept.get(name):
+                yield from (f"{sign} {tables[name]}" for sign, tables in (("-", now), ("+", kept)) if name in tables)
+                continue
+            quoted = '"{}"'.format(name.replace('"', '""'))
+            for sign, one, other in (("-", "main", "kept"), ("+", "kept", "main")):
+                for row in db.execute(f"SELECT * FROM {one}.{quoted} EXCEPT SELECT * FROM {other}.{quoted}"):
+                    yield f"{sign} {name} {row!r}"
