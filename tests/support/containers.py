@@ -93,7 +93,7 @@ class Running:
 
     def exec(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run it in the container, with its environment."""
-        inside = ["nsenter", "--all", "--root", "--target", str(self.pid)]
+        inside = ["nsenter", "--all", "--root", "--wd", "--target", str(self.pid)]
         return subprocess.run(
             [*inside, *command], env=_environment(self.container), capture_output=True, text=True, check=False
         )
@@ -111,20 +111,30 @@ class Running:
 
 
 class Machine:
-    """The bridge, and the containers on it, by their host names."""
+    """The bridge, and the containers on it. `hosts`: their host names, and by which further names each is known."""
 
-    def __init__(self, directory: Path, hosts: Sequence[str]) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, hosts: Mapping[str, Sequence[str]]) -> None:
+        self.directory, self._hosts = directory, hosts
         self._addresses = {name: f"{NETWORK}.{number}" for number, name in enumerate(hosts, 1)}
         self._prefix = f"box{os.getpid()}-"
         self._home: int | None = None
         self.running: dict[str, Running] = {}
         (directory / "hosts").write_text(
-            "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in self._addresses.items())
+            "127.0.0.1 localhost\n"
+            + "".join(f"{address} {' '.join((name, *hosts[name]))}\n" for name, address in self._addresses.items())
         )
 
     def address(self, host: str) -> str:
         return self._addresses[host]
+
+    def names(self) -> dict[str, str]:
+        """The address of every name."""
+        return {name: self._addresses[host] for host, others in self._hosts.items() for name in (host, *others)}
+
+    @property
+    def watcher(self) -> str:
+        """The address of the thread that opened it."""
+        return f"{NETWORK}.254"
 
     def start(self, container: Container) -> Running:
         """Start it, also again: what is in its volumes is still there."""
@@ -144,7 +154,7 @@ class Machine:
         _call("unshare", CLONE_NEWNET)
         _run("ip link set lo up")
         _run("ip link add bridge0 type bridge")
-        _run(f"ip addr add {NETWORK}.254/24 dev bridge0")
+        _run(f"ip addr add {self.watcher}/24 dev bridge0")
         _run("ip link set bridge0 up")
         for number, (name, address) in enumerate(self._addresses.items()):
             netns = self._netns(name)
@@ -205,7 +215,7 @@ class Machine:
 
 
 @contextmanager
-def open_machine(directory: Path, hosts: Sequence[str]) -> Iterator[Machine]:
+def open_machine(directory: Path, hosts: Mapping[str, Sequence[str]]) -> Iterator[Machine]:
     machine = Machine(directory, hosts)
     try:
         machine.open()
@@ -225,7 +235,7 @@ def can_contain() -> bool:
 
 def _environment(container: Container) -> dict[str, str]:
     # What an image would set. PATH begins with what comes in a wheel.
-    image = {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/nowhere", "PYTHONUNBUFFERED": "1"}
+    image = {"PATH": f"/usr/local/bin:{BIN}:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/nowhere", "PYTHONUNBUFFERED": "1"}
     return {**image, **container.environment}
 
 
