@@ -34,7 +34,9 @@ ANSWERED = Path(tempfile.gettempdir()) / "replicator-answered"
 def main(probe: str) -> int:
     address, data_dir = os.environ.get("REPLICATOR_HTTP", ""), os.environ.get("REPLICATOR_DATA_DIR", "")
     if probe not in ("live", "ready") or not address or not data_dir:
-        print("it takes `live` or `ready`, and the REPLICATOR_HTTP and REPLICATOR_DATA_DIR of the node", file=sys.stderr)
+        print(
+            "it takes `live` or `ready`, and the REPLICATOR_HTTP and REPLICATOR_DATA_DIR of the node", file=sys.stderr
+        )
         return 2
     process = running(Path(data_dir))
     try:

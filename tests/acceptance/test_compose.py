@@ -1,5 +1,5 @@
-"""docker/compose.yaml with all of its profiles, run without an engine (tests/support/containers.py): each container with
-its own command, environment, files and volumes, on a read-only root, and without capabilities.
+"""docker/compose.yaml with all of its profiles, run without an engine (tests/support/containers.py): each container
+with its own command, environment, files and volumes, on a read-only root, and without capabilities.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Stack:
 
     def redis_role(self, service: str) -> str:
         # The same for all of them, and not on a command line.
-        said = self.running(service).exec(["sh", "-c", "REDISCLI_AUTH=$(cat /run/secrets/redis-password) redis-cli role"])
+        said = self.running(service).exec(
+            ["sh", "-c", "REDISCLI_AUTH=$(cat /run/secrets/redis-password) redis-cli role"]
+        )
         return said.stdout.partition("\n")[0]
 
     def ask(self, service: str, method: str, path: str, **more: Any) -> httpx.Response | None:

@@ -1,6 +1,6 @@
-"""docker/kubernetes/ without a cluster: the containers of its pods, with their commands, environment, files and volumes,
-asked by their probes; a pod that is deleted (preStop, then SIGTERM), and one that dies. The load balancer asks a name
-server for the pods, as in a cluster.
+"""docker/kubernetes/ without a cluster (tests/support/containers.py): the containers of its pods, with their commands,
+environment, files and volumes, asked by their probes, and a pod that is deleted: preStop, then SIGTERM. The load
+balancer asks a name server for the pods, as in a cluster.
 """
 
 from __future__ import annotations
@@ -112,4 +112,7 @@ def test_the_pods_are_ready_and_one_that_is_deleted_hands_over(cluster: Cluster)
     # and jobs and archive do their work
     queued = cluster.machine.running["registry-jobs-0"].exec(["replicator", "verify", "--queue"])
     assert queued.returncode == 0, queued.stderr
-    assert cluster.machine.running["registry-archive-0"].exec(["test", "-e", "/data/archive/archiver.json"]).returncode == 0
+    assert (
+        cluster.machine.running["registry-archive-0"].exec(["test", "-e", "/data/archive/archiver.json"]).returncode
+        == 0
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .containers import BIN, Container, Mount
+from .containers import Container, Mount
 
 __all__ = ["COMPOSE", "containers_of", "health_check", "read_compose", "read_env_file"]
 
@@ -60,13 +59,17 @@ def containers_of(
     }
 
 
-def _container(name: str, service: Mapping[str, Any], volumes: Path, password: Path, more: Sequence[Mount]) -> Container:
+def _container(
+    name: str, service: Mapping[str, Any], volumes: Path, password: Path, more: Sequence[Mount]
+) -> Container:
     image = service["image"].partition(":")[0]
     ours = image == "replicator"
     default = ["replicator", "node"] if ours and "command" not in service else []
     command = service.get("entrypoint", ENTRYPOINTS.get(image, [])) + service.get("command", default)
     mounts = [_mount(text, volumes) for text in service.get("volumes", ())]
-    mounts += [Mount(source=password, target=f"/run/secrets/{secret}", read_only=True) for secret in service.get("secrets", ())]
+    mounts += [
+        Mount(source=password, target=f"/run/secrets/{secret}", read_only=True) for secret in service.get("secrets", ())
+    ]
     return Container(
         host=service.get("hostname", name),
         command=command,

@@ -1,8 +1,8 @@
 """Containers without an engine: what a compose file, a unit or a manifest says is run here, in namespaces of Linux.
 
-Each container has a host name and an address of its own on a bridge, a root directory that is the machine's (an overlay:
-what is written goes to memory), its own processes under an init, and, as it is asked for: volumes, a read-only root, no
-capabilities, no new privileges. What an image would bring (Python with replicator, a Redis, Prometheus) is the
+Each container has a host name and an address of its own on a bridge, a root directory that is the machine's (an
+overlay: what is written goes to memory), its own processes under an init, and, as it is asked for: volumes, a read-only
+root, no capabilities, no new privileges. What an image would bring (Python with replicator, a Redis, Prometheus) is the
 machine's; so is the kernel. Nothing of the machine is changed, and nothing listens in its network: the bridge is in a
 namespace which the thread that opens a `Machine` enters.
 
@@ -19,15 +19,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from tests.support.kv import eventually
 
-__all__ = ["Container", "Machine", "Mount", "can_contain", "open_machine"]
+__all__ = ["Container", "Machine", "Mount", "can_contain"]
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -40,9 +40,8 @@ CLONE_NEWNET = 0x40000000
 #: Patience for what takes milliseconds on an idle machine.
 PATIENCE_S = 60.0
 
-#: Process 1: it passes SIGTERM on, takes in orphans, and ends with its child. $DIR: the directory to run in.
+#: Process 1: it passes SIGTERM on, takes in orphans, and ends with its child.
 INIT = """
-cd "$DIR"
 "$@" <&0 & child=$!
 trap 'kill -TERM $child 2>/dev/null' TERM INT
 while :; do wait $child; code=$?; kill -0 $child 2>/dev/null || exit $code; done
@@ -68,7 +67,6 @@ class Container:
     read_only: bool = False
     capabilities: bool = True
     new_privileges: bool = True
-    directory: str = "/"
 
 
 class Running:
@@ -150,6 +148,7 @@ class Machine:
         return self.running[container.host]
 
     def open(self) -> None:
+        """Make the network. The calling thread, and what it starts, are on the bridge until `close`."""
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         _call("unshare", CLONE_NEWNET)
         _run("ip link set lo up")
@@ -165,6 +164,7 @@ class Machine:
                 _run(f"ip -n {netns} {command}")
 
     def close(self) -> None:
+        """End all that runs. The calling thread is where it was before."""
         for running in self.running.values():
             if running.is_up:
                 running.process.kill()  # and with it, all that it started (--kill-child)
@@ -210,27 +210,19 @@ class Machine:
             lines += [f"mount -o remount,bind,ro {root}"]
         limits = [] if container.new_privileges else ["--no-new-privs"]
         limits += [] if container.capabilities else ["--bounding-set=-all", "--inh-caps=-all"]
-        lines += [f'exec chroot {root} setpriv {" ".join(limits)} env DIR={container.directory} sh -c {shlex.quote(INIT)} init "$@"']
+        become = ["chroot", str(root), "setpriv", *limits, "sh", "-c", INIT, "init"]
+        lines += [f'exec {shlex.join(become)} "$@"']
         return "\n".join(lines)
-
-
-@contextmanager
-def open_machine(directory: Path, hosts: Mapping[str, Sequence[str]]) -> Iterator[Machine]:
-    machine = Machine(directory, hosts)
-    try:
-        machine.open()
-        yield machine
-    finally:
-        machine.close()
 
 
 @cache
 def can_contain() -> bool:
-    """Whether there are the rights and the programs that it takes: root, iproute2, and an overlay that can be mounted."""
+    """Whether there is what it takes: root, iproute2, and an overlay that can be mounted."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "nsenter", "unshare", "setpriv"))):
         return False
-    made = "mount -t tmpfs t /mnt && mkdir /mnt/u /mnt/w /mnt/r && mount -t overlay o -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r"
-    return subprocess.run(["unshare", "-m", "sh", "-c", made], check=False, capture_output=True).returncode == 0
+    tried = "mount -t tmpfs t /mnt && mkdir /mnt/u /mnt/w /mnt/r"
+    tried += " && mount -t overlay o -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w /mnt/r"
+    return subprocess.run(["unshare", "-m", "sh", "-c", tried], check=False, capture_output=True).returncode == 0
 
 
 def _environment(container: Container) -> dict[str, str]:

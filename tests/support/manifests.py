@@ -52,7 +52,9 @@ def pods_of(
     documents: Sequence[Mapping[str, Any]], *, directory: Path, secrets: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Pod]:
     """By their names. `directory`: for their volumes. `secrets`: what was made by hand."""
-    files = dict(secrets) | {each["metadata"]["name"]: each["data"] for each in documents if each["kind"] == "ConfigMap"}
+    files = dict(secrets) | {
+        each["metadata"]["name"]: each["data"] for each in documents if each["kind"] == "ConfigMap"
+    }
     found = {}
     for workload in documents:
         for name, aliases in _names(workload, documents):
@@ -77,7 +79,9 @@ def _names(workload: Mapping[str, Any], documents: Sequence[Mapping[str, Any]]) 
             yield f"{name}-{number}", []
 
 
-def _container(name: str, spec: Mapping[str, Any], directory: Path, files: Mapping[str, Mapping[str, str]]) -> Container:
+def _container(
+    name: str, spec: Mapping[str, Any], directory: Path, files: Mapping[str, Mapping[str, str]]
+) -> Container:
     (told,) = spec["containers"]
     volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
     environment: dict[str, str] = {}

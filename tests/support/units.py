@@ -1,4 +1,4 @@
-"""The units in docker/systemd/ as systemd reads them, and as containers: its own command, environment and directories."""
+"""The units in docker/systemd/ as systemd reads them, and as containers: their commands, settings and directories."""
 
 from __future__ import annotations
 
