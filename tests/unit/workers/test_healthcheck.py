@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from replicator.workers import healthcheck
@@ -56,6 +57,15 @@ def node(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Whom it would kill."""
+    killed: list[int] = []
+    system = SimpleNamespace(environ=os.environ, kill=lambda pid, _: killed.append(pid))
+    monkeypatch.setattr(healthcheck, "os", system)  # `node` ends by the real one
+    return killed
+
+
+@pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.HTTPServer]:
     with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
         monkeypatch.setenv("REPLICATOR_HTTP", f"127.0.0.1:{server.server_port}")
@@ -86,26 +96,25 @@ def test_a_node_that_has_fallen_silent_is_killed(
 
 
 def test_one_that_is_silent_for_a_moment_is_left_alone(
-    server: http.server.HTTPServer, node: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    server: http.server.HTTPServer, node: subprocess.Popen[bytes], killed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(healthcheck, "SILENT_S", 3600.0)
     assert healthcheck.main("live") == 0
     server.shutdown()
     server.server_close()
     assert healthcheck.main("live") == 1
-    assert node.poll() is None
+    assert killed == []
 
 
 def test_one_that_has_not_answered_yet_is_left_alone(
-    node: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    node: subprocess.Popen[bytes], killed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REPLICATOR_HTTP", "127.0.0.1:1")
     assert healthcheck.main("live") == 1
-    assert node.poll() is None
     # what answered last was another process, of the same number
     healthcheck.ANSWERED.write_text(f"{node.pid} 1 0.0")
     assert healthcheck.main("live") == 1
-    assert node.poll() is None
+    assert killed == []
 
 
 def test_the_process_is_that_of_the_lock(tmp_path: Path) -> None:
