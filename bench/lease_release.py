@@ -103,7 +103,7 @@ class Host:
             return True
         with suppress(ReplicatorError):
             programs = Control(self._home / "supervisord.sock").programs()
-            return {info["statename"] for info in programs.values()} == {"RUNNING"}
+            return {programs[name]["statename"] for name in ("node", "leases")} == {"RUNNING"}
         return False
 
     def killed(self) -> None:

@@ -1,4 +1,6 @@
-"""docs/deploy.md under a real supervisord: its service, its file, a Redis with a password, a primary that is killed."""
+"""docs/deploy.md and docs/supervisord.md under a real supervisord: the service of the one, the files of the other, a
+Redis with a password, a primary that is killed.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,16 @@ import pytest
 
 from replicator import ops
 from replicator.log.redis_log import RedisLog
+from replicator.ops.jobs import run_in_queue
 from replicator.sandbox.free_ports import free_port
 from replicator.sandbox.redis_server import RedisServer
 from replicator.sandbox.supervisord import Control
 from tests.conftest import RedisFactory
 from tests.support.kv import eventually
 
-PAGE = (Path(__file__).parents[2] / "docs/deploy.md").read_text()
+ROOT = Path(__file__).parents[2]
+
+PAGE = "".join((ROOT / "docs" / name).read_text() for name in ("deploy.md", "supervisord.md"))
 
 #: A failover takes a lease of 5 s, on an idle machine.
 PATIENCE_S = 120.0
@@ -188,3 +193,34 @@ def test_the_page_shows_what_the_command_writes(deployed: Deployed) -> None:
     )
     written["environment"] = written["environment"].replace(url, of_the_page)
     assert written == dict(shown[program])
+
+
+def test_a_host_has_a_node_its_listener_and_on_demand_jobs_and_the_archive(redis_factory: RedisFactory) -> None:
+    redis = redis_factory()
+    with tempfile.TemporaryDirectory(prefix="replicator-") as home:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("REPLICATOR_")} | {
+            "NODE_HOME": home, "NODE_PYTHON": sys.executable, "REPLICATOR_NAME": "a", "REPLICATOR_GROUP": "registry",
+            "REPLICATOR_REDIS": redis.url, "REPLICATOR_HTTP": "127.0.0.1:0", "REPLICATOR_AUTO_PROMOTE": "true",
+        }  # fmt: skip
+        conf = str(ROOT / "docker/supervisord-node.conf")
+
+        def control(*words: str) -> str:
+            command = [str(BIN / "supervisorctl"), "-c", conf, *words]
+            return subprocess.run(command, env=environ, capture_output=True, text=True, check=False).stdout
+
+        with (Path(home) / "out").open("wb") as out:
+            supervisord = subprocess.Popen([str(BIN / "supervisord"), "-c", conf], env=environ, stdout=out, stderr=out)
+        try:
+            eventually(Control(Path(home) / "supervisord.sock").answers, "supervisord", patience_s=PATIENCE_S)
+            # the commands of the page
+            started = control(*command_of_the_page("supervisorctl -c docker/supervisord-node.conf start").split()[3:])
+            assert started == "jobs: started\narchive: started\n"
+            said = eventually(lambda: (now := control("status")).count("RUNNING") == 4 and now, patience_s=PATIENCE_S)
+            assert {line.split()[0] for line in said.splitlines()} == {"archive", "jobs", "leases", "node"}
+            with contextlib.closing(RedisLog(redis.url, "registry")) as log:
+                eventually(lambda: log.look().lease, "a leader", patience_s=PATIENCE_S)
+            assert run_in_queue(redis.url, "registry", "snapshot", wait_s=PATIENCE_S, progress=lambda _: None)
+            eventually((Path(home) / "archive/archiver.json").exists, "an archive", patience_s=PATIENCE_S)
+        finally:
+            supervisord.terminate()
+            assert supervisord.wait(PATIENCE_S) == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -15,18 +17,20 @@ import pytest
 import yaml
 from supervisor.options import ServerOptions
 
+from replicator.log.urls import place_of
+from replicator.metrics import files
 from replicator.sandbox.stack import DevStack, find_conf
+from tests.support.compose import COMPOSE, read_compose, read_env_file
+from tests.support.prometheus import promtool
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKER = REPOSITORY / "docker"
-COMPOSE = DOCKER / "compose.yaml"
 CONF = DOCKER / "supervisord.conf"
 
 
 @pytest.fixture
 def compose() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
-    return document
+    return read_compose()
 
 
 @pytest.fixture
@@ -80,6 +84,7 @@ def test_everything_that_the_dockerfile_copies_exists_and_is_not_ignored() -> No
 
 
 def test_compose_file_fits_the_official_schema() -> None:
+    assert COMPOSE == DOCKER / "compose.yaml"
     result = run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker/compose.yaml")
 
     assert result.returncode == 0, result.stdout + result.stderr
@@ -87,35 +92,113 @@ def test_compose_file_fits_the_official_schema() -> None:
 
 def test_every_service_that_another_depends_on_exists_and_has_a_health_check(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    dependencies = {name: settings.get("depends_on", {}) for name, settings in services.items()}
+    needed = {name: how for service in services.values() for name, how in service.get("depends_on", {}).items()}
 
-    assert set(dependencies) == {"redis", "node-a", "node-b", "node-c", "worker", "archive"}
-    for needed in dependencies.values():
-        for name, how in needed.items():
-            assert name in services
-            assert how["condition"] == "service_healthy"
-            assert "test" in services[name]["healthcheck"]
+    assert set(needed) == {"redis", "prometheus"}
+    for name, how in needed.items():
+        assert how["condition"] == "service_healthy"
+        assert "test" in services[name]["healthcheck"]
+
+
+def test_the_profiles_have_what_their_names_say(compose: dict[str, Any]) -> None:
+    by_profile: dict[str, set[str]] = {}
+    for name, service in compose["services"].items():
+        for profile in service.get("profiles", [""]):
+            by_profile.setdefault(profile, set()).add(name)
+
+    assert by_profile == {
+        "": {"redis", "node-a", "node-b", "node-c", "worker"},
+        "ha": {"redis-replica-1", "redis-replica-2", "sentinel-1", "sentinel-2", "sentinel-3"},
+        "archive": {"archive"},
+        "monitoring": {"prometheus", "grafana"},
+    }
 
 
 def test_every_volume_that_is_used_is_declared_and_no_two_services_share_one(compose: dict[str, Any]) -> None:
-    used = [volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])]
+    mounted = [
+        volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", ())
+    ]
+    files = {source for source in mounted if source.startswith(".")}
 
-    assert sorted(used) == sorted(compose["volumes"])
+    assert sorted(source for source in mounted if source not in files) == sorted(compose["volumes"])
+    assert all((DOCKER / source).is_file() for source in files)
 
 
-def test_redis_keeps_an_aof_and_evicts_nothing(compose: dict[str, Any]) -> None:
-    command = compose["services"]["redis"]["command"]
+def test_every_service_is_limited_hardened_logs_to_files_that_rotate_and_is_started_again(
+    compose: dict[str, Any],
+) -> None:
+    for name, service in compose["services"].items():
+        limits = service["deploy"]["resources"]["limits"]
+        assert set(limits) == {"memory", "cpus", "pids"}, name
+        assert service["logging"]["driver"] == "json-file", name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert service["restart"] == "unless-stopped", name
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
 
-    assert command[command.index("--appendonly") + 1] == "yes"
-    assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
+
+def test_nodes_fail_over_by_themselves_and_are_well_when_they_are_ready(compose: dict[str, Any]) -> None:
+    nodes = [service for name, service in compose["services"].items() if name.startswith("node-")]
+
+    assert len(nodes) == 3
+    for node in nodes:
+        assert node["environment"]["REPLICATOR_AUTO_PROMOTE"] == "true"
+        assert node["healthcheck"]["test"] == ["CMD", "python", "-m", "replicator.workers.healthcheck", "ready"]
+    assert '"replicator.workers.healthcheck", "live"' in (DOCKER / "Dockerfile").read_text()
+
+
+def test_with_sentinels_everybody_is_told_of_all_of_them(compose: dict[str, Any]) -> None:
+    with_sentinels = read_compose(environment=read_env_file(DOCKER / "ha.env"))["services"]
+    told = {
+        name: service["environment"].get("REPLICATOR_REDIS")
+        for name, service in with_sentinels.items()
+        if "environment" in service
+    }
+    urls = {url for url in told.values() if url is not None}
+
+    assert {name for name, url in told.items() if url} == {*compose["services"]} - {
+        "redis",
+        "redis-replica-1",
+        "redis-replica-2",
+        "prometheus",
+        "grafana",
+    }
+    (url,) = urls
+    place = place_of(url.partition("?")[0])
+    assert [f"{host.host}:{host.port}" for host in place.hosts] == [f"sentinel-{number}:26379" for number in (1, 2, 3)]
+    assert "sentinel monitor registry redis 6379 2" in (DOCKER / "redis/start-sentinel.sh").read_text()
+    assert place.service == "registry"
+
+
+def test_a_sentinel_whom_no_node_asks_does_not_start(compose: dict[str, Any]) -> None:
+    environment = {"PATH": os.defpath, "SENTINEL_HOST": "s", "REPLICATOR_REDIS": "redis://redis:6379/0"}
+    done = subprocess.run(
+        ["sh", str(DOCKER / "redis/start-sentinel.sh")], env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "add --env-file docker/ha.env" in done.stderr
+
+
+def test_the_password_is_a_file_that_is_not_committed(compose: dict[str, Any]) -> None:
+    assert compose["secrets"] == {"redis-password": {"file": "./redis-password"}}
+    assert "/docker/redis-password" in (REPOSITORY / ".gitignore").read_text().splitlines()
+    users = {name for name, service in compose["services"].items() if "redis-password" in service.get("secrets", ())}
+    assert users == set(compose["services"]) - {"prometheus", "grafana"}
+
+
+def test_redis_keeps_an_aof_and_evicts_nothing() -> None:
+    told = (DOCKER / "redis/start-redis.sh").read_text().splitlines()
+
+    assert {"appendonly yes", "maxmemory-policy noeviction"} <= set(told)
 
 
 def test_ports_are_published_on_loopback_only_and_once(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
 
-    assert len(ports) == 3
+    assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)
-    assert len({port.rsplit(":", 1)[0] for port in ports}) == 3
+    assert len({port.rsplit(":", 1)[0] for port in ports}) == 5
 
 
 def test_each_node_has_its_own_name_and_listens_where_the_others_find_it(compose: dict[str, Any]) -> None:
@@ -130,9 +213,15 @@ def test_each_node_has_its_own_name_and_listens_where_the_others_find_it(compose
 
 
 def test_the_modules_that_containers_run_exist(compose: dict[str, Any]) -> None:
-    modules = [module for service in compose["services"].values() for module in modules_run(service.get("command", []))]
+    services = compose["services"].values()
+    checks = [service["healthcheck"].get("test", []) for service in services]
+    modules = {
+        module
+        for words in [service.get("command", []) for service in services] + checks
+        for module in modules_run(words)
+    }
 
-    assert modules == ["replicator.workers.jobs", "replicator.workers.archive"]
+    assert modules == {f"replicator.workers.{name}" for name in ("jobs", "archive", "healthcheck")}
     assert all(module_path(module).is_file() for module in modules)
 
 
@@ -146,6 +235,50 @@ def test_nodes_that_give_their_lease_back_are_the_same_nodes_in_a_wrapper(compos
     assert command == ("replicator", "release", "--", "replicator", "node")
 
 
+# monitoring/
+
+
+def test_grafana_is_given_a_data_source_and_the_dashboard_where_it_looks_for_them(compose: dict[str, Any]) -> None:
+    grafana = compose["services"]["grafana"]
+    mounted = {
+        target: (DOCKER / source).resolve()
+        for source, target, _ in (each.split(":") for each in grafana["volumes"] if each[0] == ".")
+    }
+    provisioned = {
+        target: yaml.safe_load(path.read_text()) for target, path in mounted.items() if "/provisioning/" in target
+    }
+    # the source: of the kind that the dashboard's variable asks for, at a service of this file, and the default one
+    (sources,) = (each["datasources"] for target, each in provisioned.items() if "/provisioning/datasources/" in target)
+    (source,) = sources
+    variables = {each["name"]: each for each in json.loads(files.dashboard())["templating"]["list"]}
+    assert source["type"] == variables["datasource"]["query"] == "prometheus"
+    assert source["isDefault"]
+    assert source["url"] == "http://prometheus:9090"
+    used = set(re.findall(r'"uid": "([^"]*)"', files.dashboard()))
+    assert used == {"replicator", "${datasource}"}, "its own, and what the variable says"
+    # the dashboard: in the directory that the provider reads
+    (providers,) = (each["providers"] for target, each in provisioned.items() if "/provisioning/dashboards/" in target)
+    (provider,) = providers
+    dashboard = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert dashboard.rpartition("/")[0] == provider["options"]["path"]
+    assert mounted[dashboard] == REPOSITORY / "replicator/metrics/dashboard.json"
+
+
+def test_prometheus_is_given_the_rules_and_every_node(compose: dict[str, Any], tmp_path: Path) -> None:
+    # given the files where the service has them
+    service = compose["services"]["prometheus"]
+    for source, target, _ in (each.split(":") for each in service["volumes"] if each[0] == "."):
+        shutil.copy(DOCKER / source, tmp_path / Path(target).name)
+    # then promtool finds nothing wrong, and the rules
+    (config,) = (word.partition("=")[2] for word in service["command"] if word.startswith("--config.file="))
+    said = promtool("check", "config", str(tmp_path / Path(config).name))
+    assert re.search(r"SUCCESS: [1-9]\d* rules found", said), said
+    (job,) = yaml.safe_load((DOCKER / "monitoring/prometheus.yml").read_text())["scrape_configs"]
+    (targets,) = (each["targets"] for each in job["static_configs"])
+    nodes = [each["environment"] for name, each in compose["services"].items() if name.startswith("node-")]
+    assert targets == [node["REPLICATOR_HTTP"] for node in nodes]
+
+
 # supervisord-node.conf
 
 
@@ -155,11 +288,12 @@ def test_the_node_of_a_host_has_a_listener_that_knows_its_data(tmp_path: Path, m
     options = ServerOptions()
     options.realize(["-n", "-c", str(DOCKER / "supervisord-node.conf")])
     found = {program.name: program for program in programs(options)}
-    assert set(found) == {"node", "leases"}
+    assert set(found) == {"node", "leases", "jobs", "archive"}
+    assert {name for name, program in found.items() if not program.autostart} == {"jobs", "archive"}
     data_dir = found["node"].environment["REPLICATOR_DATA_DIR"]
-    command = shlex.split(found["leases"].command)
-    assert command[-1] == f"node={data_dir}"
-    assert [module_path(module).is_file() for module in modules_run(command)] == [True]
+    assert shlex.split(found["leases"].command)[-1] == f"node={data_dir}"
+    for program in found.values():
+        assert [module_path(module).is_file() for module in modules_run(shlex.split(program.command))] == [True]
 
 
 # supervisord.conf

