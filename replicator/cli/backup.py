@@ -9,12 +9,13 @@ import click
 from replicator import ops
 from replicator.archive.backup import Facts, from_log, opened
 from replicator.archive.segment import Footer
+from replicator.archive.state_class import class_of
 from replicator.errors import ConfigError, NotPrimary
 from replicator.format.ids import ZERO_ID, RecordId
 from replicator.log.redis_log import RedisLog
 from replicator.state.class_name import are_alike
 
-from .archive_shown import class_of, state_option
+from .archive_shown import state_option
 from .context import (
     Seconds,
     Settings,

@@ -15,6 +15,7 @@ from replicator.log.redis_log import RedisLog
 from replicator.ops.certify import Certificate, NodeFacts
 from replicator.ops.certify import certify as checked
 from replicator.ops.log_check import Violation
+from replicator.state.named_class import REGISTRY, state_class
 
 from .archive_shown import certify_archive
 from .context import (
@@ -28,7 +29,6 @@ from .context import (
     table,
 )
 from .progress import progress_of, say_line
-from .state_option import REGISTRY, state_class
 
 __all__ = ["certify"]
 
