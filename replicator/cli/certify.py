@@ -26,7 +26,7 @@ from .context import (
 )
 from .progress import progress_of
 
-__all__ = ["certify"]
+__all__ = ["certify", "text_of"]
 
 HEADINGS = ("node", "position", "place", "common", "trimmed", "divergent", "digest")
 
@@ -78,7 +78,7 @@ def certify(
     if output == "json":
         show_json(found.to_dict())
     elif found.log is not None:
-        click.echo(_text(found.log))
+        click.echo(text_of(found.log))
     if found.violation is not None:
         raise found.violation
     if output == "table":
@@ -91,7 +91,8 @@ def _is_default(option: str) -> bool:
     return click.get_current_context().get_parameter_source(option) is ParameterSource.DEFAULT
 
 
-def _text(found: Certificate) -> str:
+def text_of(found: Certificate) -> str:
+    """For people."""
     log = found.log
     begins = f"from {log.first_id} (older ones are trimmed)" if log.trimmed else f"from {log.first_id}"
     broken_off = f" ({log.broken_snapshot_count} more broken off)" if log.broken_snapshot_count else ""
