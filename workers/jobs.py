@@ -32,6 +32,9 @@ from .worker import Worker, work
 #: How often a worker reports while it has a job.
 MONITOR_EVERY_S = 10
 
+#: How often it looks for jobs whose worker was killed.
+MAINTAIN_EVERY_S = 60
+
 
 def main() -> None:
     try:
@@ -61,6 +64,7 @@ def _worker(settings: JobSettings) -> Worker:
         job_class=OwnJob,
         worker_ttl=WORKER_TTL_S,
         job_monitoring_interval=MONITOR_EVERY_S,
+        maintenance_interval=MAINTAIN_EVERY_S,
         log_job_description=False,  # it is untrusted text from the queue
     )
 

@@ -76,9 +76,8 @@ def _queued(wanted: Wanted, queue: JobQueue, say: Progress) -> dict[str, Any] | 
     try:
         result: dict[str, Any] = queue.follow(asked.id, wanted.name, wait_s=wait_s, progress=say)
     except KeyboardInterrupt:
-        say_line(
-            f"job {asked.id} goes on: `replicator jobs list` shows it, `replicator jobs cancel {asked.id}` ends it"
-        )
+        hint = f"`replicator jobs list` shows it, `replicator jobs cancel {asked.id}` ends it"
+        say_line(f"job {asked.id} goes on; {hint}")
         sys.exit(LEFT)
     return result
 

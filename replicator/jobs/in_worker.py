@@ -21,9 +21,15 @@ from .work import JobSettings, run
 if TYPE_CHECKING:
     from .own_job import OwnJob
 
-__all__ = ["DONE", "EXIT_CODE", "PROGRESS", "RESULT", "TOTAL", "perform"]
+__all__ = ["EXIT_CODE", "LINES", "LINE_COUNT", "PROGRESS", "RESULT", "STEP", "perform"]
 
-PROGRESS, DONE, TOTAL, RESULT, EXIT_CODE = "progress", "done", "total", "result", "exit_code"
+#: In the meta data: what was told last; the last step, with how much of how much is done; the last lines, and how many
+#: there were.
+PROGRESS, STEP, LINES, LINE_COUNT = "progress", "step", "lines", "line_count"
+RESULT, EXIT_CODE = "result", "exit_code"
+
+#: Whoever follows a job looks ten times a second.
+LINES_KEPT = 20
 
 #: Steps may follow each other fast; nobody looks more often.
 TELL_EVERY_S = 0.2
@@ -53,13 +59,19 @@ def _key(job: OwnJob) -> str:
 class _Progress:
     def __init__(self, job: OwnJob) -> None:
         self._job, self._told_at = job, 0.0
+        self._lines: list[str] = []
 
     def say(self, text: str) -> None:
         meta = self._job.meta
         meta[PROGRESS] = str(text)
-        meta[DONE], meta[TOTAL] = (text.done, text.total) if isinstance(text, ops.Step) else (None, None)
-        if not isinstance(text, ops.Step) or time.monotonic() >= self._told_at + TELL_EVERY_S:
-            self.save()
+        if isinstance(text, ops.Step):
+            meta[STEP] = [str(text), text.done, text.total]
+            if time.monotonic() < self._told_at + TELL_EVERY_S:
+                return
+        else:
+            self._lines = [*self._lines, str(text)][-LINES_KEPT:]
+            meta[LINES], meta[LINE_COUNT] = self._lines, meta.get(LINE_COUNT, 0) + 1
+        self.save()
 
     def save(self) -> None:
         self._told_at = time.monotonic()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -27,15 +27,15 @@ from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
-from .. import ops
 from ..errors import LogUnavailable, ReplicatorError
 from ..log.redis_errors import advice
 from ..log.redis_log import client_for, shown
 from ..runtime import checks
 from .errors import JobFailed, JobLost, NoSuchJob, NotTaken
-from .in_worker import DONE, EXIT_CODE, PROGRESS, RESULT, TOTAL
+from .in_worker import EXIT_CODE, PROGRESS, RESULT
 from .kinds import KINDS, checked, function_of
 from .own_job import OwnJob
+from .told import Told
 
 __all__ = ["WORKER_TTL_S", "Asked", "JobFacts", "JobQueue", "queue_name"]
 
@@ -56,6 +56,9 @@ SILENT_S_MAX = 30
 
 #: How often whoever waits for a job in the queue looks whether there still is a worker to take it.
 LOOK_FOR_WORKER_EVERY_S = 1.0
+
+#: How often whoever waits for a job that runs looks whether its worker was killed.
+GIVE_UP_EVERY_S = 10.0
 
 #: A drill ends its processes in order.
 STOPS_WITHIN_S = 40.0
@@ -146,6 +149,7 @@ class JobQueue:
             "failure_ttl": RESULT_TTL_S,
             "unique": True,
         }
+        self._give_up_abandoned()
         while True:
             with self._translated(name):
                 try:
@@ -195,25 +199,28 @@ class JobQueue:
         Raises `NotTaken` if no worker is there that would take it (then it is cancelled), `JobFailed`, and
         `TimeoutError` after `wait_s`; then the job goes on.
         """
-        told: tuple[Any, ...] | None = None
+        told, away = Told(), False
         started_at = answered_at = looked_at = time.monotonic()
         status: JobStatus | None = None
         while time.monotonic() < started_at + wait_s:
             try:
                 status, meta = self._look(id, name)
-                answered_at = time.monotonic()
-                said: tuple[Any, ...] = (meta.get(PROGRESS), meta.get(DONE), meta.get(TOTAL))
+                answered_at, away = time.monotonic(), False
+                for text in told.new(meta):
+                    progress(text)
                 if status == JobStatus.QUEUED and time.monotonic() > looked_at + LOOK_FOR_WORKER_EVERY_S:
                     looked_at = time.monotonic()
                     self._check_taken(id)
+                elif status == JobStatus.STARTED and time.monotonic() > looked_at + GIVE_UP_EVERY_S:
+                    looked_at = time.monotonic()
+                    self._give_up_abandoned()
             except LogUnavailable as unavailable:
                 # Redis may be failing over, and the job goes on meanwhile.
                 if time.monotonic() > answered_at + AWAY_S_MAX:
                     raise
-                said = (f"{unavailable}; waiting for it to come back", None, None)
-            if said[0] and said != told:
-                told = said
-                progress(_as_step(*said))
+                if not away:
+                    progress(f"{unavailable}; waiting for it to come back")
+                away = True
             if status is not None and status.value in ENDED:
                 with self._translated(name):
                     return self._result_of(id, name, status)
@@ -252,6 +259,7 @@ class JobQueue:
 
     def jobs(self) -> list[JobFacts]:
         """All jobs that Redis has of this queue: those to come, then those that run, then those that are over."""
+        self._give_up_abandoned()
         with self._translated("list"):
             ids: dict[str, None] = dict.fromkeys(_text(each) for each in self._client.lrange(self._queue.key, 0, -1))
             for registry in self._registries().values():
@@ -317,12 +325,18 @@ class JobQueue:
             else:
                 job.cancel()
         deadline = time.monotonic() + STOPS_WITHIN_S
+        self._give_up_abandoned()
         while (facts := self.job(id)).status not in ENDED:
             if time.monotonic() > deadline:
-                hint = "if its worker was killed, RQ calls it failed within two minutes"
+                hint = "if that was killed, RQ calls the job failed after a minute"
                 raise TimeoutError(f"job {id} is still {facts.status}: its worker does not end it; {hint}")
             time.sleep(POLL_EVERY_S)
         return facts
+
+    def _give_up_abandoned(self) -> None:
+        """Have RQ call those failed whose worker was killed. (Workers do that, but rarely, and not if there is none.)"""
+        with self._translated("list"), suppress(ValueError, TypeError, KeyError, NoSuchJobError):
+            self._queue.started_job_registry.cleanup()
 
     @contextmanager
     def _translated(self, name: str) -> Iterator[None]:
@@ -342,12 +356,6 @@ class JobQueue:
 def _described(name: str, arguments: Mapping[str, Any]) -> str:
     """For people, in pages that others make of the queue."""
     return " ".join([name, *(f"{key}={value}" for key, value in arguments.items())])
-
-
-def _as_step(text: str, done: Any, total: Any) -> str:
-    if isinstance(done, int) and isinstance(total, int) and 0 <= done <= total:
-        return ops.Step(str(text), done, total)
-    return str(text)
 
 
 def _meta_of(raw: bytes | None) -> dict[str, Any]:
