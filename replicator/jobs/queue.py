@@ -9,6 +9,7 @@ is asked for by a schedule has its time in the id.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -201,7 +202,6 @@ class JobQueue:
         """
         told, away = Told(), False
         started_at = answered_at = looked_at = time.monotonic()
-        status: JobStatus | None = None
         while time.monotonic() < started_at + wait_s:
             try:
                 status, meta = self._look(id, name)
@@ -225,10 +225,11 @@ class JobQueue:
                 with self._translated(name):
                     return self._result_of(id, name, status)
             time.sleep(POLL_EVERY_S)
+        status, _ = self._look(id, name)
         if status == JobStatus.QUEUED:
             self._check_taken(id)
         raise TimeoutError(
-            f"job {id} is still {status.value if status else 'away'}; `replicator jobs list` shows it, and `replicator "
+            f"job {id} is still {status.value}; `replicator jobs list` shows it, and `replicator "
             f"jobs cancel {id}` cancels it"
         )
 
@@ -253,7 +254,9 @@ class JobQueue:
             return found
         code = meta.get(EXIT_CODE)
         exit_code = code if isinstance(code, int) and 1 <= code <= 6 else 1
-        raise JobFailed(name=name, problem=_problem_of(job) or f"it was {status.value}", exit_code=exit_code)
+        raise JobFailed(
+            name=name, problem=_problem_of(_result_of(job)) or f"it was {status.value}", exit_code=exit_code
+        )
 
     # --- looking ---
 
@@ -285,7 +288,7 @@ class JobQueue:
         status = job._status if isinstance(job._status, JobStatus) else JobStatus.CREATED
         due = self._client.zscore(self._registries()["scheduled"].key, id) if status == JobStatus.SCHEDULED else None
         said = _meta_of(self._client.hget(job.key, "meta")).get(PROGRESS)
-        failed = status in (JobStatus.FAILED, JobStatus.STOPPED)
+        result = _result_of(job) if status.value in ENDED else None
         return JobFacts(
             job=id,
             kind=job.asked,
@@ -294,9 +297,10 @@ class JobQueue:
             asked_at=_unix_ms(job.created_at),
             due_at=None if due is None else int(due * 1000),
             started_at=_unix_ms(job.started_at),
-            ended_at=_unix_ms(job.ended_at),
+            # RQ does not keep the end of a job that failed.
+            ended_at=_unix_ms(result.created_at if result is not None else job.ended_at),
             progress=said if isinstance(said, str) else None,
-            problem=job.problem or (_problem_of(job) if failed else "") or None,
+            problem=job.problem or _problem_of(result) or None,
         )
 
     def _registries(self) -> dict[str, Any]:
@@ -334,7 +338,8 @@ class JobQueue:
         return facts
 
     def _give_up_abandoned(self) -> None:
-        """Have RQ call those failed whose worker was killed. (Workers do that, but rarely, and not if there is none.)"""
+        """Have RQ call those failed whose worker was killed. (Workers do that, but not if there is none.)"""
+        logging.getLogger("rq.registry").setLevel(logging.ERROR)  # whoever looks is shown what became of them
         with self._translated("list"), suppress(ValueError, TypeError, KeyError, NoSuchJobError):
             self._queue.started_job_registry.cleanup()
 
@@ -366,13 +371,17 @@ def _meta_of(raw: bytes | None) -> dict[str, Any]:
     return meta if isinstance(meta, dict) else {}
 
 
-def _problem_of(job: Any) -> str:
-    """The last line of what it raised, without the name of the class if that is one of ours."""
+def _result_of(job: OwnJob) -> Any:
+    """What it came to last, as RQ keeps it; None: nothing that can be read."""
     try:
-        result = job.latest_result()
-        text = ((result.exc_string if result is not None else "") or "").strip()
+        return job.latest_result()
     except Exception:  # of any kind: it is data
-        return ""
+        return None
+
+
+def _problem_of(result: Any) -> str:
+    """The last line of what the job raised, without the name of the class if that is one of ours."""
+    text = ((result.exc_string if result is not None else "") or "").strip()
     return re.sub(r"^replicator(\.\w+)+: ", "", text.splitlines()[-1]) if text else ""
 
 
