@@ -18,6 +18,7 @@ import redis
 import rq
 from rq import worker_registration
 from rq.exceptions import StopRequested
+from rq.job import JobStatus
 
 from replicator.errors import LogUnavailable
 from replicator.jobs.due import DueJobs
@@ -72,7 +73,10 @@ class Worker(rq.Worker):
             super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def execute_job(self, job: Any, queue: Any) -> None:
-        """Have it done in a process of its own."""
+        """Have it done in a process of its own, unless it was cancelled in the moment in which it was taken."""
+        if job.get_status(refresh=False) == JobStatus.CANCELED:
+            self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
+            return
         kind = KINDS.get(job.asked)
         self._breaks_off = kind is not None and kind.breaks_off
         self._stopped_job_id = None  # of a job of the same id, which was stopped before

@@ -68,18 +68,18 @@ def have_done(wanted: Wanted) -> dict[str, Any] | JobFacts:
 
 def _queued(wanted: Wanted, queue: JobQueue, say: Progress) -> dict[str, Any] | JobFacts:
     asked = queue.ask(wanted.name, wanted.arguments, due_ms=wanted.due_ms)
-    is_there = f"is in queue {queue.name}" if asked.is_new else "was asked for before, and is not over"
-    say(f"job {asked.id} {is_there}")
-    if not wanted.wait:
-        return queue.job(asked.id)
-    wait_s = KINDS[wanted.name].timeout_s if wanted.wait_s is None else wanted.wait_s
     try:
+        is_there = f"is in queue {queue.name}" if asked.is_new else "was asked for before, and is not over"
+        say(f"job {asked.id} {is_there}")
+        if not wanted.wait:
+            return queue.job(asked.id)
+        wait_s = KINDS[wanted.name].timeout_s if wanted.wait_s is None else wanted.wait_s
         result: dict[str, Any] = queue.follow(asked.id, wanted.name, wait_s=wait_s, progress=say)
+        return result
     except KeyboardInterrupt:
         hint = f"`replicator jobs list` shows it, `replicator jobs cancel {asked.id}` ends it"
         say_line(f"job {asked.id} goes on; {hint}")
         sys.exit(LEFT)
-    return result
 
 
 def _here(wanted: Wanted, say: Progress) -> dict[str, Any]:

@@ -264,7 +264,10 @@ class JobQueue:
         """All jobs that Redis has of this queue: those to come, then those that run, then those that are over."""
         self._give_up_abandoned()
         with self._translated("list"):
-            ids: dict[str, None] = dict.fromkeys(_text(each) for each in self._client.lrange(self._queue.key, 0, -1))
+            ids: dict[str, None] = {}
+            # A job is in the second of these lists while a worker takes it, or if that is killed in this moment.
+            for key in (self._queue.key, self._queue.intermediate_queue_key):
+                ids |= dict.fromkeys(_text(each) for each in self._client.lrange(key, 0, -1))
             for registry in self._registries().values():
                 ids |= dict.fromkeys(_text(each).partition(":")[0] for each in self._client.zrange(registry.key, 0, -1))
             found = [facts for id in ids if (facts := self._facts(id)) is not None]

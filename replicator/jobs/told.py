@@ -21,8 +21,11 @@ class Told:
     def new(self, meta: Mapping[str, Any]) -> Iterator[str]:
         """What is new in the job's meta data: lines, and a `Step` if that moved."""
         lines, count = meta.get(LINES), meta.get(LINE_COUNT)
-        if isinstance(lines, list) and isinstance(count, int) and count > self._count:
-            yield from (str(line) for line in lines[-(count - self._count) :])
+        if isinstance(lines, list) and isinstance(count, int):
+            if count < self._count:
+                self._count = 0  # it runs anew
+            if count > self._count:
+                yield from (str(line) for line in lines[-(count - self._count) :])
             self._count = count
         if meta.get(STEP) != self._step and (step := _step_of(meta.get(STEP))) is not None:
             self._step = meta[STEP]
