@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import rq.cron
 from croniter import croniter
 from redis import Redis
+from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 from rq.utils import now
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LogUnavailable
 from ..runtime.event_log import EventLogger
+from ..runtime.log_once import Lasting, LogOnce
 from ..runtime.signals import on_end
 from .kinds import function_of
 from .queue import JobQueue
@@ -27,6 +30,8 @@ from .queue import JobQueue
 __all__ = ["OFF", "Schedule", "check_times"]
 
 logger = EventLogger(__name__)
+
+_WAITS = Lasting("cron.waits", "cron.works", "Redis is there again")
 
 #: Instead of times: that job is not asked for.
 OFF = "off"
@@ -52,6 +57,7 @@ class Schedule(rq.cron.CronScheduler):
     def __init__(self, queue: JobQueue, connection: Redis, times: Mapping[str, str]) -> None:
         super().__init__(connection=connection)
         self._asked = threading.Event()
+        self._log_once = LogOnce(logger)
         self._cron_jobs: list[rq.cron.CronJob] = [
             _Planned(queue, name, text) for name, text in times.items() if text != OFF
         ]
@@ -60,6 +66,34 @@ class Schedule(rq.cron.CronScheduler):
     def next_times(self) -> dict[str, datetime]:
         """When each one is asked for next."""
         return {job.name: job.next_enqueue_time for job in self._cron_jobs if job.next_enqueue_time is not None}
+
+    def enqueue_jobs(self) -> list[rq.cron.CronJob]:
+        """Ask for what is due. While Redis is away nothing is: it is asked for when that is back."""
+        try:
+            asked = super().enqueue_jobs()
+        except LogUnavailable as unavailable:
+            self._log_once.tell("redis", _WAITS, f"{unavailable}; trying again until it is there")
+            return []
+        self._log_once.over("redis")
+        return asked
+
+    # What it says of itself in Redis is for people. It says it again later.
+
+    def register_birth(self) -> None:
+        with suppress(RedisError):
+            super().register_birth()
+
+    def register_death(self, pipeline: Any = None) -> None:
+        with suppress(RedisError):
+            super().register_death(pipeline)
+
+    def save(self, pipeline: Any = None) -> None:
+        with suppress(RedisError):
+            super().save(pipeline)
+
+    def heartbeat(self) -> None:
+        with suppress(RedisError):
+            super().heartbeat()
 
     def _install_signal_handlers(self) -> None:
         on_end(self._request_stop)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -19,8 +20,12 @@ from rq.job import Job, JobStatus
 
 from replicator.archive.backup import opened
 from replicator.jobs.errors import JobFailed
+from replicator.jobs.queue import JobQueue
+from replicator.jobs.schedule import Schedule
+from replicator.log.redis_log import client_for
 from replicator.sandbox.free_ports import free_ports
-from tests.support.jobs import WAIT_S, JobsWorld
+from replicator.sandbox.redis_server import RedisServer
+from tests.support.jobs import WAIT_S, JobsWorld, start_worker
 from tests.support.kv import PATIENCE_S, eventually, in_step, push
 
 #: As a drill tells it.
@@ -308,6 +313,61 @@ class TestListAndCancel:
             assert world.command("jobs", "cancel", id).exit_code == 0
         finally:
             os.kill(world.work().pid, signal.SIGCONT)
+
+
+class TestSchedule:
+    """What RQ's cron asks for."""
+
+    @contextlib.contextmanager
+    def schedule(self, url: str, **times: str) -> Iterator[Schedule]:
+        with JobQueue(url, "g") as queue, client_for(url) as client:
+            yield Schedule(queue, client, times)
+
+    def test_two_of_them_ask_once_for_each_time_and_the_worker_does_it(self, world: JobsWorld) -> None:
+        with self.schedule(world.url, verify="* * * * *") as one, self.schedule(world.url, verify="* * * * *") as two:
+            due = datetime.now(tz=UTC).replace(second=0, microsecond=0)
+            for each in (one, two):
+                each._cron_jobs[0].next_enqueue_time = due
+                assert [job.name for job in each.enqueue_jobs()] == ["verify"]
+            assert one.next_times["verify"] > due
+        slot = f"g-verify-{due:%Y%m%dT%H%M}Z"
+        with world.queue() as queue:
+            (job,) = [job for job in queue.jobs() if job.job.startswith(slot)]
+            assert queue.follow(job.job, "verify", wait_s=WAIT_S, progress=print)["equal"]
+            # nor is it asked for again once it is over
+            assert not queue.ask("verify", {}, slot=f"{due:%Y%m%dT%H%M}Z").is_new
+
+    def test_what_is_off_is_not_asked_for(self, module_world: JobsWorld) -> None:
+        with self.schedule(module_world.url, verify="0 0 1 1 *", drill="off") as schedule:
+            assert set(schedule.next_times) == {"verify"}
+
+    def test_what_is_due_while_redis_is_away_is_asked_for_when_it_is_back(self, tmp_path: Path) -> None:
+        server = RedisServer(tmp_path / "redis").start()
+        try:
+            with self.schedule(server.url, verify="* * * * *") as schedule:
+                schedule._cron_jobs[0].next_enqueue_time = datetime.now(tz=UTC)
+                server.kill()
+                assert schedule.enqueue_jobs() == []
+                schedule.heartbeat()
+                server.start()
+                assert [job.name for job in eventually(schedule.enqueue_jobs)] == ["verify"]
+        finally:
+            server.kill()
+
+    def test_as_a_process_it_ends_in_order(self, module_world: JobsWorld, tmp_path: Path) -> None:
+        log = tmp_path / "cron.log"
+        times = {"REPLICATOR_JOBS_CRON_VERIFY": "0 0 1 1 *", "REPLICATOR_JOBS_CRON_DRILL": "off"}
+        process = start_worker(module_world.url, log, "-m", "replicator.workers.cron", **times)
+        eventually(lambda: "registering birth" in log.read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0, log.read_text()
+        assert "verify: 0 0 1 1 *, next at" in log.read_text()
+        assert "drill" not in log.read_text()
+
+    def test_a_time_that_is_none_ends_it(self, module_world: JobsWorld) -> None:
+        done = module_world.command("jobs", "cron", "--verify", "at night")
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "--verify: 'at night' is neither five fields of cron" in done.stderr
 
 
 @pytest.fixture(scope="module")

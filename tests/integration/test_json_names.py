@@ -23,6 +23,7 @@ from replicator.archive.places import Directory as ArchiveDirectory
 from replicator.cli import cli
 from replicator.cli.watch import away_as_json
 from replicator.cli.watching import Watch, asked_over_http
+from replicator.jobs.queue import JobQueue
 from replicator.log.redis_log import RedisLog
 from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
@@ -111,6 +112,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
     given |= _of_processes(run, world, directory)
     given["release"] = run("release", "--data-dir", directory / "a")
     given["metrics list"] = run("metrics", "list")
+    given |= _of_jobs(world, directory, run)
     given["status --watch"] = [_while_redis_is_away(world)]
     given |= _of_forks(directory / "a") | _of_an_archive(world, directory, run)
     world.admin.xdel("replicator:{g}:log", "1-4")
@@ -119,6 +121,17 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
         given["promote, recover"].append(run("recover", "--from", "a", "--force", "--yes"))
     return given
+
+
+def _of_jobs(world: RedisWorld, directory: Path, run: Run) -> Given:
+    """Of jobs that nobody does, but for what is done here."""
+    with JobQueue(world.server.url, "g") as queue:
+        to_come = queue.ask("switchover", {"to": "b", "term": 1}, due_ms=4_000_000_000_000).id
+        queue.ask("verify", {})
+    listed = run("jobs", "list", "--all")
+    cancelled = run("jobs", "cancel", to_come)
+    own = ("--here", "--backups", directory / "backups", "--keep", "1")
+    return {"jobs list, jobs cancel": [listed, cancelled], "jobs run backup": [run("jobs", "run", "backup", *own)]}
 
 
 class _Failing(KV):
