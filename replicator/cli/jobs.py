@@ -291,7 +291,7 @@ def _do(wanted: Wanted, output: str) -> None:
 def list_(settings: Settings, everything: bool, output: str) -> None:
     """Show the jobs of the group: those to come, those that run, and with --all those that are over."""
     with JobQueue(settings.redis, settings.group) as queue:
-        found = [job for job in queue.jobs() if everything or job.status not in ENDED]
+        found = [job for job in queue.jobs() if everything or job.job_status not in ENDED]
         has_worker = queue.has_worker()
     _show_jobs(found, output)
     if not has_worker:
@@ -306,8 +306,8 @@ def cancel(settings: Settings, job: str, output: str) -> None:
     """Have JOB not done, or, if it runs, end it. A drill ends its processes in order."""
     with JobQueue(settings.redis, settings.group) as queue:
         before = queue.job(job)
-        if before.status in ENDED and before.status != "canceled":
-            raise NotDone(problem=f"job {job} is over: it is {before.status}")
+        if before.job_status in ENDED and before.job_status != "canceled":
+            raise NotDone(problem=f"job {job} is over: it is {before.job_status}")
         _show_job(queue.cancel(job), output)
 
 
@@ -317,7 +317,7 @@ def _show_job(facts: JobFacts, output: str) -> None:
         show_json(facts.to_dict())
         return
     due = f" for {when(facts.due_at)} UTC" if facts.due_at is not None else ""
-    click.echo(f"{facts.job} is {facts.status}{due}")
+    click.echo(f"{facts.job} is {facts.job_status}{due}")
     if facts.problem:
         click.echo(facts.problem)
 
@@ -332,7 +332,7 @@ def _show_jobs(found: list[JobFacts], output: str) -> None:
 def _row(facts: JobFacts) -> dict[str, Any]:
     return {
         "job": facts.job,
-        "status": facts.status,
+        "status": facts.job_status,
         "asked (UTC)": _second(facts.asked_at),
         "due (UTC)": _second(facts.due_at),
         "ended (UTC)": _second(facts.ended_at),
@@ -373,4 +373,4 @@ def cron(settings: Settings, /, **times: str) -> None:
         schedule = Schedule(queue, connection, asked)
         for name, at in schedule.next_times.items():
             click.echo(f"{name}: {asked[name]}, next at {at:%Y-%m-%d %H:%M} UTC", err=True)
-        schedule.start()  # type: ignore[no-untyped-call]
+        schedule.start()

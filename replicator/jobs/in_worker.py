@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol
 
 import xxhash
 
@@ -17,9 +19,6 @@ from .. import ops
 from ..errors import ReplicatorError
 from .errors import NotPassed
 from .work import JobSettings, run
-
-if TYPE_CHECKING:
-    from .own_job import OwnJob
 
 __all__ = ["EXIT_CODE", "LINES", "LINE_COUNT", "PROGRESS", "RESULT", "STEP", "perform"]
 
@@ -35,7 +34,19 @@ LINES_KEPT = 20
 TELL_EVERY_S = 0.2
 
 
-def perform(job: OwnJob, **_: object) -> dict[str, Any]:
+class RunningJob(Protocol):
+    """What is needed of a job of RQ's. `asked`, `asked_arguments`: the kind and the arguments that were checked."""
+
+    id: str
+    created_at: datetime
+    meta: dict[str, Any]
+    asked: str
+    asked_arguments: Mapping[str, Any]
+
+    def save_meta(self) -> None: ...
+
+
+def perform(job: RunningJob, **_: object) -> dict[str, Any]:
     """Do what the job asks for, with the arguments that were checked when it was read."""
     progress = _Progress(job)
     try:
@@ -51,13 +62,13 @@ def perform(job: OwnJob, **_: object) -> dict[str, Any]:
         progress.save()
 
 
-def _key(job: OwnJob) -> str:
+def _key(job: RunningJob) -> str:
     """The same whenever RQ runs this job, and another one when it is asked for anew under the same id."""
     return xxhash.xxh3_64_hexdigest(f"{job.id} {job.created_at}".encode())
 
 
 class _Progress:
-    def __init__(self, job: OwnJob) -> None:
+    def __init__(self, job: RunningJob) -> None:
         self._job, self._told_at = job, 0.0
         self._lines: list[str] = []
 
@@ -75,4 +86,4 @@ class _Progress:
 
     def save(self) -> None:
         self._told_at = time.monotonic()
-        self._job.save_meta()  # type: ignore[no-untyped-call]
+        self._job.save_meta()

@@ -17,6 +17,7 @@ from rq.job import Job
 
 from ..errors import ConfigError
 from .errors import JobRefused
+from .in_worker import perform
 from .kinds import KINDS, checked, function_of, kind_of
 
 __all__ = ["OwnJob"]
@@ -91,8 +92,6 @@ class OwnJob(Job):
         """The function to run. Raises `JobRefused`."""
         if self.problem:
             raise JobRefused(problem=self.problem, jobs=", ".join(map(function_of, KINDS)))
-        from .in_worker import perform
-
         return functools.partial(perform, self)
 
 

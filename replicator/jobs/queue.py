@@ -9,7 +9,6 @@ is asked for by a schedule has its time in the id.
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +19,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import orjson
-import redis
 import rq
+import rq.registry
 import xxhash
 from rq.command import send_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
@@ -55,11 +54,8 @@ _FORGOTTEN_AFTER_S = WORKER_TTL_S + 60
 #: A worker reports every five seconds, ten while it has a job: one that was silent for so long takes no job.
 SILENT_S_MAX = 30
 
-#: How often whoever waits for a job in the queue looks whether there still is a worker to take it.
-LOOK_FOR_WORKER_EVERY_S = 1.0
-
-#: How often whoever waits for a job that runs looks whether its worker was killed.
-GIVE_UP_EVERY_S = 10.0
+#: How often whoever waits for a job looks whether there is a worker to take it, or whether that was killed.
+LOOK_AFTER_WORKER_EVERY_S = 1.0
 
 #: A drill ends its processes in order.
 STOPS_WITHIN_S = 40.0
@@ -89,7 +85,7 @@ class JobFacts:
 
     job: str
     kind: str
-    status: str
+    job_status: str
     arguments: dict[str, Any]
     asked_at: int | None = None
     due_at: int | None = None
@@ -126,7 +122,7 @@ class JobQueue:
 
     def has_worker(self) -> bool:
         """Whether a worker reported lately. By what Redis has left of its key: no clock but that of Redis counts."""
-        with self._translated("workers"):
+        with self.translated("workers"):
             keys = rq.Worker.all_keys(queue=self._queue)
             left_s = [int(self._client.ttl(key)) for key in keys]
         return any(left > _FORGOTTEN_AFTER_S - SILENT_S_MAX for left in left_s)
@@ -152,7 +148,7 @@ class JobQueue:
         }
         self._give_up_abandoned()
         while True:
-            with self._translated(name):
+            with self.translated(name):
                 try:
                     if due_ms is None:
                         self._queue.enqueue_call(function_of(name), timeout=kind.timeout_s, **options)
@@ -174,23 +170,22 @@ class JobQueue:
 
     def _forgotten(self, id: str) -> bool:
         """Forget the job if it is over; whether it is gone. Not one that somebody asks for anew at this moment."""
-        key = OwnJob.key_for(id)
-        with self._client.pipeline() as pipe:
-            try:
-                pipe.watch(key)
-                status = pipe.hget(key, "status")
-                if status is not None and status.decode("ascii", "replace") not in ENDED:
-                    return False
+        key, over = OwnJob.key_for(id), True
+
+        def forget(pipe: Any) -> None:
+            nonlocal over
+            status = pipe.hget(key, "status")
+            over = status is None or status.decode("ascii", "replace") in ENDED
+            pipe.multi()
+            if over:
                 job = OwnJob(id, connection=self._client, serializer=JSONSerializer)
-                job.origin, job._status = self.name, JobStatus.FINISHED
-                pipe.multi()
+                job.origin = self.name
                 for registry in self._registries().values():
                     pipe.zrem(registry.key, id)
                 job.delete(pipeline=pipe)
-                pipe.execute()
-            except redis.exceptions.WatchError:
-                pass
-        return True
+
+        self._client.transaction(forget, key)
+        return over
 
     # --- following ---
 
@@ -201,19 +196,14 @@ class JobQueue:
         `TimeoutError` after `wait_s`; then the job goes on.
         """
         told, away = Told(), False
-        started_at = answered_at = looked_at = time.monotonic()
-        while time.monotonic() < started_at + wait_s:
+        answered_at = looked_at = time.monotonic()
+        until = answered_at + wait_s
+        while time.monotonic() < until:
             try:
                 status, meta = self._look(id, name)
-                answered_at, away = time.monotonic(), False
-                for text in told.new(meta):
-                    progress(text)
-                if status == JobStatus.QUEUED and time.monotonic() > looked_at + LOOK_FOR_WORKER_EVERY_S:
+                if time.monotonic() > looked_at + LOOK_AFTER_WORKER_EVERY_S:
                     looked_at = time.monotonic()
-                    self._check_taken(id)
-                elif status == JobStatus.STARTED and time.monotonic() > looked_at + GIVE_UP_EVERY_S:
-                    looked_at = time.monotonic()
-                    self._give_up_abandoned()
+                    self._look_after_worker(id, status)
             except LogUnavailable as unavailable:
                 # Redis may be failing over, and the job goes on meanwhile.
                 if time.monotonic() > answered_at + AWAY_S_MAX:
@@ -221,31 +211,38 @@ class JobQueue:
                 if not away:
                     progress(f"{unavailable}; waiting for it to come back")
                 away = True
-            if status is not None and status.value in ENDED:
-                with self._translated(name):
-                    return self._result_of(id, name, status)
+            else:
+                answered_at, away = time.monotonic(), False
+                for text in told.new(meta):
+                    progress(text)
+                if status.value in ENDED:
+                    return self._result(id, name, status)
             time.sleep(POLL_EVERY_S)
         status, _ = self._look(id, name)
-        if status == JobStatus.QUEUED:
-            self._check_taken(id)
-        raise TimeoutError(
-            f"job {id} is still {status.value}; `replicator jobs list` shows it, and `replicator "
-            f"jobs cancel {id}` cancels it"
-        )
+        self._look_after_worker(id, status)
+        hint = f"`replicator jobs list` shows it, `replicator jobs cancel {id}` ends it"
+        raise TimeoutError(f"job {id} is still {status.value}; {hint}")
 
-    def _look(self, id: str, name: str) -> tuple[JobStatus, dict[str, Any]]:
-        with self._translated(name):
-            status, meta = self._client.hmget(OwnJob.key_for(id), "status", "meta")
-        if status is None:
-            raise JobLost(name=name, problem="")
-        return JobStatus(status.decode("ascii", "replace")), _meta_of(meta)
-
-    def _check_taken(self, id: str) -> None:
-        if not self.has_worker():
+    def _look_after_worker(self, id: str, status: JobStatus) -> None:
+        if status == JobStatus.STARTED:
+            self._give_up_abandoned()
+        elif status == JobStatus.QUEUED and not self.has_worker():
             self.cancel(id)
             raise NotTaken(id=id)
 
-    def _result_of(self, id: str, name: str, status: JobStatus) -> Any:
+    def _look(self, id: str, name: str) -> tuple[JobStatus, dict[str, Any]]:
+        with self.translated(name):
+            status, meta = self._client.hmget(OwnJob.key_for(id), "status", "meta")
+        try:
+            return JobStatus((status or b"").decode("ascii", "replace")), _meta_of(meta)
+        except ValueError:
+            raise JobLost(name=name, problem="") from None
+
+    def _result(self, id: str, name: str, status: JobStatus) -> Any:
+        with self.translated(name):
+            return self._kept_result(id, name, status)
+
+    def _kept_result(self, id: str, name: str, status: JobStatus) -> Any:
         job = OwnJob.fetch(id, connection=self._client, serializer=JSONSerializer)
         if status == JobStatus.FINISHED:
             return job.return_value()
@@ -263,7 +260,7 @@ class JobQueue:
     def jobs(self) -> list[JobFacts]:
         """All jobs that Redis has of this queue: those to come, then those that run, then those that are over."""
         self._give_up_abandoned()
-        with self._translated("list"):
+        with self.translated("list"):
             ids: dict[str, None] = {}
             # A job is in the second of these lists while a worker takes it, or if that is killed in this moment.
             for key in (self._queue.key, self._queue.intermediate_queue_key):
@@ -271,11 +268,11 @@ class JobQueue:
             for registry in self._registries().values():
                 ids |= dict.fromkeys(_text(each).partition(":")[0] for each in self._client.zrange(registry.key, 0, -1))
             found = [facts for id in ids if (facts := self._facts(id)) is not None]
-        return sorted(found, key=lambda job: (job.status in ENDED, job.due_at or job.asked_at or 0))
+        return sorted(found, key=lambda job: (job.job_status in ENDED, job.due_at or job.asked_at or 0))
 
     def job(self, id: str) -> JobFacts:
         """Raises `NoSuchJob` if this group has none of that id."""
-        with self._translated(id):
+        with self.translated(id):
             facts = self._facts(id)
         if facts is None:
             raise NoSuchJob(id=repr(id), group=self._group)
@@ -295,7 +292,7 @@ class JobQueue:
         return JobFacts(
             job=id,
             kind=job.asked,
-            status=status.value,
+            job_status=status.value,
             arguments=dict(job.asked_arguments),
             asked_at=_unix_ms(job.created_at),
             due_at=None if due is None else int(due * 1000),
@@ -323,31 +320,31 @@ class JobQueue:
         Raises `NoSuchJob`, `TimeoutError` (the worker did not end it in time).
         """
         facts = self.job(id)
-        if facts.status in ENDED:
+        if facts.job_status in ENDED:
             return facts
-        with self._translated(id):
+        with self.translated(id):
             job = OwnJob.fetch(id, connection=self._client, serializer=JSONSerializer)
-            if facts.status == JobStatus.STARTED:
+            if facts.job_status == JobStatus.STARTED:
                 send_command(self._client, str(job.worker_name), "stop-job", job_id=id)
             else:
                 job.cancel()
         deadline = time.monotonic() + STOPS_WITHIN_S
         self._give_up_abandoned()
-        while (facts := self.job(id)).status not in ENDED:
+        while (facts := self.job(id)).job_status not in ENDED:
             if time.monotonic() > deadline:
                 hint = "if that was killed, RQ calls the job failed after a minute"
-                raise TimeoutError(f"job {id} is still {facts.status}: its worker does not end it; {hint}")
+                raise TimeoutError(f"job {id} is still {facts.job_status}: its worker does not end it; {hint}")
             time.sleep(POLL_EVERY_S)
         return facts
 
     def _give_up_abandoned(self) -> None:
         """Have RQ call those failed whose worker was killed. (Workers do that, but not if there is none.)"""
-        logging.getLogger("rq.registry").setLevel(logging.ERROR)  # whoever looks is shown what became of them
-        with self._translated("list"), suppress(ValueError, TypeError, KeyError, NoSuchJobError):
+        rq.registry.logger.setLevel("ERROR")  # whoever looks is shown what became of them
+        with self.translated("list"), suppress(ValueError, TypeError, KeyError, NoSuchJobError):
             self._queue.started_job_registry.cleanup()
 
     @contextmanager
-    def _translated(self, name: str) -> Iterator[None]:
+    def translated(self, name: str) -> Iterator[None]:
         """Turn the errors of Redis and RQ into ours."""
         try:
             yield

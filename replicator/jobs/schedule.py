@@ -15,8 +15,6 @@ from typing import Any
 
 import rq.cron
 from croniter import croniter
-from redis import Redis
-from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 from rq.utils import now
 
@@ -54,9 +52,10 @@ class Schedule(rq.cron.CronScheduler):
     `times`: the kind of a job, and five fields of cron, or `off`.
     """
 
-    def __init__(self, queue: JobQueue, connection: Redis, times: Mapping[str, str]) -> None:
+    def __init__(self, queue: JobQueue, connection: Any, times: Mapping[str, str]) -> None:
         super().__init__(connection=connection)
         self._asked = threading.Event()
+        self._queue = queue
         self._log_once = LogOnce(logger)
         self._cron_jobs: list[rq.cron.CronJob] = [
             _Planned(queue, name, text) for name, text in times.items() if text != OFF
@@ -66,6 +65,11 @@ class Schedule(rq.cron.CronScheduler):
     def next_times(self) -> dict[str, datetime]:
         """When each one is asked for next."""
         return {job.name: job.next_enqueue_time for job in self._cron_jobs if job.next_enqueue_time is not None}
+
+    def start(self) -> None:
+        """Returns when a signal asked to end, also in the moment before RQ expects one."""
+        with suppress(StopRequested):
+            super().start()  # type: ignore[no-untyped-call]
 
     def enqueue_jobs(self) -> list[rq.cron.CronJob]:
         """Ask for what is due. While Redis is away nothing is: it is asked for when that is back."""
@@ -80,19 +84,19 @@ class Schedule(rq.cron.CronScheduler):
     # What it says of itself in Redis is for people. It says it again later.
 
     def register_birth(self) -> None:
-        with suppress(RedisError):
+        with suppress(LogUnavailable), self._queue.translated("cron"):
             super().register_birth()
 
     def register_death(self, pipeline: Any = None) -> None:
-        with suppress(RedisError):
+        with suppress(LogUnavailable), self._queue.translated("cron"):
             super().register_death(pipeline)
 
     def save(self, pipeline: Any = None) -> None:
-        with suppress(RedisError):
+        with suppress(LogUnavailable), self._queue.translated("cron"):
             super().save(pipeline)
 
     def heartbeat(self) -> None:
-        with suppress(RedisError):
+        with suppress(LogUnavailable), self._queue.translated("cron"):
             super().heartbeat()
 
     def _install_signal_handlers(self) -> None:
@@ -116,7 +120,7 @@ class _Planned(rq.cron.CronJob):
         super().__init__(queue.name, func_name=function_of(name), cron=times, name=name)
         self._queue = queue
 
-    def enqueue(self, connection: Redis) -> Any:
+    def enqueue(self, connection: Any) -> Any:
         """Ask for the job of this time. (RQ's would pickle it.)"""
         due = self.next_enqueue_time or now()
         asked = self._queue.ask(self.name, {}, slot=due.strftime("%Y%m%dT%H%MZ"))

@@ -148,7 +148,7 @@ class TestByAWorker:
         assert done.exit_code == 1, done.output
         assert json.loads(done.stdout)["violation"]["rule"] == "ids"
         with world.queue() as queue:
-            problems = {job.kind: job.problem for job in queue.jobs() if job.status == "failed"}
+            problems = {job.kind: job.problem for job in queue.jobs() if job.job_status == "failed"}
         assert (problems["certify"] or "").startswith("ids:")
         assert world.run("certify")[0]["certified"] is True
 
@@ -172,7 +172,7 @@ class TestAskedTwice:
             with world.queue() as queue:
                 first, second = queue.ask("verify", {}), queue.ask("verify", {})
                 assert (first.id, first.is_new, second.is_new) == (second.id, True, False)
-                assert [job.job for job in queue.jobs() if job.status == "queued"] == [first.id]
+                assert [job.job for job in queue.jobs() if job.job_status == "queued"] == [first.id]
                 assert queue.ask("snapshot", {}).id != first.id
         finally:
             os.kill(world.work().pid, signal.SIGCONT)
@@ -217,7 +217,7 @@ class TestAtATime:
         asked = world.command("jobs", "run", "switchover", "--to", to, "--at", "+1s", "--json")
         assert asked.exit_code == 0, asked.output
         job = json.loads(asked.stdout)
-        assert (job["status"], job["arguments"]["to"], job["arguments"]["term"]) == ("scheduled", to, term)
+        assert (job["job_status"], job["arguments"]["to"], job["arguments"]["term"]) == ("scheduled", to, term)
         eventually(lambda: world.leader() == (to, term + 1), "the switchover")
 
     def test_it_is_not_done_if_the_term_moved(self, world: JobsWorld) -> None:
@@ -406,12 +406,12 @@ class TestDashboard:
     def test_it_has_a_failed_job_run_again(self, world: JobsWorld, page: httpx.Client) -> None:
         with world.queue() as queue:
             id = queue.ask("switchover", {"to": "c", "term": 1}).id
-            eventually(lambda: queue.job(id).status == "failed")
+            eventually(lambda: queue.job(id).job_status == "failed")
             assert "Traceback" in page.get(f"/0/data/job/{id}.json").json()["exc_info"]
             before = queue.job(id)
             assert page.post(f"/job/{id}/requeue").json() == {"status": "OK"}
             again = eventually(lambda: [job for job in [queue.job(id)] if job.ended_at not in (None, before.ended_at)])
-        assert again[0].status == "failed"
+        assert again[0].job_status == "failed"
 
     def test_it_removes_a_job_that_is_to_come(self, world: JobsWorld, page: httpx.Client) -> None:
         with world.queue() as queue:
@@ -448,7 +448,7 @@ class TestDrill:
             directory = eventually(lambda: DIRECTORY.search(queue.job(id).progress or ""))[1]
             world.end_worker()
             job = queue.job(id)
-        assert (job.status, job.problem) == (
+        assert (job.job_status, job.problem) == (
             "failed",
             "it was asked to end before it was done; nothing of it runs any more",
         )

@@ -63,15 +63,16 @@ def test_a_worker_waits_for_a_redis_that_is_away_and_says_so_once(redis_factory:
     assert "Traceback" not in log.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM])
-def test_a_worker_ends_in_order_whether_redis_is_there_or_not(
-    any_redis: RedisServer, tmp_path: Path, number: signal.Signals
-) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_worker_that_waits_for_redis_ends_in_order(tmp_path: Path, number: signal.Signals) -> None:
     waiting = start_worker(f"unix://{tmp_path}/nobody", tmp_path / "worker.log")
     eventually(lambda: "trying again" in (tmp_path / "worker.log").read_text())
     waiting.send_signal(number)
     assert waiting.wait(PATIENCE_S) == 0
 
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM])
+def test_a_worker_ends_in_order(any_redis: RedisServer, tmp_path: Path, number: signal.Signals) -> None:
     working = start_worker(any_redis.url, tmp_path / "worker.log")
     eventually(lambda: workers_of(any_redis.url))
     working.send_signal(number)
