@@ -104,16 +104,23 @@ def from_folded(path: Path, folded: Folded, *, state: str, snapshot_bytes_max: i
     return _written(path, body(), lambda: facts, lambda: (encoder.codec, encoder.digest))
 
 
-def newest_state(log: Log, *, by: str, timeout_s: float = 120.0, progress: ops.Progress = lambda _: None) -> RecordId:
+def newest_state(
+    log: Log,
+    *,
+    by: str,
+    timeout_s: float = 120.0,
+    progress: ops.Progress = lambda _: None,
+    warn: ops.Progress = lambda _: None,
+) -> RecordId:
     """Have the primary send a snapshot, and give the record whose state it is; if no node leads, that of the newest
-    snapshot in the log. Raises `NotPrimary` if there is none, `TimeoutError`.
+    snapshot in the log, and `warn` is told so. Raises `NotPrimary` if there is none, `TimeoutError`.
     """
     if any(node.role == "primary" and node.alive for node in ops.status(log).nodes):
         return RecordId.parse(ops.snapshot(log, by=by, timeout_s=timeout_s, progress=progress))
     head = log.look().head
     if head is None or head.snapshot_at == ZERO_ID:
         raise NotPrimary("no node leads, and the log has no snapshot: `replicator promote NODE`")
-    progress(f"no node leads: this is the newest snapshot in the log, of {head.snapshot_at}")
+    warn(f"no node leads: this is the newest snapshot in the log, of {head.snapshot_at}")
     return head.snapshot_at
 
 

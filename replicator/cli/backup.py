@@ -48,7 +48,7 @@ def backup(
     with settings.log() as log:
         look = log.look()
         ops.check_is_known(log, look)
-        as_of = newest_state(log, by=operator(), timeout_s=timeout, progress=say_line)
+        as_of = newest_state(log, by=operator(), timeout_s=timeout, warn=say_line)
         app = look.head.app if look.head is not None else ""
         facts = from_log(file, log, as_of=as_of, state=_class(state, settings.group, app, data_dirs))
     if output == "json":

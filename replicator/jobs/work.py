@@ -180,7 +180,7 @@ def _backup(work: _Work) -> dict[str, Any]:
         else:
             look = log.look()
             ops.check_is_known(log, look)
-            as_of = newest_state(log, by=work.by, progress=work.say)
+            as_of = newest_state(log, by=work.by, progress=work.say, warn=work.say)
             app = look.head.app if look.head is not None else ""
             footer = Footer(group=settings.group, timeline=0, number=0, app=app)
             state = class_of(settings.state, footer, settings.data_dirs)
