@@ -66,8 +66,12 @@ class JobsWorld:
                 in_step(*self.nodes)
                 yield self
         finally:
-            self.end_worker()
-            self.server.kill()
+            try:
+                self.end_worker()
+            finally:
+                if self.worker is not None:
+                    self.worker.kill()
+                self.server.kill()
 
     def work(self) -> subprocess.Popen[bytes]:
         """The worker, which is started if it does not run."""
