@@ -6,6 +6,8 @@ worker that was not asked to end is started anew, with a back-off.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -14,9 +16,13 @@ from typing import Any
 
 import redis
 import rq
+from rq import worker_registration
 from rq.exceptions import StopRequested
+from rq.job import JobStatus
 
 from replicator.errors import LogUnavailable
+from replicator.jobs.due import DueJobs
+from replicator.jobs.kinds import KINDS
 from replicator.runtime.event_log import EventLogger
 from replicator.runtime.log_once import Lasting, LogOnce
 from replicator.runtime.signals import on_end
@@ -36,6 +42,10 @@ PAUSE_S_MAX = 10.0
 WAIT_S = 5
 
 
+#: A drill ends its processes in order within this time, also on a busy machine.
+BREAKS_OFF_WITHIN_S = 30.0
+
+
 class Worker(rq.Worker):
     """A worker that knows whether it was asked to end, even before it began.
 
@@ -49,12 +59,53 @@ class Worker(rq.Worker):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.asked = threading.Event()
+        self._due = DueJobs(self.queues[0])
+        self._breaks_off = False
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Finish the present job, then end. After that SIGTERM and SIGINT end the job; other signals have no effect."""
+        """Finish the present job, then end. After that SIGTERM and SIGINT end the job; other signals have no effect.
+
+        A job that can be broken off (a drill) is not finished, but ends in order.
+        """
         if not self.asked.is_set():
             self.asked.set()
+            self._break_off()
             super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def execute_job(self, job: Any, queue: Any) -> None:
+        """Have it done in a process of its own, unless it was cancelled in the moment in which it was taken."""
+        if job.get_status(refresh=False) == JobStatus.CANCELED:
+            self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
+            return
+        kind = KINDS.get(job.asked)
+        self._breaks_off = kind is not None and kind.breaks_off
+        self._stopped_job_id = None  # of a job of the same id, which was stopped before
+        # Another worker may have a job at its time, while this one is busy.
+        self._due.release_locks()  # type: ignore[no-untyped-call]
+        super().execute_job(job, queue)
+        self._breaks_off = False
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """End the present job: one that can be broken off gets the time to do that in order."""
+        if not self._break_off() or self.asked.is_set():
+            super().kill_horse(sig)
+            return
+        horse = self.horse_pid
+        later = threading.Timer(BREAKS_OFF_WITHIN_S, lambda: self._kill_horse_of_then(horse))
+        later.daemon = True
+        later.start()
+
+    def _kill_horse_of_then(self, horse: int) -> None:
+        if self.horse_pid == horse:
+            super().kill_horse()
+
+    def _break_off(self) -> bool:
+        """Ask the present job to end, if it is of those that can; whether it is."""
+        if not self._breaks_off or not self.horse_pid:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.horse_pid, signal.SIGTERM)
+        return True
 
     def _install_signal_handlers(self) -> None:
         on_end(self.request_stop)
@@ -68,10 +119,20 @@ class Worker(rq.Worker):
 
     @property
     def should_run_maintenance_tasks(self) -> bool:
-        """Whether they are due. RQ asks at each turn, before it fetches a job: so nothing that was fetched is lost."""
+        """Whether they are due. RQ asks at each turn, before it fetches a job: so nothing that was fetched is lost, and
+        what is due now is fetched next."""
         if self.asked.is_set():
             raise StopRequested
+        # Redis may have forgotten it while it, or this machine, was away.
+        worker_registration.register(self)
+        self._due.turn()
         return bool(super().should_run_maintenance_tasks)
+
+    def teardown(self) -> None:
+        """Leave what is due to the other workers."""
+        if not self.is_horse:
+            self._due.release_locks()  # type: ignore[no-untyped-call]
+        super().teardown()  # type: ignore[no-untyped-call]
 
     def setup_work_horse_signals(self) -> None:
         """In the process of a job: ignore signals that a terminal sends to all processes. The worker handles them."""

@@ -22,9 +22,10 @@ from typing import IO, Any
 import orjson
 import xxhash
 
-from ..errors import ConfigError, CorruptRecord, LogLost
+from .. import ops
+from ..errors import ConfigError, CorruptRecord, LogLost, NotPrimary
 from ..format.codec import SnapshotDecoder, SnapshotEncoder
-from ..format.ids import Position, RecordId
+from ..format.ids import ZERO_ID, Position, RecordId
 from ..format.records import PartRecord
 from ..format.unpacked_size import SNAPSHOT_BYTES_MAX
 from ..log.interface import Log
@@ -33,7 +34,7 @@ from ..storage import disk
 from .errors import ArchiveUnavailable, BackupDamaged
 from .folding import Folded
 
-__all__ = ["Backup", "Facts", "from_folded", "from_log", "opened"]
+__all__ = ["Backup", "Facts", "described", "from_folded", "from_log", "newest_state", "opened"]
 
 _MAGIC, _END = b"RPLBAK1\n", b"RPLBAKZ\n"
 _TAIL = struct.Struct(">I16s8s")
@@ -101,6 +102,26 @@ def from_folded(path: Path, folded: Folded, *, state: str, snapshot_bytes_max: i
         yield encoder.finish()
 
     return _written(path, body(), lambda: facts, lambda: (encoder.codec, encoder.digest))
+
+
+def newest_state(
+    log: Log,
+    *,
+    by: str,
+    timeout_s: float = 120.0,
+    progress: ops.Progress = lambda _: None,
+    warn: ops.Progress = lambda _: None,
+) -> RecordId:
+    """Have the primary send a snapshot, and give the record whose state it is; if no node leads, that of the newest
+    snapshot in the log, and `warn` is told so. Raises `NotPrimary` if there is none, `TimeoutError`.
+    """
+    if any(node.role == "primary" and node.alive for node in ops.status(log).nodes):
+        return RecordId.parse(ops.snapshot(log, by=by, timeout_s=timeout_s, progress=progress))
+    head = log.look().head
+    if head is None or head.snapshot_at == ZERO_ID:
+        raise NotPrimary("no node leads, and the log has no snapshot: `replicator promote NODE`")
+    warn(f"no node leads: this is the newest snapshot in the log, of {head.snapshot_at}")
+    return head.snapshot_at
 
 
 def from_log(path: Path, log: Log, *, as_of: RecordId, state: str) -> Facts:
@@ -208,15 +229,19 @@ def opened(path: Path, *, snapshot_bytes_max: int = SNAPSHOT_BYTES_MAX) -> Itera
         yield backup
 
 
+def described(path: Path) -> Facts:
+    """What the file says of itself; its state is not read, so it may be damaged. Raises `BackupDamaged`, `OSError`."""
+    with open(path, "rb", opener=disk.opener) as file:
+        size = os.fstat(file.fileno()).st_size
+        length, _ = _ends(path, file, size)
+        file.seek(size - _TAIL.size - length)
+        return _facts_of(path, file.read(length), size - _TAIL.size - length - len(_MAGIC))
+
+
 def _facts(path: Path, file: IO[bytes]) -> Facts:
     size = os.fstat(file.fileno()).st_size
-    if file.read(len(_MAGIC)) != _MAGIC or size < len(_MAGIC) + _TAIL.size:
-        raise BackupDamaged(path=path, problem="it does not begin as one does")
-    file.seek(size - _TAIL.size)
-    length, digest, end = _TAIL.unpack(file.read(_TAIL.size))
+    length, digest = _ends(path, file, size)
     body_bytes = size - _TAIL.size - length - len(_MAGIC)
-    if end != _END or length > _FACTS_BYTES_MAX or body_bytes < 0:
-        raise BackupDamaged(path=path, problem="it does not end as one does: it was cut short")
     hashed = xxhash.xxh3_128()
     for chunk in _body(file, body_bytes):
         hashed.update(chunk)
@@ -225,6 +250,17 @@ def _facts(path: Path, file: IO[bytes]) -> Facts:
     if hashed.digest() != digest:
         raise BackupDamaged(path=path, problem="its hash does not fit its bytes")
     return _facts_of(path, told, body_bytes)
+
+
+def _ends(path: Path, file: IO[bytes], size: int) -> tuple[int, bytes]:
+    """The length of the facts, and the digest, if it begins and ends as a backup does."""
+    if file.read(len(_MAGIC)) != _MAGIC or size < len(_MAGIC) + _TAIL.size:
+        raise BackupDamaged(path=path, problem="it does not begin as one does")
+    file.seek(size - _TAIL.size)
+    length, digest, end = _TAIL.unpack(file.read(_TAIL.size))
+    if end != _END or length > _FACTS_BYTES_MAX or size - _TAIL.size - length < len(_MAGIC):
+        raise BackupDamaged(path=path, problem="it does not end as one does: it was cut short")
+    return length, digest
 
 
 def _facts_of(path: Path, told: bytes, body_bytes: int) -> Facts:

@@ -90,6 +90,7 @@ _COMMANDS = {
     "release": "release",
     "restart": "process",
     "shutdown": "process",
+    "jobs": "jobs",
     "snapshot": "operate",
     "verify": "operate",
     "forks": "forks",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -12,25 +11,21 @@ import click
 from replicator.archive.catalog import Catalog
 from replicator.archive.checking import ArchiveFacts, TimelineFacts, check
 from replicator.archive.opening import place_of
-from replicator.archive.segment import Footer
 from replicator.archive.status import Status, read_status
 from replicator.archive.target import Target, Wanted, resolve
-from replicator.errors import CheckpointError, ConfigError
-from replicator.ops.certify import copied
 from replicator.ops.log_check import Violation
 from replicator.state import ReplicatedState
-from replicator.state.class_name import WHOLE, are_alike
+from replicator.state.class_name import WHOLE
+from replicator.state.named_class import state_class
 
 from .context import show_json, table, when
 from .progress import progress_of
-from .state_option import REGISTRY, state_class
 
 __all__ = [
     "Opened",
     "archive_option",
     "at_option",
     "certify_archive",
-    "class_of",
     "state_option",
     "timeline_option",
     "timelines_text",
@@ -56,9 +51,6 @@ state_option: Option = click.option(
     help="The class of the state, MODULE:CLASS, made without arguments.  [default: as archived, or in a checkpoint]",
 )
 
-#: The name under which a node of the registry says what it is, unless told otherwise.
-_APP_OF_REGISTRY = "Registry"
-
 
 class Opened:
     """An archive to read from."""
@@ -72,25 +64,6 @@ class Opened:
 
     def target(self, at: str, timeline: int | None) -> Target:
         return resolve(self.catalog, Wanted.parse(at), status=self.status(), timeline=timeline)
-
-
-def class_of(given: str, footer: Footer, data_dirs: tuple[Any, ...] = ()) -> str:
-    """The class of the state: as given, as the archive or a checkpoint of the group says; empty: nobody knows.
-
-    Raises `ConfigError` if what is given is not what they say.
-    """
-    known = footer.state or _in_checkpoints(footer.group, data_dirs)
-    if given and known and not are_alike(known, given):
-        raise ConfigError(setting="state", problem=f"the state is of {known}, not of {given}: give --state {known}")
-    return given or known or (REGISTRY if footer.app == _APP_OF_REGISTRY else "")
-
-
-def _in_checkpoints(group: str, data_dirs: tuple[Any, ...]) -> str:
-    for data_dir in data_dirs:
-        with suppress(CheckpointError), copied(data_dir) as stored:
-            if stored.group == group and (found := stored.note("state")):
-                return found
-    return ""
 
 
 def maker(name: str) -> Callable[[], ReplicatedState] | None:

@@ -7,14 +7,13 @@ from pathlib import Path
 import click
 
 from replicator import ops
-from replicator.archive.backup import Facts, from_log, opened
+from replicator.archive.backup import Facts, from_log, newest_state, opened
 from replicator.archive.segment import Footer
-from replicator.errors import ConfigError, NotPrimary
-from replicator.format.ids import ZERO_ID, RecordId
-from replicator.log.redis_log import RedisLog
+from replicator.archive.state_class import class_of
+from replicator.errors import ConfigError
 from replicator.state.class_name import are_alike
 
-from .archive_shown import class_of, state_option
+from .archive_shown import state_option
 from .context import (
     Seconds,
     Settings,
@@ -27,6 +26,7 @@ from .context import (
     when,
 )
 from .group_load import give_to_group, load_options
+from .progress import say_line
 
 __all__ = ["backup", "import_"]
 
@@ -48,23 +48,13 @@ def backup(
     with settings.log() as log:
         look = log.look()
         ops.check_is_known(log, look)
-        as_of = _newest(log, timeout)
+        as_of = newest_state(log, by=operator(), timeout_s=timeout, warn=say_line)
         app = look.head.app if look.head is not None else ""
         facts = from_log(file, log, as_of=as_of, state=_class(state, settings.group, app, data_dirs))
     if output == "json":
         show_json(facts.to_dict() | {"file": str(file), "file_bytes": file.stat().st_size})
         return
     click.echo(f"{file}: {_text(facts)}, {size_text(file.stat().st_size)}")
-
-
-def _newest(log: RedisLog, timeout_s: float) -> RecordId:
-    if any(node.role == "primary" and node.alive for node in ops.status(log).nodes):
-        return RecordId.parse(ops.snapshot(log, by=operator(), timeout_s=timeout_s))
-    head = log.look().head
-    if head is None or head.snapshot_at == ZERO_ID:
-        raise NotPrimary("no node leads, and the log has no snapshot: `replicator promote NODE`")
-    click.echo(f"no node leads: this is the newest snapshot in the log, of {head.snapshot_at}", err=True)
-    return head.snapshot_at
 
 
 def _class(given: str, group: str, app: str, data_dirs: tuple[Path, ...]) -> str:

@@ -9,12 +9,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from replicator import ops
-from replicator.errors import NotPrimary
-from replicator.log.redis_log import RedisLog
 from replicator.ops.certify import Certificate, NodeFacts
-from replicator.ops.certify import certify as checked
-from replicator.ops.log_check import Violation
+from replicator.ops.certify_group import certify_group
+from replicator.state.named_class import REGISTRY, state_class
 
 from .archive_shown import certify_archive
 from .context import (
@@ -27,10 +24,9 @@ from .context import (
     snapshot_bytes_max_option,
     table,
 )
-from .progress import progress_of, say_line
-from .state_option import REGISTRY, state_class
+from .progress import progress_of
 
-__all__ = ["certify"]
+__all__ = ["certify", "text_of"]
 
 HEADINGS = ("node", "position", "place", "common", "trimmed", "divergent", "digest")
 
@@ -67,66 +63,36 @@ def certify(
     if archive:
         certify_archive(archive, output=output, snapshot_bytes_max=snapshot_bytes_max)
         return
-    make_state = state_class(state)
-    found: Certificate | None = None
-    live: ops.DigestReport | None = None
-    try:
-        with settings.log() as log:
-            with progress_of("certify") as say:
-                found = checked(
-                    log,
-                    data_dirs,
-                    make_state=make_state,
-                    assumed=_is_default("state"),
-                    progress=say,
-                    snapshot_bytes_max=snapshot_bytes_max,
-                )
-            if output == "table":
-                click.echo(_text(found))
-            live = _verified(log, timeout) if verify else None
-    except Violation as violation:
-        if output == "json":
-            show_json(_result(found, live, violation))
-        raise
+    with settings.log() as log, progress_of("certify") as say:
+        found = certify_group(
+            log,
+            data_dirs,
+            make_state=state_class(state),
+            assumed=_is_default("state"),
+            by=operator(),
+            compare_live=verify,
+            timeout_s=timeout,
+            progress=say,
+            snapshot_bytes_max=snapshot_bytes_max,
+        )
     if output == "json":
-        show_json(_result(found, live, None))
-        return
-    if live is not None:
-        click.echo(f"live     {', '.join(live.digests)} have equal states at {live.position}")
-    click.echo("certified")
-
-
-def _result(found: Certificate | None, live: ops.DigestReport | None, violation: Violation | None) -> dict[str, Any]:
-    return {
-        "certified": violation is None,
-        "violation": violation.to_dict() if violation else None,
-        "log": asdict(found.log) if found else None,
-        "nodes": [asdict(node) for node in found.nodes] if found else None,
-        "equal_nodes": found.equal_nodes if found else None,
-        "live": live.to_dict() if live else None,
-    }
-
-
-def _verified(log: RedisLog, timeout_s: float) -> ops.DigestReport | None:
-    """Compare the live nodes' states. Nodes that do not report are named, but are no violation."""
-    try:
-        with progress_of("verify") as say:
-            report = ops.verify(log, by=operator(), timeout_s=timeout_s, progress=say)
-    except NotPrimary:
-        say_line("no node leads, so the states of the live nodes were not compared")
-        return None
-    if report.differ or report.late_nodes or report.undrawn:
-        raise Violation("state", report.verdict)
-    if report.silent_nodes:
-        say_line(f"{', '.join(report.silent_nodes)} does not report, so its state was not compared")
-    return report
+        show_json(found.to_dict())
+    elif found.log is not None:
+        click.echo(text_of(found.log))
+    if found.violation is not None:
+        raise found.violation
+    if output == "table":
+        if found.live is not None:
+            click.echo(f"live     {', '.join(found.live.digests)} have equal states at {found.live.position}")
+        click.echo("certified")
 
 
 def _is_default(option: str) -> bool:
     return click.get_current_context().get_parameter_source(option) is ParameterSource.DEFAULT
 
 
-def _text(found: Certificate) -> str:
+def text_of(found: Certificate) -> str:
+    """For people."""
     log = found.log
     begins = f"from {log.first_id} (older ones are trimmed)" if log.trimmed else f"from {log.first_id}"
     broken_off = f" ({log.broken_snapshot_count} more broken off)" if log.broken_snapshot_count else ""

@@ -17,7 +17,7 @@ from replicator.sandbox.drill import FAULTS, FaultReport, Report, run
 from .context import Seconds, Settings, output_option, show_json, table
 from .progress import progress_of
 
-__all__ = ["drill"]
+__all__ = ["drill", "show"]
 
 HEADINGS = ("fault", "acknowledged", "lost", "refused", "unknown", "gap_ms", "stale_refused", "primary", "term")
 
@@ -89,12 +89,13 @@ def drill(
         show_json(report.to_dict())
     else:
         click.echo(err=True)
-        _show(report)
+        show(report)
     if not report.passed:
         raise _Failed()
 
 
-def _show(report: Report) -> None:
+def show(report: Report) -> None:
+    """For people."""
     click.echo(table(HEADINGS, [_row(fault) for fault in report.faults]))
     click.echo()
     for line in _verdict(report):

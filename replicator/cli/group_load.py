@@ -20,11 +20,11 @@ from replicator.ops import risks
 from replicator.registry.document import document_of
 from replicator.runtime.signals import ending
 from replicator.state.class_name import WHOLE
+from replicator.state.named_class import REGISTRY, state_class
 
 from .confirm import confirm, yes_option
 from .context import Seconds, Settings
 from .load import put_document
-from .state_option import REGISTRY, state_class
 
 __all__ = ["give_to_group", "load_options"]
 

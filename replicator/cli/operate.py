@@ -30,10 +30,6 @@ __all__ = [
 ]
 
 
-class _NotEqual(ReplicatorError):
-    """the states are not shown to be equal"""
-
-
 class _WouldBeRefused(ReplicatorError):
     """the promotion would be refused"""
 
@@ -110,16 +106,7 @@ def switchover(settings: Settings, node: str, reason: str, timeout: float, outpu
     """Move the primary to another node. Nothing is lost; the time without a primary is printed."""
     with settings.log() as log:
         done = ops.switchover(log, node, by=operator(), reason=reason, timeout_s=timeout, progress=say_line)
-    if output == "json":
-        show_json(asdict(done))
-        return
-    follows = (
-        f"{done.previous_primary} follows"
-        if done.follows
-        else f"{done.previous_primary} has not said yet that it follows"
-    )
-    click.echo(f"{done.primary} leads in term {done.term}, from {done.first_id} on; {follows}")
-    click.echo(f"nobody could write for at most {done.gap_ms:.0f} ms; nothing is lost")
+    _show("switchover", asdict(done), output)
 
 
 @click.command()
@@ -259,16 +246,12 @@ def reinit(settings: Settings, node: str, timeout: float, output: str) -> None:
 @click.pass_obj
 def snapshot(settings: Settings, queue: bool, timeout: float, output: str) -> None:
     """Have the primary put a snapshot of its state into the log."""
-    with progress_of("snapshot") as say:
-        if queue:
-            result = _queued(settings, "snapshot", timeout, say)
-        else:
-            with settings.log() as log:
-                result = {"as_of": ops.snapshot(log, by=operator(), timeout_s=timeout, progress=say)}
-    if output == "json":
-        show_json(result)
+    if queue:
+        result = _queued(settings, "snapshot", timeout)
     else:
-        click.echo(f"the log has a snapshot of the state as of {result['as_of']}")
+        with progress_of("snapshot") as say, settings.log() as log:
+            result = {"as_of": ops.snapshot(log, by=operator(), timeout_s=timeout, progress=say)}
+    _show("snapshot", result, output)
 
 
 @click.command()
@@ -278,29 +261,24 @@ def snapshot(settings: Settings, queue: bool, timeout: float, output: str) -> No
 @click.pass_obj
 def verify(settings: Settings, queue: bool, timeout: float, output: str) -> None:
     """Compare the states of all nodes at one position. Exit code 1 if they differ, or if a node is missing."""
-    with progress_of("verify") as say:
-        if queue:
-            result = _queued(settings, "verify", timeout, say)
-        else:
-            with settings.log() as log:
-                result = ops.verify(log, by=operator(), timeout_s=timeout, progress=say).to_dict()
-    report = ops.DigestReport(**{name: result[name] for name in ("position", "digests", "late_nodes", "silent_nodes")})
-    if output == "json":
-        show_json(result)
+    if queue:
+        result = _queued(settings, "verify", timeout)
     else:
-        for node, digest in result["digests"].items():
-            click.echo(f"{node}  {result['position']}  {digest}")
-        for node in report.late_nodes:
-            click.echo(f"{node}  did not report in time")
-        for node in report.silent_nodes:
-            click.echo(f"{node}  does not report")
-    if not report.equal:
-        raise _NotEqual(report.verdict)
-    if output == "table":
-        click.echo(report.verdict)
+        with progress_of("verify") as say, settings.log() as log:
+            result = ops.verify(log, by=operator(), timeout_s=timeout, progress=say).to_dict()
+    _show("verify", result, output)
 
 
-def _queued(settings: Settings, name: str, timeout: float, say: ops.Progress) -> Any:
-    from replicator.ops.jobs import run_in_queue
+def _queued(settings: Settings, name: str, timeout: float) -> Any:
+    """As a job. RQ is imported for that only."""
+    from replicator.jobs.work import JobSettings
 
-    return run_in_queue(settings.redis, settings.group, name, wait_s=timeout, progress=say)
+    from .job_run import Wanted, have_done
+
+    return have_done(Wanted(name=name, own=JobSettings(redis=settings.redis, group=settings.group), wait_s=timeout))
+
+
+def _show(name: str, result: Any, output: str) -> None:
+    from .job_results import show_result
+
+    show_result(name, result, output)

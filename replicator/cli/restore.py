@@ -17,6 +17,7 @@ from replicator.archive.data_dir import write_data_dir
 from replicator.archive.difference import differences
 from replicator.archive.documents import document
 from replicator.archive.folding import Folded, fold
+from replicator.archive.state_class import class_of
 from replicator.archive.target import Wanted
 from replicator.errors import ConfigError
 from replicator.format.codec import decode_changes
@@ -33,7 +34,6 @@ from .archive_shown import (
     Opened,
     archive_option,
     at_option,
-    class_of,
     maker,
     state_option,
     timeline_option,

@@ -250,11 +250,12 @@ def switchover(
     *,
     by: str,
     reason: str = "switchover",
+    expect: int | None = None,
     lease_ms: int = LEASE_MS,
     timeout_s: float = 10.0,
     progress: Progress = silent,
 ) -> Switchover:
-    """Move the primary to `node`, a standby that keeps up, without losing anything.
+    """Move the primary to `node`, a standby that keeps up, without losing anything. `expect`: only in this term.
 
     What stops the old primary is the promotion itself: it is one step in Redis, behind which nothing of the old term
     is accepted, and `node` reads all before it. What is refused then is refused for certain, and can be sent to `node`.
@@ -270,6 +271,8 @@ def switchover(
     before = led_head(log)
     if before.node == node:
         raise PromotionRefused(node, "it leads already")
+    if expect is not None and before.term != expect:
+        raise PromotionRefused("", f"term {expect} was expected, and the group is at term {before.term}")
     _wait_until_it_keeps_up(log, node, before.position.id, deadline, progress)
     started = time.monotonic()
     if _prepare(unlimited, node, before, by, progress):

@@ -305,11 +305,12 @@ def test_supervisord_reads_the_file_and_finds_the_programs(options: ServerOption
     }
 
     nodes = ["node-a", "node-b", "node-c"]
-    assert groups == {"redis": ["redis"], "nodes": nodes, "jobs": ["jobs"], "archive": ["archive"]}
+    alone = {name: [name] for name in ("redis", "jobs", "archive", "cron")}
+    assert groups == {**alone, "nodes": nodes}
 
 
-def test_the_archiver_alone_waits_for_somebody_to_start_it(options: ServerOptions) -> None:
-    assert [program.name for program in programs(options) if not program.autostart] == ["archive"]
+def test_the_archiver_and_the_schedule_wait_for_somebody_to_start_them(options: ServerOptions) -> None:
+    assert {program.name for program in programs(options) if not program.autostart} == {"archive", "cron"}
 
 
 def test_redis_is_started_first_and_ended_last(options: ServerOptions) -> None:
@@ -343,7 +344,7 @@ def test_the_three_nodes_differ_only_in_name_directory_and_port(options: ServerO
 def test_the_modules_that_programs_run_exist(options: ServerOptions) -> None:
     modules = {module for program in programs(options) for module in modules_run(shlex.split(program.command))}
 
-    names = ("redis_server", "node", "jobs", "archive")
+    names = ("redis_server", "node", "jobs", "archive", "cron")
     assert modules == {f"replicator.workers.{name}" for name in names}
     assert {module for module in modules if not module_path(module).is_file()} == set()
 

@@ -246,7 +246,7 @@ def test_exit_codes(run: Callable[..., Result], start: Callable[[str], Node], tm
 def test_a_state_class_of_ones_own_is_found_beside_the_application(tmp_path: Path) -> None:
     (tmp_path / "application.py").write_text("class State:\n    def __init__(self): print('made')\n")
     program = (
-        "from replicator.cli.state_option import state_class; import sys; before = list(sys.path);"
+        "from replicator.state.named_class import state_class; import sys; before = list(sys.path);"
         "state_class('application:State')(); assert sys.path == before"
     )
     done = subprocess.run([sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True)

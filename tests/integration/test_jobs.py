@@ -1,451 +1,472 @@
-"""The group's jobs through a real queue, run by the worker process that supervisord runs."""
+"""The jobs of a group from an operator's hands, done by a worker as it runs under supervisord, or here."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-import pickle
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import httpx
 import pytest
-import rq
-from click.testing import CliRunner, Result
 from rq.job import Job, JobStatus
-from rq.serializers import JSONSerializer
 
-from replicator import LogUnavailable, Node
-from replicator.cli import cli
+from replicator.archive.backup import opened
+from replicator.jobs.errors import JobFailed
+from replicator.jobs.queue import JobQueue
+from replicator.jobs.schedule import Schedule
 from replicator.log.redis_log import client_for
-from replicator.ops.jobs import JobFailed, queue_name, run_in_queue
+from replicator.sandbox.free_ports import free_ports
 from replicator.sandbox.redis_server import RedisServer
-from tests.conftest import RedisFactory
-from tests.support.kv import KV, PATIENCE_S, eventually, in_step, push
+from tests.support.jobs import WAIT_S, JobsWorld, start_worker
+from tests.support.kv import PATIENCE_S, eventually, in_step, push
 
-WAIT_S = 60.0
+#: As a drill tells it.
+DIRECTORY = re.compile("in (/.*/replicator-drill-[^;]*);")
 
 
-@pytest.fixture
-def worker(any_redis: RedisServer, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    paths = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
-    env = {**os.environ, "REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g", "PYTHONPATH": paths}
-    path = tmp_path / "of-the-worker.log"
-    with path.open("w") as log:
-        command = [sys.executable, "-X", "faulthandler", "-m", "replicator.workers.jobs"]
-        process = subprocess.Popen(command, env=env, stderr=log)
-    yield process
-    # SIGINT and SIGTERM both let it finish its job first.
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE_S) == 0, path.read_text()
+@pytest.fixture(scope="module")
+def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobsWorld]:
+    with JobsWorld(tmp_path_factory.mktemp("jobs")).running() as world:
+        yield world
 
 
 @pytest.fixture
-def pair(any_redis: RedisServer, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    nodes = [
-        Node(KV(), group="g", name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=3.0) for name in "ab"
-    ]
-    with nodes[0], nodes[1]:
-        nodes[0].promote()
-        nodes[0].submit(push("x"))
-        in_step(*nodes)
-        yield nodes[0], nodes[1]
+def world(module_world: JobsWorld) -> JobsWorld:
+    """With a worker."""
+    module_world.work()
+    return module_world
 
 
 @pytest.fixture
-def run(any_redis: RedisServer) -> Callable[..., Any]:
-    told: list[str] = []
-
-    def run(name: str, wait_s: float = WAIT_S) -> tuple[Any, list[str]]:
-        return run_in_queue(any_redis.url, "g", name, wait_s=wait_s, progress=told.append), told
-
-    return run
+def alone(module_world: JobsWorld) -> JobsWorld:
+    """Without a worker: of one that took its leave nothing is left."""
+    module_world.end_worker()
+    return module_world
 
 
-def test_a_snapshot_as_a_job_tells_its_progress_and_its_place(
-    run: Callable[..., Any], pair: tuple[Node, Node], worker: Any
-) -> None:
-    result, told = run("snapshot")
-    assert result == {"as_of": "1-2"}
-    assert told[0].endswith(f"is in queue {queue_name('g')}")
-    assert told[-1] == "the snapshot of 1-2 is complete"
+def other(world: JobsWorld) -> str:
+    return "b" if world.leader()[0] == "a" else "a"
 
 
-def test_verify_as_a_job_compares_all_live_nodes(run: Callable[..., Any], pair: tuple[Node, Node], worker: Any) -> None:
-    result, told = run("verify")
-    assert result["equal"] is True
-    assert set(result["digests"]) == {"a", "b"}
-    assert told[-1].startswith("2 of 2 nodes reported at ")
+class TestWithoutAWorker:
+    """These come first, so that the worker is started once."""
+
+    def test_the_command_says_so_and_does_it_here(self, alone: JobsWorld) -> None:
+        done = alone.command("jobs", "run", "verify")
+        assert done.exit_code == 0
+        assert done.stdout.endswith("all equal\n")
+        assert "no worker of group g reports: it is done here" in done.stderr
+
+    @pytest.mark.parametrize("command", ["verify", "snapshot"])
+    def test_so_do_the_commands_with_queue(self, alone: JobsWorld, command: str) -> None:
+        done = alone.command(command, "--queue", "--json")
+        assert done.exit_code == 0
+        assert set(json.loads(done.stdout)) <= {"as_of", "position", "digests", "late_nodes", "silent_nodes", "equal"}
+        assert "it is done here" in done.stderr
+
+    def test_certify_has_the_result_of_certify(self, alone: JobsWorld) -> None:
+        done = alone.command("jobs", "run", "certify", "--here", "--state", "tests.support.kv:KV", "--json")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["certified"] is True
+
+    def test_a_backup_goes_where_this_process_is_told(self, alone: JobsWorld, tmp_path: Path) -> None:
+        done = alone.command("jobs", "run", "backup", "--json", env={"REPLICATOR_BACKUPS": str(tmp_path / "here")})
+        assert done.exit_code == 0, done.output
+        file = Path(json.loads(done.stdout)["file"])
+        assert file.parent == tmp_path / "here"
+        with opened(file) as backup:
+            assert backup.facts.group == "g"
+
+    def test_without_a_directory_none_is_made(self, alone: JobsWorld) -> None:
+        done = alone.command("jobs", "run", "backup")
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "REPLICATOR_BACKUPS: is not set where the job runs" in done.stderr
+
+    def test_a_refusal_has_its_exit_code(self, alone: JobsWorld) -> None:
+        done = alone.command("jobs", "run", "switchover", "--to", "c")
+        assert (done.exit_code, done.stdout) == (3, "")
+        assert "c does not report; nothing was done" in done.stderr
+
+    def test_a_switchover_at_a_time_is_waited_for_here(self, alone: JobsWorld) -> None:
+        to, (_, term) = other(alone), alone.leader()
+        done = alone.command("jobs", "run", "switchover", "--to", to, "--at", "+1s")
+        assert done.exit_code == 0, done.output
+        assert f"{to} leads in term {term + 1}" in done.stdout
+        assert "waiting here until" in done.stderr
+
+    def test_the_list_says_that_nobody_works(self, alone: JobsWorld) -> None:
+        listed = alone.command("jobs", "list", "--json")
+        assert (listed.exit_code, json.loads(listed.stdout)) == (0, [])
+        assert "no worker of group g reports" in listed.stderr
 
 
-def test_a_job_that_fails_says_why(run: Callable[..., Any], worker: Any) -> None:
-    with pytest.raises(JobFailed, match=r"the job snapshot failed: .*NotPrimary: nobody leads the group"):
-        run("snapshot")
+class TestByAWorker:
+    def test_verify_compares_all_live_nodes_and_tells_its_progress(self, world: JobsWorld) -> None:
+        result, told = world.run("verify")
+        assert result["equal"] is True
+        assert set(result["digests"]) == {"a", "b"}
+        assert told[-1].startswith("2 of 2 nodes reported at ")
+        assert (told[-1].done, told[-1].total) == (2, 2)  # type: ignore[attr-defined]
+
+    def test_snapshot_gives_its_place(self, world: JobsWorld) -> None:
+        result, told = world.run("snapshot")
+        assert re.fullmatch("[0-9]+-[0-9]+", result["as_of"])
+        assert told[-1] == f"the snapshot of {result['as_of']} is complete"
+
+    def test_the_command_shows_what_the_command_of_that_name_shows(self, world: JobsWorld) -> None:
+        done = world.command("verify", "--queue")
+        assert (done.exit_code, done.stdout.endswith("all equal\n")) == (0, True)
+        assert "is in queue replicator-g" in done.stderr
+        certified = world.command("jobs", "run", "certify")
+        assert (certified.exit_code, certified.stdout.endswith("certified\n")) == (0, True)
+
+    def test_a_job_that_fails_says_why_and_has_the_exit_code_of_the_reason(self, world: JobsWorld) -> None:
+        with pytest.raises(JobFailed, match="the job switchover failed: c does not report; nothing was done") as raised:
+            world.run("switchover", to="c", term=world.leader()[1])
+        assert raised.value.exit_code == 3
+
+    def test_what_is_found_to_be_wrong_fails_the_job_and_is_shown(self, world: JobsWorld) -> None:
+        leader = next(node for node in world.nodes if node.leads)
+        leader.submit(push("y"))
+        in_step(*world.nodes)
+        with world.plain_queue() as queue:
+            queue.connection.xdel("replicator:{g}:log", str(leader.position.id))
+        leader.submit(push("z"))
+        try:
+            done = world.command("jobs", "run", "certify", "--json")
+        finally:
+            world.run("snapshot")  # the log begins with it
+            world.run("snapshot")
+        assert done.exit_code == 1, done.output
+        assert json.loads(done.stdout)["violation"]["rule"] == "ids"
+        with world.queue() as queue:
+            problems = {job.kind: job.problem for job in queue.jobs() if job.job_status == "failed"}
+        assert (problems["certify"] or "").startswith("ids:")
+        assert world.run("certify")[0]["certified"] is True
+
+    def test_settings_of_the_worker_are_no_part_of_what_it_is_asked_for(self, world: JobsWorld, tmp_path: Path) -> None:
+        asked = world.command("jobs", "run", "backup", "--backups", tmp_path)
+        assert (asked.exit_code, asked.stdout) == (2, "")
+        assert "--backups: is a setting of the worker" in asked.stderr
+
+    def test_backups_go_where_the_worker_says_and_the_newest_two_stay(self, world: JobsWorld) -> None:
+        files = [Path(world.run("backup")[0]["file"]) for _ in range(3)]
+        assert {file.parent for file in files} == {world.backups}
+        assert [file.exists() for file in files] == [False, True, True]
+        with opened(files[-1]) as backup:
+            assert backup.facts.group == "g"
 
 
-def test_a_job_that_does_not_exist_fails(run: Callable[..., Any], worker: Any) -> None:
-    with pytest.raises(JobFailed, match="the job nonsense failed"):
-        run("nonsense")
+class TestAskedTwice:
+    def test_while_it_is_not_over_it_is_the_same_job(self, world: JobsWorld) -> None:
+        os.kill(world.work().pid, signal.SIGSTOP)  # nobody takes it
+        try:
+            with world.queue() as queue:
+                first, second = queue.ask("verify", {}), queue.ask("verify", {})
+                assert (first.id, first.is_new, second.is_new) == (second.id, True, False)
+                assert [job.job for job in queue.jobs() if job.job_status == "queued"] == [first.id]
+                assert queue.ask("snapshot", {}).id != first.id
+        finally:
+            os.kill(world.work().pid, signal.SIGCONT)
+        assert world.run("verify")[0]["equal"]
+
+    def test_afterwards_it_is_done_anew(self, world: JobsWorld) -> None:
+        before, after = world.run("snapshot")[0], world.run("snapshot")[0]
+        assert before["as_of"] <= after["as_of"]
+        with world.queue() as queue:
+            assert queue.ask("snapshot", {}).is_new
+
+    def test_a_backup_that_rq_runs_twice_is_one_file(self, world: JobsWorld) -> None:
+        with world.queue() as queue:
+            id = queue.ask("backup", {}).id
+            first = queue.follow(id, "backup", wait_s=WAIT_S, progress=print)
+        self._run_again(world, id)
+        with world.queue() as queue:
+            second = queue.follow(id, "backup", wait_s=WAIT_S, progress=(told := []).append)
+        assert second["file"] == first["file"]
+        assert any("was written for this request before" in text for text in told)
+
+    def test_a_switchover_that_rq_runs_twice_is_done_once(self, world: JobsWorld) -> None:
+        to, (_, term) = other(world), world.leader()
+        with world.queue() as queue:
+            id = queue.ask("switchover", {"to": to, "term": term}).id
+            assert queue.follow(id, "switchover", wait_s=WAIT_S, progress=print)["term"] == term + 1
+            self._run_again(world, id)
+            with pytest.raises(JobFailed, match=f"asked for in term {term}, and {to} leads now, in term {term + 1}"):
+                queue.follow(id, "switchover", wait_s=WAIT_S, progress=print)
+        assert world.leader() == (to, term + 1)
+
+    def _run_again(self, world: JobsWorld, id: str) -> None:
+        """As when its worker was killed before it said that it was done, and somebody has it run again."""
+        with world.plain_queue() as queue:
+            job = Job.fetch(id, connection=queue.connection, serializer=queue.serializer)
+            queue.enqueue_job(job)
 
 
-class Trap:
-    """A module that leaves a file behind when it is imported, and another one when something of it is called."""
+class TestAtATime:
+    def test_it_is_done_when_its_time_comes(self, world: JobsWorld) -> None:
+        to, (_, term) = other(world), world.leader()
+        asked = world.command("jobs", "run", "switchover", "--to", to, "--at", "+1s", "--json")
+        assert asked.exit_code == 0, asked.output
+        job = json.loads(asked.stdout)
+        assert (job["job_status"], job["arguments"]["to"], job["arguments"]["term"]) == ("scheduled", to, term)
+        eventually(lambda: world.leader() == (to, term + 1), "the switchover")
 
-    def __init__(self, directory: Path) -> None:
-        self.traces = [directory / "imported", directory / "called"]
-        lines = [
-            f"open({str(self.traces[0])!r}, 'w').close()",
-            "def spring(*args, **kwargs):",
-            f"    open({str(self.traces[1])!r}, 'w').close()",
-        ]
-        (directory / "trap.py").write_text("\n".join(lines))
-
-    @property
-    def sprung(self) -> list[str]:
-        return [trace.name for trace in self.traces if trace.exists()]
-
-
-class _Unpickled:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (open, (str(self.path), "w"))
-
-
-class TestWhatTheQueueSays:
-    """A queue is data: of what it names nothing but the package's own jobs is run."""
-
-    @pytest.fixture
-    def trap(self, tmp_path: Path) -> Trap:
-        return Trap(tmp_path)
-
-    @pytest.fixture
-    def queue(self, any_redis: RedisServer) -> Iterator[rq.Queue]:
-        with client_for(any_redis.url) as client:
-            yield rq.Queue(queue_name("g"), connection=client, serializer=JSONSerializer)
-
-    def outcome(self, job: Job) -> tuple[JobStatus, str]:
-        deadline = time.monotonic() + WAIT_S
-        while (status := job.get_status(refresh=True)) not in (JobStatus.FAILED, JobStatus.FINISHED):
-            assert time.monotonic() < deadline, f"the job is still {status}"
-            time.sleep(0.05)
-        result = job.latest_result()
-        return status, (result.exc_string or "").strip().splitlines()[-1] if result else ""
-
-    @pytest.mark.parametrize(
-        ("options", "problem"),
-        [
-            ({"f": "trap.spring"}, "there is no job 'trap.spring'"),
-            ({"f": "os.system", "args": ["touch {dir}/called"]}, "there is no job 'os.system'"),
-            ({"f": "replicator.workers.jobs.main"}, "there is no job 'replicator.workers.jobs.main'"),
-            (
-                {"f": "replicator.workers.jobs.snapshot", "args": ["x"]},
-                "replicator.workers.jobs.snapshot takes no arguments",
-            ),
-            (
-                {"f": "replicator.workers.jobs.snapshot", "kwargs": {"x": 1}},
-                "replicator.workers.jobs.snapshot takes no arguments",
-            ),
-            ({"on_failure": "trap.spring"}, "it has failure_callback_name"),
-            ({"on_success": "trap.spring"}, "it has success_callback_name"),
-            ({"on_stopped": "trap.spring"}, "it has stopped_callback_name"),
-            ({"f": "trap.spring", "on_failure": "trap.spring", "retry": rq.Retry(max=3)}, "there is no job"),
-        ],
-    )
-    def test_what_is_no_job_of_the_package_fails_and_nothing_of_it_is_run(
-        self, queue: rq.Queue, worker: Any, trap: Trap, run: Callable[..., Any], pair: Any, tmp_path: Path,
-        options: dict[str, Any], problem: str,
-    ) -> None:  # fmt: skip
-        options = {"f": "replicator.workers.jobs.snapshot"} | options
-        args = [each.format(dir=tmp_path) for each in options.pop("args", [])]
-        callbacks = {
-            name: rq.Callback(value) if name.startswith("on_") else value
-            for name, value in options.items()
-            if name not in ("f", "kwargs")
-        }
-        job = queue.enqueue_call(options["f"], args=args, kwargs=options.get("kwargs"), **callbacks)
-        status, told = self.outcome(job)
-        assert status is JobStatus.FAILED
-        assert problem in told
-        assert "nothing of it was run" in told
-        assert "This worker runs replicator.workers.jobs.snapshot and replicator.workers.jobs.verify" in told
-        # Whatever comes after a job is over before the next one begins.
-        assert run("snapshot")[0] == {"as_of": "1-2"}
-        assert trap.sprung == []
-
-    def test_a_webhook_is_not_called(self, queue: rq.Queue, worker: Any, run: Callable[..., Any], pair: Any) -> None:
-        from rq.webhook import Webhook
-
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.settimeout(0.5)
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-            hooks = [Webhook(url, "failed", timeout=5), Webhook(url, "finished", timeout=5)]
-            status, told = self.outcome(queue.enqueue("replicator.workers.jobs.snapshot", webhooks=hooks))
-            assert (status, "it has webhooks" in told) == (JobStatus.FAILED, True)
-            run("snapshot")
-            with pytest.raises(TimeoutError):
-                listener.accept()
-
-    @pytest.mark.parametrize("field", ["data", "meta", "result"])
-    def test_nothing_is_unpickled(
-        self, queue: rq.Queue, worker: Any, trap: Trap, run: Callable[..., Any], pair: Any, field: str
-    ) -> None:
-        bad = pickle.dumps(_Unpickled(trap.traces[1]))
-        self.push(queue, {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', field: bad})
-        run("snapshot")
-        assert trap.sprung == []
-
-    @pytest.mark.parametrize(
-        "fields",
-        [
-            {},
-            {"data": b"\xff"},
-            {"data": b"[]"},
-            {"data": b"7"},
-            {"data": b'[["replicator.workers.jobs.snapshot"], null, [], {}]'},
-            {"data": zlib.compress(b" " * 50_000_000)},
-            {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', "created_at": b"yesterday"},
-            {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', "timeout": b"soon", "origin": b"\xff"},
-        ],
-    )
-    def test_what_cannot_be_read_ends_no_worker(
-        self, queue: rq.Queue, worker: Any, run: Callable[..., Any], pair: Any, fields: dict[str, Any]
-    ) -> None:
-        self.push(queue, fields)
-        assert run("snapshot")[0] == {"as_of": "1-2"}
-        assert worker.poll() is None
-
-    def push(self, queue: rq.Queue, fields: dict[str, Any]) -> None:
-        """Put a job into the queue by hand."""
-        if fields:
-            queue.connection.hset("rq:job:by-hand", mapping={"origin": queue.name, "status": "queued", **fields})
-        queue.connection.rpush(queue.key, "by-hand")
-
-    def test_an_id_that_is_none_ends_no_worker(
-        self, queue: rq.Queue, worker: Any, run: Callable[..., Any], pair: Any
-    ) -> None:
-        queue.connection.rpush(queue.key, "no id: at all")
-        assert run("snapshot")[0] == {"as_of": "1-2"}
-        assert worker.poll() is None
-
-
-def test_without_a_worker_it_says_that_nobody_took_the_job(run: Callable[..., Any]) -> None:
-    with pytest.raises(TimeoutError, match=r"no worker took job .* is `python -m replicator\.workers\.jobs` running\?"):
-        run("snapshot", wait_s=0.3)
-
-
-def test_a_job_that_nobody_took_is_not_run_later(run: Callable[..., Any], any_redis: RedisServer) -> None:
-    with pytest.raises(TimeoutError):
-        run("snapshot", wait_s=0.3)
-    with client_for(any_redis.url) as client:
-        assert rq.Queue(queue_name("g"), connection=client, serializer=JSONSerializer).count == 0
-
-
-def test_without_redis_it_is_unavailable_and_the_password_is_not_told(tmp_path: Path) -> None:
-    with pytest.raises(LogUnavailable) as raised:
-        run_in_queue(f"unix://user:secret@{tmp_path}/nobody", "g", "snapshot", wait_s=1.0, progress=print)
-    assert "secret" not in str(raised.value)
-
-
-class TestCommandLine:
-    def invoke(self, server: RedisServer, *args: str) -> Result:
-        return CliRunner().invoke(cli, ["--redis", server.url, "--group", "g", *args])
-
-    def test_the_results_are_those_of_the_command_without_a_queue(
-        self, any_redis: RedisServer, pair: tuple[Node, Node], worker: Any
-    ) -> None:
-        result = self.invoke(any_redis, "verify", "--queue")
-        assert result.exit_code == 0
-        assert result.stdout.endswith("all equal\n")
-        assert "is in queue replicator-g" in result.stderr
-
-    def test_a_job_that_fails_is_1(self, any_redis: RedisServer, worker: Any) -> None:
-        result = self.invoke(any_redis, "snapshot", "--queue")
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert "the job snapshot failed" in result.stderr
-
-    def test_a_job_that_nobody_takes_is_1(self, any_redis: RedisServer) -> None:
-        result = self.invoke(any_redis, "snapshot", "--queue", "--timeout", "0.3")
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert "no worker took job" in result.stderr
-
-
-@pytest.mark.parametrize("missing", ["REPLICATOR_REDIS", "REPLICATOR_GROUP"])
-def test_a_worker_without_its_settings_ends_and_names_the_one_it_lacks(missing: str) -> None:
-    env = {**os.environ, "REPLICATOR_REDIS": "redis://localhost", "REPLICATOR_GROUP": "g"}
-    del env[missing]
-    done = subprocess.run(
-        [sys.executable, "-m", "replicator.workers.jobs"],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert missing in done.stderr
-
-
-def test_a_worker_waits_for_a_redis_that_is_away_and_says_so_once(redis_factory: RedisFactory, tmp_path: Path) -> None:
-    server = redis_factory(start=False)
-    server.start()
-    url = server.url
-    server.stop()
-    process = start_worker(url, tmp_path)
-    log = tmp_path / "worker.log"
-    eventually(lambda: "trying again until it is there" in log.read_text())
-    # when it comes up
-    server.start()
-    assert server.url == url
-    eventually(lambda: workers_of(url))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE_S) == 0
-    assert log.read_text().count("trying again") == 1
-    assert "Traceback" not in log.read_text()
-
-
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM])
-def test_a_worker_ends_in_order_whether_redis_is_there_or_not(
-    any_redis: RedisServer, tmp_path: Path, number: signal.Signals
-) -> None:
-    waiting = start_worker(f"unix://{tmp_path}/nobody", tmp_path)
-    eventually(lambda: "trying again" in (tmp_path / "worker.log").read_text())
-    waiting.send_signal(number)
-    assert waiting.wait(PATIENCE_S) == 0
-
-    working = start_worker(any_redis.url, tmp_path)
-    eventually(lambda: workers_of(any_redis.url))
-    working.send_signal(number)
-    assert working.wait(PATIENCE_S) == 0
-    assert workers_of(any_redis.url) == []  # it took its leave
-
-
-@pytest.mark.parametrize(
-    "what_the_handler_does",
-    [
-        pytest.param("_shutdown = lambda self: None", id="its exception is dropped"),
-        pytest.param("get_state = refused", id="Redis refuses its question"),
-    ],
-)
-def test_a_worker_whose_handler_does_not_get_through_ends_all_the_same(
-    any_redis: RedisServer, tmp_path: Path, what_the_handler_does: str
-) -> None:
-    program = f"""
-import redis, rq
-from replicator.workers import jobs
-def refused(self):
-    raise redis.ConnectionError("refused")
-rq.worker.BaseWorker.{what_the_handler_does}
-jobs.main()
-"""
-    working = start_worker(any_redis.url, tmp_path, "-c", program)
-    log = tmp_path / "worker.log"
-    eventually(lambda: "Listening on" in log.read_text())
-    working.send_signal(signal.SIGTERM)
-    assert working.wait(PATIENCE_S) == 0, log.read_text()
-    assert workers_of(any_redis.url) == []  # it took its leave
-
-
-def test_a_worker_that_was_thrown_out_by_a_failover_begins_anew(redis_factory: RedisFactory, tmp_path: Path) -> None:
-    server = redis_factory()
-    process = start_worker(server.url, tmp_path)
-    eventually(lambda: workers_of(server.url))
-    server.kill()
-    server.start()
-    # then, whatever RQ made of it, jobs are run again
-    with pytest.raises(JobFailed):
-        run_in_queue(server.url, "g", "snapshot", wait_s=WAIT_S, progress=print)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE_S) == 0
-
-
-def start_worker(url: str, tmp_path: Path, *program: str) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "REPLICATOR_REDIS": url, "REPLICATOR_GROUP": "g"}
-    with (tmp_path / "worker.log").open("w") as log:
-        return subprocess.Popen(
-            [sys.executable, *(program or ("-m", "replicator.workers.jobs"))],
-            env=env,
-            stderr=log,
-            start_new_session=True,
+    def test_it_is_not_done_if_the_term_moved(self, world: JobsWorld) -> None:
+        to, (leads, term) = other(world), world.leader()
+        for node in (to, leads):
+            assert world.command("promote", node).exit_code == 0
+        with pytest.raises(JobFailed) as raised:
+            world.run("switchover", to=to, term=term, at=int(time.time()) * 1000)
+        assert raised.value.exit_code == 3
+        assert str(raised.value).endswith(
+            f"it was asked for in term {term}, and {leads} leads now, in term {term + 2}; nothing was done"
         )
+        assert world.leader() == (leads, term + 2)
+
+    def test_it_is_not_done_while_the_group_is_paused(self, world: JobsWorld) -> None:
+        before = world.leader()
+        world.command("pause", "--reason", "work on the disks")
+        try:
+            with pytest.raises(JobFailed, match=r"the group is paused \(by .*work on the disks\); nothing was done"):
+                world.run("switchover", to=other(world), term=before[1])
+        finally:
+            world.command("resume")
+        assert world.leader() == before
+
+    def test_it_is_not_done_late(self, world: JobsWorld) -> None:
+        before = world.leader()
+        long_ago = int(time.time() - 3600) * 1000
+        with world.queue() as queue:
+            arguments = {"to": other(world), "term": before[1], "at": long_ago}
+            id = queue.ask("switchover", arguments, due_ms=long_ago).id
+        assert re.match("it is 36[0-9][0-9] s late, as when no worker ran", self._problem(world, id))
+        assert world.leader() == before
+
+    def test_it_can_be_cancelled_and_that_once_more_is_harmless(self, world: JobsWorld) -> None:
+        id = self._asked(world, other(world), "+2h")
+        assert id in world.command("jobs", "list").stdout
+        for _ in range(2):
+            cancelled = world.command("jobs", "cancel", id)
+            assert (cancelled.exit_code, cancelled.stdout) == (0, f"{id} is canceled\n")
+        assert id not in world.command("jobs", "list").stdout
+
+    @pytest.mark.parametrize("at", ["soon", "2020-01-01", "25:00", "+1y"])
+    def test_what_is_no_time_to_come_is_refused(self, world: JobsWorld, at: str) -> None:
+        asked = world.command("jobs", "run", "switchover", "--to", other(world), "--at", at)
+        assert (asked.exit_code, asked.stdout) == (2, "")
+
+    def _asked(self, world: JobsWorld, to: str, at: str) -> str:
+        asked = world.command("jobs", "run", "switchover", "--to", to, "--at", at, "--json")
+        assert asked.exit_code == 0, asked.output
+        return str(json.loads(asked.stdout)["job"])
+
+    def _problem(self, world: JobsWorld, id: str) -> str:
+        with world.queue() as queue:
+            return eventually(lambda: queue.job(id).problem, "the end of the job") or ""
 
 
-def workers_of(url: str) -> list[Any]:
-    with client_for(url) as client:
-        return list(client.smembers("rq:workers"))
+class TestListAndCancel:
+    def test_what_is_over_is_not_cancelled(self, world: JobsWorld) -> None:
+        with world.queue() as queue:
+            id = queue.ask("verify", {}).id
+            queue.follow(id, "verify", wait_s=WAIT_S, progress=print)
+        refused = world.command("jobs", "cancel", id)
+        assert (refused.exit_code, refused.stdout) == (3, "")
+        assert f"job {id} is over: it is finished" in refused.stderr
+
+    @pytest.mark.parametrize("id", ["nobody", "no id: at all", ""])
+    def test_a_job_that_is_not_there_is_named(self, world: JobsWorld, id: str) -> None:
+        refused = world.command("jobs", "cancel", "--", id)
+        assert (refused.exit_code, refused.stdout) == (3, "")
+        assert "there is no job" in refused.stderr
+
+    def test_a_job_of_another_queue_is_none_of_this_group(self, world: JobsWorld) -> None:
+        import rq
+
+        with world.plain_queue() as queue:
+            theirs = rq.Queue("theirs", connection=queue.connection).enqueue("os.system")
+            assert world.command("jobs", "cancel", theirs.id).exit_code == 3
+            assert theirs.get_status() is JobStatus.QUEUED
+
+    def test_ctrl_c_leaves_the_job_and_says_how_to_end_it(self, world: JobsWorld) -> None:
+        os.kill(world.work().pid, signal.SIGSTOP)
+        try:
+            code = "import sys; from replicator.cli import main; main(sys.argv[1:])"
+            command = [sys.executable, "-c", code, "--redis", world.url, "--group", "g", "jobs", "run", "verify"]
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=WAIT_S)
+            assert process.returncode == 4
+            id = line.split()[1]
+            assert f"job {id} goes on" in said
+            assert world.command("jobs", "cancel", id).exit_code == 0
+        finally:
+            os.kill(world.work().pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("level", ["TRACE", "", "5"])
-def test_a_worker_with_a_log_level_that_is_none_ends_and_says_so(any_redis: RedisServer, level: str) -> None:
-    env = {**os.environ, "REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g", "REPLICATOR_LOG_LEVEL": level}
-    done = subprocess.run(
-        [sys.executable, "-m", "replicator.workers.jobs"],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("Error: REPLICATOR_LOG_LEVEL")
-    assert "Traceback" not in done.stderr
+class TestSchedule:
+    """What RQ's cron asks for."""
 
+    @contextlib.contextmanager
+    def schedule(self, url: str, **times: str) -> Iterator[Schedule]:
+        with JobQueue(url, "g") as queue, client_for(url) as client:
+            yield Schedule(queue, client, times)
 
-class TestWhileAJobIsWaitedFor:
-    """What becomes of `--queue` when Redis does not stay as it was: one line, and not the inside of RQ."""
+    def test_two_of_them_ask_once_for_each_time_and_the_worker_does_it(self, world: JobsWorld) -> None:
+        with self.schedule(world.url, verify="* * * * *") as one, self.schedule(world.url, verify="* * * * *") as two:
+            due = datetime.now(tz=UTC).replace(second=0, microsecond=0)
+            for each in (one, two):
+                each._cron_jobs[0].next_enqueue_time = due
+                assert [job.name for job in each.enqueue_jobs()] == ["verify"]
+            assert one.next_times["verify"] > due
+        slot = f"g-verify-{due:%Y%m%dT%H%M}Z"
+        with world.queue() as queue:
+            (job,) = [job for job in queue.jobs() if job.job.startswith(slot)]
+            assert queue.follow(job.job, "verify", wait_s=WAIT_S, progress=print)["equal"]
+            # nor is it asked for again once it is over
+            assert not queue.ask("verify", {}, slot=f"{due:%Y%m%dT%H%M}Z").is_new
 
-    def follow(self, server: RedisServer, meanwhile: Callable[[], Any]) -> Exception:
-        told: list[str] = []
+    def test_what_is_off_is_not_asked_for(self, module_world: JobsWorld) -> None:
+        with self.schedule(module_world.url, verify="0 0 1 1 *", drill="off") as schedule:
+            assert set(schedule.next_times) == {"verify"}
 
-        def tell(text: str) -> None:
-            told.append(text)
-            if len(told) == 1:
-                meanwhile()
-
-        with pytest.raises((JobFailed, LogUnavailable, TimeoutError)) as raised:
-            run_in_queue(server.url, "g", "snapshot", wait_s=2.0, progress=tell)
-        assert "\n" not in str(raised.value)
-        return raised.value
-
-    def test_a_job_that_redis_lost_is_told_so(self, any_redis: RedisServer) -> None:
-        def lose() -> None:
-            with client_for(any_redis.url) as client:
-                client.flushall()
-
-        assert "Redis does not have it any more" in str(self.follow(any_redis, lose))
-
-    def test_a_redis_that_is_gone_is_named(self, redis_factory: RedisFactory) -> None:
-        server = redis_factory()
-        assert isinstance(self.follow(server, server.kill), LogUnavailable)
-
-    def test_a_redis_that_became_a_replica_is_named(self, redis_factory: RedisFactory) -> None:
-        server = redis_factory()
-
-        def demote() -> None:
-            with client_for(server.url) as client:
-                client.replicaof("127.0.0.1", "1")
-
-        assert isinstance(self.follow(server, demote), LogUnavailable)
-
-    def test_a_redis_that_is_away_for_a_moment_is_waited_for(self, redis_factory: RedisFactory) -> None:
-        server = redis_factory(config={"appendonly": "yes", "appendfsync": "always"})
-        told: list[str] = []
-
-        def tell(text: str) -> None:
-            told.append(text)
-            if len(told) == 1:
+    def test_what_is_due_while_redis_is_away_is_asked_for_when_it_is_back(self, tmp_path: Path) -> None:
+        server = RedisServer(tmp_path / "redis").start()
+        try:
+            with self.schedule(server.url, verify="* * * * *") as schedule:
+                schedule._cron_jobs[0].next_enqueue_time = datetime.now(tz=UTC)
                 server.kill()
-            elif "waiting for it to come back" in text:
+                assert schedule.enqueue_jobs() == []
+                schedule.heartbeat()
                 server.start()
+                assert [job.name for job in eventually(schedule.enqueue_jobs)] == ["verify"]
+        finally:
+            server.kill()
 
-        with pytest.raises(TimeoutError, match="no worker took job"):
-            run_in_queue(server.url, "g", "snapshot", wait_s=3.0, progress=tell)
-        assert len(told) == 2
+    def test_as_a_process_it_ends_in_order(self, module_world: JobsWorld, tmp_path: Path) -> None:
+        log = tmp_path / "cron.log"
+        times = {"REPLICATOR_JOBS_CRON_VERIFY": "0 0 1 1 *", "REPLICATOR_JOBS_CRON_DRILL": "off"}
+        process = start_worker(module_world.url, log, "-m", "replicator.workers.cron", **times)
+        eventually(lambda: "registering birth" in log.read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0, log.read_text()
+        assert "verify: 0 0 1 1 *, next at" in log.read_text()
+        assert "drill" not in log.read_text()
+
+    def test_a_time_that_is_none_ends_it(self, module_world: JobsWorld) -> None:
+        done = module_world.command("jobs", "cron", "--verify", "at night")
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "--verify: 'at night' is neither five fields of cron" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def page(module_world: JobsWorld) -> Iterator[httpx.Client]:
+    (port,) = free_ports(1)
+    command = [str(Path(sys.executable).with_name("rq-dashboard")), "-b", "127.0.0.1", "-p", str(port)]
+    env = {**os.environ, "REPLICATOR_REDIS": module_world.url}
+    with (module_world.directory / "dashboard.log").open("w") as log:
+        process = subprocess.Popen([*command, "-c", "replicator.workers.dashboard"], env=env, stdout=log, stderr=log)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            eventually(lambda: _answers(client))
+            yield client
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+class TestDashboard:
+    """rq-dashboard, as it comes."""
+
+    def test_it_lists_the_queue_and_shows_a_job_with_its_result(self, world: JobsWorld, page: httpx.Client) -> None:
+        with world.queue() as queue:
+            id = queue.ask("verify", {}).id
+            queue.follow(id, "verify", wait_s=WAIT_S, progress=print)
+        queues = page.get("/0/data/queues.json").json()["queues"]
+        assert "replicator-g" in [each["name"] for each in queues]
+        jobs = page.get("/0/data/jobs/replicator-g/finished/100/asc/1.json").json()["jobs"]
+        assert "verify" in [job["description"] for job in jobs if job["id"] == id]
+        job = page.get(f"/0/data/job/{id}.json").json()
+        assert (job["status"], job["result"]["equal"]) == ("finished", True)
+        assert "2 of 2 nodes reported" in job["metadata"]
+        for path in ("/", "/0/view/workers", f"/0/view/job/{id}"):
+            assert page.get(path).status_code == 200
+
+    def test_it_has_a_failed_job_run_again(self, world: JobsWorld, page: httpx.Client) -> None:
+        with world.queue() as queue:
+            id = queue.ask("switchover", {"to": "c", "term": 1}).id
+            eventually(lambda: queue.job(id).job_status == "failed")
+            assert "Traceback" in page.get(f"/0/data/job/{id}.json").json()["exc_info"]
+            before = queue.job(id)
+            assert page.post(f"/job/{id}/requeue").json() == {"status": "OK"}
+            again = eventually(lambda: [job for job in [queue.job(id)] if job.ended_at not in (None, before.ended_at)])
+        assert again[0].job_status == "failed"
+
+    def test_it_removes_a_job_that_is_to_come(self, world: JobsWorld, page: httpx.Client) -> None:
+        with world.queue() as queue:
+            arguments = {"to": other(world), "term": world.leader()[1]}
+            id = queue.ask("switchover", arguments, due_ms=int(time.time() + 7200) * 1000).id
+            shown = page.get("/0/data/jobs/replicator-g/scheduled/8/asc/1.json").json()["jobs"]
+            assert [job["description"] for job in shown if job["id"] == id]
+            assert page.post(f"/job/{id}/delete").json() == {"status": "OK"}
+            assert id not in [job.job for job in queue.jobs()]
+
+    def test_it_shows_the_workers_also_while_one_has_a_job(self, world: JobsWorld, page: httpx.Client) -> None:
+        with world.queue() as queue:
+            id = queue.ask("drill", {"faults": ["kill"]}).id
+            eventually(lambda: queue.job(id).progress)
+            workers = page.get("/0/data/workers.json").json()["workers"]
+            assert [each["current_job"]["description"] for each in workers if each["state"] == "busy"] == [
+                "drill faults=['kill']"
+            ]
+            queue.cancel(id)
+
+
+def _answers(client: httpx.Client) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return client.get("/").status_code == 200
+    return False
+
+
+class TestDrill:
+    """As a job it starts processes, which end with it."""
+
+    def test_the_end_of_the_worker_ends_it_in_order(self, world: JobsWorld) -> None:
+        with world.queue() as queue:
+            id = queue.ask("drill", {"faults": ["kill"]}).id
+            directory = eventually(lambda: DIRECTORY.search(queue.job(id).progress or ""))[1]
+            world.end_worker()
+            job = queue.job(id)
+        assert (job.job_status, job.problem) == (
+            "failed",
+            "it was asked to end before it was done; nothing of it runs any more",
+        )
+        assert not Path(directory).exists()
+        eventually(lambda: not _processes_of(directory))
+
+    def test_one_that_is_cancelled_ends_in_order(self, world: JobsWorld) -> None:
+        with world.queue() as queue:
+            id = queue.ask("drill", {"faults": ["kill"]}).id
+            directory = eventually(lambda: DIRECTORY.search(queue.job(id).progress or ""))[1]
+        cancelled = world.command("jobs", "cancel", id)
+        assert cancelled.exit_code == 0, cancelled.output
+        assert "it was asked to end before it was done" in cancelled.stdout
+        assert not Path(directory).exists()
+        eventually(lambda: not _processes_of(directory))
+        assert world.run("verify")[0]["equal"]
+
+
+def _processes_of(directory: str) -> list[str]:
+    listed = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if directory in line]

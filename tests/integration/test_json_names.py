@@ -23,6 +23,7 @@ from replicator.archive.places import Directory as ArchiveDirectory
 from replicator.cli import cli
 from replicator.cli.watch import away_as_json
 from replicator.cli.watching import Watch, asked_over_http
+from replicator.jobs.queue import JobQueue
 from replicator.log.redis_log import RedisLog
 from replicator.registry.state import Registry
 from replicator.sandbox.drill.report import FaultReport, Report
@@ -112,6 +113,7 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
     given |= _of_processes(run, world, directory)
     given["release"] = run("release", "--data-dir", directory / "a")
     given["metrics list"] = run("metrics", "list")
+    given |= _of_jobs(world, directory, run)
     given["status --watch"] = [_while_redis_is_away(world)]
     given |= _of_forks(directory / "a") | _of_an_archive(world, directory, run)
     world.admin.xdel("replicator:{g}:log", "1-4")
@@ -120,6 +122,17 @@ def _of_a_group(world: RedisWorld, directory: Path) -> Given:
         world.admin.delete("replicator:{g}:log", "replicator:{g}:head")
         given["promote, recover"].append(run("recover", "--from", "a", "--force", "--yes"))
     return given
+
+
+def _of_jobs(world: RedisWorld, directory: Path, run: Run) -> Given:
+    """Of jobs that nobody does, but for what is done here."""
+    with JobQueue(world.server.url, "g") as queue:
+        to_come = queue.ask("switchover", {"to": "b", "term": 1}, due_ms=4_000_000_000_000).id
+        queue.ask("verify", {})
+    listed = run("jobs", "list", "--all")
+    cancelled = run("jobs", "cancel", to_come)
+    own = ("--here", "--backups", directory / "backups", "--keep", "1")
+    return {"jobs list, jobs cancel": [listed, cancelled], "jobs run backup": [run("jobs", "run", "backup", *own)]}
 
 
 class _Failing(KV):
@@ -307,7 +320,9 @@ def test_the_document_is_about_all_that_was_asked(given: Given) -> None:
 
 
 def test_every_command_that_gives_json_has_a_section() -> None:
-    assert set(_commands_with_output(cli)) <= {part for title in DOCUMENTED for part in title.split(", ")}
+    # A job gives what the command of the same name gives.
+    commands = {command.removeprefix("jobs run ") for command in _commands_with_output(cli)}
+    assert commands <= {part for title in DOCUMENTED for part in title.split(", ")}
 
 
 def _commands_with_output(group: click.Group, prefix: str = "") -> Iterator[str]:
@@ -316,7 +331,7 @@ def _commands_with_output(group: click.Group, prefix: str = "") -> Iterator[str]
         command = group.get_command(context, name)
         assert command is not None
         if isinstance(command, click.Group):
-            yield from _commands_with_output(command, f"{name} ")
+            yield from _commands_with_output(command, f"{prefix}{name} ")
         elif any(option.name == "output" for option in command.params):
             yield prefix + name
 

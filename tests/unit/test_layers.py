@@ -27,7 +27,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("ops",),
     ("ui",),
     ("service", "sandbox", "archive"),
-    ("testing",),
+    ("testing", "jobs"),
     ("cli", "__init__"),
 )
 

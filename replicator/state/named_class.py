@@ -1,4 +1,4 @@
-"""The class of a state, as an option names it: MODULE:CLASS."""
+"""The class of a state, as a setting names it: MODULE:CLASS."""
 
 from __future__ import annotations
 

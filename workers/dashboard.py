@@ -1,0 +1,22 @@
+"""Settings with which rq-dashboard shows the jobs of a group: `rq-dashboard -c replicator.workers.dashboard`.
+
+REPLICATOR_REDIS says where they are, unless `--redis-url` does.
+
+RQ takes pickle where nobody names a serializer. rq-dashboard 0.9 has `--json`, and does not name it everywhere: its
+list of workers fails while a job of ours runs, and its page of a job unpickles what is beside the job. Whoever can
+write to Redis could have it run anything. So in its process JSON takes the place of pickle.
+"""
+
+from __future__ import annotations
+
+import os
+
+import rq.serializers
+import rq_dashboard.web
+
+rq.serializers.PickleSerializer = rq.serializers.JSONSerializer  # type: ignore[assignment]
+rq_dashboard.web.config.serializer = rq.serializers.JSONSerializer
+
+if _url := os.environ.get("REPLICATOR_REDIS"):
+    #: Where it looks, by rq-dashboard's own name for that.
+    RQ_DASHBOARD_REDIS_URL = _url
