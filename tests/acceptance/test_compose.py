@@ -186,7 +186,7 @@ def _is_locked_up(node: Running) -> None:
 
 
 def _prometheus_has_found(prometheus: Prometheus) -> None:
-    targets = {f"{service}:8000": "up" for service in NODES}
+    targets = {f"{service}:8000": "up" for service in NODES} | {"archive:9108": "up"}
 
     def found() -> dict[str, str]:
         return {each["labels"]["instance"]: each["health"] for each in prometheus.ask("targets")["activeTargets"]}

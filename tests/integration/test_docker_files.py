@@ -110,6 +110,7 @@ def test_the_profiles_have_what_their_names_say(compose: dict[str, Any]) -> None
         "": {"redis", "node-a", "node-b", "node-c", "worker"},
         "ha": {"redis-replica-1", "redis-replica-2", "sentinel-1", "sentinel-2", "sentinel-3"},
         "archive": {"archive"},
+        "schedule": {"cron"},
         "monitoring": {"prometheus", "grafana"},
     }
 
@@ -221,7 +222,7 @@ def test_the_modules_that_containers_run_exist(compose: dict[str, Any]) -> None:
         for module in modules_run(words)
     }
 
-    assert modules == {f"replicator.workers.{name}" for name in ("jobs", "archive", "healthcheck")}
+    assert modules == {f"replicator.workers.{name}" for name in ("jobs", "archive", "cron", "healthcheck")}
     assert all(module_path(module).is_file() for module in modules)
 
 
@@ -273,10 +274,13 @@ def test_prometheus_is_given_the_rules_and_every_node(compose: dict[str, Any], t
     (config,) = (word.partition("=")[2] for word in service["command"] if word.startswith("--config.file="))
     said = promtool("check", "config", str(tmp_path / Path(config).name))
     assert re.search(r"SUCCESS: [1-9]\d* rules found", said), said
-    (job,) = yaml.safe_load((DOCKER / "monitoring/prometheus.yml").read_text())["scrape_configs"]
-    (targets,) = (each["targets"] for each in job["static_configs"])
-    nodes = [each["environment"] for name, each in compose["services"].items() if name.startswith("node-")]
-    assert targets == [node["REPLICATOR_HTTP"] for node in nodes]
+    jobs = yaml.safe_load((DOCKER / "monitoring/prometheus.yml").read_text())["scrape_configs"]
+    told = {job["job_name"]: [target for each in job["static_configs"] for target in each["targets"]] for job in jobs}
+    services = compose["services"]
+    assert told == {
+        "replicator": [services[name]["environment"]["REPLICATOR_HTTP"] for name in ("node-a", "node-b", "node-c")],
+        "replicator-archive": [services["archive"]["environment"]["REPLICATOR_ARCHIVE_METRICS"]],
+    }
 
 
 # supervisord-node.conf
