@@ -20,9 +20,9 @@ from click.testing import CliRunner, Result
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from replicator import LogUnavailable, Node
+from replicator import LogUnavailable, Node, ops
 from replicator.cli import cli
-from replicator.log.redis_log import client_for
+from replicator.log.redis_log import RedisLog, client_for
 from replicator.ops.jobs import JobFailed, queue_name, run_in_queue
 from replicator.sandbox.redis_server import RedisServer
 from tests.conftest import RedisFactory
@@ -31,66 +31,130 @@ from tests.support.kv import KV, PATIENCE_S, eventually, in_step, push
 WAIT_S = 60.0
 
 
-@pytest.fixture
-def worker(any_redis: RedisServer, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    paths = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
-    env = {**os.environ, "REPLICATOR_REDIS": any_redis.url, "REPLICATOR_GROUP": "g", "PYTHONPATH": paths}
-    path = tmp_path / "of-the-worker.log"
-    with path.open("w") as log:
-        command = [sys.executable, "-X", "faulthandler", "-m", "replicator.workers.jobs"]
-        process = subprocess.Popen(command, env=env, stderr=log)
-    yield process
-    # SIGINT and SIGTERM both let it finish its job first.
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE_S) == 0, path.read_text()
+class Desk:
+    """A Redis, a group in it, and the group's worker, for all tests that do no more than give it jobs.
+
+    What is in a queue is data, and changes nothing for the jobs after it. So one of them is enough.
+    """
+
+    def __init__(self, server: RedisServer, directory: Path, group: str = "g") -> None:
+        self.server = server
+        self.group = group
+        self.directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        """Its worker, which lives: if the test before this one cost its life, only that test failed."""
+        if self._process is None or self._process.poll() is not None:
+            paths = f"{self.directory}:{os.environ.get('PYTHONPATH', '')}"
+            settings = {"REPLICATOR_REDIS": self.server.url, "REPLICATOR_GROUP": self.group, "PYTHONPATH": paths}
+            command = [sys.executable, "-X", "faulthandler", "-m", "replicator.workers.jobs"]
+            with self._log.open("a") as log:
+                self._process = subprocess.Popen(command, env={**os.environ, **settings}, stderr=log)
+        return self._process
+
+    def run(self, name: str, wait_s: float = WAIT_S) -> tuple[Any, list[str]]:
+        """The result of a job, and what it told of its progress."""
+        told: list[str] = []
+        return run_in_queue(self.server.url, self.group, name, wait_s=wait_s, progress=told.append), told
+
+    def runs_jobs(self) -> bool:
+        """Whether a job that comes now is done, and right."""
+        last_id = self.last_id
+        return bool(self.run("snapshot")[0] == {"as_of": last_id})
+
+    @property
+    def last_id(self) -> str:
+        """Of the log: of what a snapshot that is sent now is the state."""
+        log = RedisLog(self.server.url, self.group)
+        try:
+            return str(ops.status(log).last_id)
+        finally:
+            log.close()
+
+    def close(self) -> None:
+        if self._process is not None:
+            # SIGINT and SIGTERM both let it finish its job first.
+            self._process.send_signal(signal.SIGTERM)
+            assert self._process.wait(PATIENCE_S) == 0, self._log.read_text()
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "of-the-worker.log"
 
 
-@pytest.fixture
-def pair(any_redis: RedisServer, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+@pytest.fixture(scope="module")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server.start()
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def _desk(_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    directory = tmp_path_factory.mktemp("desk")
     nodes = [
-        Node(KV(), group="g", name=name, redis=any_redis.url, data_dir=tmp_path / name, lease_s=3.0) for name in "ab"
+        Node(KV(), group="g", name=name, redis=_server.url, data_dir=directory / name, lease_s=30.0) for name in "ab"
     ]
     with nodes[0], nodes[1]:
         nodes[0].promote()
         nodes[0].submit(push("x"))
         in_step(*nodes)
-        yield nodes[0], nodes[1]
+        desk = Desk(_server, directory)
+        yield desk
+        desk.close()
+
+
+@pytest.fixture(scope="module")
+def _desk_of_nobody(_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    desk = Desk(_server, tmp_path_factory.mktemp("desk"), "nobody")
+    yield desk
+    desk.close()
 
 
 @pytest.fixture
-def run(any_redis: RedisServer) -> Callable[..., Any]:
-    told: list[str] = []
-
-    def run(name: str, wait_s: float = WAIT_S) -> tuple[Any, list[str]]:
-        return run_in_queue(any_redis.url, "g", name, wait_s=wait_s, progress=told.append), told
-
-    return run
+def desk(_desk: Desk) -> Desk:
+    """Of a group with a primary and a standby."""
+    _desk.worker()
+    return _desk
 
 
-def test_a_snapshot_as_a_job_tells_its_progress_and_its_place(
-    run: Callable[..., Any], pair: tuple[Node, Node], worker: Any
-) -> None:
-    result, told = run("snapshot")
-    assert result == {"as_of": "1-2"}
+@pytest.fixture
+def desk_of_nobody(_desk_of_nobody: Desk) -> Desk:
+    """Of a group that nobody leads."""
+    _desk_of_nobody.worker()
+    return _desk_of_nobody
+
+
+@pytest.fixture
+def run(any_redis: RedisServer, tmp_path: Path) -> Callable[..., Any]:
+    """Give a job to a queue without a worker."""
+    return Desk(any_redis, tmp_path).run
+
+
+def test_a_snapshot_as_a_job_tells_its_progress_and_its_place(desk: Desk) -> None:
+    last_id = desk.last_id
+    result, told = desk.run("snapshot")
+    assert result == {"as_of": last_id}
     assert told[0].endswith(f"is in queue {queue_name('g')}")
-    assert told[-1] == "the snapshot of 1-2 is complete"
+    assert told[-1] == f"the snapshot of {last_id} is complete"
 
 
-def test_verify_as_a_job_compares_all_live_nodes(run: Callable[..., Any], pair: tuple[Node, Node], worker: Any) -> None:
-    result, told = run("verify")
+def test_verify_as_a_job_compares_all_live_nodes(desk: Desk) -> None:
+    result, told = desk.run("verify")
     assert result["equal"] is True
     assert set(result["digests"]) == {"a", "b"}
     assert told[-1].startswith("2 of 2 nodes reported at ")
 
 
-def test_a_job_that_fails_says_why(run: Callable[..., Any], worker: Any) -> None:
+def test_a_job_that_fails_says_why(desk_of_nobody: Desk) -> None:
     with pytest.raises(JobFailed, match=r"the job snapshot failed: .*NotPrimary: nobody leads the group"):
-        run("snapshot")
+        desk_of_nobody.run("snapshot")
 
 
-def test_a_job_that_does_not_exist_fails(run: Callable[..., Any], worker: Any) -> None:
+def test_a_job_that_does_not_exist_fails(desk: Desk) -> None:
     with pytest.raises(JobFailed, match="the job nonsense failed"):
-        run("nonsense")
+        desk.run("nonsense")
 
 
 class Trap:
@@ -98,6 +162,8 @@ class Trap:
 
     def __init__(self, directory: Path) -> None:
         self.traces = [directory / "imported", directory / "called"]
+        for trace in self.traces:
+            trace.unlink(missing_ok=True)
         lines = [
             f"open({str(self.traces[0])!r}, 'w').close()",
             "def spring(*args, **kwargs):",
@@ -124,12 +190,12 @@ class TestWhatTheQueueSays:
     """A queue is data: of what it names nothing but the package's own jobs is run."""
 
     @pytest.fixture
-    def trap(self, tmp_path: Path) -> Trap:
-        return Trap(tmp_path)
+    def trap(self, desk: Desk) -> Trap:
+        return Trap(desk.directory)
 
     @pytest.fixture
-    def queue(self, any_redis: RedisServer) -> Iterator[rq.Queue]:
-        with client_for(any_redis.url) as client:
+    def queue(self, desk: Desk) -> Iterator[rq.Queue]:
+        with client_for(desk.server.url) as client:
             yield rq.Queue(queue_name("g"), connection=client, serializer=JSONSerializer)
 
     def outcome(self, job: Job) -> tuple[JobStatus, str]:
@@ -161,11 +227,10 @@ class TestWhatTheQueueSays:
         ],
     )
     def test_what_is_no_job_of_the_package_fails_and_nothing_of_it_is_run(
-        self, queue: rq.Queue, worker: Any, trap: Trap, run: Callable[..., Any], pair: Any, tmp_path: Path,
-        options: dict[str, Any], problem: str,
-    ) -> None:  # fmt: skip
+        self, queue: rq.Queue, desk: Desk, trap: Trap, options: dict[str, Any], problem: str
+    ) -> None:
         options = {"f": "replicator.workers.jobs.snapshot"} | options
-        args = [each.format(dir=tmp_path) for each in options.pop("args", [])]
+        args = [each.format(dir=desk.directory) for each in options.pop("args", [])]
         callbacks = {
             name: rq.Callback(value) if name.startswith("on_") else value
             for name, value in options.items()
@@ -178,10 +243,10 @@ class TestWhatTheQueueSays:
         assert "nothing of it was run" in told
         assert "This worker runs replicator.workers.jobs.snapshot and replicator.workers.jobs.verify" in told
         # Whatever comes after a job is over before the next one begins.
-        assert run("snapshot")[0] == {"as_of": "1-2"}
+        assert desk.runs_jobs()
         assert trap.sprung == []
 
-    def test_a_webhook_is_not_called(self, queue: rq.Queue, worker: Any, run: Callable[..., Any], pair: Any) -> None:
+    def test_a_webhook_is_not_called(self, queue: rq.Queue, desk: Desk) -> None:
         from rq.webhook import Webhook
 
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -190,17 +255,15 @@ class TestWhatTheQueueSays:
             hooks = [Webhook(url, "failed", timeout=5), Webhook(url, "finished", timeout=5)]
             status, told = self.outcome(queue.enqueue("replicator.workers.jobs.snapshot", webhooks=hooks))
             assert (status, "it has webhooks" in told) == (JobStatus.FAILED, True)
-            run("snapshot")
+            assert desk.runs_jobs()
             with pytest.raises(TimeoutError):
                 listener.accept()
 
     @pytest.mark.parametrize("field", ["data", "meta", "result"])
-    def test_nothing_is_unpickled(
-        self, queue: rq.Queue, worker: Any, trap: Trap, run: Callable[..., Any], pair: Any, field: str
-    ) -> None:
+    def test_nothing_is_unpickled(self, queue: rq.Queue, desk: Desk, trap: Trap, field: str) -> None:
         bad = pickle.dumps(_Unpickled(trap.traces[1]))
         self.push(queue, {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', field: bad})
-        run("snapshot")
+        desk.run("snapshot")
         assert trap.sprung == []
 
     @pytest.mark.parametrize(
@@ -216,25 +279,24 @@ class TestWhatTheQueueSays:
             {"data": b'["replicator.workers.jobs.snapshot", null, [], {}]', "timeout": b"soon", "origin": b"\xff"},
         ],
     )
-    def test_what_cannot_be_read_ends_no_worker(
-        self, queue: rq.Queue, worker: Any, run: Callable[..., Any], pair: Any, fields: dict[str, Any]
-    ) -> None:
+    def test_what_cannot_be_read_ends_no_worker(self, queue: rq.Queue, desk: Desk, fields: dict[str, Any]) -> None:
+        before = desk.worker().pid
         self.push(queue, fields)
-        assert run("snapshot")[0] == {"as_of": "1-2"}
-        assert worker.poll() is None
+        assert desk.runs_jobs()
+        assert desk.worker().pid == before
 
     def push(self, queue: rq.Queue, fields: dict[str, Any]) -> None:
         """Put a job into the queue by hand."""
+        queue.connection.delete("rq:job:by-hand")
         if fields:
             queue.connection.hset("rq:job:by-hand", mapping={"origin": queue.name, "status": "queued", **fields})
         queue.connection.rpush(queue.key, "by-hand")
 
-    def test_an_id_that_is_none_ends_no_worker(
-        self, queue: rq.Queue, worker: Any, run: Callable[..., Any], pair: Any
-    ) -> None:
+    def test_an_id_that_is_none_ends_no_worker(self, queue: rq.Queue, desk: Desk) -> None:
+        before = desk.worker().pid
         queue.connection.rpush(queue.key, "no id: at all")
-        assert run("snapshot")[0] == {"as_of": "1-2"}
-        assert worker.poll() is None
+        assert desk.runs_jobs()
+        assert desk.worker().pid == before
 
 
 def test_without_a_worker_it_says_that_nobody_took_the_job(run: Callable[..., Any]) -> None:
@@ -256,19 +318,17 @@ def test_without_redis_it_is_unavailable_and_the_password_is_not_told(tmp_path: 
 
 
 class TestCommandLine:
-    def invoke(self, server: RedisServer, *args: str) -> Result:
-        return CliRunner().invoke(cli, ["--redis", server.url, "--group", "g", *args])
+    def invoke(self, server: RedisServer, *args: str, group: str = "g") -> Result:
+        return CliRunner().invoke(cli, ["--redis", server.url, "--group", group, *args])
 
-    def test_the_results_are_those_of_the_command_without_a_queue(
-        self, any_redis: RedisServer, pair: tuple[Node, Node], worker: Any
-    ) -> None:
-        result = self.invoke(any_redis, "verify", "--queue")
+    def test_the_results_are_those_of_the_command_without_a_queue(self, desk: Desk) -> None:
+        result = self.invoke(desk.server, "verify", "--queue")
         assert result.exit_code == 0
         assert result.stdout.endswith("all equal\n")
         assert "is in queue replicator-g" in result.stderr
 
-    def test_a_job_that_fails_is_1(self, any_redis: RedisServer, worker: Any) -> None:
-        result = self.invoke(any_redis, "snapshot", "--queue")
+    def test_a_job_that_fails_is_1(self, desk_of_nobody: Desk) -> None:
+        result = self.invoke(desk_of_nobody.server, "snapshot", "--queue", group=desk_of_nobody.group)
         assert (result.exit_code, result.stdout) == (1, "")
         assert "the job snapshot failed" in result.stderr
 
