@@ -30,7 +30,7 @@ from tests.support.worlds import MemoryWorld, RedisWorld, World
 
 # Under nohup, or in the background of a shell, these are ignored, and what a test starts would ignore them as well. A
 # handler ignores them, too, and is not inherited.
-for _number in (signal.SIGHUP, signal.SIGQUIT):
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
 
