@@ -13,7 +13,9 @@ The first two bring back to life what a test killed or paused, but do not undo a
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,14 @@ from tests.support.worlds import MemoryWorld, RedisWorld, World
 
 # Under nohup, or in the background of a shell, these are ignored, and what a test starts would ignore them as well. A
 # handler ignores them, too, and is not inherited.
-for _number in (signal.SIGHUP, signal.SIGQUIT):
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
+
+# Hundreds of processes start, and where Python is told to keep nothing of what it compiles, each one of them compiles
+# all that it imports. What is kept is in __pycache__, which git ignores.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("without deadlines", deadline=None)

@@ -12,10 +12,11 @@ it by its environment (`Node.from_env`).
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sys
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TextIO
 
 import orjson
@@ -65,7 +66,8 @@ def configure(level: str, wanted: str = "auto", *, otherwise: str = "console", s
     """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter_for(wanted, stream, otherwise=otherwise))
+    chosen = _chosen(wanted, stream, otherwise)
+    handler.setFormatter(_WhenUsed(lambda: _formatter(chosen, stream)) if chosen else _OneLine(PLAIN_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
@@ -88,17 +90,25 @@ def formatter_for(
 ) -> logging.Formatter:
     """For a handler that writes to `stream`, or to stderr. Raises `ConfigError`, as `configure`."""
     stream = stream or sys.stderr
-    terminal = stream.isatty()
-    chosen = ("console" if terminal else otherwise) if wanted == "auto" else wanted
+    chosen = _chosen(wanted, stream, otherwise)
+    return _formatter(chosen, stream) if chosen else _OneLine(PLAIN_FORMAT)
+
+
+def _chosen(wanted: str, stream: TextIO, otherwise: str) -> str:
+    """`console` or `json`; empty: plain lines, because structlog is missing, and nobody asked for one of them."""
+    chosen = ("console" if stream.isatty() else otherwise) if wanted == "auto" else wanted
     if chosen not in FORMATS:
         raise ConfigError(setting="log_format", problem=f"{chosen!r} is none of {', '.join(FORMATS)}")
-    try:
-        import structlog
-    except ImportError:
-        if wanted == "auto":
-            return _OneLine(PLAIN_FORMAT)
-        problem = 'structlog is not installed: pip install "replicator[logs]"'
-        raise ConfigError(setting="log_format", problem=problem) from None
+    if importlib.util.find_spec("structlog") is not None:
+        return chosen
+    if wanted == "auto":
+        return ""
+    raise ConfigError(setting="log_format", problem='structlog is not installed: pip install "replicator[logs]"')
+
+
+def _formatter(chosen: str, stream: TextIO) -> logging.Formatter:
+    import structlog
+
     before: list[Any] = [
         _sentence_apart,
         structlog.stdlib.ExtraAdder(),
@@ -112,7 +122,7 @@ def formatter_for(
     else:
         render = structlog.dev.ConsoleRenderer(  # the name of the first one changed between its versions
             _WIDTH,
-            colors=terminal,
+            colors=stream.isatty(),
             timestamp_key="time",
             event_key="message",
             sort_keys=False,
@@ -123,6 +133,20 @@ def formatter_for(
         foreign_pre_chain=before,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *after],
     )
+
+
+class _WhenUsed(logging.Formatter):
+    """Made at the first line: to import structlog is a quarter of a command's start, and most commands log nothing."""
+
+    def __init__(self, make: Callable[[], logging.Formatter]) -> None:
+        super().__init__()
+        self._make = make
+        self._made: logging.Formatter | None = None
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._made is None:
+            self._made = self._make()
+        return self._made.format(record)
 
 
 class _OneLine(logging.Formatter):

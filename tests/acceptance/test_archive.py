@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,6 +22,7 @@ from replicator.archive.catalog import Catalog
 from replicator.archive.checking import check
 from replicator.archive.places import Directory
 from replicator.archive.status import read_status
+from replicator.log.redis_log import RedisLog
 from replicator.sandbox.free_ports import free_ports
 from replicator.sandbox.redis_server import RedisServer
 from tests.support.kv import PATIENCE_S, eventually
@@ -45,7 +45,9 @@ class Group:
             self._start(
                 "node", "--name", name, "--data-dir", directory / name, "--http", f"127.0.0.1:{port}", "--lease-s", 3.0
             )
-        eventually(lambda: len(self.status()["nodes"]) == len(NAMES), patience_s=3 * PATIENCE_S)
+        log = RedisLog(self.redis.url, "g")
+        self._stack.callback(log.close)
+        eventually(lambda: set(log.look().heartbeats) == set(NAMES), patience_s=3 * PATIENCE_S)
         self.run("promote", "a", "--timeout", 3 * PATIENCE_S)
 
     def _words(self, *args: object) -> list[str]:
@@ -66,12 +68,6 @@ class Group:
         done = subprocess.run(self._words(*args), capture_output=True, text=True, cwd=self.directory, check=False)
         assert done.returncode == code, done.stderr
         return done
-
-    def status(self) -> Any:
-        done = subprocess.run(
-            self._words("status", "--output", "json"), capture_output=True, text=True, cwd=self.directory, check=False
-        )
-        return json.loads(done.stdout) if done.stdout else {"nodes": []}
 
     def register(self, hostname: str) -> None:
         body = {"hostname": hostname, "owner": "o"}

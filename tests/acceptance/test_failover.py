@@ -1,4 +1,4 @@
-"""The story of a failover (story.py) as a test, at two sizes."""
+"""The story of a failover (story.py) as a test, with a registry as large as it is to be: 80 MB."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import pytest
 from tests.acceptance import story
 
 
-@pytest.mark.parametrize("nodes", [2_000, pytest.param(108_000, marks=pytest.mark.slow)], ids=["small", "80 MB"])
-def test_a_killed_primary_that_comes_back_can_do_no_harm(nodes: int) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_primary_that_comes_back_can_do_no_harm() -> None:
     transcript: list[str] = []
 
-    peak_mib = story.run(nodes, transcript.append)
+    peak_mib = story.run(108_000, transcript.append)
     print(*transcript, peak_mib, sep="\n")
 
     assert set(peak_mib) == {"node-a", "node-b", "node-c"}

@@ -88,14 +88,22 @@ def group(any_redis: RedisServer, tmp_path: Path) -> Iterator[Group]:
     group.close()
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def _chromium() -> Iterator[Any]:
     needs(CHROMIUM is not None, "chromium")
     with playwright.sync_playwright() as started:
         # As root there is no sandbox of Chromium's own; it opens nothing but our page.
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def browser(_chromium: Any) -> Iterator[Any]:
+    """One for all tests. Each page is of a context of its own, and is closed at the end of its test."""
+    yield _chromium
+    for context in _chromium.contexts:
+        context.close()
 
 
 class Page:
@@ -235,19 +243,24 @@ def test_when_redis_is_away_and_when_its_own_process_is_gone(group: Group, brows
     page.headline("This page has heard nothing for")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1200])
-def test_nobody_is_kept_out(group: Group, browser: Any, scheme: str, width: int) -> None:
-    page = Page(browser, group.url, viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.headline("^✔ a may write")
-    assert page.barriers() == []
-    # and nothing of the page itself is off the screen to the side
-    assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.page.get_by_role("button", name="Switch over to b").click()
-    page.sees("dialog[open]", "Nothing is lost")
-    assert page.barriers() == []
-    page.page.keyboard.press("Escape")
+LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (390, 1200)]
+
+
+def test_nobody_is_kept_out(group: Group, browser: Any) -> None:
+    pages: list[Page] = []
+    for scheme, width in LOOKS:
+        page = Page(browser, group.url, viewport={"width": width, "height": 900}, color_scheme=scheme)
+        pages.append(page)
+        page.headline("^✔ a may write")
+        assert page.barriers() == [], (scheme, width)
+        # and nothing of the page itself is off the screen to the side
+        assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (scheme, width)
+        page.page.get_by_role("button", name="Switch over to b").click()
+        page.sees("dialog[open]", "Nothing is lost")
+        assert page.barriers() == [], (scheme, width)
+        page.page.keyboard.press("Escape")
     group.processes["c"].send_signal(signal.SIGKILL)
-    page.sees("#nodes tbody tr:has(th:text('c'))", "✖ silent")
-    assert page.barriers() == []
-    assert page.errors == []
+    for page, look in zip(pages, LOOKS, strict=True):
+        page.sees("#nodes tbody tr:has(th:text('c'))", "✖ silent")
+        assert page.barriers() == [], look
+        assert page.errors == [], look

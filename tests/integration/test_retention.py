@@ -109,11 +109,12 @@ class MeasuredAppending:
 
 
 class MeasuredLog(RedisLog):
-    """A log that is measured whenever it grew."""
+    """A log that is measured whenever it grew. `samples`: also by what is in it, all of which is read for each."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, samples: bool = True) -> None:
         super().__init__(url, GROUP)
         self.samples: list[Sample] = []
+        self._takes_samples = samples
         #: The size of each change.
         self.changes: dict[RecordId, int] = {}
         self.snapshot_sent = 0
@@ -135,7 +136,7 @@ class MeasuredLog(RedisLog):
         self.changes[record.id] = weight(record)
         self._appends += 1
         if self._appends % CHANGES_A_SAMPLE == 0:
-            self.samples.append(self.measure())
+            self._sample()
 
     def part(self, record: PartRecord, *, rebase: bool = False) -> Reply:
         reply = super().part(record, rebase=rebase)
@@ -143,8 +144,12 @@ class MeasuredLog(RedisLog):
         if record.is_last:
             self.complete.append((record.as_of.id, self.snapshot_sent))
             self.snapshot_sent = 0
-        self.samples.append(self.measure())
+        self._sample()
         return reply
+
+    def _sample(self) -> None:
+        if self._takes_samples:
+            self.samples.append(self.measure())
 
     def measure(self) -> Sample:
         """One consistent look."""
@@ -186,13 +191,20 @@ def weight(record: Record) -> int:
 
 
 def written(
-    url: str, directory: Path, *, keys: int, snapshots: int, beat_every_s: float = 1.0, at_most: float = math.inf
+    url: str,
+    directory: Path,
+    *,
+    keys: int,
+    snapshots: int,
+    beat_every_s: float = 1.0,
+    at_most: float = math.inf,
+    samples: bool = True,
 ) -> MeasuredLog:
     """A log after so many snapshots that were due, with changes flowing all the time.
 
     `at_most`: with more bytes of changes since the newest one, the writer waits for the next.
     """
-    log = MeasuredLog(url)
+    log = MeasuredLog(url, samples=samples)
     node = Node(
         Values(keys), group=GROUP, name="a", log=log, data_dir=directory, lease_s=30.0, beat_every_s=beat_every_s
     )
@@ -280,7 +292,7 @@ def test_the_size_that_is_told_is_what_all_entries_take_and_no_guess_from_the_fi
 def test_snapshots_cost_no_more_than_the_changes_however_large_the_state_is(
     any_redis: RedisServer, tmp_path: Path, keys: int
 ) -> None:
-    log = written(any_redis.url, tmp_path / "a", keys=keys, snapshots=5)
+    log = written(any_redis.url, tmp_path / "a", keys=keys, snapshots=5, samples=False)
     # From the state of the first one, which is due by what a small log may hold, to the state of the last: each but the
     # last was followed by more changes than it weighs, before the next one was drawn.
     places = [place for place, _ in log.complete]

@@ -174,27 +174,28 @@ SERVED = [
 
 
 @pytest.mark.parametrize(("app", "command"), SERVED)
-@pytest.mark.parametrize("writes", ["redirect", "forward"])
 def test_a_browser_reads_on_a_standby_what_it_wrote_there(
-    service: Service, app: str, command: Callable[..., list[str]], writes: str
+    service: Service, app: str, command: Callable[..., list[str]]
 ) -> None:
-    # given a standby that is slow to apply what it reads
-    a, b = service.of(app, command, writes=writes, b_slow_s="0.7")
-    with browser() as client:
-        for value in ("old", "new"):
-            # when it writes at the standby
-            answer = client.put(f"{b.url}/k/x", content=value)
-            # then the primary carries that out
-            assert (answer.status_code, answer.json()["by"]) == (200, "a"), answer.text
-            assert [each.status_code for each in answer.history] == ([307] if writes == "redirect" else [])
-            # and the standby shows it
-            read = client.get(f"{b.url}/k/x")
-            assert read.json() == {"value": value, "by": "b"}
-            assert read.headers["replicator-role"] == "standby"
+    # given standbys that are slow to apply what they read: one redirects writes, the other one forwards them
+    slow = {"b_slow_s": "0.7", "c_slow_s": "0.7"}
+    a, b, c = service.of(app, command, "abc", b_writes="redirect", c_writes="forward", **slow)
+    for name, process, redirects in (("b", b, [307]), ("c", c, [])):
+        with browser() as client:
+            for value in (f"old {name}", f"new {name}"):
+                # when it writes at the standby
+                answer = client.put(f"{process.url}/k/x", content=value)
+                # then the primary carries that out
+                assert (answer.status_code, answer.json()["by"]) == (200, "a"), answer.text
+                assert [each.status_code for each in answer.history] == redirects
+                # and the standby shows it
+                read = client.get(f"{process.url}/k/x")
+                assert read.json() == {"value": value, "by": name}
+                assert read.headers["replicator-role"] == "standby"
     # and each of them ends in order: the others know that nothing of it is missing
-    for process in (b, a):
+    for process in (c, b, a):
         process.ends()
-    assert service.left == {"a", "b"}, a.said + b.said
+    assert service.left == {"a", "b", "c"}, a.said + b.said + c.said
 
 
 @pytest.mark.parametrize(("app", "command"), SERVED[:2])

@@ -158,28 +158,31 @@ class Machine:
         ghost = world.ghost
         if option.event:
             ghost = self.observe(ghost, world.server, i, option.event)
-        return self.tidied(world.with_node(i, option.node)._replace(bag=bag, ghost=ghost, budget=budget))
+        nodes = (*world.nodes[:i], option.node, *world.nodes[i + 1 :])
+        return self.tidied(World(world.server, nodes, bag, ghost, budget))
 
     def tidied(self, world: World) -> World:
         """The same world without what makes no difference any more, and with what is seen in passing written down."""
         server, nodes, bag, ghost, budget = world
         if not self.budgets[budget].crashes:
             nodes = tuple(map(self.settled, nodes))
-        if self.bounds.waits:
-            server = self.told(server, nodes)
+        if self.bounds.waits and (leading := tuple(filter(self.leads, nodes))):
+            server = self.told(server, leading)
         if bag and not self.bounds.late:
             bag = tuple(r for r in bag if self.requests[r].run == self.servers[server].run)
         if bag and not self.budgets[budget].failovers:
             bag = tuple(r for r in bag if not self.hopeless(r, server, nodes))
         return World(server, nodes, bag, self.mark(ghost, nodes), budget)
 
-    def told(self, server: int, nodes: tuple[int, ...]) -> int:
+    def leads(self, node: int) -> bool:
+        node_state = self.nodes[node].node_state
+        return node_state is not None and node_state.is_primary
+
+    def told(self, server: int, leading: tuple[int, ...]) -> int:
         """Whoever leads beats: from then on the log is whole in this run. The sooner, the more is allowed."""
         self.redis.state = self.servers[server]
-        for node in nodes:
-            node_state = self.nodes[node].node_state
-            if node_state is not None and node_state.is_primary:
-                self.redis.beat(node_state.heartbeat())
+        for node in leading:
+            self.redis.beat(self.nodes[node].live.heartbeat())
         return self._keep_server(self.redis.state, self.history[server])
 
     def settled(self, node: int) -> int:
@@ -908,7 +911,7 @@ class Machine:
 _COMPUTED_ONCE = (
     "next_record", "heartbeat", "look", "deliver", "arrive", "own_options", "group_options", "tool_options",
     "newcomer", "hopeless", "settled", "has", "observe", "mark", "check", "check_states", "check_ends",
-    "check_acknowledged", "check_leader", "check_survives", "told",
+    "check_acknowledged", "check_leader", "check_survives", "leads", "told",
 )  # fmt: skip
 
 _EVENTS = {WriteOutcome.COMMITTED: "acknowledged", WriteOutcome.REFUSED: "denied", WriteOutcome.REBASE: "denied"}

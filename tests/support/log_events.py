@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,16 +41,17 @@ class Found(NamedTuple):
 def events_of(source: str, path: str = "") -> Iterator[Found]:
     """What one module logs, place by place. Raises `AssertionError` for an event whose name is no literal."""
     tree = ast.parse(source)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     lasting: dict[str, tuple[str, str]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Lasting":
+    for node in calls:
+        if isinstance(node.func, ast.Name) and node.func.id == "Lasting":
             begins, ends = _text(node.args[0]), _text(node.args[1])
             level = _level(node.args[3]) if len(node.args) > 3 else "WARNING"
             lasting[ast.unparse(node)] = begins, ends
             yield Found(begins, frozenset({level}), frozenset())
             yield Found(ends, frozenset({"INFO"}), OF_AN_END)
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+    for node in calls:
+        if not isinstance(node.func, ast.Attribute):
             continue
         who, method = ast.unparse(node.func.value), node.func.attr
         if who not in ("logger", "_logger", "log") or method not in METHODS or path in PASSES_ON:
@@ -83,6 +85,7 @@ def _is(target: ast.expr, name: ast.expr) -> bool:
     return ast.unparse(target) == ast.unparse(name)
 
 
+@functools.cache
 def in_the_code() -> dict[str, Event]:
     events: dict[str, Event] = {}
     for package in ("replicator", "workers"):

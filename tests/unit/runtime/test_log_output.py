@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -174,6 +175,11 @@ def test_without_structlog_there_are_plain_lines_unless_a_format_was_asked_for(
     assert line.endswith("WARNING  replicator.test: full\\x1b[2J")
     with pytest.raises(ConfigError, match=r'pip install "replicator\[logs\]"'):
         formatter_for("json", io.StringIO())
+
+
+def test_who_logs_nothing_does_not_wait_for_structlog() -> None:
+    program = "import sys; from replicator.runtime.log_output import configure; configure('INFO', 'json'); "
+    assert subprocess.run([sys.executable, "-c", f"{program}sys.exit('structlog' in sys.modules)"], check=True)
 
 
 def test_a_format_that_is_none_is_refused() -> None:
