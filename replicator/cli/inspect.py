@@ -52,6 +52,7 @@ def _status_text(now: ops.Status) -> str:
     facts |= {"head": now.last_id or "-"}
     of_app = {name: value for name, value in (("app", now.app), ("version", now.version)) if value is not None}
     lines = ["   ".join(f"{name} {plain(str(value))}" for name, value in (facts | {"lease": lease} | of_app).items())]
+    lines.append(_writer_text(now))
     if now.last_id is not None:
         lines.append(f"log {_log_text(now)}")
     if now.problem:
@@ -63,6 +64,16 @@ def _status_text(now: ops.Status) -> str:
     headings = ("node", "role", "alive", "in_sync", "term", "position", "lag", "reported", "http", "problem")
     rows = [vars_of(node) | _node_cells(node) for node in now.nodes]
     return "\n".join([*lines, "", table(headings, rows)])
+
+
+def _writer_text(now: ops.Status) -> str:
+    """What whoever is on call asks first."""
+    writer = next((node for node in now.nodes if node.leads), None)
+    if writer is None:
+        return "nobody takes writes"
+    if not writer.in_sync:
+        return f"{writer.node} takes writes once all of its state is in the log"
+    return f"{writer.node} takes writes{f', at {plain(writer.http)}' if writer.http else ''}"
 
 
 def _node_cells(node: ops.NodeStatus) -> dict[str, Any]:

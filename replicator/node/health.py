@@ -80,12 +80,15 @@ def lag_of(
     return Lag(records, max(0, round(seen.look.now_ms + now_ms - seen.asked_at_ms - applied_at)))
 
 
-def lag_as_reported(heartbeat: Heartbeat, look: GroupView) -> Lag:
-    """The lag of a node as others see it, by its heartbeat; unknown for one that is dead, or ahead of the log."""
+def lag_as_reported(heartbeat: Heartbeat, look: GroupView, *, of_what_there_is: bool = False) -> Lag:
+    """The lag of a node as others see it, by its heartbeat; unknown for one that is dead, or ahead of the log.
+
+    `of_what_there_is`: as for `lag_of`.
+    """
     head = look.head
     if head is None or not heartbeat.alive or heartbeat.position.id > head.position.id:
         return UNKNOWN
-    if not look.same_run or look.lease_ms is None:
+    if not of_what_there_is and (not look.same_run or look.lease_ms is None):
         return UNKNOWN  # a head that nobody moves is not known to be the newest
     records = max(0, head.position.id.n - heartbeat.position.id.n)
     if records == 0:

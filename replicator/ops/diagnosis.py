@@ -16,6 +16,7 @@ from ..protocol import election, skip, versions
 from ..protocol.divergence import compared
 from ..protocol.group import GroupView
 from ..protocol.heartbeat import Heartbeat
+from ..protocol.missing_nodes import named
 from ..protocol.reasons import Facts, ReasonCode, reason
 
 __all__ = [
@@ -146,7 +147,7 @@ def _primary(look: GroupView) -> Iterator[Check]:
         yield coded(found, ReasonCode.ALL_STALLED, {"change_id": str(change), "node": node})
     elif not look.same_run:
         what = "Redis came back as another run, in which no node leads until one takes a term"
-        found = problem("primary", what, _who_takes_over(look))
+        found = problem("primary", what, _who_goes_on(look))
         yield coded(found, ReasonCode.NEW_RUN, {"run": look.run, "log_run": head.run})
     elif head.writer == election.NOBODY:
         what = "nobody holds the term: the primary was demoted, and no node takes over by itself until one is promoted"
@@ -199,19 +200,39 @@ def _has_not_reported_since_it_took_the_term(heartbeat: Heartbeat, look: GroupVi
     return any(name == heartbeat.node and heartbeat.beaten_at <= at <= look.now_ms for at, name in taken)
 
 
+def _who_goes_on(look: GroupView) -> str:
+    """The same in a new run of Redis, in which the node that led comes first, whether it is a candidate or not."""
+    former = look.heartbeats.get(look.head.node) if look.head is not None else None
+    if former is None or not former.alive or not former.is_sound:
+        return _who_takes_over(look)
+    goes_on = f"{former.node}, which led, goes on by itself"
+    if look.head is not None and former.boot != look.head.boot:
+        goes_on = f"{former.node}, which led and was restarted, goes on by itself (not with --on-restart standby)"
+    live = (heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive)
+    if waited_for := [heartbeat.node for heartbeat in live if heartbeat.run != look.run]:
+        have = "has" if len(waited_for) == 1 else "have"
+        return f"{goes_on} once {named(waited_for)} {have} reported"
+    if election.refusal(former.node, look) is None:
+        return f"{goes_on} in a moment; if that lasts, {_by_hand(look)}"
+    return _who_takes_over(look)
+
+
 def _who_takes_over(look: GroupView) -> str:
     """What will happen by itself, or what an operator has to do, now that no node leads."""
     if look.head is not None and look.head.paused:
         return f"automatic failover is paused, so {_by_hand(look)}"
-    candidates = [
-        heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive and heartbeat.candidate
-    ]
+    live = [heartbeat for _, heartbeat in sorted(look.heartbeats.items()) if heartbeat.alive]
+    if not live:
+        return "no node reports, so none takes over"
+    candidates = [heartbeat for heartbeat in live if heartbeat.candidate]
     able = [heartbeat.node for heartbeat in candidates if election.may_take_over(heartbeat, look)]
     if able:
         return f"{' or '.join(able)} takes over by itself in a moment; if that lasts, {_by_hand(look)}"
     for heartbeat in candidates:
         refused = election.refusal(heartbeat.node, look)
         assert refused is not None
+        if refused.code is ReasonCode.NOT_ALL_REPORTED:
+            return f"{heartbeat.node} takes over by itself once the others have reported, or are taken for dead"
         return f"{heartbeat.node} would take over by itself, but {refused.reason}"
     return f"no live node takes over by itself (--auto-promote), so {_by_hand(look)}"
 
@@ -276,10 +297,15 @@ def _standbys(look: GroupView) -> Iterator[Check]:
     if not look.heartbeats:
         yield warning("standbys", "no node has reported yet", "start one")
     elif not live:
-        do = "see whether they are up, reach this Redis, and may write to it (maxmemory, min-replicas-to-write)"
+        do = (
+            "start them; if they run, they do not reach this Redis, or it takes no writes (maxmemory, "
+            "min-replicas-to-write): `replicator doctor` says whether"
+        )
         yield problem("standbys", "no node reports", do)
     elif able:
         yield ok("standbys", f"{', '.join(able)} could take over")
+    elif not look.same_run and any(p.node != holder and p.run != look.run for p in live):
+        yield warning("standbys", "no standby has reported since Redis came back", "they do so once a heartbeat")
     elif others:
         yield problem("standbys", "no standby is left that could take over", "see what is wrong with the others")
     else:

@@ -105,9 +105,14 @@ def why_of(group: str, node: str, look: GroupView) -> Why:
 
 
 def leads(heartbeat: Heartbeat, look: GroupView) -> bool:
-    """Whether this node takes writes, as far as the group shows: it holds the term, says so, and its lease runs."""
+    """Whether this node takes writes, as far as the group shows: it holds the term, says so, and its lease runs.
+
+    None does while something in the log keeps Redis from taking a record, whatever its last heartbeat says.
+    """
     head = look.head
-    holds = head is not None and (heartbeat.node, heartbeat.boot) == (term_holder(look), head.boot)
+    if head is None or election.broken(look):
+        return False
+    holds = (heartbeat.node, heartbeat.boot) == (term_holder(look), head.boot)
     may = heartbeat.alive and not heartbeat.stalled and look.lease_ms is not None
     return holds and may and (heartbeat.role, heartbeat.term) == ("primary", look.term)
 
@@ -148,7 +153,23 @@ def _not_leading(heartbeat: Heartbeat, look: GroupView) -> list[Reason]:
 def _nobody_leads(look: GroupView) -> list[Reason]:
     """Why no node of the group leads."""
     found = map(_as_reason, checks_of_group(look))
-    return [each for each in found if each is not None and each.code in _NOBODY_LEADS]
+    told = [each for each in found if each is not None and each.code in _NOBODY_LEADS]
+    return told or _was_given_the_term(look)
+
+
+def _was_given_the_term(look: GroupView) -> list[Reason]:
+    """Nothing is wrong, and the holder has not said yet that it leads: it had no time to."""
+    holder = look.heartbeats.get(term_holder(look) or "")
+    if holder is None:
+        return []
+    words = f"{holder.node} was given term {look.term} a moment ago, and leads once it has read the log"
+    facts: Facts = {
+        "holder": holder.node,
+        "term": look.term,
+        "position": str(holder.position.id),
+        "last_id": str(look.last_id),
+    }
+    return [reason(ReasonCode.READS_FIRST, words, facts)]
 
 
 #: The reasons of the group (not of one of its nodes) for which no node leads.
@@ -249,9 +270,10 @@ def _not_ready(heartbeat: Heartbeat, look: GroupView) -> list[Reason]:
 
 
 def _lag(heartbeat: Heartbeat, look: GroupView) -> list[Reason]:
-    lag = lag_as_reported(heartbeat, look)
+    # As its own /ready: while nobody leads there is nothing else to follow.
+    lag = lag_as_reported(heartbeat, look, of_what_there_is=True)
     if lag.records is None:
-        words = "it sees no log that a primary moves, so nobody knows how far behind it is"
+        words = "it sees no log to follow, so nobody knows how far behind it is"
         return [reason(ReasonCode.LAG_UNKNOWN, words)]
     if lag.records > BEHIND_RECORDS_MAX:
         words = f"it is {lag.records} records behind"

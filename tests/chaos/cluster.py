@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +17,7 @@ from replicator.errors import ReplicatorError
 from replicator.replica.applied_state import changes_of
 from replicator.replica.ledger import Ledger
 from replicator.storage.checkpoint import Checkpoint
+from tests.support.small_disk import can_mount, fill, mount, unmount
 
 from .checker import Event, Fork, Run, Term
 from .history import Notes, Recorder, load
@@ -122,7 +119,7 @@ class Cluster:
         place = self._data(name)
         place.mkdir(parents=True)
         if can_mount():
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", place], check=True)
+            mount(place, DISK_BYTES)
             self._disks.append(place)
 
     def _keep_disks(self) -> None:
@@ -130,7 +127,7 @@ class Cluster:
         for place in self._disks:
             copy = place.with_name(f"{place.name}-kept")
             shutil.copytree(place, copy, ignore=shutil.ignore_patterns("filler"))
-            subprocess.run(["umount", "-l", place], check=True)
+            unmount(place)
             place.rmdir()
             copy.rename(place)
         self._disks.clear()
@@ -242,10 +239,7 @@ class Cluster:
 
     def fill_disk(self, name: str) -> None:
         """Use up all that is left on the disk of that node."""
-        with contextlib.suppress(OSError), (self._data(name) / "filler").open("wb") as filler:
-            while True:
-                filler.write(bytes(64 * 1024))
-                filler.flush()
+        fill(self._data(name) / "filler")
 
     def free_disk(self, name: str) -> None:
         (self._data(name) / "filler").unlink(missing_ok=True)
@@ -361,18 +355,6 @@ class Cluster:
     def _forks(self, name: str) -> Iterator[Fork]:
         for number, path in enumerate(sorted((self._data(name) / "forks").glob("*.sqlite"))):
             yield Fork(node=name, values=_values_in(path, name, self.directory / "opened" / f"{name}-{number}"))
-
-
-@functools.cache
-def can_mount() -> bool:
-    """Whether this user may give a node a disk of its own."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        return False
-    with tempfile.TemporaryDirectory() as place:
-        tried = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True)
-        if tried.returncode == 0:
-            subprocess.run(["umount", "-l", place], check=True)
-    return tried.returncode == 0
 
 
 def _values_in(file: Path, node: str, place: Path) -> list[str]:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from replicator.sandbox.redis_server import ServerBinary
 from tests.support.servers import servers_at_hand
+from tests.support.small_disk import can_mount
 
 from .checker import check
-from .cluster import SETTLE_S, Cluster, can_mount
+from .cluster import SETTLE_S, Cluster
 from .hosts import HostsRedis, has_hosts
 from .nemesis import Nemesis, Say
 from .redises import ClusterRedis, OneRedis, Redis, SentinelRedis

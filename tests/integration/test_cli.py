@@ -163,9 +163,10 @@ class TestStatus:
         assert result.exit_code == 0
         lines = result.stdout.splitlines()
         assert re.match(r"group g   term 1   holder a   since [-0-9]{10} [:.0-9]{12} UTC   head 1-1   lease ", lines[0])
-        assert lines[1].startswith("log 1 records, ")
-        assert " B in Redis   snapshot 0 B   changes since 0 B, in the log 0 B" in lines[1]
-        assert lines[3].split() == [
+        assert re.fullmatch(r"a takes writes, at http://127.0.0.1:\d+", lines[1])
+        assert lines[2].startswith("log 1 records, ")
+        assert " B in Redis   snapshot 0 B   changes since 0 B, in the log 0 B" in lines[2]
+        assert lines[4].split() == [
             "NODE",
             "ROLE",
             "ALIVE",
@@ -177,7 +178,7 @@ class TestStatus:
             "HTTP",
             "PROBLEM",
         ]
-        assert [line.split()[:4] for line in lines[4:]] == [
+        assert [line.split()[:4] for line in lines[5:]] == [
             ["a", "primary", "yes", "yes"],
             ["b", "standby", "yes", "yes"],
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +16,9 @@ from replicator.protocol.group import LeaseText
 from replicator.sandbox.fault_proxy import Proxy
 from replicator.sandbox.redis_server import RedisServer, ServerBinary
 from tests.conftest import RedisFactory
+from tests.support.fake_clock import LIBRARIES, environment, set_clock
 from tests.support.kv import KV, PATIENCE_S, after_beats, eventually, in_step, push, pushed
 from tests.support.needs import needs
-
-LIBRARIES = [
-    path
-    for pattern in ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1")
-    for path in glob.glob(pattern)
-]
 
 LEASE_S = 1.0
 
@@ -40,7 +34,7 @@ class Clocked:
 
     def set(self, by_s: int) -> None:
         """Also for those who look at it: from now on, if not at once."""
-        self._setting.write_text(f"{by_s:+d}\n")
+        set_clock(self._setting, by_s)
         with redis.Redis.from_url(self.server.url) as client:
             eventually(lambda: abs(client.time()[0] - time.time() - by_s) < 60)
 
@@ -58,13 +52,11 @@ def clocked(
 ) -> Clocked:
     needs(bool(LIBRARIES), "libfaketime")
     setting = tmp_path / "faketime"
-    setting.write_text("+0\n")
+    set_clock(setting, 0)
     server = redis_factory(binary=redis_binary, start=False)
-    with monkeypatch.context() as environment:
-        environment.setenv("LD_PRELOAD", LIBRARIES[0])
-        environment.setenv("FAKETIME_TIMESTAMP_FILE", str(setting))
-        environment.setenv("FAKETIME_NO_CACHE", "1")
-        environment.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+    with monkeypatch.context() as patch:
+        for name, value in environment(setting).items():
+            patch.setenv(name, value)
         server.start()
     return Clocked(server, setting)
 

@@ -90,7 +90,7 @@ def test_every_alert_has_a_case_in_which_it_fires_words_and_a_severity() -> None
     assert fires == set(alerts())
     for name, rule in alerts().items():
         assert rule["labels"]["severity"] in ("page", "ticket", "info"), name
-        assert set(rule["annotations"]) == {"summary", "description"}, name
+        assert set(rule["annotations"]) == {"runbook_url", "summary", "description"}, name
         assert "$labels.group" in rule["annotations"]["summary"], name
 
 

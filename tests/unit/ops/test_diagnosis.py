@@ -71,7 +71,42 @@ PRIMARY: list[tuple[str, GroupView, str, str]] = [
         PROBLEM,
         "automatic failover is paused, so `replicator promote b`",
     ),
-    ("all dead", look(DEAD, heartbeat("b", age_ms=9000), lease_ms=None), PROBLEM, "start a node first: none reports"),
+    (
+        "all dead",
+        look(DEAD, heartbeat("b", age_ms=9000), lease_ms=None),
+        PROBLEM,
+        "not reported for 12 s: no node reports, so none takes over",
+    ),
+    (
+        "in another run, and those that live have not reported",
+        look(heartbeat("a", role="primary"), heartbeat("b"), run="run-2"),
+        PROBLEM,
+        "a, which led, goes on by itself once a and b have reported",
+    ),
+    (
+        "in another run, which was seen by all",
+        look(heartbeat("a", run="run-2"), heartbeat("b", run="run-2"), run="run-2"),
+        PROBLEM,
+        "a, which led, goes on by itself in a moment; if that lasts, `replicator promote a`",
+    ),
+    (
+        "in another run, and restarted",
+        look(heartbeat("a", run="run-2")._replace(boot="a-2"), run="run-2"),
+        PROBLEM,
+        "a, which led and was restarted, goes on by itself (not with --on-restart standby) in a moment",
+    ),
+    (
+        "in another run, and dead",
+        look(DEAD, heartbeat("b", run="run-2"), run="run-2"),
+        PROBLEM,
+        "no live node takes over by itself (--auto-promote), so `replicator promote b`",
+    ),
+    (
+        "in another run, and dead, with a candidate that waits for the others",
+        look(DEAD, heartbeat("b", run="run-2", candidate=True), heartbeat("c"), run="run-2"),
+        PROBLEM,
+        "b takes over by itself once the others have reported, or are taken for dead",
+    ),
     (
         "demoted",
         look(heartbeat("a"), heartbeat("b", candidate=True), head=HEAD._replace(node=NOBODY.node, boot=NOBODY.boot)),

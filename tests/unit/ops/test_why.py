@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from replicator.errors import PromotionRefused, UnknownGroup
-from replicator.format.ids import ZERO_CHAIN, Position, RecordId
+from replicator.format.ids import ZERO_CHAIN, ZERO_ID, Position, RecordId
 from replicator.log.interface import LogSize
 from replicator.node.health import BEHIND_RECORDS_MAX
 from replicator.ops.diagnosis import checks_of_group, checks_of_nodes
@@ -151,8 +151,27 @@ def test_a_primary_with_a_disk_that_is_full_is_ready_and_a_standby_is_not() -> N
     assert codes("b", seen, "ready") == ["problem"]
 
 
-def test_nobody_knows_the_lag_of_a_standby_without_a_primary() -> None:
-    assert codes("b", look(DEAD, B, lease_ms=None), "ready") == ["lag_unknown"]
+def test_a_standby_is_ready_while_nobody_leads_as_its_own_probe_says() -> None:
+    assert codes("b", look(DEAD, B, lease_ms=None), "ready") == []
+    assert codes("b", look(DEAD, B, lease_ms=None, run="run-2"), "ready") == ["other_run"]
+
+
+def test_nobody_knows_the_lag_of_a_standby_without_a_log() -> None:
+    assert codes("b", look(B, head=None, term=0, last_id=ZERO_ID), "ready") == ["lag_unknown"]
+
+
+def test_nobody_leads_while_something_keeps_redis_from_taking_a_record() -> None:
+    stray = look(LEADS, B, last_id=RecordId(1_796_062_688_895, 0))
+    assert codes("a", stray, "leads") == ["log_broken"]
+    assert not why_of("g", "a", stray).leads
+
+
+def test_a_node_that_took_the_term_by_itself_does_not_lead_before_it_says_so() -> None:
+    taken = HEAD._replace(taken=((NOW_MS - 300, "a"),))
+    seen = look(heartbeat("a", term=2, beaten_at=NOW_MS - 400), B, head=taken)
+    assert codes("a", seen, "leads") == ["reads_first"]
+    assert codes("b", seen, "leads") == ["reads_first", "lease_runs"]
+    assert not why_of("g", "a", seen).leads
 
 
 ALL = [*NOT_LEADING, *HOLDER, *FOLLOWING]
