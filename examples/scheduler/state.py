@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from replicator import ChangeRejected, Commands, change
 
+YEAR_S = 366 * 86_400.0
+
 
 @dataclass(frozen=True)
 class Job:
@@ -20,8 +22,8 @@ class Jobs(Commands):
 
     @change
     def add(self, name: str, every_s: float, now: float) -> Job:  # every node has the same now: that of who submits
-        if every_s <= 0:
-            raise ChangeRejected("every_s is above 0", field="every_s")
+        if not 0 < every_s <= YEAR_S:  # a sum of two numbers without a bound need not be a number that JSON has
+            raise ChangeRejected("every_s is above 0, and at most a year", field="every_s")
         job = self.jobs[name] = Job(every_s, due_at=now)
         return job
 
