@@ -68,11 +68,16 @@ ASK_AGAIN_AFTER_S = 0.1
 
 
 class Opened(NamedTuple):
-    """A connection that was made. `address` is None if the URL has a fixed one, which cannot become wrong."""
+    """A connection that was made. `address` is None if the URL has a fixed one, which cannot become wrong.
+
+    `reads_apart`: scripts that only read have a command of their own there (EVALSHA_RO), for which a right to read is
+    enough.
+    """
 
     wire: Wire
     run: str
     address: Address | None = None
+    reads_apart: bool = False
 
 
 class Finder(Protocol):
@@ -184,8 +189,8 @@ class _Server:
         self._names = Names()
 
     def open(self, timeout_s: float = ANSWER_S) -> Opened:
-        wire, run, _ = _opened(self._options, self._names, timeout_s)
-        return Opened(wire, run)
+        wire, server = _opened(self._options, self._names, timeout_s)
+        return Opened(wire, server.run, reads_apart=server.reads_apart)
 
     def master(self, wait_s: float) -> Address | None:
         return None
@@ -224,11 +229,11 @@ class _Discovered:
 
     def _open_master(self, address: Address, timeout_s: float) -> Opened:
         # A sentinel or a cluster node may not know yet that the master it names has become a replica.
-        wire, run, role = _opened(_at(address, self._options), self._names, timeout_s)
-        if role != "master":
+        wire, server = _opened(_at(address, self._options), self._names, timeout_s)
+        if server.role != "master":
             wire.close()
-            raise redis.exceptions.ConnectionError(f"it is said to be the master, but calls itself {role}")
-        return Opened(wire, run, address)
+            raise redis.exceptions.ConnectionError(f"it is said to be the master, but calls itself {server.role}")
+        return Opened(wire, server.run, address, server.reads_apart)
 
 
 class _Sentinels(_Discovered):
@@ -327,14 +332,24 @@ def _answer_or_refusal(wire: Wire, command: tuple[str, ...]) -> Any:
         return refusal
 
 
-def _opened(options: dict[str, Any], names: Names, timeout_s: float) -> tuple[Wire, str, str]:
-    """A connection, the run of its server, and the server's role."""
+class _Described(NamedTuple):
+    """What a server says of itself to a new connection."""
+
+    run: str
+    role: str
+    reads_apart: bool
+
+
+def _opened(options: dict[str, Any], names: Names, timeout_s: float) -> tuple[Wire, _Described]:
+    """A connection, and what its server says of itself."""
     wire = _connected(options, names, timeout_s)
     try:
         # Two commands: Redis 6.2 accepts only one section.
         server = _fields(wire.ask("INFO", "server"))
         replication = _fields(wire.ask("INFO", "replication"))
-        return wire, _run_of(server, replication), replication.get("role", "")
+        # EVALSHA_RO came with 7.0. Valkey gives the version of Redis that it is compatible with, 7.2.
+        reads_apart = not server.get("redis_version", "6.").startswith("6.")
+        return wire, _Described(_run_of(server, replication), replication.get("role", ""), reads_apart)
     except BaseException:
         wire.close()
         raise

@@ -180,7 +180,7 @@ class RedisLog:
         changed = last_change_after(record, rebase=rebase) or ""
         place = (str(record.part), str(record.parts), str(record.as_of.id), "1" if rebase else "0", str(changed))
         rest = (show_ends(record.ends), record.wants_acks)
-        return self._run(self._write, "part", 3, *append_args(record), *place, *rest, in_run=True)
+        return self._run(self._write, "part", self._keys[:3], *append_args(record), *place, *rest, in_run=True)
 
     def sweep(self) -> bool:
         script = self._scripts["sweep"]
@@ -214,15 +214,15 @@ class RedisLog:
             claim.ended,
             "" if claim.skip == ZERO_ID else str(claim.skip),
         )
-        return self._run(self._other, "promote", 9, *args)
+        return self._run(self._other, "promote", self._keys, *args)
 
     def renew(self, writer: Writer, term: int, lease_ms: int) -> Reply:
         # All steps together get the time of one: a lease that is not renewed in time is renewed on a new connection.
         hurried = self._within(time.monotonic() + self._limit.answer_s)
-        return hurried._run(self._renew, "renew", 4, term, writer.boot, writer.node, lease_ms)
+        return hurried._run(self._renew, "renew", self._keys[:4], term, writer.boot, writer.node, lease_ms)
 
     def give_back(self, writer: Writer, term: int, *, by: str = "") -> None:
-        self._run(self._renew, "yield", 8, term, writer.boot, writer.node, by or writer.node)
+        self._run(self._renew, "yield", self._keys[:8], term, writer.boot, writer.node, by or writer.node)
 
     def confirm(
         self, writer: Writer, term: int, lease_ms: int, *, replicas: int, fsynced: bool, timeout_ms: int
@@ -247,7 +247,7 @@ class RedisLog:
         return Confirmation(reply_of(answer, self.url), int((count[0] if fsynced else count) or 0) if count else 0)
 
     def pause(self, why: str, *, by: str = "", reason: str = "") -> Reply:
-        return self._run(self._other, "pause", 8, why, by, reason)
+        return self._run(self._other, "pause", self._keys[:8], why, by, reason)
 
     def ack(self, ack: Ack) -> None:
         command = (b"XADD", self._keys[6], "MAXLEN", "~", ACKS_KEPT, "*", "node", ack.node, "at", str(ack.at))
@@ -255,10 +255,11 @@ class RedisLog:
 
     def beat(self, heartbeat: Heartbeat) -> None:
         says = "left" if heartbeat.left else "leads" if heartbeat.role == "primary" else ""
+        nodes, head = self._keys[5], self._keys[2]
         self._run(
             self._other,
             "beat",
-            6,
+            [nodes, head] if says == "leads" else [nodes],
             heartbeat.node,
             heartbeat.to_json(),
             says,
@@ -268,7 +269,7 @@ class RedisLog:
         )
 
     def forget(self, node: str, *, by: str, reason: str = "") -> None:
-        self._run(self._other, "forget", 8, node, by, reason)
+        self._run(self._other, "forget", self._keys[:8], node, by, reason)
 
     def history(self, after: str = "", *, count: int = 1000) -> HistoryPage:
         command = (b"XRANGE", self._keys[7], f"({after}" if after else "-", "+", b"COUNT", count)
@@ -277,7 +278,7 @@ class RedisLog:
 
     def refill_history(self, entries: Sequence[HistoryEntry], *, end: str, node: str) -> str | None:
         texts = [orjson.dumps(replace(entry, restored_by=None).to_fields()) for entry in entries]
-        reply = self._run(self._other, "refill", 8, end or "0-0", node, *texts)
+        reply = self._run(self._other, "refill", self._keys[:8], end or "0-0", node, *texts)
         return str(reply.id) if reply.code is Code.OK else None
 
     def request(self, what: str, *, by: str, node: str = "") -> str:
@@ -286,7 +287,7 @@ class RedisLog:
         return str(answer, "ascii")
 
     def reinit(self, node: str, *, by: str) -> str:
-        return str(self._run(self._other, "ask", 8, "reinit", node, by).id)
+        return str(self._run(self._other, "ask", self._keys[:8], "reinit", node, by).id)
 
     def check_rights(self) -> None:
         if self._rights.seen:
@@ -359,7 +360,7 @@ class RedisLog:
         """Look, and take note of what follows for the connections: another master, or another run."""
         limit = self._limit._replace(until=until)
         follow(self._finder, self._links, wait_s=max(0.0, limit.left_s))
-        answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys, limit=limit))
+        answer = self._asked(lambda: self._other.script(self._scripts["look"], self._keys[:6], reads=True, limit=limit))
         run, now, term, head, stray, lease_ms, nodes, lease, wrong = answer
         self._rights.in_run(run)
         lease = lease.decode("utf-8", "replace")
@@ -448,13 +449,13 @@ class RedisLog:
         self,
         link: Link,
         name: str,
-        keys: int,
+        keys: list[bytes],
         *args: Any,
         in_run: bool = False,
     ) -> Reply:
         """Run a script that writes."""
         try:
-            answer = link.script(self._scripts[name], self._keys[:keys], *args, in_run=in_run, limit=self._limit)
+            answer = link.script(self._scripts[name], keys, *args, in_run=in_run, limit=self._limit)
         except redis.exceptions.ResponseError as error:
             raise self._failed(error) from None
         return self._reply(name, answer)
