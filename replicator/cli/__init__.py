@@ -71,6 +71,7 @@ _COMMANDS = {
     "history": "history",
     "log": "inspect",
     "doctor": "doctor",
+    "acl": "acl",
     "ui": "ui",
     "promote": "operate",
     "switchover": "operate",

@@ -118,7 +118,7 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
     }
     finder: Finder
     if place.kind == "sentinel":
-        asking = {**options, **_hurried(timeout_s), "username": None, "password": None, "db": 0, **place.asking}
+        asking = {**options, **_hurried(timeout_s), "credential_provider": None, "db": 0, **place.asking}
         finder = _Sentinels(place.hosts, asking, options, place.service)
     elif place.kind == "cluster":
         finder = _Cluster(place.hosts, {**options, **_hurried(timeout_s)}, options, key_slot(key))
@@ -151,7 +151,7 @@ def _plain_client(place: Place) -> redis.Redis:
     if place.kind == "":
         return redis.Redis.from_pool(ConnectionPool(**_options_of(place)))
     options = {**place.options, "ssl": place.tls}
-    asking = {**options, **_hurried(ASKING_TIMEOUT_S), "username": None, "password": None, "db": 0, **place.asking}
+    asking = {**options, **_hurried(ASKING_TIMEOUT_S), "credential_provider": None, "db": 0, **place.asking}
     asking["retry"] = Retry(NoBackoff(), 0)
     # The classes of redis.sentinel have no types.
     make: Any = Sentinel
@@ -173,7 +173,7 @@ def _options_of(place: Place) -> dict[str, Any]:
 
 def user_of(url: str) -> str:
     """The Redis user of its connections. Raises `ConfigError`."""
-    return str(place_of(url).options.get("username") or "default")
+    return place_of(url).user
 
 
 def _hurried(timeout_s: float) -> dict[str, float]:

@@ -46,13 +46,13 @@ from .replies import (
     heartbeat_of,
     history_of,
     id_of,
-    missing_right,
     pairs_of,
     parse_entries,
     reply_of,
     request_of,
     wrote_nothing,
 )
+from .rights import Rights, is_about_keys, missing_right, missing_to_follow
 from .scripts import KEY_TYPES, KEYS, load_scripts
 from .server import Server, memory_in, server_by
 
@@ -112,18 +112,6 @@ class Connections:
             link.close()
 
 
-class _Rights:
-    """Whether the user was found to have the rights of a node, in the present run of Redis."""
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._run = b""
-
-    def in_run(self, run: bytes) -> None:
-        self.seen = self.seen and run == self._run
-        self._run = run
-
-
 class RedisLog:
     """A group's log in the Redis at `url` (see `replicator.log.urls`). It implements `replicator.log.interface.Log`.
 
@@ -139,8 +127,7 @@ class RedisLog:
         prefix = f"replicator:{{{group}}}:"
         self._keys = [(prefix + key).encode() for key in KEYS]
         self._append = (self._scripts["append"], self._keys[:3])
-        self._user = user_of(url)
-        self._rights = _Rights()
+        self._rights = Rights(user_of(url), group)
         self._shares = connections is not None
         self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
         self.connections.timeout_s = min(self.connections.timeout_s, timeout_s)
@@ -289,19 +276,31 @@ class RedisLog:
     def reinit(self, node: str, *, by: str) -> str:
         return str(self._run(self._other, "ask", self._keys[:8], "reinit", node, by).id)
 
-    def check_rights(self) -> None:
-        if self._rights.seen:
-            return
-        limit = self._limit
-        # EVAL is needed for scripts that Redis does not know yet.
-        self._asked(lambda: self._other.call(b"EVAL", b"return 1", 0, limit=limit))
-        _, *forbidden = self._asked(lambda: self._other.script(self._scripts["probe"], self._keys, limit=limit))
-        if forbidden:
-            commands = [name.decode() for name in forbidden]
-            rights = " ".join(f"+{name}" for name in commands)
-            may_not = f"the Redis user {self._user} may not use {', '.join(commands)}, which a node has to"
-            raise LogUnavailable.refuses(self.url, f"{may_not}: `ACL SETUSER {self._user} {rights}`")
-        self._rights.seen = True
+    def check_rights(self) -> str:
+        if self._rights.are_known:
+            return self._rights.follows_only
+        # EVAL is needed for scripts that Redis does not know yet. Every node writes to these keys.
+        own = [self._keys[4], self._keys[5], self._keys[6]]
+        self._asked(lambda: self._other.call(b"EVAL", b"return 1", len(own), *own, limit=self._limit))
+        forbidden = self._forbidden()
+        if forbidden is not None and (missing := missing_to_follow(forbidden)):
+            raise LogUnavailable.refuses(self.url, self._rights.lacks(missing, "a node"))
+        return self._rights.found(forbidden)
+
+    def _forbidden(self) -> list[str] | None:
+        """The commands that the user may not use, of those that a node that leads needs; None: not all keys are his."""
+
+        def probe() -> list[str] | None:
+            try:
+                _, *names = self._other.script(self._scripts["probe"], self._keys, limit=self._limit)
+            except redis.exceptions.NoPermissionError as error:
+                if not is_about_keys(error):
+                    raise
+                return None
+            return [name.decode() for name in names]
+
+        found: list[str] | None = self._asked(probe)
+        return found
 
     # --- reads ---
 
@@ -466,7 +465,7 @@ class RedisLog:
 
     def _reply(self, name: str, answer: Any) -> Reply:
         if isinstance(answer, list) and answer[:1] == [b"halfway"]:
-            self._rights.seen = False
+            self._rights.doubt()
             why = b" ".join(answer[1:]).decode("utf-8", "replace")
             raise OutcomeUnknown(url=self.url, problem=f"the script {name} was stopped in the middle: {why}")
         return reply_of(answer, self.url)
@@ -482,11 +481,8 @@ class RedisLog:
         # refused before its first write or at it, so nothing was written.
         problem = advice(error)
         if is_forbidden(error):
-            self._rights.seen = False
             keys = self._keys[0].decode().removesuffix(KEYS[0]) + "*"
-            problem += (
-                f". The Redis user {self._user} needs rights: `ACL SETUSER {self._user} {missing_right(error, keys)}`"
-            )
+            problem += f". {self._rights.refused(missing_right(error, keys))}"
         if "WRONGTYPE" in problem:
             problem = self._foreign_key() or problem
         return LogUnavailable.refuses(self.url, problem)

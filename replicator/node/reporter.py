@@ -44,6 +44,8 @@ class Reporter:
         self.digest: tuple[RecordId, str, int] | None = None
         #: The request to rebuild this node that was carried out last.
         self.reinitialised = ""
+        #: Why its Redis user lets this node follow and not lead; empty: it may lead.
+        self.follows_only = ""
         self.has_beaten = False
         #: When this node reported last, by the clock of the node.
         self.beaten_at: float | None = None
@@ -90,7 +92,8 @@ class Reporter:
             problem="; ".join(self._problems.others),
             last_error=self._problems.last[0][:ERROR_CHARACTERS_MAX],
             last_error_at=self._problems.last[1],
-            candidate=self._policy.auto_promote,
+            candidate=self._policy.auto_promote and not self.follows_only,
+            follows_only=self.follows_only,
             prepares=self._handover.is_offered,
             prepared=self._handover.answer,
             process=self._handover.process.run_by,

@@ -59,6 +59,8 @@ class Heartbeat(NamedTuple):
     to take the place of its state; empty: it is not. `reinitialised`: the newest request for that which it has met.
     `behind_ms`: for how long the log has had what the node lacks, as far as it saw; 0: it lacked nothing.
 
+    `follows_only`: why its Redis user lets it follow and not lead; empty: it may lead.
+
     `age_ms` and `beaten_at` are the reader's: the age of the heartbeat, and its stamp in unix ms of Redis.
     """
 
@@ -104,6 +106,7 @@ class Heartbeat(NamedTuple):
     process: str = ""
     last_error: str = ""
     last_error_at: int = 0
+    follows_only: str = ""
     age_ms: int = 0
     beaten_at: int = 0
 
