@@ -26,6 +26,7 @@ from replicator.cli import LEVELS, cli
 from replicator.cli.environment import check_environment
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.log.redis_log import RedisLog, client_for
+from replicator.log.urls import url_in
 from replicator.ops.jobs import queue_name
 from replicator.runtime import checks
 from replicator.runtime.event_log import SPEAKER
@@ -142,7 +143,7 @@ def main() -> None:
         configure(_log_level(), _log_format(), otherwise="json")
         SPEAKER.set(GroupSpeaker(os.environ.get("REPLICATOR_GROUP", "")))
         check_environment(cli)
-        url, group = _setting("REPLICATOR_REDIS"), _setting("REPLICATOR_GROUP")
+        url, group = _redis(), _setting("REPLICATOR_GROUP")
         work(lambda: _worker(url, group))
     except ReplicatorError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -179,7 +180,7 @@ def _check_redis() -> None:
 
 
 def _log() -> RedisLog:
-    return RedisLog(_setting("REPLICATOR_REDIS"), _setting("REPLICATOR_GROUP"))
+    return RedisLog(_redis(), _setting("REPLICATOR_GROUP"))
 
 
 def _progress() -> Callable[[str], None]:
@@ -191,6 +192,11 @@ def _progress() -> Callable[[str], None]:
             job.save_meta()  # type: ignore[no-untyped-call]
 
     return say
+
+
+def _redis() -> str:
+    _setting("REPLICATOR_REDIS")
+    return url_in(os.environ)
 
 
 def _setting(name: str) -> str:

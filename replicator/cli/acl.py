@@ -43,12 +43,12 @@ def _user(_: click.Context, __: click.Parameter, given: str | None) -> str:
 )
 @click.option("--aclfile", is_flag=True, help="As lines of the file that Redis' `aclfile` names.")
 @click.pass_obj
-def acl(settings: Settings, roles: tuple[str, ...], **options: Any) -> None:
+def acl(settings: Settings, /, roles: tuple[str, ...], **options: Any) -> None:
     """Print Redis users with the rights of a role in the group, and no others.
 
     node: a node that may lead. standby: one that follows, and cannot write the log. operator: promote, pause, recover
-    and the like. monitor: status, doctor, history, archives; it only reads. jobs: the job worker, and --queue. sentinel:
-    to ask sentinels, for their own users.
+    and the like. monitor: status, doctor, log, history; it only reads. jobs: the job worker, and --queue. sentinel: a
+    user of the sentinels.
 
     \b
     replicator acl monitor --password-file monitor.password | redis-cli --user admin --askpass

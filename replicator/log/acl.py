@@ -1,8 +1,8 @@
 """The rules that give a Redis user what one role of replicator needs, and nothing else: `replicator acl`.
 
 A rule is a word of `ACL SETUSER`. The commands are those that the calls of a log, the connections and the scripts make
-(`redis_log.py`, `finders.py`, `lua/`), and those of RQ for jobs; a test gives each role its rules, has it do all that it
-is for, and finds none that was not used.
+(`redis_log.py`, `finders.py`, `lua/`), and those of RQ for jobs. A test gives each role its rules, has it do all that
+it is for, and finds none that was not used.
 
 - Redis 6.2 knows keys that a user may use, and not which of them he may only read. There a user who reports
   (HSET, XADD) may write the log as well, so a standby is kept from it by the commands alone: no SET, INCR, DEL, XTRIM.
@@ -49,10 +49,10 @@ _LEAD = ("del", "incr", "set", "type")
 
 #: Of RQ: to put a job into a queue and follow it, and to work.
 _RQ = (
-    *("blmove", "client|info", "client|list", "del", "exec", "exists", "expire", "get", "hdel", "hget", "hgetall", "hincrby"),
-    *("hincrbyfloat", "hmget", "hset", "lpos", "lrange", "lrem", "multi", "persist", "ping", "rpush", "sadd"),
-    *("set", "smembers", "srem", "subscribe", "ttl", "unsubscribe", "unwatch", "watch", "xadd", "xrevrange", "zadd"),
-    *("zcard", "zrange", "zrangebyscore", "zrem", "zremrangebyscore", "zscore"),
+    *("blmove", "client|info", "client|list", "del", "exec", "exists", "expire", "get", "hget", "hgetall", "hincrby"),
+    *("hincrbyfloat", "hmget", "hset", "lrange", "lrem", "multi", "persist", "ping", "rpush", "sadd"),
+    *("set", "smembers", "srem", "subscribe", "unsubscribe", "unwatch", "watch", "xadd", "xrevrange", "zadd"),
+    *("zrange", "zrangebyscore", "zrem", "zremrangebyscore"),
 )
 
 

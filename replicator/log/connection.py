@@ -224,8 +224,8 @@ class Link:
 class Asking:
     """A script that is asked for in two steps: entering sends it, and `receive` gives its answer.
 
-    `in_run`: its first argument is the run that this very connection belongs to. `reads`: it only reads, so a Redis that
-    can tell asks for no right to write (EVALSHA declares that all keys are written to, EVALSHA_RO that they are read).
+    `in_run`: its first argument is the run that this very connection belongs to. `reads`: it only reads, so a Redis
+    that can tell asks for no right to write (EVALSHA says that all keys are written to, EVALSHA_RO that they are read).
 
     The connection is this one's until it is left. Left without an answer, by an error or a Ctrl-C in between, it gives
     the connection up: what is unread would be taken for the answer to the next command.

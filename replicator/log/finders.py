@@ -11,12 +11,11 @@ one. How it knows depends on the kind of URL: `_Server` has one address; `_Senti
 - redis-py makes the connections, with retries off and the protocol fixed, and hands them over to a `Wire`. Its clients
   are not used, except that `client_for` gives one to libraries such as RQ.
 - An error says what to do (`redis_errors.py`). Neither side of a connection says that the other one speaks TLS:
-  `_tls_hint` guesses from how it failed.
+  `tls.py` guesses from how it failed.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +32,7 @@ from replicator.log.master_discovery import Answer, MasterDiscovery
 from replicator.log.urls import Address, Place, place_of, shown, wrong
 from replicator.log.wire import RedisWire, Wire
 
+from . import tls
 from .redis_errors import NoMaster, advice, text_of
 
 __all__ = [
@@ -108,7 +108,7 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
         "protocol": 2,
         "decode_responses": False,
     }
-    place = place_of(url)
+    place = checked_place(url)
     options = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
@@ -131,13 +131,23 @@ def finder_for(url: str, *, key: bytes, name: str, timeout_s: float) -> Finder:
     return finder
 
 
+def checked_place(url: str) -> Place:
+    """What a URL says, once the certificates that it names were loaded. Raises `ConfigError`."""
+    place = place_of(url)
+    try:
+        tls.check_certificates(place.options)
+    except ValueError as error:
+        raise wrong(url, str(error)) from None
+    return place
+
+
 def client_for(url: str) -> redis.Redis:
     """A plain client, for libraries that need one of their own (RQ changes the timeouts of the one it is given).
 
     Raises:
         ConfigError: it is not a Redis URL, or it is that of a cluster.
     """
-    place = place_of(url)
+    place = checked_place(url)
     if place.kind == "cluster":
         problem = f"RQ does not run on a cluster: give the jobs a Redis of their own instead of {shown(url)!r}"
         raise ConfigError(setting="redis", problem=problem)
@@ -408,36 +418,13 @@ def _connected_to(options: dict[str, Any]) -> Wire:
         return RedisWire(connection)
     except (redis.exceptions.RedisError, OSError) as error:
         connection.disconnect()
-        hint = _tls_hint(error, tls=isinstance(connection, SSLConnection))
-        if not hint:
+        why = tls.hint(str(error), tls=isinstance(connection, SSLConnection))
+        if not why:
             raise
-        raise redis.exceptions.ConnectionError(f"{text_of(error)} ({hint})") from None
+        raise redis.exceptions.ConnectionError(f"{text_of(error)} ({why})") from None
     except BaseException:
         connection.disconnect()
         raise
-
-
-#: How it looks if the other side does not understand: it closes the connection, or answers in its own protocol.
-_HUNG_UP = re.compile("closed by server|reset by peer|Broken pipe|Protocol error|EOF occurred|UNEXPECTED_EOF")
-
-
-_NOT_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|record layer|Timeout", re.IGNORECASE)
-
-
-def _tls_hint(error: Exception, *, tls: bool) -> str:
-    """A hint if TLS may be why a connection could not be made. Neither side says whether the other one speaks it."""
-    text = str(error)
-    if not tls:
-        return "if this port speaks TLS, the URL begins with rediss instead of redis" if _HUNG_UP.search(text) else ""
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return "?ssl_ca_certs=FILE in the URL names who signed its certificate, which has to name the host of the URL"
-    wants = "if it wants a certificate, the URL has ?ssl_certfile=FILE&ssl_keyfile=FILE"
-    if "ALERT" in text:
-        return wants
-    hint = "if this port does not speak TLS, the URL begins with redis instead of rediss"
-    if _NOT_TLS.search(text):
-        return hint
-    return f"{hint}; {wants}" if _HUNG_UP.search(text) else ""
 
 
 def _fields(info: bytes) -> dict[str, str]:

@@ -55,6 +55,8 @@ from .replies import (
 from .rights import Rights, is_about_keys, missing_right, missing_to_follow
 from .scripts import KEY_TYPES, KEYS, load_scripts
 from .server import Server, memory_in, server_by
+from .tls import transport_of
+from .urls import place_of
 
 __all__ = [
     "Connections",
@@ -128,6 +130,8 @@ class RedisLog:
         self._keys = [(prefix + key).encode() for key in KEYS]
         self._append = (self._scripts["append"], self._keys[:3])
         self._rights = Rights(user_of(url), group)
+        #: What protects the connections.
+        self.transport = transport_of(place_of(url))
         self._shares = connections is not None
         self.connections = connections or Connections(url, key=self._keys[1], name=group, timeout_s=timeout_s)
         self.connections.timeout_s = min(self.connections.timeout_s, timeout_s)

@@ -35,7 +35,7 @@ from replicator.errors import ConfigError
 from ..runtime.event_log import EventLogger
 from .password_file import FilePassword, password_of, read_password
 
-__all__ = ["Address", "Place", "place_of", "shown", "with_password_file", "wrong"]
+__all__ = ["Address", "Place", "place_of", "shown", "url_in", "with_password_file", "wrong"]
 
 logger = EventLogger(__name__)
 
@@ -165,9 +165,9 @@ def _parsed(url: str) -> Place:
         "secret_files": tuple(options[name] for name in _SECRET_FILES if name in options),
     }
     options |= _login(options)
-    asking = {"username": None, "password": None}
-    asking |= {name: options.pop(f"sentinel_{name}") for name in _LOGIN if f"sentinel_{name}" in options}
+    asking = {name: options.pop(f"sentinel_{name}") for name in _LOGIN if f"sentinel_{name}" in options}
     asking |= _login(asking)
+    asking = {"username": None, "password": None, **asking}
     if "ssl_password_file" in options:
         options["ssl_password"] = _secret_in(options, "ssl_password")
     if scheme == "unix":
@@ -213,6 +213,19 @@ def _secret_in(options: dict[str, Any], name: str, *, reads: bool = True) -> str
         return read_password(path) if reads else path
     except ValueError as error:
         raise _Wrong(f"{name}_file: {error}") from None
+
+
+#: The variables of the URL, and of the file with its password.
+URL_VARIABLE, FILE_VARIABLE = "REPLICATOR_REDIS", "REPLICATOR_REDIS_PASSWORD_FILE"
+
+
+def url_in(environment: Mapping[str, str]) -> str:
+    """The URL of Redis that the environment has, with the file of its password, if any; empty: there is none.
+
+    Raises `ConfigError`.
+    """
+    url, path = environment.get(URL_VARIABLE, ""), environment.get(FILE_VARIABLE, "")
+    return with_password_file(url, path, setting=FILE_VARIABLE) if url and path else url
 
 
 def with_password_file(url: str, path: str | os.PathLike[str], *, setting: str) -> str:
@@ -291,6 +304,8 @@ def _flag(text: str) -> bool:
 def _file(text: str) -> str:
     if not os.path.exists(text):
         raise _Wrong(f"there is no {text!a}")
+    if not os.access(text, os.R_OK):
+        raise _Wrong(f"{text!a} cannot be read by this user")
     return text
 
 

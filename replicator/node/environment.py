@@ -21,6 +21,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..log.own_address import own_address
+from ..log.urls import with_password_file
 from ..runtime import checks
 from .options import NodeOptions
 
@@ -80,8 +81,9 @@ _KEYWORDS: Mapping[str, Callable[[str], Any]] = {
     **{field.name: _reader_of(typing.get_type_hints(NodeOptions)[field.name]) for field in fields(NodeOptions)},
 }
 
-#: The names of all of them. `http=` is where others reach the node, which follows from the last two.
-VARIABLES = tuple(variable(setting) for setting in (*_KEYWORDS, "http", "advertise"))
+#: The names of all of them. The file of the password becomes a part of `redis=`. `http=` is where others reach the
+#: node, which follows from the last two.
+VARIABLES = tuple(variable(setting) for setting in (*_KEYWORDS, "redis_password_file", "http", "advertise"))
 
 #: A name that is as like one of these was meant to be it; those of other programs of ours are less so.
 _NEAR = 0.7
@@ -111,6 +113,8 @@ def settings_of(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
     found.setdefault("data_dir", Path("data") / str(found["name"]))
     if found.get("log") is None:
         found.setdefault("redis", REDIS)
+        if (path := _text("redis_password_file", environ)) is not None:
+            found["redis"] = with_password_file(found["redis"], path, setting=variable("redis_password_file"))
     else:
         found.pop("redis", None)  # a log takes its place
     if "http" not in given:
