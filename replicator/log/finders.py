@@ -418,7 +418,8 @@ def _connected_to(options: dict[str, Any]) -> Wire:
         return RedisWire(connection)
     except (redis.exceptions.RedisError, OSError) as error:
         connection.disconnect()
-        why = tls.hint(str(error), tls=isinstance(connection, SSLConnection))
+        speaks_tls = isinstance(connection, SSLConnection)
+        why = tls.hint(str(error), tls=speaks_tls, has_certificate="ssl_certfile" in options)
         if not why:
             raise
         raise redis.exceptions.ConnectionError(f"{text_of(error)} ({why})") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .password_file import is_exposed
@@ -65,20 +65,29 @@ def check_certificates(options: Mapping[str, Any]) -> None:
         # Without a password OpenSSL would ask at the terminal for that of an encrypted key.
         password = options.get("ssl_password") or ""
         names = f"{certificate!a}" if key is None else f"{certificate!a} and {key!a}"
-        _load("ssl_certfile", names, lambda: context.load_cert_chain(certificate, key, lambda: password))
+        locked = _is_encrypted(key or certificate)
+        _load("ssl_certfile", names, lambda: context.load_cert_chain(certificate, key, lambda: password), locked=locked)
 
 
-def _load(option: str, path: str, load: Any) -> None:
+def _is_encrypted(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return b"ENCRYPTED" in file.read()
+    except OSError:
+        return False
+
+
+def _load(option: str, path: str, load: Callable[[], None], *, locked: bool = False) -> None:
     try:
         load()
     except ssl.SSLError as error:
-        raise ValueError(f"{option}: {path}: {_of_file(str(error))}") from None
+        raise ValueError(f"{option}: {path}: {_of_file(str(error), locked=locked)}") from None
     except OSError as error:
         raise ValueError(f"{option}: {path}: {error.strerror or error}") from None
 
 
-def _of_file(text: str) -> str:
-    if re.search("bad.decrypt|BAD_PASSWORD|bad password", text, re.IGNORECASE):
+def _of_file(text: str, *, locked: bool) -> str:
+    if locked:
         return "the key is encrypted, and ssl_password_file is missing or has another password"
     if "MISMATCH" in text:
         return "the key is not that of the certificate"
@@ -92,16 +101,14 @@ _NOT_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|record layer|Timeou
 
 _WANTS_ONE = "if it wants a certificate, the URL has ?ssl_certfile=FILE&ssl_keyfile=FILE"
 
+_NOT_TAKEN = "or it may not take the certificate of this side, ?ssl_certfile=: the log of Redis says why"
+
 #: What is wrong with the server's certificate, by the words of OpenSSL.
 _UNVERIFIED = (
     ("has expired", "its certificate has to be renewed, unless the clock of this machine is wrong"),
     ("not yet valid", "the clock of this machine or of the one that made its certificate is wrong"),
     ("ostname mismatch", "its certificate is of another host: the URL has to name the host as the certificate does"),
-    (
-        "IP address mismatch",
-        "its certificate does not have that address: the URL has to name the host as the certificate does; Sentinels "
-        "name it so with `sentinel announce-hostnames yes`",
-    ),
+    ("IP address mismatch", "its certificate does not have that address: the URL, or the Sentinels, have to name it"),
     ("", "?ssl_ca_certs=FILE in the URL names who signed its certificate, which has to name the host of the URL"),
 )
 
@@ -114,8 +121,11 @@ _ALERTS = (
 )
 
 
-def hint(text: str, *, tls: bool) -> str:
-    """What to do about a connection that failed with this `text`, if TLS may be why; or an empty text."""
+def hint(text: str, *, tls: bool, has_certificate: bool = False) -> str:
+    """What to do about a connection that failed with this `text`, if TLS may be why; or an empty text.
+
+    `has_certificate`: this side showed one.
+    """
     if not tls:
         return "if this port speaks TLS, the URL begins with rediss instead of redis" if _HUNG_UP.search(text) else ""
     if "CERTIFICATE_VERIFY_FAILED" in text:
@@ -125,4 +135,5 @@ def hint(text: str, *, tls: bool) -> str:
     otherwise = "if this port does not speak TLS, the URL begins with redis instead of rediss"
     if _NOT_TLS.search(text):
         return otherwise
-    return f"{otherwise}; {_WANTS_ONE}" if _HUNG_UP.search(text) else ""
+    wants = _NOT_TAKEN if has_certificate else _WANTS_ONE
+    return f"{otherwise}; {wants}" if _HUNG_UP.search(text) else ""
