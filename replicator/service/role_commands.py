@@ -19,7 +19,7 @@ from ..errors import ConfigError, ProgramError
 from ..log.urls import shown
 from ..runtime.event_log import EventLogger
 
-__all__ = ["Commands", "command"]
+__all__ = ["Commands", "command", "without_secrets"]
 
 logger = EventLogger(__name__)
 

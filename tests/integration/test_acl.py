@@ -368,3 +368,16 @@ def test_every_server_takes_the_rules_of_an_older_one(role: str, users: Users) -
         result = CliRunner().invoke(cli, ["--group", "g", "acl", role, "--server", server])
         if role != "sentinel":  # of a server that is a sentinel
             users.admin.execute_command(*result.stdout.split())
+
+
+def test_a_monitor_with_the_rules_of_an_old_server_looks_as_it_did_there(users: Users) -> None:
+    """It has no right to the scripts that only read, but to those that may write, of which none that it has does."""
+    (line,) = users.printed("monitor", server="6.2")
+    users.admin.execute_command(*line.split())
+    with closing(RedisLog(users.url("monitor"), "g")) as log:
+        assert log.look().head is None
+        assert log.look().head is None
+    if users.server.binary.version >= (7, 0, 0):
+        asked = users.admin.info("commandstats")["cmdstat_evalsha_ro"]
+        assert asked["rejected_calls"] == 1, "it is not tried for each look"
+    users.admin.config_resetstat()

@@ -1,4 +1,4 @@
-"""No password shows anywhere: a node and many commands are given one in the URL, and all that they leave is searched."""
+"""No password shows anywhere: a node and many commands get one in the URL, and all that they leave is searched."""
 
 from __future__ import annotations
 
