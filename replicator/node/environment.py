@@ -88,6 +88,9 @@ VARIABLES = tuple(variable(setting) for setting in (*_KEYWORDS, "redis_password_
 #: A name that is as like one of these was meant to be it; those of other programs of ours are less so.
 _NEAR = 0.7
 
+#: Of `replicator acl`: the password of a user that it prints, and not that of the node.
+_OF_ACL = "REPLICATOR_ACL_PASSWORD_FILE"
+
 #: Settings of several nodes at a time (REPLICATOR_HTTP_A), as the dev stack has them.
 _OF_ONE_OF_SEVERAL = re.compile(r".*_[A-Z0-9]")
 
@@ -143,7 +146,8 @@ def _text(setting: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _check_is_no_slip(name: str) -> None:
-    if not name.startswith(PREFIX) or name in VARIABLES or _OF_ONE_OF_SEVERAL.fullmatch(name):
+    known_name = name in VARIABLES or name == _OF_ACL
+    if not name.startswith(PREFIX) or known_name or _OF_ONE_OF_SEVERAL.fullmatch(name):
         return
     told, known = name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in VARIABLES]
     if any(told.endswith((f"_{each}", f"_{each}S")) for each in known):  # of a command: REPLICATOR_DRILL_LEASE_S
