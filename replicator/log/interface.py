@@ -224,7 +224,7 @@ class Log(Protocol):
 
         Raises `LogUnavailable`, which names the missing rights, if it may not even follow. The commands are tried on a
         key that means nothing. What was found holds until Redis is in another run, or has refused something; that it
-        may not lead, for half a minute.
+        may not lead, for a second, and longer each time, up to half a minute.
         """
         ...
 

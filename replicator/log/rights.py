@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
+
+from ..runtime.backoff import Backoff
 
 __all__ = ["Rights", "is_about_keys", "missing_right", "missing_to_follow"]
 
 #: The commands that only a node that leads needs (`WRITES`, `TRIMS` and a part of `READS` in lua/rights.lua).
 _TO_LEAD = frozenset({"set", "del", "incr", "xtrim", "type"})
 
-#: How soon a node that may only follow is tried again: somebody may have given it more rights. Each trial leaves an
-#: entry in `ACL LOG`.
-TRY_AGAIN_S = 30.0
+#: How soon a user who may only follow is tried again, at first and at the most: he may have been given more rights, or
+#: have lacked them for a moment. Each trial leaves an entry in `ACL LOG`.
+AGAIN_S, AGAIN_S_MAX = 1.0, 30.0
 
 
 class Rights:
@@ -29,6 +32,7 @@ class Rights:
         self._group = group
         self._run = b""
         self._known_until = 0.0
+        self._again = Backoff(AGAIN_S, AGAIN_S_MAX)
 
     @property
     def are_known(self) -> bool:
@@ -50,7 +54,11 @@ class Rights:
             self.follows_only = f"{may_not}; {self._printed_by('node')}"
         else:
             self.follows_only = self.lacks(forbidden, "a primary") if forbidden else ""
-        self._known_until = time.monotonic() + TRY_AGAIN_S if self.follows_only else float("inf")
+        if self.follows_only:
+            self._known_until = time.monotonic() + self._again.failed()
+        else:
+            self._known_until = math.inf
+            self._again.succeeded()
         return self.follows_only
 
     def lacks(self, commands: Sequence[str], who: str) -> str:

@@ -15,6 +15,7 @@ from ..format.ids import RecordId
 from ..log.interface import Ack, GroupRequest
 from ..protocol import versions
 from ..protocol.group import GroupView
+from ..protocol.node_state import NodeState
 from ..runtime.event_log import EventLogger
 from ..runtime.log_once import Lasting, LogOnce
 from .candidate import Candidate
@@ -265,10 +266,17 @@ class HaLoop:
             self._ask_for_snapshot()
         else:
             self._log_once.over("gone")
-        if self._problems.get(UNHEALTHY) is not None or self.reporter.follows_only:
+        if self._problems.get(UNHEALTHY) is not None:
             self.candidate.claim_at = None  # it has no turn
-        elif not self.candidate.claims(node_state, look, self.reporter.heartbeat):
+        elif not self._claims(node_state, look):
             self.publisher.keep(node_state, look)
+
+    def _claims(self, node_state: NodeState, look: GroupView) -> bool:
+        """Claim the term, if this node is to take it now; whether it did."""
+        if self.reporter.follows_only:
+            self.candidate.claim_at = None
+            return False
+        return self.candidate.claims(node_state, look, self.reporter.heartbeat)
 
     def _keep_history(self) -> None:
         if self.observer.look is not None:

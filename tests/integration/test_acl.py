@@ -317,7 +317,7 @@ def used(users: Users) -> set[str]:
 def test_a_node_leads_once_it_is_given_the_right(
     users: Users, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rights, "TRY_AGAIN_S", 0.1)
+    monkeypatch.setattr(rights, "AGAIN_S_MAX", 0.1)
     users.add("standby", "operator")
     a: Node = stack.enter_context(
         Node(KV(), group="g", name="a", redis=users.url("standby"), data_dir=tmp_path / "a", lease_s=2.0)

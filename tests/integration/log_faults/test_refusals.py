@@ -172,7 +172,7 @@ def test_a_right_that_is_missing_is_named_with_what_to_do(right: str, world: Red
 def test_without_a_right_of_a_primary_a_node_may_follow(
     right: str, world: RedisWorld, steward: Steward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rights, "TRY_AGAIN_S", 0.0)
+    monkeypatch.setattr(rights, "AGAIN_S_MAX", 0.0)
     steward.take(right)
     log = steward.log()
     said = log.check_rights()
@@ -184,8 +184,11 @@ def test_without_a_right_of_a_primary_a_node_may_follow(
     assert log.check_rights() == ""
 
 
-def test_a_user_who_may_not_write_the_log_is_not_tried_at_every_beat(world: RedisWorld, steward: Steward) -> None:
+def test_a_user_who_may_not_write_the_log_is_not_tried_at_every_beat(
+    world: RedisWorld, steward: Steward, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each trial leaves an entry in `ACL LOG`."""
+    monkeypatch.setattr(rights, "AGAIN_S", rights.AGAIN_S_MAX)
     steward.take("set")
     log = steward.log()
     said = log.check_rights()
